@@ -1,0 +1,54 @@
+"""``python -m unirain_plugin COMMAND``: every command of the package, for those who installed a wheel."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from unirain_plugin.errors import UniRainError, did_you_mean
+from unirain_plugin.version import __version__
+
+COMMANDS = {
+    "train": ("unirain_plugin.train", "train a model: -opt FILE, and the toolbox's flags"),
+    "test": ("unirain_plugin.test", "test a trained model: -opt FILE"),
+}
+"""Command name → (module with ``main(argv) -> int | None``, one line of help)."""
+
+
+def usage() -> str:
+    """The text of ``--help``."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        f"unirain_plugin {__version__}: UniRain for the BasicSR toolbox\n\n"
+        f"usage: python -m unirain_plugin COMMAND [options]\n\n{rows}\n\n"
+        "COMMAND --help tells a command's own options.\n"
+    )
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Run one command; a user's mistake becomes one message on stderr and exit status 2."""
+    try:
+        return importlib.import_module(COMMANDS[command][0]).main(argv) or 0
+    except UniRainError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``python -m unirain_plugin`` and of the ``unirain`` console script."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0
+    if argv[0] == "--version":
+        sys.stdout.write(f"{__version__}\n")
+        return 0
+    if argv[0] not in COMMANDS:
+        sys.stderr.write(f"error: unknown command '{argv[0]}'.{did_you_mean(argv[0], COMMANDS)} See --help.\n")
+        return 2
+    return run(argv[0], argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""Losses, registered in BasicSR's ``LOSS_REGISTRY``."""
+
+from unirain_plugin.toolbox import prepare_import
+
+prepare_import()
