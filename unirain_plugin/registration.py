@@ -22,7 +22,7 @@ def register() -> dict[str, tuple[str, ...]]:
     from basicsr.utils import registry as registries
 
     every = [registries.ARCH_REGISTRY, registries.LOSS_REGISTRY, registries.DATASET_REGISTRY, registries.MODEL_REGISTRY]
-    before = [dict(registry) for registry in every]
+    before = [dict(iter(registry)) for registry in every]  # a Registry has keys() but no []
     loaded = set(sys.modules)
     try:
         for name in REGISTERED_MODULES:
