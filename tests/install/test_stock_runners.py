@@ -1,0 +1,156 @@
+"""Stock BasicSR runners know our types once the plugin is installed, as a wheel or editable; others are unharmed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import tiny_train_options
+
+ROOT = Path(__file__).parents[2]
+SITE = Path(sysconfig.get_paths()["purelib"])
+
+
+class Environment:
+    """A virtual environment that borrows the dependencies of this one, has its own basicsr, and our plugin."""
+
+    def __init__(self, folder: Path, install: list[str]) -> None:
+        self.folder = folder
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        self.python = folder / "bin" / "python"
+        self.site = next(folder.glob("lib/python3*/site-packages"))
+        # A path in a .pth file is searched last, and the .pth files found there are not run: our own is not seen.
+        (self.site / "borrowed.pth").write_text(f"{SITE}\n")
+        shutil.copytree(basicsr_folder(), self.site / "basicsr")
+        if install:
+            command = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "-q", "--no-deps"]
+            subprocess.run([*command, "--no-index", "--no-build-isolation", *install], check=True)
+
+    def run(self, *args: object, cwd: Path, **env: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [self.python, *map(str, args)],
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+
+def basicsr_folder() -> Path:
+    from importlib.util import find_spec
+
+    return Path(find_spec("basicsr").submodule_search_locations[0])
+
+
+def copy_of_sources(folder: Path) -> Path:
+    for name in ("unirain_plugin", "options"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "MANIFEST.in", "LICENSE", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    sources = copy_of_sources(tmp_path_factory.mktemp("sources"))
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
+    subprocess.run(command, cwd=sources, check=True)
+    return next((sources / "dist").glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel_environment(tmp_path_factory, wheel) -> Environment:
+    return Environment(tmp_path_factory.mktemp("venv_wheel"), [str(wheel)])
+
+
+@pytest.fixture(scope="module")
+def editable_environment(tmp_path_factory) -> Environment:
+    sources = copy_of_sources(tmp_path_factory.mktemp("editable"))
+    return Environment(tmp_path_factory.mktemp("venv_editable"), ["-e", str(sources)])
+
+
+def write_options(folder: Path, rainrag_root: Path) -> Path:
+    path = folder / "tiny.yml"
+    path.write_text(yaml.safe_dump(tiny_train_options(rainrag_root, name="tiny")))
+    return path
+
+
+def assert_trained(result: subprocess.CompletedProcess, root: Path) -> None:
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (root / "experiments" / "tiny" / "models" / "net_g_4.pth").is_file(), result.stdout
+
+
+def test_wheel_carries_the_option_files_and_the_hook(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "unirain_plugin_autoregister.pth" in names
+    shipped = {name.removeprefix("unirain_plugin/_options/") for name in names if "/_options/" in name}
+    assert shipped == {str(path.relative_to(ROOT / "options")) for path in (ROOT / "options").rglob("*.yml")}
+    assert not any(name.startswith(("tests", "options", "scripts")) for name in names)
+
+
+@pytest.mark.parametrize("kind", ["wheel_environment", "editable_environment"])
+def test_stock_runner_of_the_pip_package_trains(kind, request, rainrag_root, tmp_path):
+    environment = request.getfixturevalue(kind)
+    options = write_options(tmp_path, rainrag_root)
+    result = environment.run("-m", "basicsr.train", "-opt", options, cwd=tmp_path)
+    assert_trained(result, environment.site)  # where the stock pip runner writes
+
+
+def test_stock_runner_of_a_checkout_trains(wheel_environment, rainrag_root, tmp_path):
+    checkout = tmp_path / "BasicSR"
+    shutil.copytree(basicsr_folder(), checkout / "basicsr")
+    options = write_options(tmp_path, rainrag_root)
+    result = wheel_environment.run("basicsr/train.py", "-opt", options, cwd=checkout, PYTHONPATH=".")
+    assert_trained(result, checkout)
+
+
+def test_hook_can_be_switched_off(wheel_environment, tmp_path):
+    code = "import sys, yaml, xml.dom; print('unirain_plugin' in sys.modules, 'torch' in sys.modules)"
+    assert wheel_environment.run("-c", code, cwd=tmp_path).stdout.split() == ["False", "False"]
+    code = """
+import torchvision.transforms, sys
+sys.modules["torchvision.transforms.functional_tensor"] = torchvision.transforms.functional
+import basicsr
+from basicsr.utils.registry import ARCH_REGISTRY
+print("UniRain" in ARCH_REGISTRY)
+"""
+    assert wheel_environment.run("-c", code, cwd=tmp_path).stdout.split()[-1] == "True"
+    assert wheel_environment.run("-c", code, cwd=tmp_path, UNIRAIN_AUTOREGISTER="0").stdout.split()[-1] == "False"
+
+
+@pytest.mark.parametrize("damage", ["gone", "syntax error", "fails to register"])
+def test_broken_plugin_harms_no_other_program(damage, wheel, tmp_path):
+    environment = Environment(tmp_path / "venv", [str(wheel)])
+    package = environment.site / "unirain_plugin"
+    if damage == "gone":
+        shutil.rmtree(package)
+    elif damage == "syntax error":
+        (package / "autoregister.py").write_text("def broken(:\n")
+    else:
+        (package / "registration.py").write_text("raise RuntimeError('planted')\n")
+    clean = environment.run("-c", "import json, torchvision; print('fine')", cwd=tmp_path)
+    assert (clean.stdout.strip(), clean.stderr, clean.returncode) == ("fine", "", 0)
+
+    alias = "import sys, torchvision.transforms.functional as f; sys.modules[f.__name__ + '_tensor'] = f; "
+    result = environment.run("-c", alias + "import basicsr; print(basicsr.__version__)", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "not registered" in result.stderr or "could not be registered" in result.stderr
+
+
+def test_every_command_of_the_wheel_is_there(wheel_environment, tmp_path):
+    result = wheel_environment.run("-m", "unirain_plugin", "--help", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for command in ("train", "test", "synthesize-rain", "demo"):
+        assert f"  {command} " in result.stdout
+        help_text = wheel_environment.run("-m", "unirain_plugin", command, "--help", cwd=tmp_path)
+        assert help_text.returncode == 0 and "usage" in help_text.stdout, help_text.stderr
+    wrong = wheel_environment.run("-m", "unirain_plugin", "trian", cwd=tmp_path)
+    assert wrong.returncode == 2 and "Did you mean 'train'?" in wrong.stderr
