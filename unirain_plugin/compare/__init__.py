@@ -1,0 +1,1 @@
+"""Scores, tables and figures. Stands on top: nothing imports it but the commands."""
