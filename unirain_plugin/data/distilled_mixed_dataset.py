@@ -1,0 +1,126 @@
+"""Pairs of several rain types in one data set: RainRAG's folders, LMDBs, or a manifest of distilled pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import DATASET_REGISTRY
+from torch.utils.data import Dataset, get_worker_info
+
+from unirain_plugin.data.augmentation import Augmentation, draw_augmentation, pad_to, to_float_chw
+from unirain_plugin.data.dataset_options import LOADER_KEYS, OWN_KEYS, parse_dataset_options
+from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.pair_sources import open_source
+from unirain_plugin.data.pair_table import Pair
+from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.errors import DataError
+from unirain_plugin.rain_types import rain_type_ids
+
+
+@DATASET_REGISTRY.register()
+class DistilledMixedPairedDataset(Dataset):
+    """Pairs of rainy (``lq``) and clean (``gt``) images with their rain type.
+
+    An item is a dict: ``lq`` and ``gt``, float32 RGB tensors (3, H, W) in [0, 1] (before ``mean`` / ``std``);
+    ``rain_type``, the integer label of :func:`unirain_plugin.rain_types.rain_type_ids`; ``lq_path`` and ``gt_path``.
+    Training items are crops of ``gt_size``²; ``phase: val`` and ``test`` give whole images. Pixels are those of the
+    toolbox's ``PairedImageDataset`` for the same crop, but only the crop is converted to float, and where the format
+    allows it only the rows above its lower end are decoded.
+
+    With a :class:`SampleIndex` the augmentation depends on (``seed``, draw) alone; with a plain ``int``, as the
+    toolbox's ``EnlargedSampler`` yields it, its seed is drawn from torch's random stream, which differs between
+    workers and epochs (the streams of ``random`` and ``numpy`` repeat every epoch).
+
+    Attributes:
+        OPTIONS: The keys that its section of an option file may have.
+        opt: The option dict as given (a copy).
+        rain_types: Label of every rain type, by name.
+    """
+
+    OPTIONS: frozenset[str] = OWN_KEYS | LOADER_KEYS
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        """Parse the options (see :class:`unirain_plugin.data.dataset_options.DatasetOptions`) and list the pairs.
+
+        Raises:
+            OptionError: If a key is unknown, missing or wrong.
+            DataError: If folders, files or partners are missing.
+        """
+        super().__init__()
+        self.opt = dict(opt)
+        self.options = parse_dataset_options(opt)
+        self._pairs, self._storage, types = open_source(self.options)
+        self.rain_types = rain_type_ids(types)
+        self._padding_logged = False
+        channels = ((self.options.mean, 0.0), (self.options.std, 1.0))
+        self._mean_std = None
+        if self.options.mean is not None or self.options.std is not None:
+            self._mean_std = [torch.tensor(value or [default] * 3).view(3, 1, 1) for value, default in channels]
+
+    def __len__(self) -> int:
+        """Number of samples of an epoch."""
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Read one sample.
+
+        Raises:
+            DataError: Naming the file that is missing, broken, of an unexpected kind, or unlike its partner in size.
+        """
+        if get_worker_info() is not None:
+            cv2.setNumThreads(0)  # one worker, one thread: OpenCV's pool in every worker would fight for the cores
+        rng = self._generator(index) if self.options.is_train else None
+        pair = self._pairs[int(index)]
+        lq, gt = (self._open(pair, side) for side in ("lq", "gt"))
+        if (lq.height, lq.width) != (gt.height, gt.width):
+            raise DataError(f"{lq.name} is {lq.height}×{lq.width} (height × width), but its clean image {gt.name} is "
+                            f"{gt.height}×{gt.width}; expected equal sizes.")  # fmt: skip
+        plan = self._plan(lq, rng)
+        return {
+            "lq": self._tensor(lq, plan),
+            "gt": self._tensor(gt, plan),
+            "rain_type": self.rain_types[pair.rain_type],
+            "lq_path": lq.name,
+            "gt_path": gt.name,
+        }
+
+    def _generator(self, index: int) -> np.random.Generator:
+        if isinstance(index, SampleIndex):
+            return np.random.default_rng((self.options.seed, index.draw))
+        return np.random.default_rng((self.options.seed, int(torch.randint(2**63 - 1, ()))))
+
+    def _open(self, pair: Pair, side: str) -> EncodedImage:
+        return EncodedImage(self._storage.read(pair, side), self._storage.locate(pair, side), self.options.convert)
+
+    def _plan(self, image: EncodedImage, rng: np.random.Generator | None) -> Augmentation:
+        if rng is None:
+            return Augmentation()
+        size = self.options.gt_size
+        if min(image.height, image.width) < size and not self._padding_logged:
+            self._padding_logged = True
+            get_root_logger().warning(
+                f"{self.options.name}: {image.name} is {image.height}×{image.width}, smaller than gt_size {size}: "
+                "it is reflect-padded, as are all such images (said once)."
+            )
+        height, width = max(image.height, size), max(image.width, size)
+        return draw_augmentation(rng, height, width, size, self.options.use_hflip, self.options.use_rot)
+
+    def _tensor(self, image: EncodedImage, plan: Augmentation) -> torch.Tensor:
+        if plan.size is None:
+            pixels = image.decode()
+        else:
+            stop = plan.top + plan.size
+            pixels = image.decode_rows(stop) if self.options.decode_region else image.decode()
+            if pixels.shape[0] < stop or pixels.shape[1] < plan.size:
+                pixels = pad_to(pixels, stop, plan.size)
+            pixels = pixels[plan.top : stop, plan.left : plan.left + plan.size]
+        tensor = torch.from_numpy(to_float_chw(plan.apply(pixels)))
+        if self._mean_std is not None:
+            mean, std = self._mean_std
+            tensor.sub_(mean).div_(std)
+        return tensor

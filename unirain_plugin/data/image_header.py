@@ -1,0 +1,134 @@
+"""What an image file says of itself before it is decoded: size, channels, depth, orientation, whether it is whole.
+
+OpenCV turns grey, 16-bit, CMYK and transparent images silently into 8-bit BGR, turns EXIF-rotated ones upright, and
+returns the upper part of a truncated JPEG as if it were the picture. For paired training each of these is poison,
+and each can be told from the file's first bytes (and its last) in some microseconds.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from unirain_plugin.errors import DataError
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What the header tells.
+
+    Attributes:
+        format: ``jpeg`` or ``png``.
+        height: Rows as stored (before any EXIF rotation).
+        width: Columns as stored.
+        channels: 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha (PNG) or CMYK (JPEG).
+        bits: Bits a sample.
+        orientation: EXIF orientation, 1 (upright) to 8.
+        sof: JPEG: offset of the height in the frame header; 0 where rows cannot be left out (progressive, restart
+            markers, several scans, …).
+        rows_per_mcu: JPEG: rows of one row of coding units (8 or 16).
+    """
+
+    format: str
+    height: int
+    width: int
+    channels: int
+    bits: int
+    orientation: int = 1
+    sof: int = 0
+    rows_per_mcu: int = 0
+
+
+def read_header(data: bytes, name: str) -> ImageHeader | None:
+    """Parse the header of a JPEG or PNG and check that the file is whole.
+
+    Args:
+        data: The file's bytes.
+        name: The file's name for error texts.
+
+    Returns:
+        The header, or None for another format (which the decoder then has to judge).
+
+    Raises:
+        DataError: If the file is empty, truncated, or its header is broken.
+    """
+    if not data:
+        raise DataError(f"{name}: the file is empty (0 bytes); expected an image.")
+    try:
+        if data[:2] == b"\xff\xd8":
+            return _jpeg(data, name)
+        if data[:8] == PNG_SIGNATURE:
+            return _png(data, name)
+    except (struct.error, IndexError):
+        raise DataError(f"{name}: the image is truncated: its header ends after {len(data)} bytes.") from None
+    return None
+
+
+def _png(data: bytes, name: str) -> ImageHeader:
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    if data[12:16] != b"IHDR" or colour not in _PNG_CHANNELS or not width or not height:
+        raise DataError(f"{name}: broken PNG header.")
+    if data.rfind(b"IEND", -4096) < 0:
+        raise DataError(f"{name}: the PNG is truncated: its end (IEND) is missing after {len(data)} bytes.")
+    channels, orientation, position = _PNG_CHANNELS[colour], 1, 8
+    while data[position + 4 : position + 8] != b"IDAT":
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"tRNS":
+            channels = 4 if channels == 3 else 2
+        elif kind == b"eXIf":
+            orientation = _exif_orientation(data[position + 8 : position + 8 + length])
+        elif kind == b"IEND":
+            raise DataError(f"{name}: the PNG holds no image data (no IDAT).")
+        position += 12 + length
+    return ImageHeader("png", height, width, channels, 8 if colour == 3 else bits, orientation)
+
+
+def _jpeg(data: bytes, name: str) -> ImageHeader:
+    position, orientation, restarts, frame = 2, 1, False, None
+    while True:
+        if data[position] != 0xFF:
+            raise DataError(f"{name}: broken JPEG: no marker at byte {position}.")
+        marker = data[position + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:  # fill bytes, markers without a body
+            position += 1 if marker == 0xFF else 2
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker in _SOF_MARKERS:
+            frame = (marker, position + 5, *struct.unpack_from(">BHHB", data, position + 4))
+            samplings = [data[position + 11 + 3 * i] for i in range(frame[5])]
+        elif marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(data[position + 10 : position + 2 + length])
+        elif marker == 0xDD:
+            restarts = struct.unpack_from(">H", data, position + 4)[0] > 0
+        elif marker in (0xDA, 0xD9):
+            break
+        position += 2 + length
+    if frame is None or marker == 0xD9:
+        raise DataError(f"{name}: broken JPEG: it holds no image.")
+    if data.find(b"\xff\xd9", position) < 0:
+        raise DataError(f"{name}: the JPEG is truncated: its end (EOI) is missing after {len(data)} bytes.")
+    kind, height_at, bits, height, width, channels = frame
+    one_scan = kind in (0xC0, 0xC1) and not restarts and data[position + 4] == channels
+    rows = 8 * max(s & 15 for s in samplings)
+    return ImageHeader("jpeg", height, width, channels, bits, orientation, height_at if one_scan else 0, rows)
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """Read tag 0x0112 of the first directory; whatever is malformed counts as upright, as in OpenCV."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    try:
+        if order is None:
+            return 1
+        (position,) = struct.unpack_from(order + "I", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, position)
+        for entry in range(entries):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, position + 2 + 12 * entry)
+            if tag == 0x0112:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1

@@ -1,0 +1,122 @@
+"""From bytes to uint8 BGR pixels: checked, only as many rows as the crop needs, pixels as OpenCV gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import cv2
+import numpy as np
+
+from unirain_plugin.data.image_header import ImageHeader, read_header
+from unirain_plugin.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+"""File names with these endings (in any case) are taken as images."""
+
+CONVERSIONS = ("grey", "alpha", "depth16", "cmyk", "exif")
+"""What may be converted to 8-bit BGR on request, as OpenCV does it; without a request each is an error."""
+
+_REMEDY = {
+    "grey": "is grey, expected 3 colour channels",
+    "alpha": "has an alpha channel, expected 3 colour channels",
+    "depth16": "has 16 bits a channel, expected 8",
+    "cmyk": "is a CMYK JPEG, expected RGB",
+    "exif": "is marked as rotated by its EXIF orientation, expected upright pixels",
+}
+
+
+class EncodedImage:
+    """An image file's bytes, its header checked, nothing decoded yet (formats other than JPEG and PNG: decoded).
+
+    Attributes:
+        height: Rows of the picture as it will be decoded.
+        width: Columns of the picture as it will be decoded.
+    """
+
+    def __init__(self, data: bytes, name: str, convert: Collection[str] = ()) -> None:
+        """Check the bytes.
+
+        Args:
+            data: The file's bytes.
+            name: The file's name for error texts.
+            convert: Which of :data:`CONVERSIONS` to accept.
+
+        Raises:
+            DataError: If the file is empty, truncated, broken, or of a kind that is not accepted.
+        """
+        self.data, self.name, self.convert = data, name, convert
+        self.header: ImageHeader | None = read_header(data, name)
+        self._pixels: np.ndarray | None = None
+        if self.header is None:
+            self._pixels = self._decode_other()
+            self.height, self.width = self._pixels.shape[:2]
+            return
+        self._check_kind(self.header)
+        self.height, self.width = self.header.height, self.header.width
+        if self.header.orientation > 4:
+            self.height, self.width = self.width, self.height
+
+    def decode(self) -> np.ndarray:
+        """Decode the whole image to uint8 BGR (H, W, 3)."""
+        if self._pixels is None:
+            self._pixels = self._imdecode(self.data)
+        return self._pixels
+
+    def decode_rows(self, stop: int) -> np.ndarray:
+        """Decode at least the rows below ``stop``; returns (≥ min(stop, H), W, 3), identical to :meth:`decode` there.
+
+        A JPEG in one scan is decoded only as far as needed: the height in its header is set to the crop's lower end
+        and one more row of coding units (whose chroma the up-sampling looks at), and the end marker is dropped, so
+        that the decoder does not go looking for it through the rest of the data.
+        """
+        header = self.header
+        if self._pixels is not None or header is None or not header.sof or header.orientation != 1:
+            return self.decode()
+        rows = (stop // header.rows_per_mcu + 2) * header.rows_per_mcu
+        if rows >= header.height:
+            return self.decode()
+        cut = bytearray(self.data[: self.data.rfind(b"\xff\xd9")])
+        cut[header.sof : header.sof + 2] = rows.to_bytes(2, "big")
+        return self._imdecode(cut)[:stop]
+
+    def _check_kind(self, header: ImageHeader) -> None:
+        if header.format == "jpeg" and header.channels == 4:
+            self._require("cmyk")
+        elif header.channels in (1, 2):
+            self._require("grey")
+        if header.format == "png" and header.channels in (2, 4):
+            self._require("alpha")
+        if header.bits > 8:
+            self._require("depth16")
+        if header.orientation != 1:
+            self._require("exif")
+
+    def _require(self, kind: str) -> None:
+        if kind not in self.convert:
+            raise DataError(f"{self.name}: the image {_REMEDY[kind]}. Convert the file, or accept OpenCV's conversion "
+                            f"with the option convert: [{kind}].")  # fmt: skip
+
+    def _imdecode(self, data: bytes | bytearray) -> np.ndarray:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error as error:
+            raise DataError(f"{self.name}: the image cannot be decoded: {error.err or error}.") from None
+        if image is None:
+            raise DataError(f"{self.name}: the image cannot be decoded ({len(self.data)} bytes, unknown or broken).")
+        return image
+
+    def _decode_other(self) -> np.ndarray:
+        """Decode a format whose header is not parsed here; its kind is judged from what comes out."""
+        try:
+            raw = cv2.imdecode(np.frombuffer(self.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            raw = None
+        if raw is None:
+            raise DataError(f"{self.name}: the image cannot be decoded ({len(self.data)} bytes, unknown or broken).")
+        if raw.ndim == 2:
+            self._require("grey")
+        elif raw.shape[2] == 4:
+            self._require("alpha")
+        if raw.dtype != np.uint8:
+            self._require("depth16")
+        return raw if raw.dtype == np.uint8 and raw.ndim == 3 and raw.shape[2] == 3 else self._imdecode(self.data)

@@ -1,0 +1,91 @@
+"""Pairs in memory, packed: millions of them without millions of Python objects in every loader worker."""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Pair(NamedTuple):
+    """One pair of images.
+
+    Attributes:
+        lq: Path (or LMDB key) of the rainy image.
+        gt: Path (or LMDB key) of the clean image.
+        rain_type: Name of the rain type.
+        source: Name of the data set that it comes from.
+        kept: False for a pair that distillation has rejected.
+    """
+
+    lq: str
+    gt: str
+    rain_type: str
+    source: str = ""
+    kept: bool = True
+
+
+class PairTable:
+    """An append-only table of :class:`Pair`.
+
+    Strings lie in one buffer and everything else in flat arrays: about 130 bytes a pair, and reading touches no
+    reference counts of shared objects, so forked loader workers keep sharing the memory.
+    """
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+        self._ends = array("Q")  # ends of lq and gt in the buffer, two a pair
+        self._types = array("H")
+        self._sources = array("H")
+        self._kept = bytearray()
+        self.type_names: list[str] = []
+        self.source_names: list[str] = []
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self._types)
+
+    def append(self, pair: Pair) -> None:
+        """Add a pair at the end."""
+        for text in (pair.lq, pair.gt):
+            self._text += text.encode("utf-8", "surrogateescape")
+            self._ends.append(len(self._text))
+        self._types.append(_intern(self.type_names, pair.rain_type))
+        self._sources.append(_intern(self.source_names, pair.source))
+        self._kept.append(pair.kept)
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return the pair with this number (0 ≤ index < len)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        start = self._ends[2 * index - 1] if index else 0
+        middle, end = self._ends[2 * index], self._ends[2 * index + 1]
+        return Pair(
+            self._text[start:middle].decode("utf-8", "surrogateescape"),
+            self._text[middle:end].decode("utf-8", "surrogateescape"),
+            self.type_names[self._types[index]],
+            self.source_names[self._sources[index]],
+            bool(self._kept[index]),
+        )
+
+    @property
+    def types(self) -> np.ndarray:
+        """Index into ``type_names`` of every pair, uint16."""
+        return np.frombuffer(self._types, np.uint16) if self._types else np.empty(0, np.uint16)
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Index into ``source_names`` of every pair, uint16."""
+        return np.frombuffer(self._sources, np.uint16) if self._sources else np.empty(0, np.uint16)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Whether each pair is kept, bool."""
+        return np.frombuffer(bytes(self._kept), np.uint8).astype(bool)
+
+
+def _intern(names: list[str], name: str) -> int:
+    if name not in names:
+        names.append(name)
+    return names.index(name)

@@ -1,0 +1,96 @@
+"""RainRAG's layout: ``{type}/{input,target}/`` with equal file names (paper.md §1)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from unirain_plugin.data.image_io import IMAGE_SUFFIXES
+from unirain_plugin.data.pair_table import Pair, PairTable
+from unirain_plugin.errors import DataError, did_you_mean
+from unirain_plugin.rain_types import RAIN_TYPES
+
+LQ_FOLDER, GT_FOLDER = "input", "target"
+
+
+def find_types(root: str, wanted: Sequence[str] | None, members: Sequence[str] = (LQ_FOLDER, GT_FOLDER)) -> list[str]:
+    """Return the rain types of a folder: those wanted, or all whose sub-folder holds ``members``.
+
+    Raises:
+        DataError: If the folder, a wanted type or one of its members is missing, or if nothing is found.
+    """
+    if not os.path.isdir(root):
+        raise DataError(f"{root}: no such folder; expected one in the layout {{type}}/{{{','.join(members)}}}.")
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    for name in wanted or ():
+        if name not in folders:
+            hint = did_you_mean(name, folders)
+            raise DataError(f"{root}: no folder '{name}' for this rain type; found {folders}.{hint}")
+        for member in members:
+            if not os.path.isdir(os.path.join(root, name, member)):
+                raise DataError(f"{root}/{name}: no folder '{member}'; expected both {' and '.join(members)}.")
+    found = [name for name in folders if all(os.path.isdir(os.path.join(root, name, m)) for m in members)]
+    if not found:
+        raise DataError(f"{root}: no rain type found; expected {{type}}/{{{','.join(members)}}} such as "
+                        f"{RAIN_TYPES[0]}/{members[0]}, found {folders or 'an empty folder'}.")  # fmt: skip
+    if wanted is not None:
+        return list(wanted)
+    return [t for t in RAIN_TYPES if t in found] + [t for t in found if t not in RAIN_TYPES]
+
+
+def scan_rainrag(root: str, types: Sequence[str]) -> PairTable:
+    """List the pairs of these types; paths are relative to ``root``, types in order, names sorted.
+
+    Raises:
+        DataError: If a folder holds no images, or an image of one side has no partner on the other.
+    """
+    table = PairTable()
+    for rain_type in types:
+        sides = []
+        for folder in (LQ_FOLDER, GT_FOLDER):
+            base = os.path.join(root, rain_type, folder)
+            images = _by_stem(base)
+            if not images:
+                raise DataError(f"{base}: the folder holds no images.")
+            sides.append(images)
+        _check_orphans(os.path.join(root, rain_type), *sides)
+        for stem in sorted(sides[0]):
+            lq, gt = sides[0][stem], sides[1][stem]
+            table.append(Pair(f"{rain_type}/{LQ_FOLDER}/{lq}", f"{rain_type}/{GT_FOLDER}/{gt}", rain_type))
+    return table
+
+
+def walk_images(base: str, prefix: str = "") -> Iterator[str]:
+    """Yield the images below a folder as paths relative to it, with ``/``; hidden files and folders are left out."""
+    try:
+        entries = list(os.scandir(os.path.join(base, prefix)))
+    except OSError as error:
+        raise DataError(f"{os.path.join(base, prefix)}: cannot be listed: {error.strerror}.") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from walk_images(base, f"{prefix}{entry.name}/")
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            yield prefix + entry.name
+
+
+def _by_stem(base: str) -> dict[str, str]:
+    """Map the names without suffix to the names, so that ``a.jpg`` may pair with ``a.png``."""
+    images: dict[str, str] = {}
+    for name in walk_images(base):
+        stem = os.path.splitext(name)[0]
+        if stem in images:
+            both = f"{images[stem]} and {name}"
+            raise DataError(f"{base}: {both} differ in their suffix only; expected one image a name.")
+        images[stem] = name
+    return images
+
+
+def _check_orphans(base: str, lq: dict[str, str], gt: dict[str, str]) -> None:
+    for here, there, side, other in ((lq, gt, LQ_FOLDER, GT_FOLDER), (gt, lq, GT_FOLDER, LQ_FOLDER)):
+        orphans = sorted(here.keys() - there.keys())
+        if orphans:
+            names = ", ".join(here[stem] for stem in orphans[:3]) + (", …" if len(orphans) > 3 else "")
+            raise DataError(f"{base}: {len(orphans)} image(s) in '{side}' without a partner of the same name in "
+                            f"'{other}': {names}.")  # fmt: skip
