@@ -1,0 +1,83 @@
+"""Sparse evaluation of a hard mixture: only the chosen experts compute.
+
+Tensors are channels-last, ``(N, H, W, C)``. ``chosen`` and ``weights`` are ``(N, U, K)``; U = 1 for routing by picture
+and the number of windows, row by row, for routing by window.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unirain_plugin.archs.experts import Experts, run_expert
+
+
+def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
+    """Each picture by its own experts. Pictures that share an expert run together."""
+    unbound = experts.unbind()
+    groups = chosen[:, 0].tolist()
+    if len({tuple(row) for row in groups}) == 1:
+        return _sum_weighted(x, [unbound[e] for e in groups[0]], weights[:, 0])
+    out: list[Tensor | None] = [None] * len(groups)
+    for rows in sorted({tuple(row) for row in groups}):
+        members = [n for n, row in enumerate(groups) if tuple(row) == rows]
+        index = torch.tensor(members, device=x.device)
+        y = _sum_weighted(x[index], [unbound[e] for e in rows], weights[index, 0])
+        for position, n in enumerate(members):
+            out[n] = y[position]
+    return torch.stack(out)
+
+
+def _sum_weighted(x: Tensor, chosen: list[tuple[Tensor, Tensor, Tensor]], weights: Tensor) -> Tensor:
+    """Σ_j w_j · E_j(x) for pictures with the same experts; ``weights`` is ``(N, K)``."""
+    if len(chosen) == 1 and not weights.requires_grad:
+        return run_expert(x, chosen[0])  # the weight of a single expert is 1
+    total = None
+    for j, expert in enumerate(chosen):
+        y = run_expert(x, expert)
+        w = weights[:, j, None, None, None].to(y.dtype)
+        total = y * w if total is None else torch.addcmul(total, y, w)
+    return total
+
+
+def window_counts(height: int, width: int, window: int) -> tuple[int, int]:
+    """Rows and columns of windows that cover a map; the last ones may reach beyond it."""
+    return -(-height // window), -(-width // window)
+
+
+def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
+    """Each window by its own experts, exactly: a window carries the 1-pixel halo that the 3×3 convolution reads.
+
+    The halo holds the neighbours' true values, so the result equals running an expert on the whole map and cutting
+    the window out of it.
+    """
+    n, height, width, channels = x.shape
+    rows, columns = window_counts(height, width, window)
+    padded = F.pad(x, (0, 0, 1, columns * window - width + 1, 1, rows * window - height + 1))
+    tiles = padded.unfold(1, window + 2, window).unfold(2, window + 2, window)  # (N, rows, columns, C, w+2, w+2)
+    chosen, weights = chosen.flatten(0, 1), weights.flatten(0, 1)
+    out = x.new_zeros(0)
+    for number, expert in enumerate(experts.unbind()):
+        unit, slot = (chosen == number).nonzero(as_tuple=True)
+        if unit.numel() == 0:
+            continue
+        image, cell = unit // (rows * columns), unit % (rows * columns)
+        picked = tiles[image, cell // columns, cell % columns].permute(0, 2, 3, 1)
+        y = run_expert(picked, expert, padding=0)
+        if chosen.shape[1] > 1 or weights.requires_grad:
+            y = y * weights[unit, slot, None, None, None].to(y.dtype)
+        if out.numel() == 0:
+            out = y.new_zeros(n * rows * columns, window, window, channels)
+        out = out.index_add(0, unit, y)
+    out = out.view(n, rows, columns, window, window, channels).transpose(2, 3)
+    return out.reshape(n, rows * window, columns * window, channels)[:, :height, :width]
+
+
+def dispatch_dense(x: Tensor, experts: Experts, mask: Tensor) -> Tensor:
+    """All experts on everything, then the masked weights ``(N, H, W, E)``: the plain definition, and no branches."""
+    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    for number, expert in enumerate(experts.unbind()):
+        y = run_expert(x, expert)
+        total = total + y * mask[..., number, None].to(y.dtype)
+    return total

@@ -1,0 +1,118 @@
+"""The UniRain network (paper §4), registered as ``UniRain``."""
+
+from __future__ import annotations
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from unirain_plugin.archs.blocks import Conv3x3, Downsample, Fuse, TransformerBlock, Upsample
+from unirain_plugin.archs.options import NetworkOptions
+from unirain_plugin.archs.padding import pad_to_multiple
+from unirain_plugin.archs.routing import RoutingRecord, auxiliary_losses
+from unirain_plugin.errors import OptionError
+
+
+@ARCH_REGISTRY.register()
+class UniRain(nn.Module):
+    """Four-level encoder-decoder transformer with soft mixtures of experts in the encoder and hard ones in the decoder.
+
+    The output is the input plus a predicted correction, in the input's range. After a forward pass
+    :meth:`auxiliary_losses` and :meth:`routing_statistics` tell about its routing.
+
+    Args:
+        **options: See :class:`~unirain_plugin.archs.options.NetworkOptions`; the defaults are the paper's size.
+
+    Raises:
+        OptionError: A ValueError that names the option, what it got and what is allowed.
+    """
+
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+        self.options = opt = NetworkOptions.parse(options)
+        self._records: dict[str, RoutingRecord] = {}
+        levels = len(opt.num_blocks)
+        self.stride = 2 ** (levels - 1)
+        self.embed = Conv3x3(opt.in_channels, opt.dim)
+        kinds = [opt.encoder_moe] * (levels - 1) + [opt.latent_moe]
+        expansions = [opt.encoder_expansion] * (levels - 1) + [opt.latent_expansion]
+        self.encoder = nn.ModuleList(
+            self._stage(opt.channels(i), i, opt.num_blocks[i], kinds[i], expansions[i]) for i in range(levels)
+        )
+        self.down = nn.ModuleList(Downsample(opt.channels(i)) for i in range(levels - 1))
+        self.up = nn.ModuleList(Upsample(opt.channels(i)) for i in range(levels - 1))
+        widths = [opt.channels(i) for i in range(levels - 1)]
+        widths[0] *= 2 if opt.widen_last else 1
+        self.fuse = nn.ModuleList(Fuse(opt.channels(i), widths[i]) for i in range(levels - 1))
+        self.decoder = nn.ModuleList(
+            self._stage(widths[i], i, opt.decoder_blocks[i], opt.decoder_moe, opt.decoder_expansion)
+            for i in range(levels - 1)
+        )
+        self.refinement = self._stage(widths[0], 0, opt.refinement_blocks, "none", opt.refinement_expansion)
+        self.output = Conv3x3(widths[0], opt.out_channels)
+
+    def _stage(self, channels: int, level: int, blocks: int, kind: str, expansion: float) -> nn.ModuleList:
+        heads = self.options.heads[level]
+        return nn.ModuleList(TransformerBlock(channels, heads, kind, expansion, self.options) for _ in range(blocks))
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Restore pictures.
+
+        Args:
+            lq: ``(N, C, H, W)`` of any H, W ≥ 1, RGB in [0, 1].
+
+        Returns:
+            ``(N, C, H, W)``, not clamped.
+
+        Raises:
+            OptionError: For another number of axes or channels, or an empty picture.
+        """
+        self._check(lq)
+        height, width = lq.shape[2:]
+        padded = pad_to_multiple(lq, self.stride)
+        records: dict[str, RoutingRecord] = {}
+        x = self.embed(padded.permute(0, 2, 3, 1))
+        skips = []
+        for level, stage in enumerate(self.encoder):
+            if level:
+                skips.append(x)
+                x = self.down[level - 1](x)
+            x = self._run(stage, x, f"encoder{level + 1}" if level < len(self.down) else "latent", records)
+        for level in reversed(range(len(self.decoder))):
+            x = self.fuse[level](skips.pop(), self.up[level](x))
+            x = self._run(self.decoder[level], x, f"decoder{level + 1}", records)
+        x = self.output(self._run(self.refinement, x, "refinement", records)).permute(0, 3, 1, 2)
+        if not torch.compiler.is_exporting():
+            self._records = records
+        return (padded + x)[:, :, :height, :width]
+
+    def _run(self, stage: nn.ModuleList, x: Tensor, name: str, records: dict[str, RoutingRecord]) -> Tensor:
+        for number, block in enumerate(stage):
+            if self.options.use_checkpoint and torch.is_grad_enabled():
+                x, record = checkpoint(block, x, use_reentrant=False)
+            else:
+                x, record = block(x)
+            if record is not None:
+                records[f"{name}.{number}"] = record
+        return x
+
+    def _check(self, lq: Tensor) -> None:
+        channels = self.options.in_channels
+        if lq.ndim != 4 or lq.shape[1] != channels or lq.shape[2] < 1 or lq.shape[3] < 1:
+            raise OptionError(
+                f"UniRain: got an input of shape {tuple(lq.shape)}; expected (N, {channels}, H, W) with H, W ≥ 1 "
+                f"(in_channels is {channels})."
+            )
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """Unweighted scalars ``load_balance`` and ``z_loss`` of the last forward; empty without mixtures."""
+        return auxiliary_losses(self._records)
+
+    def routing_statistics(self) -> dict[str, Tensor]:
+        """Layer name (``encoder1.0``, …) → ``(N, num_experts)`` share of use in the last forward; rows sum to 1."""
+        return {name: record.share_of_use() for name, record in self._records.items()}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and pickles leave the last forward's records behind: they hold parts of its graph."""
+        return {**self.__dict__, "_records": {}}
