@@ -1,0 +1,136 @@
+"""Base losses from YAML, reduced per sample: any loss registered in BasicSR, or a weighted sum of several."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+
+import torch
+from basicsr.losses import build_loss
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+
+from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.losses import frequency_loss, ssim_loss  # noqa: F401  (registers the two as base losses)
+
+
+class BaseTerm(nn.Module):
+    """One registered loss that gives a value per sample.
+
+    A loss that knows ``reduction='none'`` (L1Loss, MSELoss, CharbonnierLoss, FrequencyL1Loss, SSIMLoss) gives a map of
+    which each sample's mean is taken over channels and positions; with per-pixel weights the mean is weighted, as the
+    toolbox does for a batch. Any other loss (PerceptualLoss, WeightedTVLoss, one of your own) is applied to each
+    sample alone; if it returns a tuple, as PerceptualLoss does, its parts that are not None are added.
+
+    Args:
+        opt: ``{type: NAME, …}`` as for BasicSR's ``build_loss``. ``loss_weight`` is accepted for any loss.
+        where: Path of the key for messages, such as ``base``.
+
+    Raises:
+        OptionError: If the type is unknown, takes no (prediction, target) pair, or is to be reduced by a sum.
+    """
+
+    def __init__(self, opt: Mapping[str, object], where: str) -> None:
+        super().__init__()
+        opt = _checked(opt, where)
+        self.name = str(opt["type"])
+        cls = LOSS_REGISTRY._obj_map[self.name]
+        accepted = inspect.signature(cls.__init__).parameters
+        self.factor = 1.0 if "loss_weight" in accepted else float(opt.pop("loss_weight", 1.0))
+        self.loss, self.has_map = _build(opt, "reduction" in accepted, where)
+        names = list(inspect.signature(cls.forward).parameters)[1:]
+        second = names[1] if len(names) > 1 else "nothing"
+        if second.startswith(("nothing", "target_is")):
+            raise OptionError(
+                f"{where}.type: {self.name} compares no prediction with a target; take L1Loss, MSELoss, …"
+            )
+        self.takes_target = second != "weight"
+        self.takes_weight = "weight" in names
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Losses (N,) of predictions and targets (N, C, H, W); ``weight``: (N, C or 1, H, W) or None."""
+        if weight is not None and not self.takes_weight:
+            raise OptionError(f"base: {self.name} takes no per-pixel weight.")
+        if self.has_map:
+            return self.factor * _sample_means(self._call(pred, target, weight), weight, self.name)
+        singles = []
+        for b in range(len(pred)):
+            w = None if weight is None else weight[b : b + 1]
+            value = self._call(pred[b : b + 1], target[b : b + 1], w)
+            parts = value if isinstance(value, (tuple, list)) else [value]
+            singles.append(sum(part.mean() for part in parts if part is not None))
+        return self.factor * torch.stack(singles)
+
+    def whole(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss of the batch as a whole: a scalar, what the toolbox's own loss gives."""
+        if not self.has_map:
+            return self.forward(pred, target, weight).mean()
+        loss_map = self._call(pred, target, weight)
+        if weight is None:
+            return self.factor * loss_map.mean()
+        return self.factor * loss_map.sum() / _matching(weight, loss_map).expand_as(loss_map).sum()
+
+    def _call(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> object:
+        more = {} if weight is None else {"weight": weight}
+        return self.loss(pred, target, **more) if self.takes_target else self.loss(pred, **more)
+
+
+def build_base_terms(base: Mapping[str, object] | Sequence[Mapping[str, object]] | None) -> nn.ModuleList:
+    """Build the terms of ``base:`` (a mapping, a list of mappings, or None for L1Loss).
+
+    Raises:
+        OptionError: If ``base`` is of another form or a term is wrong.
+    """
+    if base is None:
+        base = {"type": "L1Loss"}
+    if isinstance(base, Mapping):
+        return nn.ModuleList([BaseTerm(base, "base")])
+    if isinstance(base, (str, bytes)) or not isinstance(base, Sequence) or not base:
+        raise OptionError(f"base: found {base!r}; expected {{type: L1Loss}} or a list of such mappings.")
+    return nn.ModuleList([BaseTerm(opt, f"base[{i}]") for i, opt in enumerate(base)])
+
+
+def _checked(opt: Mapping[str, object], where: str) -> dict[str, object]:
+    if not isinstance(opt, Mapping) or "type" not in opt:
+        raise OptionError(f"{where}: found {opt!r}; expected a mapping with a type, such as {{type: L1Loss}}.")
+    opt = deepcopy(dict(opt))
+    known = sorted(LOSS_REGISTRY._obj_map)
+    if opt["type"] not in known:
+        raise OptionError(f"{where}.type: no loss is registered as {opt['type']!r}." + did_you_mean(opt["type"], known))
+    if opt["type"] == "MultiObjectiveReweightedLoss":
+        raise OptionError(f"{where}.type: MultiObjectiveReweightedLoss cannot be its own base loss.")
+    weight = opt.get("loss_weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise OptionError(f"{where}.loss_weight: found {weight!r}; expected a number.")
+    if opt.pop("reduction", "mean") != "mean":
+        raise OptionError(f"{where}.reduction: expected mean; per-sample losses are means.")
+    return opt
+
+
+def _build(opt: dict[str, object], has_reduction: bool, where: str) -> tuple[nn.Module, bool]:
+    try:
+        if has_reduction:
+            try:
+                return build_loss({**opt, "reduction": "none"}), True
+            except ValueError:  # such as WeightedTVLoss, which refuses 'none'
+                pass
+        return build_loss(opt), False
+    except TypeError as error:
+        raise OptionError(f"{where}: {opt['type']} refuses its options: {error}") from error
+
+
+def _sample_means(loss_map: Tensor, weight: Tensor | None, name: str) -> Tensor:
+    if not isinstance(loss_map, Tensor) or loss_map.dim() < 2:
+        raise OptionError(f"base: {name} gives no loss per element with reduction 'none'.")
+    sums = loss_map.flatten(1).sum(1)
+    if weight is None:
+        return sums / loss_map[0].numel()
+    total = _matching(weight, loss_map).expand_as(loss_map).flatten(1).sum(1)
+    return sums / total.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def _matching(weight: Tensor, loss_map: Tensor) -> Tensor:
+    """The central part of ``weight`` as large as the map (SSIM's has no border)."""
+    top, left = (weight.shape[-2] - loss_map.shape[-2]) // 2, (weight.shape[-1] - loss_map.shape[-1]) // 2
+    return weight[..., top : top + loss_map.shape[-2], left : left + loss_map.shape[-1]]

@@ -1,0 +1,216 @@
+"""The multi-objective reweighted loss (paper §3) as a loss of BasicSR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.losses.base_terms import build_base_terms
+from unirain_plugin.losses.loss_records import LossRecords, world_size
+from unirain_plugin.losses.rain_labels import RainLabels
+from unirain_plugin.losses.reweighting import build_reweighter
+from unirain_plugin.losses.reweighting_base import blend_with_floor
+
+_SMALLEST = 1e-30  # float32 cannot hold a weight below; Σ ω_i then stays above 0
+
+
+@LOSS_REGISTRY.register()
+class MultiObjectiveReweightedLoss(nn.Module):
+    r"""Σ_i ω_i ℓ_i / Σ_i ω_i over the rain types present in the (global) batch; ω from the chosen reweighting mode.
+
+    ℓ_i is the mean of the base loss over the samples of type i. Without labels it is the plain base loss, so the
+    stock SRModel can use it. Under ``torch.distributed`` the counts of samples are summed over the ranks in the
+    forward pass, and a rank's result is scaled such that the mean over ranks, which is what DDP makes of gradients
+    and BasicSR of logged losses, is the value (and has the gradient) of one process with the whole batch. Every rank
+    must therefore call the loss equally often while training.
+
+    Recording and communication happen only in training mode, with gradients enabled and labels given.
+
+    In mode ``uncertainty`` the log-variances are this module's only parameter, :attr:`log_variances`: whoever trains
+    must give it to the optimiser and average its gradient over the ranks, since DDP wraps the network only.
+
+    Args:
+        base: ``{type: L1Loss}`` (default), any loss registered in BasicSR, or a list of them, each with its
+            ``loss_weight``, whose values are added. See :class:`~unirain_plugin.losses.base_terms.BaseTerm`.
+        rain_types: Names, such as ``[drs, drd, nrs, nrd]``. Default: the paper's four, or those of ``num_types``.
+        num_types: Instead of names: labels 0 to num_types − 1.
+        loss_weight: Factor of the whole loss.
+        reduction: Only ``mean``; accepted because stock option files say so.
+        mode: ``paper`` (default), ``coba``, ``released``, ``equal``, ``dwa``, ``uncertainty``, ``rlw`` or ``famo``.
+        **options: ``window``, ``tau``, ``warmup``, ``update_freq``, ``source``, ``floor``, ``ema``, …: see
+            :class:`~unirain_plugin.losses.reweighting_options.ReweightingOptions`.
+
+    Shape:
+        pred, target: (N, C, H, W), range [0, 1], any float type (computed in float32 at least); rain_type: (N,)
+        integer labels; result: a scalar.
+
+    Raises:
+        OptionError: If an option is unknown, of a wrong type or out of range.
+    """
+
+    def __init__(
+        self,
+        base: Mapping[str, object] | Sequence[Mapping[str, object]] | None = None,
+        rain_types: Sequence[str] | None = None,
+        num_types: int | None = None,
+        loss_weight: float = 1.0,
+        reduction: str = "mean",
+        mode: str = "paper",
+        **options: object,
+    ) -> None:
+        super().__init__()
+        if reduction != "mean":
+            raise OptionError(f"reduction: found {reduction!r}; expected mean.")
+        if isinstance(loss_weight, bool) or not isinstance(loss_weight, (int, float)):
+            raise OptionError(f"loss_weight: found {loss_weight!r}; expected a number.")
+        self.labels = RainLabels(rain_types, num_types)
+        self.loss_weight = float(loss_weight)
+        self.reweighter = build_reweighter(mode=mode, num_types=len(self.labels.names), **options)
+        self.options = self.reweighter.options
+        self.base = build_base_terms(base)
+        self.records = LossRecords(len(self.labels.names))
+        self._updated_at = 0
+        self.register_buffer("weights", torch.zeros(len(self.labels.names)), persistent=False)
+        if mode == "uncertainty":
+            self.log_variances = nn.Parameter(torch.zeros(len(self.labels.names)))
+        self._publish_weights()
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        rain_type: Tensor | Sequence[int] | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            pred: Restored images (N, C, H, W).
+            target: Clean images, same shape.
+            rain_type: Labels (N,), best left on the CPU (reading them from a GPU waits for it). None: plain base loss.
+            weight: Per-pixel weights (N, C or 1, H, W), as in the toolbox's losses.
+
+        Raises:
+            DataError: If the labels are not N integers out of this loss's rain types.
+        """
+        pred, target, weight = (_at_least_float32(x) for x in (pred, target, weight))
+        with torch.autocast(pred.device.type, enabled=False):
+            if rain_type is None:
+                return self.loss_weight * sum(term.whole(pred, target, weight) for term in self.base)
+            index = self.labels.indices(rain_type, len(pred))
+            return self.loss_weight * self._grouped(self.per_sample(pred, target, weight), index)
+
+    def per_sample(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The base loss of each sample, (N,), unweighted by type; no recording. For validation losses per type."""
+        pred, target, weight = (_at_least_float32(x) for x in (pred, target, weight))
+        with torch.autocast(pred.device.type, enabled=False):
+            return sum(term(pred, target, weight) for term in self.base)
+
+    def step(self, current_iter: int) -> None:
+        """Tell the loss that an optimiser step has been done; call it once after each, on every rank.
+
+        With ``source: train`` the weights are updated whenever ``current_iter`` has reached or passed the next
+        multiple of ``update_freq``, from each type's mean loss since the last update.
+        """
+        self.records.close_step()
+        freq = self.options.update_freq
+        due = current_iter // freq > self._updated_at // freq
+        if not due:
+            return
+        self._updated_at = int(current_iter)
+        if self.options.source == "train":
+            self._update(self.records.take_interval())
+
+    def update_from_validation(self, losses: Mapping[str, float]) -> None:
+        """Update the weights from the validation's losses by type name (``source: val``; otherwise ignored).
+
+        Types that are left out count as absent. Give the same values on every rank.
+
+        Raises:
+            DataError: If a name is none of this loss's rain types.
+        """
+        values = self.labels.ordered(losses)
+        if self.options.source == "val":
+            self._update(values)
+
+    def log(self) -> dict[str, float]:
+        """What to log, as floats; this waits for the GPU, so call it only when a line is written.
+
+        Returns:
+            ``l_<type>`` (mean over the global batch of the last step; only types it held), ``w_<type>``,
+            ``slope_<type>``, ``tbs_<type>``, ``tss_<type>``, ``af`` (where the mode has them and warm-up is over).
+        """
+        names = self.labels.names
+        found = {f"l_{n}": v for n, v in zip(names, self.records.last_means(), strict=True) if v is not None}
+        found |= {f"w_{n}": v for n, v in zip(names, self._current_weights().tolist(), strict=True)}
+        scores = self.reweighter.diagnostics()
+        for key, label in (("slopes", "slope"), ("tbs", "tbs"), ("tss", "tss")):
+            found |= {f"{label}_{n}": v for n, v in zip(names, scores[key] or (), strict=False)}
+        return found if scores["af"] is None else {**found, "af": scores["af"]}
+
+    def get_extra_state(self) -> dict[str, object]:
+        """Everything with history, as plain Python values; part of ``state_dict()``, the same on every rank."""
+        return {
+            "rain_types": list(self.labels.names),
+            "updated_at": self._updated_at,
+            "records": self.records.state_dict(),
+            "reweighter": self.reweighter.state_dict(),
+        }
+
+    def set_extra_state(self, state: Mapping[str, object]) -> None:
+        """Continue exactly where :meth:`get_extra_state` was called; used by ``load_state_dict()``.
+
+        Raises:
+            CheckpointError: If the state is of other rain types or another mode.
+        """
+        self.labels.check_same(state.get("rain_types"))
+        self.reweighter.load_state_dict(state["reweighter"])
+        self.records.load_state_dict(state["records"])
+        self._updated_at = int(state["updated_at"])
+        self._publish_weights()
+
+    def _grouped(self, losses: Tensor, index: Tensor) -> Tensor:
+        index = index.to(losses.device)
+        k = len(self.labels.names)
+        sums = losses.new_zeros(k).index_add(0, index, losses)
+        counts = losses.new_zeros(k).index_add(0, index, torch.ones_like(losses))
+        training = self.training and torch.is_grad_enabled()
+        ranks = world_size() if training else 1
+        if training:
+            counts = self.records.add(losses.detach(), index, counts)
+        weights = self._current_weights().to(losses).clamp_min(_SMALLEST)
+        present = (counts > 0).to(losses)
+        scale = torch.ones_like(present[0]) if self.options.mode == "released" else (weights * present).sum()
+        total = ranks * (weights / counts.clamp_min(1) * sums).sum() / scale
+        return total + self._variance_term(sums, counts, ranks) if self.options.mode == "uncertainty" else total
+
+    def _variance_term(self, sums: Tensor, counts: Tensor, ranks: int) -> Tensor:
+        """A term of value 0 whose gradient in s is that of Σ_i (exp(−s_i) ℓ_i + s_i), Kendall et al. 2018."""
+        s = self.log_variances.to(sums)
+        present = (counts > 0).to(sums)
+        means = ranks * sums.detach() / counts.clamp_min(1)
+        objective = (torch.exp(-s) * means + s * present).sum()
+        return objective - objective.detach()
+
+    def _update(self, losses: Sequence[float | None]) -> None:
+        if self.options.mode == "uncertainty":
+            self.reweighter.set_log_variances(self.log_variances.detach().tolist())
+        else:
+            self.reweighter.update(losses)
+        self._publish_weights()
+
+    def _publish_weights(self) -> None:
+        self.weights.copy_(torch.as_tensor(self.reweighter.weights))
+
+    def _current_weights(self) -> Tensor:
+        if self.options.mode == "uncertainty":
+            return blend_with_floor(torch.softmax(-self.log_variances.detach(), 0), self.reweighter.floor)
+        return self.weights
+
+
+def _at_least_float32(x: Tensor | None) -> Tensor | None:
+    return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x

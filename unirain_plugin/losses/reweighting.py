@@ -1,0 +1,164 @@
+r"""Multi-objective reweighting: from the per-type losses of successive updates to the types' weights.
+
+The paper's formulas (UniRain §3, those of CoBa under new names: Gong et al., "CoBa: Convergence Balancer for Multitask
+Finetuning of Large Language Models", EMNLP 2024). ℓ_i(t) is type i's loss at update t, divided by ℓ_i(1); α_i(t) the
+slope of the least-squares line through the last N of these ratios:
+
+.. math::
+    \mathrm{TBS}_i(t) &= \mathrm{softmax}_i\left(K \alpha_i(t) / \textstyle\sum_j |\alpha_j(t)|\right) \\
+    \mathrm{TSS}_i(t) &= \mathrm{softmax}_i\left(-N \alpha_i(t) / \textstyle\sum_{k=t-N+1}^{t} |\alpha_i(k)|\right) \\
+    \mathrm{AF}(t) &= \min\left(t \cdot \mathrm{softmax}_t\left(-\tau t \alpha_{max}(t) /
+        \textstyle\sum_{k=1}^{t} |\alpha_{max}(k)|\right), 1\right) \\
+    \omega_i(t) &= \mathrm{AF}(t)\, \mathrm{TBS}_i(t) + (1 - \mathrm{AF}(t))\, \mathrm{TSS}_i(t)
+
+Pure maths with state: no torch, no BasicSR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from unirain_plugin.losses.reweighting_base import Reweighter, blend_with_floor, softmax
+from unirain_plugin.losses.reweighting_baselines import (
+    DynamicWeightAverage,
+    EqualReweighter,
+    FastAdaptiveMultitaskOptimization,
+    RandomLossWeighting,
+    UncertaintyReweighter,
+)
+from unirain_plugin.losses.reweighting_options import MODES, ReweightingOptions, parse_options
+
+__all__ = ["MODES", "Reweighter", "ReweightingOptions", "build_reweighter"]
+
+
+class PaperReweighter(Reweighter):
+    """The paper's formulas, clamped and guarded (mode ``paper``, the default).
+
+    Updates t ≤ warm-up give 1/K and record no slope. In TSS, N is the number of slopes actually summed; in AF, t
+    counts the updates since warm-up and the softmax runs over all of them. Where all slopes are 0 the scores are
+    1/K and AF is 1, so nothing is ever divided by 0. α_max(t) is taken over the types present in the update (our
+    choice: the old slope of an absent type must not hold AF down).
+    """
+
+    def __init__(self, options: ReweightingOptions) -> None:
+        super().__init__(options)
+        self._slope_history: list[list[float]] = [[] for _ in range(options.num_types)]
+        self._worst: list[float] = []
+
+    def _compute(self, present: np.ndarray) -> np.ndarray:
+        if present.any():
+            for i in np.flatnonzero(present):
+                self._slope_history[i].append(float(self._slopes[i]))
+                del self._slope_history[i][: -self.options.window]
+            self._worst.append(float(self._slopes[present].max()))
+        tbs, tss, af = self._type_balance(), self._type_stability(), self._adaptivity()
+        self._scores = {"tbs": tbs.tolist(), "tss": tss.tolist(), "af": af}
+        return self._combine(af * tbs + (1.0 - af) * tss)
+
+    def _combine(self, mixture: np.ndarray) -> np.ndarray:
+        return mixture
+
+    def _type_balance(self) -> np.ndarray:
+        """TBS: more weight for what converges slowly."""
+        return softmax(len(self._slopes) * _share(self._slopes, np.abs(self._slopes).sum()))
+
+    def _type_stability(self) -> np.ndarray:
+        """TSS: less weight for what diverges, measured by each type's own recent slopes."""
+        counts = np.array([len(series) for series in self._slope_history], dtype=np.float64)
+        sums = np.array([np.abs(series).sum() for series in self._slope_history])
+        return softmax(-counts * _share(self._slopes, sums))
+
+    def _adaptivity(self) -> float:
+        """AF in [0, 1]: near 1 while the worst type improves as before, smaller once it diverges."""
+        return float(min(len(self._worst) * self._last_share(self._worst), 1.0))
+
+    def _last_share(self, worst: list[float]) -> float:
+        worst = np.array(worst)
+        if not len(worst):
+            return 1.0
+        return softmax(-self.options.tau * len(worst) * _share(worst, np.abs(worst).sum()))[-1]
+
+    def _extra_state(self) -> dict[str, object]:
+        return {"slope_history": [list(series) for series in self._slope_history], "worst": list(self._worst)}
+
+    def _load_extra_state(self, state: Mapping[str, object]) -> None:
+        self._slope_history = [list(series) for series in state["slope_history"]]
+        self._worst = list(state["worst"])
+
+
+class CobaReweighter(PaperReweighter):
+    """CoBa's own post-processing of the same scores (mode ``coba``), after its published implementation.
+
+    Losses of exactly 0 are dropped; the mixture goes through softmax_i(K · ω_i); if a weight is then below the floor
+    f = 1/(10K), all become ω (1 − K f) + f. Unlike CoBa's code it is guarded against slopes that are all 0 and AF is
+    clamped to 1, as in ``paper``; α_max is the largest slope, as printed, not the slope of the largest loss.
+    """
+
+    drop_zeros = True
+
+    def __init__(self, options: ReweightingOptions) -> None:
+        self.default_floor = 1.0 / (10 * options.num_types)
+        super().__init__(options)
+
+    def _combine(self, mixture: np.ndarray) -> np.ndarray:
+        return softmax(len(mixture) * mixture)
+
+    def _apply_floor(self, weights: np.ndarray) -> np.ndarray:
+        return blend_with_floor(weights, self.floor) if (weights < self.floor).any() else weights
+
+
+class ReleasedReweighter(PaperReweighter):
+    """What the script published with the paper does (mode ``released``), for comparison only.
+
+    Differences to ``paper``: losses are not normalised; AF is not multiplied by t (flat slopes give 1/N, not 1) and
+    looks at the last N updates only; a second softmax flattens the mixture; the floor of 0.1 is always blended in,
+    ω (1 − K f) + f. The loss then does not divide by Σ ω_i. Unlike the script, the history survives a resume. What
+    its description leaves open is taken from ``paper``: this is its behaviour, not its code.
+    """
+
+    normalise = False
+    default_floor = 0.1
+
+    def _adaptivity(self) -> float:
+        del self._worst[: -self.options.window]
+        return float(self._last_share(self._worst))
+
+    def _combine(self, mixture: np.ndarray) -> np.ndarray:
+        return softmax(mixture)
+
+    def _apply_floor(self, weights: np.ndarray) -> np.ndarray:
+        return blend_with_floor(weights, self.floor)
+
+
+def _share(slopes: np.ndarray, total: np.ndarray | float) -> np.ndarray:
+    """Slopes / total, 0 where total is 0."""
+    return np.divide(slopes, total, out=np.zeros_like(slopes), where=np.greater(total, 0.0))
+
+
+_CLASSES: dict[str, type[Reweighter]] = {
+    "paper": PaperReweighter,
+    "coba": CobaReweighter,
+    "released": ReleasedReweighter,
+    "equal": EqualReweighter,
+    "dwa": DynamicWeightAverage,
+    "uncertainty": UncertaintyReweighter,
+    "rlw": RandomLossWeighting,
+    "famo": FastAdaptiveMultitaskOptimization,
+}
+
+
+def build_reweighter(mode: str = "paper", num_types: int = 4, **more: object) -> Reweighter:
+    """Build a reweighter: ``update(losses) -> weights``, ``weights``, ``diagnostics()``, ``state_dict()``, ….
+
+    Args:
+        mode: One of :data:`MODES`.
+        num_types: K, the number of rain types.
+        **more: ``window``, ``tau``, ``warmup``, ``floor``, ``ema``, …: see :class:`ReweightingOptions`.
+
+    Raises:
+        OptionError: If an option is unknown, of a wrong type or out of range.
+    """
+    options = parse_options(mode, num_types, more)
+    return _CLASSES[options.mode](options)

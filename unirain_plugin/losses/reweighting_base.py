@@ -1,0 +1,225 @@
+"""What all reweighting modes share: the history of losses, their slopes, the floor, the state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from unirain_plugin.errors import CheckpointError, DataError
+from unirain_plugin.losses.reweighting_options import ReweightingOptions
+
+_LARGEST = 1e100  # a ratio beyond this tells no more; sums and products of ratios then stay finite in float64
+
+
+class Reweighter:
+    """Turns the per-type losses of successive updates into K weights that sum to 1. Plain float64 numbers, no torch.
+
+    A type that is absent from an update (None, NaN) keeps its history, its last slope and thereby a sensible weight;
+    when it returns, its next slope is fitted to its last N *seen* losses at the updates they were seen at, so the
+    slope is per update, whatever the gap. A type never seen counts as flat (slope 0). An infinite or NaN loss is
+    treated as absent and counted, so it cannot poison the history. Our choices: the paper has no absent types.
+
+    Subclasses implement :meth:`_compute` and, if they keep more, :meth:`_extra_state` / :meth:`_load_extra_state`.
+
+    Attributes:
+        options: The frozen options.
+        updates: t, the number of updates that held at least one loss.
+        nonfinite: How many NaN or infinite losses each type has had.
+    """
+
+    normalise = True
+    """Whether losses are divided by the type's first loss, which makes the weights free of the losses' scale."""
+    drop_zeros = False
+    """Whether a loss of exactly 0 means that the type was absent (so in CoBa's code)."""
+    default_floor = 0.0
+
+    def __init__(self, options: ReweightingOptions) -> None:
+        self.options = options
+        k = options.num_types
+        self.updates = 0
+        self.nonfinite = [0] * k
+        self._weights = np.full(k, 1.0 / k)
+        self._first: list[float | None] = [None] * k
+        self._smoothed: list[float | None] = [None] * k
+        self._history: list[list[tuple[int, float]]] = [[] for _ in range(k)]
+        self._slopes: np.ndarray | None = None
+        self._scores: dict[str, object] = {"tbs": None, "tss": None, "af": None}
+        lowest = self.default_floor if options.floor is None else options.floor
+        self.floor = min(lowest, 1.0 / k)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The K weights of the last update (1/K each before the first), a float64 copy."""
+        return self._weights.copy()
+
+    def update(self, losses: Sequence[float | None]) -> np.ndarray:
+        """Take the losses ℓ_i(t) of one update and return the new weights ω_i(t).
+
+        Args:
+            losses: K numbers: a list, numpy array or tensor. None or NaN: the type is absent.
+
+        Returns:
+            K weights, float64, summing to 1. If every type is absent nothing changes and t does not advance.
+
+        Raises:
+            DataError: If there are not K values.
+        """
+        values = self._read(losses)
+        if np.isnan(values).all():
+            return self.weights
+        self.updates += 1
+        present = self._record(values)
+        if self.updates <= self.options.warmup:
+            self._observe(present)
+            self._weights = np.full_like(self._weights, 1.0 / len(self._weights))
+        else:
+            self._fit_slopes(present)
+            self._weights = self._apply_floor(self._compute(present))
+        return self.weights
+
+    def diagnostics(self) -> dict[str, object]:
+        """What the last update was decided by.
+
+        Returns:
+            ``slopes``, ``tbs``, ``tss`` (K floats each) and ``af`` (a float); None during warm-up, and for scores that
+            the mode does not have. ``updates`` (t) and ``nonfinite`` (K counts) besides.
+        """
+        slopes = None if self._slopes is None else self._slopes.tolist()
+        return {
+            "slopes": slopes,
+            **copy.deepcopy(self._scores),
+            "updates": self.updates,
+            "nonfinite": list(self.nonfinite),
+        }
+
+    def state_dict(self) -> dict[str, object]:
+        """All history as plain lists, numbers and strings: safe for JSON and for ``torch.load(weights_only=True)``."""
+        return {
+            "mode": self.options.mode,
+            "num_types": self.options.num_types,
+            "updates": self.updates,
+            "nonfinite": list(self.nonfinite),
+            "weights": self._weights.tolist(),
+            "first": list(self._first),
+            "smoothed": list(self._smoothed),
+            "history": [[[t, y] for t, y in series] for series in self._history],
+            "slopes": None if self._slopes is None else self._slopes.tolist(),
+            "scores": copy.deepcopy(self._scores),
+            "extra": self._extra_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore what :meth:`state_dict` gave; the next update is then the same to the last bit.
+
+        Raises:
+            CheckpointError: If the state is of another mode or number of types, or lacks something.
+        """
+        for name, mine in (("mode", self.options.mode), ("num_types", self.options.num_types)):
+            if state.get(name) != mine:
+                raise CheckpointError(f"reweighting state: {name} is {state.get(name)!r}, but this run has {mine!r}.")
+        missing = sorted(set(self.state_dict()) - set(state))
+        if missing:
+            raise CheckpointError(f"reweighting state: missing {', '.join(missing)}.")
+        self.updates = int(state["updates"])
+        self.nonfinite = list(state["nonfinite"])
+        self._weights = np.array(state["weights"], dtype=np.float64)
+        self._first = list(state["first"])
+        self._smoothed = list(state["smoothed"])
+        self._history = [[(int(t), float(y)) for t, y in series] for series in state["history"]]
+        self._slopes = None if state["slopes"] is None else np.array(state["slopes"], dtype=np.float64)
+        self._scores = copy.deepcopy(dict(state["scores"]))
+        self._load_extra_state(state["extra"])
+
+    def _compute(self, present: np.ndarray) -> np.ndarray:
+        """Return the K weights before the floor. ``present``: bool (K,), the types seen in this update."""
+        raise NotImplementedError
+
+    def _observe(self, present: np.ndarray) -> None:
+        """Look at an update during warm-up (for modes with state of their own)."""
+
+    def _extra_state(self) -> dict[str, object]:
+        return {}
+
+    def _load_extra_state(self, state: Mapping[str, object]) -> None:
+        pass
+
+    def _apply_floor(self, weights: np.ndarray) -> np.ndarray:
+        return raise_to_floor(weights, self.floor)
+
+    def _read(self, losses: Sequence[float | None]) -> np.ndarray:
+        if hasattr(losses, "detach"):  # a tensor, without importing torch
+            losses = losses.detach().cpu().tolist()
+        values = [np.nan if value is None else float(value) for value in losses]
+        if len(values) != self.options.num_types:
+            raise DataError(f"update: found {len(values)} losses; expected {self.options.num_types}, one a rain type.")
+        for i, value in enumerate(losses):
+            if value is not None and not np.isfinite(values[i]):
+                self.nonfinite[i] += 1
+                values[i] = np.nan
+        return np.array(values, dtype=np.float64)
+
+    def _record(self, values: np.ndarray) -> np.ndarray:
+        present = ~np.isnan(values)
+        if self.drop_zeros:
+            present &= values != 0.0
+        for i in np.flatnonzero(present):
+            past = self._smoothed[i]
+            value = float(values[i])
+            smooth = value if past is None else self.options.ema * past + (1.0 - self.options.ema) * value
+            self._smoothed[i] = smooth
+            if self._first[i] is None and smooth != 0.0:
+                self._first[i] = abs(smooth)
+            if self.normalise and self._first[i] is None:
+                continue  # zero so far: nothing to measure progress by, the slope stays 0
+            with np.errstate(over="ignore"):
+                ratio = np.float64(smooth) / (self._first[i] if self.normalise else 1.0)
+            self._history[i].append((self.updates, float(np.clip(ratio, -_LARGEST, _LARGEST))))
+            del self._history[i][: -self.options.window]
+        return present
+
+    def _fit_slopes(self, present: np.ndarray) -> None:
+        slopes = np.zeros(len(present)) if self._slopes is None else self._slopes.copy()
+        for i in np.flatnonzero(present):
+            slopes[i] = fit_slope(self._history[i])
+        self._slopes = slopes
+
+
+def fit_slope(series: Sequence[tuple[float, float]]) -> float:
+    """Least-squares slope of (x, y) points; 0 below two points, exactly 0 for equal ys (paper §3, α_i)."""
+    if len(series) < 2:
+        return 0.0
+    x, y = np.array(series, dtype=np.float64).T
+    y = y - y[-1]  # equal values become exact zeros, so flat curves cannot turn rounding into a direction
+    x = x - x.mean()
+    return float(x @ y / (x @ x))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the only axis, safe for logits of any finite size."""
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+def blend_with_floor(weights: np.ndarray, floor: float) -> np.ndarray:
+    """ω (1 − K f) + f: no weight is below f, the sum stays 1."""
+    return weights * (1.0 - floor * len(weights)) + floor
+
+
+def raise_to_floor(weights: np.ndarray, floor: float) -> np.ndarray:
+    """Raise weights below ``floor`` to it and scale the others down so that the sum stays 1.
+
+    Our choice for a floor in the modes whose origin has none: it changes nothing while no weight is below the floor,
+    and it does not jump when one gets there.
+    """
+    low = weights < floor
+    while low.any():
+        if low.all():
+            return np.full_like(weights, 1.0 / len(weights))
+        rest = (1.0 - floor * low.sum()) / weights[~low].sum()
+        raised = np.where(low, floor, weights * rest)
+        if not (raised[~low] < floor).any():
+            return raised
+        low = low | (raised < floor)
+    return weights
