@@ -37,8 +37,9 @@ TINY_NETWORK = {
     "type": "UniRain",
     "dim": 8,
     "num_blocks": [1, 1, 1, 1],
+    "decoder_blocks": [1, 1, 1],
+    "refinement_blocks": 0,
     "heads": [1, 1, 1, 1],
-    "num_refinement_blocks": 0,
 }
 """A network for tests that train: a few thousand parameters."""
 
