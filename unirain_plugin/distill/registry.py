@@ -1,0 +1,124 @@
+"""The four registries of the pipeline's exchangeable parts, made with BasicSR's ``Registry``.
+
+Example:
+    A voter of your own, chosen in YAML by ``type: TooDark`` (with ``imports: [my_voters]``)::
+
+        from unirain_plugin.distill.registry import VOTER
+        from unirain_plugin.distill.voters.base import Voter
+
+        @VOTER.register()
+        class TooDark(Voter):
+            ...
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.toolbox import prepare_import
+
+prepare_import()
+from basicsr.utils.registry import Registry  # noqa: E402  (needs the line above on a current torchvision)
+
+
+class PartRegistry(Registry):
+    """BasicSR's Registry; a class that sets ``registry_name`` in its own body is filed under that name.
+
+    So ours read ``attributes`` or ``open_clip`` in YAML; a class without it is filed under its class name as usual.
+    """
+
+    def _do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:
+        super()._do_register(vars(obj).get("registry_name", name), obj, suffix)
+
+
+CAPTIONER = PartRegistry("captioner")
+"""Image → sentence (T in the paper's triplet)."""
+EMBEDDER = PartRegistry("embedder")
+"""Image → vector (f in the paper's triplet)."""
+TEXT_ENCODER = PartRegistry("text encoder")
+"""Sentence → vector (the paper's φ_T)."""
+VOTER = PartRegistry("voter")
+"""Candidate with its retrieved references → verdict (the paper's R^i)."""
+
+BUILT_IN_MODULES = (
+    "unirain_plugin.distill.captioners",
+    "unirain_plugin.distill.embedders",
+    "unirain_plugin.distill.text_encoders",
+    "unirain_plugin.distill.voters",
+)
+"""Packages whose import registers the parts that come with the plugin."""
+
+
+def load_parts(imports: Iterable[str] = ()) -> None:
+    """Import the built-in parts and the user's own modules, so that their classes are registered.
+
+    Raises:
+        OptionError: If a module of the user cannot be imported.
+    """
+    for name in BUILT_IN_MODULES:
+        importlib.import_module(name)
+    for name in imports:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise OptionError(f"imports: cannot import {name!r}: {error}") from error
+
+
+def check_section(registry: Registry, section: object, where: str) -> tuple[type, dict[str, Any]]:
+    """Look up the class of a YAML section and check the section's keys against its constructor.
+
+    Args:
+        registry: One of the four above.
+        section: Mapping with ``type`` and the constructor's keyword arguments.
+        where: The section's name in the option file, for errors.
+
+    Returns:
+        The class and its keyword arguments (a copy; the caller's mapping is left alone).
+
+    Raises:
+        OptionError: For a missing or unknown type, an unknown key or a missing required key.
+    """
+    if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
+        raise OptionError(
+            f"{where}: expected a mapping with a `type`, one of {sorted(registry.keys())}; got {section!r}."
+        )
+    kwargs = {key: value for key, value in section.items() if key != "type"}
+    name = section["type"]
+    if name not in registry:
+        raise OptionError(
+            f"{where}: unknown type '{name}'.{did_you_mean(name, registry.keys())} Known: {sorted(registry.keys())}."
+        )
+    cls = dict(iter(registry))[name]  # Registry.get prints and falls back to NAME_basicsr
+    parameters = inspect.signature(cls).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in kwargs:
+            if key not in parameters:
+                known = sorted(parameters)
+                raise OptionError(f"{where}: unknown key '{key}'.{did_you_mean(key, known)} '{name}' knows {known}.")
+    for key, parameter in parameters.items():
+        needed = parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        )
+        if needed and key not in kwargs:
+            raise OptionError(f"{where}: '{name}' needs the key '{key}'.")
+    return cls, kwargs
+
+
+def build_part(registry: Registry, section: object, where: str) -> Any:
+    """Build the part that a YAML section describes.
+
+    Raises:
+        OptionError: As :func:`check_section`, and for whatever value the part's constructor refuses.
+    """
+    cls, kwargs = check_section(registry, section, where)
+    try:
+        return cls(**kwargs)
+    except OptionError as error:
+        raise type(error)(f"{where}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{where}: {error}") from error

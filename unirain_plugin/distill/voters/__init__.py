@@ -1,0 +1,1 @@
+"""Voters; importing this package registers those that come with the plugin."""
