@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 
@@ -30,3 +35,61 @@ def prepare_import() -> None:
     """Make ``import basicsr`` work on a current torchvision. Cheap, safe to call often, imports nothing itself."""
     if not any(isinstance(finder, _FunctionalTensorAlias) for finder in sys.meta_path):
         sys.meta_path.append(_FunctionalTensorAlias())  # last: an older torchvision's own module wins
+
+
+@contextmanager
+def replaced(*replacements: tuple[object, str, object]) -> Iterator[None]:
+    """Set attributes of modules or classes for a while: ``(owner, name, value)`` each; put back in reverse order."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
+    for owner, name, value in replacements:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in reversed(before):
+            setattr(owner, name, value)
+
+
+def archive_folder(path: str | os.PathLike[str]) -> Path | None:
+    """Make an empty folder; what was there moves to ``NAME_archived_TIME`` (and is never overwritten).
+
+    Replaces the toolbox's ``mkdir_and_rename``, which fails when two runs start within one second.
+
+    Returns:
+        Where the old folder has gone, or None if there was none.
+    """
+    path, target = Path(path), None
+    if path.exists():
+        base = target = path.with_name(f"{path.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
+        number = 0
+        while target.exists():
+            number += 1
+            target = base.with_name(f"{base.name}_{number}")
+        path.rename(target)
+    path.mkdir(parents=True)
+    return target
+
+
+def forward_loader_errors() -> tuple[object, str, object]:
+    """A replacement for ``PrefetchGenerator`` (``prefetch_mode: cpu``) whose reading thread passes its errors on.
+
+    In the toolbox's the thread dies with its error, and training waits for the next batch for ever.
+    """
+    from basicsr.data import prefetch_dataloader
+
+    class PrefetchGenerator(prefetch_dataloader.PrefetchGenerator):
+        def run(self) -> None:
+            try:
+                for item in self.generator:
+                    self.queue.put(item)
+                self.queue.put(None)
+            except BaseException as error:
+                self.queue.put(error)
+
+        def __next__(self) -> object:
+            item = super().__next__()
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+    return prefetch_dataloader, "PrefetchGenerator", PrefetchGenerator

@@ -1,0 +1,116 @@
+"""The order of the training data: one endless stream of draws that can be entered anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.errors import DataError
+from unirain_plugin.random_streams import mixed_seed
+
+
+class ResumableSampler(Sampler[SampleIndex]):
+    """Replaces the toolbox's ``EnlargedSampler``, which always starts an epoch over and whose epochs end early.
+
+    The draws of a run form one stream, numbered from 0 over all ranks: pass after pass over the data set, each in an
+    order of its own that depends on (seed, number of the pass) only. Iteration ``i`` (from 0) trains on the draws
+    ``i·B … (i+1)·B − 1`` with B the batch size of all ranks together, and rank r of R takes every R-th of them
+    beginning with the r-th. Hence
+
+    - the global batches are the same for any number of ranks and of loader workers,
+    - a run that resumes after iteration ``i`` begins with draw ``i·B``, in the middle of an epoch if need be,
+    - an "epoch" (``ceil(len · ratio / B)`` iterations, as the toolbox counts them) is always full: batches run over
+      the end of a pass into the next one, so no image is dropped and exactly ``total_iter`` iterations are yielded,
+      even where the data set is smaller than a batch.
+
+    Args:
+        dataset_size: Number of samples, at least 1.
+        batch_size: Batch size of one rank.
+        total_iter: Iterations of the whole run, counted from its very beginning.
+        seed: Seed of the order.
+        num_replicas: Number of ranks.
+        rank: This rank.
+        ratio: ``dataset_enlarge_ratio``: passes an epoch.
+        start_iter: Iterations already done.
+        start_draw: First draw that has not been trained on; None means ``start_iter · B``. It is rounded up to a
+            whole batch, which matters only where the batch size was changed between two parts of a run.
+
+    Raises:
+        DataError: If there is nothing to draw from.
+    """
+
+    def __init__(
+        self,
+        dataset_size: int,
+        batch_size: int,
+        total_iter: int,
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        ratio: float = 1,
+        start_iter: int = 0,
+        start_draw: int | None = None,
+    ) -> None:
+        if dataset_size < 1:
+            raise DataError("The training data set is empty: there is nothing to draw from.")
+        self.dataset_size = dataset_size
+        self.seed = seed
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.global_batch = batch_size * num_replicas
+        self.iters_per_epoch = max(1, math.ceil(dataset_size * ratio / self.global_batch))
+        self.start_iter = start_iter
+        draw = start_iter * self.global_batch if start_draw is None else start_draw
+        self.start_draw = math.ceil(draw / self.global_batch) * self.global_batch
+        self.end_draw = self.draw_after(max(total_iter, start_iter))
+        self.epoch = self.first_epoch
+
+    @property
+    def draws_per_epoch(self) -> int:
+        """Draws of all ranks in one epoch, a multiple of the global batch."""
+        return self.iters_per_epoch * self.global_batch
+
+    @property
+    def first_epoch(self) -> int:
+        """The epoch in which this part of the run begins."""
+        return self.start_draw // self.draws_per_epoch
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch in which the run's last iteration lies."""
+        return max(self.first_epoch, math.ceil(self.end_draw / self.draws_per_epoch) - 1)
+
+    def draw_after(self, iteration: int) -> int:
+        """The first draw that has not been trained on when ``iteration`` iterations of the run are done."""
+        return self.start_draw + (iteration - self.start_iter) * self.global_batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next ``iter()`` yields (the toolbox calls this)."""
+        self.epoch = epoch
+
+    def _bounds(self) -> tuple[int, int]:
+        begin = max(self.epoch * self.draws_per_epoch, self.start_draw)
+        return begin, max(begin, min((self.epoch + 1) * self.draws_per_epoch, self.end_draw))
+
+    def __len__(self) -> int:
+        """Samples of this rank in the current epoch."""
+        begin, end = self._bounds()
+        return (end - begin) // self.num_replicas
+
+    def __iter__(self) -> Iterator[SampleIndex]:
+        """Yield this rank's part of the current epoch's draws. Changes nothing, so it can be called again."""
+        begin, end = self._bounds()
+        order, current_pass = [], -1
+        for draw in range(begin + self.rank, end, self.num_replicas):
+            number, position = divmod(draw, self.dataset_size)
+            if number != current_pass:
+                order, current_pass = self._order(number), number
+            yield SampleIndex(order[position], draw)
+
+    def _order(self, number: int) -> list[int]:
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, number))
+        return torch.randperm(self.dataset_size, generator=generator).tolist()

@@ -1,0 +1,166 @@
+"""Checkpoint files: written all or not at all, and the newest complete set found again."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unirain_plugin.errors import CheckpointError
+
+_STATE = re.compile(r"(\d+)\.state")
+_NETWORK = re.compile(r"net_\w+?_(\d+)\.pth")
+_ATTEMPTS = 3
+
+
+def atomic_save(content: object, path: str | os.PathLike[str]) -> None:
+    """``torch.save`` that leaves either the whole new file or what was there before, whenever it is killed.
+
+    Written to a hidden temporary file in the same folder, flushed to the disk, renamed over the target; then the
+    folder is flushed too. A failing write is tried three times, a second apart (network disks hiccup).
+
+    Raises:
+        CheckpointError: If the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+            return
+        except (OSError, RuntimeError) as error:  # torch reports a failing disk as RuntimeError
+            temporary.unlink(missing_ok=True)
+            if attempt == _ATTEMPTS:
+                raise CheckpointError(f"{path}: cannot be written after {_ATTEMPTS} attempts: {error}") from error
+            time.sleep(1)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there; the rename itself is still atomic
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def broken_reason(path: Path) -> str | None:
+    """Why a file of ``torch.save`` cannot be used, in words, or None where it is whole (checksums are compared)."""
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size == 0:
+        return "is empty"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+        return None if record is None else f"is damaged (record {record})"
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return "is truncated or no checkpoint"
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Load a training state onto the CPU, executing nothing that it may contain.
+
+    Raises:
+        CheckpointError: If it cannot be read or is no training state.
+    """
+    reason = broken_reason(path)
+    if reason is not None:
+        raise CheckpointError(f"{path}: the training state {reason}.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: the training state cannot be read: {error}") from error
+    missing = [key for key in ("epoch", "iter", "optimizers", "schedulers") if key not in state]
+    if missing:
+        raise CheckpointError(f"{path}: this is no training state; it lacks {', '.join(missing)}.")
+    return state
+
+
+def read_checkpoint(state_path: Path, models: Path, labels: Iterable[str]) -> dict[str, Any]:
+    """Load a training state after making sure that its networks lie whole in the folder ``models``.
+
+    Args:
+        state_path: The ``ITER.state`` file.
+        models: Folder of the ``net_LABEL_ITER.pth`` files.
+        labels: Labels of the networks that belong to it, such as ``g``.
+
+    Raises:
+        CheckpointError: If any of the files is missing or broken.
+    """
+    state = read_state(state_path)
+    for label in labels:
+        network = models / f"net_{label}_{state['iter']}.pth"
+        reason = broken_reason(network)
+        if reason is not None:
+            raise CheckpointError(f"{network}: the network that belongs to {state_path} {reason}.")
+    return state
+
+
+def newest_checkpoint(
+    states: Path, models: Path, labels: Iterable[str]
+) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+    """The newest complete checkpoint of a run.
+
+    Returns:
+        Path and content of its state (None, None where the run has saved nothing yet), and a message for each newer
+        checkpoint that had to be passed over.
+
+    Raises:
+        CheckpointError: If there are checkpoints and every one of them is broken.
+    """
+    labels, problems = list(labels), []
+    for _, path in sorted(_numbered(states, _STATE), reverse=True):
+        try:
+            return path, read_checkpoint(path, models, labels), problems
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError(
+            "None of the saved checkpoints can be resumed:\n  "
+            + "\n  ".join(problems)
+            + "\nRun without --auto_resume to begin anew; the old run is archived, not deleted."
+        )
+    return None, None, []
+
+
+def prune_checkpoints(states: Path, models: Path, keep: int, newest: int) -> None:
+    """Delete all but the last ``keep`` checkpoints up to iteration ``newest``.
+
+    A state goes before its networks, so that a kill in between leaves no state without networks. ``net_g_latest.pth``
+    and the best checkpoint carry no iteration in their names and stay. Checkpoints of later iterations (of a run
+    that was taken back to an earlier one) are not touched.
+    """
+    saved = sorted(pair for pair in _numbered(states, _STATE) if pair[0] <= newest)
+    for _, path in saved[:-keep]:
+        path.unlink(missing_ok=True)
+    oldest = saved[-keep:][0][0] if saved else 0
+    for number, path in _numbered(models, _NETWORK):
+        if number < oldest:
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Delete the temporary files that killed saves have left."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp-*"):
+            path.unlink(missing_ok=True)
+
+
+def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    matches = ((pattern.fullmatch(path.name), path) for path in folder.iterdir())
+    return [(int(match[1]), path) for match, path in matches if match]

@@ -1,0 +1,181 @@
+"""What the train and the test program share: the command line, checked options, remedies around the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import unirain_plugin
+from unirain_plugin.errors import OptionError
+from unirain_plugin.toolbox import archive_folder, forward_loader_errors, replaced
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """The command line of a run.
+
+    Attributes:
+        option_file: The YAML file.
+        root: Absolute folder below which ``experiments/``, ``results/`` and ``tb_logger/`` are written and looked up.
+        launcher: ``none``, ``pytorch`` (torchrun) or ``slurm``.
+        auto_resume: Go on from the newest complete checkpoint, if there is one.
+        debug: The toolbox's debug mode.
+        overrides: ``a:b=value`` entries of ``--force_yml``.
+    """
+
+    option_file: Path
+    root: Path
+    launcher: str = "none"
+    auto_resume: bool = False
+    debug: bool = False
+    overrides: tuple[str, ...] = ()
+
+    def toolbox_argv(self) -> list[str]:
+        """The same for the toolbox's own parser. The overrides are applied by us: it would execute them as code."""
+        argv = ["-opt", str(self.option_file), "--launcher", self.launcher]
+        argv += ["--auto_resume"] * self.auto_resume
+        return argv + ["--debug"] * self.debug
+
+
+def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
+    """Parse the toolbox's flags and ``--root``.
+
+    Raises:
+        OptionError: If the option file does not exist.
+    """
+    command = "train" if is_train else "test"
+    parser = argparse.ArgumentParser(prog=f"python -m unirain_plugin.{command}", allow_abbrev=False)
+    parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
+    parser.add_argument("--auto_resume", action="store_true", help="go on from the newest complete checkpoint")
+    parser.add_argument("--debug", action="store_true", help="the toolbox's debug mode: prints and validates often")
+    parser.add_argument(
+        "--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options, e.g. train:ema_decay=0.999"
+    )
+    parser.add_argument(
+        "--root", default=".", metavar="DIR", help="where experiments/, results/ and tb_logger/ are (default: here)"
+    )
+    # Old launchers pass it; torchrun's environment says the same.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    option_file = Path(args.opt)
+    if not option_file.is_file():
+        raise OptionError(f"-opt {args.opt}: there is no such file (working directory: {Path.cwd()}).")
+    root = Path(args.root).expanduser().resolve()
+    return RunArguments(option_file, root, args.launcher, args.auto_resume, args.debug, tuple(args.force_yml))
+
+
+class Run:
+    """One run of the toolbox's pipeline with our remedies around it. Nothing of installed BasicSR is edited.
+
+    Args:
+        arguments: The command line.
+        is_train: Training or testing.
+    """
+
+    def __init__(self, arguments: RunArguments, is_train: bool) -> None:
+        from unirain_plugin.options import checked_loader
+
+        unirain_plugin.register()
+        self.arguments = arguments
+        self.is_train = is_train
+        self.option_text = arguments.option_file.read_text(encoding="utf-8")
+        self.loader = checked_loader(arguments.option_file, arguments.overrides, is_train)
+        # The loader yields the checked options whatever it is given to read.
+        self.options: dict[str, Any] = yaml.load("", Loader=self.loader)
+        self.notes: list[str] = []
+        """What happened before the toolbox's logger was there to log it."""
+
+    def start(self) -> None:
+        """Run the pipeline to its end."""
+        from unirain_plugin.distributed import fork_workers, leave_process_group
+
+        module = importlib.import_module(f"basicsr.{'train' if self.is_train else 'test'}")
+        fork_workers()
+        try:
+            with replaced(*self.replacements(module)):
+                (module.train_pipeline if self.is_train else module.test_pipeline)(str(self.arguments.root))
+        finally:
+            leave_process_group()
+
+    def replacements(self, module: Any) -> list[tuple[object, str, object]]:
+        """What is replaced in the toolbox during the run: (module, name, value)."""
+        from basicsr.models.base_model import BaseModel
+        from basicsr.utils import misc
+
+        from unirain_plugin.distributed import model_to_device
+
+        return [
+            (module, "parse_options", self.parse_options),
+            (module, "get_root_logger", self.logged_notes(module.get_root_logger)),
+            (misc, "mkdir_and_rename", self.archive),
+            (BaseModel, "model_to_device", model_to_device),
+            forward_loader_errors(),
+        ]
+
+    def parse_options(self, root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
+        """The toolbox's ``parse_options`` with our loader, our process group and one seed for all ranks.
+
+        Raises:
+            OptionError: If GPUs are asked for where there are none.
+        """
+        import torch
+        from basicsr.utils import options, set_random_seed
+
+        from unirain_plugin.distributed import agreed
+
+        with replaced(
+            (sys, "argv", [sys.argv[0], *self.arguments.toolbox_argv()]),
+            (options, "ordered_yaml", lambda: (self.loader, yaml.SafeDumper)),
+            (options, "init_dist", self.init_dist),
+        ):
+            opt, args = options.parse_options(root_path, is_train)
+        if opt["num_gpu"] != 0 and not torch.cuda.is_available():
+            raise OptionError(f"num_gpu: found {opt['num_gpu']}, but there is no CUDA device. Write 0 or auto.")
+        # Without manual_seed each rank draws one of its own, and the data order must be common to all.
+        opt["manual_seed"] = agreed(opt["manual_seed"])
+        set_random_seed(opt["manual_seed"] + opt["rank"])
+        return opt, args
+
+    def init_dist(self, launcher: str, backend: str = "nccl", port: int | str | None = None) -> None:
+        """Replaces the toolbox's ``init_dist``; the backend follows from where the run computes."""
+        import torch
+
+        from unirain_plugin.distributed import init_process_group
+
+        init_process_group(launcher, torch.cuda.is_available() and self.options.get("num_gpu") != 0, port)
+
+    def archive(self, path: str) -> None:
+        """Make a folder anew; what was there is archived, and that is said in the log."""
+        target = archive_folder(path)
+        if target is not None:
+            self.notes.append(f"{path} was there already: the old folder is now {target}.")
+
+    def logged_notes(self, get_root_logger: Callable[..., Any]) -> Callable[..., Any]:
+        """``get_root_logger`` that first logs the notes from before there was a logger."""
+
+        def wrapper(*args: object, **kwargs: object) -> Any:
+            logger = get_root_logger(*args, **kwargs)
+            while self.notes:
+                logger.warning(self.notes.pop(0))
+            return logger
+
+        return wrapper
+
+
+@contextmanager
+def quiet_interrupt() -> Iterator[None]:
+    """Ctrl-C ends the program with the usual exit status and without a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; `--auto_resume` goes on from the last checkpoint\n")
+        raise SystemExit(130) from None

@@ -1,0 +1,29 @@
+"""``python -m unirain_plugin.test -opt FILE``: the toolbox's ``test_pipeline`` with checked options, on any device.
+
+The same flags as for training. Pictures and the log go to ``results/NAME`` below ``--root``; an older folder of that
+name is archived.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from unirain_plugin.__main__ import run
+
+
+def main(argv: list[str]) -> int:
+    """Test a trained model.
+
+    Raises:
+        UniRainError: For what a user can mend: options, data, checkpoints.
+    """
+    from unirain_plugin.runner import Run, parse_arguments, quiet_interrupt
+
+    arguments = parse_arguments(argv, is_train=False)
+    with quiet_interrupt():
+        Run(arguments, is_train=False).start()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run("test", sys.argv[1:]))

@@ -1,0 +1,36 @@
+"""``python -m unirain_plugin.train -opt FILE``: the toolbox's ``train_pipeline``, made to survive anything.
+
+The toolbox's flags (``--launcher``, ``--auto_resume``, ``--debug``, ``--force_yml``) are accepted, and ``--root DIR``,
+below which ``experiments/`` and ``tb_logger/`` are written and looked up (by default the working directory). A new
+run under a name that exists archives the old run's folder; ``--auto_resume`` goes on from its newest complete
+checkpoint instead, exactly: on the CPU weights and logged losses are bit for bit those of a run without a break.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from unirain_plugin.__main__ import run
+
+
+def main(argv: list[str]) -> int:
+    """Train.
+
+    Raises:
+        UniRainError: For what a user can mend: options, data, checkpoints.
+    """
+    from unirain_plugin.runner import parse_arguments, quiet_interrupt
+
+    arguments = parse_arguments(argv, is_train=True)
+    with quiet_interrupt():
+        from unirain_plugin.toolbox import prepare_import
+
+        prepare_import()
+        from unirain_plugin.training_run import TrainingRun
+
+        TrainingRun(arguments).start()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run("train", sys.argv[1:]))
