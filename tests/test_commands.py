@@ -1,0 +1,61 @@
+"""The command table and the thin files in scripts/."""
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unirain_plugin import __main__ as cli
+from unirain_plugin.errors import OptionError
+from unirain_plugin.resources import option_file, options_root
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_help_lists_every_command(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert re.search(rf"^  {command} ", text, re.M)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_its_own_help(command, capsys):
+    module = importlib.import_module(cli.COMMANDS[command][0])
+    assert list(inspect.signature(module.main).parameters)[0] == "argv"
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_unknown_command_is_explained(capsys):
+    assert cli.main(["tarin"]) == 2
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_a_users_mistake_is_one_message(capsys, tmp_path):
+    (tmp_path / "data").mkdir()
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --output") and "Traceback" not in error
+
+
+@pytest.mark.parametrize("script", sorted(p.relative_to(ROOT) for p in (ROOT / "scripts").rglob("*.py")), ids=str)
+def test_scripts_are_thin_and_run(script):
+    lines = (ROOT / script).read_text().splitlines()
+    assert len(lines) < 15
+    result = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
+
+
+def test_option_file_names_the_nearest():
+    assert option_file("train/train_UniRain.yml").is_file()
+    with pytest.raises(OptionError, match=r"Did you mean 'train/train_UniRain.yml'"):
+        option_file("train/train_Unirain.yml")
+    assert options_root().name in ("options", "_options")
