@@ -26,7 +26,7 @@ def test_help_lists_every_command(capsys):
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_its_own_help(command, capsys):
     module = importlib.import_module(cli.COMMANDS[command][0])
-    assert list(inspect.signature(module.main).parameters)[0] == "argv"
+    assert next(iter(inspect.signature(module.main).parameters)) == "argv"
     with pytest.raises(SystemExit) as stop:
         module.main(["--help"])
     assert stop.value.code == 0
