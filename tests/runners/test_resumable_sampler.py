@@ -1,0 +1,115 @@
+"""The data order: exact length, any entry point, the same for any number of ranks and workers."""
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from unirain_plugin.data.reseeded_dataset import ReseededDataset
+from unirain_plugin.data.resumable_sampler import ResumableSampler
+from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.errors import DataError
+
+
+def run_through(sampler: ResumableSampler) -> list[tuple[int, int]]:
+    """(index, draw) of all epochs, in the toolbox's way of walking them."""
+    items = []
+    for epoch in range(sampler.first_epoch, sampler.last_epoch + 1):
+        sampler.set_epoch(epoch)
+        part = [(int(item), item.draw) for item in sampler]
+        assert len(part) == len(sampler)
+        items += part
+    return items
+
+
+@pytest.mark.parametrize("size, batch, total, ratio", [(8, 3, 30, 1), (2, 5, 7, 1), (1, 1, 3, 1), (10, 4, 1, 3)])
+def test_yields_exactly_total_iter_batches(size, batch, total, ratio):
+    items = run_through(ResumableSampler(size, batch, total, seed=1, ratio=ratio))
+    assert [draw for _, draw in items] == list(range(total * batch))
+
+
+def test_every_pass_holds_every_image_once_in_an_order_of_its_own():
+    items = [index for index, _ in run_through(ResumableSampler(10, 3, 10, seed=1))]
+    passes = [items[0:10], items[10:20], items[20:30]]
+    assert all(sorted(part) == list(range(10)) for part in passes)
+    assert passes[0] != passes[1] != passes[2]
+    assert items != [index for index, _ in run_through(ResumableSampler(10, 3, 10, seed=2))]
+
+
+def test_entered_anywhere_it_goes_on_as_the_whole_run_would():
+    whole = run_through(ResumableSampler(7, 2, 11, seed=3))
+    for done in range(12):
+        part = ResumableSampler(7, 2, 11, seed=3, start_iter=done)
+        assert run_through(part) == whole[2 * done :]
+        assert part.draw_after(done) == 2 * done
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_the_batches_of_a_single_process(ranks):
+    batch = 6
+    whole = run_through(ResumableSampler(11, batch, 5, seed=4))
+    parts = [
+        run_through(ResumableSampler(11, batch // ranks, 5, seed=4, num_replicas=ranks, rank=r)) for r in range(ranks)
+    ]
+    merged = [item for group in zip(*parts, strict=True) for item in group]
+    assert merged == whole
+
+
+def test_changed_batch_size_goes_on_at_a_whole_batch_and_runs_to_the_end():
+    sampler = ResumableSampler(9, 4, total_iter=12, seed=0, start_iter=5, start_draw=15)
+    items = run_through(sampler)
+    assert items[0][1] == 16 and len(items) == (12 - 5) * 4
+    assert sampler.draw_after(12) == items[-1][1] + 1
+
+
+def test_iterating_twice_gives_the_same():
+    sampler = ResumableSampler(6, 2, 3, seed=0)
+    assert list(sampler) == list(sampler)
+
+
+def test_nothing_left_to_train_yields_an_empty_epoch():
+    sampler = ResumableSampler(6, 2, total_iter=4, seed=0, start_iter=9)
+    assert run_through(sampler) == [] and sampler.first_epoch == sampler.last_epoch
+
+
+def test_empty_data_set_is_an_error():
+    with pytest.raises(DataError, match="empty"):
+        ResumableSampler(0, 2, 3, seed=0)
+
+
+class Noisy(Dataset):
+    """Draws from the three global streams, as the toolbox's data sets may."""
+
+    opt = {"name": "noisy"}  # noqa: RUF012
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        assert type(index) is int
+        return torch.tensor([index, random.random(), np.random.rand(), torch.rand(()).item()], dtype=torch.float64)
+
+
+def test_reseeded_data_set_depends_on_the_draw_alone():
+    def batches(workers):
+        loader = DataLoader(
+            ReseededDataset(Noisy(), 1), batch_size=2, sampler=ResumableSampler(5, 2, 5, seed=1), num_workers=workers
+        )
+        return torch.cat(list(loader))
+
+    alone = batches(0)
+    assert torch.equal(alone, batches(2))
+    assert len(alone[:, 1].unique()) == len(alone)  # the second draw of an image is cropped anew
+
+
+def test_reseeded_data_set_leaves_the_streams_alone_and_survives_pickling():
+    dataset = pickle.loads(pickle.dumps(ReseededDataset(Noisy(), 1)))
+    assert dataset.opt["name"] == "noisy" and len(dataset) == 5
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = random.random(), np.random.rand(), torch.rand(()).item()
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    dataset[SampleIndex(1, 3)]
+    assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
