@@ -1,0 +1,123 @@
+"""Which figures a validation computes: the toolbox's metrics, and short names for the usual four."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from basicsr.metrics import calculate_metric
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import METRIC_REGISTRY
+
+from unirain_plugin.errors import OptionError, did_you_mean
+
+NAMED_METRICS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False, "better": "higher"},
+        "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False, "better": "higher"},
+        "psnr_y": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": True, "better": "higher"},
+        "ssim_y": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": True, "better": "higher"},
+        "niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"},
+    }
+)
+"""Metrics that need no options. ``psnr`` and ``ssim`` are taken in RGB, ``psnr_y`` and ``ssim_y`` on the Y channel of
+MATLAB's ``rgb2ycbcr`` (ITU-R BT.601, 16 to 235, not rounded)."""
+
+SMALLEST_SIDE: Mapping[str, int] = MappingProxyType({"calculate_ssim": 11, "calculate_niqe": 192})
+"""Images with a shorter side (after ``crop_border``) have no value: SSIM's window is 11×11; NIQE needs 2×2 blocks of
+96×96 for a covariance."""
+
+
+def resolve_metrics(section: Any) -> dict[str, dict[str, Any]] | None:
+    """Bring ``val: metrics:`` into the toolbox's form.
+
+    Args:
+        section: The toolbox's mapping of names to options, in which a name of :data:`NAMED_METRICS` may leave out
+            its options or a part of them; or a list of such names; or None.
+
+    Returns:
+        Name → options with ``type`` and ``better``; None if no metrics are asked for.
+
+    Raises:
+        OptionError: If a name without ``type`` or a ``type`` is unknown, or ``better`` is neither word.
+    """
+    if not section:
+        return None
+    if not isinstance(section, Mapping | list | tuple):
+        raise OptionError(f"val: metrics: expected a mapping or a list of names, found {section!r}.")
+    items = section.items() if isinstance(section, Mapping) else ((name, None) for name in section)
+    metrics: dict[str, dict[str, Any]] = {}
+    for name, options in items:
+        metrics[name] = _resolve(name, options)
+    return metrics
+
+
+def _resolve(name: Any, options: Any) -> dict[str, Any]:
+    if options is not None and not isinstance(options, Mapping):
+        raise OptionError(f"val: metrics: {name}: expected the metric's options, found {options!r}.")
+    options = dict(options or {})
+    if "type" not in options:
+        if name not in NAMED_METRICS:
+            hint = did_you_mean(name, NAMED_METRICS)
+            raise OptionError(f"val: metrics: '{name}' has no type and is none of {', '.join(NAMED_METRICS)}.{hint}")
+        options = {**NAMED_METRICS[name], **options}
+    if options["type"] not in METRIC_REGISTRY:
+        known = METRIC_REGISTRY.keys()
+        hint = did_you_mean(options["type"], known)
+        raise OptionError(f"val: metrics: {name}: type: unknown metric '{options['type']}'.{hint}")
+    if options.setdefault("better", "higher") not in ("higher", "lower"):
+        raise OptionError(f"val: metrics: {name}: better: expected higher or lower, found {options['better']!r}.")
+    return options
+
+
+class MetricSuite:
+    """Computes all metrics of one image and warns, once each, about those that an image is too small for."""
+
+    def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        self.metrics = metrics
+        self._warned: set[str] = set()
+
+    def __call__(self, restored: np.ndarray, target: np.ndarray | None, name: str) -> dict[str, float]:
+        """Compute the metrics of one image.
+
+        Args:
+            restored: (H, W, 3) uint8, BGR.
+            target: The clean image in the same form; None leaves reference metrics without a value.
+            name: The image's name, for the warning.
+
+        Returns:
+            Metric name → value; NaN where the image has no value.
+        """
+        data = {"img": restored} if target is None else {"img": restored, "img2": target}
+        return {metric: self._value(metric, dict(options), data, name) for metric, options in self.metrics.items()}
+
+    def _value(self, metric: str, options: dict[str, Any], data: Mapping[str, np.ndarray], name: str) -> float:
+        function = METRIC_REGISTRY.get(options["type"])
+        if "img2" not in data and "img2" in inspect.signature(function).parameters:
+            return self._none(metric, f"{name} has no ground truth")
+        side = min(data["img"].shape[:2]) - 2 * options.get("crop_border", 0)
+        least = SMALLEST_SIDE.get(options["type"], 1)
+        if side < least:
+            return self._none(metric, f"{name}: the shorter side is {side} pixels, needed are {least}")
+        options.pop("better")
+        try:
+            value = float(calculate_metric(data, options))
+        except np.linalg.LinAlgError:  # NIQE of a flat image
+            return self._none(metric, f"{name} is flat")
+        return self._none(metric, f"{name} gives NaN") if math.isnan(value) else value
+
+    def _none(self, metric: str, reason: str) -> float:
+        if metric not in self._warned:
+            self._warned.add(metric)
+            get_root_logger().warning(f"Metric {metric} leaves out images that have no value; the first: {reason}.")
+        return math.nan
+
+
+def mean_of(values: Iterable[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none. The order of summation is that of ``values``."""
+    kept = [value for value in values if not math.isnan(value)]
+    return sum(kept) / len(kept) if kept else math.nan

@@ -1,0 +1,69 @@
+"""Restoration of large images in overlapping tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """First pixels of the tiles along one axis: evenly spread, neighbours share at least ``overlap`` pixels."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [i * (length - tile) // (count - 1) for i in range(count)]
+
+
+def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool, like: Tensor) -> Tensor:
+    """Blending weights along one axis: 0 for the outer quarter of the overlap, then rising linearly to 1.
+
+    A tile's outermost pixels see the least of their surroundings; leaving a quarter out makes the result equal to
+    the untiled one for networks whose reach is at most ``overlap / 4``.
+    """
+    weights = torch.ones(length, device=like.device)
+    quarter = overlap // 4
+    rise = torch.linspace(0, 1, overlap - 2 * quarter + 2, device=like.device)[1:-1]
+    edge = torch.cat([torch.zeros(quarter, device=like.device), rise, torch.ones(quarter, device=like.device)])
+    if fade_in:
+        weights[:overlap] *= edge
+    if fade_out:
+        weights[length - overlap :] *= edge.flip(0)
+    return weights
+
+
+def restore_in_tiles(restore: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int) -> Tensor:
+    """Apply ``restore`` to overlapping tiles and blend the results smoothly.
+
+    Args:
+        restore: Maps (N, 3, h, w) to (N, 3, s·h, s·w) with a whole factor s (1 for deraining).
+        image: (N, 3, H, W).
+        tile: Side of a tile; tiles are smaller only where the image is.
+        overlap: Pixels that neighbours share at least; at most half of ``tile``.
+
+    Returns:
+        (N, 3, s·H, s·W), float32.
+    """
+    height, width = image.shape[-2:]
+    rows, columns = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
+    tile_h, tile_w = min(tile, height), min(tile, width)
+    total = weight_sum = None
+    for top in rows:
+        for left in columns:
+            part = restore(image[..., top : top + tile_h, left : left + tile_w]).float()
+            scale = part.shape[-1] // tile_w
+            if total is None or weight_sum is None:
+                total = part.new_zeros(*part.shape[:-2], height * scale, width * scale)
+                weight_sum = part.new_zeros(height * scale, width * scale)
+            vertical = _ramp(tile_h * scale, overlap * scale, top > 0, top + tile_h < height, part)
+            horizontal = _ramp(tile_w * scale, overlap * scale, left > 0, left + tile_w < width, part)
+            weights = vertical[:, None] * horizontal
+            window = (
+                ...,
+                slice(top * scale, (top + tile_h) * scale),
+                slice(left * scale, (left + tile_w) * scale),
+            )
+            total[window] += part * weights
+            weight_sum[window] += weights
+    return total / weight_sum

@@ -1,0 +1,79 @@
+"""The loop over the images of a validation set: restore, measure, save."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from basicsr.utils import imwrite, tensor2img
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from unirain_plugin.models.routing import RoutingMeter
+from unirain_plugin.models.validation import ImageResult, images_of_rank, type_names
+
+if TYPE_CHECKING:
+    from unirain_plugin.models.unirain_model import UniRainModel
+
+
+def picture_path(opt: dict[str, Any], dataset: str, stem: str, rain_type: str | None, iteration: Any) -> Path:
+    """Where the restored image is saved: as in the toolbox, with the rain type where there is one.
+
+    The types of a data set may hold files of the same name, which must not overwrite each other.
+    """
+    root = Path(opt["path"]["visualization"])
+    if opt["is_train"]:
+        stem = f"{rain_type}_{stem}" if rain_type else stem
+        return root / stem / f"{stem}_{iteration}.png"
+    folder = root / dataset / rain_type if rain_type else root / dataset
+    return folder / f"{stem}_{opt['val'].get('suffix') or opt['name']}.png"
+
+
+def validate_images(
+    model: UniRainModel, dataloader: DataLoader, iteration: Any, save_img: bool, rank: int, world_size: int
+) -> list[ImageResult]:
+    """Validate this rank's share of a data set.
+
+    Args:
+        model: The model; its ``lq``, ``gt`` and ``output`` are gone afterwards.
+        dataloader: Yields single images.
+        iteration: For the names of saved images.
+        save_img: Whether to save the restored images.
+        rank: This process's rank.
+        world_size: Number of processes that share the work.
+    """
+    dataset = dataloader.dataset.opt["name"]
+    names = type_names(dataloader.dataset)
+    meter = RoutingMeter(model.evaluated_network())
+    total = len(range(rank, len(dataloader.dataset), world_size))
+    show = bool((model.opt.get("val") or {}).get("pbar")) and rank == 0
+    results = []
+    with tqdm(total=total, unit="image", desc=f"Validation {dataset}", disable=not show, leave=False) as bar:
+        for index, data in images_of_rank(dataloader, rank, world_size):
+            label = int(data["rain_type"][0]) if "rain_type" in data else None
+            stem = Path(data["lq_path"][0]).stem
+            model.feed_data(data)
+            model.test(meter.observe)
+            image = tensor2img([model.output])
+            if save_img:
+                path = picture_path(model.opt, dataset, stem, None if label is None else names.get(label), iteration)
+                imwrite(image, str(path))
+            results.append(_measure(model, index, label, image, data["lq_path"][0], meter))
+            model.forget_data()
+            bar.update()
+    return results
+
+
+def _measure(
+    model: UniRainModel, index: int, label: int | None, image: Any, path: str, meter: RoutingMeter
+) -> ImageResult:
+    gt = getattr(model, "gt", None)
+    target = None if gt is None else tensor2img([gt])
+    metrics = model.metrics(image, target, path) if model.metrics else {}
+    loss = math.nan
+    if model.validates_loss and gt is not None:
+        with torch.no_grad():
+            loss = float(model.cri_pix(model.output, gt))
+    return ImageResult(index, label, metrics, loss, meter.take())
