@@ -10,7 +10,7 @@ from unirain_plugin.option_files.check_own import check_own
 from unirain_plugin.option_files.check_run import check_run
 from unirain_plugin.option_files.loader import number_meant
 from unirain_plugin.option_files.problems import KeyPath, Problems, found, nearest
-from unirain_plugin.option_files.registries import named_class, section
+from unirain_plugin.option_files.registries import is_own, named_class, section
 from unirain_plugin.option_files.rules import REQUIRED, SET_BY_TOOLBOX, STOCK_KEYS, rule_for
 from unirain_plugin.option_files.schema import (
     Known,
@@ -92,12 +92,17 @@ def _check_values(opt: Mapping, problems: Problems) -> None:
     for path, here in sections(opt):
         known = known_keys(opt, path)
         for key, value in here.items():
-            rule = rule_for((*path, key))
+            rule = rule_for((*path, key)) if not _resolves_metrics(opt, (*path, key)) else None
             complaint = rule.complaint(value) if rule is not None else None
             if complaint is None and rule is None and known is not None and known.signature is not None:
                 complaint = _mismatch(value, known.signature.defaults.get(key, Parameter.empty))
             if complaint is not None:
                 problems.error((*path, key), complaint)
+
+
+def _resolves_metrics(opt: Mapping, path: KeyPath) -> bool:
+    """Whether ``path`` is the list of metrics or one of them, for a model of ours: it completes short forms itself."""
+    return path[:2] == ("val", "metrics") and len(path) <= 3 and is_own(model_class(opt))
 
 
 def _mismatch(value: object, default: object) -> str | None:
@@ -116,7 +121,9 @@ def _check_keys(opt: Mapping, problems: Problems) -> None:
     """Unknown keys: an error where the toolbox would stop or ignore a misspelling, else a warning."""
     for path, here in sections(opt):
         known = known_keys(opt, path)
-        for key in here if known is not None else ():
+        if known is None or (known.own and not known.strict):
+            continue  # our open constructors are asked themselves, see check_own
+        for key in here:
             if ".".join(map(str, (*path, key))) in SET_BY_TOOLBOX:
                 problems.warn((*path, key), "is set by the toolbox itself; what the file says is not used.")
             elif key not in known.keys:
@@ -131,11 +138,14 @@ def _unknown(opt: Mapping, path: KeyPath, known: Known, here: Mapping, problems:
         problems.error(path, f"unknown key. Did you mean '{match}'{' (which is given too)' if match in here else ''}?")
     elif home and known.signature is None:
         problems.error(path, f"is in the wrong place; it belongs under '{home}:'.")
+    elif path[0] == "path" and not isinstance(here[key], str):
+        problems.error(path, f"unknown key; the toolbox takes it for a folder to make, but found {found(here[key])}.")
     elif known.strict:
         names = ", ".join(sorted(known.keys))
         problems.error(path, f"{known.owner} has no such option. Known: {names}.")
     else:
-        problems.warn(path, "unknown key: nothing in the toolbox reads it, so it has no effect.")
+        effect = "the toolbox makes a folder of it" if path[0] == "path" else "nothing reads it, so it has no effect"
+        problems.warn(path, f"unknown key: {effect}.")
 
 
 def _home(key: str, section_path: KeyPath) -> str | None:
@@ -192,8 +202,8 @@ def _required_by_model(opt: Mapping, is_train: bool) -> list[KeyPath]:
     reads = reads_of(cls) if cls is not None else None
     if reads is None:
         return []
-    ready = {("is_train",), ("path",)}
-    return sorted(path for path in reads.required - ready if is_train or path[0] not in ("train", "val"))
+    required = reads.required | reads.required_in_training if is_train else reads.required
+    return sorted(required - {("is_train",), ("path",)})
 
 
 def _required_by_data(opt: Mapping) -> list[KeyPath]:
@@ -219,7 +229,7 @@ def _required_by_calls(opt: Mapping) -> list[KeyPath]:
     for path, here in sections(opt):
         is_network = len(path) == 1 and str(path[0]).startswith("network_")
         is_metric = len(path) == 3 and path[:2] == ("val", "metrics")
-        if is_network or is_metric:
+        if is_network or (is_metric and not _resolves_metrics(opt, path)):
             required.append((*path, "type"))
         if len(path) == 2 and path[0] == "train" and str(path[1]).endswith("_opt") and here:
             required.append((*path, "type"))

@@ -64,8 +64,8 @@ def _find(opt: MutableMapping, path: KeyPath, source: str, problems: Problems) -
 def _may_be_set(opt: Mapping, path: KeyPath) -> bool:
     """Whether a key that the file does not hold is one that somebody reads in its section."""
     known = known_keys(opt, path[:-1])
-    if known is not None and path[-1] in known.keys:
-        return True
+    if known is not None and (path[-1] in known.keys or (known.own and not known.strict)):
+        return True  # an open constructor of ours refuses what it does not know
     return len(path) > 1 and rule_for(path) is not None and known is None
 
 

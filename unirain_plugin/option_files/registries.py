@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 
 from unirain_plugin.option_files.problems import KeyPath, Problems, nearest
@@ -15,9 +14,7 @@ def registry_entries(kind: str) -> dict[str, object]:
     """Everything registered under ``kind`` (arch, loss, dataset, model, metric) by the name an option file may use."""
     import unirain_plugin
 
-    with contextlib.suppress(ImportError):
-        unirain_plugin.register()
-    import basicsr  # noqa
+    unirain_plugin.register()
     from basicsr.utils import registry as registries
 
     entries = dict(iter(getattr(registries, f"{kind.upper()}_REGISTRY")))

@@ -21,12 +21,14 @@ class Known:
         strict: Whether another key is an error whatever it is called: the toolbox would stop at it (constructor
             arguments), or the section is ours.
         owner: Who reads the section, for messages.
+        own: Whether the owner is a class of this package.
         signature: The constructor's arguments, where the section becomes a call.
     """
 
     keys: frozenset[str]
     strict: bool
     owner: str
+    own: bool
     signature: Signature | None = None
 
 
@@ -88,9 +90,10 @@ def optimizers(opt: Mapping) -> dict[str, type]:
 
     model = model_class(opt)
     named = getattr(model, "OPTIMIZERS", None) or names_compared(model or object, "get_optimizer", "optim_type")
-    candidates = dict(inspect.getmembers(torch.optim, inspect.isclass))
-    classes = named if isinstance(named, Mapping) else {name: candidates.get(name) for name in named}
-    return {name: cls for name, cls in classes.items() if cls is not None}
+    if isinstance(named, Mapping):
+        return dict(named)
+    every = {name: cls for name, cls in inspect.getmembers(torch.optim, inspect.isclass) if name != "Optimizer"}
+    return {name: cls for name, cls in every.items() if name in named} or every
 
 
 def schedulers(opt: Mapping) -> dict[str, type]:
@@ -124,8 +127,9 @@ def _target(
 
 def _call(obj: object, own_keys: tuple[str, ...], passed: tuple[str, ...]) -> Known:
     signature = signature_of(obj, passed)
-    keys = frozenset(signature.defaults) | set(own_keys)
-    return Known(keys, not signature.open, obj.__name__, signature)
+    named = frozenset(getattr(obj, "OPTIONS", ()))
+    keys = frozenset(signature.defaults) | set(own_keys) | named
+    return Known(keys, bool(named) or not signature.open, obj.__name__, is_own(obj), signature)
 
 
 def _dataset(opt: Mapping, path: KeyPath) -> Known | None:
@@ -134,7 +138,7 @@ def _dataset(opt: Mapping, path: KeyPath) -> Known | None:
         return None
     reads = reads_of(cls)
     keys = STOCK_KEYS["datasets.*"] | frozenset(getattr(cls, "OPTIONS", ())) | (reads.keys() if reads else set())
-    return Known(keys, is_own(cls), cls.__name__)
+    return Known(keys, is_own(cls), cls.__name__, is_own(cls))
 
 
 def _of_model(opt: Mapping, name: str) -> Known | None:
@@ -147,5 +151,5 @@ def _of_model(opt: Mapping, name: str) -> Known | None:
     if name == "path":
         networks = [key.removeprefix("network_") for key in opt if str(key).startswith("network_")]
         keys = keys | {f"{word}_{net}" for net in networks for word in ("pretrain_network", "strict_load", "param_key")}
-    own = is_own(cls) and name in ("train", "val")
-    return Known(frozenset(keys), own, cls.__name__ if cls is not None else "the toolbox")
+    strict = is_own(cls) and name in ("train", "val")
+    return Known(frozenset(keys), strict, cls.__name__ if cls is not None else "the toolbox", strict)

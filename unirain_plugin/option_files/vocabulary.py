@@ -10,8 +10,9 @@ from functools import lru_cache
 
 from unirain_plugin.option_files.problems import KeyPath
 
-_SETUP = ("__init__", "init_training_settings", "setup_optimizers", "setup_schedulers", "__getitem__")
-"""Methods that run in every run of their class, so that what they read without asking must be there."""
+_ALWAYS = ("__init__", "__getitem__")
+_IN_TRAINING = ("init_training_settings", "setup_optimizers", "setup_schedulers")
+"""Methods that run in every run, or in every training, so that what they read without asking must be there."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Reads:
     Attributes:
         paths: Every key path that the source mentions.
         required: Those read in every run by ``opt['key']`` and nowhere asked for first.
-        required_in_training: Those read so inside ``if … 'train'`` blocks.
+        required_in_training: Those read so in methods that only a training calls, or inside ``if … 'train'`` blocks.
     """
 
     paths: set[KeyPath] = field(default_factory=set)
@@ -81,13 +82,14 @@ def reads_of(cls: type) -> Reads | None:
         except (OSError, TypeError, SyntaxError):
             return None
         for method in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-            visitor = _Visitor(certain=method.name in _SETUP and method.name not in superseded)
+            certain = method.name in _ALWAYS + _IN_TRAINING and method.name not in superseded
+            visitor = _Visitor(certain, training=method.name in _IN_TRAINING)
             visitor.read(method)
             reads.paths |= visitor.mentioned
             reads.required |= visitor.certain_paths
             reads.required_in_training |= visitor.training_paths
             asked |= visitor.asked
-            if "super" not in {node.id for node in ast.walk(method) if isinstance(node, ast.Name)}:
+            if not _calls_super(method):
                 superseded.add(method.name)
     reads.required -= asked
     reads.required_in_training -= asked | reads.required
@@ -95,26 +97,35 @@ def reads_of(cls: type) -> Reads | None:
 
 
 def names_compared(cls: type, method: str, variable: str) -> set[str]:
-    """The names that ``method`` of ``cls`` or its bases compares ``variable`` with: ``{'Adam'}`` for optimisers."""
+    """The names that a method compares ``variable`` with: ``{'Adam'}`` for the optimisers of the toolbox's models.
+
+    The method is followed to the base classes as long as it calls ``super``. An empty set says that the method
+    decides in another way.
+    """
     names: set[str] = set()
-    for base in cls.__mro__:
-        function = vars(base).get(method)
+    for function in (vars(base)[method] for base in cls.__mro__ if method in vars(base)):
         try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function))) if function is not None else None
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
         except (OSError, TypeError, SyntaxError):
-            tree = None
-        for node in ast.walk(tree) if tree is not None else ():
+            return set()
+        for node in ast.walk(tree):
             if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == variable:
                 names |= {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
+        if not _calls_super(tree):
+            break
     return names
+
+
+def _calls_super(tree: ast.AST) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == "super" for node in ast.walk(tree))
 
 
 class _Visitor(ast.NodeVisitor):
     """Collects the key paths of one method, told apart by whether reading them is certain."""
 
-    def __init__(self, certain: bool) -> None:
+    def __init__(self, certain: bool, training: bool) -> None:
         self.certain = certain
-        self.training = False
+        self.training = training
         self.aliases: dict[str, KeyPath] = {"opt": (), "train_opt": ("train",)}
         self.mentioned: set[KeyPath] = set()
         self.certain_paths: set[KeyPath] = set()
