@@ -21,6 +21,12 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def sum_by_type(values: Tensor, index: Tensor, num_types: int) -> Tensor:
+    """Sum values (N,) per type, (K,), always in the same order (``index_add`` has none on a GPU)."""
+    is_type = index == torch.arange(num_types, device=index.device).unsqueeze(1)
+    return torch.where(is_type, values, torch.zeros_like(values)).sum(1)
+
+
 class LossRecords:
     """Sums and counts of the per-sample losses of K types, for the running step and the running interval.
 
@@ -37,13 +43,11 @@ class LossRecords:
 
     def add(self, losses: Tensor, index: Tensor, counts: Tensor) -> Tensor:
         """Record detached losses (N,) of the types ``index`` (N,); return ``counts`` (K,) summed over the ranks."""
+        k = len(counts)
         finite = torch.isfinite(losses)
         kept = torch.where(finite, losses, torch.zeros_like(losses)).double()
-        table = torch.zeros(3, len(counts), dtype=torch.float64, device=losses.device)
-        table[0].index_add_(0, index, kept)
-        table[1].index_add_(0, index, finite.double())
-        table[2] = counts.double()
-        sum_over_ranks(table)
+        rows = [sum_by_type(kept, index, k), sum_by_type(finite.double(), index, k), counts.double()]
+        table = sum_over_ranks(torch.stack(rows))
         self._step = self._step.to(table.device) if self._open else torch.zeros_like(table[:2])
         self._open = True
         self._step = self._step + table[:2]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.losses.base_terms import build_base_terms
-from unirain_plugin.losses.loss_records import LossRecords, world_size
+from unirain_plugin.losses.loss_records import LossRecords, sum_by_type, sum_over_ranks, world_size
 from unirain_plugin.losses.rain_labels import RainLabels
 from unirain_plugin.losses.reweighting import build_reweighter
 from unirain_plugin.losses.reweighting_base import blend_with_floor
@@ -74,6 +74,8 @@ class MultiObjectiveReweightedLoss(nn.Module):
         self.base = build_base_terms(base)
         self.records = LossRecords(len(self.labels.names))
         self._updated_at = 0
+        self._announced: Tensor | None = None
+        self._unseen = 0
         self.register_buffer("weights", torch.zeros(len(self.labels.names)), persistent=False)
         if mode == "uncertainty":
             self.log_variances = nn.Parameter(torch.zeros(len(self.labels.names)))
@@ -110,6 +112,21 @@ class MultiObjectiveReweightedLoss(nn.Module):
         with torch.autocast(pred.device.type, enabled=False):
             return sum(term(pred, target, weight) for term in self.base)
 
+    def begin_batch(self, rain_type: Tensor | Sequence[int]) -> None:
+        """Announce the labels (N,) of a batch that will be given in several micro-batches (gradient accumulation).
+
+        Until N samples have been through :meth:`forward`, each result is then the micro-batch's share in the loss of
+        the batch: their sum, and the sum of their gradients, are those of the whole batch at once. Without the
+        announcement every call is a batch of its own. A collective under ``torch.distributed``.
+
+        Raises:
+            DataError: If the labels are no integers out of this loss's rain types.
+        """
+        self._unseen = len(rain_type)
+        index = self.labels.indices(rain_type, self._unseen).to(self.weights.device)
+        ones = torch.ones(self._unseen, device=index.device)
+        self._announced = sum_over_ranks(sum_by_type(ones, index, len(self.labels.names)))
+
     def step(self, current_iter: int) -> None:
         """Tell the loss that an optimiser step has been done; call it once after each, on every rank.
 
@@ -117,6 +134,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         multiple of ``update_freq``, from each type's mean loss since the last update.
         """
         self.records.close_step()
+        self._announced = None
         freq = self.options.update_freq
         due = current_iter // freq > self._updated_at // freq
         if not due:
@@ -176,23 +194,37 @@ class MultiObjectiveReweightedLoss(nn.Module):
     def _grouped(self, losses: Tensor, index: Tensor) -> Tensor:
         index = index.to(losses.device)
         k = len(self.labels.names)
-        sums = losses.new_zeros(k).index_add(0, index, losses)
-        counts = losses.new_zeros(k).index_add(0, index, torch.ones_like(losses))
-        training = self.training and torch.is_grad_enabled()
-        ranks = world_size() if training else 1
-        if training:
-            counts = self.records.add(losses.detach(), index, counts)
+        sums = sum_by_type(losses, index, k)
+        counts = global_counts = sum_by_type(torch.ones_like(losses), index, k)
+        ranks = 1
+        if self.training and torch.is_grad_enabled():
+            ranks = world_size()
+            global_counts = self._announced_counts(self.records.add(losses.detach(), index, counts), len(losses))
+        means = ranks * sums / global_counts.clamp_min(1)
         weights = self._current_weights().to(losses).clamp_min(_SMALLEST)
-        present = (counts > 0).to(losses)
-        scale = torch.ones_like(present[0]) if self.options.mode == "released" else (weights * present).sum()
-        total = ranks * (weights / counts.clamp_min(1) * sums).sum() / scale
-        return total + self._variance_term(sums, counts, ranks) if self.options.mode == "uncertainty" else total
+        total = (weights * means).sum()
+        if self.options.mode != "released":
+            total = total / (weights * (global_counts > 0)).sum()
+        if self.options.mode == "uncertainty":
+            total = total + self._variance_term(means.detach(), ranks * counts / global_counts.clamp_min(1))
+        return total
 
-    def _variance_term(self, sums: Tensor, counts: Tensor, ranks: int) -> Tensor:
-        """A term of value 0 whose gradient in s is that of Σ_i (exp(−s_i) ℓ_i + s_i), Kendall et al. 2018."""
-        s = self.log_variances.to(sums)
-        present = (counts > 0).to(sums)
-        means = ranks * sums.detach() / counts.clamp_min(1)
+    def _announced_counts(self, counts: Tensor, batch: int) -> Tensor:
+        """The counts of the announced batch while its samples come in, else those given."""
+        if self._announced is None:
+            return counts
+        announced = self._announced.to(counts)
+        self._unseen -= batch
+        if self._unseen <= 0:
+            self._announced = None
+        return announced
+
+    def _variance_term(self, means: Tensor, present: Tensor) -> Tensor:
+        """A term of value 0 whose gradient in s is that of Σ_i (exp(−s_i) ℓ_i + s_i), Kendall et al. 2018.
+
+        ``present`` (K,) is this rank's share in each type's samples, so that shares add up to one s_i a type.
+        """
+        s = self.log_variances.to(means)
         objective = (torch.exp(-s) * means + s * present).sum()
         return objective - objective.detach()
 

@@ -151,13 +151,17 @@ class Reweighter:
     def _read(self, losses: Sequence[float | None]) -> np.ndarray:
         if hasattr(losses, "detach"):  # a tensor, without importing torch
             losses = losses.detach().cpu().tolist()
-        values = [np.nan if value is None else float(value) for value in losses]
+        try:
+            values = [None if value is None else float(value) for value in losses]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"update: found {losses!r}; expected {self.options.num_types} numbers or None.") from error
         if len(values) != self.options.num_types:
             raise DataError(f"update: found {len(values)} losses; expected {self.options.num_types}, one a rain type.")
-        for i, value in enumerate(losses):
-            if value is not None and not np.isfinite(values[i]):
+        for i, value in enumerate(values):
+            if value is not None and not np.isfinite(value):
                 self.nonfinite[i] += 1
-                values[i] = np.nan
+                values[i] = None
+        values = [np.nan if value is None else value for value in values]
         return np.array(values, dtype=np.float64)
 
     def _record(self, values: np.ndarray) -> np.ndarray:

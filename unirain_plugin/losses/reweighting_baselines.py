@@ -9,6 +9,8 @@ import numpy as np
 from unirain_plugin.losses.reweighting_base import Reweighter, blend_with_floor, softmax
 from unirain_plugin.losses.reweighting_options import ReweightingOptions
 
+_LARGEST_RATE = 1e6  # an infinite ratio would be NaN in a softmax
+
 
 class EqualReweighter(Reweighter):
     """Every type has the weight 1/K, always."""
@@ -29,7 +31,7 @@ class DynamicWeightAverage(Reweighter):
         for i, series in enumerate(self._history):
             if len(series) > 1 and series[-2][1] != 0.0:
                 rates[i] = series[-1][1] / series[-2][1]
-        return softmax(rates / self.options.temperature)
+        return softmax(np.clip(rates, -_LARGEST_RATE, _LARGEST_RATE) / self.options.temperature)
 
 
 class RandomLossWeighting(Reweighter):

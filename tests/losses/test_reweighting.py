@@ -1,0 +1,336 @@
+"""The weight maths: golden vectors, cases derived by hand, properties."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unirain_plugin.errors import CheckpointError, DataError
+from unirain_plugin.losses.reweighting import MODES, build_reweighter
+
+GOLDEN = json.loads((Path(__file__).parent / "reweighting_golden.json").read_text())
+FORMULAS = ("paper", "coba", "released")
+
+
+def curves(k, count=40, seed=0):
+    """Losses (count, k) that fall at different speeds, with a little noise."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(count)[:, None]
+    speed = rng.uniform(0.02, 0.2, k)
+    return rng.uniform(0.02, 0.2, k) * (0.2 + np.exp(-speed * t)) * rng.uniform(0.98, 1.02, (count, k))
+
+
+def run(reweighter, losses):
+    return np.array([reweighter.update(values) for values in losses])
+
+
+def build(mode="paper", num_types=4, window=8, tau=5.0, warmup=4, **more):
+    return build_reweighter(mode=mode, num_types=num_types, window=window, tau=tau, warmup=warmup, **more)
+
+
+def softmax(*logits):
+    powers = [math.exp(z) for z in logits]
+    return np.array(powers) / sum(powers)
+
+
+def test_golden_vectors():
+    reweighter = build(window=GOLDEN["window"], tau=GOLDEN["tau"], warmup=GOLDEN["warmup"])
+    expected = {update["t"]: update for update in GOLDEN["updates"]}
+    for t, losses in enumerate(GOLDEN["losses"], 1):
+        weights = reweighter.update(losses)
+        if t in expected:
+            found = reweighter.diagnostics()
+            np.testing.assert_allclose(weights, expected[t]["weights"], atol=1e-9)
+            for key in ("slopes", "tbs", "tss", "af"):
+                if expected[t][key] is None:
+                    assert found[key] is None
+                else:
+                    np.testing.assert_allclose(found[key], expected[t][key], atol=1e-9)
+
+
+def test_paper_mode_by_hand():
+    """Two types, window 2, τ 1; every number below follows from the formulas with slopes as differences."""
+    reweighter = build(num_types=2, window=2, tau=1.0, warmup=0)
+    np.testing.assert_allclose(reweighter.update([2.0, 10.0]), [0.5, 0.5])
+    # ratios fall to .5 and .75: slopes −.5, −.25; TBS = softmax(2·(−2/3), 2·(−1/3)); AF = min(2·σ(2), 1) = 1
+    np.testing.assert_allclose(reweighter.update([1.0, 7.5]), softmax(-4 / 3, -2 / 3), atol=1e-12)
+    # slopes 0, +.25: TBS = softmax(0, 2); TSS = softmax(0, −2·.25/.5); α_max = 0, −.25, .25 with sum .5
+    weights = reweighter.update([1.0, 10.0])
+    af = 3 * softmax(0.0, 1.5, -1.5)[-1]
+    np.testing.assert_allclose(weights, af * softmax(0, 2) + (1 - af) * softmax(0, -1), atol=1e-12)
+    assert reweighter.diagnostics()["af"] == pytest.approx(af, abs=1e-12)
+    assert weights[1] < 0.5  # the diverging one
+
+
+def test_coba_mode_by_hand():
+    paper, coba = build("paper"), build("coba")
+    for losses in curves(4):
+        mixture, weights = paper.update(losses), coba.update(losses)
+    np.testing.assert_allclose(weights, softmax(*(4 * mixture)), atol=1e-12)
+
+
+def test_coba_blends_its_floor_in_only_when_a_weight_is_below():
+    # One type falls a lot, the others stand still: TBS gives it nearly nothing, and so does softmax(K · ω) for K = 12.
+    k = 12
+    coba = build("coba", k, warmup=0)
+    coba.update([1.0] * k)
+    weights = coba.update([0.5] + [1.0] * (k - 1))
+    mixture = softmax(-k, *[0.0] * (k - 1))
+    raw = softmax(*(k * mixture))
+    floor = 1 / (10 * k)
+    assert raw.min() > floor  # a floor that binds must be asked for
+    np.testing.assert_allclose(weights, raw, atol=1e-12)
+    high = build("coba", k, warmup=0, floor=0.06)
+    high.update([1.0] * k)
+    np.testing.assert_allclose(high.update([0.5] + [1.0] * (k - 1)), raw * (1 - 0.06 * k) + 0.06, atol=1e-12)
+
+
+def test_released_mode_by_hand():
+    reweighter = build("released", 2, window=2, tau=1.0, warmup=0)
+    reweighter.update([2.0, 4.0])
+    weights = reweighter.update([1.0, 3.5])  # not normalised: slopes −1, −.5
+    af = softmax(0.0, 2.0)[-1]  # not multiplied by t
+    mixture = af * softmax(-4 / 3, -2 / 3) + (1 - af) * softmax(2, 2)
+    np.testing.assert_allclose(weights, softmax(*mixture) * 0.8 + 0.1, atol=1e-12)
+    assert reweighter.diagnostics()["af"] == pytest.approx(af)
+
+
+def test_released_mode_gives_one_over_window_for_flat_slopes():
+    reweighter = build("released", window=10, warmup=0)
+    run(reweighter, np.full((30, 4), 0.1))
+    assert reweighter.diagnostics()["af"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("mode", FORMULAS)
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 1e-30, 1e30])
+def test_flat_losses_give_equal_weights(mode, constant):
+    weights = run(build(mode), np.full((20, 4), constant))
+    np.testing.assert_allclose(weights, 0.25, atol=1e-12)
+
+
+def test_flat_after_a_fall_gives_equal_weights_once_the_window_is_flat():
+    losses = np.concatenate([curves(4, 6), np.full((30, 4), 0.0123)])
+    assert np.ptp(run(build(), losses)[-1]) == 0
+
+
+def test_a_diverging_type_loses_weight():
+    losses = curves(4, 40)
+    losses[20:, 2] = losses[19, 2] * 1.15 ** np.arange(20)
+    weights = run(build(), losses)
+    assert weights[-1, 2] == weights[-1].min()
+    assert weights[-1, 2] < weights[18, 2]
+
+
+def test_a_type_that_stalls_gains_weight_early():
+    losses = np.array([0.1 * 0.9**t * np.ones(4) for t in range(12)])
+    losses[:, 1] = 0.1 * (1 - 1e-4 * np.arange(12))
+    weights = run(build(window=5, warmup=2), losses)
+    assert weights[4, 1] == weights[4].max() > 0.3
+
+
+@pytest.mark.parametrize("mode", ["paper", "coba"])
+@pytest.mark.parametrize("factor", [1000.0, 1e-7])
+def test_the_scale_of_one_type_changes_nothing(mode, factor):
+    losses = curves(4)
+    scaled = losses * np.array([1.0, factor, 1.0, 1.0])
+    np.testing.assert_allclose(run(build(mode), losses), run(build(mode), scaled), atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("k", [1, 2, 4, 7])
+def test_weights_are_a_distribution(mode, k):
+    weights = run(build(mode, k), curves(k))
+    assert weights.shape == (40, k)
+    assert (weights > 0).all()
+    np.testing.assert_allclose(weights.sum(1), 1.0, atol=1e-12)
+    np.testing.assert_allclose(weights[:4], 1 / k)  # warm-up
+
+
+@pytest.mark.parametrize("mode", FORMULAS)
+def test_the_order_of_the_types_does_not_matter(mode):
+    losses, order = curves(4), [2, 0, 3, 1]
+    np.testing.assert_allclose(run(build(mode), losses)[:, order], run(build(mode), losses[:, order]), atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_type_absent_for_a_while(mode):
+    losses = [list(values) for values in curves(4)]
+    for t in range(12, 24):
+        losses[t][3] = None if t % 2 else float("nan")
+    reweighter = build(mode)
+    weights = run(reweighter, losses)
+    assert np.isfinite(weights).all()
+    np.testing.assert_allclose(weights.sum(1), 1.0, atol=1e-12)
+    assert weights.min() > 0.001
+    assert reweighter.diagnostics()["slopes"][3] < 0  # measured again after its return
+
+
+def test_an_absent_type_keeps_its_slope_and_returns_with_the_slope_per_update():
+    line = [1.0 - 0.01 * t for t in range(20)]
+    reweighter = build(num_types=2, warmup=0)
+    for t in range(8):
+        reweighter.update([line[t], line[t]])
+    for t in range(8, 15):
+        reweighter.update([line[t], None])
+        assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.01, -0.01])
+    reweighter.update([line[15], line[15]])  # a gap of 7 updates: still 0.01 an update
+    assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.01, -0.01])
+
+
+def test_a_type_seen_for_the_first_time_late():
+    losses = [[*values, None] for values in curves(3)]
+    for t in range(30, 40):
+        losses[t][3] = 0.1 * 0.9 ** (t - 30)
+    weights = run(build(), losses)
+    assert np.isfinite(weights).all()
+    assert weights[-1, 3] > 0
+
+
+def test_the_slope_of_an_absent_type_does_not_hold_the_factor_down():
+    with_type, without = build(num_types=2, warmup=1), build(num_types=1, warmup=1)
+    for t in range(30):
+        value = 0.9**t
+        with_type.update([value, 1.0 + t if t < 3 else None])
+        without.update([value])
+    slopes = with_type.diagnostics()["slopes"]
+    assert slopes[1] > 0 > slopes[0]
+    assert with_type._worst[-1] == pytest.approx(slopes[0])
+    assert with_type._worst[-1] == pytest.approx(without._worst[-1])
+
+
+def test_an_update_without_any_loss_changes_nothing():
+    reweighter = build()
+    run(reweighter, curves(4, 10))
+    before = reweighter.state_dict()
+    reweighter.update([None] * 4)
+    assert reweighter.state_dict() == before
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+def test_nonfinite_losses_are_counted_and_never_poison_the_history(mode, bad):
+    losses = curves(4)
+    poisoned, absent = build(mode), build(mode)
+    for t, values in enumerate(losses):
+        hit = t in (0, 7, 21)
+        first = poisoned.update([bad if hit else values[0], *values[1:]])
+        second = absent.update([None if hit else values[0], *values[1:]])
+        np.testing.assert_array_equal(first, second)
+        assert np.isfinite(first).all()
+    assert poisoned.diagnostics()["nonfinite"] == [3, 0, 0, 0]
+    assert absent.diagnostics()["nonfinite"] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_extreme_but_finite_losses_give_finite_weights(mode):
+    values = [1e308, 5e-324, 0.0, -1.0, 1e-300, 1e300, 0.1, 1.7e308]
+    rng = np.random.default_rng(0)
+    weights = run(build(mode, warmup=0), rng.choice(values, (60, 4)))
+    assert np.isfinite(weights).all()
+    np.testing.assert_allclose(weights.sum(1), 1.0, atol=1e-9)
+
+
+def test_a_loss_that_is_zero_at_first_is_normalised_by_its_first_positive_value():
+    reweighter = build(num_types=2, warmup=0)
+    reweighter.update([0.0, 1.0])
+    reweighter.update([4.0, 1.0])
+    reweighter.update([2.0, 1.0])
+    assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.5, 0.0])
+
+
+def test_tensors_arrays_and_lists_are_the_same():
+    losses = curves(4).astype(np.float32)
+    expected = run(build(), losses.tolist())
+    np.testing.assert_array_equal(expected, run(build(), losses))
+    np.testing.assert_array_equal(expected, run(build(), torch.from_numpy(losses)))
+    np.testing.assert_array_equal(expected, run(build(), [list(torch.from_numpy(row)) for row in losses]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cut", [2, 9, 25])
+def test_a_saved_state_continues_to_the_last_bit(mode, cut, tmp_path):
+    losses = [list(values) for values in curves(4)]
+    losses[8][1] = None
+    straight = build(mode, ema=0.3)
+    run(straight, losses[:cut])
+    torch.save(straight.state_dict(), tmp_path / "state.pth")
+    from_torch = build(mode, ema=0.3)
+    from_torch.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+    from_json = build(mode, ema=0.3)
+    from_json.load_state_dict(json.loads(json.dumps(straight.state_dict())))
+    assert from_torch.diagnostics() == straight.diagnostics()
+    np.testing.assert_array_equal(from_torch.weights, straight.weights)
+    expected = run(straight, losses[cut:])
+    np.testing.assert_array_equal(run(from_torch, losses[cut:]), expected)
+    np.testing.assert_array_equal(run(from_json, losses[cut:]), expected)
+
+
+def test_a_saved_state_is_a_copy():
+    reweighter = build()
+    run(reweighter, curves(4, 10))
+    state = reweighter.state_dict()
+    text = json.dumps(state)
+    other = build()
+    other.load_state_dict(state)
+    run(reweighter, curves(4, 10))
+    run(other, curves(4, 10))
+    assert json.dumps(state) == text
+
+
+def test_a_state_of_another_run_is_refused():
+    state = build("paper").state_dict()
+    with pytest.raises(CheckpointError, match=r"mode is 'paper', but this run has 'coba'"):
+        build("coba").load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"num_types is 4, but this run has 3"):
+        build("paper", 3).load_state_dict(state)
+    del state["history"]
+    with pytest.raises(CheckpointError, match="missing history"):
+        build("paper").load_state_dict(state)
+
+
+def test_a_wrong_number_of_losses():
+    with pytest.raises(DataError, match="found 3 losses; expected 4"):
+        build().update([0.1, 0.2, 0.3])
+    with pytest.raises(DataError, match="expected 4 numbers"):
+        build().update(0.1)
+    with pytest.raises(DataError, match="expected 4 numbers"):
+        build().update(["a", 1, 2, 3])
+
+
+def test_floor_is_kept_and_changes_nothing_above_it():
+    losses = curves(4)
+    free, floored = run(build(), losses), run(build(floor=0.2), losses)
+    assert free.min() < 0.2 <= floored.min() + 1e-12
+    np.testing.assert_allclose(floored.sum(1), 1.0, atol=1e-12)
+    above = (free >= 0.2).all(1)
+    assert above.any()
+    np.testing.assert_array_equal(free[above], floored[above])
+    np.testing.assert_allclose(run(build(floor=0.25), losses), 0.25)
+
+
+def test_ema_is_the_formula_applied_to_averaged_losses():
+    losses = curves(4)
+    averaged = losses.copy()
+    for t in range(1, len(losses)):
+        averaged[t] = 0.8 * averaged[t - 1] + 0.2 * losses[t]
+    np.testing.assert_allclose(run(build(ema=0.8), losses), run(build(), averaged), atol=1e-12)
+
+
+def test_weights_given_out_are_copies():
+    reweighter = build()
+    reweighter.update([1, 1, 1, 1])[0] = 7
+    reweighter.weights[1] = 7
+    np.testing.assert_array_equal(reweighter.weights, 0.25)
+
+
+def test_the_maths_imports_neither_torch_nor_basicsr():
+    code = (
+        "import sys, unirain_plugin.losses.reweighting;"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'basicsr')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
