@@ -1,0 +1,144 @@
+"""What the rain renderer draws from: every range of every rain scene, in three frozen dataclasses.
+
+A pair of numbers is a range ``(low, high)`` from which each scene draws one value, uniformly unless it says otherwise.
+Lengths in pixels hold for a picture whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
+rain keeps its look from a thumbnail to 4K. The paper does not render rain (it distils public data sets); all values
+here are our choice, set by eye against RainDS, Rain100L/H, GTAV-NightRain and Raindrop Clarity and so that the rainy
+input lies near RainRAG's own figures (paper.md §6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from unirain_plugin.errors import OptionError
+
+REFERENCE_SIDE = 256
+"""Shorter side, in pixels, for which the lengths below are given."""
+
+Range = tuple[float, float]
+
+
+class _Ranges:
+    """Checks that every range is ordered."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not isinstance(value, tuple):
+                continue
+            if len(value) != 2 or not value[0] <= value[1]:
+                raise OptionError(f"{type(self).__name__}.{item.name}: {value} is no range; expected (low, high).")
+
+
+@dataclass(frozen=True)
+class StreakParams(_Ranges):
+    """Rain streaks: falling drops that the shutter smears.
+
+    Attributes:
+        angle: Direction of the fall common to the scene, degrees from the vertical.
+        angle_jitter: Standard deviation of a single streak's direction around it, degrees.
+        length: Length of a streak at depth 1, pixels (exposure time x speed of the fall).
+        width: Standard deviation of the profile across a streak at depth 1, pixels.
+        depths: Number of depth layers.
+        depth_step: Ratio of the distances of two neighbouring layers; length and width shrink by it.
+        density: Streaks in the nearest layer of a picture of the reference size, drawn log-uniformly.
+        density_growth: The next layer holds ``depth_step ** density_growth`` times as many (its volume is larger).
+        opacity: Largest opacity of a streak at depth 1; the share of the exposure during which the drop covers a pixel.
+        depth_fading: Opacity falls with ``depth ** -depth_fading``.
+        brightness: Radiance of a drop relative to the bright part of its surroundings, which it gathers from a wide
+            field of view. A streak shows ``(1 - a) * background + a * drop``: it brightens what is dark the most.
+        modulation: Relative variation of the brightness along a streak (the drop oscillates while it falls).
+        veil_share: Share of the scenes that have mist.
+        veil: Largest opacity of the mist, in the far (upper) part of the picture; nearer parts have none.
+    """
+
+    angle: Range = (-32.0, 32.0)
+    angle_jitter: Range = (0.4, 3.5)
+    length: Range = (28.0, 90.0)
+    width: Range = (0.55, 1.25)
+    depths: Range = (2, 4)
+    depth_step: float = 1.8
+    density: Range = (10.0, 60.0)
+    density_growth: float = 1.9
+    opacity: Range = (0.3, 0.75)
+    depth_fading: float = 0.35
+    brightness: Range = (0.8, 1.3)
+    modulation: float = 0.25
+    veil_share: float = 0.4
+    veil: Range = (0.04, 0.22)
+
+
+@dataclass(frozen=True)
+class DropParams(_Ranges):
+    """Raindrops on the lens or on a pane before it.
+
+    Attributes:
+        count: Drops on a picture, drawn log-uniformly; the aspect ratio scales it, the resolution does not.
+        radius: Radius of a drop, pixels, drawn log-uniformly for each drop (small drops are many).
+        size_spread: Each scene draws its own sub-range of ``radius`` of this relative width.
+        merge: Mean number of further balls that grow into a drop's outline (metaballs).
+        trail_share: Share of the larger drops that have run down and left a trail of beads.
+        view: Half the field that a drop shows, relative to the picture's shorter side (its image is minified).
+        defocus: Radius of the circle of confusion relative to a mean drop's radius: the camera is focused on the scene.
+        opacity: Opacity in a drop's middle; less than 1 where the aperture looks past the drop.
+        rim: Darkening towards a drop's rim, where light is refracted out of the view (and Fresnel's reflection grows).
+        sky: Share of sky light in a drop's lower part, which an inverting lens fills with the upper surroundings.
+        highlight: Radiance of the specular highlight relative to the bright part of the surroundings.
+    """
+
+    count: Range = (12.0, 60.0)
+    radius: Range = (4.0, 24.0)
+    size_spread: float = 0.6
+    merge: float = 1.6
+    trail_share: float = 0.25
+    view: Range = (0.22, 0.5)
+    defocus: Range = (0.1, 0.45)
+    opacity: Range = (0.75, 1.0)
+    rim: Range = (0.25, 0.75)
+    sky: Range = (0.0, 0.35)
+    highlight: Range = (0.6, 1.6)
+
+
+@dataclass(frozen=True)
+class NightParams(_Ranges):
+    """Night made from a photograph taken by day.
+
+    Attributes:
+        ambient: Light left without lamps, relative to the day, drawn log-uniformly.
+        ambient_kelvin: Its colour temperature (moonlight and skyglow through a camera balanced for daylight).
+        lamps: Number of lamps that light the scene.
+        far_lamps: Number of distant lamps, visible as dots only.
+        lamp_kelvin: Colour temperature of the lamps: sodium to cold LED.
+        neon_share: Share of lamps in a saturated colour (signals, shop signs).
+        reach: Distance, relative to the shorter side, at which a lamp's light has halved.
+        lamp_power: Light of a lamp on the scene near it, relative to the day.
+        halo: Strength of the glow around a lamp (scattering in lens and air); clean and rainy picture share it.
+        exposure: Mean that the camera's automatic exposure brings the linear picture to.
+        shot_noise: Variance of the shot noise per unit of signal.
+        read_noise: Standard deviation of the read noise.
+        rain_gain: Brightness of rain lit by a lamp, relative to the scene lit by it (drops scatter forward).
+    """
+
+    ambient: Range = (0.02, 0.07)
+    ambient_kelvin: Range = (7500.0, 14000.0)
+    lamps: Range = (1, 4)
+    far_lamps: Range = (0, 10)
+    lamp_kelvin: Range = (2000.0, 6500.0)
+    neon_share: float = 0.2
+    reach: Range = (0.18, 0.5)
+    lamp_power: Range = (0.15, 0.6)
+    halo: Range = (0.05, 0.3)
+    exposure: Range = (0.05, 0.14)
+    shot_noise: Range = (0.0001, 0.0012)
+    read_noise: Range = (0.0005, 0.003)
+    rain_gain: Range = (1.0, 2.5)
+
+
+@dataclass(frozen=True)
+class RainParams:
+    """All ranges of the renderer; ``dataclasses.replace`` makes lighter or heavier rain."""
+
+    streaks: StreakParams = field(default_factory=StreakParams)
+    drops: DropParams = field(default_factory=DropParams)
+    night: NightParams = field(default_factory=NightParams)

@@ -1,0 +1,70 @@
+"""The four rain scenes: which parts make a pair of each type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from unirain_plugin.data.rain.drops import add_drops
+from unirain_plugin.data.rain.light import surroundings, to_codes, to_linear
+from unirain_plugin.data.rain.night import make_night
+from unirain_plugin.data.rain.params import RainParams
+from unirain_plugin.data.rain.streaks import streak_opacity, veil_opacity
+
+Rendered = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rainy and clean picture, (H, W, 3) uint8, and the rain's opacity, (H, W) float32 in [0, 1]."""
+
+_VISIBLE = 4e-3
+"""Opacity below this is no rain: it would not change an 8-bit code of a mid-grey pixel."""
+
+
+def _add_streaks(
+    scene: np.ndarray, light: np.ndarray, rng: np.random.Generator, params: RainParams
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mist first, then the streaks before it; both mix the scene with the light that the drops send to the camera."""
+    shape = scene.shape[:2]
+    opacity = streak_opacity(shape, rng, params.streaks)
+    brightness = rng.uniform(*params.streaks.brightness)
+    veil = veil_opacity(shape, rng, params.streaks)
+    mask = 1 - (1 - opacity) * (1 - veil)
+    mask[mask < _VISIBLE] = 0
+    added = opacity * brightness + (1 - opacity) * veil * 0.8
+    return scene * (1 - mask)[..., None] + added[..., None] * light, mask
+
+
+def _add_drops(
+    scene: np.ndarray, light: np.ndarray, rng: np.random.Generator, params: RainParams
+) -> tuple[np.ndarray, np.ndarray]:
+    return add_drops(scene, light, rng, params.drops)
+
+
+def _by_day(photo: np.ndarray, add_rain: Callable, rng: np.random.Generator, params: RainParams) -> Rendered:
+    scene = to_linear(photo)
+    rainy, mask = add_rain(scene, surroundings(scene), rng, params)
+    return _outside_equal(to_codes(rainy), photo.copy(), mask)
+
+
+def _by_night(photo: np.ndarray, add_rain: Callable, rng: np.random.Generator, params: RainParams) -> Rendered:
+    night = make_night(to_linear(photo), rng, params.night)
+    rainy, mask = add_rain(night.scene, night.light, rng, params)
+    return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
+
+
+def _outside_equal(lq: np.ndarray, gt: np.ndarray, mask: np.ndarray) -> Rendered:
+    """Make the pair equal to the bit wherever there is no rain."""
+    return np.where(mask[..., None] > 0, lq, gt), gt, mask
+
+
+def _night_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    return _by_night(photo, _add_streaks, rng, replace(params, streaks=replace(params.streaks, veil_share=0.0)))
+
+
+SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Rendered]] = {
+    "drs": lambda photo, rng, params: _by_day(photo, _add_streaks, rng, params),
+    "drd": lambda photo, rng, params: _by_day(photo, _add_drops, rng, params),
+    "nrs": _night_streaks,
+    "nrd": lambda photo, rng, params: _by_night(photo, _add_drops, rng, params),
+}
+"""Rain type → renderer of one pair."""
