@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,11 +89,12 @@ class Run:
         self.arguments = arguments
         self.is_train = is_train
         self.option_text = arguments.option_file.read_text(encoding="utf-8")
-        self.loader = checked_loader(arguments.option_file, arguments.overrides, is_train)
+        self.notes: list[str] = []
+        """Warnings from before the toolbox's logger was there to log them."""
+        with warnings_collected(self.notes):
+            self.loader = checked_loader(arguments.option_file, arguments.overrides, is_train)
         # The loader yields the checked options whatever it is given to read.
         self.options: dict[str, Any] = yaml.load("", Loader=self.loader)
-        self.notes: list[str] = []
-        """What happened before the toolbox's logger was there to log it."""
 
     def start(self) -> None:
         """Run the pipeline to its end."""
@@ -160,15 +162,42 @@ class Run:
             self.notes.append(f"{path} was there already: the old folder is now {target}.")
 
     def logged_notes(self, get_root_logger: Callable[..., Any]) -> Callable[..., Any]:
-        """``get_root_logger`` that first logs the notes from before there was a logger."""
+        """``get_root_logger`` that begins a log of its own for this run, with the notes from before.
 
-        def wrapper(*args: object, **kwargs: object) -> Any:
-            logger = get_root_logger(*args, **kwargs)
+        The toolbox sets its logger up once: had anything asked for it before (the option check builds a network), or
+        were this the second run of a program, there would be no log file.
+        """
+        from basicsr.utils import logger as toolbox_logger
+
+        def wrapper(logger_name: str = "basicsr", **kwargs: object) -> Any:
+            if "log_file" in kwargs:
+                toolbox_logger.initialized_logger.pop(logger_name, None)
+                for handler in list(logging.getLogger(logger_name).handlers):
+                    logging.getLogger(logger_name).removeHandler(handler)
+                    handler.close()
+            logger = get_root_logger(logger_name, **kwargs)
             while self.notes:
                 logger.warning(self.notes.pop(0))
             return logger
 
         return wrapper
+
+
+@contextmanager
+def warnings_collected(notes: list[str]) -> Iterator[None]:
+    """Keep the toolbox's logger silent and collect its warnings, for a log that does not exist yet."""
+
+    def take(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            notes.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger("basicsr")
+    logger.addFilter(take)
+    try:
+        yield
+    finally:
+        logger.removeFilter(take)
 
 
 @contextmanager
