@@ -52,8 +52,15 @@ class BestFigure:
 
     def state_dict(self) -> dict[str, Any]:
         """The record, for a checkpoint."""
-        return {"value": self.value, "iteration": self.iteration, "dataset": self.dataset}
+        return {
+            "metric": self.settings.metric,
+            "value": self.value,
+            "iteration": self.iteration,
+            "dataset": self.dataset,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a record that :meth:`state_dict` gave."""
+        """Take up a record that :meth:`state_dict` gave; a record of another figure or set is passed over."""
+        if state["metric"] != self.settings.metric or self.settings.dataset not in (None, state["dataset"]):
+            return
         self.value, self.iteration, self.dataset = state["value"], state["iteration"], state["dataset"]

@@ -1,0 +1,77 @@
+"""All options that :class:`UniRainModel` reads, checked together before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.models.best_checkpoint import BestFigure
+from unirain_plugin.models.metrics import resolve_metrics
+from unirain_plugin.models.optimizers import check_scheduler
+from unirain_plugin.models.progress import wants_bar
+from unirain_plugin.models.settings import TrainingSettings, ValidationSettings
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The parsed options.
+
+    Attributes:
+        training: Our keys under ``train:``; defaults when testing.
+        validation: Our keys under ``val:``.
+        metrics: ``val: metrics:`` in the toolbox's form; empty for none.
+        routing_freq: ``logger: routing_freq:``, iterations between two routing pictures; None: each validation.
+    """
+
+    training: TrainingSettings
+    validation: ValidationSettings
+    metrics: Mapping[str, Mapping[str, Any]]
+    routing_freq: int | None
+
+    @classmethod
+    def parse(cls, opt: Mapping[str, Any], is_train: bool) -> ModelOptions:
+        """Parse and check an option file.
+
+        Raises:
+            OptionError: If a value cannot be used; the message names the key.
+        """
+        val, logger = opt.get("val") or {}, opt.get("logger") or {}
+        training = TrainingSettings.from_options(opt["train"]) if is_train else TrainingSettings()
+        options = cls(
+            training,
+            ValidationSettings.from_options(val),
+            resolve_metrics(val.get("metrics")) or {},
+            logger.get("routing_freq"),
+        )
+        wants_bar(logger.get("progress"), rank=0)
+        frequency = options.routing_freq
+        if frequency is not None and (isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1):
+            raise OptionError(f"logger: routing_freq: expected a whole number of at least 1, found {frequency!r}.")
+        if is_train:
+            options._check_training(opt)
+        return options
+
+    def _check_training(self, opt: Mapping[str, Any]) -> None:
+        self.new_best_figure()
+        if "scheduler" in opt["train"]:
+            check_scheduler(opt["train"])
+        batch = ((opt.get("datasets") or {}).get("train") or {}).get("batch_size_per_gpu")
+        if isinstance(batch, int) and self.training.accumulate > batch:
+            raise OptionError(
+                f"train: accumulate: {self.training.accumulate} micro-batches cannot be cut from a batch of {batch} "
+                "(datasets: train: batch_size_per_gpu)."
+            )
+        if (opt["train"].get("pixel_opt") or {}).get("source") == "val" and not opt.get("val"):
+            raise OptionError("train: pixel_opt: source: val needs a validation set and a section val:.")
+
+    @property
+    def better(self) -> dict[str, str]:
+        """Metric name → ``higher`` or ``lower``."""
+        return {name: options["better"] for name, options in self.metrics.items()}
+
+    def new_best_figure(self) -> BestFigure | None:
+        """The record of the best figure, or None if no best network is to be kept."""
+        best = self.validation.best
+        return BestFigure(best, self.better) if best else None
