@@ -1,0 +1,114 @@
+"""Base losses by YAML: per-sample values equal the toolbox's loss on that sample alone."""
+
+import pytest
+import torch
+from basicsr.losses import build_loss
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import nn
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.losses.base_terms import build_base_terms
+
+
+@LOSS_REGISTRY.register()
+class NoReductionProbeLoss(nn.Module):
+    """A user's loss without ``reduction`` and ``loss_weight``; worse for large errors in one place."""
+
+    def forward(self, pred, target):
+        return (pred - target).abs().amax()
+
+
+@LOSS_REGISTRY.register()
+class TwoPartsProbeLoss(nn.Module):
+    """Returns a tuple like PerceptualLoss."""
+
+    def forward(self, x, gt):
+        return (x - gt).abs().mean(), None
+
+
+@pytest.fixture()
+def batch():
+    torch.manual_seed(0)
+    return torch.rand(3, 3, 12, 13), torch.rand(3, 3, 12, 13)
+
+
+OPTIONS = [
+    {"type": "L1Loss"},
+    {"type": "L1Loss", "loss_weight": 0.5, "reduction": "mean"},
+    {"type": "MSELoss"},
+    {"type": "CharbonnierLoss", "eps": 1e-6},
+    {"type": "FrequencyL1Loss", "loss_weight": 0.1},
+    {"type": "SSIMLoss"},
+]
+
+
+@pytest.mark.parametrize("opt", OPTIONS)
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_each_sample_has_the_stock_loss_of_itself(opt, channels, batch):
+    pred, target = batch
+    weight = None if channels is None else torch.rand(3, channels, 12, 13)
+    given = dict(opt)
+    (term,) = build_base_terms(opt)
+    stock = build_loss(opt)
+    expected = [
+        stock(pred[b : b + 1], target[b : b + 1], None if weight is None else weight[b : b + 1]) for b in range(3)
+    ]
+    torch.testing.assert_close(term(pred, target, weight), torch.stack(expected))
+    torch.testing.assert_close(term.whole(pred, target, weight), stock(pred, target, weight))
+    assert opt == given  # the caller's mapping is left alone
+
+
+def test_a_loss_without_reduction_is_applied_to_each_sample(batch):
+    pred, target = batch
+    (term,) = build_base_terms({"type": "NoReductionProbeLoss", "loss_weight": 2.0})
+    torch.testing.assert_close(term(pred, target), 2 * (pred - target).abs().flatten(1).amax(1))
+
+
+def test_a_loss_that_returns_parts(batch):
+    pred, target = batch
+    (term,) = build_base_terms([{"type": "TwoPartsProbeLoss"}])
+    torch.testing.assert_close(term(pred, target), (pred - target).abs().flatten(1).mean(1))
+
+
+def test_a_regulariser_without_target(batch):
+    pred, target = batch
+    (term,) = build_base_terms({"type": "WeightedTVLoss", "loss_weight": 0.1})
+    stock = build_loss({"type": "WeightedTVLoss", "loss_weight": 0.1})
+    torch.testing.assert_close(term(pred, target), torch.stack([stock(pred[b : b + 1]) for b in range(3)]))
+
+
+def test_an_all_zero_weight_gives_zero(batch):
+    (term,) = build_base_terms({"type": "L1Loss"})
+    weight = torch.ones(3, 1, 12, 13)
+    weight[1] = 0
+    losses = term(*batch, weight)
+    assert losses[1] == 0
+    assert torch.isfinite(losses).all()
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ({"type": "L1Los"}, r"base.type: no loss is registered as 'L1Los'\. Did you mean 'L1Loss'\?"),
+        ({}, r"base: found \{\}; expected a mapping with a type"),
+        ("L1Loss", r"base: found 'L1Loss'; expected \{type: L1Loss\} or a list"),
+        ([], r"base: found \[\]"),
+        ([{"type": "L1Loss"}, "MSELoss"], r"base\[1\]: found 'MSELoss'"),
+        ({"type": "L1Loss", "reduction": "sum"}, r"base.reduction: expected mean"),
+        ({"type": "L1Loss", "loss_weight": "1e-1"}, r"base.loss_weight: found '1e-1'; expected a number"),
+        ({"type": "L1Loss", "eps": 1}, r"base: L1Loss refuses its options: .*eps"),
+        ({"type": "GANLoss", "gan_type": "vanilla"}, r"base.type: GANLoss compares no prediction with a target"),
+        ({"type": "MultiObjectiveReweightedLoss"}, r"cannot be its own base loss"),
+    ],
+)
+def test_error_texts(base, message):
+    import unirain_plugin.losses.reweighted_loss  # noqa: F401
+
+    with pytest.raises(OptionError, match=message):
+        build_base_terms(base)
+
+
+def test_a_weight_for_a_loss_that_takes_none(batch):
+    (term,) = build_base_terms({"type": "NoReductionProbeLoss"})
+    with pytest.raises(OptionError, match="NoReductionProbeLoss takes no per-pixel weight"):
+        term(*batch, torch.ones(3, 1, 12, 13))
