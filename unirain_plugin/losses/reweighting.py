@@ -16,6 +16,7 @@ Pure maths with state: no torch, no BasicSR.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 
 import numpy as np
@@ -45,7 +46,7 @@ class PaperReweighter(Reweighter):
     def __init__(self, options: ReweightingOptions) -> None:
         super().__init__(options)
         self._slope_history: list[list[float]] = [[] for _ in range(options.num_types)]
-        self._worst: list[float] = []
+        self._worst = array("d")  # grows by one an update: a list would be slow to turn into numpy every time
 
     def _compute(self, present: np.ndarray) -> np.ndarray:
         if present.any():
@@ -72,12 +73,12 @@ class PaperReweighter(Reweighter):
 
     def _adaptivity(self) -> float:
         """AF in [0, 1]: near 1 while the worst type improves as before, smaller once it diverges."""
-        return float(min(len(self._worst) * self._last_share(self._worst), 1.0))
+        return float(min(len(self._worst) * self._last_share(), 1.0))
 
-    def _last_share(self, worst: list[float]) -> float:
-        worst = np.array(worst)
-        if not len(worst):
+    def _last_share(self) -> float:
+        if not self._worst:
             return 1.0
+        worst = np.frombuffer(self._worst)
         return softmax(-self.options.tau * len(worst) * _share(worst, np.abs(worst).sum()))[-1]
 
     def _extra_state(self) -> dict[str, object]:
@@ -85,7 +86,7 @@ class PaperReweighter(Reweighter):
 
     def _load_extra_state(self, state: Mapping[str, object]) -> None:
         self._slope_history = [list(series) for series in state["slope_history"]]
-        self._worst = list(state["worst"])
+        self._worst = array("d", state["worst"])
 
 
 class CobaReweighter(PaperReweighter):
@@ -123,7 +124,7 @@ class ReleasedReweighter(PaperReweighter):
 
     def _adaptivity(self) -> float:
         del self._worst[: -self.options.window]
-        return float(self._last_share(self._worst))
+        return float(self._last_share())
 
     def _combine(self, mixture: np.ndarray) -> np.ndarray:
         return softmax(mixture)
