@@ -8,6 +8,7 @@ and reports every mistake at once, each with file and line, key path, what was f
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -46,9 +47,9 @@ def load_options(
     _override(document.opt, overrides or (), problems)
     _find(document.opt, problems, is_train, check_paths)
     problems.raise_if_any()
-    logger = logging.getLogger("basicsr")
-    for warning in problems.warnings:
-        logger.warning(warning)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one is enough to say it
+        for warning in problems.warnings:
+            logging.getLogger("basicsr").warning(warning)
     return document.opt
 
 

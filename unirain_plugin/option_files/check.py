@@ -136,7 +136,7 @@ def _unknown(opt: Mapping, path: KeyPath, known: Known, here: Mapping, problems:
     home = _home(str(key), path[:-1])
     if match:
         problems.error(path, f"unknown key. Did you mean '{match}'{' (which is given too)' if match in here else ''}?")
-    elif home and known.signature is None:
+    elif home:
         problems.error(path, f"is in the wrong place; it belongs under '{home}:'.")
     elif path[0] == "path" and not isinstance(here[key], str):
         problems.error(path, f"unknown key; the toolbox takes it for a folder to make, but found {found(here[key])}.")
@@ -150,8 +150,6 @@ def _unknown(opt: Mapping, path: KeyPath, known: Known, here: Mapping, problems:
 
 def _home(key: str, section_path: KeyPath) -> str | None:
     """The section that a toolbox key belongs to, if it is a telling name that stands elsewhere."""
-    if len(section_path) > 1 and section_path[0] != "datasets":
-        return None
     homes = [name for name in ("train", "val", "logger", "path", "datasets.*") if key in STOCK_KEYS[name]]
     homes += ["path"] if rule_for(("path", key)) else []
     if not homes or key in ("name", "type", "phase", "scale"):
@@ -170,7 +168,7 @@ def _check_required(opt: Mapping, problems: Problems, is_train: bool) -> None:
     if not is_train and section(opt, "val").get("save_img") is True:
         required.append(("val", "suffix"))
     required += _required_by_model(opt, is_train) + _required_by_data(opt) + _required_by_calls(opt)
-    unreported = [path for path in dict.fromkeys(required) if not _covered(opt, path)]
+    unreported = [path for path in dict.fromkeys(required) if not _covered(opt, path, problems)]
     for path in unreported:
         if any(path[:length] in unreported for length in range(1, len(path))):
             continue  # the whole section is missing, which is said already
@@ -180,8 +178,11 @@ def _check_required(opt: Mapping, problems: Problems, is_train: bool) -> None:
         problems.error(path, f"is missing; expected {expected}.")
 
 
-def _covered(opt: Mapping, path: KeyPath) -> bool:
+def _covered(opt: Mapping, path: KeyPath, problems: Problems) -> bool:
     """Whether a required key is there, or what is wrong about it has been said (a typo, a parent of the wrong kind)."""
+    misplaced = any(wrong[-1] == path[-1] and _home(str(path[-1]), wrong[:-1]) == path[0] for wrong in problems.wrong)
+    if misplaced or path in problems.wrong:
+        return True
     here: object = opt
     for index, key in enumerate(path):
         if not isinstance(here, Mapping):
@@ -189,6 +190,7 @@ def _covered(opt: Mapping, path: KeyPath) -> bool:
         if key not in here:
             known = known_keys(opt, path[:index])
             typos = [other for other in here if known is not None and other not in known.keys]
+            typos += [other for other in here if path[:index] == ("datasets",) and str(other)[:3] != "val"]
             return any(nearest(typo, [key]) for typo in typos)
         here = here[key]
     return here is not None or path[-1] not in _NOT_NULL

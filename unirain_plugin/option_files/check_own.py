@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from copy import deepcopy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from unirain_plugin.option_files.problems import KeyPath, Problems
 from unirain_plugin.option_files.registries import is_own, section
@@ -23,11 +25,11 @@ def check_own(opt: Mapping, problems: Problems, is_train: bool) -> None:
     """
     model = model_class(opt)
     if is_own(model) and hasattr(model, "check_options"):
-        _ask(lambda: model.check_options(deepcopy(opt), is_train), opt, (), problems)
+        _ask(lambda: model.check_options(_plain(opt), is_train), opt, (), problems)
     for phase, here in section(opt, "datasets").items():
         cls = dataset_class(opt, str(phase))
         if is_own(cls) and hasattr(cls, "check_options"):
-            full = {**deepcopy(dict(here)), "phase": str(phase).split("_")[0]}
+            full = {**_plain(here), "phase": str(phase).split("_")[0]}
             if "scale" in opt:
                 full["scale"] = opt["scale"]
             _ask(lambda cls=cls, full=full: cls.check_options(full), opt, ("datasets", phase), problems)
@@ -44,7 +46,7 @@ def _try_to_build(opt: Mapping, path: KeyPath, problems: Problems) -> None:
     if target is None or not is_own(target[0]) or any(wrong[: len(path)] == path for wrong in problems.wrong):
         return
     cls, own_keys, _ = target
-    arguments = {key: deepcopy(value) for key, value in section(opt, *path).items() if key not in own_keys}
+    arguments = {key: value for key, value in _plain(section(opt, *path)).items() if key not in own_keys}
 
     def build() -> None:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -56,16 +58,46 @@ def _try_to_build(opt: Mapping, path: KeyPath, problems: Problems) -> None:
 def _ask(question: Callable[[], None], opt: Mapping, base: KeyPath, problems: Problems) -> None:
     """Ask, and turn an exception into a problem, unless what it names is known to be wrong already."""
     try:
-        question()
+        with _logger_untouched():
+            question()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         path, text = _locate(str(error), opt, base)
         reported = any(wrong[: len(path)] == path or path[: len(wrong)] == wrong for wrong in problems.wrong)
         if isinstance(error, (KeyError, AttributeError)) and not problems.wrong:
             raise  # no mistake of the file: a bug of ours, which must be seen as such
-        if not reported and not isinstance(error, (KeyError, AttributeError)):
+        vague = bool(problems.wrong) and len(path) < 2 and not base  # may well follow from what is reported already
+        if not reported and not vague and not isinstance(error, (KeyError, AttributeError)):
             problems.error(path, text)
     except NotImplementedError:
         pass  # something cannot be built on the meta device; the toolbox builds it for real
+
+
+@contextmanager
+def _logger_untouched() -> Iterator[None]:
+    """Leave the toolbox's logger as it was.
+
+    Whoever asks for it first sets it up for good: if a constructor asks while options are checked, the pipeline comes
+    too late to give it a log file.
+    """
+    from basicsr.utils.logger import initialized_logger
+
+    logger, ready = logging.getLogger("basicsr"), dict(initialized_logger)
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    try:
+        yield
+    finally:
+        initialized_logger.clear()
+        initialized_logger.update(ready)
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _plain(value: object) -> Any:
+    """A deep copy with plain dicts, which read better in messages than ordered ones."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _locate(message: str, opt: Mapping, base: KeyPath) -> tuple[KeyPath, str]:

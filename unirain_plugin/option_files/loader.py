@@ -66,7 +66,7 @@ def parse_value(text: str, path: KeyPath, source: str) -> object:
     text = text.strip()
     if text.lower() == "none":
         return None
-    node = _compose(re.sub(r"^!!float(?=\S)", "!!float ", text), source)
+    node = _compose(re.sub(r"^!!float(?=\S)", "!!float ", text), source, one_line=True)
     problems = Problems(source, {path[:1]: source})
     value = None if node is None else _Builder(problems).build(node, path, keep_lines=False)
     problems.raise_if_any()
@@ -101,7 +101,7 @@ def _read_text(path: Path) -> str:
         raise OptionError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
 
-def _compose(text: str, source: str) -> yaml.Node | None:
+def _compose(text: str, source: str, one_line: bool = False) -> yaml.Node | None:
     """The tree of nodes, without building any value."""
     loader = None
     try:
@@ -114,7 +114,7 @@ def _compose(text: str, source: str) -> yaml.Node | None:
             hint = " The line holds a tab; indent with spaces."
         elif error.problem and "mapping values are not allowed" in error.problem:
             hint = " Check the indentation, and quote text that holds ': '."
-        where = f"{source}:{mark.line + 1}, column {mark.column + 1}" if mark is not None else source
+        where = source if mark is None or one_line else f"{source}:{mark.line + 1}, column {mark.column + 1}"
         raise OptionError(f"{where}: not valid YAML: {error.problem or error.context}.{hint}") from None
     except yaml.YAMLError as error:  # characters that YAML forbids
         raise OptionError(f"{source}: not valid YAML: {' '.join(str(error).split())}.") from None
@@ -162,7 +162,7 @@ class _Builder:
             key = key_node.value if key_node.tag == _TAG + "str" else None
             if key is None:
                 text = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
-                self._error(path, line, f"the key {text!r} is not text in YAML; put quotes around it.")
+                self._error((*path, text), line, "this key is not text in YAML; put quotes around it.")
             elif key in own:
                 self._error((*path, key), line, f"the key is given twice, first in line {first[key]}; keep one.")
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, MutableMapping
 
 from unirain_plugin.option_files.loader import parse_value
-from unirain_plugin.option_files.problems import KeyPath, Problems, dotted, nearest
+from unirain_plugin.option_files.problems import KeyPath, Problems, nearest
 from unirain_plugin.option_files.rules import rule_for
 from unirain_plugin.option_files.schema import known_keys
 
@@ -28,7 +28,6 @@ def set_overrides(opt: MutableMapping, entries: Iterable[str], problems: Problem
         path: KeyPath = tuple(key.strip() for key in keys.split(":"))
         source = f"{_FLAG} {entry}"
         if not equals or not all(path):
-            problems.lines[path or ("",)] = source
             problems.errors.append(f"{source}: expected section:key=value, e.g. train:ema_decay=0.999.")
             continue
         where = _find(opt, path, source, problems)
@@ -37,7 +36,7 @@ def set_overrides(opt: MutableMapping, entries: Iterable[str], problems: Problem
         parsed = parse_value(value, path, source)
         if isinstance(where.get(path[-1]), Mapping) and parsed is not None and not isinstance(parsed, Mapping):
             problems.errors.append(
-                f"{source}: '{dotted(path)}' is a section; name one of its keys: {', '.join(where[path[-1]])}."
+                f"{source}: '{_colons(path)}' is a section; name one of its keys: {', '.join(where[path[-1]])}."
             )
             continue
         where[path[-1]] = parsed
@@ -50,15 +49,19 @@ def _find(opt: MutableMapping, path: KeyPath, source: str, problems: Problems) -
     here: object = opt
     for index, key in enumerate(path):
         if not isinstance(here, MutableMapping):
-            problems.errors.append(f"{source}: '{dotted(path[:index])}' is no section, so it has no key '{key}'.")
+            problems.errors.append(f"{source}: '{_colons(path[:index])}' is no section, so it has no key '{key}'.")
             return None
         last = index == len(path) - 1
         if key not in here and not (last and _may_be_set(opt, path)):
-            problems.errors.append(f"{source}: there is no key '{dotted(path[: index + 1])}'.{_suggest(opt, path)}")
+            problems.errors.append(f"{source}: there is no key '{_colons(path[: index + 1])}'.{_suggest(opt, path)}")
             return None
         if not last:
             here = here[key]
     return here
+
+
+def _colons(path: KeyPath) -> str:
+    return ":".join(map(str, path))
 
 
 def _may_be_set(opt: Mapping, path: KeyPath) -> bool:
@@ -74,11 +77,11 @@ def _suggest(opt: Mapping, path: KeyPath) -> str:
     paths = sorted(_paths(opt), key=len)
     ends = [candidate for candidate in paths if candidate[-1] == path[-1]]
     if ends:
-        return f" Did you mean '{':'.join(ends[0])}'?"
-    match = nearest(":".join(map(str, path)), {":".join(candidate) for candidate in paths})
+        return f" Did you mean '{_colons(ends[0])}'?"
+    match = nearest(_colons(path), {_colons(candidate) for candidate in paths})
     if match is None:
         last = nearest(path[-1], {candidate[-1] for candidate in paths})
-        match = next((":".join(candidate) for candidate in paths if candidate[-1] == last), None)
+        match = next((_colons(candidate) for candidate in paths if candidate[-1] == last), None)
     return f" Did you mean '{match}'?" if match else ""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from unirain_plugin.option_files.loader import number_meant
-from unirain_plugin.option_files.problems import KeyPath, found
+from unirain_plugin.option_files.problems import KeyPath, found, nearest
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Rule:
         if isinstance(value, str) and self.kind in ("integer", "number"):
             meant = number_meant(value) or (value if value.lstrip("+-").replace(".", "", 1).isdigit() else None)
             hint = f" Write {meant}, without quotes." if meant else ""
+        match = nearest(value, self.choices) if isinstance(value, str) else None
+        hint = f" Did you mean '{match}'?" if match else hint
         return f"found {found(value)}; expected {self.expected()}.{hint}"
 
     def _fits(self, value: object) -> bool:
