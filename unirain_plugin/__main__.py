@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("unirain_plugin.train", "train a model: -opt FILE, and the toolbox's flags"),
     "test": ("unirain_plugin.test", "test a trained model: -opt FILE"),
     "demo": ("unirain_plugin.demo", "the main job end to end on embedded photographs: render, train, test, table, picture"),
+    "synthesize-rain": ("unirain_plugin.synthesize_rain", "render four types of rain onto clean photographs"),
 }
 """Command name → (module with ``main(argv) -> int | None``, one line of help)."""
 

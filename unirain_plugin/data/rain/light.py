@@ -19,7 +19,7 @@ _TO_CODE = np.round(255 * np.where(_GRID <= 0.0031308, 12.92 * _GRID, 1.055 * _G
 
 
 def to_linear(picture: np.ndarray) -> np.ndarray:
-    """sRGB codes, uint8, to linear light, float32 in [0, 1]."""
+    """From sRGB codes, uint8, to linear light, float32 in [0, 1]."""
     return _TO_LINEAR[picture]
 
 

@@ -38,9 +38,9 @@ class Night:
 def make_night(day: np.ndarray, rng: np.random.Generator, params: NightParams) -> Night:
     """Relight a scene.
 
-    The photograph's linear light is taken for the reflectance of the scene; it is lit by a weak bluish ambient light and
-    by lamps whose light falls off with the square of the distance, softened by the height of the lamp. A bright upper
-    part (sky) does not reflect light and goes dark.
+    The photograph's linear light is taken for the reflectance of the scene; it is lit by a weak bluish ambient light
+    and by lamps whose light falls off with the square of the distance, softened by the height of the lamp. A bright
+    upper part (sky) does not reflect light and goes dark.
 
     Args:
         day: Linear light, (H, W, 3) float32 in [0, 1].

@@ -50,7 +50,7 @@ def _tracks(
     rng: np.random.Generator,
     modulation: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sample points (x, y) and weights of ``count`` streaks; a streak's weights integrate to its own strength x length."""
+    """Sample points (x, y) and weights of ``count`` streaks; a streak's weights add up to its strength x length."""
     height, width = shape
     lengths = length * rng.uniform(0.5, 1.3, count)
     angles = np.deg2rad(rng.normal(direction[0], direction[1], count))

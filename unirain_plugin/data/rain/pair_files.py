@@ -1,0 +1,199 @@
+"""From photographs on disk to pairs in RainRAG's layout: one independent, repeatable job a pair."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.rain_synthesis import render_rain
+from unirain_plugin.errors import DataError
+
+INPUT, TARGET = "input", "target"
+
+
+@dataclass(frozen=True)
+class PairJob:
+    """One pair to make. Its pixels depend on the photograph, ``key``, ``rain_type``, ``index``, ``size`` and ``seed``.
+
+    Attributes:
+        photo: The photograph's file.
+        key: Its name relative to the input folder, with ``/``: what the random stream is derived from.
+        output: Root of the data set.
+        name: File name of the pair.
+        rain_type: Which rain.
+        index: Number of the pair among those of this photograph and type.
+        size: (height, width) of the crop, or None for the whole photograph.
+        seed: The run's seed.
+        convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
+    """
+
+    photo: str
+    key: str
+    output: str
+    name: str
+    rain_type: str
+    index: int
+    size: tuple[int, int] | None
+    seed: int
+    convert: tuple[str, ...]
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """Files of the rainy and of the clean picture."""
+        folder = Path(self.output, self.rain_type)
+        return folder / INPUT / self.name, folder / TARGET / self.name
+
+    def generator(self) -> np.random.Generator:
+        """The pair's own random stream: independent of all other pairs, of the order and of the workers."""
+        key = unicodedata.normalize("NFC", self.key)
+        digest = hashlib.sha256(f"{key}\n{self.rain_type}\n{self.index}".encode("utf-8", "surrogateescape")).digest()
+        return np.random.default_rng([self.seed, *np.frombuffer(digest, "<u4").tolist()])
+
+
+def output_names(keys: Sequence[str]) -> list[str]:
+    """Base names for photographs given by relative paths: unique, also where upper and lower case are one.
+
+    ``a/b.jpg`` becomes ``a__b``; where two photographs would get one name, the ending is kept: ``b_jpg``, ``b_png``.
+
+    Raises:
+        DataError: If two names are still equal.
+    """
+    plain = [os.path.splitext(key)[0].replace("/", "__") for key in keys]
+    folded = [unicodedata.normalize("NFC", name).casefold() for name in plain]
+    counts = Counter(folded)
+    names, seen = [], {}
+    for key, name, fold in zip(keys, plain, folded, strict=True):
+        if counts[fold] > 1:
+            name = f"{name}_{os.path.splitext(key)[1][1:]}"
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), key)
+        if other != key:
+            raise DataError(f"{key} and {other} would both be written as '{name}'; rename one of them.")
+        names.append(name)
+    return names
+
+
+def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.ndarray:
+    """Read a colour photograph, (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        DataError: If the file cannot be read, is broken, grey, transparent, … (see ``EncodedImage``).
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+    return cv2.cvtColor(EncodedImage(data, str(path), convert).decode(), cv2.COLOR_BGR2RGB)
+
+
+_cached_photo = lru_cache(maxsize=1)(read_photo)
+
+
+def cut(photo: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generator) -> np.ndarray:
+    """Cut a random window of ``size`` out of a photograph that is first shrunk by a random factor.
+
+    The factor lies log-uniformly between 1 (a detail at full sharpness) and the one at which the window just fits.
+
+    Raises:
+        DataError: If the photograph is smaller than the window; pictures are never enlarged.
+    """
+    if size is None:
+        return photo
+    height, width = photo.shape[:2]
+    if height < size[0] or width < size[1]:
+        raise DataError(f"the photograph has {height}×{width} pixels, less than --size {size[0]} {size[1]}.")
+    smallest = max(size[0] / height, size[1] / width)
+    factor = float(np.exp(rng.uniform(np.log(smallest), 0)))
+    shape = max(round(width * factor), size[1]), max(round(height * factor), size[0])
+    if shape != (width, height):
+        photo = cv2.resize(photo, shape, interpolation=cv2.INTER_AREA)
+    top, left = (int(rng.integers(0, have - want + 1)) for have, want in zip(photo.shape, size, strict=False))
+    return photo[top : top + size[0], left : left + size[1]]
+
+
+def make_pair(job: PairJob) -> None:
+    """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it.
+
+    Raises:
+        DataError: With the photograph's name, if it cannot be used; or if a file cannot be written.
+    """
+    photo = _cached_photo(job.photo, job.convert)
+    rng = job.generator()
+    try:
+        pair = render_rain(cut(photo, job.size, rng), job.rain_type, rng)
+    except DataError as error:
+        raise DataError(f"{job.photo}: {error}") from None
+    lq, gt = job.paths
+    write_png(gt, pair.gt)
+    write_png(lq, pair.lq)
+
+
+def write_png(path: Path, rgb: np.ndarray) -> None:
+    """Write an (H, W, 3) uint8 RGB picture; the file appears whole or not at all.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_bytes(data)
+        os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written: {error.strerror}.") from None
+
+
+def _attempt(job: PairJob) -> tuple[PairJob, str]:
+    """Make a pair; a bad photograph comes back as its message, so that the caller decides what to do."""
+    try:
+        make_pair(job)
+    except DataError as error:
+        return job, str(error)
+    return job, ""
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+
+
+def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
+    """Make all pairs, in this process or in ``workers`` others.
+
+    Yields:
+        Each job with its error message, empty if all went well, in the order of completion.
+
+    Raises:
+        DataError: If a worker process dies.
+    """
+    if workers <= 1:
+        yield from map(_attempt, jobs)
+        return
+    queue = iter(jobs)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            pending = {pool.submit(_attempt, job) for job in islice(queue, 4 * workers)}
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                pending |= {pool.submit(_attempt, job) for job in islice(queue, len(done))}
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a worker process died, perhaps for lack of memory: use fewer --workers or a --size."
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

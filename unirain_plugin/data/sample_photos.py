@@ -1,0 +1,51 @@
+"""The colour photographs that scikit-image installs: something to train and test on without any download.
+
+scikit-image (which BasicSR requires) ships a few photographs inside its wheel; most of its other samples would be
+fetched from the network and are not touched here, and microscopy, astronomy and drawings are left out. The photographs
+are divided by scene, so that none of the held-out scenes has been seen in training:
+
+======== =============================================================================
+train    ``astronaut.png``, ``coffee.png``, ``motorcycle_left.png``, ``motorcycle_right.png`` (one scene, two views)
+held-out ``chelsea.png`` (a cat), ``rocket.jpg`` (a launch pad at dusk)
+======== =============================================================================
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from unirain_plugin.errors import DataError, OptionError, did_you_mean
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "train": ("astronaut.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png"),
+    "held-out": ("chelsea.png", "rocket.jpg"),
+}
+"""Split → file names. Both views of the motorcycle are on one side."""
+
+
+def sample_photos(split: str = "all") -> list[Path]:
+    """Return the paths of the embedded photographs, without importing scikit-image.
+
+    Args:
+        split: ``train``, ``held-out`` or ``all``.
+
+    Raises:
+        OptionError: If the split is unknown.
+        DataError: If scikit-image is not installed or lacks a photograph.
+    """
+    if split not in (*SPLITS, "all"):
+        known = (*SPLITS, "all")
+        raise OptionError(
+            f"split {split!r} is unknown; expected one of {', '.join(known)}.{did_you_mean(split, known)}"
+        )
+    names = sum(SPLITS.values(), ()) if split == "all" else SPLITS[split]
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError("the embedded photographs need scikit-image: pip install scikit-image (or name a folder).")
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"{folder}: this scikit-image lacks {', '.join(missing)}; install scikit-image ≥ 0.22 or name "
+                        "a folder of photographs.")  # fmt: skip
+    return [folder / name for name in names]
