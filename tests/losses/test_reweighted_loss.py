@@ -217,6 +217,20 @@ def test_nonfinite_losses_are_returned_but_not_recorded():
     assert np.isfinite(list(log.values())).all()
 
 
+def test_a_discarded_batch_leaves_no_trace():
+    loss, untouched = build(warmup=0), build(warmup=0)
+    for i, discarded in ((1, False), (2, True), (3, False)):
+        loss(*batch(i), LABELS)
+        if discarded:
+            loss.discard()
+        else:
+            untouched(*batch(i), LABELS)
+        loss.step(i)
+        untouched.step(i)
+        assert loss.log() == untouched.log()
+    assert loss.get_extra_state() == untouched.get_extra_state()
+
+
 def test_micro_batches_of_an_announced_batch_add_up():
     pred, target = batch()
     whole, parts = build(update_freq=9), build(update_freq=9)

@@ -48,17 +48,20 @@ class LossRecords:
         kept = torch.where(finite, losses, torch.zeros_like(losses)).double()
         rows = [sum_by_type(kept, index, k), sum_by_type(finite.double(), index, k), counts.double()]
         table = sum_over_ranks(torch.stack(rows))
-        self._step = self._step.to(table.device) if self._open else torch.zeros_like(table[:2])
+        self._step = self._step.to(table.device) + table[:2] if self._open else table[:2]
         self._open = True
-        self._step = self._step + table[:2]
-        self._interval = self._interval.to(table.device) + table[:2]
         return table[2].to(counts.dtype)
 
     def close_step(self) -> None:
-        """The optimiser has stepped: what was added since is "the last step"."""
+        """The optimiser has stepped: what was added since is "the last step" and counts in the interval."""
         if self._open:
             self._last = self._step
+            self._interval = self._interval.to(self._step.device) + self._step
             self._open = False
+
+    def discard_step(self) -> None:
+        """Forget what was added since the last step."""
+        self._open = False
 
     def take_interval(self) -> list[float | None]:
         """Mean loss per type since the last call (None for types not seen), and start anew."""

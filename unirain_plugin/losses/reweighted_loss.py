@@ -112,6 +112,11 @@ class MultiObjectiveReweightedLoss(nn.Module):
         with torch.autocast(pred.device.type, enabled=False):
             return sum(term(pred, target, weight) for term in self.base)
 
+    @property
+    def source(self) -> str:
+        """Where the weights' losses come from: ``train`` or ``val``."""
+        return self.options.source
+
     def begin_batch(self, rain_type: Tensor | Sequence[int]) -> None:
         """Announce the labels (N,) of a batch that will be given in several micro-batches (gradient accumulation).
 
@@ -142,6 +147,11 @@ class MultiObjectiveReweightedLoss(nn.Module):
         self._updated_at = int(current_iter)
         if self.options.source == "train":
             self._update(self.records.take_interval())
+
+    def discard(self) -> None:
+        """Forget what was recorded since the last :meth:`step`: the batch is skipped, for example as not finite."""
+        self.records.discard_step()
+        self._announced = None
 
     def update_from_validation(self, losses: Mapping[str, float]) -> None:
         """Update the weights from the validation's losses by type name (``source: val``; otherwise ignored).
