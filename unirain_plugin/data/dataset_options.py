@@ -103,6 +103,10 @@ def _check_together(where: str, options: DatasetOptions, opt: Mapping[str, Any])
     if options.dataroot is not None and options.manifest is not None and backend == "disk":
         raise OptionError(f"{where}: dataroot and manifest are both given; on disk the manifest's paths are relative "
                           "to its own folder, so give one of them.")  # fmt: skip
+    remote = backend == "mmengine" and options.io_backend.get("backend") != "local"
+    if options.manifest is None and remote:
+        raise OptionError(f"{where}: manifest is missing: behind mmengine's backend "
+                          f"{options.io_backend.get('backend')!r} folders are not listed.")  # fmt: skip
     if options.dataroot is None and backend == "lmdb":
         raise OptionError(f"{where}: dataroot is missing: with io_backend lmdb it is the folder of "
                           "{type}/lq.lmdb and {type}/gt.lmdb.")  # fmt: skip

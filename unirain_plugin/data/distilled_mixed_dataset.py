@@ -18,6 +18,7 @@ from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.pair_sources import open_source
 from unirain_plugin.data.pair_table import Pair
 from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.data.sampling import SamplePlan
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain_types import rain_type_ids
 
@@ -56,6 +57,8 @@ class DistilledMixedPairedDataset(Dataset):
         self.options = parse_dataset_options(opt)
         self._pairs, self._storage, types = open_source(self.options)
         self.rain_types = rain_type_ids(types)
+        sampling = self.options.sampling if self.options.is_train else "natural"
+        self._plan_of_epoch = SamplePlan(self._pairs, sampling, self.options.pyramid)
         self._padding_logged = False
         channels = ((self.options.mean, 0.0), (self.options.std, 1.0))
         self._mean_std = None
@@ -63,8 +66,8 @@ class DistilledMixedPairedDataset(Dataset):
             self._mean_std = [torch.tensor(value or [default] * 3).view(3, 1, 1) for value, default in channels]
 
     def __len__(self) -> int:
-        """Number of samples of an epoch."""
-        return len(self._pairs)
+        """Number of samples of an epoch (training: see :mod:`unirain_plugin.data.sampling`; else: of pairs)."""
+        return len(self._plan_of_epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Read one sample.
@@ -75,12 +78,10 @@ class DistilledMixedPairedDataset(Dataset):
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # one worker, one thread: OpenCV's pool in every worker would fight for the cores
         rng = self._generator(index) if self.options.is_train else None
-        pair = self._pairs[int(index)]
+        pair = self._pairs[self._plan_of_epoch.pair_number(int(index), rng)]
         lq, gt = (self._open(pair, side) for side in ("lq", "gt"))
-        if (lq.height, lq.width) != (gt.height, gt.width):
-            raise DataError(f"{lq.name} is {lq.height}×{lq.width} (height × width), but its clean image {gt.name} is "
-                            f"{gt.height}×{gt.width}; expected equal sizes.")  # fmt: skip
-        plan = self._plan(lq, rng)
+        self._check_sizes(pair, lq, gt)
+        plan = self._augmentation(lq, rng)
         return {
             "lq": self._tensor(lq, plan),
             "gt": self._tensor(gt, plan),
@@ -88,6 +89,15 @@ class DistilledMixedPairedDataset(Dataset):
             "lq_path": lq.name,
             "gt_path": gt.name,
         }
+
+    def _check_sizes(self, pair: Pair, lq: EncodedImage, gt: EncodedImage) -> None:
+        if (lq.height, lq.width) != (gt.height, gt.width):
+            raise DataError(f"{lq.name} is {lq.height}×{lq.width} (height × width), but its clean image {gt.name} is "
+                            f"{gt.height}×{gt.width}; expected equal sizes.")  # fmt: skip
+        if pair.size != (0, 0) and pair.size != (lq.height, lq.width):
+            listed = self.options.manifest or "meta_info.txt"
+            raise DataError(f"{lq.name} is {lq.height}×{lq.width} (height × width), but {listed} says "
+                            f"{pair.size[0]}×{pair.size[1]}.")  # fmt: skip
 
     def _generator(self, index: int) -> np.random.Generator:
         if isinstance(index, SampleIndex):
@@ -97,7 +107,7 @@ class DistilledMixedPairedDataset(Dataset):
     def _open(self, pair: Pair, side: str) -> EncodedImage:
         return EncodedImage(self._storage.read(pair, side), self._storage.locate(pair, side), self.options.convert)
 
-    def _plan(self, image: EncodedImage, rng: np.random.Generator | None) -> Augmentation:
+    def _augmentation(self, image: EncodedImage, rng: np.random.Generator | None) -> Augmentation:
         if rng is None:
             return Augmentation()
         size = self.options.gt_size

@@ -28,9 +28,10 @@ class ImageHeader:
         channels: 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha (PNG) or CMYK (JPEG).
         bits: Bits a sample.
         orientation: EXIF orientation, 1 (upright) to 8.
-        sof: JPEG: offset of the height in the frame header; 0 where rows cannot be left out (progressive, restart
-            markers, several scans, …).
-        rows_per_mcu: JPEG: rows of one row of coding units (8 or 16).
+        height_at: Offset of the height; 0 where rows cannot be left out (JPEG: progressive, restart markers, several
+            scans; PNG: interlaced, palette).
+        end_at: JPEG: offset of the end marker.
+        mcu_rows: JPEG: rows of pixels in one row of coding units (8 or 16).
     """
 
     format: str
@@ -39,8 +40,9 @@ class ImageHeader:
     channels: int
     bits: int
     orientation: int = 1
-    sof: int = 0
-    rows_per_mcu: int = 0
+    height_at: int = 0
+    end_at: int = 0
+    mcu_rows: int = 0
 
 
 def read_header(data: bytes, name: str) -> ImageHeader | None:
@@ -84,11 +86,12 @@ def _png(data: bytes, name: str) -> ImageHeader:
         elif kind == b"IEND":
             raise DataError(f"{name}: the PNG holds no image data (no IDAT).")
         position += 12 + length
-    return ImageHeader("png", height, width, channels, 8 if colour == 3 else bits, orientation)
+    height_at = 20 if colour == 2 and bits == 8 and data[28] == 0 else 0
+    return ImageHeader("png", height, width, channels, 8 if colour == 3 else bits, orientation, height_at)
 
 
 def _jpeg(data: bytes, name: str) -> ImageHeader:
-    position, orientation, restarts, frame = 2, 1, False, None
+    position, orientation, restarts, several, frame = 2, 1, False, False, None
     while True:
         if data[position] != 0xFF:
             raise DataError(f"{name}: broken JPEG: no marker at byte {position}.")
@@ -102,6 +105,8 @@ def _jpeg(data: bytes, name: str) -> ImageHeader:
             samplings = [data[position + 11 + 3 * i] for i in range(frame[5])]
         elif marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
             orientation = _exif_orientation(data[position + 10 : position + 2 + length])
+        elif marker == 0xE2 and data[position + 4 : position + 8] == b"MPF\0":
+            several = True  # a second picture follows the first one's end
         elif marker == 0xDD:
             restarts = struct.unpack_from(">H", data, position + 4)[0] > 0
         elif marker in (0xDA, 0xD9):
@@ -109,12 +114,28 @@ def _jpeg(data: bytes, name: str) -> ImageHeader:
         position += 2 + length
     if frame is None or marker == 0xD9:
         raise DataError(f"{name}: broken JPEG: it holds no image.")
-    if data.find(b"\xff\xd9", position) < 0:
+    end = data.find(b"\xff\xd9", position) if several else data.rfind(b"\xff\xd9", position)
+    if end < 0:
         raise DataError(f"{name}: the JPEG is truncated: its end (EOI) is missing after {len(data)} bytes.")
     kind, height_at, bits, height, width, channels = frame
-    one_scan = kind in (0xC0, 0xC1) and not restarts and data[position + 4] == channels
-    rows = 8 * max(s & 15 for s in samplings)
-    return ImageHeader("jpeg", height, width, channels, bits, orientation, height_at if one_scan else 0, rows)
+    if kind not in (0xC0, 0xC1) or restarts or data[position + 4] != channels:
+        height_at = 0
+    mcu_rows = 8 * max(sampling & 15 for sampling in samplings)
+    return ImageHeader("jpeg", height, width, channels, bits, orientation, height_at, end, mcu_rows)
+
+
+def other_orientation(data: bytes) -> int:
+    """Return the EXIF orientation of a TIFF or WebP file, 1 for anything else."""
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return _exif_orientation(data)
+    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
+        position = 12
+        while position + 8 <= len(data):
+            kind, length = struct.unpack_from("<4sI", data, position)
+            if kind == b"EXIF":
+                return _exif_orientation(data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
+            position += 8 + length + length % 2
+    return 1
 
 
 def _exif_orientation(tiff: bytes) -> int:

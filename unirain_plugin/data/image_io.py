@@ -7,7 +7,8 @@ from collections.abc import Collection
 import cv2
 import numpy as np
 
-from unirain_plugin.data.image_header import ImageHeader, read_header
+from unirain_plugin.data.image_header import ImageHeader, other_orientation, read_header
+from unirain_plugin.data.partial_decode import upper_part
 from unirain_plugin.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
@@ -19,7 +20,7 @@ CONVERSIONS = ("grey", "alpha", "depth16", "cmyk", "exif")
 _REMEDY = {
     "grey": "is grey, expected 3 colour channels",
     "alpha": "has an alpha channel, expected 3 colour channels",
-    "depth16": "has 16 bits a channel, expected 8",
+    "depth16": "has more than 8 bits a channel, expected 8",
     "cmyk": "is a CMYK JPEG, expected RGB",
     "exif": "is marked as rotated by its EXIF orientation, expected upright pixels",
 }
@@ -60,24 +61,21 @@ class EncodedImage:
         """Decode the whole image to uint8 BGR (H, W, 3)."""
         if self._pixels is None:
             self._pixels = self._imdecode(self.data)
+            if self._pixels.shape[:2] != (self.height, self.width):
+                found = "×".join(map(str, self._pixels.shape[:2]))
+                raise DataError(f"{self.name}: broken image: its header says {self.height}×{self.width}, but it "
+                                f"decodes to {found} (height × width).")  # fmt: skip
         return self._pixels
 
     def decode_rows(self, stop: int) -> np.ndarray:
-        """Decode at least the rows below ``stop``; returns (≥ min(stop, H), W, 3), identical to :meth:`decode` there.
-
-        A JPEG in one scan is decoded only as far as needed: the height in its header is set to the crop's lower end
-        and one more row of coding units (whose chroma the up-sampling looks at), and the end marker is dropped, so
-        that the decoder does not go looking for it through the rest of the data.
-        """
-        header = self.header
-        if self._pixels is not None or header is None or not header.sof or header.orientation != 1:
+        """Decode at least the rows below ``stop``: (≥ min(stop, H), W, 3), identical to :meth:`decode` there."""
+        if self._pixels is not None or self.header is None:
             return self.decode()
-        rows = (stop // header.rows_per_mcu + 2) * header.rows_per_mcu
-        if rows >= header.height:
-            return self.decode()
-        cut = bytearray(self.data[: self.data.rfind(b"\xff\xd9")])
-        cut[header.sof : header.sof + 2] = rows.to_bytes(2, "big")
-        return self._imdecode(cut)[:stop]
+        part = upper_part(self.data, self.header, stop, self.name)
+        image = None if part is None else cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
+        if image is None or image.shape[0] < min(stop, self.height) or image.shape[1] != self.width:
+            return self.decode()  # which tells what is wrong, if something is
+        return image
 
     def _check_kind(self, header: ImageHeader) -> None:
         if header.format == "jpeg" and header.channels == 4:
@@ -96,7 +94,7 @@ class EncodedImage:
             raise DataError(f"{self.name}: the image {_REMEDY[kind]}. Convert the file, or accept OpenCV's conversion "
                             f"with the option convert: [{kind}].")  # fmt: skip
 
-    def _imdecode(self, data: bytes | bytearray) -> np.ndarray:
+    def _imdecode(self, data: bytes) -> np.ndarray:
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error as error:
@@ -113,10 +111,12 @@ class EncodedImage:
             raw = None
         if raw is None:
             raise DataError(f"{self.name}: the image cannot be decoded ({len(self.data)} bytes, unknown or broken).")
+        if other_orientation(self.data) != 1:
+            self._require("exif")
         if raw.ndim == 2:
             self._require("grey")
         elif raw.shape[2] == 4:
             self._require("alpha")
         if raw.dtype != np.uint8:
             self._require("depth16")
-        return raw if raw.dtype == np.uint8 and raw.ndim == 3 and raw.shape[2] == 3 else self._imdecode(self.data)
+        return self._imdecode(self.data)

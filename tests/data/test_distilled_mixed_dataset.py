@@ -1,0 +1,303 @@
+"""The data set: items, pixels equal to the toolbox's, determinism, loaders, options, bad input."""
+
+import logging
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import write_rainrag
+from data_pictures import broken_images, encode, picture, write_pair
+from torch.utils.data import DataLoader
+
+from unirain_plugin.data.augmentation import draw_augmentation
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.manifest import ManifestRecord, write_manifest
+from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.errors import DataError, OptionError
+
+
+def build(root=None, **kwargs):
+    opt = {"name": "mixed", "type": "DistilledMixedPairedDataset", "phase": "train", "scale": 1, "gt_size": 24}
+    opt |= {"use_hflip": True, "use_rot": True, "io_backend": {"type": "disk"}} | kwargs
+    if root is not None:
+        opt["dataroot"] = str(root)
+    return DistilledMixedPairedDataset({key: value for key, value in opt.items() if value is not None})
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(first[k], second[k]) if torch.is_tensor(first[k]) else first[k] == second[k] for k in first
+    )
+
+
+def test_training_item(rainrag_root):
+    data = build(rainrag_root)
+    assert len(data) == 12 and data.rain_types == {"drs": 0, "drd": 1, "nrs": 2, "nrd": 3}
+    item = data[11]
+    assert item["lq"].shape == item["gt"].shape == (3, 24, 24)
+    assert item["lq"].dtype == torch.float32 and item["lq"].is_contiguous()
+    assert item["lq"].min() >= 0 and item["gt"].max() <= 1
+    assert item["rain_type"] == 3
+    assert item["lq_path"] == str(rainrag_root / "nrd/input/002.png")
+    assert item["gt_path"] == str(rainrag_root / "nrd/target/002.png")
+
+
+@pytest.mark.parametrize("phase", ["val", "test"])
+def test_validation_gives_whole_images_in_order(rainrag_root, phase):
+    data = build(rainrag_root, phase=phase, gt_size=None)
+    assert [item["rain_type"] for item in data] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    expected = cv2.imread(str(rainrag_root / "drd/input/001.png"))[..., ::-1].astype(np.float32) / 255
+    assert np.array_equal(data[4]["lq"].permute(1, 2, 0).numpy(), expected)
+
+
+def test_chosen_types_keep_their_labels(rainrag_root):
+    data = build(rainrag_root, rain_types=["nrd", "drd"], phase="val")
+    assert data.rain_types == {"nrd": 3, "drd": 1} and [i["rain_type"] for i in data] == [3] * 3 + [1] * 3
+
+
+def test_other_types_are_found_by_their_folders(tmp_path):
+    data = build(write_rainrag(tmp_path, 1, types=("snow", "drs", "haze")), phase="val")
+    assert data.rain_types == {"drs": 0, "haze": 4, "snow": 5}
+
+
+def stock(root, monkeypatch, plan=None, **kwargs):
+    from basicsr.data import transforms
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    if plan is not None:
+        numbers, coins = iter([plan.top, plan.left]), iter([plan.hflip, plan.vflip, plan.rot90])
+        monkeypatch.setattr(transforms.random, "randint", lambda low, high: next(numbers))
+        monkeypatch.setattr(transforms.random, "random", lambda: 0.0 if next(coins) else 1.0)
+    opt = {"phase": "train", "scale": 1, "gt_size": 24, "use_hflip": True, "use_rot": True, "name": "stock"}
+    opt |= {"dataroot_lq": f"{root}/input", "dataroot_gt": f"{root}/target", "io_backend": {"type": "disk"}} | kwargs
+    return PairedImageDataset(opt)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+@pytest.mark.parametrize("mean_std", [{}, {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}])
+def test_pixels_are_the_stock_data_sets(tmp_path, monkeypatch, suffix, mean_std):
+    write_pair(tmp_path, "drs", f"a{suffix}", encode(picture(97, 71), suffix), encode(picture(97, 71, 1), suffix))
+    data = build(tmp_path, **mean_std)
+    for draw in range(20):
+        plan = draw_augmentation(np.random.default_rng((0, draw)), 97, 71, 24, True, True)
+        expected = stock(tmp_path / "drs", monkeypatch, plan, **mean_std)[0]
+        found = data[SampleIndex(0, draw)]
+        assert torch.equal(found["lq"], expected["lq"]) and torch.equal(found["gt"], expected["gt"]), plan
+    whole, expected = (
+        build(tmp_path, phase="val", **mean_std)[0],
+        stock(tmp_path / "drs", monkeypatch, phase="val", **mean_std)[0],
+    )
+    assert torch.equal(whole["lq"], expected["lq"]) and torch.equal(whole["gt"], expected["gt"])
+
+
+def test_crops_and_flips_cover_all_positions():
+    plans = [draw_augmentation(np.random.default_rng((1, draw)), 10, 12, 8, True, True) for draw in range(400)]
+    assert {(p.top, p.left) for p in plans} == {(y, x) for y in range(3) for x in range(5)}
+    assert {(p.hflip, p.vflip, p.rot90) for p in plans} == {(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)}
+    still = [draw_augmentation(np.random.default_rng((1, draw)), 10, 12, 8, False, False) for draw in range(20)]
+    assert not any(p.hflip or p.vflip or p.rot90 for p in still)
+    assert [(p.top, p.left) for p in still] == [(p.top, p.left) for p in plans[:20]]
+
+
+def test_region_decoding_changes_nothing(rainrag_root):
+    with_region, without = build(rainrag_root), build(rainrag_root, decode_region=False)
+    assert all(same(with_region[SampleIndex(i, i)], without[SampleIndex(i, i)]) for i in range(12))
+
+
+def test_a_draw_is_the_same_for_any_number_of_workers(rainrag_root):
+    data = build(rainrag_root, seed=5)
+    indices = [SampleIndex(i % 12, draw) for draw, i in enumerate(range(5, 29))]
+    epochs = [list(DataLoader(data, batch_size=3, sampler=indices, num_workers=n)) for n in (0, 1, 2)]
+    assert all(same(a, b) for other in epochs[1:] for a, b in zip(epochs[0], other, strict=True))
+    assert not same(data[SampleIndex(0, 0)], data[SampleIndex(0, 1)])
+    assert not same(data[SampleIndex(0, 0)], build(rainrag_root, seed=6)[SampleIndex(0, 0)])
+
+
+def test_with_plain_indices_epochs_and_workers_differ_but_a_seeded_run_repeats(rainrag_root):
+    def run():
+        torch.manual_seed(3)
+        loader = DataLoader(build(rainrag_root), batch_size=12, num_workers=2)
+        return [next(iter(loader))["lq"] for _ in range(2)]
+
+    first, second = run(), run()
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], first[1])
+
+
+@pytest.mark.parametrize("prefetch", [{}, {"prefetch_mode": "cpu", "num_prefetch_queue": 2}])
+def test_toolbox_builds_and_feeds_it(rainrag_root, prefetch):
+    from basicsr.data import build_dataloader, build_dataset
+    from basicsr.data.data_sampler import EnlargedSampler
+
+    opt = {"name": "mixed", "type": "DistilledMixedPairedDataset", "phase": "train", "scale": 1, "gt_size": 16}
+    opt |= {"dataroot": str(rainrag_root), "io_backend": {"type": "disk"}, "batch_size_per_gpu": 4} | prefetch
+    opt |= {"num_worker_per_gpu": 2, "use_shuffle": True, "dataset_enlarge_ratio": 2, "persistent_workers": True}
+    before = repr(opt)
+    data = build_dataset(opt)
+    assert data.opt["name"] == "mixed" and repr(opt) == before
+    loader = build_dataloader(data, opt, num_gpu=0, sampler=EnlargedSampler(data, 1, 0, 2), seed=1)
+    batches = list(loader)
+    assert len(batches) == 6 and batches[0]["lq"].shape == (4, 3, 16, 16)
+    assert batches[0]["rain_type"].dtype == torch.int64
+    counts = torch.bincount(torch.cat([b["rain_type"] for b in batches]), minlength=4)
+    assert counts.tolist() == [6, 6, 6, 6]
+
+
+def test_it_can_be_pickled_after_use(rainrag_root):
+    data = build(rainrag_root)
+    item = data[SampleIndex(1, 1)]
+    assert same(pickle.loads(pickle.dumps(data))[SampleIndex(1, 1)], item)
+
+
+def test_small_images_are_reflect_padded_and_it_is_said_once(tmp_path):
+    small = picture(10, 40)
+    write_pair(tmp_path, "drs", "a.png", encode(small), encode(small))
+    data = build(tmp_path, use_hflip=False, use_rot=False)
+    messages, handler = [], logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logging.getLogger("basicsr").addHandler(handler)
+    try:
+        lq = torch.stack([data[SampleIndex(0, draw)]["lq"] for draw in range(3)])[0]
+    finally:
+        logging.getLogger("basicsr").removeHandler(handler)
+    assert messages == [
+        f"mixed: {tmp_path}/drs/input/a.png is 10×40, smaller than gt_size 24: it is reflect-padded, as are all such "
+        "images (said once)."
+    ]
+    assert lq.shape == (3, 24, 24)
+    assert torch.equal(lq[:, 10:19], lq[:, :9].flip(1)) and torch.equal(lq[:, 19:24], lq[:, 1:6])
+
+
+@pytest.mark.parametrize("name", broken_images())
+@pytest.mark.parametrize("side", ["lq", "gt"])
+def test_bad_images_stop_training_by_name(tmp_path, name, side):
+    bad, text = broken_images()[name]
+    good = encode(picture(), "." + name.rpartition(".")[2])
+    write_pair(tmp_path, "drs", name, bad if side == "lq" else good, bad if side == "gt" else good)
+    folder = "input" if side == "lq" else "target"
+    for phase in ("train", "val"):
+        with pytest.raises(DataError, match=f"(?s)drs/{folder}/{name}.*({text})"):
+            build(tmp_path, phase=phase, gt_size=48)[0]
+
+
+def test_pairs_of_different_size_are_named(tmp_path):
+    write_pair(tmp_path, "drs", "a.png", encode(picture(48, 64)), encode(picture(48, 72)))
+    with pytest.raises(DataError, match=r"input/a.png is 48×64 .*target/a.png is 48×72; expected equal sizes"):
+        build(tmp_path)[0]
+
+
+def test_missing_file_is_named(rainrag_root):
+    data = build(rainrag_root)
+    (rainrag_root / "drs/target/000.png").unlink()
+    with pytest.raises(DataError, match=r"drs/target/000.png: cannot be read: No such file"):
+        data[0]
+
+
+def test_orphans_and_empty_folders(tmp_path):
+    write_rainrag(tmp_path, 2, types=("drs",))
+    (tmp_path / "drs/input/001.png").unlink()
+    with pytest.raises(
+        DataError, match=r"1 image.* in 'target' without a partner of the same name in 'input': 001.png"
+    ):
+        build(tmp_path)
+    for file in (tmp_path / "drs/input").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="drs/input: the folder holds no images"):
+        build(tmp_path)
+
+
+def test_partners_may_differ_in_suffix_but_not_be_ambiguous(tmp_path):
+    (tmp_path / "drs/input").mkdir(parents=True)
+    (tmp_path / "drs/target").mkdir()
+    (tmp_path / "drs/input/a.JPG").write_bytes(encode(picture(), ".jpg"))
+    (tmp_path / "drs/target/a.png").write_bytes(encode(picture()))
+    assert build(tmp_path, phase="val")[0]["lq_path"].endswith("a.JPG")
+    (tmp_path / "drs/target/a.bmp").write_bytes(encode(picture(), ".bmp"))
+    with pytest.raises(DataError, match=r"a.bmp.*a.png|a.png.*a.bmp"):
+        build(tmp_path)
+
+
+def test_missing_folders(tmp_path, rainrag_root):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        build(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no folder 'nrx' for this rain type.*Did you mean"):
+        build(rainrag_root, rain_types=["nrx"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no rain type found.*an empty folder"):
+        build(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"gtsize": 3}, "datasets: mixed: unknown key 'gtsize'. Did you mean 'gt_size'"),
+        ({"gt_size": None}, "gt_size is missing"),
+        ({"gt_size": 0}, "gt_size: expected 1 or more pixels, found 0"),
+        ({"gt_size": "128"}, "gt_size: expected a whole number of 0 or more, found '128'"),
+        ({"scale": 2}, "scale: expected 1"),
+        ({"phase": "trian"}, "phase: expected train, val or test, found 'trian'"),
+        ({"use_rot": "yes"}, "use_rot: expected true or false, found 'yes'"),
+        ({"rain_types": "drs"}, "rain_types: expected a list of names"),
+        ({"rain_types": ["drs", "drs"]}, "'drs' is listed twice"),
+        ({"mean": [1, 2]}, r"mean: expected three numbers \(R, G, B\), found \[1, 2\]"),
+        ({"std": [1, 0, 1]}, "std: expected numbers other than 0"),
+        ({"seed": -1}, "seed: expected a whole number of 0 or more"),
+        ({"convert": ["gray"]}, "convert: 'gray' is none of .* Did you mean 'grey'"),
+        ({"io_backend": {"type": "disc"}}, "type: expected disk, lmdb, mmengine, found 'disc'. Did you mean 'disk'"),
+        ({"io_backend": {"type": "mmengine", "backend": "http"}}, "manifest is missing"),
+        ({"io_backend": {"type": "mmengine"}}, "manifest is missing|needs the key backend"),
+        ({"dataroot": 3}, "dataroot: expected text, found 3"),
+        ({"manifest": "m.jsonl"}, "dataroot and manifest are both given"),
+        ({"sampling": "uniform"}, "sampling: expected balanced, natural"),
+    ],
+)  # fmt: skip
+def test_wrong_options_say_key_found_and_expected(rainrag_root, change, text):
+    with pytest.raises(OptionError, match=text):
+        build(**({"dataroot": str(rainrag_root)} | change))
+
+
+def test_neither_dataroot_nor_manifest():
+    with pytest.raises(OptionError, match=r"neither dataroot .* nor manifest"):
+        build()
+
+
+def test_option_keys_are_published():
+    assert {"dataroot", "manifest", "sampling", "batch_size_per_gpu"} <= DistilledMixedPairedDataset.OPTIONS
+
+
+def manifest_of(root, **changes):
+    records = [
+        ManifestRecord(f"rainrag/{t}/input/{n:03d}.png", f"rainrag/{t}/target/{n:03d}.png", t, size=(48, 56), **changes)
+        for t in ("nrd", "drs")
+        for n in range(3)
+    ]
+    write_manifest(root.parent / "m.jsonl", records)
+    return str(root.parent / "m.jsonl")
+
+
+def test_manifest_gives_the_same_items_as_the_folder(rainrag_root):
+    from_manifest = build(manifest=manifest_of(rainrag_root))
+    from_folder = build(rainrag_root, rain_types=["nrd", "drs"])
+    assert from_manifest.rain_types == {"drs": 0, "nrd": 3}
+    assert all(same(from_manifest[SampleIndex(i, i)], from_folder[SampleIndex(i, i)]) for i in range(6))
+
+
+def test_manifest_lines_that_lie(rainrag_root):
+    data = build(manifest=manifest_of(rainrag_root))
+    (rainrag_root / "nrd/input/000.png").write_bytes(encode(picture(48, 64)))
+    (rainrag_root / "nrd/target/000.png").write_bytes(encode(picture(48, 64)))
+    with pytest.raises(DataError, match=r"nrd/input/000.png is 48×64 .*m.jsonl says 48×56"):
+        data[0]
+    (rainrag_root / "nrd/input/001.png").unlink()
+    with pytest.raises(DataError, match=r"nrd/input/001.png: cannot be read"):
+        data[1]
+
+
+def test_manifest_without_the_wanted_type_or_any_kept_pair(rainrag_root):
+    with pytest.raises(DataError, match=r"no pair of rain type 'drd'; found \['drs', 'nrd'\]"):
+        build(manifest=manifest_of(rainrag_root), rain_types=["drd"])
+    with pytest.raises(DataError, match="rejected every pair"):
+        build(manifest=manifest_of(rainrag_root, keep=False))
+    assert len(build(manifest=manifest_of(rainrag_root, keep=False), pyramid={"distilled": 4, "rest": 1})) == 6

@@ -1,0 +1,112 @@
+"""Image bytes: headers, every kind of bad file, decoding of a part."""
+
+import cv2
+import numpy as np
+import pytest
+from data_pictures import broken_images, encode, encode_pil, picture
+
+from unirain_plugin.data import partial_decode
+from unirain_plugin.data.image_header import read_header
+from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.errors import DataError
+
+SAMPLINGS = (0x111111, 0x211111, 0x121111, 0x221111, 0x411111)
+
+
+@pytest.mark.parametrize("name", broken_images())
+def test_bad_file_is_named_in_a_clear_error(name):
+    data, text = broken_images()[name]
+    with pytest.raises(DataError, match=f"(?s){name}.*({text})"):
+        EncodedImage(data, f"/data/{name}").decode()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif", ".ppm"])
+def test_good_files_decode_as_opencv_decodes_them(suffix):
+    data = encode(picture(), suffix)
+    image = EncodedImage(data, "x")
+    assert (image.height, image.width) == (48, 64)
+    assert np.array_equal(image.decode(), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("grey", encode(picture()[..., 0])),
+        ("alpha", encode(np.dstack([picture(), picture()[..., :1]]))),
+        ("depth16", encode(picture().astype(np.uint16) * 257)),
+        ("cmyk", encode_pil(picture(), mode="CMYK")),
+        ("exif", encode_pil(picture(), orientation=6)),
+    ],
+)
+def test_conversion_on_request_is_opencvs(kind, data):
+    image = EncodedImage(data, "x", convert=[kind])
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(image.decode(), expected)
+    assert np.array_equal(image.decode_rows(16)[:16], expected[:16])
+    assert (image.height, image.width) == expected.shape[:2]
+
+
+def test_trailing_bytes_do_not_make_a_file_bad():
+    for suffix in (".png", ".jpg"):
+        data = encode(picture(), suffix)
+        assert np.array_equal(EncodedImage(data + bytes(50), "x").decode(), EncodedImage(data, "x").decode())
+
+
+def test_header_that_promises_another_size_is_an_error():
+    data = bytearray(encode(picture(), ".bmp"))
+    assert read_header(bytes(data), "x") is None
+    jpeg = bytearray(encode(picture(), ".jpg"))
+    at = read_header(bytes(jpeg), "x").height_at
+    jpeg[at : at + 2] = (0).to_bytes(2, "big")
+    with pytest.raises(DataError, match=r"lie.jpg"):
+        EncodedImage(bytes(jpeg), "lie.jpg").decode()
+
+
+def _jpegs():
+    for size in ((90, 121), (17, 9), (64, 64)):
+        for sampling in SAMPLINGS:
+            yield size, encode(picture(*size), ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling)
+
+
+@pytest.mark.parametrize(("size", "data"), list(_jpegs()))
+def test_upper_rows_of_a_jpeg_are_those_of_the_whole(size, data):
+    whole = EncodedImage(data, "x").decode()
+    for stop in range(1, size[0] + 1):
+        assert np.array_equal(EncodedImage(data, "x").decode_rows(stop)[:stop], whole[:stop]), stop
+
+
+@pytest.mark.parametrize("worth", [0.8, 1.0])
+def test_upper_rows_of_a_png_are_those_of_the_whole(monkeypatch, worth):
+    monkeypatch.setattr(partial_decode, "_PNG_WORTH", worth)
+    data = encode(picture(70, 33))
+    whole = EncodedImage(data, "x").decode()
+    for stop in range(1, 71):
+        assert np.array_equal(EncodedImage(data, "x").decode_rows(stop)[:stop], whole[:stop]), stop
+
+
+def test_only_as_many_rows_are_decoded_as_needed():
+    tall = picture(400, 32)
+    assert EncodedImage(encode(tall), "x").decode_rows(50).shape[0] == 50
+    assert EncodedImage(encode(tall, ".jpg"), "x").decode_rows(50).shape[0] <= 50 + 32
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(picture(200, 64), ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        encode(picture(200, 64), ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
+        encode_pil(picture(200, 64), "PNG", "P"),
+    ],
+    ids=["progressive", "restart markers", "palette"],
+)
+def test_files_that_cannot_be_cut_are_decoded_whole(data):
+    image = EncodedImage(data, "x")
+    assert image.header.height_at == 0
+    assert image.decode_rows(20).shape[0] == 200
+
+
+def test_damage_in_the_part_that_is_decoded_is_found():
+    data = bytearray(encode(picture(200, 200)))
+    data[len(data) // 2] ^= 0x55
+    with pytest.raises(DataError, match=r"bad\.png.*damaged"):
+        EncodedImage(bytes(data), "bad.png").decode_rows(100)

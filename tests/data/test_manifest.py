@@ -1,0 +1,101 @@
+"""The manifest: round trip, every kind of wrong line, atomic writing."""
+
+import json
+
+import pytest
+
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifest, write_manifest
+from unirain_plugin.errors import DataError
+
+FULL = ManifestRecord(
+    lq="drs/input/ä b.png", gt="drs/target/ä b.png", rain_type="drs", source="rain13k", size=(480, 640), keep=True,
+    votes={"internvl": True, "llava": None, "mobilevlm": False},
+    retrieved=({"id": "r1", "s_txt": 0.5, "s_vis": 0.25, "s_perc": 0.125},), reason="2 of 3",
+)  # fmt: skip
+
+
+def test_records_come_back_as_they_were(tmp_path):
+    records = [FULL, ManifestRecord("a.png", "b.png", "snow"), ManifestRecord("\udcff.png", "c.png", "nrd", keep=False)]
+    assert write_manifest(tmp_path / "sub" / "m.jsonl", records) == 3
+    assert list(read_manifest(tmp_path / "sub" / "m.jsonl")) == records
+
+
+def test_lines_hold_only_what_is_known(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [ManifestRecord("a.png", "b.png", "drs", size=(4, 5))])
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {
+        "lq": "a.png",
+        "gt": "b.png",
+        "rain_type": "drs",
+        "size": [4, 5],
+    }
+
+
+GOOD = '{"lq": "a.png", "gt": "b.png", "rain_type": "drs"}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('{"lq": "a.png", "gt"', "expected a JSON object, found .* at column"),
+        ("\n", "found a blank line"),
+        ("[1, 2]\n", r"expected a JSON object such as .*, found \[1, 2\]"),
+        ('{"lq": "a.png", "rain_type": "drs"}', "missing key 'gt'"),
+        ('{"lq": "a.png", "gt": "b.png"}', "missing key 'rain_type'"),
+        (GOOD[:-2] + ', "raintype": "drs"}', "unknown key 'raintype'. Did you mean 'rain_type'"),
+        (GOOD[:-2] + ', "lq": "c.png"}', "key 'lq' is given twice"),
+        ('{"lq": "", "gt": "b.png", "rain_type": "drs"}', 'lq: expected a path or LMDB key, found ""'),
+        ('{"lq": null, "gt": "b.png", "rain_type": "drs"}', "lq: expected a path or LMDB key, found null"),
+        (
+            '{"lq": "a", "gt": "b", "rain_type": "DRS"}',
+            'rain_type: expected a lower-case name such as drs, found "DRS"',
+        ),
+        ('{"lq": "a", "gt": "b", "rain_type": 0}', "rain_type: expected a lower-case name"),
+        (GOOD[:-2] + ', "size": [480]}', r"size: expected \[height, width\] in pixels, found \[480\]"),
+        (GOOD[:-2] + ', "size": [0, 2]}', "size: expected"),
+        (GOOD[:-2] + ', "size": [true, 2]}', "size: expected"),
+        (GOOD[:-2] + ', "keep": "yes"}', 'keep: expected true or false, found "yes"'),
+        (GOOD[:-2] + ', "votes": {"a": 1}}', "votes: expected voters with true, false or null"),
+        (GOOD[:-2] + ', "retrieved": [{"s_vis": 1}]}', "retrieved: expected a list of objects with id"),
+        (GOOD[:-2] + ', "retrieved": [{"id": "r", "s_viz": 1}]}', "retrieved: expected"),
+        (GOOD[:-2] + ', "retrieved": [{"id": "r", "s_vis": NaN}]}', "NaN is no JSON number"),
+        (GOOD[:-2] + ', "reason": 3}', "reason: expected text, found 3"),
+    ],
+)
+def test_wrong_lines_are_named_by_file_and_number(tmp_path, line, text):
+    path = tmp_path / "m.jsonl"
+    path.write_text(GOOD * 2 + line)
+    records = read_manifest(path)
+    assert next(records) == next(records)
+    with pytest.raises(DataError, match=f"(?s)m.jsonl:3: .*{text}"):
+        next(records)
+
+
+def test_bytes_that_are_not_utf8(tmp_path):
+    (tmp_path / "m.jsonl").write_bytes(GOOD.encode() + b'{"lq": "\xff"}\n')
+    with pytest.raises(DataError, match=r"m.jsonl:2: not UTF-8"):
+        list(read_manifest(tmp_path / "m.jsonl"))
+
+
+def test_missing_and_empty_files(tmp_path):
+    with pytest.raises(DataError, match=r"none.jsonl: the manifest cannot be read"):
+        list(read_manifest(tmp_path / "none.jsonl"))
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(DataError, match=r"empty.jsonl: the manifest is empty"):
+        list(read_manifest(tmp_path / "empty.jsonl"))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write_manifest(path, [FULL])
+    with pytest.raises(DataError, match="record 2: rain_type"), ManifestWriter(path) as writer:
+        writer.write(FULL)
+        writer.write(ManifestRecord("a", "b", "Not A Type"))
+    assert list(read_manifest(path)) == [FULL]
+    assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_readers_see_nothing_before_the_end(tmp_path):
+    with ManifestWriter(tmp_path / "m.jsonl") as writer:
+        writer.write(FULL)
+        assert not (tmp_path / "m.jsonl").exists()
+    assert len(list(read_manifest(tmp_path / "m.jsonl"))) == 1

@@ -1,0 +1,129 @@
+"""The mixture of an epoch, counted."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from unirain_plugin.data.pair_table import Pair, PairTable
+from unirain_plugin.data.sampling import MAX_EPOCHS, SamplePlan
+from unirain_plugin.errors import OptionError
+
+
+def table(*groups):
+    """(type, source, kept, count) → a table."""
+    result = PairTable()
+    for rain_type, source, kept, count in groups:
+        for number in range(count):
+            result.append(Pair(f"{rain_type}/{source}/{kept}/{number}", "gt", rain_type, source, kept))
+    return result
+
+
+def epoch(pairs, plan, rng=None):
+    return [pairs[plan.pair_number(slot, rng)] for slot in range(len(plan))]
+
+
+TWO = [("drs", "a", True, 6), ("nrd", "a", True, 2)]
+
+
+def test_natural_meets_every_pair_once():
+    pairs = table(*TWO)
+    assert sorted(p.lq for p in epoch(pairs, SamplePlan(pairs, "natural"))) == sorted(
+        p.lq for p in map(pairs.__getitem__, range(8))
+    )
+
+
+def test_balanced_gives_equal_shares_and_repeats_the_smaller_type_evenly():
+    pairs = table(*TWO)
+    samples = epoch(pairs, SamplePlan(pairs, "balanced"))
+    assert Counter(p.rain_type for p in samples) == {"drs": 6, "nrd": 6}
+    assert Counter(Counter(p.lq for p in samples).values()) == {1: 6, 3: 2}
+
+
+def test_explicit_weights_of_types():
+    pairs = table(*TWO)
+    samples = epoch(pairs, SamplePlan(pairs, {"drs": 1, "nrd": 3}))
+    assert Counter(p.rain_type for p in samples) == {"drs": 6, "nrd": 18}
+
+
+def test_weights_of_sources_within_types():
+    pairs = table(("drs", "syn", True, 8), ("drs", "real", True, 2), ("drd", "real", True, 5))
+    plan = SamplePlan(pairs, {"types": "balanced", "sources": {"syn": 1, "real": 1}})
+    shares = Counter((p.rain_type, p.source) for p in epoch(pairs, plan))
+    assert shares == {("drs", "syn"): 8, ("drs", "real"): 8, ("drd", "real"): 16}
+
+
+def test_weight_zero_leaves_a_type_out():
+    pairs = table(*TWO)
+    assert {p.rain_type for p in epoch(pairs, SamplePlan(pairs, {"drs": 1, "nrd": 0}))} == {"drs"}
+
+
+def test_rejected_pairs_are_left_out_without_a_pyramid():
+    pairs = table(("drs", "a", True, 3), ("drs", "a", False, 5))
+    assert all(p.kept for p in epoch(pairs, SamplePlan(pairs)))
+
+
+def test_pyramid_gives_the_rest_its_share_in_every_type():
+    pairs = table(("drs", "a", True, 4), ("drs", "a", False, 8), ("nrs", "a", True, 4))
+    shares = Counter(
+        (p.rain_type, p.kept) for p in epoch(pairs, SamplePlan(pairs, "balanced", {"distilled": 3, "rest": 1}))
+    )
+    total = sum(shares.values())
+    assert shares[("nrs", True)] / total == pytest.approx(0.5, abs=0.02)
+    assert shares[("drs", False)] / total == pytest.approx(0.125, abs=0.02)
+
+
+def test_an_epoch_is_bounded_and_large_groups_are_then_drawn_at_random():
+    pairs = table(("drs", "a", True, 1000), ("nrd", "a", True, 10))
+    plan = SamplePlan(pairs, {"drs": 1, "nrd": 99})
+    assert len(plan) == MAX_EPOCHS * 1010
+    seen = {
+        p.lq for rng in map(np.random.default_rng, range(30)) for p in epoch(pairs, plan, rng) if p.rain_type == "drs"
+    }
+    assert len(seen) > 800
+
+
+def test_odd_shares_still_sum_to_the_epoch():
+    pairs = table(("drs", "a", True, 7), ("drd", "a", True, 5), ("nrs", "a", True, 3))
+    plan = SamplePlan(pairs, {"drs": 0.3, "drd": 0.36, "nrs": 0.34})
+    counts = Counter(p.rain_type for p in epoch(pairs, plan))
+    assert sum(counts.values()) == len(plan)
+    assert counts["drs"] == 7 and abs(counts["drd"] - 0.36 * len(plan)) < 1
+
+
+@pytest.mark.parametrize(
+    ("sampling", "pyramid", "text"),
+    [
+        ("balanse", None, "expected balanced, natural or weights by name, found 'balanse'. Did you mean 'balanced'"),
+        ({"drs": 1}, None, "'nrd' has no weight"),
+        ({"drs": 1, "nrd": 1, "nrx": 1}, None, "no pair is of 'nrx'.*Did you mean"),
+        ({"drs": -1, "nrd": 1}, None, "sampling: drs: expected a weight of 0 or more, found -1"),
+        ({"drs": 0, "nrd": 0}, None, "all weights are 0"),
+        ({"types": "balanced", "source": {}}, None, "unknown key 'source'.*Did you mean 'sources'"),
+        ({"sources": {"b": 1}}, None, r"sources: no pair is of 'b'; found \['a'\]"),
+        ("natural", {"distiled": 1}, "unknown tier 'distiled'.*Did you mean 'distilled'"),
+        ("natural", {"distilled": 0}, "pyramid: all weights are 0"),
+        ("natural", [1, 2], "pyramid: expected weights such as"),
+        ("natural", {"rest": 1}, "no pair is left"),
+    ],
+)
+def test_wrong_options_say_what_is_wrong(sampling, pyramid, text):
+    with pytest.raises(OptionError, match=f"(?s){text}"):
+        SamplePlan(table(*TWO), sampling, pyramid)
+
+
+def test_slots_beyond_the_epoch_do_not_exist():
+    plan = SamplePlan(table(*TWO))
+    for slot in (-1, len(plan)):
+        with pytest.raises(IndexError, match=f"sample {slot} of 8"):
+            plan.pair_number(slot, None)
+
+
+def test_table_keeps_strange_names():
+    pairs = PairTable()
+    original = Pair("dröp/a b.png", "\udcff.png", "snow", "s", False, (3, 4))
+    pairs.append(original)
+    pairs.append(Pair("x", "y", "drs"))
+    assert pairs[0] == original and pairs[1] == Pair("x", "y", "drs")
+    with pytest.raises(IndexError):
+        pairs[2]

@@ -1,0 +1,160 @@
+"""Reading LMDBs in the toolbox's format: one environment a process and path, safe under fork and spawn.
+
+py-lmdb refuses to open one path twice in a process, an environment must not be used after a fork, and it cannot be
+pickled. Environments therefore live in this module, by real path, are closed in a forked child, and never are part of
+a data set, so train and validation sets, both sides of a pair and any number of workers may read the same LMDB.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from unirain_plugin.data.pair_table import Pair
+from unirain_plugin.data.storage import Side
+from unirain_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    import lmdb
+
+META_FILE = "meta_info.txt"
+_META_LINE = re.compile(r"(?P<key>\S.*)\.\w+ \((\d+),(\d+),(\d+)\) -?\d+")
+
+_environments: dict[str, lmdb.Environment] = {}
+_real_paths: dict[str, str] = {}
+
+
+def _close_inherited() -> None:
+    for environment in _environments.values():
+        environment.close()
+    _environments.clear()
+    _real_paths.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
+def close_environments() -> None:
+    """Close all environments of this process, for instance before their files are replaced."""
+    _close_inherited()
+
+
+def environment(path: str) -> lmdb.Environment:
+    """Return the process's read-only environment of an LMDB, opened when first asked for.
+
+    Raises:
+        DataError: If it cannot be opened.
+        ImportError: If py-lmdb is missing.
+    """
+    real = _real_paths.get(path)
+    if real is None:
+        real = _real_paths[path] = os.path.realpath(path)
+    if real not in _environments:
+        try:
+            import lmdb
+        except ImportError as error:
+            raise ImportError("io_backend lmdb needs the package lmdb: pip install lmdb") from error
+        if not os.path.isfile(os.path.join(real, "data.mdb")):
+            raise DataError(f"{path}: no LMDB (a folder with data.mdb and {META_FILE}).")
+        try:
+            _environments[real] = lmdb.open(real, readonly=True, lock=False, readahead=False, meminit=False)
+        except lmdb.Error as error:
+            raise DataError(f"{path}: the LMDB cannot be opened: {error}.") from None
+    return _environments[real]
+
+
+def read_value(path: str, key: str) -> bytes:
+    """Return the bytes stored under a key.
+
+    Raises:
+        DataError: Naming the LMDB and the key if there is no such entry or the LMDB is damaged.
+    """
+    import lmdb
+
+    try:
+        with environment(path).begin() as transaction:
+            value = transaction.get(key.encode("utf-8"))
+    except lmdb.Error as error:
+        raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
+    if value is None:
+        raise DataError(f"{path}: the LMDB has no key '{key}'.")
+    return value
+
+
+class MetaEntry(NamedTuple):
+    """One line of ``meta_info.txt``: key and shape."""
+
+    key: str
+    height: int
+    width: int
+    channels: int
+
+
+def read_meta(path: str) -> Iterator[MetaEntry]:
+    """Yield the entries of an LMDB's ``meta_info.txt`` (``key.png (h,w,c) level`` a line).
+
+    The key is all that stands before the last suffix; the toolbox cuts at the first dot, where two keys may collide.
+
+    Raises:
+        DataError: With ``file:line`` if a line is malformed or its key was seen before.
+    """
+    meta = os.path.join(path, META_FILE)
+    seen: set[str] = set()
+    try:
+        with open(meta, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                match = _META_LINE.fullmatch(line.rstrip("\n"))
+                if match is None:
+                    raise DataError(f"{meta}:{number}: expected 'key.png (height,width,channels) level', "
+                                    f"found {line.rstrip()[:80]!r}.")  # fmt: skip
+                key, *shape = match.groups()
+                if key in seen:
+                    raise DataError(f"{meta}:{number}: the key '{key}' is listed twice.")
+                seen.add(key)
+                yield MetaEntry(key, *map(int, shape))
+    except UnicodeDecodeError:
+        raise DataError(f"{meta}: not UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{meta}: cannot be read: {error.strerror}; an LMDB without it is incomplete.") from None
+
+
+class LmdbStorage:
+    """The LMDBs ``{root}/{type}/lq.lmdb`` and ``{root}/{type}/gt.lmdb``."""
+
+    def __init__(self, root: str) -> None:
+        """Take the folder of the rain types; nothing is opened yet."""
+        self.root = root
+
+    def _path(self, pair: Pair, side: Side) -> str:
+        return os.path.join(self.root, pair.rain_type, f"{side}.lmdb")
+
+    def locate(self, pair: Pair, side: Side) -> str:
+        """See :class:`unirain_plugin.data.storage.Storage`."""
+        return f"{self._path(pair, side)}/{pair.lq if side == 'lq' else pair.gt}"
+
+    def read(self, pair: Pair, side: Side) -> bytes:
+        """See :class:`unirain_plugin.data.storage.Storage`."""
+        return read_value(self._path(pair, side), pair.lq if side == "lq" else pair.gt)
+
+
+def scan_lmdb(root: str, rain_type: str) -> Iterator[tuple[Pair, tuple[int, int]]]:
+    """Yield the pairs of one type, by key in order, with their size.
+
+    Raises:
+        DataError: If the keys or sizes of the two sides differ, or there are none.
+    """
+    folder = os.path.join(root, rain_type)
+    lq, gt = ({e.key: e for e in read_meta(os.path.join(folder, f"{side}.lmdb"))} for side in ("lq", "gt"))
+    only = sorted(lq.keys() ^ gt.keys())
+    if only:
+        raise DataError(f"{folder}: {len(only)} key(s) are in only one of lq.lmdb and gt.lmdb: {', '.join(only[:3])}.")
+    if not lq:
+        raise DataError(f"{folder}: the LMDBs are empty.")
+    for key in sorted(lq):
+        size = lq[key].height, lq[key].width
+        if size != (gt[key].height, gt[key].width):
+            raise DataError(f"{folder}: key '{key}' is {size[0]}×{size[1]} in lq.lmdb, but "
+                            f"{gt[key].height}×{gt[key].width} in gt.lmdb; expected equal sizes.")  # fmt: skip
+        yield Pair(key, key, rain_type), size

@@ -1,0 +1,260 @@
+"""The manifest: one JSON line a pair, the one thing that passes from indexing and distillation to training.
+
+A line is an object with ``lq``, ``gt`` and ``rain_type``, and, where known, ``source``, ``size`` and what distillation
+decided: ``keep``, ``votes``, ``retrieved``, ``reason``. Reading and writing stream: memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from types import TracebackType
+from typing import Any
+
+from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.rain_types import rain_type_ids
+
+SIMILARITIES = ("s_txt", "s_vis", "s_perc")
+"""The three similarities of a retrieved reference (paper.md §2): semantic, visual, structural."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRecord:
+    """One pair.
+
+    Attributes:
+        lq: Rainy image: a path relative to the manifest's folder (or absolute), or an LMDB key.
+        gt: Clean image, likewise.
+        rain_type: Name of the rain type, such as ``drs``.
+        source: Name of the data set that the pair comes from.
+        size: (height, width) in pixels of both images; None where unknown.
+        keep: Distillation's verdict; None before distillation.
+        votes: Verdict of each voter by name; None is an abstention.
+        retrieved: The references shown to the voters: ``{"id": …, "s_txt": …, "s_vis": …, "s_perc": …}``.
+        reason: Why the pair was kept or dropped.
+    """
+
+    lq: str
+    gt: str
+    rain_type: str
+    source: str = ""
+    size: tuple[int, int] | None = None
+    keep: bool | None = None
+    votes: Mapping[str, bool | None] | None = None
+    retrieved: tuple[Mapping[str, Any], ...] | None = None
+    reason: str | None = None
+
+    def to_json(self) -> str:
+        """Return the record as one line without its end; fields without a value are left out."""
+        values = ((name, getattr(self, name)) for name in _FIELDS)
+        data = {name: value for name, value in values if value is not None and value != ""}
+        line = json.dumps(data, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+        try:
+            line.encode("utf-8")
+        except UnicodeEncodeError:  # a file name that is not UTF-8: kept as escaped surrogates
+            line = json.dumps(data, allow_nan=False)
+        return line
+
+
+_FIELDS = tuple(field.name for field in fields(ManifestRecord))
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
+    """Yield the records of a manifest, each checked.
+
+    Raises:
+        DataError: With ``file:line``, if the file is missing or empty, or a line is no JSON object, lacks a key, has an
+            unknown one, or a value of the wrong kind.
+    """
+    path = os.fspath(path)
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield _parse(line, f"{path}:{number}")
+    except OSError as error:
+        raise DataError(f"{path}: the manifest cannot be read: {error.strerror or error}.") from None
+    if not number:
+        raise DataError(f"{path}: the manifest is empty; expected one JSON object a line.")
+
+
+def _parse(line: bytes, where: str) -> ManifestRecord:
+    try:
+        data = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the line).") from None
+    except json.JSONDecodeError as error:
+        found = "a blank line" if not line.strip() else f"{error.msg} at column {error.colno}"
+        raise DataError(f"{where}: expected a JSON object, found {found}.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: {error}.") from None
+    if not isinstance(data, dict):
+        raise DataError(f'{where}: expected a JSON object such as {{"lq": …, "gt": …}}, found {_short(data)}.')
+    return parse_record(data, where)
+
+
+def parse_record(data: Mapping[str, Any], where: str) -> ManifestRecord:
+    """Check one record and build it.
+
+    Args:
+        data: The decoded JSON object.
+        where: ``file:line`` for error texts.
+
+    Raises:
+        DataError: Naming ``where``, the key, what was found and what was expected.
+    """
+    checked = {}
+    for key, value in data.items():
+        check = _CHECKS.get(key)
+        if check is None:
+            raise DataError(f"{where}: unknown key '{key}'.{did_you_mean(key, _FIELDS)}")
+        if value is not None or key in ("lq", "gt", "rain_type"):
+            checked[key] = check(value, where, key)
+    try:
+        return ManifestRecord(**checked)
+    except TypeError:
+        missing = [key for key in ("lq", "gt", "rain_type") if key not in checked]
+        raise DataError(f"{where}: missing key '{missing[0]}'; expected lq, gt and rain_type.") from None
+
+
+class ManifestWriter:
+    """Writes a manifest beside its final name and moves it there when all is well: readers never see half of one.
+
+    Use it as a context manager; if the block raises, nothing is left behind and an older file stays as it was.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open a temporary file in the folder of ``path``, which is made if missing."""
+        self.path = os.path.abspath(path)
+        self.count = 0
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        handle, self._temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(self.path))
+        self._file = os.fdopen(handle, "w", encoding="utf-8", newline="\n", buffering=1 << 20)
+
+    def write(self, record: ManifestRecord) -> None:
+        """Add one record.
+
+        Raises:
+            DataError: If the record would not be readable again.
+        """
+        line = record.to_json()
+        parse_record(json.loads(line), f"{self.path}: record {self.count + 1}")
+        self._file.write(line + "\n")
+        self.count += 1
+
+    def __enter__(self) -> ManifestWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        """Move the file to its name, or remove it if the block raised."""
+        try:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                os.fchmod(self._file.fileno(), 0o666 & ~_umask())
+                self._file.close()
+                os.replace(self._temporary, self.path)
+        finally:
+            self._file.close()
+            with suppress(FileNotFoundError):
+                os.unlink(self._temporary)
+
+
+def write_manifest(path: str | os.PathLike[str], records: Iterable[ManifestRecord]) -> int:
+    """Write records to a manifest, all or nothing. Returns their number."""
+    with ManifestWriter(path) as writer:
+        for record in records:
+            writer.write(record)
+    return writer.count
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key '{next(key for key in keys if keys.count(key) > 1)}' is given twice")
+    return data
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _path(value: object, where: str, key: str) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise DataError(f"{where}: {key}: expected a path or LMDB key, found {_short(value)}.")
+    return value
+
+
+_known_types: set[str] = set()
+
+
+def _rain_type(value: object, where: str, key: str) -> str:
+    if not isinstance(value, str) or value not in _known_types:
+        try:
+            _known_types.update(rain_type_ids([value]))  # type: ignore[list-item]
+        except OptionError:
+            raise DataError(f"{where}: {key}: expected a lower-case name such as drs, found {_short(value)}.") from None
+    return value
+
+
+def _text(value: object, where: str, key: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {key}: expected text, found {_short(value)}.")
+    return value
+
+
+def _size(value: object, where: str, key: str) -> tuple[int, int]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
+        raise DataError(f"{where}: {key}: expected [height, width] in pixels, found {_short(value)}.")
+    return value[0], value[1]
+
+
+def _keep(value: object, where: str, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise DataError(f"{where}: {key}: expected true or false, found {_short(value)}.")
+    return value
+
+
+def _votes(value: object, where: str, key: str) -> Mapping[str, bool | None]:
+    if not isinstance(value, dict) or not all(v is None or isinstance(v, bool) for v in value.values()):
+        raise DataError(f"{where}: {key}: expected voters with true, false or null, found {_short(value)}.")
+    return value
+
+
+def _retrieved(value: object, where: str, key: str) -> tuple[Mapping[str, Any], ...]:
+    def fits(entry: object) -> bool:
+        return (
+            isinstance(entry, dict)
+            and isinstance(entry.get("id"), str)
+            and not entry.keys() - {"id", *SIMILARITIES}
+            and all(type(entry.get(s, 0)) in (int, float) and math.isfinite(entry.get(s, 0)) for s in SIMILARITIES)
+        )
+
+    if not isinstance(value, (list, tuple)) or not all(fits(entry) for entry in value):
+        expected = "a list of objects with id and the numbers " + ", ".join(SIMILARITIES)
+        raise DataError(f"{where}: {key}: expected {expected}, found {_short(value)}.")
+    return tuple(value)
+
+
+_CHECKS = {
+    "lq": _path, "gt": _path, "rain_type": _rain_type, "source": _text, "size": _size, "keep": _keep,
+    "votes": _votes, "retrieved": _retrieved, "reason": _text,
+}  # fmt: skip

@@ -1,0 +1,194 @@
+"""Which pair the n-th sample of an epoch is: mixing by rain type, source and tier.
+
+An epoch is a fixed list of slots, so any sampler that permutes ``range(len(dataset))``, the toolbox's
+``EnlargedSampler`` among them, gives the wanted mixture, in every epoch and on every rank. Pairs are grouped by (type,
+source, tier); a group with share w has w·N of the N slots of an epoch. N is the least number with which every pair is
+met at least once an epoch, but at most :data:`MAX_EPOCHS` times the number of pairs; a group that is larger than its
+slots then has a pair drawn at random for each slot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unirain_plugin.data.pair_table import PairTable
+from unirain_plugin.errors import OptionError, did_you_mean
+
+MAX_EPOCHS = 8
+"""Our choice: an epoch has at most this many times as many samples as there are pairs."""
+
+TIERS = ("distilled", "rest")
+MODES = ("balanced", "natural")
+
+
+class SamplePlan:
+    """Maps slots to pairs.
+
+    Args:
+        table: The pairs.
+        sampling: ``balanced`` (equal shares of the types), ``natural`` (every pair equally often), weights of the types
+            (``{drs: 2, nrd: 1}``), or ``{types: …, sources: …}`` with one of these for the types and one for the
+            sources within each type (default: natural).
+        pyramid: Weights of the tiers ``distilled`` and ``rest`` within each type and source (paper.md §2; the shares
+            are our choice). None leaves out what distillation has rejected.
+
+    Raises:
+        OptionError: If a weight is wrong, or a name is missing or unknown.
+    """
+
+    def __init__(
+        self,
+        table: PairTable,
+        sampling: str | Mapping[str, Any] = "natural",
+        pyramid: Mapping[str, float] | None = None,
+    ) -> None:
+        tiers = _tier_shares(pyramid)
+        groups = _group(table, tiers)
+        types, sources = _split(sampling)
+        shares = _shares(groups, table, types, sources, tiers)
+        used = [(members, share) for (_, members), share in zip(groups.items(), shares, strict=True) if share > 0]
+        counts = _slots([len(members) for members, _ in used], [share for _, share in used])
+        self._members = [members for members, _ in used]
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        """Number of slots of an epoch."""
+        return int(self._starts[-1])
+
+    def pair_number(self, slot: int, rng: np.random.Generator | None) -> int:
+        """Return the number of the pair of a slot; ``rng`` serves the groups that an epoch does not exhaust."""
+        if not 0 <= slot < len(self):
+            raise IndexError(f"sample {slot} of {len(self)}")
+        group = int(np.searchsorted(self._starts, slot, side="right")) - 1
+        members, position = self._members[group], slot - int(self._starts[group])
+        if rng is not None and self._starts[group + 1] - self._starts[group] < len(members):
+            position = int(rng.integers(len(members)))
+        return int(members[position % len(members)])
+
+
+def _group(table: PairTable, tiers: Mapping[str, float]) -> dict[tuple[int, int, int], np.ndarray]:
+    """Split the numbers of the pairs by (type, source, tier); tiers of share 0 are left out."""
+    tier = np.where(table.kept, 0, 1)
+    code = (table.types.astype(np.int64) * len(table.source_names) + table.sources) * 2 + tier
+    order = np.argsort(code, kind="stable").astype(np.uint32)
+    values, starts = np.unique(code[order], return_index=True)
+    groups = {}
+    for value, members in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
+        pair, tier_number = divmod(value, 2)
+        if tiers[TIERS[tier_number]] > 0:
+            groups[(*divmod(pair, len(table.source_names)), tier_number)] = members
+    if not groups:
+        raise OptionError("sampling: no pair is left: distillation has rejected all of them (keep: false) and the "
+                          "pyramid gives the rest no share.")  # fmt: skip
+    return groups
+
+
+def _split(sampling: str | Mapping[str, Any]) -> tuple[str | Mapping[str, float], str | Mapping[str, float]]:
+    if isinstance(sampling, Mapping) and sampling.keys() & {"types", "sources"}:
+        for key in sampling:
+            if key not in ("types", "sources"):
+                hint = did_you_mean(key, ["types", "sources"])
+                raise OptionError(f"sampling: unknown key '{key}'; expected types and sources.{hint}")
+        return _mode(sampling.get("types", "balanced"), "types"), _mode(sampling.get("sources", "natural"), "sources")
+    return _mode(sampling, ""), "natural"
+
+
+def _mode(value: object, key: str) -> str | Mapping[str, float]:
+    where = f"sampling{': ' if key else ''}{key}"
+    if isinstance(value, Mapping):
+        return {str(name): _weight(weight, f"{where}: {name}") for name, weight in value.items()}
+    if value not in MODES:
+        raise OptionError(f"{where}: expected balanced, natural or weights by name, found {value!r}."
+                          f"{did_you_mean(value, MODES)}")  # fmt: skip
+    return str(value)
+
+
+def _weight(value: object, where: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        raise OptionError(f"{where}: expected a weight of 0 or more, found {value!r}.")
+    return float(value)
+
+
+def _tier_shares(pyramid: Mapping[str, float] | None) -> dict[str, float]:
+    if pyramid is None:
+        return {"distilled": 1.0, "rest": 0.0}
+    if not isinstance(pyramid, Mapping):
+        raise OptionError(f"pyramid: expected weights such as {{distilled: 0.8, rest: 0.2}}, found {pyramid!r}.")
+    for name in pyramid:
+        if name not in TIERS:
+            raise OptionError(
+                f"pyramid: unknown tier '{name}'; expected distilled and rest.{did_you_mean(name, TIERS)}"
+            )
+    shares = {name: _weight(pyramid.get(name, 0.0), f"pyramid: {name}") for name in TIERS}
+    if not sum(shares.values()):
+        raise OptionError("pyramid: all weights are 0.")
+    return shares
+
+
+def _weights(mode: str | Mapping[str, float], sizes: Mapping[str, int], what: str, where: str) -> dict[str, float]:
+    """Turn a mode into shares that sum to 1 over the names present."""
+    if mode == "balanced":
+        weights = dict.fromkeys(sizes, 1.0)
+    elif mode == "natural":
+        weights = {name: float(size) for name, size in sizes.items()}
+    else:
+        weights = {name: mode[name] for name in sizes}
+    total = sum(weights.values())
+    if not total:
+        raise OptionError(f"sampling: {what}: all weights{where} are 0.")
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def _check_names(mode: str | Mapping[str, float], names: list[str], what: str) -> None:
+    if isinstance(mode, str):
+        return
+    for name in mode:
+        if name not in names:
+            raise OptionError(f"sampling: {what}: no pair is of '{name}'; found {names}.{did_you_mean(name, names)}")
+    for name in names:
+        if name not in mode:
+            raise OptionError(f"sampling: {what}: '{name}' has no weight; give it one, 0 to leave it out.")
+
+
+def _shares(
+    groups: Mapping[tuple[int, int, int], np.ndarray],
+    table: PairTable,
+    types: str | Mapping[str, float],
+    sources: str | Mapping[str, float],
+    tiers: Mapping[str, float],
+) -> list[float]:
+    """Return the share of every group: its type's × its source's within the type × its tier's within both."""
+    sizes: dict[str, dict[str, dict[str, int]]] = {}
+    for (type_number, source_number, tier), members in groups.items():
+        by_source = sizes.setdefault(table.type_names[type_number], {})
+        by_source.setdefault(table.source_names[source_number], {})[TIERS[tier]] = len(members)
+    _check_names(types, list(sizes), "types")
+    _check_names(sources, sorted({source for by_source in sizes.values() for source in by_source}), "sources")
+    type_sizes = {name: sum(sum(tier.values()) for tier in by_source.values()) for name, by_source in sizes.items()}
+    type_shares = _weights(types, type_sizes, "types", "")
+    shares = []
+    for type_number, source_number, tier in groups:
+        type_name, source_name = table.type_names[type_number], table.source_names[source_number]
+        by_source = sizes[type_name]
+        share = type_shares[type_name]
+        if share:
+            source_sizes = {name: sum(tier.values()) for name, tier in by_source.items()}
+            share *= _weights(sources, source_sizes, "sources", f" of type '{type_name}'")[source_name]
+        present = by_source[source_name]
+        shares.append(share * tiers[TIERS[tier]] / sum(tiers[name] for name in present))
+    return shares
+
+
+def _slots(sizes: list[int], shares: list[float]) -> np.ndarray:
+    """Divide an epoch: the nearest whole numbers to share × N with the sum N (largest remainders), each at least 1."""
+    total = math.ceil(max(size / share for size, share in zip(sizes, shares, strict=True)) - 1e-6)
+    total = min(total, MAX_EPOCHS * sum(sizes))
+    exact = np.array(shares) * total
+    counts = np.floor(exact + 1e-6).astype(np.int64)
+    short = max(0, total - int(counts.sum()))
+    counts[np.argsort(-(exact - counts), kind="stable")[:short]] += 1
+    return np.maximum(counts, 1)
