@@ -46,7 +46,8 @@ class PerTypeValidation(SRModel):
     @property
     def validates_loss(self) -> bool:
         """Whether the loss is reweighted by validation losses (``pixel_opt: source: val``)."""
-        return self.is_train and getattr(self.cri_pix, "source", None) == "val"
+        pixel = self.opt["train"].get("pixel_opt") or {} if self.is_train else {}
+        return pixel.get("source") == "val" and hasattr(self.cri_pix, "update_from_validation")
 
     def evaluated_network(self) -> nn.Module:
         """The network that is validated: the average if there is one. Never wrapped: a wrapper may talk to ranks."""
@@ -158,7 +159,8 @@ def _evaluating(network: nn.Module, compiled: bool) -> Iterator[None]:
     """Evaluation mode without gradients and without compilation (every image size would compile anew)."""
     was_training = network.training
     network.eval()
-    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    has_stance = compiled and hasattr(torch.compiler, "set_stance")  # torch 2.6 and later
+    eager = torch.compiler.set_stance("force_eager") if has_stance else nullcontext()
     try:
         with torch.no_grad(), eager:
             yield

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from basicsr.utils import imwrite, tensor2img
 from torch.utils.data import DataLoader
@@ -56,24 +57,27 @@ def validate_images(
             stem = Path(data["lq_path"][0]).stem
             model.feed_data(data)
             model.test(meter.observe)
+            loss = _plain_loss(model)  # first: tensor2img clamps the output in place
             image = tensor2img([model.output])
             if save_img:
                 path = picture_path(model.opt, dataset, stem, None if label is None else names.get(label), iteration)
                 imwrite(image, str(path))
-            results.append(_measure(model, index, label, image, data["lq_path"][0], meter))
+            metrics = _measure(model, image, data["lq_path"][0])
+            results.append(ImageResult(index, label, metrics, loss, meter.take()))
             model.forget_data()
             bar.update()
     return results
 
 
-def _measure(
-    model: UniRainModel, index: int, label: int | None, image: Any, path: str, meter: RoutingMeter
-) -> ImageResult:
-    gt = getattr(model, "gt", None)
-    target = None if gt is None else tensor2img([gt])
-    metrics = model.metrics(image, target, path) if model.metrics else {}
-    loss = math.nan
-    if model.validates_loss and gt is not None:
-        with torch.no_grad():
-            loss = float(model.cri_pix(model.output, gt))
-    return ImageResult(index, label, metrics, loss, meter.take())
+def _plain_loss(model: UniRainModel) -> float:
+    """The base loss of the current image, where the reweighting asks for it; else NaN."""
+    if not model.validates_loss or not hasattr(model, "gt"):
+        return math.nan
+    with torch.no_grad():
+        return float(model.cri_pix(model.output, model.gt))
+
+
+def _measure(model: UniRainModel, image: np.ndarray, path: str) -> dict[str, float]:
+    if model.metrics is None:
+        return {}
+    return model.metrics(image, tensor2img([model.gt]) if hasattr(model, "gt") else None, path)

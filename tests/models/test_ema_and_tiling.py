@@ -1,0 +1,89 @@
+"""The moving average of parameters and buffers; restoration in tiles."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from model_helpers import StubNet, batch_of, build, options
+from torch import nn
+
+from unirain_plugin.models.ema import update_average
+from unirain_plugin.models.tiling import restore_in_tiles, tile_starts
+
+
+def test_average_of_parameters_and_buffers():
+    average, network = StubNet(), StubNet()
+    with torch.no_grad():
+        for module, value in ((average, 1.0), (network, 3.0)):
+            for parameter in module.parameters():
+                parameter.fill_(value)
+            module.seen.fill_(value)
+            module.steps.fill_(int(value))
+    update_average(average, network, decay=0.75)
+    for value in (*average.parameters(), average.seen):
+        torch.testing.assert_close(value, torch.full_like(value, 1.5))
+    assert average.steps.item() == 3  # counters are copied
+    assert network.seen.item() == 3
+
+
+def test_average_follows_training_and_not_a_skipped_step(tmp_path):
+    model = build(options(tmp_path, ema_decay=0.5))
+    start = model.net_g.conv.weight.clone()
+    torch.testing.assert_close(model.net_g_ema.conv.weight, start)
+    model.feed_data(batch_of([0, 1, 2, 3]))
+    model.optimize_parameters(1)
+    torch.testing.assert_close(model.net_g_ema.conv.weight, (start + model.net_g.conv.weight) / 2)
+    assert model.net_g_ema.seen.item() == 0.5
+    before = model.net_g_ema.conv.weight.clone()
+    data = batch_of([0, 1, 2, 3])
+    data["lq"][0, 0, 0, 0] = float("nan")
+    model.feed_data(data)
+    model.optimize_parameters(2)
+    assert torch.equal(model.net_g_ema.conv.weight, before)
+
+
+@pytest.mark.parametrize("length", [7, 8, 9, 20, 33, 64, 100])
+def test_tiles_cover_the_length_and_share_the_overlap(length):
+    starts = tile_starts(length, 8, 3)
+    assert starts[0] == 0
+    assert starts[-1] == max(0, length - 8)
+    assert all(0 < b - a <= 5 for a, b in pairwise(starts))
+
+
+@pytest.mark.parametrize("size", [(40, 57), (16, 16), (17, 100), (33, 5)])
+def test_a_network_of_short_reach_gives_the_untiled_result(size):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 3, 5, padding=2)  # reach 2 = overlap / 4
+    image = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(restore_in_tiles(conv, image, tile=16, overlap=8), conv(image))
+
+
+def test_tiles_blend_without_a_seam_and_scale():
+    image = torch.zeros(1, 3, 8, 28)
+    level = iter(range(100))
+
+    def restore(part):
+        return torch.full((1, 3, part.shape[-2] * 2, part.shape[-1] * 2), float(next(level)))
+
+    result = restore_in_tiles(restore, image, tile=16, overlap=4)[0, 0, 0]
+    assert result.shape == (56,)
+    steps = result.diff()
+    assert (steps >= 0).all()
+    assert steps.max() < 0.35  # from 0 to 1 over the inner half of the overlap, not at once
+    assert (result[0], result[-1]) == (0, 1)
+
+
+def test_large_images_are_tiled_in_validation(tmp_path):
+    opt = options(tmp_path)
+    opt["val"].update(tile=16, tile_overlap=8)
+    model = build(opt)
+    shapes = []
+    model.net_g.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[-2:])))
+    lq = torch.rand(1, 3, 16, 40)
+    model.feed_data({"lq": lq})
+    model.test()
+    assert set(shapes) == {(16, 16)}
+    assert model.net_g.training
+    with torch.no_grad():
+        torch.testing.assert_close(model.output, model.net_g(lq))

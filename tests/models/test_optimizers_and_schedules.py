@@ -1,0 +1,76 @@
+"""Optimisers by name, schedules that are refused, and the learning rate of each iteration."""
+
+import math
+
+import pytest
+import torch
+from model_helpers import build, options
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.models.optimizers import OPTIMIZERS, build_optimizer, check_scheduler
+
+
+def rates(opt, iterations):
+    model = build(opt)
+    found = []
+    for iteration in range(1, iterations + 1):
+        model.update_learning_rate(iteration, opt["train"]["warmup_iter"])
+        found.append(model.get_current_learning_rate()[0])
+    return found
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_moves_the_parameters(kind):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = build_optimizer(kind, [parameter], lr=0.1)
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    assert (parameter < 1).all()
+
+
+def test_unknown_optimizer_and_option_are_named():
+    with pytest.raises(OptionError, match=r"optim_g: type: unknown optimiser 'AdamX'. Did you mean 'Adam"):
+        build_optimizer("AdamX", [torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(OptionError, match=r"optim_g: AdamW has no option 'beta'. Did you mean 'betas'\?"):
+        build_optimizer("AdamW", [torch.nn.Parameter(torch.ones(1))], lr=0.1, beta=(0.9, 0.9))
+    with pytest.raises(OptionError, match="optim_g: Adam refuses its options: Invalid learning rate"):
+        build_optimizer("Adam", [torch.nn.Parameter(torch.ones(1))], lr=-1.0)
+
+
+def test_cosine_after_warm_up(tmp_path):
+    opt = options(tmp_path, warmup_iter=5)
+    found = rates(opt, 20)
+    low = 1e-6
+    for iteration, rate in enumerate(found, start=1):
+        if iteration < 5:
+            assert rate == pytest.approx(1e-3 * iteration / 5)
+        else:
+            assert rate == pytest.approx(low + 0.5 * (1e-3 - low) * (1 + math.cos(math.pi * (iteration - 1) / 20)))
+
+
+def test_multi_step_returns_to_its_own_rate_after_warm_up(tmp_path):
+    scheduler = {"type": "MultiStepLR", "milestones": [8], "gamma": 0.5}
+    found = rates(options(tmp_path, warmup_iter=4, scheduler=scheduler), 10)
+    assert found == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 5e-4, 5e-4])
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        ({"type": "CosineAnnealingLR"}, r"unknown scheduler 'CosineAnnealingLR'. Did you mean"),
+        ({"type": "CosineAnnealingRestartLR", "periods": [10]}, r"periods add up to 10, fewer than total_iter \(20\)"),
+        ({"type": "CosineAnnealingRestartLR", "periods": [10, 10]}, "periods has 2 entries and restart_weights 1"),
+    ],
+)
+def test_schedules_that_would_fail_later_are_refused(scheduler, message):
+    with pytest.raises(OptionError, match=message):
+        check_scheduler({"total_iter": 20, "scheduler": scheduler})
+
+
+def test_loss_parameters_are_optimised_without_decay(tmp_path):
+    pixel = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "mode": "uncertainty"}
+    model = build(options(tmp_path, pixel_opt=pixel, optim_g={"type": "AdamW", "lr": 1e-3, "weight_decay": 0.1}))
+    network, loss = model.optimizer_g.param_groups
+    assert network["weight_decay"] == 0.1
+    assert loss["weight_decay"] == 0.0
+    assert loss["params"] == [p for p in model.cri_pix.parameters() if p.requires_grad]

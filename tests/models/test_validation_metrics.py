@@ -1,0 +1,87 @@
+"""Which figures are computed, and for which images there are none."""
+
+import math
+
+import numpy as np
+import pytest
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.models.metrics import NAMED_METRICS, MetricSuite, mean_of, resolve_metrics
+
+
+def picture(size=32, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def test_named_metrics_by_hand():
+    """One pixel of 16 differs by 16 in one channel: RGB mse is 256/48; in Y the blue channel counts 24.966/255."""
+    target = np.full((4, 4, 3), 100, np.uint8)
+    restored = target.copy()
+    restored[0, 0, 0] += 16  # BGR: blue
+    values = MetricSuite(resolve_metrics(["psnr", "psnr_y"]))(restored, target, "x")
+    assert values["psnr"] == pytest.approx(10 * math.log10(255**2 / (256 / 48)), abs=1e-6)
+    assert values["psnr_y"] == pytest.approx(10 * math.log10(255**2 / ((16 * 24.966 / 255) ** 2 / 16)), abs=1e-3)
+
+
+def test_ssim_is_the_toolboxs():
+    from basicsr.metrics import calculate_ssim
+
+    a, b = picture(seed=1), picture(seed=2)
+    values = MetricSuite(resolve_metrics(["ssim", "ssim_y"]))(a, b, "x")
+    assert values["ssim"] == pytest.approx(calculate_ssim(a, b, 0), abs=1e-9)
+    assert values["ssim_y"] == pytest.approx(calculate_ssim(a, b, 0, test_y_channel=True), abs=1e-9)
+    assert values["ssim"] != pytest.approx(values["ssim_y"], abs=1e-6)
+
+
+def test_the_toolboxs_form_and_the_short_forms_mean_the_same():
+    full = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False, "better": "higher"}}
+    assert resolve_metrics(full) == resolve_metrics(["psnr"]) == resolve_metrics({"psnr": None}) == full
+    assert resolve_metrics({"psnr": {"crop_border": 4}})["psnr"]["crop_border"] == 4
+    assert resolve_metrics({"mine": {"type": "calculate_psnr", "crop_border": 0}})["mine"]["better"] == "higher"
+    assert resolve_metrics(None) is None
+    assert NAMED_METRICS["psnr"]["crop_border"] == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (["pnsr"], r"val: metrics: 'pnsr' has no type and is none of psnr, .*Did you mean 'psnr'\?"),
+        ({"psnr": {"type": "calculate_pnsr"}}, r"psnr: type: unknown metric 'calculate_pnsr'. Did you mean"),
+        ({"psnr": {"better": "more"}}, "psnr: better: expected higher or lower, found 'more'"),
+        ({"psnr": 1}, "val: metrics: psnr: expected the metric's options, found 1"),
+        ("psnr", "val: metrics: expected a mapping or a list of names"),
+    ],
+)
+def test_bad_metrics_are_named(section, message):
+    with pytest.raises(OptionError, match=message):
+        resolve_metrics(section)
+
+
+@pytest.mark.parametrize(
+    ("metric", "image"),
+    [
+        ("ssim", picture(10)),
+        ("niqe", picture(150)),
+        ("niqe", np.full((200, 200, 3), 7, np.uint8)),
+    ],
+    ids=["ssim-tiny", "niqe-tiny", "niqe-flat"],
+)
+def test_images_without_a_value_are_left_out_with_one_warning(metric, image, warnings_of):
+    suite = MetricSuite(resolve_metrics([metric]))
+    assert math.isnan(suite(image, image, "a.png")[metric])
+    assert math.isnan(suite(image, image, "b.png")[metric])
+    (message,) = warnings_of
+    assert f"Metric {metric} leaves out images" in message
+    assert "a.png" in message
+
+
+def test_without_ground_truth_only_blind_metrics_have_a_value():
+    image = picture(200)
+    values = MetricSuite(resolve_metrics(["psnr", "niqe"]))(image, None, "x")
+    assert math.isnan(values["psnr"])
+    assert values["niqe"] > 0
+
+
+def test_means_leave_out_nan():
+    assert mean_of([1.0, math.nan, 3.0]) == 2.0
+    assert math.isnan(mean_of([math.nan]))

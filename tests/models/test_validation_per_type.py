@@ -1,0 +1,322 @@
+"""Validation: figures per type, the toolbox's figures without labels, saved images, the best network."""
+
+import copy
+import math
+import random
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.models.sr_model import SRModel
+from model_helpers import StubSet, TensorBoardStub, batch_of, build, loader_of, options
+from torch.utils.data import DataLoader
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.models.best_checkpoint import BestFigure
+from unirain_plugin.models.routing import RoutingMeter, draw_routing
+from unirain_plugin.models.settings import BestSettings
+from unirain_plugin.models.training_log import validation_text
+from unirain_plugin.models.validation import ImageResult, ValidationResult, type_names
+
+NAMES = {0: "drs", 1: "drd", 2: "nrs", 3: "nrd"}
+
+
+def result_of(rows, better="higher"):
+    """Rows: (label, psnr)."""
+    images = [ImageResult(i, label, {"psnr": value}) for i, (label, value) in enumerate(rows)]
+    return ValidationResult("val", images, NAMES, {"psnr": better})
+
+
+def test_figures_by_hand():
+    result = result_of([(0, 30.0), (0, 34.0), (3, 20.0), (1, 25.0)])
+    assert result.counts == {"drs": 2, "drd": 1, "nrd": 1}
+    assert result.figures() == {
+        "psnr": pytest.approx((32 + 25 + 20) / 3),  # of types, not of images
+        "psnr/drs": 32.0,
+        "psnr/drd": 25.0,
+        "psnr/nrd": 20.0,
+        "psnr/worst": 20.0,
+    }
+    assert result.worst("psnr") == ("nrd", 20.0)
+    assert result_of([(0, 3.0), (1, 5.0)], better="lower").worst("psnr") == ("drd", 5.0)
+
+
+def test_images_without_a_value_are_left_out():
+    figures = result_of([(0, math.nan), (0, 30.0), (1, math.nan)]).figures()
+    assert figures["psnr/drs"] == figures["psnr"] == figures["psnr/worst"] == 30.0
+    assert math.isnan(figures["psnr/drd"])
+
+
+def test_an_unlabelled_set_has_the_mean_of_its_images():
+    result = result_of([(None, 30.0), (None, 20.0)])
+    assert result.figures() == {"psnr": 25.0}
+    assert result.table() == ""
+    assert result.worst("psnr") is None
+
+
+def test_table():
+    record = {"psnr": {"val": 26.0, "iter": 8}}
+    assert validation_text(result_of([(0, 30.0), (3, 20.0)]), record).splitlines() == [
+        "Validation val",
+        "\t # psnr: 25.0000\tBest: 26.0000 @ 8 iter",
+        "\t type   images       psnr",
+        "\t drs         1    30.0000",
+        "\t nrd         1    20.0000",
+        "\t mean        2    25.0000",
+        "\t worst                nrd",
+    ]
+
+
+def test_names_of_labels():
+    assert type_names(StubSet({"name": "a", "rain_types": ["drs", "snow"]})) == {0: "drs", 4: "snow"}
+    assert type_names(object()) == NAMES
+
+
+def test_an_unlabelled_set_gives_the_toolboxs_figures(tmp_path):
+    opt = options(tmp_path, optim_g={"type": "Adam", "lr": 1e-3})
+    opt["val"]["metrics"] = {
+        "psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True, "better": "higher"},
+        "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False},
+    }
+    ours, loader = build(opt), loader_of(labelled=False, length=3)
+    torch.manual_seed(0)
+    stock = SRModel(copy.deepcopy(opt))
+    boards = TensorBoardStub(), TensorBoardStub()
+    for model, board in zip((ours, stock), boards, strict=True):
+        model.validation(loader, 4, board, save_img=False)
+    assert ours.metric_results == stock.metric_results
+    assert ours.best_metric_results == stock.best_metric_results
+    assert boards[0].scalars == boards[1].scalars
+
+
+def test_per_type_figures_are_those_of_the_images(tmp_path):
+    model, board = build(options(tmp_path)), TensorBoardStub()
+    model.validation(loader_of(length=8), 4, board)
+    expected = []
+    for index in (3, 7):  # the labels are index modulo 4
+        single = build(options(tmp_path))
+        single.validation(loader_of_one(index), 1, None)
+        expected.append(single.metric_results["psnr"])
+    assert model.metric_results["psnr/nrd"] == pytest.approx(sum(expected) / 2, abs=1e-9)
+    by_type = [model.metric_results[f"ssim_y/{name}"] for name in NAMES.values()]
+    assert model.metric_results["ssim_y"] == pytest.approx(sum(by_type) / 4)
+    assert model.metric_results["ssim_y/worst"] == min(by_type)
+    assert board.scalars["metrics/val/psnr/nrd"] == [(4, model.metric_results["psnr/nrd"])]
+    assert set(model.validation_results) == {"val"}
+
+
+def loader_of_one(index):
+    loader = loader_of()
+    subset = torch.utils.data.Subset(loader.dataset, [index])
+    subset.opt = loader.dataset.opt
+    return DataLoader(subset, batch_size=1)
+
+
+def test_routing_per_type_goes_to_tensorboard_and_a_picture(tmp_path):
+    model, board = build(options(tmp_path)), TensorBoardStub()
+    model.validation(loader_of(length=4), 4, board)
+    share = batch_of([2])["lq"].mean().item()
+    assert board.scalars["routing/val/encoder.0/nrs/expert0"] == [(4, pytest.approx(share, abs=1e-6))]
+    assert board.scalars["routing/val/decoder.0/nrs/expert1"] == [(4, pytest.approx(share, abs=1e-6))]
+    step, picture, _ = board.images["routing/val"]
+    assert step == 4
+    saved = cv2.imread(str(tmp_path / "visualization" / "routing" / "val_4.png"))
+    assert np.array_equal(saved[..., ::-1], picture)
+
+
+def test_routing_pictures_come_now_and_then(tmp_path):
+    opt = options(tmp_path)
+    opt["logger"]["routing_freq"] = 8
+    model = build(opt)
+    for iteration in (4, 8, 12, 16):
+        model.validation(loader_of(length=4), iteration, None)
+    assert {p.name for p in (tmp_path / "visualization" / "routing").iterdir()} == {"val_8.png", "val_16.png"}
+
+
+def test_heat_map_is_brighter_where_an_expert_is_used_more():
+    shares = {"drs": {"layer": np.array([1.0, 0.0])}, "nrd": {"layer": np.array([0.0, 1.0])}}
+    picture = draw_routing(shares, cell=20).astype(int)
+    top = 8 + 6 * len("layer")
+    left = 9 * 3 + 12
+    cells = [[picture[top + 10 + 20 * row, left + 10 + 20 * column].sum() for column in (0, 1)] for row in (0, 1)]
+    assert cells[0][0] == cells[1][1] > 600 > 100 > cells[0][1] == cells[1][0]
+
+
+def test_meter_averages_over_tiles():
+    class Net(torch.nn.Module):
+        def routing_statistics(self):
+            return {"a": self.share, "b": self.share.flip(1)}
+
+    net = Net()
+    meter = RoutingMeter(net)
+    for first in (0.2, 0.6):
+        net.share = torch.tensor([[first, 1 - first]])
+        meter.observe()
+    shares = meter.take()
+    np.testing.assert_allclose(shares["a"], [0.4, 0.6], atol=1e-6)
+    np.testing.assert_allclose(shares["b"], [0.6, 0.4], atol=1e-6)
+    assert meter.take() == {}
+
+
+def test_images_are_saved_by_type(tmp_path):
+    opt = options(tmp_path)
+    model = build(opt)
+    model.validation(loader_of(length=4), 8, None, save_img=True)
+    model.validation(loader_of("plain", length=1, labelled=False), 8, None, save_img=True)
+    root = tmp_path / "visualization"
+    assert (root / "nrd_003" / "nrd_003_8.png").is_file()
+    assert (root / "000" / "000_8.png").is_file()  # the toolbox's path
+    opt["is_train"], opt["val"]["suffix"] = False, "restored"
+    tested = build(opt)
+    tested.validation(loader_of("held-out", length=4), "stub", None, save_img=True)
+    image = cv2.imread(str(root / "held-out" / "drd" / "001_restored.png"))
+    with torch.no_grad():
+        expected = tested.net_g(batch_of([1])["lq"])[0].clamp(0, 1).permute(1, 2, 0).numpy()[..., ::-1]
+    assert np.abs(image - expected * 255).max() <= 0.51
+
+
+def test_a_test_run_gives_the_figures_of_the_validation(tmp_path):
+    opt = options(tmp_path)
+    trained = build(opt)
+    trained.validation(loader_of(), 4, None)
+    opt["is_train"] = False
+    tested = build(opt)
+    tested.validation(loader_of(), "stub", None)
+    assert tested.metric_results == trained.metric_results
+
+
+def test_validation_leaves_random_streams_and_mode_alone(tmp_path):
+    model = build(options(tmp_path))
+
+    def streams():
+        return random.random(), float(np.random.rand()), torch.rand(1).item()
+
+    for module in (random, np.random):
+        module.seed(1)
+    torch.manual_seed(1)
+    expected = streams()
+    for module in (random, np.random):
+        module.seed(1)
+    torch.manual_seed(1)
+    model.validation(loader_of(), 4, None)
+    assert streams() == expected
+    assert model.net_g.training
+
+
+def test_the_average_is_validated(tmp_path):
+    model = build(options(tmp_path, ema_decay=0.9))
+    with torch.no_grad():
+        model.net_g.out.weight.fill_(100.0)
+    model.validation(loader_of(), 4, None)
+    plain = build(options(tmp_path))
+    plain.validation(loader_of(), 4, None)
+    assert model.metric_results == plain.metric_results
+
+
+def test_images_without_ground_truth_are_restored_and_not_measured(tmp_path):
+    class Real(StubSet):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            del item["gt"], item["gt_path"]
+            return item
+
+    model = build(options(tmp_path))
+    model.validation(loader_of(), 4, None)
+    model.validation(DataLoader(Real({"name": "real", "length": 2}), batch_size=1), 4, None, save_img=True)
+    assert (tmp_path / "visualization" / "drd_001" / "drd_001_4.png").is_file()
+    assert math.isnan(model.metric_results["psnr"])
+
+
+class TestBest:
+    def test_best_network_is_kept_by_the_chosen_figure(self, tmp_path):
+        opt = options(tmp_path, ema_decay=0.5)
+        opt["val"]["best"] = {"metric": "psnr/worst"}
+        model, path = build(opt), tmp_path / "models" / "net_g_best.pth"
+        model.validation(loader_of(), 4, None)
+        best = model.metric_results["psnr/worst"]
+        first = torch.load(path)
+        assert set(first) == {"params", "params_ema"}
+        torch.testing.assert_close(first["params_ema"], dict(model.net_g_ema.state_dict()))
+        with torch.no_grad():
+            model.net_g_ema.out.bias.add_(1.0)  # worse
+        model.validation(loader_of(), 8, None)
+        assert model.metric_results["psnr/worst"] < best
+        torch.testing.assert_close(torch.load(path), first)
+        assert (model.best_figure.value, model.best_figure.iteration) == (best, 4)
+        assert [p.name for p in path.parent.iterdir()] == ["net_g_best.pth"]
+
+    def test_direction_ties_and_nan(self):
+        higher = BestFigure(BestSettings("psnr"), {"psnr": "higher"})
+        assert [higher.improved("v", {"psnr": x}, i) for i, x in enumerate([math.nan, 1.0, 1.0, 0.5, 2.0])] == [
+            False,
+            True,
+            False,
+            False,
+            True,
+        ]
+        lower = BestFigure(BestSettings("niqe"), {"niqe": "lower"})
+        assert [lower.improved("v", {"niqe": x}, 0) for x in (5.0, 6.0, 4.0)] == [True, False, True]
+        forced = BestFigure(BestSettings("psnr", higher=False), {"psnr": "higher"})
+        assert [forced.improved("v", {"psnr": x}, 0) for x in (5.0, 6.0)] == [True, False]
+
+    def test_only_one_set_decides(self):
+        first = BestFigure(BestSettings("psnr"), {"psnr": "higher"})
+        assert [first.improved(name, {"psnr": 1.0 + i}, 0) for i, name in enumerate("abab")] == [
+            True,
+            False,
+            True,
+            False,
+        ]
+        named = BestFigure(BestSettings("psnr", dataset="b"), {"psnr": "higher"})
+        assert [named.improved(name, {"psnr": 1.0}, 0) for name in "ab"] == [False, True]
+
+    def test_a_type_that_the_set_lacks_is_named(self):
+        best = BestFigure(BestSettings("psnr/drz"), {"psnr": "higher"})
+        with pytest.raises(OptionError, match=r"val has no figure 'psnr/drz'. Did you mean 'psnr/drs'\?"):
+            best.improved("val", {"psnr": 1.0, "psnr/drs": 1.0}, 0)
+
+    def test_record_of_another_figure_is_not_taken_up(self):
+        saved = BestFigure(BestSettings("psnr"), {"psnr": "higher"})
+        saved.improved("val", {"psnr": 30.0}, 4)
+        same, other = (BestFigure(BestSettings(m), {"psnr": "higher", "ssim": "higher"}) for m in ("psnr", "ssim"))
+        for record in (same, other):
+            record.load_state_dict(saved.state_dict())
+        assert (same.value, same.dataset, other.iteration) == (30.0, "val", -1)
+
+
+BY_VALIDATION = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "source": "val", "base": {"type": "MSELoss"}}
+
+
+class TestValidationLosses:
+    def test_losses_per_type_reach_the_loss(self, tmp_path):
+        model = build(options(tmp_path, pixel_opt=BY_VALIDATION))
+        given = []
+        model.cri_pix.update_from_validation = given.append
+        model.validation(loader_of(length=8), 4, None)
+        model.validation(loader_of("second"), 4, None)  # another set is no second update
+        (losses,) = given
+        assert set(losses) == set(NAMES.values())
+        with torch.no_grad():
+            errors = [((model.net_g(b["lq"]) - b["gt"]) ** 2).mean().item() for b in (batch_of([1]), batch_of([5]))]
+        assert losses["drd"] == pytest.approx(sum(errors) / 2, rel=1e-5)
+
+    def test_weights_change(self, tmp_path):
+        model = build(options(tmp_path, pixel_opt={**BY_VALIDATION, "warmup": 0, "window": 3}))
+        for iteration in (1, 2, 3):
+            model.validation(loader_of(length=8), iteration, None)
+            with torch.no_grad():
+                model.net_g.out.bias.mul_(0.5)
+        weights = model.cri_pix.weights
+        assert weights.sum().item() == pytest.approx(1)
+        assert weights.max() - weights.min() > 1e-3
+
+    def test_a_set_without_labels_is_an_error(self, tmp_path):
+        model = build(options(tmp_path, pixel_opt=BY_VALIDATION))
+        with pytest.raises(OptionError, match="source: val: the set 'val' has no rain types"):
+            model.validation(loader_of(labelled=False), 4, None)
+
+    def test_they_are_not_computed_in_vain(self, tmp_path):
+        model = build(options(tmp_path))
+        model.cri_pix.forward = None
+        model.validation(loader_of(), 4, None)
