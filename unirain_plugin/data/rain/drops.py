@@ -63,8 +63,7 @@ def drop_field(shape: tuple[int, int], rng: np.random.Generator, params: DropPar
 
 
 def _balls(shape: tuple[int, int], rng: np.random.Generator, params: DropParams) -> list[tuple[float, ...]]:
-    """Balls (x, y, radius x, radius y) of all drops; at least one drop lies inside the picture."""
-    height, width = shape
+    """Balls (x, y, radius x, radius y) of all drops."""
     scale = min(shape) / REFERENCE_SIDE
     count = max(1, round(log_uniform(rng, params.count) * max(shape) / min(shape)))
     low, high = np.log(params.radius)
@@ -73,18 +72,31 @@ def _balls(shape: tuple[int, int], rng: np.random.Generator, params: DropParams)
     # few large drops or many small ones: keep the covered area of a scene in bounds
     count = max(3, round(count * np.exp(low + 0.45 * (high - low) - (start + span / 2))))
     balls: list[tuple[float, ...]] = []
+    drops = np.empty((0, 3))
     for _ in range(count):
         radius = scale * np.exp(rng.uniform(start, start + span))
-        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        x, y = _free_place(drops, radius, shape, rng)
+        drops = np.vstack([drops, (x, y, radius)])
         stretch = rng.uniform(0.85, 1.3)
         balls.append((x, y, radius / np.sqrt(stretch), radius * np.sqrt(stretch)))
         for _ in range(rng.poisson(params.merge)):
-            turn, size = rng.uniform(0, 2 * np.pi), radius * rng.uniform(0.35, 0.8)
-            away = radius * rng.uniform(0.5, 1.1)
+            turn, size = rng.uniform(0, 2 * np.pi), radius * rng.uniform(0.4, 0.8)
+            away = radius * rng.uniform(0.3, 0.8)
             balls.append((x + away * np.cos(turn), y + away * np.sin(turn), size, size * rng.uniform(0.9, 1.3)))
         if radius > 8 * scale and rng.random() < params.trail_share:
             balls += _trail(x, y, radius, rng)
     return balls
+
+
+def _free_place(
+    drops: np.ndarray, radius: float, shape: tuple[int, int], rng: np.random.Generator
+) -> tuple[float, float]:
+    """The freest of a few random places: drops that touch have mostly merged, so most stand apart."""
+    places = rng.uniform(0, 1, (4, 2)) * shape[::-1]
+    if not len(drops):
+        return tuple(places[0])
+    away = np.hypot(places[:, :1] - drops[:, 0], places[:, 1:] - drops[:, 1])
+    return tuple(places[np.argmax((away / (drops[:, 2] + radius)).min(axis=1))])
 
 
 def _trail(x: float, y: float, radius: float, rng: np.random.Generator) -> list[tuple[float, ...]]:
@@ -99,7 +111,7 @@ def _trail(x: float, y: float, radius: float, rng: np.random.Generator) -> list[
 
 
 def add_drops(
-    scene: np.ndarray, light: np.ndarray, rng: np.random.Generator, params: DropParams
+    scene: np.ndarray, light: np.ndarray, sky: np.ndarray, rng: np.random.Generator, params: DropParams
 ) -> tuple[np.ndarray, np.ndarray]:
     """Look at a scene through a pane with drops.
 
@@ -110,7 +122,8 @@ def add_drops(
 
     Args:
         scene: Linear light, (H, W, 3) float32.
-        light: Light that surrounds the drops, (H, W, 3) or broadcastable, same unit.
+        light: Light that makes the highlights, (H, W, 3) or broadcastable, same unit.
+        sky: Light of the sky above the picture, likewise.
         rng: Source of all random numbers.
         params: Ranges.
 
@@ -125,7 +138,7 @@ def add_drops(
     radiance = _refract(scene, field, view)
     rim = rng.uniform(*params.rim)
     radiance *= (1 - rim * smoothstep(0.55, 1.0, field.rho))[..., None]
-    radiance += (rng.uniform(*params.sky) * smoothstep(-0.2, 1.0, field.v))[..., None] * light
+    radiance += (rng.uniform(*params.sky) * smoothstep(-0.2, 1.0, field.v))[..., None] * sky
     spot = (field.u - rng.uniform(-0.5, 0.5)) ** 2 + (field.v + rng.uniform(0.35, 0.55)) ** 2
     radiance += (rng.uniform(*params.highlight) * np.exp(-spot / 0.03))[..., None] * light
     confusion = rng.uniform(*params.defocus) * field.radius

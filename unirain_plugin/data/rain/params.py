@@ -59,9 +59,9 @@ class StreakParams(_Ranges):
     width: Range = (0.55, 1.25)
     depths: Range = (2, 4)
     depth_step: float = 1.8
-    density: Range = (10.0, 60.0)
+    density: Range = (12.0, 80.0)
     density_growth: float = 1.9
-    opacity: Range = (0.3, 0.75)
+    opacity: Range = (0.3, 0.8)
     depth_fading: float = 0.35
     brightness: Range = (0.8, 1.3)
     modulation: float = 0.25
@@ -87,17 +87,17 @@ class DropParams(_Ranges):
         highlight: Radiance of the specular highlight relative to the bright part of the surroundings.
     """
 
-    count: Range = (12.0, 60.0)
-    radius: Range = (4.0, 24.0)
+    count: Range = (16.0, 80.0)
+    radius: Range = (4.5, 28.0)
     size_spread: float = 0.6
-    merge: float = 1.6
-    trail_share: float = 0.25
+    merge: float = 0.8
+    trail_share: float = 0.15
     view: Range = (0.22, 0.5)
     defocus: Range = (0.1, 0.45)
     opacity: Range = (0.75, 1.0)
     rim: Range = (0.25, 0.75)
     sky: Range = (0.0, 0.35)
-    highlight: Range = (0.6, 1.6)
+    highlight: Range = (0.6, 1.8)
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,12 @@ class NightParams(_Ranges):
         reach: Distance, relative to the shorter side, at which a lamp's light has halved.
         lamp_power: Light of a lamp on the scene near it, relative to the day.
         halo: Strength of the glow around a lamp (scattering in lens and air); clean and rainy picture share it.
-        exposure: Mean that the camera's automatic exposure brings the linear picture to.
+        exposure: Mean that the camera's automatic exposure brings the linear picture to, lamps not counted; less where
+            a few bright parts would be washed out.
         shot_noise: Variance of the shot noise per unit of signal.
         read_noise: Standard deviation of the read noise.
-        rain_gain: Brightness of rain lit by a lamp, relative to the scene lit by it (drops scatter forward).
+        streak_gain: Brightness of falling rain lit by a lamp, relative to the scene lit by it (drops scatter forward).
+        drop_gain: The same for drops on the lens, which gather the lamps' light from their whole field of view.
     """
 
     ambient: Range = (0.02, 0.07)
@@ -125,14 +127,15 @@ class NightParams(_Ranges):
     lamps: Range = (1, 4)
     far_lamps: Range = (0, 10)
     lamp_kelvin: Range = (2000.0, 6500.0)
-    neon_share: float = 0.2
-    reach: Range = (0.18, 0.5)
+    neon_share: float = 0.25
+    reach: Range = (0.2, 0.6)
     lamp_power: Range = (0.15, 0.6)
-    halo: Range = (0.05, 0.3)
-    exposure: Range = (0.05, 0.14)
+    halo: Range = (0.03, 0.2)
+    exposure: Range = (0.03, 0.08)
     shot_noise: Range = (0.0001, 0.0012)
     read_noise: Range = (0.0005, 0.003)
-    rain_gain: Range = (1.0, 2.5)
+    streak_gain: Range = (0.8, 2.4)
+    drop_gain: Range = (2.0, 5.0)
 
 
 @dataclass(frozen=True)

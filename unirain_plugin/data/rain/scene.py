@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +17,8 @@ Rendered = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _VISIBLE = 4e-3
 """Opacity below this is no rain: it would not change an 8-bit code of a mid-grey pixel."""
+_LAMPS_AS_SKY = 0.35
+"""Lamps fill a drop this much as a sky of the same light would."""
 
 
 def _add_streaks(
@@ -34,21 +35,29 @@ def _add_streaks(
     return scene * (1 - mask)[..., None] + added[..., None] * light, mask
 
 
-def _add_drops(
-    scene: np.ndarray, light: np.ndarray, rng: np.random.Generator, params: RainParams
-) -> tuple[np.ndarray, np.ndarray]:
-    return add_drops(scene, light, rng, params.drops)
-
-
-def _by_day(photo: np.ndarray, add_rain: Callable, rng: np.random.Generator, params: RainParams) -> Rendered:
+def _day_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
     scene = to_linear(photo)
-    rainy, mask = add_rain(scene, surroundings(scene), rng, params)
+    rainy, mask = _add_streaks(scene, surroundings(scene), rng, params)
     return _outside_equal(to_codes(rainy), photo.copy(), mask)
 
 
-def _by_night(photo: np.ndarray, add_rain: Callable, rng: np.random.Generator, params: RainParams) -> Rendered:
-    night = make_night(to_linear(photo), rng, params.night)
-    rainy, mask = add_rain(night.scene, night.light, rng, params)
+def _day_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    scene = to_linear(photo)
+    sky = surroundings(scene)
+    rainy, mask = add_drops(scene, sky, sky, rng, params.drops)
+    return _outside_equal(to_codes(rainy), photo.copy(), mask)
+
+
+def _night_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    night = make_night(to_linear(photo), rng, params.night, params.night.streak_gain)
+    rainy, mask = _add_streaks(night.scene, night.light, rng, params)
+    return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
+
+
+def _night_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    """At night lamps make the highlights as the sky does by day, but fill a drop far less: they are small."""
+    night = make_night(to_linear(photo), rng, params.night, params.night.drop_gain)
+    rainy, mask = add_drops(night.scene, night.light, _LAMPS_AS_SKY * night.light, rng, params.drops)
     return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
 
 
@@ -57,14 +66,10 @@ def _outside_equal(lq: np.ndarray, gt: np.ndarray, mask: np.ndarray) -> Rendered
     return np.where(mask[..., None] > 0, lq, gt), gt, mask
 
 
-def _night_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
-    return _by_night(photo, _add_streaks, rng, replace(params, streaks=replace(params.streaks, veil_share=0.0)))
-
-
 SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Rendered]] = {
-    "drs": lambda photo, rng, params: _by_day(photo, _add_streaks, rng, params),
-    "drd": lambda photo, rng, params: _by_day(photo, _add_drops, rng, params),
+    "drs": _day_streaks,
+    "drd": _day_drops,
     "nrs": _night_streaks,
-    "nrd": lambda photo, rng, params: _by_night(photo, _add_drops, rng, params),
+    "nrd": _night_drops,
 }
 """Rain type → renderer of one pair."""
