@@ -56,10 +56,9 @@ class TrainingBar:
             worst: The worst type in words, or None.
         """
         loss = sum(value for name, value in logs.items() if name.startswith("l_"))
-        rate = self.bar.format_dict["rate"]
-        parts = [f"loss {loss:.4f}"]
-        if rate:
-            parts.append(f"{rate * self._images:.1f} images/s")
+        state = self.bar.format_dict  # its rate is a moving average, known from the second drawing on
+        rate = state["rate"] or (iteration - state["initial"]) / max(state["elapsed"], 1e-9)
+        parts = [f"loss {loss:.4f}", f"{rate * self._images:.1f} images/s"]
         if worst:
             parts.append(f"worst {worst}")
         self.bar.set_postfix_str(", ".join(parts), refresh=False)

@@ -1,0 +1,118 @@
+"""The line of text, TensorBoard's tags and the progress bar."""
+
+import logging
+import sys
+
+import pytest
+from basicsr.utils import get_root_logger
+from model_helpers import TensorBoardStub, batch_of, build, options
+
+from unirain_plugin.errors import OptionError, TrainingError
+from unirain_plugin.models.progress import TrainingBar, wants_bar
+from unirain_plugin.models.training_log import UniRainMessageLogger, tag_of
+
+REWEIGHTED = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 1, "warmup": 0, "window": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("l_pix", "losses/l_pix"),
+        ("l_drs", "losses/l_drs"),
+        ("w_drs", "weights/w_drs"),
+        ("slope_drs", "reweighting/slope_drs"),
+        ("tbs_nrd", "reweighting/tbs_nrd"),
+        ("af", "reweighting/af"),
+        ("grad_norm", "train/grad_norm"),
+    ],
+)
+def test_tags(name, tag):
+    assert tag_of(name) == tag
+
+
+@pytest.fixture()
+def lines():
+    """The toolbox's log lines."""
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    logger = get_root_logger()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def test_text_is_compact_and_tensorboard_complete(tmp_path, lines):
+    opt = options(tmp_path, pixel_opt=REWEIGHTED)
+    opt["logger"]["use_tb_logger"] = True
+    model, board = build(opt), TensorBoardStub()
+    for iteration in (1, 2, 3):
+        model.feed_data(batch_of([0, 1, 2, 3]))
+        model.optimize_parameters(iteration)
+    logged = model.get_current_log()
+    UniRainMessageLogger(opt, 1, board)({"epoch": 0, "iter": 3, "lrs": [1e-3], "time": 0.5, "data_time": 0.1, **logged})
+    assert set(board.scalars) == {tag_of(name) for name in logged} | {"train/lr"}
+    for kind in ("slope", "tbs", "tss"):
+        assert board.scalars[f"reweighting/{kind}_nrd"] == [(3, logged[f"{kind}_nrd"])]
+    line = lines[-1]
+    assert "iter:       3" in line
+    assert "eta: " in line
+    assert all(f"{name}: " in line for name in ("l_pix", "l_drs", "w_nrd", "af"))
+    assert not any(f"{name}_" in line for name in ("slope", "tbs", "tss"))
+
+
+def test_a_bar_is_shown_on_terminals_and_on_one_rank(monkeypatch):
+    for is_terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda shown=is_terminal: shown, raising=False)
+        assert wants_bar("auto", 0) is wants_bar(None, 0) is is_terminal
+        assert wants_bar(True, 0) is True
+        assert wants_bar(False, 0) is False
+        assert wants_bar(True, 1) is False
+    with pytest.raises(OptionError, match="logger: progress: expected auto, true or false, found 'on'"):
+        wants_bar("on", 0)
+
+
+def test_bar_tells_loss_rate_and_worst_type(tmp_path, capsys):
+    opt = options(tmp_path, total_iter=4, pixel_opt=REWEIGHTED)
+    opt["logger"]["progress"] = True
+    model = build(opt)
+    for iteration in (3, 4):  # a resumed run
+        model.feed_data(batch_of([0, 1, 2, 3]))
+        model.optimize_parameters(iteration)
+        log = model.get_current_log()
+        model._bar.bar.refresh()
+        get_root_logger().warning("a line of the log")
+    shown = capsys.readouterr().err
+    worst = max(("drs", "drd", "nrs", "nrd"), key=lambda name: log[f"l_{name}"])
+    assert "stub:" in shown
+    assert "4/4" in shown
+    assert "images/s" in shown
+    assert f"loss {log['l_pix']:.4f}" in shown
+    assert f"worst {worst}" in shown
+    assert model._bar.bar.disable  # closed at the end of the run
+    assert any(line.endswith("a line of the log") for line in shown.replace("\r", "\n").splitlines())
+
+
+def test_bar_ends_when_training_stops(tmp_path, capsys):
+    opt = options(tmp_path, max_nonfinite=1)
+    opt["logger"]["progress"] = True
+    model = build(opt)
+    model.feed_data(batch_of([0, 1]))
+    model.optimize_parameters(1)
+    data = batch_of([0, 1])
+    data["lq"][:] = float("nan")
+    model.feed_data(data)
+    with pytest.raises(TrainingError):
+        model.optimize_parameters(2)
+    assert model._bar.bar.disable
+    capsys.readouterr()
+
+
+def test_closing_twice_is_harmless(capsys):
+    bar = TrainingBar("run", 2, 0, 4)
+    bar.update(2, {"l_pix": 0.1}, None)
+    bar.close()
+    assert "2/2" in capsys.readouterr().err

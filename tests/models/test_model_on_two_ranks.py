@@ -1,0 +1,135 @@
+"""Two gloo processes: the weights, logs and figures of one process, and common decisions."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+# Labels are index modulo 4: on rank 0 (even places) and rank 1 (odd places) other types are present.
+BATCHES = [[0, 1, 4, 3], [2, 2, 6, 6], [1, 3, 5, 7], [0, 3, 1, 2]]
+PIXEL = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 1, "warmup": 0, "window": 3}
+CASES = {
+    "plain": {},
+    "accumulated": {"accumulate": 2, "grad_clip": 0.05, "ema_decay": 0.9},
+    "uncertainty": {"pixel_opt": {**PIXEL, "mode": "uncertainty"}},
+}
+
+
+def run(case, folder, rank, world_size):
+    """Train on this rank's places of each batch, then validate and save images."""
+    from model_helpers import batch_of, build, loader_of, options
+
+    folder.mkdir(exist_ok=True)
+    opt = options(
+        folder, **{"pixel_opt": PIXEL, "optim_g": {"type": "SGD", "lr": 0.1}, "max_nonfinite": 2, **CASES[case]}
+    )
+    opt.update(dist=world_size > 1, rank=rank, world_size=world_size)
+    opt["val"]["best"] = "psnr/worst"
+    opt["network_g"]["type"] = "StubNet"
+    opt["train"]["aux_weights"] = {"load_balance": 0.1}
+    model, logs = build(opt), []
+    for iteration, places in enumerate(BATCHES, start=1):
+        model.update_learning_rate(iteration)
+        model.feed_data(batch_of(places[rank::world_size]))
+        model.optimize_parameters(iteration)
+        logs.append(model.get_current_log())
+    model.validation(loader_of(length=7), 4, None, save_img=True)
+    weights = {k: v for k, v in model.get_bare_model(model.net_g).state_dict().items() if k != "seen" and k != "steps"}
+    return model, {
+        "weights": weights,
+        "logs": logs,
+        "figures": model.metric_results,
+        "loss": model.cri_pix.state_dict(),
+    }
+
+
+def plant(model, rank):
+    """A NaN on rank 1 alone, twice: nobody steps, everybody stops."""
+    from model_helpers import batch_of
+
+    from unirain_plugin.errors import TrainingError
+
+    texts = []
+    for iteration in (5, 6):
+        data = batch_of([0, 1])
+        if rank == 1:
+            data["lq"][1, 0, 0, 0] = float("nan")
+        model.feed_data(data)
+        try:
+            model.optimize_parameters(iteration)
+        except TrainingError as error:
+            texts.append(str(error))
+    return texts
+
+
+def worker(rank, folder):
+    import conftest  # noqa: F401  (registers the plugin)
+    from basicsr.models.base_model import BaseModel
+
+    from unirain_plugin.distributed import model_to_device
+
+    torch.set_num_threads(1)
+    BaseModel.model_to_device = model_to_device
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found = {}
+    for case in CASES:
+        model, found[case] = run(case, Path(folder) / case, rank, 2)
+    found["stops"] = plant(model, rank)
+    found["after"] = model.get_bare_model(model.net_g).conv.weight.detach().clone()
+    torch.save(found, f"{folder}/rank{rank}.pth")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    return folder, [torch.load(folder / f"rank{rank}.pth", weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_train_as_one(ranks, tmp_path, case):
+    _, found = ranks
+    _, single = run(case, tmp_path / case, 0, 1)
+    for name, value in single["weights"].items():
+        assert torch.equal(found[0][case]["weights"][name], found[1][case]["weights"][name])
+        torch.testing.assert_close(found[0][case]["weights"][name], value, rtol=0, atol=1e-5)
+    for one, two in zip(single["logs"], found[0][case]["logs"], strict=True):
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
+    assert found[0][case]["logs"] == found[1][case]["logs"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_rank_has_all_figures_and_all_images_are_saved(ranks, case):
+    folder, found = ranks
+    assert found[0][case]["figures"] == found[1][case]["figures"]
+    assert {"psnr", "psnr/drs", "psnr/nrd", "psnr/worst", "ssim_y/worst"} <= set(found[0][case]["figures"])
+    saved = sorted(path.name for path in (folder / case / "visualization").rglob("*_4.png"))
+    assert len(saved) == 7 + 1  # and the routing picture
+    assert (folder / case / "models" / "net_g_best.pth").is_file()
+
+
+def test_figures_are_those_of_one_process(ranks, tmp_path):
+    from model_helpers import build, loader_of, options
+
+    folder, found = ranks
+    opt = options(tmp_path)
+    opt["is_train"] = False
+    opt["path"]["pretrain_network_g"] = str(folder / "plain" / "models" / "net_g_best.pth")
+    model = build(opt)
+    model.validation(loader_of(length=7), 4, None)
+    assert model.metric_results == found[0]["plain"]["figures"]  # to the last bit: sums in the set's order
+
+
+def test_a_nan_on_one_rank_stops_both(ranks):
+    _, found = ranks
+    last = list(CASES)[-1]
+    for rank in range(2):
+        (text,) = found[rank]["stops"]
+        assert "stopped at iteration 6" in text
+        assert "in/000.png, in/001.png, in/000.png, in/001.png (lq is not finite)" in text
+        assert torch.equal(found[rank]["after"], found[rank][last]["weights"]["conv.weight"])
