@@ -1,0 +1,35 @@
+"""Fixtures of the runner tests."""
+
+import pytest
+import yaml
+from run_helpers import Programs, merge, shared, tiny_train_options
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The fork server, shared by all tests of the session."""
+    programs = Programs(tmp_path_factory.mktemp("programs"))
+    yield programs
+    programs.server.stdin.close()
+    programs.server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def rain(tmp_path_factory):
+    """A tiny data set for all tests of the session."""
+    return shared.write_rainrag(tmp_path_factory.mktemp("rain") / "rainrag", per_type=2, size=(24, 28))
+
+
+@pytest.fixture()
+def options(tmp_path, rain):
+    """Writes ``NAME.yml`` with the tiny options; ``sections`` are merged in, None removes a key."""
+
+    def write(name="tiny", total_iter=6, **sections):
+        opt = tiny_train_options(rain, name=name, total_iter=total_iter)
+        opt["datasets"]["train"]["gt_size"] = 16
+        merge(opt, sections)
+        path = tmp_path / f"{name}.yml"
+        path.write_text(yaml.safe_dump(opt, sort_keys=False))
+        return path
+
+    return write

@@ -1,0 +1,96 @@
+"""SIGKILL at random moments, also while saving, and ``--auto_resume``: the run must come out bit for bit.
+
+``UNIRAIN_KILL_SEEDS=10`` runs ten seeds instead of two.
+"""
+
+import os
+import random
+
+import pytest
+from run_helpers import assert_same_weights, logged
+
+TOTAL = 40
+SEEDS = range(int(os.environ.get("UNIRAIN_KILL_SEEDS", "2")))
+
+
+def write_options(options, workers):
+    """A checkpoint every other iteration, weights that react at once, validation in between."""
+    return options(
+        total_iter=TOTAL,
+        datasets={"train": {"batch_size_per_gpu": 3, "num_worker_per_gpu": workers}},
+        train={"ema_decay": 0.9, "pixel_opt": {"warmup": 2, "window": 4}},
+        val={"val_freq": 10},
+        logger={"save_checkpoint_freq": 2, "keep_checkpoints": 3},
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_runs_come_out_bit_for_bit(programs, options, tmp_path, workers):
+    path = write_options(options, workers)
+    straight = tmp_path / "straight/experiments/tiny"
+    seconds = timed(programs, path, tmp_path / "straight")
+    expected = logged(straight)
+    assert sorted(expected) == list(range(1, TOTAL + 1))
+    for seed in SEEDS:
+        root = tmp_path / f"seed{seed}"
+        kills = kill_until_done(programs, path, root, random.Random(seed), seconds)
+        experiment = root / "experiments/tiny"
+        assert kills >= 2
+        assert logged_everywhere(root) == expected
+        assert_same_weights(straight / "models/net_g_latest.pth", experiment / "models/net_g_latest.pth")
+        assert_same_weights(straight / f"models/net_g_{TOTAL}.pth", experiment / f"models/net_g_{TOTAL}.pth")
+        assert not list(experiment.rglob(".*.tmp-*")), "a finished run leaves no temporary files"
+
+
+def timed(programs, path, root) -> float:
+    """Run straight through; the seconds that it takes."""
+    import time
+
+    start = time.monotonic()
+    programs.run("train", "-opt", path, "--root", root)
+    return time.monotonic() - start
+
+
+def kill_until_done(programs, path, root, rng, seconds) -> int:
+    """Start, kill after a random time, resume, … until a run ends by itself. Returns the number of kills."""
+    kills = 0
+    while True:
+        pid, log = programs.start("train", "-opt", path, "--root", root, "--auto_resume")
+        # The first runs are killed soon, so that there are several; later ones may finish.
+        status = programs.wait(pid, seconds=rng.uniform(0.1, 0.5 + 0.1 * kills) * seconds)
+        if status is None:
+            programs.kill(pid)
+            kills += 1
+            assert kills < 60, log.read_text()[-2000:]
+            continue
+        assert status == 0, log.read_text()[-4000:]
+        return kills
+
+
+def logged_everywhere(root) -> dict[int, str]:
+    """The losses of a run and of what was archived when it was killed before its first checkpoint."""
+    found = {}
+    for experiment in sorted((root / "experiments").iterdir()):
+        for iteration, losses in logged(experiment).items():
+            assert found.setdefault(iteration, losses) == losses, iteration
+    return found
+
+
+@pytest.mark.parametrize("file", ["net_g_4.pth", "4.state"])
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+def test_killed_while_saving(programs, options, tmp_path, file, moment):
+    """The checkpoint of iteration 4 is cut off at each of its steps; the run goes on from that of iteration 2."""
+    path = options(total_iter=6, logger={"save_checkpoint_freq": 2})
+    programs.run("train", "-opt", path, "--root", tmp_path / "straight")
+    root = tmp_path / "killed"
+    env = {"UNIRAIN_TEST_KILL": f"{file}:{moment}"}
+    pid, log = programs.start("train", "-opt", path, "--root", root, env=env)
+    assert programs.wait(pid) == -9, log.read_text()[-2000:]
+    experiment = root / "experiments/tiny"
+    assert not (experiment / "training_states/4.state").exists()
+    text = programs.run("train", "-opt", path, "--root", root, "--auto_resume")
+    assert "iter: 2." in text
+    straight = tmp_path / "straight/experiments/tiny"
+    assert logged(experiment) == logged(straight)
+    assert_same_weights(straight / "models/net_g_latest.pth", experiment / "models/net_g_latest.pth")
+    assert not list(experiment.rglob(".*.tmp-*"))

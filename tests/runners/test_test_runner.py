@@ -1,0 +1,66 @@
+"""The test program reproduces the validation's figures from saved weights, on the CPU."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from run_helpers import stock_sections
+
+
+def test_options(path, weights, name="test_tiny", **val):
+    """The option file of a test, from that of a training."""
+    opt = yaml.safe_load(path.read_text())
+    data = {**opt["datasets"]["val"], "name": "tiny_val"}
+    result = {key: opt[key] for key in ("model_type", "scale", "num_gpu", "network_g")}
+    result |= {
+        "name": name,
+        "datasets": {"test_1": data},
+        "path": {"pretrain_network_g": str(weights), "strict_load_g": True, "param_key_g": "params"},
+        "val": {"save_img": True, "suffix": None, "metrics": opt["val"]["metrics"], **val},
+    }
+    result_path = path.with_name(f"{name}.yml")
+    result_path.write_text(yaml.safe_dump(result, sort_keys=False))
+    return result_path
+
+
+test_options.__test__ = False
+
+
+def figures(text: str) -> list[str]:
+    """The lines of the last validation, up to the best value so far."""
+    return re.findall(r"# (\w+: [\d.]+)", text.split("Validation tiny_val")[-1])
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_reproduces_the_validation(programs, options, tmp_path, rain, stock):
+    path = options(total_iter=4, **(stock_sections(rain) if stock else {}))
+    trained = programs.run("train", "-opt", path, "--root", tmp_path)
+    test = test_options(path, tmp_path / "experiments/tiny/models/net_g_latest.pth")
+    tested = programs.run("test", "-opt", test, "--root", tmp_path)
+    assert figures(tested) == figures(trained) and len(figures(tested)) == 2
+    results = tmp_path / "results/test_tiny"
+    assert list(results.glob("test_test_tiny_*.log"))
+    assert len(list(results.rglob("*.png"))) >= (2 if stock else 8)
+
+
+def test_second_run_archives_the_first(programs, options, tmp_path):
+    path = options(total_iter=1)
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    test = test_options(path, tmp_path / "experiments/tiny/models/net_g_latest.pth")
+    programs.run("test", "-opt", test, "--root", tmp_path)
+    assert "was there already" in programs.run("test", "-opt", test, "--root", tmp_path)
+
+
+def test_missing_weights_are_one_message(programs, options, tmp_path):
+    test = test_options(options(), tmp_path / "nothing.pth")
+    text = programs.run("test", "-opt", test, "--root", tmp_path, status=2)
+    assert text.startswith("error: ") and "nothing.pth" in text and "Traceback" not in text
+
+
+def test_help_tells_the_flags():
+    command = [sys.executable, "-m", "unirain_plugin.test", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for flag in ("-opt", "--launcher", "--auto_resume", "--debug", "--force_yml", "--root"):
+        assert flag in text

@@ -1,0 +1,205 @@
+"""The train program: what it writes where, resume, never stopping short, what a user's mistake looks like."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from run_helpers import ENVIRONMENT, assert_same_weights, logged, stock_sections, weights
+
+
+def test_as_a_user_does(options, tmp_path):
+    """In a subprocess: the folders appear in the working directory, and nothing is said about CUDA."""
+    path = options(total_iter=4)
+    command = [sys.executable, "-m", "unirain_plugin.train", "-opt", str(path), "--local-rank=0"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT})
+    assert result.returncode == 0, result.stderr[-3000:]
+    experiment = tmp_path / "experiments/tiny"
+    assert {"net_g_4.pth", "net_g_latest.pth"} <= {file.name for file in (experiment / "models").iterdir()}
+    assert (experiment / "training_states/4.state").is_file()
+    assert sorted(logged(experiment)) == [1, 2, 3, 4]
+    assert "iter:       4" in result.stderr
+
+
+def test_root_and_flags(programs, options, tmp_path):
+    path = options(total_iter=2)
+    text = programs.run("train", "-opt", path, "--root", "elsewhere", "--debug", "--force_yml", "train:total_iter=3")
+    experiment = programs.folder / "elsewhere/experiments/debug_tiny"
+    assert sorted(logged(experiment)) == [1, 2, 3], text
+    copied = (experiment / "tiny.yml").read_text()
+    assert "# CMD:" in copied and yaml.safe_load(copied)["train"]["total_iter"] == 2
+
+
+def test_resumes_from_any_directory(programs, options, tmp_path):
+    path, root = options(total_iter=4), tmp_path / "root"
+    programs.run("train", "-opt", path, "--root", root)
+    (tmp_path / "other").mkdir()
+    programs.run(
+        *("train", "-opt", path, "--root", root, "--auto_resume", "--force_yml", "train:total_iter=6"),
+        cwd=tmp_path / "other",
+    )
+    assert list(tmp_path.glob("root/experiments/*")) == [root / "experiments/tiny"]  # nothing archived, nothing new
+    assert sorted(logged(root / "experiments/tiny")) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_in_the_middle_of_an_epoch_is_exact(programs, options, tmp_path, workers):
+    """8 images, batches of 3: the checkpoint of iteration 4 lies inside the second epoch."""
+    train = {"batch_size_per_gpu": 3, "num_worker_per_gpu": workers}
+    path = options(total_iter=9, datasets={"train": train}, train={"ema_decay": 0.9})
+    programs.run("train", "-opt", path, "--root", tmp_path / "straight")
+    programs.run("train", "-opt", path, "--root", tmp_path / "broken", "--force_yml", "train:total_iter=4")
+    programs.run("train", "-opt", path, "--root", tmp_path / "broken", "--auto_resume")
+    a, b = tmp_path / "straight/experiments/tiny", tmp_path / "broken/experiments/tiny"
+    assert logged(a) == logged(b)
+    assert_same_weights(a / "models/net_g_latest.pth", b / "models/net_g_latest.pth")
+
+
+def test_truncated_newest_state_falls_back_with_a_warning(programs, options, tmp_path):
+    path = options(total_iter=8)
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    state = tmp_path / "experiments/tiny/training_states/8.state"
+    state.write_bytes(state.read_bytes()[:1000])
+    before = weights(tmp_path / "experiments/tiny/models/net_g_latest.pth")
+    text = programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
+    assert re.search(r"WARNING: .*8\.state: the training state is truncated.*Falling back to .*4\.state", text)
+    assert "Resuming training from epoch: 1, iter: 4" in text or "iter: 4." in text
+    after = weights(tmp_path / "experiments/tiny/models/net_g_latest.pth")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_only_broken_checkpoints_are_one_message(programs, options, tmp_path):
+    path = options(total_iter=4)
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    (tmp_path / "experiments/tiny/models/net_g_4.pth").unlink()
+    text = programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume", status=2)
+    assert "error: None of the saved checkpoints can be resumed" in text
+    assert "net_g_4.pth: the network that belongs to" in text and "Traceback" not in text
+
+
+def test_resume_state_of_another_run(programs, options, tmp_path):
+    """``path: resume_state`` takes the networks that lie beside the state, wherever that is."""
+    programs.run("train", "-opt", options(total_iter=4), "--root", tmp_path / "first")
+    state = tmp_path / "first/experiments/tiny/training_states/4.state"
+    path = options(name="second", total_iter=6, path={"resume_state": str(state)})
+    programs.run("train", "-opt", path, "--root", tmp_path / "second")
+    assert sorted(logged(tmp_path / "second/experiments/second")) == [5, 6]
+
+
+def test_auto_resume_without_a_checkpoint_begins_anew(programs, options, tmp_path):
+    programs.run("train", "-opt", options(total_iter=2), "--root", tmp_path, "--auto_resume")
+    assert sorted(logged(tmp_path / "experiments/tiny")) == [1, 2]
+
+
+def test_rerun_archives_the_old_run_and_says_so(programs, options, tmp_path):
+    path = options(total_iter=1)
+    for _ in range(3):  # also three times within a second
+        text = programs.run("train", "-opt", path, "--root", tmp_path)
+    assert re.search(r"WARNING: .*experiments/tiny was there already: the old folder is now .*tiny_archived_", text)
+    assert len(list((tmp_path / "experiments").iterdir())) == 3
+
+
+def test_option_file_inside_the_archived_folder(programs, options, tmp_path):
+    path = options(total_iter=1)
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    programs.run("train", "-opt", tmp_path / "experiments/tiny/tiny.yml", "--root", tmp_path, "--auto_resume")
+    programs.run("train", "-opt", tmp_path / "experiments/tiny/tiny.yml", "--root", tmp_path)
+    assert (tmp_path / "experiments/tiny/tiny.yml").is_file()
+
+
+@pytest.mark.parametrize("batch", [3, 20])
+def test_never_stops_short(programs, options, tmp_path, batch):
+    """8 images: batches that do not divide them, and one that is larger than the data set."""
+    path = options(total_iter=7, datasets={"train": {"batch_size_per_gpu": batch}})
+    text = programs.run("train", "-opt", path, "--root", tmp_path)
+    assert sorted(logged(tmp_path / "experiments/tiny")) == list(range(1, 8))
+    assert ("each batch holds some images more than once" in text) == (batch == 20)
+
+
+def test_last_checkpoints_are_kept(programs, options, tmp_path):
+    path = options(total_iter=5, logger={"save_checkpoint_freq": 1, "keep_checkpoints": 2})
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    states = tmp_path / "experiments/tiny/training_states"
+    assert {file.name for file in states.iterdir()} == {"4.state", "5.state"}
+
+
+def test_seed_drawn_by_the_toolbox_is_taken_up_again(programs, options, tmp_path):
+    path = options(total_iter=6, manual_seed=None, logger={"save_checkpoint_freq": 2})
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    whole = logged(tmp_path / "experiments/tiny")
+    for name in ("models/net_g_6.pth", "training_states/6.state", "models/net_g_4.pth", "training_states/4.state"):
+        (tmp_path / "experiments/tiny" / name).unlink()
+    programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
+    assert logged(tmp_path / "experiments/tiny") == whole  # which also compares what was run twice
+
+
+def test_reweighting_by_validation_losses_resumes_exactly(programs, options, tmp_path):
+    """The toolbox saves before it validates: the resumed run validates the saved iteration first."""
+    loss = {"source": "val", "warmup": 0, "window": 3}
+    path = options(total_iter=8, train={"pixel_opt": loss}, val={"val_freq": 2}, logger={"save_checkpoint_freq": 2})
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    experiment = tmp_path / "experiments/tiny"
+    whole, last = logged(experiment), weights(experiment / "models/net_g_latest.pth")
+    for iteration in (6, 8):
+        (experiment / f"training_states/{iteration}.state").unlink()
+    programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
+    assert logged(experiment) == whole and len({line.split("w_drs")[1] for line in whole.values()}) > 2
+    assert all(
+        torch.equal(last[name], tensor) for name, tensor in weights(experiment / "models/net_g_latest.pth").items()
+    )
+
+
+@pytest.mark.parametrize("prefetch, workers", [("cpu", 0), ("cpu", 2), (None, 2)])
+def test_losses_do_not_depend_on_how_data_are_loaded(programs, options, tmp_path, prefetch, workers):
+    plain = options(total_iter=5)
+    programs.run("train", "-opt", plain, "--root", tmp_path / "plain")
+    train = {"num_worker_per_gpu": workers, "prefetch_mode": prefetch}
+    other = options(total_iter=5, datasets={"train": train})
+    programs.run("train", "-opt", other, "--root", tmp_path / "other")
+    assert logged(tmp_path / "plain/experiments/tiny") == logged(tmp_path / "other/experiments/tiny")
+
+
+def test_stock_model_and_data_set(programs, options, tmp_path, rain):
+    path = options(name="stock", total_iter=5, **stock_sections(rain))
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume", "--force_yml", "train:total_iter=7")
+    assert sorted(logged(tmp_path / "experiments/stock")) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_broken_image_ends_training_with_prefetching_too(programs, options, tmp_path, rain):
+    """The toolbox's prefetching thread would die of it and let training wait for ever."""
+    broken = tmp_path / "broken"
+    shutil.copytree(rain, broken)
+    for file in broken.glob("drs/input/*.png"):
+        file.write_bytes(b"no picture")
+    sections = stock_sections(broken)
+    sections["datasets"]["train"]["prefetch_mode"] = "cpu"
+    path = options(name="stock", total_iter=3, **sections)
+    pid, log = programs.start("train", "-opt", path, "--root", tmp_path)
+    assert programs.wait(pid, seconds=60) not in (0, None), log.read_text()[-2000:]
+
+
+def test_tensorboard_is_flushed_and_continued(programs, options, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    path = options(total_iter=4, logger={"use_tb_logger": True})
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume", "--force_yml", "train:total_iter=6")
+    events = EventAccumulator(str(tmp_path / "tb_logger/tiny")).Reload()
+    assert [event.step for event in events.Scalars("losses/l_pix")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_mistakes_are_one_message(programs, options, tmp_path):
+    missing = programs.run("train", "-opt", "nothing.yml", status=2)
+    assert missing.startswith("error: -opt nothing.yml: there is no such file") and missing.count("\n") == 1
+    launcher = programs.run("train", "-opt", options(), "--root", tmp_path, "--launcher", "pytorch", status=2)
+    assert "the environment lacks RANK" in launcher and "torchrun" in launcher and "Traceback" not in launcher
+    gpu = programs.run("train", "-opt", options(num_gpu=1), "--root", tmp_path, status=2)
+    assert "num_gpu" in gpu and "Traceback" not in gpu
+    keep = options(logger={"keep_checkpoints": 0})
+    assert "keep_checkpoints" in programs.run("train", "-opt", keep, "--root", tmp_path, status=2)
