@@ -363,7 +363,8 @@ def test_wrong_labels(labels, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"windw": 3}, r"windw: unknown .*Did you mean 'window'\?"),
+        ({"windw": 3}, r"windw: unknown key; .*Did you mean 'window'\?"),
+        ({"rain_typs": ["drs"]}, r"rain_typs: unknown key; .*Did you mean 'rain_types'\?"),
         ({"mode": "papre"}, r"mode: found 'papre'.*Did you mean 'paper'\?"),
         ({"rain_types": "drs"}, r"rain_types: found the text 'drs'; expected a list"),
         ({"rain_types": ["drs", "drs"]}, r"rain_types: 'drs' is listed twice"),

@@ -8,12 +8,13 @@ import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from unirain_plugin.errors import OptionError
+from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.losses.base_terms import build_base_terms
 from unirain_plugin.losses.loss_records import LossRecords, sum_by_type, sum_over_ranks, world_size
 from unirain_plugin.losses.rain_labels import RainLabels
 from unirain_plugin.losses.reweighting import build_reweighter
 from unirain_plugin.losses.reweighting_base import blend_with_floor
+from unirain_plugin.losses.reweighting_options import OPTION_NAMES
 
 _SMALLEST = 1e-30  # float32 cannot hold a weight below; Σ ω_i then stays above 0
 
@@ -63,6 +64,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         **options: object,
     ) -> None:
         super().__init__()
+        _check_names(options)
         if reduction != "mean":
             raise OptionError(f"reduction: found {reduction!r}; expected mean.")
         if isinstance(loss_weight, bool) or not isinstance(loss_weight, (int, float)):
@@ -252,6 +254,13 @@ class MultiObjectiveReweightedLoss(nn.Module):
         if self.options.mode == "uncertainty":
             return blend_with_floor(torch.softmax(-self.log_variances.detach(), 0), self.reweighter.floor)
         return self.weights
+
+
+def _check_names(options: Mapping[str, object]) -> None:
+    known = dict.fromkeys(("base", "rain_types", "num_types", "loss_weight", "reduction", *OPTION_NAMES))
+    for name in options:
+        if name not in known:
+            raise OptionError(f"{name}: unknown key; expected one of {', '.join(known)}.{did_you_mean(name, known)}")
 
 
 def _at_least_float32(x: Tensor | None) -> Tensor | None:
