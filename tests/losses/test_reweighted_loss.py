@@ -360,6 +360,11 @@ def test_wrong_labels(labels, message):
         build()(*batch(), labels)
 
 
+def test_images_of_different_shape():
+    with pytest.raises(DataError, match=r"prediction is \(2, 3, 4, 4\), the target \(2, 1, 4, 4\)"):
+        build()(torch.rand(2, 3, 4, 4), torch.rand(2, 1, 4, 4))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -8,7 +8,7 @@ import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.losses.base_terms import build_base_terms
 from unirain_plugin.losses.loss_records import LossRecords, sum_by_type, sum_over_ranks, world_size
 from unirain_plugin.losses.rain_labels import RainLabels
@@ -99,8 +99,10 @@ class MultiObjectiveReweightedLoss(nn.Module):
             weight: Per-pixel weights (N, C or 1, H, W), as in the toolbox's losses.
 
         Raises:
-            DataError: If the labels are not N integers out of this loss's rain types.
+            DataError: If the labels are not N integers out of this loss's rain types, or the images differ in shape.
         """
+        if pred.shape != target.shape:
+            raise DataError(f"loss: the prediction is {tuple(pred.shape)}, the target {tuple(target.shape)}.")
         pred, target, weight = (_at_least_float32(x) for x in (pred, target, weight))
         with torch.autocast(pred.device.type, enabled=False):
             if rain_type is None:
