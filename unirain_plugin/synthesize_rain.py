@@ -153,6 +153,9 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> N
             for pattern in ("*.png", ".*.tmp") if args.overwrite else (".*.tmp",):  # .tmp: left by a killed run
                 for path in folder.glob(pattern):
                     path.unlink()
+            for empty in (folder, folder.parent):
+                if empty.is_dir() and not any(empty.iterdir()):
+                    empty.rmdir()
         if args.resume and earlier != settings:
             changed = ", ".join(f"{k} {earlier.get(k)} → {v}" for k, v in settings.items() if earlier.get(k) != v)
             raise DataError(

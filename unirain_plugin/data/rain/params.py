@@ -131,7 +131,7 @@ class NightParams(_Ranges):
     reach: Range = (0.2, 0.6)
     lamp_power: Range = (0.15, 0.6)
     halo: Range = (0.03, 0.2)
-    exposure: Range = (0.03, 0.08)
+    exposure: Range = (0.025, 0.07)
     shot_noise: Range = (0.0001, 0.0012)
     read_noise: Range = (0.0005, 0.003)
     streak_gain: Range = (0.8, 2.4)

@@ -1,0 +1,269 @@
+"""The renderer: determinism, alignment, what tells the four types apart, error texts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from unirain_plugin.data.rain.drops import drop_field
+from unirain_plugin.data.rain.light import LUMA, kelvin_to_rgb, to_codes, to_linear
+from unirain_plugin.data.rain.night import make_night
+from unirain_plugin.data.rain.streaks import streak_opacity, veil_opacity
+from unirain_plugin.data.rain_synthesis import DropParams, NightParams, RainParams, StreakParams, render_rain
+from unirain_plugin.data.sample_photos import SPLITS, sample_photos
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.rain_types import RAIN_TYPES
+
+SEEDS = range(4)
+
+
+def load(name: str, size: int = 160) -> np.ndarray:
+    path = next(p for p in sample_photos() if p.name == name)
+    photo = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    scale = size / min(photo.shape[:2])
+    return cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:size, :size]
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return load("coffee.png")
+
+
+@pytest.fixture(scope="module")
+def pairs(photo: np.ndarray) -> dict:
+    return {t: [render_rain(photo, t, seed) for seed in SEEDS] for t in RAIN_TYPES}
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+
+
+def anisotropy(mask: np.ndarray) -> float:
+    """(λ1 − λ2) / (λ1 + λ2) of the mask's structure tensor: 1 for parallel lines, 0 for round blobs."""
+    gy, gx = np.gradient(cv2.GaussianBlur(mask, (0, 0), 1.0))
+    xx, yy, xy = (gx * gx).mean(), (gy * gy).mean(), (gx * gy).mean()
+    return float(np.hypot(xx - yy, 2 * xy) / (xx + yy))
+
+
+@pytest.mark.parametrize("rain_type", RAIN_TYPES)
+def test_shape_dtype_range(photo, pairs, rain_type):
+    for pair in pairs[rain_type]:
+        assert pair.lq.shape == pair.gt.shape == photo.shape
+        assert pair.lq.dtype == pair.gt.dtype == np.uint8
+        assert pair.mask.shape == photo.shape[:2] and pair.mask.dtype == np.float32
+        assert pair.mask.min() == 0 and 0.1 < pair.mask.max() <= 1
+
+
+@pytest.mark.parametrize("rain_type", RAIN_TYPES)
+def test_pair_is_equal_outside_the_rain_and_differs_inside(pairs, rain_type):
+    for pair in pairs[rain_type]:
+        dry = pair.mask == 0
+        assert 0.1 < dry.mean() < 0.99
+        np.testing.assert_array_equal(pair.lq[dry], pair.gt[dry])
+        wet = pair.mask > 0.3
+        assert wet.any() and np.abs(pair.lq[wet].astype(int) - pair.gt[wet]).mean() > 4
+
+
+@pytest.mark.parametrize("rain_type", ["drs", "drd"])
+def test_clean_day_picture_is_the_photograph(photo, pairs, rain_type):
+    for pair in pairs[rain_type]:
+        np.testing.assert_array_equal(pair.gt, photo)
+
+
+@pytest.mark.parametrize("rain_type", RAIN_TYPES)
+def test_same_seed_same_pair_whatever_came_before(photo, pairs, rain_type):
+    np.random.default_rng(5).random(100)
+    render_rain(photo, "nrd", 99)
+    np.random.seed(1)
+    for first, second in zip(pairs[rain_type][2], render_rain(photo, rain_type, 2), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(pairs[rain_type][0].lq, pairs[rain_type][1].lq)
+
+
+def test_types_have_streams_of_their_own_and_the_photo_is_untouched(photo, pairs):
+    before = photo.copy()
+    generators = [np.random.default_rng(3) for _ in range(2)]
+    one, two = (render_rain(photo, "drd", rng) for rng in generators)
+    np.testing.assert_array_equal(one.lq, two.lq)
+    np.testing.assert_array_equal(photo, before)
+    one.gt[:] = 0  # the pair owns its memory
+    np.testing.assert_array_equal(photo, before)
+    assert not np.array_equal(pairs["drs"][0].mask, pairs["nrs"][0].mask)
+
+
+def test_streaks_have_a_direction_and_drops_have_none():
+    streaks = [streak_opacity((160, 160), np.random.default_rng(s), StreakParams()) for s in range(8)]
+    drops = [drop_field((160, 160), np.random.default_rng(s), DropParams()).rho < 1 for s in range(8)]
+    lines, blobs = ([anisotropy(mask.astype(np.float32)) for mask in masks] for masks in (streaks, drops))
+    assert min(lines) > max(blobs) and np.mean(lines) > 0.5 > 0.25 > np.mean(blobs)
+
+
+def test_streaks_follow_the_angle():
+    for angle in (-30.0, 25.0):
+        params = StreakParams(angle=(angle, angle), angle_jitter=(0.5, 0.5))
+        mask = streak_opacity((160, 160), np.random.default_rng(0), params)
+        gy, gx = np.gradient(cv2.GaussianBlur(mask, (0, 0), 2))
+        across = 0.5 * np.arctan2(2 * (gx * gy).mean(), (gx * gx).mean() - (gy * gy).mean())
+        # across a streak that falls along (sin a, cos a) the gradient points along (cos a, -sin a)
+        assert np.rad2deg(across) == pytest.approx(-angle, abs=3)
+
+
+def test_drops_are_wider_than_streaks(pairs):
+    """Eroding by three pixels leaves drops and removes streaks."""
+    kernel = np.ones((7, 7), np.uint8)
+
+    def remains(mask: np.ndarray) -> float:
+        wet = (mask > 0.25).astype(np.uint8)
+        return cv2.erode(wet, kernel).sum() / max(wet.sum(), 1)
+
+    share = {t: np.mean([remains(pair.mask) for pair in pairs[t]]) for t in RAIN_TYPES}
+    assert min(share["drd"], share["nrd"]) > 5 * max(share["drs"], share["nrs"])
+
+
+def test_night_is_darker_and_has_lamps(pairs):
+    day = np.mean([pair.gt.mean() for t in ("drs", "drd") for pair in pairs[t]])
+    night = [pair.gt for t in ("nrs", "nrd") for pair in pairs[t]]
+    assert np.mean([gt.mean() for gt in night]) < 0.7 * day
+    assert all((gt.max(axis=2) > 230).any() for gt in night)
+
+
+def test_streaks_brighten_and_the_dark_the_most():
+    gains = []
+    for grey in (40, 120, 200):
+        photo = np.full((128, 128, 3), grey, np.uint8)
+        photo[:16] = 235  # a bright sky
+        params = RainParams(streaks=StreakParams(veil_share=0.0))
+        pair = render_rain(photo, "drs", 4, params)
+        wet = pair.mask > 0.2
+        wet[:16] = False
+        gains.append(float((pair.lq[wet].astype(float) - grey).mean()))
+    assert gains[0] > gains[1] > gains[2] > 0
+
+
+def test_a_drop_shows_the_scene_upside_down():
+    photo = np.zeros((128, 128, 3), np.uint8)
+    photo[:64] = 220  # bright sky above a dark ground
+    params = DropParams(opacity=(1.0, 1.0), rim=(0.0, 0.0), sky=(0.0, 0.0), highlight=(0.0, 0.0), view=(0.5, 0.5))
+    upper, lower = [], []
+    for seed in range(6):
+        field = drop_field((128, 128), np.random.default_rng([seed, 1]), params)
+        pair = render_rain(photo, "drd", np.random.default_rng([seed, 1]), RainParams(drops=params))
+        inside = (field.rho < 0.7) & (pair.mask > 0.9) & (np.abs(field.y - 64) < 20)
+        upper += pair.lq[inside & (field.v < -0.3)].ravel().tolist()
+        lower += pair.lq[inside & (field.v > 0.3)].ravel().tolist()
+    assert np.mean(lower) > np.mean(upper) + 60
+
+
+def test_rain_scales_with_the_picture():
+    """Twice the size, twice the width of everything: about the same covered area."""
+    for rain_type in ("drs", "drd"):
+        cover = []
+        for side in (128, 256):
+            photo = np.full((side, side, 3), 90, np.uint8)
+            cover.append(np.mean([(render_rain(photo, rain_type, s).mask > 0.1).mean() for s in range(6)]))
+        assert 0.6 < cover[0] / cover[1] < 1.7
+
+
+def test_veil_is_bounded_and_leaves_the_near_part_free():
+    params = StreakParams(veil_share=1.0, veil=(0.2, 0.2))
+    veils = [veil_opacity((120, 100), np.random.default_rng(s), params) for s in range(8)]
+    assert all(veil.shape == (120, 100) and veil.min() >= 0 and veil.max() <= 0.2 + 1e-6 for veil in veils)
+    assert all(veil[:12].mean() > veil[-12:].mean() for veil in veils)
+    assert all((veil[-12:] == 0).mean() > 0.5 for veil in veils)
+    assert not veil_opacity((120, 100), np.random.default_rng(0), replace(params, veil_share=0.0)).any()
+
+
+def test_night_noise_is_the_same_in_both_pictures(photo):
+    params = NightParams(shot_noise=(0.005, 0.005))
+    night = make_night(to_linear(photo), np.random.default_rng(0), params, params.streak_gain)
+    np.testing.assert_array_equal(night.photograph(night.scene), night.photograph(night.scene.copy()))
+    quiet = replace(night, noise=np.zeros_like(night.noise))
+    assert psnr(night.photograph(night.scene), quiet.photograph(night.scene)) < 40  # there is noise
+
+
+def test_transfer_curves_are_inverse_and_as_srgb_says():
+    codes = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_codes(to_linear(codes)), codes)
+    # IEC 61966-2-1 by hand: 188/255 = 0.73725 → ((0.73725 + 0.055) / 1.055)^2.4 = 0.50289
+    assert to_linear(np.uint8(188)) == pytest.approx(0.50289, abs=1e-5)
+    assert to_linear(np.uint8(10)) == pytest.approx(10 / 255 / 12.92, rel=1e-5)
+    assert to_codes(np.array([-1.0, 2.0])).tolist() == [0, 255]
+
+
+def test_colour_temperature():
+    for kelvin in (1800, 2700, 4000, 6504, 12000):
+        assert float(kelvin_to_rgb(kelvin) @ LUMA) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(kelvin_to_rgb(6504), 1, atol=0.06)  # D65 lies near the Planckian locus
+    warm, cold = kelvin_to_rgb(2200), kelvin_to_rgb(12000)
+    assert warm[0] > 3 * warm[2] and cold[2] > cold[0]
+
+
+def test_float_photo_equals_its_rounding(photo):
+    pair = render_rain(photo.astype(np.float32) / 255, "drs", 0)
+    np.testing.assert_array_equal(pair.gt, photo)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("rain_type", RAIN_TYPES)
+def test_flat_black_and_white_photos(rain_type, value):
+    for seed in SEEDS:
+        pair = render_rain(np.full((32, 47, 3), value, np.uint8), rain_type, seed)
+        assert pair.lq.shape == (32, 47, 3) and np.isfinite(pair.mask).all()
+
+
+@pytest.mark.parametrize(
+    ("photo", "message"),
+    [
+        (np.zeros((64, 64), np.uint8), r"shape \(64, 64\); expected a colour picture"),
+        (np.zeros((64, 64, 4), np.uint8), r"shape \(64, 64, 4\); expected a colour picture"),
+        (np.zeros((31, 64, 3), np.uint8), r"31×64 pixels; expected at least 32×32"),
+        (np.zeros((64, 64, 3), np.uint16), r"type uint16; expected uint8"),
+        (np.full((64, 64, 3), 1.5), r"from 1.5 to 1.5; floating point must lie in \[0, 1\]"),
+        (np.full((64, 64, 3), np.nan), "from nan to nan"),
+        ([[1]], "found list; expected a colour picture"),
+    ],
+)
+def test_bad_photos(photo, message):
+    with pytest.raises(DataError, match=message):
+        render_rain(photo, "drs", 0)
+
+
+def test_bad_arguments():
+    photo = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(
+        OptionError, match=r"'drx' cannot be rendered; known types: drs, drd, nrs, nrd. Did you mean 'dr"
+    ):
+        render_rain(photo, "drx", 0)
+    for seed in (-1, 1.5, None, True, "7"):
+        with pytest.raises(OptionError, match="expected an integer ≥ 0"):
+            render_rain(photo, "drs", seed)
+    with pytest.raises(OptionError, match=r"StreakParams.angle: \(10, -10\) is no range"):
+        StreakParams(angle=(10, -10))
+
+
+def test_sample_photos_are_divided_by_scene():
+    train, held_out = ({p.name for p in sample_photos(split)} for split in SPLITS)
+    assert len(train) == 4 and len(held_out) == 2 and not train & held_out
+    scenes = [{name.split("_")[0].split(".")[0] for name in names} for names in (train, held_out)]
+    assert not scenes[0] & scenes[1]
+    assert {p.name for p in sample_photos()} == train | held_out
+    for path in sample_photos():
+        pixels = cv2.imread(str(path))
+        assert min(pixels.shape[:2]) >= 256 and np.ptp(pixels.astype(int), axis=2).mean() > 10  # large, in colour
+    with pytest.raises(OptionError, match="Did you mean 'held-out'"):
+        sample_photos("heldout")
+
+
+def test_renderer_needs_no_torch():
+    code = (
+        "import sys, unirain_plugin.data.rain_synthesis, unirain_plugin.data.sample_photos, "
+        "unirain_plugin.data.rain.pair_files, unirain_plugin.synthesize_rain\n"
+        "sys.exit([m for m in ('torch', 'basicsr', 'skimage') if m in sys.modules] or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

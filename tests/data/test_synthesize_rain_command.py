@@ -1,0 +1,255 @@
+"""The command: end to end, repeatable, resumable, and clear about what it cannot use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from unirain_plugin.__main__ import main as command_table
+from unirain_plugin.data.rain.pair_files import cut, output_names, read_photo
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.synthesize_rain import main
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "data_preparation" / "synthesize_rain.py"
+
+
+def picture(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).uniform(20, 230, (5, 6, 3)).astype(np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+    return path
+
+
+@pytest.fixture()
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    save(folder / "straße im regen.png", picture(seed=1))
+    save(folder / "unterwegs" / "雨.jpg", picture(48, 56, seed=2))
+    (folder / "notes.txt").write_text("no photograph")
+    return folder
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*.png"))}
+
+
+def test_end_to_end_as_a_script_with_non_ascii_names(photos, tmp_path):
+    out = tmp_path / "нова тека"
+    arguments = ["--input", str(photos), "--output", str(out), "--per-image", "2", "--workers", "2"]
+    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "16 pairs of 2 photographs" in done.stdout and "16/16" in done.stderr  # the progress bar
+    names = {f"{stem}_{k}.png" for stem in ("straße im regen", "unterwegs__雨") for k in range(2)}
+    for rain_type in RAIN_TYPES:
+        for side in ("input", "target"):
+            assert {p.name for p in (out / rain_type / side).iterdir()} == names
+        for name in names:
+            lq, gt = (read_photo(out / rain_type / side / name) for side in ("input", "target"))
+            assert lq.shape == gt.shape and not np.array_equal(lq, gt)
+    clean = read_photo(out / "drd" / "target" / "straße im regen_1.png")
+    np.testing.assert_array_equal(clean, picture(seed=1)[..., ::-1])
+
+
+def test_result_depends_on_nothing_but_photo_type_seed(photos, tmp_path, capsys):
+    base = ["--input", str(photos), "--size", "40", "--seed", "7"]
+    main([*base, "--output", str(tmp_path / "a"), "--per-image", "2"])
+    whole = tree(tmp_path / "a")
+    main([*base, "--output", str(tmp_path / "b"), "--types", "nrd", "drs", "--workers", "2"])
+    for name, data in tree(tmp_path / "b").items():
+        assert whole[name] == data
+    (photos / "straße im regen.png").unlink()
+    save(photos / "another.png", picture(seed=3))
+    main([*base, "--output", str(tmp_path / "c")])
+    kept = {n: d for n, d in tree(tmp_path / "c").items() if "雨" in n}
+    assert len(kept) == 8 and all(whole[n] == d for n, d in kept.items())
+    main([*base[:-1], "8", "--output", str(tmp_path / "d")])
+    assert all(data != whole.get(name) for name, data in tree(tmp_path / "d").items())
+    assert "4 pairs of 2 photographs, 2 rain types" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_sizes(photos, tmp_path):
+    main(["--input", str(photos), "--output", str(tmp_path / "a"), "--size", "36", "44", "--types", "drs"])
+    assert {read_photo(p).shape for p in (tmp_path / "a").rglob("*.png")} == {(36, 44, 3)}
+    with pytest.raises(DataError, match=r"雨.jpg: the photograph has 48×56 pixels, less than --size 50 50"):
+        main(["--input", str(photos), "--output", str(tmp_path / "b"), "--size", "50"])
+
+
+def test_cut_shrinks_but_never_enlarges():
+    photo = picture(100, 200)
+    assert cut(photo, None, np.random.default_rng(0)) is photo
+    fields = [cut(photo, (50, 50), np.random.default_rng(s)) for s in range(20)]
+    assert all(field.shape == (50, 50, 3) for field in fields)
+    np.testing.assert_array_equal(cut(photo, (100, 200), np.random.default_rng(0)), photo)
+
+
+def test_embedded_photographs_by_default(tmp_path):
+    main(["--output", str(tmp_path / "t"), "--size", "64", "--types", "drs", "--split", "train"])
+    main(["--output", str(tmp_path / "h"), "--size", "64", "--types", "drs", "--split", "held-out"])
+    train, held_out = ({p.name for p in (tmp_path / x / "drs" / "input").iterdir()} for x in "th")
+    assert train == {f"{n}_0.png" for n in ("astronaut", "coffee", "motorcycle_left", "motorcycle_right")}
+    assert held_out == {"chelsea_0.png", "rocket_0.png"}
+
+
+def test_existing_output_is_refused_resumed_or_made_anew(photos, tmp_path):
+    out = tmp_path / "out"
+    base = ["--input", str(photos), "--output", str(out), "--types", "drs", "drd"]
+    main(base)
+    first = tree(out)
+    with pytest.raises(DataError, match=r"is not empty. Name another folder, or add --overwrite"):
+        main(base)
+    assert tree(out) == first
+    lost = out / "drd" / "input" / "unterwegs__雨_0.png"
+    lost.unlink()
+    (lost.parent / ".half.png.1.tmp").write_bytes(b"left by a killed run")
+    kept = out / "drs" / "input" / "unterwegs__雨_0.png"
+    before = kept.stat().st_mtime_ns
+    main([*base, "--resume"])
+    assert tree(out) == first and kept.stat().st_mtime_ns == before
+    assert not list(out.rglob(".*"))
+    with pytest.raises(DataError, match=r"made with other settings .seed 0 → 3"):
+        main([*base, "--resume", "--seed", "3"])
+    assert tree(out) == first
+    main([*base[:-1], "--overwrite", "--seed", "3"])
+    again = tree(out)
+    assert set(again) == {name for name in first if name.startswith("drs")} and not set(again.values()) & set(
+        data for name, data in first.items() if "input" in name
+    )
+    assert not (out / "drd").exists()
+
+
+def test_foreign_output_is_never_touched(photos, tmp_path):
+    out = tmp_path / "out"
+    precious = save(out / "drs" / "input" / "mine.png", picture())
+    for option in ("--overwrite", "--resume"):
+        with pytest.raises(DataError, match=r"was not made by this command .synthesis.json is missing"):
+            main(["--input", str(photos), "--output", str(out), option])
+    assert tree(out) == {"drs/input/mine.png": precious.read_bytes()}
+    with pytest.raises(DataError, match="is a file; expected a folder"):
+        main(["--input", str(photos), "--output", str(precious)])
+
+
+def test_settings_are_recorded(photos, tmp_path):
+    main(["--input", str(photos), "--output", str(tmp_path / "o"), "--types", "drs", "--size", "32", "--seed", "5"])
+    settings = json.loads((tmp_path / "o" / "synthesis.json").read_text())
+    assert settings["seed"] == 5 and settings["size"] == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--types", "drs", "ndr"], "--types: 'ndr' is unknown; expected some of drs, drd, nrs, nrd. Did you mean"),
+        (["--types", "drs", "drs"], "--types: drs drs: something is listed twice"),
+        (["--per-image", "0"], "--per-image: found 0; expected at least 1"),
+        (["--seed", "-1"], "--seed: found -1; expected at least 0"),
+        (["--workers", "0"], "--workers: found 0; expected at least 1"),
+        (["--size", "16"], "--size: found 16; expected at least 32 pixels"),
+        (["--size", "64", "64", "64"], "--size: found 3 numbers; expected height and width"),
+        (["--split", "train"], "--split divides the embedded photographs"),
+        (["--convert", "gray"], "--convert: 'gray' is unknown; .* Did you mean 'grey'"),
+    ],
+)
+def test_wrong_arguments(photos, tmp_path, arguments, message):
+    with pytest.raises(OptionError, match=message):
+        main(["--input", str(photos), "--output", str(tmp_path / "o"), *arguments])
+    assert not (tmp_path / "o").exists()
+
+
+def test_wrong_inputs(photos, tmp_path):
+    out = ["--output", str(tmp_path / "o")]
+    with pytest.raises(OptionError, match="Did you mean 'held-out'"):
+        main([*out, "--split", "heldout"])
+    with pytest.raises(DataError, match="no such folder; expected a folder of photographs"):
+        main([*out, "--input", str(tmp_path / "absent")])
+    with pytest.raises(DataError, match="is a file; expected a folder of photographs"):
+        main([*out, "--input", str(photos / "notes.txt")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: holds no photographs; expected files ending in .bmp"):
+        main([*out, "--input", str(tmp_path / "empty")])
+    with pytest.raises(OptionError, match="lies inside --input"):
+        main(["--input", str(photos), "--output", str(photos / "o")])
+    assert not (tmp_path / "o").exists() and not (photos / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("grey.png", cv2.imencode(".png", np.zeros((64, 64), np.uint8))[1].tobytes(), "is grey"),
+        ("glass.png", cv2.imencode(".png", np.zeros((64, 64, 4), np.uint8))[1].tobytes(), "has an alpha channel"),
+        ("tiny.png", cv2.imencode(".png", picture(20, 64))[1].tobytes(), "20×64 pixels; expected at least 32×32"),
+        ("empty.jpg", b"", "the file is empty"),
+        ("text.jpg", b"no picture at all", "cannot be decoded"),
+        ("half.jpg", cv2.imencode(".jpg", picture(200, 200))[1].tobytes()[:4000], "truncated"),
+    ],
+)
+def test_unusable_photographs_are_named(photos, tmp_path, capsys, name, data, message):
+    (photos / name).write_bytes(data)
+    arguments = ["--input", str(photos), "--output", str(tmp_path / "o"), "--types", "drs"]
+    with pytest.raises(DataError, match=rf"(?s){name}.*{message}.*--skip-bad"):
+        main(arguments)
+    assert main([*arguments, "--resume", "--skip-bad"]) == 0
+    text = capsys.readouterr()
+    assert "2 pairs of 2 photographs, 1 rain types, 1 photographs left out" in text.out
+    assert f"{name}:" in text.err.split("left out: ")[1]
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+    save(tmp_path / "p" / "grey.png", np.zeros((64, 64), np.uint8))
+    with pytest.raises(DataError, match="none of the 1 photographs could be used"):
+        main(["--input", str(tmp_path / "p"), "--output", str(tmp_path / "o"), "--skip-bad"])
+
+
+def test_conversions(tmp_path):
+    folder, out = tmp_path / "p", tmp_path / "o"
+    deep = picture().astype(np.uint16) * 257
+    save(folder / "deep.png", deep)
+    jpeg = cv2.imencode(".jpg", picture(40, 70))[1].tobytes()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: turn right
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    (folder / "turned.jpg").write_bytes(jpeg[:2] + segment + jpeg[2:])
+    main(["--input", str(folder), "--output", str(out), "--types", "drs"])
+    np.testing.assert_array_equal(read_photo(out / "drs/target/deep_0.png"), picture()[..., ::-1])
+    assert read_photo(out / "drs/target/turned_0.png").shape == (70, 40, 3)
+    for name in ("deep.png", "turned.jpg"):
+        with pytest.raises(DataError, match=name):
+            main(["--input", str(folder), "--output", str(tmp_path / name), "--types", "drs", "--convert"])
+        (folder / name).unlink()
+        save(folder / "good.png", picture())
+    save(folder / "glass.png", np.dstack([picture(), np.full((60, 80), 255, np.uint8)]))
+    main(["--input", str(folder), "--output", str(tmp_path / "alpha"), "--types", "drs", "--convert", "alpha"])
+    np.testing.assert_array_equal(read_photo(tmp_path / "alpha/drs/target/glass_0.png"), picture()[..., ::-1])
+
+
+def test_output_names_are_unique():
+    assert output_names(["a/b.jpg", "c.png"]) == ["a__b", "c"]
+    assert output_names(["b.jpg", "b.png", "B.webp"]) == ["b_jpg", "b_png", "B_webp"]
+    with pytest.raises(DataError, match=r"B.png and b.png would both be written as 'B_png'"):
+        output_names(["b.png", "B.png"])
+
+
+def test_command_table_and_messages(tmp_path, capsys):
+    assert command_table(["synthesize-rain", "--output", str(tmp_path / "o"), "--types", "rain"]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: --types: 'rain' is unknown") and "Traceback" not in text
+    assert command_table(["--help"]) == 0 and "synthesize-rain" in capsys.readouterr().out
+
+
+def test_full_disk_or_read_only_output_is_a_message(photos, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unirain_plugin.data.rain.pair_files.os.replace", fail)
+    with pytest.raises(DataError, match="cannot be written: No space left on device"):
+        main(["--input", str(photos), "--output", str(tmp_path / "o"), "--types", "drs"])
+    shutil.rmtree(tmp_path / "o")
