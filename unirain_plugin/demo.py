@@ -73,11 +73,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_data(folder: Path, per_image: int, size: int, seed: int) -> None:
-    """Write ``train`` and ``val`` in RainRAG's layout; the held-out photographs are rendered once, larger."""
+    """Write ``train`` and ``val`` in RainRAG's layout; the held-out photographs are rendered thrice, larger."""
     common = ["--types", *RAIN_TYPES, "--seed", str(seed)]
     train = ["--split", "train", "--per-image", str(per_image), "--size", str(size)]
     synthesize_rain.main([*common, *train, "--output", str(folder / "train")])
-    synthesize_rain.main([*common, "--split", "held-out", "--size", "256", "--output", str(folder / "val")])
+    held_out = ["--split", "held-out", "--per-image", "3", "--size", "256"]
+    synthesize_rain.main([*common, *held_out, "--output", str(folder / "val")])
 
 
 def write_picture(triplets: list[Triplet], path: Path) -> Path:
