@@ -13,6 +13,7 @@ COMMANDS = {
     "test": ("unirain_plugin.test", "test a trained model: -opt FILE"),
     "demo": ("unirain_plugin.demo", "the main job end to end on embedded photographs: render, train, test, table, picture"),
     "synthesize-rain": ("unirain_plugin.synthesize_rain", "render four types of rain onto clean photographs"),
+    "create-lmdb": ("unirain_plugin.data.commands.create_lmdb", "put pairs into LMDBs that BasicSR reads"),
 }
 """Command name → (module with ``main(argv) -> int | None``, one line of help)."""
 

@@ -15,11 +15,11 @@ from torch.utils.data import Dataset, get_worker_info
 from unirain_plugin.data.augmentation import Augmentation, draw_augmentation, pad_to, to_float_chw
 from unirain_plugin.data.dataset_options import LOADER_KEYS, OWN_KEYS, parse_dataset_options
 from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.pair_files import check_sizes
 from unirain_plugin.data.pair_sources import open_source
 from unirain_plugin.data.pair_table import Pair
 from unirain_plugin.data.sample_index import SampleIndex
 from unirain_plugin.data.sampling import SamplePlan
-from unirain_plugin.errors import DataError
 from unirain_plugin.rain_types import rain_type_ids
 
 
@@ -80,7 +80,7 @@ class DistilledMixedPairedDataset(Dataset):
         rng = self._generator(index) if self.options.is_train else None
         pair = self._pairs[self._plan_of_epoch.pair_number(int(index), rng)]
         lq, gt = (self._open(pair, side) for side in ("lq", "gt"))
-        self._check_sizes(pair, lq, gt)
+        check_sizes(lq, gt, pair.size, self.options.manifest or "meta_info.txt")
         plan = self._augmentation(lq, rng)
         return {
             "lq": self._tensor(lq, plan),
@@ -89,15 +89,6 @@ class DistilledMixedPairedDataset(Dataset):
             "lq_path": lq.name,
             "gt_path": gt.name,
         }
-
-    def _check_sizes(self, pair: Pair, lq: EncodedImage, gt: EncodedImage) -> None:
-        if (lq.height, lq.width) != (gt.height, gt.width):
-            raise DataError(f"{lq.name} is {lq.height}×{lq.width} (height × width), but its clean image {gt.name} is "
-                            f"{gt.height}×{gt.width}; expected equal sizes.")  # fmt: skip
-        if pair.size != (0, 0) and pair.size != (lq.height, lq.width):
-            listed = self.options.manifest or "meta_info.txt"
-            raise DataError(f"{lq.name} is {lq.height}×{lq.width} (height × width), but {listed} says "
-                            f"{pair.size[0]}×{pair.size[1]}.")  # fmt: skip
 
     def _generator(self, index: int) -> np.random.Generator:
         if isinstance(index, SampleIndex):

@@ -45,12 +45,13 @@ class ImageHeader:
     mcu_rows: int = 0
 
 
-def read_header(data: bytes, name: str) -> ImageHeader | None:
+def read_header(data: bytes, name: str, whole: bool = True) -> ImageHeader | None:
     """Parse the header of a JPEG or PNG and check that the file is whole.
 
     Args:
         data: The file's bytes.
         name: The file's name for error texts.
+        whole: Whether ``data`` must reach the image's end; otherwise the beginning of a file is enough.
 
     Returns:
         The header, or None for another format (which the decoder then has to judge).
@@ -62,19 +63,19 @@ def read_header(data: bytes, name: str) -> ImageHeader | None:
         raise DataError(f"{name}: the file is empty (0 bytes); expected an image.")
     try:
         if data[:2] == b"\xff\xd8":
-            return _jpeg(data, name)
+            return _jpeg(data, name, whole)
         if data[:8] == PNG_SIGNATURE:
-            return _png(data, name)
+            return _png(data, name, whole)
     except (struct.error, IndexError):
         raise DataError(f"{name}: the image is truncated: its header ends after {len(data)} bytes.") from None
     return None
 
 
-def _png(data: bytes, name: str) -> ImageHeader:
+def _png(data: bytes, name: str, whole: bool) -> ImageHeader:
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     if data[12:16] != b"IHDR" or colour not in _PNG_CHANNELS or not width or not height:
         raise DataError(f"{name}: broken PNG header.")
-    if data.rfind(b"IEND", -4096) < 0:
+    if whole and data.rfind(b"IEND", -4096) < 0:
         raise DataError(f"{name}: the PNG is truncated: its end (IEND) is missing after {len(data)} bytes.")
     channels, orientation, position = _PNG_CHANNELS[colour], 1, 8
     while data[position + 4 : position + 8] != b"IDAT":
@@ -90,7 +91,7 @@ def _png(data: bytes, name: str) -> ImageHeader:
     return ImageHeader("png", height, width, channels, 8 if colour == 3 else bits, orientation, height_at)
 
 
-def _jpeg(data: bytes, name: str) -> ImageHeader:
+def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
     position, orientation, restarts, several, frame = 2, 1, False, False, None
     while True:
         if data[position] != 0xFF:
@@ -115,7 +116,7 @@ def _jpeg(data: bytes, name: str) -> ImageHeader:
     if frame is None or marker == 0xD9:
         raise DataError(f"{name}: broken JPEG: it holds no image.")
     end = data.find(b"\xff\xd9", position) if several else data.rfind(b"\xff\xd9", position)
-    if end < 0:
+    if whole and end < 0:
         raise DataError(f"{name}: the JPEG is truncated: its end (EOI) is missing after {len(data)} bytes.")
     kind, height_at, bits, height, width, channels = frame
     if kind not in (0xC0, 0xC1) or restarts or data[position + 4] != channels:

@@ -26,6 +26,18 @@ _REMEDY = {
 }
 
 
+def image_shape(head: bytes, name: str) -> tuple[int, int, int] | None:
+    """Return (height, width, channels) as decoded, from the first bytes of a file; None if they do not tell."""
+    try:
+        header = read_header(head, name, whole=False)
+    except DataError:
+        return None
+    if header is None:
+        return None
+    size = (header.height, header.width) if header.orientation < 5 else (header.width, header.height)
+    return *size, header.channels
+
+
 class EncodedImage:
     """An image file's bytes, its header checked, nothing decoded yet (formats other than JPEG and PNG: decoded).
 

@@ -62,9 +62,7 @@ def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[s
 
 def _manifest_pairs(path: str) -> Iterator[Pair]:
     for record in read_manifest(path):
-        yield Pair(
-            record.lq, record.gt, record.rain_type, record.source, record.keep is not False, record.size or (0, 0)
-        )
+        yield Pair(record.lq, record.gt, record.rain_type, record.source, record.keep is not False, record.size)
 
 
 def _storage(options: DatasetOptions, root: str) -> Storage:

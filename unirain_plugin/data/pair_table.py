@@ -17,7 +17,7 @@ class Pair(NamedTuple):
         rain_type: Name of the rain type.
         source: Name of the data set that it comes from.
         kept: False for a pair that distillation has rejected.
-        size: (height, width) as a manifest or an LMDB states it; (0, 0) where nothing does.
+        size: (height, width) as a manifest or an LMDB states it; None where nothing does.
     """
 
     lq: str
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
     rain_type: str
     source: str = ""
     kept: bool = True
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
 
 
 class PairTable:
@@ -54,7 +54,7 @@ class PairTable:
         for text in (pair.lq, pair.gt):
             self._text += text.encode("utf-8", "surrogateescape")
             self._ends.append(len(self._text))
-        self._sizes.extend(pair.size)
+        self._sizes.extend(pair.size or (0, 0))
         self._types.append(_intern(self.type_names, pair.rain_type))
         self._sources.append(_intern(self.source_names, pair.source))
         self._kept.append(pair.kept)
@@ -71,7 +71,7 @@ class PairTable:
             self.type_names[self._types[index]],
             self.source_names[self._sources[index]],
             bool(self._kept[index]),
-            (self._sizes[2 * index], self._sizes[2 * index + 1]),
+            (self._sizes[2 * index], self._sizes[2 * index + 1]) if self._sizes[2 * index] else None,
         )
 
     @property

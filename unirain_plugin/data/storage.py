@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Literal, Protocol
 
+from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.data.pair_table import Pair
-from unirain_plugin.errors import DataError
 
 Side = Literal["lq", "gt"]
 
@@ -40,9 +40,4 @@ class DiskStorage:
 
     def read(self, pair: Pair, side: Side) -> bytes:
         """See :class:`Storage`."""
-        path = self.locate(pair, side)
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
+        return read_file(self.locate(pair, side))

@@ -1,0 +1,318 @@
+"""LMDBs: written, killed, taken up again, verified, read by the toolbox's data set and by ours."""
+
+import json
+import multiprocessing
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from conftest import write_rainrag
+from data_pictures import encode, picture, write_pair
+from torch.utils.data import DataLoader
+
+from unirain_plugin.data import lmdb_writer
+from unirain_plugin.data.commands import create_lmdb
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.lmdb import close_environments, read_meta, read_value
+from unirain_plugin.data.lmdb_keys import make_key, unique_keys
+from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
+from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.errors import DataError, OptionError
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    close_environments()
+
+
+def build(root, phase="train", kind="lmdb", **kwargs):
+    opt = {"name": "l", "phase": phase, "gt_size": 16, "use_hflip": True, "use_rot": True, "dataroot": str(root)}
+    return DistilledMixedPairedDataset(opt | {"io_backend": {"type": kind}} | kwargs)
+
+
+def make(root, output, *arguments):
+    assert create_lmdb.main(["--dataroot", str(root), "--output", str(output), "--workers", "1", *arguments]) == 0
+    return output
+
+
+def stored(path):
+    environment = lmdb.open(str(path), readonly=True, lock=False)
+    with environment.begin() as transaction:
+        entries = {bytes(key).decode(): bytes(value) for key, value in transaction.cursor()}
+    environment.close()
+    return entries
+
+
+@pytest.fixture()
+def lmdb_root(rainrag_root, tmp_path):
+    return make(rainrag_root, tmp_path / "lmdb")
+
+
+def test_ours_reads_the_same_as_from_the_folder(rainrag_root, lmdb_root):
+    from_lmdb, from_folder = build(lmdb_root), build(rainrag_root, kind="disk")
+    assert from_lmdb.rain_types == from_folder.rain_types and len(from_lmdb) == 12
+    for i in range(12):
+        a, b = from_lmdb[SampleIndex(i, i)], from_folder[SampleIndex(i, i)]
+        assert torch.equal(a["lq"], b["lq"]) and torch.equal(a["gt"], b["gt"]) and a["rain_type"] == b["rain_type"]
+    assert from_lmdb[0]["lq_path"] == f"{lmdb_root}/drs/lq.lmdb/drs/input/000"
+
+
+def test_stock_data_set_reads_it(tmp_path):
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    root = tmp_path / "data"
+    names = ["a.v1.jpg", "a.v2.jpg", "b c ö.jpg", "x" * 200 + ".jpg"]
+    for seed, name in enumerate(names):
+        write_pair(root, "drs", name, encode(picture(seed=seed), ".jpg"), encode(picture(seed=seed + 9), ".jpg"))
+    output = make(root, tmp_path / "out")
+    opt = {"phase": "val", "scale": 1, "name": "stock", "io_backend": {"type": "lmdb"}}
+    opt |= {"dataroot_lq": f"{output}/drs/lq.lmdb", "dataroot_gt": f"{output}/drs/gt.lmdb"}
+    stock = PairedImageDataset(opt)
+    found = {item["lq_path"]: item for item in (stock[i] for i in range(4))}
+    ours = build(root, "val", "disk")
+    keys = ["drs/input/a%2Ev1", "drs/input/a%2Ev2", "drs/input/b%20c%20%C3%B6", "drs/input/" + "x" * 200]
+    assert sorted(found) == sorted(keys)
+    for key, item in zip(keys, ours, strict=True):
+        assert torch.equal(found[key]["lq"], item["lq"]) and torch.equal(found[key]["gt"], item["gt"])
+
+
+def test_source_bytes_are_kept_and_meta_is_the_toolboxes(tmp_path):
+    jpeg, other = encode(picture(40, 56), ".jpg"), encode(picture(40, 56, 1))
+    write_pair(tmp_path / "data", "drs", "a.jpg", jpeg, other)
+    output = make(tmp_path / "data", tmp_path / "out")
+    assert stored(output / "drs/lq.lmdb") == {"drs/input/a": jpeg}
+    assert stored(output / "drs/gt.lmdb") == {"drs/input/a": other}
+    assert (output / "drs/lq.lmdb/meta_info.txt").read_text() == "drs/input/a.png (40,56,3) 1\n"
+
+
+def test_recompressed_entries_are_png_with_the_same_pixels(tmp_path):
+    write_pair(tmp_path / "data", "drs", "a.jpg", encode(picture(), ".jpg"), encode(picture(), ".bmp"))
+    output = make(tmp_path / "data", tmp_path / "out", "--recompress", "png", "--level", "3")
+    assert all(data[:4] == b"\x89PNG" for side in ("lq", "gt") for data in stored(output / f"drs/{side}.lmdb").values())
+    assert torch.equal(build(output, "val")[0]["lq"], build(tmp_path / "data", "val", "disk")[0]["lq"])
+    assert (output / "drs/lq.lmdb/meta_info.txt").read_text().endswith(" 3\n")
+
+
+def test_manifest_keys_types_and_keep(rainrag_root, tmp_path):
+    records = [
+        ManifestRecord(f"rainrag/{t}/input/00{n}.png", f"rainrag/{t}/target/00{n}.png", t, "syn", keep=n != 1)
+        for t in ("drs", "nrd")
+        for n in range(3)
+    ]
+    write_manifest(tmp_path / "m.jsonl", records)
+    arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "out"), "--keep-only"]
+    assert create_lmdb.main([*arguments, "--rain-type", "drs"]) == 0
+    assert create_lmdb.main([*arguments, "--rain-type", "nrd"]) == 0
+    made = list(read_manifest(tmp_path / "out/manifest.jsonl"))
+    assert [(r.lq, r.gt, r.source, r.keep) for r in made if r.rain_type == "nrd"] == [
+        (f"rainrag/nrd/input/00{n}", f"rainrag/nrd/input/00{n}", "syn", True) for n in (0, 2)
+    ]
+    data = build(tmp_path / "out", manifest=str(tmp_path / "out/manifest.jsonl"))
+    assert len(data) == 4 and data[3]["rain_type"] == 3
+
+
+def test_one_lmdb_for_training_and_validation_in_forked_workers_too(lmdb_root):
+    training, validation = build(lmdb_root), build(lmdb_root, "val")
+    first = [validation[i]["lq"] for i in range(12)]
+    indices = [SampleIndex(i, i) for i in range(12)]
+    expected = [training[i]["lq"] for i in indices]
+    for _ in range(2):
+        batches = list(DataLoader(training, batch_size=1, sampler=indices, num_workers=2))
+        assert all(torch.equal(b["lq"][0], e) for b, e in zip(batches, expected, strict=True))
+        assert all(torch.equal(validation[i]["lq"], f) for i, f in enumerate(first))
+
+
+def test_spawned_worker(lmdb_root):
+    data, indices = build(lmdb_root), [SampleIndex(i, i) for i in range(2)]
+    data[0]
+    loader = DataLoader(
+        data, 1, sampler=indices, num_workers=1, multiprocessing_context=multiprocessing.get_context("spawn")
+    )
+    assert all(torch.equal(b["lq"][0], data[i]["lq"]) for b, i in zip(loader, indices, strict=True))
+
+
+def test_missing_key_is_named(lmdb_root):
+    with pytest.raises(DataError, match=r"drs/lq.lmdb: the LMDB has no key 'drs/input/nine'"):
+        read_value(str(lmdb_root / "drs/lq.lmdb"), "drs/input/nine")
+    for side in ("lq", "gt"):
+        with open(lmdb_root / f"drs/{side}.lmdb/meta_info.txt", "a") as file:
+            file.write("lie.png (48,56,3) 1\n")
+    data = build(lmdb_root, "val")
+    with pytest.raises(DataError, match="has no key 'lie'"):
+        [data[i] for i in range(4)]
+
+
+def test_broken_meta_files(lmdb_root):
+    meta = lmdb_root / "drs/lq.lmdb/meta_info.txt"
+    good = meta.read_text()
+    for text, message in [
+        (good + "x.png 48,56,3 1\n", r"meta_info.txt:4: expected 'key.png"),
+        (good + good, r"meta_info.txt:4: the key 'drs/input/000' is listed twice"),
+        (good.replace("48,56", "48,57", 1), r"'drs/input/000' is 48×57 in lq.lmdb, but 48×56 in gt.lmdb"),
+        (good.partition("\n")[2], r"1 key.* in only one of lq.lmdb and gt.lmdb: drs/input/000"),
+    ]:
+        meta.write_text(text)
+        with pytest.raises(DataError, match=message):
+            build(lmdb_root)
+    meta.unlink()
+    with pytest.raises(DataError, match=r"cannot be read.*an LMDB without it is incomplete"):
+        build(lmdb_root)
+
+
+def test_the_toolboxes_own_lmdb_is_read(tmp_path):
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
+    write_rainrag(tmp_path, 2, types=("nrs",))
+    for side, folder in (("lq", "input"), ("gt", "target")):
+        make_lmdb_from_imgs(
+            str(tmp_path / "nrs" / folder), str(tmp_path / f"nrs/{side}.lmdb"), ["000.png", "001.png"], ["000", "001"]
+        )
+    assert torch.equal(build(tmp_path, "val")[1]["gt"], build(tmp_path, "val", "disk")[1]["gt"])
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("drs/input/001.png", "drs/input/001"),
+        ("../../other/a.b c.jpg", "other/a%2Eb%20c"),
+        ("100%.png", "100%25"),
+        ("ü.png", "%C3%BC"),
+        ("\udcff.png", "%FF"),
+        ("./a//b.png", "a/b"),
+    ],
+)
+def test_keys_are_safe_and_readable(path, key):
+    assert make_key(path) == key
+
+
+def test_keys_are_short_and_unique():
+    paths = [f"{'d' * 300}/{'ö' * 100}{n}.png" for n in range(50)] + ["a.png", "a.jpg", "../a.png", "b/a.png"]
+    keys = list(unique_keys((path, "gt") for path in paths))
+    assert len(set(keys)) == len(paths) and max(map(len, keys)) <= 511
+    assert all(key.isascii() and "." not in key for key in keys)
+    assert keys == list(unique_keys((path, "gt") for path in paths))
+    with pytest.raises(DataError, match=r"the pair a.png / b.png is listed twice"):
+        list(unique_keys([("a.png", "b.png")] * 3))
+    assert len(set(unique_keys([("a.png", "b.png"), ("a.png", "c.png")]))) == 2
+
+
+def test_the_map_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_writer, "_FIRST_MAP_SIZE", 1 << 16)
+    rng = np.random.default_rng(0)
+    for n in range(12):
+        noise = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        write_pair(tmp_path / "data", "drs", f"{n}.png", encode(noise), encode(noise))
+    output = make(tmp_path / "data", tmp_path / "out", "--commit-every", "5")
+    assert len(stored(output / "drs/lq.lmdb")) == 12
+
+
+def state_of(output):
+    """When each data file, finished or not, was last written."""
+    return {path: path.stat().st_mtime_ns for path in output.glob("*/*lmdb*/data.mdb")}
+
+
+def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path):
+    write_rainrag(tmp_path / "data", 150, types=("drs", "nrd"), size=(24, 32))
+    command = [sys.executable, "-m", "unirain_plugin", "create-lmdb", "--dataroot", str(tmp_path / "data")]
+    command += ["--output", str(tmp_path / "out"), "--commit-every", "3", "--workers", "2"]
+    rng, held = random.Random(4), []
+    for _ in range(6):
+        before = state_of(tmp_path / "out")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < deadline and state_of(tmp_path / "out") == before:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        if process.wait() == -signal.SIGKILL:
+            held.append(len(state_of(tmp_path / "out")))
+    assert len(held) >= 2, "the runs ended before they were killed"
+    make(tmp_path / "data", tmp_path / "out")
+    for rain_type in ("drs", "nrd"):
+        for side, folder in (("lq", "input"), ("gt", "target")):
+            path = tmp_path / "out" / rain_type / f"{side}.lmdb"
+            files = (tmp_path / "data" / rain_type / folder).iterdir()
+            assert stored(path) == {f"{rain_type}/input/{f.stem}": f.read_bytes() for f in files}
+            assert sorted(e.key for e in read_meta(str(path))) == sorted(stored(path))
+    assert not [*(tmp_path / "out").glob("*/.*")]
+
+
+def test_a_finished_lmdb_is_left_alone_and_a_different_one_refused(rainrag_root, lmdb_root):
+    before = (lmdb_root / "drs/lq.lmdb/data.mdb").stat().st_mtime_ns
+    make(rainrag_root, lmdb_root)
+    assert (lmdb_root / "drs/lq.lmdb/data.mdb").stat().st_mtime_ns == before
+    write_rainrag(rainrag_root, 4)
+    with pytest.raises(DataError, match=r"drs/lq.lmdb: exists already and was made from other data"):
+        make(rainrag_root, lmdb_root)
+
+
+def test_an_unfinished_lmdb_of_something_else_is_refused(rainrag_root, tmp_path):
+    (rainrag_root / "drs/input/002.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"drs/input/002.png: the file is empty"):
+        make(rainrag_root, tmp_path / "out")
+    assert (tmp_path / "out/drs/.lq.lmdb.partial").is_dir() and not (tmp_path / "out/drs/lq.lmdb").exists()
+    with pytest.raises(DataError, match=r"\.lq.lmdb.partial: is an unfinished LMDB made from other data"):
+        make(rainrag_root, tmp_path / "out", "--recompress", "png")
+    write_rainrag(rainrag_root)
+    make(rainrag_root, tmp_path / "out")
+
+
+def test_two_writers_at_once_are_refused(rainrag_root, tmp_path):
+    from unirain_plugin.data.lmdb_creation import _only_writer
+
+    (tmp_path / "out").mkdir()
+    with _only_writer(str(tmp_path / "out")), pytest.raises(DataError, match="another process is writing"):
+        make(rainrag_root, tmp_path / "out")
+
+
+def test_verification_finds_damage(lmdb_root, capsys):
+    assert create_lmdb.main(["--output", str(lmdb_root), "--verify"]) == 0
+    assert "24 entries verified" in capsys.readouterr().out
+    jpeg = bytearray(encode(picture(48, 56), ".jpg"))
+    jpeg[len(jpeg) // 2 : -2] = bytes(len(jpeg) - 2 - len(jpeg) // 2)
+    close_environments()
+    environment = lmdb.open(str(lmdb_root / "drs/lq.lmdb"))
+    with environment.begin(write=True) as transaction:
+        transaction.put(b"drs/input/000", bytes(jpeg))
+        transaction.put(b"drs/input/001", encode(picture(8, 8)))
+        transaction.put(b"extra", b"x")
+        transaction.delete(b"drs/input/002")
+        transaction.put(b"more", b"x")
+    environment.close()
+    with pytest.raises(DataError) as error:
+        create_lmdb.main(["--output", str(lmdb_root), "--verify"])
+    text = str(error.value)
+    assert "4 entries are stored, but meta_info.txt lists 3" in text
+    assert "key 'drs/input/000': the image is damaged: Corrupt JPEG data" in text
+    assert "key 'drs/input/001' is 8×8 (height × width), but meta_info.txt says 48×56" in text
+    assert "no key 'drs/input/002'" in text
+
+
+def test_pairs_of_different_size_are_refused(tmp_path):
+    write_pair(tmp_path / "data", "drs", "a.png", encode(picture()), encode(picture(40, 40)))
+    with pytest.raises(DataError, match=r"a.png is 48×64 .* is 40×40; expected equal sizes"):
+        make(tmp_path / "data", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--output", "o"], "give --manifest or --dataroot"),
+        (["--output", "o", "--dataroot", "d", "--keep-only"], "--keep-only needs --manifest"),
+    ],
+)
+def test_wrong_arguments(arguments, text):
+    with pytest.raises(OptionError, match=text):
+        create_lmdb.main(arguments)
+
+
+def test_origin_is_noted(lmdb_root):
+    origin = json.loads((lmdb_root / "drs/lq.lmdb/made_from.json").read_text())
+    assert origin["entries"] == "3" and origin["stored_as"] == "source bytes"

@@ -1,0 +1,49 @@
+"""LMDB keys for any file name: ASCII, without dots, at most 511 bytes, unique, the same in every run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+from unirain_plugin.errors import DataError
+
+MAX_KEY_BYTES = 511
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_/-]")
+
+
+def make_key(path: str) -> str:
+    """Return the key of a path: its suffix dropped, every unusual byte as ``%XX``, hashed where too long.
+
+    The toolbox cuts keys at the first dot, encodes them as ASCII and splits lines at spaces; letters, digits, ``_``,
+    ``-`` and ``/`` stay, so usual names stay readable. Leading ``../`` are dropped.
+    """
+    parts = [part for part in os.path.splitext(path)[0].split("/") if part not in ("", ".", "..")]
+    raw = "/".join(parts).encode("utf-8", "surrogateescape")
+    key = _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], raw)
+    if len(key) > MAX_KEY_BYTES:
+        key = key[: MAX_KEY_BYTES - 33] + b"-" + _digest(raw).encode()
+    return key.decode("ascii")
+
+
+def unique_keys(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield a key for every (lq, gt) pair of paths, made from lq; where two coincide the later one gets a hash.
+
+    Raises:
+        DataError: If a pair is listed twice.
+    """
+    used: set[str] = set()
+    for lq, gt in pairs:
+        key = make_key(lq)
+        if key in used:
+            both = f"{lq}\0{gt}".encode("utf-8", "surrogateescape")
+            key = f"{key[: MAX_KEY_BYTES - 33]}-{_digest(both)}"
+            if key in used:
+                raise DataError(f"the pair {lq} / {gt} is listed twice; expected every pair once.")
+        used.add(key)
+        yield key
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
