@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +45,8 @@ class TrainingBar:
         self._cleanup = contextlib.ExitStack()
         # log lines on the console are printed above the bar instead of through it
         self._cleanup.enter_context(logging_redirect_tqdm([logging.getLogger("basicsr")]))
-        self.bar = tqdm(total=total, initial=done, desc=name, unit="it", dynamic_ncols=True, mininterval=0.2)
+        width = {"dynamic_ncols": True} if _has_width() else {"ncols": 100, "nrows": 20}
+        self.bar = tqdm(total=total, initial=done, desc=name, unit="it", mininterval=0.2, **width)
         self._cleanup.callback(self.bar.close)
 
     def update(self, iteration: int, logs: Mapping[str, float], worst: str | None) -> None:
@@ -73,3 +75,11 @@ class TrainingBar:
     def close(self) -> None:
         """End the bar and give the log its console back. Safe to call twice."""
         self._cleanup.close()
+
+
+def _has_width() -> bool:
+    """Whether the terminal tells its width: some pseudo-terminals say 0, and tqdm would draw nothing there."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):  # no terminal: tqdm does not ask
+        return False
