@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 import unirain_plugin
-from unirain_plugin.errors import OptionError
-from unirain_plugin.toolbox import archive_folder, forward_loader_errors, replaced
+from unirain_plugin.errors import OptionError, UniRainError
+from unirain_plugin.toolbox import archive_folder, forward_loader_errors, replaced, unused_path
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class Run:
         try:
             with replaced(*self.replacements(module)):
                 (module.train_pipeline if self.is_train else module.test_pipeline)(str(self.arguments.root))
+        except UniRainError as error:
+            raise without_worker_traceback(error) from error
         finally:
             leave_process_group()
 
@@ -165,12 +167,14 @@ class Run:
         """``get_root_logger`` that begins a log of its own for this run, with the notes from before.
 
         The toolbox sets its logger up once: had anything asked for it before (the option check builds a network), or
-        were this the second run of a program, there would be no log file.
+        were this the second run of a program, there would be no log file. And it would overwrite the log of a run
+        that began within the same second.
         """
         from basicsr.utils import logger as toolbox_logger
 
         def wrapper(logger_name: str = "basicsr", **kwargs: object) -> Any:
             if "log_file" in kwargs:
+                kwargs["log_file"] = str(unused_path(Path(kwargs["log_file"])))
                 toolbox_logger.initialized_logger.pop(logger_name, None)
                 for handler in list(logging.getLogger(logger_name).handlers):
                     logging.getLogger(logger_name).removeHandler(handler)
@@ -181,6 +185,12 @@ class Run:
             return logger
 
         return wrapper
+
+
+def without_worker_traceback(error: UniRainError) -> UniRainError:
+    """The error as it was raised in a loader worker; torch puts the worker's traceback into its message."""
+    _, found, message = str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")
+    return type(error)(message.rstrip()) if found else error
 
 
 @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +51,12 @@ def replaced(*replacements: tuple[object, str, object]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
+def unused_path(path: Path) -> Path:
+    """``path``, or where that exists ``STEM_1.SUFFIX``, ``STEM_2.SUFFIX``, …: the toolbox's names tell seconds only."""
+    candidates = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
+    return path if not path.exists() else next(name for name in candidates if not name.exists())
+
+
 def archive_folder(path: str | os.PathLike[str]) -> Path | None:
     """Make an empty folder; what was there moves to ``NAME_archived_TIME`` (and is never overwritten).
 
@@ -60,11 +67,7 @@ def archive_folder(path: str | os.PathLike[str]) -> Path | None:
     """
     path, target = Path(path), None
     if path.exists():
-        base = target = path.with_name(f"{path.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
-        number = 0
-        while target.exists():
-            number += 1
-            target = base.with_name(f"{base.name}_{number}")
+        target = unused_path(path.with_name(f"{path.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"))
         path.rename(target)
     path.mkdir(parents=True)
     return target
@@ -93,3 +96,26 @@ def forward_loader_errors() -> tuple[object, str, object]:
             return item
 
     return prefetch_dataloader, "PrefetchGenerator", PrefetchGenerator
+
+
+class LazyPrefetcher:
+    """Replaces ``CPUPrefetcher``, which enters the loader once in vain before training begins.
+
+    That starts all workers twice, and with ``prefetch_mode: cpu`` leaves a thread behind that reads from the same
+    workers as the thread of the first epoch.
+
+    Args:
+        loader: The training loader.
+    """
+
+    def __init__(self, loader: Iterable[object]) -> None:
+        self.loader = loader
+        self.items: Iterator[object] = iter(())
+
+    def next(self) -> object:
+        """The next batch, or None at the end of the epoch."""
+        return next(self.items, None)
+
+    def reset(self) -> None:
+        """Begin the next epoch."""
+        self.items = iter(self.loader)

@@ -11,6 +11,7 @@ from unirain_plugin.distributed import agreed
 from unirain_plugin.errors import OptionError
 from unirain_plugin.models.checkpoint_files import newest_checkpoint, read_checkpoint, read_state
 from unirain_plugin.runner import Run, RunArguments
+from unirain_plugin.toolbox import LazyPrefetcher
 
 
 class TrainingRun(Run):
@@ -40,6 +41,7 @@ class TrainingRun(Run):
             (module, "copy_opt_file", self.copy_opt_file),
             (module, "init_tb_logger", self.init_tb_logger),
             (module, "create_train_val_dataloader", self.create_train_val_dataloader),
+            (module, "CPUPrefetcher", LazyPrefetcher),
             (module, "build_model", self.hooked_model(module.build_model)),
             (module, "MessageLogger", self.message_logger(UniRainMessageLogger)),
         ]

@@ -2,7 +2,8 @@
 
 import pytest
 import yaml
-from run_helpers import Programs, merge, shared, tiny_train_options
+from run_helpers import Programs, merge
+from tiny_run import tiny_train_options, write_rainrag
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +18,7 @@ def programs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def rain(tmp_path_factory):
     """A tiny data set for all tests of the session."""
-    return shared.write_rainrag(tmp_path_factory.mktemp("rain") / "rainrag", per_type=2, size=(24, 28))
+    return write_rainrag(tmp_path_factory.mktemp("rain") / "rainrag", per_type=2, size=(24, 28))
 
 
 @pytest.fixture()

@@ -1,6 +1,5 @@
 """Running the train and test programs, quickly (forked) and as a user does (a subprocess)."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,12 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-
-# By path: several folders have a conftest.py, and the name stands for only one of them.
-_spec = importlib.util.spec_from_file_location("tests_conftest", Path(__file__).parents[1] / "tiny_run.py")
-shared = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(shared)
-tiny_train_options = shared.tiny_train_options
+from tiny_run import tiny_train_options
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 _LOSSES = re.compile(r"iter:\s*([\d,]+), lr:.*?\)\] (?:\[eta.*?\)\] )?(.*)")

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -163,6 +164,51 @@ def test_losses_do_not_depend_on_how_data_are_loaded(programs, options, tmp_path
     assert logged(tmp_path / "plain/experiments/tiny") == logged(tmp_path / "other/experiments/tiny")
 
 
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"amp": "fp16", "pixel_opt": {"mode": "rlw"}},
+        {"accumulate": 2, "pixel_opt": {"mode": "uncertainty"}, "grad_clip": 0.1},
+        {"amp": "bf16", "pixel_opt": {"mode": "famo"}, "warmup_iter": 5},
+        {"channels_last": True, "pixel_opt": {"mode": "dwa", "update_freq": 3}, "ema_decay": 0.9},
+    ],
+    ids=lambda train: train["pixel_opt"]["mode"],
+)
+def test_every_kind_of_history_is_taken_up_again(programs, options, tmp_path, train):
+    """Gradient scaler, learned loss parameters, random weights, an interval of records that is not full yet."""
+    train = {**train, "pixel_opt": {"warmup": 0, **train["pixel_opt"]}}
+    path = options(total_iter=8, train=train, logger={"save_checkpoint_freq": 5})
+    programs.run("train", "-opt", path, "--root", tmp_path)
+    experiment = tmp_path / "experiments/tiny"
+    whole, last = logged(experiment), weights(experiment / "models/net_g_latest.pth")
+    assert len({line.split("w_drs")[-1] for line in whole.values()}) > 1, "the weights of the loss change"
+    programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
+    assert logged(experiment) == whole and len(list(experiment.glob("*.log"))) == 2
+    again = weights(experiment / "models/net_g_latest.pth")
+    assert all(torch.equal(last[name], tensor) for name, tensor in again.items())
+
+
+def test_validates_the_last_iteration_once(programs, options, tmp_path):
+    text = programs.run("train", "-opt", options(total_iter=4), "--root", tmp_path)
+    assert text.count("Validation tiny_val") == 1
+    text = programs.run("train", "-opt", options(total_iter=5), "--root", tmp_path)
+    assert text.count("Validation tiny_val") == 2
+
+
+def test_runs_of_one_program_have_logs_of_their_own(options, tmp_path):
+    """As the demo does: training and testing from one process, also within one second."""
+    code = """
+import sys
+from unirain_plugin.train import main
+for name in ("one", "two"):
+    main(["-opt", sys.argv[1], "--root", sys.argv[2] + "/" + name])
+"""
+    command = [sys.executable, "-c", code, str(options(total_iter=1)), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT})
+    for name in ("one", "two"):
+        assert sorted(logged(tmp_path / name / "experiments/tiny")) == [1]
+
+
 def test_stock_model_and_data_set(programs, options, tmp_path, rain):
     path = options(name="stock", total_iter=5, **stock_sections(rain))
     programs.run("train", "-opt", path, "--root", tmp_path)
@@ -181,6 +227,45 @@ def test_broken_image_ends_training_with_prefetching_too(programs, options, tmp_
     path = options(name="stock", total_iter=3, **sections)
     pid, log = programs.start("train", "-opt", path, "--root", tmp_path)
     assert programs.wait(pid, seconds=60) not in (0, None), log.read_text()[-2000:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_image_of_ours_is_one_message_naming_the_file(programs, options, tmp_path, rain, workers):
+    """Also from a worker, whose traceback torch puts into the message."""
+    broken = tmp_path / "broken"
+    shutil.copytree(rain, broken)
+    for file in broken.glob("drs/input/*.png"):
+        file.write_bytes(file.read_bytes()[:100])
+    train = {"dataroot": str(broken), "num_worker_per_gpu": workers}
+    path = options(total_iter=8, datasets={"train": train})
+    text = programs.run("train", "-opt", path, "--root", tmp_path, status=2)
+    message = text[text.index("error: ") :]
+    assert re.search(r"drs/input/\d+\.png", message) and "Traceback" not in message and "DataLoader" not in message
+
+
+def test_interrupt_ends_without_a_traceback(programs, options, tmp_path):
+    path = options(
+        total_iter=100000,
+        val=None,
+        logger={"save_checkpoint_freq": 100000},
+        train={"scheduler": {"periods": [100000]}},
+    )
+    pid, log = programs.start("train", "-opt", path, "--root", tmp_path)
+    while "iter:       3" not in log.read_text():
+        assert programs.wait(pid, seconds=0.2) is None, log.read_text()[-2000:]
+    os.kill(pid, signal.SIGINT)
+    assert programs.wait(pid, seconds=30) == 130
+    assert "interrupted" in log.read_text() and "Traceback" not in log.read_text()
+
+
+def test_stock_runner_that_stops_short_says_so(options, tmp_path):
+    """`python -m basicsr.train` counts the dropped last batch of each epoch: 8 images, batches of 3."""
+    path = options(total_iter=9, datasets={"train": {"batch_size_per_gpu": 3}}, val=None)
+    code = "import sys; from basicsr.train import train_pipeline; train_pipeline(sys.argv.pop(1))"
+    command = [sys.executable, "-c", code, str(tmp_path), "-opt", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT})
+    assert result.returncode != 0 and "of total_iter = 9 iterations" in result.stderr, result.stderr[-2000:]
+    assert (tmp_path / "experiments/tiny/models/net_g_latest.pth").is_file()
 
 
 def test_tensorboard_is_flushed_and_continued(programs, options, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from basicsr.data import build_dataloader, build_dataset
+from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import DataLoader
 
 from unirain_plugin.data.reseeded_dataset import ReseededDataset
@@ -34,6 +35,8 @@ def build_training_loader(
     if "train" not in opt["datasets"]:
         raise OptionError(f"datasets: found {', '.join(opt['datasets']) or 'nothing'}; expected a section 'train'.")
     section = dict(opt["datasets"]["train"])
+    if uses_sample_index(section["type"]):
+        section.setdefault("seed", opt["manual_seed"])
     dataset = build_dataset(section)
     if len(dataset) == 0:
         raise DataError(f"datasets: train: the data set {section['name']!r} is empty: there is nothing to train on.")
@@ -50,7 +53,7 @@ def build_training_loader(
         start_iter=start_iter,
         start_draw=start_draw,
     )
-    if not getattr(dataset, "uses_sample_index", False):
+    if not uses_sample_index(section["type"]):
         dataset = ReseededDataset(dataset, opt["manual_seed"])
     # Workers that live on spare their start in every epoch; without workers torch refuses the option.
     persistent = section["num_worker_per_gpu"] > 0 and section.get("persistent_workers", True)
@@ -60,6 +63,11 @@ def build_training_loader(
     )
     _log_statistics(logger, sampler, ratio, total_iter)
     return _own_stream(loader, opt["manual_seed"]), sampler
+
+
+def uses_sample_index(dataset_type: str) -> bool:
+    """Whether a registered data set seeds itself from (its option ``seed``, ``SampleIndex.draw``)."""
+    return getattr(DATASET_REGISTRY.get(dataset_type), "uses_sample_index", False)
 
 
 def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> list[DataLoader]:
