@@ -50,26 +50,53 @@ def make_night(day: np.ndarray, rng: np.random.Generator, params: NightParams, r
     """
     shape = day.shape[:2]
     ambient = log_uniform(rng, params.ambient) * kelvin_to_rgb(rng.uniform(*params.ambient_kelvin))
-    lit, glow, rain = (np.zeros((*shape, 3), np.float32) for _ in range(3))
-    halo = rng.uniform(*params.halo)
-    for _ in range(int(rng.integers(params.lamps[0], params.lamps[1], endpoint=True))):
-        colour, distance = _lamp_colour(rng, params, 0.35), _lamp_distance(shape, rng)
-        power, reach = rng.uniform(*params.lamp_power), rng.uniform(*params.reach)
-        lit += power * colour / (1 + (distance / reach) ** 2)[..., None]
-        rain += power * colour / (1 + (distance / (0.6 * reach)) ** 2)[..., None]
-        glow += colour * _glow(distance, rng.uniform(0.006, 0.02), halo)[..., None]
-    for _ in range(int(rng.integers(params.far_lamps[0], params.far_lamps[1], endpoint=True))):
-        _add_far_lamp(glow, _lamp_colour(rng, params, 0.9), halo, rng)
+    lit, rain, halo, glow = _lamps(shape, rng, params)
     scene = day * (ambient + lit) * (1 - 0.75 * _sky(day))[..., None]
     level = max(float(np.mean(scene @ LUMA)), 0.25 * float(np.quantile(scene[::4, ::4], 0.98)), 1e-4)
     gain = rng.uniform(*params.exposure) / level
     light = (rng.uniform(*rain_gain) * rain + ambient) * gain
-    scene = scene * gain + glow
-    noise = rng.standard_normal(day.shape, dtype=np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), 0.5)
+    noise = cv2.GaussianBlur(rng.standard_normal(day.shape, dtype=np.float32), (0, 0), 0.5)  # demosaicing correlates
+    noise /= noise.std()
     return Night(
-        scene * gain, light, noise / noise.std(), rng.uniform(*params.shot_noise), rng.uniform(*params.read_noise)
+        scene * gain + halo + glow, light, noise, rng.uniform(*params.shot_noise), rng.uniform(*params.read_noise)
     )
+
+
+def _lamps(shape: tuple[int, int], rng: np.random.Generator, params: NightParams) -> tuple[np.ndarray, ...]:
+    """Draw the lamps of a scene.
+
+    Returns:
+        Their light on the scene, their light on the rain, their halo, and their cores, each (H, W, 3). What is smooth
+        is computed on a coarse grid and enlarged.
+    """
+    rows, columns = _coarse_grid(shape)
+    lit, rain, halo = (np.zeros((rows.size, columns.size, 3), np.float32) for _ in range(3))
+    glow = np.zeros((*shape, 3), np.float32)
+    strength = rng.uniform(*params.halo)
+    for _ in range(int(rng.integers(params.lamps[0], params.lamps[1], endpoint=True))):
+        x, y = _lamp_place(rng)
+        colour = _lamp_colour(rng, params, 0.35)
+        power, reach = rng.uniform(*params.lamp_power), rng.uniform(*params.reach)
+        size = rng.uniform(0.004, 0.016)
+        square = ((columns - x * shape[1]) ** 2 + (rows - y * shape[0])[:, None] ** 2)[..., None] / min(shape) ** 2
+        lit += power * colour / (1 + square / reach**2)
+        rain += power * colour / (1 + square / (0.6 * reach) ** 2)
+        halo += strength * colour / (1 + square / (4 * size) ** 2)
+        _add_core(glow, (x, y), size, colour)
+    for _ in range(int(rng.integers(params.far_lamps[0], params.far_lamps[1], endpoint=True))):
+        _add_core(glow, _lamp_place(rng), rng.uniform(0.002, 0.005), _lamp_colour(rng, params, 0.9))
+    return *(cv2.resize(field, shape[::-1], interpolation=cv2.INTER_LINEAR) for field in (lit, rain, halo)), glow
+
+
+def _coarse_grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, in pixels, of the centres of a grid whose shorter side has at most about 200 cells."""
+    step = max(1, min(shape) // 192)
+    return tuple((np.arange(n // step, dtype=np.float32) + 0.5) * (n / (n // step)) - 0.5 for n in shape)
+
+
+def _lamp_place(rng: np.random.Generator) -> tuple[float, float]:
+    """Place of a lamp relative to width and height; lamps hang in the upper part."""
+    return rng.uniform(0.02, 0.98), rng.beta(1.5, 3.5)
 
 
 def _lamp_colour(rng: np.random.Generator, params: NightParams, saturation: float) -> np.ndarray:
@@ -81,43 +108,34 @@ def _lamp_colour(rng: np.random.Generator, params: NightParams, saturation: floa
     return (colour / float(colour @ LUMA)).astype(np.float32)
 
 
-def _lamp_distance(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Distance (H, W) of every pixel from a lamp, relative to the shorter side; lamps hang in the upper part."""
-    x, y = rng.uniform(0.03, 0.97) * shape[1], rng.beta(1.5, 3.5) * shape[0]
-    rows, columns = np.ogrid[: shape[0], : shape[1]]
-    return (np.hypot(columns - x, rows - y) / min(shape)).astype(np.float32)
+def _add_core(glow: np.ndarray, place: tuple[float, float], size: float, colour: np.ndarray) -> None:
+    """Add a lamp as the camera sees it to a picture (H, W, 3) in place: far beyond saturation, soft, fading out.
 
-
-def _glow(distance: np.ndarray, size: float, halo: float) -> np.ndarray:
-    """A lamp as the camera sees it: a core far beyond saturation, and a halo with long tails (lens, moist air)."""
-    square = (distance / size) ** 2
-    tail = 1 + square
-    return 6 * np.exp(-0.5 * square) + 1.5 / (tail * np.sqrt(tail)) + halo / (1 + square / 16)
-
-
-def _add_far_lamp(glow: np.ndarray, colour: np.ndarray, halo: float, rng: np.random.Generator) -> None:
-    """Add a distant lamp, a dot whose glow fades out within ``reach`` of it, to a picture (H, W, 3) in place."""
-    shape, reach = glow.shape[:2], 0.12
-    x, y = rng.uniform(0, 1) * shape[1], rng.beta(1.5, 3.5) * shape[0]
-    size, extent = rng.uniform(0.002, 0.005), reach * min(shape)
-    rows = slice(max(int(y - extent), 0), int(y + extent) + 1)
-    columns = slice(max(int(x - extent), 0), int(x + extent) + 1)
+    ``size`` is the core's standard deviation relative to the shorter side; the tail ends after ``reach`` of them.
+    """
+    shape, reach = glow.shape[:2], 16
+    x, y, sigma = place[0] * shape[1], place[1] * shape[0], size * min(shape)
+    rows = slice(max(int(y - reach * sigma), 0), int(y + reach * sigma) + 2)
+    columns = slice(max(int(x - reach * sigma), 0), int(x + reach * sigma) + 2)
     window = glow[rows, columns]
-    dy = np.arange(rows.start, rows.start + window.shape[0], dtype=np.float32) - y
-    dx = np.arange(columns.start, columns.start + window.shape[1], dtype=np.float32) - x
-    distance = np.hypot(dx, dy[:, None]).astype(np.float32) / min(shape)
-    fade = np.maximum(1 - (distance / reach) ** 2, 0) ** 2
-    window += colour * (fade * _glow(distance, size, 0.2 * halo))[..., None]
+    dy = (np.arange(window.shape[0], dtype=np.float32) + rows.start - y) / sigma
+    dx = (np.arange(window.shape[1], dtype=np.float32) + columns.start - x) / sigma
+    square = dx**2 + dy[:, None] ** 2
+    tail = np.maximum(1 - square / reach**2, 0) ** 2 / ((1 + square) * np.sqrt(1 + square))
+    window += colour * (6 * np.exp(-0.5 * square) + 1.5 * tail)[..., None]
 
 
 def _sky(day: np.ndarray) -> np.ndarray:
     """Likelihood (H, W) of sky in [0, 1]: a bright pixel near bright and smooth ones in the upper part."""
     luminance = day @ LUMA
-    size = max(min(day.shape[:2]) / 60, 0.8)
-    mean = cv2.GaussianBlur(luminance, (0, 0), size)
-    detail = cv2.GaussianBlur(np.abs(luminance - mean), (0, 0), size)
-    rows = np.linspace(0, 1, day.shape[0], dtype=np.float32)[:, None]
-    smooth = smoothstep(0.15, 0.5, mean) * smoothstep(0.06, 0.015, detail) * smoothstep(1.0, 0.3, rows)
+    rows, columns = _coarse_grid(day.shape[:2])
+    small = cv2.resize(luminance, (columns.size, rows.size), interpolation=cv2.INTER_AREA)
+    size = max(min(small.shape) / 60, 0.8)
+    mean = cv2.GaussianBlur(small, (0, 0), size)
+    detail = cv2.GaussianBlur(np.abs(small - mean), (0, 0), size)
+    height = np.linspace(0, 1, rows.size, dtype=np.float32)[:, None]
+    smooth = smoothstep(0.15, 0.5, mean) * smoothstep(0.06, 0.015, detail) * smoothstep(1.0, 0.3, height)
     reach = 2 * int(2 * size) + 1  # back to the outline that the blur has eaten
     near = cv2.blur(cv2.dilate(smooth, np.ones((reach, reach), np.uint8)), (reach, reach))
+    near = cv2.resize(near, day.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return near * smoothstep(0.08, 0.4, luminance)
