@@ -207,6 +207,17 @@ def test_a_nan_in_a_batch_skips_the_step_and_names_the_files(tmp_path, warnings_
     assert model.training_step.guard.in_row == 0
 
 
+def test_a_skipped_batch_leaves_running_statistics_alone(tmp_path):
+    model = build(options(tmp_path))
+    model.net_g.norm = nn.BatchNorm2d(3)
+    model.net_g.out = nn.Sequential(model.net_g.out, model.net_g.norm)
+    train(model, [batch_of([0, 1])])
+    before = copy.deepcopy(model.net_g.norm.state_dict())
+    train(model, [planted()], start=2)
+    torch.testing.assert_close(model.net_g.norm.state_dict(), before, rtol=0, atol=0)
+    assert before["num_batches_tracked"] == 1
+
+
 def test_a_nan_keeps_the_reweighting_finite(tmp_path):
     good = [batch_of([0, 1, 2, 3])] * 3
     found = train(build(options(tmp_path, pixel_opt=REWEIGHTED)), [*good, planted(), *good])[-1]
@@ -243,6 +254,23 @@ def test_compiled_network_trains_as_the_plain_one(tmp_path):
     assert train(plain, batches)[-1]["l_pix"] == pytest.approx(train(compiled, batches)[-1]["l_pix"], rel=1e-5)
     assert calls
     assert set(compiled.net_g.state_dict()) == set(StubNet().state_dict())
+
+
+def test_compiled_unirain_has_the_auxiliary_losses_and_routing_of_the_plain_one(tmp_path):
+    network = {"type": "UniRain", "dim": 8, "num_blocks": [1, 1], "decoder_blocks": [1], "refinement_blocks": 0}
+    found = []
+    for compiled in (False, True):
+        opt = options(tmp_path, pixel_opt=REWEIGHTED, compile=compiled)
+        opt["network_g"] = {**network, "heads": [1, 2]}
+        model = build(opt)
+        if compiled:
+            model.net_g.compile(backend="eager")
+        logs = train(model, [batch_of([0, 1], size=32)] * 2)
+        assert {"l_aux_load_balance", "l_aux_z_loss"} <= set(logs[0])
+        found.append((logs, {k: v.flatten().tolist() for k, v in model.net_g.routing_statistics().items()}))
+    assert found[0][1].keys() == found[1][1].keys()
+    for plain, log in zip(*(logs for logs, _ in found), strict=True):
+        assert log == pytest.approx(plain, rel=1e-4, abs=1e-6)
 
 
 def test_channels_last_is_kept(tmp_path):

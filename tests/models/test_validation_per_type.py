@@ -75,6 +75,7 @@ def test_names_of_labels():
 
 def test_an_unlabelled_set_gives_the_toolboxs_figures(tmp_path):
     opt = options(tmp_path, optim_g={"type": "Adam", "lr": 1e-3})
+    opt["network_g"] = {"type": "PlainNet"}
     opt["val"]["metrics"] = {
         "psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True, "better": "higher"},
         "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False},
@@ -123,6 +124,21 @@ def test_routing_per_type_goes_to_tensorboard_and_a_picture(tmp_path):
     assert step == 4
     saved = cv2.imread(str(tmp_path / "visualization" / "routing" / "val_4.png"))
     assert np.array_equal(saved[..., ::-1], picture)
+
+
+def test_routing_without_labels_is_that_of_all_images(tmp_path):
+    model, board = build(options(tmp_path)), TensorBoardStub()
+    model.validation(loader_of(length=2, labelled=False), 4, board)
+    share = batch_of([0, 1])["lq"].mean().item()
+    assert board.scalars["routing/val/encoder.0/all/expert0"] == [(4, pytest.approx(share, abs=1e-6))]
+
+
+def test_an_output_that_is_not_finite_is_named(tmp_path, warnings_of):
+    model = build(options(tmp_path))
+    with torch.no_grad():
+        model.net_g.out.bias.fill_(float("nan"))
+    model.validation(loader_of(length=2), 4, None)
+    assert warnings_of[0] == "Validation val: the output for in/000.png is not finite."
 
 
 def test_routing_pictures_come_now_and_then(tmp_path):

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from unirain_plugin.errors import TrainingError
 
@@ -85,3 +86,12 @@ def from_all_ranks(items: list[Any]) -> list[Any]:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def running_statistics(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers of batch normalisation with copies of their values, to undo what a skipped batch does to them.
+
+    Empty for networks without it, such as UniRain.
+    """
+    norms = (module for module in network.modules() if isinstance(module, _NormBase))
+    return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]

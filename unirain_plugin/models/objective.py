@@ -18,12 +18,15 @@ class Objective:
 
     Args:
         network: The network without wrappers; its ``auxiliary_losses()`` are read after each forward if it has them.
+            None: there are none.
         pixel: The loss of ``train: pixel_opt``, or None.
         perceptual: The loss of ``train: perceptual_opt``, or None.
         aux_weights: Weight of each auxiliary loss.
     """
 
-    def __init__(self, network: nn.Module, pixel: Any, perceptual: Any, aux_weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, network: nn.Module | None, pixel: Any, perceptual: Any, aux_weights: Mapping[str, float]
+    ) -> None:
         self._network, self._pixel, self._perceptual = network, pixel, perceptual
         self._aux_weights = aux_weights
         self._takes_labels = pixel is not None and "rain_type" in inspect.signature(pixel.forward).parameters

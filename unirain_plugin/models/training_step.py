@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from unirain_plugin.models.nonfinite import NonFiniteGuard, describe_batch, from_all_ranks
+from unirain_plugin.models.nonfinite import NonFiniteGuard, describe_batch, from_all_ranks, running_statistics
 from unirain_plugin.models.objective import Objective
 from unirain_plugin.models.settings import TrainingSettings
 
@@ -89,6 +89,7 @@ class TrainingStep:
             TrainingError: If too many iterations in a row were not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        statistics = running_statistics(self.network)
         total, terms = self._backward(batch)
         norm = self._finish_gradients()
         logs, loss_ok, gradient_ok = self._agree(total, terms, norm)
@@ -97,6 +98,8 @@ class TrainingStep:
             self.scaler.update()
             self.guard.passed()
         else:
+            for buffer, value in statistics:
+                buffer.copy_(value)
             self._skip(batch, current_iter, logs, loss_ok)
         if hasattr(self.criterion, "step"):
             self.criterion.step(current_iter)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
@@ -80,6 +81,12 @@ class UniRainModel(PerTypeValidation):
             self.net_g_ema.to(memory_format=torch.channels_last)
         self.best_figure = self.model_options.new_best_figure()
         network = self.get_bare_model(self.net_g)
+        if isinstance(self.net_g, nn.DataParallel) and hasattr(network, "auxiliary_losses"):
+            network = None
+            get_root_logger().warning(
+                "num_gpu > 1 without a launcher: DataParallel's copies take the network's auxiliary losses with them, "
+                "so they are not trained on. Use torchrun and --launcher pytorch."
+            )
         objective = Objective(network, self.cri_pix, self.cri_perceptual, self.settings.aux_weights)
         self.training_step = TrainingStep(
             self.net_g, objective, self.cri_pix, self.optimizer_g, self.settings, self.device
@@ -177,7 +184,8 @@ class UniRainModel(PerTypeValidation):
         """Take up what :meth:`history_state` gave."""
         if self.cri_pix and state["loss"] is not None:
             self.cri_pix.load_state_dict(state["loss"])
-        self.training_step.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty without fp16
+            self.training_step.scaler.load_state_dict(state["scaler"])
         self.training_step.guard.load_state_dict(state["nonfinite"])
         self.best_metric_results = copy.deepcopy(state["best_metric_results"])
         if self.best_figure and state["best_figure"] is not None:

@@ -147,8 +147,9 @@ class ValidationResult:
         return {name: value for name, value in means.items() if not math.isnan(value)}
 
     def routing(self) -> dict[str, Shares]:
-        """Type name → the experts' mean shares; empty without labels or experts."""
-        shares = {name: mean_shares([image.shares for image in images]) for name, images in self._groups.items()}
+        """Type name → the experts' mean shares; one type ``all`` without labels; empty without experts."""
+        groups = self._groups or {"all": list(self._images)}
+        shares = {name: mean_shares([image.shares for image in images]) for name, images in groups.items()}
         return {name: layers for name, layers in shares.items() if layers}
 
     def table(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from basicsr.utils import imwrite, tensor2img
+from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -57,6 +57,8 @@ def validate_images(
             stem = Path(data["lq_path"][0]).stem
             model.feed_data(data)
             model.test(meter.observe)
+            if not torch.isfinite(model.output).all():
+                get_root_logger().warning(f"Validation {dataset}: the output for {data['lq_path'][0]} is not finite.")
             loss = _plain_loss(model)  # first: tensor2img clamps the output in place
             image = tensor2img([model.output])
             if save_img:
