@@ -50,7 +50,7 @@ def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
     """Parse the toolbox's flags and ``--root``.
 
     Raises:
-        OptionError: If the option file does not exist.
+        OptionError: If the option file does not exist, or the root is no folder.
     """
     command = "train" if is_train else "test"
     parser = argparse.ArgumentParser(prog=f"python -m unirain_plugin.{command}", allow_abbrev=False)
@@ -71,6 +71,8 @@ def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
     if not option_file.is_file():
         raise OptionError(f"-opt {args.opt}: there is no such file (working directory: {Path.cwd()}).")
     root = Path(args.root).expanduser().resolve()
+    if root.exists() and not root.is_dir():
+        raise OptionError(f"--root {args.root}: this is a file; expected a folder.")
     return RunArguments(option_file, root, args.launcher, args.auto_resume, args.debug, tuple(args.force_yml))
 
 
@@ -88,11 +90,11 @@ class Run:
         unirain_plugin.register()
         self.arguments = arguments
         self.is_train = is_train
-        self.option_text = arguments.option_file.read_text(encoding="utf-8")
         self.notes: list[str] = []
         """Warnings from before the toolbox's logger was there to log them."""
         with warnings_collected(self.notes):
             self.loader = checked_loader(arguments.option_file, arguments.overrides, is_train)
+        self.option_text = arguments.option_file.read_text(encoding="utf-8")
         # The loader yields the checked options whatever it is given to read.
         self.options: dict[str, Any] = yaml.load("", Loader=self.loader)
 
@@ -107,8 +109,7 @@ class Run:
                 (module.train_pipeline if self.is_train else module.test_pipeline)(str(self.arguments.root))
         except UniRainError as error:
             raise without_worker_traceback(error) from error
-        finally:
-            leave_process_group()
+        leave_process_group()  # not after an error: other ranks may be in a collective that would never end
 
     def replacements(self, module: Any) -> list[tuple[object, str, object]]:
         """What is replaced in the toolbox during the run: (module, name, value)."""

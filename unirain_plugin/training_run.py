@@ -135,9 +135,16 @@ class TrainingRun(Run):
         """
         total_iters = int(opt["train"]["total_iter"])
         state = self.resume_state or {"iter": 0}
+        position = state.get("unirain", {}).get("data") or {}
         train_loader, self.sampler = build_training_loader(
-            opt, total_iters, state["iter"], state.get("unirain", {}).get("next_draw"), logger
+            opt, total_iters, state["iter"], position.get("next_draw"), logger
         )
+        size = self.sampler.dataset_size
+        if position.get("dataset_size", size) != size:
+            logger.warning(
+                f"The training set has {size} images but had {position['dataset_size']} before: "
+                "from here the data come in another order."
+            )
         state["epoch"] = self.sampler.first_epoch  # where an epoch ended with the checkpoint, the next one
         self.val_loaders = build_validation_loaders(opt, logger)
         return train_loader, self.sampler, self.val_loaders, self.sampler.last_epoch, total_iters
@@ -159,7 +166,7 @@ class TrainingRun(Run):
                     self.last_validation[id(dataloader)] = current_iter
                     validation(dataloader, current_iter, *args, **kwargs)
 
-            model.draw_after = self.sampler.draw_after
+            model.data_position = self.sampler.position_after
             model.save, model.validation = save_and_flush, validate_once
             return model
 

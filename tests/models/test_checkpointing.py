@@ -96,9 +96,9 @@ def test_files_are_the_toolboxs_own(tmp_path):
 
 def test_position_in_the_data_is_saved(tmp_path):
     model = ToyModel(tmp_path)
-    model.draw_after = lambda iteration: 10 * iteration + 3
+    model.data_position = lambda iteration: {"next_draw": 10 * iteration + 3}
     save_checkpoint(model, 0, 2)
-    assert read_state(tmp_path / "training_states/2.state")["unirain"]["next_draw"] == 23
+    assert read_state(tmp_path / "training_states/2.state")["unirain"]["data"] == {"next_draw": 23}
 
 
 def test_state_of_the_stock_toolbox_is_accepted_with_a_warning(tmp_path, caplog, monkeypatch):

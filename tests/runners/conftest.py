@@ -1,5 +1,7 @@
 """Fixtures of the runner tests."""
 
+import socket
+
 import pytest
 import yaml
 from run_helpers import Programs, merge
@@ -34,3 +36,11 @@ def options(tmp_path, rain):
         return path
 
     return write
+
+
+@pytest.fixture()
+def free_port():
+    """A TCP port that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

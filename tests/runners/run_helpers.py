@@ -38,6 +38,7 @@ class Programs:
         """Start a run; its pid and the file of its output."""
         self.count += 1
         log = self.folder / f"output_{self.count}.txt"
+        log.touch()
         argv = [str(item) for item in argv]
         return self.ask(argv=argv, cwd=str(cwd or self.folder), log=str(log), env=env or {}), log
 

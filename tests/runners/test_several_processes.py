@@ -1,7 +1,6 @@
 """Two gloo ranks on the CPU: the same run as one process, no dead-lock, exact resume, user errors."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -11,10 +10,8 @@ from run_helpers import ENVIRONMENT, assert_same_weights, logged, stock_sections
 
 
 @pytest.fixture()
-def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def port(free_port):
+    return free_port
 
 
 def numbers(line: str) -> dict[str, float]:
@@ -74,7 +71,7 @@ def test_resumed_by_another_number_of_processes(programs, options, tmp_path, por
     overrides = ("--force_yml", "train:total_iter=6")
     text = programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume", *overrides)
     assert "was written by 2 processes and is resumed by 1" in text
-    assert torch.load(tmp_path / "experiments/tiny/training_states/4.state")["unirain"]["next_draw"] == 16
+    assert torch.load(tmp_path / "experiments/tiny/training_states/4.state")["unirain"]["data"]["next_draw"] == 16
 
 
 def test_stock_model_on_two_ranks(programs, options, tmp_path, port, rain):

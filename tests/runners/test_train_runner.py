@@ -91,6 +91,16 @@ def test_resume_state_of_another_run(programs, options, tmp_path):
     assert sorted(logged(tmp_path / "second/experiments/second")) == [5, 6]
 
 
+def test_resume_with_a_changed_data_set_says_so(programs, options, tmp_path, rain):
+    programs.run("train", "-opt", options(total_iter=4), "--root", tmp_path)
+    path = options(total_iter=5, datasets={"train": {"rain_types": ["drs", "nrd"]}})
+    text = programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
+    assert "The training set has 4 images but had 8 before" in text
+    path = options(total_iter=6, manual_seed=8)
+    text = programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
+    assert "manual_seed is 8 but was 7 before" in text
+
+
 def test_auto_resume_without_a_checkpoint_begins_anew(programs, options, tmp_path):
     programs.run("train", "-opt", options(total_iter=2), "--root", tmp_path, "--auto_resume")
     assert sorted(logged(tmp_path / "experiments/tiny")) == [1, 2]
@@ -286,5 +296,7 @@ def test_mistakes_are_one_message(programs, options, tmp_path):
     assert "the environment lacks RANK" in launcher and "torchrun" in launcher and "Traceback" not in launcher
     gpu = programs.run("train", "-opt", options(num_gpu=1), "--root", tmp_path, status=2)
     assert "num_gpu" in gpu and "Traceback" not in gpu
+    root = programs.run("train", "-opt", options(), "--root", options(), status=2)
+    assert "this is a file; expected a folder" in root and "Traceback" not in root
     keep = options(logger={"keep_checkpoints": 0})
     assert "keep_checkpoints" in programs.run("train", "-opt", keep, "--root", tmp_path, status=2)

@@ -88,6 +88,10 @@ class ResumableSampler(Sampler[SampleIndex]):
         """The first draw that has not been trained on when ``iteration`` iterations of the run are done."""
         return self.start_draw + (iteration - self.start_iter) * self.global_batch
 
+    def position_after(self, iteration: int) -> dict[str, int]:
+        """What a checkpoint keeps of the data: ``next_draw`` (see :meth:`draw_after`) and ``dataset_size``."""
+        return {"next_draw": self.draw_after(iteration), "dataset_size": self.dataset_size}
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next ``iter()`` yields (the toolbox calls this)."""
         self.epoch = epoch

@@ -5,7 +5,7 @@ and, with EMA, ``params_ema``) and ``training_states/ITER.state`` (``epoch``, ``
 ``schedulers``). The state has one more entry, ``unirain``::
 
     version         layout of this entry
-    next_draw       first draw of the data stream that has not been trained on
+    data            position in the data (``ResumableSampler.position_after``); None under the stock runner
     manual_seed     seed of the run
     ranks           one entry a rank: random streams (Python, NumPy, torch, CUDA) and what the model's
                     ``history_state()`` returns: loss weights and their history with the not yet reduced records of
@@ -137,7 +137,7 @@ def _training_state(model: BaseModel, epoch: int, current_iter: int) -> dict[str
     if dist.is_available() and dist.is_initialized():
         ranks = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, _plain(own))
-    draw_after = getattr(model, "draw_after", None)
+    data_position = getattr(model, "data_position", None)
     return _plain(
         {
             "epoch": epoch,
@@ -146,7 +146,7 @@ def _training_state(model: BaseModel, epoch: int, current_iter: int) -> dict[str
             "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
             "unirain": {
                 "version": _VERSION,
-                "next_draw": draw_after(current_iter) if draw_after else None,
+                "data": data_position(current_iter) if data_position else None,
                 "manual_seed": model.opt["manual_seed"],
                 "ranks": ranks,
             },
