@@ -273,7 +273,14 @@ def test_compiled_unirain_has_the_auxiliary_losses_and_routing_of_the_plain_one(
         assert log == pytest.approx(plain, rel=1e-4, abs=1e-6)
 
 
-def test_channels_last_is_kept(tmp_path):
+def test_channels_last_is_kept(tmp_path, monkeypatch):
+    init = StubNet.__init__
+
+    def with_stacked_experts(self, *args):
+        init(self, *args)
+        self.experts = nn.Parameter(torch.zeros(2, 3, 1, 3, 3))
+
+    monkeypatch.setattr(StubNet, "__init__", with_stacked_experts)
     model = build(options(tmp_path, channels_last=True, ema_decay=0.5))
     model.feed_data(batch_of([0, 1]))
     for tensor in (model.lq, model.gt, model.net_g.conv.weight, model.net_g_ema.conv.weight):

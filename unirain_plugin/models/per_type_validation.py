@@ -42,6 +42,7 @@ class PerTypeValidation(SRModel):
         self.validation_results: dict[str, ValidationResult] = {}
         self.worst_type: str | None = None
         self._loss_dataset: str | None = None
+        self._drawn: dict[str, int] = {}
 
     @property
     def validates_loss(self) -> bool:
@@ -144,10 +145,17 @@ class PerTypeValidation(SRModel):
         atomic_save(content, Path(self.opt["path"]["models"]) / "net_g_best.pth")
 
     def _draw_routing(self, result: ValidationResult, current_iter: Any, tb_logger: Any) -> None:
-        """Save a picture of which experts serve which type, at most every ``logger: routing_freq`` iterations."""
-        frequency = self.model_options.routing_freq if self.is_train else None
-        if not result.routing() or (frequency and current_iter % frequency):
+        """Save a picture of which experts serve which type.
+
+        In training that is done with the first validation after each multiple of ``logger: routing_freq`` iterations.
+        """
+        if not result.routing():
             return
+        if self.is_train:
+            period = current_iter // (self.model_options.routing_freq or 1)
+            if period == self._drawn.get(result.dataset, 0):
+                return
+            self._drawn[result.dataset] = period
         path = Path(self.opt["path"]["visualization"]) / "routing" / f"{result.dataset}_{current_iter}.png"
         imwrite(draw_routing(result.routing())[..., ::-1], str(path))
         if tb_logger:

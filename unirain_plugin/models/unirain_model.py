@@ -68,7 +68,7 @@ class UniRainModel(PerTypeValidation):
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """See the toolbox; memory order and compilation are set before the wrapping."""
         if self.settings.channels_last:
-            net = net.to(memory_format=torch.channels_last)
+            _to_channels_last(net)
         if self.settings.compile:
             mode = self.settings.compile if isinstance(self.settings.compile, str) else None
             net.compile(mode=mode)  # in place: the names in the state dict stay as they are
@@ -78,7 +78,7 @@ class UniRainModel(PerTypeValidation):
         """See the toolbox; then the training step is put together."""
         super().init_training_settings()
         if self.settings.channels_last and hasattr(self, "net_g_ema"):
-            self.net_g_ema.to(memory_format=torch.channels_last)
+            _to_channels_last(self.net_g_ema)
         self.best_figure = self.model_options.new_best_figure()
         network = self.get_bare_model(self.net_g)
         if isinstance(self.net_g, nn.DataParallel) and hasattr(network, "auxiliary_losses"):
@@ -202,3 +202,10 @@ class UniRainModel(PerTypeValidation):
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _to_channels_last(network: nn.Module) -> None:
+    """Reorder the (4-d) kernels in memory. ``Module.to`` fails for networks with 5-d parameters (stacked experts)."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
