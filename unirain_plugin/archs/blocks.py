@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirain_plugin.archs.experts import depthwise_3x3
+from unirain_plugin.archs.attention import ChannelAttention
 from unirain_plugin.archs.moe import build_feed_forward
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.routing import RoutingRecord
@@ -41,47 +41,6 @@ class Conv3x3(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, H, W, in)`` to ``(N, H, W, out)``."""
         return F.conv2d(x.permute(0, 3, 1, 2), self.weight, padding=1).permute(0, 2, 3, 1)
-
-
-class ChannelAttention(nn.Module):
-    """Attention across channels, as in Restormer's MDTA (Zamir et al., CVPR 2022, eq. 1), in an equal, faster form.
-
-    Two steps differ from the plain formulation, not their result: the c×c scores are divided by the norms of q and k
-    instead of normalising q and k; and W_o · A, a C×C matrix a picture, is multiplied once with v instead of A with v
-    and then W_o with that.
-    """
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.temperature = nn.Parameter(torch.ones(heads))
-        self.qkv = nn.Parameter(torch.empty(3 * channels, channels))
-        self.depthwise = nn.Parameter(torch.empty(3 * channels, 1, 3, 3))
-        self.project = nn.Parameter(torch.empty(channels, channels))
-        for parameter, fan_in in ((self.qkv, channels), (self.depthwise, 9), (self.project, channels)):
-            nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, H, W, C)`` to the same shape."""
-        n, height, width, channels = x.shape
-        q, k, v = depthwise_3x3(F.linear(x, self.qkv), self.depthwise).flatten(1, 2).chunk(3, -1)
-        scores = self._scores(q, k)
-        attention = (scores * self.temperature.view(-1, 1, 1)).softmax(-1)  # (N, heads, c, c) in float32
-        project = self.project.view(channels, self.heads, -1).transpose(0, 1).to(attention.dtype)
-        folded = (project @ attention).transpose(1, 2).flatten(2)  # (N, C, heads · c)
-        return (v @ folded.transpose(1, 2).to(v.dtype)).view(n, height, width, channels)
-
-    def _scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """Cosines between the channels of q and of k over all pixels: ``(N, heads, c, c)`` in float32."""
-        q_norm = torch.linalg.vector_norm(q, dim=1, dtype=torch.float32).unflatten(-1, (self.heads, -1))
-        k_norm = torch.linalg.vector_norm(k, dim=1, dtype=torch.float32).unflatten(-1, (self.heads, -1))
-        q, k = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k))
-        if q.dtype == torch.float16:  # a sum over 65,536 pixels would overflow before the division
-            q = q / q_norm.clamp_min(1e-12).unsqueeze(2).to(q.dtype)
-            k = k / k_norm.clamp_min(1e-12).unsqueeze(2).to(k.dtype)
-            return (q.transpose(2, 3) @ k).float()
-        norms = (q_norm.unsqueeze(-1) * k_norm.unsqueeze(-2)).clamp_min(1e-12)
-        return (q.transpose(2, 3) @ k).float() / norms
 
 
 class TransformerBlock(nn.Module):

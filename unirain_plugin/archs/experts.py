@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unirain_plugin.archs.streaming import can_stream, stream_feed_forward
+
 
 def hidden_width(channels: int, expansion: float, active: int) -> int:
     """Hidden channels of one expert so that ``active`` of them together have ``expansion · channels``; at least 1."""
@@ -60,15 +62,20 @@ class Experts(nn.Module):
         experts, hidden = self.num_experts, self.hidden
         expand = self.expand.view(experts, 2, hidden, -1).transpose(0, 1).flatten(0, 2)
         depthwise = self.depthwise.view(experts, 2, hidden, 1, 3, 3).transpose(0, 1).flatten(0, 2)
+        project = self.project.transpose(0, 1).flatten(1)
+        if can_stream(x):
+            return stream_feed_forward(x, expand, depthwise, project, weights)
         z = depthwise_3x3(F.linear(x, expand), depthwise)
         a, b = z.chunk(2, -1)
         z = (a * b).unflatten(-1, (experts, hidden)) * weights.to(z.dtype).unsqueeze(-1)
-        return F.linear(z.flatten(-2), self.project.transpose(0, 1).flatten(1))
+        return F.linear(z.flatten(-2), project)
 
 
 def run_expert(x: Tensor, expert: tuple[Tensor, Tensor, Tensor], padding: int = 1) -> Tensor:
     """One expert on ``(N, H, W, C)``; with ``padding`` 0 the output lacks the input's outermost pixels."""
     expand, depthwise, project = expert
+    if padding and can_stream(x):
+        return stream_feed_forward(x, expand, depthwise, project)
     a, b = depthwise_3x3(F.linear(x, expand), depthwise, padding).chunk(2, -1)
     return F.linear(a * b, project)
 

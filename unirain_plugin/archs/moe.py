@@ -45,7 +45,7 @@ class SoftMoE(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord]:
         """Map ``(N, H, W, C)`` to the same shape, with the record of U = pixels, windows or 1 units a picture."""
-        n, height, width, _ = x.shape
+        height, width = x.shape[1:3]
         if self.routing == "pixel":
             features = x
         elif self.routing == "window":
@@ -76,7 +76,7 @@ class HardMoE(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord]:
         """Map ``(N, H, W, C)`` to the same shape, with the record of U = windows or 1 units a picture."""
-        n, height, width, _ = x.shape
+        height, width = x.shape[1:3]
         by_window = self.routing == "window"
         features = pool_windows(x, self.window) if by_window else x.mean((1, 2), keepdim=True, dtype=torch.float32)
         logits = self.router(features).flatten(1, 2)
