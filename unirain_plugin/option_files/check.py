@@ -95,7 +95,7 @@ def _check_values(opt: Mapping, problems: Problems) -> None:
             rule = rule_for((*path, key)) if not _resolves_metrics(opt, (*path, key)) else None
             complaint = rule.complaint(value) if rule is not None else None
             if complaint is None and rule is None and known is not None and known.signature is not None:
-                complaint = _mismatch(value, known.signature.defaults.get(key, Parameter.empty))
+                complaint = _mismatch(value, known.signature.defaults.get(key))
             if complaint is not None:
                 problems.error((*path, key), complaint)
 
@@ -106,7 +106,10 @@ def _resolves_metrics(opt: Mapping, path: KeyPath) -> bool:
 
 
 def _mismatch(value: object, default: object) -> str | None:
-    """A complaint if ``value`` is text where a number or flag belongs; anything subtler is left to the class."""
+    """A complaint if ``value`` is null or text where a number or flag belongs; the rest is left to the class."""
+    if value is None and default is not None:
+        sample = "" if default is Parameter.empty else f" such as {found(default)}"
+        return f"found nothing (null); expected a value{sample}."
     if not isinstance(value, str):
         return None
     if isinstance(default, bool):

@@ -138,6 +138,9 @@ def _texts(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _exists(path: KeyPath, text: str, kind: str, problems: Problems) -> bool:
+    if not text.strip():
+        problems.error(path, f"found an empty text; expected a {kind}.")
+        return False
     target = Path(text).expanduser()
     if target.is_dir() if kind == "folder" else target.is_file():
         return True

@@ -60,16 +60,17 @@ def _ask(question: Callable[[], None], opt: Mapping, base: KeyPath, problems: Pr
     try:
         with _logger_untouched():
             question()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         path, text = _locate(str(error), opt, base)
         reported = any(wrong[: len(path)] == path or path[: len(wrong)] == wrong for wrong in problems.wrong)
-        if isinstance(error, (KeyError, AttributeError)) and not problems.wrong:
-            raise  # no mistake of the file: a bug of ours, which must be seen as such
         vague = bool(problems.wrong) and len(path) < 2 and not base  # may well follow from what is reported already
-        if not reported and not vague and not isinstance(error, (KeyError, AttributeError)):
+        if not reported and not vague:
             problems.error(path, text)
     except NotImplementedError:
         pass  # something cannot be built on the meta device; the toolbox builds it for real
+    except (KeyError, AttributeError, ArithmeticError):
+        if not problems.wrong:
+            raise  # no consequence of a mistake in the file: a bug of ours, which must be seen as such
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from unirain_plugin.option_files.problems import Problems, found
 from unirain_plugin.option_files.registries import section
-from unirain_plugin.option_files.schema import model_class
+from unirain_plugin.option_files.schema import called, model_class
 from unirain_plugin.option_files.vocabulary import reads_of
 
 
@@ -24,6 +24,7 @@ def check_run(opt: Mapping, problems: Problems, is_train: bool) -> None:
     _check_logger(opt, problems)
     if is_train:
         _check_losses(opt, problems)
+        _check_optimizers(opt, problems)
         _check_schedule(opt, problems)
         _check_validation(opt, problems)
     else:
@@ -83,6 +84,23 @@ def _check_losses(opt: Mapping, problems: Problems) -> None:
 def _has_typo(train: Mapping, problems: Problems) -> bool:
     """Whether a misspelled ``…_opt`` has been reported already."""
     return any(("train", key) in problems.wrong for key in train if str(key).endswith("_opt") or "pixel" in str(key))
+
+
+def _check_optimizers(opt: Mapping, problems: Problems) -> None:
+    """Build each optimiser once for a parameter of no use: torch checks the ranges of its options itself."""
+    import torch
+
+    for key in section(opt, "train"):
+        path = ("train", key)
+        target = called(opt, path) if str(key).startswith("optim_") else None
+        if target is None or any(wrong[:2] == path for wrong in problems.wrong):
+            continue
+        cls, own_keys, _ = target
+        arguments = {name: value for name, value in section(opt, *path).items() if name not in own_keys}
+        try:
+            cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
+        except (ValueError, TypeError, RuntimeError) as error:
+            problems.error(path, f"{cls.__name__} refuses its options: {error}.")
 
 
 def _check_schedule(opt: Mapping, problems: Problems) -> None:

@@ -71,7 +71,7 @@ class Rule:
         if self.kind == "section":
             return isinstance(value, Mapping)
         if self.kind == "numbers":
-            return isinstance(value, list) and all(_is_number(item) for item in value)
+            return isinstance(value, list) and all(_is_number(item) and self._in_range(item) for item in value)
         return self.kind in ("integer", "number") and _is_number(value) and self._in_range(value)
 
     def _in_range(self, value: float) -> bool:
@@ -104,8 +104,8 @@ RULES: dict[str, Rule] = {
     "scale": _integer(1, example="1"),
     "num_gpu": _integer(0, choices=("auto",)),
     "manual_seed": _integer(0, high=2**32 - 1, empty=True),
-    "find_unused_parameters": _FLAG,
-    "dist_params": _SECTION,
+    "find_unused_parameters": _OPTIONAL_FLAG,
+    "dist_params": Rule("section", empty=True),
     "datasets": _SECTION,
     "datasets.*": _SECTION,
     "datasets.*.name": _TEXT,
@@ -123,14 +123,14 @@ RULES: dict[str, Rule] = {
     "datasets.*.dataset_enlarge_ratio": _POSITIVE,
     "datasets.*.prefetch_mode": Rule("text", choices=("cpu", "cuda"), empty=True),
     "datasets.*.num_prefetch_queue": _integer(1),
-    "datasets.*.pin_memory": _FLAG,
-    "datasets.*.persistent_workers": _FLAG,
+    "datasets.*.pin_memory": _OPTIONAL_FLAG,
+    "datasets.*.persistent_workers": _OPTIONAL_FLAG,
     "network_*": _SECTION,
     "network_*.type": _TEXT,
     "path": _SECTION,
     "path.pretrain_network_*": _PATH,
     "path.resume_state": _PATH,
-    "path.strict_load_*": _FLAG,
+    "path.strict_load_*": _OPTIONAL_FLAG,
     "path.param_key_*": _PATH,
     "train": _SECTION,
     "train.total_iter": _integer(1, example="300000"),
@@ -144,7 +144,7 @@ RULES: dict[str, Rule] = {
     "train.optim_*.betas": Rule("numbers"),
     "train.scheduler": Rule("section", example="{type: MultiStepLR, milestones: [200000], gamma: 0.5}"),
     "train.scheduler.type": Rule("text", example="MultiStepLR"),
-    "train.scheduler.periods": Rule("numbers"),
+    "train.scheduler.periods": Rule("numbers", low=0, above=True),
     "train.scheduler.restart_weights": Rule("numbers"),
     "train.scheduler.restarts": Rule("numbers"),
     "train.scheduler.milestones": Rule("numbers"),
@@ -157,14 +157,14 @@ RULES: dict[str, Rule] = {
     "val": Rule("section", empty=True),
     "val.val_freq": _integer(1, example="5000"),
     "val.save_img": Rule("flag", example="false"),
-    "val.pbar": _FLAG,
+    "val.pbar": _OPTIONAL_FLAG,
     "val.suffix": Rule("any"),
     "val.metrics": Rule("section", empty=True),
     "val.metrics.*": Rule("section", example="{type: calculate_psnr, crop_border: 0}"),
     "val.metrics.*.type": Rule("text", example="calculate_psnr"),
     "val.metrics.*.better": Rule("text", choices=("higher", "lower")),
     "val.metrics.*.crop_border": _integer(0, example="0"),
-    "val.metrics.*.test_y_channel": _FLAG,
+    "val.metrics.*.test_y_channel": _OPTIONAL_FLAG,
     "logger": _SECTION,
     "logger.print_freq": _integer(1, example="100"),
     "logger.save_checkpoint_freq": _integer(1, example="5000"),
