@@ -135,6 +135,14 @@ def test_perceptual_and_auxiliary_losses_are_part_of_the_objective(tmp_path):
     assert (model.net_g.gate < 2.0).all()
 
 
+def test_a_perceptual_loss_may_stand_alone(tmp_path):
+    model = build(options(tmp_path, pixel_opt=None, perceptual_opt={"type": "StubPerceptualLoss"}))
+    logs = train(model, [batch_of([0, 1])] * 3)
+    assert logs[-1]["l_percep"] < logs[0]["l_percep"]
+    assert "l_pix" not in logs[0]
+    model.load_history_state(model.history_state())
+
+
 def test_unknown_auxiliary_losses_are_named(tmp_path, warnings_of):
     model = build(options(tmp_path, aux_weights={"load_balence": 0.1}))
     with pytest.raises(OptionError, match=r"no auxiliary loss 'load_balence' .*Did you mean 'load_balance'\?"):

@@ -220,6 +220,15 @@ def test_validation_leaves_random_streams_and_mode_alone(tmp_path):
     assert model.net_g.training
 
 
+def test_without_metrics_images_are_saved_only(tmp_path):
+    opt = options(tmp_path)
+    del opt["val"]["metrics"]
+    model = build(opt)
+    model.validation(loader_of(length=1), 4, None, save_img=True)
+    assert (tmp_path / "visualization" / "drs_000" / "drs_000_4.png").is_file()
+    assert not hasattr(model, "metric_results")
+
+
 def test_the_average_is_validated(tmp_path):
     model = build(options(tmp_path, ema_decay=0.9))
     with torch.no_grad():
