@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": ("unirain_plugin.demo", "the main job end to end on embedded photographs: render, train, test, table, picture"),
     "synthesize-rain": ("unirain_plugin.synthesize_rain", "render four types of rain onto clean photographs"),
     "create-lmdb": ("unirain_plugin.data.commands.create_lmdb", "put pairs into LMDBs that BasicSR reads"),
+    "index-dataset": ("unirain_plugin.data.commands.index_dataset", "make a manifest of a public data set's pairs"),
 }
 """Command name → (module with ``main(argv) -> int | None``, one line of help)."""
 

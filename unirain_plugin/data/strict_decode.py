@@ -21,7 +21,7 @@ from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.errors import DataError
 
 # A few bytes too many before the end marker are an old habit of some cameras; many are the rest of a lost picture.
-_HARMLESS = r"[^\n]* \d{1,2} extraneous bytes before marker 0xd9"
+_HARMLESS = r"[^\n]* \d extraneous bytes before marker 0xd9"
 _DAMAGE = re.compile(rf"^(?!{_HARMLESS}).*(Corrupt JPEG data|Premature end|Invalid SOS).*$", re.M)
 _T = TypeVar("_T")
 _R = TypeVar("_R")

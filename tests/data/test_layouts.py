@@ -1,0 +1,359 @@
+"""Every public layout as a tiny tree; orphans, lists, order, splits; layouts of one's own."""
+
+import json
+
+import pytest
+from data_pictures import encode, picture
+
+from unirain_plugin.data.commands import index_dataset
+from unirain_plugin.data.layouts import RULES, load_layout, parse_layout
+from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.public_layouts import public_layout, public_layouts
+from unirain_plugin.errors import DataError, OptionError
+
+
+def plant(root, *paths, size=(8, 12)):
+    """Write a different small picture to every path."""
+    for path in paths:
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        seed = sum(ord(c) * (i + 1) for i, c in enumerate(path))
+        suffix = "." + path.rpartition(".")[2]
+        target.write_bytes(encode(picture(*size, seed=seed), suffix))
+
+
+def index(root, layout, *arguments, output=None):
+    output = output or root.parent / "m.jsonl"
+    base = ["--layout", str(layout), "--root", str(root), "--output", str(output), "--workers", "1"]
+    assert index_dataset.main([*base, *arguments]) == 0
+    prefix = f"{root.name}/"
+    return [(r.lq.removeprefix(prefix), r.gt.removeprefix(prefix), r.rain_type) for r in read_manifest(output)]
+
+
+TREES = {
+    "rainrag": [("drs/input/a.png", "drs/target/a.png", "drs"), ("nrd/input/a.png", "nrd/target/a.png", "nrd")],
+    "rain100l": [("rain-001.png", "norain-001.png", "drs"), ("rain-002.png", "norain-002.png", "drs")],
+    "rain100h": [("test/rain/rain-1.png", "test/norain/norain-1.png", "drs"),
+                 ("RainTrainH/rain-1.png", "RainTrainH/norain-1.png", "drs")],
+    "rain200l": [("train/rain-1.png", "train/norain-1.png", "drs"),
+                 ("test/rainy/rain-1.png", "test/norain-1.png", "drs")],
+    "rain200h": [("rain/X2/norain-1x2.png", "norain/norain-1.png", "drs"),
+                 ("rain/X2/norain-10x2.png", "norain/norain-10.png", "drs")],
+    "rain1400": [(f"training/rainy_image/9_{j}.jpg", "training/ground_truth/9.jpg", "drs") for j in range(1, 15)],
+    "rain13k": [("train/Rain13K/input/1.jpg", "train/Rain13K/target/1.jpg", "drs"),
+                ("test/Test100/input/1.png", "test/Test100/target/1.png", "drs")],
+    "rainds": [("RainDS_syn/train/rainstreak/rain-1.png", "RainDS_syn/train/gt/norain-1.png", "drs"),
+               ("RainDS_syn/train/raindrop/rd-rain-1.png", "RainDS_syn/train/gt/norain-1.png", "drd"),
+               ("RainDS_syn/train/rainstreak_raindrop/rain-drop-1.png", "RainDS_syn/train/gt/norain-1.png", "drd"),
+               ("RainDS_real/train/raindrop/pie-rd-7.png", "RainDS_real/train/gt/pie-norain-7.png", "drd")],
+    "raindrop": [("train/data/0_rain.png", "train/gt/0_clean.png", "drd"),
+                 ("test_a/data/0_rain.png", "test_a/gt/0_clean.png", "drd")],
+    "gt-rain": [(f"train/Winter/Webcam-R-00{n}.png", "train/Winter/Webcam-C-000.png", "drs") for n in range(3)]
+    + [(f"train/Gurutto_1-2/G-R-00{n}.png", f"train/Gurutto_1-2/G-C-00{n}.png", "drs") for n in range(3)],
+    "realrain-1k": [("RealRain-1k-L/training/input/1.png", "RealRain-1k-L/training/target/1.png", "drs")],
+    "lhp-rain": [("input/a1.png", "gt/b1.png", "drs"), ("input/a2.png", "gt/b2.png", "drs")],
+    "gtav-nightrain": [("set1/Train/Rainy/0000_00.png", "set1/Train/GT/0000.png", "nrs"),
+                       ("set1/Train/Rainy/0000_09.png", "set1/Train/GT/0000.png", "nrs"),
+                       ("set2/Test/Rainy/0000_00.png", "set2/Test/GT/0000.png", "nrs"),
+                       ("set3/Rainy/0003_01.png", "set3/GT/0003.png", "nrs")],
+    "hq-nightrain": [("RS/input/1.png", "RS/target/1.png", "nrs"),
+                     ("RD/train/input/1.png", "RD/train/target/1.png", "nrd"),
+                     ("SD/input/2.png", "SD/target/2.png", "nrd")],
+    "raindrop-clarity": [("DayRainDrop_Train/Drop/00001/1.png", "DayRainDrop_Train/Clear/00001/7.png", "drd"),
+                         ("DayRainDrop_Train/Drop/00001/2.png", "DayRainDrop_Train/Clear/00001/8.png", "drd"),
+                         ("NightRainDrop_Train/Drop/00001/1.png", "NightRainDrop_Train/Clear/00001/1.png", "nrd")],
+    "4k-rain13k": [("train/input/1.png", "train/target/1.png", "drs")],
+    "raincityscapes": [
+        (f"leftImg8bit_rain/train/aachen/aachen_0_1_leftImg8bit_rain_alpha_0.0{a}_beta_0.01_dropsize_0.01_pattern_6.png",
+         "leftImg8bit/train/aachen/aachen_0_1_leftImg8bit.png", "drs") for a in (1, 2)]
+    + [("x_1_rain_alpha_0.02_beta_0.01_dropsize_0.005_pattern_66.png", "x_1_leftImg8bit.png", "drs")],
+    "outdoor-rain": [("in/im_0001_s80_a04.png", "gt/im_0001.png", "drs"),
+                     ("in/im_0001_s95_a05.png", "gt/im_0001.png", "drs")],
+    "weatherbench": [("rain/train/input/1.png", "rain/train/target/1.png", "drs"),
+                     ("snow/train/input/1.png", "snow/train/target/1.png", "snow")],
+    "uav-rain1k": [("train/input/1.png", "train/target/1.png", "drd")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_public_layout(tmp_path, name, capsys):
+    root = tmp_path / "data"
+    plant(root, *dict.fromkeys(path for lq, gt, _ in TREES[name] for path in (lq, gt)))
+    assert sorted(index(root, name)) == sorted(TREES[name])
+    out = capsys.readouterr().out
+    assert ("warning: the layout" in out) == (public_layout(name).status != "read")
+    assert all(record.size == (8, 12) and record.source for record in read_manifest(tmp_path / "m.jsonl"))
+
+
+def test_every_layout_is_tested():
+    assert set(public_layouts()) == {*TREES, "rain800", "spa"}
+    used = {part.rule for layout in public_layouts().values() for part in layout.parts}
+    assert used == set(RULES)
+
+
+def test_list_file(tmp_path, capsys):
+    root = tmp_path / "data"
+    plant(root, "real_world/a b.png", "real_world/2.png", "real_world_gt/1gt.png", "test/x.png", "test/y.png")
+    (root / "real_world.txt").write_text(
+        "/real_world/a b.png,/real_world_gt/1gt.png\nreal_world/2.png real_world_gt/1gt.png\n\n"
+    )
+    (root / "README.txt").write_text("hello world of lists\n")
+    assert index(root, "spa") == [
+        ("real_world/a b.png", "real_world_gt/1gt.png", "drs"),
+        ("real_world/2.png", "real_world_gt/1gt.png", "drs"),
+    ]
+    out = capsys.readouterr().out
+    assert "README.txt is no list of pairs" in out and "2 image(s) fit no pattern" in out
+
+
+def test_wrong_lines_of_a_list(tmp_path):
+    root = tmp_path / "data"
+    plant(root, "r/1.png", "g/1.png")
+    (root / "train.txt").write_text("r/1.png g/1.png\nr/2.png g/2.png\nonly.png\nr/1.png g/1.png\n../x.png g/1.png\n")
+    with pytest.raises(DataError) as error:
+        index(root, "spa")
+    for text in ("train.txt:2: r/2.png does not exist", "train.txt:3: expected 'rainy clean'", "train.txt:4: r/1.png is listed twice", "train.txt:5: ../x.png does not exist"):  # fmt: skip  # noqa: E501
+        assert text in str(error.value)
+    assert index(root, "spa", "--on-error", "skip") == [("r/1.png", "g/1.png", "drs")]
+
+
+def test_no_list_file(tmp_path):
+    plant(tmp_path / "data", "a.png")
+    with pytest.raises(DataError, match=r"no list file .* found none"):
+        index(tmp_path / "data", "spa")
+
+
+def test_side_by_side(tmp_path):
+    import cv2
+    import numpy as np
+
+    root = tmp_path / "data"
+    clean, rainy = picture(8, 12, 1), picture(8, 12, 2)
+    (root / "training").mkdir(parents=True)
+    (root / "training/1.png").write_bytes(encode(np.hstack([clean, rainy])))
+    with pytest.raises(OptionError, match="give --halves DIR"):
+        index(root, "rain800")
+    assert index(root, "rain800", "--halves", str(tmp_path / "h")) == [
+        ("h/input/training_1.png", "h/target/training_1.png", "drs")
+    ]
+    assert np.array_equal(cv2.imread(str(tmp_path / "h/input/training_1.png")), rainy)
+    assert np.array_equal(cv2.imread(str(tmp_path / "h/target/training_1.png")), clean)
+    index(root, "rain800", "--halves", str(tmp_path / "h"), "--rainy-half", "left")
+    assert np.array_equal(cv2.imread(str(tmp_path / "h/input/training_1.png")), clean)
+    plant(root, "odd.png", size=(8, 11))
+    with pytest.raises(DataError, match=r"odd.png: 11 columns cannot be two halves"):
+        index(root, "rain800", "--halves", str(tmp_path / "h"))
+
+
+def test_split(tmp_path):
+    root = tmp_path / "data"
+    plant(root, *(path for lq, gt, _ in TREES["raindrop"] for path in (lq, gt)))
+    assert index(root, "raindrop", "--split", "train") == TREES["raindrop"][:1]
+    assert index(root, "raindrop", "--split", "test") == TREES["raindrop"][1:]
+    assert index(root, "raindrop", "--split", "test_a") == TREES["raindrop"][1:]
+    assert [p[0] for p in index(root / "train", "raindrop", "--split", "train", output=root / "m.jsonl")] == [
+        "data/0_rain.png"
+    ]
+    with pytest.raises(
+        OptionError, match=r"--split val: no folder .* found \['data', 'gt', 'test', 'test_a', 'train'\]"
+    ):
+        index(root, "raindrop", "--split", "val")
+
+
+def test_split_of_a_part_that_the_folders_do_not_tell(tmp_path):
+    root = tmp_path / "data"
+    plant(root, *dict.fromkeys(path for lq, gt, _ in TREES["gtav-nightrain"] for path in (lq, gt)))
+    assert len(index(root, "gtav-nightrain", "--split", "train")) == 3
+    assert len(index(root, "gtav-nightrain", "--split", "test")) == 1
+
+
+def test_sources_of_rain13k(tmp_path):
+    root = tmp_path / "data"
+    plant(root, *(path for lq, gt, _ in TREES["rain13k"] for path in (lq, gt)))
+    index(root, "rain13k")
+    assert {r.source for r in read_manifest(tmp_path / "m.jsonl")} == {"rain13k/Rain13K", "rain13k/Test100"}
+    index(root, "rain13k", "--source", "mine", "--rain-type", "nrs")
+    assert {(r.source, r.rain_type) for r in read_manifest(tmp_path / "m.jsonl")} == {("mine", "nrs")}
+
+
+def test_order_warns_and_never_shifts(tmp_path, capsys):
+    root = tmp_path / "data"
+    plant(root, *(path for lq, gt, _ in TREES["lhp-rain"] for path in (lq, gt)))
+    index(root, "lhp-rain")
+    assert "paired by sorted order" in capsys.readouterr().out
+    plant(root, "input/a3.png")
+    with pytest.raises(DataError, match=r"unequal: input: 3 rainy and 2 clean images"):
+        index(root, "lhp-rain")
+
+
+def test_order_with_equal_names_needs_no_warning(tmp_path, capsys):
+    plant(tmp_path / "data", "input/1.png", "gt/1.png")
+    index(tmp_path / "data", "lhp-rain")
+    assert "sorted order, since" not in capsys.readouterr().out
+
+
+def test_type_that_the_layout_does_not_tell(tmp_path):
+    plant(tmp_path / "data", "Drop/1/1.png", "Clear/1/1.png")
+    with pytest.raises(OptionError, match="does not tell the rain type; give --rain-type"):
+        index(tmp_path / "data", "raindrop-clarity")
+    assert index(tmp_path / "data", "raindrop-clarity", "--rain-type", "nrd")[0][2] == "nrd"
+
+
+def test_map_changes_a_kind(tmp_path):
+    root = tmp_path / "data"
+    plant(root, *dict.fromkeys(path for lq, gt, _ in TREES["rainds"] for path in (lq, gt)))
+    types = {lq: t for lq, _, t in index(root, "rainds", "--map", "rainstreak_raindrop=drs")}
+    assert types["RainDS_syn/train/rainstreak_raindrop/rain-drop-1.png"] == "drs"
+
+
+def test_orphans_strangers_sizes_duplicates_and_broken_files(tmp_path, capsys):
+    root = tmp_path / "data"
+    plant(root, *(f"{side}/{n}.png" for side in ("input", "target") for n in range(6)), "other/z.png")
+    (root / "target/0.png").unlink()
+    (root / "input/1.png").unlink()
+    plant(root, "input/2.png", size=(8, 16))
+    (root / "input/3.png").write_bytes(b"")
+    (root / "input/4.png").write_bytes((root / "input/5.png").read_bytes())
+    plant(root, "input/6.png")
+    (root / "target/6.png").write_bytes((root / "input/6.png").read_bytes())
+    with pytest.raises(DataError) as error:
+        index(root, "rain13k")
+    text = str(error.value)
+    assert "5 problem(s), so no manifest was written" in text and "--on-error skip" in text
+    assert "orphan_lq: input/0.png: no clean image target/0" in text
+    assert "orphan_gt: target/1.png: no rainy image belongs to this clean one" in text
+    assert "size: input/2.png is 8×16 (height × width), but target/2.png is 8×12" in text
+    assert f"unreadable: {root}/input/3.png: the file is empty" in text
+    assert "identical: input/6.png and target/6.png have the same bytes" in text
+    assert not (tmp_path / "m.jsonl").exists()
+    assert [lq for lq, _, _ in index(root, "rain13k", "--on-error", "skip")] == ["input/4.png", "input/5.png"]
+    report = json.loads((tmp_path / "m.jsonl.report.json").read_text())
+    assert report["problems_by_kind"] == {"identical": 1, "orphan_gt": 1, "orphan_lq": 1, "size": 1, "unreadable": 1}
+    assert report["duplicates"] == ["input/5.png has the same bytes as input/4.png."]
+    assert report["pairs"] == 2 and "other/z.png" in " ".join(report["warnings"])
+
+
+def test_duplicate_pairs_can_be_dropped(tmp_path):
+    root = tmp_path / "data"
+    plant(root, "input/1.png", "target/1.png")
+    for side in ("input", "target"):
+        (root / side / "2.png").write_bytes((root / side / "1.png").read_bytes())
+    assert len(index(root, "rain13k")) == 2
+    assert len(index(root, "rain13k", "--drop-duplicates")) == 1
+
+
+def test_damage_inside_a_jpeg_is_found_by_decoding_only(tmp_path):
+    root = tmp_path / "data"
+    plant(root, "input/1.jpg", "target/1.jpg", size=(64, 64))
+    data = bytearray((root / "input/1.jpg").read_bytes())
+    data[-400:-2] = bytes(398)
+    (root / "input/1.jpg").write_bytes(data)
+    with pytest.raises(DataError, match=r"input/1.jpg: the image is damaged: Corrupt JPEG data"):
+        index(root, "rain13k")
+    assert len(index(root, "rain13k", "--check", "header")) == 1
+
+
+def test_two_processes_give_the_same(tmp_path):
+    root = tmp_path / "data"
+    plant(root, *(f"{side}/{n}.png" for side in ("input", "target") for n in range(300)))
+    assert index(root, "rain13k", "--workers", "2") == index(root, "rain13k")
+
+
+def test_empty_and_missing_folders_and_wrong_layouts(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match="data: the folder holds no images"):
+        index(tmp_path / "data", "rain13k")
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        index(tmp_path / "nowhere", "rain13k")
+    plant(tmp_path / "data", "x/1.png")
+    with pytest.raises(DataError, match=r"no image fits the layout rain1400.* Found such as x/1.png"):
+        index(tmp_path / "data", "rain1400")
+    with pytest.raises(OptionError, match=r"no layout 'rain14k'. Did you mean"):
+        index(tmp_path / "data", "rain14k")
+    with pytest.raises(OptionError, match="--root is missing"):
+        index_dataset.main(["--layout", "spa"])
+
+
+def test_one_clean_image_for_two_where_one_belongs(tmp_path):
+    plant(tmp_path / "data", "input/1.png", "input/1.jpg", "target/1.png")
+    with pytest.raises(DataError, match=r"shared: target/1.png: the clean image of both"):
+        index(tmp_path / "data", "rain13k")
+
+
+def test_manifest_in_another_folder_leads_to_the_files(tmp_path):
+    plant(tmp_path / "data", "input/1.png", "target/1.png")
+    index(tmp_path / "data", "rain13k", output=tmp_path / "lists/deep/m.jsonl")
+    record = next(read_manifest(tmp_path / "lists/deep/m.jsonl"))
+    assert record.lq == "../../data/input/1.png" and (tmp_path / "lists/deep" / record.lq).is_file()
+
+
+def test_check_manifest(tmp_path, capsys):
+    root = tmp_path / "data"
+    plant(root, *(f"{side}/{n}.png" for side in ("input", "target") for n in range(3)))
+    index(root, "rain13k")
+    assert index_dataset.main(["--check-manifest", str(tmp_path / "m.jsonl"), "--workers", "1"]) == 0
+    plant(root, "input/1.png", "target/1.png", size=(16, 16))
+    (root / "target/2.png").unlink()
+    with pytest.raises(DataError) as error:
+        index_dataset.main(["--check-manifest", str(tmp_path / "m.jsonl"), "--workers", "1"])
+    assert "m.jsonl:2: data/input/1.png is 16×16 (height × width), but the line says 8×12" in str(error.value)
+    assert "m.jsonl:3: " in str(error.value) and "target/2.png: cannot be read" in str(error.value)
+
+
+OWN = """
+name: mine
+parts:
+  - {rule: many_to_one, lq: "{dir}wet/{id}-{n}", gt: "{dir}dry/{id}", rain_type: "{dir}",
+     types: {night/: nrd, "": snow}}
+"""
+
+
+def test_layout_of_ones_own(tmp_path):
+    (tmp_path / "mine.yml").write_text(OWN)
+    plant(tmp_path / "data", "wet/a-1.png", "wet/a-2.png", "dry/a.png", "night/wet/a-1.png", "night/dry/a.png")
+    assert sorted(index(tmp_path / "data", tmp_path / "mine.yml")) == [
+        ("night/wet/a-1.png", "night/dry/a.png", "nrd"),
+        ("wet/a-1.png", "dry/a.png", "snow"),
+        ("wet/a-2.png", "dry/a.png", "snow"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"parts": []}, "missing key 'parts'|expected a list of parts"),
+        ({"part": []}, "unknown key 'part'. Did you mean 'parts'"),
+        ({"status": "sure"}, "status: expected read, recalled, guess, custom, found 'sure'"),
+        ({"parts": [{"rule": "same_nam", "lq": "a", "gt": "b"}]}, r"parts\[0\]: rule: .* Did you mean 'same_name'"),
+        ({"parts": [{"rule": "same_name", "lq": "{name}"}]}, "missing key 'gt'"),
+        (
+            {"parts": [{"rule": "same_name", "lq": "{name}", "gt": "{nam}"}]},
+            "{nam} is no field of lq .* Did you mean 'name'",
+        ),
+        ({"parts": [{"rule": "same_name", "lq": "{n}", "gt": "x", "fields": {"n": "("}}]}, "a pattern is wrong"),
+        ({"parts": [{"rule": "same_name", "lq": "{n", "gt": "x"}]}, "a pattern is wrong"),
+        ({"parts": [{"rule": "same_name", "lq": "a", "gt": "b", "types": {"a": "X Y"}}]}, "'X Y' is no rain-type name"),
+        ({"parts": ["same_name"]}, "expected keys and values"),
+    ],
+)
+def test_wrong_layouts_say_what_is_wrong(change, text):
+    with pytest.raises(OptionError, match=text):
+        parse_layout({"name": "x", "parts": [{"rule": "same_name", "lq": "a", "gt": "b"}]} | change, "x.yml")
+
+
+def test_unreadable_layout_files(tmp_path):
+    with pytest.raises(OptionError, match=r"no.yml: the layout cannot be read"):
+        load_layout(str(tmp_path / "no.yml"))
+    (tmp_path / "bad.yml").write_text("a: [")
+    with pytest.raises(OptionError, match=r"bad.yml: no YAML"):
+        load_layout(str(tmp_path / "bad.yml"))
+    (tmp_path / "tag.yml").write_text("!!python/object/apply:os.system [echo]")
+    with pytest.raises(OptionError, match=r"tag.yml: no YAML"):
+        load_layout(str(tmp_path / "tag.yml"))
+
+
+def test_list_names_every_layout(capsys):
+    assert index_dataset.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{name}: " in out for name in public_layouts()) and all(rule in out for rule in RULES)
+    assert "a guess" in out
