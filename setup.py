@@ -70,7 +70,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["unirain_plugin", "unirain_plugin.*"]),
-    package_data={"unirain_plugin": ["**/*.yml", "**/*.json"]},
+    package_data={"unirain_plugin": ["**/*.yml", "**/*.json", "**/*.j2"]},
     install_requires=[
         "basicsr>=1.4.2",
         "torch>=2.4",

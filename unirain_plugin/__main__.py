@@ -11,10 +11,13 @@ from unirain_plugin.version import __version__
 COMMANDS = {
     "train": ("unirain_plugin.train", "train a model: -opt FILE, and the toolbox's flags"),
     "test": ("unirain_plugin.test", "test a trained model: -opt FILE"),
+    "distill": ("unirain_plugin.distill.__main__", "choose training pairs by retrieval and votes: -opt FILE, --dry-run"),
     "demo": ("unirain_plugin.demo", "the main job end to end on embedded photographs: render, train, test, table, picture"),
     "synthesize-rain": ("unirain_plugin.synthesize_rain", "render four types of rain onto clean photographs"),
     "create-lmdb": ("unirain_plugin.data.commands.create_lmdb", "put pairs into LMDBs that BasicSR reads"),
     "index-dataset": ("unirain_plugin.data.commands.index_dataset", "make a manifest of a public data set's pairs"),
+    "extract-subimages": ("unirain_plugin.data.commands.extract_subimages", "cut pairs into sub-images"),
+    "generate-meta-info": ("unirain_plugin.data.commands.generate_meta_info", "convert pairs to BasicSR's meta_info_file"),
 }
 """Command name → (module with ``main(argv) -> int | None``, one line of help)."""
 

@@ -1,4 +1,4 @@
-"""Reading images for the pipeline."""
+"""Reading images for the pipeline, and the thumbnails of the structural level."""
 
 from __future__ import annotations
 
@@ -7,23 +7,43 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
 from unirain_plugin.distill.errors import UnreadableImageError
+from unirain_plugin.errors import DataError
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file's bytes.
+
+    Raises:
+        UnreadableImageError: If it is missing or cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def decode_rgb(data: bytes, path: Path) -> np.ndarray:
+    """Decode a whole image file to uint8 RGB (H, W, 3); grey and 16-bit images are converted, alpha is dropped.
+
+    Raises:
+        UnreadableImageError: If the bytes are empty, truncated or no image.
+    """
+    try:
+        image = EncodedImage(data, str(path), CONVERSIONS).decode()
+    except DataError as error:
+        raise UnreadableImageError(str(error)) from error
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """Read an image file as uint8 RGB (H, W, 3); grey images get three channels, alpha is dropped.
+    """Read an image file as uint8 RGB (H, W, 3).
 
     Raises:
-        UnreadableImageError: If the file is missing, empty or no image that OpenCV can decode.
+        UnreadableImageError: As :func:`read_file` and :func:`decode_rgb`.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}.") from error
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if image is None:
-        raise UnreadableImageError(f"{path}: not an image that can be decoded ({len(data)} bytes).")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return decode_rgb(read_file(path), path)
 
 
 def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path) -> None:
@@ -37,3 +57,14 @@ def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path
             f"{lq_path} is {lq.shape[1]}×{lq.shape[0]} but its ground truth {gt_path} is {gt.shape[1]}×{gt.shape[0]}; "
             "a pair must have one size."
         )
+
+
+def luminance(image: np.ndarray) -> np.ndarray:
+    """Rec. 601 luma of uint8 RGB (H, W, 3) as uint8 (H, W)."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def thumbnail(luma: np.ndarray, size: int) -> np.ndarray:
+    """Shrink (or enlarge) a luma plane (H, W) to (size, size), the aspect ratio given up, by area averaging."""
+    shrinks = luma.shape[0] >= size and luma.shape[1] >= size
+    return cv2.resize(luma, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -94,6 +94,10 @@ class Candidate:
             self._gt = image
         return self._gt
 
+    def preload(self, lq: np.ndarray, gt: np.ndarray) -> None:
+        """Take images that were read elsewhere, so that they are not read again."""
+        self._lq, self._gt = lq, gt
+
     def derived(self, key: str, compute: Callable[[Candidate], Any]) -> Any:
         """A result shared by several parts (luminance planes, say): computed once, dropped by :meth:`release`."""
         if key not in self._derived:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unirain_plugin.distill.parts import Part
 from unirain_plugin.distill.records import Candidate, Reference, Vote, VoteTask
 
 
@@ -23,7 +24,7 @@ class Cost:
     images: int = 0
 
 
-class Voter(ABC):
+class Voter(Part, ABC):
     """Base of all voters; register subclasses with ``@VOTER.register()``.
 
     The constructor takes the keys of the voter's YAML section as keyword arguments, checks them (``OptionError``), and
@@ -35,11 +36,9 @@ class Voter(ABC):
 
     Attributes:
         name: Unique within the pipeline; recorded in votes. Two voters of one type need different names.
-        version: Raise it whenever verdicts can change, so that old shards are not mixed with new ones.
         costly: Asked after the free voters, and only while the majority is still open (early exit).
     """
 
-    version: int = 1
     costly: bool = False
 
     def __init__(self, name: str | None = None) -> None:
@@ -68,25 +67,13 @@ class Voter(ABC):
         """The same for a real rainy reference; comes back as ``reference.measurements[self.name]``."""
         return {}
 
-    def setup(self, references: Sequence[Reference]) -> None:  # noqa: B027  (an optional hook)
+    def setup(self, references: Sequence[Reference]) -> None:
         """Learn from the whole reference set (ranges of the measurements) before the first ``vote``.
 
         The references come in their listed order with captions and measurements; their images are unread. The
         sequence may be lazy: iterate over it, do not copy it.
         """
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What the verdicts depend on, JSON-able, for the config hash: options, versions, the prompt's hash.
-
-        Never a secret, and nothing that only changes speed. The default: every public attribute that is a plain value.
-        """
-        plain = (str, int, float, bool, list, tuple, dict, type(None))
-        values = {k: v for k, v in vars(self).items() if not k.startswith("_") and isinstance(v, plain)}
-        return {"type": type(self).__qualname__, "version": self.version, **values}
-
     def cost(self, candidates: int, references: int) -> Cost:
         """An upper bound of what judging ``candidates`` with ``references`` retrieved images each costs."""
         return Cost()
-
-    def close(self) -> None:  # noqa: B027  (an optional hook)
-        """Free connections and models; called once when a worker ends."""

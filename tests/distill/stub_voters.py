@@ -1,0 +1,48 @@
+"""Voters for tests of the pipeline: cheap, deterministic, with something to say."""
+
+from unirain_plugin.distill.records import Vote
+from unirain_plugin.distill.registry import VOTER
+from unirain_plugin.distill.voters.base import Cost, Voter
+
+
+@VOTER.register()
+class HashVoter(Voter):
+    """Votes by a hash of the candidate's id: some True, some False, some abstentions."""
+
+    def __init__(self, name, salt=0):
+        super().__init__(name)
+        self.salt = salt
+
+    def measure(self, candidate):
+        return {"mean": float(candidate.lq.mean())}
+
+    def measure_reference(self, reference):
+        return {"mean": float(reference.image.mean())}
+
+    def setup(self, references):
+        self._mean = sum(reference.measurements[self.name]["mean"] for reference in references) / len(references)
+
+    def vote(self, tasks):
+        votes = []
+        for task in tasks:
+            code = (sum(task.candidate.id.encode()) * 31 + self.salt * 7) % 5
+            mean = task.measurements[self.name]["mean"]
+            votes.append(
+                Vote(
+                    self.name,
+                    None if code == 0 else code < 4,
+                    f"<b>mean</b> {mean:.2f} against {self._mean:.2f}",
+                    {"kind": "dull", "retrieved": [found.reference.id for found in task.retrieved]},
+                )
+            )
+        return votes
+
+
+@VOTER.register()
+class CostlyVoter(HashVoter):
+    """The same, but it counts as a call to a server."""
+
+    costly = True
+
+    def cost(self, candidates, references):
+        return Cost(calls=candidates, images=candidates * (references + 1))

@@ -1,0 +1,101 @@
+"""Ray Data: the same stages on a cluster's actors. The working folder must be on storage that all nodes share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from unirain_plugin.distill.engines.base import Engine
+from unirain_plugin.distill.errors import DistillError
+from unirain_plugin.distill.job import Job
+from unirain_plugin.distill.parts import require
+from unirain_plugin.errors import UniRainError
+
+
+class RayEngine(Engine):
+    """A pool of Ray Data actors, each with the same worker as the local engine's processes.
+
+    Ray Data has no resume of its own; the shards have: what is there is not made again, and a shard that Ray makes
+    twice after losing a node is the same shard.
+    """
+
+    _started = False
+
+    def check(self) -> None:
+        """See the base class."""
+        require("ray.data", "'ray[data]'", "ray")
+
+    def make(self, job: Job, stage: str, shards: Sequence[int]) -> Iterator[int]:
+        """See the base class."""
+        if not shards:
+            return
+        ray = self._connect()
+        actors = min(self.options.workers, len(shards))
+        rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+        made = rows.map_batches(
+            ShardMaker,
+            fn_constructor_kwargs={"job": job, "stage": stage},
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=1,
+            num_gpus=self.options.num_gpus or None,
+        )
+        for row in made.iter_rows():
+            if row["error"]:
+                raise DistillError(row["error"])
+            yield int(row["items"])
+
+    def close(self) -> None:
+        """See the base class; a cluster that was there before stays."""
+        if self._started:
+            require("ray", "'ray[data]'", "ray").shutdown()
+            self._started = False
+
+    def _connect(self) -> Any:
+        ray = require("ray", "'ray[data]'", "ray")
+        require("ray.data", "'ray[data]'", "ray")
+        if not ray.is_initialized():
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            local = {"num_cpus": self.options.workers} if self.options.address is None else {}
+            try:
+                ray.init(
+                    address=self.options.address, log_to_driver=False, include_dashboard=False,
+                    logging_level="warning", **local,
+                )  # fmt: skip
+            except ConnectionError as error:
+                raise DistillError(
+                    f"engine.address: no Ray cluster answers at '{self.options.address}': {error}"
+                ) from error
+            self._started = True
+        progress = ray.data.DataContext.get_current()
+        progress.enable_progress_bars = False
+        return ray
+
+
+class ShardMaker:
+    """The actor: a worker behind Ray Data's batch interface. A user's mistake comes back as text, not as a crash."""
+
+    def __init__(self, job: Job, stage: str) -> None:
+        from unirain_plugin.distill.worker import Worker, limit_threads
+
+        limit_threads(1)
+        self._arguments, self._worker = (job, stage), None
+        self._build = Worker
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Make the shards of a batch."""
+        items, errors = [], []
+        for shard in batch["shard"].tolist():
+            count, text = 0, ""
+            try:
+                if self._worker is None:
+                    self._worker = self._build(*self._arguments)
+                count = self._worker.make(shard)
+            except UniRainError as error:
+                text = str(error)
+            items.append(count)
+            errors.append(text)
+        return {"items": np.array(items, np.int64), "error": np.array(errors, dtype=object)}

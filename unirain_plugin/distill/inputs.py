@@ -1,0 +1,173 @@
+"""What goes in: the list of reference images and the manifest of candidates, read in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unirain_plugin.data.image_io import IMAGE_SUFFIXES
+from unirain_plugin.data.manifest import ManifestRecord, parse_record, read_manifest
+from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
+from unirain_plugin.distill.options import CandidateOptions, ReferenceOptions
+from unirain_plugin.distill.records import Candidate, Reference
+from unirain_plugin.errors import DataError
+from unirain_plugin.rain_types import RAIN_TYPES
+
+
+def list_references(options: ReferenceOptions) -> list[Reference]:
+    """List the real rainy images, sorted by name in a folder, as listed in a list file.
+
+    Raises:
+        DataError: If there is none, the folder or list is missing, a line is malformed, or an id occurs twice.
+    """
+    root = options.images
+    if root.is_dir():
+        found = [Reference(id=path.relative_to(root).as_posix(), path=path) for path in _images_below(root)]
+    elif root.is_file():
+        found = list(_read_list(root))
+    else:
+        raise DataError(f"references.images: {root}: no such folder or list file.")
+    if not found:
+        expected = f"images ({', '.join(sorted(IMAGE_SUFFIXES))})" if root.is_dir() else "one path a line"
+        raise DataError(f"references.images: {root} holds no reference image; expected {expected}.")
+    seen: set[str] = set()
+    for reference in found:
+        if reference.id in seen:
+            raise DataError(f"references.images: {root}: the id '{reference.id}' occurs twice.")
+        seen.add(reference.id)
+        if reference.rain_type is None and options.rain_types_from_folders:
+            folders = [part for part in Path(reference.id).parts[:-1] if part in RAIN_TYPES]
+            reference.rain_type = folders[-1] if folders else None
+    return found
+
+
+def _images_below(root: Path) -> list[Path]:
+    paths = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders.sort()
+        paths += [Path(folder, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def _read_list(path: Path) -> Iterator[Reference]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"references.images: {path} cannot be read as a list of images: {error}.") from error
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text:
+            continue
+        row = {"image": text}
+        if text.startswith("{"):
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not valid JSON: {error}.") from error
+        if not isinstance(row.get("image"), str) or not set(row) <= {"image", "id", "rain_type"}:
+            raise DataError(
+                f"{path}:{number}: expected the keys image and, if known, id and rain_type; got {sorted(row)}."
+            )
+        if not all(isinstance(value, str) for value in row.values()):
+            raise DataError(f"{path}:{number}: expected texts as values; got {text[:80]}.")
+        yield Reference(row.get("id", row["image"]), path.parent / row["image"], row.get("rain_type"))
+
+
+def reference_digest(references: list[Reference]) -> str:
+    """A hash of the list: ids, paths, types, in order."""
+    digest = hashlib.sha256()
+    for reference in references:
+        digest.update(json.dumps([reference.id, str(reference.path), reference.rain_type]).encode())
+    return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class CandidateFile:
+    """A manifest of candidates and where its shards begin.
+
+    Attributes:
+        path: The manifest file.
+        root: Folder that its paths are relative to.
+        source: Name of the data set for pairs that do not state theirs.
+        count: Number of pairs.
+        shard_size: Pairs in a shard.
+    """
+
+    path: str
+    root: str
+    source: str
+    count: int
+    shard_size: int
+
+    def to_json(self) -> dict:
+        """The fields, for the shard ``inputs``."""
+        return asdict(self)
+
+
+def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
+    """Check every line of a manifest and note where shards begin.
+
+    Returns:
+        The number of pairs and the byte offset of each shard's first line.
+
+    Raises:
+        DataError: With file and line, if one is malformed; if the manifest is missing or empty.
+    """
+    count = sum(1 for _ in read_manifest(manifest))
+    offsets, position = [], 0
+    with open(manifest, "rb") as file:
+        for number, line in enumerate(file):
+            if number % shard_size == 0:
+                offsets.append(position)
+            position += len(line)
+    return count, np.array(offsets, np.int64)
+
+
+def write_folder_manifest(options: CandidateOptions, target: Path) -> None:
+    """List a folder in RainRAG's layout as a manifest with paths relative to the folder.
+
+    Raises:
+        DataError: If the folder does not have that layout.
+    """
+    root = str(options.dataroot)
+    table = scan_rainrag(root, find_types(root, None))
+    with open(target, "w", encoding="utf-8", newline="\n") as file:
+        for index in range(len(table)):
+            pair = table[index]
+            file.write(ManifestRecord(pair.lq, pair.gt, pair.rain_type, options.source).to_json() + "\n")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (32 hex digits) of a file.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"candidates: {path}: cannot be read: {error.strerror or error}.") from error
+    return digest.hexdigest()[:32]
+
+
+def read_candidates(source: CandidateFile, offsets: np.ndarray, shard: int) -> list[Candidate]:
+    """The candidates of one shard; the id is the rainy image's name in the manifest."""
+    first = shard * source.shard_size
+    number = min(source.shard_size, source.count - first)
+    candidates = []
+    with open(source.path, "rb") as file:
+        file.seek(int(offsets[shard]))
+        for line in range(first, first + number):
+            record = parse_record(json.loads(file.readline()), f"{source.path}:{line + 1}")
+            lq, gt = (Path(source.root, name) for name in (record.lq, record.gt))
+            candidates.append(Candidate(record.lq, lq, gt, record.rain_type, record.source or source.source))
+    return candidates

@@ -1,0 +1,125 @@
+"""What a worker is told, and what it builds from it once: parts, reference arrays, the voters' ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unirain_plugin.distill.inputs import CandidateFile, read_candidates
+from unirain_plugin.distill.options import DistillOptions
+from unirain_plugin.distill.records import Candidate, Reference
+from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
+from unirain_plugin.distill.shards import load_lines, load_rows
+from unirain_plugin.distill.voters.base import Voter
+from unirain_plugin.distill.workspace import Workspace
+from unirain_plugin.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker needs; small and picklable.
+
+    Attributes:
+        options: The checked option file.
+        root: The working folder.
+        references: Number of references.
+        candidates: The manifest of candidates.
+    """
+
+    options: DistillOptions
+    root: str
+    references: int
+    candidates: CandidateFile
+
+    def shards(self, images: int) -> int:
+        """Shards that so many images make."""
+        return -(-images // self.options.shard_size)
+
+
+class Context:
+    """A job in a worker: everything is built on first use and kept."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.options = job, job.options
+        self.workspace = Workspace(job.root)
+        load_parts(job.options.imports)
+
+    @cached_property
+    def captioner(self) -> Any:
+        """The captioner."""
+        return build_part(CAPTIONER, self.options.captioner, "captioner")
+
+    @cached_property
+    def embedder(self) -> Any:
+        """The embedder."""
+        return build_part(EMBEDDER, self.options.embedder, "embedder")
+
+    @cached_property
+    def text_encoder(self) -> Any:
+        """The text encoder."""
+        return build_part(TEXT_ENCODER, self.options.text_encoder, "text_encoder")
+
+    @cached_property
+    def voters(self) -> list[Voter]:
+        """The voters, in the order of the option file; not set up yet.
+
+        Raises:
+            OptionError: If two have one name.
+        """
+        voters = [build_part(VOTER, section, f"voters[{i}]") for i, section in enumerate(self.options.voters)]
+        names = [voter.name for voter in voters]
+        if len(set(names)) != len(names):
+            raise OptionError(f"voters: two are named alike in {names}; give each its own `name`.")
+        return voters
+
+    @cached_property
+    def ready_voters(self) -> list[Voter]:
+        """The voters after ``setup`` with all references that could be read."""
+        references = [reference for reference in self.described_references if reference.caption is not None]
+        for voter in self.voters:
+            voter.setup(references)
+        return self.voters
+
+    @cached_property
+    def references(self) -> list[Reference]:
+        """The references as listed."""
+        rows = load_lines(self.workspace.shard("inputs", 0), "references")
+        return [Reference(row["id"], Path(row["path"]), row["rain_type"]) for row in rows]
+
+    @cached_property
+    def described_references(self) -> list[Reference]:
+        """The references with captions and measurements."""
+        lines = (
+            line
+            for shard in range(self.job.shards(self.job.references))
+            for line in load_lines(self.workspace.shard("references", shard), "rows")
+        )
+        for reference, line in zip(self.references, lines, strict=True):
+            reference.caption, reference.measurements = line["caption"], line["measurements"]
+        return self.references
+
+    @cached_property
+    def _offsets(self) -> np.ndarray:
+        return load_rows(self.workspace.shard("inputs", 0), "offsets")
+
+    def candidates(self, shard: int) -> list[Candidate]:
+        """The candidates of a shard as listed."""
+        return read_candidates(self.job.candidates, self._offsets, shard)
+
+    def reference_slice(self, shard: int) -> Sequence[Reference]:
+        """The references of a shard."""
+        size = self.options.shard_size
+        return self.references[shard * size : (shard + 1) * size]
+
+    def close(self) -> None:
+        """End the parts that were built."""
+        for name in ("captioner", "embedder", "text_encoder"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+        for voter in self.__dict__.get("voters", ()):
+            voter.close()

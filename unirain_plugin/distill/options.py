@@ -1,0 +1,221 @@
+"""The option file of a distillation run as frozen dataclasses; unknown or misspelt keys are errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, check_section, load_parts
+from unirain_plugin.distill.retrieval.ssim import MIN_SIZE
+from unirain_plugin.errors import OptionError
+from unirain_plugin.option_files.loader import read_option_file
+from unirain_plugin.option_files.sections import parse_section
+
+
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """Where the real rainy images are.
+
+    Attributes:
+        images: A folder (searched recursively) or a list file: one path a line, or JSON lines with ``image`` and, where
+            known, ``rain_type`` and ``id``. Paths in a list are relative to the list's folder.
+        rain_types_from_folders: Read an image's rain type from a folder of that name above it (``nrs/…``). It only
+            measures retrieval; no decision uses it.
+    """
+
+    images: Path
+    rain_types_from_folders: bool = True
+
+
+@dataclass(frozen=True)
+class CandidateOptions:
+    """The labelled pairs to choose from: one of the two.
+
+    Attributes:
+        manifest: Manifest of pairs (JSON lines with ``lq``, ``gt``, ``rain_type``).
+        dataroot: Folder in RainRAG's layout.
+        source: Name of the data set, for pairs that do not state theirs.
+    """
+
+    manifest: Path | None = None
+    dataroot: Path | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.manifest is None) == (self.dataroot is None):
+            raise ValueError("give exactly one of `manifest` and `dataroot`.")
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """The cascade (paper §2). The paper does not state K1, K2, K3 nor the size of the structural level: our choices.
+
+    Attributes:
+        k1: References that the semantic level keeps. 100: some hundred images of the same kind of scene to choose from.
+        k2: References that the visual level keeps. 20: what the structural level can compare in a millisecond.
+        k3: References that are retrieved. 3: what a vision-language model can look at beside the query.
+        working_size: Side of the square luma thumbnails whose SSIM is taken. 128: streaks of a 512² image are still
+            3 pixels wide, a thumbnail takes 16 KiB, and a pair some 50 microseconds.
+        index: ``Flat`` (exact) or any FAISS ``index_factory`` string.
+        nprobe: Lists searched in an IVF index; null leaves FAISS's default.
+        index_file: A finished FAISS index over the references' text vectors in their listed order, to be used instead.
+    """
+
+    k1: int = 100
+    k2: int = 20
+    k3: int = 3
+    working_size: int = 128
+    index: str = "Flat"
+    nprobe: int | None = None
+    index_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.k1 >= self.k2 >= self.k3 >= 1:
+            raise ValueError(f"the cascade narrows: expected k1 ≥ k2 ≥ k3 ≥ 1, got {self.k1}, {self.k2}, {self.k3}.")
+        if self.working_size < MIN_SIZE:
+            raise ValueError(f"working_size: expected at least {MIN_SIZE} (SSIM's window), got {self.working_size}.")
+        if self.nprobe is not None and self.nprobe < 1:
+            raise ValueError(f"nprobe: expected at least 1, got {self.nprobe}.")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Who does the work; the result is the same bytes for every choice.
+
+    Attributes:
+        type: ``local`` (processes on this machine) or ``ray`` (Ray Data actors; the work folder must be shared).
+        workers: Processes or actors; 0 (local only): in the main process.
+        prefetch: Threads in each worker that read and decode images ahead of an embedder on a GPU; 0: none.
+        address: Of a Ray cluster, ``auto`` for the running one; null starts one on this machine.
+        num_gpus: GPUs (or a share of one) for each Ray actor.
+    """
+
+    type: Literal["local", "ray"] = "local"
+    workers: int = 2
+    prefetch: int = 0
+    address: str | None = None
+    num_gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.workers < (1 if self.type == "ray" else 0) or self.prefetch < 0 or self.num_gpus < 0:
+            raise ValueError(
+                "expected workers ≥ 0 (ray: ≥ 1), prefetch ≥ 0 and num_gpus ≥ 0, "
+                f"got {self.workers}, {self.prefetch} and {self.num_gpus}."
+            )
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The HTML report.
+
+    Attributes:
+        enabled: Write it (needs jinja2).
+        examples: Kept and rejected examples shown for each rain type.
+        image_size: Longer side of the pictures in it, pixels.
+    """
+
+    enabled: bool = True
+    examples: int = 6
+    image_size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.examples < 0 or not 16 <= self.image_size <= 2048:
+            raise ValueError(
+                f"expected examples ≥ 0 and 16 ≤ image_size ≤ 2048, got {self.examples}, {self.image_size}."
+            )
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """A whole option file.
+
+    Attributes:
+        name: Name of the run; the default output folder is ``results/distill/<name>``.
+        references: Real rainy images.
+        candidates: Pairs to choose from.
+        captioner: Part of that registry: ``type`` and its own keys; likewise the three below.
+        embedder: Image → vector.
+        text_encoder: Sentence → vector.
+        voters: Three as in the paper, or any number.
+        retrieval: The cascade.
+        engine: Who does the work.
+        report: The HTML report.
+        imports: Modules of your own that register parts.
+        output: Folder for the results.
+        work: Folder for the shards; default ``<output>/work``.
+        shard_size: Images in a shard: what is lost by a kill, at most, in each worker.
+        unreadable: ``stop`` at an image that cannot be read, or ``reject`` the pair (leave out the reference), with
+            the reason recorded.
+        duplicates: ``reject`` repeated pairs before voting, or ``keep`` them.
+        early_exit: Do not ask costly voters once the majority stands.
+    """
+
+    name: str
+    references: ReferenceOptions
+    candidates: CandidateOptions
+    captioner: dict[str, Any] = field(default_factory=lambda: {"type": "attributes"})
+    embedder: dict[str, Any] = field(default_factory=lambda: {"type": "statistics"})
+    text_encoder: dict[str, Any] = field(default_factory=lambda: {"type": "attributes"})
+    voters: list[dict[str, Any]] = field(
+        default_factory=lambda: [{"type": "realism"}, {"type": "pair_consistency"}, {"type": "gt_quality"}]
+    )
+    retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    report: ReportOptions = field(default_factory=ReportOptions)
+    imports: list[str] = field(default_factory=list)
+    output: Path | None = None
+    work: Path | None = None
+    shard_size: int = 256
+    unreadable: Literal["stop", "reject"] = "stop"
+    duplicates: Literal["reject", "keep"] = "reject"
+    early_exit: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise ValueError(f"name: expected a name without '/', got {self.name!r}.")
+        if self.shard_size < 1:
+            raise ValueError(f"shard_size: expected at least 1, got {self.shard_size}.")
+        if not self.voters:
+            raise ValueError("voters: expected at least one.")
+
+    @property
+    def output_folder(self) -> Path:
+        """Where the results go."""
+        return self.output or Path("results", "distill", self.name)
+
+    @property
+    def work_folder(self) -> Path:
+        """Where the shards go."""
+        return self.work or self.output_folder / "work"
+
+
+def parse_options(mapping: Mapping[str, Any], where: str) -> DistillOptions:
+    """Check a whole option mapping, the parts' own sections included.
+
+    Raises:
+        OptionError: Naming the file, the key and the nearest valid spelling.
+    """
+    options = parse_section(DistillOptions, mapping, where)
+    load_parts(options.imports)
+    for registry, section, key in (
+        (CAPTIONER, options.captioner, "captioner"),
+        (EMBEDDER, options.embedder, "embedder"),
+        (TEXT_ENCODER, options.text_encoder, "text_encoder"),
+        *((VOTER, voter, f"voters[{i}]") for i, voter in enumerate(options.voters)),
+    ):
+        check_section(registry, section, f"{where}: {key}")
+    names = [section.get("name", section["type"]) for section in options.voters]
+    if len(set(names)) != len(names):
+        raise OptionError(f"{where}: voters: two are named alike in {names}; give each its own `name`.")
+    return options
+
+
+def load_options(path: str | Path) -> DistillOptions:
+    """Read and check an option file.
+
+    Raises:
+        OptionError: As :func:`parse_options`, and for a file that is missing or no YAML.
+    """
+    return parse_options(read_option_file(path).opt, str(path))

@@ -1,0 +1,214 @@
+"""The whole run: inputs, stages, results."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unirain_plugin.distill.engines import build_engine
+from unirain_plugin.distill.engines.base import Engine
+from unirain_plugin.distill.inputs import (
+    CandidateFile,
+    file_digest,
+    list_references,
+    reference_digest,
+    scan_candidates,
+    write_folder_manifest,
+)
+from unirain_plugin.distill.job import Context, Job
+from unirain_plugin.distill.options import DistillOptions
+from unirain_plugin.distill.parts import require
+from unirain_plugin.distill.records import Reference
+from unirain_plugin.distill.results.files import MetaInfo, write_rows
+from unirain_plugin.distill.results.rows import result_rows
+from unirain_plugin.distill.results.statistics import Statistics
+from unirain_plugin.distill.shards import load_lines, save_lines, save_rows
+from unirain_plugin.distill.stages import STAGES
+from unirain_plugin.distill.workspace import Workspace, canonical_hash
+from unirain_plugin.errors import UniRainError
+
+_FOLDER_MANIFEST = "candidates.jsonl"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        statistics: As in ``statistics.json``.
+        made: Stage → shards made in this run (the others were there).
+        seconds: Stage → time.
+        folder: Where the results are.
+    """
+
+    statistics: dict[str, Any]
+    made: dict[str, int]
+    seconds: dict[str, float]
+    folder: Path
+
+
+class Pipeline:
+    """A distillation run in its folder; :meth:`run` continues where the last one stopped.
+
+    Args:
+        options: The checked option file.
+        quiet: No progress bars.
+    """
+
+    def __init__(self, options: DistillOptions, quiet: bool = False) -> None:
+        self.options, self.quiet = options, quiet
+        self.workspace = Workspace(options.work_folder)
+        self.engine: Engine = build_engine(options.engine)
+        self._log = logging.getLogger("basicsr")
+
+    def run(self, restart: bool = False) -> Outcome:
+        """Do everything that is not done yet.
+
+        Args:
+            restart: Discard the shards that were made with other options or inputs (all, if nothing changed).
+
+        Raises:
+            OptionError: If options are wrong, or changed since the last run without ``restart``.
+            DataError: If inputs are missing, empty or malformed.
+            DistillError: If a disk is full, a worker dies or a server is down; finished shards are kept.
+        """
+        with self.workspace.locked():
+            self.workspace.remove_leftovers()
+            self.check()
+            job = self._job(restart)
+            made, seconds = {}, {}
+            try:
+                for name in STAGES:
+                    start = time.perf_counter()
+                    made[name] = self._make(job, name)
+                    seconds[name] = time.perf_counter() - start
+            finally:
+                self.engine.close()
+            start = time.perf_counter()
+            statistics = self._finish(Context(job))
+            seconds["results"] = time.perf_counter() - start
+            return Outcome(statistics, made, seconds, self.options.output_folder)
+
+    def check(self) -> None:
+        """Look, before any work, whether packages, files and models are there.
+
+        Raises:
+            OptionError: Naming what is missing.
+        """
+        self.engine.check()
+        require("faiss", "faiss-cpu", "distill")
+        if self.options.report.enabled:
+            require("jinja2", "jinja2", "report")
+        context = Context(Job(self.options, "", 0, CandidateFile("", "", "", 0, self.options.shard_size)))
+        parts = {
+            "captioner": context.captioner,
+            "embedder": context.embedder,
+            "text_encoder": context.text_encoder,
+            **{f"voters ('{voter.name}')": voter for voter in context.voters},
+        }
+        for name, part in parts.items():
+            try:
+                part.check()
+            except UniRainError as error:
+                raise type(error)(f"{name}: {error}") from error
+
+    def _job(self, restart: bool) -> Job:
+        """List the inputs, compare with the last run, and set up the stage ``inputs``."""
+        references = list_references(self.options.references)
+        manifest, root = self._candidate_manifest()
+        digests = {"references": reference_digest(references), "candidates": file_digest(manifest)}
+        shape = {**digests, "candidate folder": root, "source": self.options.candidates.source}
+        draft = Job(self.options, str(self.workspace.root), len(references), self._file(manifest, root, 0))
+        adopted = self._state({"format": 1, "shard_size": self.options.shard_size, **shape}, Context(draft))
+        for name in self.workspace.adopt(adopted, restart):
+            self._log.info("%s: discarded, to be made anew", name)
+        if not self.workspace.is_done("inputs", 0):
+            self._write_inputs(references, manifest, root)
+        count = load_lines(self.workspace.shard("inputs", 0), "candidates")[0]["count"]
+        return Job(self.options, str(self.workspace.root), len(references), self._file(manifest, root, count))
+
+    def _file(self, manifest: Path, root: str, count: int) -> CandidateFile:
+        return CandidateFile(str(manifest), root, self.options.candidates.source, count, self.options.shard_size)
+
+    def _candidate_manifest(self) -> tuple[Path, str]:
+        """The manifest and the folder of its paths; for a plain folder a manifest is written first."""
+        candidates = self.options.candidates
+        if candidates.manifest is not None:
+            return candidates.manifest, str(candidates.manifest.parent)
+        listing = self.workspace.root / _FOLDER_MANIFEST
+        write_folder_manifest(candidates, listing)
+        return listing, str(candidates.dataroot)
+
+    def _state(self, inputs: dict[str, Any], context: Context) -> dict[str, dict[str, Any]]:
+        """Stage → what its shards depend on, the hashes of the stages upstream included."""
+        state: dict[str, dict[str, Any]] = {"inputs": inputs}
+        for name, stage in STAGES.items():
+            upstream = {source: canonical_hash(state[source]) for source in ("inputs", *stage.upstream)}
+            state[name] = {**stage.depends_on(context), "upstream": upstream}
+        return state
+
+    def _write_inputs(self, references: list[Reference], manifest: Path, root: str) -> None:
+        count, offsets = scan_candidates(manifest, self.options.shard_size)
+        with self.workspace.writing("inputs", 0) as folder:
+            rows = ({"id": r.id, "path": str(r.path), "rain_type": r.rain_type} for r in references)
+            save_lines(folder, "references", rows)
+            save_rows(folder, "offsets", offsets)
+            save_lines(folder, "candidates", [self._file(manifest, root, count).to_json()])
+
+    def _make(self, job: Job, name: str) -> int:
+        """Make the missing shards of a stage."""
+        stage = STAGES[name]
+        missing = self.workspace.missing(name, stage.shards(job))
+        total = stage.items(job)
+        todo = sum(stage.items_in(job, shard) for shard in missing)
+        bar = tqdm(
+            total=total, initial=total - todo, desc=stage.title, unit=stage.unit, disable=self.quiet, file=sys.stderr,
+            mininterval=0.5, dynamic_ncols=True,
+        )  # fmt: skip
+        with bar, interruptible(self.workspace.root):
+            for items in self.engine.make(job, name, missing):
+                bar.update(items)
+        return len(missing)
+
+    def _finish(self, context: Context) -> dict[str, Any]:
+        """Write manifest, votes, meta-info files, statistics and report."""
+        folder, references = self.options.output_folder, context.references
+        statistics, meta = Statistics(references), MetaInfo()
+        examples = None
+        if self.options.report.enabled:
+            from unirain_plugin.distill.results.report import Examples
+
+            examples = Examples(self.options.report)
+        bar = tqdm(
+            total=context.job.candidates.count, desc="write results", unit="img", disable=self.quiet, file=sys.stderr
+        )
+        with bar:
+            for row in write_rows(result_rows(context), references, folder):
+                statistics.add(row)
+                meta.add(row)
+                if examples is not None:
+                    examples.add(row)
+                bar.update()
+        meta.write(folder)
+        statistics.write(folder)
+        if examples is not None:
+            examples.write(context, statistics.as_dict(), folder)
+        return statistics.as_dict()
+
+
+@contextmanager
+def interruptible(root: Path) -> Iterator[None]:
+    """Say, on Ctrl-C, that nothing finished is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\ninterrupted; finished shards are kept in {root}: run again to go on.\n")
+        raise

@@ -1,0 +1,1 @@
+"""What comes out: manifest, votes, meta-info files, statistics, report."""

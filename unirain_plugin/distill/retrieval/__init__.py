@@ -1,0 +1,1 @@
+"""The three-level retrieval cascade (paper §2)."""

@@ -1,0 +1,119 @@
+"""SSIM of one image against many, batched: the values of the toolbox's ``calculate_ssim`` at a fraction of its time.
+
+What makes it fast: float32 around each image's mean instead of float64 (values agree to 1e-5; centring keeps the
+variances from cancelling), the Gaussian applied as two one-dimensional passes, everything that belongs to one image
+computed once per image instead of once per pair, and a pair's arrays so small that they stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+_WINDOW, _SIGMA = 11, 1.5  # the toolbox's (and the SSIM paper's) Gaussian window
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+_MARGIN = _WINDOW // 2
+_KERNEL = cv2.getGaussianKernel(_WINDOW, _SIGMA).astype(np.float32)
+MIN_SIZE = _WINDOW
+"""Smallest side for which a window fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class SsimTerms:
+    """What SSIM needs of one image: float32 planes; "valid" ones are smaller by 10 in both directions.
+
+    Attributes:
+        centred: Pixels minus the image's mean, (H, W).
+        mean: Local mean of the centred pixels, valid.
+        bright: Local mean of the pixels, valid.
+        bright2: Its square + C1 / 2, valid.
+        variance: Local variance + C2 / 2, valid.
+    """
+
+    centred: np.ndarray
+    mean: np.ndarray
+    bright: np.ndarray
+    bright2: np.ndarray
+    variance: np.ndarray
+
+
+def ssim_terms(plane: np.ndarray) -> SsimTerms:
+    """Prepare a uint8 plane (H, W), H and W ≥ 11."""
+    centre = np.float32(plane.mean())
+    centred = plane.astype(np.float32) - centre
+    mean = _blur(centred)
+    bright = mean + centre
+    variance = _blur(centred * centred) - mean * mean + np.float32(_C2 / 2)
+    return SsimTerms(centred, mean, bright, bright * bright + np.float32(_C1 / 2), variance)
+
+
+def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarray:
+    """SSIM of a plane with each of ``others`` (all of one size), float64 (n,).
+
+    Raises:
+        ValueError: If sizes differ.
+    """
+    if any(other.centred.shape != query.centred.shape for other in others):
+        raise ValueError("SSIM needs planes of one size.")
+    # In the notation of the SSIM paper, x: query, y: other, everything doubled once per query:
+    twice, twice_mean, twice_bright = 2 * query.centred, 2 * query.mean, 2 * query.bright
+    product = np.empty_like(query.centred)
+    top, other_top, low = (np.empty_like(query.mean) for _ in range(3))
+    values = np.empty(len(others), np.float64)
+    for i, other in enumerate(others):
+        np.multiply(twice, other.centred, out=product)
+        filtered = cv2.sepFilter2D(product, -1, _KERNEL, _KERNEL, delta=_C2)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+        np.multiply(twice_mean, other.mean, out=top)
+        np.subtract(filtered, top, out=top)  # 2 σ_xy + C2
+        np.multiply(twice_bright, other.bright, out=other_top)
+        other_top += np.float32(_C1)  # 2 μ_x μ_y + C1
+        top *= other_top
+        np.add(query.bright2, other.bright2, out=other_top)
+        np.add(query.variance, other.variance, out=low)
+        low *= other_top
+        top /= low
+        values[i] = cv2.sumElems(top)[0] / top.size
+    return values
+
+
+def ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """SSIM of two uint8 images, (H, W) or (H, W, C) with channels averaged, as ``calculate_ssim(…, crop_border=0)``."""
+    first, second = np.atleast_3d(first), np.atleast_3d(second)
+    if first.shape != second.shape:
+        raise ValueError(f"SSIM needs images of one size; got {first.shape} and {second.shape}.")
+    channels = range(first.shape[2])
+    values = [ssim_one_to_many(ssim_terms(first[..., c]), [ssim_terms(second[..., c])])[0] for c in channels]
+    return float(np.mean(values))
+
+
+class TermsCache:
+    """Keeps the terms of the most recently used reference thumbnails, at most ``limit`` of them.
+
+    Args:
+        load: Row number → uint8 plane.
+        limit: 512 thumbnails of 128² take 150 MB.
+    """
+
+    def __init__(self, load: Callable[[int], np.ndarray], limit: int = 512) -> None:
+        self._load, self._limit = load, limit
+        self._terms: OrderedDict[int, SsimTerms] = OrderedDict()
+
+    def __getitem__(self, row: int) -> SsimTerms:
+        terms = self._terms.get(row)
+        if terms is None:
+            terms = self._terms[row] = ssim_terms(np.asarray(self._load(row)))
+            if len(self._terms) > self._limit:
+                self._terms.popitem(last=False)
+        else:
+            self._terms.move_to_end(row)
+        return terms
+
+
+def _blur(plane: np.ndarray) -> np.ndarray:
+    """Gaussian window at every place where it fits whole, (H − 10, W − 10), contiguous."""
+    whole = cv2.sepFilter2D(plane, -1, _KERNEL, _KERNEL)
+    return np.ascontiguousarray(whole[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN])

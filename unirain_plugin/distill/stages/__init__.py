@@ -1,0 +1,16 @@
+"""The stages of the pipeline, in order. Each makes shards from finished shards; all can be killed and redone."""
+
+from __future__ import annotations
+
+from unirain_plugin.distill.stages.base import Stage
+from unirain_plugin.distill.stages.describe import DescribeCandidates, DescribeReferences
+from unirain_plugin.distill.stages.duplicates import FindDuplicates
+from unirain_plugin.distill.stages.index import BuildIndex
+from unirain_plugin.distill.stages.retrieve import Retrieve
+from unirain_plugin.distill.stages.vote import AskVoters
+
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage
+    for stage in (DescribeReferences, DescribeCandidates, FindDuplicates, BuildIndex, Retrieve, AskVoters)
+}
+"""Stage name → class, in the order in which they run."""

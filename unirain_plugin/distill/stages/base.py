@@ -1,0 +1,67 @@
+"""The interface of a stage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from unirain_plugin.distill.job import Context, Job
+
+
+class Stage(ABC):
+    """One step of the pipeline: makes shards that depend only on the job and on earlier stages' shards.
+
+    Attributes:
+        name: Folder of its shards.
+        title: What it does, for the progress bar.
+        unit: What it counts.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str] = "img"
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @staticmethod
+    @abstractmethod
+    def items(job: Job) -> int:
+        """Images, pairs or whatever it counts, in all shards."""
+
+    @classmethod
+    def shards(cls, job: Job) -> int:
+        """Number of its shards."""
+        return job.shards(cls.items(job))
+
+    @classmethod
+    def items_in(cls, job: Job, shard: int) -> int:
+        """How many items a shard holds."""
+        size = job.options.shard_size
+        return min(size, cls.items(job) - shard * size)
+
+    @staticmethod
+    @abstractmethod
+    def depends_on(context: Context) -> dict[str, Any]:
+        """What its shards depend on beside the stages before it: options, fingerprints; JSON-able."""
+
+    upstream: ClassVar[tuple[str, ...]] = ()
+    """Stages whose shards it reads."""
+
+    @abstractmethod
+    def run(self, shard: int) -> None:
+        """Make one shard, atomically."""
+
+
+class WholeStage(Stage):
+    """A stage of a single shard, for what needs everything at once."""
+
+    @classmethod
+    def shards(cls, job: Job) -> int:
+        """One."""
+        return 1
+
+    @classmethod
+    def items_in(cls, job: Job, shard: int) -> int:
+        """All."""
+        return cls.items(job)

@@ -1,0 +1,242 @@
+"""Relation triplets (paper §2) of references and candidates: caption, vectors, thumbnail; and voters' measurements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from unirain_plugin.distill.captioners.base import Scene
+from unirain_plugin.distill.duplicates import content_digest, pair_planes
+from unirain_plugin.distill.errors import DistillError, UnreadableImageError
+from unirain_plugin.distill.images import check_same_size, decode_rgb, luminance, read_file, thumbnail
+from unirain_plugin.distill.job import Context, Job
+from unirain_plugin.distill.records import Candidate, Reference
+from unirain_plugin.distill.shards import save_lines, save_rows
+from unirain_plugin.distill.stages.base import Stage
+from unirain_plugin.distill.voters.base import Voter
+
+T = TypeVar("T", Reference, Candidate)
+
+
+class Describe(Stage):
+    """What both have in common: read ahead, describe in batches, write one shard."""
+
+    def run(self, shard: int) -> None:
+        """See the base class.
+
+        Raises:
+            UnreadableImageError: If an image cannot be read and the options say ``unreadable: stop``.
+        """
+        items = self._items(shard)
+        lines: list[dict[str, Any]] = []
+        columns: dict[str, list[np.ndarray]] = {}
+        size = max(1, self.context.embedder.batch_size)
+        for batch in self._batches(items, size):
+            for name, rows in self._describe(batch, lines).items():
+                columns.setdefault(name, []).append(rows)
+            for item, _ in batch:
+                item.release()
+        with self.context.workspace.writing(self.name, shard) as folder:
+            for name, blocks in columns.items():
+                save_rows(folder, name, np.concatenate(blocks))
+            save_lines(folder, "rows", lines)
+
+    def _batches(self, items: Sequence[T], size: int) -> Iterator[list[tuple[T, str | None]]]:
+        """Batches of items with their images read, and the error where that failed; threads read one batch ahead."""
+        starts = range(0, len(items), size)
+        if not self.context.options.engine.prefetch:
+            for start in starts:
+                yield [(item, self._try_to_read(item)) for item in items[start : start + size]]
+            return
+        with ThreadPoolExecutor(self.context.options.engine.prefetch) as threads:
+            ahead = None
+            for start in starts:
+                batch = items[start : start + size]
+                coming = [(item, threads.submit(self._try_to_read, item)) for item in batch]
+                if ahead is not None:
+                    yield [(item, future.result()) for item, future in ahead]
+                ahead = coming
+            if ahead is not None:
+                yield [(item, future.result()) for item, future in ahead]
+
+    def _try_to_read(self, item: T) -> str | None:
+        try:
+            self._read(item)
+        except UnreadableImageError as error:
+            if self.context.options.unreadable == "stop":
+                raise UnreadableImageError(
+                    f"{error} Mend or remove the file and run again (finished shards are kept), or set "
+                    "`unreadable: reject`."
+                ) from error
+            item.release()
+            return str(error)
+        return None
+
+    def _describe(self, batch: list[tuple[T, str | None]], lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Arrays with one row for each item of the batch (zeros where the image is missing); appends to ``lines``."""
+        good = [place for place, (_, error) in enumerate(batch) if error is None]
+        captions: dict[int, str] = {}
+        columns: dict[str, np.ndarray] = {}
+        if good:
+            items = [batch[place][0] for place in good]
+            images = [self._rainy(item) for item in items]
+            scenes = [Scene(item.id, self._rainy_path(item), image) for item, image in zip(items, images, strict=True)]
+            texts = _checked(self.context.captioner.caption(scenes), len(good), "captioner")
+            captions = dict(zip(good, texts, strict=True))
+            for name, rows in self._columns(items, images, texts).items():
+                rows = _checked_rows(rows, len(good), name)
+                columns[name] = np.zeros((len(batch), *rows.shape[1:]), rows.dtype)
+                columns[name][good] = rows
+        for place, (item, error) in enumerate(batch):
+            measured = self._measurements(item) if error is None else {}
+            shape = list(self._rainy(item).shape[:2]) if error is None else None
+            lines.append({"caption": captions.get(place), "size": shape, "error": error, "measurements": measured})
+        return columns or self._empty_columns(len(batch))
+
+    def _columns(self, items: list[T], images: list[np.ndarray], texts: list[str]) -> dict[str, np.ndarray]:
+        size = self.context.options.retrieval.working_size
+        return {
+            "text": np.asarray(self.context.text_encoder.encode(texts), np.float32),
+            "visual": np.asarray(self.context.embedder.embed(images), np.float32),
+            "thumbnails": np.stack([thumbnail(luminance(image), size) for image in images]),
+        }
+
+    def _empty_columns(self, count: int) -> dict[str, np.ndarray]:
+        """Rows for a batch without any readable image: the shapes come from describing a grey picture."""
+        grey = np.full((64, 64, 3), 128, np.uint8)
+        rows = self._columns([], [grey], ["grey"])
+        return {name: np.zeros((count, *row.shape[1:]), row.dtype) for name, row in rows.items()}
+
+    def _measure_with(self, measure: Callable[[Voter], Mapping[str, Any]]) -> dict[str, Any]:
+        found = {voter.name: dict(measure(voter)) for voter in self.context.voters}
+        for name, values in found.items():
+            for key, value in values.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise DistillError(f"the voter '{name}' measured {key} = {value}; expected a finite number.")
+        return {name: values for name, values in found.items() if values}
+
+    def _items(self, shard: int) -> Sequence[T]:
+        raise NotImplementedError
+
+    def _read(self, item: T) -> None:
+        raise NotImplementedError
+
+    def _rainy(self, item: T) -> np.ndarray:
+        raise NotImplementedError
+
+    def _rainy_path(self, item: T) -> Any:
+        raise NotImplementedError
+
+    def _measurements(self, item: T) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class DescribeReferences(Describe):
+    """The database of real rain, D_r."""
+
+    name: ClassVar[str] = "references"
+    title: ClassVar[str] = "describe references"
+
+    @staticmethod
+    def items(job: Job) -> int:
+        """See the base class."""
+        return job.references
+
+    @staticmethod
+    def depends_on(context: Context) -> dict[str, Any]:
+        """See the base class."""
+        return _description(context, "measure_reference")
+
+    def _items(self, shard: int) -> Sequence[Reference]:
+        return self.context.reference_slice(shard)
+
+    def _read(self, item: Reference) -> None:
+        _ = item.image
+
+    def _rainy(self, item: Reference) -> np.ndarray:
+        return item.image
+
+    def _rainy_path(self, item: Reference) -> Any:
+        return item.path
+
+    def _measurements(self, item: Reference) -> dict[str, Any]:
+        return self._measure_with(lambda voter: voter.measure_reference(item))
+
+
+class DescribeCandidates(Describe):
+    """The pairs to choose from, each file read and decoded once for everything that needs its pixels."""
+
+    name: ClassVar[str] = "candidates"
+    title: ClassVar[str] = "describe candidates"
+
+    @staticmethod
+    def items(job: Job) -> int:
+        """See the base class."""
+        return job.candidates.count
+
+    @staticmethod
+    def depends_on(context: Context) -> dict[str, Any]:
+        """See the base class."""
+        return _description(context, "measure")
+
+    def _items(self, shard: int) -> Sequence[Candidate]:
+        return self.context.candidates(shard)
+
+    def _read(self, item: Candidate) -> None:
+        files = [read_file(path) for path in (item.lq_path, item.gt_path)]
+        lq, gt = (decode_rgb(data, path) for data, path in zip(files, (item.lq_path, item.gt_path), strict=True))
+        check_same_size(lq, gt, item.lq_path, item.gt_path)
+        item.preload(lq, gt)
+        item.derived("digest", lambda _: content_digest(*files))
+
+    def _rainy(self, item: Candidate) -> np.ndarray:
+        return item.lq
+
+    def _rainy_path(self, item: Candidate) -> Any:
+        return item.lq_path
+
+    def _measurements(self, item: Candidate) -> dict[str, Any]:
+        return self._measure_with(lambda voter: voter.measure(item))
+
+    def _columns(self, items: list[Candidate], images: list[np.ndarray], texts: list[str]) -> dict[str, np.ndarray]:
+        columns = super()._columns(items, images, texts)
+        if items:
+            columns["planes"] = np.stack([pair_planes(item) for item in items])
+            columns["digests"] = np.stack([item.derived("digest", lambda _: None) for item in items])
+        else:
+            columns["planes"] = np.zeros((1, 2, 32, 32), np.int8)
+            columns["digests"] = np.zeros((1, 2), np.uint64)
+        return columns
+
+
+def _description(context: Context, hook: str) -> dict[str, Any]:
+    """What a description depends on; of the voters, only those that measure."""
+    measuring = [voter for voter in context.voters if getattr(type(voter), hook) is not getattr(Voter, hook)]
+    return {
+        "format": 1,
+        "captioner": context.captioner.fingerprint(),
+        "embedder": context.embedder.fingerprint(),
+        "text_encoder": context.text_encoder.fingerprint(),
+        "measuring voters": {voter.name: voter.fingerprint() for voter in measuring},
+        "working_size": context.options.retrieval.working_size,
+        "shard_size": context.options.shard_size,
+        "unreadable": context.options.unreadable,
+    }
+
+
+def _checked(texts: Sequence[str], count: int, what: str) -> list[str]:
+    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise DistillError(f"the {what} gave {len(texts)} results for {count} images, or something else than text.")
+    return list(texts)
+
+
+def _checked_rows(rows: np.ndarray, count: int, what: str) -> np.ndarray:
+    if rows.ndim < 2 or len(rows) != count:
+        raise DistillError(f"'{what}': expected {count} rows, got an array of shape {rows.shape}.")
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        raise DistillError(f"'{what}': a vector holds NaN or infinity.")
+    return rows

@@ -1,0 +1,214 @@
+"""The working folder: idempotent shards, written aside and moved into place, under a hash of what they depend on."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unirain_plugin.distill.errors import DistillError
+from unirain_plugin.errors import OptionError
+
+STATE_FILE = "state.json"
+_TEMPORARY = ".tmp-"
+
+
+def canonical_hash(value: object) -> str:
+    """SHA-256 (32 hex digits) of a JSON-able value, the order of keys not counting."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into a clear error.
+
+    Raises:
+        DistillError: Naming the path and the remedy.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            problem = "no space is left on the disk; free some"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            problem = f"cannot be written ({error.strerror}); mend that"
+        else:
+            raise
+        raise DistillError(f"{path}: {problem} and run again: finished shards are kept.") from error
+
+
+class Workspace:
+    """The folder that holds the shards of all stages: ``<root>/<stage>/<shard>/``.
+
+    A shard is a folder that appears by one atomic rename, so it is there whole or not at all, whenever the process
+    dies. Two workers that make the same shard are harmless: contents are deterministic, the later one is dropped.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+
+    def shard(self, stage: str, index: int) -> Path:
+        """The folder of a finished shard."""
+        return self.root / stage / f"{index:06d}"
+
+    def is_done(self, stage: str, index: int) -> bool:
+        """Whether the shard is finished."""
+        return self.shard(stage, index).is_dir()
+
+    def missing(self, stage: str, count: int) -> list[int]:
+        """The shards of a stage that are still to be made."""
+        folder = self.root / stage
+        done = set(os.listdir(folder)) if folder.is_dir() else set()
+        return [index for index in range(count) if f"{index:06d}" not in done]
+
+    @contextmanager
+    def writing(self, stage: str, index: int) -> Iterator[Path]:
+        """A temporary folder that becomes the shard when the block ends well, and vanishes when it does not.
+
+        Raises:
+            DistillError: If the disk is full or read-only.
+        """
+        final = self.shard(stage, index)
+        with disk_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=final.parent))
+            try:
+                yield temporary
+                _sync_folder(temporary)
+                temporary.chmod(0o755)
+                try:
+                    os.rename(temporary, final)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Delete temporary folders that a killed run left behind."""
+        for folder in self.root.glob(f"*/{_TEMPORARY}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second run out; the lock goes with the process, however it ends.
+
+        Raises:
+            DistillError: If another run works in this folder.
+        """
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise DistillError(f"{self.root}: another run is working in this folder; wait for its end.") from error
+        try:
+            yield
+        finally:
+            os.close(handle)
+
+    def adopt(self, stages: Mapping[str, Mapping[str, Any]], restart: bool) -> list[str]:
+        """Compare what the stages depend on with what their shards were made with, and take on the new state.
+
+        Args:
+            stages: Stage name → everything its shards depend on (JSON-able; what lies upstream included), in order.
+            restart: Delete the shards of the stages that changed (or of all, if none did) instead of refusing.
+
+        Returns:
+            The stages whose shards were deleted.
+
+        Raises:
+            OptionError: If a stage with shards changed and ``restart`` is false; says which keys.
+        """
+        wanted = {name: json.loads(json.dumps(content, default=str)) for name, content in stages.items()}
+        known = self._read_state()
+        changed = [name for name in wanted if name in known and known[name] != wanted[name]]
+        stale = [name for name in wanted if name not in known and (self.root / name).exists()]
+        if changed and not restart:
+            keys = "; ".join(_differences(known[changed[0]], wanted[changed[0]])[:4])
+            raise OptionError(
+                f"{self.root}: the finished shards were made with other options or inputs ({keys}). Set them back, "
+                "choose another work folder, or give --restart to redo the stages concerned: " + ", ".join(changed)
+            )
+        removed = (changed or list(wanted)) if restart else []
+        for name in [*removed, *stale]:
+            self._remove(name)
+        if known != wanted:
+            self.write_json(STATE_FILE, wanted)
+        return [name for name in removed if name in known]
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write a JSON file by atomic rename."""
+        write_text(self.root / name, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def _read_state(self) -> dict[str, Any]:
+        path = self.root / STATE_FILE
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise DistillError(f"{path}: not valid JSON ({error}); delete the work folder to start anew.") from error
+
+    def _remove(self, stage: str) -> None:
+        """Delete a stage's shards; the rename first, so that a kill in the middle leaves no half of a stage."""
+        folder = self.root / stage
+        if folder.exists():
+            grave = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.root))
+            os.rename(folder, grave / stage)
+            shutil.rmtree(grave, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by atomic rename.
+
+    Raises:
+        DistillError: If the disk is full or read-only.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n", errors="surrogateescape") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a shard's files to the disk before its name appears, for the sake of power cuts."""
+    for entry in [*sorted(folder.iterdir()), folder]:
+        handle = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _differences(old: object, new: object, path: str = "") -> list[str]:
+    """Where two JSON values differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = list(dict.fromkeys([*old, *new]))
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else str(k))]
+    return [] if old == new else [f"{path}: {_short(old)} before, {_short(new)} now"]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
