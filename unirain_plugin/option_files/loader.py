@@ -115,7 +115,8 @@ def _compose(text: str, source: str, one_line: bool = False) -> yaml.Node | None
         elif error.problem and "mapping values are not allowed" in error.problem:
             hint = " Check the indentation, and quote text that holds ': '."
         where = source if mark is None or one_line else f"{source}:{mark.line + 1}, column {mark.column + 1}"
-        raise OptionError(f"{where}: not valid YAML: {error.problem or error.context}.{hint}") from None
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise OptionError(f"{where}: not valid YAML: {what}.{hint}") from None
     except yaml.YAMLError as error:  # characters that YAML forbids
         raise OptionError(f"{source}: not valid YAML: {' '.join(str(error).split())}.") from None
     except RecursionError:

@@ -1,0 +1,126 @@
+"""What must pass: our option files, files in the toolbox's style, short forms. And what the check must leave alone."""
+
+import copy
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import yaml
+from option_texts import STOCK, TEST, UNIRAIN
+
+from unirain_plugin.options import check_options, checked_loader, load_options
+
+OPTIONS = Path(__file__).parents[2] / "options"
+
+
+@pytest.mark.parametrize("file", sorted(OPTIONS.glob("train/**/*.yml")), ids=lambda path: path.stem)
+def test_our_training_files(file):
+    assert check_options(load_options(file, check_paths=False), file, check_paths=False) == []
+
+
+@pytest.mark.parametrize("file", sorted(OPTIONS.glob("test/**/*.yml")), ids=lambda path: path.stem)
+def test_our_test_files(file):
+    opt = load_options(file, is_train=False, check_paths=False)
+    assert check_options(opt, file, is_train=False, check_paths=False) == []
+
+
+def test_valid_file_gives_the_toolboxs_values_and_no_warning(rainrag_root, tmp_path):
+    file = tmp_path / "valid.yml"
+    file.write_text(UNIRAIN.replace("DATA", str(rainrag_root)))
+    opt = load_options(file)
+    assert check_options(opt, file) == []
+    assert opt == yaml.safe_load(file.read_text())
+    assert isinstance(opt["train"]["optim_g"], OrderedDict)
+    assert list(opt)[:3] == ["name", "model_type", "scale"]
+    assert opt["train"]["optim_g"]["lr"] == pytest.approx(2e-4)
+
+
+def test_stock_style_passes_without_warnings():
+    assert check_options(yaml.safe_load(STOCK), check_paths=False) == []
+
+
+def test_stock_style_with_missing_folders_only_misses_them():
+    with pytest.raises(ValueError) as caught:
+        check_options(yaml.safe_load(STOCK), "x.yml")
+    folders = [f"datasets.{phase}.dataroot_{side}" for phase in ("train", "val_1") for side in ("gt", "lq")]
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()[1:]] == folders
+
+
+def test_misspelled_key_of_a_stock_section_is_an_error():
+    opt = yaml.safe_load(STOCK.replace("use_hflip", "use_flip"))  # the spelling of the toolbox before 1.3.4
+    with pytest.raises(ValueError, match=r"datasets\.train\.use_flip: unknown key\. Did you mean 'use_hflip'\?"):
+        check_options(opt, check_paths=False)
+
+
+def test_a_name_with_the_toolboxs_suffix_is_found_as_the_toolbox_finds_it():
+    network = {"type": "SRVGGNetCompact", "upscale": 2}  # registered as SRVGGNetCompact_basicsr
+    assert check_options({**yaml.safe_load(STOCK), "network_g": network}, check_paths=False) == []
+
+
+def test_toolbox_optimisers_of_stock_models_are_the_toolboxs():
+    opt = yaml.safe_load(STOCK.replace("type: Adam\n", "type: AdamW\n"))
+    with pytest.raises(ValueError, match=r"SRModel has no optimiser 'AdamW'\. Did you mean 'Adam'\?"):
+        check_options(opt, check_paths=False)
+
+
+@pytest.mark.parametrize("value", ["off", "bf16"])
+def test_amp_off_passes_though_yaml_reads_it_as_false(value, rainrag_root, tmp_path):
+    file = tmp_path / "amp.yml"
+    file.write_text(UNIRAIN.replace("DATA", str(rainrag_root)).replace("grad_clip: 1.0", f"amp: {value}"))
+    assert load_options(file)["train"]["amp"] in (False, "bf16")
+
+
+def test_file_for_testing_without_weights_is_warned_about(rainrag_root):
+    opt = yaml.safe_load(TEST.replace("DATA", str(rainrag_root)).replace("WEIGHTS", "~"))
+    (warning,) = check_options(opt, "t.yml", is_train=False)
+    assert warning.startswith("t.yml: path.pretrain_network_g: no weights are named")
+
+
+def test_odd_but_possible_settings_are_warnings():
+    text = STOCK.replace("milestones: [200000]", "milestones: [400000]").replace(
+        "warmup_iter: -1", "warmup_iter: 400000"
+    )
+    opt = yaml.safe_load(text.replace("name: edsr", "name: debug_edsr"))
+    opt["is_train"] = True
+    del opt["val"]
+    warnings = "\n".join(check_options(opt, check_paths=False))
+    for key in ("train.scheduler.milestones", "train.warmup_iter", "name", "is_train", "datasets.val_1"):
+        assert f": {key}: " in warnings
+
+
+def test_the_options_are_not_changed():
+    opt = yaml.safe_load(STOCK)
+    before = copy.deepcopy(opt)
+    check_options(opt, check_paths=False)
+    assert opt == before
+
+
+def test_the_toolboxs_logger_stays_unconfigured(rainrag_root, tmp_path, monkeypatch):
+    import logging
+
+    from basicsr.utils import logger
+
+    monkeypatch.setattr(logger, "initialized_logger", {})
+    monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])
+    opt = yaml.safe_load(UNIRAIN.replace("DATA", str(rainrag_root)))
+    check_options(opt)
+    assert logger.initialized_logger == {}, "the pipeline could not give the logger its file any more"
+    assert logging.getLogger("basicsr").handlers == []
+
+
+def test_the_toolboxs_parser_takes_the_checked_loader(rainrag_root, tmp_path, monkeypatch):
+    from basicsr.utils import options
+
+    file = tmp_path / "valid.yml"
+    file.write_text(UNIRAIN.replace("DATA", str(rainrag_root)))
+    loader = checked_loader(file, ["train:ema_decay=0.5", "name=other"])
+    monkeypatch.setattr(options, "ordered_yaml", lambda: (loader, yaml.SafeDumper))
+    monkeypatch.setattr(sys, "argv", ["train.py", "-opt", str(file)])
+    opt, _ = options.parse_options(str(tmp_path), is_train=True)
+    assert opt["name"] == "other"
+    assert opt["train"]["ema_decay"] == 0.5
+    assert opt["datasets"]["train"]["phase"] == "train"
+    assert opt["path"]["experiments_root"] == str(tmp_path / "experiments" / "other")
+    fresh = yaml.load("anything", Loader=loader)
+    assert "phase" not in fresh["datasets"]["train"], "every load must give a copy of its own"
