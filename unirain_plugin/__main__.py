@@ -17,7 +17,7 @@ COMMANDS = {
     "create-lmdb": ("unirain_plugin.data.commands.create_lmdb", "put pairs into LMDBs that BasicSR reads"),
     "index-dataset": ("unirain_plugin.data.commands.index_dataset", "make a manifest of a public data set's pairs"),
     "extract-subimages": ("unirain_plugin.data.commands.extract_subimages", "cut pairs into sub-images"),
-    "generate-meta-info": ("unirain_plugin.data.commands.generate_meta_info", "convert pairs to BasicSR's meta_info_file"),
+    "generate-meta-info": ("unirain_plugin.data.commands.generate_meta_info", "meta_info_file of pairs, or back"),
 }
 """Command name → (module with ``main(argv) -> int | None``, one line of help)."""
 

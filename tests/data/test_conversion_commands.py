@@ -1,0 +1,143 @@
+"""Sub-images and meta info files: cut, converted, read by the toolbox's data set."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from data_pictures import encode, picture, write_pair
+
+from unirain_plugin.data.commands import extract_subimages, generate_meta_info
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
+from unirain_plugin.data.subimages import CutPlan
+from unirain_plugin.errors import DataError, OptionError
+
+
+@pytest.mark.parametrize(
+    ("length", "positions"),
+    [(10, [0]), (20, [0]), (30, [0, 10]), (40, [0, 10, 20]), (42, [0, 10, 20]), (43, [0, 10, 20, 23]), (5, [0])],
+)
+def test_positions_along_a_side(length, positions):
+    assert CutPlan(size=20, step=10, threshold=2).positions(length) == positions
+
+
+def cut(root, output, *arguments):
+    base = ["--dataroot", str(root), "--output", str(output), "--crop-size", "24", "--step", "16", "--workers", "1"]
+    assert extract_subimages.main([*base, *arguments]) == 0
+
+
+def test_sub_images_are_pieces_of_the_pair(tmp_path):
+    lq, gt = picture(40, 64, 1), picture(40, 64, 2)
+    write_pair(tmp_path / "data", "nrs", "a.b.png", encode(lq), encode(gt))
+    cut(tmp_path / "data", tmp_path / "cut")
+    records = list(read_manifest(tmp_path / "cut/manifest.jsonl"))
+    corners = [(top, left) for top in (0, 16) for left in (0, 16, 32, 40)]
+    assert [r.lq for r in records] == [f"nrs/input/nrs_input_a%2Eb_s{n:03d}.png" for n in range(1, 9)]
+    for record, (top, left) in zip(records, corners, strict=True):
+        for path, whole in ((record.lq, lq), (record.gt, gt)):
+            assert np.array_equal(cv2.imread(str(tmp_path / "cut" / path)), whole[top : top + 24, left : left + 24])
+        assert record.size == (24, 24) and record.rain_type == "nrs"
+
+
+def test_both_manifest_and_folder_of_the_sub_images_train(tmp_path, rainrag_root):
+    cut(rainrag_root, tmp_path / "cut")
+    opt = {"name": "c", "phase": "train", "gt_size": 16, "io_backend": {"type": "disk"}}
+    from_folder = DistilledMixedPairedDataset(opt | {"dataroot": str(tmp_path / "cut")})
+    from_manifest = DistilledMixedPairedDataset(opt | {"manifest": str(tmp_path / "cut/manifest.jsonl")})
+    assert len(from_folder) == len(from_manifest) == 12 * 9
+    assert from_folder[0]["lq"].shape == (3, 16, 16)
+
+
+def test_an_interrupted_run_is_taken_up(tmp_path, rainrag_root):
+    cut(rainrag_root, tmp_path / "cut")
+    files = sorted((tmp_path / "cut").rglob("*.png"))
+    before = {path: path.read_bytes() for path in files}
+    (tmp_path / "cut/manifest.jsonl").unlink()
+    files[3].unlink()
+    kept = files[-1].stat().st_mtime_ns
+    cut(rainrag_root, tmp_path / "cut")
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "cut").rglob("*.png"))} == before
+    assert files[-1].stat().st_mtime_ns == kept and (tmp_path / "cut/manifest.jsonl").is_file()
+
+
+def test_other_data_or_sizes_are_not_mixed_in(tmp_path, rainrag_root):
+    cut(rainrag_root, tmp_path / "cut")
+    with pytest.raises(DataError, match="holds sub-images of other data or with other sizes"):
+        cut(rainrag_root, tmp_path / "cut", "--step", "8")
+    with pytest.raises(DataError, match="the folder is not empty"):
+        cut(rainrag_root, rainrag_root)
+    with pytest.raises(OptionError, match="--step: expected 1 or more, found 0"):
+        cut(rainrag_root, tmp_path / "new", "--step", "0")
+
+
+def test_small_images_stay_whole_and_names_do_not_collide(tmp_path):
+    for name in ("a/b.png", "a_b.png"):
+        write_pair(tmp_path / "data", "drs", name, encode(picture(16, 20)), encode(picture(16, 20, 1)))
+    cut(tmp_path / "data", tmp_path / "cut")
+    records = list(read_manifest(tmp_path / "cut/manifest.jsonl"))
+    assert len({r.lq for r in records}) == 2 and all(r.size == (16, 20) for r in records)
+
+
+def test_bad_pairs_are_named(tmp_path):
+    write_pair(tmp_path / "data", "drs", "a.png", encode(picture(40, 40)), encode(picture(40, 48)))
+    with pytest.raises(DataError, match=r"a.png is 40×40 .* is 40×48"):
+        cut(tmp_path / "data", tmp_path / "cut")
+
+
+def test_meta_info_is_read_by_the_stock_data_set_and_comes_back(tmp_path, rainrag_root, capsys):
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    assert generate_meta_info.main(["--dataroot", str(rainrag_root), "--output", str(tmp_path / "meta")]) == 0
+    path = tmp_path / "meta/meta_info_drd.txt"
+    assert path.read_text() == "000.png (48,56,3)\n001.png (48,56,3)\n002.png (48,56,3)\n"
+    assert f"dataroot_lq: {rainrag_root}/drd/input" in capsys.readouterr().out
+    folders = (str(rainrag_root / "drd/input"), str(rainrag_root / "drd/target"))
+    opt = {"name": "s", "phase": "val", "scale": 1, "io_backend": {"type": "disk"}, "meta_info_file": str(path)}
+    stock = PairedImageDataset(opt | {"dataroot_lq": folders[0], "dataroot_gt": folders[1]})
+    ours = DistilledMixedPairedDataset(
+        {"name": "o", "phase": "val", "dataroot": str(rainrag_root), "rain_types": ["drd"]}
+    )
+    assert len(stock) == 3 and all(torch.equal(a["lq"], b["lq"]) for a, b in zip(stock, ours, strict=True))
+    back = ["--from-meta-info", str(path), "--lq-folder", folders[0], "--gt-folder", folders[1]]
+    assert generate_meta_info.main([*back, "--rain-type", "drd", "--output", str(tmp_path / "m.jsonl")]) == 0
+    assert [r.lq for r in read_manifest(tmp_path / "m.jsonl")] == [f"rainrag/drd/input/00{n}.png" for n in range(3)]
+    assert next(read_manifest(tmp_path / "m.jsonl")).size == (48, 56)
+
+
+def test_templates_are_found(tmp_path):
+    records = [ManifestRecord(f"r/{n}_rain.png", f"g/{n}.png", "drs", size=(4, 5)) for n in range(2)]
+    write_manifest(tmp_path / "m.jsonl", records)
+    arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "meta")]
+    assert generate_meta_info.main(arguments) == 0
+    assert (tmp_path / "meta/meta_info_drs.txt").read_text() == "0.png (4,5,3)\n1.png (4,5,3)\n"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "text"),
+    [
+        ([("r/1_a.png", "g/1.png"), ("r/1_b.png", "g/1.png")], "the toolbox would look for 1_a.png"),
+        ([("r/1.jpg", "g/1.png")], "the toolbox would look for 1.png"),
+        ([("r/a b.png", "g/a b.png")], "a name with a blank"),
+    ],
+)
+def test_what_the_toolbox_cannot_express_is_an_error(tmp_path, pairs, text):
+    write_manifest(tmp_path / "m.jsonl", [ManifestRecord(lq, gt, "drs", size=(4, 5)) for lq, gt in pairs])
+    with pytest.raises(DataError, match=text):
+        generate_meta_info.main(["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "meta")])
+
+
+def test_wrong_meta_info_lines(tmp_path, rainrag_root):
+    back = ["--lq-folder", str(rainrag_root / "drd/input"), "--gt-folder", str(rainrag_root / "drd/target")]
+    back += ["--rain-type", "drd", "--output", str(tmp_path / "m.jsonl"), "--from-meta-info", str(tmp_path / "i.txt")]
+    for text, message in [
+        ("000.png (48,56,3)\nnine.png (48,56,3)\n", r"i.txt:2: .*input/nine.png does not exist"),
+        ("000.png 48\n", r"i.txt:1: expected 'name.png"),
+    ]:
+        (tmp_path / "i.txt").write_text(text)
+        with pytest.raises(DataError, match=message):
+            generate_meta_info.main(back)
+    assert not (tmp_path / "m.jsonl").exists()
+    with pytest.raises(OptionError, match="--from-meta-info needs --lq-folder"):
+        generate_meta_info.main(["--from-meta-info", "x", "--output", "y"])
+    with pytest.raises(OptionError, match="give --manifest or --dataroot"):
+        generate_meta_info.main(["--output", "y"])

@@ -1,0 +1,112 @@
+"""Converters between the manifest and BasicSR's ``meta_info_file`` (a clean image's name and shape on each line).
+
+The toolbox finds the rainy image in its folder by the clean one's name put into ``filename_tmpl``, so a file serves one
+pair of folders and cannot express many-to-one pairs; what it cannot express is an error here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from unirain_plugin.data.image_io import EncodedImage, image_shape
+from unirain_plugin.data.manifest import ManifestRecord
+from unirain_plugin.data.pair_files import read_file
+from unirain_plugin.errors import DataError
+
+_LINE = re.compile(r"(?P<name>\S+)(?: \((?P<h>\d+),(?P<w>\d+),\d+\))?\s*")
+
+
+class MetaInfoFile(NamedTuple):
+    """One meta info file to be: the pairs of one rain type in one pair of folders.
+
+    Attributes:
+        rain_type: The pairs' type.
+        lq_folder: For ``dataroot_lq``.
+        gt_folder: For ``dataroot_gt``.
+        filename_tmpl: For ``filename_tmpl``.
+        lines: The file's lines, without ends.
+    """
+
+    rain_type: str
+    lq_folder: str
+    gt_folder: str
+    filename_tmpl: str
+    lines: list[str]
+
+
+def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoFile]:
+    """Convert records, whose paths are relative to ``root``.
+
+    Raises:
+        DataError: If the toolbox could not find a pair by its rule, naming the pair and why.
+    """
+    files: dict[tuple[str, str, str], MetaInfoFile] = {}
+    for record in records:
+        folders = (os.path.dirname(record.lq), os.path.dirname(record.gt))
+        lq, gt = os.path.basename(record.lq), os.path.basename(record.gt)
+        key = (record.rain_type, *folders)
+        if key not in files:
+            paths = (os.path.normpath(os.path.join(root, folder)) for folder in folders)
+            files[key] = MetaInfoFile(record.rain_type, *paths, _template(lq, gt), [])
+        stem, suffix = os.path.splitext(gt)
+        found = files[key].filename_tmpl.format(stem) + suffix
+        if " " in gt or found != lq:
+            why = "a name with a blank" if " " in gt else f"the toolbox would look for {found}"
+            raise DataError(f"{record.lq} and {record.gt} cannot be told in a meta_info_file: {why}.")
+        files[key].lines.append(f"{gt} ({','.join(map(str, _shape(record, root)))})")
+    return list(files.values())
+
+
+def _template(lq: str, gt: str) -> str:
+    """Return the ``filename_tmpl`` that makes ``lq`` of ``gt``; ``{}`` if there is none."""
+    before, stem, after = os.path.splitext(lq)[0].partition(os.path.splitext(gt)[0])
+    return f"{before}{{}}{after}" if stem and not set("{}") & set(before + after) else "{}"
+
+
+def _shape(record: ManifestRecord, root: str) -> tuple[int, int, int]:
+    if record.size is not None:
+        return *record.size, 3
+    path = os.path.join(root, record.gt)
+    data = read_file(path)
+    shape = image_shape(data, path)
+    if shape is None:
+        image = EncodedImage(data, path)
+        shape = (image.height, image.width, 3)
+    return shape
+
+
+def from_meta_info(
+    meta_info_file: str,
+    lq_folder: str,
+    gt_folder: str,
+    manifest_folder: str,
+    rain_type: str,
+    source: str = "",
+    filename_tmpl: str = "{}",
+) -> Iterator[ManifestRecord]:
+    """Yield the pairs of a BasicSR ``meta_info_file``, with paths relative to ``manifest_folder``.
+
+    Raises:
+        DataError: With ``file:line`` if a line is malformed or one of its files does not exist.
+    """
+    prefixes = [os.path.relpath(os.path.realpath(f), os.path.realpath(manifest_folder)) for f in (lq_folder, gt_folder)]
+    try:
+        with open(meta_info_file, encoding="utf-8") as file:
+            lines = enumerate(file.read().splitlines(), 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{meta_info_file}: cannot be read: {error}.") from None
+    for number, line in lines:
+        where = f"{meta_info_file}:{number}"
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise DataError(f"{where}: expected 'name.png (height,width,channels)', found {line[:80]!r}.")
+        stem, suffix = os.path.splitext(os.path.basename(match["name"]))
+        names = (filename_tmpl.format(stem) + suffix, match["name"])
+        for folder, name in zip((lq_folder, gt_folder), names, strict=True):
+            if not os.path.isfile(os.path.join(folder, name)):
+                raise DataError(f"{where}: {os.path.join(folder, name)} does not exist.")
+        lq, gt = (os.path.normpath(os.path.join(p, name)) for p, name in zip(prefixes, names, strict=True))
+        yield ManifestRecord(lq, gt, rain_type, source, (int(match["h"]), int(match["w"])) if match["h"] else None)
