@@ -51,6 +51,8 @@ def save_checkpoint(model: BaseModel, epoch: int, current_iter: int) -> None:
     """
     rank = model.opt["rank"]
     models, states = (Path(model.opt["path"][key]) for key in ("models", "training_states"))
+    if rank == 0:
+        remove_leftovers(models, states)
     if current_iter == -1:
         if rank == 0:
             atomic_save(_network_content(model), models / "net_g_latest.pth")
@@ -59,7 +61,6 @@ def save_checkpoint(model: BaseModel, epoch: int, current_iter: int) -> None:
     keep = _keep_checkpoints(model.opt)
     state = _training_state(model, epoch, current_iter)
     if rank == 0:
-        remove_leftovers(models, states)
         atomic_save(_network_content(model), models / f"net_g_{current_iter}.pth")
         atomic_save(state, states / f"{current_iter}.state")
         if keep is not None:
