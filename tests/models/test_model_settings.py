@@ -38,6 +38,7 @@ def test_own_aux_weights_complete_the_defaults():
         ({"channels_last": "yes"}, "train: channels_last"),
         ({"max_nonfinite": -1}, "train: max_nonfinite"),
         ({"aux_weights": 0.1}, "train: aux_weights: expected a mapping"),
+        ({"aux_weights": {"load_balanse": 1}}, r"load_balanse: unknown auxiliary loss. Did you mean 'load_balance'\?"),
         ({"aux_weights": {"z_loss": -1}}, "train: aux_weights: z_loss: expected a number >= 0.0, found -1"),
     ],
 )

@@ -144,8 +144,8 @@ def test_a_perceptual_loss_may_stand_alone(tmp_path):
 
 
 def test_unknown_auxiliary_losses_are_named(tmp_path, warnings_of):
-    model = build(options(tmp_path, aux_weights={"load_balence": 0.1}))
-    with pytest.raises(OptionError, match=r"no auxiliary loss 'load_balence' .*Did you mean 'load_balance'\?"):
+    model = build(options(tmp_path, aux_weights={"diversity": 0.1}))
+    with pytest.raises(OptionError, match=r"no auxiliary loss 'diversity' \(it has: load_balance\)"):
         train(model, [batch_of([0, 1])])
     model = build(options(tmp_path))
     model.net_g.auxiliary_losses = lambda: {"diversity": model.net_g.gate.sum()}

@@ -99,6 +99,9 @@ class TrainingSettings:
             raise OptionError(
                 f"train: aux_weights: expected a mapping such as {{load_balance: 0.01}}, found {value!r}."
             )
+        for key in value:  # other names are compared with those of the network, in the first iteration
+            if key not in AUX_WEIGHTS and (hint := did_you_mean(key, AUX_WEIGHTS)):
+                raise OptionError(f"train: aux_weights: {key}: unknown auxiliary loss.{hint}")
         weights = {key: _number("train: aux_weights", key, weight, 0.0) for key, weight in value.items()}
         return MappingProxyType({**AUX_WEIGHTS, **weights})
 
