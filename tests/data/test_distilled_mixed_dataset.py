@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import write_rainrag
 from data_pictures import broken_images, encode, picture, write_pair
+from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
 from unirain_plugin.data.augmentation import draw_augmentation

@@ -12,8 +12,8 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from conftest import write_rainrag
 from data_pictures import encode, picture, write_pair
+from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
 from unirain_plugin.data import lmdb_writer

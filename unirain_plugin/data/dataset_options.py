@@ -9,7 +9,9 @@ from numbers import Real
 from typing import Any
 
 from unirain_plugin.data.image_io import CONVERSIONS
+from unirain_plugin.data.sampling import check_sampling
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.rain_types import rain_type_ids
 
 OWN_KEYS = frozenset(
     {
@@ -97,6 +99,12 @@ def _check_together(where: str, options: DatasetOptions, opt: Mapping[str, Any])
         raise OptionError(f"{where}: scale: expected 1 (deraining keeps the size), found {opt['scale']!r}.")
     if options.is_train and options.gt_size is None:
         raise OptionError(f"{where}: gt_size is missing; expected the side of the training crop, such as 128.")
+    try:
+        check_sampling(options.sampling, options.pyramid)
+        if options.rain_types is not None:
+            rain_type_ids(options.rain_types)
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}") from None
     backend = options.io_backend["type"]
     if options.dataroot is None and options.manifest is None:
         raise OptionError(f"{where}: neither dataroot (a folder of rain types) nor manifest (a .jsonl file) is given.")

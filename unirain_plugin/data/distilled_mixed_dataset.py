@@ -39,11 +39,22 @@ class DistilledMixedPairedDataset(Dataset):
 
     Attributes:
         OPTIONS: The keys that its section of an option file may have.
+        uses_sample_index: Tells the training loader that no global random stream is read for a :class:`SampleIndex`.
         opt: The option dict as given (a copy).
         rain_types: Label of every rain type, by name.
     """
 
     OPTIONS: frozenset[str] = OWN_KEYS | LOADER_KEYS
+    uses_sample_index = True
+
+    @classmethod
+    def check_options(cls, section: Mapping[str, Any]) -> None:
+        """Check a section of an option file without looking at the disk.
+
+        Raises:
+            OptionError: If a key is unknown, missing or wrong.
+        """
+        parse_dataset_options(section)
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         """Parse the options (see :class:`unirain_plugin.data.dataset_options.DatasetOptions`) and list the pairs.

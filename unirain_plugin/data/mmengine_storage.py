@@ -10,6 +10,10 @@ from unirain_plugin.data.pair_table import Pair
 from unirain_plugin.data.storage import Side
 from unirain_plugin.errors import DataError, OptionError
 
+_clients: dict[tuple[tuple[str, str], ...], Any] = {}
+# shared by all data sets of a process (an LMDB cannot be opened twice), given up in a forked child
+os.register_at_fork(after_in_child=_clients.clear)
+
 
 class MmengineStorage:
     """Reads through ``mmengine.fileio``.
@@ -29,12 +33,7 @@ class MmengineStorage:
         self._arguments = {key: value for key, value in backend_args.items() if key != "type"}
         if not isinstance(self._arguments.get("backend"), str):
             raise OptionError("io_backend: mmengine needs the key backend, such as local, lmdb, http or petrel.")
-        self._clients: dict[tuple[object, ...], Any] = {}
         self.client(Pair("", "", "drs"), "lq")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave open clients behind when pickled."""
-        return {**self.__dict__, "_clients": {}}
 
     def client(self, pair: Pair, side: Side) -> Any:
         """Return this process's backend for one side of a pair, made when first asked for."""
@@ -42,17 +41,17 @@ class MmengineStorage:
             key: value.format(rain_type=pair.rain_type, side=side) if isinstance(value, str) else value
             for key, value in self._arguments.items()
         }
-        identity = (os.getpid(), *(str(value) for value in arguments.values()))
-        if identity not in self._clients:
+        identity = tuple(sorted((key, str(value)) for key, value in arguments.items()))
+        if identity not in _clients:
             try:
                 from mmengine.fileio import get_file_backend
             except ImportError as error:
                 raise ImportError("io_backend mmengine needs the package mmengine: pip install mmengine") from error
             try:
-                self._clients[identity] = get_file_backend(backend_args=arguments)
+                _clients[identity] = get_file_backend(backend_args=arguments)
             except (AssertionError, KeyError, TypeError, ValueError) as error:
                 raise OptionError(f"io_backend: mmengine refuses {arguments}: {error}.") from None
-        return self._clients[identity]
+        return _clients[identity]
 
     def locate(self, pair: Pair, side: Side) -> str:
         """See :class:`unirain_plugin.data.storage.Storage`."""

@@ -70,6 +70,16 @@ class SamplePlan:
         return int(members[position % len(members)])
 
 
+def check_sampling(sampling: str | Mapping[str, Any], pyramid: Mapping[str, float] | None) -> None:
+    """Check what can be checked without the pairs.
+
+    Raises:
+        OptionError: As :class:`SamplePlan` does.
+    """
+    _split(sampling)
+    _tier_shares(pyramid)
+
+
 def _group(table: PairTable, tiers: Mapping[str, float]) -> dict[tuple[int, int, int], np.ndarray]:
     """Split the numbers of the pairs by (type, source, tier); tiers of share 0 are left out."""
     tier = np.where(table.kept, 0, 1)
