@@ -1,0 +1,111 @@
+"""The rain itself: what is left of lq − gt once tone is set aside, and in which of the two pictures it lies."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from unirain_plugin.distill.voters.frame import Frame, block_means
+
+LEAST = 6.0
+"""Smallest difference, levels, that counts as rain."""
+_PEAK = np.ones((7, 7), np.uint8)
+_CALM_SHARE = 0.25
+
+
+def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
+    """Measure the rain layer of a pair.
+
+    Args:
+        frame: The pair.
+        table: The clean luma as it is in the rainy picture where there is no rain (:func:`.tones.tones`).
+
+    Returns:
+        ``noise``: standard deviation, levels, of the difference in the calmer blocks; ``balance``: its weaker over its
+        stronger sign in the median block, 0 where all brightens, 1 for noise and lost detail; ``cover``: share of
+        pixels with rain; ``strength``: their mean difference; ``peak``: its 99th percentile over all pixels;
+        ``brighter``: share of the difference that brightens; ``hard``: share of strong rain pixels that are nearly as
+        strong as the strongest within 3 pixels, about 0.4 for soft profiles, towards 1 for lines drawn with one
+        colour; and what :func:`_owner` and :func:`_out_of_place` say.
+    """
+    lq, clean = frame.lq_luma[0], cv2.LUT(frame.gt_luma[0], table)
+    more, less = cv2.subtract(lq, clean), cv2.subtract(clean, lq)
+    size = cv2.max(more, less)
+    weaker, stronger = _signs(more, less)
+    differs = stronger > 0.3
+    noise = float(np.quantile(weaker, 0.3)) / 0.4  # a normal deviate's positive part has mean 0.4 σ
+    limit = max(LEAST, 4 * noise)
+    rain = size > limit
+    count = int(np.count_nonzero(rain))
+    total = float(size[rain].sum(dtype=np.float64))
+    peaks = cv2.dilate(size, _PEAK)
+    strong = rain & (peaks > max(2.5 * limit, 20))
+    figures = {
+        "noise": noise,
+        "cover": count / rain.size,
+        "strength": total / count if count else 0.0,
+        "peak": float(np.quantile(size[::2, ::2], 0.99)),
+        "brighter": float(more[rain].sum(dtype=np.float64)) / total if count else 0.5,
+        "balance": float(np.median(weaker[differs] / stronger[differs])) if np.any(differs) else 0.0,
+        "hard": float((size[strong] > 0.65 * peaks[strong]).mean()) if np.count_nonzero(strong) > 50 else 0.0,
+    }
+    return {**figures, **_owner(frame, table, limit), "out_of_place": _out_of_place(frame)}
+
+
+def _signs(more: np.ndarray, less: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the weaker and of the stronger sign of a difference in blocks of 8² pixels.
+
+    Noise and lost detail have both signs alike; rain that covers a block brightens it and is not taken for either.
+    """
+    a, b = block_means(more, 8), block_means(less, 8)
+    return np.minimum(a, b), np.maximum(a, b)
+
+
+def _owner(frame: Frame, table: np.ndarray, limit: float) -> dict[str, float]:
+    """In which picture does the structure of the difference lie?
+
+    With r = lq − gt, the regression of gt's gradients on those of r, c = −Σ∇r·∇gt / Σ|∇r|², is 0 where r was added to
+    an independent gt, 1 where lq is the plain one and gt bears the structure, and −α / (1 − α) where the share α of
+    the rain is left in gt.
+
+    Returns:
+        ``leftover``: share of the difference's structure in blocks where gt clearly bears the same rain (c < −0.15);
+        ``darker_structure``: share in places where lq is the darker one; ``owned_by_gt``: Σ over those places of the
+        share that gt bears. Rain streaks brighten, so both are near 0 for them; drops have dark rims and hide bright
+        parts, up to 0.45.
+    """
+    figures = {}
+    for level, size in ((1, 12), (2, 6)):
+        gt = cv2.LUT(frame.gt_luma[level], table).astype(np.float32)
+        difference = frame.lq_luma[level] - gt
+        dx, dy = difference[:-1, 1:] - difference[:-1, :-1], difference[1:, :-1] - difference[:-1, :-1]
+        gx, gy = gt[:-1, 1:] - gt[:-1, :-1], gt[1:, :-1] - gt[:-1, :-1]
+        energy, shared = dx * dx + dy * dy, -(dx * gx + dy * gy)
+        dark = cv2.blur(difference, (3, 3))[:-1, :-1] < -max(3.0, limit / 2)
+        total = float(energy.sum()) + 50
+        if level == 2:
+            figures["owned_by_gt"] = float(shared[dark].sum()) / total
+            continue
+        figures["darker_structure"] = float(energy[dark].sum()) / total
+        blocks = block_means(energy, size)
+        weight = np.sqrt(blocks)
+        left = block_means(shared, size) / (blocks + 2) < -0.15
+        figures["leftover"] = float(weight[left].sum() / (weight.sum() + 1e-6))
+    return figures
+
+
+def _out_of_place(frame: Frame) -> float:
+    """Which picture deviates from its surroundings where the two differ: −1 only lq (right), 0 both alike, 1 only gt.
+
+    Compared are the amounts of fine detail in blocks of 8² pixels with those of the nearby blocks without rain: a
+    drop out of focus in a textured scene is smoother than its surroundings, a streak on a plain wall rougher.
+    """
+    differ = block_means(cv2.absdiff(frame.lq_luma[0], frame.gt_luma[0]), 8)
+    rainy, clean = np.log2(frame.lq_detail + 1), np.log2(frame.gt_detail + 1)
+    calm = differ <= max(3.0, 2 * float(np.quantile(differ, 0.1)), float(np.quantile(differ, _CALM_SHARE)))
+    calm = calm.astype(np.float32)
+    near = cv2.blur(calm, (7, 7)) + 1e-3
+    around = cv2.blur(calm * (rainy + clean) / 2, (7, 7)) / near
+    weight = differ * (1 - calm) * (near > 0.05)
+    more = np.clip((np.abs(clean - around) - np.abs(rainy - around)) / 0.5, -1, 1)
+    return float((weight * more).sum() / (weight.sum() + 1e-6))

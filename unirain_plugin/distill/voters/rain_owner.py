@@ -1,0 +1,31 @@
+"""Is it the clean picture that bears rain?"""
+
+from __future__ import annotations
+
+from unirain_plugin.distill.voters.findings import Figures, Finding
+
+STREAK_LIMIT = 0.08
+"""Share of the difference's structure that darkens. Streaks brighten whatever is behind them but the brightest."""
+DROP_LIMIT = 0.44
+"""The same with two more signs, for drops, which darken and brighten."""
+
+
+def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
+    """Rain of its own in the clean picture: swapped pictures, or a "clean" picture taken in (other) rain.
+
+    Seen from the clean picture this is rain that darkens the rainy one. Rain types whose name ends in ``rs`` are
+    streaks; for all others the stricter evidence that drops need is asked for.
+    """
+    dark = figures["darker_structure"]
+    if rain_type.endswith("rs"):
+        severity, limit = dark / STREAK_LIMIT, STREAK_LIMIT
+    else:
+        # Weights: of a linear discriminant between rendered drops and pairs swapped or rainy on both sides, rounded.
+        score = dark + 0.25 * figures["out_of_place"] + 0.9 * figures["owned_by_gt"]
+        severity, limit = score / DROP_LIMIT, DROP_LIMIT
+    if figures["brighter"] < 0.45 and severity > 1 and dark > 0.5:
+        return Finding(
+            "swapped", severity, f"swapped: the rain lies in the clean picture ({dark:.0%} of it darkens the rainy one)"
+        )
+    return Finding("still_rainy", severity, f"the clean picture bears rain of its own: {dark:.0%} of the difference's "
+                   f"structure darkens the rainy picture (limit {limit:.0%})")  # fmt: skip

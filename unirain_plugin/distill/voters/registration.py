@@ -1,0 +1,124 @@
+"""Do the two pictures lie on each other? Shifts of the whole and of its quarters, and agreement of structure.
+
+The rainy and the clean picture are compared by their high-passed luma, so that neither exposure nor mist counts, with
+the mean absolute difference, which rain raises by the same amount at every shift (it is not part of the clean
+picture) while the scene's own edges fall into place at one only.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from unirain_plugin.distill.voters.frame import Frame, block_means, high_pass
+
+COARSE_REACH = 4
+"""Shifts searched at the coarsest level, pixels of that level: ±32 pixels of the picture."""
+SMALLEST_TILE = 16
+"""Side of a tile at its coarsest level, pixels; below it too little is left to match."""
+
+
+def registration(frame: Frame) -> dict[str, float]:
+    """Measure how the pictures lie on each other.
+
+    Returns:
+        ``shift``: length of the best shift of the whole, pixels of the file, sub-pixel; ``shift_gain``: share of the
+        difference that this shift removes; ``tile_gain``: the same for the second best of the four quarters, each
+        with a shift of its own (0 where a quarter lies best as it is); ``agreement``: how much of the clean
+        structure is seen in the rainy picture, 1 all, 0 none.
+    """
+    lq = [_relief(plane) for plane in frame.lq_luma]
+    gt = [_relief(plane) for plane in frame.gt_luma]
+    height, width = lq[0].shape
+    dx, dy, gain = _best_shift(lq, gt, (0, height, 0, width))
+    gains = []
+    for top in (0, height // 2):
+        for left in (0, width // 2):
+            box = (top // 8 * 8, (top + height // 2) // 8 * 8, left // 8 * 8, (left + width // 2) // 8 * 8)
+            x, y, tile_gain = _best_shift(lq, gt, box)
+            gains.append(tile_gain if (x, y) != (0, 0) else 0.0)
+    figures = {"shift": 0.0, "shift_gain": 0.0, "tile_gain": sorted(gains)[-2], "agreement": _agreement(frame)}
+    if (dx, dy) != (0, 0):
+        figures["shift"] = frame.factor * _sub_pixel(lq[0], gt[0], dx, dy)
+        figures["shift_gain"] = gain
+    return figures
+
+
+def _relief(plane: np.ndarray) -> np.ndarray:
+    """A plane without its local mean, as uint8 around 128: quick to compare."""
+    return cv2.addWeighted(plane, 1, cv2.blur(plane, (9, 9)), -1, 128)
+
+
+def _difference(a: np.ndarray, b: np.ndarray, dx: int, dy: int, margin: int) -> float:
+    """Mean absolute difference of ``a`` and of ``b`` moved by (dx, dy), a margin left out on all sides."""
+    height, width = a.shape
+    inner = a[margin : height - margin, margin : width - margin]
+    moved = b[margin + dy : height - margin + dy, margin + dx : width - margin + dx]
+    return cv2.norm(inner, moved, cv2.NORM_L1) / inner.size
+
+
+def _best_shift(lq: list[np.ndarray], gt: list[np.ndarray], box: tuple[int, int, int, int]) -> tuple[int, int, float]:
+    """Coarse-to-fine search inside a box (top, bottom, left, right); returns the shift and the share it removes."""
+    dx = dy = 0
+    side = min(box[1] - box[0], box[3] - box[2])
+    top_level = max(level for level in range(len(lq)) if level == 0 or side >> level >= SMALLEST_TILE)
+    for level in range(top_level, -1, -1):
+        a, b = (p[level][box[0] >> level : box[1] >> level, box[2] >> level : box[3] >> level] for p in (lq, gt))
+        if level == top_level:
+            dx, dy = _coarse(a, b)
+            continue
+        dx, dy, reach = 2 * dx, 2 * dy, 1
+        margin = min(max(abs(dx), abs(dy)) + reach, min(a.shape) // 3)
+        shifts = [
+            (x, y)
+            for y in range(dy - reach, dy + reach + 1)
+            for x in range(dx - reach, dx + reach + 1)
+            if max(abs(x), abs(y)) <= margin
+        ]
+        still = (dx, dy)  # the middle comes first, so that it wins where nothing is gained
+        _, _, (dx, dy) = min((_difference(a, b, x, y, margin), (x, y) != still, (x, y)) for x, y in shifts)
+    margin = min(max(abs(dx), abs(dy)) + 1, min(a.shape) // 3)
+    before, after = _difference(a, b, 0, 0, margin), _difference(a, b, dx, dy, margin)
+    return dx, dy, 1 - after / (before + 0.1)  # 0.1: in a plane without structure nothing can be gained
+
+
+def _coarse(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
+    """Search all shifts of up to :data:`COARSE_REACH` pixels at once, by squared differences."""
+    reach = min(COARSE_REACH, min(a.shape) // 4)
+    inner = a[reach : a.shape[0] - reach, reach : a.shape[1] - reach]
+    scores = cv2.matchTemplate(b, inner, cv2.TM_SQDIFF)
+    _, _, (x, y), _ = cv2.minMaxLoc(scores)
+    return x - reach, y - reach
+
+
+def _sub_pixel(a: np.ndarray, b: np.ndarray, dx: int, dy: int) -> float:
+    """Length of the shift, refined by parabolas through the squared differences around (dx, dy)."""
+    margin = min(max(abs(dx), abs(dy)) + 1, min(a.shape) // 3)
+
+    def squared(x: int, y: int) -> float:
+        return _difference(a, b, x, y, margin) ** 2
+
+    def offset(low: float, middle: float, high: float) -> float:
+        curvature = low - 2 * middle + high
+        return float(np.clip((low - high) / (2 * curvature), -0.5, 0.5)) if curvature > 0 else 0.0
+
+    if max(abs(dx), abs(dy)) >= margin:
+        return float(np.hypot(dx, dy))
+    middle = squared(dx, dy)
+    fine_x = dx + offset(squared(dx - 1, dy), middle, squared(dx + 1, dy))
+    fine_y = dy + offset(squared(dx, dy - 1), middle, squared(dx, dy + 1))
+    return float(np.hypot(fine_x, fine_y))
+
+
+def _agreement(frame: Frame) -> float:
+    """The larger of two views at quarter size, where rain has mostly averaged out and 4 pixels of shift still agree.
+
+    The regression of the rainy on the clean structure, which added rain leaves at 1; and the correlation in the best
+    of the textured blocks, which rain that covers much leaves high where it is not. Another scene has neither.
+    """
+    lq, gt = high_pass(frame.lq_luma[2]), high_pass(frame.gt_luma[2])
+    both, rainy, clean = (block_means(plane, 12) for plane in (lq * gt, lq * lq, gt * gt))
+    slope = float(both.sum() / (clean.sum() + 1))
+    textured = clean >= np.median(clean)
+    correlation = (both / np.sqrt((rainy + 4) * (clean + 4)))[textured]
+    return max(min(slope, 1.0), float(np.quantile(correlation, 0.85)))

@@ -1,0 +1,79 @@
+"""Where there is no rain, are the two pictures equally bright and of equal colour?
+
+For each tone of the clean picture the most frequent difference lq − gt (the mode) is that of the pixels without rain,
+as long as rain does not hide every pixel. A curve of modes over the tones tells exposure from mist: mist adds
+t · (A − tone), lifting the dark and leaving what is as bright as the air, whereas exposure scales and a camera's curve
+bends.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from unirain_plugin.distill.voters.frame import Frame
+
+BINS = 6
+"""Tones, of equally many pixels."""
+STRIDE = 4
+"""Every fourth pixel in both directions is enough for histograms and, unlike averaging, keeps rain-free pixels pure."""
+SMALLEST_BIN = 30
+MAX_MIST = 0.35
+"""Opacity up to which an even mist is believed; beyond it the pair is one of fog rather than rain."""
+AIRLIGHT = (90.0, 330.0)
+"""Tones that the light of the air can have; above 255 because a fit over dark tones overshoots."""
+_TRIANGLE = np.array([[1, 2, 3, 2, 1]], np.float32)
+
+
+def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
+    """Measure tone and colour outside the rain.
+
+    Returns:
+        Figures: ``tone_shift`` (largest difference that mist does not explain, in units of 4 levels + 5 % of the
+        tone), ``tone_levels`` (the same in levels, with sign), ``mist`` (opacity) and ``colour_shift`` (difference
+        between the channels, in the same units). And a table (256,) uint8 that maps the clean picture's luma to what
+        it is in the rainy one where there is no rain.
+    """
+    clean = frame.gt[::STRIDE, ::STRIDE].reshape(-1, 3).astype(np.int32)
+    rainy = frame.lq[::STRIDE, ::STRIDE].reshape(-1, 3).astype(np.int32)
+    luma = frame.gt_luma[0][::STRIDE, ::STRIDE].ravel()
+    order = np.quantile(luma, np.arange(1, BINS) / BINS)
+    bins = np.searchsorted(order, luma, side="right")
+    modes = _modes(rainy - clean, bins)
+    counts = np.bincount(bins, minlength=BINS)
+    used = counts > SMALLEST_BIN
+    levels = np.bincount(bins, weights=luma, minlength=BINS)[used] / counts[used]
+    modes = modes[:, used]
+    curve = np.median(modes, axis=0)
+    mist, explained = _mist(levels, curve)
+    unit = 4 + 0.05 * levels
+    rest = (curve - explained) / unit
+    worst = int(np.abs(rest).argmax())
+    colour = (np.abs(modes - curve) / unit).max(axis=0).mean()
+    figures = {
+        "tone_shift": float(abs(rest[worst])),
+        "tone_levels": float((curve - explained)[worst]),
+        "mist": mist,
+        "colour_shift": float(colour),
+    }
+    table = np.arange(256) + np.interp(np.arange(256), levels, curve)
+    return figures, np.clip(np.round(table), 0, 255).astype(np.uint8)
+
+
+def _modes(difference: np.ndarray, bins: np.ndarray) -> np.ndarray:
+    """The most frequent difference (3, BINS) of each channel and tone."""
+    index = (np.arange(3)[None] * BINS + bins[:, None]) * 511 + difference + 255
+    histogram = np.bincount(index.ravel(), minlength=3 * BINS * 511).reshape(3 * BINS, 511).astype(np.float32)
+    smooth = cv2.filter2D(histogram, -1, _TRIANGLE, borderType=cv2.BORDER_CONSTANT)
+    return (smooth.argmax(axis=1) - 255).reshape(3, BINS).astype(float)
+
+
+def _mist(levels: np.ndarray, curve: np.ndarray) -> tuple[float, np.ndarray]:
+    """The opacity of an even mist that explains the curve, and the curve that it makes; 0 if none does."""
+    nothing = 0.0, np.zeros_like(curve)
+    if len(levels) < 2 or np.ptp(levels) < 8:
+        return nothing
+    slope, offset = np.polyfit(levels, curve, 1)
+    if not -MAX_MIST < slope < -0.02 or offset <= 0 or not AIRLIGHT[0] < -offset / slope < AIRLIGHT[1]:
+        return nothing
+    return float(-slope), slope * levels + offset
