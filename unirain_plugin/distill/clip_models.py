@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -144,7 +145,7 @@ class ClipModel:
                 model, _, transform = clip.create_model_and_transforms(
                     self.name, pretrained=self.pretrained, device=self.device, require_pretrained=True
                 )
-            except (RuntimeError, OSError, ValueError, KeyError) as error:
+            except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
                 raise OptionError(
                     f"open_clip cannot load '{self.name}' with the weights '{self.pretrained}': {error}"
                 ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -126,17 +127,21 @@ class Pipeline:
         manifest, root = self._candidate_manifest()
         digests = {"references": reference_digest(references), "candidates": file_digest(manifest)}
         shape = {**digests, "candidate folder": root, "source": self.options.candidates.source}
-        draft = Job(self.options, str(self.workspace.root), len(references), self._file(manifest, root, 0))
+        draft = self._whole_job(len(references), self._file(manifest, root, 0))
         adopted = self._state({"format": 1, "shard_size": self.options.shard_size, **shape}, Context(draft))
         for name in self.workspace.adopt(adopted, restart):
             self._log.info("%s: discarded, to be made anew", name)
         if not self.workspace.is_done("inputs", 0):
             self._write_inputs(references, manifest, root)
         count = load_lines(self.workspace.shard("inputs", 0), "candidates")[0]["count"]
-        return Job(self.options, str(self.workspace.root), len(references), self._file(manifest, root, count))
+        return self._whole_job(len(references), self._file(manifest, root, count))
+
+    def _whole_job(self, references: int, candidates: CandidateFile) -> Job:
+        return Job(self.options, os.path.abspath(self.workspace.root), references, candidates)
 
     def _file(self, manifest: Path, root: str, count: int) -> CandidateFile:
-        return CandidateFile(str(manifest), root, self.options.candidates.source, count, self.options.shard_size)
+        source, size = self.options.candidates.source, self.options.shard_size
+        return CandidateFile(os.path.abspath(manifest), os.path.abspath(root), source, count, size)
 
     def _candidate_manifest(self) -> tuple[Path, str]:
         """The manifest and the folder of its paths; for a plain folder a manifest is written first."""
@@ -158,7 +163,7 @@ class Pipeline:
     def _write_inputs(self, references: list[Reference], manifest: Path, root: str) -> None:
         count, offsets = scan_candidates(manifest, self.options.shard_size)
         with self.workspace.writing("inputs", 0) as folder:
-            rows = ({"id": r.id, "path": str(r.path), "rain_type": r.rain_type} for r in references)
+            rows = ({"id": r.id, "path": os.path.abspath(r.path), "rain_type": r.rain_type} for r in references)
             save_lines(folder, "references", rows)
             save_rows(folder, "offsets", offsets)
             save_lines(folder, "candidates", [self._file(manifest, root, count).to_json()])

@@ -133,7 +133,7 @@ class Workspace:
         """
         wanted = {name: json.loads(json.dumps(content, default=str)) for name, content in stages.items()}
         known = self._read_state()
-        changed = [name for name in wanted if name in known and known[name] != wanted[name]]
+        changed = [name for name in wanted if known.get(name, wanted[name]) != wanted[name] and self._has_shards(name)]
         stale = [name for name in wanted if name not in known and (self.root / name).exists()]
         if changed and not restart:
             keys = "; ".join(_differences(known[changed[0]], wanted[changed[0]])[:4])
@@ -151,6 +151,9 @@ class Workspace:
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file by atomic rename."""
         write_text(self.root / name, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def _has_shards(self, stage: str) -> bool:
+        return any(not path.name.startswith(_TEMPORARY) for path in (self.root / stage).glob("*"))
 
     def _read_state(self) -> dict[str, Any]:
         path = self.root / STATE_FILE

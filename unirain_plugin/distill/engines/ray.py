@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,7 +39,7 @@ class RayEngine(Engine):
         rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
         made = rows.map_batches(
             ShardMaker,
-            fn_constructor_kwargs={"job": job, "stage": stage},
+            fn_constructor_kwargs={"job": job, "stage": stage, "folder": os.getcwd(), "modules": list(sys.path)},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=1,
@@ -70,17 +72,20 @@ class RayEngine(Engine):
                     f"engine.address: no Ray cluster answers at '{self.options.address}': {error}"
                 ) from error
             self._started = True
-        progress = ray.data.DataContext.get_current()
-        progress.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the pipeline has its own progress bars
+        ray.data.DataContext.get_current().enable_progress_bars = False
         return ray
 
 
 class ShardMaker:
     """The actor: a worker behind Ray Data's batch interface. A user's mistake comes back as text, not as a crash."""
 
-    def __init__(self, job: Job, stage: str) -> None:
+    def __init__(self, job: Job, stage: str, folder: str, modules: list[str]) -> None:
         from unirain_plugin.distill.worker import Worker, limit_threads
 
+        if os.path.isdir(folder):  # relative paths and the user's modules mean the same here as at home
+            os.chdir(folder)
+        sys.path += [path for path in modules if path not in sys.path]
         limit_threads(1)
         self._arguments, self._worker = (job, stage), None
         self._build = Worker

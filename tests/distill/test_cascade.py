@@ -1,0 +1,107 @@
+"""The cascade against a brute-force implementation, ties included; FAISS's own errors."""
+
+import faiss
+import numpy as np
+import pytest
+from basicsr.metrics import calculate_ssim
+
+from unirain_plugin.distill.errors import DistillError
+from unirain_plugin.distill.retrieval.cascade import Cascade, ReferenceArrays, cosine
+from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index, read_index
+from unirain_plugin.errors import OptionError
+
+
+def make_arrays(rng, count, same=1):
+    """Random references; captions repeat in groups of ``same``, so that their distances tie."""
+    text = np.repeat(rng.normal(size=(-(-count // same), 6)), same, axis=0)[:count].astype(np.float32)
+    coarse = rng.integers(0, 256, (count, 6, 6), dtype=np.uint8)
+    return ReferenceArrays(text, rng.normal(size=(count, 5)).astype(np.float32), coarse.repeat(4, 1).repeat(4, 2))
+
+
+def brute_force(references, text, visual, thumbnail, k1, k2, k3):
+    """The paper's three formulas, one pair at a time, in float64; the earlier reference wins a tie."""
+    s_txt = [np.linalg.norm(text.astype(np.float64) - row) for row in references.text.astype(np.float64)]
+    c1 = sorted(range(len(s_txt)), key=lambda r: (s_txt[r], r))[:k1]
+    s_vis = {
+        r: float(np.dot(visual.astype(np.float64), v) / (np.linalg.norm(visual.astype(np.float64)) * np.linalg.norm(v)))
+        for r, v in ((r, references.visual[r].astype(np.float64)) for r in c1)
+    }
+    c2 = sorted(c1, key=lambda r: (-s_vis[r], r))[:k2]
+    s_perc = {r: calculate_ssim(thumbnail[..., None], references.thumbnails[r][..., None], 0) for r in c2}
+    return [(r, s_txt[r], s_vis[r], s_perc[r]) for r in sorted(c2, key=lambda r: (-s_perc[r], r))[:k3]]
+
+
+@pytest.mark.parametrize("same", [1, 3, 60])
+@pytest.mark.parametrize("ks", [(40, 10, 3), (5, 5, 5), (1, 1, 1), (500, 400, 300)])
+def test_equals_brute_force(same, ks):
+    rng = np.random.default_rng(same)
+    references = make_arrays(rng, 120, same)
+    queries = make_arrays(rng, 7)
+    queries.text[0] = references.text[50]  # a caption that references have as well
+    index = build_index(references.text, np.arange(120), "Flat")
+    cascade = Cascade(TextIndex(index, np.arange(120), references.text), references, *ks)
+    rows, similarities = cascade.retrieve(queries.text, queries.visual, queries.thumbnails)
+    for i in range(7):
+        wanted = brute_force(references, queries.text[i], queries.visual[i], queries.thumbnails[i], *ks)
+        assert rows[i, : len(wanted)].tolist() == [row for row, *_ in wanted]
+        assert (rows[i, len(wanted) :] == -1).all()
+        np.testing.assert_allclose(similarities[i, : len(wanted)], [values for _, *values in wanted], atol=1e-5)
+
+
+def test_result_does_not_depend_on_the_batch():
+    rng = np.random.default_rng(3)
+    references, queries = make_arrays(rng, 200), make_arrays(rng, 33)
+    cascade = Cascade(
+        TextIndex(build_index(references.text, np.arange(200), "Flat"), np.arange(200), references.text),
+        references, 30, 10, 4,
+    )  # fmt: skip
+    rows, similarities = cascade.retrieve(queries.text, queries.visual, queries.thumbnails)
+    for i in range(33):
+        one = cascade.retrieve(queries.text[i : i + 1], queries.visual[i : i + 1], queries.thumbnails[i : i + 1])
+        np.testing.assert_array_equal(one[0][0], rows[i])
+        np.testing.assert_array_equal(one[1][0], similarities[i])
+
+
+def test_rows_left_out_of_the_index_are_never_found():
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(40, 6)).astype(np.float32)
+    rows = np.arange(1, 40, 2)
+    found = TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:5], 40)
+    assert all(sorted(r.tolist()) == rows.tolist() for r, _ in found)
+
+
+@pytest.mark.parametrize("factory,nprobe", [("IVF4,Flat", 4), ("SQ8", None), ("HNSW8", None)])
+def test_other_indexes_find_nearly_the_same(factory, nprobe):
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(300, 8)).astype(np.float32)
+    everything = np.arange(300)
+    exact = TextIndex(build_index(vectors, everything, "Flat"), everything, vectors).nearest(vectors[:20], 10)
+    index = TextIndex(build_index(vectors, everything, factory), everything, vectors, nprobe)
+    found = index.nearest(vectors[:20], 10)
+    overlap = [len(set(a) & set(b)) / 10 for (a, _), (b, _) in zip(exact, found, strict=True)]
+    assert np.mean(overlap) >= 0.9
+    assert all(a[0] == b[0] for (a, _), (b, _) in zip(exact, found, strict=True))
+
+
+def test_index_errors_name_the_numbers(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    rows = np.arange(20)
+    with pytest.raises(OptionError, match=r"retrieval\.index: FAISS cannot build 'Flatt' over 20 vectors of 8"):
+        build_index(vectors, rows, "Flatt")
+    with pytest.raises(OptionError, match=r"cannot build 'IVF64,Flat' over 20 vectors"):
+        build_index(vectors, rows, "IVF64,Flat")
+    faiss.write_index(build_index(vectors, rows, "Flat"), str(tmp_path / "i.faiss"))
+    assert read_index(tmp_path / "i.faiss", 8, 20).ntotal == 20
+    with pytest.raises(OptionError, match="holds 20 vectors of 8 dimensions; the text encoder gives 20 vectors of 9"):
+        read_index(tmp_path / "i.faiss", 9, 20)
+    (tmp_path / "broken.faiss").write_bytes(b"nonsense")
+    with pytest.raises(OptionError, match=r"broken\.faiss: FAISS cannot read"):
+        read_index(tmp_path / "broken.faiss", 8, 20)
+    with pytest.raises(DistillError, match="8 dimensions, the queries have 5"):
+        TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:, :5], 3)
+
+
+def test_cosine_of_a_zero_vector_is_zero():
+    rows = np.array([[1, 0], [0, 0], [-2, 0], [1, 1]], np.float32)
+    np.testing.assert_allclose(cosine(np.array([3, 0], np.float32), rows), [1, 0, -1, 0.5**0.5])
+    assert (cosine(np.zeros(2, np.float32), rows) == 0).all()

@@ -1,0 +1,82 @@
+"""SIGKILL at any moment, then again: the result is that of an undisturbed run, finished shards are not made anew."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from unirain_plugin.distill.options import parse_options
+from unirain_plugin.distill.pipeline import Pipeline
+
+RESULTS = ("manifest.jsonl", "votes.jsonl", "statistics.json", "meta_info/index.json")
+
+
+def run(settings):
+    Pipeline(parse_options(settings, "t"), quiet=True).run()
+
+
+def shards(work):
+    """Finished shards with the time at which they were made."""
+    return {path: path.stat().st_mtime_ns for path in work.glob("*/[0-9]*") if path.is_dir()}
+
+
+def same_results(first, second):
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in RESULTS)
+
+
+def test_killed_again_and_again(settings, tmp_path):
+    run({**settings, "output": str(tmp_path / "calm")})
+    options = {**settings, "output": str(tmp_path / "killed"), "shard_size": 1}
+    work, chance, kills, previous = tmp_path / "killed" / "work", random.Random(1), 0, {}
+    for _ in range(200):
+        process = multiprocessing.get_context("fork").Process(target=run, args=(options,))
+        process.start()
+        process.join(timeout=0.03 + chance.random() * 0.12)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+        made = shards(work)
+        assert {path: made.get(path) for path in previous} == previous, "a finished shard was made anew"
+        previous = made
+        if process.exitcode == 0:
+            break
+    assert process.exitcode == 0 and kills >= 3
+    assert not list(work.glob("*/.tmp-*"))
+    assert same_results(tmp_path / "killed", tmp_path / "calm")
+
+
+def test_killed_with_workers_that_do_not_outlive_it(settings, tmp_path):
+    run({**settings, "output": str(tmp_path / "calm")})
+    options = {**settings, "engine": {"workers": 2}, "shard_size": 1, "imports": ["slow_voter"]}
+    (tmp_path / "o.yml").write_text(yaml.safe_dump(options))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "SLOW_VOTER": "0.5", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "unirain_plugin.distill", "-opt", str(tmp_path / "o.yml"), "--quiet"]
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    work = Path(settings["output"]) / "work"
+    while process.poll() is None and len(list((work / "candidates").glob("[0-9]*"))) < 4:
+        time.sleep(0.02)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    before, end = shards(work), time.monotonic() + 20
+    while any(_session_of(path) == process.pid for path in Path("/proc").glob("[0-9]*/stat")):
+        assert time.monotonic() < end, "workers outlived the run"
+        time.sleep(0.1)
+    run({**options, "engine": {"workers": 0}, "imports": ["stub_voters"]})
+    assert before.items() <= shards(work).items()
+    assert same_results(Path(settings["output"]), tmp_path / "calm")
+
+
+def _session_of(stat):
+    try:
+        fields = stat.read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return int(fields[3]) if fields[0] != "Z" else None

@@ -1,0 +1,159 @@
+"""open_clip parts with a tiny model of our own: local weights, local folders, never random, never the network."""
+
+import json
+
+import numpy as np
+import pytest
+from rain_pictures import photographs
+
+from unirain_plugin.distill.captioners.base import Scene
+from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, build_part, load_parts
+from unirain_plugin.errors import OptionError
+
+open_clip = pytest.importorskip("open_clip")
+torch = pytest.importorskip("torch")
+load_parts()
+
+CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder with tiny-clip.json, weights.pt, and the same as a local-dir."""
+    root = tmp_path_factory.mktemp("clip")
+    (root / "tiny-clip.json").write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(root)
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny-clip")
+    torch.save(model.state_dict(), root / "weights.pt")
+    local = root / "local"
+    local.mkdir()
+    pre = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    (local / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": pre}))
+    torch.save(model.state_dict(), local / "open_clip_pytorch_model.bin")
+    return root
+
+
+def section(tiny, **changes):
+    return {"type": "open_clip", "model": "tiny-clip", "pretrained": str(tiny / "weights.pt"),
+            "config_dir": str(tiny), **changes}  # fmt: skip
+
+
+def test_embedder_gives_the_model_s_features(tiny):
+    images = list(photographs(48).values())
+    part = build_part(EMBEDDER, section(tiny, batch_size=3), "e")
+    part.check()
+    rows = part.embed(images)
+    assert rows.shape == (4, 16) and rows.dtype == np.float32
+    model, _, transform = open_clip.create_model_and_transforms("tiny-clip", pretrained=str(tiny / "weights.pt"))
+    from PIL import Image
+
+    with torch.no_grad():
+        wanted = model.eval().encode_image(transform(Image.fromarray(images[1]))[None])[0].numpy()
+    np.testing.assert_allclose(rows[1], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_runs_on_a_cpu(tiny, precision):
+    image = list(photographs(48).values())[:1]
+    exact = build_part(EMBEDDER, section(tiny), "e").embed(image)[0]
+    half = build_part(EMBEDDER, section(tiny, precision=precision), "e").embed(image)[0]
+    assert np.dot(exact, half) / np.linalg.norm(exact) / np.linalg.norm(half) > 0.99
+
+
+def test_local_dir_brings_weights_and_preprocessing(tiny):
+    image = list(photographs(48).values())[:1]
+    local = build_part(EMBEDDER, {"type": "open_clip", "model": f"local-dir:{tiny}/local", "pretrained": None}, "e")
+    local.check()
+    row = local.embed(image)[0]
+    assert np.isfinite(row).all()
+    assert not np.allclose(row, build_part(EMBEDDER, section(tiny), "e").embed(image)[0])  # other mean and std
+    text = build_part(TEXT_ENCODER, {"type": "open_clip", "model": f"local-dir:{tiny}/local", "pretrained": None}, "t")
+    assert text.encode(["rain"]).shape == (1, 16)
+
+
+def test_never_silently_random(tiny):
+    with pytest.raises(OptionError, match="e: pretrained: 'tiny-clip' would be a random model"):
+        build_part(EMBEDDER, section(tiny, pretrained=None), "e")
+    (tiny / "empty").mkdir(exist_ok=True)
+    (tiny / "empty" / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
+    bare = build_part(EMBEDDER, {"type": "open_clip", "model": f"local-dir:{tiny}/empty", "pretrained": None}, "e")
+    with pytest.raises(OptionError, match="holds no weights; expected open_clip_pytorch_model"):
+        bare.embed(list(photographs(48).values()))
+
+
+def test_wrong_names_are_named(tiny):
+    with pytest.raises(OptionError, match=r"open_clip knows no 'ViT-B-23'\. Did you mean 'ViT-B-32'"):
+        build_part(EMBEDDER, {"type": "open_clip", "model": "ViT-B-23"}, "e").check()
+    with pytest.raises(
+        OptionError, match=r"'openia' is neither a file nor a tag of 'ViT-B-32'\. Did you mean 'openai'"
+    ):
+        build_part(EMBEDDER, {"type": "open_clip", "pretrained": "openia"}, "e").check()
+    with pytest.raises(OptionError, match="precision: expected fp32"):
+        build_part(EMBEDDER, section(tiny, precision="fp8"), "e")
+    with pytest.raises(OptionError, match="device: 'gpu' is no device"):
+        build_part(EMBEDDER, section(tiny, device="gpu"), "e").check()
+    if not torch.cuda.is_available():
+        with pytest.raises(OptionError, match="finds no CUDA device"):
+            build_part(EMBEDDER, section(tiny, device="cuda"), "e").check()
+    (tiny / "broken.pt").write_bytes(b"nothing")
+    with pytest.raises(OptionError, match="open_clip cannot load 'tiny-clip'"):
+        build_part(EMBEDDER, section(tiny, pretrained=str(tiny / "broken.pt")), "e").embed(
+            list(photographs(48).values())
+        )
+
+
+def test_text_encoder(tiny):
+    part = build_part(TEXT_ENCODER, section(tiny, normalize=True), "t")
+    rows = part.encode(["rain at night", "rain at day", "rain at night", "word " * 300])
+    assert rows.shape == (4, 16)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(rows[0], rows[2], atol=1e-6)
+    assert not np.allclose(rows[0], rows[1])
+
+
+def test_fingerprint_follows_the_weights(tiny):
+    part = build_part(EMBEDDER, section(tiny), "e")
+    assert part.fingerprint() == build_part(EMBEDDER, section(tiny, batch_size=1), "e").fingerprint()
+    assert part.fingerprint() != build_part(EMBEDDER, section(tiny, precision="bf16"), "e").fingerprint()
+
+
+def test_coca_writes_the_same_caption_every_time(tiny):
+    pytest.importorskip("transformers")
+    decoder = {"context_length": 76, "vocab_size": 49408, "layers": 1, "heads": 2, "width": 32, "mlp_ratio": 1}
+    text = {**CONFIG["text_cfg"], "context_length": 76, "embed_cls": True, "output_tokens": True}
+    vision = {**CONFIG["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    config = {
+        "embed_dim": 32,
+        "custom_text": True,
+        "vision_cfg": vision,
+        "text_cfg": text,
+        "multimodal_cfg": {**decoder, "attn_pooler_heads": 2},
+    }
+    (tiny / "coca_tiny.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tiny)
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("coca_tiny").state_dict(), tiny / "coca.pt")
+    captioner = build_part(
+        CAPTIONER,
+        {
+            "type": "coca",
+            "model": "coca_tiny",
+            "pretrained": str(tiny / "coca.pt"),
+            "generation": "top_k",
+            "max_words": 8,
+        },
+        "c",
+    )
+    captioner.check()
+    scenes = [Scene(name, name, image) for name, image in photographs(48).items()]
+    first = captioner.caption(scenes)
+    assert len(first) == 4 and all(isinstance(text, str) and "<" not in text for text in first)
+    assert captioner.caption(scenes) == first
+    plain = build_part(CAPTIONER, {"type": "coca", "model": "tiny-clip", "pretrained": str(tiny / "weights.pt")}, "c")
+    with pytest.raises(OptionError, match="'tiny-clip' is no CoCa"):
+        plain.caption(scenes)

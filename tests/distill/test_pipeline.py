@@ -1,0 +1,224 @@
+"""The whole pipeline: results, idempotence, workers, changed options, bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rain_pictures import write_png
+
+from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.distill.majority import decide
+from unirain_plugin.distill.options import parse_options
+from unirain_plugin.distill.pipeline import Pipeline
+from unirain_plugin.distill.plan import describe_plan
+from unirain_plugin.distill.records import Vote
+from unirain_plugin.distill.stages import STAGES
+from unirain_plugin.errors import DataError, OptionError
+
+RESULTS = ("manifest.jsonl", "votes.jsonl", "statistics.json", "meta_info/index.json", "meta_info/drs.txt")
+
+
+def run(settings, restart=False, **changes):
+    return Pipeline(parse_options({**settings, **changes}, "test.yml"), quiet=True).run(restart)
+
+
+def contents(folder):
+    return {name: (Path(folder) / name).read_bytes() for name in RESULTS}
+
+
+def test_results_tell_one_story(settings):
+    outcome = run(settings)
+    folder = Path(settings["output"])
+    records = list(read_manifest(folder / "manifest.jsonl"))
+    votes = [json.loads(line) for line in (folder / "votes.jsonl").read_text().splitlines()]
+    assert len(records) == len(votes) == outcome.statistics["candidates"] == 16
+    for record, line in zip(records, votes, strict=True):
+        assert (folder / record.lq).is_file() and (folder / record.gt).is_file()
+        assert record.lq.endswith(line["id"]) and record.source == "rendered" and record.size == (128, 128)
+        cast = [Vote(**vote) for vote in line["votes"]]
+        assert record.votes == {vote.voter: vote.verdict for vote in cast}
+        assert (record.keep, record.reason) == (decide(cast, 3).keep, decide(cast, 3).reason)
+        assert record.keep is (sum(v is True for v in record.votes.values()) >= 2)
+        assert [found["id"] for found in record.retrieved] == cast[0].details["retrieved"]
+        assert len(record.retrieved) == 2 and record.retrieved[0]["s_perc"] >= record.retrieved[1]["s_perc"]
+    assert outcome.statistics["kept"] == sum(record.keep for record in records)
+    assert sum(sum(c.values()) for c in outcome.statistics["by rain type"].values()) == 16
+    assert {record.keep for record in records} == {True, False}
+
+
+def test_early_exit_spares_the_costly_voter_and_changes_no_decision(settings, tmp_path):
+    run(settings)
+    run(settings, early_exit=False, output=str(tmp_path / "all"))
+    some, every = (list(read_manifest(Path(f) / "manifest.jsonl")) for f in (settings["output"], tmp_path / "all"))
+    assert [record.keep for record in some] == [record.keep for record in every]
+    assert all(len(record.votes) == 3 for record in every)
+    spared = [record for record in some if len(record.votes) == 2]
+    assert spared and all(len(set(record.votes.values())) == 1 for record in spared)
+
+
+def test_second_run_makes_nothing_and_a_lost_shard_is_made_again(settings):
+    first = run(settings)
+    before = contents(settings["output"])
+    assert first.made == {
+        "references": 6, "candidates": 6, "duplicates": 1, "index": 1, "retrieval": 6, "votes": 6,
+    }  # fmt: skip
+    assert set(run(settings).made.values()) == {0}
+    work = Path(settings["output"]) / "work"
+    shutil.rmtree(work / "retrieval" / "000002")
+    (work / "votes" / ".tmp-leftover").mkdir()
+    for name in RESULTS:
+        (Path(settings["output"]) / name).unlink()
+    assert run(settings).made == {**dict.fromkeys(STAGES, 0), "retrieval": 1}
+    assert contents(settings["output"]) == before
+    assert not (work / "votes" / ".tmp-leftover").exists()
+
+
+def test_processes_and_prefetch_give_the_same_bytes(settings, tmp_path):
+    run(settings)
+    run(settings, output=str(tmp_path / "two"), engine={"workers": 2, "prefetch": 2})
+    assert contents(settings["output"]) == contents(tmp_path / "two")
+
+
+def test_changed_options_are_refused_until_restart(settings):
+    run(settings)
+    before = contents(settings["output"])
+    changed = {"retrieval": {**settings["retrieval"], "k3": 1}}
+    with pytest.raises(OptionError, match=r"k3: 2 before, 1 now.*--restart.*retrieval, votes"):
+        run(settings, **changed)
+    assert contents(settings["output"]) == before
+    assert set(run(settings).made.values()) == {0}  # set back: goes on
+    made = run(settings, restart=True, **changed).made
+    assert made == {"references": 0, "candidates": 0, "duplicates": 0, "index": 0, "retrieval": 6, "votes": 6}
+    assert all(len(r.retrieved) == 1 for r in read_manifest(Path(settings["output"]) / "manifest.jsonl"))
+    assert 0 not in run(settings, restart=True, **changed).made.values()  # nothing changed: everything anew
+    with pytest.raises(OptionError, match=r"salt: 0 before, 5 now"):
+        run(settings, **changed, voters=[{**settings["voters"][0], "salt": 5}, *settings["voters"][1:]])
+
+
+def test_changed_inputs_are_noticed(settings, rendered, tmp_path):
+    shutil.copytree(rendered / "real", tmp_path / "real")
+    settings["references"] = {"images": str(tmp_path / "real")}
+    run(settings)
+    shutil.copy(tmp_path / "real/drs/rocket0.png", tmp_path / "real/drs/rocket9.png")
+    with pytest.raises(OptionError, match="references: .* before, .* now"):
+        run(settings)
+
+
+def test_engine_and_report_may_change(settings):
+    run(settings)
+    assert set(run(settings, engine={"workers": 1}, name="renamed").made.values()) == {0}
+
+
+@pytest.fixture()
+def copied(settings, rendered, tmp_path):
+    """The settings with pairs and references that a test may spoil."""
+    shutil.copytree(rendered, tmp_path / "rendered")
+    settings["candidates"]["dataroot"] = str(tmp_path / "rendered/pairs")
+    settings["references"]["images"] = str(tmp_path / "rendered/real")
+    return tmp_path / "rendered"
+
+
+@pytest.mark.parametrize("spoil", ["empty", "truncated", "text", "size"])
+def test_unreadable_candidate_stops_or_is_rejected(settings, copied, spoil):
+    victim = copied / "pairs/drd/target/coffee1.png"
+    whole = victim.read_bytes()
+    if spoil == "size":
+        write_png(victim, np.zeros((64, 128, 3), np.uint8))
+    else:
+        victim.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"no image at all"}[spoil])
+    with pytest.raises(DataError, match=r"coffee1\.png.*(unreadable: reject)"):
+        run(settings)
+    done = sorted(p.name for p in Path(settings["output"], "work", "candidates").iterdir())
+    assert len(done) >= 1  # shards before the bad one are kept
+    victim.write_bytes(whole)
+    assert run(settings).made["candidates"] == 6 - len(done)
+    (copied / "pairs/nrs/input/astronaut0.png").unlink()
+    with pytest.raises(DataError, match=r"nrs.*astronaut0"):
+        run(settings, restart=True)
+
+
+def test_rejected_unreadable_pairs_and_references_are_named(settings, copied):
+    (copied / "pairs/drd/target/coffee1.png").write_bytes(b"")
+    (copied / "real/drs/rocket1.png").write_bytes(b"x")
+    outcome = run(settings, unreadable="reject")
+    assert outcome.statistics["outcomes"]["unreadable"] == 1
+    records = list(read_manifest(Path(settings["output"]) / "manifest.jsonl"))
+    bad = next(r for r in records if r.lq.endswith("drd/input/coffee1.png"))
+    assert bad.keep is False and bad.votes == {} and bad.retrieved == ()
+    assert bad.reason.startswith("unreadable: ") and "coffee1.png" in bad.reason
+    assert all(f["id"] != "drs/rocket1.png" for r in records for f in r.retrieved)
+    for path in (copied / "real").rglob("*.png"):
+        path.write_bytes(b"x")
+    with pytest.raises(DataError, match="none of the 16 images can be read"):
+        run(settings, unreadable="reject", restart=True)
+
+
+def test_duplicates_are_rejected_before_voting(settings, copied):
+    for folder in ("input", "target"):
+        source = copied / "pairs/drs" / folder / "coffee0.png"
+        shutil.copy(source, copied / "pairs/drs" / folder / "zz_copy.png")
+    run(settings)
+    record = next(r for r in read_manifest(Path(settings["output"]) / "manifest.jsonl") if "zz_copy" in r.lq)
+    assert (record.keep, record.votes, record.reason) == (False, {}, "duplicate of drs/input/coffee0.png")
+    assert run(settings, restart=True, duplicates="keep").statistics["outcomes"].get("duplicate") is None
+
+
+def test_empty_or_missing_references(settings, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.bmp"):
+        run(settings, references={"images": str(tmp_path / "nothing")})
+    with pytest.raises(DataError, match=r"references\.images: .*gone: no such folder or list file"):
+        run(settings, references={"images": str(tmp_path / "gone")})
+    (tmp_path / "list.txt").write_text("\n\n")
+    with pytest.raises(DataError, match="list.txt holds no reference image; expected one path a line"):
+        run(settings, references={"images": str(tmp_path / "list.txt")})
+
+
+def test_candidates_from_a_manifest_with_a_mistake(settings, rendered, tmp_path):
+    pair = {"lq": "pairs/drs/input/coffee0.png", "gt": "pairs/drs/target/coffee0.png", "rain_type": "drs"}
+    lines = [json.dumps(pair), json.dumps({**pair, "rain_tipe": "drs"})]
+    (rendered / "bad.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"bad\.jsonl:2: unknown key 'rain_tipe'\. Did you mean 'rain_type'"):
+        run(settings, candidates={"manifest": str(rendered / "bad.jsonl")})
+    (rendered / "good.jsonl").write_text(lines[0] + "\n")
+    assert run(settings, candidates={"manifest": str(rendered / "good.jsonl")}).statistics["candidates"] == 1
+    with pytest.raises(DataError, match=r"none\.jsonl: cannot be read"):
+        run(settings, candidates={"manifest": str(rendered / "none.jsonl")}, output=str(tmp_path / "o"))
+
+
+def test_reference_list_with_types(settings, rendered, tmp_path):
+    rows = [{"image": str(rendered / "real/nrd/rocket0.png"), "rain_type": "nrd", "id": "a"}]
+    (tmp_path / "refs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    outcome = run(settings, references={"images": str(tmp_path / "refs.jsonl")})
+    agreement = outcome.statistics["retrieved references of the candidate's rain type"]
+    assert agreement["best reference"] == 0.25  # one reference, four types of candidates
+    (tmp_path / "refs.jsonl").write_text("\n".join(map(json.dumps, rows * 2)))
+    with pytest.raises(DataError, match="the id 'a' occurs twice"):
+        run(settings, references={"images": str(tmp_path / "refs.jsonl")}, restart=True)
+
+
+def test_dry_run_counts_and_writes_nothing(settings):
+    text = describe_plan(parse_options(settings, "test.yml"))
+    assert "16 references, 16 candidates" in text and "6 of 6 shards to make" in text
+    assert "voter third: at most 16 requests with 48 images" in text and "at most 16 VLM calls" in text
+    assert not Path(settings["output"]).exists()
+
+
+def test_meta_info_files_feed_the_toolbox(settings):
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    run(settings)
+    folder = Path(settings["output"])
+    index = json.loads((folder / "meta_info/index.json").read_text())
+    names = 0
+    for name, entry in index["files"].items():
+        data = PairedImageDataset({
+            "name": name, "phase": "val", "scale": 1, "io_backend": {"type": "disk"},
+            "dataroot_lq": str(folder / entry["dataroot_lq"]), "dataroot_gt": str(folder / entry["dataroot_gt"]),
+            "meta_info_file": str(folder / "meta_info" / name),
+        })  # fmt: skip
+        assert len(data) == entry["pairs"] and data[0]["lq"].shape == (3, 128, 128)
+        names += len(data)
+    assert names == json.loads((folder / "statistics.json").read_text())["kept"]

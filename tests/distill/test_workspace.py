@@ -1,0 +1,91 @@
+"""Shards appear whole or not at all; full disks, locks and damage are named."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+
+from unirain_plugin.distill.errors import DistillError
+from unirain_plugin.distill.shards import concatenate_rows, load_lines, load_rows, save_lines, save_rows
+from unirain_plugin.distill.workspace import Workspace, canonical_hash, write_text
+
+
+def test_shard_appears_with_its_contents_only(tmp_path):
+    workspace = Workspace(tmp_path)
+    with workspace.writing("stage", 3) as folder:
+        save_rows(folder, "x", np.arange(6).reshape(3, 2))
+        save_lines(folder, "rows", [{"a": 1.1}, {"b": "ü"}])
+        assert not workspace.is_done("stage", 3)
+    assert workspace.is_done("stage", 3) and workspace.missing("stage", 5) == [0, 1, 2, 4]
+    rows = load_rows(workspace.shard("stage", 3), "x")
+    assert isinstance(rows, np.memmap) and rows.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert load_lines(workspace.shard("stage", 3), "rows") == [{"a": 1.1}, {"b": "ü"}]
+
+
+def test_failed_shard_leaves_nothing(tmp_path):
+    workspace = Workspace(tmp_path)
+    with pytest.raises(RuntimeError, match="half way"), workspace.writing("stage", 0) as folder:
+        save_rows(folder, "x", np.zeros(3))
+        raise RuntimeError("half way")
+    assert list((tmp_path / "stage").iterdir()) == []
+
+
+def test_second_maker_of_a_shard_is_dropped(tmp_path):
+    workspace = Workspace(tmp_path)
+    with workspace.writing("stage", 0) as outer:
+        save_rows(outer, "x", np.zeros(1))
+        with workspace.writing("stage", 0) as inner:
+            save_rows(inner, "x", np.ones(1))
+    assert load_rows(workspace.shard("stage", 0), "x").tolist() == [1.0]
+    assert [path.name for path in (tmp_path / "stage").iterdir()] == ["000000"]
+
+
+def test_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(DistillError, match=r"stage.000000: no space is left on the disk; .*finished shards are kept"):
+        with workspace.writing("stage", 0) as folder:
+            save_rows(folder, "x", np.zeros(3))
+    assert list((tmp_path / "stage").iterdir()) == []
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DistillError, match=r"a\.txt: no space"):
+        write_text(tmp_path / "a.txt", "text")
+    assert not list(tmp_path.glob("*a.txt*")) and not list(tmp_path.glob(".*tmp"))
+
+
+def test_two_runs_keep_out_of_each_others_way(tmp_path):
+    with Workspace(tmp_path).locked(), pytest.raises(DistillError, match="another run is working in this folder"):
+        with Workspace(tmp_path).locked():
+            pass
+    with Workspace(tmp_path).locked():
+        pass
+
+
+def test_damaged_shards_are_named(tmp_path):
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY nonsense")
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a"')
+    with pytest.raises(DistillError, match=r"x\.npy: the shard is damaged .*delete the folder"):
+        load_rows(tmp_path, "x")
+    with pytest.raises(DistillError, match=r"rows\.jsonl: the shard is damaged"):
+        load_lines(tmp_path, "rows")
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(DistillError, match=r"state\.json: not valid JSON"):
+        Workspace(tmp_path).adopt({}, restart=False)
+
+
+def test_joined_rows_must_be_complete(tmp_path):
+    blocks = [np.full((2, 3), i, np.float32) for i in range(3)]
+    concatenate_rows(blocks, 6, tmp_path, "x")
+    assert load_rows(tmp_path, "x")[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(DistillError, match="expected 7 rows of 'x', found 6"):
+        concatenate_rows(blocks, 7, tmp_path, "x")
+
+
+def test_hash_is_of_the_content(tmp_path):
+    assert canonical_hash({"a": 1, "b": [2]}) == canonical_hash(json.loads('{"b": [2], "a": 1}'))
+    assert canonical_hash({"a": 1}) != canonical_hash({"a": 1.5})
