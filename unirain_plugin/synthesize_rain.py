@@ -38,6 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--per-image", type=int, metavar="N", default=1, help="pairs for each photograph and type (default: 1)")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width (one number: both) of random windows at "
         "random scale (default: whole photographs)")  # fmt: skip
+    add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
+        "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--seed", type=int, default=0, help="seed, 0 or more (default: 0)")
     add("--workers", type=int, metavar="N", default=1, help="processes (default: 1, no extra process)")
     add("--split", metavar="NAME", help="without --input: train, held-out or all (default: all)")
@@ -133,15 +135,30 @@ def _plan(args: argparse.Namespace, photos: list[tuple[str, str]], size: tuple[i
     for (key, path), name in zip(photos, names, strict=True):
         for rain_type in args.types:
             for k in range(args.per_image):
-                yield PairJob(path, key, str(args.output), f"{name}_{k}.png", rain_type, k, size, args.seed,
-                              tuple(args.convert))  # fmt: skip
+                yield PairJob(
+                    photo=path,
+                    key=key,
+                    output=str(args.output),
+                    name=f"{name}_{k}.png",
+                    rain_type=rain_type,
+                    index=k,
+                    size=size,
+                    seed=args.seed,
+                    vary_colours=args.vary_colours,
+                    convert=tuple(args.convert),
+                )
 
 
 def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> None:
     """Refuse, clear or take over what is in the output, then make the folders and note the settings."""
     output, record = args.output, args.output / SETTINGS_FILE
-    settings = {"renderer": RENDERER_VERSION, "seed": args.seed, "size": size and list(size),
-                "convert": sorted(args.convert)}  # fmt: skip
+    settings = {
+        "renderer": RENDERER_VERSION,
+        "seed": args.seed,
+        "size": size and list(size),
+        "vary_colours": args.vary_colours,
+        "convert": sorted(args.convert),
+    }
     if output.exists() and not output.is_dir():
         raise DataError(f"--output {output}: is a file; expected a folder.")
     if output.is_dir() and any(output.iterdir()):
@@ -149,18 +166,12 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> N
             raise DataError(f"--output {output}: is not empty. Name another folder, or add --overwrite (make all anew) "
                             "or --resume (make what is missing).")  # fmt: skip
         earlier = _read_settings(record)
-        for folder in _folders(output, RAIN_TYPES):
-            for pattern in ("*.png", ".*.tmp") if args.overwrite else (".*.tmp",):  # .tmp: left by a killed run
-                for path in folder.glob(pattern):
-                    path.unlink()
-            for empty in (folder, folder.parent):
-                if empty.is_dir() and not any(empty.iterdir()):
-                    empty.rmdir()
         if args.resume and earlier != settings:
             changed = ", ".join(f"{k} {earlier.get(k)} → {v}" for k, v in settings.items() if earlier.get(k) != v)
             raise DataError(
                 f"--resume: {output} was made with other settings ({changed}); use the same or --overwrite."
             )
+        _clean(output, args.overwrite)
     try:
         for folder in _folders(output, args.types):
             folder.mkdir(parents=True, exist_ok=True)
@@ -169,6 +180,16 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> N
         os.replace(scratch, record)
     except OSError as error:
         raise DataError(f"--output {output}: cannot be written: {error.strerror}.") from None
+
+
+def _clean(output: Path, everything: bool) -> None:
+    """Remove what a killed run has half written, or also all pairs, and the folders that this empties."""
+    for folder in _folders(output, RAIN_TYPES):
+        for path in (*folder.glob(".*.tmp"), *(folder.glob("*.png") if everything else ())):
+            path.unlink()
+        for empty in (folder, folder.parent):
+            if empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
 
 
 def _folders(output: Path, types: Sequence[str]) -> list[Path]:

@@ -94,6 +94,21 @@ def test_cut_shrinks_but_never_enlarges():
     np.testing.assert_array_equal(cut(photo, (100, 200), np.random.default_rng(0)), photo)
 
 
+def test_other_colours_same_forms(photos, tmp_path):
+    arguments = ["--input", str(photos), "--types", "drd", "--per-image", "3"]
+    main([*arguments, "--output", str(tmp_path / "a")])
+    main([*arguments, "--output", str(tmp_path / "b"), "--vary-colours"])
+    with pytest.raises(DataError, match=r"vary_colours False → True"):
+        main([*arguments, "--output", str(tmp_path / "a"), "--vary-colours", "--resume"])
+    name = "straße im regen_{}.png"
+    plain, *others = (read_photo(tmp_path / d / "drd/target" / name.format(k)) for d, k in ("a0", "b0", "b1", "b2"))
+    assert all(np.abs(other.astype(int) - plain).mean() > 3 for other in others)
+    rainy = read_photo(tmp_path / "b/drd/input" / name.format(0))
+    assert (rainy == others[0]).all(axis=2).mean() > 0.2  # the colours have changed in both pictures
+    ranks = [np.argsort(np.argsort(x.mean(axis=2).ravel())) for x in (plain, *others)]
+    assert all(np.corrcoef(ranks[0], rank)[0, 1] > 0.4 for rank in ranks[1:])
+
+
 def test_embedded_photographs_by_default(tmp_path):
     main(["--output", str(tmp_path / "t"), "--size", "64", "--types", "drs", "--split", "train"])
     main(["--output", str(tmp_path / "h"), "--size", "64", "--types", "drs", "--split", "held-out"])

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.rain.light import LUMA, to_codes, to_linear
 from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.errors import DataError
 
@@ -27,7 +28,7 @@ INPUT, TARGET = "input", "target"
 
 @dataclass(frozen=True)
 class PairJob:
-    """One pair to make. Its pixels depend on the photograph, ``key``, ``rain_type``, ``index``, ``size`` and ``seed``.
+    """One pair to make. Its pixels depend on the photograph and on all that follows but ``output`` and ``name``.
 
     Attributes:
         photo: The photograph's file.
@@ -38,6 +39,7 @@ class PairJob:
         index: Number of the pair among those of this photograph and type.
         size: (height, width) of the crop, or None for the whole photograph.
         seed: The run's seed.
+        vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
     """
 
@@ -49,6 +51,7 @@ class PairJob:
     index: int
     size: tuple[int, int] | None
     seed: int
+    vary_colours: bool
     convert: tuple[str, ...]
 
     @property
@@ -124,6 +127,18 @@ def cut(photo: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generato
     return photo[top : top + size[0], left : left + size[1]]
 
 
+def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give a photograph other colours: channels exchanged, another white balance, contrast and saturation.
+
+    A handful of photographs holds a handful of colours; a network trained on them alone takes a new colour for rain.
+    """
+    linear = to_linear(photo)[..., rng.permutation(3)]
+    grey = (linear @ LUMA)[..., None]
+    linear = grey + (linear - grey) * np.float32(rng.uniform(0.3, 1.1))
+    gains = np.exp(rng.normal(0, 0.25) + rng.normal(0, 0.15, 3)).astype(np.float32)
+    return to_codes(np.maximum(linear * gains, 0) ** np.float32(np.exp(rng.normal(0, 0.15))))
+
+
 def make_pair(job: PairJob) -> None:
     """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it.
 
@@ -133,7 +148,8 @@ def make_pair(job: PairJob) -> None:
     photo = _cached_photo(job.photo, job.convert)
     rng = job.generator()
     try:
-        pair = render_rain(cut(photo, job.size, rng), job.rain_type, rng)
+        window = cut(photo, job.size, rng)
+        pair = render_rain(vary_colours(window, rng) if job.vary_colours else window, job.rain_type, rng)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
     lq, gt = job.paths

@@ -93,11 +93,11 @@ class DropParams(_Ranges):
     merge: float = 0.8
     trail_share: float = 0.15
     view: Range = (0.22, 0.5)
-    defocus: Range = (0.1, 0.45)
-    opacity: Range = (0.75, 1.0)
-    rim: Range = (0.25, 0.75)
-    sky: Range = (0.0, 0.35)
-    highlight: Range = (0.6, 1.8)
+    defocus: Range = (0.12, 0.5)
+    opacity: Range = (0.65, 0.97)
+    rim: Range = (0.35, 0.85)
+    sky: Range = (0.05, 0.4)
+    highlight: Range = (0.7, 2.0)
 
 
 @dataclass(frozen=True)
