@@ -51,6 +51,9 @@ class UniRain(nn.Module):
         )
         self.refinement = self._stage(widths[0], 0, opt.refinement_blocks, "none", opt.refinement_expansion)
         self.output = Conv3x3(widths[0], opt.out_channels)
+        # Our choice: a new network starts near the identity, so that short trainings need not first repair the picture.
+        with torch.no_grad():
+            self.output.weight.mul_(0.1)
 
     def _stage(self, channels: int, level: int, blocks: int, kind: str, expansion: float) -> nn.ModuleList:
         heads = self.options.heads[level]
