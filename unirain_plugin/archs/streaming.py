@@ -44,7 +44,8 @@ def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[tu
     height, width, inner = x.shape
     channels = expand.shape[0]
     rows = min(max(STRIP_BYTES // (width * channels * x.element_size()), 2), height)
-    strip = x.new_empty(rows + 2, width, channels)  # row i holds the map's row top - 1 + i
+    whole = x.new_empty(1, rows + 2, width, channels)  # with the batch axis: else its strides hide channels_last
+    strip = whole[0]  # row i holds the map's row top - 1 + i
     strip[0].zero_()
     done = 0
     for top in range(0, height, rows):
@@ -59,7 +60,7 @@ def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[tu
             strip[stop].zero_()
             stop += 1
         done = need
-        z = F.conv2d(strip[:stop].permute(2, 0, 1)[None], depthwise, padding=(0, 1), groups=channels)
+        z = F.conv2d(whole[:, :stop].permute(0, 3, 1, 2), depthwise, padding=(0, 1), groups=channels)
         yield top, bottom, z[0].permute(1, 2, 0)
 
 
