@@ -65,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_output(args, size)
     jobs = list(_plan(args, photos, size))
     todo = [job for job in jobs if not (args.resume and all(path.exists() for path in job.paths))]
-    failures = _work(todo, args.workers, args.skip_bad)
+    try:
+        failures = _work(todo, args.workers, args.skip_bad)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted: the pairs written to {args.output} are whole; go on with --resume.\n")
+        return 130
     for photo, message in failures.items():
         sys.stderr.write(f"left out: {message if photo in message else f'{photo}: {message}'}\n")
     made = len(jobs) - sum(job.photo in failures for job in jobs)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -142,6 +144,26 @@ def test_existing_output_is_refused_resumed_or_made_anew(photos, tmp_path):
         data for name, data in first.items() if "input" in name
     )
     assert not (out / "drd").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_killed_in_the_middle_is_resumed(photos, tmp_path, number):
+    base = ["--input", str(photos), "--types", "drs", "nrd", "--per-image", "40"]
+    out = tmp_path / "killed"
+    command = [sys.executable, str(SCRIPT), *base, "--output", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while len(list(out.rglob("*.png"))) < 10:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if number == signal.SIGINT else -9)
+    assert number == signal.SIGKILL or ("go on with --resume" in errors and "Traceback" not in errors)
+    assert 0 < len(tree(out)) < 320
+    main([*base, "--output", str(out), "--resume"])
+    main([*base, "--output", str(tmp_path / "whole")])
+    assert tree(out) == tree(tmp_path / "whole") and not list(out.rglob(".*"))
 
 
 def test_foreign_output_is_never_touched(photos, tmp_path):

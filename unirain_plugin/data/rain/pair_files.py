@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -12,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import cv2
@@ -183,7 +185,16 @@ def _attempt(job: PairJob) -> tuple[PairJob, str]:
 
 
 def _start_worker() -> None:
+    """One thread a process; Ctrl-C is for the parent, which lets the pairs in work be finished; end with the parent."""
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers, and they would wait for work for ever."""
+    parent_process().join()
+    os._exit(1)
 
 
 def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
