@@ -25,7 +25,14 @@ UNIRAIN_MISTAKES = [
     ("1.0e-6", "1.0e6", "train.scheduler.eta_min", "'1.0e6' as text, not as a number; write 1.0e+6"),
     ("!!float 2e-4", "'2e-4'", "train.optim_g.lr", "the text '2e-4'; expected a number > 0, e.g. 2.0e-4. Write 2.0e-4"),
     ("!!float 2e-4", "-0.1", "train.optim_g.lr", "found -0.1; expected a number > 0"),
-    ("betas: [0.9, 0.99]", "betas: [0.9, 1.99]", "train.optim_g", "AdamW refuses its options: Invalid beta"),
+    ("betas: [0.9, 0.99]", "betas: [0.9, 1.99]", "train.optim_g.betas", "a list of 2 numbers ≥ 0 and < 1"),
+    ("betas: [0.9, 0.99]", "betas: []", "train.optim_g.betas", "found the list []; expected a list of 2 numbers"),
+    (
+        "betas: [0.9, 0.99]",
+        "amsgrad: true\n    foreach: true\n    fused: true",
+        "train.optim_g",
+        "AdamW refuses its options",
+    ),
     ("betas: [0.9, 0.99]", "bettas: [0.9, 0.99]", "train.optim_g.bettas", "Did you mean 'betas'?"),
     ("batch_size_per_gpu", "btach_size_per_gpu", "datasets.train.btach_size_per_gpu", "'batch_size_per_gpu'?"),
     (

@@ -68,7 +68,7 @@ def _ask(question: Callable[[], None], opt: Mapping, base: KeyPath, problems: Pr
             problems.error(path, text)
     except NotImplementedError:
         pass  # something cannot be built on the meta device; the toolbox builds it for real
-    except (KeyError, AttributeError, ArithmeticError):
+    except (LookupError, AttributeError, ArithmeticError):
         if not problems.wrong:
             raise  # no consequence of a mistake in the file: a bug of ours, which must be seen as such
 

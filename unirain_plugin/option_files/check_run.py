@@ -99,7 +99,7 @@ def _check_optimizers(opt: Mapping, problems: Problems) -> None:
         arguments = {name: value for name, value in section(opt, *path).items() if name not in own_keys}
         try:
             cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError, RuntimeError, LookupError) as error:
             problems.error(path, f"{cls.__name__} refuses its options: {error}.")
 
 

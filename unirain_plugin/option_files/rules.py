@@ -24,6 +24,7 @@ class Rule:
         empty: Whether null is allowed.
         choices: The words allowed; for other kinds the words allowed besides (``num_gpu: auto``).
         example: A sample value for the message about a missing key.
+        length: How many numbers a list must hold; None for any.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Rule:
     empty: bool = False
     choices: tuple[str, ...] = ()
     example: str = ""
+    length: int | None = None
 
     def expected(self) -> str:
         """What is allowed, in words."""
@@ -42,7 +44,7 @@ class Rule:
         if self.kind == "text" and self.choices:
             words = "one of " + ", ".join(self.choices)
         else:
-            words = names.get(self.kind, "a value")
+            words = names.get(self.kind, "a value") if self.length is None else f"a list of {self.length} numbers"
             if self.low is not None:
                 words += f" {'>' if self.above else '≥'} {self.low:g}"
             if self.high is not None:
@@ -71,7 +73,8 @@ class Rule:
         if self.kind == "section":
             return isinstance(value, Mapping)
         if self.kind == "numbers":
-            return isinstance(value, list) and all(_is_number(item) and self._in_range(item) for item in value)
+            fits = isinstance(value, list) and all(_is_number(item) and self._in_range(item) for item in value)
+            return fits and self.length in (None, len(value))
         return self.kind in ("integer", "number") and _is_number(value) and self._in_range(value)
 
     def _in_range(self, value: float) -> bool:
@@ -141,7 +144,7 @@ RULES: dict[str, Rule] = {
     "train.optim_*.lr": Rule("number", low=0, above=True, example="2.0e-4"),
     "train.optim_*.weight_decay": _NOT_NEGATIVE,
     "train.optim_*.eps": _POSITIVE,
-    "train.optim_*.betas": Rule("numbers"),
+    "train.optim_*.betas": Rule("numbers", low=0, high=1, below=True, length=2, example="[0.9, 0.999]"),
     "train.scheduler": Rule("section", example="{type: MultiStepLR, milestones: [200000], gamma: 0.5}"),
     "train.scheduler.type": Rule("text", example="MultiStepLR"),
     "train.scheduler.periods": Rule("numbers", low=0, above=True),
