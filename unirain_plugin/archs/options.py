@@ -18,7 +18,7 @@ MAX_LEVELS = 6
 class NetworkOptions:
     """Every choice of the network. The defaults are the paper's size (24.4 M parameters, 126.5 G multiply-adds).
 
-    What the paper leaves open is our choice, made for speed at that size; ``architecture`` in the README explains it.
+    What the paper leaves open is our choice, made for speed at that size; see ``presets.py``.
 
     Attributes:
         in_channels: Channels of the input picture, ≥ 1.
@@ -53,18 +53,18 @@ class NetworkOptions:
     in_channels: int = 3
     out_channels: int = 3
     dim: int = 48
-    num_blocks: Sequence[int] = (3, 5, 6, 6)
-    decoder_blocks: Sequence[int] = (2, 3, 4)
+    num_blocks: Sequence[int] = (3, 6, 6, 6)
+    decoder_blocks: Sequence[int] = (2, 4, 4)
     refinement_blocks: int = 4
-    heads: Sequence[int] = (1, 2, 4, 8)
+    heads: Sequence[int] = (2, 2, 4, 8)
     num_experts: int = 3
     top_k: int = 1
     encoder_moe: str = "soft"
     latent_moe: str = "none"
     decoder_moe: str = "hard"
-    encoder_expansion: float = 4.0
-    latent_expansion: float = 2.66
-    decoder_expansion: float = 1.33
+    encoder_expansion: float = 5.0
+    latent_expansion: float = 2.0
+    decoder_expansion: float = 2.5
     refinement_expansion: float = 2.0
     widen_last: bool = True
     hard_routing: str = "image"
