@@ -63,7 +63,7 @@ class StreakParams(_Ranges):
     density_growth: float = 1.9
     opacity: Range = (0.3, 0.8)
     depth_fading: float = 0.35
-    brightness: Range = (0.8, 1.3)
+    brightness: Range = (0.9, 1.6)
     modulation: float = 0.25
     veil_share: float = 0.4
     veil: Range = (0.04, 0.22)
