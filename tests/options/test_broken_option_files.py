@@ -54,6 +54,7 @@ UNIRAIN_MISTAKES = [
     ("mode: paper", "mode: papre", "train.pixel_opt.mode", "Did you mean 'paper'?"),
     ("periods: [100]", "periods: [50]", "train.scheduler.periods", "add up to 50, less than total_iter (100)"),
     ("weights: [1]", "weights: [1, 1]", "train.scheduler.restart_weights", "2 weight(s) for 1 entries of 'periods'"),
+    ("weights: [1]", "weights: []", "train.scheduler.restart_weights", "0 weight(s) for 1 entries of 'periods'"),
     ("total_iter: 100", "total_iter: 0", "train.total_iter", "found 0; expected an integer ≥ 1"),
     ("num_gpu: 0", "num_gpu: all", "num_gpu", "expected an integer ≥ 0 or 'auto'"),
     ("  val:\n    name", "  vall:\n    name", "datasets.vall", "unknown phase; expected 'train', 'val'"),

@@ -116,7 +116,7 @@ def _check_schedule(opt: Mapping, problems: Problems) -> None:
     if any(path[:2] == where for path in problems.wrong) or not isinstance(kind, str):
         return
     cycles = "periods" if "periods" in scheduler else "restarts"
-    lengths = len(scheduler.get(cycles) or [0]), len(scheduler.get("restart_weights") or [1])
+    lengths = len(scheduler.get(cycles, [0])), len(scheduler.get("restart_weights", [1]))
     if lengths[0] != lengths[1]:
         text = f"found {lengths[1]} weight(s) for {lengths[0]} entries of '{cycles}'; expected as many of each."
         problems.error((*where, "restart_weights"), text)
