@@ -1,8 +1,10 @@
 """Voters for tests of the pipeline: cheap, deterministic, with something to say."""
 
+from unirain_plugin.distill.embedders.base import Embedder
 from unirain_plugin.distill.records import Vote
-from unirain_plugin.distill.registry import VOTER
+from unirain_plugin.distill.registry import EMBEDDER, VOTER
 from unirain_plugin.distill.voters.base import Cost, Voter
+from unirain_plugin.errors import OptionError
 
 
 @VOTER.register()
@@ -46,3 +48,11 @@ class CostlyVoter(HashVoter):
 
     def cost(self, candidates, references):
         return Cost(calls=candidates, images=candidates * (references + 1))
+
+
+@EMBEDDER.register()
+class BrokenEmbedder(Embedder):
+    """Fails like a part that is not set up."""
+
+    def embed(self, images):
+        raise OptionError("broken on purpose")

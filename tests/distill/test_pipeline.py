@@ -102,7 +102,7 @@ def test_changed_inputs_are_noticed(settings, rendered, tmp_path):
     settings["references"] = {"images": str(tmp_path / "real")}
     run(settings)
     shutil.copy(tmp_path / "real/drs/rocket0.png", tmp_path / "real/drs/rocket9.png")
-    with pytest.raises(OptionError, match="references: .* before, .* now"):
+    with pytest.raises(OptionError, match=r"references: .* before, .* now"):
         run(settings)
 
 
@@ -172,7 +172,7 @@ def test_empty_or_missing_references(settings, tmp_path):
     with pytest.raises(DataError, match=r"references\.images: .*gone: no such folder or list file"):
         run(settings, references={"images": str(tmp_path / "gone")})
     (tmp_path / "list.txt").write_text("\n\n")
-    with pytest.raises(DataError, match="list.txt holds no reference image; expected one path a line"):
+    with pytest.raises(DataError, match=r"list\.txt holds no reference image; expected one path a line"):
         run(settings, references={"images": str(tmp_path / "list.txt")})
 
 

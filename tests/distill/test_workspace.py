@@ -48,9 +48,9 @@ def test_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(DistillError, match=r"stage.000000: no space is left on the disk; .*finished shards are kept"):
-        with workspace.writing("stage", 0) as folder:
-            save_rows(folder, "x", np.zeros(3))
+    message = r"stage.000000: no space is left on the disk; .*finished shards are kept"
+    with pytest.raises(DistillError, match=message), workspace.writing("stage", 0) as folder:
+        save_rows(folder, "x", np.zeros(3))
     assert list((tmp_path / "stage").iterdir()) == []
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DistillError, match=r"a\.txt: no space"):
@@ -59,9 +59,9 @@ def test_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
 
 
 def test_two_runs_keep_out_of_each_others_way(tmp_path):
-    with Workspace(tmp_path).locked(), pytest.raises(DistillError, match="another run is working in this folder"):
-        with Workspace(tmp_path).locked():
-            pass
+    message = "another run is working in this folder"
+    with Workspace(tmp_path).locked(), pytest.raises(DistillError, match=message), Workspace(tmp_path).locked():
+        pass
     with Workspace(tmp_path).locked():
         pass
 

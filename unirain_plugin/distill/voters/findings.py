@@ -9,6 +9,9 @@ from unirain_plugin.distill.records import Vote
 
 Figures = Mapping[str, float]
 
+TONE_LIMIT = 1.9
+"""Largest ``tone_shift`` outside the rain: 0.2 of a middle tone, 8 levels in the dark."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -68,7 +71,9 @@ def identical(f: Figures) -> Finding:
 def exposure(f: Figures) -> Finding:
     """The tone differs where there is no rain, in a way that mist cannot explain."""
     words = f"exposure: where there is no rain the rainy picture is {abs(f['tone_levels']):.0f} levels "
-    return Finding("exposure_shift", f["tone_shift"] / 1.5, words + ("brighter" if f["tone_levels"] > 0 else "darker"))
+    return Finding(
+        "exposure_shift", f["tone_shift"] / TONE_LIMIT, words + ("brighter" if f["tone_levels"] > 0 else "darker")
+    )
 
 
 def colour(f: Figures) -> Finding:
@@ -80,7 +85,8 @@ def colour(f: Figures) -> Finding:
 def leftover(f: Figures) -> Finding:
     """The clean picture bears a share of the same rain."""
     words = f"the clean picture is still rainy: {f['leftover']:.0%} of the rain's structure is in it too"
-    return Finding("still_rainy", f["leftover"] / 0.15, words)
+    # In a picture of another exposure the difference holds the scene itself, which looks like leftover rain.
+    return Finding("still_rainy", f["leftover"] / 0.15 if f["tone_shift"] < TONE_LIMIT else 0.0, words)
 
 
 def blurred(f: Figures) -> Finding:
@@ -88,19 +94,19 @@ def blurred(f: Figures) -> Finding:
     words = (
         f"the clean picture is blurred: it has {2 ** -f['lost_detail']:.0%} of the rainy one's detail beside the rain"
     )
-    return Finding("blurred", f["lost_detail"] / 0.6 * min(1.0, f["balance"] / 0.03), words)
+    return Finding("blurred", min(f["lost_detail"] / 0.6, f["balance"] / 0.04), words)
 
 
 def blocky(f: Figures) -> Finding:
     """A compression grid in the clean picture."""
     words = f"compression blocks in the clean picture: steps at an 8-pixel grid stand out by {f['gt_blocks']:.0%}"
-    return Finding("blocky", f["gt_blocks"] / 0.5, words)
+    return Finding("blocky", f["gt_blocks"] / 0.6, words)
 
 
 def blocks_apart(f: Figures) -> Finding:
     """A compression grid in the clean picture that the rainy one lacks."""
     words = f"only the clean picture has compression blocks: {f['gt_blocks']:.0%} against {f['lq_blocks']:.0%}"
-    return Finding("blocky", (f["gt_blocks"] - f["lq_blocks"]) / 0.4, words)
+    return Finding("blocky", (f["gt_blocks"] - f["lq_blocks"]) / 0.45, words)
 
 
 def noisy(f: Figures) -> Finding:
