@@ -150,12 +150,18 @@ class Run:
         set_random_seed(opt["manual_seed"] + opt["rank"])
         return opt, args
 
-    def init_dist(self, launcher: str, backend: str = "nccl", port: int | str | None = None) -> None:
-        """Replaces the toolbox's ``init_dist``; the backend follows from where the run computes."""
+    def init_dist(self, launcher: str, backend: str = "nccl", port: int | str | None = None, **unknown: object) -> None:
+        """Replaces the toolbox's ``init_dist``; the backend follows from where the run computes.
+
+        Raises:
+            OptionError: If ``dist_params`` has unknown keys, or this process was not started by the launcher.
+        """
         import torch
 
         from unirain_plugin.distributed import init_process_group
 
+        if unknown:
+            raise OptionError(f"dist_params: found {', '.join(unknown)}; expected only backend and port.")
         init_process_group(launcher, torch.cuda.is_available() and self.options.get("num_gpu") != 0, port)
 
     def archive(self, path: str) -> None:

@@ -1,4 +1,8 @@
-"""The only place that accommodates BasicSR 1.4.2 on a current stack. Installed BasicSR is never edited."""
+"""Small remedies for BasicSR 1.4.2 on a current stack. Installed BasicSR is never edited.
+
+What our runner puts in place of the toolbox's own during a run is listed in ``Run.replacements`` and
+``TrainingRun.replacements``; several processes are in :mod:`unirain_plugin.distributed`.
+"""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ def options(tmp_path, rain):
     def write(name="tiny", total_iter=6, **sections):
         opt = tiny_train_options(rain, name=name, total_iter=total_iter)
         opt["datasets"]["train"]["gt_size"] = 16
+        opt["datasets"]["val"]["rain_types"] = ["drs", "nrd"]
         merge(opt, sections)
         path = tmp_path / f"{name}.yml"
         path.write_text(yaml.safe_dump(opt, sort_keys=False))

@@ -8,10 +8,14 @@ line ``{"wait": pid, "seconds": s}`` the exit status (minus the signal's number 
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import sys
 import time
 import traceback
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from tiny_run import tiny_train_options
 
 
 def main() -> None:
@@ -26,6 +30,8 @@ def main() -> None:
     import unirain_plugin.training_run
 
     torch.set_num_threads(1)
+    # What every run would work out anew for itself: which keys the registered classes read.
+    unirain_plugin.options.check_options(tiny_train_options(pathlib.Path(), total_iter=1), check_paths=False)
     requests, answers = sys.stdin, sys.stdout
     print("ready", file=answers, flush=True)
     for line in requests:
@@ -54,7 +60,7 @@ def start(argv, cwd, log, env=None):
             die_while_saving(*target.split(":"))
         if os.environ.get("UNIRAIN_TEST_COMPARE_RANKS"):
             compare_ranks()
-        status = run(argv[0], argv[1:])
+        status = stock(*argv[1:]) if argv[0] == "stock" else run(argv[0], argv[1:])
     except SystemExit as error:
         status = error.code
     except BaseException:
@@ -64,6 +70,15 @@ def start(argv, cwd, log, env=None):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def stock(root, *argv):
+    """The toolbox's own ``train_pipeline``, as ``python -m basicsr.train`` calls it."""
+    from basicsr.train import train_pipeline
+
+    sys.argv = ["basicsr.train", *argv]
+    train_pipeline(root)
+    return 0
 
 
 def die_while_saving(name, moment):

@@ -42,7 +42,7 @@ def test_reproduces_the_validation(programs, options, tmp_path, rain, stock):
     assert figures(tested) == figures(trained) and len(figures(tested)) == 2
     results = tmp_path / "results/test_tiny"
     assert list(results.glob("test_test_tiny_*.log"))
-    assert len(list(results.rglob("*.png"))) >= (2 if stock else 8)
+    assert len(list(results.rglob("*.png"))) >= (2 if stock else 4)
 
 
 def test_second_run_archives_the_first(programs, options, tmp_path):

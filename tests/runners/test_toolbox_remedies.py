@@ -12,7 +12,7 @@ from tiny_run import tiny_train_options
 from unirain_plugin.data.training_loader import build_training_loader, build_validation_loaders
 from unirain_plugin.distributed import fork_workers, model_to_device
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.runner import without_worker_traceback
+from unirain_plugin.runner import Run, without_worker_traceback
 from unirain_plugin.toolbox import LazyPrefetcher, archive_folder, replaced, unused_path
 from unirain_plugin.train import main
 
@@ -47,6 +47,21 @@ def test_a_run_leaves_the_toolbox_as_it_was(options, tmp_path, monkeypatch):
         main(["-opt", str(options()), "--root", str(tmp_path)])
     monkeypatch.undo()
     assert snapshot() == before
+
+
+def test_each_run_of_a_program_has_a_log_of_its_own(tmp_path):
+    """The toolbox's logger is set up once a process, and names logs by the second."""
+    from basicsr.utils import get_root_logger
+
+    for number in range(3):
+        run = Run.__new__(Run)
+        run.notes = [f"note {number}"]
+        get_logger = run.logged_notes(get_root_logger)
+        get_logger(log_level=logging.INFO, log_file=str(tmp_path / "train.log")).info(f"begin {number}")
+        get_root_logger().info(f"end {number}")
+    for number, name in enumerate(("train.log", "train_1.log", "train_2.log")):
+        lines = [line.split(": ", 1)[1] for line in (tmp_path / name).read_text().splitlines()]
+        assert lines == [f"note {number}", f"begin {number}", f"end {number}"]
 
 
 def test_archives_never_collide(tmp_path):
