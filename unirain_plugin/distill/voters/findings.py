@@ -122,12 +122,12 @@ def flat(f: Figures) -> Finding:
     return Finding("flat", 4.0 / max(f["gt_contrast"], 0.1), words)
 
 
-def hard_rain(f: Figures) -> Finding:
+def flat_rain(f: Figures) -> Finding:
     """Rain of one strength with hard edges: drawn lines, no drops smeared by a shutter or out of focus."""
     words = (
-        f"flat rain: {f['hard']:.0%} of its pixels are as strong as their neighbourhood's strongest (real: about 40%)"
+        f"flat rain: hard edges ({f['hard']:.0%}, real about 40%) and one strength ({f['even']:.0%}, real about 25%)"
     )
-    return Finding("flat_rain", f["hard"] / 0.66, words)
+    return Finding("flat_rain", (f["hard"] + f["even"]) / 1.05, words)
 
 
 def noise_apart(f: Figures) -> Finding:

@@ -27,7 +27,7 @@ class PairConsistency(DefaultVoter):
             found.noise_apart,
             found.blurred,
             found.leftover,
-            found.hard_rain,
+            found.flat_rain,
             found.flat,
         )
         return [check(figures) for check in checks]

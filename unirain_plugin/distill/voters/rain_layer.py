@@ -26,7 +26,9 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         pixels with rain; ``strength``: their mean difference; ``peak``: its 99th percentile over all pixels;
         ``brighter``: share of the difference that brightens; ``hard``: share of strong rain pixels that are nearly as
         strong as the strongest within 3 pixels, about 0.4 for soft profiles, towards 1 for lines drawn with one
-        colour; and what :func:`_owner` and :func:`_out_of_place` say.
+        colour; ``even``: share of the crests of strong rain that are as strong as usual over the same tone, about
+        0.25 for real rain, towards 1 where all drops are equally opaque; and what :func:`_owner` and
+        :func:`_out_of_place` say.
     """
     lq, clean = frame.lq_luma[0], cv2.LUT(frame.gt_luma[0], table)
     more, less = cv2.subtract(lq, clean), cv2.subtract(clean, lq)
@@ -47,9 +49,24 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         "peak": float(np.quantile(size[::2, ::2], 0.99)),
         "brighter": float(more[rain].sum(dtype=np.float64)) / total if count else 0.5,
         "balance": float(np.median(weaker[differs] / stronger[differs])) if np.any(differs) else 0.0,
+        "even": _evenness(lq, clean, size >= peaks, strong),
         "hard": float((size[strong] > 0.65 * peaks[strong]).mean()) if np.count_nonzero(strong) > 50 else 0.0,
     }
-    return {**figures, **_owner(frame, table, limit), "out_of_place": _out_of_place(frame)}
+    return {**figures, **_owner(frame, limit), "out_of_place": _out_of_place(frame)}
+
+
+def _evenness(lq: np.ndarray, clean: np.ndarray, crest: np.ndarray, strong: np.ndarray) -> float:
+    """Share of the crests whose difference lies within 5 % (at least 2 levels) of the median over the same tone."""
+    chosen = crest & strong
+    if np.count_nonzero(chosen) <= 50:
+        return 0.0
+    tone = clean[chosen] >> 4
+    difference = lq[chosen].astype(np.float32) - clean[chosen]
+    usual = np.zeros(16, np.float32)
+    for value in np.unique(tone):
+        usual[value] = np.median(difference[tone == value])
+    usual = usual[tone]
+    return float((np.abs(difference - usual) <= np.maximum(2, 0.05 * np.abs(usual))).mean())
 
 
 def _signs(more: np.ndarray, less: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +78,7 @@ def _signs(more: np.ndarray, less: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(a, b), np.maximum(a, b)
 
 
-def _owner(frame: Frame, table: np.ndarray, limit: float) -> dict[str, float]:
+def _owner(frame: Frame, limit: float) -> dict[str, float]:
     """In which picture does the structure of the difference lie?
 
     With r = lq − gt, the regression of gt's gradients on those of r, c = −Σ∇r·∇gt / Σ|∇r|², is 0 where r was added to
@@ -76,7 +93,7 @@ def _owner(frame: Frame, table: np.ndarray, limit: float) -> dict[str, float]:
     """
     figures = {}
     for level, size in ((1, 12), (2, 6)):
-        gt = cv2.LUT(frame.gt_luma[level], table).astype(np.float32)
+        gt = frame.gt_luma[level].astype(np.float32)
         difference = frame.lq_luma[level] - gt
         dx, dy = difference[:-1, 1:] - difference[:-1, :-1], difference[1:, :-1] - difference[:-1, :-1]
         gx, gy = gt[:-1, 1:] - gt[:-1, :-1], gt[1:, :-1] - gt[:-1, :-1]

@@ -6,7 +6,7 @@ from unirain_plugin.distill.voters.findings import Figures, Finding
 
 STREAK_LIMIT = 0.08
 """Share of the difference's structure that darkens. Streaks brighten whatever is behind them but the brightest."""
-DROP_LIMIT = 0.44
+DROP_LIMIT = 0.46
 """The same with two more signs, for drops, which darken and brighten."""
 
 

@@ -51,7 +51,7 @@ class Realism(DefaultVoter):
             found.exposure,
             found.colour,
             found.noise_apart,
-            found.hard_rain,
+            found.flat_rain,
         )
         own = [check(figures) for check in checks]
         return [*own, rain_in_clean(figures, rain_type), *outside(self._ranges, figures)]

@@ -39,7 +39,7 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
     luma = frame.gt_luma[0][::STRIDE, ::STRIDE].ravel()
     order = np.quantile(luma, np.arange(1, BINS) / BINS)
     bins = np.searchsorted(order, luma, side="right")
-    modes = _modes(rainy - clean, bins)
+    modes, floors = _modes(rainy - clean, bins)
     counts = np.bincount(bins, minlength=BINS)
     used = counts > SMALLEST_BIN
     levels = np.bincount(bins, weights=luma, minlength=BINS)[used] / counts[used]
@@ -47,12 +47,15 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
     curve = np.median(modes, axis=0)
     mist, explained = _mist(levels, curve)
     unit = 4 + 0.05 * levels
-    rest = (curve - explained) / unit
+    # Rain so dense that it shows nearly everywhere moves the mode, but leaves many pixels darker than that.
+    floor = np.clip(np.median(floors[:, used], axis=0), 0, np.maximum(curve, 0))
+    shift = np.where(curve > 0, np.minimum(curve - explained, floor), curve - explained)
+    rest = shift / unit
     worst = int(np.abs(rest).argmax())
     colour = (np.abs(modes - curve) / unit).max(axis=0).mean()
     figures = {
         "tone_shift": float(abs(rest[worst])),
-        "tone_levels": float((curve - explained)[worst]),
+        "tone_levels": float(shift[worst]),
         "mist": mist,
         "colour_shift": float(colour),
     }
@@ -60,12 +63,13 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
     return figures, np.clip(np.round(table), 0, 255).astype(np.uint8)
 
 
-def _modes(difference: np.ndarray, bins: np.ndarray) -> np.ndarray:
-    """The most frequent difference (3, BINS) of each channel and tone."""
+def _modes(difference: np.ndarray, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each channel and tone the most frequent difference, and the one that a fifth of the pixels stay below."""
     index = (np.arange(3)[None] * BINS + bins[:, None]) * 511 + difference + 255
     histogram = np.bincount(index.ravel(), minlength=3 * BINS * 511).reshape(3 * BINS, 511).astype(np.float32)
     smooth = cv2.filter2D(histogram, -1, _TRIANGLE, borderType=cv2.BORDER_CONSTANT)
-    return (smooth.argmax(axis=1) - 255).reshape(3, BINS).astype(float)
+    below = np.cumsum(histogram, axis=1) >= 0.2 * histogram.sum(axis=1, keepdims=True)
+    return tuple((which.argmax(axis=1) - 255).reshape(3, BINS).astype(float) for which in (smooth, below))
 
 
 def _mist(levels: np.ndarray, curve: np.ndarray) -> tuple[float, np.ndarray]:
