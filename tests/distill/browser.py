@@ -18,7 +18,6 @@ class Browser:
     """One page; ``click`` sends true mouse events to what lies at that place of the window."""
 
     def __init__(self, binary, profile):
-        self._to_browser, our_end = None, None
         read_in, self._write = os.pipe()
         self._read, write_out = os.pipe()
         shell = 'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"'  # Chromium reads from 3 and writes to 4
@@ -60,7 +59,8 @@ class Browser:
 
     def click(self, selector):
         where = self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'center'});"
             " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):

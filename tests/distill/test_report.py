@@ -23,7 +23,7 @@ def report(settings):
 
 
 def test_self_contained_escaped_and_reproducible(report):
-    path, statistics, settings = report
+    path, _, settings = report
     text = path.read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:image/jpeg;base64,)""", text) and "http" not in text
     assert "&lt;b&gt;mean&lt;/b&gt;" in text and "<b>mean</b>" not in text

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from unirain_plugin.distill.engines import build_engine
 from unirain_plugin.distill.engines.base import Engine
+from unirain_plugin.distill.engines.local import in_this_process
 from unirain_plugin.distill.inputs import (
     CandidateFile,
     file_digest,
@@ -32,7 +33,9 @@ from unirain_plugin.distill.results.files import MetaInfo, write_rows
 from unirain_plugin.distill.results.rows import result_rows
 from unirain_plugin.distill.results.statistics import Statistics
 from unirain_plugin.distill.shards import load_lines, save_lines, save_rows
-from unirain_plugin.distill.stages import STAGES
+from unirain_plugin.distill.stages import GROUPS, STAGES
+from unirain_plugin.distill.stages.base import WholeStage
+from unirain_plugin.distill.worker import Step
 from unirain_plugin.distill.workspace import Workspace, canonical_hash
 from unirain_plugin.errors import UniRainError
 
@@ -46,7 +49,7 @@ class Outcome:
     Attributes:
         statistics: As in ``statistics.json``.
         made: Stage → shards made in this run (the others were there).
-        seconds: Stage → time.
+        seconds: Group of stages → time.
         folder: Where the results are.
     """
 
@@ -85,12 +88,13 @@ class Pipeline:
             self.workspace.remove_leftovers()
             self.check()
             job = self._job(restart)
-            made, seconds = {}, {}
+            made: dict[str, int] = {}
+            seconds: dict[str, float] = {}
             try:
-                for name in STAGES:
+                for group in GROUPS:
                     start = time.perf_counter()
-                    made[name] = self._make(job, name)
-                    seconds[name] = time.perf_counter() - start
+                    made.update(self._make(job, group))
+                    seconds[" + ".join(group)] = time.perf_counter() - start
             finally:
                 self.engine.close()
             start = time.perf_counter()
@@ -168,20 +172,30 @@ class Pipeline:
             save_rows(folder, "offsets", offsets)
             save_lines(folder, "candidates", [self._file(manifest, root, count).to_json()])
 
-    def _make(self, job: Job, name: str) -> int:
-        """Make the missing shards of a stage."""
+    def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
+        """Make the missing shards of a group of stages; returns how many of each."""
+        missing = {name: self.workspace.missing(name, STAGES[name].shards(job)) for name in group}
+        units = _units(missing)
+        whole = all(issubclass(STAGES[name], WholeStage) for name in group)  # of one shard: not worth a worker
+        makers = in_this_process(job, units) if whole else self.engine.make(job, units)
+        bars = {name: self._bar(job, name, missing[name], place) for place, name in enumerate(group)}
+        try:
+            with interruptible(self.workspace.root):
+                for name, items in makers:
+                    bars[name].update(items)
+        finally:
+            for bar in reversed(bars.values()):
+                bar.close()
+        return {name: len(shards) for name, shards in missing.items()}
+
+    def _bar(self, job: Job, name: str, missing: list[int], place: int) -> tqdm:
+        """A stage's progress bar: count, rate, remaining time."""
         stage = STAGES[name]
-        missing = self.workspace.missing(name, stage.shards(job))
-        total = stage.items(job)
-        todo = sum(stage.items_in(job, shard) for shard in missing)
-        bar = tqdm(
-            total=total, initial=total - todo, desc=stage.title, unit=stage.unit, disable=self.quiet, file=sys.stderr,
-            mininterval=0.5, dynamic_ncols=True,
+        done = stage.items(job) - sum(stage.items_in(job, shard) for shard in missing)
+        return tqdm(
+            total=stage.items(job), initial=done, desc=stage.title, unit=stage.unit, disable=self.quiet,
+            file=sys.stderr, mininterval=0.5, dynamic_ncols=True, position=place,
         )  # fmt: skip
-        with bar, interruptible(self.workspace.root):
-            for items in self.engine.make(job, name, missing):
-                bar.update(items)
-        return len(missing)
 
     def _finish(self, context: Context) -> dict[str, Any]:
         """Write manifest, votes, meta-info files, statistics and report."""
@@ -207,6 +221,14 @@ class Pipeline:
         if examples is not None:
             examples.write(context, statistics.as_dict(), folder)
         return statistics.as_dict()
+
+
+def _units(missing: dict[str, list[int]]) -> list[list[Step]]:
+    """What one worker does in one go: a shard of a stage, and the same shard of the stage that waits for it."""
+    if "votes" not in missing:
+        return [[(name, shard)] for name, shards in missing.items() for shard in shards]
+    shards = sorted({shard for shards in missing.values() for shard in shards})
+    return [[(name, shard) for name in missing if shard in missing[name]] for shard in shards]
 
 
 @contextmanager

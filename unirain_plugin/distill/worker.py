@@ -1,4 +1,4 @@
-"""What runs in a worker process or actor: one stage, one shard at a time."""
+"""What runs in a worker process or actor: shards of stages, one at a time."""
 
 from __future__ import annotations
 
@@ -6,24 +6,35 @@ from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.base import Stage
 
+Step = tuple[str, int]
+"""A stage's name and a shard of it."""
+
 
 class Worker:
-    """Makes shards of one stage; models and arrays are built at the first shard and kept.
+    """Makes shards; models and arrays are built at the first shard that needs them and kept.
 
     Args:
         job: The job.
-        stage: Name of the stage.
     """
 
-    def __init__(self, job: Job, stage: str) -> None:
+    def __init__(self, job: Job) -> None:
         self._context = Context(job)
-        self._stage: Stage = STAGES[stage](self._context)
+        self._stages: dict[str, Stage] = {}
 
-    def make(self, shard: int) -> int:
-        """Make a shard unless it is there already; returns the number of items in it."""
-        if not self._context.workspace.is_done(self._stage.name, shard):
-            self._stage.run(shard)
-        return self._stage.items_in(self._context.job, shard)
+    def make(self, steps: list[Step]) -> list[tuple[str, int]]:
+        """Make shards, one after the other, unless they are there already.
+
+        Returns:
+            Stage and number of items of each that was made.
+        """
+        made = []
+        for name, shard in steps:
+            if not self._context.workspace.is_done(name, shard):
+                if name not in self._stages:
+                    self._stages[name] = STAGES[name](self._context)
+                self._stages[name].run(shard)
+                made.append((name, STAGES[name].items_in(self._context.job, shard)))
+        return made
 
     def close(self) -> None:
         """Free what was built."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from unirain_plugin.distill.job import Job
 from unirain_plugin.distill.options import EngineOptions
+from unirain_plugin.distill.worker import Step
 
 
 class Engine(ABC):
@@ -27,8 +28,11 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def make(self, job: Job, stage: str, shards: Sequence[int]) -> Iterator[int]:
-        """Make the shards of a stage, in any order; yields the number of items of each as it is finished.
+    def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
+        """Make shards; a unit's steps in order in one worker, units in any order.
+
+        Yields:
+            Stage and number of items of each shard that was made.
 
         Raises:
             UniRainError: The first error of a worker; shards finished until then are kept.

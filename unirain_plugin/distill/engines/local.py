@@ -13,10 +13,10 @@ from multiprocessing.connection import wait as wait_for
 from unirain_plugin.distill.engines.base import Engine
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Job
-from unirain_plugin.distill.worker import Worker, limit_threads
+from unirain_plugin.distill.worker import Step, Worker, limit_threads
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_arguments: tuple[Job, str] | None = None
+_job: Job | None = None
 _worker: Worker | None = None
 
 
@@ -27,50 +27,51 @@ class LocalEngine(Engine):
     quick to multiply. They end when the main process dies, however it dies.
     """
 
-    def make(self, job: Job, stage: str, shards: Sequence[int]) -> Iterator[int]:
+    def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
         """See the base class."""
-        if not shards:
+        if not units:
             return
-        workers = min(self.options.workers, len(shards))
+        workers = min(self.options.workers, len(units))
         if workers == 0:
-            yield from _in_this_process(job, stage, shards)
+            yield from in_this_process(job, units)
             return
         threads = max(1, (os.cpu_count() or 1) // self.options.workers)
         with _environment({name: str(threads) for name in _THREAD_VARIABLES}):
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["unirain_plugin.distill.engines.local"])
-            pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job, stage, threads))
+            pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job, threads))
             try:
-                waiting = {pool.submit(_make, shard) for shard in shards}
+                waiting = {pool.submit(_make, unit) for unit in units}
                 while waiting:
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     for future in done:
-                        yield future.result()
+                        yield from future.result()
             except BrokenProcessPool as error:
                 raise DistillError(
-                    f"a worker of the stage '{stage}' died (killed, or out of memory). Finished shards are kept: run "
-                    "again, with fewer workers or a smaller batch_size if memory was short."
+                    "a worker died (killed, or out of memory). Finished shards are kept: run again, with fewer workers "
+                    "or a smaller batch_size if memory was short."
                 ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_this_process(job: Job, stage: str, shards: Sequence[int]) -> Iterator[int]:
-    worker = Worker(job, stage)
+def in_this_process(job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
+    """Make the shards here and now."""
+    worker = Worker(job)
     try:
-        for shard in shards:
-            yield worker.make(shard)
+        for unit in units:
+            yield from worker.make(unit)
     finally:
         worker.close()
 
 
-def _start(job: Job, stage: str, threads: int) -> None:
-    global _arguments
+def _start(job: Job, threads: int) -> None:
+    global _job
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     limit_threads(threads)
-    _arguments = job, stage
+    _job = job
 
 
 def _end_with(sentinel: int) -> None:
@@ -79,11 +80,11 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _make(shard: int) -> int:
+def _make(unit: list[Step]) -> list[tuple[str, int]]:
     global _worker
     if _worker is None:  # not in the initializer: an error there would only be a broken pool
-        _worker = Worker(*_arguments)
-    return _worker.make(shard)
+        _worker = Worker(_job)
+    return _worker.make(unit)
 
 
 class _environment:  # noqa: N801  (used as a function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from unirain_plugin.distill.engines.base import Engine
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Job
 from unirain_plugin.distill.parts import require
+from unirain_plugin.distill.worker import Step
 from unirain_plugin.errors import UniRainError
 
 
@@ -30,16 +32,16 @@ class RayEngine(Engine):
         """See the base class."""
         require("ray.data", "'ray[data]'", "ray")
 
-    def make(self, job: Job, stage: str, shards: Sequence[int]) -> Iterator[int]:
+    def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
         """See the base class."""
-        if not shards:
+        if not units:
             return
         ray = self._connect()
-        actors = min(self.options.workers, len(shards))
-        rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        made = rows.map_batches(
+        actors = min(self.options.workers, len(units))
+        rows = [{"unit": json.dumps(unit)} for unit in units]
+        made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             ShardMaker,
-            fn_constructor_kwargs={"job": job, "stage": stage, "folder": os.getcwd(), "modules": list(sys.path)},
+            fn_constructor_kwargs={"job": job, "folder": os.getcwd(), "modules": list(sys.path)},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=1,
@@ -48,7 +50,7 @@ class RayEngine(Engine):
         for row in made.iter_rows():
             if row["error"]:
                 raise DistillError(row["error"])
-            yield int(row["items"])
+            yield from (tuple(pair) for pair in json.loads(row["made"]))
 
     def close(self) -> None:
         """See the base class; a cluster that was there before stays."""
@@ -80,27 +82,27 @@ class RayEngine(Engine):
 class ShardMaker:
     """The actor: a worker behind Ray Data's batch interface. A user's mistake comes back as text, not as a crash."""
 
-    def __init__(self, job: Job, stage: str, folder: str, modules: list[str]) -> None:
+    def __init__(self, job: Job, folder: str, modules: list[str]) -> None:
         from unirain_plugin.distill.worker import Worker, limit_threads
 
         if os.path.isdir(folder):  # relative paths and the user's modules mean the same here as at home
             os.chdir(folder)
         sys.path += [path for path in modules if path not in sys.path]
         limit_threads(1)
-        self._arguments, self._worker = (job, stage), None
-        self._build = Worker
+        self._job, self._build = job, Worker
+        self._worker: Worker | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Make the shards of a batch."""
-        items, errors = [], []
-        for shard in batch["shard"].tolist():
-            count, text = 0, ""
+        made, errors = [], []
+        for unit in batch["unit"].tolist():
+            done, text = [], ""
             try:
                 if self._worker is None:
-                    self._worker = self._build(*self._arguments)
-                count = self._worker.make(shard)
+                    self._worker = self._build(self._job)
+                done = self._worker.make(json.loads(unit))
             except UniRainError as error:
                 text = str(error)
-            items.append(count)
+            made.append(json.dumps(done))
             errors.append(text)
-        return {"items": np.array(items, np.int64), "error": np.array(errors, dtype=object)}
+        return {"made": np.array(made, dtype=object), "error": np.array(errors, dtype=object)}

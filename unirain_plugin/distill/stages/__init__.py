@@ -14,3 +14,12 @@ STAGES: dict[str, type[Stage]] = {
     for stage in (DescribeReferences, DescribeCandidates, FindDuplicates, BuildIndex, Retrieve, AskVoters)
 }
 """Stage name → class, in the order in which they run."""
+
+GROUPS: tuple[tuple[str, ...], ...] = (
+    ("references", "candidates"),
+    ("duplicates",),
+    ("index",),
+    ("retrieval", "votes"),
+)
+"""Stages that the same workers do together. Within a group a shard depends at most on the same shard of the stage
+before it; so the first group's shards are all independent, and the last group's are made in pairs."""
