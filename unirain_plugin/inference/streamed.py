@@ -1,0 +1,229 @@
+"""UniRain on a picture of any size, exactly: layer by layer, each layer piece by piece.
+
+Tiles that are restored on their own see other pictures than the whole: channel attention mixes channels by sums over
+all pixels, and the hard mixtures route by means over all pixels. So nothing is cut before the network but every layer
+is computed in bands, twice where it needs to know the whole: first the sums (attention's q·kᵀ and norms, the routers'
+means), then the values with these. Every other layer reaches one pixel far, and a band carries that halo. The result is
+that of the whole picture up to the order of float sums: no overlap, no blending, no seam, and nothing computed twice
+but the halo rows and a normalisation. Apart from a band, memory holds one map for each level, changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unirain_plugin.archs.blocks import TransformerBlock
+from unirain_plugin.archs.dispatch import dispatch_dense, dispatch_images
+from unirain_plugin.archs.experts import depthwise_3x3
+from unirain_plugin.archs.moe import HardMoE, SoftMoE, pool_windows, spread_windows
+from unirain_plugin.archs.padding import pad_to_multiple
+from unirain_plugin.archs.routing import choose_top_k
+from unirain_plugin.archs.streaming import can_stream, compute_dtype, expanded_strips
+from unirain_plugin.archs.unirain_arch import UniRain
+from unirain_plugin.inference.feature_maps import MapStore
+
+
+def restore_streamed(net: UniRain, image: Tensor, store: MapStore) -> Tensor:
+    """The network's output for one picture.
+
+    Autocast, where it is on, applies as to the network itself.
+
+    Args:
+        net: The network, in evaluation mode, on the store's device.
+        image: ``(1, 3, H, W)`` float32 in the host's memory, RGB in [0, 1].
+        store: Where and in what pieces.
+
+    Returns:
+        ``(1, 3, H, W)`` float32 in the host's memory, not clamped.
+    """
+    with torch.no_grad():
+        return _Streamed(net, store).run(image)
+
+
+class _Streamed:
+    """One evaluation. Maps are ``(H, W, C)``, pieces of them ``(1, rows, W, C)``."""
+
+    def __init__(self, net: UniRain, store: MapStore) -> None:
+        self.net, self.store = net, store
+
+    def run(self, image: Tensor) -> Tensor:
+        net = self.net
+        padded = pad_to_multiple(image, net.stride)[0].permute(1, 2, 0)
+        # A decoder's map takes the place of the encoder's, which it is fused from: one allocation a level.
+        widths = [max(fuse.skip.weight.shape) for fuse in net.fuse] + [net.options.channels(len(net.fuse))]
+        places = [self._embed(padded, widths[0])]
+        x = places[0][..., : net.options.channels(0)]
+        for level, stage in enumerate(net.encoder):
+            if level:
+                x, place = self._down(level, x, widths[level])
+                places.append(place)
+            for block in stage:
+                self._block(block, x)
+        places.pop()
+        for level in reversed(range(len(net.decoder))):
+            x = self._fuse(level, places.pop(), x)
+            for block in net.decoder[level]:
+                self._block(block, x)
+        for block in net.refinement:
+            self._block(block, x)
+        return self._output(padded, x)[..., : image.shape[2], : image.shape[3]]
+
+    def _embed(self, padded: Tensor, width: int) -> Tensor:
+        place = None
+        for top, bottom in self.store.bands(*padded.shape[:2]):
+            piece, above = self.store.read(padded, top, bottom, halo=1)
+            y = self.net.embed(piece)[0, above : above + bottom - top]
+            if place is None:
+                place = self.store.allocate(*padded.shape[:2], width, y.dtype)
+            place[top:bottom, :, : y.shape[-1]] = y.to(place.device)
+        return place
+
+    def _down(self, level: int, x: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        height, columns, _ = x.shape
+        place = self.store.allocate(height // 2, columns // 2, width, x.dtype)
+        out = place[..., : self.net.options.channels(level)]
+        for top, bottom in self.store.bands(height, columns, 2):
+            piece, above = self.store.read(x, top, bottom, halo=2)
+            y = self.net.down[level - 1](piece)[0, above // 2 :]
+            out[top // 2 : bottom // 2] = y[: (bottom - top) // 2].to(out.device)
+        return out, place
+
+    def _fuse(self, level: int, place: Tensor, x: Tensor) -> Tensor:
+        fuse = self.net.fuse[level]
+        out, skip = place[..., : fuse.skip.out_features], place[..., : fuse.skip.in_features]
+        for top, bottom in self.store.bands(*out.shape[:2], 2):
+            piece, above = self.store.read(x, top // 2, bottom // 2, halo=1)
+            up = self.net.up[level](piece)[:, 2 * above : 2 * above + bottom - top]
+            y = fuse(self.store.read(skip, top, bottom)[0], up)
+            out[top:bottom] = y[0].to(out.device)
+        return out
+
+    def _output(self, padded: Tensor, x: Tensor) -> Tensor:
+        out = torch.empty_like(padded, memory_format=torch.contiguous_format)
+        for top, bottom in self.store.bands(*x.shape[:2]):
+            piece, above = self.store.read(x, top, bottom, halo=1)
+            y = self.net.output(piece)[0, above : above + bottom - top]
+            out[top:bottom] = padded[top:bottom] + y.to("cpu", torch.float32)
+        return out.permute(2, 0, 1)[None]
+
+    def _block(self, block: TransformerBlock, x: Tensor) -> None:
+        routing = _Routing(block.feed_forward, x.shape[0], x.shape[1])
+        self._attention(block, x, routing)
+        self.store.update(x, lambda piece, first: routing.evaluate(block.norm2(piece), first), routing.multiple)
+
+    def _attention(self, block: TransformerBlock, x: Tensor, routing: _Routing) -> None:
+        attention, channels = block.attention, x.shape[-1]
+        products = squares = 0.0
+        for top, bottom in self.store.bands(*x.shape[:2]):
+            piece, above = self.store.read(x, top, bottom, halo=1)
+            rows = slice(above, above + bottom - top)
+            qk = attention.qkv[: 2 * channels], attention.depthwise[: 2 * channels]
+            for z in _expanded(block.norm1(piece), *qk, rows):
+                z = z.reshape(-1, 2 * channels)
+                z = z.float() if z.dtype == torch.float16 else z  # sums over many pixels would overflow
+                q, k = z.unflatten(-1, (2, attention.heads, -1)).unbind(1)
+                products = products + (q.permute(1, 2, 0) @ k.transpose(0, 1)).float()
+                squares = squares + z.square().sum(0, dtype=torch.float32)
+        mix = _mixing(attention, products, squares)
+        value = attention.qkv[2 * channels :], attention.depthwise[2 * channels :]
+
+        def mixed_values(piece: Tensor, first: int) -> Tensor:
+            every_row = slice(0, piece.shape[1])
+            strips = [v @ mix.to(v.dtype) for v in _expanded(block.norm1(piece), *value, every_row)]
+            return torch.cat(strips)[None]
+
+        self.store.update(x, mixed_values)
+        if routing.needs_overview:
+            for top, bottom in self.store.bands(*x.shape[:2], routing.multiple):
+                routing.observe(block.norm2(self.store.read(x, top, bottom)[0]))
+
+
+def _mixing(attention: nn.Module, products: Tensor, squares: Tensor) -> Tensor:
+    """(W_o · A)ᵀ, ``(C, C)``, from the sums over all pixels."""
+    q_norm, k_norm = squares.sqrt().unflatten(-1, (2, attention.heads, -1)).unbind(0)
+    scores = products / (q_norm.unsqueeze(-1) * k_norm.unsqueeze(-2)).clamp_min(1e-12)
+    weights = (scores * attention.temperature.view(-1, 1, 1)).softmax(-1)
+    return attention._folded(weights[None])[0]
+
+
+def _expanded(x: Tensor, expand: Tensor, depthwise: Tensor, rows: slice) -> Iterator[Tensor]:
+    """D(W · x) of the given rows of a piece, in one or several strips ``(rows, W, channels)``."""
+    if not can_stream(x):
+        yield depthwise_3x3(F.linear(x, expand), depthwise)[0, rows]
+        return
+    dtype = compute_dtype(x)
+    with torch.autocast(x.device.type, enabled=False):
+        x, expand, depthwise = (t.to(dtype) for t in (x, expand, depthwise))
+        for top, bottom, z in expanded_strips(x[0], expand, depthwise):
+            start, stop = max(rows.start, top), min(rows.stop, bottom)
+            if start < stop:
+                yield z[start - top : stop - top]
+
+
+class _Routing:
+    """The feed-forward of a block with its routing decided once, from the whole map.
+
+    Args:
+        layer: The feed-forward, a mixture or dense.
+        height: Rows of the map.
+        width: Columns of the map.
+    """
+
+    def __init__(self, layer: nn.Module, height: int, width: int) -> None:
+        self.layer, self.size = layer, (height, width)
+        kind = getattr(layer, "routing", "none")
+        self.needs_overview = kind in ("image", "window")
+        self.by_window = kind == "window"
+        self.multiple = layer.window if self.by_window else 1
+        self._means: list[Tensor] = []
+        self._decision: tuple[Tensor, Tensor] | None = None
+
+    def observe(self, x: Tensor) -> None:
+        """Take in the next rows of the normalised map, ``(1, rows, W, C)``, from the top down."""
+        if self.by_window:
+            self._means.append(pool_windows(x, self.layer.window))
+        else:
+            self._means.append(x.sum((0, 1, 2), dtype=torch.float32))
+
+    def evaluate(self, x: Tensor, first: int) -> Tensor:
+        """The feed-forward of the rows from ``first`` on: ``(1, rows, W, C)`` to the same shape."""
+        if not self.needs_overview:
+            return self.layer(x)[0]
+        if self._decision is None:
+            self._decision = self._decide()
+        chosen, weights = self._decision
+        if self.by_window:
+            weights = self._rows(weights, first, x.shape[1])
+        if isinstance(self.layer, SoftMoE):
+            return self.layer.experts.forward_all(x, weights)
+        if self.by_window:
+            return dispatch_dense(x, self.layer.experts, weights)
+        return dispatch_images(x, self.layer.experts, chosen, weights)
+
+    def _decide(self) -> tuple[Tensor, Tensor]:
+        """Chosen experts ``(1, U, K)`` and weights: ``(1, U, K)`` for pictures, else ``(1, rows, columns, E)``."""
+        if self.by_window:
+            means = torch.cat(self._means, 1)
+        else:
+            means = torch.stack(self._means).sum(0).div(self.size[0] * self.size[1]).view(1, 1, 1, -1)
+        logits = self.layer.router(means)
+        if not isinstance(self.layer, HardMoE):
+            probabilities = logits.softmax(-1)
+            return probabilities, probabilities
+        chosen, weights, _ = choose_top_k(logits.flatten(1, 2), self.layer.top_k)
+        if self.by_window:
+            mask = torch.zeros_like(logits).flatten(1, 2).scatter(-1, chosen, weights)
+            weights = mask.view_as(logits)
+        return chosen, weights
+
+    def _rows(self, weights: Tensor, first: int, rows: int) -> Tensor:
+        """The windows' weights at the pixels of some rows: ``(1, rows, W, E)``."""
+        window = self.layer.window
+        start, stop = first // window, (first + rows - 1) // window + 1
+        spread = spread_windows(weights[:, start:stop], window, self.size[0], self.size[1])
+        offset = first - start * window
+        return spread[:, offset : offset + rows]
