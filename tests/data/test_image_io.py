@@ -110,3 +110,16 @@ def test_damage_in_the_part_that_is_decoded_is_found():
     data[len(data) // 2] ^= 0x55
     with pytest.raises(DataError, match=r"bad\.png.*damaged"):
         EncodedImage(bytes(data), "bad.png").decode_rows(100)
+
+
+@pytest.mark.parametrize("able", [{"partial": True, "simplejpeg": False}, {"partial": False, "simplejpeg": False}])
+def test_without_the_faster_decoders_the_pixels_are_the_same(monkeypatch, able):
+    data = encode(picture(200, 48), ".jpg")
+    expected = EncodedImage(data, "x").decode()[:60]
+    monkeypatch.setattr(partial_decode, "decoders", lambda: able)
+    rows = EncodedImage(data, "x").decode_rows(60)
+    assert np.array_equal(rows[:60], expected) and (rows.shape[0] == 200) == (not able["partial"])
+
+
+def test_this_installation_decodes_parts():
+    assert partial_decode.decoders()["partial"]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.image_header import ImageHeader, other_orientation, read_header
-from unirain_plugin.data.partial_decode import upper_part
+from unirain_plugin.data.partial_decode import decode_part, upper_part
 from unirain_plugin.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
@@ -84,7 +84,7 @@ class EncodedImage:
         if self._pixels is not None or self.header is None:
             return self.decode()
         part = upper_part(self.data, self.header, stop, self.name)
-        image = None if part is None else cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
+        image = None if part is None else decode_part(part, self.header)
         if image is None or image.shape[0] < min(stop, self.height) or image.shape[1] != self.width:
             return self.decode()  # which tells what is wrong, if something is
         return image
