@@ -6,7 +6,7 @@ import pytest
 from basicsr.metrics import calculate_ssim
 from rain_pictures import photographs
 
-from unirain_plugin.distill.retrieval.ssim import TermsCache, ssim, ssim_one_to_many, ssim_terms
+from unirain_plugin.distill.retrieval.ssim import ssim, ssim_of_pairs, ssim_one_to_many, ssim_terms
 
 
 def pictures():
@@ -38,10 +38,12 @@ def test_sizes_must_agree():
         ssim(np.zeros((16, 16), np.uint8), np.zeros((16, 17), np.uint8))
 
 
-def test_cache_is_bounded_and_right():
-    planes = [image[..., 0] for image in pictures()]
+def test_pairs_share_prepared_references_and_are_symmetric():
+    planes = np.stack([image[..., 0] for image in pictures()])
+    rows = [np.array([3, 1, 7]), np.array([], np.int64), np.array([7]), np.array([1, 3])]
     loads = []
-    cache = TermsCache(lambda row: loads.append(row) or planes[row], limit=2)
-    for row in (0, 1, 0, 2, 0, 1):
-        np.testing.assert_array_equal(cache[row].mean, ssim_terms(planes[row]).mean)
-    assert loads == [0, 1, 2, 1]  # 0 was used again before 2 came, so 1 had to go
+    values = ssim_of_pairs(planes[:4], rows, lambda row: loads.append(row) or planes[row])
+    assert loads == [1, 3, 7]
+    for query, (numbers, found) in enumerate(zip(rows, values, strict=True)):
+        wanted = ssim_one_to_many(ssim_terms(planes[query]), [ssim_terms(planes[n]) for n in numbers])
+        np.testing.assert_array_equal(found, wanted)

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unirain_plugin.distill.retrieval.ssim import TermsCache, ssim_one_to_many, ssim_terms
+from unirain_plugin.distill.retrieval.ssim import ssim_of_pairs
 from unirain_plugin.distill.retrieval.text_index import TextIndex
+
+_BLOCK = 256
+"""Queries that go through the levels together: their SSIM terms take 75 MB at 128²."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,6 @@ class Cascade:
             raise ValueError(f"the cascade narrows: expected k1 ≥ k2 ≥ k3 ≥ 1, got {k1}, {k2}, {k3}.")
         self._index, self._references = index, references
         self._k1, self._k2, self._k3 = k1, k2, k3
-        self._terms = TermsCache(references.thumbnails.__getitem__)
 
     def retrieve(self, text: np.ndarray, visual: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Retrieve S(q) for a batch.
@@ -53,15 +55,29 @@ class Cascade:
         """
         rows = np.full((len(text), self._k3), -1, np.int64)
         similarities = np.zeros((len(text), self._k3, 3))
-        for i, (c1, s_txt) in enumerate(self._index.nearest(text, self._k1)):
-            s_vis = cosine(visual[i], self._references.visual[c1])
-            keep = np.lexsort((c1, -s_vis))[: self._k2]
-            c2 = c1[keep]
-            s_perc = ssim_one_to_many(ssim_terms(np.asarray(thumbnails[i])), [self._terms[int(row)] for row in c2])
-            best = np.lexsort((c2, -s_perc))[: self._k3]
-            rows[i, : len(best)] = c2[best]
-            similarities[i, : len(best)] = np.stack([s_txt[keep][best], s_vis[keep][best], s_perc[best]], axis=1)
+        for start in range(0, len(text), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            levels = [
+                self._visual(query, *found)
+                for query, found in zip(visual[block], self._semantic(text[block]), strict=True)
+            ]
+            structural = ssim_of_pairs(
+                thumbnails[block], [c2 for c2, _ in levels], self._references.thumbnails.__getitem__
+            )
+            for i, ((c2, first_two), s_perc) in enumerate(zip(levels, structural, strict=True), start):
+                best = np.lexsort((c2, -s_perc))[: self._k3]
+                rows[i, : len(best)] = c2[best]
+                similarities[i, : len(best)] = np.column_stack([first_two[best], s_perc[best]])
         return rows, similarities
+
+    def _semantic(self, text: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        return self._index.nearest(text, self._k1)
+
+    def _visual(self, query: np.ndarray, c1: np.ndarray, s_txt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of C2, most similar first, and their s_txt and s_vis (k2, 2)."""
+        s_vis = cosine(query, self._references.visual[c1])
+        keep = np.lexsort((c1, -s_vis))[: self._k2]
+        return c1[keep], np.column_stack([s_txt[keep], s_vis[keep]])
 
 
 def cosine(query: np.ndarray, rows: np.ndarray) -> np.ndarray:

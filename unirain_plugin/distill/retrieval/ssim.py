@@ -7,7 +7,6 @@ computed once per image instead of once per pair, and a pair's arrays so small t
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -90,27 +89,31 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-class TermsCache:
-    """Keeps the terms of the most recently used reference thumbnails, at most ``limit`` of them.
+def ssim_of_pairs(
+    queries: np.ndarray, rows: Sequence[np.ndarray], load: Callable[[int], np.ndarray]
+) -> list[np.ndarray]:
+    """SSIM of each query with references of its own, each reference prepared once however many queries share it.
 
     Args:
-        load: Row number → uint8 plane.
-        limit: 512 thumbnails of 128² take 150 MB.
+        queries: uint8 planes (n, S, S).
+        rows: For each query the numbers of its references.
+        load: Number → uint8 plane (S, S).
+
+    Returns:
+        For each query its values, float64, in the order of ``rows``.
     """
-
-    def __init__(self, load: Callable[[int], np.ndarray], limit: int = 512) -> None:
-        self._load, self._limit = load, limit
-        self._terms: OrderedDict[int, SsimTerms] = OrderedDict()
-
-    def __getitem__(self, row: int) -> SsimTerms:
-        terms = self._terms.get(row)
-        if terms is None:
-            terms = self._terms[row] = ssim_terms(np.asarray(self._load(row)))
-            if len(self._terms) > self._limit:
-                self._terms.popitem(last=False)
-        else:
-            self._terms.move_to_end(row)
-        return terms
+    terms = [ssim_terms(np.asarray(query)) for query in queries]
+    values = [np.empty(len(numbers), np.float64) for numbers in rows]
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for query, numbers in enumerate(rows):
+        for place, number in enumerate(numbers.tolist()):
+            wanted.setdefault(number, []).append((query, place))
+    for number in sorted(wanted):  # in the order of the file
+        pairs = wanted[number]
+        found = ssim_one_to_many(ssim_terms(np.asarray(load(number))), [terms[query] for query, _ in pairs])
+        for (query, place), value in zip(pairs, found, strict=True):
+            values[query][place] = value
+    return values
 
 
 def _blur(plane: np.ndarray) -> np.ndarray:

@@ -1,0 +1,225 @@
+"""``benchmark retrieval``: the cascade at scale on synthetic features, and SSIM against the toolbox's loop.
+
+References and candidates lie on the disk as the pipeline keeps them (memory-mapped ``.npy`` files); every size runs in
+a process of its own, so that peak memory is that size's. All candidates' features are written; ``--queries`` of them,
+spread over the whole, go through the three levels, and the time of the rest is extrapolated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unirain_plugin.distill.retrieval.cascade import ReferenceArrays, cosine
+from unirain_plugin.distill.retrieval.ssim import ssim_of_pairs, ssim_one_to_many, ssim_terms
+from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index
+from unirain_plugin.errors import OptionError
+
+_BLOCK = 4096
+_BATCH = 256
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print. Returns the exit status."""
+    args = _parser().parse_args(argv)
+    for name in ("references", "candidates", "queries", "text_dim", "visual_dim", "k1", "k2"):
+        if getattr(args, name) < 1:
+            raise OptionError(f"--{name.replace('_', '-')}: expected 1 or more, found {getattr(args, name)}.")
+    if args.size < 11 or args.queries > args.candidates:
+        raise OptionError(f"expected --size ≥ 11 and --queries ≤ --candidates; found {args.size}, {args.queries}.")
+    rows = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(args.dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="unirain_benchmark_")))
+        candidates = _write_features(folder / "candidates", args.candidates, args.text_dim, args.visual_dim, 1)
+        for count in sorted({max(args.k1, args.references // step) for step in (100, 10, 1)}):
+            rows.append(_in_a_process(args, folder, candidates, count))
+            _print_row(args, rows[-1], header=len(rows) == 1)
+    speed = ssim_speed(args.size, args.k2)
+    sys.stdout.write(
+        f"\nSSIM of one query with {args.k2} cached thumbnails of {args.size}²: {speed['ours']:.0f} µs a pair, "
+        f"calculate_ssim's loop {speed['toolbox']:.0f} µs: {speed['toolbox'] / speed['ours']:.1f} times as fast in one "
+        f"thread, largest difference {speed['difference']:.1e}; preparing a thumbnail once: {speed['prepare']:.0f} µs\n"
+    )
+    if args.json:
+        Path(args.json).write_text(json.dumps({"sizes": rows, "ssim": speed}, indent=1) + "\n", encoding="utf-8")
+    if args.plot:
+        Path(args.plot).write_text(_plot(rows), encoding="utf-8")
+        sys.stdout.write(f"growth with size: {args.plot}\n")
+    return 0
+
+
+def ssim_speed(size: int, count: int, repeats: int = 15) -> dict[str, float]:
+    """Our SSIM and the toolbox's loop in turn on the same pictures, one thread; microseconds a pair, best of all."""
+    from basicsr.metrics import calculate_ssim
+
+    planes = _thumbnails(np.random.default_rng(0), count + 1, size)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    terms = [ssim_terms(plane) for plane in planes[1:]]
+    times: dict[str, list[float]] = {"ours": [], "toolbox": [], "prepare": []}
+    for _ in range(repeats):
+        start = time.perf_counter()
+        ours = ssim_one_to_many(ssim_terms(planes[0]), terms)
+        middle = time.perf_counter()
+        theirs = [calculate_ssim(planes[0][..., None], plane[..., None], 0) for plane in planes[1:]]
+        end = time.perf_counter()
+        _ = [ssim_terms(plane) for plane in planes[1:]]
+        times["ours"].append(middle - start)
+        times["toolbox"].append(end - middle)
+        times["prepare"].append(time.perf_counter() - end)
+    cv2.setNumThreads(threads)
+    result = {name: min(values) / count * 1e6 for name, values in times.items()}
+    return {**result, "difference": float(np.abs(ours - theirs).max())}
+
+
+def _in_a_process(args: argparse.Namespace, folder: Path, candidates: dict[str, np.ndarray], count: int) -> dict:
+    """One size in a fresh process, so that its peak memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    parent, child = context.Pipe()
+    paths = {name: str(array.filename) for name, array in candidates.items()}
+    process = context.Process(target=_measure, args=(child, vars(args), str(folder), paths, count))
+    process.start()
+    child.close()
+    try:
+        return parent.recv()
+    except EOFError as error:
+        raise OptionError(f"the process for {count} references died; see its message above.") from error
+    finally:
+        process.join()
+
+
+def _measure(pipe: object, options: dict, folder: str, candidates: dict[str, str], count: int) -> None:
+    from unirain_plugin.distill.worker import limit_threads
+
+    limit_threads(1)
+    args = argparse.Namespace(**options)
+    arrays = _write_features(Path(folder) / f"references{count}", count, args.text_dim, args.visual_dim, 0)
+    arrays["thumbnails"] = _write_thumbnails(Path(folder) / f"references{count}", count, args.size)
+    references = ReferenceArrays(**arrays)
+    start = time.perf_counter()
+    index = TextIndex(build_index(references.text, np.arange(count), args.index), np.arange(count), references.text)
+    build = time.perf_counter() - start
+    text, visual = (np.load(candidates[name], mmap_mode="r") for name in ("text", "visual"))
+    chosen = np.linspace(0, len(text) - 1, args.queries).astype(np.int64)
+    queries = _thumbnails(np.random.default_rng(2), _BATCH, args.size)
+    seconds = np.zeros(3)
+    for first in range(0, len(chosen), _BATCH):
+        rows = chosen[first : first + _BATCH]
+        start = time.perf_counter()
+        found = index.nearest(text[rows], min(args.k1, count))
+        middle = time.perf_counter()
+        kept = []
+        for (c1, _), query in zip(found, visual[rows], strict=True):
+            similarity = cosine(query, references.visual[c1])
+            kept.append(c1[np.lexsort((c1, -similarity))[: args.k2]])
+        end = time.perf_counter()
+        ssim_of_pairs(queries[: len(kept)], kept, references.thumbnails.__getitem__)
+        seconds += (middle - start, end - middle, time.perf_counter() - end)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    pipe.send({"references": count, "build": build, "levels": (seconds / len(chosen)).tolist(), "peak_gib": peak})  # type: ignore[attr-defined]
+    pipe.close()  # type: ignore[attr-defined]
+
+
+def _write_features(folder: Path, count: int, text_dim: int, visual_dim: int, seed: int) -> dict[str, np.ndarray]:
+    """Synthetic vectors in clusters, as captions and scenes come, written block by block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, arrays = np.random.default_rng(seed), {}
+    for name, dimensions in (("text", text_dim), ("visual", visual_dim)):
+        centres = np.random.default_rng(7).normal(size=(512, dimensions)).astype(np.float32)
+        path = folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dimensions))
+        for start in range(0, count, _BLOCK):
+            rows = min(_BLOCK, count - start)
+            noise = rng.standard_normal((rows, dimensions), dtype=np.float32)
+            array[start : start + rows] = centres[rng.integers(0, len(centres), rows)] + 0.5 * noise
+        array.flush()
+        arrays[name] = np.load(path, mmap_mode="r")
+    return arrays
+
+
+def _write_thumbnails(folder: Path, count: int, size: int) -> np.ndarray:
+    path, rng = folder / "thumbnails.npy", np.random.default_rng(3)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size))
+    block = _thumbnails(rng, 64, size)
+    for start in range(0, count, len(block)):  # the content does not matter for time; a shift keeps rows apart
+        rows = min(len(block), count - start)
+        array[start : start + rows] = np.roll(block[:rows], start % size, axis=1)
+    array.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def _thumbnails(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+    coarse = rng.integers(0, 256, (count, 9, 9), dtype=np.uint8)
+    return np.stack([cv2.resize(plane, (size, size), interpolation=cv2.INTER_CUBIC) for plane in coarse])
+
+
+def _print_row(args: argparse.Namespace, row: dict, header: bool) -> None:
+    if header:
+        sys.stdout.write(
+            f"{args.candidates} candidates, {args.queries} of them measured, one thread; K1 {args.k1}, K2 {args.k2}, "
+            f"index {args.index}, {args.text_dim} + {args.visual_dim} dimensions, thumbnails {args.size}²\n"
+            "references  build s  text ms  visual ms  SSIM ms  queries/s  all candidates, 2 workers  peak GiB\n"
+        )
+    text, visual, structural = (1000 * seconds for seconds in row["levels"])
+    total = sum(row["levels"])
+    sys.stdout.write(
+        f"{row['references']:10d} {row['build']:8.2f} {text:8.3f} {visual:10.3f} {structural:8.3f} {1 / total:10.0f} "
+        f"{total * args.candidates / 2 / 3600:24.2f} h {row['peak_gib']:9.2f}\n"
+    )
+    sys.stdout.flush()
+
+
+def _plot(rows: list[dict]) -> str:
+    """Milliseconds a query and peak memory over the number of references (logarithmic), as SVG."""
+    sizes = np.log10([row["references"] for row in rows])
+    across = 60 + 400 * (sizes - sizes[0]) / max(1e-9, float(sizes[-1] - sizes[0]))
+    curves = {
+        "ms a query": ([1000 * sum(row["levels"]) for row in rows], "#1f5fa8"),
+        "peak GiB": ([row["peak_gib"] for row in rows], "#b3362b"),
+    }
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="520" height="300" font-family="sans-serif" font-size="12">'
+    ]
+    parts.append('<rect width="520" height="300" fill="#fff"/><path d="M60 20V250H480" fill="none" stroke="#444"/>')
+    for x, row in zip(across, rows, strict=True):
+        parts.append(f'<text x="{x:.0f}" y="268" text-anchor="middle">{row["references"]}</text>')
+    parts.append('<text x="270" y="290" text-anchor="middle">references</text>')
+    for place, (title, (values, colour)) in enumerate(curves.items()):
+        points = [(x, 250 - 210 * value / max(values)) for x, value in zip(across, values, strict=True)]
+        parts.append(
+            f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" fill="none" stroke="{colour}"/>'
+        )
+        parts += [
+            f'<text x="{x:.1f}" y="{y - 5:.1f}" text-anchor="middle" fill="{colour}">{value:.2f}</text>'
+            for (x, y), value in zip(points, values, strict=True)
+        ]
+        parts.append(f'<text x="70" y="{20 + 16 * place}" fill="{colour}">{title}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmark.py retrieval", description=__doc__)
+    add = parser.add_argument
+    add("--references", type=int, default=100_000, metavar="N", help="real images (default 100000)")
+    add("--candidates", type=int, default=2_000_000, metavar="N", help="pairs (default 2000000)")
+    add("--queries", type=int, default=2048, metavar="N", help="candidates really retrieved for (default 2048)")
+    add("--text-dim", type=int, default=58, metavar="D", help="dimensions of captions (default 58: attributes)")
+    add("--visual-dim", type=int, default=43, metavar="D", help="dimensions of images (default 43: statistics)")
+    add("--size", type=int, default=128, metavar="S", help="working size of SSIM (default 128)")
+    add("--k1", type=int, default=100, metavar="K", help="default 100")
+    add("--k2", type=int, default=20, metavar="K", help="default 20")
+    add("--index", default="Flat", metavar="FACTORY", help="FAISS index (default Flat)")
+    add("--dir", metavar="DIR", help="folder for the features, 3 GB (default: a temporary one, removed)")
+    add("--json", metavar="FILE", help="also write the figures there")
+    add("--plot", metavar="FILE", help="draw the growth with size there (SVG)")
+    return parser
