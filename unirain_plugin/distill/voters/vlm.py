@@ -1,0 +1,161 @@
+"""Voter that asks a vision-language model (the paper's generation stage, §2)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from unirain_plugin.distill.errors import ServiceError
+from unirain_plugin.distill.records import Vote, VoteTask
+from unirain_plugin.distill.registry import VOTER
+from unirain_plugin.distill.vlm_client import UnusableReplyError, VlmClient
+from unirain_plugin.distill.voters.base import Cost, Voter
+from unirain_plugin.distill.voters.vlm_cache import ReplyCache, default_folder
+from unirain_plugin.distill.voters.vlm_prompt import contact_sheet, fill, load_prompt, pictures
+from unirain_plugin.distill.voters.vlm_verdict import SCHEMA, parse_verdict
+from unirain_plugin.errors import OptionError
+
+MODES = ("several", "sheet")
+_REFUSALS = 4
+"""When a server refuses all of this many requests, the requests are wrong, not the pairs."""
+
+
+@VOTER.register()
+class Vlm(Voter):
+    """Shows the pair and its retrieved references to a model and takes its verdict.
+
+    A reply without exactly one valid verdict is an abstention with the reason and the raw reply recorded. It is asked
+    only while the majority is open (``costly``).
+
+    Args:
+        base_url: Server's address up to ``/v1``.
+        model: The model's name there.
+        name: Unique name within the pipeline.
+        images: ``several`` pictures with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet``
+            for models that are weak with several.
+        prompt: Template file; None for :data:`.vlm_prompt.DEFAULT_PROMPT`.
+        cache: Folder of replies; None for :func:`.vlm_cache.default_folder`, False for no cache.
+        concurrency: Requests at a time.
+        api_key_env: Environment variable with the key (see :class:`.VlmClient`, also for the remaining keys).
+        max_tokens: Longest reply.
+        temperature: Of the decoding.
+        seed: Of the decoding; None leaves it out.
+        timeout: Seconds a request.
+        retries: After passing failures.
+        backoff: Seconds before the first retry.
+        max_side: Longer side of the pictures sent, at most 768 pixels.
+        extra_body: Further fields of the request.
+    """
+
+    registry_name = "vlm"
+    costly = True
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        name: str | None = None,
+        images: str = "several",
+        prompt: str | None = None,
+        cache: str | bool | None = None,
+        concurrency: int = 8,
+        api_key_env: str | None = None,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = 0,
+        timeout: float = 120.0,
+        retries: int = 5,
+        backoff: float = 1.0,
+        max_side: int = 768,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name)
+        if images not in MODES:
+            raise OptionError(f"images: expected one of {', '.join(MODES)}, got {images!r}.")
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= 512:
+            raise OptionError(f"concurrency: expected a whole number from 1 to 512, got {concurrency!r}.")
+        if cache is True or not isinstance(cache, (str, bool, type(None))):
+            raise OptionError(f"cache: expected a folder, or false for none, got {cache!r}.")
+        self._client = VlmClient(base_url, model, api_key_env, max_tokens, temperature, seed, timeout, retries, backoff,
+                                 max_side, extra_body or {})  # fmt: skip
+        self._images, self._concurrency = images, concurrency
+        self._prompt = load_prompt(prompt)
+        self._cache = ReplyCache(None if cache is False else cache or default_folder())
+
+    def check(self) -> None:
+        """See :meth:`.VlmClient.check`."""
+        self._client.check()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What verdicts depend on; not the server's address, nor what only changes speed."""
+        return {"type": type(self).__qualname__, "version": self.version, **self._settings()}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"model": self._client.model, "prompt": self._prompt.digest, "images": self._images,
+                "decoding": self._client.decoding(), "schema": SCHEMA}  # fmt: skip
+
+    def cost(self, candidates: int, references: int) -> Cost:
+        """One request a candidate; with each the pair and its references, or one sheet."""
+        return Cost(candidates, candidates * (1 if self._images == "sheet" else 2 + references))
+
+    def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
+        """Ask about all tasks, several at a time; at the first failure of the server the rest is not asked.
+
+        Raises:
+            ServiceError: If the server is down, too slow, refuses the key or all requests, or does not know the model.
+            DistillError: If the cache cannot be written.
+        """
+        self._client.check()
+        pool = ThreadPoolExecutor(min(self._concurrency, max(len(tasks), 1)), thread_name_prefix="vlm")
+        try:
+            votes = list(pool.map(self._vote, tasks))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        refused = [vote.details["failure"] for vote in votes if vote.details.get("refused")]
+        if len(refused) == len(votes) >= _REFUSALS:
+            raise ServiceError(f"{self._client.base_url}: {len(refused)} of {len(votes)} requests were refused. "
+                               f"{refused[0]}. Perhaps it takes one picture only: try images: sheet.")  # fmt: skip
+        return votes
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _vote(self, task: VoteTask) -> Vote:
+        images, labels = pictures(task)
+        key = self._key(task, images)
+        details = {"model": self._client.model, "prompt": self._prompt.digest[:16]}
+        reply = self._cache.get(key)
+        fresh = reply is None
+        try:
+            if fresh:
+                reply = self._ask(task, images, labels)
+            keep, reason = parse_verdict(reply)
+        except UnusableReplyError as error:
+            failure = {"failure": str(error), "raw": error.raw, **({"refused": True} if error.refused else {})}
+            return Vote(self.name, None, f"no usable verdict: {error}", {**details, **failure})
+        if fresh:
+            self._cache.put(key, reply)
+        kind = {} if keep else {"kind": "model"}
+        return Vote(self.name, keep, reason, {**details, **kind, "raw": reply})
+
+    def _ask(self, task: VoteTask, images: list[np.ndarray], labels: list[str]) -> str:
+        if self._images == "sheet":
+            images, labels = [contact_sheet(images, labels, self._client.max_side)], ["CONTACT SHEET:"]
+            text = self._prompt.sheet
+        else:
+            text = self._prompt.images
+        question = fill(self._prompt.question, task)
+        return self._client.ask(fill(text, task), images, labels, SCHEMA, self._prompt.system, question)
+
+    def _key(self, task: VoteTask, images: list[np.ndarray]) -> str:
+        """Hash of the query's pixels, the references (ids and pixels), captions, prompt, model and decoding."""
+        pixels = [hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest() for image in images]
+        ids = [found.reference.id for found in task.retrieved]
+        captions = [task.candidate.caption, *(found.reference.caption for found in task.retrieved)]
+        return ReplyCache.key({**self._settings(), "pixels": pixels, "references": ids, "captions": captions,
+                               "rain_type": task.candidate.rain_type})  # fmt: skip
