@@ -73,9 +73,7 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution of a map with even H and W."""
         x = self.conv(x)
-        n, height, width, channels = x.shape
-        x = x.reshape(n, height // 2, 2, width // 2, 2, channels).transpose(2, 3)
-        x = x.reshape(n, height // 2, width // 2, 4 * channels)
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3)
         return x if self.match is None else self.match(x)
 
 
@@ -89,9 +87,7 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Double the resolution."""
         x = self.conv(x)
-        n, height, width, channels = x.shape
-        x = x.reshape(n, height, width, 2, 2, channels // 4).transpose(2, 3)
-        return x.reshape(n, 2 * height, 2 * width, channels // 4)
+        return x.unflatten(-1, (2, 2, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 class Fuse(nn.Module):

@@ -21,6 +21,6 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     for axis in (2, 3):
         size = x.shape[axis]
         padded = -(-size // multiple) * multiple
-        if padded != size:
+        if torch.compiler.is_exporting() or padded != size:  # exported: for every size, without a branch
             x = x.index_select(axis, reflect_indices(size, padded, x.device))
     return x

@@ -65,7 +65,10 @@ def choose_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
         chosen ``(N, U, K)`` int64, weights ``(N, U, K)`` that sum to 1 over K, probabilities ``(N, U, E)``.
     """
     probabilities = logits.softmax(-1)
-    chosen = torch.sort(logits, dim=-1, descending=True, stable=True).indices[..., :top_k]
+    if torch.compiler.is_exporting():  # ONNX has no stable sort; its TopK breaks ties the same way
+        chosen = logits.topk(top_k, dim=-1).indices
+    else:
+        chosen = torch.sort(logits, dim=-1, descending=True, stable=True).indices[..., :top_k]
     picked = probabilities.gather(-1, chosen)
     if top_k == 1:
         return chosen, 1 + picked - picked.detach(), probabilities

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unirain_plugin.archs import checkpoint_keys
 from unirain_plugin.archs.blocks import Conv3x3, Downsample, Fuse, TransformerBlock, Upsample
+from unirain_plugin.archs.mmengine_registry import register_in_mmengine
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.padding import pad_to_multiple
 from unirain_plugin.archs.routing import RoutingRecord, auxiliary_losses
@@ -116,6 +120,18 @@ class UniRain(nn.Module):
         """Layer name (``encoder1.0``, …) → ``(N, num_experts)`` share of use in the last forward; rows sum to 1."""
         return {name: record.share_of_use() for name, record in self._records.items()}
 
+    def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
+        """As in torch, but a checkpoint that does not fit says which keys, why and what to do.
+
+        Raises:
+            CheckpointError: With the missing, unexpected and mis-shaped keys.
+        """
+        checkpoint_keys.check(self, state_dict, strict)
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
     def __getstate__(self) -> dict[str, object]:
         """Copies and pickles leave the last forward's records behind: they hold parts of its graph."""
         return {**self.__dict__, "_records": {}}
+
+
+register_in_mmengine(UniRain)
