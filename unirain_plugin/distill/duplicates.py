@@ -83,7 +83,7 @@ def find_duplicates_among(candidates: Sequence[Candidate]) -> list[int]:
 
 def content_digest(*contents: bytes) -> np.ndarray:
     """One 64-bit hash for each content, uint64 (n,)."""
-    return np.frombuffer(b"".join(hashlib.blake2b(c, digest_size=8).digest() for c in contents), np.uint64)
+    return np.frombuffer(b"".join(hashlib.sha256(c).digest()[:8] for c in contents), np.uint64)
 
 
 def _groups(values: np.ndarray) -> Iterator[np.ndarray]:

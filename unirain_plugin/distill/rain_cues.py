@@ -82,10 +82,11 @@ def shrink(image: np.ndarray, size: int = SIZE) -> np.ndarray:
 def _measure(image: np.ndarray) -> RainCues:
     small = shrink(image)
     luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    red, green, blue = cv2.split(small)
     brightness, contrast = (float(v[0, 0]) / 255 for v in cv2.meanStdDev(luma))
     dark = float(np.count_nonzero(luma < 40)) / luma.size
     calm = _calm_chroma(image)
-    lines, steady, typical = _streak_lines(small.min(axis=2))
+    lines, steady, typical = _streak_lines(cv2.min(cv2.min(red, green), blue))
     roundness, drops, drop_size = _round_structures(luma)
     night = _logistic(*_NIGHT, np.log(calm + 0.02), brightness, dark)
     streaks = _logistic(*_STREAKS, np.log(steady + 0.02), np.log(typical + 0.02), np.log(roundness + 0.02))
