@@ -11,6 +11,8 @@ from unirain_plugin.version import __version__
 COMMANDS = {
     "train": ("unirain_plugin.train", "train a model: -opt FILE, and the toolbox's flags"),
     "test": ("unirain_plugin.test", "test a trained model: -opt FILE"),
+    "inference": ("unirain_plugin.inference.command", "restore pictures, folders and videos: -i PATH -o DIR"),
+    "export": ("unirain_plugin.export.command", "weights as safetensors, pth, onnx or torchscript"),
     "distill": ("unirain_plugin.distill.__main__", "choose training pairs by retrieval and votes: -opt FILE, --dry-run"),
     "demo": ("unirain_plugin.demo", "the main job end to end on embedded photographs: render, train, test, table, picture"),
     "synthesize-rain": ("unirain_plugin.synthesize_rain", "render four types of rain onto clean photographs"),

@@ -1,0 +1,48 @@
+"""``scripts/export.py``: write trained weights for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from unirain_plugin.errors import OptionError
+
+FORMATS = ("safetensors", "pth", "onnx", "torchscript")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="export",
+        description="Write trained weights as one file that tells its network: safetensors or pth for --weights, "
+        "BasicSR and spandrel; onnx or torchscript to run elsewhere (compared with the network before it is put in place).",
+    )
+    p.add_argument(
+        "--weights", metavar="FILE", help="weights or checkpoint (default: the small network that is shipped)"
+    )
+    p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
+    p.add_argument("--param-key", metavar="KEY", help="part of a .pth file (default: params_ema where it exists)")
+    p.add_argument("--format", choices=FORMATS, default="safetensors", help="default: safetensors")
+    p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: beside the weights, with the new suffix")
+    p.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = parser().parse_args(argv)
+    from unirain_plugin.export.formats import EXPORTERS  # torch and BasicSR take seconds to import
+    from unirain_plugin.inference.loading import DEFAULT_WEIGHTS, load
+
+    suffix, export = EXPORTERS[args.format]
+    source = Path(args.weights) if args.weights else DEFAULT_WEIGHTS
+    output = args.output or source.with_suffix(suffix)
+    if output.suffix.lower() != suffix:
+        raise OptionError(f"-o {output}: a file of format {args.format} ends with '{suffix}'.")
+    if output.exists() and not args.overwrite:
+        raise OptionError(f"-o {output}: this file exists; give another name with -o, or --overwrite.")
+    net = load(args.weights, args.network, "cpu", args.param_key)
+    remark = export(net, output)
+    sys.stdout.write(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {remark}\n")
+    return 0

@@ -1,0 +1,70 @@
+"""``scripts/inference.py``: restore pictures, folders and videos."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from unirain_plugin.inference.folder import Outcome, restore_files
+from unirain_plugin.inference.jobs import plan_jobs
+from unirain_plugin.inference.pictures import FORMATS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="inference",
+        description="Remove rain from pictures, folders of pictures and videos. Exit status: 0 all restored, 1 some "
+        "files failed (they are listed at the end), 2 nothing could be done.",
+    )
+    p.add_argument("-i", "--input", required=True, type=Path, metavar="PATH", help="picture, video, or folder")
+    p.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    p.add_argument(
+        "--weights", metavar="FILE", help=".safetensors or .pth (default: the small network that is shipped)"
+    )
+    p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
+    p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
+    p.add_argument("--overlap", type=int, default=32, help="shared pixels of tiles; UniRain needs none (default: 32)")
+    p.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default: fp32)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    p.add_argument("--compare", action="store_true", help="also write before and after side by side, to DIR/compare")
+    p.add_argument("--ensemble", action="store_true", help="average over 8 flips and turns: 8 times the time")
+    p.add_argument("--format", choices=FORMATS, default="keep", help="format of the results (default: as the input)")
+    p.add_argument("--memory", type=float, metavar="GIB", help="for feature maps; beyond it they go to a scratch file")
+    p.add_argument("--overwrite", action="store_true", help="restore also what has a result already")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = parser().parse_args(argv)
+    plan = plan_jobs(args.input, args.output, args.format, args.compare)
+    from unirain_plugin.inference.loading import load  # torch and BasicSR take seconds to import
+    from unirain_plugin.inference.restoring import RestoreOptions, restore
+
+    options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory)
+    net = load(args.weights, args.network, args.device)
+    options.check_device(next(net.parameters()).device)
+    try:
+        outcome = restore_files(plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; finished results are kept, the same command goes on with the rest\n")
+        return 130
+    sys.stdout.write(summary(outcome, args.output, plan.other_files))
+    return 1 if outcome.failed else 0
+
+
+def summary(outcome: Outcome, output: Path, others: list[Path]) -> str:
+    """The closing lines of a run."""
+    lines = [f"{len(outcome.done)} restored to {output}"]
+    if outcome.skipped:
+        lines.append(f"{len(outcome.skipped)} skipped: their results exist (--overwrite restores them again)")
+    if others:
+        names = ", ".join(path.name for path in others[:5]) + (", …" if len(others) > 5 else "")
+        lines.append(f"{len(others)} passed over, neither picture nor video: {names}")
+    if outcome.failed:
+        lines.append(f"{len(outcome.failed)} failed:")
+        lines += [f"  {path}: {reason}" for path, reason in outcome.failed]
+    return "\n".join(lines) + "\n"

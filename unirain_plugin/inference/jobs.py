@@ -1,0 +1,95 @@
+"""What is to be restored: from the command line's input to a list of files with their targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unirain_plugin.errors import DataError
+from unirain_plugin.inference.pictures import PICTURE_SUFFIXES
+from unirain_plugin.inference.video import VIDEO_SUFFIXES, video_target
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file.
+
+    Attributes:
+        source: The picture or video.
+        target: Where the restored one goes.
+        compare: Where the side-by-side one goes, or None.
+        is_video: Whether it is a video.
+    """
+
+    source: Path
+    target: Path
+    compare: Path | None
+    is_video: bool
+
+    def is_done(self) -> bool:
+        """Whether everything that it would write is there."""
+        return self.target.is_file() and (self.compare is None or self.compare.is_file())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a run, and the files of a folder that are neither pictures nor videos."""
+
+    jobs: list[Job]
+    other_files: list[Path]
+
+
+def plan_jobs(source: Path, output: Path, picture_format: str = "keep", compare: bool = False) -> Plan:
+    """Find the files; a folder is searched with its subfolders, which the output mirrors.
+
+    Args:
+        source: A picture, a video, or a folder.
+        output: The folder for results; it may lie inside ``source``, and is not searched then.
+        picture_format: ``keep`` or the suffix (without dot) that all results get.
+        compare: Whether side-by-side pictures are wanted, in ``output/compare``.
+
+    Raises:
+        DataError: If the source is missing or unsupported, the folder holds no picture, a result would overwrite its
+            source, or two files would be written to the same name.
+    """
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output}: the output must be a folder, this is a file.")
+    if source.is_dir():
+        inside = output.resolve()
+        files = sorted(p for p in source.rglob("*") if p.is_file() and inside not in p.resolve().parents)
+        files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(source).parts)]
+        root = source
+    elif source.is_file():
+        files, root = [source], source.parent
+    else:
+        raise DataError(f"{source}: there is no such file or folder.")
+    jobs = [job for path in files if (job := _job(path, root, output, picture_format, compare))]
+    others = [path for path in files if path.suffix.lower() not in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)]
+    if not jobs:
+        known = ", ".join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
+        what = f"it holds no picture or video ({len(others)} other files)" if source.is_dir() else "unsupported file"
+        raise DataError(f"{source}: {what}; supported: {known}.")
+    _refuse_collisions(jobs)
+    return Plan(jobs, others)
+
+
+def _job(path: Path, root: Path, output: Path, picture_format: str, compare: bool) -> Job | None:
+    suffix, name = path.suffix.lower(), path.relative_to(root)
+    if suffix in VIDEO_SUFFIXES:
+        name = video_target(name)
+    elif suffix not in PICTURE_SUFFIXES:
+        return None
+    elif picture_format != "keep":
+        name = name.with_suffix(f".{picture_format}")
+    beside = output / "compare" / name if compare else None
+    return Job(path, output / name, beside, suffix in VIDEO_SUFFIXES)
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target.resolve() == job.source.resolve():
+            raise DataError(f"{job.source}: the result would overwrite its source; choose another output folder.")
+        other = taken.setdefault(job.target.resolve(), job.source)
+        if other != job.source:
+            raise DataError(f"{other} and {job.source} would both be written to {job.target}; rename one of them.")

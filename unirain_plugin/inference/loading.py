@@ -1,0 +1,210 @@
+"""From a file of weights to a network that is ready to restore."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
+from unirain_plugin.inference.weights_file import WeightsFile, read_weights
+
+DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "UniRain-Tiny.safetensors"
+"""The small trained network that the package ships."""
+
+_LISTED = 5
+
+
+def load(
+    weights: str | os.PathLike[str] | None = None,
+    network: str | os.PathLike[str] | Mapping[str, object] | None = None,
+    device: str | torch.device = "auto",
+    param_key: str | None = None,
+) -> nn.Module:
+    """Load a trained network, ready to restore.
+
+    Which network the weights belong to is told, in this order, by ``network``; by the file itself (safetensors and
+    .pth files that ``scripts/export.py`` wrote); by the option file of the experiment in whose folder a checkpoint of a
+    training run lies; by the shapes, if they are those of one of our presets.
+
+    Args:
+        weights: A .safetensors or .pth file, also a checkpoint of BasicSR; None for the weights the package ships.
+        network: An option file with a section ``network_g``, or that section itself (``{'type': 'UniRain', …}``).
+        device: ``auto`` (CUDA where present), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``.
+
+    Returns:
+        The network in evaluation mode on ``device``. Its attribute ``architecture`` holds the registered type and the
+        arguments it was built from.
+
+    Raises:
+        CheckpointError: If the weights are missing, broken, or made for another network (which keys differ is told).
+        OptionError: If the network's options or the device are wrong.
+    """
+    target = choose_device(device)
+    file = read_weights(_weights_path(weights), param_key)
+    architecture = _architecture_of(file, network)
+    net = build_network(architecture, str(file.path))
+    fill(net, file, str(architecture["type"]))
+    return net.eval().requires_grad_(False).to(target)
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The device by name.
+
+    Raises:
+        OptionError: If there is no such device here.
+    """
+    name = str(device)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"device: got '{name}'; expected auto, cpu, cuda, cuda:N or mps.") from None
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(chosen.type, False):
+        raise OptionError(f"device: got '{name}', but this machine has no such device. Use auto or cpu.")
+    return chosen
+
+
+def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
+    """Build a network of BasicSR's registry, with random weights.
+
+    Args:
+        architecture: ``{'type': name, **arguments}``; not changed.
+        source: Names the file in errors.
+
+    Raises:
+        OptionError: If the type is unknown or the arguments do not fit.
+    """
+    import unirain_plugin
+
+    unirain_plugin.register()
+    import basicsr.archs  # noqa: F401  the toolbox's own networks register at import
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    arguments = dict(architecture)
+    name = arguments.pop("type", None)
+    known = list(ARCH_REGISTRY.keys())
+    if name not in known:
+        raise OptionError(f"{source}: network type {name!r} is not registered.{did_you_mean(name, known)}")
+    try:
+        net = ARCH_REGISTRY.get(name)(**arguments)
+    except UniRainError as error:
+        raise OptionError(f"{source}: {error}") from None
+    except Exception as error:
+        raise OptionError(f"{source}: the network {name} cannot be built from its options: {error}") from error
+    net.architecture = {"type": name, **arguments}
+    return net
+
+
+def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
+    """Put the weights into the network, all or none.
+
+    Raises:
+        CheckpointError: Naming the keys that are missing, unknown or of another shape.
+    """
+    expected = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in file.state.items()}
+    lines = []
+    for text, keys in (
+        (f"missing in the file, needed by {name}", [k for k in expected if k not in found]),
+        (f"in the file, unknown to {name}", [k for k in found if k not in expected]),
+        (
+            "of another shape (file, network)",
+            [f"{k} {found[k]} {expected[k]}" for k in expected if k in found and found[k] != expected[k]],
+        ),
+    ):
+        if keys:
+            more = f", … ({len(keys)} in all)" if len(keys) > _LISTED else ""
+            lines.append(f"  {text}: {', '.join(keys[:_LISTED])}{more}")
+    if lines:
+        raise CheckpointError(f"{file.path}: these weights were made for another network.\n" + "\n".join(lines))
+    net.load_state_dict(file.state)
+
+
+def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
+    if weights is not None:
+        return Path(weights)
+    if not DEFAULT_WEIGHTS.is_file():
+        raise CheckpointError(
+            f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing). "
+            "Give a .safetensors or .pth file (--weights)."
+        )
+    return DEFAULT_WEIGHTS
+
+
+def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
+    if isinstance(network, Mapping):
+        return dict(network)
+    if network is not None:
+        return network_section(Path(network))
+    found = file.architecture or _from_experiment(file.path) or guess_architecture(file.state)
+    if found is None:
+        raise CheckpointError(
+            f"{file.path}: the file does not tell which network its weights belong to (keys: "
+            f"{', '.join(list(file.state)[:_LISTED])}, …). Name the option file it was trained with (--network YML), "
+            "or export the weights once with scripts/export.py, which stores the network with them."
+        )
+    return found
+
+
+def network_section(path: Path) -> dict[str, object]:
+    """The section ``network_g`` of an option file.
+
+    Raises:
+        OptionError: If the file is broken or has no such section.
+    """
+    from unirain_plugin.option_files.loader import read_option_file
+
+    section = read_option_file(path).opt.get("network_g")
+    if not isinstance(section, Mapping) or "type" not in section:
+        raise OptionError(f"{path}: expected a section 'network_g' with a 'type', found {section!r}.")
+    return _plain(section)
+
+
+def _plain(value: object) -> object:
+    """Ordered mappings to plain ones, so that the architecture is JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _from_experiment(path: Path) -> dict[str, object] | None:
+    """The network of the run that saved ``experiments/NAME/models/net_g_ITER.pth``: its folder holds its options."""
+    for option_file in sorted(path.resolve().parent.parent.glob("*.yml")):
+        try:
+            return network_section(option_file)
+        except OptionError:
+            continue
+    return None
+
+
+def guess_architecture(state: Mapping[str, Tensor]) -> dict[str, object] | None:
+    """The preset, or ablation of one, whose parameters have exactly these names and shapes; None if there is none."""
+    import unirain_plugin
+
+    unirain_plugin.register()
+    from unirain_plugin.archs.presets import ABLATIONS, PRESETS
+    from unirain_plugin.archs.unirain_arch import UniRain
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if "embed.weight" not in shapes:
+        return None
+    for arguments in PRESETS.values():
+        if shapes["embed.weight"][0] != arguments["dim"]:
+            continue
+        for changes in ({}, *ABLATIONS.values()):
+            with torch.device("meta"):
+                net = UniRain(**{**arguments, **changes})
+            if {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()} == shapes:
+                return {"type": "UniRain", **arguments, **changes}
+    return None

@@ -1,0 +1,214 @@
+"""Restoration of one picture, given as an array or a tensor."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
+from unirain_plugin.inference.feature_maps import MapStore
+from unirain_plugin.models.tiling import restore_in_tiles
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How a picture is restored.
+
+    Attributes:
+        tile: Edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole picture at once.
+        overlap: Pixels that neighbouring tiles share, 0 to tile / 2. UniRain needs none: it is evaluated layer by
+            layer, exactly as on the whole picture. Other networks are run on overlapping tiles and blended.
+        precision: ``fp32``, ``bf16``, or ``fp16`` (not on the CPU).
+        ensemble: Average over the eight flips and quarter turns: eight times the time.
+        memory: GiB of memory for UniRain's feature maps, beyond which they go to a scratch file; None for half of
+            what is free.
+    """
+
+    tile: int = 512
+    overlap: int = 32
+    precision: str = "fp32"
+    ensemble: bool = False
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tile != 0 and self.tile < 64:
+            raise OptionError(f"tile: got {self.tile}; expected 0 (the whole picture) or at least 64 pixels.")
+        if self.overlap < 0 or (self.tile and self.overlap > self.tile // 2):
+            raise OptionError(f"overlap: got {self.overlap}; expected 0 to half of the tile ({self.tile // 2}).")
+        if self.precision not in PRECISIONS:
+            hint = did_you_mean(self.precision, PRECISIONS)
+            raise OptionError(f"precision: got '{self.precision}'; expected {', '.join(PRECISIONS)}.{hint}")
+        if self.memory is not None and self.memory < 0:
+            raise OptionError(f"memory: got {self.memory}; expected GiB ≥ 0.")
+
+    def check_device(self, device: torch.device) -> None:
+        """Refuse what the device cannot compute in.
+
+        Raises:
+            OptionError: For fp16 on the CPU.
+        """
+        if self.precision == "fp16" and device.type == "cpu":
+            raise OptionError("precision: fp16 is for accelerators; use bf16 or fp32 on the CPU.")
+
+
+def restore(
+    net: nn.Module,
+    image: np.ndarray,
+    *,
+    tile: int = 512,
+    overlap: int = 32,
+    precision: str = "fp32",
+    ensemble: bool = False,
+    memory: float | None = None,
+) -> np.ndarray:
+    """Remove the rain from a picture of any size.
+
+    Example::
+
+        from unirain_plugin import load, restore
+
+        net = load()  # or load("UniRain.safetensors", device="cuda")
+        clean = restore(net, rainy)
+
+    Args:
+        net: A network that :func:`~unirain_plugin.load` returned (or any that maps (N, 3, H, W) to the same shape).
+        image: (H, W, 3) RGB, uint8, uint16, or floating in [0, 1]; (H, W, 4) with alpha, which is kept; (H, W) grey.
+            (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.)
+        tile: See :class:`RestoreOptions`, as the further arguments.
+        overlap: Pixels that the tiles of networks other than UniRain share.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        ensemble: Average over eight orientations.
+        memory: GiB for feature maps in memory.
+
+    Returns:
+        An array of the same shape and dtype; floating ones are clamped to [0, 1].
+
+    Raises:
+        OptionError: If the array or an option is not of the kind described.
+    """
+    options = RestoreOptions(tile, overlap, precision, ensemble, memory)
+    colour, alpha, grey = _split(image)
+    tensor = torch.from_numpy(_to_float(colour)).permute(2, 0, 1)[None]
+    out = restore_tensor(net, tensor, options)[0].permute(1, 2, 0).clamp_(0, 1).numpy()
+    if grey:
+        out = out.mean(axis=2, keepdims=True)
+    result = _from_float(out, image.dtype)
+    if alpha is not None:
+        result = np.concatenate([result, alpha], axis=2)
+    return result.reshape(image.shape)
+
+
+def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None = None) -> Tensor:
+    """Restore one picture.
+
+    Args:
+        net: In evaluation mode.
+        image: ``(1, 3, H, W)`` float32 in the host's memory, RGB in [0, 1].
+        options: How; None for the defaults.
+
+    Returns:
+        ``(1, 3, H, W)`` float32 in the host's memory, not clamped.
+
+    Raises:
+        OptionError: If precision and device do not go together, or the network changes the size.
+        UniRainError: If the result is not finite, or memory runs out.
+    """
+    options = options or RestoreOptions()
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    options.check_device(device)
+    net.eval()
+    try:
+        out = (_ensemble if options.ensemble else _once)(net, image, options, device)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, UniRainError) or not _is_out_of_memory(error):
+            raise
+        raise UniRainError(
+            f"out of memory on {device} at {image.shape[3]}×{image.shape[2]} pixels; use a smaller tile than "
+            f"{options.tile or 'the whole picture'}, or precision bf16."
+        ) from None
+    if out.shape != image.shape:
+        raise OptionError(
+            f"the network maps {tuple(image.shape)} to {tuple(out.shape)}; expected one that keeps the size (scale 1)."
+        )
+    if not bool(torch.isfinite(out).all()):
+        raise UniRainError(f"the network's output is not finite in precision {options.precision}; use fp32.")
+    return out
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "alloc" in text
+
+
+def _ensemble(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
+    total = None
+    for turns in range(4):
+        for flip in (False, True):
+            x = torch.rot90(image.flip(3) if flip else image, turns, (2, 3)).contiguous()
+            y = torch.rot90(_once(net, x, options, device), -turns, (2, 3))
+            y = y.flip(3) if flip else y
+            total = y.contiguous() if total is None else total.add_(y)
+    return total / 8
+
+
+def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
+    dtype = PRECISIONS[options.precision]
+    autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+
+    def forward(x: Tensor) -> Tensor:
+        return net(x.to(device)).float().cpu()
+
+    with torch.no_grad(), autocast:
+        height, width = image.shape[2:]
+        if options.tile == 0 or height * width <= options.tile**2:
+            return forward(image)
+        if is_unirain(net):
+            from unirain_plugin.inference.streamed import restore_streamed
+
+            limit = None if options.memory is None else int(options.memory * 2**30)
+            return restore_streamed(net, image, MapStore(device, options.tile, limit))
+        return restore_in_tiles(forward, image, options.tile, options.overlap)
+
+
+def is_unirain(net: nn.Module) -> bool:
+    """Whether the network is our own, which can be evaluated layer by layer."""
+    return type(net).__module__ == "unirain_plugin.archs.unirain_arch"
+
+
+def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Three colour channels, alpha if any, and whether the picture is grey."""
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in image.shape:
+        found = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise OptionError(f"image: got {found}; expected an array (H, W, 3), (H, W, 4) or (H, W).")
+    if image.ndim == 2:
+        image = image[..., None]
+    channels = image.shape[2]
+    if channels not in (1, 2, 3, 4):
+        raise OptionError(f"image: got {channels} channels; expected RGB (3), RGB and alpha (4) or grey (1, 2).")
+    grey = channels < 3
+    colour = image[..., :1].repeat(3, axis=2) if grey else image[..., :3]
+    return colour, image[..., -1:] if channels in (2, 4) else None, grey
+
+
+def _to_float(image: np.ndarray) -> np.ndarray:
+    if image.dtype in (np.uint8, np.uint16):
+        return image.astype(np.float32) / np.iinfo(image.dtype).max
+    if not np.issubdtype(image.dtype, np.floating):
+        raise OptionError(f"image: got dtype {image.dtype}; expected uint8, uint16 or floating in [0, 1].")
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -0.01 and high <= 1.01):  # also catches NaN
+        raise OptionError(f"image: floating values from {low:g} to {high:g}; expected [0, 1].")
+    return image
+
+
+def _from_float(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype in (np.uint8, np.uint16):
+        return (image * np.iinfo(dtype).max).round().astype(dtype)
+    return image.astype(dtype)

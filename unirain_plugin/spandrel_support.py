@@ -1,0 +1,81 @@
+"""UniRain for programs built on spandrel (extra ``spandrel``).
+
+``unirain_plugin.spandrel_support.install()`` once, before spandrel's ``ModelLoader`` is used::
+
+    from spandrel import ModelLoader
+    from unirain_plugin import spandrel_support
+
+    spandrel_support.install()
+    model = ModelLoader().load_from_file("UniRain-Tiny.safetensors")
+
+spandrel sees names and shapes only, from which soft and hard mixtures cannot be told apart in general: safetensors
+files of ours carry the network's options in a tensor; other files are recognised if they are one of our presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, SizeRequirements, StateDict
+from torch import Tensor
+
+from unirain_plugin.errors import CheckpointError
+from unirain_plugin.inference.loading import build_network, fill, guess_architecture
+from unirain_plugin.inference.weights_file import ARCHITECTURE, WeightsFile, unpack_architecture
+
+_SIGNS = ("embed.weight", "output.weight", "fuse.0.skip.weight", "encoder.0.0.attention.temperature")
+
+
+class UniRainArchitecture(Architecture):
+    """Recognises and loads UniRain's state dicts."""
+
+    def __init__(self) -> None:
+        super().__init__(id="UniRain", detect=_detect)
+
+    def load(self, state_dict: StateDict) -> ImageModelDescriptor:
+        """Build the network and describe it.
+
+        Raises:
+            CheckpointError: If the network's options are not in the file and its shapes are none of our presets'.
+        """
+        state: dict[str, Tensor] = dict(state_dict)
+        embedded = state.pop(ARCHITECTURE, None)
+        options = unpack_architecture(embedded, "state dict") if embedded is not None else guess_architecture(state)
+        if options is None:
+            raise CheckpointError(
+                "This UniRain state dict does not tell its network's options and is none of the presets; write it as "
+                "safetensors with unirain_plugin's scripts/export.py."
+            )
+        net = build_network(options, "state dict")
+        fill(net, WeightsFile("state dict", state, options), "UniRain")
+        mixtures = {net.options.encoder_moe, net.options.latent_moe, net.options.decoder_moe}
+        return ImageModelDescriptor(
+            net.eval(),
+            state,
+            architecture=self,
+            purpose="Restoration",
+            tags=[f"{net.options.dim}dim", f"{net.options.num_experts}experts"] if mixtures != {"none"} else [],
+            supports_half=False,  # autocast keeps routing and norms in float32; all-half weights would not
+            supports_bfloat16=True,
+            scale=1,
+            input_channels=net.options.in_channels,
+            output_channels=net.options.out_channels,
+            size_requirements=SizeRequirements(),
+            tiling="discouraged",  # attention and routing look at the whole picture
+        )
+
+
+def _detect(state_dict: Mapping[str, object]) -> bool:
+    return all(sign in state_dict for sign in _SIGNS)
+
+
+def install() -> tuple[str, ...]:
+    """Add UniRain to spandrel's main registry. Safe to call twice.
+
+    Returns:
+        The ids of the architectures that this call has added.
+    """
+    if any(support.architecture.id == "UniRain" for support in MAIN_REGISTRY.architectures()):
+        return ()
+    MAIN_REGISTRY.add(ArchSupport.from_architecture(UniRainArchitecture()))
+    return ("UniRain",)
