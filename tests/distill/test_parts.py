@@ -18,8 +18,9 @@ load_parts()
 @pytest.mark.parametrize(
     "registry,names",
     [
-        (CAPTIONER, {"attributes", "sidecar", "coca"}),
+        (CAPTIONER, {"attributes", "sidecar", "coca", "vlm"}),
         (EMBEDDER, {"open_clip", "statistics"}),
+        (VOTER, {"realism", "pair_consistency", "gt_quality", "vlm"}),
         (TEXT_ENCODER, {"open_clip", "attributes", "sentence_transformers"}),
     ],
 )
@@ -68,8 +69,6 @@ def test_option_errors(settings, change, text):
 
 @pytest.mark.parametrize("name", ["offline", "gpu_vlm"])
 def test_shipped_option_files_are_valid(name):
-    if {"offline": "realism", "gpu_vlm": "vlm"}[name] not in VOTER:
-        pytest.skip("the voters are not there yet")
     assert load_options(f"options/distill/{name}.yml").name == name
 
 
