@@ -111,8 +111,19 @@ class Vlm(Voter):
         """
         self._client.check()
         pool = ThreadPoolExecutor(min(self._concurrency, max(len(tasks), 1)), thread_name_prefix="vlm")
+        failures: list[Exception] = []
+
+        def guarded(task: VoteTask) -> Vote:
+            if failures:
+                raise failures[0]
+            try:
+                return self._vote(task)
+            except Exception as error:
+                failures.append(error)
+                raise
+
         try:
-            votes = list(pool.map(self._vote, tasks))
+            votes = list(pool.map(guarded, tasks))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         refused = [vote.details["failure"] for vote in votes if vote.details.get("refused")]
