@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("demo"), help="folder for everything it writes (%(default)s)"
     )
     parser.add_argument("--iterations", type=int, help="training iterations (default: what the option file says)")
-    parser.add_argument("--per-image", type=int, default=10, help="training pairs a photograph and type (%(default)s)")
+    parser.add_argument("--per-image", type=int, default=30, help="training pairs a photograph and type (%(default)s)")
     parser.add_argument("--size", type=int, default=192, help="side of the training pictures in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
     return parser
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 def make_data(folder: Path, per_image: int, size: int, seed: int) -> None:
     """Write ``train`` and ``val`` in RainRAG's layout; the held-out photographs are rendered thrice, larger."""
     common = ["--types", *RAIN_TYPES, "--seed", str(seed)]
-    train = ["--split", "train", "--per-image", str(per_image), "--size", str(size)]
+    train = ["--split", "train", "--per-image", str(per_image), "--size", str(size), "--vary-colours"]
     synthesize_rain.main([*common, *train, "--output", str(folder / "train")])
     held_out = ["--split", "held-out", "--per-image", "3", "--size", "256"]
     synthesize_rain.main([*common, *held_out, "--output", str(folder / "val")])
