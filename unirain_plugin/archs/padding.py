@@ -24,3 +24,12 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
         if torch.compiler.is_exporting() or padded != size:  # exported: for every size, without a branch
             x = x.index_select(axis, reflect_indices(size, padded, x.device))
     return x
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """The top left ``(N, C, height, width)`` of ``(N, C, H, W)``."""
+    if not torch.compiler.is_exporting():
+        return x[:, :, :height, :width]
+    # A slice makes the exporter ask whether anything was cut off, and fix the answer in the graph; this does not.
+    rows = torch.arange(height, device=x.device)
+    return x.index_select(2, rows).index_select(3, torch.arange(width, device=x.device))

@@ -13,7 +13,7 @@ from unirain_plugin.archs import checkpoint_keys
 from unirain_plugin.archs.blocks import Conv3x3, Downsample, Fuse, TransformerBlock, Upsample
 from unirain_plugin.archs.mmengine_registry import register_in_mmengine
 from unirain_plugin.archs.options import NetworkOptions
-from unirain_plugin.archs.padding import pad_to_multiple
+from unirain_plugin.archs.padding import crop, pad_to_multiple
 from unirain_plugin.archs.routing import RoutingRecord, auxiliary_losses
 from unirain_plugin.errors import OptionError
 
@@ -92,7 +92,7 @@ class UniRain(nn.Module):
         x = self.output(self._run(self.refinement, x, "refinement", records)).permute(0, 3, 1, 2)
         if not torch.compiler.is_exporting():
             self._records = records
-        return (padded + x)[:, :, :height, :width]
+        return crop(padded + x, height, width)
 
     def _run(self, stage: nn.ModuleList, x: Tensor, name: str, records: dict[str, RoutingRecord]) -> Tensor:
         for number, block in enumerate(stage):

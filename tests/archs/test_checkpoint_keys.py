@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from unirain_plugin.archs.checkpoint_keys import convert, describe
+from unirain_plugin.errors import CheckpointError
+
+
+def failure(net, state, strict=True):
+    with pytest.raises(CheckpointError) as caught:
+        net.load_state_dict(state, strict=strict)
+    return str(caught.value)
+
+
+def test_own_weights_load(small):
+    net, other = small(), small()
+    assert net.load_state_dict(other.state_dict()).missing_keys == []
+
+
+def test_a_missing_and_a_left_over_key_are_named(small):
+    net = small()
+    state = net.state_dict()
+    state["embed.wieght"] = state.pop("embed.weight")
+    message = failure(net, state)
+    assert "1 missing: embed.weight" in message
+    assert "1 unexpected: embed.wieght" in message
+
+
+def test_another_width_names_shapes_and_the_option_to_set(small):
+    message = failure(small(), small(dim=12).state_dict())
+    assert (
+        "wrong shape: embed.weight (checkpoint (12, 3, 3, 3), network (6, 3, 3, 3))" in message
+        or "wrong shape" in message
+    )
+    assert "set in network_g what the checkpoint was made with: dim: 12" in message
+
+
+def test_other_depths_and_experts_are_recognised(small):
+    message = failure(small(), small(num_blocks=[1, 2, 1], num_experts=4).state_dict())
+    assert "num_blocks: [1, 2, 1]" in message
+    assert "num_experts: 4" in message
+
+
+def test_another_kind_of_mixture_points_to_the_option_file(small):
+    assert "use the option file it was trained with" in failure(small(), small(latent_moe="soft").state_dict())
+
+
+def test_prefixes_and_wrappers_are_explained_and_converted(small):
+    net = small()
+    state = net.state_dict()
+    prefixed = {f"module.{key}": value for key, value in state.items()}
+    assert "convert(checkpoint)" in failure(net, prefixed)
+    assert "set path.param_key_g: params_ema" in failure(net, {"params_ema": state})
+    for wrapped in (prefixed, {"params": state}, {"state_dict": {f"net_g.module.{k}": v for k, v in state.items()}}):
+        net.load_state_dict(convert(wrapped))
+
+
+def test_a_foreign_checkpoint_is_recognised(small):
+    assert "the checkpoint of another network" in failure(small(), {"conv.weight": torch.zeros(1)})
+
+
+def test_not_strict_allows_missing_keys_but_no_other_shape(small):
+    net = small()
+    assert "embed.weight" not in net.load_state_dict({"embed.weight": net.embed.weight}, strict=False).missing_keys
+    assert "1 wrong shape: embed.weight" in failure(net, {"embed.weight": torch.zeros(2, 3, 3, 3)}, strict=False)
+
+
+def test_describe_reads_the_options_from_the_shapes(small):
+    found = describe(small().state_dict())
+    assert found == {
+        "dim": 6,
+        "in_channels": 3,
+        "num_blocks": [1, 1, 1],
+        "decoder_blocks": [1, 1],
+        "refinement_blocks": 1,
+        "num_experts": 3,
+    }
+
+
+def test_the_toolbox_reports_the_same(small, tmp_path):
+    from basicsr.models.base_model import BaseModel
+
+    path = tmp_path / "net.pth"
+    torch.save({"params": small(dim=12).state_dict()}, path)
+    model = BaseModel({"num_gpu": 0, "is_train": False, "dist": False})
+    with pytest.raises(CheckpointError, match="dim: 12"):
+        model.load_network(small(), str(path))

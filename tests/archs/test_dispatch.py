@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from unirain_plugin.archs import dispatch, streaming
+from unirain_plugin.archs.experts import Experts
+from unirain_plugin.archs.moe import HardMoE, SoftMoE
+from unirain_plugin.archs.options import NetworkOptions
+
+
+def layer(**options):
+    module = HardMoE(6, 2.0, NetworkOptions(**options))
+    torch.nn.init.normal_(module.router.weight)
+    return module
+
+
+ROUTES = [
+    {"top_k": 1},
+    {"top_k": 2},
+    {"top_k": 3},
+    {"top_k": 1, "hard_routing": "window", "window": 4},
+    {"top_k": 2, "hard_routing": "window", "window": 5},
+]
+
+
+@pytest.mark.parametrize("options", ROUTES)
+@pytest.mark.parametrize("size", [(8, 8), (11, 9), (1, 1), (3, 17)])
+def test_sparse_equals_dense_with_masks_in_output_and_gradients(options, size):
+    sparse = layer(**options)
+    dense = HardMoE(6, 2.0, NetworkOptions(**options, dispatch="dense"))
+    dense.load_state_dict(sparse.state_dict())
+    x = torch.randn(4, *size, 6)
+    target = torch.randn(4, *size, 6)
+    results = []
+    for module in (sparse, dense):
+        module.zero_grad()
+        leaf = x.clone().requires_grad_()
+        y, record = module(leaf)
+        ((y - target) ** 2).sum().backward()
+        results.append((y, leaf.grad, *(p.grad for p in module.parameters()), record.chosen.float()))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * b.abs().max().item())
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(x)[0], results[1][0], rtol=1e-5, atol=1e-5)
+
+
+def test_only_chosen_experts_run(monkeypatch):
+    module = layer(top_k=1)
+    module.router.weight.data.zero_()  # ties: expert 0 for all
+    ran = []
+    original = dispatch.run_expert
+    unbound = module.experts.unbind()
+
+    def spy(x, expert, padding=1):
+        ran.append([e for e, weights in enumerate(unbound) if torch.equal(weights[0], expert[0])])
+        return original(x, expert, padding)
+
+    monkeypatch.setattr(dispatch, "run_expert", spy)
+    module(torch.randn(3, 8, 8, 6))
+    assert ran == [[0]]
+
+
+def test_experts_that_did_not_run_receive_zero_gradients():
+    module = layer(top_k=1)
+    module.router.weight.data.zero_()
+    module(torch.randn(2, 8, 8, 6))[0].sum().backward()
+    for parameter in module.experts.parameters():
+        assert parameter.grad[0].abs().sum() > 0
+        assert parameter.grad[1:].abs().sum() == 0
+
+
+def test_soft_mixture_weights_vary_in_space():
+    module = SoftMoE(6, 2.0, NetworkOptions())
+    _, record = module(torch.randn(1, 4, 4, 6))
+    assert record.probabilities.shape == (1, 16, 3)
+    assert record.probabilities.std(1).min() > 0
+
+
+def test_strips_equal_the_whole_map(monkeypatch):
+    experts = Experts(6, 4, 3)
+    x, weights = torch.randn(2, 13, 7, 6), torch.rand(2, 13, 7, 3)
+    whole = experts.forward_all(x, weights)
+    for size in (1, 1500, 10**6):
+        monkeypatch.setattr(streaming, "STRIP_BYTES", size)
+        with torch.no_grad():
+            torch.testing.assert_close(experts.forward_all(x, weights), whole, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,96 @@
+"""Capture by torch.compile, torch.export and ONNX, and the other registry."""
+
+import os
+
+import pytest
+import torch
+
+from unirain_plugin.archs.presets import preset
+from unirain_plugin.archs.unirain_arch import UniRain
+
+MINIMAL = {
+    "dim": 6,
+    "num_blocks": [1, 1],
+    "decoder_blocks": [1],
+    "heads": [1, 1],
+    "refinement_blocks": 0,
+    "encoder_expansion": 1.0,
+    "decoder_expansion": 1.0,
+    "latent_expansion": 1.0,
+}
+
+
+def compiled_agrees(backend):
+    torch._dynamo.reset()
+    net = UniRain(**MINIMAL)
+    lq = torch.rand(2, 3, 8, 8)
+    expected = net(lq)
+    compiled = torch.compile(net, fullgraph=True, backend=backend)
+    y = compiled(lq)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    assert net.routing_statistics()["decoder1.0"].shape == (2, 3)
+    (y.mean() + sum(net.auxiliary_losses().values())).backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_compiles_as_one_graph():
+    compiled_agrees("aot_eager")
+
+
+@pytest.mark.skipif(not os.environ.get("UNIRAIN_SLOW_TESTS"), reason="needs a C++ compiler and a minute")
+def test_compiles_with_inductor():
+    compiled_agrees("inductor")
+
+
+def test_exports_for_any_size():
+    net = UniRain(**MINIMAL).eval()
+    dynamic = torch.export.Dim.DYNAMIC
+    example = torch.rand(2, 3, 7, 9)  # odd, so that padding is not taken for absent
+    program = torch.export.export(net, (example,), dynamic_shapes={"lq": {0: dynamic, 2: dynamic, 3: dynamic}})
+    for size in ((3, 3, 9, 5), (2, 3, 8, 12)):
+        lq = torch.rand(size)
+        torch.testing.assert_close(program.module()(lq), net(lq), rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_of_the_tiny_preset_agrees(tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    net = UniRain(**preset("UniRain-Tiny")).eval()
+    lq = torch.rand(2, 3, 24, 20)
+    path = tmp_path / "tiny.onnx"
+    torch.onnx.export(net, (lq,), path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {session.get_inputs()[0].name: lq.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), net(lq).detach(), rtol=0, atol=1e-4)
+
+
+def test_an_mmengine_config_builds_it():
+    mmengine = pytest.importorskip("mmengine")
+    from mmengine.registry import MODELS
+
+    config = mmengine.Config.fromstring(
+        "custom_imports = dict(imports=['unirain_plugin.archs.unirain_arch'])\n"
+        "model = dict(type='UniRain', dim=8, num_blocks=[1, 1], decoder_blocks=[1], heads=[1, 1])\n",
+        ".py",
+    )
+    net = MODELS.build(config.model)
+    assert isinstance(net, UniRain)
+    assert net.options.dim == 8
+
+
+def test_registering_twice_is_harmless_and_a_missing_mmengine_too(monkeypatch):
+    from unirain_plugin.archs import mmengine_registry
+
+    if mmengine_registry.importlib.util.find_spec("mmengine"):
+        assert mmengine_registry.register_in_mmengine(UniRain)
+        assert mmengine_registry.register_in_mmengine(UniRain)
+    monkeypatch.setattr(mmengine_registry.importlib.util, "find_spec", lambda name: None)
+    assert not mmengine_registry.register_in_mmengine(UniRain)
+
+
+def test_basicsr_builds_it_from_the_option_file():
+    from basicsr.archs import build_network
+
+    net = build_network({"type": "UniRain", **preset("UniRain-Tiny")})
+    assert isinstance(net, UniRain)

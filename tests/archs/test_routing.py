@@ -1,0 +1,107 @@
+import math
+
+import pytest
+import torch
+
+from unirain_plugin.archs.routing import (
+    Router,
+    RoutingRecord,
+    auxiliary_losses,
+    choose_top_k,
+    load_balance_loss,
+    z_loss,
+)
+
+
+def record(logits, chosen=None):
+    logits = torch.tensor(logits)
+    return RoutingRecord(logits, logits.softmax(-1), None if chosen is None else torch.tensor(chosen))
+
+
+def test_weights_of_the_chosen_are_renormalised():
+    logits = torch.tensor([[[math.log(0.5), math.log(0.2), math.log(0.3)]]])
+    chosen, weights, probabilities = choose_top_k(logits, 2)
+    assert chosen.tolist() == [[[0, 2]]]
+    torch.testing.assert_close(weights, torch.tensor([[[0.625, 0.375]]]))  # 0.5 / 0.8 and 0.3 / 0.8
+    torch.testing.assert_close(probabilities, torch.tensor([[[0.5, 0.2, 0.3]]]))
+
+
+def test_one_chosen_expert_has_weight_one_and_passes_the_gradient_of_its_probability():
+    logits = torch.tensor([[[1.0, 0.0]]], requires_grad=True)
+    _, weights, probabilities = choose_top_k(logits, 1)
+    assert weights.item() == 1.0
+    weights.sum().backward()
+    p = probabilities[0, 0, 0].item()
+    assert logits.grad[0, 0].tolist() == pytest.approx([p * (1 - p), -p * (1 - p)], rel=1e-5)
+
+
+def test_exact_ties_go_to_the_lower_number():
+    chosen, _, _ = choose_top_k(torch.tensor([[[0.5, 1.0, 1.0, 1.0]]]), 2)
+    assert chosen.tolist() == [[[1, 2]]]
+
+
+def test_balance_is_one_when_even_and_more_when_not():
+    even = record([[[0.0, 0.0]], [[0.0, 0.0]]], [[[0]], [[1]]])
+    assert load_balance_loss(even).item() == pytest.approx(1.0)
+    p = [math.log(0.9), math.log(0.1)]
+    one_sided = record([[p], [p]], [[[0]], [[0]]])  # f = (1, 0), P = (0.9, 0.1): 2 · 0.9
+    assert load_balance_loss(one_sided).item() == pytest.approx(1.8, rel=1e-6)
+    soft = record([[p]])  # f = P: 2 · (0.81 + 0.01)
+    assert load_balance_loss(soft).item() == pytest.approx(1.64, rel=1e-6)
+
+
+def test_balance_has_a_finite_gradient_at_perfect_balance():
+    logits = torch.zeros(2, 1, 2, requires_grad=True)
+    load_balance_loss(RoutingRecord(logits, logits.softmax(-1), torch.tensor([[[0]], [[1]]]))).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_z_loss_is_the_mean_squared_log_partition():
+    assert z_loss(record([[[0.0, 0.0]]])).item() == pytest.approx(math.log(2) ** 2)
+
+
+def test_losses_are_means_over_layers_and_empty_without_mixtures():
+    a, b = record([[[0.0, 0.0]]]), record([[[1.0, 1.0]]])
+    both = auxiliary_losses({"a": a, "b": b})
+    expected = (math.log(2) ** 2 + (1 + math.log(2)) ** 2) / 2
+    assert both["z_loss"].item() == pytest.approx(expected)
+    assert auxiliary_losses({}) == {}
+
+
+def test_share_of_use_counts_the_chosen():
+    share = record([[[3.0, 1.0, 2.0]] * 4], [[[0, 2], [0, 1], [0, 2], [0, 2]]]).share_of_use()
+    assert share.tolist() == [[0.5, 0.125, 0.375]]
+
+
+def test_gate_is_computed_in_float32_under_autocast():
+    router = Router(8, 3)
+    features = torch.randn(1, 5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = router(features)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, router(features))
+
+
+def test_noise_only_in_training(small):
+    net = small(router_noise=5.0)
+    x = torch.rand(6, 3, 16, 16)
+
+    def choices():
+        net(x)
+        return torch.stack([s for name, s in sorted(net.routing_statistics().items()) if name.startswith("decoder")])
+
+    net.eval()
+    assert torch.equal(choices(), choices())
+    net.train()
+    assert any(not torch.equal(choices(), choices()) for _ in range(5))
+
+
+def test_statistics_have_a_row_a_picture_that_sums_to_one(small):
+    net = small(hard_routing="window", window=4, top_k=2)
+    net(torch.rand(3, 3, 20, 28))
+    statistics = net.routing_statistics()
+    assert list(statistics) == ["encoder1.0", "encoder2.0", "decoder2.0", "decoder1.0"]
+    for share in statistics.values():
+        assert share.shape == (3, 3)
+        assert not share.requires_grad
+        torch.testing.assert_close(share.sum(1), torch.ones(3))

@@ -1,0 +1,151 @@
+import copy
+
+import plain_reference as plain
+import pytest
+import torch
+
+from unirain_plugin.archs import streaming
+
+VARIANTS = [
+    {},
+    {"encoder_moe": "soft", "latent_moe": "soft", "decoder_moe": "soft"},
+    {"encoder_moe": "hard", "latent_moe": "hard", "decoder_moe": "hard", "top_k": 2},
+    {"encoder_moe": "none", "decoder_moe": "none"},
+    {"hard_routing": "window", "soft_routing": "window", "window": 4},
+    {"soft_routing": "image", "num_experts": 2, "widen_last": False},
+]
+
+
+def close(a, b, tolerance=1e-5):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.parametrize("size", [(16, 16), (20, 28), (4, 4)])
+def test_equals_the_plain_formulation(small, options, size, monkeypatch):
+    net = small(**options)
+    lq = torch.rand(2, 3, *size)
+    expected = plain.unirain(net, lq)
+    close(net(lq), expected)
+    monkeypatch.setattr(streaming, "STRIP_BYTES", 4000)  # several strips
+    with torch.no_grad():
+        close(net(lq), expected)
+
+
+@pytest.mark.parametrize("options", VARIANTS[:3])
+def test_gradients_equal_those_of_the_plain_formulation(small, options):
+    net = small(**{**options, "top_k": 2})  # for top_k 1 the router's gradient is straight-through by design
+    lq, target = torch.rand(2, 3, 12, 16), torch.rand(2, 3, 12, 16)
+    gradients = []
+    for forward in (net, lambda x: plain.unirain(net, x)):
+        net.zero_grad()
+        ((forward(lq) - target) ** 2).mean().backward()
+        gradients.append([p.grad.clone() for p in net.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * max(b.abs().max().item(), 1e-3))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 7), (13, 8), (17, 33)])
+@pytest.mark.parametrize("options", [{}, {"hard_routing": "window", "window": 4}])
+def test_any_size_keeps_its_size(small, size, options):
+    net = small(**options)
+    lq = torch.rand(1, 3, *size)
+    y = net(lq)
+    assert y.shape == lq.shape
+    assert torch.isfinite(y).all()
+    with torch.no_grad():
+        close(net(lq), y)
+
+
+def test_memory_format_and_strides_do_not_matter(small):
+    net = small().eval()
+    lq = torch.rand(2, 3, 12, 20)
+    expected = net(lq)
+    close(net(lq.to(memory_format=torch.channels_last)), expected)
+    close(net(torch.rand(2, 3, 20, 12).copy_(lq.transpose(2, 3)).transpose(2, 3)), expected)
+    wide = torch.zeros(2, 3, 12, 40)
+    wide[..., ::2] = lq
+    close(net(wide[..., ::2]), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"hard_routing": "window", "window": 4}])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_picture_does_not_depend_on_its_batch(small, options, training):
+    net = small(**options).train(training)
+    lq = torch.rand(5, 3, 12, 20) * torch.tensor([0.1, 0.4, 1.0, 2.0, 0.7]).view(-1, 1, 1, 1)
+    order = [3, 0, 4, 1, 2]
+    with torch.set_grad_enabled(training):
+        alone = torch.cat([net(picture[None]) for picture in lq])
+        together, shuffled = net(lq), net(lq[order])
+    chosen = net.routing_statistics()["decoder1.0"]
+    assert options.get("hard_routing") or len({tuple(row) for row in chosen.tolist()}) > 1, "the batch must be mixed"
+    close(together, alone)
+    close(shuffled, alone[order])
+
+
+def test_every_parameter_gets_a_gradient_from_one_picture(small):
+    for options in VARIANTS:
+        net = small(**options)
+        net(torch.rand(1, 3, 8, 8)).sum().backward()
+        assert [name for name, p in net.named_parameters() if p.grad is None] == []
+
+
+def test_recomputation_changes_neither_output_nor_gradients(small):
+    lq = torch.rand(3, 3, 12, 12)
+    results = []
+    for use_checkpoint in (False, True):
+        net = small(use_checkpoint=use_checkpoint)
+        y = net(lq)
+        (y.square().mean() + sum(net.auxiliary_losses().values())).backward()
+        results.append([y, *(p.grad for p in net.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_bfloat16_autocast_trains_and_restores(small):
+    net = small()
+    lq = torch.rand(2, 3, 16, 16)
+    expected = net(lq)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(lq)
+        loss = y.float().square().mean() + sum(net.auxiliary_losses().values())
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+    assert (y - expected).abs().max() < 0.05 * expected.abs().max()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert (net(lq) - expected).abs().max() < 0.05 * expected.abs().max()
+    record = net._records["decoder1.0"]
+    assert record.logits.dtype == torch.float32
+
+
+def test_a_network_can_be_copied_and_pickled_after_a_forward(small):
+    net = small()
+    lq = torch.rand(1, 3, 8, 8)
+    y = net(lq)
+    twin = copy.deepcopy(net)
+    assert twin.routing_statistics() == {}
+    close(twin(lq), y)
+
+
+def test_records_are_replaced_not_collected(small):
+    net = small().eval()
+    net(torch.rand(4, 3, 8, 8))
+    net(torch.rand(1, 3, 8, 8))
+    assert {share.shape[0] for share in net.routing_statistics().values()} == {1}
+
+
+def test_dense_network_has_nothing_to_report(small):
+    net = small(encoder_moe="none", decoder_moe="none")
+    net(torch.rand(1, 3, 8, 8))
+    assert net.auxiliary_losses() == {}
+    assert net.routing_statistics() == {}
+
+
+def test_auxiliary_losses_reach_the_routers(small):
+    net = small()
+    net(torch.rand(2, 3, 8, 8))
+    losses = net.auxiliary_losses()
+    assert set(losses) == {"load_balance", "z_loss"}
+    sum(losses.values()).backward()
+    routers = [p for name, p in net.named_parameters() if name.endswith("router.weight")]
+    assert all(p.grad.abs().sum() > 0 for p in routers)
