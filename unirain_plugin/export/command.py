@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="export",
         description="Write trained weights as one file that tells its network: safetensors or pth for --weights, "
-        "BasicSR and spandrel; onnx or torchscript to run elsewhere (compared with the network before it is put in place).",
+        "BasicSR and spandrel; onnx or torchscript to run elsewhere (each is compared with the network first).",
     )
     p.add_argument(
         "--weights", metavar="FILE", help="weights or checkpoint (default: the small network that is shipped)"

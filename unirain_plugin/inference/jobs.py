@@ -55,8 +55,9 @@ def plan_jobs(source: Path, output: Path, picture_format: str = "keep", compare:
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: the output must be a folder, this is a file.")
     if source.is_dir():
-        inside = output.resolve()
-        files = sorted(p for p in source.rglob("*") if p.is_file() and inside not in p.resolve().parents)
+        files = sorted(p for p in source.rglob("*") if p.is_file())
+        if source.resolve() in output.resolve().parents:
+            files = [p for p in files if output.resolve() not in p.resolve().parents]
         files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(source).parts)]
         root = source
     elif source.is_file():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from unirain_plugin.data.image_header import PNG_SIGNATURE, other_orientation, read_header
 from unirain_plugin.errors import DataError
@@ -79,7 +79,9 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
                 profile = None  # it describes CMYK, and the pixels are RGB now
     except DataError:
         raise
-    except Exception as error:
+    except UnidentifiedImageError:  # among them deep TIFF files
+        pixels = _decode_deep(data, path)
+    except Exception as error:  # Pillow raises many kinds for broken files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be decoded as a picture: {reason}.") from None
     return Picture(np.ascontiguousarray(upright(pixels, orientation)), orientation, exif, profile)
@@ -104,7 +106,7 @@ def _decode_deep(data: bytes, path: Path) -> np.ndarray:
     """More than eight bits a channel (or a format whose depth is not known), as OpenCV decodes it."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise DataError(f"{path}: cannot be decoded as a picture.")
+        raise DataError(f"{path}: cannot be decoded: no picture, or of an unknown format ({len(data)} bytes).")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path}: holds {pixels.dtype} values; expected 8 or 16 bits a channel.")
     if pixels.ndim == 2:

@@ -1,0 +1,216 @@
+"""The command: files, folders with broken files, videos."""
+
+import shutil
+import subprocess
+
+import cv2
+import numpy as np
+import pytest
+from inference_helpers import SMALL, random_network, random_picture
+from PIL import Image
+
+from unirain_plugin import __main__ as cli
+from unirain_plugin.inference import folder
+from unirain_plugin.inference.pictures import read_picture
+from unirain_plugin.inference.restoring import restore
+from unirain_plugin.inference.weights_file import write_weights
+
+
+@pytest.fixture(scope="module")
+def net():
+    return random_network()
+
+
+@pytest.fixture(scope="module")
+def weights(net, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    write_weights(path, net.state_dict(), SMALL)
+    return path
+
+
+def run(weights, source, output, *more):
+    arguments = ["-i", source, "-o", output, "--weights", weights, "--device", "cpu", "--quiet", *more]
+    return cli.main(["inference", *map(str, arguments)])
+
+
+def fill_folder(root):
+    (root / "sub").mkdir(parents=True)
+    Image.fromarray(random_picture(90, 70)).save(root / "a.png")
+    Image.fromarray(random_picture(20, 24, seed=1)).save(root / "b.jpg", quality=95)
+    Image.fromarray(random_picture(20, 24, 4, seed=2)).save(root / "sub" / "a.png")
+    return root
+
+
+def test_one_picture(net, weights, tmp_path, capsys):
+    source = fill_folder(tmp_path / "in") / "a.png"
+    assert run(weights, source, tmp_path / "out", "--tile", 64) == 0
+    result = read_picture(tmp_path / "out" / "a.png").pixels
+    np.testing.assert_array_equal(result, restore(net, read_picture(source).pixels, tile=64))
+    assert "1 restored to" in capsys.readouterr().out
+
+
+def test_folder_is_mirrored_with_comparisons(weights, tmp_path):
+    root = fill_folder(tmp_path / "in")
+    assert run(weights, root, root / "out", "--compare", "--format", "png") == 0
+    made = {str(p.relative_to(root / "out")) for p in (root / "out").rglob("*") if p.is_file()}
+    names = {"a.png", "b.png", "sub/a.png"}
+    assert made == names | {f"compare/{name}" for name in names}
+    assert read_picture(root / "out" / "sub" / "a.png").pixels.shape == (20, 24, 4)
+    assert read_picture(root / "out" / "compare" / "a.png").pixels.shape == (90, 148, 3)
+    assert run(weights, root, root / "out") == 0  # the results inside the input are not restored again
+    assert not (root / "out" / "out").exists()
+
+
+def test_existing_results_are_skipped_unless_overwrite(weights, tmp_path, capsys):
+    root, out = fill_folder(tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").write_bytes(b"mine")
+    assert run(weights, root, out) == 0
+    assert "2 restored" in (text := capsys.readouterr().out) and "1 skipped" in text
+    assert (out / "a.png").read_bytes() == b"mine"
+    assert run(weights, root, out, "--overwrite") == 0
+    assert read_picture(out / "a.png").pixels.shape == (90, 70, 3)
+
+
+def test_broken_files_do_not_stop_the_folder(weights, tmp_path, capsys):
+    root, out = fill_folder(tmp_path / "in"), tmp_path / "out"
+    data = (root / "b.jpg").read_bytes()
+    (root / "0_cut.jpg").write_bytes(data[: len(data) // 2])
+    (root / "0_empty.png").write_bytes(b"")
+    (root / "c_text.webp").write_text("no picture")
+    (root / "notes.txt").write_text("hello")
+    (root / "0_broken.mp4").write_text("no film")
+    assert run(weights, root, out) == 1
+    text = capsys.readouterr().out
+    assert "3 restored" in text and "4 failed:" in text and "neither picture nor video: notes.txt" in text
+    for name in ("0_cut.jpg: the ", "0_empty.png: the file is empty", "c_text.webp", "0_broken.mp4"):
+        assert f"{root}/{name}" in text
+    assert sorted(p.name for p in out.rglob("*") if p.is_file()) == ["a.png", "a.png", "b.jpg"]
+
+
+def test_a_failing_network_or_disk_fails_that_file_only(tmp_path):
+    jobs = folder_jobs(fill_folder(tmp_path / "in"), tmp_path / "out")
+
+    def function(pixels):
+        if pixels.shape[0] == 90:
+            raise RuntimeError("kernel failed")
+        return pixels
+
+    (tmp_path / "out" / "b.jpg").mkdir(parents=True)  # cannot be replaced by a file
+    outcome = folder.restore_files(jobs, function, bar=False)
+    assert [path.name for path, _ in outcome.failed] == ["a.png", "b.jpg"]
+    assert outcome.failed[0][1] == "kernel failed" and "cannot be written" in outcome.failed[1][1]
+    assert len(outcome.done) == 1
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def folder_jobs(root, out):
+    from unirain_plugin.inference.jobs import plan_jobs
+
+    return plan_jobs(root, out).jobs
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda root: ("-i", root / "none"), "there is no such file or folder"),
+        (lambda root: ("-i", root / "notes.txt"), "unsupported file; supported: .png"),
+        (lambda root: ("-i", root / "void"), "holds no picture or video"),
+        (lambda root: ("-o", root), "would overwrite its source"),
+        (lambda root: ("-o", root / "a.png"), "must be a folder"),
+        (lambda root: ("--tile", 5), "tile: got 5"),
+        (lambda root: ("--precision", "fp61"), "precision"),
+        (lambda root: ("--precision", "fp16"), "fp16 is for accelerators"),
+        (lambda root: ("--weights", root / "none.pth"), "no such file of weights"),
+        (lambda root: ("--device", "cuda:77"), "no such device"),
+        (lambda root: ("--format", "jpg"), "would both be written"),
+    ],
+)
+def test_mistakes_are_one_message(weights, tmp_path, capsys, change, text):
+    root = fill_folder(tmp_path / "in")
+    (root / "notes.txt").write_text("x")
+    (root / "void").mkdir()
+    Image.fromarray(random_picture(8, 8)).save(root / "b.png")
+    assert run(weights, root, tmp_path / "out", *change(root)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and text in error and "Traceback" not in error
+
+
+def test_progress_bar_counts_files(tmp_path, capsys):
+    folder.restore_files(folder_jobs(fill_folder(tmp_path / "in"), tmp_path / "out"), lambda x: x)
+    assert "3/3" in capsys.readouterr().err
+
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+
+def make_video(path, size="64x48", rate="10", *more, pixels="yuv420p"):
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", f"testsrc=size={size}:rate={rate}:duration=1", "-f"]
+    command += ["lavfi", "-i", "sine=frequency=440:duration=1", "-shortest", "-pix_fmt", pixels, *more, str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+def streams_of(path):
+    command = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_type,codec_name,width,height,nb_read_frames"]
+    text = subprocess.run([*command, "-count_frames", "-of", "csv=p=0", str(path)], capture_output=True, text=True)
+    return sorted(text.stdout.split())
+
+
+@needs_ffmpeg
+def test_video_keeps_frames_size_and_sound(weights, tmp_path):
+    source = make_video(tmp_path / "-film é.mp4")
+    assert run(weights, f"{tmp_path}/-film é.mp4", tmp_path / "out", "--compare") == 0
+    assert any(line.startswith("h264,video,64,48,10") for line in streams_of(tmp_path / "out" / source.name))
+    kinds = [line.split(",")[:2] for line in streams_of(tmp_path / "out" / source.name)]
+    assert kinds == [["aac", "audio"], ["h264", "video"]]
+    assert "h264,video,136,48,10" in ",".join(streams_of(tmp_path / "out" / "compare" / source.name))
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@needs_ffmpeg
+def test_frames_and_colours_pass_through(tmp_path):
+    from unirain_plugin.inference.jobs import plan_jobs
+    from unirain_plugin.inference.video import probe, read_frames
+
+    source = make_video(
+        tmp_path / "film.avi", "67x49", "30000/1001", "-c:v", "ffv1", "-c:a", "pcm_s16le", pixels="yuv444p"
+    )
+    (job,) = plan_jobs(source, tmp_path / "out").jobs
+    assert job.target.name == "film.mkv"
+    seen = []
+    outcome = folder.restore_files([job], lambda frame: seen.append(frame.shape) or frame, bar=False)
+    assert outcome.failed == [] and set(seen) == {(49, 67, 3)}
+    before, after = list(read_frames(probe(source))), list(read_frames(probe(job.target)))
+    assert len(before) == len(after) == len(seen) and len(seen) in (29, 30)
+    assert probe(job.target).rate == "30000/1001"
+    difference = [np.abs(a.astype(int) - b).mean() for a, b in zip(before, after, strict=True)]
+    assert max(difference) < 3  # of 255: the codec's own loss
+
+
+@needs_ffmpeg
+def test_a_network_that_fails_in_a_video_leaves_nothing(tmp_path):
+    from unirain_plugin.inference.jobs import plan_jobs
+
+    def function(frame):
+        raise RuntimeError("kernel failed")
+
+    (job,) = plan_jobs(make_video(tmp_path / "film.mp4"), tmp_path / "out").jobs
+    outcome = folder.restore_files([job], function, bar=False)
+    assert outcome.failed == [(job.source, "kernel failed")]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_ffmpeg_the_message_says_what_to_install(weights, tmp_path, monkeypatch, capsys):
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert run(weights, tmp_path / "film.mp4", tmp_path / "out") == 1
+    assert "videos need the program ffprobe; install ffmpeg" in capsys.readouterr().out
+
+
+def test_opencv_sees_the_result(weights, tmp_path):
+    pixels = random_picture(20, 22, 3, np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), pixels)
+    assert run(weights, tmp_path / "deep.png", tmp_path / "out", "--ensemble", "--precision", "bf16") == 0
+    result = cv2.imread(str(tmp_path / "out" / "deep.png"), cv2.IMREAD_UNCHANGED)
+    assert result.dtype == np.uint16 and result.shape == pixels.shape

@@ -1,0 +1,199 @@
+"""Pictures larger than a tile: UniRain layer by layer gives the whole picture's result, others blended tiles."""
+
+import numpy as np
+import pytest
+import torch
+from inference_helpers import random_network, random_picture
+
+from unirain_plugin.errors import OptionError, UniRainError
+from unirain_plugin.inference import restoring
+from unirain_plugin.inference.feature_maps import MapStore
+from unirain_plugin.inference.restoring import RestoreOptions, restore, restore_tensor
+from unirain_plugin.inference.streamed import restore_streamed
+
+VARIANTS = {
+    "asymmetric": {},
+    "hard by window": {"hard_routing": "window", "window": 8},
+    "hard by window, two": {"hard_routing": "window", "window": 4, "top_k": 2, "encoder_moe": "hard"},
+    "hard by image, two": {"encoder_moe": "hard", "latent_moe": "hard", "top_k": 2},
+    "soft by window": {"soft_routing": "window", "window": 4, "latent_moe": "soft"},
+    "soft by image": {"soft_routing": "image", "decoder_moe": "soft"},
+    "dense, narrow": {"encoder_moe": "none", "decoder_moe": "none", "widen_last": False},
+    "masked": {"dispatch": "dense"},
+}
+CPU = torch.device("cpu")
+
+
+def picture_tensor(height, width):
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("piece", [3, 17])
+def test_streamed_equals_whole(changes, piece):
+    net, x = random_network(**changes), picture_tensor(61, 47)
+    with torch.no_grad():
+        whole = net(x)
+    assert (whole - x).abs().mean() > 0.02  # the network does something
+    torch.testing.assert_close(restore_streamed(net, x, MapStore(CPU, piece)), whole, rtol=0, atol=2e-5)
+
+
+def test_scratch_files_hold_what_memory_may_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    net, x = random_network(), picture_tensor(40, 36)
+    made = []
+    original = torch.from_file
+    monkeypatch.setattr(torch, "from_file", lambda name, **kw: made.append(name) or original(name, **kw))
+    result = restore_streamed(net, x, MapStore(CPU, 16, limit=0))
+    with torch.no_grad():
+        torch.testing.assert_close(result, net(x), rtol=0, atol=2e-5)
+    assert len(made) == 3 and all(name.startswith(str(tmp_path)) for name in made)  # a map for each level
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_streamed_in_bf16_is_as_near_as_bf16_allows():
+    net, x = random_network(), picture_tensor(50, 40)
+    with torch.no_grad():
+        exact = net(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            whole = net(x)
+            streamed = restore_streamed(net, x, MapStore(CPU, 16))
+    assert streamed.dtype == torch.float32
+    assert (streamed - exact).abs().max() < 3 * (whole - exact).abs().max() + 1e-3
+
+
+def test_tiled_and_whole_agree_far_below_the_promised_hundredths_of_a_decibel():
+    net = random_network()
+    clean, rainy = random_picture(180, 260, seed=1), random_picture(180, 260, seed=2)
+
+    def psnr(image):
+        return -10 * np.log10(np.mean((image / 255.0 - clean / 255.0) ** 2))
+
+    whole, tiled = restore(net, rainy, tile=0), restore(net, rainy, tile=64)
+    assert abs(psnr(whole) - psnr(tiled)) < 1e-3
+    assert np.abs(whole.astype(int) - tiled.astype(int)).max() <= 1
+
+
+def test_routing_of_the_whole_picture_serves_every_part():
+    """Halves that are routed differently on their own are routed as one."""
+    net = random_network(strength=0.3)
+    x = torch.cat([torch.full((1, 3, 64, 64), 0.05), torch.rand(1, 3, 64, 64)], 3)
+    with torch.no_grad():
+        whole = net(x)
+        alone = torch.cat([net(x[..., :64]), net(x[..., 64:])], 3)
+    streamed = restore_streamed(net, x, MapStore(CPU, 32))
+    assert (whole - alone).abs().mean() > 1e-3
+    assert (whole - streamed).abs().mean() < 1e-3 * (whole - alone).abs().mean()
+
+
+class Blur(torch.nn.Module):
+    """A network of the toolbox's kind: local, reach 2 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 5, padding=2, padding_mode="replicate")
+        self.sizes = []
+
+    def forward(self, x):
+        self.sizes.append(x.shape[-2:])
+        return self.conv(x)
+
+
+def test_other_networks_run_on_blended_tiles_without_a_seam():
+    net, x = Blur().requires_grad_(False), picture_tensor(150, 200)
+    whole = restore_tensor(net, x, RestoreOptions(tile=0))
+    net.sizes.clear()
+    tiled = restore_tensor(net, x, RestoreOptions(tile=64, overlap=16))
+    assert set(net.sizes) == {(64, 64)}
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-6)
+
+
+def test_ensemble_averages_eight_orientations():
+    class Shift(torch.nn.Module):
+        def forward(self, x):
+            return x.roll(1, 3)
+
+    x = picture_tensor(12, 20)
+    out = restore_tensor(Shift(), x, RestoreOptions(ensemble=True))
+    neighbours = (x.roll(1, 3) + x.roll(-1, 3) + x.roll(1, 2) + x.roll(-1, 2)) / 4
+    torch.testing.assert_close(out, neighbours)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(20, 23, 3), (20, 23, 4), (20, 23), (20, 23, 2)])
+def test_arrays_keep_shape_and_type(shape, dtype):
+    net = random_network()
+    depth = dtype if np.issubdtype(dtype, np.integer) else np.uint16
+    image = random_picture(*shape[:2], channels=shape[2] if len(shape) > 2 else 1, dtype=depth).reshape(shape)
+    if depth != dtype:
+        image = (image / 65535).astype(dtype)
+    before = image.copy()
+    out = restore(net, image)
+    assert out.shape == shape and out.dtype == dtype
+    np.testing.assert_array_equal(image, before)
+    if shape[-1] in (2, 4):
+        np.testing.assert_array_equal(out[..., -1], image[..., -1])
+    assert np.abs(out[..., 0].astype(float) - image[..., 0]).max() > 0
+
+
+def test_bgr_views_are_taken():
+    net, image = random_network(), random_picture(16, 18)
+    np.testing.assert_array_equal(restore(net, image[..., ::-1][..., ::-1]), restore(net, image))
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        ("x.png", "got str; expected an array"),
+        (np.zeros((3, 4, 5, 6), np.uint8), r"shape \(3, 4, 5, 6\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
+        (np.zeros((4, 4, 5), np.uint8), "got 5 channels"),
+        (np.zeros((4, 4, 3), np.int32), "dtype int32"),
+        (np.full((4, 4, 3), 200.0), "values from 200 to 200; expected"),
+        (np.full((4, 4, 3), np.nan), "nan"),
+    ],
+)
+def test_wrong_arrays_are_explained(image, text):
+    with pytest.raises(OptionError, match=text):
+        restore(Blur(), image)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"tile": 10}, "tile: got 10; expected 0"),
+        ({"tile": 100, "overlap": 60}, "overlap: got 60; expected 0 to half"),
+        ({"overlap": -1}, "overlap: got -1"),
+        ({"precision": "fp61"}, "Did you mean 'fp16'"),
+        ({"memory": -1.0}, "memory: got -1"),
+        ({"precision": "fp16"}, "fp16 is for accelerators"),
+    ],
+)
+def test_wrong_options_are_explained(options, text):
+    with pytest.raises(OptionError, match=text):
+        restore(Blur(), random_picture(8, 8), **options)
+
+
+def test_what_the_network_does_wrong_is_told():
+    class Bad(torch.nn.Module):
+        def forward(self, x):
+            if self.how == "nan":
+                return x * float("nan")
+            if self.how == "memory":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return torch.nn.functional.interpolate(x, scale_factor=2)
+
+    net = Bad()
+    for how, text in (("nan", "not finite"), ("memory", "smaller tile than 512"), ("scale", "keeps the size")):
+        net.how = how
+        with pytest.raises(UniRainError, match=text):
+            restore(net, random_picture(8, 8))
+
+
+def test_three_lines():
+    import unirain_plugin
+
+    assert unirain_plugin.restore is restoring.restore
+    assert callable(unirain_plugin.load)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = unirain_plugin.lod
