@@ -87,7 +87,7 @@ def test_upper_rows_of_a_png_are_those_of_the_whole(monkeypatch, worth):
 def test_only_as_many_rows_are_decoded_as_needed():
     tall = picture(400, 32)
     assert EncodedImage(encode(tall), "x").decode_rows(50).shape[0] == 50
-    assert EncodedImage(encode(tall, ".jpg"), "x").decode_rows(50).shape[0] <= 50 + 32
+    assert EncodedImage(encode(tall, ".jpg"), "x").decode_rows(50).shape[0] <= 50 + 48
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,14 @@ def test_without_the_faster_decoders_the_pixels_are_the_same(monkeypatch, able):
 
 def test_this_installation_decodes_parts():
     assert partial_decode.decoders()["partial"]
+
+
+@pytest.mark.parametrize("noisy", [slice(0, 100), slice(100, 200), slice(40, 48), slice(0, 0)])
+@pytest.mark.parametrize("sampling", [0x111111, 0x221111])
+def test_data_crowded_in_a_part_of_a_jpeg_is_not_cut_off(noisy, sampling):
+    image = np.full((200, 160, 3), 90, np.uint8)
+    image[noisy] = np.random.default_rng(0).integers(0, 255, image[noisy].shape, dtype=np.uint8)
+    data = encode(image, ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, cv2.IMWRITE_JPEG_QUALITY, 95)
+    whole = EncodedImage(data, "x").decode()
+    for stop in range(1, 201, 3):
+        assert np.array_equal(EncodedImage(data, "x").decode_rows(stop)[:stop], whole[:stop]), stop

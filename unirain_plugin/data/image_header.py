@@ -30,6 +30,7 @@ class ImageHeader:
         orientation: EXIF orientation, 1 (upright) to 8.
         height_at: Offset of the height; 0 where rows cannot be left out (JPEG: progressive, restart markers, several
             scans; PNG: interlaced, palette).
+        scan_at: JPEG: offset of the scan's header.
         end_at: JPEG: offset of the end marker.
         mcu_rows: JPEG: rows of pixels in one row of coding units (8 or 16).
     """
@@ -41,6 +42,7 @@ class ImageHeader:
     bits: int
     orientation: int = 1
     height_at: int = 0
+    scan_at: int = 0
     end_at: int = 0
     mcu_rows: int = 0
 
@@ -122,7 +124,7 @@ def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
     if kind not in (0xC0, 0xC1) or restarts or data[position + 4] != channels:
         height_at = 0
     mcu_rows = 8 * max(sampling & 15 for sampling in samplings)
-    return ImageHeader("jpeg", height, width, channels, bits, orientation, height_at, end, mcu_rows)
+    return ImageHeader("jpeg", height, width, channels, bits, orientation, height_at, position, end, mcu_rows)
 
 
 def other_orientation(data: bytes) -> int:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.image_header import ImageHeader, other_orientation, read_header
-from unirain_plugin.data.partial_decode import decode_part, upper_part
+from unirain_plugin.data.partial_decode import decode_upper
 from unirain_plugin.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
@@ -83,8 +83,7 @@ class EncodedImage:
         """Decode at least the rows below ``stop``: (≥ min(stop, H), W, 3), identical to :meth:`decode` there."""
         if self._pixels is not None or self.header is None:
             return self.decode()
-        part = upper_part(self.data, self.header, stop, self.name)
-        image = None if part is None else decode_part(part, self.header)
+        image = decode_upper(self.data, self.header, min(stop, self.height), self.name)
         if image is None or image.shape[0] < min(stop, self.height) or image.shape[1] != self.width:
             return self.decode()  # which tells what is wrong, if something is
         return image

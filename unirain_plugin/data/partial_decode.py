@@ -30,13 +30,13 @@ from unirain_plugin.data.image_header import PNG_SIGNATURE, ImageHeader, read_he
 from unirain_plugin.errors import DataError
 
 
-def upper_part(data: bytes, header: ImageHeader, stop: int, name: str) -> bytes | bytearray | None:
-    """Return an image file of the upper ``stop`` rows or a few more; None where the whole has to be decoded.
+def decode_upper(data: bytes, header: ImageHeader, stop: int, name: str) -> np.ndarray | None:
+    """Decode the upper ``stop`` rows, or a few more, to uint8 BGR; None where the whole has to be decoded otherwise.
 
     Args:
         data: The file's bytes.
         header: Their header.
-        stop: Number of rows that are needed.
+        stop: Number of rows that are needed, at most the image's.
         name: The file's name for error texts.
 
     Raises:
@@ -44,19 +44,35 @@ def upper_part(data: bytes, header: ImageHeader, stop: int, name: str) -> bytes 
     """
     if header.height_at == 0 or header.orientation != 1:
         return None
-    if header.format == "jpeg" and not decoders()["partial"]:
+    if header.format == "png":
+        part = _png(data, header, stop, name)
+        return None if part is None else cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
+    if not decoders()["partial"]:
         return None
-    return _jpeg(data, header, stop) if header.format == "jpeg" else _png(data, header, stop, name)
+    if header.channels == 3 and decoders()["simplejpeg"]:
+        return _by_simplejpeg(data, header, stop)
+    part = _jpeg(data, header, stop)
+    return None if part is None else cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
 
 
-def decode_part(part: bytes | bytearray, header: ImageHeader) -> np.ndarray | None:
-    """Decode what :func:`upper_part` returned to uint8 BGR; None if the decoder refuses."""
-    if header.format == "jpeg" and header.channels == 3 and decoders()["simplejpeg"]:
-        try:
-            return simplejpeg.decode_jpeg(part, "BGR", strict=False)
-        except ValueError:
-            return None
-    return cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
+def _by_simplejpeg(data: bytes, header: ImageHeader, stop: int) -> np.ndarray | None:
+    """Decode without the data that the rows are unlikely to need, and look whether they needed it.
+
+    Otherwise the decoder would search all of it for the end marker. Where the data ran out, the rest is of one colour
+    (the decoder leaves all coefficients at 0). So one more row of coding units is asked for: if that is of one colour,
+    nothing is cut; if not, the data has reached it, and all rows before it are whole.
+    """
+    part = _jpeg(data, header, stop + header.mcu_rows)
+    share = _rows(header, stop + header.mcu_rows) / header.height
+    likely = header.scan_at + int((header.end_at - header.scan_at) * share * 1.2) + 4096
+    try:
+        if part is not None and likely < len(part):
+            image = simplejpeg.decode_jpeg(memoryview(part)[:likely], "BGR", strict=False)
+            if (image[-1] != image[-1, :1]).any():
+                return image
+        return simplejpeg.decode_jpeg(data if part is None else part, "BGR", strict=False)
+    except ValueError:
+        return None
 
 
 @cache
@@ -78,12 +94,17 @@ def decoders() -> dict[str, bool]:
     return {"partial": partial, "simplejpeg": partial and same}
 
 
+def _rows(header: ImageHeader, stop: int) -> int:
+    """Return ``stop`` rounded up to whole rows of coding units, and one such row more."""
+    return (-(-stop // header.mcu_rows) + 1) * header.mcu_rows
+
+
 def _jpeg(data: bytes, header: ImageHeader, stop: int) -> bytearray | None:
     """Lower the height in the header and drop the end marker, so that the decoder does not go looking for it.
 
     One row of coding units more than needed is kept: the up-sampling of the chroma looks at the row below.
     """
-    rows = (stop // header.mcu_rows + 2) * header.mcu_rows
+    rows = _rows(header, stop)
     if rows >= header.height:
         return None
     cut = bytearray(memoryview(data)[: header.end_at])
@@ -107,11 +128,21 @@ def _png(data: bytes, header: ImageHeader, stop: int, name: str) -> bytes | None
     if needed > 0:
         raise DataError(f"{name}: the PNG's data ends before row {stop} of {header.height}.")
     ihdr = b"IHDR" + data[16:20] + struct.pack(">I", stop) + data[24:29]
-    body = b"IDAT" + zlib.compress(b"".join(rows), 0)
+    body = b"IDAT" + _stored(b"".join(rows))
     parts = [PNG_SIGNATURE]
     for chunk in (ihdr, body, b"IEND"):
-        parts += [struct.pack(">I", len(chunk) - 4), chunk, struct.pack(">I", zlib.crc32(chunk))]
+        parts += [struct.pack(">I", len(chunk) - 4), chunk, struct.pack(">I", _inflater.crc32(chunk))]
     return b"".join(parts)
+
+
+def _stored(raw: bytes) -> bytes:
+    """Wrap bytes as a zlib stream of uncompressed blocks (RFC 1950 and 1951), without the compressor's detour."""
+    parts = [b"\x78\x01"]
+    for start in range(0, len(raw), 0xFFFF):
+        block = raw[start : start + 0xFFFF]
+        last = start + 0xFFFF >= len(raw)
+        parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
+    return b"".join([*parts, struct.pack(">I", _inflater.adler32(raw))])
 
 
 def _idat_chunks(data: bytes, name: str) -> list[memoryview]:
