@@ -127,7 +127,7 @@ def flat_rain(f: Figures) -> Finding:
     words = (
         f"flat rain: hard edges ({f['hard']:.0%}, real about 40%) and one strength ({f['even']:.0%}, real about 25%)"
     )
-    return Finding("flat_rain", (f["hard"] + f["even"]) / 1.05, words)
+    return Finding("flat_rain", min((f["hard"] + f["even"]) / 1.05, f["hard"] / 0.42), words)
 
 
 def noise_apart(f: Figures) -> Finding:

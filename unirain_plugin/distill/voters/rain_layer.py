@@ -86,7 +86,8 @@ def _owner(frame: Frame, limit: float) -> dict[str, float]:
     the rain is left in gt.
 
     Returns:
-        ``leftover``: share of the difference's structure in blocks where gt clearly bears the same rain (c < −0.15);
+        ``leftover``: share of the difference's structure in blocks where gt clearly bears the same rain (c < −0.15,
+        gradients correlated by more than 0.3);
         ``darker_structure``: share in places where lq is the darker one; ``owned_by_gt``: Σ over those places of the
         share that gt bears. Rain streaks brighten, so both are near 0 for them; drops have dark rims and hide bright
         parts, up to 0.45.
@@ -106,7 +107,10 @@ def _owner(frame: Frame, limit: float) -> dict[str, float]:
         figures["darker_structure"] = float(energy[dark].sum()) / total
         blocks = block_means(energy, size)
         weight = np.sqrt(blocks)
-        left = block_means(shared, size) / (blocks + 2) < -0.15
+        common = block_means(shared, size)
+        # A streak that happens to cross an edge of the scene is no leftover: the gradients must correlate.
+        alike = common < -0.3 * np.sqrt(blocks * block_means(gx * gx + gy * gy, size))
+        left = (common < -0.15 * (blocks + 2)) & alike
         figures["leftover"] = float(weight[left].sum() / (weight.sum() + 1e-6))
     return figures
 

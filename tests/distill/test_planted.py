@@ -1,0 +1,65 @@
+"""Planted bad pairs: each kind does what it says, repeatably, and leaves the good pair alone."""
+
+import cv2
+import numpy as np
+import pytest
+
+from unirain_plugin.benchmarks.distill import render_pairs
+from unirain_plugin.data.sample_photos import sample_photos
+from unirain_plugin.distill.planted import FURTHER_KINDS, GOOD_KINDS, KINDS, plant
+from unirain_plugin.errors import OptionError
+
+ALL = [*KINDS, *FURTHER_KINDS, *GOOD_KINDS]
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return render_pairs(sample_photos("train"), 2, 160, 5)
+
+
+def planted(kind, pairs, seed=0):
+    return plant(kind, pairs[0], pairs[1], np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_planted_pair_is_a_pair_and_the_good_one_stays(kind, pairs):
+    before = pairs[0].lq.copy(), pairs[0].gt.copy()
+    bad = planted(kind, pairs)
+    assert bad.lq.shape == bad.gt.shape
+    assert bad.lq.dtype == bad.gt.dtype == np.uint8
+    assert bad.lq.flags.c_contiguous and bad.gt.flags.c_contiguous
+    np.testing.assert_array_equal(pairs[0].lq, before[0])
+    np.testing.assert_array_equal(pairs[0].gt, before[1])
+    again = planted(kind, pairs)
+    np.testing.assert_array_equal(bad.lq, again.lq)
+    np.testing.assert_array_equal(bad.gt, again.gt)
+    if kind != "duplicate":
+        assert bad.lq.shape != pairs[0].lq.shape or (bad.lq != pairs[0].lq).any() or (bad.gt != pairs[0].gt).any()
+
+
+@pytest.mark.parametrize("distance", [1, 2, 5, 8])
+def test_misaligned_pairs_are_shifted_by_that_distance(distance, pairs):
+    bad = planted(f"misaligned_{distance}px", pairs)
+    lq, gt = (np.float32(cv2.GaussianBlur(image, (0, 0), 2)[..., 1]) for image in (bad.lq, bad.gt))
+    (dx, dy), _ = cv2.phaseCorrelate(gt, lq, cv2.createHanningWindow(lq.shape[::-1], cv2.CV_32F))
+    assert np.hypot(dx, dy) == pytest.approx(distance, abs=0.8)
+
+
+def test_swapping_twice_changes_nothing(pairs):
+    once = planted("swapped", pairs)
+    np.testing.assert_array_equal(once.lq, pairs[0].gt)
+    np.testing.assert_array_equal(once.gt, pairs[0].lq)
+
+
+def test_still_rainy_comes_in_the_same_and_in_other_rain(pairs):
+    same = 0
+    difference = pairs[0].lq.astype(float) - pairs[0].gt
+    for seed in range(16):
+        left = planted("still_rainy", pairs, seed).gt.astype(float) - pairs[0].gt
+        same += np.corrcoef(left.ravel(), difference.ravel())[0, 1] > 0.9
+    assert 2 <= same <= 14
+
+
+def test_an_unknown_kind_names_the_nearest(pairs):
+    with pytest.raises(OptionError, match=r"'blury' is unknown\..*'blurred'"):
+        planted("blury", pairs)

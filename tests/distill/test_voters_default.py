@@ -1,0 +1,228 @@
+"""The three voters without weights: what they measure, and what they and their majority say."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from unirain_plugin.benchmarks import distill as benchmark
+from unirain_plugin.data.sample_photos import sample_photos
+from unirain_plugin.distill.majority import decide
+from unirain_plugin.distill.planted import Pair, plant
+from unirain_plugin.distill.records import Reference, VoteTask
+from unirain_plugin.distill.registry import VOTER, build_part, load_parts
+from unirain_plugin.distill.voters.evidence import pair_evidence
+from unirain_plugin.distill.voters.findings import Finding
+from unirain_plugin.distill.voters.findings import judge as judge_findings
+from unirain_plugin.errors import OptionError
+
+TYPES = ("realism", "pair_consistency", "gt_quality")
+
+
+@pytest.fixture(scope="module")
+def good():
+    return benchmark.render_pairs(sample_photos("all"), 24, 256, 3)
+
+
+@pytest.fixture(scope="module")
+def judge(good):
+    return benchmark.Judge([pair.lq for pair in good])
+
+
+def scene(seed=0, side=256):
+    """A sharp picture: rectangles of many sizes, and a little texture."""
+    rng = np.random.default_rng(seed)
+    image = np.full((side, side, 3), 110, np.float32)
+    for _ in range(120):
+        x, y, w, h = rng.integers(0, side, 2).tolist() + rng.integers(5, side // 4, 2).tolist()
+        image[y : y + h, x : x + w] = rng.uniform(40, 180, 3)
+    return np.clip(image + rng.normal(0, 1.5, image.shape), 0, 255).astype(np.uint8)
+
+
+def streaks(gt, seed=1, strength=60.0, density=0.003):
+    """Rain that is not the renderer's: noise smeared along one direction, added."""
+    rng = np.random.default_rng(seed)
+    sparks = (rng.random(gt.shape[:2]) < density).astype(np.float32)
+    kernel = np.zeros((25, 25), np.float32)
+    cv2.line(kernel, (9, 0), (15, 24), 1.0, 1)
+    rain = cv2.GaussianBlur(cv2.filter2D(sparks, -1, kernel), (0, 0), 0.7)
+    return np.clip(gt + strength * np.minimum(rain, 1.5)[..., None], 0, 255).astype(np.uint8)
+
+
+def evidence(lq, gt, rain_type="drs"):
+    return pair_evidence(benchmark.candidate_of(Pair(lq, gt, rain_type), "p"))
+
+
+def votes_on(lq, gt, rain_type="drs"):
+    load_parts()
+    task = VoteTask(benchmark.candidate_of(Pair(lq, gt, rain_type), "p"), [])
+    return {name: build_part(VOTER, {"type": name}, "v").vote([task])[0] for name in TYPES}
+
+
+def kinds(votes):
+    return {vote.details["kind"] for vote in votes.values() if vote.verdict is False}
+
+
+def test_good_pairs_of_another_kind_of_rain_are_kept():
+    for seed in range(4):
+        gt = scene(seed)
+        for density in (0.001, 0.003, 0.01):
+            votes = votes_on(streaks(gt, seed, density=density), gt)
+            assert all(vote.verdict for vote in votes.values()), (density, votes)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(2, 0), (-1, 3), (0, -8), (6, 6)])
+def test_the_shift_is_measured(dx, dy):
+    gt = scene(side=300)
+    lq = streaks(gt)
+    figures = evidence(lq[20:276, 20:276], gt[20 + dy : 276 + dy, 20 + dx : 276 + dx])
+    assert figures["shift"] == pytest.approx(np.hypot(dx, dy), abs=0.15)
+    assert figures["shift_gain"] > 0.3
+    votes = votes_on(lq[20:276, 20:276], gt[20 + dy : 276 + dy, 20 + dx : 276 + dx])
+    assert "misaligned" in kinds(votes) | {k for v in votes.values() for k in v.details.get("also", [])}
+    assert not decide(list(votes.values()), 3).keep
+
+
+def test_a_shift_of_half_a_pixel_is_measured_between_pixels():
+    big = scene(side=516)
+    gt = cv2.resize(big[:512, :512], (256, 256), interpolation=cv2.INTER_AREA)
+    moved = cv2.resize(big[:512, 3:515], (256, 256), interpolation=cv2.INTER_AREA)
+    assert evidence(streaks(gt), moved)["shift"] == pytest.approx(1.5, abs=0.25)
+
+
+def test_exposure_is_told_from_mist():
+    gt = scene()
+    assert evidence(gt, gt)["tone_shift"] == 0
+    brighter = np.clip(gt * 1.35, 0, 255).astype(np.uint8)
+    figures = evidence(streaks(brighter), gt)
+    assert figures["tone_levels"] > 20
+    assert "exposure_shift" in kinds(votes_on(streaks(brighter), gt))
+    mist = np.clip(gt * 0.85 + 0.15 * 220, 0, 255).astype(np.uint8)
+    figures = evidence(streaks(mist), gt)
+    assert figures["mist"] == pytest.approx(0.15, abs=0.07)
+    assert figures["tone_shift"] < 1
+
+
+def test_noise_is_measured_in_levels_and_blamed_on_its_picture():
+    gt = scene()
+    noisy = np.clip(gt + np.random.default_rng(0).normal(0, 12, gt.shape), 0, 255).astype(np.uint8)
+    figures = evidence(streaks(gt), noisy)
+    # Luma of independent noise in three channels: σ · √(.299² + .587² + .114²) = 0.67 σ.
+    assert figures["gt_noise"] == pytest.approx(0.67 * 12, rel=0.15)
+    votes = votes_on(streaks(gt), noisy)
+    assert "only the clean picture is noisy" in votes["pair_consistency"].reason
+    assert not decide(list(votes.values()), 3).keep
+
+
+def test_the_jpeg_grid_is_found_at_any_phase():
+    gt = scene(side=260)
+    coded = cv2.imdecode(cv2.imencode(".jpg", gt, [cv2.IMWRITE_JPEG_QUALITY, 12])[1], cv2.IMREAD_COLOR)
+    for shift in (0, 3):
+        figures = evidence(streaks(gt)[shift:, shift:], coded[shift:, shift:])
+        assert figures["gt_blocks"] > 0.6
+        assert figures["lq_blocks"] < 0.2
+
+
+def test_half_of_the_rain_left_in_the_clean_picture_is_seen():
+    gt = scene()
+    lq = streaks(gt)
+    half = ((lq.astype(int) + gt) // 2).astype(np.uint8)
+    assert evidence(lq, half)["leftover"] > 0.5
+    votes = votes_on(lq, half)
+    assert votes["gt_quality"].details["kind"] == votes["pair_consistency"].details["kind"] == "still_rainy"
+
+
+def test_swapped_pictures_are_called_swapped():
+    gt = scene()
+    votes = votes_on(gt, streaks(gt))
+    assert votes["realism"].details["kind"] == votes["gt_quality"].details["kind"] == "swapped"
+    assert "lies in the clean picture" in votes["realism"].reason
+
+
+def test_pictures_without_rain_or_content_are_rejected():
+    gt = scene()
+    assert kinds(votes_on(gt, gt)) == {"no_rain"}
+    assert not decide(list(votes_on(gt, np.zeros_like(gt)).values()), 3).keep
+
+
+def test_rain_beyond_all_references_is_unreal():
+    load_parts()
+    voter = build_part(VOTER, {"type": "realism"}, "v")
+    pale = [cv2.GaussianBlur(scene(seed), (0, 0), 6) // 4 + 90 for seed in range(10)]
+    voter.setup([Reference(str(i), Path(str(i)), _image=image) for i, image in enumerate(pale)])
+    task = VoteTask(benchmark.candidate_of(Pair(streaks(scene(), strength=150), scene(), "drs"), "p"), [])
+    vote = voter.vote([task])[0]
+    assert vote.verdict is False
+    assert vote.details["kind"].startswith("unreal")
+    assert build_part(VOTER, {"type": "realism"}, "v").vote([task])[0].verdict is True
+
+
+def test_measured_figures_give_the_same_vote_without_pictures():
+    load_parts()
+    gt = scene()
+    candidate = benchmark.candidate_of(Pair(streaks(gt), gt, "drs"), "p")
+    for name in TYPES:
+        voter = build_part(VOTER, {"type": name, "name": f"my_{name}"}, "v")
+        figures = json.loads(json.dumps(dict(voter.measure(candidate)), allow_nan=False))
+        blind = benchmark.candidate_of(Pair(None, None, "drs"), "p")  # reading a picture would raise
+        assert voter.vote([VoteTask(blind, [], {voter.name: figures})]) == voter.vote([VoteTask(candidate, [])])
+
+
+def test_small_pictures_are_an_abstention():
+    tiny = scene(side=40)
+    assert {vote.verdict for vote in votes_on(tiny, tiny).values()} == {None}
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (65, 131), (400, 97), (1300, 1200)])
+def test_any_size_is_judged(shape):
+    gt = cv2.resize(scene(), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    votes = votes_on(streaks(gt), gt)
+    assert all(vote.verdict is not None for vote in votes.values())
+
+
+@pytest.mark.parametrize("strictness", ["high", 0, True, 100])
+def test_a_wrong_strictness_is_refused(strictness):
+    load_parts()
+    with pytest.raises(OptionError, match=r"strictness: expected a number from 0\.1 to 10"):
+        build_part(VOTER, {"type": "realism", "strictness": strictness}, "voters[0]")
+
+
+def test_strictness_moves_the_limits_and_the_first_broken_one_gives_the_reason():
+    findings = [Finding("a", 0.5, "first"), Finding("b", 0.9, "second"), Finding("c", 0.8, "third")]
+    assert judge_findings("v", findings, 1.0, "fine").verdict is True
+    vote = judge_findings("v", findings, 1.3, "fine")
+    assert (vote.verdict, vote.reason, vote.details) == (
+        False,
+        "second",
+        {"severity": 1.17, "kind": "b", "also": ["c"]},
+    )
+
+
+def test_most_planted_pairs_are_found_and_most_good_ones_kept(good, judge):
+    """A small sample of the benchmark; the whole of it is `benchmark distill`."""
+    kept = [judge(pair)[0] for pair in good]
+    assert np.mean(kept) >= 0.85
+    rng = np.random.default_rng(0)
+    for kind in ("misaligned_3px", "wrong_scene", "swapped", "blurred", "exposure_shift", "flat_rain", "still_rainy"):
+        bad = [plant(kind, pair, good[(i + 1) % len(good)], rng) for i, pair in enumerate(good[:12])]
+        rejected = [not judge(pair)[0] for pair in bad]
+        assert np.mean(rejected) >= 0.75, kind
+
+
+def test_the_benchmark_prints_a_row_for_each_kind(capsys, tmp_path):
+    status = benchmark.main(["--pairs", "12", "--planted", "3", "--references", "8", "--size", "128",
+                             "--json", str(tmp_path / "r.json")])  # fmt: skip
+    rows = {row["kind"]: row for row in json.loads((tmp_path / "r.json").read_text())["rows"]}
+    text = capsys.readouterr().out
+    assert all(f"\n{kind} " in f"\n{text}" for kind in rows)
+    assert rows["duplicate"]["rejected"] == 1.0
+    assert status == (0 if all(row["met"] is not False for row in rows.values()) else 1)
+    with pytest.raises(OptionError, match="--pairs: expected 4 or more"):
+        benchmark.main(["--pairs", "1"])
+
+
+def test_auroc_by_hand():
+    good, bad = np.array([1.0, 2.0]), np.array([2.0, 3.0])
+    assert benchmark._auroc(good, bad) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
