@@ -16,6 +16,8 @@ from unirain_plugin.losses.reweighting import build_reweighter
 from unirain_plugin.losses.reweighting_base import blend_with_floor
 from unirain_plugin.losses.reweighting_options import OPTION_NAMES
 
+_OPTIONS = tuple(dict.fromkeys(("base", "rain_types", "num_types", "loss_weight", "reduction", *OPTION_NAMES)))
+
 _SMALLEST = 1e-30  # float32 cannot hold a weight below; Σ ω_i then stays above 0
 
 
@@ -51,7 +53,12 @@ class MultiObjectiveReweightedLoss(nn.Module):
 
     Raises:
         OptionError: If an option is unknown, of a wrong type or out of range.
+
+    Attributes:
+        OPTIONS: The keys of the loss in an option file, for the option check.
     """
+
+    OPTIONS: frozenset[str] = frozenset(_OPTIONS)
 
     def __init__(
         self,
@@ -259,10 +266,11 @@ class MultiObjectiveReweightedLoss(nn.Module):
 
 
 def _check_names(options: Mapping[str, object]) -> None:
-    known = dict.fromkeys(("base", "rain_types", "num_types", "loss_weight", "reduction", *OPTION_NAMES))
     for name in options:
-        if name not in known:
-            raise OptionError(f"{name}: unknown key; expected one of {', '.join(known)}.{did_you_mean(name, known)}")
+        if name not in _OPTIONS:
+            raise OptionError(
+                f"{name}: unknown key; expected one of {', '.join(_OPTIONS)}.{did_you_mean(name, _OPTIONS)}"
+            )
 
 
 def _at_least_float32(x: Tensor | None) -> Tensor | None:

@@ -85,13 +85,27 @@ class TrainingSettings:
                 given[key] = _count("train", key, given[key], 1)
         if "grad_clip" in given:
             given["grad_clip"] = _number("train", "grad_clip", given["grad_clip"], 0.0, strict=True)
-        if not isinstance(given.get("compile", ""), str):
-            given["compile"] = _switch("train", "compile", given["compile"])
+        if "compile" in given:
+            given["compile"] = cls._parse_compile(given["compile"])
         if "channels_last" in given:
             given["channels_last"] = _switch("train", "channels_last", given["channels_last"])
         if "aux_weights" in given:
             given["aux_weights"] = cls._parse_aux_weights(given["aux_weights"])
         return cls(**given)
+
+    @staticmethod
+    def _parse_compile(value: Any) -> bool | str:
+        if not isinstance(value, str):
+            return _switch("train", "compile", value)
+        from torch import _inductor  # takes seconds, so only where a mode is named
+
+        modes = sorted({"default", *_inductor.list_mode_options()})
+        if value not in modes:
+            hint = did_you_mean(value, modes)
+            raise OptionError(
+                f"train: compile: expected true, false or one of {', '.join(modes)}, found {value!r}.{hint}"
+            )
+        return value
 
     @staticmethod
     def _parse_aux_weights(value: Any) -> Mapping[str, float]:

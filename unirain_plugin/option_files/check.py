@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from inspect import Parameter
 
 from unirain_plugin.option_files.check_data import check_data
+from unirain_plugin.option_files.check_labels import check_labels
 from unirain_plugin.option_files.check_own import check_own
 from unirain_plugin.option_files.check_run import check_run
 from unirain_plugin.option_files.loader import number_meant
@@ -40,6 +41,7 @@ def find_problems(opt: Mapping, problems: Problems, is_train: bool, check_paths:
         lambda: check_run(opt, problems, is_train),
         lambda: check_data(opt, problems, is_train, check_paths),
         lambda: check_own(opt, problems, is_train),
+        lambda: check_labels(opt, problems, is_train, check_paths),
     )
     for step in steps:
         step()

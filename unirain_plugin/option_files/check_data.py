@@ -33,6 +33,7 @@ def check_data(opt: Mapping, problems: Problems, is_train: bool, check_paths: bo
             _check_format(opt, str(phase), here, problems)
             if check_paths:
                 _check_folders(opt, str(phase), here, problems)
+    _check_param_keys(section(opt, "path"), problems)
     if check_paths:
         _check_files(section(opt, "path"), problems)
 
@@ -120,6 +121,15 @@ def _check_lmdb(opt: Mapping, phase: str, backend: object, path: KeyPath, text: 
     own = is_own(dataset_class(opt, phase))  # ours keeps one LMDB per rain type in the folder and looks itself
     if backend == "lmdb" and not own and not (Path(text).expanduser() / "meta_info.txt").is_file():
         problems.error(path, f"{found(text)} holds no meta_info.txt, so it is no LMDB of the toolbox.")
+
+
+def _check_param_keys(paths: Mapping, problems: Problems) -> None:
+    """The toolbox takes ``params`` in silence where a file has no entry of the name that is given."""
+    for key, value in paths.items():
+        usual = ("params", "params_ema")
+        match = nearest(value, usual) if str(key).startswith("param_key") and isinstance(value, str) else None
+        if match and value not in usual:
+            problems.error(("path", key), f"found {found(value)}. Did you mean '{match}'?")
 
 
 def _check_files(paths: Mapping, problems: Problems) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, MutableMapping
 
 from unirain_plugin.option_files.loader import parse_value
@@ -75,9 +76,10 @@ def _may_be_set(opt: Mapping, path: KeyPath) -> bool:
 def _suggest(opt: Mapping, path: KeyPath) -> str:
     """The nearest key path that exists or may be set: first by its last key, wherever it stands, then as a whole."""
     paths = sorted(_paths(opt), key=len)
-    ends = [candidate for candidate in paths if candidate[-1] == path[-1]]
+    ends = [_colons(candidate) for candidate in paths if candidate[-1] == path[-1]]
     if ends:
-        return f" Did you mean '{_colons(ends[0])}'?"
+        closest = max(ends, key=lambda end: difflib.SequenceMatcher(None, _colons(path), end).ratio())
+        return f" Did you mean '{closest}'?"
     match = nearest(_colons(path), {_colons(candidate) for candidate in paths})
     if match is None:
         last = nearest(path[-1], {candidate[-1] for candidate in paths})

@@ -1,0 +1,112 @@
+"""Rain types of data sets, loss and best figure: what does not fit is told before the run."""
+
+import logging
+
+import pytest
+from option_texts import UNIRAIN
+from tiny_run import write_rainrag
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.options import load_options
+
+TYPES = "[drs, drd, nrs, nrd]"
+LOSS = f"MultiObjectiveReweightedLoss\n    rain_types: {TYPES}"
+
+
+@pytest.fixture()
+def load(rainrag_root, tmp_path):
+    """Load the good file with replacements: each (old, new) once, the last occurrence of ``old`` before ``end``."""
+
+    def loading(*changes: tuple[str, str]) -> None:
+        text = UNIRAIN.replace("DATA", str(rainrag_root))
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new, 1)
+        file = tmp_path / "rain.yml"
+        file.write_text(text)
+        load_options(file)
+
+    return loading
+
+
+@pytest.mark.parametrize(
+    ("new", "key", "says"),
+    [
+        (
+            "rain_types: [drs, drd]",
+            "rain_types",
+            "the loss has no nrs, nrd, which datasets.train holds; it has drs, drd.",
+        ),
+        ("num_types: 3", "num_types", "the loss has no nrd, which datasets.train holds"),
+    ],
+)
+def test_a_type_that_the_loss_does_not_know(new, key, says, load):
+    with pytest.raises(OptionError, match=f"train[.]pixel_opt[.]{key}: ") as caught:
+        load((LOSS, f"MultiObjectiveReweightedLoss\n    {new}"))
+    assert says in str(caught.value)
+
+
+def test_types_found_in_the_folder_are_compared_too(load, rainrag_root):
+    write_rainrag(rainrag_root, per_type=1, types=["snow"])
+    with pytest.raises(OptionError, match=r"train\.pixel_opt\.rain_types: the loss has no snow, which datasets\.train"):
+        load((f"    rain_types: {TYPES}\n    gt_size", "    gt_size"))
+
+
+def test_further_types_need_one_order(load, rainrag_root):
+    write_rainrag(rainrag_root, per_type=1, types=["haze", "snow"])
+    data, loss = "rain_types: [drs, snow, haze]\n    gt_size", "MultiObjectiveReweightedLoss\n    rain_types: [drs, {}]"
+    load((f"rain_types: {TYPES}\n    gt_size", data), (LOSS, loss.format("snow, haze")))
+    with pytest.raises(OptionError, match=r"snow, haze: another label than in datasets\.train; list further types in"):
+        load((f"rain_types: {TYPES}\n    gt_size", data), (LOSS, loss.format("haze, snow")))
+
+
+def test_a_loss_by_number_takes_types_of_any_name(load, rainrag_root):
+    write_rainrag(rainrag_root, per_type=1, types=["snow"])
+    load(
+        (f"rain_types: {TYPES}\n    gt_size", "rain_types: [drs, snow]\n    gt_size"),
+        (LOSS, LOSS[:28] + "\n    num_types: 5"),
+    )
+
+
+def test_validation_losses_go_by_name(load, rainrag_root):
+    write_rainrag(rainrag_root, per_type=1, types=["snow"])
+    with pytest.raises(OptionError, match=r"the loss has no snow, which datasets\.val holds"):
+        load(("mode: paper", "source: val"))
+
+
+def test_types_of_the_loss_without_data_are_a_warning(load, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    load((f"rain_types: {TYPES}\n    gt_size", "rain_types: [drs, nrd]\n    gt_size"))
+    assert "train.pixel_opt.rain_types: datasets.train holds no drd, nrs." in caplog.text
+
+
+def test_a_type_without_a_folder_is_told_before_the_run(load):
+    with pytest.raises(OptionError, match=r"datasets\.train\.rain_types: .*no folder 'snow' for this rain type"):
+        load((f"rain_types: {TYPES}\n    gt_size", "rain_types: [drs, snow]\n    gt_size"))
+
+
+def test_a_folder_of_another_layout_is_told_before_the_run(load, rainrag_root, tmp_path):
+    (tmp_path / "flat").mkdir()
+    with pytest.raises(OptionError, match=r"datasets\.val\.dataroot: .*no rain type found; expected \{type\}/"):
+        load((f"dataroot: {rainrag_root}\nnetwork_g", f"dataroot: {tmp_path / 'flat'}\nnetwork_g"))
+
+
+@pytest.mark.parametrize(
+    ("best", "key", "says"),
+    [
+        ("{metric: psnr/nsr}", "val.best.metric", "datasets.val has no rain type 'nsr'"),
+        ("psnr/nsr", "val.best", "it holds drs, drd, nrs, nrd (or 'worst'). Did you mean 'nrs'?"),
+        ("{metric: psnr, dataset: held otu}", "val.best.dataset", "name 'held otu'. Did you mean 'held out'?"),
+        ("{metric: psnr, dataset: four types}", "val.best.dataset", "There are: held out."),
+    ],
+)
+def test_best_names_a_figure_that_there_will_be(best, key, says, load):
+    with pytest.raises(OptionError) as caught:
+        load(("  save_img: false", f"  save_img: false\n  best: {best}"))
+    assert f": {key}: " in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("best", ["psnr", "psnr/worst", "{metric: psnr/nrd, dataset: held out}"])
+def test_best_figures_that_there_are(best, load):
+    load(("  save_img: false", f"  save_img: false\n  best: {best}"))
