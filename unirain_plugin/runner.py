@@ -16,7 +16,13 @@ import yaml
 
 import unirain_plugin
 from unirain_plugin.errors import OptionError, UniRainError
-from unirain_plugin.toolbox import archive_folder, forward_loader_errors, replaced, unused_path
+from unirain_plugin.toolbox import (
+    archive_folder,
+    explain_loading_errors,
+    forward_loader_errors,
+    replaced,
+    unused_path,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
     """Parse the toolbox's flags and ``--root``.
 
     Raises:
-        OptionError: If the option file does not exist, or the root is no folder.
+        OptionError: If the option file does not exist or is a folder, or the root is no folder.
     """
     command = "train" if is_train else "test"
     parser = argparse.ArgumentParser(prog=f"python -m unirain_plugin.{command}", allow_abbrev=False)
@@ -69,7 +75,8 @@ def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
     args = parser.parse_args(argv)
     option_file = Path(args.opt)
     if not option_file.is_file():
-        raise OptionError(f"-opt {args.opt}: there is no such file (working directory: {Path.cwd()}).")
+        reason = "this is a folder; expected a YAML file" if option_file.is_dir() else "there is no such file"
+        raise OptionError(f"-opt {args.opt}: {reason} (working directory: {Path.cwd()}).")
     root = Path(args.root).expanduser().resolve()
     if root.exists() and not root.is_dir():
         raise OptionError(f"--root {args.root}: this is a file; expected a folder.")
@@ -124,6 +131,7 @@ class Run:
             (misc, "mkdir_and_rename", self.archive),
             (BaseModel, "model_to_device", model_to_device),
             forward_loader_errors(),
+            explain_loading_errors(),
         ]
 
     def parse_options(self, root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from unirain_plugin.errors import CheckpointError, UniRainError
+
 
 class _FunctionalTensorAlias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Supplies ``torchvision.transforms.functional_tensor`` where torchvision (≥ 0.17) has dropped it.
@@ -100,6 +102,35 @@ def forward_loader_errors() -> tuple[object, str, object]:
             return item
 
     return prefetch_dataloader, "PrefetchGenerator", PrefetchGenerator
+
+
+def explain_loading_errors() -> tuple[object, str, object]:
+    """A replacement for ``BaseModel.load_network`` that says in one message which file does not fit, and why."""
+    import pickle
+
+    from basicsr.models.base_model import BaseModel
+
+    load = BaseModel.load_network
+
+    def load_network(
+        self: object, net: object, load_path: str, strict: bool = True, param_key: str | None = "params"
+    ) -> None:
+        try:
+            load(self, net, load_path, strict, param_key)
+        except UniRainError:  # our networks explain themselves
+            raise
+        except Exception as error:
+            if isinstance(error, KeyError):
+                reason = f"it has no entry {error} (path: param_key_g)"
+            elif isinstance(error, (pickle.UnpicklingError, EOFError)):
+                reason = "it is no checkpoint, or holds more than tensors and plain values"
+            else:  # a state dict that does not fit tells every key, a line each
+                lines = [line.strip() for line in str(error).splitlines()]
+                reason = " ".join(lines[:4]) + (f" … ({len(lines) - 4} more)" if len(lines) > 4 else "")
+            name = type(self.get_bare_model(net)).__name__
+            raise CheckpointError(f"{load_path}: these weights cannot be loaded into {name}: {reason}") from error
+
+    return BaseModel, "load_network", load_network
 
 
 class LazyPrefetcher:

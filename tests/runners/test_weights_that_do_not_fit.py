@@ -1,0 +1,67 @@
+"""Weights that cannot be loaded: one message with the file and the reason instead of a traceback."""
+
+import pytest
+import torch
+from basicsr.models.base_model import BaseModel
+from torch import nn
+
+from unirain_plugin.errors import CheckpointError, OptionError
+from unirain_plugin.runner import parse_arguments
+from unirain_plugin.toolbox import explain_loading_errors, replaced
+
+
+def load(path, network=None, **more):
+    model = BaseModel({"num_gpu": 0, "is_train": False})
+    with replaced(explain_loading_errors()):
+        model.load_network(network or nn.Linear(2, 3), str(path), **more)
+
+
+@pytest.fixture()
+def weights(tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save({"params": nn.Linear(2, 3).state_dict()}, path)
+    return path
+
+
+def test_weights_that_fit(weights):
+    network = nn.Linear(2, 3)
+    load(weights, network)
+    assert torch.equal(network.weight, torch.load(weights)["params"]["weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"garbage", "it is no checkpoint"),
+        (b"", "it is no checkpoint"),
+        (b"PK\x03\x04" + bytes(50), "into Linear: "),
+    ],
+)
+def test_files_that_are_no_checkpoint(content, says, weights):
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        load(weights)
+    assert str(caught.value).startswith(f"{weights}: these weights cannot be loaded into Linear: ")
+
+
+def test_a_truncated_checkpoint(weights):
+    weights.write_bytes(weights.read_bytes()[:300])
+    with pytest.raises(CheckpointError, match="these weights cannot be loaded into Linear"):
+        load(weights)
+
+
+def test_another_entry(weights):
+    torch.save({"net": {}}, weights)
+    with pytest.raises(CheckpointError, match=r"it has no entry 'params' \(path: param_key_g\)"):
+        load(weights)
+
+
+def test_weights_of_another_network(weights):
+    with pytest.raises(CheckpointError, match=r"into Sequential: .*Missing key") as caught:
+        load(weights, nn.Sequential(*(nn.Linear(2, 3) for _ in range(9))))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_as_option_file(tmp_path):
+    with pytest.raises(OptionError, match="this is a folder; expected a YAML file"):
+        parse_arguments(["-opt", str(tmp_path)], is_train=True)
