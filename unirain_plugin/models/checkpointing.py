@@ -29,7 +29,7 @@ from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
 from unirain_plugin.models.checkpoint_files import atomic_save, prune_checkpoints, remove_leftovers
 from unirain_plugin.random_streams import random_state, set_random_state
 
-__all__ = ["atomic_save", "load_training_state", "save_checkpoint"]
+__all__ = ["atomic_save", "load_training_state", "network_content", "save_checkpoint"]
 
 _VERSION = 1
 
@@ -55,13 +55,13 @@ def save_checkpoint(model: BaseModel, epoch: int, current_iter: int) -> None:
         remove_leftovers(models, states)
     if current_iter == -1:
         if rank == 0:
-            atomic_save(_network_content(model), models / "net_g_latest.pth")
+            atomic_save(network_content(model), models / "net_g_latest.pth")
         _check_complete(model)
         return
     keep = _keep_checkpoints(model.opt)
     state = _training_state(model, epoch, current_iter)
     if rank == 0:
-        atomic_save(_network_content(model), models / f"net_g_{current_iter}.pth")
+        atomic_save(network_content(model), models / f"net_g_{current_iter}.pth")
         atomic_save(state, states / f"{current_iter}.state")
         if keep is not None:
             prune_checkpoints(states, models, keep, current_iter)
@@ -117,7 +117,7 @@ def _keep_checkpoints(opt: Mapping[str, Any]) -> int | None:
     return keep
 
 
-def _network_content(model: BaseModel) -> dict[str, dict[str, torch.Tensor]]:
+def network_content(model: BaseModel) -> dict[str, dict[str, torch.Tensor]]:
     """The weights as the toolbox's ``save_network`` lays them out, on the CPU."""
     networks = {"params": model.net_g}
     if hasattr(model, "net_g_ema"):

@@ -62,7 +62,7 @@ def check_scheduler(train: Mapping[str, Any]) -> None:
         hint = did_you_mean(kind, SCHEDULERS)
         raise OptionError(f"train: scheduler: type: unknown scheduler '{kind}'.{hint} One of {', '.join(SCHEDULERS)}.")
     restarts = "periods" if kind == "CosineAnnealingRestartLR" else "restarts"
-    lengths = len(scheduler.get(restarts) or [0]), len(scheduler.get("restart_weights") or [1])
+    lengths = len(scheduler.get(restarts, [0])), len(scheduler.get("restart_weights", [1]))
     if lengths[0] != lengths[1]:
         raise OptionError(
             f"train: scheduler: {restarts} has {lengths[0]} entries and restart_weights {lengths[1]}; expected as many."

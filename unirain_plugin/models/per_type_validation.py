@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.models.best_checkpoint import BestFigure
-from unirain_plugin.models.checkpoint_files import atomic_save
+from unirain_plugin.models.checkpointing import atomic_save, network_content
 from unirain_plugin.models.metrics import MetricSuite
 from unirain_plugin.models.model_options import ModelOptions
 from unirain_plugin.models.routing import draw_routing
@@ -135,14 +135,7 @@ class PerTypeValidation(SRModel):
         """Write ``models/net_g_best.pth`` (rank 0), in the form of the toolbox's checkpoints."""
         if self.opt["rank"] != 0:
             return
-        networks = {"params": self.get_bare_model(self.net_g)}
-        if hasattr(self, "net_g_ema"):
-            networks["params_ema"] = self.net_g_ema
-        content = {
-            key: {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-            for key, network in networks.items()
-        }
-        atomic_save(content, Path(self.opt["path"]["models"]) / "net_g_best.pth")
+        atomic_save(network_content(self), Path(self.opt["path"]["models"]) / "net_g_best.pth")
 
     def _draw_routing(self, result: ValidationResult, current_iter: Any, tb_logger: Any) -> None:
         """Save a picture of which experts serve which type.

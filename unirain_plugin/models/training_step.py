@@ -45,9 +45,10 @@ class Batch:
 class TrainingStep:
     """Runs iterations.
 
-    An iteration is one batch and one optimiser step, whatever ``accumulate`` is. The only synchronisation with the
-    device, and in a distributed run the only collective of ours, is one small vector that holds the finite flags and
-    all logged losses together.
+    An iteration is one batch and one optimiser step, whatever ``accumulate`` is. The step itself waits for the device
+    once and, in a distributed run, adds one collective to DDP's: a small vector that holds the finite flags and all
+    logged losses together. (The loss adds its own: the counts and sums per rain type of every forward; and learned
+    loss parameters, where there are any, have their gradients averaged.)
 
     Args:
         network: The network as it is called (DDP or plain).
