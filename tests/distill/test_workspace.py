@@ -89,3 +89,13 @@ def test_joined_rows_must_be_complete(tmp_path):
 def test_hash_is_of_the_content(tmp_path):
     assert canonical_hash({"a": 1, "b": [2]}) == canonical_hash(json.loads('{"b": [2], "a": 1}'))
     assert canonical_hash({"a": 1}) != canonical_hash({"a": 1.5})
+
+
+def test_truly_full_device_is_an_error_not_a_crash(tmp_path):
+    from pathlib import Path
+
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    (tmp_path / "x.npy").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        concatenate_rows([np.zeros((1000, 100))], 1000, tmp_path, "x")

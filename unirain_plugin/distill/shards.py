@@ -68,15 +68,20 @@ def row_blocks(workspace: Workspace, stage: str, name: str, shards: int) -> Iter
 
 
 def concatenate_rows(blocks: Iterable[np.ndarray], total: int, folder: Path, name: str) -> None:
-    """Join blocks of rows into one ``<name>.npy`` of ``total`` rows; memory holds one block at a time."""
-    target: np.ndarray | None = None
-    start = 0
-    for block in blocks:
-        if target is None:
-            shape = (total, *block.shape[1:])
-            target = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=block.dtype, shape=shape)
-        target[start : start + len(block)] = block
-        start += len(block)
-    if target is None or start != total:
-        raise DistillError(f"{folder.parent}: expected {total} rows of '{name}', found {start}; run with --restart.")
-    target.flush()
+    """Join blocks of rows into one ``<name>.npy`` of ``total`` rows; memory holds one block at a time.
+
+    Written as a plain file: on a full disk a memory map would end the process instead of raising an error.
+
+    Raises:
+        DistillError: If the blocks hold another number of rows.
+    """
+    written = 0
+    with open(folder / f"{name}.npy", "wb") as file:
+        for block in blocks:
+            if not written:
+                header = {"descr": block.dtype.str, "fortran_order": False, "shape": (total, *block.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block).data)
+            written += len(block)
+    if written != total:
+        raise DistillError(f"{folder.parent}: expected {total} rows of '{name}', found {written}; run with --restart.")
