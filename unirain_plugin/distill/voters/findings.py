@@ -79,7 +79,7 @@ def exposure(f: Figures) -> Finding:
 def colour(f: Figures) -> Finding:
     """The channels differ from one another where there is no rain."""
     words = f"colour: without rain the channels differ unequally, by {f['colour_shift']:.1f} × what is usual"
-    return Finding("colour_shift", f["colour_shift"], words)
+    return Finding("colour_shift", f["colour_shift"] / 1.15, words)
 
 
 def leftover(f: Figures) -> Finding:
@@ -127,7 +127,7 @@ def flat_rain(f: Figures) -> Finding:
     words = (
         f"flat rain: hard edges ({f['hard']:.0%}, real about 40%) and one strength ({f['even']:.0%}, real about 25%)"
     )
-    return Finding("flat_rain", min((f["hard"] + f["even"]) / 1.05, f["hard"] / 0.42), words)
+    return Finding("flat_rain", min((f["hard"] + f["even"]) / 1.12, f["hard"] / 0.48), words)
 
 
 def noise_apart(f: Figures) -> Finding:
