@@ -56,6 +56,7 @@ exec((ROOT / "unirain_plugin" / "version.py").read_text(encoding="utf-8"), versi
 EXTRAS = {
     "test": ["pytest>=8.0", "ruff>=0.8"],
     "distill": ["faiss-cpu>=1.8", "open_clip_torch>=2.24"],
+    "vlm": ["openai>=1.40"],
     "report": ["jinja2>=3.1"],
     "ray": ["ray[data]>=2.30"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18"],

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import cv2
 
-from unirain_plugin import synthesize_rain
 from unirain_plugin.compare.figures import Row, comparison_grid
 from unirain_plugin.compare.scores import (
     Triplet,
@@ -22,6 +21,7 @@ from unirain_plugin.compare.scores import (
     score,
     score_by_type,
 )
+from unirain_plugin.demo_data import make_data
 from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
 from unirain_plugin.resources import option_file
@@ -51,10 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"--output {args.output}: holds an earlier demo; remove the folder or name another.")
     output = args.output.resolve()
     started = time.monotonic()
-    _say("1/4 Rendering four types of rain onto photographs (train and held-out photographs are different)")
-    make_data(output / "data", args.per_image, args.size, args.seed)
+    _say("1/4 Rendering four types of rain onto photographs, planting bad pairs, distilling them away")
+    make_data(output, args.per_image, args.size, args.seed)
     _say("2/4 Training UniRain-Tiny through BasicSR's train_pipeline")
-    overrides = [f"datasets:train:dataroot={output / 'data/train'}", f"datasets:val:dataroot={output / 'data/val'}"]
+    overrides = [f"datasets:train:dataroot={output / 'lmdb'}", f"datasets:val:dataroot={output / 'data/val'}"]
     if args.iterations is not None:
         overrides.append(f"train:total_iter={args.iterations}")
     _run("unirain_plugin.train", TRAIN_OPTIONS, output, overrides)
@@ -70,15 +70,6 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout.write(f"Picture: {write_picture(triplets, output / 'demo.png')}\n")
     sys.stdout.write(f"Weights: {weights}\nTime: {time.monotonic() - started:.0f} s\n")
     return report_losers(rows)
-
-
-def make_data(folder: Path, per_image: int, size: int, seed: int) -> None:
-    """Write ``train`` and ``val`` in RainRAG's layout; the held-out photographs are rendered thrice, larger."""
-    common = ["--types", *RAIN_TYPES, "--seed", str(seed)]
-    train = ["--split", "train", "--per-image", str(per_image), "--size", str(size), "--vary-colours"]
-    synthesize_rain.main([*common, *train, "--output", str(folder / "train")])
-    held_out = ["--split", "held-out", "--per-image", "3", "--size", "256"]
-    synthesize_rain.main([*common, *held_out, "--output", str(folder / "val")])
 
 
 def write_picture(triplets: list[Triplet], path: Path) -> Path:
