@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 
+from unirain_plugin import synthesize_rain
 from unirain_plugin.compare.figures import Row, comparison_grid
 from unirain_plugin.compare.scores import (
     Triplet,
@@ -21,7 +22,7 @@ from unirain_plugin.compare.scores import (
     score,
     score_by_type,
 )
-from unirain_plugin.demo_data import make_data
+from unirain_plugin.demo_distill import distil
 from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
 from unirain_plugin.resources import option_file
@@ -52,9 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     output = args.output.resolve()
     started = time.monotonic()
     _say("1/4 Rendering four types of rain onto photographs, planting bad pairs, distilling them away")
-    make_data(output, args.per_image, args.size, args.seed)
+    make_data(output / "data", args.per_image, args.size, args.seed)
+    sys.stdout.write(distil(output / "data/train", output / "distillation", args.seed) + "\n")
     _say("2/4 Training UniRain-Tiny through BasicSR's train_pipeline")
-    overrides = [f"datasets:train:dataroot={output / 'lmdb'}", f"datasets:val:dataroot={output / 'data/val'}"]
+    overrides = [
+        f"datasets:train:dataroot={output / 'distillation/lmdb'}",
+        f"datasets:val:dataroot={output / 'data/val'}",
+    ]
     if args.iterations is not None:
         overrides.append(f"train:total_iter={args.iterations}")
     _run("unirain_plugin.train", TRAIN_OPTIONS, output, overrides)
@@ -70,6 +75,15 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout.write(f"Picture: {write_picture(triplets, output / 'demo.png')}\n")
     sys.stdout.write(f"Weights: {weights}\nTime: {time.monotonic() - started:.0f} s\n")
     return report_losers(rows)
+
+
+def make_data(folder: Path, per_image: int, size: int, seed: int) -> None:
+    """Write ``train`` and ``val`` in RainRAG's layout; the held-out photographs are rendered thrice, larger."""
+    common = ["--types", *RAIN_TYPES, "--seed", str(seed)]
+    train = ["--split", "train", "--per-image", str(per_image), "--size", str(size), "--vary-colours"]
+    synthesize_rain.main([*common, *train, "--output", str(folder / "train")])
+    held_out = ["--split", "held-out", "--per-image", "3", "--size", "256"]
+    synthesize_rain.main([*common, *held_out, "--output", str(folder / "val")])
 
 
 def write_picture(triplets: list[Triplet], path: Path) -> Path:
