@@ -1,0 +1,173 @@
+"""``benchmark arch``: size, cost, time and memory of the networks, as ratios to a Restormer-size dense one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from unirain_plugin.archs.moe import HardMoE
+from unirain_plugin.archs.options import NetworkOptions
+from unirain_plugin.archs.presets import ABLATIONS, PRESETS
+from unirain_plugin.benchmarks import measuring
+from unirain_plugin.benchmarks.candidates import BASELINE, candidates
+from unirain_plugin.compare.complexity import complexity
+from unirain_plugin.errors import OptionError, did_you_mean
+
+CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
+GPU_VARIANTS = (
+    "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
+)  # fmt: skip
+DEFAULT_NETWORKS = (BASELINE, *PRESETS, *(f"UniRain_{label}" for label in ABLATIONS), "SwinIR", "RCAN")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(prog="benchmark arch", description=__doc__)
+    p.add_argument("--networks", nargs="+", default=list(DEFAULT_NETWORKS), metavar="NAME", help="default: all")
+    p.add_argument("--variants", nargs="+", metavar="NAME", help=f"of {', '.join(measuring.VARIANTS)}")
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("--size", type=int, default=256, help="edge of the picture of the forward pass")
+    p.add_argument("--train-size", type=int, default=128, help="edge of the picture of the training step")
+    p.add_argument("--rounds", type=int, default=3, help="counted turns; the median is reported")
+    p.add_argument("--threads", type=int, default=2, help="CPU threads")
+    p.add_argument("--no-memory", action="store_true", help="leave out the peak memory of a training step")
+    p.add_argument("--no-dispatch", action="store_true", help="leave out the table of sparse against dense mixtures")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    return p
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse unknown names and sizes with a message."""
+    for option, given, known in (
+        ("--networks", args.networks, candidates()),
+        ("--variants", args.variants or (), measuring.VARIANTS),
+    ):
+        for name in given:
+            if name not in known:
+                raise OptionError(f"{option}: unknown {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    for option in ("size", "train_size", "rounds", "threads"):
+        value = getattr(args, option)
+        if value < 1 or (option.endswith("size") and value % 8):
+            allowed = "a multiple of 8, at least 8" if option.endswith("size") else "at least 1"
+            raise OptionError(f"--{option.replace('_', '-')}: got {value}; allowed: {allowed}.")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("--device cuda: torch finds no CUDA device here; leave it out to measure on the CPU.")
+
+
+def rows_of(args: argparse.Namespace) -> list[tuple[str, measuring.Variant]]:
+    """The table's rows. The baseline runs in fp32 only, in its plain formulation: it is the unit."""
+    labels = args.variants or (CPU_VARIANTS if args.device == "cpu" else GPU_VARIANTS)
+    rows = [(BASELINE, measuring.VARIANTS["fp32"])]
+    for name in args.networks:
+        for label in labels:
+            variant = measuring.VARIANTS[label]
+            if (name, variant) not in rows and not (variant.checkpointing and not name.startswith("UniRain")):
+                rows.append((name, variant))
+    return rows
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Measure every row; ratios are to the first one."""
+    builders, rows = candidates(), rows_of(args)
+    counts = {name: complexity(builders[name](), (args.size, args.size)) for name, _ in rows}
+    nets = {row: measuring.build(builders[row[0]], row[1], args.device) for row in rows}
+    kinds = (("forward", measuring.forward_pass, args.size), ("step", measuring.training_step, args.train_size))
+    seconds = {}
+    for kind, action, size in kinds:
+        actions = {
+            row: lambda row=row, action=action, size=size: action(
+                nets[row], row[1], measuring.picture(size, row[1], args.device)
+            )
+            for row in rows
+        }
+        seconds[kind] = measuring.interleaved(actions, args.rounds, args.device)
+    nets.clear()
+    memory = {
+        row: None if args.no_memory else measuring.step_memory(*row, args.train_size, args.device) for row in rows
+    }
+    results = []
+    for row in rows:
+        result = {"network": row[0], "variant": row[1].label, "parameters": counts[row[0]].parameters}
+        result["multiply_adds"] = counts[row[0]].multiply_adds
+        for key, values in (*seconds.items(), ("memory", memory)):
+            base = values[rows[0]]
+            result[key] = values[row]
+            result[f"{key}_ratio"] = values[row] / base if values[row] and base else None
+        results.append(result)
+    return results
+
+
+def dispatch_rows(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Time of a hard top-1 mixture of three, sparse ÷ dense with masks, at the paper-size decoder's levels."""
+    results = []
+    for level, channels in ((1, 96), (2, 96), (3, 192)):
+        side = max(args.size // 2 ** (level - 1), 1)
+        for routing in ("image", "window"):
+            layers = {}
+            for dispatch in ("sparse", "dense"):
+                torch.manual_seed(0)
+                options = NetworkOptions(hard_routing=routing, window=32, dispatch=dispatch)
+                layers[dispatch] = HardMoE(channels, 2.5, options).eval().to(args.device)
+            x = torch.randn(1, side, side, channels, device=args.device)
+            actions = {name: lambda layer=layer, x=x: _quietly(layer, x) for name, layer in layers.items()}
+            seconds = measuring.interleaved(actions, max(args.rounds, 5), args.device)
+            ratio = seconds["sparse"] / seconds["dense"]
+            results.append({"level": level, "side": side, "channels": channels, "routing": routing, "ratio": ratio})
+    return results
+
+
+def _quietly(layer: HardMoE, x: torch.Tensor) -> None:
+    with torch.inference_mode():
+        layer(x)
+
+
+def table(results: list[dict[str, object]], args: argparse.Namespace) -> str:
+    """The main table in Markdown. Seconds are given for the baseline only; the rest are ratios to it."""
+
+    def ratio(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+    base = results[0]
+    lines = [
+        f"{args.device}, {args.threads} threads; forward at {args.size}², training step at 1×{args.train_size}²; "
+        f"÷ {base['network']} in fp32 ({base['forward']:.2f} s, {base['step']:.2f} s); median of {args.rounds}",
+        "",
+        f"| network | variant | params M | MACs G at {args.size}² | forward ÷ | training step ÷ | peak memory ÷ |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in results:
+        lines.append(
+            f"| {r['network']} | {r['variant']} | {r['parameters'] / 1e6:.2f} | {r['multiply_adds'] / 1e9:.1f} | "
+            f"{ratio(r['forward_ratio'])} | {ratio(r['step_ratio'])} | {ratio(r['memory_ratio'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def dispatch_table(results: list[dict[str, object]]) -> str:
+    """The table of sparse against dense mixtures in Markdown."""
+    lines = ["| decoder level | map | channels | routed by | sparse ÷ dense |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {r['level']} | {r['side']}² | {r['channels']} | {r['routing']} | {r['ratio']:.2f} |" for r in results]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print."""
+    args = parser().parse_args(argv)
+    check(args)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    try:
+        networks = measure(args)
+        dispatch = [] if args.no_dispatch else dispatch_rows(args)
+    finally:
+        torch.set_num_threads(threads)
+    sys.stdout.write(table(networks, args))
+    if dispatch:
+        sys.stdout.write("\nHard mixture, top-1 of 3, against all experts and masks:\n\n" + dispatch_table(dispatch))
+    if args.json:
+        args.json.write_text(json.dumps({"networks": networks, "dispatch": dispatch}, indent=1), encoding="utf-8")
+    return 0
