@@ -41,18 +41,31 @@ class ChannelAttention(nn.Module):
         """Map ``(N, H, W, C)`` to the same shape."""
         if can_stream(x):
             products, squares, v = stream_attention_scores(x, self.qkv, self.depthwise, self.heads)
-            q_norm, k_norm = squares.sqrt().unflatten(-1, (2, self.heads, -1)).unbind(1)
-        else:
-            q, k, v = depthwise_3x3(F.linear(x, self.qkv), self.depthwise).flatten(1, 2).chunk(3, -1)
-            q_norm, k_norm = self._norm(q), self._norm(k)
-            if q.dtype == torch.float16:  # a sum over 65,536 pixels would overflow before the division
-                q, k = q / q_norm.flatten(1).unsqueeze(1), k / k_norm.flatten(1).unsqueeze(1)
-                q_norm, k_norm = torch.ones_like(q_norm), torch.ones_like(k_norm)
-            q, k = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2).to(v.dtype) for t in (q, k))
-            products = (q.transpose(2, 3) @ k).float()
+            return (v @ self.mixing(products, squares).to(v.dtype)).view(x.shape)
+        q, k, v = depthwise_3x3(F.linear(x, self.qkv), self.depthwise).flatten(1, 2).chunk(3, -1)
+        q_norm, k_norm = self._norm(q), self._norm(k)
+        if q.dtype == torch.float16:  # a sum over 65,536 pixels would overflow before the division
+            q, k = q / q_norm.flatten(1).unsqueeze(1), k / k_norm.flatten(1).unsqueeze(1)
+            q_norm, k_norm = torch.ones_like(q_norm), torch.ones_like(k_norm)
+        q, k = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2).to(v.dtype) for t in (q, k))
+        products = (q.transpose(2, 3) @ k).float()
+        return (v @ self._mixing(products, q_norm, k_norm).to(v.dtype)).view(x.shape)
+
+    def mixing(self, products: Tensor, squares: Tensor) -> Tensor:
+        """The matrix that a picture's v is multiplied with, from sums over its pixels.
+
+        Args:
+            products: q kᵀ, ``(N, heads, c, c)`` float32.
+            squares: Squared norms of q's and then k's channels, ``(N, 2C)`` float32.
+
+        Returns:
+            ``(N, C, C)`` float32: the output is v · it.
+        """
+        return self._mixing(products, *squares.sqrt().unflatten(-1, (2, self.heads, -1)).unbind(1))
+
+    def _mixing(self, products: Tensor, q_norm: Tensor, k_norm: Tensor) -> Tensor:
         scores = products / (q_norm.unsqueeze(-1) * k_norm.unsqueeze(-2)).clamp_min(1e-12)
-        attention = (scores * self.temperature.view(-1, 1, 1)).softmax(-1)  # (N, heads, c, c) in float32
-        return (v @ self._folded(attention).to(v.dtype)).view(x.shape)
+        return self._folded((scores * self.temperature.view(-1, 1, 1)).softmax(-1))  # the softmax is in float32
 
     def _folded(self, attention: Tensor) -> Tensor:
         """(W_o · A)ᵀ, ``(N, C, C)``."""

@@ -123,9 +123,12 @@ class UniRain(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
         """As in torch, but a checkpoint that does not fit says which keys, why and what to do.
 
+        A key ``architecture`` is passed over: our safetensors files carry the constructor's options in it.
+
         Raises:
             CheckpointError: With the missing, unexpected and mis-shaped keys.
         """
+        state_dict = {key: value for key, value in state_dict.items() if key != "architecture"}
         checkpoint_keys.check(self, state_dict, strict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from unirain_plugin.benchmarks import arch, cli, measuring
+from unirain_plugin.benchmarks.reference_net import TextbookNet
+from unirain_plugin.errors import OptionError
+
+
+def test_the_yardstick_has_restormers_size():
+    assert sum(p.numel() for p in TextbookNet().parameters()) == pytest.approx(26.1e6, rel=0.01)
+
+
+def test_every_benchmark_has_a_main():
+    import importlib
+
+    for module, _ in cli.BENCHMARKS.values():
+        assert callable(importlib.import_module(module).main)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["arhc"], "unknown name 'arhc'. Did you mean 'arch'"),
+        (["arch", "--networks", "UniRian"], "--networks: unknown 'UniRian'. Did you mean 'UniRain'"),
+        (["arch", "--variants", "fp16"], "--variants: unknown 'fp16'"),
+        (["arch", "--size", "100"], "--size: got 100; allowed: a multiple of 8"),
+        (["arch", "--rounds", "0"], "--rounds: got 0; allowed: at least 1"),
+    ],
+)
+def test_wrong_arguments_are_explained(argv, message):
+    with pytest.raises(OptionError, match=message):
+        cli.main(argv)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_cuda_without_a_gpu_is_explained():
+    with pytest.raises(OptionError, match="finds no CUDA device"):
+        cli.main(["arch", "--device", "cuda"])
+
+
+def test_the_baseline_is_the_first_row_and_only_unirain_recomputes():
+    args = arch.parser().parse_args(["--networks", "RCAN", "UniRain-Tiny"])
+    rows = [(name, variant.label) for name, variant in arch.rows_of(args)]
+    assert rows[0] == ("textbook", "fp32")
+    assert rows[1:] == [
+        *(("RCAN", v) for v in ("fp32", "bf16")),
+        *(("UniRain-Tiny", v) for v in ("fp32", "bf16", "checkpointing")),
+    ]
+
+
+def test_a_measurement_prints_every_row(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(arch, "BASELINE", "textbook-tiny")
+    argv = ["arch", "--networks", "textbook-tiny", "UniRain-Tiny", "--size", "16", "--train-size", "16"]
+    argv += ["--rounds", "1", "--threads", "1", "--no-memory", "--json", str(tmp_path / "b.json")]
+    code = cli.main(argv)
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert "| textbook-tiny | fp32 | 0." in printed
+    assert "| UniRain-Tiny | bf16 | 0.73 |" in printed
+    assert printed.count("| window |") == 3
+    assert (tmp_path / "b.json").read_text().startswith("{")
+
+
+def test_turns_are_taken_and_the_first_is_not_counted():
+    order = []
+    seconds = measuring.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, "cpu")
+    assert order == ["a", "b"] * 3
+    assert set(seconds) == {"a", "b"}
