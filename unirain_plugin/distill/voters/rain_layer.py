@@ -37,31 +37,34 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
     differs = stronger > 0.3
     noise = float(np.quantile(weaker, 0.3)) / 0.4  # a normal deviate's positive part has mean 0.4 σ
     limit = max(LEAST, 4 * noise)
-    rain = size > limit
-    count = int(np.count_nonzero(rain))
-    total = float(size[rain].sum(dtype=np.float64))
+    counts = np.bincount(size.ravel(), minlength=256)
+    levels = np.arange(256)
+    rain = levels > limit
+    count, total = int(counts[rain].sum()), float((counts * levels)[rain].sum())
+    bright = cv2.threshold(more, limit, 0, cv2.THRESH_TOZERO)[1]
     peaks = cv2.dilate(size, _PEAK)
-    strong = rain & (peaks > max(2.5 * limit, 20))
+    strong = cv2.bitwise_and(cv2.compare(size, limit, cv2.CMP_GT), cv2.compare(peaks, max(2.5 * limit, 20), cv2.CMP_GT))
+    where = np.flatnonzero(strong)
+    strengths, tops = size.ravel()[where], peaks.ravel()[where]
     figures = {
         "noise": noise,
-        "cover": count / rain.size,
+        "cover": count / size.size,
         "strength": total / count if count else 0.0,
-        "peak": float(np.quantile(size[::2, ::2], 0.99)),
-        "brighter": float(more[rain].sum(dtype=np.float64)) / total if count else 0.5,
+        "peak": float(np.searchsorted(np.cumsum(counts), 0.99 * size.size)),
+        "brighter": cv2.sumElems(bright)[0] / total if count else 0.5,
         "balance": float(np.median(weaker[differs] / stronger[differs])) if np.any(differs) else 0.0,
-        "even": _evenness(lq, clean, size >= peaks, strong),
-        "hard": float((size[strong] > 0.65 * peaks[strong]).mean()) if np.count_nonzero(strong) > 50 else 0.0,
+        "even": _evenness(lq, clean, where[strengths >= tops]),
+        "hard": float((strengths > 0.65 * tops).mean()) if len(where) > 50 else 0.0,
     }
     return {**figures, **_owner(frame, limit), "out_of_place": _out_of_place(frame)}
 
 
-def _evenness(lq: np.ndarray, clean: np.ndarray, crest: np.ndarray, strong: np.ndarray) -> float:
-    """Share of the crests whose difference lies within 5 % (at least 2 levels) of the median over the same tone."""
-    chosen = crest & strong
-    if np.count_nonzero(chosen) <= 50:
+def _evenness(lq: np.ndarray, clean: np.ndarray, crests: np.ndarray) -> float:
+    """Share of the crests (flat indices) whose difference is within 5 % (or 2 levels) of the median at their tone."""
+    if len(crests) <= 50:
         return 0.0
-    tone = clean[chosen] >> 4
-    difference = lq[chosen].astype(np.float32) - clean[chosen]
+    below = clean.ravel()[crests]
+    tone, difference = below >> 4, lq.ravel()[crests].astype(np.float32) - below
     usual = np.zeros(16, np.float32)
     for value in np.unique(tone):
         usual[value] = np.median(difference[tone == value])
