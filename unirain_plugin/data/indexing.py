@@ -105,29 +105,39 @@ def write_index(
     Raises:
         DataError: If there are problems and ``skip`` is off, or no pair is left.
     """
-    folder = os.path.dirname(os.path.abspath(output))
-    # realpath on both ends, because a relative path must not climb out of a symbolic link
-    prefix = os.path.relpath(os.path.realpath(root), os.path.realpath(folder))
-    seen = _Duplicates()
+    look = partial(examine_pair, root, check, tuple(convert))
     examine_file.cache_clear()  # files may have changed since this process last looked
     with ManifestWriter(output) as writer:
-        look = partial(examine_pair, root, check, tuple(convert))
-        for pair, lq, gt in tqdm(map_in_processes(look, pairs, workers), total=total, desc="index", unit="pair"):
-            problem = pair_problem(pair.lq, pair.gt, lq, gt)
-            if problem is not None:
-                report.problems.append(problem)
-                continue
-            messages, again = seen.add(pair, lq.digest, gt.digest)
-            report.duplicates += messages
-            if again and drop_duplicates:
-                continue
-            lq_path, gt_path = (os.path.normpath(os.path.join(prefix, name)) for name in (pair.lq, pair.gt))
-            writer.write(ManifestRecord(lq_path, gt_path, pair.rain_type, pair.source, lq.size))
-            report.pairs[pair.rain_type, pair.source] += 1
+        found = tqdm(map_in_processes(look, pairs, workers), total=total, desc="index", unit="pair")
+        for record in _good_records(found, _prefix(root, output), report, drop_duplicates):
+            writer.write(record)
+            report.pairs[record.rain_type, record.source] += 1
         if report.problems and not skip:
             raise DataError(_complaint(report))
         if not writer.count:
             raise DataError(f"{root}: no good pair is left.\n{report.summary()}")
+
+
+def _prefix(root: str, output: str) -> str:
+    """Return the way from the manifest's folder to the data; real paths, for ``..`` does not climb out of a link."""
+    return os.path.relpath(os.path.realpath(root), os.path.realpath(os.path.dirname(os.path.abspath(output))))
+
+
+def _good_records(
+    found: Iterable[tuple[PairedFiles, FileFacts, FileFacts]], prefix: str, report: IndexReport, drop_duplicates: bool
+) -> Iterator[ManifestRecord]:
+    """Yield the records of good pairs; the others and the duplicates go to the report."""
+    seen = _Duplicates()
+    for pair, lq, gt in found:
+        problem = pair_problem(pair.lq, pair.gt, lq, gt)
+        if problem is not None:
+            report.problems.append(problem)
+            continue
+        messages, again = seen.add(pair, lq.digest, gt.digest)
+        report.duplicates += messages
+        if not (again and drop_duplicates):
+            paths = (os.path.normpath(os.path.join(prefix, name)) for name in (pair.lq, pair.gt))
+            yield ManifestRecord(*paths, pair.rain_type, pair.source, lq.size)
 
 
 def examine_pair(root: str, check: str, convert: tuple[str, ...], pair: PairedFiles) -> tuple[PairedFiles, FileFacts, FileFacts]:  # fmt: skip  # noqa: E501
