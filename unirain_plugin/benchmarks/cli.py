@@ -9,6 +9,7 @@ from unirain_plugin.errors import OptionError, did_you_mean
 
 BENCHMARKS = {
     "arch": ("unirain_plugin.benchmarks.arch", "networks: size, cost, time and memory against a Restormer-size one"),
+    "data": ("unirain_plugin.benchmarks.data", "a training pair: this data set against BasicSR's PairedImageDataset"),
     "distill": ("unirain_plugin.benchmarks.distill", "default voters: planted bad pairs found, good ones kept"),
     "distill-speed": ("unirain_plugin.benchmarks.distill_speed", "default pipeline: candidates a second from the disk"),
     "retrieval": ("unirain_plugin.benchmarks.retrieval", "cascade at 2 M × 100 k; SSIM against the toolbox's loop"),
