@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from basicsr.models.base_model import BaseModel
-from basicsr.models.lr_scheduler import MultiStepRestartLR
+from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 
 from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
 from unirain_plugin.models.checkpoint_files import newest_checkpoint, read_state
@@ -140,6 +140,33 @@ def test_state_for_other_optimisers_is_an_error(tmp_path):
     state["unirain"]["version"] = 99
     with pytest.raises(CheckpointError, match="newer version"):
         load_training_state(ToyModel(tmp_path), state)
+
+
+def test_state_of_another_optimiser_is_an_error(tmp_path):
+    save_checkpoint(ToyModel(tmp_path), 0, 1)
+    other = ToyModel(tmp_path)
+    other.optimizers = [torch.optim.SGD(other.net_g.parameters(), lr=0.1)]
+    with pytest.raises(CheckpointError, match="saved with Adam, the option file asks for SGD"):
+        load_training_state(other, read_state(tmp_path / "training_states/1.state"))
+
+
+def test_a_run_that_is_made_longer_follows_the_longer_schedule(tmp_path, monkeypatch):
+    def with_periods(periods):
+        model = ToyModel(tmp_path, total_iter=periods[0])
+        model.schedulers = [CosineAnnealingRestartLR(model.optimizers[0], periods=periods)]
+        return model
+
+    model = with_periods([4])
+    model.train(1, 4)
+    save_checkpoint(model, 0, 4)
+    messages = []
+    logger = SimpleNamespace(warning=messages.append)
+    monkeypatch.setattr("unirain_plugin.models.checkpointing.get_root_logger", lambda: logger)
+    longer = with_periods([8])
+    load_training_state(longer, read_state(tmp_path / "training_states/4.state"))
+    assert "(periods changed)" in messages[0]
+    longer.train(5, 8)  # with the old periods the toolbox's scheduler fails here
+    assert longer.get_current_learning_rate()[0] == pytest.approx(0.05 * (1 + np.cos(np.pi * 7 / 8)))
 
 
 def test_last_n_are_kept(tmp_path):

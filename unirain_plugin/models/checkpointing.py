@@ -5,6 +5,7 @@ and, with EMA, ``params_ema``) and ``training_states/ITER.state`` (``epoch``, ``
 ``schedulers``). The state has one more entry, ``unirain``::
 
     version         layout of this entry
+    optimizers      names of the optimisers' classes
     data            position in the data (``ResumableSampler.position_after``); None under the stock runner
     manual_seed     seed of the run
     ranks           one entry a rank: random streams (Python, NumPy, torch, CUDA) and what the model's
@@ -14,8 +15,9 @@ and, with EMA, ``params_ema``) and ``training_states/ITER.state`` (``epoch``, ``
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import torch
 import torch.distributed as dist
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
+from torch.optim.lr_scheduler import LRScheduler
 
 from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
 from unirain_plugin.models.checkpoint_files import atomic_save, prune_checkpoints, remove_leftovers
@@ -80,8 +83,14 @@ def load_training_state(model: BaseModel, state: Mapping[str, Any]) -> None:
         for kind, owners in (("optimizers", model.optimizers), ("schedulers", model.schedulers)):
             if len(state[kind]) != len(owners):
                 raise ValueError(f"it holds {len(state[kind])} {kind}, the option file asks for {len(owners)}")
-            for owner, saved in zip(owners, state[kind], strict=True):
-                owner.load_state_dict(saved)
+        names = _class_names(model.optimizers)
+        saved_names = state.get("unirain", {}).get("optimizers", names)
+        if saved_names != names:
+            raise ValueError(f"it was saved with {', '.join(saved_names)}, the option file asks for {', '.join(names)}")
+        for optimizer, saved in zip(model.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for scheduler, saved in zip(model.schedulers, state["schedulers"], strict=True):
+            _load_scheduler(scheduler, saved)
         model.current_iter = state["iter"]
         if "unirain" in state:
             _load_history(model, state["unirain"])
@@ -94,6 +103,28 @@ def load_training_state(model: BaseModel, state: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"The training state of iteration {state.get('iter')} does not fit the option file: {error}"
         ) from error
+
+
+def _class_names(owners: Iterable[object]) -> list[str]:
+    return [type(owner).__name__ for owner in owners]
+
+
+def _load_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any]) -> None:
+    """Take up how far a schedule has come, but not its plan, which the option file may have changed.
+
+    A scheduler's state holds both: with the old periods, a run that is resumed with a larger ``total_iter`` would
+    fail where they end, although the option file's own were checked.
+    """
+    arguments = set(inspect.signature(type(scheduler)).parameters) - {"optimizer", "last_epoch"}
+    derived = {"cumulative_period"}  # from the periods, by the toolbox's cosine
+    plan = {name: value for name, value in scheduler.state_dict().items() if name in arguments | derived}
+    changed = [name for name in arguments & plan.keys() if name in saved and saved[name] != plan[name]]
+    scheduler.load_state_dict({**saved, **plan})
+    if changed:
+        get_root_logger().warning(
+            "The learning-rate schedule is not that of the checkpoint "
+            f"({', '.join(sorted(changed))} changed): the option file's is followed from here."
+        )
 
 
 def _check_complete(model: BaseModel) -> None:
@@ -147,6 +178,7 @@ def _training_state(model: BaseModel, epoch: int, current_iter: int) -> dict[str
             "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
             "unirain": {
                 "version": _VERSION,
+                "optimizers": _class_names(model.optimizers),
                 "data": data_position(current_iter) if data_position else None,
                 "manual_seed": model.opt["manual_seed"],
                 "ranks": ranks,
