@@ -54,12 +54,15 @@ version: dict[str, str] = {}
 exec((ROOT / "unirain_plugin" / "version.py").read_text(encoding="utf-8"), version)
 
 EXTRAS = {
-    "test": ["pytest>=8.0", "ruff>=0.8"],
-    "distill": ["faiss-cpu>=1.8", "open_clip_torch>=2.24"],
-    "vlm": ["openai>=1.40"],
+    "test": ["pytest>=8.2", "ruff>=0.17"],
+    "distill": ["faiss-cpu>=1.15", "open_clip_torch>=3.3"],
+    "vlm": ["openai>=3.54"],
+    "sentence": ["sentence-transformers>=6.2"],
     "report": ["jinja2>=3.1"],
-    "ray": ["ray[data]>=2.30"],
-    "export": ["onnx>=1.16", "onnxruntime>=1.18"],
+    "ray": ["ray[data]>=2.60"],
+    "speed": ["simplejpeg>=1.9", "isal>=1.9"],
+    "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7"],
+    "spandrel": ["spandrel>=0.4.2"],
 }
 
 setup(
@@ -81,6 +84,7 @@ setup(
         "numpy>=1.26",
         "opencv-python>=4.9",
         "pyyaml>=6.0",
+        "safetensors>=0.4",
         "scikit-image>=0.22",
         "tqdm>=4.66",
     ],

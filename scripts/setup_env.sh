@@ -18,6 +18,6 @@ if [ ! -e "$stamp" ] || ! python -c 'import unirain_plugin, pytest' 2>/dev/null;
     # torch first: basicsr's build asks for it, and would otherwise download a copy of its own.
     python -m pip install --quiet --upgrade-strategy only-if-needed torch torchvision numpy cython
     python -m pip install --quiet --no-build-isolation 'basicsr>=1.4.2'
-    python -m pip install --quiet --no-build-isolation -e '.[test,distill,report]'
+    python -m pip install --quiet --no-build-isolation -e '.[test,distill,report,speed]'
     touch "$stamp"
 fi
