@@ -14,12 +14,13 @@ COMMANDS = {
     "inference": ("unirain_plugin.inference.command", "restore pictures, folders and videos: -i PATH -o DIR"),
     "export": ("unirain_plugin.export.command", "weights as safetensors, pth, onnx or torchscript"),
     "distill": ("unirain_plugin.distill.__main__", "choose training pairs by retrieval and votes: -opt FILE, --dry-run"),
-    "demo": ("unirain_plugin.demo", "the main job end to end on embedded photographs: render, train, test, table, picture"),
+    "demo": ("unirain_plugin.demo", "the main job end to end on embedded photographs, with table and picture"),
     "synthesize-rain": ("unirain_plugin.synthesize_rain", "render four types of rain onto clean photographs"),
     "create-lmdb": ("unirain_plugin.data.commands.create_lmdb", "put pairs into LMDBs that BasicSR reads"),
     "index-dataset": ("unirain_plugin.data.commands.index_dataset", "make a manifest of a public data set's pairs"),
     "extract-subimages": ("unirain_plugin.data.commands.extract_subimages", "cut pairs into sub-images"),
     "generate-meta-info": ("unirain_plugin.data.commands.generate_meta_info", "meta_info_file of pairs, or back"),
+    "benchmark": ("unirain_plugin.benchmarks.cli", "measure: arch, data, distill, distill-speed, retrieval"),
 }
 """Command name → (module with ``main(argv) -> int | None``, one line of help)."""
 
