@@ -27,9 +27,11 @@ def test_help_lists_every_command(capsys):
 def test_every_command_has_its_own_help(command, capsys):
     module = importlib.import_module(cli.COMMANDS[command][0])
     assert next(iter(inspect.signature(module.main).parameters)) == "argv"
-    with pytest.raises(SystemExit) as stop:
-        module.main(["--help"])
-    assert stop.value.code == 0
+    try:
+        status = module.main(["--help"])
+    except SystemExit as stop:  # as argparse ends
+        status = stop.code
+    assert status == 0
     assert "usage:" in capsys.readouterr().out
 
 

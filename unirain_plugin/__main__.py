@@ -13,7 +13,7 @@ COMMANDS = {
     "test": ("unirain_plugin.test", "test a trained model: -opt FILE"),
     "inference": ("unirain_plugin.inference.command", "restore pictures, folders and videos: -i PATH -o DIR"),
     "export": ("unirain_plugin.export.command", "weights as safetensors, pth, onnx or torchscript"),
-    "distill": ("unirain_plugin.distill.__main__", "choose training pairs by retrieval and votes: -opt FILE, --dry-run"),
+    "distill": ("unirain_plugin.distill.__main__", "choose training pairs by retrieval and votes: -opt FILE"),
     "demo": ("unirain_plugin.demo", "the main job end to end on embedded photographs, with table and picture"),
     "synthesize-rain": ("unirain_plugin.synthesize_rain", "render four types of rain onto clean photographs"),
     "create-lmdb": ("unirain_plugin.data.commands.create_lmdb", "put pairs into LMDBs that BasicSR reads"),
