@@ -17,6 +17,9 @@ from torch import Tensor
 RESERVE = 0.5
 """Share of the free memory that maps may take before they go to a scratch file."""
 
+_CPU_AREA = 2**17
+"""Pixels of a band on the CPU at most: larger bands are not faster there, and several copies of one are alive."""
+
 MapFunction = Callable[[Tensor, int], Tensor]
 """Maps ``(1, rows, W, C)`` and the number of its first row in the map to ``(1, rows, W, C')``."""
 
@@ -33,24 +36,23 @@ class MapStore:
 
     def __init__(self, device: torch.device, piece: int, limit: int | None = None) -> None:
         self.device = device
-        self.area = piece * piece
+        self.area = piece * piece if device.type != "cpu" else min(piece * piece, _CPU_AREA)
         self.limit = int(RESERVE * free_memory()) if limit is None else limit
         self.on_device = int(RESERVE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
 
-    def allocate(self, height: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """An uninitialised map."""
-        size = height * width * channels
+    def allocate(self, size: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised room for a map of ``size`` values, flat; :func:`shaped` gives it a shape."""
         needed = size * dtype.itemsize
         if needed <= self.on_device:
             self.on_device -= needed
-            return torch.empty(height, width, channels, dtype=dtype, device=self.device)
+            return torch.empty(size, dtype=dtype, device=self.device)
         if needed <= self.limit:
             self.limit -= needed
-            return torch.empty(height, width, channels, dtype=dtype)
+            return torch.empty(size, dtype=dtype)
         descriptor, name = tempfile.mkstemp(prefix="unirain-map-")
         os.close(descriptor)
         try:
-            return torch.from_file(name, shared=True, size=size, dtype=dtype).view(height, width, channels)
+            return torch.from_file(name, shared=True, size=size, dtype=dtype)
         finally:
             Path(name).unlink()  # the mapping keeps the content until the map is freed
 
@@ -86,6 +88,11 @@ class MapStore:
             change = function(piece, top - above)[:, above : above + bottom - top]
             carried = last.clone()
             target[top:bottom] = (inner + change)[0].to(target.device)
+
+
+def shaped(room: Tensor, height: int, width: int, channels: int) -> Tensor:
+    """The map ``(H, W, C)`` at the beginning of a room."""
+    return room[: height * width * channels].view(height, width, channels)
 
 
 def free_memory() -> int:

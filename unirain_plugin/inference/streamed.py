@@ -24,7 +24,7 @@ from unirain_plugin.archs.padding import pad_to_multiple
 from unirain_plugin.archs.routing import choose_top_k
 from unirain_plugin.archs.streaming import can_stream, compute_dtype, expanded_strips
 from unirain_plugin.archs.unirain_arch import UniRain
-from unirain_plugin.inference.feature_maps import MapStore
+from unirain_plugin.inference.feature_maps import MapStore, shaped
 
 
 def restore_streamed(net: UniRain, image: Tensor, store: MapStore) -> Tensor:
@@ -53,49 +53,56 @@ class _Streamed:
     def run(self, image: Tensor) -> Tensor:
         net = self.net
         padded = pad_to_multiple(image, net.stride)[0].permute(1, 2, 0)
-        # A decoder's map takes the place of the encoder's, which it is fused from: one allocation a level.
-        widths = [max(fuse.skip.weight.shape) for fuse in net.fuse] + [net.options.channels(len(net.fuse))]
-        places = [self._embed(padded, widths[0])]
-        x = places[0][..., : net.options.channels(0)]
+        # A decoder's map takes the place of the encoder's, which it is fused from: one room a level, of which a
+        # narrow encoder's map uses only the beginning.
+        widths = [fuse.skip.out_features for fuse in net.fuse] + [net.options.channels(len(net.fuse))]
+        x, room = self._embed(padded, widths[0])
+        rooms, maps = [room], [x]
         for level, stage in enumerate(net.encoder):
             if level:
-                x, place = self._down(level, x, widths[level])
-                places.append(place)
+                x, room = self._down(level, x, widths[level])
+                rooms.append(room)
+                maps.append(x)
             for block in stage:
                 self._block(block, x)
-        places.pop()
+        del room, rooms[-1], maps[-1]
         for level in reversed(range(len(net.decoder))):
-            x = self._fuse(level, places.pop(), x)
+            x = self._fuse(level, rooms.pop(), maps.pop(), x)
             for block in net.decoder[level]:
                 self._block(block, x)
         for block in net.refinement:
             self._block(block, x)
         return self._output(padded, x)[..., : image.shape[2], : image.shape[3]]
 
-    def _embed(self, padded: Tensor, width: int) -> Tensor:
-        place = None
-        for top, bottom in self.store.bands(*padded.shape[:2]):
+    def _embed(self, padded: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        height, columns, _ = padded.shape
+        out = room = None
+        for top, bottom in self.store.bands(height, columns):
             piece, above = self.store.read(padded, top, bottom, halo=1)
             y = self.net.embed(piece)[0, above : above + bottom - top]
-            if place is None:
-                place = self.store.allocate(*padded.shape[:2], width, y.dtype)
-            place[top:bottom, :, : y.shape[-1]] = y.to(place.device)
-        return place
+            if out is None:
+                room = self.store.allocate(height * columns * max(width, y.shape[-1]), y.dtype)
+                out = shaped(room, height, columns, y.shape[-1])
+            out[top:bottom] = y.to(out.device)
+        return out, room
 
     def _down(self, level: int, x: Tensor, width: int) -> tuple[Tensor, Tensor]:
         height, columns, _ = x.shape
-        place = self.store.allocate(height // 2, columns // 2, width, x.dtype)
-        out = place[..., : self.net.options.channels(level)]
+        channels = self.net.options.channels(level)
+        room = self.store.allocate(height // 2 * (columns // 2) * max(width, channels), x.dtype)
+        out = shaped(room, height // 2, columns // 2, channels)
         for top, bottom in self.store.bands(height, columns, 2):
             piece, above = self.store.read(x, top, bottom, halo=2)
             y = self.net.down[level - 1](piece)[0, above // 2 :]
             out[top // 2 : bottom // 2] = y[: (bottom - top) // 2].to(out.device)
-        return out, place
+        return out, room
 
-    def _fuse(self, level: int, place: Tensor, x: Tensor) -> Tensor:
+    def _fuse(self, level: int, room: Tensor, skip: Tensor, x: Tensor) -> Tensor:
         fuse = self.net.fuse[level]
-        out, skip = place[..., : fuse.skip.out_features], place[..., : fuse.skip.in_features]
-        for top, bottom in self.store.bands(*out.shape[:2], 2):
+        height, columns, _ = skip.shape
+        out = shaped(room, height, columns, fuse.skip.out_features)
+        # From the bottom up: rows of the wider result cover rows of the encoder's map that have been used already.
+        for top, bottom in reversed(list(self.store.bands(height, columns, 2))):
             piece, above = self.store.read(x, top // 2, bottom // 2, halo=1)
             up = self.net.up[level](piece)[:, 2 * above : 2 * above + bottom - top]
             y = fuse(self.store.read(skip, top, bottom)[0], up)
