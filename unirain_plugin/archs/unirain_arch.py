@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from collections.abc import Mapping
 
 import torch
@@ -31,6 +33,9 @@ class UniRain(nn.Module):
     Raises:
         OptionError: A ValueError that names the option, what it got and what is allowed.
     """
+
+    OPTIONS = frozenset(field.name for field in fields(NetworkOptions))
+    """The constructor's keywords."""
 
     def __init__(self, **options: object) -> None:
         super().__init__()
