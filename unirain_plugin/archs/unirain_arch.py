@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from collections.abc import Mapping
+from dataclasses import fields
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
