@@ -111,18 +111,20 @@ def step_memory(name: str, variant: Variant, size: int, device: str) -> int | No
 
 def report_memory(name: str, label: str, size: int) -> None:
     """In a process of its own: write to stdout by how many bytes a training step raises the peak resident set."""
-    import resource
-
     from unirain_plugin.benchmarks.candidates import candidates
 
     variant = VARIANTS[label]
     net = build(candidates()[name], variant, "cpu")
     training_step(net, variant, picture(8, variant, "cpu"))  # libraries load their kernels before the measurement
-    with open("/proc/self/status", encoding="ascii") as status:
-        resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+    resident = _status("VmRSS")
     training_step(net, variant, picture(size, variant, "cpu"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sys.stdout.write(f"{(peak - resident) * 1024}\n")
+    sys.stdout.write(f"{(_status('VmHWM') - resident) * 1024}\n")
+
+
+def _status(key: str) -> int:
+    """A figure of /proc/self/status in KiB. (``ru_maxrss`` would begin with the peak of the process that started us.)"""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(key))
 
 
 def _gpu_memory(name: str, variant: Variant, size: int, device: str) -> int:
