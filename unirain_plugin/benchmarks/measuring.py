@@ -122,7 +122,7 @@ def report_memory(name: str, label: str, size: int) -> None:
 
 
 def _status(key: str) -> int:
-    """A figure of /proc/self/status in KiB. (``ru_maxrss`` would begin with the peak of the process that started us.)"""
+    """A figure of /proc/self/status in KiB. (``ru_maxrss`` begins with the peak of the parent process.)"""
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) for line in status if line.startswith(key))
 
