@@ -4,39 +4,26 @@ from __future__ import annotations
 
 from unirain_plugin.errors import OptionError, did_you_mean
 
+_FULL: dict[str, object] = {
+    "dim": 48,
+    "num_blocks": [3, 6, 6, 6],
+    "decoder_blocks": [2, 4, 4],
+    "refinement_blocks": 4,
+    "heads": [2, 2, 4, 8],
+    "encoder_expansion": 5.0,
+    "latent_expansion": 2.0,
+    "decoder_expansion": 2.5,
+    "refinement_expansion": 2.0,
+    "encoder_moe": "soft",
+    "latent_moe": "none",
+    "decoder_moe": "hard",
+    "num_experts": 3,
+    "top_k": 1,
+}
+
 PRESETS: dict[str, dict[str, object]] = {
-    "UniRain": {
-        "dim": 48,
-        "num_blocks": [3, 6, 6, 6],
-        "decoder_blocks": [2, 4, 4],
-        "refinement_blocks": 4,
-        "heads": [2, 2, 4, 8],
-        "encoder_expansion": 5.0,
-        "latent_expansion": 2.0,
-        "decoder_expansion": 2.5,
-        "refinement_expansion": 2.0,
-        "encoder_moe": "soft",
-        "latent_moe": "none",
-        "decoder_moe": "hard",
-        "num_experts": 3,
-        "top_k": 1,
-    },
-    "UniRain-S": {
-        "dim": 24,
-        "num_blocks": [3, 6, 6, 6],
-        "decoder_blocks": [2, 4, 4],
-        "refinement_blocks": 4,
-        "heads": [1, 2, 4, 8],
-        "encoder_expansion": 5.0,
-        "latent_expansion": 2.0,
-        "decoder_expansion": 2.5,
-        "refinement_expansion": 2.0,
-        "encoder_moe": "soft",
-        "latent_moe": "none",
-        "decoder_moe": "hard",
-        "num_experts": 3,
-        "top_k": 1,
-    },
+    "UniRain": _FULL,
+    "UniRain-S": {**_FULL, "dim": 24, "heads": [1, 2, 4, 8]},
     "UniRain-Tiny": {
         "dim": 16,
         "num_blocks": [1, 1, 1, 1],
