@@ -94,7 +94,8 @@ class UniRain(nn.Module):
             x = self.fuse[level](skips.pop(), self.up[level](x))
             x = self._run(self.decoder[level], x, f"decoder{level + 1}", records)
         x = self.output(self._run(self.refinement, x, "refinement", records)).permute(0, 3, 1, 2)
-        if not torch.compiler.is_exporting():
+        # The flag itself: torch.compile before 2.15 takes is_exporting() for true, and the records would be lost.
+        if not torch.compiler._is_exporting_flag:
             self._records = records
         return crop(padded + x, height, width)
 
