@@ -77,8 +77,8 @@ setup(
     package_data={"unirain_plugin": ["**/*.yml", "**/*.json", "**/*.j2"]},
     install_requires=[
         "basicsr>=1.4.2",
-        "torch>=2.7",
-        "torchvision>=0.22",
+        "torch>=2.11",
+        "torchvision>=0.26",
         "mmengine>=0.10.4",
         "lmdb>=1.4",
         "numpy>=1.26",
