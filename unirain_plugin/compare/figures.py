@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 ERROR_SCALE = 0.2
 """Absolute error (mean over channels, of a range of 1) that gets the brightest colour of an error map."""
 
+INK, PAPER = (20, 20, 20), (255, 255, 255)
+"""Colours of text and background (RGB)."""
+
 _GAP, _HEAD, _FOOT = 6, 30, 24
-_INK, _PAPER = (20, 20, 20), (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,24 @@ class Row:
     psnr_restored: float
 
 
-def error_map(image: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Absolute error, mean over the channels, on a fixed colour scale from 0 to ``ERROR_SCALE``: (H, W, 3) BGR."""
-    error = np.abs(image.astype(np.float32) - target.astype(np.float32)).mean(axis=2) / 255
-    return cv2.applyColorMap((error / ERROR_SCALE * 255).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+def text_font(size: float) -> ImageFont.FreeTypeFont:
+    """The font of all figures: the one inside Pillow, so that a figure looks alike on every machine."""
+    return ImageFont.load_default(size=size)
+
+
+def absolute_error(image: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Absolute error of 8-bit pictures, mean over the channels, of a range of 1: (H, W) float32."""
+    return np.abs(image.astype(np.float32) - target.astype(np.float32)).mean(axis=2) / 255
+
+
+def error_colours(error: np.ndarray, scale: float = ERROR_SCALE) -> np.ndarray:
+    """Errors on a fixed colour scale from 0 (black) to ``scale`` and above (pale yellow): (H, W, 3) BGR."""
+    return cv2.applyColorMap((error / scale * 255).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+
+
+def error_map(image: np.ndarray, target: np.ndarray, scale: float = ERROR_SCALE) -> np.ndarray:
+    """Absolute error of 8-bit pictures (H, W, 3) on the fixed colour scale: (H, W, 3) BGR."""
+    return error_colours(absolute_error(image, target), scale)
 
 
 def comparison_grid(rows: Sequence[Row], cell: int = 256) -> np.ndarray:
@@ -43,17 +59,17 @@ def comparison_grid(rows: Sequence[Row], cell: int = 256) -> np.ndarray:
     titles = ("rainy", "restored", "clean", f"error, 0 to {ERROR_SCALE}")
     strips = [_strip(row, cell) for row in rows]
     width = len(titles) * (cell + _GAP) + _GAP
-    canvas = Image.new("RGB", (width, _HEAD + sum(s.shape[0] + _FOOT for s in strips)), _PAPER)
+    canvas = Image.new("RGB", (width, _HEAD + sum(s.shape[0] + _FOOT for s in strips)), PAPER)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=15)
+    font = text_font(15)
     for column, title in enumerate(titles):
-        draw.text((_GAP + column * (cell + _GAP), 7), title, _INK, font)
+        draw.text((_GAP + column * (cell + _GAP), 7), title, INK, font)
     top = _HEAD
     for row, strip in zip(rows, strips, strict=True):
         canvas.paste(Image.fromarray(strip), (0, top))
         top += strip.shape[0]
         for column, caption in enumerate((f"{row.title}: {row.psnr_lq:.2f} dB", f"{row.psnr_restored:.2f} dB")):
-            draw.text((_GAP + column * (cell + _GAP), top + 2), caption, _INK, font)
+            draw.text((_GAP + column * (cell + _GAP), top + 2), caption, INK, font)
         top += _FOOT
     return np.asarray(canvas)
 

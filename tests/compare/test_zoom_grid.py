@@ -1,0 +1,93 @@
+"""The figure: where it zooms, what it writes below, and what is drawn where."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from comparison_data import COLOURS, PAIRED, SNAPSHOTS, comparison, pictures
+from PIL import Image
+
+from unirain_plugin.compare.figures import error_map
+from unirain_plugin.compare.zoom import Box, most_different_box, psnr
+from unirain_plugin.compare.zoom_grid import WIDTH, draw_block, write_zoom_grid
+
+
+def test_box_is_where_the_difference_is():
+    target = np.full((80, 120, 3), 50, np.uint8)
+    image = target.copy()
+    image[33:49, 70:86] = 200
+    image[0:4, 0:4] = 255  # brighter, but small
+    assert most_different_box(image, target, 16) == Box(33, 70, 16, 16)
+
+
+@pytest.mark.parametrize("edge", [24, 500])
+def test_box_of_equal_pictures_is_the_first_and_fits(edge):
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    assert most_different_box(image, image, edge) == Box(0, 0, min(edge, 30), min(edge, 50))
+
+
+def test_psnr_by_hand():
+    black = np.zeros((4, 4, 3), np.uint8)
+    assert psnr(black + np.uint8(5), black) == pytest.approx(34.1514, abs=1e-4)  # 20 log10(255 / 5)
+    assert psnr(black, black) == float("inf")
+
+
+def count(picture, colour):
+    return int((np.asarray(picture) == colour).all(axis=2).sum())
+
+
+def test_every_picture_and_error_is_drawn():
+    block = draw_block("title", pictures(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
+    assert block.width == WIDTH
+    # Four columns and a whole picture of 1.6: a cell of 234 pixels, of which the frame of 3 hides the rim.
+    for name in ("input", "Good", "Bad", "gt"):
+        assert count(block, COLOURS[name]) >= 228 * 228
+    gt = np.full((1, 1, 3), COLOURS["gt"], np.uint8)
+    for name in ("input", "Good", "Bad"):
+        colour = error_map(np.full((1, 1, 3), COLOURS[name], np.uint8), gt, 0.2)[0, 0, ::-1]
+        assert count(block, colour) >= 230 * 230
+    green = (0, 110, 60)
+    assert count(block, green) > 50, "the best model's name and PSNR"
+    assert count(draw_block("title", pictures(PAIRED, "one"), [], 40, 0.2), green) == 0
+
+
+def test_missing_result_keeps_its_column():
+    whole = draw_block("t", pictures(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
+    part = draw_block("t", pictures(PAIRED, "two"), ["Good", "Bad"], 40, 0.2)
+    assert part.size == whole.size
+    assert count(part, COLOURS["Bad"]) == 0 and count(part, (238, 238, 238)) > 2 * 200 * 200
+
+
+def test_without_clean_picture_there_are_no_errors():
+    paired = draw_block("t", pictures(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
+    block = draw_block("t", pictures(SNAPSHOTS, "one"), ["Good", "Bad"], 40, 0.2)
+    assert block.height < paired.height * 0.75
+    assert count(block, COLOURS["Bad"]) >= 228 * 228 and count(block, (0, 110, 60)) == 0
+
+
+def test_many_models_are_wrapped_and_long_names_cut():
+    names = [f"a model with a very long name indeed {n}" for n in range(6)]
+    many = {**pictures(PAIRED, "one"), **dict.fromkeys(names, np.zeros((60, 100, 3), np.uint8))}
+    block = draw_block("t", many, names, 40, 0.2)
+    assert block.width == WIDTH and count(block, (0, 0, 0)) > 6 * 200 * 200
+    assert block.height > 1.5 * draw_block("t", pictures(PAIRED, "one"), ["Good"], 40, 0.2).height
+
+
+def test_given_box_is_zoomed():
+    found = pictures(PAIRED, "one")
+    found["input"][20:40, 60:90] = (255, 0, 255)
+    block = draw_block("t", found, ["Good"], Box(20, 60, 20, 30), 0.2)
+    assert count(block, (255, 0, 255)) > 300 * 200, "a flat magenta cell of the box's shape"
+
+
+def test_written_figure(tmp_path):
+    options = SimpleNamespace(images=((PAIRED, "one"), (PAIRED, "three"), (SNAPSHOTS, "one")), crop=32, error_scale=0.1)
+    path = tmp_path / "new" / "figure.png"
+    write_zoom_grid(comparison(), path, options)
+    with Image.open(path) as image:
+        assert image.format == "PNG" and image.width == WIDTH
+        blocks = [draw_block("", pictures(*key), ["Good", "Bad"], 32, 0.1).height for key in options.images]
+        assert sum(blocks) < image.height < sum(blocks) + 200
+    first = path.read_bytes()
+    write_zoom_grid(comparison(), path, options)
+    assert path.read_bytes() == first

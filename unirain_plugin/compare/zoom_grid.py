@@ -1,0 +1,253 @@
+"""The figure of a comparison: for each chosen picture the whole, and magnified crops with PSNR and error map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from unirain_plugin.compare.figures import INK, PAPER, error_colours, error_map, text_font
+from unirain_plugin.compare.results import GT, INPUT, Comparison
+from unirain_plugin.compare.zoom import Box, most_different_box, psnr
+from unirain_plugin.rain_types import RAIN_TYPES, RainType
+
+if TYPE_CHECKING:
+    from unirain_plugin.compare.options import FigureOptions
+
+WIDTH = 1400
+"""Pixels; a README shows it at 800 to 1000, where the smallest text is still 12 pixels high."""
+
+_MARGIN, _GAP = 18, 10
+_IN_A_ROW = 5
+"""Crops beside one another at most; more are wrapped."""
+
+_WHOLE = 1.6
+"""Width of the whole picture, in crops."""
+
+_SHRUNK = 0.8
+"""How much smaller than its room's width a whole picture may get, so that another fits below it."""
+
+_GREY, _FRAME, _BEST, _EMPTY = (105, 105, 105), (255, 196, 0), (0, 110, 60), (238, 238, 238)
+_TITLE, _NAME, _TEXT = 26, 22, 20
+_LINE = 27
+"""Height of a line of text in pixels."""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One crop of the figure; ``picture`` is None where a model has no result for it."""
+
+    name: str
+    picture: np.ndarray | None
+    whole: float | None
+    part: float | None
+    is_best: bool
+
+
+def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) -> None:
+    """Write the figure as a PNG of ``WIDTH`` pixels.
+
+    For each picture of ``options.images``: the whole input with the box; then, for the input, every model and the
+    clean picture, what is in the box, with the PSNR of the whole picture and of the box; below each its error map on
+    the fixed scale from 0 to ``options.error_scale``. Without a clean picture there are neither PSNR nor error maps.
+    """
+    blocks = []
+    for test_set, image in options.images:
+        pictures = comparison.pictures(test_set, image)
+        title = _title(comparison, test_set, image)
+        names = [row.name for row in comparison.models if row.name != INPUT]
+        blocks.append(draw_block(title, pictures, names, options.crop, options.error_scale))
+    footer = _footer(options.error_scale)
+    height = sum(b.height for b in blocks) + footer.height + _MARGIN * (len(blocks) + 2)
+    canvas = Image.new("RGB", (WIDTH, height), PAPER)
+    top = _MARGIN
+    for block in (*blocks, footer):
+        canvas.paste(block, (0, top))
+        top += block.height + _MARGIN
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path, optimize=True)
+
+
+def draw_block(
+    title: str, pictures: Mapping[str, np.ndarray], models: Sequence[str], crop: int | Box, error_scale: float
+) -> Image.Image:
+    """Draw one picture's part of the figure.
+
+    Args:
+        title: Its heading.
+        pictures: As :attr:`Comparison.pictures` returns them.
+        models: The models' names in order; one that is not in ``pictures`` gets an empty cell.
+        crop: Edge of the box in pixels, put where input and clean picture differ most (without a clean picture:
+            input and the first model); or the box itself.
+        error_scale: Absolute error that gets the brightest colour, of a range of 1.
+    """
+    gt = pictures.get(GT)
+    box = crop if isinstance(crop, Box) else _choose_box(pictures, crop)
+    cells = _cells(pictures, models, box)
+    bands = math.ceil(len(cells) / _IN_A_ROW)
+    columns = math.ceil(len(cells) / bands)
+    cell = int((WIDTH - 2 * _MARGIN - (columns + 1) * _GAP) / (columns + _WHOLE))
+    cell_height = round(cell * box.height / box.width)
+    text = _LINE * (1 if gt is None else 3) + 8
+    band = cell_height + text + 2 * _GAP + (0 if gt is None else cell_height)
+    head = _LINE + 12
+    left = WIDTH - _MARGIN - columns * (cell + _GAP) + _GAP
+    wholes = _whole_pictures(pictures, box, left - _MARGIN - 2 * _GAP, bands * band - _GAP)
+    canvas = Image.new("RGB", (WIDTH, head + max(bands * band, wholes.height)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    height, width = pictures[INPUT].shape[:2]
+    draw.text((_MARGIN, 0), title, INK, text_font(_TITLE), stroke_width=0.5)
+    facts = f"{width} x {height}, box {box.width} x {box.height} at ({box.left}, {box.top})"  # the font has no ×
+    draw.text((WIDTH - _MARGIN, 4), facts, _GREY, text_font(_TEXT), anchor="ra")
+    canvas.paste(wholes, (_MARGIN, head))
+    for number, entry in enumerate(cells):
+        x, y = left + number % columns * (cell + _GAP), head + number // columns * band
+        _draw_cell(canvas, (x, y), (cell, cell_height), entry, box)
+        if gt is not None:
+            place = (x, y + cell_height + text)
+            _draw_error(canvas, place, (cell, cell_height), entry, box.cut(gt), error_scale)
+    return canvas
+
+
+def _choose_box(pictures: Mapping[str, np.ndarray], edge: int) -> Box:
+    others = [picture for name, picture in pictures.items() if name not in (INPUT, GT)]
+    target = pictures.get(GT, others[0] if others else pictures[INPUT])
+    return most_different_box(pictures[INPUT], target, edge)
+
+
+def _cells(pictures: Mapping[str, np.ndarray], models: Sequence[str], box: Box) -> list[_Cell]:
+    gt = pictures.get(GT)
+    scores = {name: psnr(pictures[name], gt) for name in (INPUT, *models) if gt is not None and name in pictures}
+    # Compared as printed: two models with the same two decimals are both best.
+    best = max((round(scores[name], 2) for name in models if name in scores), default=None)
+    cells = []
+    for name in (INPUT, *models):
+        part = psnr(box.cut(pictures[name]), box.cut(gt)) if name in scores else None
+        is_best = name != INPUT and name in scores and round(scores[name], 2) == best
+        picture = box.cut(pictures[name]) if name in pictures else None
+        cells.append(_Cell(name, picture, scores.get(name), part, is_best))
+    return cells if gt is None else [*cells, _Cell(GT, box.cut(gt), None, None, False)]
+
+
+def _whole_pictures(pictures: Mapping[str, np.ndarray], box: Box, width: int, height: int) -> Image.Image:
+    """The whole input with the box and, as far as there is room below it, the clean and the first model's picture."""
+    source = pictures[INPUT]
+    models = [name for name in pictures if name not in (INPUT, GT)]
+    order = [name for name in (INPUT, GT, *models[:1]) if name in pictures]
+    below = _LINE + 8 + _GAP
+    widest = min(width, max(height, width) * source.shape[1] / source.shape[0])
+    for count in range(len(order), 0, -1):
+        fitting = (max(height, width if count == 1 else 0) / count - below) * source.shape[1] / source.shape[0]
+        if fitting > _SHRUNK * widest or count == 1:
+            break
+    order = order[:count]
+    scale = min(widest, fitting) / source.shape[1]
+    size = (round(source.shape[1] * scale), round(source.shape[0] * scale))
+    step = size[1] + below
+    canvas = Image.new("RGB", (width, step * len(order)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    names = [name for name in pictures if name in order]
+    for number, name in enumerate(names):
+        top = number * step
+        canvas.paste(Image.fromarray(_resized(pictures[name], size)), (0, top))
+        _draw_name(draw, (0, top + size[1] + 5), f"{_shown(name)}, whole", size[0])
+        corner = (round(box.left * scale), top + round(box.top * scale))
+        _frame(draw, corner, (round(box.width * scale), round(box.height * scale)))
+    return canvas
+
+
+def _draw_cell(canvas: Image.Image, place: tuple[int, int], size: tuple[int, int], cell: _Cell, box: Box) -> None:
+    draw = ImageDraw.Draw(canvas)
+    (x, y), (width, height) = place, size
+    if cell.picture is None:
+        _draw_empty(draw, place, size, "no result")
+    else:
+        canvas.paste(Image.fromarray(_resized(cell.picture, size)), place)
+        _frame(draw, place, size)
+    y += height + 5
+    _draw_name(draw, (x, y), _shown(cell.name), width, _BEST if cell.is_best else INK)
+    if cell.whole is not None:
+        draw.text((x, y + _LINE), f"{cell.whole:.2f} dB", _BEST if cell.is_best else INK, text_font(_TEXT))
+        draw.text((x, y + 2 * _LINE), f"box {cell.part:.2f} dB", _GREY, text_font(_TEXT))
+
+
+def _draw_error(
+    canvas: Image.Image, place: tuple[int, int], size: tuple[int, int], cell: _Cell, gt: np.ndarray, scale: float
+) -> None:
+    draw = ImageDraw.Draw(canvas)
+    if cell.name == GT:
+        _draw_scale(canvas, place, size, scale)
+    elif cell.picture is None:
+        _draw_empty(draw, place, size, "")
+    else:
+        errors = cv2.resize(error_map(cell.picture, gt, scale), size, interpolation=cv2.INTER_NEAREST)
+        canvas.paste(Image.fromarray(np.ascontiguousarray(errors[..., ::-1])), place)
+
+
+def _draw_scale(canvas: Image.Image, place: tuple[int, int], size: tuple[int, int], scale: float) -> None:
+    """The colour bar, in the place below the clean picture, which has no error map of its own."""
+    (x, y), (width, _) = place, size
+    bar = error_colours(np.linspace(0, scale, width, dtype=np.float32)[None].repeat(24, axis=0), scale)
+    canvas.paste(Image.fromarray(np.ascontiguousarray(bar[..., ::-1])), place)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((x, y + 28), "0", INK, text_font(_TEXT))
+    draw.text((x + width, y + 28), f"{scale:g} or more", INK, text_font(_TEXT), anchor="ra")
+    draw.text((x, y + 28 + _LINE), "absolute error", _GREY, text_font(_TEXT))
+
+
+def _draw_empty(draw: ImageDraw.ImageDraw, place: tuple[int, int], size: tuple[int, int], text: str) -> None:
+    (x, y), (width, height) = place, size
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=_EMPTY)
+    draw.text((x + width / 2, y + height / 2), text, _GREY, text_font(_TEXT), anchor="mm")
+
+
+def _draw_name(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], name: str, width: int, colour: tuple[int, int, int] = INK
+) -> None:
+    """A name in semi-bold, shortened to the width."""
+    font = text_font(_NAME)
+    shown = name
+    while draw.textlength(shown, font) > width and len(shown) > 2:
+        shown = shown[:-2] + "…"
+    draw.text(place, shown, colour, font, stroke_width=0.4)
+
+
+def _frame(draw: ImageDraw.ImageDraw, place: tuple[int, int], size: tuple[int, int]) -> None:
+    """The box: its colour with a dark line outside, so that it is seen on bright and dark pictures."""
+    (x, y), (width, height) = place, size
+    draw.rectangle((x - 1, y - 1, x + width, y + height), outline=INK, width=1)
+    draw.rectangle((x, y, x + width - 1, y + height - 1), outline=_FRAME, width=3)
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Averaged when made smaller, bicubic when magnified."""
+    smaller = size[0] < image.shape[1]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+
+
+def _shown(name: str) -> str:
+    return {INPUT: "input", GT: "ground truth"}.get(name, name)
+
+
+def _title(comparison: Comparison, test_set: str, image: str) -> str:
+    types = {r.rain_type for r in comparison.results if (r.test_set, r.image) == (test_set, image)}
+    rain_type = next(iter(types - {None}), None)
+    words = RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
+    return " · ".join(part for part in (words, f"{test_set} / {image}") if part)
+
+
+def _footer(scale: float) -> Image.Image:
+    lines = (
+        "dB: PSNR in RGB against the ground truth, of the whole picture, and of the box alone; best in green.",
+        f"Lower rows: absolute error, mean of R, G and B, on the fixed scale 0 to {scale:g} of the full range.",
+    )
+    canvas = Image.new("RGB", (WIDTH, _LINE * len(lines)), PAPER)
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(canvas).text((_MARGIN, number * _LINE), line, _GREY, text_font(_TEXT))
+    return canvas
