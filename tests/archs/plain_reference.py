@@ -30,7 +30,7 @@ def attention(module, x):
 def expert(experts, number, x):
     a, b = F.conv2d(
         F.conv2d(x, experts.expand[number][:, :, None, None]),
-        experts.depthwise[number],
+        experts.depthwise.chunk(experts.num_experts)[number],
         padding=1,
         groups=2 * experts.hidden,
     ).chunk(2, dim=1)

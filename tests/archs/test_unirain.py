@@ -62,6 +62,7 @@ def test_memory_format_and_strides_do_not_matter(small):
     lq = torch.rand(2, 3, 12, 20)
     expected = net(lq)
     close(net(lq.to(memory_format=torch.channels_last)), expected)
+    close(net.to(memory_format=torch.channels_last)(lq), expected)
     close(net(torch.rand(2, 3, 20, 12).copy_(lq.transpose(2, 3)).transpose(2, 3)), expected)
     wide = torch.zeros(2, 3, 12, 40)
     wide[..., ::2] = lq

@@ -36,7 +36,7 @@ class Experts(nn.Module):
 
     Attributes:
         expand: ``(E, 2h, C)``; rows 0 … h-1 make a, the others b.
-        depthwise: ``(E, 2h, 1, 3, 3)``.
+        depthwise: ``(E · 2h, 1, 3, 3)``: four axes, which ``Module.to(memory_format=torch.channels_last)`` can take.
         project: ``(E, C, h)``.
     """
 
@@ -44,14 +44,15 @@ class Experts(nn.Module):
         super().__init__()
         self.channels, self.hidden, self.num_experts = channels, hidden, num_experts
         self.expand = nn.Parameter(torch.empty(num_experts, 2 * hidden, channels))
-        self.depthwise = nn.Parameter(torch.empty(num_experts, 2 * hidden, 1, 3, 3))
+        self.depthwise = nn.Parameter(torch.empty(num_experts * 2 * hidden, 1, 3, 3))
         self.project = nn.Parameter(torch.empty(num_experts, channels, hidden))
         for parameter, fan_in in ((self.expand, channels), (self.depthwise, 9), (self.project, hidden)):
             nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
 
     def unbind(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The weights of each expert; call once a forward, so that the gradient is stacked once."""
-        return list(zip(self.expand.unbind(), self.depthwise.unbind(), self.project.unbind(), strict=True))
+        depthwise = self.depthwise.chunk(self.num_experts)
+        return list(zip(self.expand.unbind(), depthwise, self.project.unbind(), strict=True))
 
     def forward_all(self, x: Tensor, weights: Tensor) -> Tensor:
         """All experts, weighted: ``(N, H, W, C)`` and ``(N, H, W, E)`` (or broadcastable) to ``(N, H, W, C)``.
@@ -61,7 +62,7 @@ class Experts(nn.Module):
         """
         experts, hidden = self.num_experts, self.hidden
         expand = self.expand.view(experts, 2, hidden, -1).transpose(0, 1).flatten(0, 2)
-        depthwise = self.depthwise.view(experts, 2, hidden, 1, 3, 3).transpose(0, 1).flatten(0, 2)
+        depthwise = self.depthwise.unflatten(0, (experts, 2, hidden)).transpose(0, 1).flatten(0, 2)
         project = self.project.transpose(0, 1).flatten(1)
         if can_stream(x):
             return stream_feed_forward(x, expand, depthwise, project, weights)
