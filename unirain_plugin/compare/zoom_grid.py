@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from unirain_plugin.compare.figures import INK, PAPER, error_colours, error_map, text_font
+from unirain_plugin.compare.metrics import psnr
 from unirain_plugin.compare.results import GT, INPUT, Comparison
-from unirain_plugin.compare.zoom import Box, most_different_box, psnr
+from unirain_plugin.compare.zoom import Box, choose_images, most_different_box
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
 
 if TYPE_CHECKING:
@@ -53,17 +54,22 @@ class _Cell:
 def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) -> None:
     """Write the figure as a PNG of ``WIDTH`` pixels.
 
-    For each picture of ``options.images``: the whole input with the box; then, for the input, every model and the
-    clean picture, what is in the box, with the PSNR of the whole picture and of the box; below each its error map on
-    the fixed scale from 0 to ``options.error_scale``. Without a clean picture there are neither PSNR nor error maps.
+    For each picture that :func:`~unirain_plugin.compare.zoom.choose_images` returns: the whole input with the box;
+    then, for the input, every model and the clean picture, what is in the box, with the PSNR of the whole picture and
+    of the box; below each its error map on the fixed scale from 0 to ``options.error_scale``. Without a clean picture
+    there are neither PSNR nor error maps.
+
+    Raises:
+        OptionError: If a chosen picture is not among the results, or its box goes beyond it.
     """
     blocks = []
-    for test_set, image in options.images:
-        pictures = comparison.pictures(test_set, image)
-        title = _title(comparison, test_set, image)
-        names = [row.name for row in comparison.models if row.name != INPUT]
-        blocks.append(draw_block(title, pictures, names, options.crop, options.error_scale))
-    footer = _footer(options.error_scale)
+    names = [row.name for row in comparison.models if row.name != INPUT]
+    for chosen in choose_images(comparison, options.images):
+        pictures = comparison.pictures(chosen.test_set, chosen.image)
+        crop = chosen.box(options.crop, pictures[INPUT].shape) or options.crop
+        title = _title(comparison, chosen.test_set, chosen.image)
+        blocks.append(draw_block(title, pictures, names, crop, options.error_scale))
+    footer = _footer(options.error_scale, automatic=not options.images)
     height = sum(b.height for b in blocks) + footer.height + _MARGIN * (len(blocks) + 2)
     canvas = Image.new("RGB", (WIDTH, height), PAPER)
     top = _MARGIN
@@ -242,11 +248,13 @@ def _title(comparison: Comparison, test_set: str, image: str) -> str:
     return " · ".join(part for part in (words, f"{test_set} / {image}") if part)
 
 
-def _footer(scale: float) -> Image.Image:
-    lines = (
+def _footer(scale: float, automatic: bool) -> Image.Image:
+    lines = [
         "dB: PSNR in RGB against the ground truth, of the whole picture, and of the box alone; best in green.",
         f"Lower rows: absolute error, mean of R, G and B, on the fixed scale 0 to {scale:g} of the full range.",
-    )
+    ]
+    if automatic:
+        lines.append("Pictures: of each rain type the one at which the last model gains most PSNR over the input.")
     canvas = Image.new("RGB", (WIDTH, _LINE * len(lines)), PAPER)
     for number, line in enumerate(lines):
         ImageDraw.Draw(canvas).text((_MARGIN, number * _LINE), line, _GREY, text_font(_TEXT))
