@@ -40,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
         "random scale (default: whole photographs)")  # fmt: skip
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
         "photographs (the clean picture is the changed one)")  # fmt: skip
+    add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than "
+        "real rain shows and leave 8%% dry: more variety for training")  # fmt: skip
     add("--seed", type=int, default=0, help="seed, 0 or more (default: 0)")
     add("--workers", type=int, metavar="N", default=1, help="processes (default: 1, no extra process)")
     add("--split", metavar="NAME", help="without --input: train, held-out or all (default: all)")
@@ -149,6 +151,7 @@ def _plan(args: argparse.Namespace, photos: list[tuple[str, str]], size: tuple[i
                     size=size,
                     seed=args.seed,
                     vary_colours=args.vary_colours,
+                    vary_rain=args.vary_rain,
                     convert=tuple(args.convert),
                 )
 
@@ -161,6 +164,7 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> N
         "seed": args.seed,
         "size": size and list(size),
         "vary_colours": args.vary_colours,
+        "vary_rain": args.vary_rain,
         "convert": sorted(args.convert),
     }
     if output.exists() and not output.is_dir():

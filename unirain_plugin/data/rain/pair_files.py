@@ -22,10 +22,13 @@ import numpy as np
 
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.rain.light import LUMA, to_codes, to_linear
+from unirain_plugin.data.rain.params import WIDE_RAIN
 from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.errors import DataError
 
 INPUT, TARGET = "input", "target"
+DRY_SHARE = 0.08
+"""Share of the pairs without rain (``lq`` = ``gt``) among varied ones: what is clean is to be left alone."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class PairJob:
         size: (height, width) of the crop, or None for the whole photograph.
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
+        vary_rain: Whether half of the pairs draw their rain from the wider ranges and :data:`DRY_SHARE` are left dry.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
     """
 
@@ -54,6 +58,7 @@ class PairJob:
     size: tuple[int, int] | None
     seed: int
     vary_colours: bool
+    vary_rain: bool
     convert: tuple[str, ...]
 
     @property
@@ -151,12 +156,14 @@ def make_pair(job: PairJob) -> None:
     rng = job.generator()
     try:
         window = cut(photo, job.size, rng)
-        pair = render_rain(vary_colours(window, rng) if job.vary_colours else window, job.rain_type, rng)
+        window = vary_colours(window, rng) if job.vary_colours else window
+        wide, dry = rng.random(2) < (0.5, DRY_SHARE) if job.vary_rain else (False, False)
+        pair = render_rain(window, job.rain_type, rng, WIDE_RAIN if wide else None)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
     lq, gt = job.paths
     write_png(gt, pair.gt)
-    write_png(lq, pair.lq)
+    write_png(lq, pair.gt if dry else pair.lq)
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:

@@ -145,3 +145,39 @@ class RainParams:
     streaks: StreakParams = field(default_factory=StreakParams)
     drops: DropParams = field(default_factory=DropParams)
     night: NightParams = field(default_factory=NightParams)
+
+
+WIDE_RAIN = RainParams(
+    streaks=StreakParams(
+        angle=(-55.0, 55.0),
+        angle_jitter=(0.0, 8.0),
+        length=(8.0, 90.0),
+        width=(0.3, 1.8),
+        depths=(1, 4),
+        density=(5.0, 250.0),
+        opacity=(0.15, 0.9),
+        brightness=(0.7, 2.0),
+        modulation=0.15,
+        veil=(0.02, 0.3),
+    ),
+    drops=DropParams(
+        count=(6.0, 110.0),
+        radius=(3.0, 34.0),
+        view=(0.15, 0.7),
+        defocus=(0.05, 0.7),
+        opacity=(0.4, 1.0),
+        rim=(0.1, 0.9),
+        sky=(0.0, 0.6),
+        highlight=(0.2, 2.5),
+    ),
+    night=NightParams(
+        ambient=(0.02, 0.25),
+        lamps=(0, 5),
+        exposure=(0.02, 0.15),
+        shot_noise=(0.0, 0.0012),
+        read_noise=(0.0, 0.003),
+        streak_gain=(0.5, 3.0),
+        drop_gain=(1.0, 6.0),
+    ),
+)
+"""Wider than what real rain shows, for training: a network that has seen more kinds meets less that is new."""
