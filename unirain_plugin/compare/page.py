@@ -1,0 +1,191 @@
+"""The page of a comparison: one HTML file with its pictures inside, a before/after slider and sortable tables."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unirain_plugin.compare.results import GT, INPUT, OK, Comparison, ImageResult
+from unirain_plugin.distill.parts import require
+from unirain_plugin.distill.workspace import write_text
+from unirain_plugin.errors import OptionError
+from unirain_plugin.rain_types import RAIN_TYPES, RainType
+
+_TEMPLATE = "page.html.j2"
+_THUMBNAIL = 112
+_THUMBNAIL_QUALITY = 70
+
+Cell = str | int | float | None
+"""What a table's cell may hold; numbers are sorted by value and None is shown as a dash."""
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """Bounds of the page's size: about 0.1 MB a picture and side at the defaults.
+
+    Attributes:
+        images: Pictures at most, taken evenly from test sets and rain types.
+        longest_edge: Longest edge of an embedded picture in pixels; larger ones are made smaller.
+        quality: WebP quality, 1 to 100.
+    """
+
+    images: int = 24
+    longest_edge: int = 1024
+    quality: int = 88
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.longest_edge < 64 or not 1 <= self.quality <= 100:
+            raise OptionError(
+                f"page: expected images ≥ 1, longest_edge ≥ 64 and quality 1 to 100, got {self.images}, "
+                f"{self.longest_edge} and {self.quality}."
+            )
+
+
+def write_page(
+    comparison: Comparison,
+    summary_rows: Sequence[Mapping[str, Cell]],
+    path: Path,
+    options: PageOptions | None = None,
+) -> None:
+    """Write the page; the same comparison gives the same bytes.
+
+    Args:
+        comparison: What was found.
+        summary_rows: The summary table: for each row column title → value, the first column being the model's name.
+        path: The HTML file.
+        options: How much is embedded.
+
+    Raises:
+        OptionError: If jinja2 is not installed.
+    """
+    options = options or PageOptions()
+    jinja2 = require("jinja2", "jinja2", "report")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the models' order is the option file's
+    source = (Path(__file__).parent / _TEMPLATE).read_text(encoding="utf-8")
+    every = _images(comparison)
+    chosen = choose_evenly(every, options.images)
+    scores = _scores(comparison)
+    types = list(dict.fromkeys(r.rain_type for r in chosen if r.rain_type))
+    text = environment.from_string(source).render(
+        name=comparison.name,
+        summary=_table(summary_rows),
+        failures=[(row.name, row.status) for row in comparison.models if row.status != OK],
+        types=[(name, in_words(name)) for name in sorted(types, key=_type_order)],
+        test_sets=[(name, name) for name in comparison.test_sets if any(r.test_set == name for r in chosen)],
+        total=len(every),
+        options=options,
+        data={
+            "metrics": comparison.metrics,
+            "models": list(dict.fromkeys([INPUT, *(row.name for row in comparison.models)])),
+            "images": [_image(comparison, r, scores, options) for r in chosen],
+        },
+    )
+    write_text(path, text)
+
+
+def choose_evenly(images: Sequence[ImageResult], limit: int) -> list[ImageResult]:
+    """At most ``limit`` pictures, taken in turn from each test set and rain type; in their order."""
+    groups: dict[tuple[str, str | None], list[int]] = {}
+    for index, result in enumerate(images):
+        groups.setdefault((result.test_set, result.rain_type), []).append(index)
+    turns = max(map(len, groups.values()), default=0)
+    in_turn = [group[turn] for turn in range(turns) for group in groups.values() if turn < len(group)]
+    return [images[index] for index in sorted(in_turn[:limit])]
+
+
+def in_words(rain_type: str) -> str:
+    """The rain type for a reader."""
+    return RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
+
+
+def shown(values: Sequence[Cell]) -> list[str]:
+    """A column's values as text: four decimals where all are small (SSIM), two otherwise; None and NaN as a dash."""
+    numbers = [value for value in values if isinstance(value, float) and math.isfinite(value)]
+    digits = 4 if all(abs(number) < 2 for number in numbers) else 2
+    return [_shown(value, digits) for value in values]
+
+
+def _shown(value: Cell, digits: int) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, list]:
+    """Columns and rows of cells: text, and the number to sort by (None for text)."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    texts = {column: shown([row.get(column) for row in rows]) for column in columns}
+    numeric = [any(isinstance(row.get(column), (int, float)) for row in rows) for column in columns]
+    lines = [
+        [(texts[column][number], _number(row.get(column))) for column in columns] for number, row in enumerate(rows)
+    ]
+    return {"columns": list(zip(columns, numeric, strict=True)), "rows": lines}
+
+
+def _number(value: Cell) -> float | int | None:
+    return value if isinstance(value, (int, float)) and not math.isnan(value) else None
+
+
+def _images(comparison: Comparison) -> list[ImageResult]:
+    """One result of each picture, in the order of the test sets and of appearance."""
+    found = {(r.test_set, r.image): r for r in reversed(comparison.results)}
+    return sorted(reversed(found.values()), key=lambda r: comparison.test_sets.index(r.test_set))
+
+
+def _scores(comparison: Comparison) -> dict[tuple[str, str, str], dict[str, float]]:
+    return {(r.test_set, r.image, r.model): r.metrics for r in comparison.results}
+
+
+def _image(
+    comparison: Comparison,
+    result: ImageResult,
+    scores: Mapping[tuple[str, str, str], Mapping[str, float]],
+    options: PageOptions,
+) -> dict[str, object]:
+    """Everything that the page shows of one picture, as JSON."""
+    pictures = comparison.pictures(result.test_set, result.image)
+    height, width = pictures[INPUT].shape[:2]
+    rows = {name: scores.get((result.test_set, result.image, name), {}) for name in pictures if name != GT}
+    columns = {metric: shown([row.get(metric) for row in rows.values()]) for metric in comparison.metrics}
+    return {
+        "set": result.test_set,
+        "name": result.image,
+        "type": result.rain_type or "",
+        "words": in_words(result.rain_type) if result.rain_type else "",
+        "width": width,
+        "height": height,
+        "thumbnail": embedded(pictures[INPUT], _THUMBNAIL, _THUMBNAIL_QUALITY),
+        "sides": {name: embedded(picture, options.longest_edge, options.quality) for name, picture in pictures.items()},
+        "scores": {
+            name: {m: [columns[m][number], _finite(row.get(m))] for m in comparison.metrics}
+            for number, (name, row) in enumerate(rows.items())
+        },
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity: a value beyond all others stands for it."""
+    number = _number(value)
+    return number if number is None or math.isfinite(number) else math.copysign(1e300, number)
+
+
+def embedded(picture: np.ndarray, longest_edge: int, quality: int) -> str:
+    """An RGB picture (H, W, 3), made smaller if need be, as the data URI of a WebP."""
+    scale = min(1.0, longest_edge / max(picture.shape[:2]))
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+    data = cv2.imencode(".webp", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
+    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def _type_order(name: str) -> tuple[bool, int, str]:
+    return (name not in RAIN_TYPES, RAIN_TYPES.index(name) if name in RAIN_TYPES else 0, name)
