@@ -1,0 +1,312 @@
+"""The option file of a comparison as frozen dataclasses; unknown or misspelt keys are errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unirain_plugin.compare.results import GT, INPUT
+from unirain_plugin.errors import OptionError
+from unirain_plugin.option_files.loader import read_option_file
+from unirain_plugin.option_files.sections import parse_section
+from unirain_plugin.rain_types import RAIN_TYPES
+
+DEFAULT_WEIGHTS = "default"
+"""``weights: default`` names the network that the package ships."""
+
+_PLACEHOLDERS = {"test_set", "rain_type", "image", "stem"}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """One model: a network, or a folder of finished pictures.
+
+    Attributes:
+        name: Its name in tables, figures and folders.
+        weights: A file of weights, or ``default`` for those the package ships. Files that we wrote name their network.
+        network: The network of the weights: an option file with ``network_g``, or that section itself (``type``: any
+            network of BasicSR's registry, and its arguments).
+        untrained: Take ``network`` with random weights: it gets its cost columns and no scores.
+        param_key: Part of a .pth file; null for ``params_ema`` where it exists, else ``params``.
+        strict_load: Whether every weight must fit; false takes those that do and says how many.
+        pad_multiple: The picture's sides are padded (mirrored) to a multiple of this for the network and the result is
+            cut back; null for the network's ``window_size`` where it has that argument (SwinIR), else 1.
+        tile: For this model, instead of the file's ``tile``; likewise ``overlap`` and ``precision``.
+        overlap: See ``tile``.
+        precision: See ``tile``.
+        results: Folder of finished pictures, searched with its subfolders and matched by stem.
+        suffix: Text that the finished pictures' stems have behind the input's stem, such as ``_SwinIR``.
+        pattern: Where each finished picture is below ``results`` instead: ``{test_set}``, ``{rain_type}``, ``{image}``
+            (path without suffix) and ``{stem}`` are filled in, for example ``{rain_type}/{stem}_x1.png``.
+    """
+
+    name: str
+    weights: str | None = None
+    network: dict[str, Any] | str | None = None
+    untrained: bool = False
+    param_key: str | None = None
+    strict_load: bool = True
+    pad_multiple: int | None = None
+    tile: int | None = None
+    overlap: int | None = None
+    precision: str | None = None
+    results: Path | None = None
+    suffix: str = ""
+    pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if self.name in (INPUT, GT):
+            raise ValueError(f"name: '{self.name}' stands for the {_RESERVED[self.name]}; choose another.")
+        if self.results is not None:
+            if self.weights is not None or self.network is not None or self.untrained:
+                raise ValueError("a folder of finished `results` takes neither `weights`, `network` nor `untrained`.")
+        elif self.network is None and self.weights is None:
+            raise ValueError("expected `weights`, `network` (with weights, or untrained: true) or `results`.")
+        elif self.untrained == (self.weights is not None):
+            raise ValueError(
+                "`untrained: true` is for a network without weights; leave one of the two out."
+                if self.untrained
+                else "`network` without `weights` would be scored with random weights; name its weights, or say "
+                "`untrained: true` to get its cost only."
+            )
+        if isinstance(self.network, Mapping) and "type" not in self.network:
+            raise ValueError("network: expected a `type`, the name of a registered network such as UniRain or SwinIR.")
+        if self.pad_multiple is not None and self.pad_multiple < 1:
+            raise ValueError(f"pad_multiple: expected at least 1, got {self.pad_multiple}.")
+        unknown = set(re.findall(r"{(\w*)}", self.pattern or "")) - _PLACEHOLDERS
+        if unknown:
+            raise ValueError(
+                f"pattern: unknown {{{unknown.pop()}}}; known: {', '.join(f'{{{p}}}' for p in sorted(_PLACEHOLDERS))}."
+            )
+
+
+@dataclass(frozen=True)
+class SynthesizeOptions:
+    """A test set rendered with ``synthesize-rain`` into the output folder; the same settings give the same pictures.
+
+    Attributes:
+        input: Folder of clean photographs; null for those that scikit-image installs.
+        split: Without ``input``: ``held-out``, ``train`` or ``all``.
+        rain_types: What is rendered onto each photograph.
+        per_image: Pairs for each photograph and type.
+        size: Side of the pictures, or [height, width]; null for whole photographs.
+        seed: Of the rain.
+    """
+
+    input: Path | None = None
+    split: Literal["held-out", "train", "all"] = "held-out"
+    rain_types: list[str] = field(default_factory=lambda: list(RAIN_TYPES))
+    per_image: int = 1
+    size: int | list[int] | None = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """One test set: exactly one of ``lq``, ``dataroot``, ``manifest`` and ``synthesize``.
+
+    Attributes:
+        name: Its name in tables.
+        lq: Folder of rainy pictures, or an LMDB of them.
+        gt: Folder (LMDB) of the clean pictures with the same names; null where there are none.
+        rain_type: The rain type of the pictures in ``lq``, if they have one.
+        dataroot: Folder ``{type}/{input,target}`` (RainRAG's layout), or of LMDBs ``{type}/{lq,gt}.lmdb``; with
+            ``manifest``: the folder that its paths are relative to.
+        rain_types: Which types of ``dataroot`` or ``manifest``; null for all.
+        manifest: JSON lines of pairs.
+        rejected: Take also the pairs that distillation has rejected.
+        synthesize: Renders a test set.
+        limit: At most so many pictures of each rain type, the first ones.
+    """
+
+    name: str
+    lq: Path | None = None
+    gt: Path | None = None
+    rain_type: str | None = None
+    dataroot: Path | None = None
+    rain_types: list[str] | None = None
+    manifest: Path | None = None
+    rejected: bool = False
+    synthesize: SynthesizeOptions | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        root = self.dataroot if self.manifest is None else None
+        if sum(source is not None for source in (self.lq, root, self.manifest, self.synthesize)) != 1:
+            raise ValueError("give exactly one of `lq`, `dataroot`, `manifest` and `synthesize`.")
+        for key, owner in (("gt", "lq"), ("rain_type", "lq"), ("rejected", "manifest")):
+            if getattr(self, key) and getattr(self, owner) is None:
+                raise ValueError(f"`{key}` goes with `{owner}`.")
+        if self.rain_types is not None and root is None and self.manifest is None:
+            raise ValueError("`rain_types` goes with `dataroot` or `manifest`.")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit: expected at least 1, got {self.limit}.")
+
+
+@dataclass(frozen=True)
+class CostOptions:
+    """What a network costs.
+
+    Attributes:
+        enabled: Whether parameters, multiply-adds, latency and memory are found out.
+        size: Side of the square picture of the latency and memory measurement.
+        rounds: Counted turns, of which the median is taken; the networks take turns.
+        multiply_adds_size: Side of the square picture whose multiply-adds are counted (256: as the paper).
+        threads: CPU threads of each network; null leaves torch's choice.
+    """
+
+    enabled: bool = True
+    size: int = 128
+    rounds: int = 3
+    multiply_adds_size: int = 256
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.multiply_adds_size) < 16 or self.rounds < 1 or (self.threads or 1) < 1:
+            raise ValueError("expected size and multiply_adds_size ≥ 16, rounds ≥ 1 and threads ≥ 1.")
+
+
+@dataclass(frozen=True)
+class BootstrapOptions:
+    """Confidence intervals of the difference to the reference model, pictures resampled within each rain type.
+
+    Attributes:
+        samples: Resamplings; 0 leaves the intervals out.
+        confidence: Their level.
+        seed: Of the resampling.
+    """
+
+    samples: int = 10_000
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or not 0.5 <= self.confidence < 1:
+            raise ValueError(
+                f"expected samples ≥ 0 and 0.5 ≤ confidence < 1, got {self.samples} and {self.confidence}."
+            )
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """The grid of pictures with zoomed crops.
+
+    Attributes:
+        enabled: Whether it and the HTML page are made.
+        images: ``test set/image`` of each row; empty for the picture of each rain type at which the last scored model
+            gains most over the input.
+        crop: Side of the zoomed window in pixels.
+        error_scale: Absolute error (of a range of 1) that gets the brightest colour of an error map.
+    """
+
+    enabled: bool = True
+    images: list[str] = field(default_factory=list)
+    crop: int = 64
+    error_scale: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.crop < 8 or not 0 < self.error_scale <= 1:
+            raise ValueError(f"expected crop ≥ 8 and 0 < error_scale ≤ 1, got {self.crop} and {self.error_scale}.")
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """A whole option file.
+
+    Attributes:
+        name: Name of the comparison; the default output folder is ``results/compare/<name>``.
+        models: What is compared, in the order of the tables.
+        test_sets: On what, in the order of the tables.
+        metrics: ``psnr``, ``ssim``, ``psnr_y``, ``ssim_y``, ``niqe``, or any metric of pyiqa where it is installed.
+        include_input: Whether the rainy input is the tables' first row.
+        reference: The model that differences are taken to; null for the first row.
+        tile: Edge of what a network computes at a time, 0 for the whole picture.
+        overlap: Pixels that tiles share (networks other than UniRain).
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        cost: What a network costs.
+        bootstrap: Confidence intervals.
+        figure: The grid of pictures.
+        output: Folder for everything that is written.
+    """
+
+    name: str
+    models: list[ModelOptions]
+    test_sets: list[SetOptions]
+    metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])
+    include_input: bool = True
+    reference: str | None = None
+    tile: int = 512
+    overlap: int = 32
+    precision: str = "fp32"
+    device: str = "auto"
+    cost: CostOptions = field(default_factory=CostOptions)
+    bootstrap: BootstrapOptions = field(default_factory=BootstrapOptions)
+    figure: FigureOptions = field(default_factory=FigureOptions)
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        for key in ("models", "test_sets", "metrics"):
+            if not getattr(self, key):
+                raise ValueError(f"{key}: the list is empty; expected at least one entry.")
+        _check_unique("models", [model.name for model in self.models])
+        _check_unique("test_sets", [test_set.name for test_set in self.test_sets])
+        _check_unique("metrics", self.metrics)
+        if self.reference is not None and self.reference not in self.rows:
+            from unirain_plugin.errors import did_you_mean
+
+            hint = did_you_mean(self.reference, self.rows)
+            raise ValueError(f"reference: there is no model '{self.reference}'; found {', '.join(self.rows)}.{hint}")
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of all rows of the tables."""
+        return [INPUT] * self.include_input + [model.name for model in self.models]
+
+    @property
+    def output_folder(self) -> Path:
+        """Where everything goes."""
+        return self.output or Path("results", "compare", self.name)
+
+
+_RESERVED = {INPUT: "rainy input", GT: "clean picture"}
+
+
+def load_options(path: str | Path) -> CompareOptions:
+    """Read and check an option file.
+
+    Raises:
+        OptionError: Naming every key that is unknown, missing or of the wrong type, with the nearest valid spelling.
+    """
+    return parse_options(read_option_file(path).opt, str(path))
+
+
+def parse_options(mapping: Mapping[str, Any], where: str) -> CompareOptions:
+    """Check a whole option mapping, the networks' settings of restoring included.
+
+    Raises:
+        OptionError: As :func:`load_options`.
+    """
+    options = parse_section(CompareOptions, mapping, where)
+    from unirain_plugin.compare.scoring import check_names  # the tables of known metrics
+
+    check_names(options.metrics, where)
+    return options
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or re.search(r'[/\\\0<>:"|?*\n]', name) or name.startswith("."):
+        raise ValueError(f'name: got {name!r}; it names a folder: no slashes, no < > : " | ? *, no leading dot.')
+
+
+def _check_unique(key: str, names: Sequence[str]) -> None:
+    folded = [name.casefold() for name in names]
+    for name in names:
+        if folded.count(name.casefold()) > 1:
+            raise OptionError(f"{key}: '{name}' is there twice (upper and lower case count as one); rename one.")
