@@ -17,9 +17,9 @@ BUILT_IN = ("psnr", "ssim", "psnr_y", "ssim_y", "niqe")
 """Metrics that need nothing further. PSNR and SSIM are taken in RGB, or on MATLAB's Y."""
 
 PYIQA_NAMES = (
-    "lpips", "lpips-vgg", "dists", "pieapp", "ahiq", "topiq_fr", "topiq_nr", "fsim", "vif", "vsi", "gmsd", "nlpd", "mad",
-    "ms_ssim", "cw_ssim", "ssimc", "psnry", "ilniqe", "brisque", "nrqm", "pi", "musiq", "maniqa", "clipiqa", "clipiqa+",
-    "nima", "dbcnn", "hyperiqa", "tres", "paq2piq", "cnniqa", "liqe", "qalign", "arniqa",
+    "lpips", "lpips-vgg", "dists", "pieapp", "ahiq", "topiq_fr", "topiq_nr", "fsim", "vif", "vsi", "gmsd", "nlpd",
+    "mad", "ms_ssim", "cw_ssim", "ssimc", "psnry", "ilniqe", "brisque", "nrqm", "pi", "musiq", "maniqa", "clipiqa",
+    "clipiqa+", "nima", "dbcnn", "hyperiqa", "tres", "paq2piq", "cnniqa", "liqe", "qalign", "arniqa",
 )  # fmt: skip
 """Names of pyiqa, for messages where it is not installed."""
 

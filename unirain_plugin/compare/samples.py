@@ -1,0 +1,238 @@
+"""The pictures of the test sets: listed once, read one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+
+from unirain_plugin.compare.options import SetOptions, SynthesizeOptions
+from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
+from unirain_plugin.data.lmdb import read_meta, read_value, scan_lmdb
+from unirain_plugin.data.lmdb_keys import unique_keys
+from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.pair_files import read_file
+from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag, walk_images
+from unirain_plugin.errors import DataError, did_you_mean
+
+_LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the bytes of a picture are: a file, or an LMDB and a key. Small, and can be sent to another process."""
+
+    path: str
+    key: str | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.key is None else f"{self.path}/{self.key}"
+
+    def read(self) -> bytes:
+        """The encoded picture.
+
+        Raises:
+            DataError: Naming it, if it cannot be read.
+        """
+        return read_file(self.path) if self.key is None else read_value(self.path, self.key)
+
+    def picture(self) -> np.ndarray:
+        """The picture as the toolbox reads it: (H, W, 3) uint8 RGB, upright, without alpha.
+
+        Raises:
+            DataError: Naming it, if it is missing, empty, truncated or broken.
+        """
+        return decode(self.read(), str(self))
+
+    def digest(self) -> str:
+        """SHA-256 of the bytes.
+
+        Raises:
+            DataError: Naming it, if it cannot be read.
+        """
+        return hashlib.sha256(self.read()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a test set.
+
+    Attributes:
+        test_set: The test set's name.
+        image: Its name in there: its path without the suffix, below the rain type's folder where there is one.
+        rain_type: Its rain type, or None.
+        lq: The rainy picture.
+        gt: The clean one, or None.
+    """
+
+    test_set: str
+    image: str
+    rain_type: str | None
+    lq: Source
+    gt: Source | None
+
+    @property
+    def stem(self) -> str:
+        """The file's name without folders and suffix."""
+        return PurePosixPath(self.image).name
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """Encoded bytes to (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: Naming the picture, if it is broken.
+    """
+    return cv2.cvtColor(EncodedImage(data, name, CONVERSIONS).decode(), cv2.COLOR_BGR2RGB)
+
+
+def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
+    """List a test set's pictures; none is decoded.
+
+    Args:
+        options: Its section.
+        scratch: Folder for what is rendered.
+
+    Raises:
+        DataError: If folders, files, LMDBs or partners are missing, or two pictures would have one name.
+    """
+    if options.synthesize is not None:
+        found = _from_root(options, render(options.name, options.synthesize, scratch))
+    elif options.manifest is not None:
+        found = _from_manifest(options)
+    elif options.dataroot is not None:
+        found = _from_root(options, options.dataroot)
+    else:
+        found = _from_sides(options)
+    samples = list(found) if options.limit is None else _limited(found, options.limit)
+    doubles = [name for name, count in Counter(s.image.casefold() for s in samples).items() if count > 1]
+    if doubles:
+        raise DataError(f"test set '{options.name}': two pictures have the name '{doubles[0]}'; rename one.")
+    if not samples:
+        raise DataError(f"test set '{options.name}': it holds no pictures.")
+    return samples
+
+
+def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
+    """Render a test set, or take over what is there: its folder is named after the settings. Returns the folder.
+
+    Raises:
+        DataError: As the command ``synthesize-rain``.
+        OptionError: Likewise.
+    """
+    from unirain_plugin import synthesize_rain
+
+    settings = [str(options.input), options.split, options.rain_types, options.per_image, options.size, options.seed]
+    folder = scratch / f"{name}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
+    arguments = ["--output", str(folder), "--types", *options.rain_types, "--per-image", str(options.per_image)]
+    arguments += ["--seed", str(options.seed), "--resume"]
+    arguments += ["--split", options.split] if options.input is None else ["--input", str(options.input)]
+    if options.size is not None:
+        size = options.size if isinstance(options.size, list) else [options.size]
+        arguments += ["--size", *map(str, size)]
+    synthesize_rain.main(arguments)
+    return folder
+
+
+def _from_root(options: SetOptions, root: Path) -> Iterator[Sample]:
+    base = os.path.expanduser(root)
+    if _holds_lmdbs(base):
+        for rain_type in find_types(base, options.rain_types, _LMDB_SIDES):
+            folder = os.path.join(base, rain_type)
+            for pair, _ in scan_lmdb(base, rain_type):
+                lq, gt = (Source(os.path.join(folder, side), pair.lq) for side in _LMDB_SIDES)
+                yield Sample(options.name, f"{rain_type}/{pair.lq}", rain_type, lq, gt)
+        return
+    table = scan_rainrag(base, find_types(base, options.rain_types))
+    for pair in (table[i] for i in range(len(table))):
+        stem = os.path.splitext(pair.lq.split("/", 2)[2])[0]
+        lq, gt = (Source(os.path.join(base, path)) for path in (pair.lq, pair.gt))
+        yield Sample(options.name, f"{pair.rain_type}/{stem}", pair.rain_type, lq, gt)
+
+
+def _holds_lmdbs(base: str) -> bool:
+    if not os.path.isdir(base):
+        return False
+    return any(os.path.isdir(os.path.join(entry.path, _LMDB_SIDES[0])) for entry in os.scandir(base) if entry.is_dir())
+
+
+def _from_sides(options: SetOptions) -> Iterator[Sample]:
+    lq = _side(options.lq)
+    gt = _side(options.gt) if options.gt is not None else None
+    missing = sorted(lq.keys() - gt.keys()) if gt is not None else []
+    if missing:
+        hint = did_you_mean(missing[0], gt)
+        raise DataError(
+            f"{options.gt}: {len(missing)} of {len(lq)} pictures of {options.lq} have no clean picture of their name "
+            f"here: {_some(missing)}.{hint} (Clean pictures named by another rule: make a manifest, index-dataset.)"
+        )
+    for name in sorted(lq):
+        yield Sample(options.name, name, options.rain_type, lq[name], gt[name] if gt is not None else None)
+
+
+def _side(path: Path) -> dict[str, Source]:
+    """Name without suffix → source, of a folder or an LMDB."""
+    root = os.path.expanduser(path)
+    if path.suffix == ".lmdb" or os.path.isfile(os.path.join(root, "data.mdb")):
+        return {entry.key: Source(root, entry.key) for entry in read_meta(root)}
+    if not os.path.isdir(root):
+        raise DataError(f"{path}: no such folder; expected one with pictures, or an LMDB.")
+    return by_stem(root)
+
+
+def by_stem(root: str) -> dict[str, Source]:
+    """Path without suffix → file, for every picture below a folder.
+
+    Raises:
+        DataError: If two files differ in their suffix only, or there is none.
+    """
+    found: dict[str, Source] = {}
+    for name in sorted(walk_images(root)):
+        stem = os.path.splitext(name)[0]
+        if stem in found:
+            raise DataError(f"{root}: {os.path.basename(found[stem].path)} and {name} differ in their suffix only; "
+                            "expected one picture a name.")  # fmt: skip
+        found[stem] = Source(os.path.join(root, name))
+    if not found:
+        raise DataError(f"{root}: the folder holds no pictures.")
+    return found
+
+
+def _from_manifest(options: SetOptions) -> Iterator[Sample]:
+    manifest = os.path.expanduser(options.manifest)
+    root = os.path.dirname(os.path.abspath(manifest)) if options.dataroot is None else options.dataroot
+    base = os.path.expanduser(root)
+    records = [r for r in read_manifest(manifest) if r.keep is not False or options.rejected]
+    types = {r.rain_type for r in records}
+    for name in options.rain_types or ():
+        if name not in types:
+            raise DataError(f"{manifest}: no pair of rain type '{name}'; found {sorted(types)}."
+                            f"{did_you_mean(name, types)}")  # fmt: skip
+    records = [r for r in records if options.rain_types is None or r.rain_type in options.rain_types]
+    if not records:
+        raise DataError(f"{manifest}: distillation has rejected every pair (keep: false); `rejected: true` takes them.")
+    for record, name in zip(records, unique_keys((r.lq, r.gt) for r in records), strict=True):
+        lq, gt = (Source(os.path.join(base, path)) for path in (record.lq, record.gt))
+        yield Sample(options.name, name, record.rain_type, lq, gt)
+
+
+def _limited(samples: Iterator[Sample], limit: int) -> list[Sample]:
+    counts: Counter = Counter()
+    kept = []
+    for sample in samples:
+        counts[sample.rain_type] += 1
+        if counts[sample.rain_type] <= limit:
+            kept.append(sample)
+    return kept
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f", … ({len(names)} in all)" if len(names) > _LISTED else "")
