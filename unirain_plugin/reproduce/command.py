@@ -1,0 +1,193 @@
+"""``python -m unirain_plugin reproduce -opt FILE``: the paper's claims in miniature, measured.
+
+Makes the data, trains the grid through the project's runner, evaluates every run on the same held-out pictures and
+writes runs.jsonl, results.json, table.md, table.csv, curves.png and a picture for each question. Called again, it goes
+on: finished runs are kept, interrupted ones resume from their checkpoints, failed ones are tried again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.reproduce.data import DataFolder, check_photographs, make_data
+from unirain_plugin.reproduce.files import read_json, write_json
+from unirain_plugin.reproduce.grid import Grid, Outcome, start_fork_server
+from unirain_plugin.reproduce.options import ReproduceOptions, load_options
+from unirain_plugin.reproduce.plan import base_training, plan_runs, run_options
+from unirain_plugin.reproduce.provenance import provenance
+from unirain_plugin.reproduce.results import write_results, write_runs
+from unirain_plugin.reproduce.statistics import mean_of_types, worst_type
+
+RECORD = "options.json"
+"""What the output folder was made with."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="reproduce", description=__doc__.split("\n\n", 1)[1], allow_abbrev=False)
+    add = parser.add_argument
+    add("-opt", "--opt", type=Path, required=True, metavar="FILE", help="option file: options/reproduce/NAME.yml")
+    add("--output", type=Path, metavar="DIR", help="folder for everything (default: results/reproduce/NAME)")
+    add("--photographs", type=Path, nargs=2, metavar=("TRAIN", "VAL"), help="two folders of clean photographs instead "
+        "of those that the file names")  # fmt: skip
+    add("--report-only", action="store_true", help="train nothing: write the tables from the runs that are finished")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Exit status 1 if a run failed, 130 after Ctrl-C.
+
+    Raises:
+        OptionError: If the option file is wrong, networks cost unequally, or the output was made with other options.
+        DataError: If the photographs or the output folder cannot be used.
+    """
+    args = build_parser().parse_args(argv)
+    options = load_options(args.opt, tuple(args.photographs) if args.photographs else None)
+    root = (args.output or Path("results", "reproduce", options.name)).resolve()
+    training = base_training(options)
+    photographs = check_photographs(options.photographs)
+    _say(f"{options.name}: {len(plan_runs(options))} runs, {', '.join(options.questions)}; output: {root}")
+    _claim(root, options, training, photographs)
+    with _locked(root), _terminable():
+        try:
+            return _reproduce(options, training, root, args.report_only)
+        except KeyboardInterrupt:
+            sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+            return 130
+
+
+def _reproduce(options: ReproduceOptions, training: dict[str, Any], root: Path, report_only: bool) -> int:
+    from unirain_plugin.reproduce.costs import measure_costs
+
+    started = time.monotonic()
+    start_fork_server(options.threads)
+    costs = measure_costs(options, training)
+    _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
+    data = DataFolder(root / "data")
+    summary = make_data(data, options.data, options.photographs, options.seeds, options.workers)
+    runs = plan_runs(options)
+    _check_run_options(options, training, data)
+    grid = Grid(root, {run: run_options(options, training, run, data) for run in runs}, options.threads)
+    outcomes = {run: grid.outcome(run) for run in runs}
+
+    def report(outcome: Outcome) -> None:
+        outcomes[outcome.run] = outcome
+        write_runs(root, list(outcomes.values()))
+        ended = sum(o.status != "missing" for o in outcomes.values())
+        _say(f"[{ended}/{len(runs)}, {time.monotonic() - started:.0f} s] {outcome.run.name}: {_in_words(outcome)}")
+
+    if not report_only:
+        grid.work(runs, options.workers, report)
+    final = list(outcomes.values())
+    origin = read_json(root / RECORD)["begun_with"]
+    text = write_results(root, options, costs, summary, final, origin, round(time.monotonic() - started, 1))
+    sys.stdout.write(f"\n{text}\n")
+    failed = [o.run.name for o in final if o.status == "failed"]
+    if failed:
+        sys.stderr.write(f"warning: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}\n")
+    return 1 if failed else 0
+
+
+def _check_run_options(options: ReproduceOptions, training: dict[str, Any], data: DataFolder) -> None:
+    """Check one run's options of each kind before any is trained.
+
+    Raises:
+        OptionError: With everything that the runner would not take.
+    """
+    from unirain_plugin.options import check_options
+
+    checked = set()
+    for run in plan_runs(options):
+        if run.variant not in checked:
+            checked.add(run.variant)
+            check_options(run_options(options, training, run, data), f"training of {run.name}")
+
+
+def _in_words(outcome: Outcome) -> str:
+    if outcome.result is None:
+        return f"FAILED, {outcome.error}"
+    name, worst = worst_type(outcome.result)
+    mean = mean_of_types(outcome.result)
+    return f"mean PSNR {mean:.2f} dB, worst {name} {worst:.2f} dB, {outcome.result['seconds']:.0f} s"
+
+
+def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], photographs: dict[str, list[str]]) -> None:
+    """Note in the output what it is made with, or check that it is the same.
+
+    Raises:
+        DataError: If the folder holds something else.
+        OptionError: If it was made with other options; the message names them.
+    """
+    now = {"hash": options.hash(), **options.fixed(), "photographs": photographs, "base": training}
+    record = root / RECORD
+    if not record.is_file():
+        if root.is_dir() and any(root.iterdir()):
+            raise DataError(f"--output {root}: is not empty and was not made by this command; name another folder.")
+        write_json(record, {**now, "begun_with": provenance()})
+        return
+    before = read_json(record)
+    changed = [f"{key} ({_short(before.get(key))} → {_short(now[key])})" for key in _changes(before, now)]
+    if changed:
+        raise OptionError(
+            f"--output {root}: was made with other options (hash {before.get('hash')}, now {now['hash']}): "
+            f"{'; '.join(changed)}. Name another folder; only name, seeds, questions and workers may change."
+        )
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Top-level keys that differ."""
+    return [key for key in now if key != "hash" and before.get(key) != now[key]]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Hold the folder for one call at a time."""
+    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"--output {root}: another call is at work there.") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A termination signal ends the call as Ctrl-C does, with its runs."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    from unirain_plugin.__main__ import run as run_command
+
+    sys.exit(run_command("reproduce", sys.argv[1:]))
