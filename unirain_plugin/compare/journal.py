@@ -1,0 +1,72 @@
+"""What has been finished, a JSON line each, on the disk before the next one begins: a rerun goes on from there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from unirain_plugin.distill.workspace import disk_errors
+
+Key = tuple[str, ...]
+
+
+class Journal:
+    """An append-only file of records; for one key the last record counts. A context manager.
+
+    A process that is killed in the middle of a line leaves a torn one: it is passed over, and the next record begins on
+    a line of its own.
+
+    Args:
+        path: The file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._records: dict[Key, dict[str, Any]] = {}
+        data = path.read_bytes() if path.is_file() else b""
+        for line in data.splitlines():
+            record = _parse(line)
+            if record is not None:
+                self._records[tuple(record["key"])] = record
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab")
+            if data and not data.endswith(b"\n"):
+                self._file.write(b"\n")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def get(self, *key: str) -> dict[str, Any] | None:
+        """The last record with this key."""
+        return self._records.get(key)
+
+    def add(self, key: Key, content: Mapping[str, Any]) -> None:
+        """Write a record through to the disk.
+
+        Raises:
+            DistillError: If the disk is full or read-only.
+        """
+        record = {"key": list(key), **content}
+        with disk_errors(self.path):
+            self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._records[key] = record
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line.decode("utf-8", "surrogateescape"))
+        return record if isinstance(record["key"], list) else None
+    except (ValueError, KeyError, TypeError):
+        return None
