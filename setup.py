@@ -62,6 +62,7 @@ EXTRAS = {
     "ray": ["ray[data]>=2.60"],
     "speed": ["simplejpeg>=1.9", "isal>=1.9"],
     "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7"],
+    "app": ["gradio>=6.31"],
     "spandrel": ["spandrel>=0.4.2"],
 }
 

@@ -1,0 +1,17 @@
+"""A small network with random weights, and pictures, as the tests of inference have them."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
+
+from inference_helpers import SMALL, random_network, random_picture
+
+from unirain_plugin.inference.weights_file import write_weights
+
+__all__ = ["random_network", "random_picture", "write_network"]
+
+
+def write_network(path, net):
+    write_weights(path, net.state_dict(), SMALL)
+    return path

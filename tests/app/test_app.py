@@ -1,0 +1,187 @@
+"""The app as a user has it: a server process, driven through its interface and in Chromium."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from app_pictures import random_network, random_picture, write_network
+from browser import Browser, find_chromium
+from PIL import Image
+
+from unirain_plugin.inference.pictures import read_picture
+from unirain_plugin.inference.restoring import restore
+
+pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")
+
+DEFAULTS = {"tile": 512, "overlap": 32, "precision": "fp32", "ensemble": False, "where": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def net():
+    return random_network()
+
+
+class Server:
+    """``python -m unirain_plugin app`` on a free port."""
+
+    def __init__(self, folder, net):
+        self.log, self.folder = folder / "outside.log", folder
+        self.weights = [write_network(folder / "first.safetensors", net), folder / "broken.pth"]
+        self.weights[1].write_bytes(b"no weights at all")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [sys.executable, str(Path(__file__).parent / "audited_server.py"), str(self.log), "app"]
+        command += ["--weights", *map(str, self.weights), "--port", str(self.port), "--max-megapixels", "0.2"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=(folder / "errors.log").open("w"), text=True
+        )
+        self.line = self.process.stdout.readline()
+        assert self.line, (folder / "errors.log").read_text()
+        self.url = f"http://127.0.0.1:{self.port}/"
+
+
+@pytest.fixture(scope="module")
+def server(net, tmp_path_factory):
+    started = Server(tmp_path_factory.mktemp("server"), net)
+    yield started
+    started.process.send_signal(signal.SIGTERM)
+    started.process.wait(30)
+    assert not started.log.exists(), started.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    from gradio_client import Client
+
+    return Client(
+        server.url, download_files=str(tmp_path_factory.mktemp("down")), verbose=False, analytics_enabled=False
+    )
+
+
+def ask(client, server, path, **changes):
+    """Press *Restore*; returns the preview pair, the line below, and the file to download."""
+    from gradio_client import handle_file
+
+    inputs = {"file": path and handle_file(str(path)), "weights": str(server.weights[0]), **DEFAULTS, **changes}
+    slider, summary, download = client.predict(*inputs.values(), api_name="/restore")
+    return slider, summary, Path(download["value"])
+
+
+def test_says_where_it_serves(server):
+    assert server.line == f"Serving at {server.url} (Ctrl+C ends it)\n"
+
+
+def test_result_is_exactly_that_of_restore(client, server, net, tmp_path):
+    path = tmp_path / "größe 1.jpg"
+    Image.fromarray(random_picture(300, 260)).save(path, exif=exif(6))
+    slider, summary, result = ask(client, server, path, tile=256, overlap=16)
+    picture = read_picture(path)
+    assert picture.pixels.shape == (260, 300, 3)
+    expected = restore(net, picture.pixels, tile=256, overlap=16)
+    found = read_picture(result)
+    assert np.array_equal(found.pixels, expected) and found.orientation == 6
+    assert result.name == "größe 1_restored.png" and summary.startswith("300 × 260 pixels in ")
+    before, after = (np.asarray(Image.open(side)) for side in slider)
+    assert np.array_equal(before, picture.pixels) and np.array_equal(after, expected)
+
+
+def exif(orientation):
+    block = Image.Exif()
+    block[274] = orientation
+    return block
+
+
+def test_depth_and_alpha_are_kept(client, server, net, tmp_path):
+    pixels = random_picture(40, 50, 4, np.uint16)
+    path = tmp_path / "deep.png"
+    cv2.imwrite(str(path), pixels[..., [2, 1, 0, 3]])
+    slider, _, result = ask(client, server, path, precision="bf16", ensemble=True)
+    found = read_picture(result).pixels
+    assert found.dtype == np.uint16 and np.array_equal(found[..., 3], pixels[..., 3])
+    assert np.array_equal(found, restore(net, pixels, precision="bf16", ensemble=True))
+    assert np.asarray(Image.open(slider[0])).shape == (40, 50, 3)
+
+
+def test_large_pictures_are_shown_smaller_and_returned_whole(client, server, tmp_path):
+    path = tmp_path / "wide.png"
+    Image.fromarray(random_picture(16, 2000)).save(path)
+    slider, _, result = ask(client, server, path)
+    assert Image.open(slider[0]).size == Image.open(slider[1]).size == (1600, 13)
+    assert Image.open(result).size == (2000, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (None, {}, "There is no picture yet"),
+        ("broken.png", {}, "broken.png: "),
+        ("large.png", {}, r"large.png: 600 × 400 pixels are too many: this app takes 0.2 megapixels"),
+        ("large.bmp", {}, r"large.bmp: 600 × 400 pixels are too many"),
+        ("good.png", {"precision": "fp16"}, "fp16 is for accelerators"),
+        ("good.png", {"weights": "broken.pth"}, "broken.pth"),
+        ("good.txt", {}, "Invalid file type"),
+    ],
+)
+def test_errors_are_told(client, server, tmp_path, name, changes, message):
+    from gradio_client.exceptions import AppError
+
+    good, large = Image.fromarray(random_picture(20, 24)), Image.fromarray(random_picture(400, 600))
+    good.save(tmp_path / "good.png")
+    large.save(tmp_path / "large.png")
+    large.save(tmp_path / "large.bmp")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "good.png").read_bytes()[:-40])
+    (tmp_path / "good.txt").write_bytes((tmp_path / "good.png").read_bytes())
+    if "weights" in changes:
+        changes = {"weights": str(server.weights[1])}
+    with pytest.raises(AppError, match=message) as raised:
+        ask(client, server, name and tmp_path / name, **changes)
+    assert "/gradio" not in str(raised.value) and "unirain-app" not in str(raised.value)
+
+
+def until(browser, expression, seconds=60):
+    end = time.monotonic() + seconds
+    while not browser.evaluate(expression):
+        assert time.monotonic() < end, expression
+        time.sleep(0.1)
+
+
+def test_driven_in_chromium(server, tmp_path):
+    if find_chromium() is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    paths = [tmp_path / name for name in ("rain.png", "cut.png")]
+    Image.fromarray(random_picture(60, 90)).save(paths[0])
+    paths[1].write_bytes(paths[0].read_bytes()[:-40])
+    browser = Browser(find_chromium(), tmp_path / "profile")
+    try:
+        browser.call("Page.navigate", url=server.url)
+        until(browser, "!!document.querySelector('#picture input[type=file]')")
+        drop(browser, paths[0])
+        until(browser, "document.querySelector('#summary')?.innerText.startsWith('90 × 60 pixels, 8 bits')")
+        browser.click("#restore")
+        until(browser, "document.querySelector('#summary')?.innerText.startsWith('90 × 60 pixels in')")
+        pictures = "[...document.querySelectorAll('#slider img')]"
+        assert browser.evaluate(f"new Set({pictures}.map(i => i.src)).size") == 2
+        until(browser, f"{pictures}.every(i => i.naturalWidth === 90 && i.naturalHeight === 60)")
+        assert browser.evaluate("document.querySelector('#download').closest('button, a').disabled") is not True
+        assert browser.errors == []
+        browser.call("Page.reload")
+        until(browser, "!!document.querySelector('#picture input[type=file]')")
+        drop(browser, paths[1])
+        until(browser, "document.body.innerText.includes('cut.png: ')")
+        outside = [u for u in browser.requests if not u.startswith((server.url, "data:", "blob:", "ws://127.0.0.1"))]
+        assert outside == [] and len(browser.requests) > 5
+    finally:
+        browser.close()
+
+
+def drop(browser, path):
+    root = browser.call("DOM.getDocument", depth=1)["root"]["nodeId"]
+    node = browser.call("DOM.querySelector", nodeId=root, selector="#picture input[type=file]")["nodeId"]
+    browser.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])

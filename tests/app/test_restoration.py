@@ -1,0 +1,109 @@
+"""What the app does without its page, and what its command refuses."""
+
+import os
+import socket
+import time
+
+import numpy as np
+import pytest
+from app_pictures import random_network, random_picture, write_network
+from PIL import Image
+
+from unirain_plugin import __main__ as cli
+from unirain_plugin.app import command
+from unirain_plugin.app.restoration import Restorer, open_picture, preview
+from unirain_plugin.errors import CheckpointError, DataError, OptionError
+from unirain_plugin.inference.restoring import RestoreOptions, restore
+
+
+def test_preview_by_hand():
+    deep = np.full((4, 6, 1), 0x8000, np.uint16)
+    assert np.array_equal(preview(deep), np.full((4, 6, 3), 128, np.uint8))
+    half = np.zeros((2, 2, 4), np.uint8)
+    half[..., 3] = (0, 255)  # the left column is transparent, the right one black
+    assert preview(half)[..., 0].tolist() == [[128, 0], [128, 0]]
+    assert preview(np.zeros((10, 3000, 2), np.uint8), 1500).shape == (5, 1500, 3)
+
+
+def test_size_is_checked_before_decoding(tmp_path):
+    path = tmp_path / "bomb.png"
+    Image.fromarray(random_picture(30, 40)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:16] + (60_000).to_bytes(4, "big") * 2 + data[24:])  # 3.6 gigapixels, says the header
+    with pytest.raises(DataError, match=r"^bomb\.png: "):
+        open_picture(path, 10**6)
+    Image.fromarray(random_picture(30, 40)).save(path)
+    assert open_picture(path, 1200).pixels.shape == (30, 40, 3)
+    with pytest.raises(
+        DataError, match=r"^bomb\.png: 40 × 30 pixels are too many: this app takes 0\.001199 megapixels"
+    ):
+        open_picture(path, 1199)
+
+
+@pytest.fixture()
+def restorer(tmp_path):
+    (tmp_path / "results").mkdir()
+    weights = write_network(tmp_path / "w.pth", random_network())
+    return Restorer([weights], None, 10**6, tmp_path / "results")
+
+
+def test_old_results_are_removed(restorer, tmp_path):
+    old, recent = tmp_path / "results" / "old", tmp_path / "results" / "recent"
+    for folder in (old, recent):
+        folder.mkdir()
+    os.utime(old, (time.time() - 4000,) * 2)
+    path = tmp_path / "a.png"
+    Image.fromarray(random_picture(20, 24)).save(path)
+    notes = []
+    done = restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", notes.append)
+    assert not old.exists() and recent.exists() and done.file.name == "a_restored.png"
+    assert np.array_equal(done.after, restore(random_network(), np.asarray(Image.open(path))))
+    assert notes == ["reading the picture", "loading the weights", "restoring 24 × 20 pixels", "writing the result"]
+
+
+def test_network_is_kept_until_its_file_changes(restorer):
+    name = str(restorer.weights[0])
+    first = restorer.net(name, "cpu")
+    assert restorer.net(name, "cpu") is first
+    os.utime(name, (1, 1))
+    assert restorer.net(name, "cpu") is not first
+    with pytest.raises(OptionError, match="'passwd' is not among those"):
+        restorer.net("/etc/passwd", "cpu")
+
+
+def test_weights_are_found_in_folders(tmp_path, monkeypatch):
+    for name in ("b.pth", "a.safetensors", "notes.txt"):
+        (tmp_path / name).touch()
+    assert command.find_weights([tmp_path, tmp_path / "b.pth"]) == [tmp_path / "a.safetensors", tmp_path / "b.pth"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: the folder holds no \.safetensors or \.pth file"):
+        command.find_weights([tmp_path / "empty"])
+    monkeypatch.setattr("unirain_plugin.inference.loading.DEFAULT_WEIGHTS", tmp_path / "a.safetensors")
+    assert command.find_weights(None) == [tmp_path / "a.safetensors"]
+    monkeypatch.setattr("unirain_plugin.inference.loading.DEFAULT_WEIGHTS", tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match=r"this installation ships none .*none\.safetensors.* --weights FILE"):
+        command.find_weights(None)
+
+
+@pytest.mark.parametrize("arguments", [["--max-megapixels", "0"], ["--weights", "missing.pth"], ["--tile", "3"]])
+def test_mistakes_end_with_one_line(arguments, capsys):
+    pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")
+    assert cli.main(["app", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and (arguments[0][2:] in error or arguments[1] in error)
+
+
+def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    assert cli.main(["app"]) == 2
+    assert "pip install gradio (or 'unirain_plugin[app]')" in capsys.readouterr().err
+
+
+def test_taken_port_is_told(restorer, capsys):
+    pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert cli.main(["app", "--weights", str(restorer.weights[0]), "--port", port]) == 2
+    assert f"--port {port}: cannot be served there: " in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""``scripts/app.py``: restore pictures in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from unirain_plugin.errors import CheckpointError, DataError, OptionError, UniRainError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="app",
+        description="Restore pictures in the browser: drop one, drag the slider, download the result. The server "
+        "listens on this machine only, unless --host or --share says otherwise, and asks nothing of any other.",
+    )
+    p.add_argument(
+        "--weights",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help=".safetensors or .pth files to choose from, or folders of them (default: the small network that is "
+        "shipped)",
+    )
+    p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
+    p.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
+    p.add_argument("--share", action="store_true", help="also a public address, through gradio's servers")
+    p.add_argument("--open", action="store_true", help="open the page in the browser")
+    p.add_argument("--max-megapixels", type=float, default=100, help="refuse larger pictures (default: 100)")
+    p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, at first (default: 512)")
+    p.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16, at first (default: fp32)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda:0, mps, at first (default: auto)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until interrupted; returns the exit status.
+
+    Raises:
+        UniRainError: If gradio is missing, the weights cannot be loaded, or the address cannot be taken.
+    """
+    args = parser().parse_args(argv)
+    if args.max_megapixels <= 0:
+        raise OptionError(f"--max-megapixels: got {args.max_megapixels:g}; expected more than 0.")
+    keep_quiet()
+    from unirain_plugin.distill.parts import require
+
+    require("gradio", "gradio", "app")
+    from unirain_plugin.app.restoration import Restorer
+    from unirain_plugin.inference.restoring import RestoreOptions
+
+    defaults = RestoreOptions(args.tile, precision=args.precision)
+    with tempfile.TemporaryDirectory(prefix="unirain-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "uploads"))
+        results = Path(folder, "results")
+        results.mkdir()
+        restorer = Restorer(find_weights(args.weights), args.network, int(args.max_megapixels * 1e6), results)
+        net = restorer.net(str(restorer.weights[0]), args.device)  # what is wrong with it is said before the start
+        defaults.check_device(next(net.parameters()).device)
+        serve(args, restorer, defaults)
+    return 0
+
+
+def keep_quiet() -> None:
+    """Gradio asks its makers for news and reports its use unless told not to, before it is imported."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+def find_weights(paths: list[Path] | None) -> list[Path]:
+    """The files of weights, those in folders included.
+
+    Raises:
+        DataError: If a folder holds none.
+        CheckpointError: If none were named and the package ships none.
+    """
+    from unirain_plugin.inference.loading import DEFAULT_WEIGHTS
+    from unirain_plugin.inference.weights_file import SUFFIXES
+
+    if not paths:
+        if not DEFAULT_WEIGHTS.is_file():
+            raise CheckpointError(
+                f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing). "
+                "Give .safetensors or .pth files: --weights FILE."
+            )
+        return [DEFAULT_WEIGHTS]
+    found: list[Path] = []
+    for path in paths:
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not files:
+            raise DataError(f"--weights {path}: the folder holds no {' or '.join(SUFFIXES)} file.")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def serve(args: argparse.Namespace, restorer: object, defaults: object) -> None:
+    """Start the server and wait until it is interrupted.
+
+    Raises:
+        UniRainError: If the address is taken or not ours.
+    """
+    from unirain_plugin.app.interface import build, theme
+
+    blocks = build(restorer, defaults, args.device)
+    try:
+        _, url, shared = blocks.queue(max_size=32).launch(
+            server_name=args.host,
+            server_port=args.port,
+            share=args.share,
+            inbrowser=args.open,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=False,
+            max_file_size="512mb",
+            theme=theme(),
+        )
+    except (OSError, ValueError) as error:
+        raise UniRainError(f"--host {args.host} --port {args.port}: cannot be served there: {error}") from None
+    sys.stdout.write(f"Serving at {url}" + (f" and {shared}" if shared else "") + " (Ctrl+C ends it)\n")
+    sys.stdout.flush()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder of uploads goes, too
+    try:
+        blocks.block_thread()
+    finally:
+        blocks.close()

@@ -1,0 +1,127 @@
+"""The app's page, built with gradio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from unirain_plugin.app.restoration import Restorer, preview
+from unirain_plugin.distill.parts import require
+from unirain_plugin.errors import UniRainError
+from unirain_plugin.inference.pictures import PICTURE_SUFFIXES
+from unirain_plugin.inference.restoring import PRECISIONS, RestoreOptions
+
+if TYPE_CHECKING:
+    import gradio
+
+TITLE = "UniRain"
+TILES = (256, 384, 512, 768, 1024, 2048)
+_FONTS = (["system-ui", "sans-serif"], ["ui-monospace", "monospace"])
+_ABOUT = """# UniRain
+Drop a rainy picture, press *Restore*, and drag the slider. The picture goes to the machine that serves this page and
+nowhere else; what you download has the size, depth, transparency, orientation and metadata of yours."""
+
+
+def theme() -> gradio.Theme:
+    """A theme with the system's own fonts, so that none is fetched."""
+    gr = require("gradio", "gradio", "app")
+    return gr.themes.Default(font=_FONTS[0], font_mono=_FONTS[1])
+
+
+def devices() -> list[str]:
+    """The devices of this machine that may be chosen."""
+    names = ["auto", "cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    return [*names, "mps"] if torch.backends.mps.is_available() else names
+
+
+def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.Blocks:
+    """The page with its events.
+
+    Args:
+        restorer: Does the work.
+        defaults: What is chosen at first.
+        device: Likewise.
+
+    Raises:
+        OptionError: If gradio is not installed.
+    """
+    gr = require("gradio", "gradio", "app")
+    choices = [(path.name, str(path)) for path in restorer.weights]
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        gr.Markdown(_ABOUT)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                file = gr.File(label="Rainy picture", file_types=list(PICTURE_SUFFIXES), height=150, elem_id="picture")
+                button = gr.Button("Restore", variant="primary", elem_id="restore")
+                weights = gr.Dropdown(choices, value=choices[0][1], label="Weights")
+                tile = gr.Dropdown(
+                    [*sorted({*TILES, defaults.tile} - {0}), ("whole picture", 0)],
+                    value=defaults.tile,
+                    label="Tile",
+                    info="Edge in pixels of what is computed at a time: smaller needs less memory.",
+                )
+                overlap = gr.Slider(
+                    0, 128, defaults.overlap, step=8, label="Overlap", info="Of tiles, in pixels; UniRain needs none."
+                )
+                precision = gr.Radio(list(PRECISIONS), value=defaults.precision, label="Precision")
+                ensemble = gr.Checkbox(defaults.ensemble, label="Ensemble of 8 flips and turns (8 times the time)")
+                where = gr.Dropdown(list(dict.fromkeys([*devices(), device])), value=device, label="Device")
+            with gr.Column(scale=3, min_width=320):
+                slider = gr.ImageSlider(
+                    label="Before and after",
+                    format="png",
+                    interactive=False,
+                    max_height=760,
+                    buttons=["fullscreen"],
+                    elem_id="slider",
+                )
+                summary = gr.Markdown(elem_id="summary")
+                download = gr.DownloadButton("Download the result (PNG)", interactive=False, elem_id="download")
+        inputs = [file, weights, tile, overlap, precision, ensemble, where]
+        shown = [slider, summary, download]
+        file.upload(_show(restorer), file, shown, api_name="show")
+        button.click(_restore(restorer), inputs, shown, api_name="restore", concurrency_limit=1)
+    return blocks
+
+
+def _show(restorer: Restorer) -> object:
+    """Shows an uploaded picture, on both sides of the slider, before it is restored."""
+    import gradio as gr
+
+    def show(file: str) -> tuple:
+        try:
+            pixels = restorer.open(Path(file)).pixels
+        except UniRainError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        small = preview(pixels)
+        text = f"{pixels.shape[1]} × {pixels.shape[0]} pixels, {8 * pixels.itemsize} bits; press *Restore*"
+        return (small, small), text, gr.update(value=None, interactive=False)
+
+    return show
+
+
+def _restore(restorer: Restorer) -> object:
+    import gradio as gr
+
+    def restore(
+        file: str | None,
+        weights: str,
+        tile: int,
+        overlap: float,
+        precision: str,
+        ensemble: bool,
+        device: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  gradio finds it by this default
+    ) -> tuple:
+        if file is None:
+            raise gr.Error("There is no picture yet: drop one first.", print_exception=False)
+        try:
+            options = RestoreOptions(int(tile), int(overlap), precision, bool(ensemble))
+            done = restorer.restore(Path(file), weights, options, device, lambda text: progress(None, desc=text))
+        except UniRainError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        return (done.before, done.after), done.summary, gr.update(value=str(done.file), interactive=True)
+
+    return restore

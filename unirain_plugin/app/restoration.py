@@ -1,0 +1,178 @@
+"""What the app does with an uploaded picture; knows nothing of gradio."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch import nn
+
+from unirain_plugin.data.image_header import read_header
+from unirain_plugin.errors import DataError, OptionError, UniRainError
+from unirain_plugin.inference.loading import load
+from unirain_plugin.inference.pictures import Picture, read_picture, write_picture
+from unirain_plugin.inference.restoring import RestoreOptions, restore
+
+PREVIEW = 1600
+"""Longest edge in pixels of what the slider shows; the result to download has every pixel."""
+
+_KEPT = 3600
+"""Seconds that a result stays on the server's disk."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A finished picture.
+
+    Attributes:
+        before: Preview of the input, upright, (H, W, 3) uint8 RGB.
+        after: Preview of the result, of the same size.
+        file: The whole result, a PNG.
+        summary: A line about it.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    file: Path
+    summary: str
+
+
+class Restorer:
+    """Restores pictures with one of several networks, of which the one used last stays in memory.
+
+    Args:
+        weights: Files that may be chosen.
+        network: Option file with the networks' ``network_g``, or None where the weights tell it.
+        max_pixels: Pixels of a picture at most.
+        folder: Where results are put; those older than an hour are removed.
+    """
+
+    def __init__(self, weights: Sequence[Path], network: str | None, max_pixels: int, folder: Path) -> None:
+        self.weights = list(weights)
+        self._network = network
+        self._max_pixels = max_pixels
+        self._folder = folder
+        self._loaded: tuple[tuple[str, str, float], nn.Module] | None = None
+
+    def net(self, weights: str, device: str) -> nn.Module:
+        """The network of these weights on this device.
+
+        Raises:
+            OptionError: If the weights are not among those that may be chosen.
+            UniRainError: As :func:`~unirain_plugin.load`.
+        """
+        if weights not in map(str, self.weights):
+            raise OptionError(f"weights: '{Path(weights).name}' is not among those that this app was started with.")
+        stamp = os.stat(weights).st_mtime if os.path.exists(weights) else 0.0
+        key = (weights, device, stamp)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # before the next one takes memory
+            self._loaded = (key, load(weights, self._network, device))
+        return self._loaded[1]
+
+    def open(self, path: Path) -> Picture:
+        """Read an uploaded picture.
+
+        Raises:
+            DataError: If it is broken, no picture, or has too many pixels.
+        """
+        return open_picture(path, self._max_pixels)
+
+    def restore(
+        self, path: Path, weights: str, options: RestoreOptions, device: str, note: Callable[[str], None]
+    ) -> Restored:
+        """Restore an uploaded picture.
+
+        Args:
+            path: The file.
+            weights: One of :attr:`weights`.
+            options: Tile, overlap, precision, ensemble.
+            device: ``auto``, ``cpu``, ``cuda``, …
+            note: Is told what is being done.
+
+        Raises:
+            UniRainError: If anything about the picture, the weights or the options is wrong.
+        """
+        note("reading the picture")
+        before = self.open(path)
+        note("loading the weights")
+        net = self.net(weights, device)
+        height, width = before.pixels.shape[:2]
+        note(f"restoring {width} × {height} pixels")
+        started = time.monotonic()
+        after = before.with_pixels(restore(net, before.pixels, **vars(options)))
+        seconds = time.monotonic() - started
+        note("writing the result")
+        self._remove_old()
+        target = Path(tempfile.mkdtemp(dir=self._folder)) / f"{path.stem}_restored.png"
+        write_picture(target, after)
+        where = next(net.parameters()).device
+        ensemble = ", ensemble of 8" if options.ensemble else ""
+        summary = f"{width} × {height} pixels in {seconds:.1f} s on {where}, {options.precision}{ensemble}"
+        return Restored(preview(before.pixels), preview(after.pixels), target, summary)
+
+    def _remove_old(self) -> None:
+        for folder in self._folder.iterdir():
+            if time.time() - folder.stat().st_mtime > _KEPT:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_picture(path: Path, max_pixels: int) -> Picture:
+    """Read a picture whose size is checked before it is decoded; errors name the file without its folder.
+
+    Raises:
+        DataError: If it is broken, no picture, or has more than ``max_pixels`` pixels.
+    """
+    try:
+        width, height = _stored_size(path)
+        if width * height > max_pixels:
+            raise DataError(
+                f"{path}: {width} × {height} pixels are too many: this app takes {max_pixels / 1e6:g} megapixels "
+                "(--max-megapixels). The inference command has no such bound."
+            )
+        return read_picture(path)
+    except UniRainError as error:
+        raise DataError(str(error).replace(str(path), path.name)) from None
+
+
+def _stored_size(path: Path) -> tuple[int, int]:
+    """Width and height from the header; (0, 0) where nothing tells them, which is left to the decoder to refuse."""
+    header = read_header(path.read_bytes(), str(path))
+    if header is not None:
+        return header.width, header.height
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too many pixels: {error}") from None
+    except (UnidentifiedImageError, OSError):
+        return 0, 0
+
+
+def preview(pixels: np.ndarray, longest_edge: int = PREVIEW) -> np.ndarray:
+    """What the browser shows: (H, W, 3) uint8, made smaller if need be, transparent parts on mid-grey.
+
+    Args:
+        pixels: (H, W, C) uint8 or uint16 with 1 to 4 channels, as :class:`Picture` holds them.
+        longest_edge: In pixels.
+    """
+    scale = min(1.0, longest_edge / max(pixels.shape[:2]))
+    if scale < 1:
+        size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    channels = pixels.shape[2]
+    colour = pixels[..., :1].repeat(3, axis=2) if channels < 3 else pixels[..., :3]
+    if channels in (2, 4):
+        alpha = pixels[..., -1:].astype(np.float32) / 255
+        colour = (colour * alpha + 128 * (1 - alpha)).round().astype(np.uint8)
+    return np.ascontiguousarray(colour)
