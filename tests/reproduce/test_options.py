@@ -1,0 +1,115 @@
+"""Option files of the reproduction: what is shipped fits, what is wrong is explained, the hash follows what counts."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.option_files.loader import read_option_file
+from unirain_plugin.options import check_options
+from unirain_plugin.reproduce.costs import measure_costs
+from unirain_plugin.reproduce.data import DataFolder
+from unirain_plugin.reproduce.options import load_options, parse_options
+from unirain_plugin.reproduce.plan import base_training, plan_runs, run_options
+from unirain_plugin.resources import options_root
+
+FILES = sorted((options_root() / "reproduce").glob("*.yml"))
+SMOKE = options_root() / "reproduce" / "smoke.yml"
+
+
+def smoke(**changes):
+    return {**deepcopy(dict(read_option_file(SMOKE).opt)), **changes}
+
+
+def test_there_is_a_profile_for_each_purpose():
+    assert {"cpu", "gpu", "smoke"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_networks_cost_the_same_and_the_runner_takes_every_run(path):
+    options = load_options(path)
+    small = replace(options, data=replace(options.data, val_size=64))  # costs grow with the pixels: ratios stay
+    training = base_training(options)
+    costs = measure_costs(small, training)
+    assert 0 < costs.largest <= options.tolerance
+    seen = set()
+    for run in plan_runs(options):
+        if run.variant not in seen:
+            seen.add(run.variant)
+            opt = run_options(options, training, run, DataFolder(Path("data")))
+            if path.stem == "gpu":
+                opt["num_gpu"] = 0
+            check_options(opt, run.name, check_paths=False)
+
+
+def test_a_network_that_costs_more_is_named():
+    networks = {"EDSR": {**smoke()["networks"]["EDSR"], "num_feat": 16}}
+    options = parse_options(smoke(networks=networks), "here")
+    with pytest.raises(OptionError, match=r"EDSR_paper_distilled: .* multiply-adds \(\+\d+\.\d%\)"):
+        measure_costs(options, base_training(options))
+
+
+def test_a_network_that_cannot_be_built_is_named():
+    networks = {"EDSR": {"type": "MSRResNet", "upscale": 1}}
+    options = parse_options(smoke(networks=networks), "here")
+    with pytest.raises(OptionError, match="EDSR_paper_distilled cannot be built: AttributeError"):
+        measure_costs(options, base_training(options))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qestions": {}}, "here.qestions: unknown key. Did you mean 'questions'?"),
+        ({"questions": {}}, "questions: none is asked; expected some of experts, loss, data, networks"),
+        ({"questions": {"los": ["paper", "equal"]}}, "questions: 'los' is unknown. Did you mean 'loss'?"),
+        ({"questions": {"loss": ["paper", "equall"]}}, "questions: loss: 'equall' is unknown. Did you mean 'equal'?"),
+        ({"questions": {"experts": ["soft-hard", "softhard"]}}, "Did you mean 'soft-hard'?"),
+        ({"questions": {"data": ["distilled", "all"]}}, "Known: distilled, everything, random, oracle"),
+        ({"questions": {"networks": ["UniRain", "RCAN"]}}, "'RCAN' is unknown. Known: UniRain, EDSR"),
+        ({"questions": {"loss": ["paper"]}}, r"loss: found \['paper'\]; expected a baseline and a variant"),
+        ({"questions": {"loss": ["paper", "paper"]}}, "something is listed twice"),
+        ({"seeds": []}, r"seeds: found \[\]; expected different numbers"),
+        ({"seeds": [1, 1]}, "expected different numbers"),
+        ({"workers": 0}, "workers: found 0; expected at least 1"),
+        ({"tolerance": 0}, "tolerance: found 0"),
+        ({"networks": {"EDSR": {}}}, "networks: EDSR: 'type' is missing"),
+        ({"networks": {"UniRain": {"type": "UniRain"}}}, "UniRain is the plugin's own"),
+        ({"photographs": {"train": "x"}}, "here.photographs.val: is missing"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_explained(changes, message):
+    with pytest.raises(OptionError, match=message.replace("?", r"\?")):
+        parse_options(smoke(**changes), "here")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("bad_kinds", ["swaped"], "bad_kinds: 'swaped' is unknown. Did you mean 'swapped'"),
+        ("bad_kinds", ["duplicate"], "'duplicate' is unknown"),
+        ("bad_kinds", [], "the list is empty"),
+        ("bad_share", 1.0, "bad_share: found 1.0; expected above 0 and below 1"),
+        ("train_pairs", 0, "train_pairs: found 0; expected at least 1"),
+        ("val_size", 16, "val_size: found 16; expected at least 32 pixels"),
+        ("seed", -1, "seed: found -1"),
+    ],
+)
+def test_mistakes_in_the_data_are_explained(key, value, message):
+    with pytest.raises(OptionError, match=message):
+        parse_options(smoke(data={**smoke()["data"], key: value}), "here")
+
+
+def test_an_unknown_base_file_names_the_nearest():
+    options = parse_options(smoke(training={"base": "train/train_UniRain-Tny_demo.yml"}), "here")
+    with pytest.raises(OptionError, match="Did you mean 'train/train_UniRain-Tiny_demo.yml'"):
+        base_training(options)
+
+
+def test_the_hash_follows_what_changes_a_run():
+    plain = parse_options(smoke(), "here")
+    free = smoke(name="other", workers=1, seeds=[5], questions={"loss": ["paper", "dwa"]})
+    assert parse_options(free, "here").hash() == plain.hash()
+    assert parse_options(smoke(data={**smoke()["data"], "seed": 1}), "here").hash() != plain.hash()
+    assert parse_options(smoke(training={"base": smoke()["training"]["base"]}), "here").hash() != plain.hash()

@@ -1,0 +1,60 @@
+"""The tables' mathematics, against numbers worked out by hand."""
+
+import pytest
+
+from unirain_plugin.reproduce.statistics import Spread, mean_of_types, spread, summarise, verdict, worst_type
+
+
+def figures(drs, drd, nrs, nrd):
+    psnr = {"drs": drs, "drd": drd, "nrs": nrs, "nrd": nrd}
+    return {"psnr": psnr, "ssim": {name: value / 100 for name, value in psnr.items()}}
+
+
+def test_spread_is_the_samples_deviation():
+    found = spread([1.0, 2.0, 6.0])  # mean 3; (4 + 1 + 9) / 2 = 7
+    assert found == Spread(3.0, pytest.approx(7**0.5), 3)
+    assert found.text() == "3.00 ± 2.65"
+
+
+def test_one_seed_has_no_spread():
+    assert spread([2.5]) == Spread(2.5, None, 1)
+    assert spread([2.5]).text() == "2.50"
+
+
+def test_mean_and_worst_are_over_types():
+    run = figures(30.0, 22.0, 24.0, 28.0)
+    assert mean_of_types(run) == 26.0
+    assert worst_type(run) == ("drd", 22.0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "expected"),
+    [  # deviations 3 and 4: a difference spreads by 5
+        (104.9, "tie"),
+        (95.1, "tie"),
+        (105.1, "better"),
+        (94.9, "worse"),
+    ],
+)
+def test_a_difference_below_the_spread_is_a_tie(mean, expected):
+    assert verdict(Spread(100.0, 3.0, 3), Spread(mean, 4.0, 3)) == expected
+
+
+def test_equal_figures_without_spread_are_a_tie():
+    assert verdict(Spread(1.0, 0.0, 2), Spread(1.0, 0.0, 2)) == "tie"
+
+
+@pytest.mark.parametrize("single", ["baseline", "variant"])
+def test_one_seed_tells_nothing(single):
+    one, three = Spread(1.0, None, 1), Spread(9.0, 0.1, 3)
+    pair = (one, three) if single == "baseline" else (three, one)
+    assert verdict(*pair) == "not told (one seed)"
+
+
+def test_the_worst_of_each_run_may_be_another_type():
+    summary = summarise([figures(20.0, 24.0, 30.0, 30.0), figures(26.0, 22.0, 30.0, 34.0)])
+    assert summary.psnr == Spread(27.0, pytest.approx(2**0.5), 2)  # 26 and 28
+    assert summary.worst.mean == 21.0  # of 20 (drs) and 22 (drd)
+    assert summary.worst_name == "drs"  # on average 23 and 23: the first
+    assert summary.by_type["nrd"].mean == 32.0
+    assert summary.ssim.mean == pytest.approx(0.27)
