@@ -4,6 +4,7 @@ import os
 import socket
 import time
 
+import cv2
 import numpy as np
 import pytest
 from app_pictures import random_network, random_picture, write_network
@@ -37,6 +38,14 @@ def test_size_is_checked_before_decoding(tmp_path):
     with pytest.raises(
         DataError, match=r"^bomb\.png: 40 × 30 pixels are too many: this app takes 0\.001199 megapixels"
     ):
+        open_picture(path, 1199)
+
+
+def test_size_of_deep_tiff_is_checked(tmp_path):
+    path = tmp_path / "deep.tif"
+    cv2.imwrite(str(path), random_picture(30, 40, dtype=np.uint16))
+    assert open_picture(path, 1200).pixels.dtype == np.uint16
+    with pytest.raises(DataError, match=r"^deep\.tif: 40 × 30 pixels are too many"):
         open_picture(path, 1199)
 
 

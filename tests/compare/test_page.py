@@ -98,16 +98,18 @@ def test_number_of_pictures_is_bounded_evenly(tmp_path):
 
 def test_numbers_as_shown():
     assert shown([0.5, None, 1.25]) == ["0.5000", "–", "1.2500"]
-    assert shown([30.0, float("nan"), float("inf")]) == ["30.00", "–", "inf"]
+    assert shown([30.0, float("nan"), float("inf")]) == ["30.00", "–", "∞"]
     assert shown([1234567, "text"]) == ["1,234,567", "text"]
 
 
 def test_infinite_psnr_is_sorted_first(tmp_path):
     found = comparison()
     found.results[0].metrics["psnr"] = float("inf")
-    write_page(found, SUMMARY, tmp_path / "page.html")
+    rows = [{"model": "a", "PSNR": float("inf")}, {"model": "b", "PSNR": 30.0}]
+    write_page(found, rows, tmp_path / "page.html")
+    assert '<td data-value="1e+300">∞</td>' in (tmp_path / "page.html").read_text()
     text, value = data_of(tmp_path / "page.html")["images"][0]["scores"]["input"]["psnr"]
-    assert text == "inf" and value > 1e99
+    assert text == "∞" and value > 1e99
 
 
 def border(browser):

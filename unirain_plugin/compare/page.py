@@ -27,7 +27,7 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class PageOptions:
-    """Bounds of the page's size: about 0.1 MB a picture and side at the defaults.
+    """Bounds of the page's size: 0.1 to 0.2 MB a picture and side at the defaults.
 
     Attributes:
         images: Pictures at most, taken evenly from test sets and rain types.
@@ -116,7 +116,7 @@ def _shown(value: Cell, digits: int) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):
-        return f"{value:.{digits}f}"
+        return "∞" if value == math.inf else f"{value:.{digits}f}"
     return f"{value:,}" if isinstance(value, int) else value
 
 
@@ -126,13 +126,9 @@ def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, list]:
     texts = {column: shown([row.get(column) for row in rows]) for column in columns}
     numeric = [any(isinstance(row.get(column), (int, float)) for row in rows) for column in columns]
     lines = [
-        [(texts[column][number], _number(row.get(column))) for column in columns] for number, row in enumerate(rows)
+        [(texts[column][number], _finite(row.get(column))) for column in columns] for number, row in enumerate(rows)
     ]
     return {"columns": list(zip(columns, numeric, strict=True)), "rows": lines}
-
-
-def _number(value: Cell) -> float | int | None:
-    return value if isinstance(value, (int, float)) and not math.isnan(value) else None
 
 
 def _images(comparison: Comparison) -> list[ImageResult]:
@@ -172,10 +168,11 @@ def _image(
     }
 
 
-def _finite(value: float | None) -> float | None:
-    """JSON has no infinity: a value beyond all others stands for it."""
-    number = _number(value)
-    return number if number is None or math.isfinite(number) else math.copysign(1e300, number)
+def _finite(value: Cell) -> float | int | None:
+    """The number to sort by; None for text and NaN. JSON has no infinity: a value beyond all others stands for it."""
+    if not isinstance(value, (int, float)) or math.isnan(value):
+        return None
+    return math.copysign(1e300, value) if math.isinf(value) else value
 
 
 def embedded(picture: np.ndarray, longest_edge: int, quality: int) -> str:
