@@ -13,6 +13,7 @@ COMMANDS = {
     "test": ("unirain_plugin.test", "test a trained model: -opt FILE"),
     "inference": ("unirain_plugin.inference.command", "restore pictures, folders and videos: -i PATH -o DIR"),
     "app": ("unirain_plugin.app.command", "restore pictures in the browser: drop one, drag the slider"),
+    "compare": ("unirain_plugin.compare.command", "compare models on test sets, with tables and page: -opt FILE"),
     "export": ("unirain_plugin.export.command", "weights as safetensors, pth, onnx or torchscript"),
     "distill": ("unirain_plugin.distill.__main__", "choose training pairs by retrieval and votes: -opt FILE"),
     "demo": ("unirain_plugin.demo", "the main job end to end on embedded photographs, with table and picture"),

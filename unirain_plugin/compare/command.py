@@ -1,0 +1,68 @@
+"""``scripts/compare.py``: compare models on test sets, with tables, figure and page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from unirain_plugin.compare.options import CompareOptions, load_options
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="compare",
+        description="Compare models on test sets. What is finished is kept: the same command goes on where an earlier "
+        "one was stopped. Exit status: 0 all went well, 1 something failed (told in its row and at the end), 2 nothing "
+        "could be done.",
+    )
+    p.add_argument("-opt", required=True, metavar="YML", help="option file, such as options/compare/held_out.yml")
+    p.add_argument("--output", type=Path, metavar="DIR", help="instead of the option file's output folder")
+    p.add_argument("--device", help="instead of the option file's device: auto, cpu, cuda, cuda:1, mps")
+    p.add_argument(
+        "--dry-run", action="store_true", help="check everything, list models and test sets, compute nothing"
+    )
+    p.add_argument("--quiet", action="store_true", help="no progress bars")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = parser().parse_args(argv)
+    options = load_options(args.opt)
+    given = {"output": args.output, "device": args.device}
+    options = replace(options, **{key: value for key, value in given.items() if value is not None})
+    if args.dry_run:
+        sys.stdout.write(plan(options))
+        return 0
+    from unirain_plugin.compare.run import run  # torch and BasicSR take seconds to import
+    from unirain_plugin.compare.writing import markdown, write_all
+
+    try:
+        outcome = run(options, bar=not args.quiet)
+        files = write_all(outcome, options)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; finished results are kept, the same command goes on with the rest\n")
+        return 130
+    sys.stdout.write(markdown(outcome, options) + "\n" + "".join(f"{path}\n" for path in files))
+    for line in outcome.failures:
+        sys.stderr.write(f"warning: {line}\n")
+    return 1 if outcome.failures else 0
+
+
+def plan(options: CompareOptions) -> str:
+    """What a run would do."""
+    from unirain_plugin.compare.samples import list_samples
+
+    lines = [f"output: {options.output_folder}", f"metrics: {', '.join(options.metrics)}", "models:"]
+    lines += [f"  {name}" for name in options.rows]
+    lines.append("test sets:")
+    for test_set in options.test_sets:
+        if test_set.synthesize is not None:
+            lines.append(f"  {test_set.name}: to be rendered")
+        else:
+            count = len(list_samples(test_set, options.output_folder / "data"))
+            lines.append(f"  {test_set.name}: {count} pictures")
+    return "\n".join(lines) + "\n"

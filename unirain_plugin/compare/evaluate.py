@@ -1,0 +1,252 @@
+"""From test pictures to scores: restores what is not restored yet, scores what is not scored yet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from unirain_plugin.compare.finished import ImageKey, match_finished
+from unirain_plugin.compare.journal import Journal
+from unirain_plugin.compare.network_process import NetworkDied, NetworkError, NetworkProcess, reason
+from unirain_plugin.compare.networks import NetworkSpec
+from unirain_plugin.compare.options import ModelOptions
+from unirain_plugin.compare.results import INPUT, ImageResult
+from unirain_plugin.compare.samples import Sample, Source, decode
+from unirain_plugin.compare.scoring import Metric
+from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
+from unirain_plugin.distill.workspace import canonical_hash
+from unirain_plugin.errors import DataError, UniRainError
+
+_LISTED = 3
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A test picture whose files are there and whole, as far as their headers tell.
+
+    Attributes:
+        sample: The test picture.
+        size: Height and width.
+        lq: SHA-256 of the rainy picture's bytes.
+        gt: SHA-256 of the clean one's, or an empty text.
+    """
+
+    sample: Sample
+    size: tuple[int, int]
+    lq: str
+    gt: str
+
+    @property
+    def key(self) -> ImageKey:
+        """(test set, image)."""
+        return self.sample.test_set, self.sample.image
+
+
+@dataclass
+class Row:
+    """What became of one model.
+
+    Attributes:
+        name: Its name.
+        results: Of the pictures that were finished.
+        sources: Test picture → the file with the model's picture.
+        failures: Test picture → why it has no result.
+        failure: Why there are no results at all, or None.
+        remarks: What is odd but no failure.
+    """
+
+    name: str
+    results: list[ImageResult] = field(default_factory=list)
+    sources: dict[ImageKey, Source] = field(default_factory=dict)
+    failures: dict[ImageKey, str] = field(default_factory=dict)
+    failure: str | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    def status(self) -> str:
+        """``ok``, or what went wrong."""
+        if self.failure is not None:
+            return self.failure
+        if not self.failures:
+            return "ok"
+        total = len(self.failures) + len(self.results)
+        listed = "; ".join(f"{'/'.join(key)}: {text}" for key, text in list(self.failures.items())[:_LISTED])
+        more = "; …" if len(self.failures) > _LISTED else ""
+        return f"{len(self.failures)} of {total} pictures have no result: {listed}{more}"
+
+
+def check_sample(sample: Sample) -> Checked:
+    """Look at a test picture's files.
+
+    Raises:
+        DataError: If one is missing, truncated or broken, or the two differ in size.
+    """
+    data = sample.lq.read()
+    lq = EncodedImage(data, str(sample.lq), CONVERSIONS)
+    size = lq.height, lq.width
+    gt_digest = ""
+    if sample.gt is not None:
+        gt_data = sample.gt.read()
+        gt = EncodedImage(gt_data, str(sample.gt), CONVERSIONS)
+        gt_digest = hashlib.sha256(gt_data).hexdigest()
+        if (gt.height, gt.width) != size:
+            raise DataError(f"{sample.lq} is {size[0]}×{size[1]} (height × width), but its clean picture {sample.gt} "
+                            f"is {gt.height}×{gt.width}.")  # fmt: skip
+    return Checked(sample, size, hashlib.sha256(data).hexdigest(), gt_digest)
+
+
+class Evaluator:
+    """Scores models on test pictures, and remembers in a journal what is finished.
+
+    Args:
+        journal: Where finished results are.
+        pictures: Folder for restored pictures: ``{model}/{test set}/{image}.png``.
+        samples: The test pictures.
+        metrics: What is computed.
+        bar: Progress bar, a step for each model and picture.
+    """
+
+    def __init__(
+        self, journal: Journal, pictures: Path, samples: Sequence[Checked], metrics: Sequence[Metric], bar: tqdm
+    ) -> None:
+        self.journal, self.pictures, self.samples, self.metrics, self.bar = journal, pictures, samples, metrics, bar
+
+    def input_row(self) -> Row:
+        """The rainy pictures themselves."""
+        row = Row(INPUT)
+        for checked in self.samples:
+            self._finish(row, checked, checked.sample.lq, checked.lq)
+        return row
+
+    def finished_row(self, model: ModelOptions) -> Row:
+        """A folder of finished pictures."""
+        row = Row(model.name)
+        try:
+            found = match_finished(model, [checked.sample for checked in self.samples])
+        except UniRainError as error:
+            row.failure = reason(error)
+            self.bar.update(len(self.samples))
+            return row
+        if found.others and found.problems:
+            listed = ", ".join(found.others[:_LISTED]) + (", …" if len(found.others) > _LISTED else "")
+            row.remarks.append(f"{len(found.others)} files fit no test picture: {listed}")
+        for checked in self.samples:
+            if checked.key in found.problems:
+                self._fail(row, checked, found.problems[checked.key])
+                continue
+            try:
+                self._finish(row, checked, found.sources[checked.key], found.sources[checked.key].digest())
+            except DataError as error:
+                self._fail(row, checked, reason(error))
+        return row
+
+    def network_row(self, spec: NetworkSpec) -> Row:
+        """A network: restores what is not there yet in a process of its own."""
+        row = Row(spec.options.name)
+        try:
+            fingerprint = spec.fingerprint()
+            todo = [c for c in self.samples if not self._take_over(row, c, canonical_hash([fingerprint, c.lq]))]
+            if todo:
+                self._restore(row, spec, fingerprint, todo)
+        except (UniRainError, OSError) as error:
+            row.failure = reason(error)
+            self.bar.update(len(self.samples) - len(row.results) - len(row.failures))
+        order = {checked.key: index for index, checked in enumerate(self.samples)}
+        row.results.sort(key=lambda result: order[result.test_set, result.image])
+        return row
+
+    def _take_over(self, row: Row, checked: Checked, picture_key: str) -> bool:
+        """Use the restored picture of an earlier run, if it is that of this network and unharmed."""
+        record = self.journal.get("result", row.name, *checked.key)
+        target = self._target(row.name, checked)
+        if record is None or record.get("picture") != picture_key or not target.is_file():
+            return False
+        if hashlib.sha256(target.read_bytes()).hexdigest() != record.get("file"):
+            return False
+        self._finish(row, checked, Source(str(target)), picture_key)
+        return True
+
+    def _restore(self, row: Row, spec: NetworkSpec, fingerprint: str, todo: Sequence[Checked]) -> None:
+        with NetworkProcess(spec) as process:
+            remark = process.receive()
+            row.remarks += [remark] if remark else []
+            for checked, failure in self._in_turn(process, row.name, todo):
+                if failure is not None:
+                    self._fail(row, checked, failure)
+                    continue
+                key = canonical_hash([fingerprint, checked.lq])
+                try:
+                    self._finish(row, checked, Source(str(self._target(row.name, checked))), key)
+                except DataError as error:
+                    self._fail(row, checked, reason(error))
+
+    def _in_turn(
+        self, process: NetworkProcess, name: str, todo: Sequence[Checked]
+    ) -> Iterator[tuple[Checked, str | None]]:
+        """Restore one after the other; while the caller scores a picture, the next one is being restored."""
+        waiting: Checked | None = None
+        for checked in [*todo, None]:
+            failure = _answer(process) if waiting is not None else None
+            if checked is not None:
+                process.send("restore", checked.sample.lq, self._target(name, checked))
+            if waiting is not None:
+                yield waiting, failure
+            waiting = checked
+
+    def _finish(self, row: Row, checked: Checked, source: Source, picture_key: str) -> None:
+        """Score what is not scored yet, write it down, and add the result to the row."""
+        key = ("result", row.name, *checked.key)
+        record = self.journal.get(*key) or {}
+        same = record.get("picture") == picture_key and record.get("gt") == checked.gt
+        scores: dict[str, Any] = dict(record["metrics"]) if same else {}
+        wanted = [metric for metric in self.metrics if metric.name not in scores]
+        if wanted or not same:
+            data = source.read()
+            scores |= _scores(wanted, _sized(decode(data, str(source)), checked, source), checked)
+            file = hashlib.sha256(data).hexdigest()
+            self.journal.add(key, {"picture": picture_key, "gt": checked.gt, "file": file, "metrics": scores})
+        values = {m.name: scores[m.name] for m in self.metrics if scores[m.name] is not None}
+        sample = checked.sample
+        row.results.append(ImageResult(row.name, sample.test_set, sample.image, sample.rain_type, values))
+        row.sources[checked.key] = source
+        self.bar.update()
+
+    def _fail(self, row: Row, checked: Checked, text: str) -> None:
+        row.failures[checked.key] = text
+        self.bar.update()
+
+    def _target(self, name: str, checked: Checked) -> Path:
+        return self.pictures / name / checked.sample.test_set / f"{checked.sample.image}.png"
+
+
+def _answer(process: NetworkProcess) -> str | None:
+    """Wait for a restored picture; the reason if there is none.
+
+    Raises:
+        NetworkDied: If the process has ended.
+    """
+    try:
+        process.receive()
+    except NetworkDied:
+        raise
+    except NetworkError as error:
+        return str(error)
+    return None
+
+
+def _sized(image: np.ndarray, checked: Checked, source: Source) -> np.ndarray:
+    if image.shape[:2] != checked.size:
+        raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test picture "
+                        f"{checked.sample.lq} is {checked.size[0]}×{checked.size[1]}.")  # fmt: skip
+    return image
+
+
+def _scores(metrics: Sequence[Metric], image: np.ndarray, checked: Checked) -> dict[str, float | None]:
+    needs_gt = any(metric.needs_gt for metric in metrics) and checked.sample.gt is not None
+    target = checked.sample.gt.picture() if needs_gt else None
+    return {metric.name: metric(image, target) for metric in metrics}
