@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.images import luminance, thumbnail
+from unirain_plugin.distill.images import luminance, shared_luminance, thumbnail
 from unirain_plugin.distill.records import Candidate
 
 SIDE = 32
@@ -28,7 +28,7 @@ _PROJECTIONS = np.random.default_rng(20260303).choice([-1.0, 1.0], (_BANDS * _BI
 
 def pair_planes(candidate: Candidate) -> np.ndarray:
     """The scene and the rain of a pair, coarsely: int8 (2, 32, 32), gt − 128 and (lq − gt) / 2."""
-    lq, gt = (thumbnail(luminance(image), SIDE).astype(np.int16) for image in (candidate.lq, candidate.gt))
+    lq, gt = (thumbnail(shared_luminance(image), SIDE).astype(np.int16) for image in (candidate.lq, candidate.gt))
     return np.stack([gt - 128, (lq - gt) // 2]).astype(np.int8)
 
 

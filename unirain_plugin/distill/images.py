@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
 from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
 from unirain_plugin.distill.errors import UnreadableImageError
+from unirain_plugin.distill.fast_png import decode_png
 from unirain_plugin.errors import DataError
+
+T = TypeVar("T")
 
 
 def read_file(path: Path) -> bytes:
@@ -31,10 +38,11 @@ def decode_rgb(data: bytes, path: Path) -> np.ndarray:
         UnreadableImageError: If the bytes are empty, truncated or no image.
     """
     try:
-        image = EncodedImage(data, str(path), CONVERSIONS).decode()
+        encoded = EncodedImage(data, str(path), CONVERSIONS)
+        image = decode_png(data, encoded.header) if encoded.header is not None else None
+        return cv2.cvtColor(encoded.decode(), cv2.COLOR_BGR2RGB) if image is None else image
     except DataError as error:
         raise UnreadableImageError(str(error)) from error
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -59,9 +67,33 @@ def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path
         )
 
 
+def remembered(function: Callable[[np.ndarray], T]) -> Callable[[np.ndarray], T]:
+    """Have a function of one array keep its answers as long as the array lives: several parts ask about one picture.
+
+    The array must not be changed in place between two questions.
+    """
+    known: dict[int, tuple[weakref.ref, T]] = {}
+
+    @functools.wraps(function)
+    def ask(image: np.ndarray) -> T:
+        key = id(image)
+        entry = known.get(key)
+        if entry is not None and entry[0]() is image:
+            return entry[1]
+        answer = function(image)
+        known[key] = weakref.ref(image, lambda _: known.pop(key, None)), answer
+        return answer
+
+    return ask
+
+
 def luminance(image: np.ndarray) -> np.ndarray:
     """Rec. 601 luma of uint8 RGB (H, W, 3) as uint8 (H, W)."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+shared_luminance = remembered(luminance)
+"""The same, computed once for each picture."""
 
 
 def thumbnail(luma: np.ndarray, size: int) -> np.ndarray:

@@ -9,11 +9,12 @@ by :mod:`unirain_plugin.data.rain_synthesis` (our choice: no labelled real pictu
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from unirain_plugin.distill.images import remembered
 
 SIZE = 256
 """Side to which pictures are shrunk (the aspect ratio given up); 2 to 5 pixels wide streaks of a 512² survive it."""
@@ -59,18 +60,10 @@ class RainCues:
     sharpness: float
 
 
-_known: dict[int, tuple[weakref.ref, RainCues]] = {}
-
-
+@remembered
 def rain_cues(image: np.ndarray) -> RainCues:
     """Measure a uint8 RGB image (H, W, 3); asked again about the same array, the answer is remembered."""
-    key = id(image)
-    known = _known.get(key)
-    if known is not None and known[0]() is image:
-        return known[1]
-    cues = _measure(image)
-    _known[key] = weakref.ref(image, lambda _: _known.pop(key, None)), cues
-    return cues
+    return _measure(image)
 
 
 def shrink(image: np.ndarray, size: int = SIZE) -> np.ndarray:
@@ -127,10 +120,10 @@ def _streak_lines(minimum: np.ndarray) -> tuple[np.ndarray, float, float]:
         median over the cells exceeds that of the median direction.
     """
     thin = cv2.morphologyEx(minimum, cv2.MORPH_TOPHAT, _ACROSS)
-    cells = np.empty((len(_LINES), _GRID * _GRID), np.float32)
-    for row, kernel in zip(cells, _LINES, strict=True):
-        opened = cv2.morphologyEx(thin, cv2.MORPH_OPEN, kernel).astype(np.float32)
-        row[:] = cv2.resize(opened, (_GRID, _GRID), interpolation=cv2.INTER_AREA).ravel()
+    side = SIZE // _GRID
+    opened = [cv2.morphologyEx(thin, cv2.MORPH_OPEN, kernel).reshape(_GRID, side, SIZE) for kernel in _LINES]
+    rows = np.stack([one.sum(axis=1, dtype=np.uint16) for one in opened])
+    cells = rows.reshape(len(_LINES), -1, side).sum(axis=2, dtype=np.uint32).astype(np.float32) / side**2
     steady = float((cells / (cells.mean(axis=0) + 0.1)).mean(axis=1).max())
     middle = np.median(cells, axis=1)
     return cells.mean(axis=1), steady, float(middle.max() / (np.median(middle) + 0.03))

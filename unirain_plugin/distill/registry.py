@@ -18,14 +18,13 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from unirain_plugin.distill.toolbox_registry import registry_class
 from unirain_plugin.errors import OptionError, did_you_mean
-from unirain_plugin.toolbox import prepare_import
 
-prepare_import()
-from basicsr.utils.registry import Registry  # noqa: E402  (needs the line above on a current torchvision)
+Registry: type = registry_class()
 
 
-class PartRegistry(Registry):
+class PartRegistry(Registry):  # type: ignore[misc,valid-type]
     """BasicSR's Registry; a class that sets ``registry_name`` in its own body is filed under that name.
 
     So ours read ``attributes`` or ``open_clip`` in YAML; a class without it is filed under its class name as usual.

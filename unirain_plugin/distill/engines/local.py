@@ -13,9 +13,8 @@ from multiprocessing.connection import wait as wait_for
 from unirain_plugin.distill.engines.base import Engine
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Job
-from unirain_plugin.distill.worker import Step, Worker, limit_threads
+from unirain_plugin.distill.worker import THREAD_VARIABLES, Step, Worker, keep_freed_memory, limit_threads
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _job: Job | None = None
 _worker: Worker | None = None
 
@@ -36,9 +35,9 @@ class LocalEngine(Engine):
             yield from in_this_process(job, units)
             return
         threads = max(1, (os.cpu_count() or 1) // self.options.workers)
-        with _environment({name: str(threads) for name in _THREAD_VARIABLES}):
+        with _environment({name: str(threads) for name in THREAD_VARIABLES}):
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["unirain_plugin.distill.engines.local"])
+            context.set_forkserver_preload(["unirain_plugin.distill.engines.local", "faiss"])
             pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job, threads))
             try:
                 waiting = {pool.submit(_make, unit) for unit in units}
@@ -71,6 +70,7 @@ def _start(job: Job, threads: int) -> None:
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     limit_threads(threads)
+    keep_freed_memory()
     _job = job
 
 

@@ -83,12 +83,13 @@ class ShardMaker:
     """The actor: a worker behind Ray Data's batch interface. A user's mistake comes back as text, not as a crash."""
 
     def __init__(self, job: Job, folder: str, modules: list[str]) -> None:
-        from unirain_plugin.distill.worker import Worker, limit_threads
+        from unirain_plugin.distill.worker import Worker, keep_freed_memory, limit_threads
 
         if os.path.isdir(folder):  # relative paths and the user's modules mean the same here as at home
             os.chdir(folder)
         sys.path += [path for path in modules if path not in sys.path]
         limit_threads(1)
+        keep_freed_memory()
         self._job, self._build = job, Worker
         self._worker: Worker | None = None
 

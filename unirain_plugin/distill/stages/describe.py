@@ -12,7 +12,7 @@ import numpy as np
 from unirain_plugin.distill.captioners.base import Scene
 from unirain_plugin.distill.duplicates import content_digest, pair_planes
 from unirain_plugin.distill.errors import DistillError, UnreadableImageError
-from unirain_plugin.distill.images import check_same_size, decode_rgb, luminance, read_file, thumbnail
+from unirain_plugin.distill.images import check_same_size, decode_rgb, read_file, shared_luminance, thumbnail
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.distill.shards import save_lines, save_rows
@@ -102,7 +102,7 @@ class Describe(Stage):
         return {
             "text": np.asarray(self.context.text_encoder.encode(texts), np.float32),
             "visual": np.asarray(self.context.embedder.embed(images), np.float32),
-            "thumbnails": np.stack([thumbnail(luminance(image), size) for image in images]),
+            "thumbnails": np.stack([thumbnail(shared_luminance(image), size) for image in images]),
         }
 
     def _empty_columns(self, count: int) -> dict[str, np.ndarray]:

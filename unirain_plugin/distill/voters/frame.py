@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.images import luminance
+from unirain_plugin.distill.images import luminance, shared_luminance
 
 MAX_SIDE = 640
 """Largest side of the window that is measured, pixels; its cost must not grow with the picture (our choice)."""
@@ -46,9 +46,12 @@ def make_frame(lq: np.ndarray, gt: np.ndarray) -> Frame | None:
     if min(lq.shape[:2]) < MIN_SIDE:
         return None
     factor = 1 if min(lq.shape[:2]) <= REDUCE_ABOVE else round(min(lq.shape[:2]) / (REDUCE_ABOVE // 2))
-    lq, gt = (window(image, factor) for image in (lq, gt))
-    lq_luma, gt_luma = _pyramid(luminance(lq)), _pyramid(luminance(gt))
-    return Frame(lq, gt, lq_luma, gt_luma, factor, fine_detail(lq_luma[0]), fine_detail(gt_luma[0]))
+    windows = [window(image, factor) for image in (lq, gt)]
+    if factor == 1:
+        lumas = [_pyramid(window(shared_luminance(image))) for image in (lq, gt)]
+    else:
+        lumas = [_pyramid(luminance(image)) for image in windows]
+    return Frame(*windows, *lumas, factor, *(fine_detail(planes[0]) for planes in lumas))
 
 
 def window(image: np.ndarray, factor: int = 1) -> np.ndarray:
@@ -73,9 +76,19 @@ def block_means(plane: np.ndarray, size: int) -> np.ndarray:
     """Means over blocks of ``size``² pixels, float32; an incomplete last row or column of blocks is left out."""
     height, width = (side // size * size for side in plane.shape)
     part = plane[:height, :width]
-    if part.dtype != np.float32:
-        part = part.astype(np.float32)
+    if part.dtype == np.uint8:  # sums of rows first: integers are added faster than they are converted
+        rows = part.reshape(height // size, size, width).sum(axis=1, dtype=np.uint16).astype(np.float32)
+        return cv2.resize(rows, (width // size, height // size), interpolation=cv2.INTER_AREA) / np.float32(size)
     return cv2.resize(part, (width // size, height // size), interpolation=cv2.INTER_AREA)
+
+
+def quantile(values: np.ndarray, share: float) -> float:
+    """The quantile of an array by linear interpolation, as ``numpy.quantile`` but in a fraction of its time."""
+    position = share * (values.size - 1)
+    low = int(position)
+    high = min(low + 1, values.size - 1)
+    parted = np.partition(values, (low, high), axis=None)
+    return float(parted[low]) + (position - low) * (float(parted[high]) - float(parted[low]))
 
 
 def fine_detail(plane: np.ndarray) -> np.ndarray:

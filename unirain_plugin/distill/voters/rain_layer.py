@@ -5,12 +5,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.voters.frame import Frame, block_means
+from unirain_plugin.distill.voters.frame import Frame, block_means, quantile
 
 LEAST = 6.0
 """Smallest difference, levels, that counts as rain."""
 _PEAK = np.ones((7, 7), np.uint8)
 _CALM_SHARE = 0.25
+_LEVELS = np.arange(256)
+_NEARLY = np.floor(0.65 * _LEVELS).astype(np.uint8)
+"""Peak → the level that a rain pixel nearly as strong as it exceeds."""
 
 
 def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
@@ -35,41 +38,49 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
     size = cv2.max(more, less)
     weaker, stronger = _signs(more, less)
     differs = stronger > 0.3
-    noise = float(np.quantile(weaker, 0.3)) / 0.4  # a normal deviate's positive part has mean 0.4 σ
+    noise = quantile(weaker, 0.3) / 0.4  # a normal deviate's positive part has mean 0.4 σ
     limit = max(LEAST, 4 * noise)
-    counts = np.bincount(size.ravel(), minlength=256)
-    levels = np.arange(256)
-    rain = levels > limit
-    count, total = int(counts[rain].sum()), float((counts * levels)[rain].sum())
-    bright = cv2.threshold(more, limit, 0, cv2.THRESH_TOZERO)[1]
+    counts, brighter = _histogram(size), _histogram(more)
+    rain = limit < _LEVELS
+    count, total = int(counts[rain].sum()), float((counts * _LEVELS)[rain].sum())
     peaks = cv2.dilate(size, _PEAK)
     strong = cv2.bitwise_and(cv2.compare(size, limit, cv2.CMP_GT), cv2.compare(peaks, max(2.5 * limit, 20), cv2.CMP_GT))
-    where = np.flatnonzero(strong)
-    strengths, tops = size.ravel()[where], peaks.ravel()[where]
+    strong_count = cv2.countNonZero(strong)
+    hard = cv2.bitwise_and(strong, cv2.compare(size, cv2.LUT(peaks, _NEARLY), cv2.CMP_GT))
+    crests = cv2.bitwise_and(strong, cv2.compare(size, peaks, cv2.CMP_EQ)) != 0
     figures = {
         "noise": noise,
         "cover": count / size.size,
         "strength": total / count if count else 0.0,
         "peak": float(np.searchsorted(np.cumsum(counts), 0.99 * size.size)),
-        "brighter": cv2.sumElems(bright)[0] / total if count else 0.5,
-        "balance": float(np.median(weaker[differs] / stronger[differs])) if np.any(differs) else 0.0,
-        "even": _evenness(lq, clean, where[strengths >= tops]),
-        "hard": float((strengths > 0.65 * tops).mean()) if len(where) > 50 else 0.0,
+        "brighter": float((brighter * _LEVELS)[rain].sum()) / total if count else 0.5,
+        "balance": quantile(weaker[differs] / stronger[differs], 0.5) if np.any(differs) else 0.0,
+        "even": _evenness(lq[crests], clean[crests]),
+        "hard": cv2.countNonZero(hard) / strong_count if strong_count > 50 else 0.0,
     }
     return {**figures, **_owner(frame, limit), "out_of_place": _out_of_place(frame)}
 
 
-def _evenness(lq: np.ndarray, clean: np.ndarray, crests: np.ndarray) -> float:
-    """Share of the crests (flat indices) whose difference is within 5 % (or 2 levels) of the median at their tone."""
-    if len(crests) <= 50:
+def _histogram(plane: np.ndarray) -> np.ndarray:
+    """How often each level occurs in a uint8 plane, float64 (256,)."""
+    return cv2.calcHist([plane], [0], None, [256], [0, 256]).ravel().astype(np.float64)
+
+
+def _evenness(rainy: np.ndarray, clean: np.ndarray) -> float:
+    """Share of the crests, uint8 (n,) each, whose difference is within 5 % (or 2 levels) of the median at their tone.
+
+    Tones are 16 levels wide. All medians are read off one table of counts, tone by difference.
+    """
+    if len(rainy) <= 50:
         return 0.0
-    below = clean.ravel()[crests]
-    tone, difference = below >> 4, lq.ravel()[crests].astype(np.float32) - below
-    usual = np.zeros(16, np.float32)
-    for value in np.unique(tone):
-        usual[value] = np.median(difference[tone == value])
-    usual = usual[tone]
-    return float((np.abs(difference - usual) <= np.maximum(2, 0.05 * np.abs(usual))).mean())
+    place = (clean >> 4).astype(np.int64) * 511 + 255 + rainy - clean
+    counts = np.bincount(place, minlength=16 * 511).reshape(16, 511)
+    summed = counts.cumsum(axis=1)
+    number = summed[:, -1:]
+    middles = [(summed > which).argmax(axis=1) - 255 for which in ((number - 1) // 2, number // 2)]
+    usual = (sum(middles) / 2)[:, None]
+    near = np.abs(np.arange(-255, 256) - usual) <= np.maximum(2, 0.05 * np.abs(usual))
+    return int(counts[near].sum()) / len(rainy)
 
 
 def _signs(more: np.ndarray, less: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,9 +116,9 @@ def _owner(frame: Frame, limit: float) -> dict[str, float]:
         dark = cv2.blur(difference, (3, 3))[:-1, :-1] < -max(3.0, limit / 2)
         total = float(energy.sum()) + 50
         if level == 2:
-            figures["owned_by_gt"] = float(shared[dark].sum()) / total
+            figures["owned_by_gt"] = float((shared * dark).sum()) / total
             continue
-        figures["darker_structure"] = float(energy[dark].sum()) / total
+        figures["darker_structure"] = float((energy * dark).sum()) / total
         blocks = block_means(energy, size)
         weight = np.sqrt(blocks)
         common = block_means(shared, size)
@@ -126,7 +137,7 @@ def _out_of_place(frame: Frame) -> float:
     """
     differ = block_means(cv2.absdiff(frame.lq_luma[0], frame.gt_luma[0]), 8)
     rainy, clean = np.log2(frame.lq_detail + 1), np.log2(frame.gt_detail + 1)
-    calm = differ <= max(3.0, 2 * float(np.quantile(differ, 0.1)), float(np.quantile(differ, _CALM_SHARE)))
+    calm = differ <= max(3.0, 2 * quantile(differ, 0.1), quantile(differ, _CALM_SHARE))
     calm = calm.astype(np.float32)
     near = cv2.blur(calm, (7, 7)) + 1e-3
     around = cv2.blur(calm * (rainy + clean) / 2, (7, 7)) / near

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.images import luminance
+from unirain_plugin.distill.images import shared_luminance
 from unirain_plugin.distill.voters.findings import Figures, Finding
-from unirain_plugin.distill.voters.frame import high_pass, window
+from unirain_plugin.distill.voters.frame import high_pass, quantile, window
 
 FEWEST = 8
 """With fewer references no range is drawn from them (our choice)."""
@@ -32,13 +32,13 @@ def look(rainy: np.ndarray) -> dict[str, float]:
         ``brightness``: mean luma, levels; ``detail``: log₂ of the mean absolute high-pass at half size;
         ``contrast``: 99th percentile of the local contrast there, levels.
     """
-    luma = luminance(window(rainy))
+    luma = window(shared_luminance(rainy))
     half = cv2.resize(luma, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) if min(luma.shape) >= 32 else luma
     fine, coarse = (np.abs(high_pass(half, size)) for size in (5, 31))
     return {
         "brightness": float(half.mean()),
         "detail": float(np.log2(fine.mean() + 0.1)),
-        "contrast": float(np.quantile(coarse[::2, ::2], 0.99)),
+        "contrast": quantile(coarse[::2, ::2], 0.99),
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.voters.frame import Frame, block_means, high_pass
+from unirain_plugin.distill.voters.frame import Frame, block_means, high_pass, quantile
 
 COARSE_REACH = 4
 """Shifts searched at the coarsest level, pixels of that level: ±32 pixels of the picture."""
@@ -51,10 +51,15 @@ def _relief(plane: np.ndarray) -> np.ndarray:
 
 def _difference(a: np.ndarray, b: np.ndarray, dx: int, dy: int, margin: int) -> float:
     """Mean absolute difference of ``a`` and of ``b`` moved by (dx, dy), a margin left out on all sides."""
-    height, width = a.shape
-    inner = a[margin : height - margin, margin : width - margin]
-    moved = b[margin + dy : height - margin + dy, margin + dx : width - margin + dx]
-    return cv2.norm(inner, moved, cv2.NORM_L1) / inner.size
+    return _differences(a, b, [(dx, dy)], margin)[0]
+
+
+def _differences(a: np.ndarray, b: np.ndarray, shifts: list[tuple[int, int]], margin: int) -> list[float]:
+    """The same for several shifts."""
+    height, width = (side - 2 * margin for side in a.shape)
+    inner = a[margin : margin + height, margin : margin + width]
+    corners = [(margin + dx, margin + dy) for dx, dy in shifts]
+    return [cv2.norm(inner, b[y : y + height, x : x + width], cv2.NORM_L1) / inner.size for x, y in corners]
 
 
 def _best_shift(lq: list[np.ndarray], gt: list[np.ndarray], box: tuple[int, int, int, int]) -> tuple[int, int, float]:
@@ -76,9 +81,10 @@ def _best_shift(lq: list[np.ndarray], gt: list[np.ndarray], box: tuple[int, int,
             if max(abs(x), abs(y)) <= margin
         ]
         still = (dx, dy)  # the middle comes first, so that it wins where nothing is gained
-        _, _, (dx, dy) = min((_difference(a, b, x, y, margin), (x, y) != still, (x, y)) for x, y in shifts)
+        found = _differences(a, b, shifts, margin)
+        _, _, (dx, dy) = min((found[i], shift != still, shift) for i, shift in enumerate(shifts))
     margin = min(max(abs(dx), abs(dy)) + 1, min(a.shape) // 3)
-    before, after = _difference(a, b, 0, 0, margin), _difference(a, b, dx, dy, margin)
+    before, after = _differences(a, b, [(0, 0), (dx, dy)], margin)
     return dx, dy, 1 - after / (before + 0.1)  # 0.1: in a plane without structure nothing can be gained
 
 
@@ -119,6 +125,6 @@ def _agreement(frame: Frame) -> float:
     lq, gt = high_pass(frame.lq_luma[2]), high_pass(frame.gt_luma[2])
     both, rainy, clean = (block_means(plane, 12) for plane in (lq * gt, lq * lq, gt * gt))
     slope = float(both.sum() / (clean.sum() + 1))
-    textured = clean >= np.median(clean)
+    textured = clean >= quantile(clean, 0.5)
     correlation = (both / np.sqrt((rainy + 4) * (clean + 4)))[textured]
-    return max(min(slope, 1.0), float(np.quantile(correlation, 0.85)))
+    return max(min(slope, 1.0), quantile(correlation, 0.85))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.voters.frame import Frame, block_means
+from unirain_plugin.distill.voters.frame import Frame, block_means, quantile
 
 _LAPLACIAN_OF_NOISE = 3.57
 """Mean absolute Laplacian (4-neighbour) of noise with σ = 1: √20 · √(2/π)."""
@@ -25,16 +25,16 @@ def sharpness(frame: Frame) -> dict[str, float]:
     differ = block_means(cv2.absdiff(frame.lq_luma[2], frame.gt_luma[2]), 2)  # coarse: lost detail is no difference
     rows, columns = (min(p.shape[axis] for p in (clean, differ)) for axis in (0, 1))
     rainy, clean, differ = (p[:rows, :columns] for p in (rainy, clean, differ))
-    quiet = differ <= np.quantile(differ, 0.5)
+    quiet = differ <= quantile(differ, 0.5)
     calm = quiet & (np.maximum(rainy, clean) > 4)
     lost = np.log2((rainy + 1) / (clean + 1))
     return {
-        "gt_noise": float(np.quantile(clean, 0.1)) / _LAPLACIAN_OF_NOISE,
-        "lq_noise": float(np.quantile(rainy, 0.1)) / _LAPLACIAN_OF_NOISE,
+        "gt_noise": quantile(clean, 0.1) / _LAPLACIAN_OF_NOISE,
+        "lq_noise": quantile(rainy, 0.1) / _LAPLACIAN_OF_NOISE,
         "gt_blocks": _blockiness(gt),
         "lq_blocks": _blockiness(lq),
-        "lost_detail": float(np.median(lost[calm])) if np.count_nonzero(calm) > 8 else 0.0,
-        "gt_contrast": float(gt[::2, ::2].std()),
+        "lost_detail": quantile(lost[calm], 0.5) if np.count_nonzero(calm) > 8 else 0.0,
+        "gt_contrast": float(cv2.meanStdDev(np.ascontiguousarray(gt[::2, ::2]))[1][0, 0]),
     }
 
 

@@ -34,21 +34,20 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
         between the channels, in the same units). And a table (256,) uint8 that maps the clean picture's luma to what
         it is in the rainy one where there is no rain.
     """
-    clean = frame.gt[::STRIDE, ::STRIDE].reshape(-1, 3).astype(np.int32)
-    rainy = frame.lq[::STRIDE, ::STRIDE].reshape(-1, 3).astype(np.int32)
+    clean, rainy = (np.ascontiguousarray(image[::STRIDE, ::STRIDE]).reshape(-1, 3) for image in (frame.gt, frame.lq))
     luma = frame.gt_luma[0][::STRIDE, ::STRIDE].ravel()
-    order = np.quantile(luma, np.arange(1, BINS) / BINS)
-    bins = np.searchsorted(order, luma, side="right")
-    modes, floors = _modes(rainy - clean, bins)
-    counts = np.bincount(bins, minlength=BINS)
+    levels = np.bincount(luma, minlength=256)
+    bin_of = np.searchsorted(_equal_parts(levels), np.arange(256), side="right")
+    modes, floors = _modes(clean, rainy, bin_of[luma])
+    counts = np.bincount(bin_of, weights=levels, minlength=BINS)
     used = counts > SMALLEST_BIN
-    levels = np.bincount(bins, weights=luma, minlength=BINS)[used] / counts[used]
+    levels = np.bincount(bin_of, weights=levels * np.arange(256), minlength=BINS)[used] / counts[used]
     modes = modes[:, used]
-    curve = np.median(modes, axis=0)
+    curve = np.sort(modes, axis=0)[1]  # the middle one of the three channels
     mist, explained = _mist(levels, curve)
     unit = 4 + 0.05 * levels
     # Rain so dense that it shows nearly everywhere moves the mode, but leaves many pixels darker than that.
-    floor = np.clip(np.median(floors[:, used], axis=0), 0, np.maximum(curve, 0))
+    floor = np.clip(np.sort(floors[:, used], axis=0)[1], 0, np.maximum(curve, 0))
     shift = np.where(curve > 0, np.minimum(curve - explained, floor), curve - explained)
     rest = shift / unit
     worst = int(np.abs(rest).argmax())
@@ -63,9 +62,18 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
     return figures, np.clip(np.round(table), 0, 255).astype(np.uint8)
 
 
-def _modes(difference: np.ndarray, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _equal_parts(counts: np.ndarray) -> np.ndarray:
+    """The levels that part a plane into :data:`BINS` equal parts, from its histogram; as ``numpy.quantile``."""
+    summed = np.cumsum(counts)
+    position = np.arange(1, BINS) / BINS * (summed[-1] - 1)
+    below, above = (np.searchsorted(summed, np.floor(position) + step, side="right") for step in (0, 1))
+    return below + (position - np.floor(position)) * (above - below)
+
+
+def _modes(clean: np.ndarray, rainy: np.ndarray, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each channel and tone the most frequent difference, and the one that a fifth of the pixels stay below."""
-    index = (np.arange(3)[None] * BINS + bins[:, None]) * 511 + difference + 255
+    first = (np.arange(3) * BINS * 511 + 255) + (bins * 511)[:, None]
+    index = first + (rainy.astype(np.int16) - clean)
     histogram = np.bincount(index.ravel(), minlength=3 * BINS * 511).reshape(3 * BINS, 511).astype(np.float32)
     smooth = cv2.filter2D(histogram, -1, _TRIANGLE, borderType=cv2.BORDER_CONSTANT)
     below = np.cumsum(histogram, axis=1) >= 0.2 * histogram.sum(axis=1, keepdims=True)
@@ -77,7 +85,9 @@ def _mist(levels: np.ndarray, curve: np.ndarray) -> tuple[float, np.ndarray]:
     nothing = 0.0, np.zeros_like(curve)
     if len(levels) < 2 or np.ptp(levels) < 8:
         return nothing
-    slope, offset = np.polyfit(levels, curve, 1)
+    centred = levels - levels.mean()
+    slope = float((centred * curve).sum() / (centred * centred).sum())  # the straight line of least squares
+    offset = float(curve.mean() - slope * levels.mean())
     if not -MAX_MIST < slope < -0.02 or offset <= 0 or not AIRLIGHT[0] < -offset / slope < AIRLIGHT[1]:
         return nothing
-    return float(-slope), slope * levels + offset
+    return -slope, slope * levels + offset
