@@ -12,6 +12,11 @@ BENCHMARKS = {
     "data": ("unirain_plugin.benchmarks.data", "a training pair: this data set against BasicSR's PairedImageDataset"),
     "distill": ("unirain_plugin.benchmarks.distill", "default voters: planted bad pairs found, good ones kept"),
     "distill-speed": ("unirain_plugin.benchmarks.distill_speed", "default pipeline: candidates a second from the disk"),
+    "weights": (
+        "unirain_plugin.benchmarks.weights",
+        "trained weights: gains on rain they have not seen, harm to clean pictures",
+    ),
+    "metrics": ("unirain_plugin.benchmarks.metrics", "PSNR and SSIM at 4K: time and value against the toolbox's"),
     "retrieval": ("unirain_plugin.benchmarks.retrieval", "cascade at 2 M × 100 k; SSIM against the toolbox's loop"),
 }
 """Name → (module with ``main(argv) -> int | None``, one line of help). Modules are imported when they are asked for."""

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from unirain_plugin.compare.results import GT, INPUT
-from unirain_plugin.errors import OptionError
+from unirain_plugin.compare.set_options import SetOptions, check_name
+from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.option_files.loader import read_option_file
 from unirain_plugin.option_files.sections import parse_section
-from unirain_plugin.rain_types import RAIN_TYPES
 
 DEFAULT_WEIGHTS = "default"
 """``weights: default`` names the network that the package ships."""
@@ -58,7 +58,7 @@ class ModelOptions:
     pattern: str | None = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         if self.name in (INPUT, GT):
             raise ValueError(f"name: '{self.name}' stands for the {_RESERVED[self.name]}; choose another.")
         if self.results is not None:
@@ -82,70 +82,6 @@ class ModelOptions:
             raise ValueError(
                 f"pattern: unknown {{{unknown.pop()}}}; known: {', '.join(f'{{{p}}}' for p in sorted(_PLACEHOLDERS))}."
             )
-
-
-@dataclass(frozen=True)
-class SynthesizeOptions:
-    """A test set rendered with ``synthesize-rain`` into the output folder; the same settings give the same pictures.
-
-    Attributes:
-        input: Folder of clean photographs; null for those that scikit-image installs.
-        split: Without ``input``: ``held-out``, ``train`` or ``all``.
-        rain_types: What is rendered onto each photograph.
-        per_image: Pairs for each photograph and type.
-        size: Side of the pictures, or [height, width]; null for whole photographs.
-        seed: Of the rain.
-    """
-
-    input: Path | None = None
-    split: Literal["held-out", "train", "all"] = "held-out"
-    rain_types: list[str] = field(default_factory=lambda: list(RAIN_TYPES))
-    per_image: int = 1
-    size: int | list[int] | None = 256
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class SetOptions:
-    """One test set: exactly one of ``lq``, ``dataroot``, ``manifest`` and ``synthesize``.
-
-    Attributes:
-        name: Its name in tables.
-        lq: Folder of rainy pictures, or an LMDB of them.
-        gt: Folder (LMDB) of the clean pictures with the same names; null where there are none.
-        rain_type: The rain type of the pictures in ``lq``, if they have one.
-        dataroot: Folder ``{type}/{input,target}`` (RainRAG's layout), or of LMDBs ``{type}/{lq,gt}.lmdb``; with
-            ``manifest``: the folder that its paths are relative to.
-        rain_types: Which types of ``dataroot`` or ``manifest``; null for all.
-        manifest: JSON lines of pairs.
-        rejected: Take also the pairs that distillation has rejected.
-        synthesize: Renders a test set.
-        limit: At most so many pictures of each rain type, the first ones.
-    """
-
-    name: str
-    lq: Path | None = None
-    gt: Path | None = None
-    rain_type: str | None = None
-    dataroot: Path | None = None
-    rain_types: list[str] | None = None
-    manifest: Path | None = None
-    rejected: bool = False
-    synthesize: SynthesizeOptions | None = None
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        root = self.dataroot if self.manifest is None else None
-        if sum(source is not None for source in (self.lq, root, self.manifest, self.synthesize)) != 1:
-            raise ValueError("give exactly one of `lq`, `dataroot`, `manifest` and `synthesize`.")
-        for key, owner in (("gt", "lq"), ("rain_type", "lq"), ("rejected", "manifest")):
-            if getattr(self, key) and getattr(self, owner) is None:
-                raise ValueError(f"`{key}` goes with `{owner}`.")
-        if self.rain_types is not None and root is None and self.manifest is None:
-            raise ValueError("`rain_types` goes with `dataroot` or `manifest`.")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit: expected at least 1, got {self.limit}.")
 
 
 @dataclass(frozen=True)
@@ -251,7 +187,7 @@ class CompareOptions:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         for key in ("models", "test_sets", "metrics"):
             if not getattr(self, key):
                 raise ValueError(f"{key}: the list is empty; expected at least one entry.")
@@ -259,8 +195,6 @@ class CompareOptions:
         _check_unique("test_sets", [test_set.name for test_set in self.test_sets])
         _check_unique("metrics", self.metrics)
         if self.reference is not None and self.reference not in self.rows:
-            from unirain_plugin.errors import did_you_mean
-
             hint = did_you_mean(self.reference, self.rows)
             raise ValueError(f"reference: there is no model '{self.reference}'; found {', '.join(self.rows)}.{hint}")
 
@@ -298,11 +232,6 @@ def parse_options(mapping: Mapping[str, Any], where: str) -> CompareOptions:
 
     check_names(options.metrics, where)
     return options
-
-
-def _check_name(name: str) -> None:
-    if not name.strip() or re.search(r'[/\\\0<>:"|?*\n]', name) or name.startswith("."):
-        raise ValueError(f'name: got {name!r}; it names a folder: no slashes, no < > : " | ? *, no leading dot.')
 
 
 def _check_unique(key: str, names: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ class Outcome:
         summaries: One for each test set.
         metrics: Those that were computed.
         reference: The model that differences are taken to.
+        device: Where the networks ran.
         failures: A line for each thing that went wrong; the exit status is 1 if there is one.
         remarks: What is worth knowing and no failure.
     """
@@ -42,6 +43,7 @@ class Outcome:
     summaries: list[SetSummary]
     metrics: list[Metric]
     reference: str
+    device: str
     failures: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -77,7 +79,9 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
             raise DataError("none of the metrics can be computed: " + "; ".join(missing.values()))
         with Journal(options.output_folder / "results.jsonl") as journal:
             rows, costs = _evaluate(options, checked, metrics, journal, bar)
-    return _outcome(options, checked, metrics, rows, costs, [*broken, *missing.values()])
+    outcome = _outcome(options, checked, metrics, rows, costs, str(device))
+    outcome.failures[:0] = [*broken, *missing.values()]
+    return outcome
 
 
 def check_samples(samples: Sequence[Sample], bar: bool) -> tuple[list[Checked], list[str]]:
@@ -139,7 +143,7 @@ def _outcome(
     metrics: list[Metric],
     rows: Sequence[Row],
     costs: _Costs,
-    problems: list[str],
+    device: str,
 ) -> Outcome:
     models = [_model_row(row, costs) for row in rows]
     results = [result for row in rows for result in row.results]
@@ -160,7 +164,7 @@ def _outcome(
     remarks = [f"{row.name}: {text}" for row in rows for text in row.remarks if text != UNTRAINED]
     if not scored:
         remarks.append("no model has results, so there is neither figure nor page")
-    return Outcome(comparison, summaries, metrics, reference, [*problems, *failures], remarks)
+    return Outcome(comparison, summaries, metrics, reference, device, failures, remarks)
 
 
 def _model_row(row: Row, costs: _Costs) -> ModelRow:

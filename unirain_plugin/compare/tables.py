@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from unirain_plugin.compare.cost import CONVENTION
 from unirain_plugin.compare.options import BootstrapOptions, CostOptions
@@ -17,6 +18,9 @@ from unirain_plugin.rain_types import RAIN_TYPES
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "niqe": "NIQE", "lpips": "LPIPS"}
 _DIGITS = {"psnr": 2, "psnr_y": 2, "niqe": 2}
 _GROUPS = {**{name: name.upper() for name in RAIN_TYPES}, MEAN: "average", WORST: "worst"}
+
+_WIDTH = 3
+_FEW = 10
 
 Mark = Callable[[str], str]
 
@@ -64,21 +68,68 @@ def _printed(
     return table
 
 
+def split_metrics(metrics: Mapping[str, bool]) -> list[dict[str, bool]]:
+    """At most ``_WIDTH`` metrics a table, in order and evenly: wider ones cannot be read."""
+    count = -(-len(metrics) // _WIDTH)
+    items = list(metrics.items())
+    ends = [len(items) * i // count for i in range(count + 1)]
+    return [dict(items[start:end]) for start, end in pairwise(ends)]
+
+
 def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
-    """One test set: a row a model, a column a rain type, all metrics in a cell."""
-    cells = _printed(summary, models, metrics, "**{}**".format, "<u>{}</u>".format)
-    heads = [f"{_GROUPS.get(group, group)} ({summary.images[group]})" for group in summary.groups]
-    lines = [
-        f"### {summary.test_set}",
-        "",
-        f"{' / '.join(metric_title(m, higher) for m, higher in metrics.items())}; pictures in brackets.",
-        "",
-        f"| model | {' | '.join(heads)} |",
-        f"| --- |{' --- |' * len(heads)}",
-    ]
+    """One test set: a row a model, a column a rain type, the metrics in a cell."""
+    parts = [f"### {summary.test_set}\n"]
+    for some in split_metrics(metrics):
+        cells = _printed(summary, models, some, "**{}**".format, "<u>{}</u>".format)
+        heads = [
+            _GROUPS.get(group, group) + ("" if group == WORST else f" ({summary.images[group]})")
+            for group in summary.groups
+        ]
+        rows = {
+            model: [" / ".join(cells[group][metric][model] for metric in some) for group in summary.groups]
+            for model in models
+        }
+        title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
+        parts.append(f"{title}; number of pictures in brackets.\n\n{_markdown(['model', *heads], rows)}")
+    return "\n".join(parts)
+
+
+def markdown_overview(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+    """Several test sets: a column each, with the mean over its rain types, and their average."""
+    parts = ["### All test sets\n"]
+    for some in split_metrics(metrics):
+        cells: dict[str, list[str]] = {model: [] for model in models}
+        columns = {metric: _overview_columns(summaries, models, metric) for metric in some}
+        for index in range(len(summaries) + 1):
+            printed = {
+                metric: marked_cells([columns[metric][index]], metric, higher, "**{}**".format, "<u>{}</u>".format)[0]
+                for metric, higher in some.items()
+            }
+            for model in models:
+                cells[model].append(" / ".join(printed[metric][model] for metric in some))
+        title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
+        heads = ["model", *(summary.test_set for summary in summaries), "average"]
+        parts.append(f"{title}; means over the rain types of each test set.\n\n{_markdown(heads, cells)}")
+    return "\n".join(parts)
+
+
+def _overview_columns(
+    summaries: Sequence[SetSummary], models: Sequence[str], metric: str
+) -> list[dict[str, float | None]]:
+    columns = []
+    for summary in summaries:
+        group = MEAN if MEAN in summary.groups else summary.groups[0]
+        columns.append({model: summary.values[model][group].get(metric) for model in models})
+    average: dict[str, float | None] = {}
     for model in models:
-        row = [" / ".join(cells[group][metric][model] for metric in metrics) for group in summary.groups]
-        lines.append(f"| {_escape_bar(model)} | {' | '.join(row)} |")
+        known = [value for column in columns if (value := column[model]) is not None]
+        average[model] = sum(known) / len(columns) if len(known) == len(columns) else None
+    return [*columns, average]
+
+
+def _markdown(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(map(_escape_bar, heads))} |", f"|{' --- |' * len(heads)}"]
+    lines += [f"| {_escape_bar(name)} | {' | '.join(cells)} |" for name, cells in rows.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -88,13 +139,7 @@ def markdown_intervals(
     """Differences to the reference with their confidence intervals."""
     if not any(summary.intervals.values()):
         return ""
-    lines = [
-        f"Difference to {reference}, mean over the rain types, with its {options.confidence:.0%} interval (paired "
-        f"bootstrap within each type, {options.samples} samples, seed {options.seed}; bold: zero lies outside).",
-        "",
-        f"| model | {' | '.join(metric_title(m, higher) for m, higher in metrics.items())} |",
-        f"| --- |{' --- |' * len(metrics)}",
-    ]
+    rows: dict[str, list[str]] = {}
     for model, intervals in summary.intervals.items():
         row = []
         for metric in metrics:
@@ -102,33 +147,36 @@ def markdown_intervals(
             text = found and f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
             row.append("–" if text is None else f"**{text}**" if found.is_clear else text)
         if intervals:
-            lines.append(f"| {_escape_bar(model)} | {' | '.join(row)} |")
-    return "\n".join(lines) + "\n"
+            rows[model] = row
+    text = (
+        f"Difference to {reference}, mean over the rain types, with its {options.confidence:.0%} interval (paired "
+        f"bootstrap within each type, {options.samples} samples, seed {options.seed}; bold: zero lies outside)."
+    )
+    if min(count for group, count in summary.images.items() if group not in (MEAN, WORST)) < _FEW:
+        text += f" With fewer than {_FEW} pictures of a type such intervals are too narrow."
+    heads = ["model", *(metric_title(metric, higher) for metric, higher in metrics.items())]
+    return f"{text}\n\n{_markdown(heads, rows)}"
 
 
 def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str) -> str:
     """Cost and status of every model."""
     size, counted = options.size, options.multiply_adds_size
-    lines = [
-        f"| model | parameters, M | multiply-adds at {counted}², G | latency at {size}², ms | peak memory at {size}², "
-        "MiB | status |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in models:
-        cells = [
-            _scaled(row.parameters, 1e6, 2), _scaled(row.multiply_adds, 1e9, 1), _scaled(row.latency_ms, 1, 1),
-            _scaled(row.peak_memory_mb, 1, 1),
-        ]  # fmt: skip
-        lines.append(f"| {_escape_bar(row.name)} | {' | '.join(cells)} | {_escape_bar(row.status)} |")
+    heads = ["model", "parameters, M", f"multiply-adds at {counted}², G", f"latency at {size}², ms",
+             f"peak memory at {size}², MiB", "status"]  # fmt: skip
+    rows = {row.name: [*_cost_cells(row), _escape_bar(row.status)] for row in models}
     note = (
         f"{CONVENTION} Latency: median of {options.rounds} rounds in which the networks take turns, on {device}; peak "
         "memory: rise during one restoration in a process of its own, without weights."
     )
-    return "\n".join(lines) + f"\n\n{note}\n"
+    return f"{_markdown(heads, rows)}\n{note}\n"
 
 
 def latex_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
-    """One test set as a ``table`` (packages booktabs, graphicx): groups of columns as in the paper's Table 1."""
+    """One test set as a ``table*``, or several (packages booktabs, graphicx): columns as in the paper's Table 1."""
+    return "\n".join(_latex_table(summary, models, some) for some in split_metrics(metrics))
+
+
+def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
     cells = _printed(summary, models, metrics, r"\textbf{{{}}}".format, r"\underline{{{}}}".format)
     count = len(metrics)
     heads = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(_GROUPS.get(group, group))}}}" for group in summary.groups]
@@ -168,9 +216,7 @@ def latex_costs(models: Sequence[ModelRow], options: CostOptions) -> str:
     ]
     for row in models:
         if row.parameters is not None:
-            cells = [_scaled(row.parameters, 1e6, 2), _scaled(row.multiply_adds, 1e9, 1)]
-            cells += [_scaled(row.latency_ms, 1, 1), _scaled(row.peak_memory_mb, 1, 1)]
-            lines.append(f"{_latex(row.name)} & {' & '.join(cells)} \\\\".replace("–", "--"))
+            lines.append(f"{_latex(row.name)} & {' & '.join(_cost_cells(row))} \\\\".replace("–", "--"))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
@@ -204,6 +250,11 @@ def page_rows(
         row["status"] = model.status
         rows.append(row)
     return rows
+
+
+def _cost_cells(row: ModelRow) -> list[str]:
+    counts = _scaled(row.parameters, 1e6, 2), _scaled(row.multiply_adds, 1e9, 1)
+    return [*counts, _scaled(row.latency_ms, 1, 1), _scaled(row.peak_memory_mb, 1, 1)]
 
 
 def _scaled(value: float | None, unit: float, digits: int) -> str:

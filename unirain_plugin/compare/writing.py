@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ def markdown(outcome: Outcome, options: CompareOptions) -> str:
     for summary in outcome.summaries:
         parts.append(tables.markdown_set(summary, scored, metrics))
         parts.append(tables.markdown_intervals(summary, outcome.reference, metrics, options.bootstrap))
+    if len(outcome.summaries) > 1:
+        parts.append(tables.markdown_overview(outcome.summaries, scored, metrics))
     parts.append("### Models\n")
-    parts.append(tables.markdown_costs(outcome.comparison.models, options.cost, options.device))
+    parts.append(tables.markdown_costs(outcome.comparison.models, options.cost, outcome.device))
     for title, lines in (("Went wrong", outcome.failures), ("Remarks", outcome.remarks)):
         if lines:
             parts.append(f"### {title}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n")
@@ -86,7 +88,9 @@ def _figure(outcome: Outcome, options: CompareOptions) -> Path | None:
     from unirain_plugin.compare.zoom_grid import write_zoom_grid
 
     path = options.output_folder / "figure.png"
-    return _attempt(outcome, path, lambda: write_zoom_grid(outcome.comparison, path, options.figure))
+    scored = {result.model for result in outcome.comparison.results}
+    shown = replace(outcome.comparison, models=[m for m in outcome.comparison.models if m.name in scored])
+    return _attempt(outcome, path, lambda: write_zoom_grid(shown, path, options.figure))
 
 
 def _page(outcome: Outcome, options: CompareOptions) -> Path | None:
