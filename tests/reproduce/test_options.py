@@ -103,7 +103,7 @@ def test_mistakes_in_the_data_are_explained(key, value, message):
 
 def test_an_unknown_base_file_names_the_nearest():
     options = parse_options(smoke(training={"base": "train/train_UniRain-Tny_demo.yml"}), "here")
-    with pytest.raises(OptionError, match="Did you mean 'train/train_UniRain-Tiny_demo.yml'"):
+    with pytest.raises(OptionError, match=r"Did you mean 'train/train_UniRain-Tiny_demo\.yml'"):
         base_training(options)
 
 

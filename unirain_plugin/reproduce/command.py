@@ -70,7 +70,8 @@ def _reproduce(options: ReproduceOptions, training: dict[str, Any], root: Path, 
     from unirain_plugin.reproduce.costs import measure_costs
 
     started = time.monotonic()
-    start_fork_server(options.threads)
+    if not report_only:
+        start_fork_server(options.threads)
     costs = measure_costs(options, training)
     _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
     data = DataFolder(root / "data")

@@ -115,7 +115,10 @@ class Grid:
         if status == 0:
             return self.outcome(run)
         log = self.log(run)
-        return Outcome(run, "failed", error=f"exit status {status}: {last_line(log)} (see {log.name})")
+        said = last_line(log).replace(
+            f"{self.root}{os.sep}", ""
+        )  # results are shown to others: no path of this machine
+        return Outcome(run, "failed", error=f"exit status {status}: {said} (see {log.name})")
 
 
 def last_line(log: Path) -> str:
