@@ -1,5 +1,6 @@
 """The app as a user has it: a server process, driven through its interface and in Chromium."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -34,13 +35,19 @@ class Server:
         self.log, self.folder = folder / "outside.log", folder
         self.weights = [write_network(folder / "first.safetensors", net), folder / "broken.pth"]
         self.weights[1].write_bytes(b"no weights at all")
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = [sys.executable, str(Path(__file__).parent / "audited_server.py"), str(self.log), "app"]
         command += ["--weights", *map(str, self.weights), "--port", str(self.port), "--max-megapixels", "0.2"]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=(folder / "errors.log").open("w"), text=True
+            command,
+            env={**os.environ, "TMPDIR": str(self.temporary)},
+            stdout=subprocess.PIPE,
+            stderr=(folder / "errors.log").open("w"),
+            text=True,
         )
         self.line = self.process.stdout.readline()
         assert self.line, (folder / "errors.log").read_text()
@@ -54,6 +61,7 @@ def server(net, tmp_path_factory):
     started.process.send_signal(signal.SIGTERM)
     started.process.wait(30)
     assert not started.log.exists(), started.log.read_text()
+    assert list(started.temporary.iterdir()) == [], "uploads and results are gone"
 
 
 @pytest.fixture(scope="module")

@@ -48,16 +48,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.max_megapixels <= 0:
         raise OptionError(f"--max-megapixels: got {args.max_megapixels:g}; expected more than 0.")
-    keep_quiet()
-    from unirain_plugin.distill.parts import require
-
-    require("gradio", "gradio", "app")
-    from unirain_plugin.app.restoration import Restorer
-    from unirain_plugin.inference.restoring import RestoreOptions
-
-    defaults = RestoreOptions(args.tile, precision=args.precision)
     with tempfile.TemporaryDirectory(prefix="unirain-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "uploads"))
+        set_environment(Path(folder))
+        from unirain_plugin.distill.parts import require
+
+        require("gradio", "gradio", "app")
+        from unirain_plugin.app.restoration import Restorer
+        from unirain_plugin.inference.restoring import RestoreOptions
+
+        defaults = RestoreOptions(args.tile, precision=args.precision)
         results = Path(folder, "results")
         results.mkdir()
         restorer = Restorer(find_weights(args.weights), args.network, int(args.max_megapixels * 1e6), results)
@@ -67,8 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def keep_quiet() -> None:
-    """Gradio asks its makers for news and reports its use unless told not to, before it is imported."""
+def set_environment(folder: Path) -> None:
+    """What gradio reads when it is imported: where uploads go, and that nobody is to be told of its use."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 

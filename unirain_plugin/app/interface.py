@@ -48,7 +48,8 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
         OptionError: If gradio is not installed.
     """
     gr = require("gradio", "gradio", "app")
-    choices = [(path.name, str(path)) for path in restorer.weights]
+    names = [path.name for path in restorer.weights]
+    choices = [(p.name if names.count(p.name) == 1 else str(p), str(p)) for p in restorer.weights]
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown(_ABOUT)
         with gr.Row():
@@ -86,6 +87,13 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
     return blocks
 
 
+def _error(text: str) -> Exception:
+    """A message that stays until it is closed."""
+    import gradio as gr
+
+    return gr.Error(text, duration=None, print_exception=False)
+
+
 def _show(restorer: Restorer) -> object:
     """Shows an uploaded picture, on both sides of the slider, before it is restored."""
     import gradio as gr
@@ -94,7 +102,7 @@ def _show(restorer: Restorer) -> object:
         try:
             pixels = restorer.open(Path(file)).pixels
         except UniRainError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise _error(str(error)) from None
         small = preview(pixels)
         text = f"{pixels.shape[1]} × {pixels.shape[0]} pixels, {8 * pixels.itemsize} bits; press *Restore*"
         return (small, small), text, gr.update(value=None, interactive=False)
@@ -116,12 +124,12 @@ def _restore(restorer: Restorer) -> object:
         progress: gr.Progress = gr.Progress(),  # noqa: B008  gradio finds it by this default
     ) -> tuple:
         if file is None:
-            raise gr.Error("There is no picture yet: drop one first.", print_exception=False)
+            raise _error("There is no picture yet: drop one first.")
         try:
             options = RestoreOptions(int(tile), int(overlap), precision, bool(ensemble))
             done = restorer.restore(Path(file), weights, options, device, lambda text: progress(None, desc=text))
         except UniRainError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise _error(str(error)) from None
         return (done.before, done.after), done.summary, gr.update(value=str(done.file), interactive=True)
 
     return restore
