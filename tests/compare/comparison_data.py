@@ -32,6 +32,7 @@ def comparison():
     models = [
         ModelRow("input", "ok"),
         ModelRow("Good", "ok", 24_400_000, 150 * 10**9, 120.5, 900.0),
+        ModelRow("Untrained", "untrained: cost only, no scores", 2_000_000),
         ModelRow("Bad", "out of memory", 900_000, 9 * 10**9, 8.25, 100.0),
     ]
     return Comparison("tést & <b>name</b>", models, [PAIRED, SNAPSHOTS], results, ["psnr", "ssim"], pictures)

@@ -64,6 +64,7 @@ def test_one_file_escaped_and_reproducible(page, tmp_path):
 
 def test_content(page):
     data = data_of(page)
+    assert data["models"] == ["input", "Good", "Bad"] and "untrained: cost only" in page.read_text()
     assert [image["name"] for image in data["images"]] == ["one", "two", "three", "walk <i>"]
     one, two, _, walk = data["images"]
     assert list(one["sides"]) == ["input", "Good", "Bad", "gt"] and list(two["sides"]) == ["input", "Good", "gt"]
@@ -107,7 +108,7 @@ def test_infinite_psnr_is_sorted_first(tmp_path):
     found.results[0].metrics["psnr"] = float("inf")
     rows = [{"model": "a", "PSNR": float("inf")}, {"model": "b", "PSNR": 30.0}]
     write_page(found, rows, tmp_path / "page.html")
-    assert '<td data-value="1e+300">∞</td>' in (tmp_path / "page.html").read_text()
+    assert '<td data-of="" data-value="1e+300">∞</td>' in (tmp_path / "page.html").read_text()
     text, value = data_of(tmp_path / "page.html")["images"][0]["scores"]["input"]["psnr"]
     assert text == "∞" and value > 1e99
 
@@ -242,6 +243,20 @@ def test_tables_are_sorted(browser):
     assert column(browser, "summary", 0) == "Bad Good input"
     browser.click("#scores thead th:nth-child(2) button")
     assert column(browser, "scores", 1) == "36.50 15.00 9.25"
+
+
+def test_wide_summary_is_narrowed_to_a_metric(chromium, tmp_path):
+    titles = [f"{group} {metric}" for group in ("worst", "drs", "drd", "nrs", "nrd") for metric in ("PSNR ↑", "NIQE ↓")]
+    row = {"model": "Good", **dict.fromkeys(titles, 1.5), "parameters, M": 24.4, "latency, ms": 3.0, "status": "failed"}
+    write_page(comparison(), [row], tmp_path / "page.html")
+    chromium.open(tmp_path / "page.html")
+    count = "[...document.querySelectorAll('#summary {}')].filter(c => c.offsetParent !== null).length"
+    for metric, columns in (("PSNR", 8), ("", 13), ("NIQE", 8)):
+        if metric != "PSNR":
+            chromium.click(f"button[data-metric='{metric}']")
+        assert chromium.evaluate(count.format("thead th")) == chromium.evaluate(count.format("tbody tr > *")) == columns
+        assert chromium.evaluate(f"document.querySelector(\"button[data-metric='{metric}']\").ariaPressed") == "true"
+    assert "failed" not in text(chromium, "#summary") and chromium.errors == []
 
 
 def test_dark_and_narrow(browser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,18 @@ import cv2
 import numpy as np
 
 from unirain_plugin.compare.results import GT, INPUT, OK, Comparison, ImageResult
+from unirain_plugin.compare.zoom import models_with_results
 from unirain_plugin.distill.parts import require
 from unirain_plugin.distill.workspace import write_text
 from unirain_plugin.errors import OptionError
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
 
 _TEMPLATE = "page.html.j2"
+_STATUS = "status"
+_METRIC = re.compile(r"(\S+) [↑↓]$")
+_WIDE = 12
+"""Columns of a summary that is narrowed to its first metric when the page is opened."""
+
 _THUMBNAIL = 112
 _THUMBNAIL_QUALITY = 70
 
@@ -57,7 +64,9 @@ def write_page(
 
     Args:
         comparison: What was found.
-        summary_rows: The summary table: for each row column title → value, the first column being the model's name.
+        summary_rows: The summary table: for each row column title → value, the first column being the model's name. A
+            title that ends in ``NAME ↑`` or ``NAME ↓`` is one of metric NAME: a wide table can be narrowed to one. A
+            column ``status`` is left out: what is not ``ok`` stands below the table.
         path: The HTML file.
         options: How much is embedded.
 
@@ -83,7 +92,7 @@ def write_page(
         options=options,
         data={
             "metrics": comparison.metrics,
-            "models": list(dict.fromkeys([INPUT, *(row.name for row in comparison.models)])),
+            "models": list(dict.fromkeys([INPUT, *models_with_results(comparison)])),
             "images": [_image(comparison, r, scores, options) for r in chosen],
         },
     )
@@ -120,15 +129,22 @@ def _shown(value: Cell, digits: int) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, list]:
-    """Columns and rows of cells: text, and the number to sort by (None for text)."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, object]:
+    """Columns (title, whether of numbers, metric) and rows of cells: text, and the number to sort by."""
+    columns = list(dict.fromkeys(column for row in rows for column in row if column != _STATUS))
     texts = {column: shown([row.get(column) for row in rows]) for column in columns}
     numeric = [any(isinstance(row.get(column), (int, float)) for row in rows) for column in columns]
     lines = [
         [(texts[column][number], _finite(row.get(column))) for column in columns] for number, row in enumerate(rows)
     ]
-    return {"columns": list(zip(columns, numeric, strict=True)), "rows": lines}
+    metrics = [found[1] if (found := _METRIC.search(column)) else "" for column in columns]
+    distinct = [metric for metric in dict.fromkeys(metrics) if metric]
+    return {
+        "columns": list(zip(columns, numeric, metrics, strict=True)),
+        "rows": lines,
+        "metrics": distinct if len(distinct) > 1 else [],
+        "chosen": distinct[0] if len(distinct) > 1 and len(columns) > _WIDE else "",
+    }
 
 
 def _images(comparison: Comparison) -> list[ImageResult]:

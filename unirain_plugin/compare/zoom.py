@@ -100,6 +100,12 @@ def choose_images(comparison: Comparison, names: Sequence[str]) -> list[Chosen]:
     return chosen
 
 
+def models_with_results(comparison: Comparison) -> list[str]:
+    """The models that finished a picture, in order; the others (cost only, failed at once) have nothing to show."""
+    finished = {result.model for result in comparison.results}
+    return [row.name for row in comparison.models if row.name in finished]
+
+
 def _largest_gains(comparison: Comparison) -> list[ImageResult]:
     """One result of each group (rain type, or test set where there is none), in order of appearance."""
     psnr = {(r.model, r.test_set, r.image): r.metrics["psnr"] for r in comparison.results if "psnr" in r.metrics}

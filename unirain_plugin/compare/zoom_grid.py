@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from unirain_plugin.compare.figures import INK, PAPER, error_colours, error_map, text_font
 from unirain_plugin.compare.metrics import psnr
 from unirain_plugin.compare.results import GT, INPUT, Comparison
-from unirain_plugin.compare.zoom import Box, choose_images, most_different_box
+from unirain_plugin.compare.zoom import Box, choose_images, models_with_results, most_different_box
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _MARGIN, _GAP = 18, 10
 _IN_A_ROW = 5
 """Crops beside one another at most; more are wrapped."""
 
-_WHOLE = 1.6
-"""Width of the whole picture, in crops."""
+_WHOLE = (1.3, 2.4)
+"""Width of the whole picture, in crops: from, to."""
 
 _SHRUNK = 0.8
 """How much smaller than its room's width a whole picture may get, so that another fits below it."""
@@ -63,7 +63,7 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
         OptionError: If a chosen picture is not among the results, or its box goes beyond it.
     """
     blocks = []
-    names = [row.name for row in comparison.models if row.name != INPUT]
+    names = [name for name in models_with_results(comparison) if name != INPUT]
     for chosen in choose_images(comparison, options.images):
         pictures = comparison.pictures(chosen.test_set, chosen.image)
         crop = chosen.box(options.crop, pictures[INPUT].shape) or options.crop
@@ -98,7 +98,9 @@ def draw_block(
     cells = _cells(pictures, models, box)
     bands = math.ceil(len(cells) / _IN_A_ROW)
     columns = math.ceil(len(cells) / bands)
-    cell = int((WIDTH - 2 * _MARGIN - (columns + 1) * _GAP) / (columns + _WHOLE))
+    height, width = pictures[INPUT].shape[:2]
+    stacked = bands * (1 if gt is None else 2) * box.height / box.width
+    cell = int((WIDTH - 2 * _MARGIN - (columns + 1) * _GAP) / (columns + _whole_width(stacked * width / height)))
     cell_height = round(cell * box.height / box.width)
     text = _LINE * (1 if gt is None else 3) + 8
     band = cell_height + text + 2 * _GAP + (0 if gt is None else cell_height)
@@ -107,7 +109,6 @@ def draw_block(
     wholes = _whole_pictures(pictures, box, left - _MARGIN - 2 * _GAP, bands * band - _GAP)
     canvas = Image.new("RGB", (WIDTH, head + max(bands * band, wholes.height)), PAPER)
     draw = ImageDraw.Draw(canvas)
-    height, width = pictures[INPUT].shape[:2]
     draw.text((_MARGIN, 0), title, INK, text_font(_TITLE), stroke_width=0.5)
     facts = f"{width} x {height}, box {box.width} x {box.height} at ({box.left}, {box.top})"  # the font has no ×
     draw.text((WIDTH - _MARGIN, 4), facts, _GREY, text_font(_TEXT), anchor="ra")
@@ -119,6 +120,12 @@ def draw_block(
             place = (x, y + cell_height + text)
             _draw_error(canvas, place, (cell, cell_height), entry, box.cut(gt), error_scale)
     return canvas
+
+
+def _whole_width(fitting: float) -> float:
+    """Width in crops at which three, two or one whole picture are as high as the crops; ``fitting`` is that of one."""
+    low, high = _WHOLE
+    return next((fitting / n for n in (3, 2, 1) if low <= fitting / n <= high), min(max(fitting, low), high))
 
 
 def _choose_box(pictures: Mapping[str, np.ndarray], edge: int) -> Box:
