@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -43,9 +45,14 @@ def test_the_baseline_is_the_first_row_and_only_unirain_recomputes():
     rows = [(name, variant.label) for name, variant in arch.rows_of(args)]
     assert rows[0] == ("textbook", "fp32")
     assert rows[1:] == [
-        *(("RCAN", v) for v in ("fp32", "bf16")),
+        ("RCAN", "fp32"),
         *(("UniRain-Tiny", v) for v in ("fp32", "bf16", "checkpointing")),
     ]
+
+
+def test_given_variants_apply_to_every_network():
+    args = arch.parser().parse_args(["--networks", "RCAN", "--variants", "bf16", "checkpointing"])
+    assert [(name, variant.label) for name, variant in arch.rows_of(args)] == [("textbook", "fp32"), ("RCAN", "bf16")]
 
 
 def test_a_measurement_prints_every_row(monkeypatch, capsys, tmp_path):
@@ -58,7 +65,12 @@ def test_a_measurement_prints_every_row(monkeypatch, capsys, tmp_path):
     assert "| textbook-tiny | fp32 | 0." in printed
     assert "| UniRain-Tiny | bf16 | 0.73 |" in printed
     assert printed.count("| window |") == 3
-    assert (tmp_path / "b.json").read_text().startswith("{")
+    rows = json.loads((tmp_path / "b.json").read_text())["networks"]
+    assert rows[0]["forward_ratio"] == rows[0]["warm_ratio"] == rows[0]["step_ratio"] == 1
+    assert all(row["warm"] is None for row in rows if row["network"] == "UniRain-Tiny")
+    checkpointing = next(row for row in rows if row["variant"] == "checkpointing")
+    assert checkpointing["forward"] is None
+    assert checkpointing["step"] > 0
 
 
 def test_turns_are_taken_and_the_first_is_not_counted():
@@ -66,3 +78,26 @@ def test_turns_are_taken_and_the_first_is_not_counted():
     seconds = measuring.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, "cpu")
     assert order == ["a", "b"] * 3
     assert set(seconds) == {"a", "b"}
+
+
+def test_a_slow_one_takes_the_first_counted_turn_only():
+    order = []
+    actions = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    assert set(measuring.interleaved(actions, 2, "cpu", once=["b"])) == {"a", "b"}
+    assert order == ["a", "a", "b", "a"]
+
+
+def test_the_table_names_the_networks_with_one_turn():
+    args = arch.parser().parse_args([])
+    row = {"network": "textbook", "variant": "fp32", "parameters": 1, "multiply_adds": 1, "rounds": 3}
+    row |= dict.fromkeys(("forward", "warm", "step", "memory"), 1.0)
+    row |= dict.fromkeys(("forward_ratio", "warm_ratio", "step_ratio", "memory_ratio"), 1.0)
+    text = arch.table([row, {**row, "network": "RCAN", "rounds": 1, "warm_ratio": None}], args)
+    assert "median of 3 turns, one turn for RCAN" in text
+    assert "| RCAN | fp32 | 0.00 | 0.0 | 1.00 | – | 1.00 | 1.00 |" in text
+
+
+def test_a_failing_measuring_process_says_why():
+    row = ("no such network", measuring.VARIANTS["fp32"])
+    with pytest.raises(RuntimeError, match=r"measures forward passes failed:(.|\n)*KeyError: 'no such network'"):
+        measuring.forward_seconds_apart([row], 16, 1, "cpu")

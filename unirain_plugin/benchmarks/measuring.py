@@ -1,16 +1,20 @@
 """Time and memory of networks, measured so that ratios between them are fair.
 
-All contestants take turns in one process, so that a disturbance meets each alike, and medians are taken. Peak memory
-of a training step is the growth of the resident set in a process of its own (on a GPU: of the allocator's peak).
+All contestants take turns in one process, so that a disturbance meets each alike, and medians are taken. Forward
+passes take theirs in a process that runs nothing else, as restoring pictures does: once a process has run training
+steps, its allocator keeps the freed memory, and a network that makes large temporaries no longer pays for mapping
+fresh memory at each. Peak memory of a training step is the growth of the resident set in a process of its own (on a
+GPU: of the allocator's peak).
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,11 +88,22 @@ def picture(size: int, variant: Variant, device: str) -> Tensor:
     return lq.to(memory_format=torch.channels_last) if variant.channels_last else lq
 
 
-def interleaved(actions: Mapping[object, Callable[[], object]], rounds: int, device: str) -> dict[object, float]:
-    """Median seconds of each action; they take turns, the first turn is not counted."""
+def interleaved(
+    actions: Mapping[object, Callable[[], object]], rounds: int, device: str, once: Collection[object] = ()
+) -> dict[object, float]:
+    """Median seconds of each action; they take turns, the first turn is not counted.
+
+    Args:
+        actions: What to time, by name.
+        rounds: Counted turns.
+        device: ``cpu``, or a GPU that is waited for after each action.
+        once: Names of slow actions that run in the first counted turn only.
+    """
     seconds: dict[object, list[float]] = {key: [] for key in actions}
     for number in range(rounds + 1):
         for key, action in actions.items():
+            if key in once and number != 1:
+                continue
             start = time.perf_counter()
             action()
             if device != "cpu":
@@ -96,6 +111,52 @@ def interleaved(actions: Mapping[object, Callable[[], object]], rounds: int, dev
             if number:
                 seconds[key].append(time.perf_counter() - start)
     return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def forward_seconds(
+    rows: Sequence[tuple[str, Variant]], size: int, rounds: int, device: str, once: Collection[tuple[str, Variant]] = ()
+) -> dict[tuple[str, Variant], float]:
+    """Median seconds of a forward pass of each row ``(network, variant)``, see :func:`interleaved`."""
+    from unirain_plugin.benchmarks.candidates import candidates
+
+    builders = candidates()
+    nets = {row: build(builders[row[0]], row[1], device) for row in rows}
+    actions = {
+        row: lambda row=row, net=net: forward_pass(net, row[1], picture(size, row[1], device))
+        for row, net in nets.items()
+    }
+    return interleaved(actions, rounds, device, once)
+
+
+def forward_seconds_apart(
+    rows: Sequence[tuple[str, Variant]], size: int, rounds: int, device: str, once: Collection[tuple[str, Variant]] = ()
+) -> dict[tuple[str, Variant], float]:
+    """:func:`forward_seconds` in a new process with as many threads, which runs forward passes only.
+
+    Raises:
+        RuntimeError: With the end of what the process wrote, if it failed.
+    """
+    task = {
+        "rows": [(name, variant.label, (name, variant) in once) for name, variant in rows],
+        "size": size, "rounds": rounds, "device": device, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    code = "from unirain_plugin.benchmarks.measuring import report_forwards as r; r()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(task), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"The process that measures forward passes failed: {done.stderr.strip()[-800:]}")
+    return dict(zip(rows, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def report_forwards() -> None:
+    """In a process of its own: read a task from stdin, write the rows' seconds to stdout."""
+    task = json.load(sys.stdin)
+    torch.set_num_threads(task["threads"])
+    rows = [(name, VARIANTS[label]) for name, label, _ in task["rows"]]
+    once = [row for row, (_, _, single) in zip(rows, task["rows"], strict=True) if single]
+    seconds = forward_seconds(rows, task["size"], task["rounds"], task["device"], once)
+    sys.stdout.write(json.dumps([seconds[row] for row in rows]) + "\n")
 
 
 def step_memory(name: str, variant: Variant, size: int, device: str) -> int | None:
