@@ -3,6 +3,7 @@
 import pytest
 
 from unirain_plugin.reproduce.statistics import Spread, mean_of_types, spread, summarise, verdict, worst_type
+from unirain_plugin.reproduce.usage import ExpertUse, expert_lines, expert_use, weight_lines
 
 
 def figures(drs, drd, nrs, nrd):
@@ -58,3 +59,25 @@ def test_the_worst_of_each_run_may_be_another_type():
     assert summary.worst_name == "drs"  # on average 23 and 23: the first
     assert summary.by_type["nrd"].mean == 32.0
     assert summary.ssim.mean == pytest.approx(0.27)
+
+
+def test_use_of_experts_tells_collapse_from_specialisation():
+    own = {"drs": {"decoder1.0": [1.0, 0.0]}, "nrd": {"decoder1.0": [0.0, 1.0]}}
+    assert expert_use(own) == ExpertUse(overall=0.5, by_type=1.0)
+    collapsed = {"drs": {"decoder1.0": [0.0, 1.0]}, "nrd": {"decoder1.0": [0.0, 1.0]}}
+    assert expert_use(collapsed) == ExpertUse(overall=1.0, by_type=1.0)
+    two_layers = {"drs": {"a": [0.5, 0.5], "b": [0.25, 0.75]}}
+    assert expert_use(two_layers) == ExpertUse(overall=0.625, by_type=0.625)
+    assert expert_use({"drs": {}}) is None
+    assert expert_use({}) is None
+
+
+def test_tables_of_use():
+    run = {"routing": {"drs": {"encoder1.0": [0.5, 0.5], "decoder1.0": [0.0, 1.0]}}, "loss_weights": {"drs": 0.2}}
+    assert expert_lines({"soft-hard": [run], "dense": [{"routing": {}}]})[1:] == [
+        ("soft-hard", "0.50", "0.50", "1.00", "1.00")
+    ]
+    assert weight_lines({"paper": [run, {"loss_weights": {"drs": 0.7}}]}) == [
+        ("mode", "drs"),
+        ("paper", "0.20 to 0.70"),
+    ]

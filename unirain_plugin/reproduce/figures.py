@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unirain_plugin.compare.scores import read_bgr, score
+from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.reproduce.files import CURVE
 from unirain_plugin.reproduce.grid import Outcome
 from unirain_plugin.reproduce.options import ReproduceOptions
@@ -42,11 +43,14 @@ def draw_curves(options: ReproduceOptions, outcomes: Sequence[Outcome], root: Pa
     from matplotlib.figure import Figure
 
     done = {o.run for o in outcomes if o.status == "finished"}
-    figure = Figure(figsize=(4.6 * len(options.questions), 3.6), dpi=90, layout="constrained")
+    columns = min(2, len(options.questions))
+    lines = -(-len(options.questions) // columns)
+    figure = Figure(figsize=(5 * columns, 3.6 * lines), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, question in zip(
-        np.atleast_1d(figure.subplots(1, len(options.questions))), options.questions, strict=True
-    ):
+    panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
+    for unused in panels[len(options.questions) :]:
+        unused.set_visible(False)
+    for axes, question in zip(panels, options.questions, strict=False):
         for name, variant in variants_of(options, question).items():
             runs = [run for run in (GridRun(variant, seed) for seed in options.seeds) if run in done]
             curves = [read_curve(root / "experiments" / run.name / CURVE) for run in runs]
@@ -81,7 +85,7 @@ def draw_pictures(
     if not folders:
         return None
     first = next(iter(folders.values()))
-    types = [path.name.removesuffix("_clean.png") for path in sorted(first.glob("*_clean.png"))]
+    types = [rain_type for rain_type in RAIN_TYPES if (first / f"{rain_type}_clean.png").is_file()]
     rows = []
     for rain_type in types:
         clean = read_bgr(first / f"{rain_type}_clean.png")

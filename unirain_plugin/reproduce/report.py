@@ -15,6 +15,7 @@ from unirain_plugin.reproduce.grid import Outcome
 from unirain_plugin.reproduce.options import ReproduceOptions
 from unirain_plugin.reproduce.plan import Variant, variants_of
 from unirain_plugin.reproduce.statistics import Summary, summarise, verdict
+from unirain_plugin.reproduce.usage import expert_lines, weight_lines
 
 TITLES = {
     "experts": "Which experts: soft, hard or none, encoder-decoder",
@@ -38,10 +39,7 @@ class Row:
 
 def make_rows(options: ReproduceOptions, costs: Costs, outcomes: Sequence[Outcome]) -> list[Row]:
     """The rows of all questions; the first of a question is the baseline."""
-    finished: dict[Variant, list[Mapping[str, Any]]] = {}
-    for outcome in outcomes:
-        if outcome.result is not None:
-            finished.setdefault(outcome.run.variant, []).append(outcome.result)
+    finished = results_by_variant(outcomes)
     rows = []
     for question in options.questions:
         baseline: Summary | None = None
@@ -61,7 +59,7 @@ def markdown_tables(rows: Sequence[Row], rainy: Mapping[str, Mapping[str, float]
     parts = []
     for question in dict.fromkeys(row.question for row in rows):
         lines = [f"### {TITLES[question]}", ""]
-        lines += _table([_HEAD, *(_cells(row, rainy) for row in rows if row.question == question)])
+        lines += table_lines([_HEAD, *(_cells(row, rainy) for row in rows if row.question == question)])
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -95,7 +93,7 @@ def type_table(rows: Sequence[Row], rainy: Mapping[str, Mapping[str, float]]) ->
         seen.add(row.verdict)
         gains = ((row.summary.by_type[t].mean - rainy[t]["psnr"], row.summary.by_type[t].deviation) for t in types)
         lines.append((row.name, *(f"{g:+.2f}" + ("" if d is None else f" ± {d:.2f}") for g, d in gains)))
-    return "\n".join(_table(lines)) + "\n"
+    return "\n".join(table_lines(lines)) + "\n"
 
 
 def data_table(pairs: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
@@ -107,10 +105,35 @@ def data_table(pairs: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
             entry[0] += counts["given"]
             entry[1] += counts["kept"]
     order = sorted(kinds, key=lambda kind: -kinds[kind][0])
-    return "\n".join(_table([("pairs", "given", "kept"), *((k, *map(str, kinds[k])) for k in order)])) + "\n"
+    return "\n".join(table_lines([("pairs", "given", "kept"), *((k, *map(str, kinds[k])) for k in order)])) + "\n"
 
 
-def _table(lines: Sequence[Sequence[str]]) -> list[str]:
+def usage_tables(options: ReproduceOptions, outcomes: Sequence[Outcome]) -> str:
+    """What the experts and the loss weights did, for the questions that are asked; empty if nothing is finished."""
+    finished = results_by_variant(outcomes)
+    parts = []
+    for question, title, lines_of in (
+        ("experts", "Share of the most used expert, mean over layers and seeds", expert_lines),
+        ("loss", "Loss weights at the end, lowest to highest over the seeds", weight_lines),
+    ):
+        variants = variants_of(options, question) if question in options.questions else {}
+        results = {name: finished[variant] for name, variant in variants.items() if variant in finished}
+        if results:
+            parts.append("\n".join([f"### {title}", "", *table_lines(lines_of(results))]))
+    return "\n\n".join(parts) + "\n"
+
+
+def results_by_variant(outcomes: Sequence[Outcome]) -> dict[Variant, list[Mapping[str, Any]]]:
+    """The results of the finished runs, together for the seeds of a variant."""
+    finished: dict[Variant, list[Mapping[str, Any]]] = {}
+    for outcome in outcomes:
+        if outcome.result is not None:
+            finished.setdefault(outcome.run.variant, []).append(outcome.result)
+    return finished
+
+
+def table_lines(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as a Markdown table; the first line is its head."""
     rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
     return ["| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:])]
 

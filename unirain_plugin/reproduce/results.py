@@ -17,7 +17,15 @@ from unirain_plugin.reproduce.files import write_json, write_text
 from unirain_plugin.reproduce.grid import Outcome
 from unirain_plugin.reproduce.options import ReproduceOptions
 from unirain_plugin.reproduce.provenance import provenance
-from unirain_plugin.reproduce.report import Row, csv_table, data_table, make_rows, markdown_tables, type_table
+from unirain_plugin.reproduce.report import (
+    Row,
+    csv_table,
+    data_table,
+    make_rows,
+    markdown_tables,
+    type_table,
+    usage_tables,
+)
 
 
 def write_runs(root: Path, outcomes: Sequence[Outcome]) -> None:
@@ -99,37 +107,50 @@ def _text(
     origin: Mapping[str, Any],
 ) -> str:
     rainy = data["rainy"]
-    done = [o.result for o in outcomes if o.result]
-    mean = fmean(scores["psnr"] for scores in rainy.values())
     failed = [f"- {o.run.name}: {o.error}" for o in outcomes if o.status == "failed"]
-    size = options.data.val_size
     lines = [
         f"## Reproduction in miniature: {options.name}",
         "",
-        f"{len(done)} of {len(outcomes)} runs, seeds {', '.join(map(str, options.seeds))}"
-        + (f", {done[0]['iterations']} iterations each. " if done else ". ")
-        + f"Held-out pictures: {size}², never seen in training; mean PSNR of the rainy input {mean:.2f} dB. "
-        f"Multiply-adds at {size}², equal within {costs.largest:.1%} (allowed: {costs.tolerance:.0%}).",
-        "",
-        "Mean ± standard deviation over the seeds. `tie`: the difference to the baseline (the first line) is smaller "
-        f"than the spread of a difference, √(s₁² + s₂²). With {len(options.seeds)} seeds the spread itself is roughly "
-        "known at best, so `better` and `worse` are hints, not proofs.",
+        *_setting(options, costs, rainy, outcomes),
         "",
         markdown_tables(rows, rainy),
         "### Gain over the rainy input by rain type, dB",
         "",
         type_table(rows, rainy),
+        usage_tables(options, outcomes),
         "### What was planted and what distillation kept",
         "",
         data_table(data["pairs"]),
     ]
     if failed:
         lines += ["### Runs that failed", "", *failed, ""]
+    return "\n".join([*lines, _origin(options, origin)]) + "\n"
+
+
+def _setting(
+    options: ReproduceOptions, costs: Costs, rainy: Mapping[str, Mapping[str, float]], outcomes: Sequence[Outcome]
+) -> list[str]:
+    """What was done, and how to read the tables."""
+    done = [o.result for o in outcomes if o.result]
+    mean = fmean(scores["psnr"] for scores in rainy.values())
+    size = options.data.val_size
+    return [
+        f"{len(done)} of {len(outcomes)} runs, seeds {', '.join(map(str, options.seeds))}"
+        + (f", {done[0]['iterations']} iterations each. " if done else ". ")
+        + f"Held-out pictures: {size}², never seen in training; mean PSNR of the rainy input {mean:.2f} dB. "
+        f"Multiply-adds at {size}², equal within {costs.largest:.1%} (allowed: {costs.tolerance:.0%}).",
+        "",
+        "Mean ± standard deviation over the seeds, PSNR in dB. `tie`: the difference to the baseline (the first line) "
+        "is smaller than the spread of a difference, √(s₁² + s₂²). Over a few seeds the spread itself is roughly known at "
+        "best, so `better` and `worse` are hints, not proofs.",
+    ]
+
+
+def _origin(options: ReproduceOptions, origin: Mapping[str, Any]) -> str:
     versions = origin["versions"]
-    lines.append(
-        f"Made with commit {origin['commit'] or 'unknown'}"
-        f"{' and later changes' if origin['changed_since_commit'] else ''}, options {options.hash()}, "
+    return (
+        f"Begun with commit {origin['commit'] or 'unknown'}"
+        f"{' and changes not committed' if origin['changed_since_commit'] else ''}, options {options.hash()}, "
         f"unirain_plugin {versions['unirain_plugin']}, torch {versions['torch']}, basicsr {versions['basicsr']}, "
         f"Python {versions['python']}, on {origin['gpu'] or origin['cpu']}; {origin['written']}."
     )
-    return "\n".join(lines) + "\n"

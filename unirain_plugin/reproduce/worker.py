@@ -115,6 +115,7 @@ def train_and_evaluate(option_file: Path, root: Path) -> None:
             "commit": commit(),
             "ended": now(),
             "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": round(time.process_time(), 1),
             **figures,
             "loss_weights": run.loss_weights(),
             "routing": {t: {layer: share.tolist() for layer, share in s.items()} for t, s in routing.items()},
