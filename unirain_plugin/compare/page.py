@@ -138,9 +138,10 @@ def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, object]:
         [(texts[column][number], _finite(row.get(column))) for column in columns] for number, row in enumerate(rows)
     ]
     metrics = [found[1] if (found := _METRIC.search(column)) else "" for column in columns]
+    titles = [_METRIC.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), column) for column in columns]
     distinct = [metric for metric in dict.fromkeys(metrics) if metric]
     return {
-        "columns": list(zip(columns, numeric, metrics, strict=True)),
+        "columns": list(zip(titles, numeric, metrics, strict=True)),
         "rows": lines,
         "metrics": distinct if len(distinct) > 1 else [],
         "chosen": distinct[0] if len(distinct) > 1 and len(columns) > _WIDE else "",
