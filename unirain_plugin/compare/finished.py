@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def _by_stem(model: ModelOptions, root: str, files: list[str], samples: Sequence
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in files:
         by_stem[Path(name).stem].append(name)
-    claims: dict[str, list[tuple[int, Sample]]] = defaultdict(list)
+    claims: dict[str, list[tuple[tuple[bool, int], Sample]]] = defaultdict(list)
     for sample in samples:
         wanted = sample.stem + model.suffix
         ranked = sorted(((_shared_folders(name, sample), name) for name in by_stem.get(wanted, ())), reverse=True)
@@ -91,7 +91,7 @@ def _by_stem(model: ModelOptions, root: str, files: list[str], samples: Sequence
     return finished
 
 
-def _award(finished: Finished, root: str, name: str, claimed: list[tuple[int, Sample]]) -> None:
+def _award(finished: Finished, root: str, name: str, claimed: list[tuple[tuple[bool, int], Sample]]) -> None:
     """Give a file to the test picture whose folders it shares most; to nobody if two are alike."""
     best = max(rank for rank, _ in claimed)
     winners = [sample for rank, sample in claimed if rank == best]
@@ -109,8 +109,8 @@ def _award(finished: Finished, root: str, name: str, claimed: list[tuple[int, Sa
             finished.problems[key] = f"no picture named '{Path(name).stem}' for it in {root}."
 
 
-def _shared_folders(name: str, sample: Sample) -> int:
-    """How many of a test picture's folders, rain type and test set are in a file's path."""
+def _shared_folders(name: str, sample: Sample) -> tuple[bool, int]:
+    """Whether the test set's name is among a file's folders, and how many of the picture's folders and its type are."""
     folders = Path(name).parts[:-1]
-    wanted: Iterable[str] = {*Path(sample.image).parts[:-1], sample.rain_type, sample.test_set} - {None}
-    return sum(part in folders for part in wanted)
+    wanted = {*Path(sample.image).parts[:-1], sample.rain_type}
+    return sample.test_set in folders, sum(part in folders for part in wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -106,8 +107,10 @@ def _niqe(name: str) -> Metric:
         if min(image.shape[:2]) < _NIQE_SIDE:  # 2 × 2 blocks of 96 × 96 for a covariance
             return math.nan
         try:
-            return float(calculate_niqe(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), crop_border=0))
-        except np.linalg.LinAlgError:  # a flat picture
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # means over nothing, of a flat picture
+                return float(calculate_niqe(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), crop_border=0))
+        except np.linalg.LinAlgError:
             return math.nan
 
     return Metric(name, False, False, value)

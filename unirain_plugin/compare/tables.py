@@ -239,7 +239,7 @@ def page_rows(
         row: dict[str, str | int | float | None] = {"model": model.name}
         for summary in summaries:
             prefix = f"{summary.test_set}: " if len(summaries) > 1 else ""
-            for group in reversed(summary.groups) if MEAN in summary.groups else summary.groups:
+            for group in sorted(summary.groups, key=lambda group: group not in (MEAN, WORST)):
                 for metric, higher in metrics.items():
                     title = f"{prefix}{_GROUPS.get(group, group)} {metric_title(metric, higher)}"
                     row[title] = summary.values[model.name][group].get(metric)

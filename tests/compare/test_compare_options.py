@@ -1,0 +1,68 @@
+"""Option files of comparisons: read strictly."""
+
+from pathlib import Path
+
+import pytest
+
+from unirain_plugin.compare.options import load_options, parse_options
+from unirain_plugin.errors import OptionError
+
+FILES = sorted((Path(__file__).parents[2] / "options" / "compare").glob("*.yml"))
+MODEL = {"name": "a", "weights": "default"}
+SET = {"name": "s", "dataroot": "x"}
+
+
+def parse(**changes):
+    return parse_options({"name": "c", "models": [MODEL], "test_sets": [SET], **changes}, "c.yml")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_shipped_files_are_valid(path):
+    assert load_options(path).name == path.stem
+
+
+def test_defaults():
+    options = parse()
+    assert options.rows == ["input", "a"]
+    assert options.output_folder == Path("results/compare/c")
+    assert parse(include_input=False).rows == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrik": ["psnr"]}, r"c\.yml\.metrik: unknown key\. Did you mean 'metrics'\?"),
+        ({"models": [{**MODEL, "wieghts": "x"}]}, r"models\[0\]\.wieghts: unknown key\. Did you mean 'weights'\?"),
+        ({"test_sets": [{**SET, "datarot": "x"}]}, r"test_sets\[0\]\.datarot: unknown key"),
+        ({"cost": {"round": 3}}, r"cost\.round: unknown key\. Did you mean 'rounds'\?"),
+        ({"models": []}, "models: the list is empty"),
+        ({"models": [MODEL, {**MODEL, "name": "A"}]}, r"models: '.' is there twice"),
+        ({"models": [{"name": "input", "weights": "x"}]}, "'input' stands for the rainy input"),
+        ({"models": [{"name": "a/b", "weights": "x"}]}, "it names a folder: no slashes"),
+        ({"models": [{"name": "a"}]}, "expected `weights`, `network`"),
+        ({"models": [{"name": "a", "network": {"type": "EDSR"}}]}, "would be scored with random weights"),
+        ({"models": [{**MODEL, "network": {"dim": 8}}]}, "network: expected a `type`"),
+        ({"models": [{**MODEL, "untrained": True}]}, "`untrained: true` is for a network without weights"),
+        ({"models": [{**MODEL, "results": "x"}]}, "takes neither `weights`, `network` nor `untrained`"),
+        ({"models": [{"name": "a", "results": "x", "pattern": "{type}/{stem}.png"}]}, r"pattern: unknown \{type\}"),
+        ({"test_sets": [{"name": "s"}]}, "give exactly one of `lq`, `dataroot`, `manifest` and `synthesize`"),
+        ({"test_sets": [{**SET, "lq": "y"}]}, "give exactly one of"),
+        ({"test_sets": [{**SET, "gt": "y"}]}, "`gt` goes with `lq`"),
+        ({"test_sets": [{**SET, "rejected": True}]}, "`rejected` goes with `manifest`"),
+        ({"test_sets": [{**SET, "limit": 0}]}, "limit: expected at least 1"),
+        ({"metrics": ["pnsr"]}, r"metrics\[0\]: unknown metric 'pnsr'\. Did you mean 'psnr'\?"),
+        ({"reference": "inputt"}, r"no model 'inputt'; found input, a\. Did you mean 'input'\?"),
+        ({"bootstrap": {"confidence": 95}}, r"0\.5 ≤ confidence < 1"),
+        ({"figure": {"error_scale": 0}}, "0 < error_scale"),
+        ({"tile": "big"}, r"tile: found .*big.*; expected an integer"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:24],
+)
+def test_mistakes_are_named(changes, message):
+    with pytest.raises(OptionError, match=message):
+        parse(**changes)
+
+
+def test_manifest_may_have_a_dataroot():
+    options = parse(test_sets=[{"name": "m", "manifest": "m.jsonl", "dataroot": "pictures", "rain_types": ["drs"]}])
+    assert options.test_sets[0].manifest == Path("m.jsonl")

@@ -1,0 +1,94 @@
+"""Means, worst types and intervals, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from unirain_plugin.compare.options import BootstrapOptions
+from unirain_plugin.compare.results import ImageResult
+from unirain_plugin.compare.summary import group_images, rank, summarise
+
+IMAGES = {"a": "drs", "b": "drs", "c": "nrd"}
+NONE = BootstrapOptions(samples=0)
+
+
+def results(model, psnr, images=IMAGES, test_set="s", metric="psnr"):
+    pairs = zip(images, psnr, strict=True)
+    return [ImageResult(model, test_set, image, images[image], {metric: value}) for image, value in pairs]
+
+
+def test_mean_over_types_is_not_that_over_pictures():
+    found = results("m", [20, 30, 40]) + results("other", [1, 1, 1], test_set="elsewhere")
+    summary = summarise(found, ["m"], "s", IMAGES, {"psnr": True}, "m", NONE)
+    assert summary.groups == ["drs", "nrd", "mean", "worst"]
+    assert summary.images == {"drs": 2, "nrd": 1, "mean": 3, "worst": 3}
+    assert {g: v["psnr"] for g, v in summary.values["m"].items()} == {"drs": 25, "nrd": 40, "mean": 32.5, "worst": 25}
+
+
+def test_the_worst_of_a_metric_that_falls():
+    found = results("m", [2, 4, 9], metric="niqe")
+    assert summarise(found, ["m"], "s", IMAGES, {"niqe": False}, "m", NONE).values["m"]["worst"]["niqe"] == 9
+
+
+def test_a_missing_picture_leaves_its_mean_empty():
+    summary = summarise(results("m", [20, 30, 40])[1:], ["m"], "s", IMAGES, {"psnr": True}, "m", NONE)
+    values = {group: v["psnr"] for group, v in summary.values["m"].items()}
+    assert values == {"drs": None, "nrd": 40, "mean": None, "worst": None}
+
+
+def test_pictures_without_types():
+    images = {"a": None, "b": None}
+    summary = summarise(results("m", [20, 30], images), ["m"], "s", images, {"psnr": True}, "m", NONE)
+    assert summary.groups == ["all"] and summary.values["m"]["all"]["psnr"] == 25
+    assert list(group_images({"x": "snow", "y": "nrd", "z": None, "v": "drs"})) == ["drs", "nrd", "snow", "all"]
+
+
+def test_infinite_psnr_has_a_mean_and_no_interval():
+    found = results("m", [math.inf, 30, 40]) + results("r", [20, 20, 20])
+    summary = summarise(found, ["r", "m"], "s", IMAGES, {"psnr": True}, "r", BootstrapOptions(samples=10))
+    assert summary.values["m"]["mean"]["psnr"] == math.inf and summary.intervals["m"] == {}
+
+
+def many(n=200):
+    rng = np.random.default_rng(3)
+    images = {f"{t}{i}": t for t in ("drs", "nrd") for i in range(n)}
+    base = rng.normal(30, 5, 2 * n)
+    gain = rng.normal(0.5, 1, 2 * n)
+    return images, results("r", base, images) + results("m", base + gain, images), gain
+
+
+def test_interval_is_that_of_the_paired_differences():
+    images, found, gain = many()
+    summary = summarise(found, ["r", "m"], "s", images, {"psnr": True}, "r", BootstrapOptions(samples=4000))
+    interval = summary.intervals["m"]["psnr"]
+    halves = gain[:200], gain[200:]
+    error = math.sqrt(sum(half.var() / 200 for half in halves)) / 2  # of the mean of both types' means
+    assert interval.difference == pytest.approx(gain.mean())
+    assert interval.low == pytest.approx(gain.mean() - 1.96 * error, abs=0.15 * error)
+    assert interval.high == pytest.approx(gain.mean() + 1.96 * error, abs=0.15 * error)
+    assert interval.is_clear and "r" not in summary.intervals
+
+
+def test_interval_repeats_with_its_seed_and_narrows_with_its_confidence():
+    images, found, _ = many(20)
+
+    def interval(**keys):
+        options = BootstrapOptions(samples=500, **keys)
+        return summarise(found, ["r", "m"], "s", images, {"psnr": True}, "r", options).intervals["m"]["psnr"]
+
+    assert interval() == interval() != interval(seed=1)
+    assert interval(confidence=0.5).high - interval(confidence=0.5).low < interval().high - interval().low
+
+
+def test_a_constant_gain_is_certain():
+    images = {"a": None, "b": None, "c": None}
+    found = results("r", [20, 25, 31], images) + results("m", [21, 26, 32], images)
+    interval = summarise(found, ["r", "m"], "s", images, {"psnr": True}, "r", BootstrapOptions(100)).intervals["m"]
+    assert (interval["psnr"].low, interval["psnr"].high) == (1, 1)
+
+
+def test_places_are_shared_by_equal_prints():
+    assert rank([28.931, 28.929, 27.0, None], True, 2) == ({0, 1}, {2})
+    assert rank([0.3, 0.1, 0.2], False, 4) == ({1}, {2})
+    assert rank([None, 3.0], True, 2) == (set(), set())

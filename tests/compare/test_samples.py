@@ -1,0 +1,150 @@
+"""Test sets of every kind: what is listed, and what is wrong with a broken one."""
+
+import hashlib
+
+import cv2
+import numpy as np
+import pytest
+from tiny_run import write_rainrag
+
+from unirain_plugin.compare.evaluate import check_sample
+from unirain_plugin.compare.samples import Source, list_samples
+from unirain_plugin.compare.set_options import SetOptions, SynthesizeOptions
+from unirain_plugin.data.manifest import ManifestRecord, write_manifest
+from unirain_plugin.errors import DataError
+from unirain_plugin.toolbox import prepare_import
+
+
+def listed(tmp_path, **keys):
+    return list_samples(SetOptions("s", **keys), tmp_path / "scratch")
+
+
+def write_lmdb(path, pictures):
+    prepare_import()
+    from basicsr.utils.lmdb_util import LmdbMaker
+
+    maker = LmdbMaker(str(path), map_size=2**24)
+    for key, file in pictures.items():
+        maker.put(file.read_bytes(), key, cv2.imread(str(file)).shape)
+    maker.close()
+
+
+def test_rainrag_root(rainrag_root, tmp_path):
+    samples = listed(tmp_path, dataroot=rainrag_root)
+    assert [s.image for s in samples[:4]] == ["drs/000", "drs/001", "drs/002", "drd/000"]
+    assert len(samples) == 12 and samples[-1].rain_type == "nrd" and samples[-1].stem == "002"
+    expected = cv2.imread(str(rainrag_root / "drs/input/000.png"))[..., ::-1]
+    assert np.array_equal(samples[0].lq.picture(), expected)
+    few = listed(tmp_path, dataroot=rainrag_root, rain_types=["nrs", "drs"], limit=1)
+    assert [s.image for s in few] == ["nrs/000", "drs/000"]
+
+
+def test_folders(rainrag_root, tmp_path):
+    folder = rainrag_root / "drd"
+    samples = listed(tmp_path, lq=folder / "input", gt=folder / "target", rain_type="drd")
+    assert [(s.image, s.rain_type) for s in samples] == [("000", "drd"), ("001", "drd"), ("002", "drd")]
+    assert all(s.gt is None and s.rain_type is None for s in listed(tmp_path, lq=folder / "input"))
+
+
+def test_a_missing_clean_picture_is_named(rainrag_root, tmp_path):
+    folder = rainrag_root / "drd"
+    (folder / "target/001.png").rename(folder / "target/0011.png")
+    with pytest.raises(DataError, match=r"1 of 3 pictures of .*input have no clean picture .*: 001\. Did you mean"):
+        listed(tmp_path, lq=folder / "input", gt=folder / "target")
+
+
+def test_names_that_differ_in_case_only_are_refused(rainrag_root, tmp_path):
+    folder = rainrag_root / "drd" / "input"
+    for name in ("a", "A"):
+        (folder / f"{name}.png").write_bytes((folder / "000.png").read_bytes())
+    with pytest.raises(DataError, match="two pictures have the name 'a'"):
+        listed(tmp_path, lq=folder)
+
+
+def test_lmdb_pairs_are_those_of_the_folder(rainrag_root, tmp_path):
+    for side in ("input", "target"):
+        files = {path.stem: path for path in (rainrag_root / "drs" / side).iterdir()}
+        write_lmdb(tmp_path / f"{side}.lmdb", files)
+    from_files = listed(tmp_path, lq=rainrag_root / "drs/input", gt=rainrag_root / "drs/target")
+    from_lmdb = listed(tmp_path, lq=tmp_path / "input.lmdb", gt=tmp_path / "target.lmdb")
+    assert [s.image for s in from_lmdb] == [s.image for s in from_files]
+    for one, other in zip(from_lmdb, from_files, strict=True):
+        assert one.lq.digest() == other.lq.digest() and np.array_equal(one.gt.picture(), other.gt.picture())
+
+
+def test_root_of_lmdbs(rainrag_root, tmp_path):
+    for rain_type in ("drs", "nrd"):
+        for side, folder in (("lq", "input"), ("gt", "target")):
+            files = {path.stem: path for path in (rainrag_root / rain_type / folder).iterdir()}
+            (tmp_path / "root" / rain_type).mkdir(parents=True, exist_ok=True)
+            write_lmdb(tmp_path / "root" / rain_type / f"{side}.lmdb", files)
+    samples = listed(tmp_path, dataroot=tmp_path / "root", rain_types=["nrd"])
+    assert [s.image for s in samples] == ["nrd/000", "nrd/001", "nrd/002"]
+    expected = (rainrag_root / "nrd/target/001.png").read_bytes()
+    assert samples[1].gt.read() == expected
+    assert len(listed(tmp_path, dataroot=tmp_path / "root")) == 6
+
+
+def test_manifest_takes_what_was_kept(rainrag_root, tmp_path):
+    records = [
+        ManifestRecord(f"{t}/input/{i:03d}.png", f"{t}/target/{i:03d}.png", t, keep=keep)
+        for t, i, keep in (("drs", 0, True), ("drs", 1, False), ("nrd", 0, None))
+    ]
+    manifest = rainrag_root / "pairs.jsonl"
+    write_manifest(manifest, records)
+    assert [s.image for s in listed(tmp_path, manifest=manifest)] == ["drs/input/000", "nrd/input/000"]
+    assert len(listed(tmp_path, manifest=manifest, rejected=True)) == 3
+    assert [s.rain_type for s in listed(tmp_path, manifest=manifest, rain_types=["nrd"])] == ["nrd"]
+    with pytest.raises(DataError, match=r"no pair of rain type 'nrs'; found \['drs', 'nrd'\]"):
+        listed(tmp_path, manifest=manifest, rain_types=["nrs"])
+    moved = tmp_path / "pairs.jsonl"
+    manifest.rename(moved)
+    samples = listed(tmp_path, manifest=moved, dataroot=rainrag_root)
+    assert samples[0].lq.picture().shape == (48, 56, 3)
+
+
+def test_rendered_set_is_made_once_and_belongs_to_its_settings(tmp_path):
+    settings = {"rain_types": ["drs", "nrd"], "size": 64}
+    first = listed(tmp_path, synthesize=SynthesizeOptions(**settings))
+    assert [s.image for s in first] == ["drs/chelsea_0", "drs/rocket_0", "nrd/chelsea_0", "nrd/rocket_0"]
+    before = {s.image: (s.lq.digest(), (tmp_path / s.lq.path).stat().st_mtime_ns) for s in first}
+    again = listed(tmp_path, synthesize=SynthesizeOptions(**settings))
+    assert {s.image: (s.lq.digest(), (tmp_path / s.lq.path).stat().st_mtime_ns) for s in again} == before
+    other = listed(tmp_path, synthesize=SynthesizeOptions(**settings, seed=1))
+    assert other[0].lq.path != first[0].lq.path and other[0].lq.digest() != first[0].lq.digest()
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: no such folder"):
+        listed(tmp_path, lq=tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"nowhere: no such folder"):
+        listed(tmp_path, dataroot=tmp_path / "nowhere")
+
+
+def test_checked_sample(rainrag_root, tmp_path):
+    checked = check_sample(listed(tmp_path, dataroot=rainrag_root)[0])
+    assert checked.size == (48, 56) and checked.key == ("s", "drs/000")
+    assert checked.lq == hashlib.sha256((rainrag_root / "drs/input/000.png").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("side", ["input", "target"])
+def test_a_truncated_picture_is_named(rainrag_root, tmp_path, side):
+    path = rainrag_root / "drs" / side / "000.png"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=f"drs/{side}/000.png"):
+        check_sample(listed(tmp_path, dataroot=rainrag_root)[0])
+
+
+def test_sizes_of_a_pair_must_agree(rainrag_root, tmp_path):
+    write_rainrag(rainrag_root, 1, (40, 56), ["drs"])
+    write_rainrag(tmp_path / "other", 1, (48, 56), ["drs"])
+    (tmp_path / "other/drs/target/000.png").replace(rainrag_root / "drs/target/000.png")
+    with pytest.raises(DataError, match=r"input/000\.png is 40×56 .*target/000\.png is 48×56"):
+        check_sample(listed(tmp_path, dataroot=rainrag_root)[0])
+
+
+def test_sixteen_bits_and_alpha_are_read_as_the_toolbox_does(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 2**16, (8, 9, 4), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    expected = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.array_equal(Source(str(tmp_path / "a.png")).picture(), expected)

@@ -1,0 +1,111 @@
+"""Names and tables of metrics; pyiqa present, absent and offline."""
+
+import sys
+import types
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from unirain_plugin.compare import scoring
+from unirain_plugin.compare.scoring import check_names, make_metrics
+from unirain_plugin.errors import OptionError
+
+
+def picture(size=200, seed=0):
+    noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 1.5)
+
+
+def fake_pyiqa(monkeypatch, create):
+    module = types.ModuleType("pyiqa")
+    module.create_metric = create
+    module.list_models = lambda: ["lpips", "musiq", "dists"]
+    module.__spec__ = types.SimpleNamespace(name="pyiqa")
+    monkeypatch.setitem(sys.modules, "pyiqa", module)
+
+
+def without_pyiqa(monkeypatch):
+    find = scoring.importlib.util.find_spec
+    monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None if name == "pyiqa" else find(name))
+
+
+def test_niqe_is_the_toolboxs():
+    from basicsr.metrics import calculate_niqe
+
+    (niqe,), missing = make_metrics(["niqe"])
+    image = picture()
+    assert not missing and not niqe.higher_is_better and not niqe.needs_gt
+    assert niqe(image, None) == pytest.approx(float(calculate_niqe(image[..., ::-1], crop_border=0)), abs=1e-9)
+
+
+def test_what_has_no_value_is_none():
+    (niqe, psnr, ssim), _ = make_metrics(["niqe", "psnr", "ssim"])
+    small = picture(8)
+    assert niqe(picture(191), None) is None
+    assert niqe(np.full((200, 200, 3), 7, np.uint8), None) is None
+    assert psnr(small, None) is None
+    assert ssim(small, small) is None
+
+
+def test_a_missing_package_is_told_and_the_others_go_on(monkeypatch):
+    without_pyiqa(monkeypatch)
+    metrics, missing = make_metrics(["psnr", "lpips", "ssim"])
+    assert [m.name for m in metrics] == ["psnr", "ssim"]
+    assert missing == {"lpips": "lpips: " + scoring._INSTALL}
+    assert "pip install pyiqa" in missing["lpips"]
+
+
+def test_missing_weights_are_told(monkeypatch):
+    def create(name, device):
+        raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
+
+    fake_pyiqa(monkeypatch, create)
+    metrics, missing = make_metrics(["musiq", "psnr"])
+    assert [m.name for m in metrics] == ["psnr"]
+    assert "name resolution" in missing["musiq"] and "downloaded at first use" in missing["musiq"]
+
+
+def test_pyiqa_metrics_get_rgb_tensors(monkeypatch):
+    class L1:
+        metric_mode, lower_better = "FR", True
+
+        def __call__(self, image, target):
+            assert image.shape == (1, 3, 5, 6) and image.dtype == torch.float32
+            return (image - target).abs().mean(dim=(1, 2, 3))
+
+    class Red:
+        metric_mode, lower_better = "NR", False
+
+        def __call__(self, image):
+            return image[:, 0].mean()
+
+    fake_pyiqa(monkeypatch, lambda name, device: L1() if name == "lpips" else Red())
+    (lpips, musiq), missing = make_metrics(["lpips", "musiq"])
+    assert not missing
+    assert (lpips.higher_is_better, lpips.needs_gt) == (False, True)
+    assert (musiq.higher_is_better, musiq.needs_gt) == (True, False)
+    image = np.zeros((5, 6, 3), np.uint8)
+    image[..., 0] = 255
+    assert lpips(image, np.zeros_like(image)) == pytest.approx(1 / 3)
+    assert musiq(image, None) == pytest.approx(1)
+    assert lpips(image, None) is None
+
+
+@pytest.mark.parametrize(("name", "near"), [("pnsr", "psnr"), ("ssim_Y", "ssim_y"), ("nique", "niqe")])
+def test_misspelt_names_are_refused(name, near):
+    with pytest.raises(OptionError, match=rf"x\.yml: metrics\[1\]: unknown metric '{name}'.*Did you mean '{near}'"):
+        check_names(["psnr", name], "x.yml")
+
+
+def test_an_installed_pyiqa_knows_its_names(monkeypatch):
+    fake_pyiqa(monkeypatch, None)
+    with pytest.raises(OptionError, match=r"unknown metric 'muzik'\. Did you mean 'musiq'\?"):
+        check_names(["muzik"], "x.yml")
+    check_names(["dists", "lpips"], "x.yml")
+
+
+def test_names_that_only_pyiqa_may_know_pass(monkeypatch):
+    without_pyiqa(monkeypatch)
+    check_names(["psnr", "lpips", "deepwsd"], "x.yml")
