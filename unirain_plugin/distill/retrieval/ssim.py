@@ -23,14 +23,16 @@ MIN_SIZE = _WINDOW
 
 @dataclass(frozen=True, slots=True)
 class SsimTerms:
-    """What SSIM needs of one image: float32 planes; "valid" ones are smaller by 10 in both directions.
+    """What SSIM needs of one image: float32 planes; the local ones have the H − 10 rows in which the window fits.
+
+    They keep all W columns, so that they lie in memory without gaps; the outer five on either side do not count.
 
     Attributes:
         centred: Pixels minus the image's mean, (H, W).
-        mean: Local mean of the centred pixels, valid.
-        bright: Local mean of the pixels, valid.
-        bright2: Its square + C1 / 2, valid.
-        variance: Local variance + C2 / 2, valid.
+        mean: Local mean of the centred pixels.
+        bright: Local mean of the pixels.
+        bright2: Its square + C1 / 2.
+        variance: Local variance + C2 / 2.
     """
 
     centred: np.ndarray
@@ -42,12 +44,15 @@ class SsimTerms:
 
 def ssim_terms(plane: np.ndarray) -> SsimTerms:
     """Prepare a uint8 plane (H, W), H and W ≥ 11."""
-    centre = np.float32(plane.mean())
-    centred = plane.astype(np.float32) - centre
+    centre = np.float32(cv2.mean(plane)[0])
+    centred = np.subtract(plane, centre, dtype=np.float32)
     mean = _blur(centred)
     bright = mean + centre
-    variance = _blur(centred * centred) - mean * mean + np.float32(_C2 / 2)
-    return SsimTerms(centred, mean, bright, bright * bright + np.float32(_C1 / 2), variance)
+    bright2 = bright * bright
+    bright2 += np.float32(_C1 / 2)
+    variance = _blur(centred * centred, _C2 / 2)
+    variance -= mean * mean
+    return SsimTerms(centred, mean, bright, bright2, variance)
 
 
 def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarray:
@@ -60,23 +65,25 @@ def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarra
         raise ValueError("SSIM needs planes of one size.")
     # In the notation of the SSIM paper, x: query, y: other, everything doubled once per query:
     twice, twice_mean, twice_bright = 2 * query.centred, 2 * query.mean, 2 * query.bright
-    product = np.empty_like(query.centred)
-    top, other_top, low = (np.empty_like(query.mean) for _ in range(3))
+    product, filtered = np.empty_like(query.centred), np.empty_like(query.centred)
+    top = filtered[_MARGIN:-_MARGIN]
+    term, low = np.empty_like(query.mean), np.empty_like(query.mean)
+    counted = top[:, _MARGIN:-_MARGIN]
     values = np.empty(len(others), np.float64)
     for i, other in enumerate(others):
         np.multiply(twice, other.centred, out=product)
-        filtered = cv2.sepFilter2D(product, -1, _KERNEL, _KERNEL, delta=_C2)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
-        np.multiply(twice_mean, other.mean, out=top)
-        np.subtract(filtered, top, out=top)  # 2 σ_xy + C2
-        np.multiply(twice_bright, other.bright, out=other_top)
-        other_top += np.float32(_C1)  # 2 μ_x μ_y + C1
-        top *= other_top
-        np.add(query.bright2, other.bright2, out=other_top)
+        cv2.sepFilter2D(product, -1, _KERNEL, _KERNEL, filtered, delta=_C2)
+        np.multiply(twice_mean, other.mean, out=term)
+        np.subtract(top, term, out=top)  # 2 σ_xy + C2
+        np.multiply(twice_bright, other.bright, out=term)
+        np.add(term, _C1, out=term)  # 2 μ_x μ_y + C1
+        np.multiply(top, term, out=top)
+        np.add(query.bright2, other.bright2, out=term)
         np.add(query.variance, other.variance, out=low)
-        low *= other_top
-        top /= low
-        values[i] = cv2.sumElems(top)[0] / top.size
-    return values
+        np.multiply(low, term, out=low)
+        np.divide(top, low, out=top)
+        values[i] = cv2.sumElems(counted)[0]
+    return values / counted.size
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
@@ -116,7 +123,6 @@ def ssim_of_pairs(
     return values
 
 
-def _blur(plane: np.ndarray) -> np.ndarray:
-    """Gaussian window at every place where it fits whole, (H − 10, W − 10), contiguous."""
-    whole = cv2.sepFilter2D(plane, -1, _KERNEL, _KERNEL)
-    return np.ascontiguousarray(whole[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN])
+def _blur(plane: np.ndarray, more: float = 0.0) -> np.ndarray:
+    """Gaussian window in the rows where it fits whole, (H − 10, W), plus a constant."""
+    return cv2.sepFilter2D(plane, -1, _KERNEL, _KERNEL, delta=more)[_MARGIN:-_MARGIN]

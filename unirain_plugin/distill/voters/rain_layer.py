@@ -11,9 +11,6 @@ LEAST = 6.0
 """Smallest difference, levels, that counts as rain."""
 _PEAK = np.ones((7, 7), np.uint8)
 _CALM_SHARE = 0.25
-_LEVELS = np.arange(256)
-_NEARLY = np.floor(0.65 * _LEVELS).astype(np.uint8)
-"""Peak → the level that a rain pixel nearly as strong as it exceeds."""
 
 
 def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
@@ -40,30 +37,26 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
     differs = stronger > 0.3
     noise = quantile(weaker, 0.3) / 0.4  # a normal deviate's positive part has mean 0.4 σ
     limit = max(LEAST, 4 * noise)
-    counts, brighter = _histogram(size), _histogram(more)
-    rain = limit < _LEVELS
-    count, total = int(counts[rain].sum()), float((counts * _LEVELS)[rain].sum())
+    rain, brighter = (cv2.threshold(plane, limit, 0, cv2.THRESH_TOZERO)[1] for plane in (size, more))
+    count, total = cv2.countNonZero(rain), cv2.sumElems(rain)[0]
     peaks = cv2.dilate(size, _PEAK)
     strong = cv2.bitwise_and(cv2.compare(size, limit, cv2.CMP_GT), cv2.compare(peaks, max(2.5 * limit, 20), cv2.CMP_GT))
     strong_count = cv2.countNonZero(strong)
-    hard = cv2.bitwise_and(strong, cv2.compare(size, cv2.LUT(peaks, _NEARLY), cv2.CMP_GT))
-    crests = cv2.bitwise_and(strong, cv2.compare(size, peaks, cv2.CMP_EQ)) != 0
+    nearly = cv2.convertScaleAbs(peaks, alpha=0.65, beta=-0.49)  # rounded down: 0.65 is a multiple of 0.05
+    hard = cv2.bitwise_and(strong, cv2.compare(size, nearly, cv2.CMP_GT))
+    crests = cv2.bitwise_and(cv2.bitwise_and(strong, cv2.compare(size, peaks, cv2.CMP_EQ)), 1)
+    where = np.flatnonzero(crests.view(bool))
     figures = {
         "noise": noise,
         "cover": count / size.size,
         "strength": total / count if count else 0.0,
-        "peak": float(np.searchsorted(np.cumsum(counts), 0.99 * size.size)),
-        "brighter": float((brighter * _LEVELS)[rain].sum()) / total if count else 0.5,
+        "peak": float(np.searchsorted(np.cumsum(cv2.calcHist([size], [0], None, [256], [0, 256])), 0.99 * size.size)),
+        "brighter": cv2.sumElems(brighter)[0] / total if count else 0.5,
         "balance": quantile(weaker[differs] / stronger[differs], 0.5) if np.any(differs) else 0.0,
-        "even": _evenness(lq[crests], clean[crests]),
+        "even": _evenness(lq.ravel()[where], clean.ravel()[where]),
         "hard": cv2.countNonZero(hard) / strong_count if strong_count > 50 else 0.0,
     }
     return {**figures, **_owner(frame, limit), "out_of_place": _out_of_place(frame)}
-
-
-def _histogram(plane: np.ndarray) -> np.ndarray:
-    """How often each level occurs in a uint8 plane, float64 (256,)."""
-    return cv2.calcHist([plane], [0], None, [256], [0, 256]).ravel().astype(np.float64)
 
 
 def _evenness(rainy: np.ndarray, clean: np.ndarray) -> float:

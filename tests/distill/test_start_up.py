@@ -1,0 +1,104 @@
+"""A run with the default parts starts without torch, scipy or the whole of BasicSR."""
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unirain_plugin.distill.options import parse_options
+from unirain_plugin.distill.pipeline import Pipeline
+from unirain_plugin.distill.records import Vote
+from unirain_plugin.distill.registry import VOTER
+from unirain_plugin.distill.shards import load_lines
+from unirain_plugin.distill.voters.base import Voter
+
+HEAVY = ("torch", "scipy", "basicsr", "matplotlib", "openai", "transformers", "skimage")
+
+
+@VOTER.register()
+class ModuleSpy(Voter):
+    """Says which heavy modules its process has imported."""
+
+    def vote(self, tasks):
+        found = [name for name in HEAVY if name in sys.modules]
+        return [Vote(self.name, True, "looked", {"modules": found}) for _ in tasks]
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_neither_importing_nor_loading_the_parts_is_heavy():
+    code = (
+        "import sys; import unirain_plugin.distill.pipeline; from unirain_plugin.distill.registry import load_parts; "
+        f"load_parts(); print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert python(code) == "[]"
+
+
+def test_workers_import_nothing_heavy(settings):
+    options = {
+        **settings,
+        "imports": ["test_start_up"],
+        "voters": [{"type": "realism"}, {"type": "pair_consistency"}, {"type": "ModuleSpy"}],
+        "engine": {"workers": 1},
+    }
+    root = Path(settings["output"])
+    (root.parent / "o.json").write_text(json.dumps(options))
+    code = (
+        "import json, sys; sys.path.insert(0, {tests!r}); from unirain_plugin.distill.options import parse_options; "
+        "from unirain_plugin.distill.pipeline import Pipeline; "
+        "Pipeline(parse_options(json.load(open({file!r})), 't'), quiet=True).run()"
+    )
+    python(code.format(tests=str(Path(__file__).parent), file=str(root.parent / "o.json")))
+    rows = load_lines(root / "work" / "votes" / "000000", "rows")
+    spied = [vote["details"]["modules"] for row in rows for vote in row["votes"] if vote["voter"] == "ModuleSpy"]
+    assert spied and all(found == [] for found in spied)
+
+
+def test_the_registry_is_the_one_that_the_toolbox_has_later():
+    ours = "from unirain_plugin.distill.registry import VOTER, Registry; "
+    toolbox = "import basicsr.utils.registry; "
+    same = (
+        "assert Registry is basicsr.utils.registry.Registry and isinstance(VOTER, Registry); "
+        "from basicsr.utils import registry; from basicsr.utils.registry import ARCH_REGISTRY; "
+        "assert registry is basicsr.utils.registry and 'EDSR' in ARCH_REGISTRY; print('same')"
+    )
+    assert python(ours + toolbox + same) == "same"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of the GNU C library")
+def test_workers_reuse_freed_memory():
+    code = """
+import resource
+import numpy as np
+from unirain_plugin.distill.worker import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        planes = [np.ones(1 << 20, np.uint8) for _ in range(3)]
+        del planes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+faults()
+print(faults())
+"""
+    assert int(python(code)) < 100 * 256  # pages of one plane, each time
+
+
+def test_a_default_run_is_the_same_with_and_without_workers(settings, tmp_path):
+    defaults = [{"type": "realism"}, {"type": "pair_consistency"}, {"type": "gt_quality"}]
+    texts = []
+    for workers in (0, 2):
+        output = tmp_path / str(workers)
+        options = {**settings, "voters": defaults, "engine": {"workers": workers}, "output": str(output)}
+        Pipeline(parse_options(options, "t"), quiet=True).run()
+        texts.append([(output / name).read_bytes() for name in ("manifest.jsonl", "votes.jsonl", "statistics.json")])
+    assert texts[0] == texts[1]
