@@ -27,10 +27,13 @@ def test_retrieval_prints_growth_and_equal_ssim(tmp_path, capsys):
     files = ["--json", str(tmp_path / "f.json"), "--plot", str(tmp_path / "p.svg"), "--dir", str(tmp_path)]
     assert retrieval.main([*arguments, *files]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"^ +400 .* h +\d\.\d\d$", text, re.M) and "times as fast in one thread" in text
+    assert re.search(r"^ +400 .* h +\d\.\d\d$", text, re.M) and re.search(
+        r"times as fast in one thread, [\d.]+ times with 2 workers", text
+    )
     figures = json.loads((tmp_path / "f.json").read_text())
     assert [row["references"] for row in figures["sizes"]] == [10, 40, 400]
-    assert figures["ssim"]["difference"] < 1e-5 and all(row["peak_gib"] > 0 for row in figures["sizes"])
+    assert figures["ssim"]["difference"] < 1e-5 and figures["ssim"]["together"] > 0
+    assert all(row["peak_gib"] > 0 for row in figures["sizes"])
     assert (tmp_path / "p.svg").read_text().count("<polyline") == 2
     with pytest.raises(OptionError, match=r"--queries ≤ --candidates"):
         retrieval.main(["--candidates", "5", "--queries", "6"])
@@ -41,6 +44,9 @@ def test_retrieval_prints_growth_and_equal_ssim(tmp_path, capsys):
 def test_distill_speed_runs_the_whole_default_pipeline(tmp_path, capsys):
     arguments = ["--pairs", "8", "--references", "4", "--size", "96", "--workers", "1", "--dir", str(tmp_path)]
     assert distill_speed.main(arguments) == 0
-    assert re.search(r"^8 candidates of 96² .*\n.*\n[\d.]+ candidates/s", capsys.readouterr().out, re.M | re.S)
+    text = capsys.readouterr().out
+    assert re.search(
+        r"^8 candidates of 96² .*\n.*\n[\d.]+ candidates/s, .*included\n[\d.]+ candidates/s once", text, re.S
+    )
     with pytest.raises(OptionError, match="--pairs: expected 1 or more"):
         distill_speed.main(["--pairs", "0"])

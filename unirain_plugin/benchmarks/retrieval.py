@@ -23,16 +23,19 @@ import numpy as np
 from unirain_plugin.distill.retrieval.cascade import ReferenceArrays, cosine
 from unirain_plugin.distill.retrieval.ssim import ssim_of_pairs, ssim_one_to_many, ssim_terms
 from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index
+from unirain_plugin.distill.worker import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
 
 _BLOCK = 4096
 _BATCH = 256
+_TURNS = 10
+_barrier = None
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print. Returns the exit status."""
     args = _parser().parse_args(argv)
-    for name in ("references", "candidates", "queries", "text_dim", "visual_dim", "k1", "k2"):
+    for name in ("references", "candidates", "queries", "text_dim", "visual_dim", "k1", "k2", "workers"):
         if getattr(args, name) < 1:
             raise OptionError(f"--{name.replace('_', '-')}: expected 1 or more, found {getattr(args, name)}.")
     if args.size < 11 or args.queries > args.candidates:
@@ -44,11 +47,12 @@ def main(argv: list[str] | None = None) -> int:
         for count in sorted({max(args.k1, args.references // step) for step in (100, 10, 1)}):
             rows.append(_in_a_process(args, folder, candidates, count))
             _print_row(args, rows[-1], header=len(rows) == 1)
-    speed = ssim_speed(args.size, args.k2)
+    speed = ssim_speed(args.size, args.k2, args.workers)
     sys.stdout.write(
         f"\nSSIM of one query with {args.k2} cached thumbnails of {args.size}²: {speed['ours']:.0f} µs a pair, "
         f"calculate_ssim's loop {speed['toolbox']:.0f} µs: {speed['toolbox'] / speed['ours']:.1f} times as fast in one "
-        f"thread, largest difference {speed['difference']:.1e}; preparing a thumbnail once: {speed['prepare']:.0f} µs\n"
+        f"thread, {speed['toolbox'] / speed['together']:.1f} times with {args.workers} workers at once; largest "
+        f"difference {speed['difference']:.1e}; preparing a thumbnail once: {speed['prepare']:.0f} µs\n"
     )
     if args.json:
         Path(args.json).write_text(json.dumps({"sizes": rows, "ssim": speed}, indent=1) + "\n", encoding="utf-8")
@@ -58,13 +62,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def ssim_speed(size: int, count: int, repeats: int = 15) -> dict[str, float]:
-    """Our SSIM and the toolbox's loop in turn on the same pictures, one thread; microseconds a pair, best of all."""
+def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> dict[str, float]:
+    """Our SSIM and the toolbox's loop in turn on the same pictures; microseconds a pair, best of all.
+
+    Returns:
+        ``ours`` and ``toolbox``, one thread each; ``together``: ours in that many processes at once, time over pairs;
+        ``prepare``: what a thumbnail takes once; ``difference``: the largest of the values.
+    """
     from basicsr.metrics import calculate_ssim
 
     planes = _thumbnails(np.random.default_rng(0), count + 1, size)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    keep_freed_memory()
     terms = [ssim_terms(plane) for plane in planes[1:]]
     times: dict[str, list[float]] = {"ours": [], "toolbox": [], "prepare": []}
     for _ in range(repeats):
@@ -79,7 +89,37 @@ def ssim_speed(size: int, count: int, repeats: int = 15) -> dict[str, float]:
         times["prepare"].append(time.perf_counter() - end)
     cv2.setNumThreads(threads)
     result = {name: min(values) / count * 1e6 for name, values in times.items()}
+    result["together"] = _ssim_together(size, count, workers, repeats)
     return {**result, "difference": float(np.abs(ours - theirs).max())}
+
+
+def _ssim_together(size: int, count: int, workers: int, repeats: int) -> float:
+    """Microseconds a pair when several processes compute at once, as the pipeline's workers do."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, _meet_at, (context.Barrier(workers),)) as pool:
+        rounds = pool.map(_ssim_rounds, [(size, count, repeats)] * workers, chunksize=1)
+    return min(map(max, zip(*rounds, strict=True))) / (count * workers) * 1e6
+
+
+def _meet_at(barrier: object) -> None:
+    global _barrier
+    _barrier = barrier
+
+
+def _ssim_rounds(settings: tuple[int, int, int]) -> list[float]:
+    """Seconds of each round of one process; all begin a round at the same moment."""
+    size, count, repeats = settings
+    limit_threads(1)
+    keep_freed_memory()
+    planes = _thumbnails(np.random.default_rng(0), count + 1, size)
+    terms, seconds = [ssim_terms(plane) for plane in planes[1:]], []
+    for _ in range(repeats):
+        _barrier.wait()
+        start = time.perf_counter()
+        for _ in range(_TURNS):
+            ssim_one_to_many(ssim_terms(planes[0]), terms)
+        seconds.append((time.perf_counter() - start) / _TURNS)
+    return seconds
 
 
 def _in_a_process(args: argparse.Namespace, folder: Path, candidates: dict[str, np.ndarray], count: int) -> dict:
@@ -99,9 +139,8 @@ def _in_a_process(args: argparse.Namespace, folder: Path, candidates: dict[str, 
 
 
 def _measure(pipe: object, options: dict, folder: str, candidates: dict[str, str], count: int) -> None:
-    from unirain_plugin.distill.worker import limit_threads
-
     limit_threads(1)
+    keep_freed_memory()
     args = argparse.Namespace(**options)
     arrays = _write_features(Path(folder) / f"references{count}", count, args.text_dim, args.visual_dim, 0)
     arrays["thumbnails"] = _write_thumbnails(Path(folder) / f"references{count}", count, args.size)
@@ -219,6 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--k1", type=int, default=100, metavar="K", help="default 100")
     add("--k2", type=int, default=20, metavar="K", help="default 20")
     add("--index", default="Flat", metavar="FACTORY", help="FAISS index (default Flat)")
+    add("--workers", type=int, default=2, metavar="N", help="processes for SSIM's second figure (default 2)")
     add("--dir", metavar="DIR", help="folder for the features, 3 GB (default: a temporary one, removed)")
     add("--json", metavar="FILE", help="also write the figures there")
     add("--plot", metavar="FILE", help="draw the growth with size there (SVG)")

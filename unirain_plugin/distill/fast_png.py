@@ -22,6 +22,8 @@ try:  # some times as fast
 except ImportError:
     from zlib import crc32
 
+DECODER = "OpenCV" if pyspng is None else "pyspng"
+"""What decodes plain PNGs here."""
 _CHUNK, _NUMBER = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
 
 
