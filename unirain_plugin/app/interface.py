@@ -48,27 +48,13 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
         OptionError: If gradio is not installed.
     """
     gr = require("gradio", "gradio", "app")
-    names = [path.name for path in restorer.weights]
-    choices = [(p.name if names.count(p.name) == 1 else str(p), str(p)) for p in restorer.weights]
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown(_ABOUT)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 file = gr.File(label="Rainy picture", file_types=list(PICTURE_SUFFIXES), height=150, elem_id="picture")
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
-                weights = gr.Dropdown(choices, value=choices[0][1], label="Weights")
-                tile = gr.Dropdown(
-                    [*sorted({*TILES, defaults.tile} - {0}), ("whole picture", 0)],
-                    value=defaults.tile,
-                    label="Tile",
-                    info="Edge in pixels of what is computed at a time: smaller needs less memory.",
-                )
-                overlap = gr.Slider(
-                    0, 128, defaults.overlap, step=8, label="Overlap", info="Of tiles, in pixels; UniRain needs none."
-                )
-                precision = gr.Radio(list(PRECISIONS), value=defaults.precision, label="Precision")
-                ensemble = gr.Checkbox(defaults.ensemble, label="Ensemble of 8 flips and turns (8 times the time)")
-                where = gr.Dropdown(list(dict.fromkeys([*devices(), device])), value=device, label="Device")
+                settings = _settings(restorer, defaults, device)
             with gr.Column(scale=3, min_width=320):
                 slider = gr.ImageSlider(
                     label="Before and after",
@@ -80,11 +66,32 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
                 )
                 summary = gr.Markdown(elem_id="summary")
                 download = gr.DownloadButton("Download the result (PNG)", interactive=False, elem_id="download")
-        inputs = [file, weights, tile, overlap, precision, ensemble, where]
         shown = [slider, summary, download]
         file.upload(_show(restorer), file, shown, api_name="show")
-        button.click(_restore(restorer), inputs, shown, api_name="restore", concurrency_limit=1)
+        button.click(_restore(restorer), [file, *settings], shown, api_name="restore", concurrency_limit=1)
     return blocks
+
+
+def _settings(restorer: Restorer, defaults: RestoreOptions, device: str) -> list:
+    """What is chosen on the page, in the order of the arguments of ``restore``."""
+    import gradio as gr
+
+    names = [path.name for path in restorer.weights]
+    choices = [(p.name if names.count(p.name) == 1 else str(p), str(p)) for p in restorer.weights]
+    weights = gr.Dropdown(choices, value=choices[0][1], label="Weights")
+    tile = gr.Dropdown(
+        [*sorted({*TILES, defaults.tile} - {0}), ("whole picture", 0)],
+        value=defaults.tile,
+        label="Tile",
+        info="Edge in pixels of what is computed at a time: smaller needs less memory.",
+    )
+    overlap = gr.Slider(
+        0, 128, defaults.overlap, step=8, label="Overlap", info="Of tiles, in pixels; UniRain needs none."
+    )
+    precision = gr.Radio(list(PRECISIONS), value=defaults.precision, label="Precision")
+    ensemble = gr.Checkbox(defaults.ensemble, label="Ensemble of 8 flips and turns (8 times the time)")
+    where = gr.Dropdown(list(dict.fromkeys([*devices(), device])), value=device, label="Device")
+    return [weights, tile, overlap, precision, ensemble, where]
 
 
 def _error(text: str) -> Exception:
