@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for
 
 from unirain_plugin.distill.engines.base import Engine
@@ -15,6 +17,7 @@ from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Job
 from unirain_plugin.distill.worker import THREAD_VARIABLES, Step, Worker, keep_freed_memory, limit_threads
 
+_PRELOAD = ["unirain_plugin.distill.engines.local", "faiss"]
 _job: Job | None = None
 _worker: Worker | None = None
 
@@ -26,6 +29,13 @@ class LocalEngine(Engine):
     quick to multiply. They end when the main process dies, however it dies.
     """
 
+    def check(self) -> None:
+        """Start the fork server already: it imports while the main process lists the inputs."""
+        if self.options.workers:
+            with self._thread_limit():
+                forkserver.set_forkserver_preload(_PRELOAD)
+                forkserver.ensure_running()
+
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
         """See the base class."""
         if not units:
@@ -34,11 +44,10 @@ class LocalEngine(Engine):
         if workers == 0:
             yield from in_this_process(job, units)
             return
-        threads = max(1, (os.cpu_count() or 1) // self.options.workers)
-        with _environment({name: str(threads) for name in THREAD_VARIABLES}):
+        with self._thread_limit():
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["unirain_plugin.distill.engines.local", "faiss"])
-            pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job, threads))
+            context.set_forkserver_preload(_PRELOAD)
+            pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job, self._threads))
             try:
                 waiting = {pool.submit(_make, unit) for unit in units}
                 while waiting:
@@ -52,6 +61,15 @@ class LocalEngine(Engine):
                 ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def _threads(self) -> int:
+        """A worker's share of the processor."""
+        return max(1, (os.cpu_count() or 1) // self.options.workers)
+
+    def _thread_limit(self) -> AbstractContextManager[None]:
+        """For what is started inside the block."""
+        return _environment({name: str(self._threads) for name in THREAD_VARIABLES})
 
 
 def in_this_process(job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
