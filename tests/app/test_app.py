@@ -154,7 +154,7 @@ def test_errors_are_told(client, server, tmp_path, name, changes, message):
     assert "/gradio" not in str(raised.value) and "unirain-app" not in str(raised.value)
 
 
-def until(browser, expression, seconds=60):
+def until(browser, expression, seconds=300):
     """Wait until the page answers yes; while a page is being exchanged Chromium answers with an error."""
     end = time.monotonic() + seconds
     while True:
