@@ -75,9 +75,12 @@ class Row:
         if not self.failures:
             return "ok"
         total = len(self.failures) + len(self.results)
-        listed = "; ".join(f"{'/'.join(key)}: {text}" for key, text in list(self.failures.items())[:_LISTED])
-        more = "; …" if len(self.failures) > _LISTED else ""
-        return f"{len(self.failures)} of {total} pictures have no result: {listed}{more}"
+        by_reason: dict[str, list[str]] = {}
+        for key, text in self.failures.items():
+            by_reason.setdefault(text.rstrip("."), []).append("/".join(key))
+        listed = [f"{_some(names)}: {text}" for text, names in list(by_reason.items())[:_LISTED]]
+        more = "; …" if len(by_reason) > _LISTED else ""
+        return f"{len(self.failures)} of {total} pictures have no result: {'; '.join(listed)}{more}"
 
 
 def check_sample(sample: Sample) -> Checked:
@@ -133,8 +136,7 @@ class Evaluator:
             self.bar.update(len(self.samples))
             return row
         if found.others and found.problems:
-            listed = ", ".join(found.others[:_LISTED]) + (", …" if len(found.others) > _LISTED else "")
-            row.remarks.append(f"{len(found.others)} files fit no test picture: {listed}")
+            row.remarks.append(f"files that fit no test picture ({len(found.others)}): {_some(found.others)}")
         for checked in self.samples:
             if checked.key in found.problems:
                 self._fail(row, checked, found.problems[checked.key])
@@ -237,6 +239,10 @@ def _answer(process: NetworkProcess) -> str | None:
     except NetworkError as error:
         return str(error)
     return None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
 
 
 def _sized(image: np.ndarray, checked: Checked, source: Source) -> np.ndarray:

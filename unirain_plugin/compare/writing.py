@@ -13,15 +13,15 @@ from unirain_plugin.compare import tables
 from unirain_plugin.compare.network_process import reason
 from unirain_plugin.compare.options import CompareOptions
 from unirain_plugin.compare.provenance import provenance
-from unirain_plugin.compare.run import Outcome
+from unirain_plugin.compare.run import UNTRAINED, Outcome
 from unirain_plugin.distill.workspace import write_text
 from unirain_plugin.errors import UniRainError
 
 
 def markdown(outcome: Outcome, options: CompareOptions) -> str:
     """All tables in Markdown."""
-    models, metrics = [m.name for m in outcome.comparison.models], outcome.directions
-    scored = [name for name in models if any(r.model == name for r in outcome.comparison.results)]
+    metrics = outcome.directions
+    scored = [m.name for m in outcome.comparison.models if m.status != UNTRAINED]
     parts = [f"## {outcome.comparison.name}\n"]
     for summary in outcome.summaries:
         parts.append(tables.markdown_set(summary, scored, metrics))

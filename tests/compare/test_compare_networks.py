@@ -1,0 +1,138 @@
+"""Networks of the registry: loading, padding, what they depend on, and what they cost."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import TINY_NETWORK
+
+from unirain_plugin.compare.networks import load_network, spec_of
+from unirain_plugin.compare.options import CompareOptions, CostOptions, ModelOptions, SetOptions
+from unirain_plugin.errors import CheckpointError, OptionError
+from unirain_plugin.inference.loading import build_network
+from unirain_plugin.inference.restoring import restore
+from unirain_plugin.inference.weights_file import write_weights
+
+EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 1}
+TOOLBOX = {
+    "RIDNet": {"type": "RIDNet", "in_channels": 3, "mid_channels": 16, "out_channels": 3, "num_block": 1},
+    "EDSR": EDSR,
+    "RCAN": {**EDSR, "type": "RCAN", "num_feat": 16, "num_group": 1},
+    "SwinIR": {
+        "type": "SwinIR", "upscale": 1, "img_size": 16, "window_size": 8, "img_range": 1.0, "depths": [1],
+        "embed_dim": 8, "num_heads": [2], "mlp_ratio": 2, "upsampler": "", "resi_connection": "1conv",
+    },
+    "UniRain": TINY_NETWORK,
+}  # fmt: skip
+
+
+def spec(tmp_path, network=None, **keys):
+    model = ModelOptions("m", network=network, **keys)
+    return spec_of(model, CompareOptions("c", [model], [SetOptions("s", lq=tmp_path)], device="cpu"))
+
+
+def save(tmp_path, network, name="w.pth", seed=0, part="params_ema"):
+    torch.manual_seed(seed)
+    net = build_network(network, "test")
+    torch.save({part: net.state_dict()}, tmp_path / name)
+    return str(tmp_path / name), net
+
+
+@pytest.mark.parametrize("network", TOOLBOX.values(), ids=TOOLBOX)
+def test_networks_at_scale_one_keep_any_size(tmp_path, network):
+    net, remark = load_network(spec(tmp_path, network, untrained=True))
+    image = np.random.default_rng(0).integers(0, 256, (21, 35, 3), dtype=np.uint8)
+    assert restore(net, image).shape == image.shape and not remark
+
+
+def test_msrresnet_has_no_scale_one(tmp_path):
+    with pytest.raises(OptionError, match=r"MSRResNet cannot be built from its options: .*upconv1"):
+        load_network(spec(tmp_path, {"type": "MSRResNet", "upscale": 1}, untrained=True))
+
+
+def test_networks_that_enlarge_are_refused(tmp_path):
+    net, _ = load_network(spec(tmp_path, {**EDSR, "upscale": 2}, untrained=True))
+    with pytest.raises(OptionError, match="expected one that keeps the size"):
+        restore(net, np.zeros((16, 16, 3), np.uint8))
+
+
+def test_weights_of_the_toolbox(tmp_path):
+    path, original = save(tmp_path, EDSR)
+    net, remark = load_network(spec(tmp_path, EDSR, weights=path))
+    assert not remark
+    assert all(torch.equal(net.state_dict()[k], v) for k, v in original.state_dict().items())
+    with pytest.raises(CheckpointError, match="there is no part 'params'"):
+        load_network(spec(tmp_path, EDSR, weights=path, param_key="params"))
+
+
+def test_weights_that_name_their_network(tmp_path):
+    torch.manual_seed(0)
+    original = build_network(TINY_NETWORK, "test")
+    write_weights(tmp_path / "w.safetensors", original.state_dict(), TINY_NETWORK)
+    net, _ = load_network(spec(tmp_path, weights=str(tmp_path / "w.safetensors")))
+    assert net.architecture["dim"] == 8
+
+
+def test_foreign_weights_name_the_keys(tmp_path):
+    path, _ = save(tmp_path, TOOLBOX["RIDNet"])
+    with pytest.raises(CheckpointError, match=r"made for another network(.|\n)*missing .* needed by EDSR: conv_first"):
+        load_network(spec(tmp_path, EDSR, weights=path))
+
+
+def test_loading_what_fits(tmp_path):
+    path, original = save(tmp_path, EDSR)
+    deeper = {**EDSR, "num_block": 2}
+    net, remark = load_network(spec(tmp_path, deeper, weights=path, strict_load=False))
+    assert remark == "10 of 14 weights loaded (strict_load: false)"
+    assert torch.equal(net.conv_first.weight, original.conv_first.weight)
+    path, _ = save(tmp_path, TOOLBOX["RIDNet"], "other.pth")
+    with pytest.raises(CheckpointError, match="made for another network"):
+        load_network(spec(tmp_path, EDSR, weights=path, strict_load=False))
+
+
+def test_padding_is_cut_off_again(tmp_path):
+    path, plain = save(tmp_path, EDSR)
+    padded, _ = load_network(spec(tmp_path, EDSR, weights=path, pad_multiple=8))
+    x = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(padded(x), plain(x))
+        y = padded(x[..., :13, :18])
+        assert y.shape == (1, 3, 13, 18)
+        assert torch.allclose(y[..., :6, :11], plain(x)[..., :6, :11], atol=1e-5)  # beyond the border's reach
+        assert padded(torch.rand(1, 3, 2, 3)).shape == (1, 3, 2, 3)  # too small to be mirrored
+
+
+def test_fingerprint_tells_what_the_result_depends_on(tmp_path):
+    path, _ = save(tmp_path, EDSR)
+    other, _ = save(tmp_path, EDSR, "v.pth", seed=1)
+    base = spec(tmp_path, EDSR, weights=path).fingerprint()
+    assert base == spec(tmp_path, dict(reversed(EDSR.items())), weights=path).fingerprint()
+    changed = [
+        spec(tmp_path, EDSR, weights=other),
+        spec(tmp_path, {**EDSR, "res_scale": 0.5}, weights=path),
+        spec(tmp_path, EDSR, weights=path, tile=64),
+        spec(tmp_path, EDSR, weights=path, precision="bf16"),
+        spec(tmp_path, EDSR, weights=path, pad_multiple=4),
+    ]
+    assert len({base, *(s.fingerprint() for s in changed)}) == 6
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth: the weights cannot be read"):
+        spec(tmp_path, EDSR, weights="nowhere.pth").fingerprint()
+
+
+def test_a_model_may_have_its_own_tile(tmp_path):
+    model = ModelOptions("m", network=EDSR, untrained=True, tile=128)
+    options = CompareOptions("c", [model], [SetOptions("s", lq=tmp_path)], tile=256, precision="bf16")
+    found = spec_of(model, options)
+    assert (found.tile, found.overlap, found.precision) == (128, 32, "bf16")
+
+
+def test_cost_of_a_network_by_hand(tmp_path):
+    from unirain_plugin.compare import cost
+
+    net, _ = load_network(spec(tmp_path, EDSR, untrained=True))
+    counted = cost.count(net, 16)
+    weights = 3 * 4 * 9 + 3 * (4 * 4 * 9) + 4 * 3 * 9  # first, two of the block and one behind it, last
+    assert counted.multiply_adds == weights * 16 * 16
+    assert counted.parameters == weights + 4 * 4 + 3
+    options = spec(tmp_path, EDSR, untrained=True).restore_options()
+    assert cost.seconds(net, 16, options) > 0
+    assert CostOptions().multiply_adds_size == 256

@@ -1,0 +1,274 @@
+"""Whole comparisons with tiny networks and pictures: results, resuming, and everything that can go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import crashing_networks
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny_run import TINY_NETWORK, write_rainrag
+
+from unirain_plugin import __main__ as cli
+from unirain_plugin.compare import network_process
+from unirain_plugin.compare.metrics import psnr
+from unirain_plugin.compare.options import parse_options
+from unirain_plugin.compare.run import UNTRAINED, run
+from unirain_plugin.compare.samples import Source
+from unirain_plugin.inference.loading import build_network, load
+from unirain_plugin.inference.restoring import restore
+from unirain_plugin.inference.weights_file import write_weights
+
+EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 1}
+NO_EXTRAS = {"cost": {"enabled": False}, "figure": {"enabled": False}, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two types × two pictures, weights of two networks, and finished pictures of a third program."""
+    root = tmp_path_factory.mktemp("compare")
+    write_rainrag(root / "test", 2, types=("drs", "nrd"))
+    torch.manual_seed(0)
+    write_weights(root / "ours.safetensors", build_network(TINY_NETWORK, "t").state_dict(), TINY_NETWORK)
+    torch.save({"params_ema": build_network(EDSR, "t").state_dict()}, root / "edsr.pth")
+    for rain_type in ("drs", "nrd"):
+        folder = root / "finished" / rain_type
+        folder.mkdir(parents=True)
+        for path in (root / "test" / rain_type / "target").iterdir():
+            clean = cv2.imread(str(path)).astype(int)
+            cv2.imwrite(str(folder / f"{path.stem}_r.png"), (clean + np.where(clean < 128, 5, -5)).astype(np.uint8))
+    return root
+
+
+def models(data):
+    return [
+        {"name": "ours", "weights": str(data / "ours.safetensors")},
+        {"name": "EDSR", "network": EDSR, "weights": str(data / "edsr.pth")},
+        {"name": "finished", "results": str(data / "finished"), "suffix": "_r"},
+    ]
+
+
+def option_dict(data, output, chosen=None, **keys):
+    test_sets = [{"name": "test", "dataroot": str(data / "test")}]
+    content = {"name": "tiny", "models": models(data) if chosen is None else chosen, "test_sets": test_sets}
+    return {**content, "output": str(output), **NO_EXTRAS, **keys}
+
+
+def compare(data, output, chosen=None, **keys):
+    return run(parse_options(option_dict(data, output, chosen, **keys), "c.yml"), bar=False)
+
+
+def statuses(outcome):
+    return {model.name: model.status for model in outcome.comparison.models}
+
+
+def files_of(folder):
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted((folder / "pictures").rglob("*.png"))}
+
+
+def test_scores_are_those_of_the_restored_pictures(data, tmp_path):
+    outcome = compare(data, tmp_path)
+    assert statuses(outcome) == dict.fromkeys(("input", "ours", "EDSR", "finished"), "ok") and not outcome.failures
+    results = {(r.model, r.image): r for r in outcome.comparison.results}
+    assert len(results) == 16
+    assert results["finished", "nrd/001"].metrics["psnr"] == pytest.approx(20 * np.log10(255 / 5))
+    lq = Source(str(data / "test/drs/input/000.png")).picture()
+    gt = Source(str(data / "test/drs/target/000.png")).picture()
+    expected = restore(load(data / "ours.safetensors", device="cpu"), lq)
+    stored = Source(str(tmp_path / "pictures/ours/test/drs/000.png")).picture()
+    assert np.array_equal(stored, expected)
+    assert results["ours", "drs/000"].metrics["psnr"] == psnr(expected, gt)
+    assert results["input", "drs/000"].metrics["psnr"] == psnr(lq, gt)
+    pictures = outcome.comparison.pictures("test", "drs/000")
+    assert list(pictures) == ["input", "ours", "EDSR", "finished", "gt"]
+    assert np.array_equal(pictures["ours"], expected) and np.array_equal(pictures["gt"], gt)
+
+
+def test_the_command_writes_everything(data, tmp_path, capsys):
+    chosen = [*models(data), {"name": "new", "network": EDSR, "untrained": True}]
+    options = option_dict(data, tmp_path / "out", chosen, cost={"size": 16, "rounds": 1, "multiply_adds_size": 16})
+    options["figure"] = {"crop": 16}
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(options))
+    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 0
+    out = tmp_path / "out"
+    text = capsys.readouterr().out
+    assert text.startswith((out / "tables.md").read_text()) and "| finished | **34.15** /" in text
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["models"][4]["status"] == UNTRAINED and summary["models"][4]["parameters"] == 648 + 19
+    costs = {m["name"]: m for m in summary["models"]}
+    assert costs["EDSR"]["multiply_adds"] == 648 * 256 and costs["EDSR"]["latency_ms"] > 0
+    assert costs["ours"]["peak_memory_mb"] > 0 and costs["finished"]["parameters"] is None
+    assert {"commit", "device_name", "packages", "created"} <= summary["provenance"].keys()
+    assert summary["options"]["bootstrap"]["seed"] == 0 and "new" not in (out / "per_image.csv").read_text()
+    assert r"\textbf{34.15}" in (out / "tables.tex").read_text()
+    assert cv2.imread(str(out / "figure.png")) is not None
+    assert "finished" in (out / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_rerun_computes_nothing_again(data, tmp_path, monkeypatch):
+    first = compare(data, tmp_path, cost={"size": 16, "rounds": 1, "multiply_adds_size": 16})
+    before, lines = files_of(tmp_path), (tmp_path / "results.jsonl").read_text()
+    monkeypatch.setattr(network_process, "_serve", crashing_networks.leaving)  # whoever starts a network fails
+    again = compare(data, tmp_path, cost={"size": 16, "rounds": 1, "multiply_adds_size": 16})
+    assert files_of(tmp_path) == before and (tmp_path / "results.jsonl").read_text() == lines
+    assert again.comparison.results == first.comparison.results
+    assert again.comparison.models == first.comparison.models
+
+
+def test_a_new_metric_needs_no_restoring(data, tmp_path, monkeypatch):
+    compare(data, tmp_path, metrics=["psnr"])
+    before = files_of(tmp_path)
+    monkeypatch.setattr(network_process, "_serve", crashing_networks.leaving)
+    outcome = compare(data, tmp_path, metrics=["ssim_y", "psnr"])
+    assert not outcome.failures and files_of(tmp_path) == before
+    assert all(set(r.metrics) == {"psnr", "ssim_y"} for r in outcome.comparison.results)
+
+
+def test_what_changes_is_computed_again(data, tmp_path):
+    copy = tmp_path / "edsr.pth"
+    copy.write_bytes((data / "edsr.pth").read_bytes())
+    chosen = [models(data)[0], {"name": "EDSR", "network": EDSR, "weights": str(copy)}]
+    out = tmp_path / "out"
+    first = compare(data, out, chosen)
+    before = files_of(out)
+    torch.manual_seed(5)
+    torch.save({"params": build_network(EDSR, "t").state_dict()}, copy)
+    (out / "pictures/ours/test/drs/001.png").write_bytes(b"damaged")
+    second = compare(data, out, chosen)
+    changed = {name for name, time_ns in files_of(out).items() if before[name] != time_ns}
+    edsr = {f"pictures/EDSR/test/{t}/{i}.png" for t in ("drs", "nrd") for i in ("000", "001")}
+    assert changed == edsr | {"pictures/ours/test/drs/001.png"}
+    by_model = [
+        {m: [r.metrics for r in o.comparison.results if r.model == m] for m in ("ours", "EDSR")}
+        for o in (first, second)
+    ]
+    assert by_model[0]["ours"] == by_model[1]["ours"] and by_model[0]["EDSR"] != by_model[1]["EDSR"]
+
+
+def test_killed_in_the_middle_it_goes_on(data, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, out, models(data)[:1])))
+    command = [sys.executable, "-m", "unirain_plugin", "compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    journal = out / "results.jsonl"
+    deadline = time.monotonic() + 120
+    while not (journal.is_file() and b'"ours"' in journal.read_bytes()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with journal.open("ab") as file:
+        file.write(b'{"key": ["result", "ours", "test", "nrd')  # as a kill in the middle of a line leaves it
+    done = files_of(out)
+    outcome = compare(data, out, models(data)[:1])
+    assert statuses(outcome) == {"input": "ok", "ours": "ok"} and len(outcome.comparison.results) == 8
+    kept = [name for name, time_ns in files_of(out).items() if done.get(name) == time_ns]
+    assert "pictures/ours/test/drs/000.png" in kept
+    whole = compare(data, tmp_path / "whole", models(data)[:1])
+    assert outcome.comparison.results == whole.comparison.results
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("killed", "its process was killed (signal 9), most likely by the system for lack of memory"),
+        ("leaving", "its process ended unexpectedly (exit status 7)"),
+        ("out_of_memory", "1 of 4 pictures have no result: test/drs/001: out of memory"),
+    ],
+)
+def test_a_model_that_crashes_leaves_the_others(data, tmp_path, monkeypatch, body, message):
+    monkeypatch.setattr(network_process, "_serve", getattr(crashing_networks, body))
+    outcome = compare(data, tmp_path, [models(data)[0], models(data)[2]])
+    assert statuses(outcome)["ours"].startswith(message)
+    assert statuses(outcome)["finished"] == "ok" and outcome.failures == [f"ours: {statuses(outcome)['ours']}"]
+    values = outcome.summaries[0].values
+    assert values["finished"]["mean"]["psnr"] is not None and values["ours"]["mean"]["psnr"] is None
+
+
+def test_unfit_models_say_so_and_the_others_finish(data, tmp_path, capsys):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    small = np.zeros((10, 12, 3), np.uint8)
+    cv2.imwrite(str(folder / "000.png"), small)
+    for name in ("drs/000", "drs/001", "nrd/000", "nrd/0001"):
+        (tmp_path / "sizes" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"sizes/{name}.png"), small)
+    chosen = [
+        {"name": "foreign", "network": {**EDSR, "num_feat": 8}, "weights": str(data / "edsr.pth")},
+        {"name": "absent", "weights": "nowhere.pth"},
+        {"name": "unknown", "network": {"type": "RIDnet"}, "weights": str(data / "edsr.pth")},
+        {"name": "larger", "network": {**EDSR, "upscale": 2}, "weights": str(data / "edsr.pth"), "strict_load": False},
+        {"name": "sizes", "results": str(tmp_path / "sizes")},
+        {"name": "names", "results": str(folder), "suffix": "_x"},
+        models(data)[2],
+    ]
+    out = tmp_path / "out"
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, out, chosen)))
+    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 1
+    captured = capsys.readouterr()
+    status = {m["name"]: m["status"] for m in json.loads((out / "summary.json").read_text())["models"]}
+    assert "made for another network" in status["foreign"] and "conv_first.weight (4, 3, 3, 3)" in status["foreign"]
+    assert status["absent"].startswith("nowhere.pth: ")
+    assert "type 'RIDnet' is not registered. Did you mean 'RIDNet'?" in status["unknown"]
+    assert "4 of 4 pictures have no result: test/drs/000, test/drs/001, test/nrd/000, …: " in status["larger"]
+    assert status["larger"].endswith("expected one that keeps the size (scale 1)")
+    assert "| larger | – / – | – / – | – / – | – / – |" in (out / "tables.md").read_text()
+    assert "4 of 4" in status["sizes"] and "is 10×12 (height × width), but the test picture" in status["sizes"]
+    assert "0001.png" in captured.out
+    assert "no picture named '000_x'" in status["names"] and status["finished"] == status["input"] == "ok"
+    assert "warning: foreign: " in captured.err and "### Went wrong" in captured.out
+    assert "names: files that fit no test picture (1): 000.png" in captured.out
+
+
+def test_a_broken_test_picture_is_left_out_for_all(data, tmp_path):
+    root = write_rainrag(tmp_path / "test", 2, types=("drs",))
+    path = root / "drs/input/001.png"
+    path.write_bytes(path.read_bytes()[:100])
+    outcome = compare(tmp_path, tmp_path / "out", models(data)[:1])
+    assert len(outcome.failures) == 1
+    assert "left out for all models" in outcome.failures[0] and "drs/input/001.png" in outcome.failures[0]
+    assert statuses(outcome) == {"input": "ok", "ours": "ok"} and len(outcome.comparison.results) == 2
+
+
+def test_a_missing_metric_is_told_and_the_others_are_computed(data, tmp_path, monkeypatch):
+    from unirain_plugin.compare import scoring
+
+    find = scoring.importlib.util.find_spec
+    monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None if name == "pyiqa" else find(name))
+    outcome = compare(data, tmp_path, [models(data)[2]], metrics=["psnr", "lpips"])
+    assert outcome.comparison.metrics == ["psnr"] and "pip install pyiqa" in outcome.failures[0]
+
+
+def test_test_sets_without_clean_pictures(data, tmp_path):
+    test_sets = [{"name": "real", "lq": str(data / "test/drs/input")}]
+    outcome = compare(data, tmp_path, models(data)[:1], test_sets=test_sets)
+    assert statuses(outcome) == {"input": "ok", "ours": "ok"}
+    assert all(r.metrics == {} for r in outcome.comparison.results)
+    assert list(outcome.comparison.pictures("real", "000")) == ["input", "ours"]
+
+
+def test_two_runs_do_not_meet(data, tmp_path, capsys):
+    import fcntl
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, out, [models(data)[2]])))
+    handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 2
+    finally:
+        os.close(handle)
+    assert "another run is working in this folder" in capsys.readouterr().err
+
+
+def test_dry_run(data, tmp_path, capsys):
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out")))
+    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--dry-run"]) == 0
+    assert "test: 4 pictures" in capsys.readouterr().out and not (tmp_path / "out").exists()
