@@ -6,10 +6,10 @@ Tensors are channels-last, ``(N, H, W, C)``.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unirain_plugin.archs.experts import depthwise_3x3
+from unirain_plugin.archs.products import linear, times_picture_matrix
 from unirain_plugin.archs.streaming import can_stream, stream_attention_scores
 
 
@@ -41,15 +41,15 @@ class ChannelAttention(nn.Module):
         """Map ``(N, H, W, C)`` to the same shape."""
         if can_stream(x):
             products, squares, v = stream_attention_scores(x, self.qkv, self.depthwise, self.heads)
-            return (v @ self.mixing(products, squares).to(v.dtype)).view(x.shape)
-        q, k, v = depthwise_3x3(F.linear(x, self.qkv), self.depthwise).flatten(1, 2).chunk(3, -1)
+            return times_picture_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
+        q, k, v = depthwise_3x3(linear(x, self.qkv), self.depthwise).flatten(1, 2).chunk(3, -1)
         q_norm, k_norm = self._norm(q), self._norm(k)
         if q.dtype == torch.float16:  # a sum over 65,536 pixels would overflow before the division
             q, k = q / q_norm.flatten(1).unsqueeze(1), k / k_norm.flatten(1).unsqueeze(1)
             q_norm, k_norm = torch.ones_like(q_norm), torch.ones_like(k_norm)
         q, k = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2).to(v.dtype) for t in (q, k))
         products = (q.transpose(2, 3) @ k).float()
-        return (v @ self._mixing(products, q_norm, k_norm).to(v.dtype)).view(x.shape)
+        return times_picture_matrix(v, self._mixing(products, q_norm, k_norm).to(v.dtype)).view(x.shape)
 
     def mixing(self, products: Tensor, squares: Tensor) -> Tensor:
         """The matrix that a picture's v is multiplied with, from sums over its pixels.

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unirain_plugin.archs.products import linear
 from unirain_plugin.archs.streaming import can_stream, stream_feed_forward
 
 
@@ -66,10 +67,10 @@ class Experts(nn.Module):
         project = self.project.transpose(0, 1).flatten(1)
         if can_stream(x):
             return stream_feed_forward(x, expand, depthwise, project, weights)
-        z = depthwise_3x3(F.linear(x, expand), depthwise)
+        z = depthwise_3x3(linear(x, expand), depthwise)
         a, b = z.chunk(2, -1)
         z = (a * b).unflatten(-1, (experts, hidden)) * weights.to(z.dtype).unsqueeze(-1)
-        return F.linear(z.flatten(-2), project)
+        return linear(z.flatten(-2), project)
 
 
 def run_expert(x: Tensor, expert: tuple[Tensor, Tensor, Tensor], padding: int = 1) -> Tensor:
@@ -77,8 +78,8 @@ def run_expert(x: Tensor, expert: tuple[Tensor, Tensor, Tensor], padding: int = 
     expand, depthwise, project = expert
     if padding and can_stream(x):
         return stream_feed_forward(x, expand, depthwise, project)
-    a, b = depthwise_3x3(F.linear(x, expand), depthwise, padding).chunk(2, -1)
-    return F.linear(a * b, project)
+    a, b = depthwise_3x3(linear(x, expand), depthwise, padding).chunk(2, -1)
+    return linear(a * b, project)
 
 
 class FeedForward(Experts):

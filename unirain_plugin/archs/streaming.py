@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unirain_plugin.archs.products import linear_into
+
 STRIP_BYTES = 2 * 2**20
 """Bytes of a strip: about the second-level cache of two cores (1 to 4 MiB measured equal)."""
 
@@ -55,7 +57,7 @@ def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[tu
             strip[:2] = strip[rows:]
         start, stop = done - top + 1, need - top + 1
         if need > done:
-            torch.mm(x[done:need].reshape(-1, inner), expand.t(), out=strip[start:stop].view(-1, channels))
+            linear_into(strip[start:stop].view(-1, channels), x[done:need].reshape(-1, inner), expand)
         if need == bottom:  # the row below the map
             strip[stop].zero_()
             stop += 1
@@ -89,7 +91,7 @@ def stream_feed_forward(
                     w = weights[n] if weights.shape[1] == 1 else weights[n, top:bottom]
                     product.unflatten(-1, (w.shape[-1], -1)).mul_(w.to(dtype).unsqueeze(-1))
                 strip = out[n, top:bottom]
-                torch.mm(product.flatten(0, 1), project.t(), out=strip.view(-1, strip.shape[-1]))
+                linear_into(strip.view(-1, strip.shape[-1]), product.flatten(0, 1), project)
     return out
 
 

@@ -1,0 +1,82 @@
+"""Matrix products of pixels with a weight: x Wᵀ, by whichever library is faster on this processor.
+
+In float32 torch calls MKL. On processors with AVX-512, oneDNN, which torch carries too, was measured faster at the tall
+and narrow products of 1×1 convolutions: on one thread of an AMD processor 1.03 to 1.5 times for x Wᵀ and 1.04 to 1.8
+times for the gradient of x, most at full resolution. For the gradient of W it was slower, so that stays as it is. In
+bfloat16 torch uses oneDNN by itself.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@cache
+def has_onednn() -> bool:
+    """Whether oneDNN's product can be called here. It is no public part of torch, so it is tried once."""
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    try:
+        with torch.inference_mode():
+            found = _onednn(torch.ones(2, 3), torch.ones(4, 3))
+    except Exception:  # whatever another version of torch raises; its own product serves as well
+        return False
+    return found.shape == (2, 4) and bool((found == 3).all())
+
+
+def _onednn(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+def _use_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Only where a plain float32 product would run now: anyone who watches or rewrites operators sees torch's own.
+
+    (Graph capture, function transforms, and counters of operations.)
+    """
+    plain = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    if not plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    watched = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
+    return not watched and type(x) in (Tensor, torch.nn.Parameter) and x.numel() > 0 and has_onednn()
+
+
+class _Linear(torch.autograd.Function):
+    """x Wᵀ of ``(…, C)`` and ``(O, C)``."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x = _onednn(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        for_weight = gradient.flatten(0, -2).t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return for_x, for_weight
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``F.linear`` without bias: ``(…, C)`` and ``(O, C)`` to ``(…, O)``."""
+    return _Linear.apply(x, weight) if _use_onednn(x, weight) else F.linear(x, weight)
+
+
+def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
+    """Write x Wᵀ into ``out`` ``(P, O)``, without gradients. Copying a strip in the cache costs less than is gained."""
+    if _use_onednn(x, weight):
+        out.copy_(_onednn(x, weight))
+    else:
+        torch.mm(x, weight.t(), out=out)
+
+
+def times_picture_matrix(x: Tensor, matrix: Tensor) -> Tensor:
+    """Each picture's pixels ``(N, P, C)`` times its own ``(N, C, C)``."""
+    if _use_onednn(x, matrix) and len(x) == 1:  # in this order: a captured graph must not depend on the size
+        return _Linear.apply(x, matrix[0].t())
+    return x @ matrix
