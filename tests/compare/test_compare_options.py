@@ -34,6 +34,7 @@ def test_defaults():
         ({"metrik": ["psnr"]}, r"c\.yml\.metrik: unknown key\. Did you mean 'metrics'\?"),
         ({"models": [{**MODEL, "wieghts": "x"}]}, r"models\[0\]\.wieghts: unknown key\. Did you mean 'weights'\?"),
         ({"test_sets": [{**SET, "datarot": "x"}]}, r"test_sets\[0\]\.datarot: unknown key"),
+        ({"cost": {"threads": 0}}, "threads ≥ 1"),
         ({"cost": {"round": 3}}, r"cost\.round: unknown key\. Did you mean 'rounds'\?"),
         ({"models": []}, "models: the list is empty"),
         ({"models": [MODEL, {**MODEL, "name": "A"}]}, r"models: '.' is there twice"),

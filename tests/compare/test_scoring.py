@@ -93,6 +93,17 @@ def test_pyiqa_metrics_get_rgb_tensors(monkeypatch):
     assert lpips(image, None) is None
 
 
+def test_a_picture_that_pyiqa_refuses_has_no_value(monkeypatch, caplog):
+    def refuse(image):
+        raise AssertionError("at least 224 pixels")
+
+    fake_pyiqa(monkeypatch, lambda name, device: refuse)
+    refuse.metric_mode = "NR"
+    (musiq,), _ = make_metrics(["musiq"])
+    assert musiq(picture(16), None) is None
+    assert "musiq: no value for a 16×16 picture: at least 224 pixels" in caplog.text
+
+
 @pytest.mark.parametrize(("name", "near"), [("pnsr", "psnr"), ("ssim_Y", "ssim_y"), ("nique", "niqe")])
 def test_misspelt_names_are_refused(name, near):
     with pytest.raises(OptionError, match=rf"x\.yml: metrics\[1\]: unknown metric '{name}'.*Did you mean '{near}'"):

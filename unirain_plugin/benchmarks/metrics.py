@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
         OptionError: For sizes and numbers that are out of range.
     """
     args = parser().parse_args(argv)
-    if min(args.size) < 11 or args.rounds < 1 or (args.threads or 1) < 1:
+    if min(args.size) < 11 or args.rounds < 1 or (args.threads is not None and args.threads < 1):
         raise OptionError("expected --size ≥ 11 11, --rounds ≥ 1 and --threads ≥ 1.")
     before = cv2.getNumThreads()
     cv2.setNumThreads(args.threads or before)

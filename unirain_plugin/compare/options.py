@@ -103,7 +103,11 @@ class CostOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.size, self.multiply_adds_size) < 16 or self.rounds < 1 or (self.threads or 1) < 1:
+        if (
+            min(self.size, self.multiply_adds_size) < 16
+            or self.rounds < 1
+            or (self.threads is not None and self.threads < 1)
+        ):
             raise ValueError("expected size and multiply_adds_size ≥ 16, rounds ≥ 1 and threads ≥ 1.")
 
 

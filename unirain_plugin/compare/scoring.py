@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -157,9 +158,14 @@ def _from_pyiqa(name: str, device: str) -> Metric:
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float().div(255).to(device)
 
     def value(image: np.ndarray, target: np.ndarray | None) -> float:
-        with torch.no_grad():
-            inputs = [tensor(image)] if not needs_gt else [tensor(image), tensor(target)]
-            return float(model(*inputs).mean())
+        try:
+            with torch.no_grad():
+                inputs = [tensor(image)] if not needs_gt else [tensor(image), tensor(target)]
+                return float(model(*inputs).mean())
+        except Exception as error:  # too small a picture, for example: the other metrics go on
+            logging.getLogger("basicsr").warning(f"{name}: no value for a {image.shape[1]}×{image.shape[0]} picture: "
+                                                 f"{error or type(error).__name__}")  # fmt: skip
+            return math.nan
 
     needs_gt = getattr(model, "metric_mode", "FR") == "FR"
     return Metric(name, not getattr(model, "lower_better", False), needs_gt, value)
