@@ -60,7 +60,7 @@ EXTRAS = {
     "sentence": ["sentence-transformers>=6.2"],
     "report": ["jinja2>=3.1"],
     "ray": ["ray[data]>=2.60"],
-    "speed": ["simplejpeg>=1.9", "isal>=1.9"],
+    "speed": ["simplejpeg>=1.9", "isal>=1.9", "pyspng-seunglab>=1.1"],
     "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7"],
     "app": ["gradio>=6.31"],
     "spandrel": ["spandrel>=0.4.2"],
@@ -75,7 +75,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["unirain_plugin", "unirain_plugin.*"]),
-    package_data={"unirain_plugin": ["**/*.yml", "**/*.json", "**/*.j2"]},
+    package_data={"unirain_plugin": ["**/*.yml", "**/*.json", "**/*.j2", "weights/*"]},
     install_requires=[
         "basicsr>=1.4.2",
         "torch>=2.11",
