@@ -38,7 +38,7 @@ def test_markdown_marks_best_and_second_of_the_contestants():
     assert text.splitlines() == [
         "### Rain_1",
         "",
-        "PSNR ↑ / LPIPS ↓; number of pictures in brackets.",
+        "PSNR ↑ / LPIPS ↓; number of pictures in brackets; – where a model lacks a picture or a metric a value.",
         "",
         "| model | DRS (3) | NRD (2) | average (5) | worst |",
         "| --- | --- | --- | --- | --- |",

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from tiny_run import write_rainrag
 
+from unirain_plugin.compare import evaluate
 from unirain_plugin.compare.evaluate import check_sample
+from unirain_plugin.compare.journal import Journal
 from unirain_plugin.compare.samples import Source, list_samples
 from unirain_plugin.compare.set_options import SetOptions, SynthesizeOptions
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
@@ -17,6 +19,11 @@ from unirain_plugin.toolbox import prepare_import
 
 def listed(tmp_path, **keys):
     return list_samples(SetOptions("s", **keys), tmp_path / "scratch")
+
+
+def check_first(tmp_path, **keys):
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        return check_sample(listed(tmp_path, **keys)[0], journal)
 
 
 def write_lmdb(path, pictures):
@@ -122,9 +129,31 @@ def test_missing_folder(tmp_path):
 
 
 def test_checked_sample(rainrag_root, tmp_path):
-    checked = check_sample(listed(tmp_path, dataroot=rainrag_root)[0])
+    checked = check_first(tmp_path, dataroot=rainrag_root)
     assert checked.size == (48, 56) and checked.key == ("s", "drs/000")
     assert checked.lq == hashlib.sha256((rainrag_root / "drs/input/000.png").read_bytes()).hexdigest()
+
+
+def test_a_sound_picture_is_decoded_once(rainrag_root, tmp_path, monkeypatch):
+    first = check_first(tmp_path, dataroot=rainrag_root)
+    monkeypatch.setattr(evaluate, "decode_strictly", None)
+    assert check_first(tmp_path, dataroot=rainrag_root) == first
+    (rainrag_root / "drs/input/000.png").write_bytes((rainrag_root / "drs/input/001.png").read_bytes())
+    with pytest.raises(TypeError):  # other bytes are looked at again
+        check_first(tmp_path, dataroot=rainrag_root)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_picture_with_a_destroyed_middle_is_named(tmp_path, suffix):
+    path = tmp_path / "pictures" / f"a{suffix}"
+    path.parent.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (120, 130, 3), dtype=np.uint8)
+    data = bytearray(cv2.imencode(suffix, noise)[1].tobytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=f"a{suffix}"):
+        check_first(tmp_path, lq=path.parent)
 
 
 @pytest.mark.parametrize("side", ["input", "target"])
@@ -132,7 +161,7 @@ def test_a_truncated_picture_is_named(rainrag_root, tmp_path, side):
     path = rainrag_root / "drs" / side / "000.png"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=f"drs/{side}/000.png"):
-        check_sample(listed(tmp_path, dataroot=rainrag_root)[0])
+        check_first(tmp_path, dataroot=rainrag_root)
 
 
 def test_sizes_of_a_pair_must_agree(rainrag_root, tmp_path):
@@ -140,7 +169,7 @@ def test_sizes_of_a_pair_must_agree(rainrag_root, tmp_path):
     write_rainrag(tmp_path / "other", 1, (48, 56), ["drs"])
     (tmp_path / "other/drs/target/000.png").replace(rainrag_root / "drs/target/000.png")
     with pytest.raises(DataError, match=r"input/000\.png is 40×56 .*target/000\.png is 48×56"):
-        check_sample(listed(tmp_path, dataroot=rainrag_root)[0])
+        check_first(tmp_path, dataroot=rainrag_root)
 
 
 def test_sixteen_bits_and_alpha_are_read_as_the_toolbox_does(tmp_path):

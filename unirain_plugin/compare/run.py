@@ -73,18 +73,18 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
         spec.restore_options().check_device(device)
     with Workspace(options.output_folder).locked():
         samples = [s for test_set in options.test_sets for s in list_samples(test_set, options.output_folder / "data")]
-        checked, broken = check_samples(samples, bar)
         metrics, missing = make_metrics(options.metrics, str(device))
         if not metrics:
             raise DataError("none of the metrics can be computed: " + "; ".join(missing.values()))
         with Journal(options.output_folder / "results.jsonl") as journal:
+            checked, broken = check_samples(samples, journal, bar)
             rows, costs = _evaluate(options, checked, metrics, journal, bar)
     outcome = _outcome(options, checked, metrics, rows, costs, str(device))
     outcome.failures[:0] = [*broken, *missing.values()]
     return outcome
 
 
-def check_samples(samples: Sequence[Sample], bar: bool) -> tuple[list[Checked], list[str]]:
+def check_samples(samples: Sequence[Sample], journal: Journal, bar: bool) -> tuple[list[Checked], list[str]]:
     """The sound test pictures, and a line for each broken one.
 
     Raises:
@@ -93,7 +93,7 @@ def check_samples(samples: Sequence[Sample], bar: bool) -> tuple[list[Checked], 
     sound, broken = [], []
     for sample in tqdm(samples, desc="checking", unit="picture", disable=not bar, leave=False, ncols=100):
         try:
-            sound.append(check_sample(sample))
+            sound.append(check_sample(sample, journal))
         except DataError as error:
             broken.append(f"{sample.test_set}: left out for all models: {reason(error)}")
     if not sound:

@@ -90,7 +90,9 @@ def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[st
             for model in models
         }
         title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
-        parts.append(f"{title}; number of pictures in brackets.\n\n{_markdown(['model', *heads], rows)}")
+        title += "; number of pictures in brackets"
+        title += "; – where a model lacks a picture or a metric a value." if "–" in str(rows) else "."
+        parts.append(f"{title}\n\n{_markdown(['model', *heads], rows)}")
     return "\n".join(parts)
 
 
