@@ -81,6 +81,13 @@ def test_overview_averages_over_test_sets():
     ]
 
 
+def test_overview_averages_where_a_metric_has_values():
+    real = {model: [(None, 0.5)] * 4 for model in ("ours", "other|x")}
+    text = tables.markdown_overview([summary(**VALUES), summary("B", **real)], ["ours", "other|x"], METRICS)
+    assert "| ours | **27.56** / 0.2500 | – / **0.5000** | **27.56** / 0.3750 |" in text
+    assert "| other\\|x | <u>27.00</u> / – | – / **0.5000** | <u>27.00</u> / – |" in text
+
+
 def test_costs_state_the_convention():
     rows = [ModelRow("net", "ok", 24_400_000, 126_500_000_000, 12.34, 56.7), ModelRow("folder", "2 | missing")]
     text = tables.markdown_costs(rows, CostOptions(), "cpu")
@@ -89,6 +96,20 @@ def test_costs_state_the_convention():
     assert "it is half of the floating-point operations" in text and "on cpu" in text
     assert r"net & 24.40 & 126.5 & 12.3 & 56.7 \\" in tables.latex_costs(rows, CostOptions())
     assert "folder" not in tables.latex_costs(rows, CostOptions())
+
+
+def test_metrics_without_any_value_are_left_out():
+    values = {model: [(None, 0.5)] * 4 for model in ("ours", "other")}
+    text = tables.markdown_set(summary(**values), ["ours", "other"], METRICS)
+    assert "PSNR" not in text and "| ours | **0.5000** | **0.5000** | **0.5000** | **0.5000** |" in text
+    assert "PSNR" not in tables.latex_set(summary(**values), ["ours"], METRICS)
+    nothing = {model: [(None, None)] * 4 for model in ("ours", "other")}
+    assert tables.markdown_set(summary(**nothing), ["ours", "other"], METRICS) == "### Rain_1\n"
+
+
+def test_without_costs_the_status_remains():
+    text = tables.markdown_costs([ModelRow("a", "ok"), ModelRow("b", "gone")], CostOptions(), "cpu")
+    assert text.splitlines() == ["| model | status |", "| --- | --- |", "| a | ok |", "| b | gone |"]
 
 
 def test_csv_holds_full_precision():

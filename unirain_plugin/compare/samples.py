@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -138,7 +140,8 @@ def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
     if options.size is not None:
         size = options.size if isinstance(options.size, list) else [options.size]
         arguments += ["--size", *map(str, size)]
-    synthesize_rain.main(arguments)
+    with redirect_stdout(sys.stderr):  # the tables are what goes to stdout
+        synthesize_rain.main(arguments)
     return folder
 
 

@@ -68,18 +68,27 @@ def _printed(
     return table
 
 
+def present(summaries: Sequence[SetSummary], metrics: Mapping[str, bool]) -> dict[str, bool]:
+    """The metrics that have a value somewhere: those against clean pictures have none in a set without them."""
+
+    def has_value(summary: SetSummary, metric: str) -> bool:
+        return any(group.get(metric) is not None for table in summary.values.values() for group in table.values())
+
+    return {m: higher for m, higher in metrics.items() if any(has_value(summary, m) for summary in summaries)}
+
+
 def split_metrics(metrics: Mapping[str, bool]) -> list[dict[str, bool]]:
     """At most ``_WIDTH`` metrics a table, in order and evenly: wider ones cannot be read."""
     count = -(-len(metrics) // _WIDTH)
     items = list(metrics.items())
-    ends = [len(items) * i // count for i in range(count + 1)]
+    ends = [len(items) * i // max(count, 1) for i in range(count + 1)]
     return [dict(items[start:end]) for start, end in pairwise(ends)]
 
 
 def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
     """One test set: a row a model, a column a rain type, the metrics in a cell."""
     parts = [f"### {summary.test_set}\n"]
-    for some in split_metrics(metrics):
+    for some in split_metrics(present([summary], metrics)):
         cells = _printed(summary, models, some, "**{}**".format, "<u>{}</u>".format)
         heads = [
             _GROUPS.get(group, group) + ("" if group == WORST else f" ({summary.images[group]})")
@@ -99,7 +108,7 @@ def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[st
 def markdown_overview(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool]) -> str:
     """Several test sets: a column each, with the mean over its rain types, and their average."""
     parts = ["### All test sets\n"]
-    for some in split_metrics(metrics):
+    for some in split_metrics(present(summaries, metrics)):
         cells: dict[str, list[str]] = {model: [] for model in models}
         columns = {metric: _overview_columns(summaries, models, metric) for metric in some}
         for index in range(len(summaries) + 1):
@@ -124,8 +133,9 @@ def _overview_columns(
         columns.append({model: summary.values[model][group].get(metric) for model in models})
     average: dict[str, float | None] = {}
     for model in models:
-        known = [value for column in columns if (value := column[model]) is not None]
-        average[model] = sum(known) / len(columns) if len(known) == len(columns) else None
+        values = [column[model] for column in columns if any(value is not None for value in column.values())]
+        known = [value for value in values if value is not None]
+        average[model] = sum(known) / len(known) if known and len(known) == len(values) else None
     return [*columns, average]
 
 
@@ -139,6 +149,7 @@ def markdown_intervals(
     summary: SetSummary, reference: str, metrics: Mapping[str, bool], options: BootstrapOptions
 ) -> str:
     """Differences to the reference with their confidence intervals."""
+    metrics = present([summary], metrics)
     if not any(summary.intervals.values()):
         return ""
     rows: dict[str, list[str]] = {}
@@ -161,7 +172,9 @@ def markdown_intervals(
 
 
 def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str) -> str:
-    """Cost and status of every model."""
+    """Cost and status of every model; the status alone where no cost was measured."""
+    if all(row.parameters is None for row in models):
+        return _markdown(["model", "status"], {row.name: [_escape_bar(row.status)] for row in models})
     size, counted = options.size, options.multiply_adds_size
     heads = ["model", "parameters, M", f"multiply-adds at {counted}², G", f"latency at {size}², ms",
              f"peak memory at {size}², MiB", "status"]  # fmt: skip
@@ -175,7 +188,7 @@ def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str
 
 def latex_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
     """One test set as a ``table*``, or several (packages booktabs, graphicx): columns as in the paper's Table 1."""
-    return "\n".join(_latex_table(summary, models, some) for some in split_metrics(metrics))
+    return "\n".join(_latex_table(summary, models, some) for some in split_metrics(present([summary], metrics)))
 
 
 def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
