@@ -45,9 +45,10 @@ def test_pictures_without_types():
 
 
 def test_infinite_psnr_has_a_mean_and_no_interval():
-    found = results("m", [math.inf, 30, 40]) + results("r", [20, 20, 20])
-    summary = summarise(found, ["r", "m"], "s", IMAGES, {"psnr": True}, "r", BootstrapOptions(samples=10))
-    assert summary.values["m"]["mean"]["psnr"] == math.inf and summary.intervals["m"] == {}
+    images = {"a": "drs", "b": "drs"}
+    found = results("m", [math.inf, 30], images) + results("r", [20, 20], images)
+    summary = summarise(found, ["r", "m"], "s", images, {"psnr": True}, "r", BootstrapOptions(samples=10))
+    assert summary.values["m"]["drs"]["psnr"] == math.inf and summary.intervals["m"] == {}
 
 
 def many(n=200):
@@ -86,6 +87,11 @@ def test_a_constant_gain_is_certain():
     found = results("r", [20, 25, 31], images) + results("m", [21, 26, 32], images)
     interval = summarise(found, ["r", "m"], "s", images, {"psnr": True}, "r", BootstrapOptions(100)).intervals["m"]
     assert (interval["psnr"].low, interval["psnr"].high) == (1, 1)
+
+
+def test_one_picture_of_a_type_gives_no_interval():
+    found = results("r", [20, 25, 31]) + results("m", [21, 26, 32])
+    assert summarise(found, ["r", "m"], "s", IMAGES, {"psnr": True}, "r", BootstrapOptions(100)).intervals["m"] == {}
 
 
 def test_places_are_shared_by_equal_prints():

@@ -139,9 +139,14 @@ def _mean(scores: Scores, images: Sequence[str], metric: str) -> float | None:
 def _interval(
     ours: Scores, reference: Scores, types: Mapping[str, Sequence[str]], metric: str, options: BootstrapOptions
 ) -> Interval | None:
-    """Percentile interval of the mean over types, pictures being drawn with replacement within each type."""
+    """Percentile interval of the mean over types, pictures being drawn with replacement within each type.
+
+    None where a type has one picture only, whose resampling would feign certainty, or a picture has no finite value.
+    """
     differences = []
     for images in types.values():
+        if len(images) < 2:
+            return None
         if any(metric not in side.get(image, {}) for side in (ours, reference) for image in images):
             return None
         differences.append(np.array([ours[image][metric] - reference[image][metric] for image in images]))
