@@ -18,7 +18,8 @@ from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.reproduce import command
 from unirain_plugin.reproduce.figures import read_curve
-from unirain_plugin.reproduce.options import load_options
+from unirain_plugin.reproduce.options import digest, load_options
+from unirain_plugin.reproduce.plan import base_training
 from unirain_plugin.resources import option_file
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
@@ -105,7 +106,8 @@ def test_the_tables_agree_with_the_runs(story):
 
 def test_results_say_where_they_come_from(story):
     results = json.loads((story.root / "results.json").read_text())
-    assert results["option_hash"] == load_options(SMOKE).hash()
+    options = load_options(SMOKE)
+    assert results["option_hash"] == digest(options.fixed(base_training(options)))
     assert results["seeds"] == [1, 2]
     for key in ("begun_with", "written_with"):
         assert {"commit", "versions", "platform", "cpu", "gpu", "written"} <= results[key].keys()
@@ -147,7 +149,9 @@ def test_report_only_writes_the_tables_again(story, capsys):
 def test_an_output_made_with_other_options_is_refused(story, tmp_path):
     changed = tmp_path / "smoke.yml"
     changed.write_text(SMOKE.read_text().replace("total_iter: 4", "total_iter: 6"))
-    with pytest.raises(OptionError, match=r"was made with other options \(hash .*, now .*\): training .* base "):
+    with pytest.raises(
+        OptionError, match=r"made with other options \(hash \w+, now \w+\): training:train:total_iter \(4 → 6\)\."
+    ):
         command.main(["-opt", str(changed), "--output", str(story.root)])
 
 
@@ -184,3 +188,9 @@ def test_no_photograph_may_be_on_both_sides(tmp_path):
 
 def photographs(folder):
     return [str(folder / "train"), str(folder / "val")]
+
+
+def test_a_report_needs_something_to_report_on(tmp_path):
+    with pytest.raises(DataError, match="holds no reproduction to report on"):
+        command.main(["-opt", str(SMOKE), "--output", str(tmp_path / "none"), "--report-only"])
+    assert not (tmp_path / "none").exists()

@@ -11,7 +11,7 @@ from unirain_plugin.option_files.loader import read_option_file
 from unirain_plugin.options import check_options
 from unirain_plugin.reproduce.costs import measure_costs
 from unirain_plugin.reproduce.data import DataFolder
-from unirain_plugin.reproduce.options import load_options, parse_options
+from unirain_plugin.reproduce.options import differences, digest, load_options, parse_options
 from unirain_plugin.reproduce.plan import base_training, plan_runs, run_options
 from unirain_plugin.resources import options_root
 
@@ -107,9 +107,19 @@ def test_an_unknown_base_file_names_the_nearest():
         base_training(options)
 
 
+def hash_of(**changes):
+    options = parse_options(smoke(**changes), "here")
+    return digest(options.fixed(base_training(options)))
+
+
 def test_the_hash_follows_what_changes_a_run():
-    plain = parse_options(smoke(), "here")
-    free = smoke(name="other", workers=1, seeds=[5], questions={"loss": ["paper", "dwa"]})
-    assert parse_options(free, "here").hash() == plain.hash()
-    assert parse_options(smoke(data={**smoke()["data"], "seed": 1}), "here").hash() != plain.hash()
-    assert parse_options(smoke(training={"base": smoke()["training"]["base"]}), "here").hash() != plain.hash()
+    plain = hash_of()
+    assert hash_of(name="other", workers=1, seeds=[5], questions={"loss": ["paper", "dwa"]}) == plain
+    assert hash_of(data={**smoke()["data"], "seed": 1}) != plain
+    assert hash_of(training={"base": smoke()["training"]["base"]}) != plain
+
+
+def test_differences_are_named_by_their_key_path():
+    before, now = {"a": {"b": 1, "c": [2]}, "d": 3}, {"a": {"b": 1, "c": [2, 4]}, "d": 3, "e": None, "f": 5}
+    assert differences(before, now) == ["a:c ([2] → [2, 4])", "f (None → 5)"]
+    assert differences(before, before) == []

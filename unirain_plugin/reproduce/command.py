@@ -16,17 +16,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.reproduce.data import DataFolder, check_photographs, make_data
+from unirain_plugin.reproduce.data import SUMMARY, DataFolder, check_photographs, make_data
 from unirain_plugin.reproduce.files import read_json, write_json
 from unirain_plugin.reproduce.grid import Grid, Outcome, start_fork_server
-from unirain_plugin.reproduce.options import ReproduceOptions, load_options
+from unirain_plugin.reproduce.options import ReproduceOptions, differences, digest, load_options
 from unirain_plugin.reproduce.plan import base_training, plan_runs, run_options
 from unirain_plugin.reproduce.provenance import provenance
 from unirain_plugin.reproduce.results import write_results, write_runs
 from unirain_plugin.reproduce.statistics import mean_of_types, worst_type
+
+if TYPE_CHECKING:
+    from unirain_plugin.reproduce.costs import Costs
 
 RECORD = "options.json"
 """What the output folder was made with."""
@@ -57,25 +60,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     training = base_training(options)
     photographs = check_photographs(options.photographs)
     _say(f"{options.name}: {len(plan_runs(options))} runs, {', '.join(options.questions)}; output: {root}")
+    if args.report_only and not (root / RECORD).is_file():
+        raise DataError(f"--output {root}: holds no reproduction to report on.")
     _claim(root, options, training, photographs)
+    costs = _measure_costs(options, training)
+    if args.report_only:
+        grid = Grid(root, {}, options.threads)
+        return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])
     with _locked(root), _terminable():
         try:
-            return _reproduce(options, training, root, args.report_only)
+            return _report(root, options, costs, _work(root, options, training))
         except KeyboardInterrupt:
             sys.stderr.write("\ninterrupted; the same command goes on from here\n")
             return 130
 
 
-def _reproduce(options: ReproduceOptions, training: dict[str, Any], root: Path, report_only: bool) -> int:
-    from unirain_plugin.reproduce.costs import measure_costs
-
+def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> list[Outcome]:
+    """Make the data and do the runs that are not finished; the outcome of all."""
     started = time.monotonic()
-    if not report_only:
-        start_fork_server(options.threads)
-    costs = measure_costs(options, training)
-    _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
+    start_fork_server(options.threads)
     data = DataFolder(root / "data")
-    summary = make_data(data, options.data, options.photographs, options.seeds, options.workers)
+    make_data(data, options.data, options.photographs, options.seeds, options.workers)
     runs = plan_runs(options)
     _check_run_options(options, training, data)
     grid = Grid(root, {run: run_options(options, training, run, data) for run in runs}, options.threads)
@@ -87,16 +92,27 @@ def _reproduce(options: ReproduceOptions, training: dict[str, Any], root: Path, 
         ended = sum(o.status != "missing" for o in outcomes.values())
         _say(f"[{ended}/{len(runs)}, {time.monotonic() - started:.0f} s] {outcome.run.name}: {_in_words(outcome)}")
 
-    if not report_only:
-        grid.work(runs, options.workers, report)
-    final = list(outcomes.values())
-    origin = read_json(root / RECORD)["begun_with"]
-    text = write_results(root, options, costs, summary, final, origin, round(time.monotonic() - started, 1))
+    grid.work(runs, options.workers, report)
+    return list(outcomes.values())
+
+
+def _report(root: Path, options: ReproduceOptions, costs: Costs, outcomes: list[Outcome]) -> int:
+    """Write and print what came out; the exit status."""
+    text = write_results(root, options, costs, read_json(root / "data" / SUMMARY), outcomes, read_json(root / RECORD))
     sys.stdout.write(f"\n{text}\n")
-    failed = [o.run.name for o in final if o.status == "failed"]
+    failed = [o.run.name for o in outcomes if o.status == "failed"]
     if failed:
-        sys.stderr.write(f"warning: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}\n")
+        sys.stderr.write(f"warning: {len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}\n")
     return 1 if failed else 0
+
+
+def _measure_costs(options: ReproduceOptions, training: dict[str, Any]) -> Costs:
+    """Count the multiply-adds; what is not equal is refused before anything is trained."""
+    from unirain_plugin.reproduce.costs import measure_costs  # imports torch: not for --help
+
+    costs = measure_costs(options, training)
+    _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
+    return costs
 
 
 def _check_run_options(options: ReproduceOptions, training: dict[str, Any], data: DataFolder) -> None:
@@ -127,32 +143,23 @@ def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], phot
 
     Raises:
         DataError: If the folder holds something else.
-        OptionError: If it was made with other options; the message names them.
+        OptionError: If it was made with other options or photographs; the message names them.
     """
-    now = {"hash": options.hash(), **options.fixed(), "photographs": photographs, "base": training}
+    now = {**options.fixed(training), "photographs": photographs}
     record = root / RECORD
     if not record.is_file():
         if root.is_dir() and any(root.iterdir()):
             raise DataError(f"--output {root}: is not empty and was not made by this command; name another folder.")
-        write_json(record, {**now, "begun_with": provenance()})
+        write_json(record, {"hash": digest(options.fixed(training)), "options": now, "begun_with": provenance()})
         return
     before = read_json(record)
-    changed = [f"{key} ({_short(before.get(key))} → {_short(now[key])})" for key in _changes(before, now)]
+    changed = differences(before["options"], now)
     if changed:
         raise OptionError(
-            f"--output {root}: was made with other options (hash {before.get('hash')}, now {now['hash']}): "
-            f"{'; '.join(changed)}. Name another folder; only name, seeds, questions and workers may change."
+            f"--output {root}: was made with other options (hash {before['hash']}, now "
+            f"{digest(options.fixed(training))}): {'; '.join(changed)}. Name another folder; only name, seeds, "
+            "questions and workers may change."
         )
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Top-level keys that differ."""
-    return [key for key in now if key != "hash" and before.get(key) != now[key]]
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 @contextmanager

@@ -154,19 +154,32 @@ class ReproduceOptions:
         """Question → the variant that all others are compared with."""
         return {question: self.questions.get(question, [default])[0] for question, default in BASELINE.items()}
 
-    def fixed(self) -> dict[str, Any]:
-        """Everything that must not change when a reproduction is gone on with, as plain data."""
-        values = asdict(self)
-        return {key: plain(value) for key, value in values.items() if key not in FREE_KEYS}
+    def fixed(self, training: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that must not change when a reproduction is gone on with, as plain data.
 
-    def hash(self) -> str:
-        """A digest of :meth:`fixed`."""
-        return digest(self.fixed())
+        Args:
+            training: The base file with the changes laid over it, which stands in for both.
+        """
+        values = {**asdict(self), "training": training}
+        return {key: plain(value) for key, value in values.items() if key not in FREE_KEYS}
 
 
 def digest(value: object) -> str:
     """The first 16 digits of the SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(before: object, now: object, path: str = "") -> list[str]:
+    """Key paths whose values differ, each with both values."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*before, *now])
+        return [text for key in keys for text in differences(before.get(key), now.get(key), f"{path}:{key}")]
+    return [] if before == now else [f"{path.removeprefix(':')} ({_short(before)} → {_short(now)})"]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def load_options(path: Path, photographs: tuple[Path, Path] | None = None) -> ReproduceOptions:

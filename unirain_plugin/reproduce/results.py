@@ -48,8 +48,7 @@ def write_results(
     costs: Costs,
     data: Mapping[str, Any],
     outcomes: Sequence[Outcome],
-    origin: Mapping[str, Any],
-    seconds: float,
+    record: Mapping[str, Any],
 ) -> str:
     """Write everything that is told about the runs.
 
@@ -59,28 +58,26 @@ def write_results(
         costs: Of the networks.
         data: Summary of the data.
         outcomes: Of all runs.
-        origin: What the folder was begun with: code, versions, machine.
-        seconds: Wall time of this call.
+        record: What the folder was begun with: ``hash`` and ``options``, and ``begun_with``: code, versions, machine.
 
     Returns:
         The text of ``table.md``.
     """
     write_runs(root, outcomes)
     rows = make_rows(options, costs, outcomes)
-    text = _text(options, costs, data, outcomes, rows, origin)
+    text = _text(options, costs, data, outcomes, rows, record)
     write_text(root / "table.md", text)
     write_text(root / "table.csv", csv_table(rows, data["rainy"]))
     write_json(
         root / "results.json",
         {
             "name": options.name,
-            "option_hash": options.hash(),
-            "options": options.fixed(),
+            "option_hash": record["hash"],
+            "options": record["options"],
             "seeds": list(options.seeds),
             "workers": options.workers,
-            "seconds_of_last_call": seconds,
             "seconds_of_runs": sum(o.result["seconds"] for o in outcomes if o.result),
-            "begun_with": origin,
+            "begun_with": record["begun_with"],
             "written_with": provenance(),
             "multiply_adds": {name: asdict(cost) for name, cost in costs.networks.items()},
             "data": data,
@@ -104,7 +101,7 @@ def _text(
     data: Mapping[str, Any],
     outcomes: Sequence[Outcome],
     rows: Sequence[Row],
-    origin: Mapping[str, Any],
+    record: Mapping[str, Any],
 ) -> str:
     rainy = data["rainy"]
     failed = [f"- {o.run.name}: {o.error}" for o in outcomes if o.status == "failed"]
@@ -124,7 +121,7 @@ def _text(
     ]
     if failed:
         lines += ["### Runs that failed", "", *failed, ""]
-    return "\n".join([*lines, _origin(options, origin)]) + "\n"
+    return "\n".join([*lines, _origin(record)]) + "\n"
 
 
 def _setting(
@@ -141,16 +138,17 @@ def _setting(
         f"Multiply-adds at {size}², equal within {costs.largest:.1%} (allowed: {costs.tolerance:.0%}).",
         "",
         "Mean ± standard deviation over the seeds, PSNR in dB. `tie`: the difference to the baseline (the first line) "
-        "is smaller than the spread of a difference, √(s₁² + s₂²). Over a few seeds the spread itself is roughly known at "
-        "best, so `better` and `worse` are hints, not proofs.",
+        "is smaller than the spread of a difference, √(s₁² + s₂²). Over a few seeds the spread itself is known roughly "
+        "at best, so `better` and `worse` are hints, not proofs.",
     ]
 
 
-def _origin(options: ReproduceOptions, origin: Mapping[str, Any]) -> str:
+def _origin(record: Mapping[str, Any]) -> str:
+    origin = record["begun_with"]
     versions = origin["versions"]
     return (
         f"Begun with commit {origin['commit'] or 'unknown'}"
-        f"{' and changes not committed' if origin['changed_since_commit'] else ''}, options {options.hash()}, "
+        f"{' and changes not committed' if origin['changed_since_commit'] else ''}, options {record['hash']}, "
         f"unirain_plugin {versions['unirain_plugin']}, torch {versions['torch']}, basicsr {versions['basicsr']}, "
         f"Python {versions['python']}, on {origin['gpu'] or origin['cpu']}; {origin['written']}."
     )
