@@ -63,6 +63,7 @@ EXTRAS = {
     "speed": ["simplejpeg>=1.9", "isal>=1.9", "pyspng-seunglab>=1.1"],
     "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7"],
     "app": ["gradio>=6.31"],
+    "compare": ["pyiqa>=0.1.16"],
     "spandrel": ["spandrel>=0.4.2"],
 }
 

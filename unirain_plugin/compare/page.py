@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from unirain_plugin.compare.cost import CONVENTION
 from unirain_plugin.compare.results import GT, INPUT, OK, Comparison, ImageResult
 from unirain_plugin.compare.zoom import models_with_results
 from unirain_plugin.distill.parts import require
@@ -85,6 +86,7 @@ def write_page(
     text = environment.from_string(source).render(
         name=comparison.name,
         summary=_table(summary_rows),
+        convention=CONVENTION if any(row.multiply_adds for row in comparison.models) else "",
         failures=[(row.name, row.status) for row in comparison.models if row.status != OK],
         types=[(name, in_words(name)) for name in sorted(types, key=_type_order)],
         test_sets=[(name, name) for name in comparison.test_sets if any(r.test_set == name for r in chosen)],
