@@ -65,6 +65,7 @@ def test_one_file_escaped_and_reproducible(page, tmp_path):
 def test_content(page):
     data = data_of(page)
     assert data["models"] == ["input", "Good", "Bad"] and "untrained: cost only" in page.read_text()
+    assert "FLOPs" in page.read_text()  # how multiply-adds are counted
     assert [image["name"] for image in data["images"]] == ["one", "two", "three", "walk <i>"]
     one, two, _, walk = data["images"]
     assert list(one["sides"]) == ["input", "Good", "Bad", "gt"] and list(two["sides"]) == ["input", "Good", "gt"]
