@@ -104,7 +104,7 @@ def test_the_command_writes_everything(data, tmp_path, capsys):
     costs = {m["name"]: m for m in summary["models"]}
     assert costs["EDSR"]["multiply_adds"] == 648 * 256 and costs["EDSR"]["latency_ms"] > 0
     assert costs["ours"]["peak_memory_mb"] > 0 and costs["finished"]["parameters"] is None
-    assert {"commit", "device_name", "packages", "created"} <= summary["provenance"].keys()
+    assert {"commit", "device", "cpu", "versions", "written"} <= summary["provenance"].keys()
     assert summary["options"]["bootstrap"]["seed"] == 0 and "new" not in (out / "per_image.csv").read_text()
     assert r"\textbf{34.15}" in (out / "tables.tex").read_text()
     assert cv2.imread(str(out / "figure.png")) is not None

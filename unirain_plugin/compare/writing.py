@@ -12,10 +12,11 @@ from typing import Any
 from unirain_plugin.compare import tables
 from unirain_plugin.compare.network_process import reason
 from unirain_plugin.compare.options import CompareOptions
-from unirain_plugin.compare.provenance import provenance
 from unirain_plugin.compare.run import UNTRAINED, Outcome
 from unirain_plugin.distill.workspace import write_text
 from unirain_plugin.errors import UniRainError
+from unirain_plugin.inference.loading import choose_device
+from unirain_plugin.provenance import provenance
 
 
 def markdown(outcome: Outcome, options: CompareOptions) -> str:
@@ -49,7 +50,7 @@ def summary_json(outcome: Outcome, options: CompareOptions) -> str:
     """Everything in JSON: provenance, options, means, intervals, costs, what went wrong. Infinite values: "inf"."""
     content = {
         "name": outcome.comparison.name,
-        "provenance": provenance(options.device),
+        "provenance": {**provenance(), "device": str(choose_device(options.device))},
         "options": options,
         "metrics": outcome.directions,
         "reference": outcome.reference,
