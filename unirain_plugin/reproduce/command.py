@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.provenance import provenance
 from unirain_plugin.reproduce.data import SUMMARY, DataFolder, check_photographs, make_data
 from unirain_plugin.reproduce.files import read_json, write_json
 from unirain_plugin.reproduce.grid import Grid, Outcome, start_fork_server
 from unirain_plugin.reproduce.options import ReproduceOptions, differences, digest, load_options
 from unirain_plugin.reproduce.plan import base_training, plan_runs, run_options
-from unirain_plugin.reproduce.provenance import provenance
 from unirain_plugin.reproduce.results import write_results, write_runs
 from unirain_plugin.reproduce.statistics import mean_of_types, worst_type
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import cv2
 
+from unirain_plugin.provenance import provenance
 from unirain_plugin.reproduce.costs import Costs
 from unirain_plugin.reproduce.figures import draw_curves, draw_pictures
 from unirain_plugin.reproduce.files import write_json, write_text
 from unirain_plugin.reproduce.grid import Outcome
 from unirain_plugin.reproduce.options import ReproduceOptions
-from unirain_plugin.reproduce.provenance import provenance
 from unirain_plugin.reproduce.report import (
     Row,
     csv_table,

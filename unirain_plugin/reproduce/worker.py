@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from unirain_plugin.errors import TrainingError, UniRainError
+from unirain_plugin.provenance import commit, now
 from unirain_plugin.reproduce.files import CURVE, RESULT, write_json
 from unirain_plugin.reproduce.plan import VAL_NAME
-from unirain_plugin.reproduce.provenance import commit, now
 from unirain_plugin.runner import RunArguments
 from unirain_plugin.training_run import TrainingRun
 
