@@ -72,6 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     triplets = find_triplets(output / "data/val", results, SUFFIX, RAIN_TYPES)
     rows = score_by_type(triplets)
     sys.stdout.write(format_table(rows) + "\n\n")
+    sys.stdout.write("For comparison, the trained weights that the package ships, on the same pictures:\n")
+    shipped = restore_with_shipped_weights(output / "data/val", output / "shipped_weights")
+    sys.stdout.write(format_table(score_by_type(shipped)) + "\n\n")
     sys.stdout.write(f"Picture: {write_picture(triplets, output / 'demo.png')}\n")
     sys.stdout.write(f"Weights: {weights}\nTime: {time.monotonic() - started:.0f} s\n")
     return report_losers(rows)
@@ -84,6 +87,19 @@ def make_data(folder: Path, per_image: int, size: int, seed: int) -> None:
     synthesize_rain.main([*common, *train, "--output", str(folder / "train")])
     held_out = ["--split", "held-out", "--per-image", "3", "--size", "256"]
     synthesize_rain.main([*common, *held_out, "--output", str(folder / "val")])
+
+
+def restore_with_shipped_weights(data: Path, results: Path) -> list[Triplet]:
+    """Restore every rainy picture below ``data`` into ``results/{type}/NAME_restored.png``."""
+    from unirain_plugin import load, restore
+
+    network = load()
+    for rain_type in RAIN_TYPES:
+        (results / rain_type).mkdir(parents=True)
+        for path in sorted((data / rain_type / "input").iterdir()):
+            restored = restore(network, read_bgr(path)[..., ::-1])
+            cv2.imwrite(str(results / rain_type / f"{path.stem}_{SUFFIX}.png"), restored[..., ::-1])
+    return find_triplets(data, results, SUFFIX, RAIN_TYPES)
 
 
 def write_picture(triplets: list[Triplet], path: Path) -> Path:

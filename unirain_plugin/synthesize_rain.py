@@ -40,8 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
         "random scale (default: whole photographs)")  # fmt: skip
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
         "photographs (the clean picture is the changed one)")  # fmt: skip
-    add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than "
-        "real rain shows and leave 8%% dry: more variety for training")  # fmt: skip
+    add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than real rain "
+        "shows: more variety for training")  # fmt: skip
+    add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "
+        "network learns to leave clean pictures alone (default: 0)")  # fmt: skip
     add("--seed", type=int, default=0, help="seed, 0 or more (default: 0)")
     add("--workers", type=int, metavar="N", default=1, help="processes (default: 1, no extra process)")
     add("--split", metavar="NAME", help="without --input: train, held-out or all (default: all)")
@@ -101,6 +103,8 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     ):
         if value < least:
             raise OptionError(f"{option}: found {value}; expected at least {least}.")
+    if not 0 <= args.dry_share <= 1:
+        raise OptionError(f"--dry-share: found {args.dry_share}; expected a share from 0 to 1.")
     if args.split is not None and args.input is not None:
         raise OptionError("--split divides the embedded photographs; it cannot be used together with --input.")
     if args.size is None:
@@ -152,6 +156,7 @@ def _plan(args: argparse.Namespace, photos: list[tuple[str, str]], size: tuple[i
                     seed=args.seed,
                     vary_colours=args.vary_colours,
                     vary_rain=args.vary_rain,
+                    dry_share=args.dry_share,
                     convert=tuple(args.convert),
                 )
 
@@ -165,6 +170,7 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> N
         "size": size and list(size),
         "vary_colours": args.vary_colours,
         "vary_rain": args.vary_rain,
+        "dry_share": args.dry_share,
         "convert": sorted(args.convert),
     }
     if output.exists() and not output.is_dir():

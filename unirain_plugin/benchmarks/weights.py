@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmark weights", description=__doc__)
     add = parser.add_argument
     add("--weights", help=".safetensors or .pth (default: those the package ships)")
-    add("--photographs", type=Path, metavar="DIR", help="clean photographs (default: those that scikit-image installs)")
+    add("--photographs", type=Path, metavar="DIR", help="clean photographs (default: two that scikit-image installs)")
     add("--size", type=int, default=256, metavar="PX", help="side of the windows, 0: whole photographs (%(default)s)")
     add("--per-image", type=int, default=3, metavar="N", help="pairs for each photograph and row (%(default)s)")
     add("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
@@ -81,7 +81,7 @@ def _windows(args: argparse.Namespace) -> Iterator[np.ndarray]:
     from unirain_plugin.data.sample_photos import sample_photos
 
     if args.photographs is None:
-        paths = sample_photos()
+        paths = sample_photos("held-out")
     else:
         paths = [args.photographs / key for key in sorted(walk_images(str(args.photographs)))]
     if not paths:

@@ -27,8 +27,6 @@ from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.errors import DataError
 
 INPUT, TARGET = "input", "target"
-DRY_SHARE = 0.08
-"""Share of the pairs without rain (``lq`` = ``gt``) among varied ones: what is clean is to be left alone."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ class PairJob:
         size: (height, width) of the crop, or None for the whole photograph.
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
-        vary_rain: Whether half of the pairs draw their rain from the wider ranges and :data:`DRY_SHARE` are left dry.
+        vary_rain: Whether half of the pairs draw their rain from the wider ranges.
+        dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
     """
 
@@ -59,6 +58,7 @@ class PairJob:
     seed: int
     vary_colours: bool
     vary_rain: bool
+    dry_share: float
     convert: tuple[str, ...]
 
     @property
@@ -157,7 +157,8 @@ def make_pair(job: PairJob) -> None:
     try:
         window = cut(photo, job.size, rng)
         window = vary_colours(window, rng) if job.vary_colours else window
-        wide, dry = rng.random(2) < (0.5, DRY_SHARE) if job.vary_rain else (False, False)
+        varied = job.vary_rain or job.dry_share > 0
+        wide, dry = rng.random(2) < (0.5 * job.vary_rain, job.dry_share) if varied else (False, False)
         pair = render_rain(window, job.rain_type, rng, WIDE_RAIN if wide else None)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
