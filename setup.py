@@ -39,7 +39,12 @@ class BuildPy(build_py):
         super().run()
         if not self.editable_mode:
             write_hook(Path(self.build_lib))
-            shutil.copytree(ROOT / "options", Path(self.build_lib, "unirain_plugin", "_options"), dirs_exist_ok=True)
+            shutil.copytree(
+                ROOT / "options",
+                Path(self.build_lib, "unirain_plugin", "_options"),
+                dirs_exist_ok=True,
+                ignore=shutil.ignore_patterns("results"),
+            )  # figures of a study, no options
 
 
 class EditableWheel(editable_wheel):

@@ -1,11 +1,14 @@
 """Fixtures shared by all tests."""
 
-from __future__ import annotations
+from __future__ import signal
 
 from pathlib import Path
 
 import pytest
 from tiny_run import write_rainrag
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: programs under test would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture()
