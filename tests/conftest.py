@@ -1,7 +1,8 @@
 """Fixtures shared by all tests."""
 
-from __future__ import signal
+from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
