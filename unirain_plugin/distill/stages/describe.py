@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, TypeVar
@@ -119,20 +120,20 @@ class Describe(Stage):
                     raise DistillError(f"the voter '{name}' measured {key} = {value}; expected a finite number.")
         return {name: values for name, values in found.items() if values}
 
-    def _items(self, shard: int) -> Sequence[T]:
-        raise NotImplementedError
+    @abstractmethod
+    def _items(self, shard: int) -> Sequence[T]: ...
 
-    def _read(self, item: T) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self, item: T) -> None: ...
 
-    def _rainy(self, item: T) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def _rainy(self, item: T) -> np.ndarray: ...
 
-    def _rainy_path(self, item: T) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _rainy_path(self, item: T) -> Any: ...
 
-    def _measurements(self, item: T) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _measurements(self, item: T) -> dict[str, Any]: ...
 
 
 class DescribeReferences(Describe):
