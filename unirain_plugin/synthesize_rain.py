@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from unirain_plugin.rain_types import RAIN_TYPES
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""
@@ -42,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
         "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than real rain "
         "shows: more variety for training")  # fmt: skip
+    add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
+        "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "
         "network learns to leave clean pictures alone (default: 0)")  # fmt: skip
     add("--seed", type=int, default=0, help="seed, 0 or more (default: 0)")
@@ -105,6 +108,10 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
             raise OptionError(f"{option}: found {value}; expected at least {least}.")
     if not 0 <= args.dry_share <= 1:
         raise OptionError(f"--dry-share: found {args.dry_share}; expected a share from 0 to 1.")
+    if not 1 <= args.rain_scale < math.inf:
+        raise OptionError(f"--rain-scale: found {args.rain_scale}; expected a number of at least 1.")
+    if args.rain_scale > 1 and args.size is None:
+        raise OptionError("--rain-scale: needs --size; on whole photographs rain has the size that fits them.")
     if args.split is not None and args.input is not None:
         raise OptionError("--split divides the embedded photographs; it cannot be used together with --input.")
     if args.size is None:
@@ -156,6 +163,7 @@ def _plan(args: argparse.Namespace, photos: list[tuple[str, str]], size: tuple[i
                     seed=args.seed,
                     vary_colours=args.vary_colours,
                     vary_rain=args.vary_rain,
+                    rain_scale=args.rain_scale,
                     dry_share=args.dry_share,
                     convert=tuple(args.convert),
                 )
@@ -170,6 +178,7 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> N
         "size": size and list(size),
         "vary_colours": args.vary_colours,
         "vary_rain": args.vary_rain,
+        "rain_scale": args.rain_scale,
         "dry_share": args.dry_share,
         "convert": sorted(args.convert),
     }

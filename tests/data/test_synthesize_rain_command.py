@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from unirain_plugin.__main__ import main as command_table
-from unirain_plugin.data.rain.pair_files import cut, output_names, read_photo
+from unirain_plugin.data.rain.light import to_linear
+from unirain_plugin.data.rain.pair_files import cut, dull, output_names, read_photo
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.synthesize_rain import main
@@ -106,6 +107,43 @@ def test_a_share_of_the_pairs_is_dry(photos, tmp_path):
         pairs = [(read_photo(f), read_photo(tmp_path / kind / "drs/target" / f.name)) for f in files]
         dry[kind] = sum(np.array_equal(lq, gt) for lq, gt in pairs) / len(pairs)
     assert dry["plain"] < 0.02 and 0.1 < dry["varied"] < 0.4
+
+
+def test_rain_of_larger_pictures(tmp_path):
+    save(tmp_path / "photos" / "large.png", picture(320, 320, seed=4))
+    arguments = ["--input", str(tmp_path / "photos"), "--types", "drd", "--per-image", "40", "--size", "64"]
+    thickness = []
+    for scale in ("1", "4"):
+        out = tmp_path / scale
+        main([*arguments, "--rain-scale", scale, "--output", str(out)])
+        thickest = []
+        for file in sorted((out / "drd/input").iterdir()):
+            lq, gt = read_photo(file), read_photo(out / "drd/target" / file.name)
+            assert lq.shape == gt.shape == (64, 64, 3)
+            rain = (lq != gt).any(axis=2)
+            thickest.append(cv2.distanceTransform(rain.astype(np.uint8), cv2.DIST_L2, 3).max())
+        thickness.append(np.quantile(thickest, 0.9))
+    assert thickness[1] > 1.5 * thickness[0]
+
+
+def test_some_streaks_of_wider_ranges_are_dull(tmp_path):
+    save(tmp_path / "photos" / "a.png", picture(120, 120, seed=4))
+    arguments = ["--input", str(tmp_path / "photos"), "--types", "drs", "drd", "--per-image", "60", "--size", "64"]
+    main([*arguments, "--vary-rain", "--output", str(tmp_path / "out")])
+    darker = {}
+    for kind in ("drs", "drd"):
+        files = sorted((tmp_path / "out" / kind / "input").iterdir())
+        pairs = [(read_photo(f).astype(int), read_photo(tmp_path / "out" / kind / "target" / f.name)) for f in files]
+        darker[kind] = sum(np.median(lq - gt) < -5 for lq, gt in pairs) / len(pairs)
+    assert 0.04 < darker["drs"] < 0.25 and darker["drd"] < 0.04
+
+
+def test_dull_pictures_are_darker_and_blurred():
+    photo = np.random.default_rng(0).integers(60, 200, (64, 64, 3), dtype=np.uint8)
+    for seed in range(5):
+        result = dull(photo, np.random.default_rng(seed))
+        light = to_linear(result).mean() / to_linear(photo).mean()
+        assert 0.39 < light < 1.01 and result.std() < 0.6 * photo.std()
 
 
 def test_other_colours_same_forms(photos, tmp_path):
@@ -205,6 +243,10 @@ def test_settings_are_recorded(photos, tmp_path):
         (["--workers", "0"], "--workers: found 0; expected at least 1"),
         (["--size", "16"], "--size: found 16; expected at least 32 pixels"),
         (["--size", "64", "64", "64"], "--size: found 3 numbers; expected height and width"),
+        (["--dry-share", "1.5"], "--dry-share: found 1.5; expected a share from 0 to 1"),
+        (["--rain-scale", "0.5", "--size", "64"], "--rain-scale: found 0.5; expected a number of at least 1"),
+        (["--rain-scale", "nan", "--size", "64"], "--rain-scale: found nan; expected a number of at least 1"),
+        (["--rain-scale", "2"], "--rain-scale: needs --size"),
         (["--split", "train"], "--split divides the embedded photographs"),
         (["--convert", "gray"], "--convert: 'gray' is unknown; .* Did you mean 'grey'"),
     ],

@@ -28,6 +28,10 @@ from unirain_plugin.errors import DataError
 
 INPUT, TARGET = "input", "target"
 
+_STREAKS = ("drs", "nrs")
+_DULL_SHARE = 0.3
+"""Share of the streaks of wider ranges that are made dull."""
+
 
 @dataclass(frozen=True)
 class PairJob:
@@ -43,7 +47,9 @@ class PairJob:
         size: (height, width) of the crop, or None for the whole photograph.
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
-        vary_rain: Whether half of the pairs draw their rain from the wider ranges.
+        vary_rain: Whether half of the pairs draw their rain from the wider ranges; some of the streaks among them are
+            made :func:`dull` too.
+        rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
     """
@@ -58,6 +64,7 @@ class PairJob:
     seed: int
     vary_colours: bool
     vary_rain: bool
+    rain_scale: float
     dry_share: float
     convert: tuple[str, ...]
 
@@ -130,8 +137,7 @@ def cut(photo: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generato
     shape = max(round(width * factor), size[1]), max(round(height * factor), size[0])
     if shape != (width, height):
         photo = cv2.resize(photo, shape, interpolation=cv2.INTER_AREA)
-    top, left = (int(rng.integers(0, have - want + 1)) for have, want in zip(photo.shape, size, strict=False))
-    return photo[top : top + size[0], left : left + size[1]]
+    return photo[_window(photo, size, rng)]
 
 
 def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -146,6 +152,12 @@ def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return to_codes(np.maximum(linear * gains, 0) ** np.float32(np.exp(rng.normal(0, 0.15))))
 
 
+def dull(rainy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur a rainy picture and take up to 60 % of its light, as dense rain under a dark sky does; its target stays."""
+    linear = cv2.GaussianBlur(to_linear(rainy), (0, 0), rng.uniform(0.7, 2.2))
+    return to_codes(linear * np.float32(rng.uniform(0.4, 1)))
+
+
 def make_pair(job: PairJob) -> None:
     """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it.
 
@@ -155,16 +167,36 @@ def make_pair(job: PairJob) -> None:
     photo = _cached_photo(job.photo, job.convert)
     rng = job.generator()
     try:
-        window = cut(photo, job.size, rng)
-        window = vary_colours(window, rng) if job.vary_colours else window
+        frame = cut(photo, _frame_size(photo, job, rng), rng)
+        frame = vary_colours(frame, rng) if job.vary_colours else frame
         varied = job.vary_rain or job.dry_share > 0
         wide, dry = rng.random(2) < (0.5 * job.vary_rain, job.dry_share) if varied else (False, False)
-        pair = render_rain(window, job.rain_type, rng, WIDE_RAIN if wide else None)
+        pair = render_rain(frame, job.rain_type, rng, WIDE_RAIN if wide else None)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
+    rainy = pair.gt if dry else pair.lq
+    if wide and not dry and job.rain_type in _STREAKS and rng.random() < _DULL_SHARE:
+        rainy = dull(rainy, rng)
+    window = _window(frame, job.size, rng)
     lq, gt = job.paths
-    write_png(gt, pair.gt)
-    write_png(lq, pair.gt if dry else pair.lq)
+    write_png(gt, pair.gt[window])
+    write_png(lq, rainy[window])
+
+
+def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Size of the picture to render, of which the pair is a window: rain grows with the picture that it falls on."""
+    if job.size is None or job.rain_scale == 1:
+        return job.size
+    largest = min(job.rain_scale, *(have / want for have, want in zip(photo.shape, job.size, strict=False)))
+    scale = float(np.exp(rng.uniform(0, np.log(max(largest, 1))))) if rng.random() < 0.5 else 1.0
+    return round(scale * job.size[0]), round(scale * job.size[1])
+
+
+def _window(frame: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A random window of ``size`` in a picture."""
+    size = size or frame.shape[:2]
+    starts = [int(rng.integers(0, have - want + 1)) for have, want in zip(frame.shape, size, strict=False)]
+    return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
