@@ -134,6 +134,33 @@ def test_half_of_the_rain_left_in_the_clean_picture_is_seen():
     assert votes["gt_quality"].details["kind"] == votes["pair_consistency"].details["kind"] == "still_rainy"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_third_of_faint_rain_left_in_a_rough_scene_is_seen(seed):
+    """Block by block the scene's texture hides it; over all blocks the sign is the same."""
+    texture = np.random.default_rng(seed).normal(0, 14, (256, 256, 1))
+    gt = np.clip(scene(seed) + texture, 0, 255).astype(np.uint8)
+    lq = streaks(gt, seed, strength=30)
+    dirty = np.clip(np.round(gt + 0.3 * (lq.astype(float) - gt)), 0, 255).astype(np.uint8)
+    figures = evidence(lq, dirty)
+    assert figures["leftover"] < 0.1 < 3.5 < figures["likeness_surety"]
+    assert votes_on(lq, dirty)["pair_consistency"].reason.startswith("the clean picture is still rainy: all over")
+    assert abs(evidence(lq, gt)["likeness_surety"]) < 3
+
+
+def test_dense_rain_coded_as_jpeg_is_not_taken_for_a_blurred_clean_picture():
+    def coded(image, quality):
+        return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+
+    for seed in range(3):
+        gt = cv2.GaussianBlur(scene(seed), (0, 0), 1.0)
+        lq = streaks(gt, seed, density=0.02)
+        votes = votes_on(coded(lq, 85), coded(gt, 85))
+        assert "blurred" not in kinds(votes), votes
+        assert evidence(coded(lq, 85), coded(gt, 85))["lost_detail"] > 0.6  # which alone would look like blur
+    lighter = streaks(gt, seed, density=0.003)
+    assert "blurred" in kinds(votes_on(lighter, cv2.GaussianBlur(gt, (0, 0), 2.0)))
+
+
 def test_swapped_pictures_are_called_swapped():
     gt = scene()
     votes = votes_on(gt, streaks(gt))

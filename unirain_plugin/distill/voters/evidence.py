@@ -9,7 +9,7 @@ from unirain_plugin.distill.voters.registration import registration
 from unirain_plugin.distill.voters.sharpness import sharpness
 from unirain_plugin.distill.voters.tones import tones
 
-VERSION = 1
+VERSION = 2
 """Raise it whenever a figure can change."""
 
 

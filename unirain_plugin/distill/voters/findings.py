@@ -83,18 +83,29 @@ def colour(f: Figures) -> Finding:
 
 
 def leftover(f: Figures) -> Finding:
-    """The clean picture bears a share of the same rain."""
+    """The clean picture bears a share of the same rain: much in some places, or a little in all."""
+    # Rain that is merely added to the scene leaves the surety at 0 ± 1, rain that hides the scene below 0.
+    much, everywhere = f["leftover"] / 0.15, f["likeness_surety"] / 3.5
     words = f"the clean picture is still rainy: {f['leftover']:.0%} of the rain's structure is in it too"
+    if everywhere > max(much, 1):
+        words = (
+            f"the clean picture is still rainy: all over it bears a little of the rain ({f['likeness_surety']:.0f} σ)"
+        )
+    severity = max(much, everywhere)
     # In a picture of another exposure the difference holds the scene itself, which looks like leftover rain.
-    return Finding("still_rainy", f["leftover"] / 0.15 if f["tone_shift"] < TONE_LIMIT else 0.0, words)
+    return Finding("still_rainy", severity if f["tone_shift"] < TONE_LIMIT else 0.0, words)
 
 
 def blurred(f: Figures) -> Finding:
-    """Detail of the rainy picture is missing in the clean one, in both signs as by blur (rain only brightens)."""
+    """Detail of the rainy picture is missing in the clean one, in both signs as by blur.
+
+    Dense rain alone brightens; coded as JPEG, its surroundings gain detail that the clean picture lacks.
+    """
     words = (
         f"the clean picture is blurred: it has {2 ** -f['lost_detail']:.0%} of the rainy one's detail beside the rain"
     )
-    return Finding("blurred", min(f["lost_detail"] / 0.6, f["balance"] / 0.04), words)
+    severity = min(f["lost_detail"] / 0.6, f["balance"] / 0.04, (1 - f["brighter"]) / 0.04)
+    return Finding("blurred", severity, words)
 
 
 def blocky(f: Figures) -> Finding:

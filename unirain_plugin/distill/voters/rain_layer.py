@@ -97,9 +97,9 @@ def _owner(frame: Frame, limit: float) -> dict[str, float]:
         gradients correlated by more than 0.3);
         ``darker_structure``: share in places where lq is the darker one; ``owned_by_gt``: Σ over those places of the
         share that gt bears. Rain streaks brighten, so both are near 0 for them; drops have dark rims and hide bright
-        parts, up to 0.45.
+        parts, up to 0.45; and what :func:`_likeness` says.
     """
-    figures = {}
+    figures = _likeness(frame)
     for level, size in ((1, 12), (2, 6)):
         gt = frame.gt_luma[level].astype(np.float32)
         difference = frame.lq_luma[level] - gt
@@ -119,6 +119,33 @@ def _owner(frame: Frame, limit: float) -> dict[str, float]:
         alike = common < -0.3 * np.sqrt(blocks * block_means(gx * gx + gy * gy, size))
         left = (common < -0.15 * (blocks + 2)) & alike
         figures["leftover"] = float(weight[left].sum() / (weight.sum() + 1e-6))
+    return figures
+
+
+def _likeness(frame: Frame) -> dict[str, float]:
+    """How the gradients of lq − gt and of gt correlate in blocks with rain: rain hides the scene, so less than 0.
+
+    Returns:
+        ``likeness``: mean of the blocks' correlations, weighted by the rain's strength; ``half_likeness``: plain mean
+        at half size; ``likeness_surety``: plain mean over its standard error. Where even faint rain is in gt, too,
+        it adds the same sign in every block, the scene's texture does not.
+    """
+    figures = {"likeness": 0.0, "half_likeness": 0.0, "likeness_surety": 0.0}
+    for level, size in ((0, 16), (1, 12)):
+        gt = frame.gt_luma[level].astype(np.float32)
+        d = cv2.subtract(frame.lq_luma[level], frame.gt_luma[level], dtype=cv2.CV_32F)
+        (dx, dy), (gx, gy) = ((p[:-1, 1:] - p[:-1, :-1], p[1:, :-1] - p[:-1, :-1]) for p in (d, gt))
+        rain, both, scene = (block_means(p, size) for p in (dx * dx + dy * dy, dx * gx + dy * gy, gx * gx + gy * gy))
+        rainy = rain > max(1.0, 0.1 * float(rain.mean()))
+        alike = (both[rainy] / np.sqrt((rain[rainy] + 1) * (scene[rainy] + 1))).astype(np.float64)
+        if len(alike) <= 4:
+            continue
+        if level == 1:
+            figures["half_likeness"] = float(alike.mean())
+            continue
+        strength = np.sqrt(rain[rainy])
+        figures["likeness"] = float((strength * alike).sum() / strength.sum())
+        figures["likeness_surety"] = float(alike.mean() / (alike.std() + 0.03) * np.sqrt(len(alike)))
     return figures
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from unirain_plugin.distill.voters.findings import Figures, Finding
 
-STREAK_LIMIT = 0.08
+STREAK_LIMIT = 0.04
 """Share of the difference's structure that darkens. Streaks brighten whatever is behind them but the brightest."""
-DROP_LIMIT = 0.46
+DROP_LIMIT = 0.58
 """The same with two more signs, for drops, which darken and brighten."""
+DROP_LEFT_LIMIT = 0.028
+"""Signs that some of the drops, or other ones, are in both pictures."""
 
 
 def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
@@ -22,10 +24,16 @@ def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
     else:
         # Weights: of a linear discriminant between rendered drops and pairs swapped or rainy on both sides, rounded.
         score = dark + 0.25 * figures["out_of_place"] + 0.9 * figures["owned_by_gt"]
-        severity, limit = score / DROP_LIMIT, DROP_LIMIT
+        severity, limit = max(score / DROP_LIMIT, _drops_in_both(figures) / DROP_LEFT_LIMIT), DROP_LIMIT
     if figures["brighter"] < 0.45 and severity > 1 and dark > 0.5:
         return Finding(
             "swapped", severity, f"swapped: the rain lies in the clean picture ({dark:.0%} of it darkens the rainy one)"
         )
     return Finding("still_rainy", severity, f"the clean picture bears rain of its own: {dark:.0%} of the difference's "
                    f"structure darkens the rainy picture (limit {limit:.0%})")  # fmt: skip
+
+
+def _drops_in_both(figures: Figures) -> float:
+    """A linear discriminant between good rendered drops and pairs with drops in both pictures, rounded."""
+    left = min(figures["leftover"], 0.4) + 0.22 * figures["owned_by_gt"] + 0.014 * figures["out_of_place"]
+    return left + 0.21 * figures["likeness"] - 0.24 * figures["half_likeness"]
