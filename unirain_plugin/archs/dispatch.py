@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unirain_plugin.archs.experts import Experts, run_expert
+from unirain_plugin.archs.streaming import can_stream, compute_dtype, feed_forward_of_patch
 
 
 def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -55,16 +56,18 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
     n, height, width, channels = x.shape
     rows, columns = window_counts(height, width, window)
     padded = F.pad(x, (0, 0, 1, columns * window - width + 1, 1, rows * window - height + 1))
-    tiles = padded.unfold(1, window + 2, window).unfold(2, window + 2, window)  # (N, rows, columns, C, w+2, w+2)
     chosen, weights = chosen.flatten(0, 1), weights.flatten(0, 1)
+    if can_stream(x):
+        return _stream_windows(padded, experts, chosen, weights, window)[:, :height, :width]
+    tiles = padded.unfold(1, window + 2, window).unfold(2, window + 2, window)
+    tiles = tiles.permute(0, 1, 2, 4, 5, 3)  # channels last before the gather, which then copies whole rows
     out = x.new_zeros(0)
     for number, expert in enumerate(experts.unbind()):
         unit, slot = (chosen == number).nonzero(as_tuple=True)
         if unit.numel() == 0:
             continue
         image, cell = unit // (rows * columns), unit % (rows * columns)
-        picked = tiles[image, cell // columns, cell % columns].permute(0, 2, 3, 1)
-        y = run_expert(picked, expert, padding=0)
+        y = run_expert(tiles[image, cell // columns, cell % columns], expert, padding=0)
         if chosen.shape[1] > 1 or weights.requires_grad:
             y = y * weights[unit, slot, None, None, None].to(y.dtype)
         if out.numel() == 0:
@@ -72,6 +75,30 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
         out = out.index_add(0, unit, y)
     out = out.view(n, rows, columns, window, window, channels).transpose(2, 3)
     return out.reshape(n, rows * window, columns * window, channels)[:, :height, :width]
+
+
+def _stream_windows(padded: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
+    """Window after window, so that what an expert makes of one stays in the cache; ``(N, rows · w, columns · w, C)``.
+
+    Args:
+        padded: The map with a halo of one pixel, ``(N, rows · w + 2, columns · w + 2, C)``.
+        experts: The experts.
+        chosen: ``(N · rows · columns, K)``.
+        weights: Likewise.
+        window: Side w of a window.
+    """
+    dtype = compute_dtype(padded)
+    kernels = [[t.to(dtype) for t in expert] for expert in experts.unbind()]
+    n, height, width, channels = padded.shape
+    out = padded.new_empty(n, height - 2, width - 2, channels, dtype=dtype)
+    corners = [(i, y, x) for i in range(n) for y in range(0, height - 2, window) for x in range(0, width - 2, window)]
+    with torch.autocast(padded.device.type, enabled=False):
+        for (i, y, x), picks, shares in zip(corners, chosen.tolist(), weights.to(dtype), strict=True):
+            patch = padded[i, y : y + window + 2, x : x + window + 2].to(dtype).contiguous()
+            made = [feed_forward_of_patch(patch, *kernels[pick]) for pick in picks]
+            whole = made[0] if len(made) == 1 else torch.einsum("khwc,k->hwc", torch.stack(made), shares)
+            out[i, y : y + window, x : x + window] = whole  # the weight of a single expert is 1
+    return out
 
 
 def dispatch_dense(x: Tensor, experts: Experts, mask: Tensor) -> Tensor:

@@ -95,6 +95,17 @@ def stream_feed_forward(
     return out
 
 
+def feed_forward_of_patch(x: Tensor, expand: Tensor, depthwise: Tensor, project: Tensor) -> Tensor:
+    """The same for one window with its halo, small enough for the cache: ``(h + 2, w + 2, C)`` to ``(h, w, C)``."""
+    channels = expand.shape[0]
+    z = x.new_empty(1, *x.shape[:2], channels)
+    linear_into(z.view(-1, channels), x.reshape(-1, x.shape[-1]), expand)
+    a, b = F.conv2d(z.permute(0, 3, 1, 2), depthwise, groups=channels)[0].permute(1, 2, 0).chunk(2, -1)
+    out = x.new_empty(a.shape[0] * a.shape[1], project.shape[0])
+    linear_into(out, (a * b).flatten(0, 1), project)
+    return out.view(*a.shape[:2], -1)
+
+
 def stream_attention_scores(x: Tensor, qkv: Tensor, depthwise: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over pixels that channel attention needs, and v, in strips.
 
