@@ -21,6 +21,7 @@ from unirain_plugin.compare.metrics import psnr
 from unirain_plugin.compare.options import parse_options
 from unirain_plugin.compare.run import UNTRAINED, run
 from unirain_plugin.compare.samples import Source
+from unirain_plugin.errors import OptionError
 from unirain_plugin.inference.loading import build_network, load
 from unirain_plugin.inference.restoring import restore
 from unirain_plugin.inference.weights_file import write_weights
@@ -234,6 +235,12 @@ def test_a_broken_test_picture_is_left_out_for_all(data, tmp_path):
     assert len(outcome.failures) == 1
     assert "left out for all models" in outcome.failures[0] and "drs/input/001.png" in outcome.failures[0]
     assert statuses(outcome) == {"input": "ok", "ours": "ok"} and len(outcome.comparison.results) == 2
+
+
+def test_a_misspelt_picture_of_the_figure_is_told_before_anything_runs(data, tmp_path):
+    with pytest.raises(OptionError, match=r"no picture 'test/drs/00' .* Did you mean 'test/drs/0"):
+        compare(data, tmp_path / "out", figure={"images": ["test/drs/00"]})
+    assert not (tmp_path / "out" / "pictures").exists()
 
 
 def test_a_missing_metric_is_told_and_the_others_are_computed(data, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from unirain_plugin.compare.results import GT, INPUT, OK, Comparison, ModelRow
 from unirain_plugin.compare.samples import Sample, list_samples
 from unirain_plugin.compare.scoring import Metric, make_metrics
 from unirain_plugin.compare.summary import SetSummary, summarise
+from unirain_plugin.compare.zoom import find_picture
 from unirain_plugin.distill.workspace import Workspace
 from unirain_plugin.errors import DataError
 
@@ -62,7 +63,7 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
 
     Raises:
         DataError: If a test set cannot be listed, or no metric or no sound picture is left.
-        OptionError: If the device or the settings of a network are wrong.
+        OptionError: If the device, the settings of a network or the name of a picture of the figure are wrong.
         DistillError: If another run works in the output folder, or the disk is full.
     """
     from unirain_plugin.inference.loading import choose_device
@@ -73,6 +74,9 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
         spec.restore_options().check_device(device)
     with Workspace(options.output_folder).locked():
         samples = [s for test_set in options.test_sets for s in list_samples(test_set, options.output_folder / "data")]
+        known = {f"{s.test_set}/{s.image}": (s.test_set, s.image) for s in samples}
+        for entry in options.figure.images if options.figure.enabled else ():  # now, not after hours
+            find_picture(entry, known)
         metrics, missing = make_metrics(options.metrics, str(device))
         if not metrics:
             raise DataError("none of the metrics can be computed: " + "; ".join(missing.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -87,17 +87,27 @@ def choose_images(comparison: Comparison, names: Sequence[str]) -> list[Chosen]:
     known = {f"{r.test_set}/{r.image}": (r.test_set, r.image) for r in comparison.results}
     if not names:
         return [Chosen(r.test_set, r.image) for r in _largest_gains(comparison)]
-    chosen = []
-    for entry in names:
-        place = _PLACE.search(entry) if entry not in known else None
-        name = entry[: place.start()] if place else entry
-        if name not in known:
-            raise OptionError(
-                f"figure: images: there is no picture '{name}' among the results; expected 'test set/image'."
-                f"{did_you_mean(name, known)}"
-            )
-        chosen.append(Chosen(*known[name], (int(place[1]), int(place[2])) if place else None))
-    return chosen
+    return [find_picture(entry, known) for entry in names]
+
+
+def find_picture(entry: str, known: Mapping[str, tuple[str, str]]) -> Chosen:
+    """What ``test set/image`` or ``test set/image@left,top`` names.
+
+    Args:
+        entry: The name.
+        known: ``test set/image`` → test set and image.
+
+    Raises:
+        OptionError: If there is no such picture.
+    """
+    place = _PLACE.search(entry) if entry not in known else None
+    name = entry[: place.start()] if place else entry
+    if name not in known:
+        raise OptionError(
+            f"figure: images: there is no picture '{name}' among the results; expected 'test set/image'."
+            f"{did_you_mean(name, known)}"
+        )
+    return Chosen(*known[name], (int(place[1]), int(place[2])) if place else None)
 
 
 def models_with_results(comparison: Comparison) -> list[str]:
