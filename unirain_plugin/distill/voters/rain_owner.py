@@ -18,16 +18,20 @@ def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
     Seen from the clean picture this is rain that darkens the rainy one. Rain types whose name ends in ``rs`` are
     streaks; for all others the stricter evidence that drops need is asked for.
     """
-    dark = figures["darker_structure"]
+    dark, both = figures["darker_structure"], 0.0
     if rain_type.endswith("rs"):
         severity, limit = dark / STREAK_LIMIT, STREAK_LIMIT
     else:
         # Weights: of a linear discriminant between rendered drops and pairs swapped or rainy on both sides, rounded.
         score = dark + 0.25 * figures["out_of_place"] + 0.9 * figures["owned_by_gt"]
-        severity, limit = max(score / DROP_LIMIT, _drops_in_both(figures) / DROP_LEFT_LIMIT), DROP_LIMIT
+        severity, limit = score / DROP_LIMIT, DROP_LIMIT
+        both = _drops_in_both(figures) / DROP_LEFT_LIMIT
     if figures["brighter"] < 0.45 and severity > 1 and dark > 0.5:
+        words = f"swapped: the rain lies in the clean picture ({dark:.0%} of it darkens the rainy one)"
+        return Finding("swapped", max(severity, both), words)
+    if both > severity:
         return Finding(
-            "swapped", severity, f"swapped: the rain lies in the clean picture ({dark:.0%} of it darkens the rainy one)"
+            "still_rainy", both, f"there are drops in both pictures, by {both:.1f} × what good pairs may show"
         )
     return Finding("still_rainy", severity, f"the clean picture bears rain of its own: {dark:.0%} of the difference's "
                    f"structure darkens the rainy picture (limit {limit:.0%})")  # fmt: skip
