@@ -23,7 +23,10 @@ COMMANDS = {
     "index-dataset": ("unirain_plugin.data.commands.index_dataset", "make a manifest of a public data set's pairs"),
     "extract-subimages": ("unirain_plugin.data.commands.extract_subimages", "cut pairs into sub-images"),
     "generate-meta-info": ("unirain_plugin.data.commands.generate_meta_info", "meta_info_file of pairs, or back"),
-    "benchmark": ("unirain_plugin.benchmarks.cli", "measure: arch, data, distill, distill-speed, metrics, retrieval"),
+    "benchmark": (
+        "unirain_plugin.benchmarks.cli",
+        "measure: arch, data, distill, distill-speed, metrics, retrieval, weights",
+    ),
 }
 """Command name → (module with ``main(argv) -> int | None``, one line of help)."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
+import cv2
 import numpy as np
 
 from unirain_plugin.compare.scores import Score, score
@@ -93,8 +94,20 @@ def _windows(args: argparse.Namespace) -> Iterator[np.ndarray]:
             yield cut(photo, (args.size, args.size) if args.size else None, rng)
 
 
+def smeared_noise(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rain as photo editors make it: sparse noise, smeared along one direction, added in white to (H, W, 3) uint8."""
+    length, angle = int(rng.integers(9, 40)), rng.uniform(-30, 30)
+    line = np.zeros((length, length), np.float32)
+    line[:, length // 2] = 1
+    turn = cv2.getRotationMatrix2D(((length - 1) / 2, (length - 1) / 2), angle, 1)
+    sparks = (rng.random(photo.shape[:2]) < rng.uniform(0.001, 0.008)).astype(np.float32)
+    rain = cv2.GaussianBlur(cv2.filter2D(sparks, -1, cv2.warpAffine(line, turn, line.shape)), (0, 0), 0.6)
+    rainy = photo + 255 * rng.uniform(0.4, 0.9) * np.minimum(rain, 1)[..., None]
+    return np.clip(np.round(rainy), 0, 255).astype(np.uint8)
+
+
 def _rows(seed: int) -> Iterator[tuple[str, Renderer]]:
-    """Rows of the table: our four types, clean pictures, other renderers."""
+    """Rows of the table: our four types, clean pictures, other ways to draw rain."""
     from unirain_plugin.data.rain_synthesis import render_rain
 
     for rain_type in RAIN_TYPES:
@@ -106,6 +119,7 @@ def _rows(seed: int) -> Iterator[tuple[str, Renderer]]:
         return clean, clean
 
     yield "clean, night", night
+    yield "smeared noise", lambda photo, k: (smeared_noise(photo, np.random.default_rng([seed, k])), photo)
     try:
         import albumentations
     except ImportError:
