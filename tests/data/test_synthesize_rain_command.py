@@ -143,7 +143,7 @@ def test_dull_pictures_are_darker_and_blurred():
     for seed in range(5):
         result = dull(photo, np.random.default_rng(seed))
         light = to_linear(result).mean() / to_linear(photo).mean()
-        assert 0.39 < light < 1.01 and result.std() < 0.6 * photo.std()
+        assert 0.34 < light < 0.66 and result.std() < 0.6 * photo.std()
 
 
 def test_other_colours_same_forms(photos, tmp_path):

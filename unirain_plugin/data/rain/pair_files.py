@@ -29,7 +29,7 @@ from unirain_plugin.errors import DataError
 INPUT, TARGET = "input", "target"
 
 _STREAKS = ("drs", "nrs")
-_DULL_SHARE = 0.3
+_DULL_SHARE = 0.4
 """Share of the streaks of wider ranges that are made dull."""
 
 
@@ -153,9 +153,12 @@ def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def dull(rainy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur a rainy picture and take up to 60 % of its light, as dense rain under a dark sky does; its target stays."""
-    linear = cv2.GaussianBlur(to_linear(rainy), (0, 0), rng.uniform(0.7, 2.2))
-    return to_codes(linear * np.float32(rng.uniform(0.4, 1)))
+    """Blur a rainy picture and take 35 to 65 % of its light, as dense rain under a dark sky does; its target stays.
+
+    What takes the rain away but not the darkness makes such a picture worse: the rain is what is bright in it.
+    """
+    linear = cv2.GaussianBlur(to_linear(rainy), (0, 0), rng.uniform(0.9, 2.4))
+    return to_codes(linear * np.float32(rng.uniform(0.35, 0.65)))
 
 
 def make_pair(job: PairJob) -> None:
