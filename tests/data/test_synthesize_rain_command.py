@@ -106,7 +106,7 @@ def test_a_share_of_the_pairs_is_dry(photos, tmp_path):
         files = sorted((tmp_path / kind / "drs/input").iterdir())
         pairs = [(read_photo(f), read_photo(tmp_path / kind / "drs/target" / f.name)) for f in files]
         dry[kind] = sum(np.array_equal(lq, gt) for lq, gt in pairs) / len(pairs)
-    assert dry["plain"] < 0.02 and 0.1 < dry["varied"] < 0.4
+    assert dry["plain"] < 0.02 and 0.2 < dry["varied"] < 0.6  # the dull ones are their own targets, too
 
 
 def test_rain_of_larger_pictures(tmp_path):
@@ -126,16 +126,16 @@ def test_rain_of_larger_pictures(tmp_path):
     assert thickness[1] > 1.5 * thickness[0]
 
 
-def test_some_streaks_of_wider_ranges_are_dull(tmp_path):
+def test_some_streaks_of_wider_ranges_are_dull_and_to_be_left_alone(tmp_path):
     save(tmp_path / "photos" / "a.png", picture(120, 120, seed=4))
     arguments = ["--input", str(tmp_path / "photos"), "--types", "drs", "drd", "--per-image", "60", "--size", "64"]
     main([*arguments, "--vary-rain", "--output", str(tmp_path / "out")])
-    darker = {}
+    alone = {}
     for kind in ("drs", "drd"):
         files = sorted((tmp_path / "out" / kind / "input").iterdir())
-        pairs = [(read_photo(f).astype(int), read_photo(tmp_path / "out" / kind / "target" / f.name)) for f in files]
-        darker[kind] = sum(np.median(lq - gt) < -5 for lq, gt in pairs) / len(pairs)
-    assert 0.04 < darker["drs"] < 0.25 and darker["drd"] < 0.04
+        pairs = [(read_photo(f), read_photo(tmp_path / "out" / kind / "target" / f.name)) for f in files]
+        alone[kind] = sum(np.array_equal(lq, gt) for lq, gt in pairs) / len(pairs)
+    assert 0.06 < alone["drs"] < 0.35 and alone["drd"] < 0.04
 
 
 def test_dull_pictures_are_darker_and_blurred():

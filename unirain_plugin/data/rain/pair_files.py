@@ -30,7 +30,7 @@ INPUT, TARGET = "input", "target"
 
 _STREAKS = ("drs", "nrs")
 _DULL_SHARE = 0.4
-"""Share of the streaks of wider ranges that are made dull."""
+"""Share of the streaks of wider ranges that are made dull (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PairJob:
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
         vary_rain: Whether half of the pairs draw their rain from the wider ranges; some of the streaks among them are
-            made :func:`dull` too.
+            made :func:`dull`.
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
@@ -153,9 +153,10 @@ def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def dull(rainy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur a rainy picture and take 35 to 65 % of its light, as dense rain under a dark sky does; its target stays.
+    """Blur a rainy picture and take 35 to 65 % of its light: a picture that is its own target, to be left alone.
 
-    What takes the rain away but not the darkness makes such a picture worse: the rain is what is bright in it.
+    The rain is what is bright in it. Taken away without the darkness, which nobody can tell from the picture, it
+    leaves the picture farther from the clean one than before.
     """
     linear = cv2.GaussianBlur(to_linear(rainy), (0, 0), rng.uniform(0.9, 2.4))
     return to_codes(linear * np.float32(rng.uniform(0.35, 0.65)))
@@ -177,12 +178,12 @@ def make_pair(job: PairJob) -> None:
         pair = render_rain(frame, job.rain_type, rng, WIDE_RAIN if wide else None)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
-    rainy = pair.gt if dry else pair.lq
+    rainy, clean = pair.gt if dry else pair.lq, pair.gt
     if wide and not dry and job.rain_type in _STREAKS and rng.random() < _DULL_SHARE:
-        rainy = dull(rainy, rng)
+        rainy = clean = dull(rainy, rng)
     window = _window(frame, job.size, rng)
     lq, gt = job.paths
-    write_png(gt, pair.gt[window])
+    write_png(gt, clean[window])
     write_png(lq, rainy[window])
 
 
