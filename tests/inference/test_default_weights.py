@@ -42,6 +42,4 @@ def test_they_gain_on_every_rain_type(network, windows, rain_type):
 
 
 def test_they_leave_clean_pictures_alone(network, windows):
-    values = sorted(psnr(restore(network, window), window) for window in windows)
-    assert np.mean(values) > 38
-    assert values[1] > 38 and values[0] > 28  # one window, a soft one, is taken for a drop in part: 31 dB
+    assert min(psnr(restore(network, window), window) for window in windows) > 36
