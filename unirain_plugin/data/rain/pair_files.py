@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.image_io import EncodedImage
-from unirain_plugin.data.rain.light import LUMA, to_codes, to_linear
+from unirain_plugin.data.rain.light import LUMA, smoothstep, to_codes, to_linear
 from unirain_plugin.data.rain.params import WIDE_RAIN
 from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.errors import DataError
@@ -30,7 +30,9 @@ INPUT, TARGET = "input", "target"
 
 _STREAKS = ("drs", "nrs")
 _DULL_SHARE = 0.4
-"""Share of the streaks of wider ranges that are made dull (our choice)."""
+"""Share of the streaks, and of the dry pictures, of wider ranges that are made dull (our choice)."""
+_SOFT_SHARE = 0.25
+"""Share of the photographs that are first made soft where rain varies (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class PairJob:
         size: (height, width) of the crop, or None for the whole photograph.
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
-        vary_rain: Whether half of the pairs draw their rain from the wider ranges; some of the streaks among them are
-            made :func:`dull`.
+        vary_rain: Whether half of the pairs draw their rain from the wider ranges, some of the streaks and of the dry
+            pictures among them are made :func:`dull`, and some photographs :func:`soft`.
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
@@ -152,13 +154,24 @@ def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return to_codes(np.maximum(linear * gains, 0) ** np.float32(np.exp(rng.normal(0, 0.15))))
 
 
-def dull(rainy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur a rainy picture and take 35 to 65 % of its light: a picture that is its own target, to be left alone.
+def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put a photograph out of focus, most often in parts: wide soft forms are no drops and are to be left alone."""
+    radius = int(rng.integers(2, max(min(photo.shape[:2]) // 20, 3), endpoint=True))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.float32)
+    linear = to_linear(photo)
+    blurred = cv2.filter2D(linear, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101)
+    relief = rng.standard_normal((4, 4)).astype(np.float32) + np.float32(rng.uniform(-0.5, 2))
+    share = smoothstep(-0.3, 0.3, cv2.resize(relief, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC))[..., None]
+    return to_codes(linear + share * (blurred - linear))
+
+
+def dull(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur a picture and take 35 to 65 % of its light: it becomes its own target, to be left alone, rain or not.
 
     The rain is what is bright in it. Taken away without the darkness, which nobody can tell from the picture, it
     leaves the picture farther from the clean one than before.
     """
-    linear = cv2.GaussianBlur(to_linear(rainy), (0, 0), rng.uniform(0.9, 2.4))
+    linear = cv2.GaussianBlur(to_linear(picture), (0, 0), rng.uniform(0.9, 2.4))
     return to_codes(linear * np.float32(rng.uniform(0.35, 0.65)))
 
 
@@ -175,11 +188,12 @@ def make_pair(job: PairJob) -> None:
         frame = vary_colours(frame, rng) if job.vary_colours else frame
         varied = job.vary_rain or job.dry_share > 0
         wide, dry = rng.random(2) < (0.5 * job.vary_rain, job.dry_share) if varied else (False, False)
+        frame = soft(frame, rng) if job.vary_rain and rng.random() < _SOFT_SHARE else frame
         pair = render_rain(frame, job.rain_type, rng, WIDE_RAIN if wide else None)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
     rainy, clean = pair.gt if dry else pair.lq, pair.gt
-    if wide and not dry and job.rain_type in _STREAKS and rng.random() < _DULL_SHARE:
+    if wide and (dry or job.rain_type in _STREAKS) and rng.random() < _DULL_SHARE:
         rainy = clean = dull(rainy, rng)
     window = _window(frame, job.size, rng)
     lq, gt = job.paths
