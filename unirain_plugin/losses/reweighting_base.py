@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from unirain_plugin.losses.reweighting_options import ReweightingOptions
 _LARGEST = 1e100  # a ratio beyond this tells no more; sums and products of ratios then stay finite in float64
 
 
-class Reweighter:
+class Reweighter(ABC):
     """Turns the per-type losses of successive updates into K weights that sum to 1. Plain float64 numbers, no torch.
 
     A type that is absent from an update (None, NaN) keeps its history, its last slope and thereby a sensible weight;
@@ -132,17 +133,17 @@ class Reweighter:
         self._scores = copy.deepcopy(dict(state["scores"]))
         self._load_extra_state(state["extra"])
 
+    @abstractmethod
     def _compute(self, present: np.ndarray) -> np.ndarray:
         """Return the K weights before the floor. ``present``: bool (K,), the types seen in this update."""
-        raise NotImplementedError
 
-    def _observe(self, present: np.ndarray) -> None:
+    def _observe(self, present: np.ndarray) -> None:  # noqa: B027 (a hook)
         """Look at an update during warm-up (for modes with state of their own)."""
 
     def _extra_state(self) -> dict[str, object]:
         return {}
 
-    def _load_extra_state(self, state: Mapping[str, object]) -> None:
+    def _load_extra_state(self, state: Mapping[str, object]) -> None:  # noqa: B027 (a hook)
         pass
 
     def _apply_floor(self, weights: np.ndarray) -> np.ndarray:

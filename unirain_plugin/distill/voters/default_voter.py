@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,9 +33,9 @@ class DefaultVoter(Voter):
             raise OptionError(f"strictness: expected a number from 0.1 to 10, got {strictness!r}.")
         self.strictness = float(strictness)
 
+    @abstractmethod
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
         """What may speak against a pair, each with its severity."""
-        raise NotImplementedError
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
         """The pair's evidence (shared, measured once); empty for pictures below :data:`.MIN_SIDE` pixels."""
