@@ -237,9 +237,16 @@ def test_a_broken_test_picture_is_left_out_for_all(data, tmp_path):
     assert statuses(outcome) == {"input": "ok", "ours": "ok"} and len(outcome.comparison.results) == 2
 
 
-def test_a_misspelt_picture_of_the_figure_is_told_before_anything_runs(data, tmp_path):
-    with pytest.raises(OptionError, match=r"no picture 'test/drs/00' .* Did you mean 'test/drs/0"):
-        compare(data, tmp_path / "out", figure={"images": ["test/drs/00"]})
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("test/drs/00", r"no sound picture 'test/drs/00' .* Did you mean 'test/drs/0"),
+        ("test/drs/000@900,0", "goes beyond the picture"),
+    ],
+)
+def test_a_wrong_picture_or_corner_of_the_figure_is_told_before_anything_runs(data, tmp_path, entry, message):
+    with pytest.raises(OptionError, match=message):
+        compare(data, tmp_path / "out", figure={"images": [entry]})
     assert not (tmp_path / "out" / "pictures").exists()
 
 

@@ -135,7 +135,7 @@ def test_some_streaks_of_wider_ranges_are_dull_and_to_be_left_alone(tmp_path):
         files = sorted((tmp_path / "out" / kind / "input").iterdir())
         pairs = [(read_photo(f), read_photo(tmp_path / "out" / kind / "target" / f.name)) for f in files]
         alone[kind] = sum(np.array_equal(lq, gt) for lq, gt in pairs) / len(pairs)
-    assert 0.06 < alone["drs"] < 0.35 and alone["drd"] < 0.04
+    assert 0.22 < alone["drs"] < 0.48 and alone["drd"] < 0.04
 
 
 def test_dull_pictures_are_darker_and_blurred():

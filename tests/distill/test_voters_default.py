@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from unirain_plugin.benchmarks import distill as benchmark
+from unirain_plugin.data.rain.pair_files import cut, read_photo
+from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.data.sample_photos import sample_photos
 from unirain_plugin.distill.majority import decide
 from unirain_plugin.distill.planted import Pair, plant
 from unirain_plugin.distill.records import Reference, VoteTask
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
-from unirain_plugin.distill.voters.evidence import pair_evidence
+from unirain_plugin.distill.voters.evidence import VERSION, pair_evidence
 from unirain_plugin.distill.voters.findings import Finding
 from unirain_plugin.distill.voters.findings import judge as judge_findings
+from unirain_plugin.distill.voters.rain_owner import STREAK_LIMIT, rain_in_clean
 from unirain_plugin.errors import OptionError
 
 TYPES = ("realism", "pair_consistency", "gt_quality")
@@ -145,6 +148,29 @@ def test_a_third_of_faint_rain_left_in_a_rough_scene_is_seen(seed):
     assert figures["leftover"] < 0.1 < 3.5 < figures["likeness_surety"]
     assert votes_on(lq, dirty)["pair_consistency"].reason.startswith("the clean picture is still rainy: all over")
     assert abs(evidence(lq, gt)["likeness_surety"]) < 3
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket"])
+def test_half_of_the_drops_left_in_the_clean_picture_is_seen(name):
+    photo = next(read_photo(path) for path in sample_photos("all") if path.stem == name)
+    photo = cut(photo, (256, 256), np.random.default_rng(5))
+    lq, gt = (image[..., ::-1].copy() for image in render_rain(photo, "drd", 1)[:2])
+    half = ((lq.astype(int) + gt) // 2).astype(np.uint8)
+    dirty, good = (rain_in_clean(evidence(lq, clean, "drd"), "drd") for clean in (half, gt))
+    assert dirty.severity > 1.5 and dirty.reason.startswith("there are drops in both pictures")
+    assert good.severity < 0.8
+
+
+@pytest.mark.parametrize(("dark", "bad"), [(0.9 * STREAK_LIMIT, False), (1.1 * STREAK_LIMIT, True)])
+def test_streaks_that_darken_are_rain_of_the_clean_picture(dark, bad):
+    finding = rain_in_clean({"darker_structure": dark, "brighter": 0.9}, "drs")
+    assert finding.kind == "still_rainy" and (finding.severity > 1) is bad
+
+
+def test_work_of_other_limits_is_not_taken_over():
+    load_parts()
+    for name in TYPES:
+        assert build_part(VOTER, {"type": name}, "v").fingerprint()["version"] == VERSION >= 2
 
 
 def test_dense_rain_coded_as_jpeg_is_not_taken_for_a_blurred_clean_picture():

@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 
 from unirain_plugin import load, restore
+from unirain_plugin.compare.metrics import psnr
 from unirain_plugin.data.rain.pair_files import cut, read_photo
 from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.data.sample_photos import sample_photos
 from unirain_plugin.inference.loading import DEFAULT_WEIGHTS
 from unirain_plugin.rain_types import RAIN_TYPES
-
-
-def psnr(image, target):
-    return 10 * np.log10(255**2 / np.mean((image.astype(float) - target) ** 2))
 
 
 @pytest.fixture(scope="module")

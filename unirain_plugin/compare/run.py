@@ -74,18 +74,25 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
         spec.restore_options().check_device(device)
     with Workspace(options.output_folder).locked():
         samples = [s for test_set in options.test_sets for s in list_samples(test_set, options.output_folder / "data")]
-        known = {f"{s.test_set}/{s.image}": (s.test_set, s.image) for s in samples}
-        for entry in options.figure.images if options.figure.enabled else ():  # now, not after hours
-            find_picture(entry, known)
         metrics, missing = make_metrics(options.metrics, str(device))
         if not metrics:
             raise DataError("none of the metrics can be computed: " + "; ".join(missing.values()))
         with Journal(options.output_folder / "results.jsonl") as journal:
             checked, broken = check_samples(samples, journal, bar)
+            _check_figure(options, checked)
             rows, costs = _evaluate(options, checked, metrics, journal, bar)
     outcome = _outcome(options, checked, metrics, rows, costs, str(device))
     outcome.failures[:0] = [*broken, *missing.values()]
     return outcome
+
+
+def _check_figure(options: CompareOptions, checked: Sequence[Checked]) -> None:
+    """Find the figure's pictures and boxes now, not after hours."""
+    sizes = {(c.sample.test_set, c.sample.image): c.size for c in checked}
+    known = {"/".join(key): key for key in sizes}
+    for entry in options.figure.images if options.figure.enabled else ():
+        chosen = find_picture(entry, known)
+        chosen.box(options.figure.crop, sizes[chosen.test_set, chosen.image])
 
 
 def check_samples(samples: Sequence[Sample], journal: Journal, bar: bool) -> tuple[list[Checked], list[str]]:

@@ -132,7 +132,8 @@ def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
     """
     from unirain_plugin import synthesize_rain
 
-    settings = [str(options.input), options.split, options.rain_types, options.per_image, options.size, options.seed]
+    chosen = [str(options.input), options.split, options.rain_types, options.per_image, options.size, options.seed]
+    settings = [*chosen, synthesize_rain.RENDERER_VERSION]
     folder = scratch / f"{name}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
     arguments = ["--output", str(folder), "--types", *options.rain_types, "--per-image", str(options.per_image)]
     arguments += ["--seed", str(options.seed), "--resume"]

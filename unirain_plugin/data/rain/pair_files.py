@@ -29,7 +29,7 @@ from unirain_plugin.errors import DataError
 INPUT, TARGET = "input", "target"
 
 _STREAKS = ("drs", "nrs")
-_DULL_SHARE = 0.4
+_DULL_SHARE = 0.7
 """Share of the streaks, and of the dry pictures, of wider ranges that are made dull (our choice)."""
 _SOFT_SHARE = 0.25
 """Share of the photographs that are first made soft where rain varies (our choice)."""

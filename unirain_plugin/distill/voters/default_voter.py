@@ -8,7 +8,7 @@ from typing import Any
 
 from unirain_plugin.distill.records import Candidate, Vote, VoteTask
 from unirain_plugin.distill.voters.base import Voter
-from unirain_plugin.distill.voters.evidence import pair_evidence
+from unirain_plugin.distill.voters.evidence import VERSION, pair_evidence
 from unirain_plugin.distill.voters.findings import Figures, Finding, judge
 from unirain_plugin.distill.voters.frame import MIN_SIDE
 from unirain_plugin.errors import OptionError
@@ -25,6 +25,7 @@ class DefaultVoter(Voter):
         strictness: Above 1 all limits are tighter, below 1 wider.
     """
 
+    version = VERSION
     praise: str
 
     def __init__(self, name: str | None = None, strictness: float = 1.0) -> None:

@@ -10,7 +10,7 @@ from unirain_plugin.distill.voters.sharpness import sharpness
 from unirain_plugin.distill.voters.tones import tones
 
 VERSION = 2
-"""Raise it whenever a figure can change."""
+"""Part of the default voters' fingerprints: raise it whenever a figure or a limit changes."""
 
 
 def pair_evidence(candidate: Candidate) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -11,6 +13,8 @@ LEAST = 6.0
 """Smallest difference, levels, that counts as rain."""
 _PEAK = np.ones((7, 7), np.uint8)
 _CALM_SHARE = 0.25
+_BLOCK = 12
+"""Edge of the blocks at half size, pixels."""
 
 
 def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
@@ -27,8 +31,8 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         ``brighter``: share of the difference that brightens; ``hard``: share of strong rain pixels that are nearly as
         strong as the strongest within 3 pixels, about 0.4 for soft profiles, towards 1 for lines drawn with one
         colour; ``even``: share of the crests of strong rain that are as strong as usual over the same tone, about
-        0.25 for real rain, towards 1 where all drops are equally opaque; and what :func:`_owner` and
-        :func:`_out_of_place` say.
+        0.25 for real rain, towards 1 where all drops are equally opaque; and what :func:`_owner`,
+        :func:`_likeness` and :func:`_out_of_place` say.
     """
     lq, clean = frame.lq_luma[0], cv2.LUT(frame.gt_luma[0], table)
     more, less = cv2.subtract(lq, clean), cv2.subtract(clean, lq)
@@ -56,7 +60,9 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         "even": _evenness(lq.ravel()[where], clean.ravel()[where]),
         "hard": cv2.countNonZero(hard) / strong_count if strong_count > 50 else 0.0,
     }
-    return {**figures, **_owner(frame, limit), "out_of_place": _out_of_place(frame)}
+    full, half, quarter = (_structure(frame, level) for level in range(3))
+    owner, likeness = _owner(half, quarter, limit), _likeness(full, half)
+    return {**figures, **owner, **likeness, "out_of_place": _out_of_place(frame)}
 
 
 def _evenness(rainy: np.ndarray, clean: np.ndarray) -> float:
@@ -85,7 +91,31 @@ def _signs(more: np.ndarray, less: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(a, b), np.maximum(a, b)
 
 
-def _owner(frame: Frame, limit: float) -> dict[str, float]:
+class _Structure(NamedTuple):
+    """Gradients of a pair's difference and of its clean picture, (H - 1, W - 1) float32 planes.
+
+    Attributes:
+        difference: r = lq − gt itself, (H, W) float32, levels.
+        energy: |∇r|².
+        shared: ∇r · ∇gt.
+        scene: |∇gt|².
+    """
+
+    difference: np.ndarray
+    energy: np.ndarray
+    shared: np.ndarray
+    scene: np.ndarray
+
+
+def _structure(frame: Frame, level: int) -> _Structure:
+    """The gradients at 1 / 2^level of the size."""
+    gt = frame.gt_luma[level].astype(np.float32)
+    difference = frame.lq_luma[level] - gt
+    (dx, dy), (gx, gy) = ((p[:-1, 1:] - p[:-1, :-1], p[1:, :-1] - p[:-1, :-1]) for p in (difference, gt))
+    return _Structure(difference, dx * dx + dy * dy, dx * gx + dy * gy, gx * gx + gy * gy)
+
+
+def _owner(half: _Structure, quarter: _Structure, limit: float) -> dict[str, float]:
     """In which picture does the structure of the difference lie?
 
     With r = lq − gt, the regression of gt's gradients on those of r, c = −Σ∇r·∇gt / Σ|∇r|², is 0 where r was added to
@@ -97,56 +127,47 @@ def _owner(frame: Frame, limit: float) -> dict[str, float]:
         gradients correlated by more than 0.3);
         ``darker_structure``: share in places where lq is the darker one; ``owned_by_gt``: Σ over those places of the
         share that gt bears. Rain streaks brighten, so both are near 0 for them; drops have dark rims and hide bright
-        parts, up to 0.45; and what :func:`_likeness` says.
+        parts, up to 0.45.
     """
-    figures = _likeness(frame)
-    for level, size in ((1, 12), (2, 6)):
-        gt = frame.gt_luma[level].astype(np.float32)
-        difference = frame.lq_luma[level] - gt
-        dx, dy = difference[:-1, 1:] - difference[:-1, :-1], difference[1:, :-1] - difference[:-1, :-1]
-        gx, gy = gt[:-1, 1:] - gt[:-1, :-1], gt[1:, :-1] - gt[:-1, :-1]
-        energy, shared = dx * dx + dy * dy, -(dx * gx + dy * gy)
-        dark = cv2.blur(difference, (3, 3))[:-1, :-1] < -max(3.0, limit / 2)
-        total = float(energy.sum()) + 50
-        if level == 2:
-            figures["owned_by_gt"] = float((shared * dark).sum()) / total
-            continue
-        figures["darker_structure"] = float((energy * dark).sum()) / total
-        blocks = block_means(energy, size)
-        weight = np.sqrt(blocks)
-        common = block_means(shared, size)
-        # A streak that happens to cross an edge of the scene is no leftover: the gradients must correlate.
-        alike = common < -0.3 * np.sqrt(blocks * block_means(gx * gx + gy * gy, size))
-        left = (common < -0.15 * (blocks + 2)) & alike
-        figures["leftover"] = float(weight[left].sum() / (weight.sum() + 1e-6))
-    return figures
+    totals = [float(part.energy.sum()) + 50 for part in (half, quarter)]
+    dark = [cv2.blur(part.difference, (3, 3))[:-1, :-1] < -max(3.0, limit / 2) for part in (half, quarter)]
+    blocks, common = block_means(half.energy, _BLOCK), block_means(half.shared, _BLOCK)
+    weight = np.sqrt(blocks)
+    # A streak that happens to cross an edge of the scene is no leftover: the gradients must correlate.
+    alike = common > 0.3 * np.sqrt(blocks * block_means(half.scene, _BLOCK))
+    left = (common > 0.15 * (blocks + 2)) & alike
+    return {
+        "darker_structure": float((half.energy * dark[0]).sum()) / totals[0],
+        "owned_by_gt": float((-quarter.shared * dark[1]).sum()) / totals[1],
+        "leftover": float(weight[left].sum() / (weight.sum() + 1e-6)),
+    }
 
 
-def _likeness(frame: Frame) -> dict[str, float]:
+def _likeness(full: _Structure, half: _Structure) -> dict[str, float]:
     """How the gradients of lq − gt and of gt correlate in blocks with rain: rain hides the scene, so less than 0.
 
     Returns:
         ``likeness``: mean of the blocks' correlations, weighted by the rain's strength; ``half_likeness``: plain mean
-        at half size; ``likeness_surety``: plain mean over its standard error. Where even faint rain is in gt, too,
-        it adds the same sign in every block, the scene's texture does not.
+        at half size; ``likeness_surety``: plain mean over its standard error (the deviation plus 0.03, so that few
+        equal blocks are not sure). Where even faint rain is in gt, too, it adds the same sign in every block, the
+        scene's texture does not. All 0 where four blocks or fewer have rain.
     """
-    figures = {"likeness": 0.0, "half_likeness": 0.0, "likeness_surety": 0.0}
-    for level, size in ((0, 16), (1, 12)):
-        gt = frame.gt_luma[level].astype(np.float32)
-        d = cv2.subtract(frame.lq_luma[level], frame.gt_luma[level], dtype=cv2.CV_32F)
-        (dx, dy), (gx, gy) = ((p[:-1, 1:] - p[:-1, :-1], p[1:, :-1] - p[:-1, :-1]) for p in (d, gt))
-        rain, both, scene = (block_means(p, size) for p in (dx * dx + dy * dy, dx * gx + dy * gy, gx * gx + gy * gy))
-        rainy = rain > max(1.0, 0.1 * float(rain.mean()))
-        alike = (both[rainy] / np.sqrt((rain[rainy] + 1) * (scene[rainy] + 1))).astype(np.float64)
-        if len(alike) <= 4:
-            continue
-        if level == 1:
-            figures["half_likeness"] = float(alike.mean())
-            continue
-        strength = np.sqrt(rain[rainy])
-        figures["likeness"] = float((strength * alike).sum() / strength.sum())
-        figures["likeness_surety"] = float(alike.mean() / (alike.std() + 0.03) * np.sqrt(len(alike)))
-    return figures
+    alike, strength = _correlations(full, 16)
+    half_alike, _ = _correlations(half, _BLOCK)
+    enough = len(alike) > 4
+    return {
+        "likeness": float((strength * alike).sum() / strength.sum()) if enough else 0.0,
+        "half_likeness": float(half_alike.mean()) if len(half_alike) > 4 else 0.0,
+        "likeness_surety": float(alike.mean() / (alike.std() + 0.03) * np.sqrt(len(alike))) if enough else 0.0,
+    }
+
+
+def _correlations(part: _Structure, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation of ∇r and ∇gt and strength of the rain, (n,) each, in the blocks of ``size``² pixels with rain."""
+    rain, both, scene = (block_means(plane, size) for plane in part[1:])
+    rainy = rain > max(1.0, 0.1 * float(rain.mean()))
+    alike = (both[rainy] / np.sqrt((rain[rainy] + 1) * (scene[rainy] + 1))).astype(np.float64)
+    return alike, np.sqrt(rain[rainy])
 
 
 def _out_of_place(frame: Frame) -> float:
