@@ -240,7 +240,7 @@ def test_a_broken_test_picture_is_left_out_for_all(data, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("test/drs/00", r"no sound picture 'test/drs/00' .* Did you mean 'test/drs/0"),
+        ("test/drs/00", r"no picture 'test/drs/00' .* Did you mean 'test/drs/0"),
         ("test/drs/000@900,0", "goes beyond the picture"),
     ],
 )

@@ -104,7 +104,7 @@ def find_picture(entry: str, known: Mapping[str, tuple[str, str]]) -> Chosen:
     name = entry[: place.start()] if place else entry
     if name not in known:
         raise OptionError(
-            f"figure: images: there is no sound picture '{name}' in the test sets; expected 'test set/image'."
+            f"figure: images: there is no picture '{name}' that can be shown; expected 'test set/image'."
             f"{did_you_mean(name, known)}"
         )
     return Chosen(*known[name], (int(place[1]), int(place[2])) if place else None)
