@@ -138,6 +138,20 @@ def test_some_streaks_of_wider_ranges_are_dull_and_to_be_left_alone(tmp_path):
     assert 0.22 < alone["drs"] < 0.48 and alone["drd"] < 0.04
 
 
+def test_some_dry_pictures_of_wider_ranges_are_dull(tmp_path):
+    photo = picture(64, 64, seed=4)
+    save(tmp_path / "photos" / "a.png", photo)
+    arguments = ["--input", str(tmp_path / "photos"), "--types", "drd", "--per-image", "60", "--dry-share", "1"]
+    main([*arguments, "--vary-rain", "--output", str(tmp_path / "out")])
+    light = []
+    for file in sorted((tmp_path / "out/drd/input").iterdir()):
+        lq = read_photo(file)
+        np.testing.assert_array_equal(lq, read_photo(tmp_path / "out/drd/target" / file.name))
+        light.append(to_linear(lq).mean() / to_linear(photo).mean())
+    assert 0.2 < np.mean(np.array(light) < 0.7) < 0.5
+    assert all(value < 0.7 or value > 0.95 for value in light)
+
+
 def test_dull_pictures_are_darker_and_blurred():
     photo = np.random.default_rng(0).integers(60, 200, (64, 64, 3), dtype=np.uint8)
     for seed in range(5):

@@ -155,7 +155,10 @@ def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put a photograph out of focus, most often in parts: wide soft forms are no drops and are to be left alone."""
+    """Put a photograph, (H, W, 3) uint8, out of focus, most often in parts: soft forms are no drops, to be left alone.
+
+    The disc's radius is 2 pixels to a twentieth of the shorter side.
+    """
     radius = int(rng.integers(2, max(min(photo.shape[:2]) // 20, 3), endpoint=True))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.float32)
     linear = to_linear(photo)
