@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from unirain_plugin.archs.attend import LEAST_SQUARE, attend, head_products, mixing_matrix
 from unirain_plugin.archs.experts import depthwise_3x3
-from unirain_plugin.archs.products import linear, times_picture_matrix
+from unirain_plugin.archs.products import is_plain, linear, times_picture_matrix
 from unirain_plugin.archs.streaming import can_stream, stream_attention_scores
 
 
@@ -42,40 +43,17 @@ class ChannelAttention(nn.Module):
         if can_stream(x):
             products, squares, v = stream_attention_scores(x, self.qkv, self.depthwise, self.heads)
             return times_picture_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
-        q, k, v = depthwise_3x3(linear(x, self.qkv), self.depthwise).flatten(1, 2).chunk(3, -1)
-        q_norm, k_norm = self._norm(q), self._norm(k)
-        if q.dtype == torch.float16:  # a sum over 65,536 pixels would overflow before the division
-            q, k = q / q_norm.flatten(1).unsqueeze(1), k / k_norm.flatten(1).unsqueeze(1)
-            q_norm, k_norm = torch.ones_like(q_norm), torch.ones_like(k_norm)
-        q, k = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2).to(v.dtype) for t in (q, k))
-        products = (q.transpose(2, 3) @ k).float()
-        return times_picture_matrix(v, self._mixing(products, q_norm, k_norm).to(v.dtype)).view(x.shape)
+        z = depthwise_3x3(linear(x, self.qkv), self.depthwise).flatten(1, 2)
+        if is_plain(z, self.project):
+            return attend(z, self.temperature, self.project).view(x.shape)
+        qk, v = z.split((2 * x.shape[-1], x.shape[-1]), -1)
+        squares = (qk.float() if qk.dtype == torch.float16 else qk).square().sum(1, dtype=torch.float32)
+        if qk.dtype == torch.float16:  # a sum over 65,536 pixels would overflow before the division
+            qk = (qk / squares.clamp_min(LEAST_SQUARE).sqrt().unsqueeze(1)).half()
+            squares = torch.ones_like(squares)
+        products = head_products(qk, self.heads).float()
+        return times_picture_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
 
     def mixing(self, products: Tensor, squares: Tensor) -> Tensor:
-        """The matrix that a picture's v is multiplied with, from sums over its pixels.
-
-        Args:
-            products: q kᵀ, ``(N, heads, c, c)`` float32.
-            squares: Squared norms of q's and then k's channels, ``(N, 2C)`` float32.
-
-        Returns:
-            ``(N, C, C)`` float32: the output is v · it.
-        """
-        return self._mixing(products, *squares.sqrt().unflatten(-1, (2, self.heads, -1)).unbind(1))
-
-    def _mixing(self, products: Tensor, q_norm: Tensor, k_norm: Tensor) -> Tensor:
-        scores = products / (q_norm.unsqueeze(-1) * k_norm.unsqueeze(-2)).clamp_min(1e-12)
-        return self._folded((scores * self.temperature.view(-1, 1, 1)).softmax(-1))  # the softmax is in float32
-
-    def _folded(self, attention: Tensor) -> Tensor:
-        """(W_o · A)ᵀ, ``(N, C, C)``."""
-        project = self.project.unflatten(1, (self.heads, -1)).transpose(0, 1).to(attention.dtype)
-        return (project @ attention).transpose(2, 3).flatten(1, 2)
-
-    def _norm(self, t: Tensor) -> Tensor:
-        """Norms of the channels over all pixels, ``(N, heads, c)`` in float32.
-
-        Square, sum and root take half of ``vector_norm``'s time. The clamp keeps a channel of zeros differentiable.
-        """
-        squares = (t.float() if t.dtype == torch.float16 else t).square().sum(1, dtype=torch.float32)
-        return squares.clamp_min(1e-24).sqrt().unflatten(-1, (self.heads, -1))
+        """:func:`~unirain_plugin.archs.attend.mixing_matrix` with this layer's temperature and W_o."""
+        return mixing_matrix(products, squares, self.temperature, self.project)

@@ -13,8 +13,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-from unirain_plugin.archs.products import linear
+from unirain_plugin.archs.products import is_plain, linear
 from unirain_plugin.archs.streaming import can_stream, stream_feed_forward
 
 
@@ -27,6 +28,31 @@ def depthwise_3x3(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
     """Depth-wise 3×3 convolution of ``(N, H, W, C)`` by ``(C, 1, 3, 3)``; ``padding`` 0 shrinks each edge by 1."""
     x = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding, groups=weight.shape[0])
     return x.permute(0, 2, 3, 1)
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        return torch.mul(*z.chunk(2, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        for_z = torch.empty_like(z)
+        for half, other in zip(for_z.chunk(2, -1), reversed(z.chunk(2, -1)), strict=True):
+            torch.mul(gradient, other, out=half)
+        return for_z
+
+
+def gate(z: Tensor) -> Tensor:
+    """The gate a ⊙ b of a and b, the halves of ``(…, 2h)``: ``(…, h)``.
+
+    In float32 on the CPU its own backward pass writes both gradients into their place, where autograd puts two tensors
+    together: measured, forward and backward take 0.7 to 0.85 of the time.
+    """
+    return _Gate.apply(z) if is_plain(z) else torch.mul(*z.chunk(2, -1))
 
 
 class Experts(nn.Module):
@@ -67,9 +93,8 @@ class Experts(nn.Module):
         project = self.project.transpose(0, 1).flatten(1)
         if can_stream(x):
             return stream_feed_forward(x, expand, depthwise, project, weights)
-        z = depthwise_3x3(linear(x, expand), depthwise)
-        a, b = z.chunk(2, -1)
-        z = (a * b).unflatten(-1, (experts, hidden)) * weights.to(z.dtype).unsqueeze(-1)
+        z = gate(depthwise_3x3(linear(x, expand), depthwise))
+        z = z.unflatten(-1, (experts, hidden)) * weights.to(z.dtype).unsqueeze(-1)
         return linear(z.flatten(-2), project)
 
 
@@ -78,8 +103,7 @@ def run_expert(x: Tensor, expert: tuple[Tensor, Tensor, Tensor], padding: int = 
     expand, depthwise, project = expert
     if padding and can_stream(x):
         return stream_feed_forward(x, expand, depthwise, project)
-    a, b = depthwise_3x3(linear(x, expand), depthwise, padding).chunk(2, -1)
-    return linear(a * b, project)
+    return linear(gate(depthwise_3x3(linear(x, expand), depthwise, padding)), project)
 
 
 class FeedForward(Experts):

@@ -33,16 +33,21 @@ def _onednn(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
-def _use_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Only where a plain float32 product would run now: anyone who watches or rewrites operators sees torch's own.
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether these would now be computed with in float32 on the CPU, and nobody watches or rewrites operators.
 
-    (Graph capture, function transforms, and counters of operations.)
+    (Graph capture, function transforms and counters of operations shall see torch's own operators.)
     """
-    plain = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
-    if not plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
+        return False
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     watched = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
-    return not watched and type(x) in (Tensor, torch.nn.Parameter) and x.numel() > 0 and has_onednn()
+    return not watched and type(tensors[0]) in (Tensor, torch.nn.Parameter) and tensors[0].numel() > 0
+
+
+def _use_onednn(x: Tensor, weight: Tensor) -> bool:
+    return is_plain(x, weight) and has_onednn()
 
 
 class _Linear(torch.autograd.Function):
@@ -58,8 +63,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         for_x = _onednn(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        for_weight = gradient.flatten(0, -2).t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        for_weight = _weight_gradient(gradient.flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
         return for_x, for_weight
+
+
+def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """gᵀ x of ``(P, O)`` and ``(P, C)``. The longer side first takes 0.8 of the time where C is several times O."""
+    return gradient.t() @ x if gradient.shape[1] >= x.shape[1] else (x.t() @ gradient).t()
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class UniRain(nn.Module):
         height, width = lq.shape[2:]
         padded = pad_to_multiple(lq, self.stride)
         records: dict[str, RoutingRecord] = {}
-        x = self.embed(padded.permute(0, 2, 3, 1))
+        x = self.embed(padded.permute(0, 2, 3, 1).contiguous())  # else every map of level 1 has the other layout
         skips = []
         for level, stage in enumerate(self.encoder):
             if level:

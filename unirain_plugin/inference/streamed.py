@@ -135,7 +135,7 @@ class _Streamed:
                 q, k = z.unflatten(-1, (2, attention.heads, -1)).unbind(1)
                 products = products + (q.permute(1, 2, 0) @ k.transpose(0, 1)).float()
                 squares = squares + z.square().sum(0, dtype=torch.float32)
-        mix = _mixing(attention, products, squares)
+        mix = attention.mixing(products[None], squares[None])[0]
         value = attention.qkv[2 * channels :], attention.depthwise[2 * channels :]
 
         def mixed_values(piece: Tensor, first: int) -> Tensor:
@@ -147,14 +147,6 @@ class _Streamed:
         if routing.needs_overview:
             for top, bottom in self.store.bands(*x.shape[:2], routing.multiple):
                 routing.observe(block.norm2(self.store.read(x, top, bottom)[0]))
-
-
-def _mixing(attention: nn.Module, products: Tensor, squares: Tensor) -> Tensor:
-    """(W_o · A)ᵀ, ``(C, C)``, from the sums over all pixels."""
-    q_norm, k_norm = squares.sqrt().unflatten(-1, (2, attention.heads, -1)).unbind(0)
-    scores = products / (q_norm.unsqueeze(-1) * k_norm.unsqueeze(-2)).clamp_min(1e-12)
-    weights = (scores * attention.temperature.view(-1, 1, 1)).softmax(-1)
-    return attention._folded(weights[None])[0]
 
 
 def _expanded(x: Tensor, expand: Tensor, depthwise: Tensor, rows: slice) -> Iterator[Tensor]:

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from unirain_plugin.archs import attention, experts
+from unirain_plugin.archs.attend import attend
+from unirain_plugin.archs.attention import ChannelAttention
+
+
+@pytest.mark.parametrize(("pictures", "heads"), [(1, 1), (2, 3)])
+def test_gradients_of_attend_are_those_of_small_differences(pictures, heads):
+    torch.manual_seed(0)
+    z = torch.randn(pictures, 7, 18, dtype=torch.float64, requires_grad=True)
+    temperature = torch.linspace(0.5, 2, heads, dtype=torch.float64).requires_grad_()
+    project = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(attend, (z, temperature, project))
+
+
+def test_gradients_of_the_gate_are_those_of_small_differences():
+    z = torch.randn(2, 3, 4, 10, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(experts._Gate.apply, z)
+    torch.testing.assert_close(experts.gate(z), z[..., :5] * z[..., 5:])
+
+
+def gradients(module, x):
+    y = module(x)
+    y = y[0] if isinstance(y, tuple) else y
+    return y, torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum(), [x, *module.parameters()])
+
+
+@pytest.mark.parametrize("pictures", [1, 3])
+@pytest.mark.parametrize("build", [lambda: ChannelAttention(8, 2), lambda: experts.FeedForward(8, 2.5)])
+def test_layers_equal_what_autograd_makes_of_them(pictures, build, monkeypatch):
+    torch.manual_seed(0)
+    layer, x = build(), torch.randn(pictures, 5, 6, 8, requires_grad=True)
+    y, found = gradients(layer, x)
+    used = []
+    for module in (attention, experts):
+        monkeypatch.setattr(module, "is_plain", lambda *tensors: used.append(tensors))  # None: no
+    plain, expected = gradients(layer, x)
+    assert used
+    torch.testing.assert_close(y, plain)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_of_zeros_have_finite_gradients():
+    layer, x = ChannelAttention(8, 2), torch.zeros(1, 4, 4, 8, requires_grad=True)
+    _, found = gradients(layer, x)
+    assert all(bool(torch.isfinite(g).all()) for g in found)
+
+
+def test_autograd_keeps_nothing_but_the_tensor_that_holds_q_k_and_v():
+    layer, x = ChannelAttention(16, 2), torch.randn(1, 32, 32, 16, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(x)
+    large = {t.untyped_storage().data_ptr() for t in kept if t.untyped_storage().nbytes() >= x.nbytes}
+    assert len(large) <= 3  # x, W · x and D(W · x)
