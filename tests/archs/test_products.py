@@ -9,9 +9,10 @@ needs_onednn = pytest.mark.skipif(not products.has_onednn(), reason="this proces
 
 
 @needs_onednn
+@pytest.mark.parametrize("outputs", [10, 3])
 @pytest.mark.parametrize("shape", [(2, 5, 7, 6), (1, 1, 1, 6), (9, 6)])
-def test_values_and_gradients_equal_torchs_own(shape):
-    weight = torch.randn(10, 6)
+def test_values_and_gradients_equal_torchs_own(shape, outputs):
+    weight = torch.randn(outputs, 6)
     results = []
     for function in (products.linear, F.linear):
         x, w = torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape).requires_grad_(), weight.clone()

@@ -77,7 +77,7 @@ class _Attend(torch.autograd.Function):
 
 
 def attend(z: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
-    """Attention across channels: v times the matrix that q and k give.
+    """Attention across channels: v times the matrix that q and k give. Differentiable once.
 
     Args:
         z: q, k and v beside each other, each head by head, ``(N, P, 3C)`` float32 on the CPU.

@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--photographs", type=Path, metavar="DIR", help="clean photographs (default: two that scikit-image installs)")
     add("--size", type=int, default=256, metavar="PX", help="side of the windows, 0: whole photographs (%(default)s)")
     add("--per-image", type=int, default=3, metavar="N", help="pairs for each photograph and row (%(default)s)")
+    add("--sizes", type=int, nargs="+", default=(), metavar="PX", help="as of inference.py: for whole photographs")
     add("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
     return parser
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scores = []
         for number, window in enumerate(windows):
             rainy, clean = render(window, number)
-            scores.append((score(rainy, clean), score(restore(network, rainy), clean)))
+            scores.append((score(rainy, clean), score(restore(network, rainy, sizes=args.sizes), clean)))
         gains[name] = _write_row(name, scores)
     write(f"mean gain over {', '.join(RAIN_TYPES)}: {mean(gains[t] for t in RAIN_TYPES):+.2f} dB\n")
     return 0

@@ -30,6 +30,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     p.add_argument("--compare", action="store_true", help="also write before and after side by side, to DIR/compare")
     p.add_argument("--ensemble", action="store_true", help="average over 8 flips and turns: 8 times the time")
+    p.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="PX",
+        help="also restore larger pictures at these longer edges, such as 640 427, and blend: for photographs whose "
+        "drops and streaks are larger than those the network was trained on",
+    )
     p.add_argument("--format", choices=FORMATS, default="keep", help="format of the results (default: as the input)")
     p.add_argument("--memory", type=float, metavar="GIB", help="for feature maps; beyond it they go to a scratch file")
     p.add_argument("--overwrite", action="store_true", help="restore also what has a result already")
@@ -44,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     from unirain_plugin.inference.loading import load  # torch and BasicSR take seconds to import
     from unirain_plugin.inference.restoring import RestoreOptions, restore
 
-    options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory)
+    options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, tuple(args.sizes))
     net = load(args.weights, args.network, args.device)
     options.check_device(next(net.parameters()).device)
     try:

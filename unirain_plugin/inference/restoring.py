@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.feature_maps import MapStore
+from unirain_plugin.inference.sizes import restore_at_sizes
 from unirain_plugin.models.tiling import restore_in_tiles
 
+LEAST_SIZE = 64
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,6 +31,8 @@ class RestoreOptions:
         ensemble: Average over the eight flips and quarter turns: eight times the time.
         memory: GiB of memory for UniRain's feature maps, beyond which they go to a scratch file; None for half of
             what is free.
+        sizes: Longer edges in pixels at which larger pictures are restored as well, see
+            :func:`~unirain_plugin.inference.sizes.restore_at_sizes`; none for the network's own result.
     """
 
     tile: int = 512
@@ -35,6 +40,7 @@ class RestoreOptions:
     precision: str = "fp32"
     ensemble: bool = False
     memory: float | None = None
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tile != 0 and self.tile < 64:
@@ -46,6 +52,9 @@ class RestoreOptions:
             raise OptionError(f"precision: got '{self.precision}'; expected {', '.join(PRECISIONS)}.{hint}")
         if self.memory is not None and self.memory < 0:
             raise OptionError(f"memory: got {self.memory}; expected GiB ≥ 0.")
+        for size in self.sizes:
+            if size < LEAST_SIZE:
+                raise OptionError(f"sizes: got {size}; expected longer edges of at least {LEAST_SIZE} pixels.")
 
     def check_device(self, device: torch.device) -> None:
         """Refuse what the device cannot compute in.
@@ -66,6 +75,7 @@ def restore(
     precision: str = "fp32",
     ensemble: bool = False,
     memory: float | None = None,
+    sizes: Sequence[int] = (),
 ) -> np.ndarray:
     """Remove the rain from a picture of any size.
 
@@ -85,6 +95,7 @@ def restore(
         precision: ``fp32``, ``bf16`` or ``fp16``.
         ensemble: Average over eight orientations.
         memory: GiB for feature maps in memory.
+        sizes: Also restore larger pictures at these longer edges, such as ``(640, 427)``, and blend.
 
     Returns:
         An array of the same shape and dtype; floating ones are clamped to [0, 1].
@@ -92,7 +103,7 @@ def restore(
     Raises:
         OptionError: If the array or an option is not of the kind described.
     """
-    options = RestoreOptions(tile, overlap, precision, ensemble, memory)
+    options = RestoreOptions(tile, overlap, precision, ensemble, memory, tuple(sizes))
     colour, alpha, grey = _split(image)
     tensor = torch.from_numpy(_to_float(colour)).permute(2, 0, 1)[None]
     out = restore_tensor(net, tensor, options)[0].permute(1, 2, 0).clamp_(0, 1).numpy()
@@ -123,8 +134,9 @@ def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     options.check_device(device)
     net.eval()
+    method = _ensemble if options.ensemble else _once
     try:
-        out = (_ensemble if options.ensemble else _once)(net, image, options, device)
+        out = restore_at_sizes(lambda x: method(net, x, options, device), image, options.sizes)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, UniRainError) or not _is_out_of_memory(error):
             raise

@@ -1,0 +1,57 @@
+"""Restoration of one picture at several sizes.
+
+A drop covers as large a part of a picture of 4000 pixels as of one of 400, but a network trained on crops knows rain up
+to some size in pixels. A large photograph can therefore be restored shrunk as well: what changes there is enlarged and
+blended with what changes at full size, by where either changes more. Detail of the photograph is never resampled, only
+the correction is. Our own; not part of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NEIGHBOURHOOD = 80
+"""A neighbourhood, in which corrections are compared, reaches 1 / this of the longer edge to each side."""
+
+
+def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Blend the correction at full size with the mean of the corrections at smaller sizes.
+
+    y = x + (e_s · d_s + e_f · d_f) / (e_s + e_f), with d_f = R(x) - x, d_s the mean over the sizes of the enlarged
+    R(shrunk x) - shrunk x, and e the mean of d² over a neighbourhood and the channels.
+
+    Args:
+        restore: R, maps ``(1, 3, h, w)`` to the same shape.
+        image: x, ``(1, 3, H, W)`` float32 in [0, 1].
+        sizes: Longer edges in pixels, ≥ 1; those that are not smaller than the picture's are passed over.
+
+    Returns:
+        ``(1, 3, H, W)`` float32, not clamped; R(x) itself where no size is smaller.
+    """
+    full = restore(image)
+    height, width = image.shape[2:]
+    factors = [size / max(height, width) for size in sizes if size < max(height, width)]
+    if not factors or full.shape != image.shape:  # of another shape: the caller tells
+        return full
+    fine = full - image
+    coarse = torch.zeros_like(image)
+    for factor in factors:
+        shape = [max(round(edge * factor), 1) for edge in (height, width)]
+        small = F.interpolate(image, shape, mode="bilinear", antialias=True)
+        coarse += F.interpolate(restore(small) - small, (height, width), mode="bicubic") / len(factors)
+    reach = max(height, width) // NEIGHBOURHOOD
+    share = _strength(coarse, reach)
+    share = share / (share + _strength(fine, reach))
+    return image + fine + share * (coarse - fine)
+
+
+def _strength(correction: Tensor, reach: int) -> Tensor:
+    """Mean square over the channels and ``reach`` pixels to each side, ``(1, 1, H, W)``; above 0."""
+    x = correction.square().mean(1, keepdim=True)
+    for kernel, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
+        x = F.avg_pool2d(x, kernel, 1, padding, count_include_pad=False)
+    return x + 1e-9
