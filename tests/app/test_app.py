@@ -21,7 +21,7 @@ from unirain_plugin.inference.restoring import restore
 pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")
 
 READY = "!!document.querySelector('#picture input[type=file]')"
-DEFAULTS = {"tile": 512, "overlap": 32, "precision": "fp32", "ensemble": False, "where": "cpu"}
+DEFAULTS = {"tile": 512, "overlap": 32, "precision": "fp32", "ensemble": False, "large": False, "where": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,15 @@ def test_depth_and_alpha_are_kept(client, server, net, tmp_path):
     assert found.dtype == np.uint16 and np.array_equal(found[..., 3], pixels[..., 3])
     assert np.array_equal(found, restore(net, pixels, precision="bf16", ensemble=True))
     assert np.asarray(Image.open(slider[0])).shape == (40, 50, 3)
+
+
+def test_large_rain_is_restored_at_smaller_sizes_as_well(client, server, net, tmp_path):
+    pixels = random_picture(60, 700)
+    path = tmp_path / "long.png"
+    Image.fromarray(pixels).save(path)
+    _, summary, result = ask(client, server, path, large=True)
+    assert np.array_equal(read_picture(result).pixels, restore(net, pixels, sizes=(640, 427)))
+    assert summary.endswith(", fp32, 640 pixels, 427 pixels")
 
 
 def test_large_pictures_are_shown_smaller_and_returned_whole(client, server, tmp_path):

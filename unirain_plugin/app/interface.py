@@ -12,6 +12,7 @@ from unirain_plugin.distill.parts import require
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.inference.pictures import PICTURE_SUFFIXES
 from unirain_plugin.inference.restoring import PRECISIONS, RestoreOptions
+from unirain_plugin.inference.sizes import LARGE_RAIN
 
 if TYPE_CHECKING:
     import gradio
@@ -90,8 +91,13 @@ def _settings(restorer: Restorer, defaults: RestoreOptions, device: str) -> list
     )
     precision = gr.Radio(list(PRECISIONS), value=defaults.precision, label="Precision")
     ensemble = gr.Checkbox(defaults.ensemble, label="Ensemble of 8 flips and turns (8 times the time)")
+    large = gr.Checkbox(
+        bool(defaults.sizes),
+        label="Large drops and streaks",
+        info=f"Restores larger pictures shrunk to {' and '.join(map(str, LARGE_RAIN))} pixels as well, and blends.",
+    )
     where = gr.Dropdown(list(dict.fromkeys([*devices(), device])), value=device, label="Device")
-    return [weights, tile, overlap, precision, ensemble, where]
+    return [weights, tile, overlap, precision, ensemble, large, where]
 
 
 def _error(text: str) -> Exception:
@@ -127,13 +133,15 @@ def _restore(restorer: Restorer) -> object:
         overlap: float,
         precision: str,
         ensemble: bool,
+        large: bool,
         device: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  gradio finds it by this default
     ) -> tuple:
         if file is None:
             raise _error("There is no picture yet: drop one first.")
         try:
-            options = RestoreOptions(int(tile), int(overlap), precision, bool(ensemble))
+            sizes = LARGE_RAIN if large else ()
+            options = RestoreOptions(int(tile), int(overlap), precision, bool(ensemble), sizes=sizes)
             done = restorer.restore(Path(file), weights, options, device, lambda text: progress(None, desc=text))
         except UniRainError as error:
             raise _error(str(error)) from None

@@ -94,7 +94,7 @@ class Restorer:
         Args:
             path: The file.
             weights: One of :attr:`weights`.
-            options: Tile, overlap, precision, ensemble.
+            options: Tile, overlap, precision, ensemble, sizes.
             device: ``auto``, ``cpu``, ``cuda``, …
             note: Is told what is being done.
 
@@ -116,7 +116,8 @@ class Restorer:
         write_picture(target, after)
         where = next(net.parameters()).device
         ensemble = ", ensemble of 8" if options.ensemble else ""
-        summary = f"{width} × {height} pixels in {seconds:.1f} s on {where}, {options.precision}{ensemble}"
+        sizes = "".join(f", {size} pixels" for size in options.sizes)
+        summary = f"{width} × {height} pixels in {seconds:.1f} s on {where}, {options.precision}{ensemble}{sizes}"
         return Restored(preview(before.pixels), preview(after.pixels), target, summary)
 
     def _remove_old(self) -> None:

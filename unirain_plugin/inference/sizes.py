@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LARGE_RAIN = (640, 427)
+"""Longer edges that serve the weights the package ships."""
 NEIGHBOURHOOD = 80
 """A neighbourhood, in which corrections are compared, reaches 1 / this of the longer edge to each side."""
 
