@@ -85,7 +85,6 @@ def rows_of(args: argparse.Namespace) -> list[tuple[str, measuring.Variant]]:
 def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     """Measure every row; ratios are to the first one. Recomputation is for training: such rows have no forward time."""
     builders, rows = candidates(), rows_of(args)
-    counts = {name: complexity(builders[name](), (args.size, args.size)) for name in dict.fromkeys(r[0] for r in rows)}
     once = [row for row in rows if row[0] in COMPARED]
     restoring = [row for row in rows if not row[1].checkpointing]
     figures: dict[str, dict[tuple[str, measuring.Variant], float | None]] = {}
@@ -104,6 +103,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     figures["memory"] = {
         row: None if args.no_memory else measuring.step_memory(*row, args.train_size, args.device) for row in rows
     }
+    # Counted last: a pass at full size would leave the training steps an allocator that no training finds.
+    counts = {name: complexity(builders[name](), (args.size, args.size)) for name in dict.fromkeys(r[0] for r in rows)}
     results = []
     for row in rows:
         result = {"network": row[0], "variant": row[1].label, "parameters": counts[row[0]].parameters}
