@@ -1,3 +1,4 @@
+import weakref
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,25 @@ def test_counting_leaves_the_mode_alone():
     net = UniRain(**preset("UniRain-Tiny")).train()
     complexity(net, (16, 16))
     assert net.training
+
+
+def test_counting_keeps_nothing_for_a_gradient():
+    """Large networks would not fit otherwise: each map of the traced pass stayed."""
+
+    class Watched(torch.nn.Conv2d):
+        def forward(self, x):
+            hidden = super().forward(x)
+            storage, out = weakref.ref(hidden.untyped_storage()), hidden.square()
+            del hidden
+            alive.append(storage() is not None)
+            return out
+
+    alive = []
+    net = Watched(3, 4, 1)
+    assert complexity(net, (8, 8)).multiply_adds == 8 * 8 * 3 * 4
+    assert alive == [False]
+    net(torch.rand(1, 3, 8, 8))
+    assert alive == [False, True]  # what a training step keeps is seen
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ def complexity(network: nn.Module, size: tuple[int, int] = (256, 256), channels:
     try:
         analyzer = FlopAnalyzer(network, (picture.to(first),))
         analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        counts = analyzer.by_operator()
+        # Nothing is kept for a gradient: SwinIR at 256² would need more than 24 GB. Gradients stay enabled, as networks
+        # may take shortcuts without them whose operators cannot be traced.
+        with saved_tensors_hooks(lambda _: None, lambda _: None):
+            counts = analyzer.by_operator()
     finally:
         logger.setLevel(level)
         network.train(was_training)
