@@ -26,7 +26,7 @@ GPU_VARIANTS = (
     "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
 )  # fmt: skip
 COMPARED = (*(f"UniRain_{label}" for label in ABLATIONS), "SwinIR", "RCAN")
-"""Networks to compare with: one counted turn, so that a default run stays short, and fp32 unless variants are given."""
+"""Networks to compare with: counted once, so that a default run stays short, and fp32 unless variants are given."""
 DEFAULT_NETWORKS = (BASELINE, *PRESETS, *COMPARED)
 WARM_NETWORKS = ("UniRain",)
 
@@ -88,6 +88,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     once = [row for row in rows if row[0] in COMPARED]
     restoring = [row for row in rows if not row[1].checkpointing]
     figures: dict[str, dict[tuple[str, measuring.Variant], float | None]] = {}
+    _tell(f"forward passes of {len(restoring)} rows at {args.size}²")
     figures["forward"] = measuring.forward_seconds_apart(restoring, args.size, args.rounds, args.device, once)
     nets = {row: measuring.build(builders[row[0]], row[1], args.device) for row in rows}
     steps = {
@@ -96,14 +97,18 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
         )
         for row in rows
     }
+    _tell(f"training steps of {len(rows)} rows at {args.train_size}²")
     figures["step"] = measuring.interleaved(steps, args.rounds, args.device, once)
     nets.clear()
     warm = [row for row in restoring if row[0] in (BASELINE, *WARM_NETWORKS)]
+    _tell("forward passes after training steps")
     figures["warm"] = measuring.forward_seconds(warm, args.size, args.rounds, args.device)
+    _tell("peak memory")
     figures["memory"] = {
         row: None if args.no_memory else measuring.step_memory(*row, args.train_size, args.device) for row in rows
     }
     # Counted last: a pass at full size would leave the training steps an allocator that no training finds.
+    _tell("multiply-adds")
     counts = {name: complexity(builders[name](), (args.size, args.size)) for name in dict.fromkeys(r[0] for r in rows)}
     results = []
     for row in rows:
@@ -117,8 +122,14 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     return results
 
 
+def _tell(what: str) -> None:
+    """All networks take minutes: say what is being measured, on stderr, so that stdout is the table."""
+    sys.stderr.write(f"benchmark arch: {what} …\n")
+
+
 def dispatch_rows(args: argparse.Namespace) -> list[dict[str, object]]:
     """Time of a hard top-1 mixture of three, sparse ÷ dense with masks, at the paper-size decoder's levels."""
+    _tell("sparse and dense mixtures")
     results = []
     for level, channels in ((1, 96), (2, 96), (3, 192)):
         side = max(args.size // 2 ** (level - 1), 1)

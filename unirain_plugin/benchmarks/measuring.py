@@ -97,12 +97,12 @@ def interleaved(
         actions: What to time, by name.
         rounds: Counted turns.
         device: ``cpu``, or a GPU that is waited for after each action.
-        once: Names of slow actions that run in the first counted turn only.
+        once: Names of slow actions that are counted in one turn only.
     """
     seconds: dict[object, list[float]] = {key: [] for key in actions}
     for number in range(rounds + 1):
         for key, action in actions.items():
-            if key in once and number != 1:
+            if key in once and number > 1:
                 continue
             start = time.perf_counter()
             action()
