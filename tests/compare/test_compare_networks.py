@@ -112,10 +112,30 @@ def test_fingerprint_tells_what_the_result_depends_on(tmp_path):
         spec(tmp_path, EDSR, weights=path, tile=64),
         spec(tmp_path, EDSR, weights=path, precision="bf16"),
         spec(tmp_path, EDSR, weights=path, pad_multiple=4),
+        spec(tmp_path, EDSR, weights=path, sizes=[64]),
     ]
-    assert len({base, *(s.fingerprint() for s in changed)}) == 6
+    assert len({base, *(s.fingerprint() for s in changed)}) == 7
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: the weights cannot be read"):
         spec(tmp_path, EDSR, weights="nowhere.pth").fingerprint()
+
+
+def test_large_pictures_are_restored_at_the_sizes_that_the_weights_name(tmp_path):
+    torch.manual_seed(0)
+    original = build_network(TINY_NETWORK, "test")
+    weights = str(tmp_path / "w.safetensors")
+    write_weights(weights, original.state_dict(), TINY_NETWORK, sizes=[70])
+    image = np.random.default_rng(0).integers(0, 256, (24, 200, 3), dtype=np.uint8)
+
+    def restored(**keys):
+        chosen = spec(tmp_path, weights=weights, **keys)
+        return restore(load_network(chosen)[0], image, **vars(chosen.restore_options()))
+
+    named, alone = restored(), restored(sizes=[])
+    np.testing.assert_array_equal(alone, restore(original.eval(), image))
+    np.testing.assert_array_equal(named, restore(original, image, sizes=(70,)))
+    assert (named != alone).any()
+    np.testing.assert_array_equal(restored(pad_multiple=8), named)
+    np.testing.assert_array_equal(restored(sizes=[90]), restore(original, image, sizes=(90,)))
 
 
 def test_a_model_may_have_its_own_tile(tmp_path):

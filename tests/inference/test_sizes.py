@@ -4,8 +4,12 @@ import torch
 import torch.nn.functional as F
 
 from unirain_plugin import load, restore
-from unirain_plugin.errors import OptionError
-from unirain_plugin.inference.sizes import restore_at_sizes
+from unirain_plugin.errors import CheckpointError, OptionError
+from unirain_plugin.export.command import main as export
+from unirain_plugin.inference.command import main as inference
+from unirain_plugin.inference.pictures import Picture, read_picture, write_picture
+from unirain_plugin.inference.sizes import LARGE_RAIN, restore_at_sizes
+from unirain_plugin.inference.weights_file import write_weights
 
 
 def blob(height, width, radius):
@@ -28,7 +32,9 @@ def test_spots_too_large_for_the_network_go_at_a_smaller_size():
     inside = F.max_pool2d(1 - mask, 9, 1, 4) == 0
     assert float((blended - 0.5)[inside.expand_as(image)].abs().mean()) < 0.03
     outside = F.max_pool2d(mask, 25, 1, 12) == 0
-    torch.testing.assert_close(blended[outside.expand_as(image)], image[outside.expand_as(image)], atol=1e-3, rtol=0)
+    shift = (blended - image)[outside.expand_as(image)]  # the same everywhere: it keeps the picture's mean colour
+    torch.testing.assert_close(shift, shift.mean().expand_as(shift), atol=1e-3, rtol=0)
+    assert 0 < float(shift.mean()) < 0.3 * float(mask.mean())
 
 
 def test_spots_that_are_gone_when_shrunk_are_taken_away_at_full_size():
@@ -42,8 +48,16 @@ def test_detail_that_the_network_leaves_is_not_touched():
     torch.testing.assert_close(restore_at_sizes(lambda x: x, image, [64, 80]), image)
 
 
-@pytest.mark.parametrize("sizes", [(), (120,), (4000, 121)])
-def test_pictures_that_are_not_larger_get_the_networks_own_result(sizes):
+def test_the_mean_colour_is_that_of_full_size():
+    """Rain seen at a smaller size only makes the picture neither brighter nor darker."""
+    image = torch.rand(1, 3, 90, 120)
+    darkened = lambda x: x - 0.1 if x.shape[2] == 45 else x - 0.02  # noqa: E731
+    blended = restore_at_sizes(darkened, image, [60])
+    torch.testing.assert_close(blended.mean((2, 3)), image.mean((2, 3)) - 0.02)
+
+
+@pytest.mark.parametrize("sizes", [(), (91,), (4000, 120)])
+def test_pictures_that_are_not_much_larger_get_the_networks_own_result(sizes):
     image = torch.rand(1, 3, 90, 120)
     calls = []
     out = restore_at_sizes(lambda x: calls.append(tuple(x.shape)) or x.sqrt(), image, sizes)
@@ -61,16 +75,61 @@ def test_restore_and_command_take_sizes(tmp_path):
     rng = np.random.default_rng(0)
     rainy = rng.integers(0, 256, (72, 200, 3), dtype=np.uint8)
     net = load()
-    plain, blended = restore(net, rainy), restore(net, rainy, sizes=(100, 70))
+    plain, blended = restore(net, rainy, sizes=()), restore(net, rainy, sizes=(100, 70))
     assert blended.shape == plain.shape
     assert (blended != plain).any()
-    from unirain_plugin.inference.command import main
-    from unirain_plugin.inference.pictures import Picture, read_picture, write_picture
-
     write_picture(tmp_path / "a.png", Picture(rainy))
     options = ["-i", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
-    assert main([*options, "--sizes", "100", "70"]) == 0
+    assert inference([*options, "--sizes", "100", "70"]) == 0
     np.testing.assert_array_equal(read_picture(tmp_path / "out" / "a.png").pixels, blended)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_sizes_named_by_the_weights_file_are_the_default(tmp_path, suffix):
+    net = load()
+    assert net.restore_sizes == LARGE_RAIN
+    path = tmp_path / f"w{suffix}"
+    write_weights(path, net.state_dict(), net.architecture, (100, 70))
+    net = load(path)
+    assert net.restore_sizes == (100, 70)
+    rainy = np.random.default_rng(0).integers(0, 256, (72, 200, 3), dtype=np.uint8)
+    named, given, none = (restore(net, rainy, sizes=s) for s in (None, (100, 70), ()))
+    np.testing.assert_array_equal(named, given)
+    assert (named != none).any()
+    write_weights(path, net.state_dict(), net.architecture)
+    np.testing.assert_array_equal(restore(load(path), rainy), none)
+
+
+def test_the_command_leaves_sizes_to_the_weights_or_turns_them_off(tmp_path):
+    rainy = np.random.default_rng(0).integers(0, 256, (48, 600, 3), dtype=np.uint8)
+    write_picture(tmp_path / "a.png", Picture(rainy))
+    options = ["-i", str(tmp_path / "a.png"), "--quiet", "--device", "cpu"]
+    assert inference([*options, "-o", str(tmp_path / "named")]) == 0
+    assert inference([*options, "-o", str(tmp_path / "none"), "--sizes"]) == 0
+    net = load()
+    for folder, sizes in (("named", LARGE_RAIN), ("none", ())):
+        found = read_picture(tmp_path / folder / "a.png").pixels
+        np.testing.assert_array_equal(found, restore(net, rainy, sizes=sizes))
+
+
+def test_export_keeps_or_changes_the_sizes(tmp_path):
+    kept, changed = tmp_path / "kept.pth", tmp_path / "changed.safetensors"
+    assert export(["-o", str(kept), "--format", "pth"]) == 0
+    assert load(kept).restore_sizes == LARGE_RAIN
+    assert export(["--weights", str(kept), "-o", str(changed), "--sizes", "320"]) == 0
+    assert load(changed).restore_sizes == (320,)
+    assert export(["--weights", str(kept), "-o", str(changed), "--overwrite", "--sizes"]) == 0
+    assert load(changed).restore_sizes == ()
+
+
+@pytest.mark.parametrize("text", ["640", "[640, 0]", '["a"]', "[640"])
+def test_stored_sizes_that_are_none_name_the_file(tmp_path, text):
+    net = load()
+    torch.save({"params": net.state_dict(), "sizes": text}, tmp_path / "w.pth")
+    with pytest.raises(
+        CheckpointError, match=r"w\.pth: the stored sizes cannot be read.*expected such as \[640, 427\]"
+    ):
+        load(tmp_path / "w.pth")
 
 
 def test_sizes_that_no_network_was_made_for_are_refused():

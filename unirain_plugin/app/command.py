@@ -56,11 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         from unirain_plugin.app.restoration import Restorer
         from unirain_plugin.inference.restoring import RestoreOptions
 
-        defaults = RestoreOptions(args.tile, precision=args.precision)
         results = Path(folder, "results")
         results.mkdir()
         restorer = Restorer(find_weights(args.weights), args.network, int(args.max_megapixels * 1e6), results)
         net = restorer.net(str(restorer.weights[0]), args.device)  # what is wrong with it is said before the start
+        defaults = RestoreOptions(args.tile, precision=args.precision, sizes=net.restore_sizes)
         defaults.check_device(next(net.parameters()).device)
         serve(args, restorer, defaults)
     return 0

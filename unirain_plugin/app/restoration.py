@@ -116,7 +116,7 @@ class Restorer:
         write_picture(target, after)
         where = next(net.parameters()).device
         ensemble = ", ensemble of 8" if options.ensemble else ""
-        sizes = "".join(f", {size} pixels" for size in options.sizes)
+        sizes = "".join(f", {size} pixels" for size in options.sizes or ())
         summary = f"{width} × {height} pixels in {seconds:.1f} s on {where}, {options.precision}{ensemble}{sizes}"
         return Restored(preview(before.pixels), preview(after.pixels), target, summary)
 

@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--photographs", type=Path, metavar="DIR", help="clean photographs (default: two that scikit-image installs)")
     add("--size", type=int, default=256, metavar="PX", help="side of the windows, 0: whole photographs (%(default)s)")
     add("--per-image", type=int, default=3, metavar="N", help="pairs for each photograph and row (%(default)s)")
-    add("--sizes", type=int, nargs="+", default=(), metavar="PX", help="as of inference.py: for whole photographs")
+    add("--sizes", type=int, nargs="*", metavar="PX", help="as of inference.py: for whole photographs")
     add("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
     return parser
 

@@ -29,6 +29,7 @@ class NetworkSpec:
         tile: See :class:`CompareOptions`, as the further ones.
         overlap: Pixels that tiles share.
         precision: ``fp32``, ``bf16`` or ``fp16``.
+        sizes: Longer edges at which larger pictures are restored as well; None: what the weights' file names.
         device: Where it runs.
         threads: CPU threads, or None for torch's choice.
     """
@@ -37,6 +38,7 @@ class NetworkSpec:
     tile: int
     overlap: int
     precision: str
+    sizes: list[int] | None
     device: str
     threads: int | None
 
@@ -56,7 +58,8 @@ class NetworkSpec:
         """
         from unirain_plugin.inference.restoring import RestoreOptions
 
-        return RestoreOptions(self.tile, self.overlap, self.precision)
+        sizes = None if self.sizes is None else tuple(self.sizes)
+        return RestoreOptions(self.tile, self.overlap, self.precision, sizes=sizes)
 
     def fingerprint(self) -> str:
         """Hash of all that a restored picture depends on beside its input.
@@ -72,7 +75,7 @@ class NetworkSpec:
                 "weights": self.weights and file_hash(self.weights),
                 "network": network,
                 "loading": [o.param_key, o.strict_load, o.pad_multiple],
-                "restoring": [self.tile, self.overlap, self.precision],
+                "restoring": [self.tile, self.overlap, self.precision, self.sizes],
             }
         )
 
@@ -81,7 +84,7 @@ def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
     """The network of a model's section; what it leaves out is as for all."""
     chosen = {
         key: getattr(options, key) if getattr(model, key) is None else getattr(model, key)
-        for key in ("tile", "overlap", "precision")
+        for key in ("tile", "overlap", "precision", "sizes")
     }
     return NetworkSpec(model, **chosen, device=options.device, threads=options.cost.threads)
 
@@ -160,6 +163,7 @@ def _padded(net: nn.Module, multiple: int) -> nn.Module:
             super().__init__()
             self.net = net
             self.architecture = net.architecture
+            self.restore_sizes = getattr(net, "restore_sizes", ())
 
         def forward(self, x: Tensor) -> Tensor:
             height, width = x.shape[2:]

@@ -34,9 +34,10 @@ class ModelOptions:
         strict_load: Whether every weight must fit; false takes those that do and says how many.
         pad_multiple: The picture's sides are padded (mirrored) to a multiple of this for the network and the result is
             cut back; null for the network's ``window_size`` where it has that argument (SwinIR), else 1.
-        tile: For this model, instead of the file's ``tile``; likewise ``overlap`` and ``precision``.
+        tile: For this model, instead of the file's ``tile``; likewise ``overlap``, ``precision`` and ``sizes``.
         overlap: See ``tile``.
         precision: See ``tile``.
+        sizes: See ``tile``.
         results: Folder of finished pictures, searched with its subfolders and matched by stem.
         suffix: Text that the finished pictures' stems have behind the input's stem, such as ``_SwinIR``.
         pattern: Where each finished picture is below ``results`` instead: ``{test_set}``, ``{rain_type}``, ``{image}``
@@ -53,6 +54,7 @@ class ModelOptions:
     tile: int | None = None
     overlap: int | None = None
     precision: str | None = None
+    sizes: list[int] | None = None
     results: Path | None = None
     suffix: str = ""
     pattern: str | None = None
@@ -168,6 +170,8 @@ class CompareOptions:
         tile: Edge of what a network computes at a time, 0 for the whole picture.
         overlap: Pixels that tiles share (networks other than UniRain).
         precision: ``fp32``, ``bf16`` or ``fp16``.
+        sizes: Longer edges at which larger pictures are restored as well, ``[]`` for the network's own result; null for
+            what the weights' file names.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         cost: What a network costs.
         bootstrap: Confidence intervals.
@@ -184,6 +188,7 @@ class CompareOptions:
     tile: int = 512
     overlap: int = 32
     precision: str = "fp32"
+    sizes: list[int] | None = None
     device: str = "auto"
     cost: CostOptions = field(default_factory=CostOptions)
     bootstrap: BootstrapOptions = field(default_factory=BootstrapOptions)

@@ -25,6 +25,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--param-key", metavar="KEY", help="part of a .pth file (default: params_ema where it exists)")
     p.add_argument("--format", choices=FORMATS, default="safetensors", help="default: safetensors")
     p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: beside the weights, with the new suffix")
+    p.add_argument(
+        "--sizes",
+        type=int,
+        nargs="*",
+        metavar="PX",
+        help="safetensors and pth: name these longer edges for inference.py's --sizes (default: as the weights' file)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     return p
 
@@ -34,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from unirain_plugin.export.formats import EXPORTERS  # torch and BasicSR take seconds to import
     from unirain_plugin.inference.loading import DEFAULT_WEIGHTS, load
+    from unirain_plugin.inference.restoring import RestoreOptions
 
     suffix, export = EXPORTERS[args.format]
     source = Path(args.weights) if args.weights else DEFAULT_WEIGHTS
@@ -43,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     if output.exists() and not args.overwrite:
         raise OptionError(f"-o {output}: this file exists; give another name with -o, or --overwrite.")
     net = load(args.weights, args.network, "cpu", args.param_key)
+    if args.sizes is not None:
+        net.restore_sizes = RestoreOptions(sizes=tuple(args.sizes)).sizes
     remark = export(net, output)
     sys.stdout.write(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {remark}\n")
     return 0

@@ -29,7 +29,7 @@ def export_weights(net: nn.Module, path: Path) -> str:
     Returns:
         What to say of the file.
     """
-    write_weights(path, net.state_dict(), net.architecture)
+    write_weights(path, net.state_dict(), net.architecture, net.restore_sizes)
     return "weights with their architecture; --weights alone suffices"
 
 

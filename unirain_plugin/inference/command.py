@@ -33,11 +33,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--sizes",
         type=int,
-        nargs="+",
-        default=(),
+        nargs="*",
         metavar="PX",
-        help="also restore larger pictures at these longer edges, such as 640 427, and blend: for photographs whose "
-        "drops and streaks are larger than those the network was trained on",
+        help="also restore larger pictures at these longer edges and blend: for photographs whose drops and streaks "
+        "are larger than those the network was trained on; without numbers: the network's own result (default: what "
+        "the weights' file names, 640 427 in the one that is shipped)",
     )
     p.add_argument("--format", choices=FORMATS, default="keep", help="format of the results (default: as the input)")
     p.add_argument("--memory", type=float, metavar="GIB", help="for feature maps; beyond it they go to a scratch file")
@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     from unirain_plugin.inference.loading import load  # torch and BasicSR take seconds to import
     from unirain_plugin.inference.restoring import RestoreOptions, restore
 
-    options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, tuple(args.sizes))
+    sizes = None if args.sizes is None else tuple(args.sizes)
+    options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, sizes)
     net = load(args.weights, args.network, args.device)
     options.check_device(next(net.parameters()).device)
     try:

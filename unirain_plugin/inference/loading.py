@@ -38,7 +38,8 @@ def load(
 
     Returns:
         The network in evaluation mode on ``device``. Its attribute ``architecture`` holds the registered type and the
-        arguments it was built from.
+        arguments it was built from, ``restore_sizes`` the smaller sizes that its file names (see
+        :class:`~unirain_plugin.inference.restoring.RestoreOptions`).
 
     Raises:
         CheckpointError: If the weights are missing, broken, or made for another network (which keys differ is told).
@@ -49,6 +50,7 @@ def load(
     architecture = _architecture_of(file, network)
     net = build_network(architecture, str(file.path))
     fill(net, file, str(architecture["type"]))
+    net.restore_sizes = file.sizes
     return net.eval().requires_grad_(False).to(target)
 
 

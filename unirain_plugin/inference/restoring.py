@@ -32,7 +32,8 @@ class RestoreOptions:
         memory: GiB of memory for UniRain's feature maps, beyond which they go to a scratch file; None for half of
             what is free.
         sizes: Longer edges in pixels at which larger pictures are restored as well, see
-            :func:`~unirain_plugin.inference.sizes.restore_at_sizes`; none for the network's own result.
+            :func:`~unirain_plugin.inference.sizes.restore_at_sizes`; ``()`` for the network's own result, None for what
+            the weights' file names (the shipped one: 640 and 427; none for other networks).
     """
 
     tile: int = 512
@@ -40,7 +41,7 @@ class RestoreOptions:
     precision: str = "fp32"
     ensemble: bool = False
     memory: float | None = None
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.tile != 0 and self.tile < 64:
@@ -52,7 +53,7 @@ class RestoreOptions:
             raise OptionError(f"precision: got '{self.precision}'; expected {', '.join(PRECISIONS)}.{hint}")
         if self.memory is not None and self.memory < 0:
             raise OptionError(f"memory: got {self.memory}; expected GiB ≥ 0.")
-        for size in self.sizes:
+        for size in self.sizes or ():
             if size < LEAST_SIZE:
                 raise OptionError(f"sizes: got {size}; expected longer edges of at least {LEAST_SIZE} pixels.")
 
@@ -75,7 +76,7 @@ def restore(
     precision: str = "fp32",
     ensemble: bool = False,
     memory: float | None = None,
-    sizes: Sequence[int] = (),
+    sizes: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Remove the rain from a picture of any size.
 
@@ -95,7 +96,8 @@ def restore(
         precision: ``fp32``, ``bf16`` or ``fp16``.
         ensemble: Average over eight orientations.
         memory: GiB for feature maps in memory.
-        sizes: Also restore larger pictures at these longer edges, such as ``(640, 427)``, and blend.
+        sizes: Also restore larger pictures at these longer edges, such as ``(640, 427)``, and blend; ``()`` for the
+            network's own result, None for what its weights' file names.
 
     Returns:
         An array of the same shape and dtype; floating ones are clamped to [0, 1].
@@ -103,7 +105,8 @@ def restore(
     Raises:
         OptionError: If the array or an option is not of the kind described.
     """
-    options = RestoreOptions(tile, overlap, precision, ensemble, memory, tuple(sizes))
+    chosen = None if sizes is None else tuple(sizes)
+    options = RestoreOptions(tile, overlap, precision, ensemble, memory, chosen)
     colour, alpha, grey = _split(image)
     tensor = torch.from_numpy(_to_float(colour)).permute(2, 0, 1)[None]
     out = restore_tensor(net, tensor, options)[0].permute(1, 2, 0).clamp_(0, 1).numpy()
@@ -135,8 +138,9 @@ def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None
     options.check_device(device)
     net.eval()
     method = _ensemble if options.ensemble else _once
+    sizes = getattr(net, "restore_sizes", ()) if options.sizes is None else options.sizes
     try:
-        out = restore_at_sizes(lambda x: method(net, x, options, device), image, options.sizes)
+        out = restore_at_sizes(lambda x: method(net, x, options, device), image, sizes)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, UniRainError) or not _is_out_of_memory(error):
             raise

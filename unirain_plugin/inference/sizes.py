@@ -3,7 +3,8 @@
 A drop covers as large a part of a picture of 4000 pixels as of one of 400, but a network trained on crops knows rain up
 to some size in pixels. A large photograph can therefore be restored shrunk as well: what changes there is enlarged and
 blended with what changes at full size, by where either changes more. Detail of the photograph is never resampled, only
-the correction is. Our own; not part of the paper.
+the correction is; and how much brighter or darker the whole picture becomes is decided at full size. Our own; not part
+of the paper.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 
 LARGE_RAIN = (640, 427)
 """Longer edges that serve the weights the package ships."""
+SMALLER = 0.75
+"""A size is used where it is less than this share of the longer edge: little below full size shows nothing new."""
 NEIGHBOURHOOD = 80
 """A neighbourhood, in which corrections are compared, reaches 1 / this of the longer edge to each side."""
 
@@ -23,20 +26,21 @@ NEIGHBOURHOOD = 80
 def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: Sequence[int]) -> Tensor:
     """Blend the correction at full size with the mean of the corrections at smaller sizes.
 
-    y = x + (e_s · d_s + e_f · d_f) / (e_s + e_f), with d_f = R(x) - x, d_s the mean over the sizes of the enlarged
-    R(shrunk x) - shrunk x, and e the mean of d² over a neighbourhood and the channels.
+    y = x + d + m(d_f - d), d = (e_s · d_s + e_f · d_f) / (e_s + e_f), with d_f = R(x) - x, d_s the mean over the sizes
+    of the enlarged R(shrunk x) - shrunk x, e the mean of d² over a neighbourhood and the channels, and m the mean over
+    the picture, channel by channel.
 
     Args:
         restore: R, maps ``(1, 3, h, w)`` to the same shape.
         image: x, ``(1, 3, H, W)`` float32 in [0, 1].
-        sizes: Longer edges in pixels, ≥ 1; those that are not smaller than the picture's are passed over.
+        sizes: Longer edges in pixels, ≥ 1; those above 3/4 of the picture's are passed over.
 
     Returns:
         ``(1, 3, H, W)`` float32, not clamped; R(x) itself where no size is smaller.
     """
     full = restore(image)
     height, width = image.shape[2:]
-    factors = [size / max(height, width) for size in sizes if size < max(height, width)]
+    factors = [size / max(height, width) for size in sizes if size < SMALLER * max(height, width)]
     if not factors or full.shape != image.shape:  # of another shape: the caller tells
         return full
     fine = full - image
@@ -48,7 +52,8 @@ def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: 
     reach = max(height, width) // NEIGHBOURHOOD
     share = _strength(coarse, reach)
     share = share / (share + _strength(fine, reach))
-    return image + fine + share * (coarse - fine)
+    change = share * (coarse - fine)
+    return image + fine + change - change.mean((2, 3), keepdim=True)
 
 
 def _strength(correction: Tensor, reach: int) -> Tensor:

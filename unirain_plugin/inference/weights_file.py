@@ -2,7 +2,9 @@
 
 A safetensors file of ours names its network in the file's metadata (``architecture``, JSON) and, because spandrel drops
 metadata, in a uint8 tensor ``architecture`` with the same JSON. A ``.pth`` file of ours is
-``{'params': {…}, 'architecture': JSON}``, which BasicSR reads as one of its own. Nothing stored in a file is executed.
+``{'params': {…}, 'architecture': JSON}``, which BasicSR reads as one of its own. Beside the architecture a file may
+hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores large pictures as well.
+Nothing stored in a file is executed.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from unirain_plugin.errors import CheckpointError
 
 ARCHITECTURE = "architecture"
 """Key of the network's options: in a safetensors file's metadata and tensors, and beside ``params`` in a .pth file."""
+SIZES = "sizes"
+"""Key of the smaller sizes, in a safetensors file's metadata and beside ``params`` in a .pth file."""
 
 SUFFIXES = (".safetensors", ".pth")
 _PARAMETER_KEYS = ("params_ema", "params", "state_dict")
@@ -35,11 +39,13 @@ class WeightsFile:
         path: The file.
         state: Parameter name → tensor, on the CPU.
         architecture: ``{'type': registered class, **its arguments}``, or None where the file does not tell.
+        sizes: Longer edges at which larger pictures are to be restored as well; none where the file does not tell.
     """
 
     path: Path
     state: dict[str, Tensor]
     architecture: dict[str, object] | None
+    sizes: tuple[int, ...] = ()
 
 
 def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> WeightsFile:
@@ -58,21 +64,23 @@ def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> 
             f"{path}: there is no such file of weights{' (it is a folder)' if path.is_dir() else ''}."
         )
     if path.suffix.lower() == ".safetensors":
-        state, architecture = _read_safetensors(path)
+        state, notes = _read_safetensors(path)
     else:
-        state, architecture = _read_torch(path, param_key)
-    embedded = state.pop(ARCHITECTURE, None)
-    if architecture is None and embedded is not None:
-        architecture = unpack_architecture(embedded, str(path))
+        state, notes = _read_torch(path, param_key)
+    embedded = notes.get(ARCHITECTURE, state.pop(ARCHITECTURE, None))
+    architecture = None if embedded is None else unpack_architecture(embedded, str(path))
     if all(name.startswith(_FOREIGN_PREFIX) for name in state):
         state = {name.removeprefix(_FOREIGN_PREFIX): tensor for name, tensor in state.items()}
-    return WeightsFile(path, state, architecture)
+    return WeightsFile(path, state, architecture, unpack_sizes(notes.get(SIZES, "[]"), str(path)))
 
 
 def write_weights(
-    path: str | os.PathLike[str], state: Mapping[str, Tensor], architecture: Mapping[str, object]
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor],
+    architecture: Mapping[str, object],
+    sizes: Sequence[int] = (),
 ) -> None:
-    """Write weights with their architecture, atomically; the suffix chooses the format.
+    """Write weights with their architecture (and sizes, if any), atomically; the suffix chooses the format.
 
     Raises:
         CheckpointError: If the suffix is unknown or the file cannot be written.
@@ -82,6 +90,7 @@ def write_weights(
     if suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: weights are written as {' or '.join(SUFFIXES)}, found '{path.suffix}'.")
     text = json.dumps(dict(architecture))
+    notes = {ARCHITECTURE: text} | ({SIZES: json.dumps(list(sizes))} if sizes else {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -92,9 +101,9 @@ def write_weights(
             tensors = {name: tensor.clone() for name, tensor in tensors.items()} | {
                 ARCHITECTURE: pack_architecture(text)
             }
-            save_file(tensors, str(temporary), metadata={"format": "pt", ARCHITECTURE: text})
+            save_file(tensors, str(temporary), metadata={"format": "pt", **notes})
         else:
-            torch.save({"params": tensors, ARCHITECTURE: text}, temporary)
+            torch.save({"params": tensors, **notes}, temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: the weights cannot be written: {error}") from error
@@ -126,7 +135,25 @@ def unpack_architecture(value: object, source: str) -> dict[str, object]:
     return architecture
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object] | None]:
+def unpack_sizes(text: str, source: str) -> tuple[int, ...]:
+    """Longer edges from JSON text.
+
+    Raises:
+        CheckpointError: If it is no JSON list of positive whole numbers.
+    """
+    try:
+        sizes = json.loads(text)
+        if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError("no list of pixels")
+    except ValueError as error:
+        raise CheckpointError(
+            f"{source}: the stored sizes cannot be read ({error}): {text!r}; expected such as [640, 427]."
+        ) from None
+    return tuple(sizes)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, and what the file notes beside them."""
     safetensors = _safetensors()
     try:
         with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
@@ -134,11 +161,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object] 
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
         raise CheckpointError(f"{path}: this is no whole safetensors file: {error}") from None
-    text = metadata.get(ARCHITECTURE)
-    return state, None if text is None else unpack_architecture(text, str(path))
+    return state, metadata
 
 
-def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, object] | None]:
+def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, and what the file notes beside them."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -154,14 +181,13 @@ def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], d
     if param_key is not None and not isinstance(content.get(param_key), Mapping):
         raise CheckpointError(f"{path}: there is no part '{param_key}'; the file has {', '.join(map(str, content))}.")
     part = param_key or (parts[0] if parts else None)
-    text = content.get(ARCHITECTURE)
     state = {str(k): v for k, v in (content[part] if part else content).items() if isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(
             f"{path}: it holds no parameters; found the keys {', '.join(map(str, list(content)[:8]))}. "
             "(A training state, ITER.state, is no network: take models/net_g_ITER.pth.)"
         )
-    return state, unpack_architecture(text, str(path)) if isinstance(text, str) else None
+    return state, {key: text for key, text in content.items() if isinstance(text, str)}
 
 
 def _safetensors(part: str = "") -> object:
