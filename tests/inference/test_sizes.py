@@ -122,6 +122,12 @@ def test_export_keeps_or_changes_the_sizes(tmp_path):
     assert load(changed).restore_sizes == ()
 
 
+def test_sizes_in_a_format_that_cannot_name_them_are_refused(tmp_path):
+    with pytest.raises(OptionError, match="--sizes: a file of format onnx cannot name them; safetensors or pth can"):
+        export(["-o", str(tmp_path / "w.onnx"), "--format", "onnx", "--sizes", "320"])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("text", ["640", "[640, 0]", '["a"]', "[640"])
 def test_stored_sizes_that_are_none_name_the_file(tmp_path, text):
     net = load()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from unirain_plugin.errors import OptionError
 
-FORMATS = ("safetensors", "pth", "onnx", "torchscript")
+WITH_SIZES = ("safetensors", "pth")
+FORMATS = (*WITH_SIZES, "onnx", "torchscript")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"-o {output}: a file of format {args.format} ends with '{suffix}'.")
     if output.exists() and not args.overwrite:
         raise OptionError(f"-o {output}: this file exists; give another name with -o, or --overwrite.")
+    if args.sizes is not None and args.format not in WITH_SIZES:
+        raise OptionError(f"--sizes: a file of format {args.format} cannot name them; {' or '.join(WITH_SIZES)} can.")
     net = load(args.weights, args.network, "cpu", args.param_key)
     if args.sizes is not None:
         net.restore_sizes = RestoreOptions(sizes=tuple(args.sizes)).sizes
