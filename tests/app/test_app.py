@@ -15,6 +15,7 @@ from app_pictures import random_network, random_picture, write_network
 from browser import Browser, find_chromium
 from PIL import Image
 
+from unirain_plugin.app import command, interface
 from unirain_plugin.inference.pictures import read_picture
 from unirain_plugin.inference.restoring import restore
 
@@ -125,6 +126,16 @@ def test_large_rain_is_restored_at_smaller_sizes_as_well(client, server, net, tm
     _, summary, result = ask(client, server, path, large=True)
     assert np.array_equal(read_picture(result).pixels, restore(net, pixels, sizes=(640, 427)))
     assert summary.endswith(", fp32, 640 pixels, 427 pixels")
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_large_rain_is_ticked_at_first_where_the_weights_name_sizes(monkeypatch, tmp_path, net, shipped):
+    settings = []
+    monkeypatch.setattr(command, "set_environment", lambda folder: None)
+    monkeypatch.setattr(command, "serve", lambda args, *parts: settings.extend(interface._settings(*parts, "cpu")))
+    weights = [] if shipped else ["--weights", str(write_network(tmp_path / "w.safetensors", net))]
+    assert command.main(["--device", "cpu", *weights]) == 0
+    assert [part.value for part in settings if part.label == "Large drops and streaks"] == [shipped]
 
 
 def test_large_pictures_are_shown_smaller_and_returned_whole(client, server, tmp_path):

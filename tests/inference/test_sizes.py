@@ -35,6 +35,7 @@ def test_spots_too_large_for_the_network_go_at_a_smaller_size():
     shift = (blended - image)[outside.expand_as(image)]  # the same everywhere: it keeps the picture's mean colour
     torch.testing.assert_close(shift, shift.mean().expand_as(shift), atol=1e-3, rtol=0)
     assert 0 < float(shift.mean()) < 0.3 * float(mask.mean())
+    torch.testing.assert_close(blended.mean((2, 3)), removes_small_spots(image).mean((2, 3)))
 
 
 def test_spots_that_are_gone_when_shrunk_are_taken_away_at_full_size():

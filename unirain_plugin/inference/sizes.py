@@ -33,10 +33,10 @@ def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: 
     Args:
         restore: R, maps ``(1, 3, h, w)`` to the same shape.
         image: x, ``(1, 3, H, W)`` float32 in [0, 1].
-        sizes: Longer edges in pixels, ≥ 1; those above 3/4 of the picture's are passed over.
+        sizes: Longer edges in pixels, ≥ 1; those from 3/4 of the picture's on are passed over.
 
     Returns:
-        ``(1, 3, H, W)`` float32, not clamped; R(x) itself where no size is smaller.
+        ``(1, 3, H, W)`` float32, not clamped; R(x) itself where no size is used.
     """
     full = restore(image)
     height, width = image.shape[2:]
