@@ -55,10 +55,10 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
     """
     n, height, width, channels = x.shape
     rows, columns = window_counts(height, width, window)
-    padded = F.pad(x, (0, 0, 1, columns * window - width + 1, 1, rows * window - height + 1))
     chosen, weights = chosen.flatten(0, 1), weights.flatten(0, 1)
     if can_stream(x):
-        return _stream_windows(padded, experts, chosen, weights, window)[:, :height, :width]
+        return _stream_windows(x, experts, chosen, weights, window)
+    padded = F.pad(x, (0, 0, 1, columns * window - width + 1, 1, rows * window - height + 1))
     tiles = padded.unfold(1, window + 2, window).unfold(2, window + 2, window)
     tiles = tiles.permute(0, 1, 2, 4, 5, 3)  # channels last before the gather, which then copies whole rows
     out = x.new_zeros(0)
@@ -77,28 +77,37 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
     return out.reshape(n, rows * window, columns * window, channels)[:, :height, :width]
 
 
-def _stream_windows(padded: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
-    """Window after window, so that what an expert makes of one stays in the cache; ``(N, rows · w, columns · w, C)``.
+def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
+    """Window after window, so that what an expert makes of one stays in the cache; ``(N, H, W, C)`` to the same shape.
 
     Args:
-        padded: The map with a halo of one pixel, ``(N, rows · w + 2, columns · w + 2, C)``.
+        x: The map.
         experts: The experts.
         chosen: ``(N · rows · columns, K)``.
         weights: Likewise.
-        window: Side w of a window.
+        window: Side of a window; the last ones of a row or column are smaller where the map ends.
     """
-    dtype = compute_dtype(padded)
+    dtype = compute_dtype(x)
     kernels = [[t.to(dtype) for t in expert] for expert in experts.unbind()]
-    n, height, width, channels = padded.shape
-    out = padded.new_empty(n, height - 2, width - 2, channels, dtype=dtype)
-    corners = [(i, y, x) for i in range(n) for y in range(0, height - 2, window) for x in range(0, width - 2, window)]
-    with torch.autocast(padded.device.type, enabled=False):
-        for (i, y, x), picks, shares in zip(corners, chosen.tolist(), weights.to(dtype), strict=True):
-            patch = padded[i, y : y + window + 2, x : x + window + 2].to(dtype).contiguous()
+    n, height, width, _ = x.shape
+    out = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+    corners = [(i, top, left) for i in range(n) for top in range(0, height, window) for left in range(0, width, window)]
+    with torch.autocast(x.device.type, enabled=False):
+        for (i, top, left), picks, shares in zip(corners, chosen.tolist(), weights.to(dtype), strict=True):
+            here = slice(top, min(top + window, height)), slice(left, min(left + window, width))
+            patch = _with_halo(x[i], *here).to(dtype)
             made = [feed_forward_of_patch(patch, *kernels[pick]) for pick in picks]
-            whole = made[0] if len(made) == 1 else torch.einsum("khwc,k->hwc", torch.stack(made), shares)
-            out[i, y : y + window, x : x + window] = whole  # the weight of a single expert is 1
+            # the weight of a single expert is 1
+            out[i][here] = made[0] if len(made) == 1 else torch.einsum("khwc,k->hwc", torch.stack(made), shares)
     return out
+
+
+def _with_halo(picture: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A copy of a window of ``(H, W, C)`` with one more pixel at each edge: the neighbours', zero beyond the map."""
+    height, width, _ = picture.shape
+    inside = picture[max(rows.start - 1, 0) : rows.stop + 1, max(columns.start - 1, 0) : columns.stop + 1]
+    edges = (columns.start == 0, columns.stop == width, rows.start == 0, rows.stop == height)
+    return F.pad(inside, (0, 0, *map(int, edges)))
 
 
 def dispatch_dense(x: Tensor, experts: Experts, mask: Tensor) -> Tensor:
