@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_a_measurement_prints_every_row(monkeypatch, capsys, tmp_path):
     code = cli.main(argv)
     assert code == 0
     printed, told = capsys.readouterr()
-    assert "benchmark arch: training steps of 5 rows at 16² …" in told
+    assert "benchmark arch: training steps at 16², 5 rows (textbook-tiny, UniRain-Tiny) …" in told
     assert "| textbook-tiny | fp32 | 0." in printed
     assert "| UniRain-Tiny | bf16 | 0.73 |" in printed
     assert printed.count("| window |") == 3
@@ -81,11 +82,22 @@ def test_turns_are_taken_and_the_first_is_not_counted():
     assert set(seconds) == {"a", "b"}
 
 
-def test_a_slow_one_warms_up_and_is_counted_once():
-    order = []
-    actions = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    assert set(measuring.interleaved(actions, 2, "cpu", once=["b"])) == {"a", "b"}
-    assert order == ["a", "b", "a", "b", "a"]
+def test_groups_have_the_baseline_first_and_every_row_once():
+    rows = arch.rows_of(arch.parser().parse_args([]))
+    presets, ablated, others = arch.groups_of(rows)
+    assert presets[0] == ablated[0] == others[0] == rows[0]
+    assert sorted(map(str, [rows[0], *presets[1:], *ablated[1:], *others[1:]])) == sorted(map(str, rows))
+    assert {name for name, _ in others[1:]} == {"SwinIR", "RCAN"}
+    assert {name for name, _ in presets[1:]} == {"textbook", "UniRain", "UniRain-S", "UniRain-Tiny"}
+
+
+def test_a_group_without_networks_is_left_out():
+    parse = arch.parser().parse_args
+    rows = arch.rows_of(parse(["--networks", "RCAN"]))
+    assert arch.groups_of(rows) == [rows]
+    rows = arch.rows_of(parse(["--networks", "textbook", "--variants", "fp32"]))
+    assert len(rows) == 1
+    assert arch.groups_of(rows) == [rows]
 
 
 def test_the_table_names_the_networks_with_one_turn():
@@ -98,7 +110,16 @@ def test_the_table_names_the_networks_with_one_turn():
     assert "| RCAN | fp32 | 0.00 | 0.0 | 1.00 | – | 1.00 | 1.00 |" in text
 
 
-def test_a_failing_measuring_process_says_why():
-    row = ("no such network", measuring.VARIANTS["fp32"])
-    with pytest.raises(RuntimeError, match=r"measures forward passes failed:(.|\n)*KeyError: 'no such network'"):
-        measuring.forward_seconds_apart([row], 16, 1, "cpu")
+def test_a_process_apart_has_as_many_threads_and_raises_here():
+    assert measuring.apart(torch.get_num_threads) == torch.get_num_threads()
+    with pytest.raises(KeyError, match="no such network"):
+        measuring.apart(measuring.forward_seconds, [("no such network", measuring.VARIANTS["fp32"])], 16, 1, "cpu")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident sets are read from /proc")
+def test_recomputation_needs_less_memory():
+    memory = {
+        label: measuring.step_memory("UniRain-Tiny", measuring.VARIANTS[label], 128, "cpu")
+        for label in ("fp32", "checkpointing")
+    }
+    assert 0 < memory["checkpointing"] < 0.8 * memory["fp32"]

@@ -1,7 +1,9 @@
 """``benchmark arch``: size, cost, time and memory of the networks, as ratios to a Restormer-size dense one.
 
-Forward passes are measured in a process that runs nothing else, as restoring pictures does, and again, for the baseline
-and the full size, in the process that has run the training steps; the ratios differ, so both are shown.
+The presets, their ablations and other networks are measured in groups, each in new processes and each with a baseline
+among them, so that no row depends on what else is in the table. Forward passes have a process that runs nothing else,
+as restoring pictures does, and are measured again, for the baseline and the full size, in the process that has run the
+training steps; the ratios differ, so both are shown.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
 GPU_VARIANTS = (
     "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
 )  # fmt: skip
-COMPARED = (*(f"UniRain_{label}" for label in ABLATIONS), "SwinIR", "RCAN")
-"""Networks to compare with: counted once, so that a default run stays short, and fp32 unless variants are given."""
-DEFAULT_NETWORKS = (BASELINE, *PRESETS, *COMPARED)
+ABLATED = tuple(f"UniRain_{label}" for label in ABLATIONS)
+OTHERS = ("SwinIR", "RCAN")
+"""Slow networks: one counted turn, so that a default run stays short."""
+DEFAULT_NETWORKS = (BASELINE, *PRESETS, *ABLATED, *OTHERS)
 WARM_NETWORKS = ("UniRain",)
+DISPATCH_TURNS = 15
+"""Counted turns of the mixtures at least: they are short."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--rounds",
         type=int,
         default=3,
-        help="counted turns; the median is reported (ablations, SwinIR and RCAN: one turn)",
+        help="counted turns; the median is reported (SwinIR and RCAN: one turn)",
     )
     p.add_argument("--threads", type=int, default=2, help="CPU threads")
     p.add_argument("--no-memory", action="store_true", help="leave out the peak memory of a training step")
@@ -75,50 +80,59 @@ def rows_of(args: argparse.Namespace) -> list[tuple[str, measuring.Variant]]:
     every = CPU_VARIANTS if args.device == "cpu" else GPU_VARIANTS
     rows = [(BASELINE, measuring.VARIANTS["fp32"])]
     for name in args.networks:
-        for label in args.variants or (("fp32",) if name in COMPARED else every):
+        for label in args.variants or (("fp32",) if name in (*ABLATED, *OTHERS) else every):
             variant = measuring.VARIANTS[label]
             if (name, variant) not in rows and not (variant.checkpointing and not name.startswith("UniRain")):
                 rows.append((name, variant))
     return rows
 
 
+def groups_of(rows: list[measuring.Row]) -> list[list[measuring.Row]]:
+    """The rows that are measured together, each group with the baseline first."""
+    kinds = [[row for row in rows[1:] if row[0] in names] for names in (ABLATED, OTHERS)]
+    presets = [row for row in rows[1:] if row not in kinds[0] + kinds[1]]
+    return [[rows[0], *group] for group in (presets, *kinds) if group] or [rows]
+
+
 def measure(args: argparse.Namespace) -> list[dict[str, object]]:
-    """Measure every row; ratios are to the first one. Recomputation is for training: such rows have no forward time."""
-    builders, rows = candidates(), rows_of(args)
-    once = [row for row in rows if row[0] in COMPARED]
-    restoring = [row for row in rows if not row[1].checkpointing]
-    figures: dict[str, dict[tuple[str, measuring.Variant], float | None]] = {}
-    _tell(f"forward passes of {len(restoring)} rows at {args.size}²")
-    figures["forward"] = measuring.forward_seconds_apart(restoring, args.size, args.rounds, args.device, once)
-    nets = {row: measuring.build(builders[row[0]], row[1], args.device) for row in rows}
-    steps = {
-        row: lambda row=row: measuring.training_step(
-            nets[row], row[1], measuring.picture(args.train_size, row[1], args.device)
-        )
-        for row in rows
-    }
-    _tell(f"training steps of {len(rows)} rows at {args.train_size}²")
-    figures["step"] = measuring.interleaved(steps, args.rounds, args.device, once)
-    nets.clear()
-    warm = [row for row in restoring if row[0] in (BASELINE, *WARM_NETWORKS)]
-    _tell("forward passes after training steps")
-    figures["warm"] = measuring.forward_seconds(warm, args.size, args.rounds, args.device)
-    _tell("peak memory")
-    figures["memory"] = {
-        row: None if args.no_memory else measuring.step_memory(*row, args.train_size, args.device) for row in rows
-    }
-    # Counted last: a pass at full size would leave the training steps an allocator that no training finds.
+    """Measure every row; ratios are to its group's baseline, whose own row is of the first group."""
+    rows = rows_of(args)
+    measured: dict[measuring.Row, dict[str, object]] = {}
+    for group in groups_of(rows):
+        measured = {**_measure_group(group, args), **measured}
     _tell("multiply-adds")
+    builders = candidates()
     counts = {name: complexity(builders[name](), (args.size, args.size)) for name in dict.fromkeys(r[0] for r in rows)}
     results = []
     for row in rows:
-        result = {"network": row[0], "variant": row[1].label, "parameters": counts[row[0]].parameters}
-        result |= {"multiply_adds": counts[row[0]].multiply_adds, "rounds": 1 if row in once else args.rounds}
-        for key, values in figures.items():
+        count = counts[row[0]]
+        result = {"network": row[0], "variant": row[1].label, "parameters": count.parameters}
+        results.append(result | {"multiply_adds": count.multiply_adds, **measured[row]})
+    return results
+
+
+def _measure_group(rows: list[measuring.Row], args: argparse.Namespace) -> dict[measuring.Row, dict[str, object]]:
+    """Figures of a group and their ratios. Recomputation is for training: such rows have no forward time."""
+    rounds = 1 if any(name in OTHERS for name, _ in rows) else args.rounds
+    restoring = [row for row in rows if not row[1].checkpointing]
+    warm = [row for row in restoring if row[0] in (BASELINE, *WARM_NETWORKS)]
+    what = f"{len(rows)} rows ({', '.join(dict.fromkeys(name for name, _ in rows))})"
+    figures: dict[str, dict[measuring.Row, float | None]] = {}
+    _tell(f"forward passes at {args.size}², {what}")
+    figures["forward"] = measuring.apart(measuring.forward_seconds, restoring, args.size, rounds, args.device)
+    _tell(f"training steps at {args.train_size}², {what}")
+    figures["step"], figures["warm"] = measuring.apart(
+        measuring.step_and_warm_seconds, rows, warm, args.train_size, args.size, rounds, args.device
+    )
+    _tell(f"peak memory, {what}")
+    figures["memory"] = {
+        row: None if args.no_memory else measuring.step_memory(*row, args.train_size, args.device) for row in rows
+    }
+    results = {row: {"rounds": rounds} for row in rows}
+    for key, values in figures.items():
+        for row in rows:
             value, base = values.get(row), values[rows[0]]
-            result[key] = value
-            result[f"{key}_ratio"] = value / base if value and base else None
-        results.append(result)
+            results[row] |= {key: value, f"{key}_ratio": value / base if value and base else None}
     return results
 
 
@@ -129,7 +143,6 @@ def _tell(what: str) -> None:
 
 def dispatch_rows(args: argparse.Namespace) -> list[dict[str, object]]:
     """Time of a hard top-1 mixture of three, sparse ÷ dense with masks, at the paper-size decoder's levels."""
-    _tell("sparse and dense mixtures")
     results = []
     for level, channels in ((1, 96), (2, 96), (3, 192)):
         side = max(args.size // 2 ** (level - 1), 1)
@@ -141,7 +154,7 @@ def dispatch_rows(args: argparse.Namespace) -> list[dict[str, object]]:
                 layers[dispatch] = HardMoE(channels, 2.5, options).eval().to(args.device)
             x = torch.randn(1, side, side, channels, device=args.device)
             actions = {name: lambda layer=layer, x=x: _quietly(layer, x) for name, layer in layers.items()}
-            seconds = measuring.interleaved(actions, max(args.rounds, 5), args.device)
+            seconds = measuring.interleaved(actions, max(args.rounds, DISPATCH_TURNS), args.device)
             ratio = seconds["sparse"] / seconds["dense"]
             results.append({"level": level, "side": side, "channels": channels, "routing": routing, "ratio": ratio})
     return results
@@ -167,7 +180,8 @@ def table(results: list[dict[str, object]], args: argparse.Namespace) -> str:
         "",
         "forward: in a process that runs forward passes only, as restoring pictures does. warm: in the process that "
         "has run the training steps, whose allocator keeps freed memory: a network with large temporaries is then "
-        "spared the mapping of fresh memory.",
+        "spared the mapping of fresh memory. Presets, ablations and other networks run in processes of their own, each "
+        "group with the baseline.",
         "",
         f"| network | variant | params M | MACs G at {args.size}² | forward ÷ | warm ÷ | training step ÷ | "
         "peak memory ÷ |",
@@ -197,7 +211,10 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(args.threads)
     try:
         networks = measure(args)
-        dispatch = [] if args.no_dispatch else dispatch_rows(args)
+        dispatch = []
+        if not args.no_dispatch:
+            _tell("sparse and dense mixtures")
+            dispatch = measuring.apart(dispatch_rows, args)
     finally:
         torch.set_num_threads(threads)
     sys.stdout.write(table(networks, args))

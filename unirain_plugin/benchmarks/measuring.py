@@ -1,24 +1,28 @@
 """Time and memory of networks, measured so that ratios between them are fair.
 
-All contestants take turns in one process, so that a disturbance meets each alike, and medians are taken. Forward
-passes take theirs in a process that runs nothing else, as restoring pictures does: once a process has run training
-steps, its allocator keeps the freed memory, and a network that makes large temporaries no longer pays for mapping
-fresh memory at each. Peak memory of a training step is the growth of the resident set in a process of its own (on a
-GPU: of the allocator's peak).
+All contestants take turns in one process, so that a disturbance meets each alike, and medians are taken. The process is
+new and runs nothing else: what ran before leaves memory with the allocator, and a network that makes large temporaries
+no longer pays for mapping fresh memory at each. Peak memory of a training step is the growth of the resident set in a
+process of its own (on a GPU: of the allocator's peak).
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,22 @@ VARIANTS = {
         Variant("bf16+channels_last+compile", bf16=True, channels_last=True, compiled=True),
     )
 }
+
+
+Row = tuple[str, Variant]
+"""What is measured: a network of :func:`candidates` and how it is run."""
+
+
+def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a new process with as many threads; its exceptions are raised here.
+
+    Raises:
+        BrokenProcessPool: If the process was killed, most often for lack of memory.
+    """
+    with ProcessPoolExecutor(
+        1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+    ) as pool:
+        return pool.submit(function, *args, **kwargs).result()
 
 
 def build(builder: Callable[..., nn.Module], variant: Variant, device: str) -> nn.Module:
@@ -88,22 +108,17 @@ def picture(size: int, variant: Variant, device: str) -> Tensor:
     return lq.to(memory_format=torch.channels_last) if variant.channels_last else lq
 
 
-def interleaved(
-    actions: Mapping[object, Callable[[], object]], rounds: int, device: str, once: Collection[object] = ()
-) -> dict[object, float]:
+def interleaved(actions: Mapping[object, Callable[[], object]], rounds: int, device: str) -> dict[object, float]:
     """Median seconds of each action; they take turns, the first turn is not counted.
 
     Args:
         actions: What to time, by name.
         rounds: Counted turns.
         device: ``cpu``, or a GPU that is waited for after each action.
-        once: Names of slow actions that are counted in one turn only.
     """
     seconds: dict[object, list[float]] = {key: [] for key in actions}
     for number in range(rounds + 1):
         for key, action in actions.items():
-            if key in once and number > 1:
-                continue
             start = time.perf_counter()
             action()
             if device != "cpu":
@@ -113,73 +128,58 @@ def interleaved(
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 
-def forward_seconds(
-    rows: Sequence[tuple[str, Variant]], size: int, rounds: int, device: str, once: Collection[tuple[str, Variant]] = ()
-) -> dict[tuple[str, Variant], float]:
-    """Median seconds of a forward pass of each row ``(network, variant)``, see :func:`interleaved`."""
+def forward_seconds(rows: Sequence[Row], size: int, rounds: int, device: str) -> dict[Row, float]:
+    """Median seconds of a forward pass of each row, see :func:`interleaved`."""
+    return _seconds(forward_pass, rows, size, rounds, device)
+
+
+def step_seconds(rows: Sequence[Row], size: int, rounds: int, device: str) -> dict[Row, float]:
+    """Likewise of a training step."""
+    return _seconds(training_step, rows, size, rounds, device)
+
+
+def step_and_warm_seconds(
+    rows: Sequence[Row], warm: Sequence[Row], step_size: int, warm_size: int, rounds: int, device: str
+) -> tuple[dict[Row, float], dict[Row, float]]:
+    """Median seconds of training steps, and then of forward passes of the rows ``warm`` in the same process."""
+    steps = step_seconds(rows, step_size, rounds, device)
+    return steps, forward_seconds(warm, warm_size, rounds, device)
+
+
+def _seconds(
+    action: Callable[[nn.Module, Variant, Tensor], object], rows: Sequence[Row], size: int, rounds: int, device: str
+) -> dict[Row, float]:
     from unirain_plugin.benchmarks.candidates import candidates
 
     builders = candidates()
     nets = {row: build(builders[row[0]], row[1], device) for row in rows}
     actions = {
-        row: lambda row=row, net=net: forward_pass(net, row[1], picture(size, row[1], device))
-        for row, net in nets.items()
+        row: lambda row=row, net=net: action(net, row[1], picture(size, row[1], device)) for row, net in nets.items()
     }
-    return interleaved(actions, rounds, device, once)
-
-
-def forward_seconds_apart(
-    rows: Sequence[tuple[str, Variant]], size: int, rounds: int, device: str, once: Collection[tuple[str, Variant]] = ()
-) -> dict[tuple[str, Variant], float]:
-    """:func:`forward_seconds` in a new process with as many threads, which runs forward passes only.
-
-    Raises:
-        RuntimeError: With the end of what the process wrote, if it failed.
-    """
-    task = {
-        "rows": [(name, variant.label, (name, variant) in once) for name, variant in rows],
-        "size": size, "rounds": rounds, "device": device, "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    code = "from unirain_plugin.benchmarks.measuring import report_forwards as r; r()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(task), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"The process that measures forward passes failed: {done.stderr.strip()[-800:]}")
-    return dict(zip(rows, json.loads(done.stdout.splitlines()[-1]), strict=True))
-
-
-def report_forwards() -> None:
-    """In a process of its own: read a task from stdin, write the rows' seconds to stdout."""
-    task = json.load(sys.stdin)
-    torch.set_num_threads(task["threads"])
-    rows = [(name, VARIANTS[label]) for name, label, _ in task["rows"]]
-    once = [row for row, (_, _, single) in zip(rows, task["rows"], strict=True) if single]
-    seconds = forward_seconds(rows, task["size"], task["rounds"], task["device"], once)
-    sys.stdout.write(json.dumps([seconds[row] for row in rows]) + "\n")
+    return interleaved(actions, rounds, device)
 
 
 def step_memory(name: str, variant: Variant, size: int, device: str) -> int | None:
     """Bytes by which a training step raises the peak; None where it cannot be told."""
-    code = f"from unirain_plugin.benchmarks.measuring import report_memory as r; r({name!r}, {variant.label!r}, {size})"
     if device != "cpu":
         return _gpu_memory(name, variant, size, device)
     if not sys.platform.startswith("linux"):
         return None
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return int(done.stdout.split()[-1]) if done.returncode == 0 and done.stdout.split() else None
+    try:
+        return apart(resident_growth, name, variant, size)
+    except BrokenProcessPool:  # killed, as this network needs more than there is
+        return None
 
 
-def report_memory(name: str, label: str, size: int) -> None:
-    """In a process of its own: write to stdout by how many bytes a training step raises the peak resident set."""
+def resident_growth(name: str, variant: Variant, size: int) -> int:
+    """By how many bytes a training step raises this process's peak resident set; for a process of its own."""
     from unirain_plugin.benchmarks.candidates import candidates
 
-    variant = VARIANTS[label]
     net = build(candidates()[name], variant, "cpu")
     training_step(net, variant, picture(8, variant, "cpu"))  # libraries load their kernels before the measurement
     resident = _status("VmRSS")
     training_step(net, variant, picture(size, variant, "cpu"))
-    sys.stdout.write(f"{(_status('VmHWM') - resident) * 1024}\n")
+    return (_status("VmHWM") - resident) * 1024
 
 
 def _status(key: str) -> int:
