@@ -91,6 +91,15 @@ def test_every_parameter_gets_a_gradient_from_one_picture(small):
         assert [name for name, p in net.named_parameters() if p.grad is None] == []
 
 
+def test_gradients_of_depthwise_kernels_have_the_strides_of_the_kernels(small):
+    net, strides = small(), {}
+    kernels = {name: p for name, p in net.named_parameters() if name.endswith("depthwise")}
+    for name, kernel in kernels.items():
+        kernel.register_hook(lambda gradient, name=name: strides.update({name: gradient.stride()}))
+    net(torch.rand(1, 3, 16, 16)).mean().backward()
+    assert strides == {name: kernel.stride() for name, kernel in kernels.items()}
+
+
 def test_recomputation_changes_neither_output_nor_gradients(small):
     lq = torch.rand(3, 3, 12, 12)
     results = []
