@@ -129,7 +129,7 @@ def test_sizes_in_a_format_that_cannot_name_them_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["640", "[640, 0]", '["a"]', "[640"])
+@pytest.mark.parametrize("text", ["640", "[640, 0]", "[63]", "[true]", '["a"]', "[640"])
 def test_stored_sizes_that_are_none_name_the_file(tmp_path, text):
     net = load()
     torch.save({"params": net.state_dict(), "sizes": text}, tmp_path / "w.pth")

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.feature_maps import MapStore
-from unirain_plugin.inference.sizes import restore_at_sizes
+from unirain_plugin.inference.sizes import LEAST_SIZE, restore_at_sizes
 from unirain_plugin.models.tiling import restore_in_tiles
 
-LEAST_SIZE = 64
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

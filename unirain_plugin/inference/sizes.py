@@ -17,6 +17,8 @@ from torch import Tensor
 
 LARGE_RAIN = (640, 427)
 """Longer edges that serve the weights the package ships."""
+LEAST_SIZE = 64
+"""Longer edges below this many pixels are refused."""
 SMALLER = 0.75
 """A size is used where it is less than this share of the longer edge: little below full size shows nothing new."""
 NEIGHBOURHOOD = 80

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unirain_plugin.errors import CheckpointError
+from unirain_plugin.inference.sizes import LEAST_SIZE
 
 ARCHITECTURE = "architecture"
 """Key of the network's options: in a safetensors file's metadata and tensors, and beside ``params`` in a .pth file."""
@@ -139,12 +140,12 @@ def unpack_sizes(text: str, source: str) -> tuple[int, ...]:
     """Longer edges from JSON text.
 
     Raises:
-        CheckpointError: If it is no JSON list of positive whole numbers.
+        CheckpointError: If it is no JSON list of whole numbers from :data:`LEAST_SIZE` on.
     """
     try:
         sizes = json.loads(text)
-        if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
-            raise ValueError("no list of pixels")
+        if not isinstance(sizes, list) or not all(type(size) is int and size >= LEAST_SIZE for size in sizes):
+            raise ValueError(f"no list of at least {LEAST_SIZE} pixels each")
     except ValueError as error:
         raise CheckpointError(
             f"{source}: the stored sizes cannot be read ({error}): {text!r}; expected such as [640, 427]."
