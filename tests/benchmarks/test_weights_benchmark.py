@@ -1,9 +1,12 @@
 """``benchmark weights``: every row is there, and the rain that is not the renderer's is rain."""
 
+import re
+
 import numpy as np
+import pytest
 
 from unirain_plugin.benchmarks import weights
-from unirain_plugin.benchmarks.weights import smeared_noise
+from unirain_plugin.benchmarks.weights import smeared_noise, standard_error
 from unirain_plugin.rain_types import RAIN_TYPES
 
 
@@ -18,7 +21,14 @@ def test_a_row_for_each_rain_with_its_gain(capsys):
     assert rows["clean, day"][0] == rows["clean, night"][0] == "inf"
     assert float(rows["clean, day"][1]) > 38
     mean = sum(float(rows[name][2]) for name in RAIN_TYPES) / 4
-    assert abs(mean - float(lines[-1].split()[-2])) < 0.011
+    last = re.fullmatch(r"mean gain over drs, drd, nrs, nrd: (.*) dB, standard error (.*) dB", lines[-1])
+    assert abs(mean - float(last[1])) < 0.011
+    assert 0 < float(last[2]) < 5
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    assert standard_error([1, 3]) == pytest.approx(1)
+    assert standard_error([1, 3] * 50) == pytest.approx(0.1, rel=0.01)
 
 
 def test_smeared_noise_brightens_along_one_direction():

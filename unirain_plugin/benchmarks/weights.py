@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 import cv2
 import numpy as np
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weights", help=".safetensors or .pth (default: those the package ships)")
     add("--photographs", type=Path, metavar="DIR", help="clean photographs (default: two that scikit-image installs)")
     add("--size", type=int, default=256, metavar="PX", help="side of the windows, 0: whole photographs (%(default)s)")
-    add("--per-image", type=int, default=3, metavar="N", help="pairs for each photograph and row (%(default)s)")
+    add("--per-image", type=int, default=6, metavar="N", help="pairs for each photograph and row (%(default)s)")
     add("--sizes", type=int, nargs="*", metavar="PX", help="as of inference.py: for whole photographs")
     add("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
     return parser
@@ -62,18 +62,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             rainy, clean = render(window, number)
             scores.append((score(rainy, clean), score(restore(network, rainy, sizes=args.sizes), clean)))
         gains[name] = _write_row(name, scores)
-    write(f"mean gain over {', '.join(RAIN_TYPES)}: {mean(gains[t] for t in RAIN_TYPES):+.2f} dB\n")
+    of_windows = [mean(of_types) for of_types in zip(*(gains[t] for t in RAIN_TYPES), strict=True)]
+    spread = f", standard error {standard_error(of_windows):.2f} dB" if len(of_windows) > 1 else ""
+    write(f"mean gain over {', '.join(RAIN_TYPES)}: {mean(of_windows):+.2f} dB{spread}\n")
     return 0
 
 
-def _write_row(name: str, scores: list[tuple[Score, Score]]) -> float:
-    """Write means; return the mean gain in PSNR. The PSNR of two equal pictures is infinite and has no gain."""
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of at least two independent values: their standard deviation ÷ √n."""
+    return stdev(values) / len(values) ** 0.5
+
+
+def _write_row(name: str, scores: list[tuple[Score, Score]]) -> list[float]:
+    """Write means; return the windows' gains in PSNR. The PSNR of two equal pictures is infinite and has no gain."""
     before, after = (mean(pair[i].psnr for pair in scores) for i in (0, 1))
-    gain, worst = (f(b.psnr - a.psnr for a, b in scores) for f in (mean, min))
+    gains = [b.psnr - a.psnr for a, b in scores]
     ssim = [mean(pair[i].ssim for pair in scores) for i in (0, 1)]
-    shown = f"{gain:>+8.2f}{worst:>+8.2f}" if np.isfinite(before) else f"{'':>16}"
+    shown = f"{mean(gains):>+8.2f}{min(gains):>+8.2f}" if np.isfinite(before) else f"{'':>16}"
     sys.stdout.write(f"{name:<22}{before:>12.2f}{after:>10.2f}{shown}{ssim[0]:>14.4f}{ssim[1]:>10.4f}\n")
-    return gain
+    return gains
 
 
 def _windows(args: argparse.Namespace) -> Iterator[np.ndarray]:
