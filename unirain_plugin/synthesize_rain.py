@@ -43,8 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
         "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than real rain "
-        "shows; 70 %% of its streaks and dry pictures are dark and blurred and, rain and all, their own targets; a "
-        "quarter of the photographs is out of focus: more variety for training, not for testing")  # fmt: skip
+        "shows; 70 %% of its streaks and dry pictures are dark and blurred, to be left alone but for a tenth more "
+        "light where there is rain; a quarter of the photographs is out of focus: more variety for training, not for "
+        "testing")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "

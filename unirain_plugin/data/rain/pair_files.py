@@ -52,7 +52,7 @@ class PairJob:
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
         vary_rain: Whether half of the pairs draw their rain from the wider ranges, some of the streaks and of the dry
-            pictures among them are made :func:`dull`, and some photographs :func:`soft`.
+            pictures among them are made :func:`dull` (with other targets), and some photographs :func:`soft`.
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
