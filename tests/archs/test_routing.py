@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from unirain_plugin.archs.moe import pool_picture
 from unirain_plugin.archs.routing import (
     Router,
     RoutingRecord,
@@ -106,15 +105,3 @@ def test_statistics_have_a_row_a_picture_that_sums_to_one(small):
         assert share.shape == (3, 3)
         assert not share.requires_grad
         torch.testing.assert_close(share.sum(1), torch.ones(3))
-
-
-@pytest.mark.parametrize("shape", [(2, 7, 5, 3), (1, 1, 1, 4), (3, 16, 9, 2)])
-def test_means_of_pictures_are_the_same_with_and_without_gradients(shape):
-    x = torch.randn(shape)
-    with torch.no_grad():
-        quick = pool_picture(x)
-    assert quick.shape == (shape[0], 1, 1, shape[3])
-    torch.testing.assert_close(quick, x.double().mean((1, 2), keepdim=True).float())
-    torch.testing.assert_close(quick, pool_picture(x))
-    with torch.no_grad():
-        torch.testing.assert_close(pool_picture(x.bfloat16()), pool_picture(x.bfloat16().float()))
