@@ -43,8 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
         "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than real rain "
-        "shows; 70 %% of its streaks and dry pictures are dark and blurred, to be left alone but for a tenth more "
-        "light where there is rain; a quarter of the photographs is out of focus: more variety for training, not for "
+        "shows; 70 %% of its streaks and dry pictures are dark and blurred, to be left alone, the rainy ones a tenth "
+        "brighter as a whole; a quarter of the photographs is out of focus: more variety for training, not for "
         "testing")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from unirain_plugin.benchmarks import arch, cli, measuring
 from unirain_plugin.benchmarks.reference_net import TextbookNet
-from unirain_plugin.errors import OptionError
+from unirain_plugin.errors import OptionError, UniRainError
 
 
 def test_the_yardstick_has_restormers_size():
@@ -68,7 +69,7 @@ def test_a_measurement_prints_every_row(monkeypatch, capsys, tmp_path):
     assert "| UniRain-Tiny | bf16 | 0.73 |" in printed
     assert printed.count("| window |") == 3
     rows = json.loads((tmp_path / "b.json").read_text())["networks"]
-    assert rows[0]["forward_ratio"] == rows[0]["warm_ratio"] == rows[0]["step_ratio"] == 1
+    assert rows[0]["forward_ratio"] == rows[0]["step_ratio"] == 1
     assert all(row["warm"] is None for row in rows if row["network"] == "UniRain-Tiny")
     checkpointing = next(row for row in rows if row["variant"] == "checkpointing")
     assert checkpointing["forward"] is None
@@ -100,20 +101,52 @@ def test_a_group_without_networks_is_left_out():
     assert arch.groups_of(rows) == [rows]
 
 
-def test_the_table_names_the_networks_with_one_turn():
+def test_the_table_has_dashes_for_what_was_not_measured():
     args = arch.parser().parse_args([])
-    row = {"network": "textbook", "variant": "fp32", "parameters": 1, "multiply_adds": 1, "rounds": 3}
+    row = {"network": "textbook", "variant": "fp32", "parameters": 1, "multiply_adds": 1}
     row |= dict.fromkeys(("forward", "warm", "step", "memory"), 1.0)
     row |= dict.fromkeys(("forward_ratio", "warm_ratio", "step_ratio", "memory_ratio"), 1.0)
-    text = arch.table([row, {**row, "network": "RCAN", "rounds": 1, "warm_ratio": None}], args)
-    assert "median of 3 turns, one turn for RCAN" in text
+    text = arch.table([row, {**row, "network": "RCAN", "warm_ratio": None}], args)
+    assert "(forward 1.00 s, warm 1.00 s, step 1.00 s); median of 3 turns" in text
     assert "| RCAN | fp32 | 0.00 | 0.0 | 1.00 | – | 1.00 | 1.00 |" in text
+    assert "(forward 1.00 s, step 1.00 s); median of 3 turns" in arch.table([{**row, "warm": None}], args)
+
+
+def test_ratios_are_to_the_baseline_of_the_group(monkeypatch):
+    seconds = iter((2.0, 3.0, 4.0))  # of the baseline in the three groups
+
+    def apart(function, rows, *args):
+        times = {row: 6.0 for row in rows}
+        if function is measuring.forward_seconds:
+            return times | {rows[0]: next(seconds)}
+        return times, {}
+
+    monkeypatch.setattr(measuring, "apart", apart)
+    names = ["UniRain-Tiny", "UniRain_dense", "RCAN"]
+    args = arch.parser().parse_args(["--networks", *names, "--variants", "fp32", "--size", "8", "--no-memory"])
+    rows = {row["network"]: row for row in arch.measure(args)}
+    assert list(rows) == ["textbook", *names]
+    assert [row["forward_ratio"] for row in rows.values()] == [1, 3, 2, 1.5]
+    assert [row["forward_base"] for row in rows.values()] == [2, 2, 3, 4]
+    assert {row["step_ratio"] for row in rows.values()} == {1}
+    assert {row["warm"] for row in rows.values()} == {row["memory"] for row in rows.values()} == {None}
 
 
 def test_a_process_apart_has_as_many_threads_and_raises_here():
-    assert measuring.apart(torch.get_num_threads) == torch.get_num_threads()
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            assert measuring.apart(torch.get_num_threads) == number
+    finally:
+        torch.set_num_threads(threads)
     with pytest.raises(KeyError, match="no such network"):
         measuring.apart(measuring.forward_seconds, [("no such network", measuring.VARIANTS["fp32"])], 16, 1, "cpu")
+
+
+def test_a_killed_process_is_explained():
+    with pytest.raises(UniRainError, match="was killed, perhaps for lack of memory: name fewer --networks"):
+        measuring.apart(os.abort)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident sets are read from /proc")

@@ -1,7 +1,7 @@
 """``benchmark arch``: size, cost, time and memory of the networks, as ratios to a Restormer-size dense one.
 
 The presets, their ablations and other networks are measured in groups, each in new processes and each with a baseline
-among them, so that no row depends on what else is in the table. Forward passes have a process that runs nothing else,
+among them, so that no row depends on the other groups. Forward passes have a process that runs nothing else,
 as restoring pictures does, and are measured again, for the baseline and the full size, in the process that has run the
 training steps; the ratios differ, so both are shown.
 """
@@ -29,7 +29,6 @@ GPU_VARIANTS = (
 )  # fmt: skip
 ABLATED = tuple(f"UniRain_{label}" for label in ABLATIONS)
 OTHERS = ("SwinIR", "RCAN")
-"""Slow networks: one counted turn, so that a default run stays short."""
 DEFAULT_NETWORKS = (BASELINE, *PRESETS, *ABLATED, *OTHERS)
 WARM_NETWORKS = ("UniRain",)
 DISPATCH_TURNS = 15
@@ -44,12 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     p.add_argument("--size", type=int, default=256, help="edge of the picture of the forward pass")
     p.add_argument("--train-size", type=int, default=128, help="edge of the picture of the training step")
-    p.add_argument(
-        "--rounds",
-        type=int,
-        default=3,
-        help="counted turns; the median is reported (SwinIR and RCAN: one turn)",
-    )
+    p.add_argument("--rounds", type=int, default=3, help="counted turns; the median is reported")
     p.add_argument("--threads", type=int, default=2, help="CPU threads")
     p.add_argument("--no-memory", action="store_true", help="leave out the peak memory of a training step")
     p.add_argument("--no-dispatch", action="store_true", help="leave out the table of sparse against dense mixtures")
@@ -95,11 +89,17 @@ def groups_of(rows: list[measuring.Row]) -> list[list[measuring.Row]]:
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, object]]:
-    """Measure every row; ratios are to its group's baseline, whose own row is of the first group."""
+    """Measure every row; ratios are to the baseline of its group, the baseline's own row is of the first one."""
     rows = rows_of(args)
-    measured: dict[measuring.Row, dict[str, object]] = {}
+    figures: dict[str, dict[measuring.Row, tuple[float, float]]] = {"forward": {}, "step": {}, "warm": {}, "memory": {}}
     for group in groups_of(rows):
-        measured = {**_measure_group(group, args), **measured}
+        for key, seconds in _group_seconds(group, args).items():
+            for row, value in seconds.items():
+                figures[key].setdefault(row, (value, seconds[group[0]]))
+    if not args.no_memory:
+        _tell("peak memory")
+        memory = {row: measuring.step_memory(*row, args.train_size, args.device) for row in rows}
+        figures["memory"] = {row: (value, memory[rows[0]]) for row, value in memory.items()}
     _tell("multiply-adds")
     builders = candidates()
     counts = {name: complexity(builders[name](), (args.size, args.size)) for name in dict.fromkeys(r[0] for r in rows)}
@@ -107,33 +107,27 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     for row in rows:
         count = counts[row[0]]
         result = {"network": row[0], "variant": row[1].label, "parameters": count.parameters}
-        results.append(result | {"multiply_adds": count.multiply_adds, **measured[row]})
+        result["multiply_adds"] = count.multiply_adds
+        for key, values in figures.items():
+            value, base = values.get(row, (None, None))
+            result |= {key: value, f"{key}_base": base, f"{key}_ratio": value / base if value and base else None}
+        results.append(result)
     return results
 
 
-def _measure_group(rows: list[measuring.Row], args: argparse.Namespace) -> dict[measuring.Row, dict[str, object]]:
-    """Figures of a group and their ratios. Recomputation is for training: such rows have no forward time."""
-    rounds = 1 if any(name in OTHERS for name, _ in rows) else args.rounds
-    restoring = [row for row in rows if not row[1].checkpointing]
-    warm = [row for row in restoring if row[0] in (BASELINE, *WARM_NETWORKS)]
-    what = f"{len(rows)} rows ({', '.join(dict.fromkeys(name for name, _ in rows))})"
-    figures: dict[str, dict[measuring.Row, float | None]] = {}
+def _group_seconds(group: list[measuring.Row], args: argparse.Namespace) -> dict[str, dict[measuring.Row, float]]:
+    """Recomputation is for training: such rows have no forward time."""
+    restoring = [row for row in group if not row[1].checkpointing]
+    warm = [row for row in restoring if row[0] in WARM_NETWORKS]
+    warm = [group[0], *warm] if warm else []
+    what = f"{len(group)} rows ({', '.join(dict.fromkeys(name for name, _ in group))})"
     _tell(f"forward passes at {args.size}², {what}")
-    figures["forward"] = measuring.apart(measuring.forward_seconds, restoring, args.size, rounds, args.device)
+    forward = measuring.apart(measuring.forward_seconds, restoring, args.size, args.rounds, args.device)
     _tell(f"training steps at {args.train_size}², {what}")
-    figures["step"], figures["warm"] = measuring.apart(
-        measuring.step_and_warm_seconds, rows, warm, args.train_size, args.size, rounds, args.device
+    step, after = measuring.apart(
+        measuring.step_and_warm_seconds, group, warm, args.train_size, args.size, args.rounds, args.device
     )
-    _tell(f"peak memory, {what}")
-    figures["memory"] = {
-        row: None if args.no_memory else measuring.step_memory(*row, args.train_size, args.device) for row in rows
-    }
-    results = {row: {"rounds": rounds} for row in rows}
-    for key, values in figures.items():
-        for row in rows:
-            value, base = values.get(row), values[rows[0]]
-            results[row] |= {key: value, f"{key}_ratio": value / base if value and base else None}
-    return results
+    return {"forward": forward, "step": step, "warm": after}
 
 
 def _tell(what: str) -> None:
@@ -172,11 +166,11 @@ def table(results: list[dict[str, object]], args: argparse.Namespace) -> str:
         return "–" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
     base = results[0]
-    single = ", ".join(dict.fromkeys(r["network"] for r in results if r["rounds"] < args.rounds))
+    warm = "" if base["warm"] is None else f"warm {base['warm']:.2f} s, "
     lines = [
         f"{args.device}, {args.threads} threads; forward at {args.size}², training step at 1×{args.train_size}²; "
-        f"÷ {base['network']} in fp32 (forward {base['forward']:.2f} s, warm {base['warm']:.2f} s, step "
-        f"{base['step']:.2f} s); median of {args.rounds} turns" + (f", one turn for {single}" if single else ""),
+        f"÷ {base['network']} in fp32 (forward {base['forward']:.2f} s, {warm}step {base['step']:.2f} s); median of "
+        f"{args.rounds} turns",
         "",
         "forward: in a process that runs forward passes only, as restoring pictures does. warm: in the process that "
         "has run the training steps, whose allocator keeps freed memory: a network with large temporaries is then "

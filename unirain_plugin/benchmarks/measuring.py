@@ -21,6 +21,9 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from unirain_plugin.child_process import end_with_parent
+from unirain_plugin.errors import UniRainError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -66,12 +69,21 @@ def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in a new process with as many threads; its exceptions are raised here.
 
     Raises:
-        BrokenProcessPool: If the process was killed, most often for lack of memory.
+        UniRainError: If the process was killed, most often for lack of memory.
     """
-    with ProcessPoolExecutor(
-        1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
-    ) as pool:
-        return pool.submit(function, *args, **kwargs).result()
+    threads = torch.get_num_threads()
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(threads,)) as pool:
+        try:
+            return pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool:
+            raise UniRainError(
+                "a measuring process was killed, perhaps for lack of memory: name fewer --networks or a smaller --size."
+            ) from None
+
+
+def _start(threads: int) -> None:
+    end_with_parent()
+    torch.set_num_threads(threads)
 
 
 def build(builder: Callable[..., nn.Module], variant: Variant, device: str) -> nn.Module:
@@ -162,13 +174,10 @@ def _seconds(
 def step_memory(name: str, variant: Variant, size: int, device: str) -> int | None:
     """Bytes by which a training step raises the peak; None where it cannot be told."""
     if device != "cpu":
-        return _gpu_memory(name, variant, size, device)
+        return apart(allocated_growth, name, variant, size, device)
     if not sys.platform.startswith("linux"):
         return None
-    try:
-        return apart(resident_growth, name, variant, size)
-    except BrokenProcessPool:  # killed, as this network needs more than there is
-        return None
+    return apart(resident_growth, name, variant, size)
 
 
 def resident_growth(name: str, variant: Variant, size: int) -> int:
@@ -188,7 +197,8 @@ def _status(key: str) -> int:
         return next(int(line.split()[1]) for line in status if line.startswith(key))
 
 
-def _gpu_memory(name: str, variant: Variant, size: int, device: str) -> int:
+def allocated_growth(name: str, variant: Variant, size: int, device: str) -> int:
+    """Likewise of what is allocated on the GPU."""
     from unirain_plugin.benchmarks.candidates import candidates
 
     net = build(candidates()[name], variant, device)

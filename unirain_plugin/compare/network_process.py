@@ -7,9 +7,7 @@ last answer has been worked up, so that the parent scores one picture while the 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.compare.networks import NetworkSpec, load_network
 from unirain_plugin.compare.samples import Source
 from unirain_plugin.errors import UniRainError
@@ -114,7 +113,7 @@ def _context(device: str) -> Any:
 def _serve(connection: Connection, spec: NetworkSpec) -> None:
     """Body of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process in order
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         net, remark = load_network(spec)
     except Exception as error:
@@ -128,12 +127,6 @@ def _serve(connection: Connection, spec: NetworkSpec) -> None:
             connection.send(("answer", requests[name](*arguments)))
         except Exception as error:  # a picture, or memory: other pictures may do
             connection.send(("error", reason(error)))
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot end its children, and they would go on writing into its folder."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _requests(net: Any, spec: NetworkSpec) -> dict[str, Callable[..., object]]:

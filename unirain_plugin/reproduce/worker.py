@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.errors import TrainingError, UniRainError
 from unirain_plugin.provenance import commit, now
 from unirain_plugin.reproduce.files import CURVE, RESULT, write_json
@@ -72,7 +71,7 @@ def work(option_file: Path, root: Path, log: Path, threads: int) -> None:
     import cv2
     import torch
 
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     with log.open("wb") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
@@ -83,11 +82,6 @@ def work(option_file: Path, root: Path, log: Path, threads: int) -> None:
     except UniRainError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
-
-
-def _die_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(70)
 
 
 def train_and_evaluate(option_file: Path, root: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -14,12 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.rain.light import LUMA, smoothstep, to_codes, to_linear
 from unirain_plugin.data.rain.params import WIDE_RAIN
@@ -32,7 +32,12 @@ _STREAKS = ("drs", "nrs")
 _DULL_SHARE = 0.7
 """Share of the streaks, and of the dry pictures, of wider ranges that are made dull (our choice)."""
 _GIVEN_BACK = np.float32(1.1)
-"""How much brighter than a rainy dull picture its target is, in linear light: 4 % in codes (our choice)."""
+"""How much brighter than a rainy dull picture its target is, in linear light: 4 % in codes (our choice).
+
+The target keeps its rain, which is what is bright in it: taken away without the darkness, of which nobody can tell from
+the picture how much it is, it leaves the picture farther from the clean one than before. A little of the light given
+back is nearer to it, whatever was taken. A dry dull picture is its own target.
+"""
 _SOFT_SHARE = 0.25
 """Share of the photographs that are first made soft where rain varies (our choice)."""
 
@@ -171,12 +176,7 @@ def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def dull(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur a picture, (H, W, 3) uint8, and take 35 to 65 % of its light. A dry one is its own target, to be left alone.
-
-    A rainy one has its target 10 % brighter and its rain left in. The rain is what is bright in it: taken away without
-    the darkness, of which nobody can tell from the picture how much it is, it leaves the picture farther from the clean
-    one than before. A little of the light given back is nearer to it, whatever was taken.
-    """
+    """Blur a picture, (H, W, 3) uint8, and take 35 to 65 % of its light."""
     linear = cv2.GaussianBlur(to_linear(picture), (0, 0), rng.uniform(0.9, 2.4))
     return to_codes(linear * np.float32(rng.uniform(0.35, 0.65)))
 
@@ -253,13 +253,7 @@ def _start_worker() -> None:
     """One thread a process; Ctrl-C is for the parent, which lets the pairs in work be finished; end with the parent."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot stop its workers, and they would wait for work for ever."""
-    parent_process().join()
-    os._exit(1)
+    end_with_parent()
 
 
 def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from multiprocessing import forkserver
-from multiprocessing.connection import wait as wait_for
 
+from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.distill.engines.base import Engine
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Job
@@ -84,18 +83,10 @@ def in_this_process(job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str
 
 def _start(job: Job, threads: int) -> None:
     global _job
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    end_with_parent()  # a shard half written is a temporary folder that the next run deletes
     limit_threads(threads)
     keep_freed_memory()
     _job = job
-
-
-def _end_with(sentinel: int) -> None:
-    """Leave when the main process is gone; a shard half written is a temporary folder that the next run deletes."""
-    wait_for([sentinel])
-    os._exit(1)
 
 
 def _make(unit: list[Step]) -> list[tuple[str, int]]:
