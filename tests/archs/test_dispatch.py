@@ -43,6 +43,23 @@ def test_sparse_equals_dense_with_masks_in_output_and_gradients(options, size):
         torch.testing.assert_close(sparse(x)[0], results[1][0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", ROUTES)
+@pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "autocast", "columns first"])
+def test_without_gradients_the_result_is_the_same(options, kind):
+    dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(kind, torch.float32)
+    module = layer(**options).to(dtype)
+    x = torch.randn(2, 11, 9, 6, dtype=dtype)
+    x = x.transpose(1, 2).contiguous().transpose(1, 2) if kind == "columns first" else x
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+        expected, record = module(x)
+        with torch.no_grad():
+            y, again = module(x)
+    assert y.dtype == expected.dtype
+    assert torch.equal(record.chosen, again.chosen)
+    rounding = 0.03 if torch.bfloat16 in (dtype, y.dtype) else 1e-6
+    torch.testing.assert_close(y, expected, rtol=rounding, atol=rounding * expected.abs().max().item())
+
+
 def test_only_chosen_experts_run(monkeypatch):
     module = layer(top_k=1)
     module.router.weight.data.zero_()  # ties: expert 0 for all

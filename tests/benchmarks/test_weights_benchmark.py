@@ -21,7 +21,8 @@ def test_a_row_for_each_rain_with_its_gain(capsys):
     assert rows["clean, day"][0] == rows["clean, night"][0] == "inf"
     assert float(rows["clean, day"][1]) > 38
     mean = sum(float(rows[name][2]) for name in RAIN_TYPES) / 4
-    last = re.fullmatch(r"mean gain over drs, drd, nrs, nrd: (.*) dB, standard error (.*) dB", lines[-1])
+    text = r"mean gain over drs, drd, nrs, nrd: (.*) dB, standard error over these windows (.*) dB"
+    last = re.fullmatch(text, lines[-1])
     assert abs(mean - float(last[1])) < 0.011
     assert 0 < float(last[2]) < 5
 

@@ -123,6 +123,12 @@ def test_export_keeps_or_changes_the_sizes(tmp_path):
     assert load(changed).restore_sizes == ()
 
 
+def test_sizes_that_could_not_be_read_again_are_not_written(tmp_path):
+    with pytest.raises(OptionError, match="sizes: got 32; expected longer edges of at least 64 pixels"):
+        write_weights(tmp_path / "w.pth", {}, {"type": "UniRain"}, sizes=[32])
+    assert not list(tmp_path.iterdir())
+
+
 def test_sizes_in_a_format_that_cannot_name_them_are_refused(tmp_path):
     with pytest.raises(OptionError, match="--sizes: a file of format onnx cannot name them; safetensors or pth can"):
         export(["-o", str(tmp_path / "w.onnx"), "--format", "onnx", "--sizes", "320"])

@@ -26,7 +26,7 @@ def hidden_width(channels: int, expansion: float, active: int) -> int:
 
 def depthwise_3x3(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
     """Depth-wise 3×3 convolution of ``(N, H, W, C)`` by ``(C, 1, 3, 3)``; ``padding`` 0 shrinks each edge by 1."""
-    weight = weight.flatten(1).unflatten(1, (1, 3, 3))  # the gradient then has the parameter's strides, as DDP asks
+    weight = weight.flatten(1).unflatten(1, (1, 3, 3))  # its gradient is then contiguous as it is, as DDP asks
     x = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding, groups=weight.shape[0])
     return x.permute(0, 2, 3, 1)
 

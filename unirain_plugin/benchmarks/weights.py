@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             scores.append((score(rainy, clean), score(restore(network, rainy, sizes=args.sizes), clean)))
         gains[name] = _write_row(name, scores)
     of_windows = [mean(of_types) for of_types in zip(*(gains[t] for t in RAIN_TYPES), strict=True)]
-    spread = f", standard error {standard_error(of_windows):.2f} dB" if len(of_windows) > 1 else ""
+    spread = f", standard error over these windows {standard_error(of_windows):.2f} dB" if len(of_windows) > 1 else ""
     write(f"mean gain over {', '.join(RAIN_TYPES)}: {mean(of_windows):+.2f} dB{spread}\n")
     return 0
 

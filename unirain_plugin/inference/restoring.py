@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.feature_maps import MapStore
-from unirain_plugin.inference.sizes import LEAST_SIZE, restore_at_sizes
+from unirain_plugin.inference.sizes import check_sizes, restore_at_sizes
 from unirain_plugin.models.tiling import restore_in_tiles
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,9 +52,7 @@ class RestoreOptions:
             raise OptionError(f"precision: got '{self.precision}'; expected {', '.join(PRECISIONS)}.{hint}")
         if self.memory is not None and self.memory < 0:
             raise OptionError(f"memory: got {self.memory}; expected GiB ≥ 0.")
-        for size in self.sizes or ():
-            if size < LEAST_SIZE:
-                raise OptionError(f"sizes: got {size}; expected longer edges of at least {LEAST_SIZE} pixels.")
+        check_sizes(self.sizes or ())
 
     def check_device(self, device: torch.device) -> None:
         """Refuse what the device cannot compute in.

@@ -10,19 +10,34 @@ of the paper.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unirain_plugin.errors import OptionError
+
 LARGE_RAIN = (640, 427)
 """Longer edges that serve the weights the package ships."""
 LEAST_SIZE = 64
-"""Longer edges below this many pixels are refused."""
+"""Options and weights files that name a longer edge of fewer pixels are refused, see :func:`check_sizes`."""
 SMALLER = 0.75
 """A size is used where it is less than this share of the longer edge: little below full size shows nothing new."""
 NEIGHBOURHOOD = 80
 """A neighbourhood, in which corrections are compared, reaches 1 / this of the longer edge to each side."""
+
+
+def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Longer edges as a tuple.
+
+    Raises:
+        OptionError: If one is no whole number of at least :data:`LEAST_SIZE` pixels.
+    """
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < LEAST_SIZE:
+            raise OptionError(f"sizes: got {size!r}; expected longer edges of at least {LEAST_SIZE} pixels.")
+    return tuple(map(int, sizes))
 
 
 def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -35,7 +50,7 @@ def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: 
     Args:
         restore: R, maps ``(1, 3, h, w)`` to the same shape.
         image: x, ``(1, 3, H, W)`` float32 in [0, 1].
-        sizes: Longer edges in pixels, ≥ 1; those from 3/4 of the picture's on are passed over.
+        sizes: Longer edges in pixels; those from 3/4 of the picture's on are passed over.
 
     Returns:
         ``(1, 3, H, W)`` float32, not clamped; R(x) itself where no size is used.

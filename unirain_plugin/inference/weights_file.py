@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unirain_plugin.errors import CheckpointError
-from unirain_plugin.inference.sizes import LEAST_SIZE
+from unirain_plugin.errors import CheckpointError, OptionError
+from unirain_plugin.inference.sizes import check_sizes
 
 ARCHITECTURE = "architecture"
 """Key of the network's options: in a safetensors file's metadata and tensors, and beside ``params`` in a .pth file."""
@@ -84,6 +84,7 @@ def write_weights(
     """Write weights with their architecture (and sizes, if any), atomically; the suffix chooses the format.
 
     Raises:
+        OptionError: If a size is not allowed.
         CheckpointError: If the suffix is unknown or the file cannot be written.
     """
     path = Path(path)
@@ -91,7 +92,7 @@ def write_weights(
     if suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: weights are written as {' or '.join(SUFFIXES)}, found '{path.suffix}'.")
     text = json.dumps(dict(architecture))
-    notes = {ARCHITECTURE: text} | ({SIZES: json.dumps(list(sizes))} if sizes else {})
+    notes = {ARCHITECTURE: text} | ({SIZES: json.dumps(check_sizes(sizes))} if sizes else {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -140,17 +141,17 @@ def unpack_sizes(text: str, source: str) -> tuple[int, ...]:
     """Longer edges from JSON text.
 
     Raises:
-        CheckpointError: If it is no JSON list of whole numbers from :data:`LEAST_SIZE` on.
+        CheckpointError: If it is no JSON list of sizes that are allowed.
     """
     try:
         sizes = json.loads(text)
-        if not isinstance(sizes, list) or not all(type(size) is int and size >= LEAST_SIZE for size in sizes):
-            raise ValueError(f"no list of at least {LEAST_SIZE} pixels each")
-    except ValueError as error:
+        if not isinstance(sizes, list):
+            raise ValueError("no list")
+        return check_sizes(sizes)
+    except (ValueError, OptionError) as error:
         raise CheckpointError(
             f"{source}: the stored sizes cannot be read ({error}): {text!r}; expected such as [640, 427]."
         ) from None
-    return tuple(sizes)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
