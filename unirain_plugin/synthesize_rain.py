@@ -43,9 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
         "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than real rain "
-        "shows; 70 %% of its streaks and dry pictures are dark and blurred, to be left alone, the rainy ones a tenth "
+        "shows; a share of its streaks and dry pictures is dark and blurred, to be left alone, the rainy ones a tenth "
         "brighter as a whole; a quarter of the photographs is out of focus: more variety for training, not for "
         "testing")  # fmt: skip
+    add("--dull-share", type=float, metavar="SHARE", default=0.7, help="that share (default: %(default)s)")
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "
@@ -109,8 +110,9 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     ):
         if value < least:
             raise OptionError(f"{option}: found {value}; expected at least {least}.")
-    if not 0 <= args.dry_share <= 1:
-        raise OptionError(f"--dry-share: found {args.dry_share}; expected a share from 0 to 1.")
+    for option, share in (("--dry-share", args.dry_share), ("--dull-share", args.dull_share)):
+        if not 0 <= share <= 1:
+            raise OptionError(f"{option}: found {share}; expected a share from 0 to 1.")
     if not 1 <= args.rain_scale < math.inf:
         raise OptionError(f"--rain-scale: found {args.rain_scale}; expected a number of at least 1.")
     if args.rain_scale > 1 and args.size is None:
@@ -168,6 +170,7 @@ def _plan(args: argparse.Namespace, photos: list[tuple[str, str]], size: tuple[i
                     vary_rain=args.vary_rain,
                     rain_scale=args.rain_scale,
                     dry_share=args.dry_share,
+                    dull_share=args.dull_share,
                     convert=tuple(args.convert),
                 )
 
@@ -183,6 +186,7 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> N
         "vary_rain": args.vary_rain,
         "rain_scale": args.rain_scale,
         "dry_share": args.dry_share,
+        "dull_share": args.dull_share,
         "convert": sorted(args.convert),
     }
     if output.exists() and not output.is_dir():

@@ -139,6 +139,17 @@ def test_some_streaks_of_wider_ranges_are_dull_and_only_to_become_a_tenth_bright
     assert 0.22 < brighter["drs"] < 0.48 and brighter["drd"] == 0
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0, 0, 0), (1, 0.35, 0.65)])
+def test_the_share_of_dull_pictures_is_given(tmp_path, share, least, most):
+    save(tmp_path / "photos" / "a.png", picture(120, 120, seed=4))
+    arguments = ["--input", str(tmp_path / "photos"), "--types", "drs", "--per-image", "60", "--size", "64"]
+    main([*arguments, "--vary-rain", "--dull-share", str(share), "--output", str(tmp_path / "out")])
+    files = sorted((tmp_path / "out/drs/input").iterdir())
+    pairs = [(read_photo(f), read_photo(tmp_path / "out/drs/target" / f.name)) for f in files]
+    brighter = sum(np.array_equal(to_codes(to_linear(lq) * 1.1), gt) for lq, gt in pairs) / len(pairs)
+    assert least <= brighter <= most
+
+
 def test_some_dry_pictures_of_wider_ranges_are_dull(tmp_path):
     photo = picture(64, 64, seed=4)
     save(tmp_path / "photos" / "a.png", photo)
@@ -270,6 +281,7 @@ def test_settings_are_recorded(photos, tmp_path):
         (["--size", "16"], "--size: found 16; expected at least 32 pixels"),
         (["--size", "64", "64", "64"], "--size: found 3 numbers; expected height and width"),
         (["--dry-share", "1.5"], "--dry-share: found 1.5; expected a share from 0 to 1"),
+        (["--dull-share", "-0.1"], "--dull-share: found -0.1; expected a share from 0 to 1"),
         (["--rain-scale", "0.5", "--size", "64"], "--rain-scale: found 0.5; expected a number of at least 1"),
         (["--rain-scale", "nan", "--size", "64"], "--rain-scale: found nan; expected a number of at least 1"),
         (["--rain-scale", "2"], "--rain-scale: needs --size"),

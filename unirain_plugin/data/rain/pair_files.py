@@ -29,8 +29,6 @@ from unirain_plugin.errors import DataError
 INPUT, TARGET = "input", "target"
 
 _STREAKS = ("drs", "nrs")
-_DULL_SHARE = 0.7
-"""Share of the streaks, and of the dry pictures, of wider ranges that are made dull (our choice)."""
 _GIVEN_BACK = np.float32(1.1)
 """How much brighter than a rainy dull picture its target is, in linear light: 4 % in codes (our choice).
 
@@ -60,6 +58,7 @@ class PairJob:
             pictures among them are made :func:`dull` (with other targets), and some photographs :func:`soft`.
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
+        dull_share: Share of the streaks, and of the dry pictures, of wider ranges that are made dull, 0 to 1.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
     """
 
@@ -75,6 +74,7 @@ class PairJob:
     vary_rain: bool
     rain_scale: float
     dry_share: float
+    dull_share: float
     convert: tuple[str, ...]
 
     @property
@@ -199,7 +199,7 @@ def make_pair(job: PairJob) -> None:
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
     rainy, clean = pair.gt if dry else pair.lq, pair.gt
-    if wide and (dry or job.rain_type in _STREAKS) and rng.random() < _DULL_SHARE:
+    if wide and (dry or job.rain_type in _STREAKS) and rng.random() < job.dull_share:
         rainy = dull(rainy, rng)
         clean = rainy if dry else to_codes(to_linear(rainy) * _GIVEN_BACK)
     window = _window(frame, job.size, rng)
