@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from unirain_plugin.archs import dispatch, streaming
-from unirain_plugin.archs.experts import Experts
+from unirain_plugin.archs.experts import Experts, run_expert
 from unirain_plugin.archs.moe import HardMoE, SoftMoE
 from unirain_plugin.archs.options import NetworkOptions
 
@@ -101,3 +101,37 @@ def test_strips_equal_the_whole_map(monkeypatch):
         monkeypatch.setattr(streaming, "STRIP_BYTES", size)
         with torch.no_grad():
             torch.testing.assert_close(experts.forward_all(x, weights), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("strip_bytes", [1, 1500, 10**6])
+@pytest.mark.parametrize(
+    "edges", [(0, 13, 0, 7), (0, 4, 2, 7), (3, 9, 2, 5), (9, 13, 0, 7), (5, 6, 6, 7), (0, 13, 3, 4), (12, 13, 0, 1)]
+)
+def test_a_region_equals_its_part_of_the_whole_map(edges, strip_bytes, monkeypatch):
+    expert = Experts(6, 4, 1).unbind()[0]
+    x, weights = torch.randn(13, 7, 6), torch.rand(13, 7, 1)
+    region = streaming.Region(*edges)
+    whole = run_expert(x[None], expert)[0] * weights  # W_out has no bias: the same weight before or behind it
+    monkeypatch.setattr(streaming, "STRIP_BYTES", strip_bytes)
+    with torch.no_grad():
+        strips = list(streaming.feed_forward_of_region(x, expert, region, weights))
+    assert [strips[0][0], *(bottom for _, bottom, _ in strips)] == [top for top, _, _ in strips] + [region.bottom]
+    found = torch.cat([y for _, _, y in strips])
+    expected = whole[region.top : region.bottom, region.left : region.right]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_windows_of_one_expert_that_touch_run_together():
+    grid = [[True, True, False], [True, True, True], [False, False, True]]
+    assert list(dispatch._rectangles(grid, 4, 10, 11)) == [(0, 8, 0, 8), (4, 10, 8, 11)]
+    assert list(dispatch._rectangles([[False]], 4, 3, 3)) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rectangles_cover_each_marked_window_once(seed):
+    marks = torch.rand(6, 7, generator=torch.Generator().manual_seed(seed)) < 0.6
+    covered = torch.zeros(22, 26, dtype=torch.int)
+    for region in dispatch._rectangles(marks.tolist(), 4, 22, 26):
+        covered[region.top : region.bottom, region.left : region.right] += 1
+    expected = marks.repeat_interleave(4, 0).repeat_interleave(4, 1)[:22, :26]
+    assert torch.equal(covered, expected.int())

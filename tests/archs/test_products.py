@@ -28,10 +28,6 @@ def test_values_and_gradients_equal_torchs_own(shape, outputs):
 def test_strided_pixels_and_weights_are_read_right():
     x, weight = torch.randn(4, 3, 12)[..., ::2], torch.randn(6, 10).t()
     torch.testing.assert_close(products.linear(x, weight), F.linear(x, weight))
-    out = torch.zeros(8, 10)
-    products.linear_into(out[2:6], x[:, 0], weight)
-    torch.testing.assert_close(out[2:6], x[:, 0] @ weight.t())
-    assert out[:2].abs().sum() == out[6:].abs().sum() == 0
 
 
 @pytest.mark.parametrize("pictures", [1, 2])

@@ -6,12 +6,14 @@ and the number of windows, row by row, for routing by window.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unirain_plugin.archs.experts import Experts, run_expert
-from unirain_plugin.archs.streaming import can_stream, compute_dtype, feed_forward_of_patch
+from unirain_plugin.archs.streaming import Region, can_stream, compute_dtype, feed_forward_of_region
 
 
 def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -78,36 +80,59 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
 
 
 def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
-    """Window after window, so that what an expert makes of one stays in the cache; ``(N, H, W, C)`` to the same shape.
+    """Expert after expert; its windows that touch run as one rectangle, in strips that stay in the cache.
 
     Args:
-        x: The map.
+        x: The map ``(N, H, W, C)``.
         experts: The experts.
         chosen: ``(N · rows · columns, K)``.
         weights: Likewise.
         window: Side of a window; the last ones of a row or column are smaller where the map ends.
     """
     dtype = compute_dtype(x)
-    kernels = [[t.to(dtype) for t in expert] for expert in experts.unbind()]
     n, height, width, _ = x.shape
-    out = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-    corners = [(i, top, left) for i in range(n) for top in range(0, height, window) for left in range(0, width, window)]
+    rows, columns = window_counts(height, width, window)
+    chosen, weights = (t.view(n, rows, columns, -1) for t in (chosen, weights))
+    single = chosen.shape[-1] == 1  # the weight of a single expert is 1, and nothing is added up
+    out = (torch.empty_like if single else torch.zeros_like)(x, dtype=dtype, memory_format=torch.contiguous_format)
     with torch.autocast(x.device.type, enabled=False):
-        for (i, top, left), picks, shares in zip(corners, chosen.tolist(), weights.to(dtype), strict=True):
-            here = slice(top, min(top + window, height)), slice(left, min(left + window, width))
-            patch = _with_halo(x[i], *here).to(dtype)
-            made = [feed_forward_of_patch(patch, *kernels[pick]) for pick in picks]
-            # the weight of a single expert is 1
-            out[i][here] = made[0] if len(made) == 1 else torch.einsum("khwc,k->hwc", torch.stack(made), shares)
+        x = x.to(dtype)
+        for number, expert in enumerate(experts.unbind()):
+            kernels = tuple(t.to(dtype) for t in expert)
+            here = chosen == number
+            shares = None if single else _of_pixels((weights * here).sum(-1, keepdim=True), window, height, width)
+            for i, grid in enumerate(here.any(-1).tolist()):
+                share = None if single else shares[i]
+                for region in _rectangles(grid, window, height, width):
+                    for top, bottom, y in feed_forward_of_region(x[i], kernels, region, share):
+                        part = out[i, top:bottom, region.left : region.right]
+                        part.copy_(y) if single else part.add_(y)
     return out
 
 
-def _with_halo(picture: Tensor, rows: slice, columns: slice) -> Tensor:
-    """A copy of a window of ``(H, W, C)`` with one more pixel at each edge: the neighbours', zero beyond the map."""
-    height, width, _ = picture.shape
-    inside = picture[max(rows.start - 1, 0) : rows.stop + 1, max(columns.start - 1, 0) : columns.stop + 1]
-    edges = (columns.start == 0, columns.stop == width, rows.start == 0, rows.stop == height)
-    return F.pad(inside, (0, 0, *map(int, edges)))
+def _of_pixels(values: Tensor, window: int, height: int, width: int) -> Tensor:
+    """A value of each window, ``(N, rows, columns, 1)``, for each pixel, ``(N, H, W, 1)``."""
+    return values.repeat_interleave(window, 1).repeat_interleave(window, 2)[:, :height, :width]
+
+
+def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Region]:
+    """Cover the marked windows by rectangles that do not overlap, as wide and then as high as they go.
+
+    Neighbours that run together do not compute each other's halo.
+    """
+    marked = [(row, column) for row, marks in enumerate(grid) for column, mark in enumerate(marks) if mark]
+    open_cells = set(marked)
+    for row, column in marked:
+        if (row, column) not in open_cells:
+            continue
+        right, bottom = column, row
+        while (row, right) in open_cells:
+            right += 1
+        while all((bottom, c) in open_cells for c in range(column, right)):
+            open_cells.difference_update((bottom, c) for c in range(column, right))
+            bottom += 1
+        top, left = row * window, column * window
+        yield Region(top, min(bottom * window, height), left, min(right * window, width))
 
 
 def dispatch_dense(x: Tensor, experts: Experts, mask: Tensor) -> Tensor:

@@ -77,14 +77,6 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return _Linear.apply(x, weight) if _use_onednn(x, weight) else F.linear(x, weight)
 
 
-def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
-    """Write x Wᵀ into ``out`` ``(P, O)``, without gradients. Copying a strip in the cache costs less than is gained."""
-    if _use_onednn(x, weight):
-        out.copy_(_onednn(x, weight))
-    else:
-        torch.mm(x, weight.t(), out=out)
-
-
 def times_picture_matrix(x: Tensor, matrix: Tensor) -> Tensor:
     """Each picture's pixels ``(N, P, C)`` times its own ``(N, C, C)``."""
     if _use_onednn(x, matrix) and len(x) == 1:  # in this order: a captured graph must not depend on the size
