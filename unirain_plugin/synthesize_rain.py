@@ -17,7 +17,7 @@ from unirain_plugin.rain_types import RAIN_TYPES
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 4
+RENDERER_VERSION = 5
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""
@@ -44,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than real rain "
         "shows; a share of its streaks and dry pictures is dark and blurred, to be left alone, the rainy ones a tenth "
-        "brighter as a whole; a quarter of the photographs is out of focus: more variety for training, not for "
-        "testing")  # fmt: skip
+        "brighter as a whole; a quarter of the photographs is out of focus, through 30 %% go bars: more variety for "
+        "training, not for testing")  # fmt: skip
     add("--dull-share", type=float, metavar="SHARE", default=0.7, help="that share (default: %(default)s)")
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from unirain_plugin.__main__ import main as command_table
+from unirain_plugin.data.rain import pair_files
 from unirain_plugin.data.rain.light import to_codes, to_linear
-from unirain_plugin.data.rain.pair_files import cut, dull, output_names, read_photo, soft
+from unirain_plugin.data.rain.pair_files import cut, output_names, read_photo
+from unirain_plugin.data.rain.variation import add_bars, dull, soft
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.synthesize_rain import main
@@ -150,7 +152,8 @@ def test_the_share_of_dull_pictures_is_given(tmp_path, share, least, most):
     assert least <= brighter <= most
 
 
-def test_some_dry_pictures_of_wider_ranges_are_dull(tmp_path):
+def test_some_dry_pictures_of_wider_ranges_are_dull(tmp_path, monkeypatch):
+    monkeypatch.setattr(pair_files, "_BARS_SHARE", 0)  # they change a picture's light as well
     photo = picture(64, 64, seed=4)
     save(tmp_path / "photos" / "a.png", photo)
     arguments = ["--input", str(tmp_path / "photos"), "--types", "drd", "--per-image", "60", "--dry-share", "1"]
@@ -181,6 +184,34 @@ def test_soft_photographs_keep_their_light_and_most_often_a_sharp_part():
         assert result.std() < 0.97 * photo.std()
         sharp_parts.append((result == photo).all(axis=2).mean() > 0.02)
     assert sum(sharp_parts) > 10
+
+
+def test_bars_are_few_long_and_opaque_and_more_of_them_upright():
+    photo = np.full((96, 96, 3), 188, np.uint8)  # half of full light
+    across, down, counts = 0, 0, []
+    for seed in range(40):
+        result = add_bars(photo, np.random.default_rng(seed))
+        changed = (result != photo).any(axis=2).astype(np.uint8)
+        assert changed.mean() < 0.75
+        counts.append(cv2.connectedComponents(changed)[0] - 1)
+        across += np.abs(np.diff(result.astype(int), axis=1)).sum()
+        down += np.abs(np.diff(result.astype(int), axis=0)).sum()
+    assert max(counts) <= 4 and np.mean(counts) > 1
+    assert across > 1.3 * down
+    # within sharp, wide bars nothing of the photograph is left: whatever its light, the codes are the same
+    photos = [np.full((256, 256, 3), value, np.uint8) for value in (20, 240)]
+    pairs = [[add_bars(photo, np.random.default_rng(seed)) for photo in photos] for seed in range(10)]
+    assert max((dark == light).all(axis=2).mean() for dark, light in pairs) > 0.02
+
+
+def test_bars_go_through_some_photographs_of_both_pictures(tmp_path, monkeypatch):
+    save(tmp_path / "photos" / "a.png", picture(64, 64, seed=4))
+    photo = read_photo(tmp_path / "photos" / "a.png")
+    monkeypatch.setattr(pair_files, "_SOFT_SHARE", 0)
+    arguments = ["--input", str(tmp_path / "photos"), "--types", "drd", "--per-image", "60"]
+    main([*arguments, "--vary-rain", "--output", str(tmp_path / "out")])
+    targets = [read_photo(f) for f in sorted((tmp_path / "out/drd/target").iterdir())]
+    assert 0.15 < np.mean([not np.array_equal(target, photo) for target in targets]) < 0.45
 
 
 def test_other_colours_same_forms(photos, tmp_path):

@@ -21,8 +21,9 @@ import numpy as np
 
 from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.data.image_io import EncodedImage
-from unirain_plugin.data.rain.light import LUMA, smoothstep, to_codes, to_linear
+from unirain_plugin.data.rain.light import to_codes, to_linear
 from unirain_plugin.data.rain.params import WIDE_RAIN
+from unirain_plugin.data.rain.variation import add_bars, dull, soft, vary_colours
 from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.errors import DataError
 
@@ -38,6 +39,8 @@ back is nearer to it, whatever was taken. A dry dull picture is its own target.
 """
 _SOFT_SHARE = 0.25
 """Share of the photographs that are first made soft where rain varies (our choice)."""
+_BARS_SHARE = 0.3
+"""Share of the photographs that first get bars where rain varies (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class PairJob:
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
         vary_rain: Whether half of the pairs draw their rain from the wider ranges, some of the streaks and of the dry
-            pictures among them are made :func:`dull` (with other targets), and some photographs :func:`soft`.
+            pictures among them are made :func:`dull` (with other targets), and some photographs :func:`soft` or crossed
+            by bars (:func:`add_bars`).
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         dull_share: Share of the streaks, and of the dry pictures, of wider ranges that are made dull, 0 to 1.
@@ -149,38 +153,6 @@ def cut(photo: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generato
     return photo[_window(photo, size, rng)]
 
 
-def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give a photograph other colours: channels exchanged, another white balance, contrast and saturation.
-
-    A handful of photographs holds a handful of colours; a network trained on them alone takes a new colour for rain.
-    """
-    linear = to_linear(photo)[..., rng.permutation(3)]
-    grey = (linear @ LUMA)[..., None]
-    linear = grey + (linear - grey) * np.float32(rng.uniform(0.3, 1.1))
-    gains = np.exp(rng.normal(0, 0.25) + rng.normal(0, 0.15, 3)).astype(np.float32)
-    return to_codes(np.maximum(linear * gains, 0) ** np.float32(np.exp(rng.normal(0, 0.15))))
-
-
-def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put a photograph, (H, W, 3) uint8, out of focus, most often in parts: soft forms are no drops, to be left alone.
-
-    The disc's radius is 2 pixels to a twentieth of the shorter side.
-    """
-    radius = int(rng.integers(2, max(min(photo.shape[:2]) // 20, 3), endpoint=True))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.float32)
-    linear = to_linear(photo)
-    blurred = cv2.filter2D(linear, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101)
-    relief = rng.standard_normal((4, 4)).astype(np.float32) + np.float32(rng.uniform(-0.5, 2))
-    share = smoothstep(-0.3, 0.3, cv2.resize(relief, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC))[..., None]
-    return to_codes(linear + share * (blurred - linear))
-
-
-def dull(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur a picture, (H, W, 3) uint8, and take 35 to 65 % of its light."""
-    linear = cv2.GaussianBlur(to_linear(picture), (0, 0), rng.uniform(0.9, 2.4))
-    return to_codes(linear * np.float32(rng.uniform(0.35, 0.65)))
-
-
 def make_pair(job: PairJob) -> None:
     """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it.
 
@@ -194,6 +166,7 @@ def make_pair(job: PairJob) -> None:
         frame = vary_colours(frame, rng) if job.vary_colours else frame
         varied = job.vary_rain or job.dry_share > 0
         wide, dry = rng.random(2) < (0.5 * job.vary_rain, job.dry_share) if varied else (False, False)
+        frame = add_bars(frame, rng) if job.vary_rain and rng.random() < _BARS_SHARE else frame
         frame = soft(frame, rng) if job.vary_rain and rng.random() < _SOFT_SHARE else frame
         pair = render_rain(frame, job.rain_type, rng, WIDE_RAIN if wide else None)
     except DataError as error:
