@@ -57,6 +57,16 @@ def test_the_mean_colour_is_that_of_full_size():
     torch.testing.assert_close(blended.mean((2, 3)), image.mean((2, 3)) - 0.02)
 
 
+def test_a_correction_from_smaller_sizes_is_shrunk():
+    def darkens_the_left(x):
+        left = torch.arange(x.shape[3]) < x.shape[3] / 2
+        return x - 0.1 * left if x.shape[2] == 100 else x
+
+    change = restore_at_sizes(darkens_the_left, torch.full((1, 3, 200, 400), 0.5), [200]) - 0.5
+    torch.testing.assert_close(change[..., :180], torch.full((1, 3, 200, 180), -0.0475), atol=2e-4, rtol=0)
+    torch.testing.assert_close(change[..., 220:], torch.full((1, 3, 200, 180), 0.0475), atol=2e-4, rtol=0)
+
+
 @pytest.mark.parametrize("sizes", [(), (91,), (4000, 120)])
 def test_pictures_that_are_not_much_larger_get_the_networks_own_result(sizes):
     image = torch.rand(1, 3, 90, 120)
