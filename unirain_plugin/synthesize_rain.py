@@ -44,9 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
         "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than real rain "
         "shows; a share of its streaks and dry pictures is dark and blurred, to be left alone, the rainy ones a tenth "
-        "brighter as a whole; a quarter of the photographs is out of focus, through 30 %% go bars: more variety for "
-        "training, not for testing")  # fmt: skip
-    add("--dull-share", type=float, metavar="SHARE", default=0.7, help="that share (default: %(default)s)")
+        "brighter as a whole; a quarter of the photographs is out of focus, through 30 %% go ropes, rods or cables: "
+        "more variety for training, not for testing")  # fmt: skip
+    add("--dull-share", type=float, metavar="SHARE", default=0.7, help="share of those streaks and dry pictures that "
+        "is made dark and blurred (default: %(default)s)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "

@@ -23,7 +23,7 @@ ROUTES = [
 
 
 @pytest.mark.parametrize("options", ROUTES)
-@pytest.mark.parametrize("size", [(8, 8), (11, 9), (1, 1), (3, 17)])
+@pytest.mark.parametrize("size", [(8, 8), (11, 9), (1, 1), (1, 17), (17, 1), (3, 17)])
 def test_sparse_equals_dense_with_masks_in_output_and_gradients(options, size):
     sparse = layer(**options)
     dense = HardMoE(6, 2.0, NetworkOptions(**options, dispatch="dense"))
@@ -44,8 +44,10 @@ def test_sparse_equals_dense_with_masks_in_output_and_gradients(options, size):
 
 
 @pytest.mark.parametrize("options", ROUTES)
+@pytest.mark.parametrize("strip_bytes", [1, 10**6])
 @pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "autocast", "columns first"])
-def test_without_gradients_the_result_is_the_same(options, kind):
+def test_without_gradients_the_result_is_the_same(options, kind, strip_bytes, monkeypatch):
+    monkeypatch.setattr(streaming, "STRIP_BYTES", strip_bytes)
     dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(kind, torch.float32)
     module = layer(**options).to(dtype)
     x = torch.randn(2, 11, 9, 6, dtype=dtype)

@@ -49,11 +49,17 @@ def window_counts(height: int, width: int, window: int) -> tuple[int, int]:
     return -(-height // window), -(-width // window)
 
 
-def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
-    """Each window by its own experts, exactly: a window carries the 1-pixel halo that the 3×3 convolution reads.
+def spread_windows(values: Tensor, window: int, height: int, width: int) -> Tensor:
+    """Repeat ``(N, rows, columns, E)`` over the pixels of each window: ``(N, H, W, E)``."""
+    return values.repeat_interleave(window, 1).repeat_interleave(window, 2)[:, :height, :width]
 
-    The halo holds the neighbours' true values, so the result equals running an expert on the whole map and cutting
-    the window out of it.
+
+def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
+    """Each window by its own experts, exactly.
+
+    Windows (without gradients on the CPU: rectangles of windows that touch and share an expert) are computed with the
+    1-pixel halo that the 3×3 convolution reads. The halo holds the neighbours' true values, so the result equals
+    running an expert on the whole map and cutting the window out of it.
     """
     n, height, width, channels = x.shape
     rows, columns = window_counts(height, width, window)
@@ -100,7 +106,7 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
         for number, expert in enumerate(experts.unbind()):
             kernels = tuple(t.to(dtype) for t in expert)
             here = chosen == number
-            shares = None if single else _of_pixels((weights * here).sum(-1, keepdim=True), window, height, width)
+            shares = None if single else spread_windows((weights * here).sum(-1, keepdim=True), window, height, width)
             for i, grid in enumerate(here.any(-1).tolist()):
                 share = None if single else shares[i]
                 for region in _rectangles(grid, window, height, width):
@@ -108,11 +114,6 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
                         part = out[i, top:bottom, region.left : region.right]
                         part.copy_(y) if single else part.add_(y)
     return out
-
-
-def _of_pixels(values: Tensor, window: int, height: int, width: int) -> Tensor:
-    """A value of each window, ``(N, rows, columns, 1)``, for each pixel, ``(N, H, W, 1)``."""
-    return values.repeat_interleave(window, 1).repeat_interleave(window, 2)[:, :height, :width]
 
 
 def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Region]:

@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirain_plugin.archs.dispatch import dispatch_dense, dispatch_images, dispatch_windows, window_counts
+from unirain_plugin.archs.dispatch import (
+    dispatch_dense,
+    dispatch_images,
+    dispatch_windows,
+    spread_windows,
+    window_counts,
+)
 from unirain_plugin.archs.experts import Experts, FeedForward, hidden_width
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.routing import Router, RoutingRecord, choose_top_k
@@ -22,11 +28,6 @@ def pool_windows(x: Tensor, window: int) -> Tensor:
     """
     x = x.permute(0, 3, 1, 2).float()
     return F.avg_pool2d(x, window, ceil_mode=True, count_include_pad=False).permute(0, 2, 3, 1)
-
-
-def spread_windows(values: Tensor, window: int, height: int, width: int) -> Tensor:
-    """Repeat ``(N, rows, columns, E)`` over the pixels of each window: ``(N, H, W, E)``."""
-    return values.repeat_interleave(window, 1).repeat_interleave(window, 2)[:, :height, :width]
 
 
 class SoftMoE(nn.Module):
@@ -102,4 +103,4 @@ def build_feed_forward(kind: str, channels: int, expansion: float, options: Netw
     return (SoftMoE if kind == "soft" else HardMoE)(channels, expansion, options)
 
 
-__all__ = ["HardMoE", "SoftMoE", "build_feed_forward", "pool_windows", "spread_windows", "window_counts"]
+__all__ = ["HardMoE", "SoftMoE", "build_feed_forward", "pool_windows"]

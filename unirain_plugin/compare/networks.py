@@ -67,6 +67,8 @@ class NetworkSpec:
         Raises:
             CheckpointError: If the weights are missing.
         """
+        from unirain_plugin.inference.sizes import CONFIDENCE
+
         o = self.options
         network: Any = Path(o.network).read_text("utf-8") if isinstance(o.network, str) else o.network
         return canonical_hash(
@@ -75,7 +77,7 @@ class NetworkSpec:
                 "weights": self.weights and file_hash(self.weights),
                 "network": network,
                 "loading": [o.param_key, o.strict_load, o.pad_multiple],
-                "restoring": [self.tile, self.overlap, self.precision, self.sizes],
+                "restoring": [self.tile, self.overlap, self.precision, self.sizes, CONFIDENCE],
             }
         )
 

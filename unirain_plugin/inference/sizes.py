@@ -28,10 +28,10 @@ NEIGHBOURHOOD = 80
 """A neighbourhood, in which corrections are compared, reaches 1 / this of the longer edge to each side."""
 
 CONFIDENCE = 0.95
-"""Share of a correction from smaller sizes that is applied.
+"""How far the blend goes from the correction at full size towards that from smaller sizes, 0 to 1.
 
-An estimate that errs serves best shrunk: 0.9 to 0.95 gained most on the whole photographs with rendered rain that were
-held out from the package's weights (0.01 dB more than 1), and clean scenery taken for rain is damaged less (0.4 dB).
+Chosen with the package's weights on their held-out photographs: clean scenery that is taken for rain when shrunk is
+damaged 0.4 dB less than with 1, and rendered rain gains as much (shares from 0.85 to 1.05 lie within 0.03 dB).
 """
 
 

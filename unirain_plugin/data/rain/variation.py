@@ -43,10 +43,11 @@ def dull(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put one to four ropes, rods or cables into a photograph, (H, W, 3) uint8: opaque and long, they are no streaks.
+    """Put one to four ropes, rods or cables into a photograph, (H, W, 3) uint8: long and opaque, they are no streaks.
 
-    They are one pixel to a sixteenth of the shorter side wide, sharp or out of focus, a third of the shorter side to
-    three times it long, and may sag. Half of them are nearly upright, where they are most alike to falling rain.
+    They are one pixel to a sixteenth of the shorter side wide, sharp or out of focus (thin ones are then translucent),
+    a third of the shorter side to three times it long, and may sag. Half of them are nearly upright, where they are
+    most alike to falling rain.
     """
     height, width = photo.shape[:2]
     edge = min(height, width)
@@ -62,8 +63,7 @@ def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         points += rng.uniform(0, 1, 2) * (width, height)
         drawn = np.zeros((height, width), np.uint8)  # only 8-bit pictures are drawn on without jags
         cv2.polylines(drawn, [np.round(16 * points).astype(np.int32)], False, 255, round(thickness), cv2.LINE_AA, 4)
-        cover = np.float32(drawn / 255)[..., None]
-        cover = cv2.GaussianBlur(cover, (0, 0), rng.uniform(0.4, 0.4 + thickness / 2))[..., None]
+        cover = cv2.GaussianBlur(np.float32(drawn / 255), (0, 0), rng.uniform(0.4, 0.4 + thickness / 2))[..., None]
         relief = cv2.resize(rng.uniform(0.6, 1.2, (4, 4)).astype(np.float32), (width, height))[..., None]
         colour = np.exp(rng.uniform(math.log(0.05), math.log(0.9)) + rng.normal(0, 0.1, 3)).astype(np.float32)
         linear += cover * (relief * colour - linear)
