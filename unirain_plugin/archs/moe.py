@@ -14,7 +14,6 @@ from unirain_plugin.archs.dispatch import (
     dispatch_images,
     dispatch_windows,
     spread_windows,
-    window_counts,
 )
 from unirain_plugin.archs.experts import Experts, FeedForward, hidden_width
 from unirain_plugin.archs.options import NetworkOptions
@@ -101,6 +100,3 @@ def build_feed_forward(kind: str, channels: int, expansion: float, options: Netw
     if kind == "none":
         return FeedForward(channels, expansion)
     return (SoftMoE if kind == "soft" else HardMoE)(channels, expansion, options)
-
-
-__all__ = ["HardMoE", "SoftMoE", "build_feed_forward", "pool_windows"]
