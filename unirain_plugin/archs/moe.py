@@ -9,12 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirain_plugin.archs.dispatch import (
-    dispatch_dense,
-    dispatch_images,
-    dispatch_windows,
-    spread_windows,
-)
+from unirain_plugin.archs.dispatch import dispatch_dense, dispatch_images, dispatch_windows, spread_windows
 from unirain_plugin.archs.experts import Experts, FeedForward, hidden_width
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.routing import Router, RoutingRecord, choose_top_k
