@@ -86,7 +86,7 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
 
 
 def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
-    """Expert after expert; its windows that touch run as one rectangle, in strips that stay in the cache.
+    """Expert after expert; its windows that touch run as one rectangle, in strips that fit the cache.
 
     Args:
         x: The map ``(N, H, W, C)``.
