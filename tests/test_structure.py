@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold: import direction, option files, README."""
+"""The house rules that a machine can hold: import direction, option files, README and manual."""
 
 import ast
 import re
@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "unirain_plugin"
 LEAVES = ("archs", "losses", "data")
 OPTION_FILES = sorted((ROOT / "options").rglob("*.yml"))
+PAGES = [ROOT / "README.md", *sorted((PACKAGE / "docs").glob("*.md"))]
+every_page = pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
 
 def imports_of(path: Path) -> set[str]:
@@ -50,7 +52,34 @@ def test_option_files_are_named_after_their_experiment(path):
     assert yaml.safe_load(path.read_text())["name"] == path.stem
 
 
-def test_files_the_readme_names_exist():
-    text = (ROOT / "README.md").read_text()
-    for name in set(re.findall(r"\b(?:scripts|options|tests|unirain_plugin)/[\w./-]+\.(?:py|yml|sh|png)", text)):
+@every_page
+def test_files_the_readme_names_exist(path):
+    names = re.findall(r"\b(?:scripts|options|tests|unirain_plugin)/[\w./-]+\.(?:py|yml|sh|png)", path.read_text())
+    for name in set(names):
         assert (ROOT / name).is_file(), name
+
+
+def without_code_blocks(path: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors_of(path: Path) -> set[str]:
+    """What GitHub makes of a file's headings: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ +(.+?) *$", without_code_blocks(path), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_links_of_the_readme_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code_blocks(path)):
+        if re.match(r"\w+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def test_index_of_the_manual_names_every_page():
+    links = re.findall(r"\]\(([^)]+)\)", (PACKAGE / "docs" / "README.md").read_text())
+    assert sorted(links) == sorted(path.name for path in PAGES[1:] if path.name != "README.md")
