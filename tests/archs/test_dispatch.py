@@ -115,10 +115,13 @@ def test_a_region_equals_its_part_of_the_whole_map(edges, strip_bytes, monkeypat
     region = streaming.Region(*edges)
     whole = run_expert(x[None], expert)[0] * weights  # W_out has no bias: the same weight before or behind it
     monkeypatch.setattr(streaming, "STRIP_BYTES", strip_bytes)
+    expand, depthwise, project = expert
     with torch.no_grad():
-        strips = list(streaming.feed_forward_of_region(x, expert, region, weights))
-    assert [strips[0][0], *(bottom for _, bottom, _ in strips)] == [top for top, _, _ in strips] + [region.bottom]
-    found = torch.cat([y for _, _, y in strips])
+        parts = streaming.expanded_block(streaming.with_border(x, region), expand, depthwise)
+        share = weights[region.top : region.bottom, region.left : region.right]
+        strips = list(streaming.gated_strips(parts, share))
+    assert [0, *(bottom for _, bottom, _ in strips)] == [top for top, _, _ in strips] + [region.bottom - region.top]
+    found = torch.cat([product for _, _, product in strips]) @ project.t()
     expected = whole[region.top : region.bottom, region.left : region.right]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -5,10 +5,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unirain_plugin.archs import products
 
-needs_onednn = pytest.mark.skipif(not products.has_onednn(), reason="this processor uses torch's own product")
+
+@pytest.fixture(params=["MKL", "oneDNN"])
+def library(request, monkeypatch):
+    """Each test with torch's own product and, where it can be called, with oneDNN's, whatever is preferred here."""
+    if request.param == "oneDNN" and not products.has_onednn():
+        pytest.skip("this torch has no oneDNN product")
+    monkeypatch.setattr(products, "prefers_onednn", lambda: request.param == "oneDNN")
 
 
-@needs_onednn
+@pytest.fixture()
+def fresh_choice():
+    for function in (products.prefers_onednn, products.has_onednn):
+        function.cache_clear()
+    yield
+    for function in (products.prefers_onednn, products.has_onednn):
+        function.cache_clear()
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("outputs", [10, 3])
 @pytest.mark.parametrize("shape", [(2, 5, 7, 6), (1, 1, 1, 6), (9, 6)])
 def test_values_and_gradients_equal_torchs_own(shape, outputs):
@@ -24,12 +39,26 @@ def test_values_and_gradients_equal_torchs_own(shape, outputs):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@needs_onednn
+@pytest.mark.usefixtures("library")
 def test_strided_pixels_and_weights_are_read_right():
     x, weight = torch.randn(4, 3, 12)[..., ::2], torch.randn(6, 10).t()
     torch.testing.assert_close(products.linear(x, weight), F.linear(x, weight))
+    with torch.no_grad():
+        torch.testing.assert_close(products.linear(x, weight), F.linear(x, weight))
 
 
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_products_are_written_into_place(dtype):
+    x, weight = torch.randn(7, 12, dtype=dtype)[:, ::2], torch.randn(3, 6, dtype=dtype)
+    everything = torch.full((9, 3), 5.0, dtype=dtype)
+    with torch.inference_mode():
+        products.linear_into(everything[1:8], x, weight)
+    torch.testing.assert_close(everything[1:8], F.linear(x, weight))
+    assert (everything[[0, 8]] == 5).all()
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_each_picture_is_multiplied_with_its_own_matrix(pictures):
     x, matrix = torch.randn(pictures, 5, 4, requires_grad=True), torch.randn(pictures, 4, 4, requires_grad=True)
@@ -64,16 +93,28 @@ def test_other_types_are_left_to_torch():
         assert products.linear(x, weight).dtype == torch.bfloat16
 
 
-def test_without_avx512_torchs_own_product_is_used(monkeypatch):
-    products.has_onednn.cache_clear()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert not products.has_onednn()
-    products.has_onednn.cache_clear()
+@pytest.mark.usefixtures("fresh_choice")
+@pytest.mark.parametrize(
+    ("capability", "processor", "expected"),
+    [
+        ("AVX2", {"cpu_name": "AMD EPYC"}, False),
+        ("AVX512", {"cpu_name": "AMD EPYC"}, True),
+        ("AVX512", {}, True),
+        ("AVX512", None, True),
+        ("AVX512", {"cpu_name": "Intel Xeon"}, False),
+    ],
+)
+def test_onednn_is_preferred_on_other_processors_than_intels_with_avx512(monkeypatch, capability, processor, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(products, "has_onednn", lambda: True)
+    if processor is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+    assert products.prefers_onednn() is expected
 
 
+@pytest.mark.usefixtures("fresh_choice")
 def test_another_torch_without_the_operator_is_no_error(monkeypatch):
-    products.has_onednn.cache_clear()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(products, "_onednn", lambda *_: torch.ops.mkldnn.no_such_operator())
     assert not products.has_onednn()
-    products.has_onednn.cache_clear()

@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unirain_plugin.archs.experts import Experts, run_expert
-from unirain_plugin.archs.streaming import Region, can_stream, compute_dtype, feed_forward_of_region
+from unirain_plugin.archs.products import linear
+from unirain_plugin.archs.streaming import (
+    Region,
+    can_stream,
+    compute_dtype,
+    expanded_block,
+    gated_strips,
+    with_border,
+)
 
 
 def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -104,15 +112,17 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(dtype)
         for number, expert in enumerate(experts.unbind()):
-            kernels = tuple(t.to(dtype) for t in expert)
+            expand, depthwise, project = (t.to(dtype) for t in expert)
             here = chosen == number
             shares = None if single else spread_windows((weights * here).sum(-1, keepdim=True), window, height, width)
             for i, grid in enumerate(here.any(-1).tolist()):
-                share = None if single else shares[i]
                 for region in _rectangles(grid, window, height, width):
-                    for top, bottom, y in feed_forward_of_region(x[i], kernels, region, share):
-                        part = out[i, top:bottom, region.left : region.right]
-                        part.copy_(y) if single else part.add_(y)
+                    rows, columns = slice(region.top, region.bottom), slice(region.left, region.right)
+                    part, share = out[i, rows, columns], None if single else shares[i, rows, columns]
+                    strips = expanded_block(with_border(x[i], region), expand, depthwise)
+                    for top, bottom, product in gated_strips(strips, share):
+                        y = linear(product, project)
+                        part[top:bottom].copy_(y) if single else part[top:bottom].add_(y)
     return out
 
 

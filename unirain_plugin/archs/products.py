@@ -1,9 +1,9 @@
 """Matrix products of pixels with a weight: x Wᵀ, by whichever library is faster on this processor.
 
-In float32 torch calls MKL. On processors with AVX-512, oneDNN, which torch carries too, was measured faster at the tall
-and narrow products of 1×1 convolutions: on one thread of an AMD processor 1.03 to 1.5 times for x Wᵀ and 1.04 to 1.8
-times for the gradient of x, most at full resolution. For the gradient of W it was slower, so that stays as it is. In
-bfloat16 torch uses oneDNN by itself.
+In float32 torch calls MKL. On other processors with AVX-512 than Intel's, oneDNN, which torch carries too, was measured
+faster at the tall and narrow products of 1×1 convolutions: on one thread of an AMD processor 1.03 to 1.5 times for x Wᵀ
+and 1.04 to 1.8 times for the gradient of x, most at full resolution. For the gradient of W it was slower, so that stays
+as it is. On an Intel processor it was up to 1.3 times slower. In bfloat16 torch uses oneDNN by itself.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ from torch.autograd.function import once_differentiable
 
 
 @cache
+def prefers_onednn() -> bool:
+    """Whether oneDNN's product is used: where MKL is slower, see above (our choice, by the processor's name)."""
+    processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
+    with_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return with_avx512 and not str(processor.get("cpu_name")).startswith("Intel") and has_onednn()
+
+
+@cache
 def has_onednn() -> bool:
     """Whether oneDNN's product can be called here. It is no public part of torch, so it is tried once."""
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        return False
     try:
         with torch.inference_mode():
             found = _onednn(torch.ones(2, 3), torch.ones(4, 3))
@@ -46,8 +52,8 @@ def is_plain(*tensors: Tensor) -> bool:
     return not watched and type(tensors[0]) in (Tensor, torch.nn.Parameter) and tensors[0].numel() > 0
 
 
-def _use_onednn(x: Tensor, weight: Tensor) -> bool:
-    return is_plain(x, weight) and has_onednn()
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    return _onednn(x, weight) if prefers_onednn() else F.linear(x, weight)
 
 
 class _Linear(torch.autograd.Function):
@@ -56,13 +62,13 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _onednn(x, weight)
+        return _product(x, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        for_x = _onednn(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        for_x = _product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
         for_weight = _weight_gradient(gradient.flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
         return for_x, for_weight
 
@@ -74,11 +80,21 @@ def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """``F.linear`` without bias: ``(…, C)`` and ``(O, C)`` to ``(…, O)``."""
-    return _Linear.apply(x, weight) if _use_onednn(x, weight) else F.linear(x, weight)
+    if not is_plain(x, weight):
+        return F.linear(x, weight)
+    return _Linear.apply(x, weight) if torch.is_grad_enabled() else _product(x, weight)
+
+
+def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
+    """Write x Wᵀ of ``(P, C)`` and ``(O, C)`` to ``out`` ``(P, O)``, without gradients."""
+    if is_plain(x, weight) and prefers_onednn():  # which has no such form; copying a strip costs less than is gained
+        out.copy_(_onednn(x, weight))
+    else:
+        torch.mm(x, weight.t(), out=out)
 
 
 def times_picture_matrix(x: Tensor, matrix: Tensor) -> Tensor:
     """Each picture's pixels ``(N, P, C)`` times its own ``(N, C, C)``."""
-    if _use_onednn(x, matrix) and len(x) == 1:  # in this order: a captured graph must not depend on the size
-        return _Linear.apply(x, matrix[0].t())
+    if is_plain(x, matrix) and len(x) == 1:  # in this order: a captured graph must not depend on the size
+        return linear(x, matrix[0].t())
     return x @ matrix

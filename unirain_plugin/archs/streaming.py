@@ -11,14 +11,14 @@ while a graph is being captured, the whole map is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unirain_plugin.archs.products import linear
+from unirain_plugin.archs.products import linear, linear_into
 
 STRIP_BYTES = 4 * 2**20
 """Bytes of a strip: twice the second-level cache of two cores (3 to 9 MiB measured equal, 1 and 2 MiB slower)."""
@@ -31,6 +31,10 @@ class Region(NamedTuple):
     bottom: int
     left: int
     right: int
+
+
+Strip = tuple[int, int, Tensor]
+"""Rows top … bottom-1 of a map: top, bottom, values ``(rows, columns, channels)``."""
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -46,90 +50,92 @@ def can_stream(x: Tensor) -> bool:
     return x.device.type == "cpu" and known and not torch.is_grad_enabled() and not capturing
 
 
-def expanded_strips(
-    x: Tensor, expand: Tensor, depthwise: Tensor, region: Region | None = None
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield ``(top, bottom, z)`` with z = D(W · x) of the rows top … bottom-1, ``(rows, columns, channels)``.
+def with_border(x: Tensor, region: Region) -> Tensor:
+    """A region of a map ``(H, W, C)`` and the pixels around it, which a 3×3 convolution reads; zeros beyond the map."""
+    height, width, channels = x.shape
+    top, bottom, left, right = region
+    block = x.new_zeros(bottom - top + 2, right - left + 2, channels)
+    above, below, before, behind = max(top - 1, 0), min(bottom + 1, height), max(left - 1, 0), min(right + 1, width)
+    inside = slice(above - top + 1, below - top + 1), slice(before - left + 1, behind - left + 1)
+    block[inside] = x[above:below, before:behind]
+    return block
+
+
+def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
+    """Yield ``(top, bottom, z)`` with z = D(W · x) of the rows top … bottom-1, ``(rows, width, channels)``.
 
     Args:
         x: One picture's map ``(H, W, C)``.
         expand: W, ``(channels, C)``, of the same dtype.
         depthwise: D, ``(channels, 1, 3, 3)``, zero padding.
-        region: What to make of the map, the whole of it if None. Its neighbours' values are read as well, so the
-            result is that of the whole map.
     """
-    height, width, inner = x.shape
-    region = region or Region(0, height, 0, width)
-    channels, columns = expand.shape[0], region.right - region.left
-    above, below = max(region.top - 1, 0), min(region.bottom + 1, height)
-    left, right = max(region.left - 1, 0), min(region.right + 1, width)
-    most = max(STRIP_BYTES // ((columns + 2) * channels * x.element_size()), 2)
-    strips = -(-(region.bottom - region.top) // most)
-    edges = region.top == 0, region.bottom == height, region.left == 0, region.right == width
-    if strips == 1 and edges[0] == edges[1] and edges[2] == edges[3]:  # nothing to carry over or to pad on one side
-        z = linear(x[above:below, left:right].unsqueeze(0), expand).permute(0, 3, 1, 2)
-        z = F.conv2d(z, depthwise, padding=(int(edges[0]), int(edges[2])), groups=channels)
-        yield region.top, region.bottom, z[0].permute(1, 2, 0)
-        return
-    rows = -(-(region.bottom - region.top) // strips)
-    whole = x.new_empty(1, rows + 2, columns + 2, channels)  # with the batch axis: else its strides hide channels_last
-    strip = whole[0]  # row i, column j hold the map's row top - 1 + i, column region.left - 1 + j; zero beyond the map
-    for line in (strip[0], strip[:, 0], strip[:, -1]):
-        line.zero_()
-    inside = slice(left - region.left + 1, right - region.left + 1)
-    done = above
-    for top in range(region.top, region.bottom, rows):
-        bottom = min(top + rows, region.bottom)
-        need = min(bottom + 1, height)
-        if top > region.top:
+    height, width, _ = x.shape
+    if height <= _rows_of_strip(width, expand):  # no neighbours to carry over
+        z = linear(x.unsqueeze(0), expand).permute(0, 3, 1, 2)
+        yield 0, height, F.conv2d(z, depthwise, padding=1, groups=len(expand))[0].permute(1, 2, 0)
+    else:
+        yield from expanded_block(with_border(x, Region(0, height, 0, width)), expand, depthwise)
+
+
+def expanded_block(block: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
+    """Likewise of a block :func:`with_border`; rows are counted without the border.
+
+    W has no bias, so zeros stay zeros: products are made of the border too, and are at once what the convolution reads.
+    """
+    height, columns, channels = block.shape[0] - 2, block.shape[1], len(expand)
+    rows = -(-height // -(-height // _rows_of_strip(columns, expand)))
+    whole = block.new_empty(1, rows + 2, columns, channels)  # with the batch axis: else strides hide channels_last
+    strip = whole[0]  # its row i holds the block's row top + i
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        start, stop = 2 if top else 0, bottom - top + 2
+        if top:
             strip[:2] = strip[rows:]
-        start, stop = done - top + 1, need - top + 1
-        if need > done:
-            made = linear(x[done:need, left:right].reshape(-1, inner), expand)
-            strip[start:stop, inside] = made.view(need - done, right - left, channels)
-        if need == bottom:  # the row below the map
-            strip[stop].zero_()
-            stop += 1
-        done = need
+        linear_into(strip[start:stop].flatten(0, 1), block[top + start : bottom + 2].flatten(0, 1), expand)
         z = F.conv2d(whole[:, :stop].permute(0, 3, 1, 2), depthwise, groups=channels)
         yield top, bottom, z[0].permute(1, 2, 0)
 
 
-def feed_forward_of_region(
-    x: Tensor, kernels: Sequence[Tensor], region: Region | None = None, weights: Tensor | None = None
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield ``(top, bottom, y)``, y = W_out · (w ⊗ (a ⊙ b)), [a; b] = D(W_in · x), of the rows top … bottom-1.
+def _rows_of_strip(columns: int, expand: Tensor) -> int:
+    return max(STRIP_BYTES // (columns * len(expand) * expand.element_size()), 2)
+
+
+def gated_strips(strips: Iterable[Strip], weights: Tensor | None = None) -> Iterator[Strip]:
+    """Yield ``(top, bottom, w ⊗ (a ⊙ b))`` of strips of [a; b].
 
     Args:
-        x: One picture's normalised map ``(H, W, C)``.
-        kernels: W_in ``(2h, C)``, D ``(2h, 1, 3, 3)`` and W_out ``(C, h)``, of the same dtype.
-        region: What to make of the map, the whole of it if None.
-        weights: w, ``(H, W, E)`` or with H = W = 1: each of E equal groups of the h channels is scaled by its own;
+        strips: ``(top, bottom, z)``, z ``(rows, columns, 2h)``.
+        weights: w, ``(H, columns, E)`` or ``(1, 1, E)``: each of E equal groups of the h channels is scaled by its own;
             None for no scaling.
     """
-    expand, depthwise, project = kernels
-    columns = slice(None) if region is None else slice(region.left, region.right)
-    for top, bottom, z in expanded_strips(x, expand, depthwise, region):
+    for top, bottom, z in strips:
         product = torch.mul(*z.chunk(2, -1))
         if weights is not None:
-            w = weights if weights.shape[:2] == (1, 1) else weights[top:bottom, columns]
-            product.unflatten(-1, (w.shape[-1], -1)).mul_(w.to(x.dtype).unsqueeze(-1))
-        yield top, bottom, linear(product, project)
+            w = weights if weights.shape[:2] == (1, 1) else weights[top:bottom]
+            product.unflatten(-1, (w.shape[-1], -1)).mul_(w.to(product.dtype).unsqueeze(-1))
+        yield top, bottom, product
 
 
 def stream_feed_forward(
     x: Tensor, expand: Tensor, depthwise: Tensor, project: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """``feed_forward_of_region`` of whole maps ``(N, H, W, C)``, to the same shape; ``weights`` has the axis N too."""
+    """W_out · (w ⊗ (a ⊙ b)), [a; b] = D(W_in · x), in strips: ``(N, H, W, C)`` to the same shape.
+
+    Args:
+        x: The normalised map.
+        expand: W_in, ``(2h, C)``.
+        depthwise: D, ``(2h, 1, 3, 3)``.
+        project: W_out, ``(C, h)``.
+        weights: w, ``(N, H, W, E)`` or with H = W = 1, see :func:`gated_strips`.
+    """
     dtype = compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
-        x, *kernels = (t.to(dtype) for t in (x, expand, depthwise, project))
+        x, expand, depthwise, project = (t.to(dtype) for t in (x, expand, depthwise, project))
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for n, picture in enumerate(x):
-            for top, bottom, y in feed_forward_of_region(
-                picture, kernels, weights=None if weights is None else weights[n]
-            ):
-                out[n, top:bottom] = y
+            strips = expanded_strips(picture, expand, depthwise)
+            for top, bottom, product in gated_strips(strips, None if weights is None else weights[n]):
+                linear_into(out[n, top:bottom].flatten(0, 1), product.flatten(0, 1), project)
     return out
 
 
