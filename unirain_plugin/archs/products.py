@@ -39,17 +39,22 @@ def _onednn(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
-def is_plain(*tensors: Tensor) -> bool:
-    """Whether these would now be computed with in float32 on the CPU, and nobody watches or rewrites operators.
+def is_watched() -> bool:
+    """Whether a graph is captured, or a function transform or a counter of operations is at work.
 
-    (Graph capture, function transforms and counters of operations shall see torch's own operators.)
+    They shall see torch's own operators on whole maps, and a counter what the network's formulas ask for.
     """
+    capturing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return capturing or torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether these would now be computed with in float32 on the CPU, and nobody watches or rewrites operators."""
     if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
         return False
-    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.is_autocast_enabled("cpu") or is_watched():
         return False
-    watched = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
-    return not watched and type(tensors[0]) in (Tensor, torch.nn.Parameter) and tensors[0].numel() > 0
+    return type(tensors[0]) in (Tensor, torch.nn.Parameter) and tensors[0].numel() > 0
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unirain_plugin.archs.products import linear, linear_into
+from unirain_plugin.archs.products import is_watched, linear, linear_into
 
 STRIP_BYTES = 4 * 2**20
 """Bytes of a strip: twice the second-level cache of two cores (3 to 9 MiB measured equal, 1 and 2 MiB slower)."""
@@ -44,10 +44,9 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def can_stream(x: Tensor) -> bool:
-    """Whether strips may be used for ``(N, H, W, C)``: on the CPU, without gradients, not while capturing a graph."""
-    capturing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    """Whether strips may be used for ``(N, H, W, C)``: on the CPU, without gradients, while nobody watches."""
     known = compute_dtype(x) in (torch.float32, torch.bfloat16, torch.float64)
-    return x.device.type == "cpu" and known and not torch.is_grad_enabled() and not capturing
+    return x.device.type == "cpu" and known and not torch.is_grad_enabled() and not is_watched()
 
 
 def with_border(x: Tensor, region: Region) -> Tensor:
