@@ -194,3 +194,10 @@ def test_a_report_needs_something_to_report_on(tmp_path):
     with pytest.raises(DataError, match="holds no reproduction to report on"):
         command.main(["-opt", str(SMOKE), "--output", str(tmp_path / "none"), "--report-only"])
     assert not (tmp_path / "none").exists()
+
+
+def test_a_machine_that_lacks_the_gpu_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(OptionError, match=r"training of .*_s1: num_gpu: found 1, but PyTorch sees no CUDA device"):
+        command.main(["-opt", str(SMOKE.with_name("gpu.yml")), "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

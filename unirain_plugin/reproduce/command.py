@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say(f"{options.name}: {len(plan_runs(options))} runs, {', '.join(options.questions)}; output: {root}")
     if args.report_only and not (root / RECORD).is_file():
         raise DataError(f"--output {root}: holds no reproduction to report on.")
+    if not args.report_only:
+        _check_run_options(options, training, DataFolder(root / "data"), check_paths=False)
     _claim(root, options, training, photographs)
     costs = _measure_costs(options, training)
     if args.report_only:
@@ -82,7 +84,7 @@ def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> li
     data = DataFolder(root / "data")
     make_data(data, options.data, options.photographs, options.seeds, options.workers)
     runs = plan_runs(options)
-    _check_run_options(options, training, data)
+    _check_run_options(options, training, data, check_paths=True)
     grid = Grid(root, {run: run_options(options, training, run, data) for run in runs}, options.threads)
     outcomes = {run: grid.outcome(run) for run in runs}
 
@@ -115,8 +117,10 @@ def _measure_costs(options: ReproduceOptions, training: dict[str, Any]) -> Costs
     return costs
 
 
-def _check_run_options(options: ReproduceOptions, training: dict[str, Any], data: DataFolder) -> None:
-    """Check one run's options of each kind before any is trained.
+def _check_run_options(
+    options: ReproduceOptions, training: dict[str, Any], data: DataFolder, check_paths: bool
+) -> None:
+    """Check one run's options of each kind: before the data are made without their paths, then with them.
 
     Raises:
         OptionError: With everything that the runner would not take.
@@ -127,7 +131,7 @@ def _check_run_options(options: ReproduceOptions, training: dict[str, Any], data
     for run in plan_runs(options):
         if run.variant not in checked:
             checked.add(run.variant)
-            check_options(run_options(options, training, run, data), f"training of {run.name}")
+            check_options(run_options(options, training, run, data), f"training of {run.name}", check_paths=check_paths)
 
 
 def _in_words(outcome: Outcome) -> str:
