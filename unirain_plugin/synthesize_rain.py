@@ -17,7 +17,7 @@ from unirain_plugin.rain_types import RAIN_TYPES
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 5
+RENDERER_VERSION = 6
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""
@@ -43,9 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
         "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="draw the rain of half of the pairs from wider ranges than real rain "
-        "shows; a share of its streaks and dry pictures is dark and blurred, to be left alone, the rainy ones a tenth "
-        "brighter as a whole; a quarter of the photographs is out of focus, through 30 %% go ropes, rods or cables: "
-        "more variety for training, not for testing")  # fmt: skip
+        "shows; 40 %% of that is lines and round drops as simple programs draw them; a share of its streaks and dry "
+        "pictures is dark and blurred: dry ones are their own targets, targets of rainy ones are without rain and have "
+        "60 %% more light; a quarter of the photographs is out of focus, through 30 %% go ropes, rods or cables: more "
+        "variety for training, not for testing")  # fmt: skip
     add("--dull-share", type=float, metavar="SHARE", default=0.7, help="share of those streaks and dry pictures that "
         "is made dark and blurred (default: %(default)s)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "

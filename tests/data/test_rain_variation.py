@@ -5,12 +5,14 @@ from unirain_plugin.data.rain.light import to_linear
 from unirain_plugin.data.rain.variation import add_bars, dull, soft
 
 
-def test_dull_pictures_are_darker_and_blurred():
+def test_dull_pictures_have_the_given_share_of_light_and_are_blurred():
     photo = np.random.default_rng(0).integers(60, 200, (64, 64, 3), dtype=np.uint8)
-    for seed in range(5):
-        result = dull(photo, np.random.default_rng(seed))
-        light = to_linear(result).mean() / to_linear(photo).mean()
-        assert 0.34 < light < 0.66 and result.std() < 0.6 * photo.std()
+    contrast = photo.std()
+    for blur, light in ((0.5, 0.9), (1, 0.6), (2, 0.35)):
+        result = dull(photo, blur, light)
+        assert abs(to_linear(result).mean() / to_linear(photo).mean() - light) < 0.01
+        assert result.std() < 0.8 * contrast
+        contrast = result.std()
 
 
 def test_soft_photographs_keep_their_light_and_most_often_a_sharp_part():

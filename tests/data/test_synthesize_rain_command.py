@@ -16,7 +16,7 @@ import pytest
 
 from unirain_plugin.__main__ import main as command_table
 from unirain_plugin.data.rain import pair_files
-from unirain_plugin.data.rain.light import to_codes, to_linear
+from unirain_plugin.data.rain.light import to_linear
 from unirain_plugin.data.rain.pair_files import cut, output_names, read_photo
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain_types import RAIN_TYPES
@@ -127,28 +127,51 @@ def test_rain_of_larger_pictures(tmp_path):
     assert thickness[1] > 1.5 * thickness[0]
 
 
-def test_some_streaks_of_wider_ranges_are_dull_and_only_to_become_a_tenth_brighter(tmp_path):
-    save(tmp_path / "photos" / "a.png", picture(120, 120, seed=4))
-    arguments = ["--input", str(tmp_path / "photos"), "--types", "drs", "drd", "--per-image", "60", "--size", "64"]
-    main([*arguments, "--vary-rain", "--output", str(tmp_path / "out")])
-    brighter = {}
-    for kind in ("drs", "drd"):
-        files = sorted((tmp_path / "out" / kind / "input").iterdir())
-        pairs = [(read_photo(f), read_photo(tmp_path / "out" / kind / "target" / f.name)) for f in files]
-        assert not any(np.array_equal(lq, gt) for lq, gt in pairs)
-        brighter[kind] = sum(np.array_equal(to_codes(to_linear(lq) * 1.1), gt) for lq, gt in pairs) / len(pairs)
-    assert 0.22 < brighter["drs"] < 0.48 and brighter["drd"] == 0
+def dull_pairs(tmp_path, monkeypatch, *options, rain_type="drs") -> tuple[float, list]:
+    """Share of the pairs whose target is not the photograph; light of photograph, rainy picture and target of each."""
+    monkeypatch.setattr(pair_files, "_BARS_SHARE", 0)  # bars and soft parts change the photograph as well
+    monkeypatch.setattr(pair_files, "_SOFT_SHARE", 0)
+    monkeypatch.setattr(pair_files, "_DRAWN_SHARE", 0)
+    photo = picture(64, 64, seed=4) // 3 + 80  # of little contrast, so that blurring changes little
+    save(tmp_path / "photos" / "a.png", photo[..., ::-1])
+    arguments = ["--input", str(tmp_path / "photos"), "--types", rain_type, "--per-image", "60", "--vary-rain"]
+    main([*arguments, *options, "--output", str(tmp_path / "out")])
+    files = sorted((tmp_path / "out" / rain_type / "input").iterdir())
+    pairs = [(read_photo(f), read_photo(tmp_path / "out" / rain_type / "target" / f.name)) for f in files]
+    dull = [(to_linear(photo), to_linear(lq), to_linear(gt)) for lq, gt in pairs if not np.array_equal(gt, photo)]
+    return len(dull) / len(pairs), dull
 
 
-@pytest.mark.parametrize(("share", "least", "most"), [(0, 0, 0), (1, 0.35, 0.65)])
-def test_the_share_of_dull_pictures_is_given(tmp_path, share, least, most):
-    save(tmp_path / "photos" / "a.png", picture(120, 120, seed=4))
-    arguments = ["--input", str(tmp_path / "photos"), "--types", "drs", "--per-image", "60", "--size", "64"]
-    main([*arguments, "--vary-rain", "--dull-share", str(share), "--output", str(tmp_path / "out")])
-    files = sorted((tmp_path / "out/drs/input").iterdir())
-    pairs = [(read_photo(f), read_photo(tmp_path / "out/drs/target" / f.name)) for f in files]
-    brighter = sum(np.array_equal(to_codes(to_linear(lq) * 1.1), gt) for lq, gt in pairs) / len(pairs)
-    assert least <= brighter <= most
+def test_some_streaks_of_wider_ranges_are_dull_and_their_targets_without_rain_and_lighter(tmp_path, monkeypatch):
+    share, dull = dull_pairs(tmp_path, monkeypatch)
+    assert 0.22 < share < 0.48
+    for photo, lq, gt in dull:
+        ratio = gt / photo
+        assert 1.6 * 0.34 < ratio.mean() < 1.6 * 0.66
+        assert np.abs(np.median(ratio) / ratio - 1).mean() < 0.05, "rain is left in a target"
+        assert np.quantile(lq / gt, 0.02) == pytest.approx(1 / 1.6, abs=0.12), "where there is least rain"
+
+
+def test_drops_are_not_made_dull(tmp_path, monkeypatch):
+    assert dull_pairs(tmp_path, monkeypatch, rain_type="drd") == (0, [])
+
+
+@pytest.mark.parametrize(("given", "least", "most"), [(0, 0, 0), (1, 0.35, 0.65)])
+def test_the_share_of_dull_pictures_is_given(tmp_path, monkeypatch, given, least, most):
+    share, _ = dull_pairs(tmp_path, monkeypatch, "--dull-share", str(given))
+    assert least <= share <= most
+
+
+@pytest.mark.parametrize(("rain_type", "draw"), [("nrs", "draw_lines"), ("drd", "draw_drops")])
+def test_some_rain_of_wider_ranges_is_drawn_on_the_clean_picture(tmp_path, monkeypatch, rain_type, draw):
+    original, drawn = getattr(pair_files, draw), []
+    monkeypatch.setattr(pair_files, draw, lambda clean, rng: drawn.append(clean) or original(clean, rng))
+    save(tmp_path / "photos" / "a.png", picture(64, 64, seed=4))
+    arguments = ["--input", str(tmp_path / "photos"), "--types", rain_type, "--per-image", "60", "--dull-share", "0"]
+    main([*arguments, "--vary-rain", "--dry-share", "0.3", "--output", str(tmp_path / "out")])
+    targets = {read_photo(file).tobytes() for file in (tmp_path / "out" / rain_type / "target").iterdir()}
+    assert 0.05 < len(drawn) / 60 < 0.25  # of the 0.35 that are rainy and wide
+    assert all(clean.tobytes() in targets for clean in drawn)
 
 
 def test_some_dry_pictures_of_wider_ranges_are_dull(tmp_path, monkeypatch):

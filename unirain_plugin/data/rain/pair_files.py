@@ -21,7 +21,7 @@ import numpy as np
 
 from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.data.image_io import EncodedImage
-from unirain_plugin.data.rain.light import to_codes, to_linear
+from unirain_plugin.data.rain.drawn import draw_drops, draw_lines
 from unirain_plugin.data.rain.params import WIDE_RAIN
 from unirain_plugin.data.rain.variation import add_bars, dull, soft, vary_colours
 from unirain_plugin.data.rain_synthesis import render_rain
@@ -30,13 +30,17 @@ from unirain_plugin.errors import DataError
 INPUT, TARGET = "input", "target"
 
 _STREAKS = ("drs", "nrs")
-_GIVEN_BACK = np.float32(1.1)
-"""How much brighter than a rainy dull picture its target is, in linear light: 4 % in codes (our choice).
+_DULL_BLUR, _DULL_LIGHT = (0.9, 2.4), (0.35, 0.65)
+"""Of a dull pair: standard deviation of the blur, pixels; share of the light that is left (our choice)."""
+_GIVEN_BACK = 1.6
+"""How much more light the target of a rainy dull picture has (our choice): in the mean less than was taken.
 
-The target keeps its rain, which is what is bright in it: taken away without the darkness, of which nobody can tell from
-the picture how much it is, it leaves the picture farther from the clean one than before. A little of the light given
-back is nearer to it, whatever was taken. A dry dull picture is its own target.
+Rain that darkens is bright in what it darkened. Taken away alone, it leaves a picture farther from the clean one than
+before, and nobody can tell from the picture how much light is missing. One factor can be learned, and outweighs that.
+A dry dull picture is its own target.
 """
+_DRAWN_SHARE = 0.4
+"""Share of the pairs of wider ranges whose rain is drawn as simple programs do (our choice)."""
 _SOFT_SHARE = 0.25
 """Share of the photographs that are first made soft where rain varies (our choice)."""
 _BARS_SHARE = 0.3
@@ -57,9 +61,10 @@ class PairJob:
         size: (height, width) of the crop, or None for the whole photograph.
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
-        vary_rain: Whether half of the pairs draw their rain from the wider ranges, some of the streaks and of the dry
-            pictures among them are made :func:`dull` (with other targets), and some photographs :func:`soft` or crossed
-            by bars (:func:`add_bars`).
+        vary_rain: Whether half of the pairs draw their rain from the wider ranges or as simple programs do
+            (:mod:`unirain_plugin.data.rain.drawn`), some of the streaks and of the dry pictures among them are made
+            :func:`dull` (rainy ones less in their targets), and some photographs :func:`soft` or crossed by bars
+            (:func:`add_bars`).
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         dull_share: Share of the streaks, and of the dry pictures, of wider ranges that are made dull, 0 to 1.
@@ -172,9 +177,12 @@ def make_pair(job: PairJob) -> None:
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
     rainy, clean = pair.gt if dry else pair.lq, pair.gt
+    if wide and not dry and rng.random() < _DRAWN_SHARE:
+        rainy = (draw_lines if job.rain_type in _STREAKS else draw_drops)(clean, rng)
     if wide and (dry or job.rain_type in _STREAKS) and rng.random() < job.dull_share:
-        rainy = dull(rainy, rng)
-        clean = rainy if dry else to_codes(to_linear(rainy) * _GIVEN_BACK)
+        blur, light = rng.uniform(*_DULL_BLUR), rng.uniform(*_DULL_LIGHT)
+        rainy = dull(rainy, blur, light)
+        clean = rainy if dry else dull(clean, blur, _GIVEN_BACK * light)
     window = _window(frame, job.size, rng)
     lq, gt = job.paths
     write_png(gt, clean[window])

@@ -36,10 +36,9 @@ def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return to_codes(linear + share * (blurred - linear))
 
 
-def dull(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur a picture, (H, W, 3) uint8, and take 35 to 65 % of its light."""
-    linear = cv2.GaussianBlur(to_linear(picture), (0, 0), rng.uniform(0.9, 2.4))
-    return to_codes(linear * np.float32(rng.uniform(0.35, 0.65)))
+def dull(picture: np.ndarray, blur: float, light: float) -> np.ndarray:
+    """Blur a picture, (H, W, 3) uint8, by ``blur`` pixels (standard deviation) and leave that share of its light."""
+    return to_codes(cv2.GaussianBlur(to_linear(picture), (0, 0), blur) * np.float32(light))
 
 
 def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
