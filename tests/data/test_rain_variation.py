@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.rain.light import to_linear
-from unirain_plugin.data.rain.variation import add_bars, dull, soft
+from unirain_plugin.data.rain.variation import add_bars, dull, soft, soften_rain
 
 
 def test_dull_pictures_have_the_given_share_of_light_and_are_blurred():
@@ -13,6 +13,20 @@ def test_dull_pictures_have_the_given_share_of_light_and_are_blurred():
         assert abs(to_linear(result).mean() / to_linear(photo).mean() - light) < 0.01
         assert result.std() < 0.8 * contrast
         contrast = result.std()
+    np.testing.assert_array_equal(dull(photo, 0, 1), photo)
+    np.testing.assert_allclose(to_linear(dull(photo, 0, 0.5)), 0.5 * to_linear(photo), rtol=0.02)
+
+
+def test_softened_rain_has_the_same_light_before_an_unchanged_picture():
+    clean = np.random.default_rng(0).integers(0, 120, (64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(soften_rain(clean, clean, 2), clean)
+    rainy = clean.copy()
+    rainy[:, 30:32] = 200
+    result = soften_rain(rainy, clean, 2)
+    added, before = (to_linear(picture) - to_linear(clean) for picture in (result, rainy))
+    assert abs(added.sum() / before.sum() - 1) < 0.02
+    assert added.max() < 0.5 * before.max()
+    np.testing.assert_array_equal(result[:, :15], clean[:, :15])
 
 
 def test_soft_photographs_keep_their_light_and_most_often_a_sharp_part():

@@ -129,9 +129,8 @@ def test_rain_of_larger_pictures(tmp_path):
 
 def dull_pairs(tmp_path, monkeypatch, *options, rain_type="drs") -> tuple[float, list]:
     """Share of the pairs whose target is not the photograph; light of photograph, rainy picture and target of each."""
-    monkeypatch.setattr(pair_files, "_BARS_SHARE", 0)  # bars and soft parts change the photograph as well
-    monkeypatch.setattr(pair_files, "_SOFT_SHARE", 0)
-    monkeypatch.setattr(pair_files, "_DRAWN_SHARE", 0)
+    for other in ("_BARS_SHARE", "_SOFT_SHARE", "_DRAWN_SHARE", "_SOFT_RAIN_SHARE"):
+        monkeypatch.setattr(pair_files, other, 0)
     photo = picture(64, 64, seed=4) // 3 + 80  # of little contrast, so that blurring changes little
     save(tmp_path / "photos" / "a.png", photo[..., ::-1])
     arguments = ["--input", str(tmp_path / "photos"), "--types", rain_type, "--per-image", "60", "--vary-rain"]
@@ -150,6 +149,17 @@ def test_some_streaks_of_wider_ranges_are_dull_and_their_targets_without_rain_an
         assert 1.6 * 0.34 < ratio.mean() < 1.6 * 0.66
         assert np.abs(np.median(ratio) / ratio - 1).mean() < 0.05, "rain is left in a target"
         assert np.quantile(lq / gt, 0.02) == pytest.approx(1 / 1.6, abs=0.12), "where there is least rain"
+
+
+def test_some_streaks_of_wider_ranges_are_soft_before_a_sharp_picture(tmp_path, monkeypatch):
+    original, softened = pair_files.soften_rain, []
+    monkeypatch.setattr(pair_files, "soften_rain", lambda *args: softened.append(args[1]) or original(*args))
+    save(tmp_path / "photos" / "a.png", picture(64, 64, seed=4))
+    arguments = ["--input", str(tmp_path / "photos"), "--per-image", "60", "--vary-rain", "--dull-share", "0"]
+    main([*arguments, "--types", "drd", "drs", "--dry-share", "0.3", "--output", str(tmp_path / "out")])
+    targets = {read_photo(file).tobytes() for file in (tmp_path / "out/drs/target").iterdir()}
+    assert 0.07 < len(softened) / 60 < 0.3  # of the 0.35 that are streaks, rainy and wide
+    assert all(clean.tobytes() in targets for clean in softened)
 
 
 def test_drops_are_not_made_dull(tmp_path, monkeypatch):

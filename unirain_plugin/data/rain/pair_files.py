@@ -23,15 +23,19 @@ from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.rain.drawn import draw_drops, draw_lines
 from unirain_plugin.data.rain.params import WIDE_RAIN
-from unirain_plugin.data.rain.variation import add_bars, dull, soft, vary_colours
+from unirain_plugin.data.rain.variation import add_bars, dull, soft, soften_rain, vary_colours
 from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.errors import DataError
 
 INPUT, TARGET = "input", "target"
 
 _STREAKS = ("drs", "nrs")
-_DULL_BLUR, _DULL_LIGHT = (0.9, 2.4), (0.35, 0.65)
-"""Of a dull pair: standard deviation of the blur, pixels; share of the light that is left (our choice)."""
+_SOFT_RAIN_SHARE = 0.5
+"""Share of the streaks of wider ranges that are blurred, the picture behind them not (our choice)."""
+_BLURRED_SHARE = 0.5
+"""Share of the dull pictures that are blurred as a whole (our choice)."""
+_BLUR, _DULL_LIGHT = (0.9, 2.4), (0.35, 0.65)
+"""Standard deviation of both blurs, pixels; share of the light that is left in a dull picture (our choice)."""
 _GIVEN_BACK = 1.6
 """How much more light the target of a rainy dull picture has (our choice): in the mean less than was taken.
 
@@ -62,9 +66,9 @@ class PairJob:
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
         vary_rain: Whether half of the pairs draw their rain from the wider ranges or as simple programs do
-            (:mod:`unirain_plugin.data.rain.drawn`), some of the streaks and of the dry pictures among them are made
-            :func:`dull` (rainy ones less in their targets), and some photographs :func:`soft` or crossed by bars
-            (:func:`add_bars`).
+            (:mod:`unirain_plugin.data.rain.drawn`), some of their streaks are softened (:func:`soften_rain`), some
+            streaks and dry pictures among them made :func:`dull` (rainy ones less in their targets), and some
+            photographs made :func:`soft` or crossed by bars (:func:`add_bars`).
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         dull_share: Share of the streaks, and of the dry pictures, of wider ranges that are made dull, 0 to 1.
@@ -179,8 +183,11 @@ def make_pair(job: PairJob) -> None:
     rainy, clean = pair.gt if dry else pair.lq, pair.gt
     if wide and not dry and rng.random() < _DRAWN_SHARE:
         rainy = (draw_lines if job.rain_type in _STREAKS else draw_drops)(clean, rng)
+    if wide and not dry and job.rain_type in _STREAKS and rng.random() < _SOFT_RAIN_SHARE:
+        rainy = soften_rain(rainy, clean, rng.uniform(*_BLUR))
     if wide and (dry or job.rain_type in _STREAKS) and rng.random() < job.dull_share:
-        blur, light = rng.uniform(*_DULL_BLUR), rng.uniform(*_DULL_LIGHT)
+        blur = rng.uniform(*_BLUR) if rng.random() < _BLURRED_SHARE else 0
+        light = rng.uniform(*_DULL_LIGHT)
         rainy = dull(rainy, blur, light)
         clean = rainy if dry else dull(clean, blur, _GIVEN_BACK * light)
     window = _window(frame, job.size, rng)

@@ -36,9 +36,16 @@ def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return to_codes(linear + share * (blurred - linear))
 
 
+def soften_rain(rainy: np.ndarray, clean: np.ndarray, blur: float) -> np.ndarray:
+    """Blur what rain adds to a picture, (H, W, 3) uint8, by ``blur`` pixels (standard deviation), not the picture."""
+    scene = to_linear(clean)
+    return to_codes(scene + cv2.GaussianBlur(to_linear(rainy) - scene, (0, 0), blur))
+
+
 def dull(picture: np.ndarray, blur: float, light: float) -> np.ndarray:
-    """Blur a picture, (H, W, 3) uint8, by ``blur`` pixels (standard deviation) and leave that share of its light."""
-    return to_codes(cv2.GaussianBlur(to_linear(picture), (0, 0), blur) * np.float32(light))
+    """Leave a share of a picture's light, (H, W, 3) uint8, blurred by ``blur`` pixels (standard deviation) unless 0."""
+    linear = to_linear(picture)
+    return to_codes(np.float32(light) * (cv2.GaussianBlur(linear, (0, 0), blur) if blur else linear))
 
 
 def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
