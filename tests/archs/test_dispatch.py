@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unirain_plugin.archs import dispatch, streaming
+from unirain_plugin.archs import dispatch, products, streaming
 from unirain_plugin.archs.experts import Experts, run_expert
 from unirain_plugin.archs.moe import HardMoE, SoftMoE
 from unirain_plugin.archs.options import NetworkOptions
@@ -45,14 +45,17 @@ def test_sparse_equals_dense_with_masks_in_output_and_gradients(options, size):
 
 @pytest.mark.parametrize("options", ROUTES)
 @pytest.mark.parametrize("strip_bytes", [1, 10**6])
-@pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "autocast", "columns first"])
+@pytest.mark.parametrize(
+    "kind", ["float32", "oneDNN", "float64", "bfloat16", "autocast", "float64 autocast", "columns first"]
+)
 def test_without_gradients_the_result_is_the_same(options, kind, strip_bytes, monkeypatch):
     monkeypatch.setattr(streaming, "STRIP_BYTES", strip_bytes)
-    dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(kind, torch.float32)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: kind == "oneDNN" and products.has_onednn())
+    dtype = torch.float64 if "float64" in kind else torch.bfloat16 if kind == "bfloat16" else torch.float32
     module = layer(**options).to(dtype)
     x = torch.randn(2, 11, 9, 6, dtype=dtype)
     x = x.transpose(1, 2).contiguous().transpose(1, 2) if kind == "columns first" else x
-    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+    with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in kind):
         expected, record = module(x)
         with torch.no_grad():
             y, again = module(x)
@@ -117,7 +120,7 @@ def test_a_region_equals_its_part_of_the_whole_map(edges, strip_bytes, monkeypat
     monkeypatch.setattr(streaming, "STRIP_BYTES", strip_bytes)
     expand, depthwise, project = expert
     with torch.no_grad():
-        parts = streaming.expanded_block(streaming.with_border(x, region), expand, depthwise)
+        parts = streaming.expanded_region(x, region, expand, depthwise)
         share = weights[region.top : region.bottom, region.left : region.right]
         strips = list(streaming.gated_strips(parts, share))
     assert [0, *(bottom for _, bottom, _ in strips)] == [top for top, _, _ in strips] + [region.bottom - region.top]

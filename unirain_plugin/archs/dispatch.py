@@ -14,14 +14,7 @@ from torch import Tensor
 
 from unirain_plugin.archs.experts import Experts, run_expert
 from unirain_plugin.archs.products import linear
-from unirain_plugin.archs.streaming import (
-    Region,
-    can_stream,
-    compute_dtype,
-    expanded_block,
-    gated_strips,
-    with_border,
-)
+from unirain_plugin.archs.streaming import Region, can_stream, compute_dtype, expanded_region, gated_strips
 
 
 def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -117,9 +110,9 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
             shares = None if single else spread_windows((weights * here).sum(-1, keepdim=True), window, height, width)
             for i, grid in enumerate(here.any(-1).tolist()):
                 for region in _rectangles(grid, window, height, width):
-                    rows, columns = slice(region.top, region.bottom), slice(region.left, region.right)
-                    part, share = out[i, rows, columns], None if single else shares[i, rows, columns]
-                    strips = expanded_block(with_border(x[i], region), expand, depthwise)
+                    place = i, slice(region.top, region.bottom), slice(region.left, region.right)
+                    part, share = out[place], None if single else shares[place]
+                    strips = expanded_region(x[i], region, expand, depthwise)
                     for top, bottom, product in gated_strips(strips, share):
                         y = linear(product, project)
                         part[top:bottom].copy_(y) if single else part[top:bottom].add_(y)

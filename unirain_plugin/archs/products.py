@@ -1,9 +1,9 @@
 """Matrix products of pixels with a weight: x Wᵀ, by whichever library is faster on this processor.
 
-In float32 torch calls MKL. On other processors with AVX-512 than Intel's, oneDNN, which torch carries too, was measured
-faster at the tall and narrow products of 1×1 convolutions: on one thread of an AMD processor 1.03 to 1.5 times for x Wᵀ
-and 1.04 to 1.8 times for the gradient of x, most at full resolution. For the gradient of W it was slower, so that stays
-as it is. On an Intel processor it was up to 1.3 times slower. In bfloat16 torch uses oneDNN by itself.
+In float32 torch calls MKL. On an AMD processor with AVX-512, oneDNN, which torch carries too, was measured faster at
+the tall and narrow products of 1×1 convolutions: on one thread 1.03 to 1.5 times for x Wᵀ and 1.04 to 1.8 times for the
+gradient of x, most at full resolution. For the gradient of W it was slower, so that stays as it is. On an Intel
+processor it was up to 1.3 times slower. In bfloat16 torch uses oneDNN by itself.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch.autograd.function import once_differentiable
 
 @cache
 def prefers_onednn() -> bool:
-    """Whether oneDNN's product is used: where MKL is slower, see above (our choice, by the processor's name)."""
+    """Whether oneDNN's product is used: on AMD's processors with AVX-512, see above, if torch names the processor."""
     processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
     with_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return with_avx512 and not str(processor.get("cpu_name")).startswith("Intel") and has_onednn()
+    return with_avx512 and str(processor.get("cpu_name")).startswith("AMD") and has_onednn()
 
 
 @cache
@@ -66,7 +66,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        of_x, of_weight = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         return _product(x, weight)
 
     @staticmethod
@@ -84,7 +85,10 @@ def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.linear`` without bias: ``(…, C)`` and ``(O, C)`` to ``(…, O)``."""
+    """``F.linear`` without bias: ``(…, C)`` and ``(O, C)`` to ``(…, O)``.
+
+    In float32 on the CPU it can be differentiated once only.
+    """
     if not is_plain(x, weight):
         return F.linear(x, weight)
     return _Linear.apply(x, weight) if torch.is_grad_enabled() else _product(x, weight)
@@ -92,7 +96,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
     """Write x Wᵀ of ``(P, C)`` and ``(O, C)`` to ``out`` ``(P, O)``, without gradients."""
-    if is_plain(x, weight) and prefers_onednn():  # which has no such form; copying a strip costs less than is gained
+    if is_plain(x, weight) and prefers_onednn():  # which has no such form
         out.copy_(_onednn(x, weight))
     else:
         torch.mm(x, weight.t(), out=out)

@@ -38,26 +38,16 @@ Strip = tuple[int, int, Tensor]
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What matrix products of ``x`` are computed in: autocast's type where it is on, else that of ``x``."""
+    """What matrix products of ``x`` are computed in: autocast's type where it is on, else (and for float64) its own."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    autocast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if autocast else x.dtype
 
 
 def can_stream(x: Tensor) -> bool:
     """Whether strips may be used for ``(N, H, W, C)``: on the CPU, without gradients, while nobody watches."""
     known = compute_dtype(x) in (torch.float32, torch.bfloat16, torch.float64)
     return x.device.type == "cpu" and known and not torch.is_grad_enabled() and not is_watched()
-
-
-def with_border(x: Tensor, region: Region) -> Tensor:
-    """A region of a map ``(H, W, C)`` and the pixels around it, which a 3×3 convolution reads; zeros beyond the map."""
-    height, width, channels = x.shape
-    top, bottom, left, right = region
-    block = x.new_zeros(bottom - top + 2, right - left + 2, channels)
-    above, below, before, behind = max(top - 1, 0), min(bottom + 1, height), max(left - 1, 0), min(right + 1, width)
-    inside = slice(above - top + 1, below - top + 1), slice(before - left + 1, behind - left + 1)
-    block[inside] = x[above:below, before:behind]
-    return block
 
 
 def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
@@ -73,26 +63,39 @@ def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[St
         z = linear(x.unsqueeze(0), expand).permute(0, 3, 1, 2)
         yield 0, height, F.conv2d(z, depthwise, padding=1, groups=len(expand))[0].permute(1, 2, 0)
     else:
-        yield from expanded_block(with_border(x, Region(0, height, 0, width)), expand, depthwise)
+        yield from expanded_region(x, Region(0, height, 0, width), expand, depthwise)
 
 
-def expanded_block(block: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
-    """Likewise of a block :func:`with_border`; rows are counted without the border.
+def expanded_region(x: Tensor, region: Region, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
+    """Likewise of a region of the map, for which its neighbours' values are read; rows are counted from its top.
 
-    W has no bias, so zeros stay zeros: products are made of the border too, and are at once what the convolution reads.
+    W has no bias, so zeros stay zeros: products are made of the zeros around the map too, and are at once what the
+    convolution reads.
     """
-    height, columns, channels = block.shape[0] - 2, block.shape[1], len(expand)
+    height, columns, channels = region.bottom - region.top, region.right - region.left + 2, len(expand)
     rows = -(-height // -(-height // _rows_of_strip(columns, expand)))
-    whole = block.new_empty(1, rows + 2, columns, channels)  # with the batch axis: else strides hide channels_last
-    strip = whole[0]  # its row i holds the block's row top + i
+    whole = x.new_empty(1, rows + 2, columns, channels)  # with the batch axis: else its strides hide channels_last
+    strip = whole[0]  # its row i holds the region's row top - 1 + i
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         start, stop = 2 if top else 0, bottom - top + 2
         if top:
             strip[:2] = strip[rows:]
-        linear_into(strip[start:stop].flatten(0, 1), block[top + start : bottom + 2].flatten(0, 1), expand)
+        first, last = region.top + top - 1 + start, region.top + bottom + 1
+        pixels = _with_zeros(x, Region(first, last, region.left - 1, region.right + 1))
+        linear_into(strip[start:stop].flatten(0, 1), pixels.flatten(0, 1), expand)
         z = F.conv2d(whole[:, :stop].permute(0, 3, 1, 2), depthwise, groups=channels)
         yield top, bottom, z[0].permute(1, 2, 0)
+
+
+def _with_zeros(x: Tensor, region: Region) -> Tensor:
+    """Cut a region that may reach beyond the map ``(H, W, C)``, where the values are 0."""
+    height, width, channels = x.shape
+    top, bottom, left, right = region
+    part = x.new_zeros(bottom - top, right - left, channels)
+    above, below, before, behind = max(top, 0), min(bottom, height), max(left, 0), min(right, width)
+    part[above - top : below - top, before - left : behind - left] = x[above:below, before:behind]
+    return part
 
 
 def _rows_of_strip(columns: int, expand: Tensor) -> int:

@@ -15,10 +15,10 @@ from unirain_plugin.data.rain.params import REFERENCE_SIDE
 
 
 def draw_lines(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw 20 to 1,000 lines (in a picture of the reference size) of one grey and about one direction.
+    """Draw 20 to 1,000 lines, in longish pictures more, of one grey and about one direction.
 
-    They are 5 to 60 pixels long (at least 4 times their width), 1 to 4 wide, sharp or softened, mixed with the picture
-    or added to it.
+    In a picture of the reference size the longest are 5 to 60 pixels long and at least four times their width, others
+    down to 0.3 of that; they are 1 to 4 wide, sharp or softened, mixed with the picture or added to it.
     """
     height, width = picture.shape[:2]
     scale = min(height, width) / REFERENCE_SIDE
@@ -39,9 +39,10 @@ def draw_lines(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_drops(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw 4 to 60 ellipses that show the picture blurred, or mirrored and minified, with another tone and rim.
+    """Draw 2 to 60 ellipses, in longish pictures more, which show the picture blurred, or mirrored and minified.
 
-    Their radius is 3 to 28 pixels in a picture of the reference size, of one scene within a factor of 3.
+    All have one tone, rim and opacity. In a picture of the reference size they are 6 to 56 pixels wide, those of one
+    scene within a factor of 3, and 0.75 to 1.4 times as high.
     """
     height, width = picture.shape[:2]
     scale = min(height, width) / REFERENCE_SIDE
@@ -53,7 +54,7 @@ def draw_drops(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     mirrored = cv2.flip(cv2.GaussianBlur(picture, (0, 0), scale * rng.uniform(1, 4)), -1).astype(np.float32)
     is_lens, view = rng.random() < 0.65, rng.uniform(0.2, 1)
     rainy = picture.astype(np.float32)
-    for _ in range(max(count, 1)):
+    for _ in range(count):
         radius = scale * max(largest * rng.uniform(1 / 3, 1), 3)
         x, y, stretch = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.75, 1.4)
         top, bottom = max(int(y - 1.2 * stretch * radius), 0), min(int(y + 1.2 * stretch * radius) + 2, height)
