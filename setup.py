@@ -81,7 +81,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["unirain_plugin", "unirain_plugin.*"]),
-    package_data={"unirain_plugin": ["**/*.yml", "**/*.json", "**/*.j2", "weights/*", "docs/*.md"]},
+    package_data={"unirain_plugin": ["**/*.yml", "**/*.json", "**/*.j2", "weights/*", "docs/*.md", "assets/*.jpg"]},
     install_requires=[
         "basicsr>=1.4.2",
         "torch>=2.11",

@@ -104,12 +104,21 @@ def test_stock_runner_of_the_pip_package_trains(kind, request, rainrag_root, tmp
     assert_trained(result, environment.site)  # where the stock pip runner writes
 
 
-def test_stock_runner_of_a_checkout_trains(wheel_environment, rainrag_root, tmp_path):
+def test_stock_runners_of_a_checkout_train_and_test(wheel_environment, rainrag_root, tmp_path):
     checkout = tmp_path / "BasicSR"
     shutil.copytree(basicsr_folder(), checkout / "basicsr")
     options = write_options(tmp_path, rainrag_root)
     result = wheel_environment.run("basicsr/train.py", "-opt", options, cwd=checkout, PYTHONPATH=".")
     assert_trained(result, checkout)
+    opt = yaml.safe_load(options.read_text())
+    opt |= {"name": "tiny_test", "datasets": {"test": {**opt["datasets"]["val"], "name": "held-out"}}}
+    opt["path"]["pretrain_network_g"] = str(checkout / "experiments/tiny/models/net_g_4.pth")
+    opt["val"] |= {"save_img": True, "suffix": "restored"}
+    options.write_text(yaml.safe_dump({key: opt[key] for key in opt if key not in ("train", "logger")}))
+    result = wheel_environment.run("basicsr/test.py", "-opt", options, cwd=checkout, PYTHONPATH=".")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (checkout / "results/tiny_test/visualization/held-out/drs/000_restored.png").is_file()
+    assert "nrd" in result.stderr and "# psnr: " in result.stderr  # its log
 
 
 def test_hook_can_be_switched_off(wheel_environment, tmp_path):
