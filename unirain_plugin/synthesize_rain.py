@@ -43,12 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
         "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="for training, not for testing: draw the rain of half of the pairs "
-        "from wider ranges than real rain shows; 40 %% of that is lines and round drops as simple programs draw them, "
-        "half of the streaks are blurred, a share of streaks and dry pictures is made dull (darker, half of them "
-        "blurred): dry ones are their own targets, targets of rainy ones are without rain and have 60 %% more light; a "
-        "quarter of the photographs is out of focus, through 30 %% go ropes, rods or cables")  # fmt: skip
-    add("--dull-share", type=float, metavar="SHARE", default=0.7, help="share of those streaks and dry pictures that "
-        "is made dull (default: %(default)s)")  # fmt: skip
+        "from wider ranges than real rain shows; 40 %% of that is lines and round drops as simple programs draw them; "
+        "half of the streaks become soft before a sharp, darker picture, their targets keep the rain and are a tenth "
+        "brighter; a share of the other streaks and of the dry pictures is made dull (darker and blurred): dry ones "
+        "are their own targets, targets of rainy ones are without rain and have 60 %% more light than the dull "
+        "picture; a quarter of the photographs is out of focus, through 30 %% go ropes, rods or cables")  # fmt: skip
+    add("--dull-share", type=float, metavar="SHARE", default=0.7, help="share of those other streaks and of the dry "
+        "pictures that is made dull (default: %(default)s)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "

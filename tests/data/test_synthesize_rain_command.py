@@ -16,7 +16,7 @@ import pytest
 
 from unirain_plugin.__main__ import main as command_table
 from unirain_plugin.data.rain import pair_files
-from unirain_plugin.data.rain.light import to_linear
+from unirain_plugin.data.rain.light import to_codes, to_linear
 from unirain_plugin.data.rain.pair_files import cut, output_names, read_photo
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain_types import RAIN_TYPES
@@ -151,15 +151,17 @@ def test_some_streaks_of_wider_ranges_are_dull_and_their_targets_without_rain_an
         assert np.quantile(lq / gt, 0.02) == pytest.approx(1 / 1.6, abs=0.12), "where there is least rain"
 
 
-def test_some_streaks_of_wider_ranges_are_soft_before_a_sharp_picture(tmp_path, monkeypatch):
-    original, softened = pair_files.soften_rain, []
-    monkeypatch.setattr(pair_files, "soften_rain", lambda *args: softened.append(args[1]) or original(*args))
-    save(tmp_path / "photos" / "a.png", picture(64, 64, seed=4))
-    arguments = ["--input", str(tmp_path / "photos"), "--per-image", "60", "--vary-rain", "--dull-share", "0"]
-    main([*arguments, "--types", "drd", "drs", "--dry-share", "0.3", "--output", str(tmp_path / "out")])
-    targets = {read_photo(file).tobytes() for file in (tmp_path / "out/drs/target").iterdir()}
-    assert 0.07 < len(softened) / 60 < 0.3  # of the 0.35 that are streaks, rainy and wide
-    assert all(clean.tobytes() in targets for clean in softened)
+def test_some_streaks_of_wider_ranges_are_soft_before_a_dark_picture_and_only_to_become_a_tenth_brighter(tmp_path):
+    save(tmp_path / "photos" / "a.png", picture(120, 120, seed=4))
+    arguments = ["--input", str(tmp_path / "photos"), "--types", "drs", "drd", "--per-image", "60", "--size", "64"]
+    main([*arguments, "--vary-rain", "--output", str(tmp_path / "out")])
+    lifted = {}
+    for kind in ("drs", "drd"):
+        files = sorted((tmp_path / "out" / kind / "input").iterdir())
+        pairs = [(read_photo(f), read_photo(tmp_path / "out" / kind / "target" / f.name)) for f in files]
+        assert not any(np.array_equal(lq, gt) for lq, gt in pairs)
+        lifted[kind] = sum(np.array_equal(to_codes(to_linear(lq) * np.float32(1.1)), gt) for lq, gt in pairs) / 60
+    assert 0.15 < lifted["drs"] < 0.35 and lifted["drd"] == 0
 
 
 def test_drops_are_not_made_dull(tmp_path, monkeypatch):
@@ -174,6 +176,7 @@ def test_the_share_of_dull_pictures_is_given(tmp_path, monkeypatch, given, least
 
 @pytest.mark.parametrize(("rain_type", "draw"), [("nrs", "draw_lines"), ("drd", "draw_drops")])
 def test_some_rain_of_wider_ranges_is_drawn_on_the_clean_picture(tmp_path, monkeypatch, rain_type, draw):
+    monkeypatch.setattr(pair_files, "_SOFT_RAIN_SHARE", 0)
     original, drawn = getattr(pair_files, draw), []
     monkeypatch.setattr(pair_files, draw, lambda clean, rng: drawn.append(clean) or original(clean, rng))
     save(tmp_path / "photos" / "a.png", picture(64, 64, seed=4))

@@ -30,18 +30,18 @@ from unirain_plugin.errors import DataError
 INPUT, TARGET = "input", "target"
 
 _STREAKS = ("drs", "nrs")
-_SOFT_RAIN_SHARE = 0.5
-"""Share of the streaks of wider ranges that are blurred, the picture behind them not (our choice)."""
-_BLURRED_SHARE = 0.5
-"""Share of the dull pictures that are blurred as a whole (our choice)."""
-_BLUR, _DULL_LIGHT = (0.9, 2.4), (0.35, 0.65)
-"""Standard deviation of both blurs, pixels; share of the light that is left in a dull picture (our choice)."""
-_GIVEN_BACK = 1.6
-"""How much more light the target of a rainy dull picture has (our choice): in the mean less than was taken.
+_SOFT_RAIN_SHARE, _SOFT_RAIN_BLUR, _LIFT = 0.5, (1.6, 2.8), 1.1
+"""Share of the streaks of wider ranges that are soft before a sharp, dark picture; standard deviation of their blur,
+pixels; how much brighter their target is, in linear light (our choice).
 
-Rain that darkens is bright in what it darkened. Taken away alone, it leaves a picture farther from the clean one than
-before, and nobody can tell from the picture how much light is missing. One factor can be learned, and outweighs that.
-A dry dull picture is its own target.
+The target keeps this rain, which is what is bright in it: taken away without the darkness, of which nobody can tell
+from a sharp picture how much it is, it leaves the picture farther from the clean one than before.
+"""
+_DULL_BLUR, _DULL_LIGHT = (0.9, 2.4), (0.35, 0.65)
+"""Of a dull pair: standard deviation of the blur, pixels; share of the light that is left (our choice)."""
+_GIVEN_BACK = 1.6
+"""How much more light than a rainy dull picture its target has, without the rain (our choice): in the mean less than
+was taken. One factor can be learned, and outweighs the loss of bright rain. A dry dull picture is its own target.
 """
 _DRAWN_SHARE = 0.4
 """Share of the pairs of wider ranges whose rain is drawn as simple programs do (our choice)."""
@@ -67,11 +67,11 @@ class PairJob:
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
         vary_rain: Whether half of the pairs draw their rain from the wider ranges or as simple programs do
             (:mod:`unirain_plugin.data.rain.drawn`), some of their streaks are softened (:func:`soften_rain`), some
-            streaks and dry pictures among them made :func:`dull` (rainy ones less in their targets), and some
-            photographs made :func:`soft` or crossed by bars (:func:`add_bars`).
+            streaks and dry pictures among them made :func:`dull`, each with other targets, and some photographs made
+            :func:`soft` or crossed by bars (:func:`add_bars`).
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
-        dull_share: Share of the streaks, and of the dry pictures, of wider ranges that are made dull, 0 to 1.
+        dull_share: Share of the other streaks, and of the dry pictures, of wider ranges that are made dull, 0 to 1.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
     """
 
@@ -183,11 +183,12 @@ def make_pair(job: PairJob) -> None:
     rainy, clean = pair.gt if dry else pair.lq, pair.gt
     if wide and not dry and rng.random() < _DRAWN_SHARE:
         rainy = (draw_lines if job.rain_type in _STREAKS else draw_drops)(clean, rng)
-    if wide and not dry and job.rain_type in _STREAKS and rng.random() < _SOFT_RAIN_SHARE:
-        rainy = soften_rain(rainy, clean, rng.uniform(*_BLUR))
-    if wide and (dry or job.rain_type in _STREAKS) and rng.random() < job.dull_share:
-        blur = rng.uniform(*_BLUR) if rng.random() < _BLURRED_SHARE else 0
-        light = rng.uniform(*_DULL_LIGHT)
+    streaks, light = job.rain_type in _STREAKS, rng.uniform(*_DULL_LIGHT) if job.vary_rain else 1
+    if wide and streaks and not dry and rng.random() < _SOFT_RAIN_SHARE:
+        rainy = dull(soften_rain(rainy, clean, rng.uniform(*_SOFT_RAIN_BLUR)), 0, light)
+        clean = dull(rainy, 0, _LIFT)
+    elif wide and (dry or streaks) and rng.random() < job.dull_share:
+        blur = rng.uniform(*_DULL_BLUR)
         rainy = dull(rainy, blur, light)
         clean = rainy if dry else dull(clean, blur, _GIVEN_BACK * light)
     window = _window(frame, job.size, rng)

@@ -43,7 +43,7 @@ def soften_rain(rainy: np.ndarray, clean: np.ndarray, blur: float) -> np.ndarray
 
 
 def dull(picture: np.ndarray, blur: float, light: float) -> np.ndarray:
-    """Leave a share of a picture's light, (H, W, 3) uint8, blurred by ``blur`` pixels (standard deviation) unless 0."""
+    """Change a picture's light, (H, W, 3) uint8, by a factor, blurred by ``blur`` pixels (standard deviation) or 0."""
     linear = to_linear(picture)
     return to_codes(np.float32(light) * (cv2.GaussianBlur(linear, (0, 0), blur) if blur else linear))
 
