@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         "half of the streaks become soft before a sharp, darker picture, their targets keep the rain and are a tenth "
         "brighter; a share of the other streaks and of the dry pictures is made dull (darker and blurred): dry ones "
         "are their own targets, targets of rainy ones are without rain and have 60 %% more light than the dull "
-        "picture; a quarter of the photographs is out of focus, through 30 %% go ropes, rods or cables")  # fmt: skip
+        "picture; 40 %% of the photographs are out of focus, through 30 %% go ropes, rods or cables")  # fmt: skip
     add("--dull-share", type=float, metavar="SHARE", default=0.7, help="share of those other streaks and of the dry "
         "pictures that is made dull (default: %(default)s)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "

@@ -45,7 +45,7 @@ was taken. One factor can be learned, and outweighs the loss of bright rain. A d
 """
 _DRAWN_SHARE = 0.4
 """Share of the pairs of wider ranges whose rain is drawn as simple programs do (our choice)."""
-_SOFT_SHARE = 0.25
+_SOFT_SHARE = 0.4
 """Share of the photographs that are first made soft where rain varies (our choice)."""
 _BARS_SHARE = 0.3
 """Share of the photographs that first get bars where rain varies (our choice)."""
