@@ -17,7 +17,7 @@ from unirain_plugin.rain_types import RAIN_TYPES
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 6
+RENDERER_VERSION = 7
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""

@@ -30,9 +30,9 @@ from unirain_plugin.errors import DataError
 INPUT, TARGET = "input", "target"
 
 _STREAKS = ("drs", "nrs")
-_SOFT_RAIN_SHARE, _SOFT_RAIN_BLUR, _LIFT = 0.5, (1.6, 2.8), 1.1
-"""Share of the streaks of wider ranges that are soft before a sharp, dark picture; standard deviation of their blur,
-pixels; how much brighter their target is, in linear light (our choice).
+_SOFT_RAIN_SHARE, _LIFT = 0.5, 1.1
+"""Share of the streaks of wider ranges that are soft before a sharp, dark picture; how much brighter their target is,
+in linear light (our choice).
 
 The target keeps this rain, which is what is bright in it: taken away without the darkness, of which nobody can tell
 from a sharp picture how much it is, it leaves the picture farther from the clean one than before.
@@ -185,7 +185,7 @@ def make_pair(job: PairJob) -> None:
         rainy = (draw_lines if job.rain_type in _STREAKS else draw_drops)(clean, rng)
     streaks, light = job.rain_type in _STREAKS, rng.uniform(*_DULL_LIGHT) if job.vary_rain else 1
     if wide and streaks and not dry and rng.random() < _SOFT_RAIN_SHARE:
-        rainy = dull(soften_rain(rainy, clean, rng.uniform(*_SOFT_RAIN_BLUR)), 0, light)
+        rainy = dull(soften_rain(rainy, clean, rng), 0, light)
         clean = dull(rainy, 0, _LIFT)
     elif wide and (dry or streaks) and rng.random() < job.dull_share:
         blur = rng.uniform(*_DULL_BLUR)

@@ -36,10 +36,18 @@ def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return to_codes(linear + share * (blurred - linear))
 
 
-def soften_rain(rainy: np.ndarray, clean: np.ndarray, blur: float) -> np.ndarray:
-    """Blur what rain adds to a picture, (H, W, 3) uint8, by ``blur`` pixels (standard deviation), not the picture."""
-    scene = to_linear(clean)
-    return to_codes(scene + cv2.GaussianBlur(to_linear(rainy) - scene, (0, 0), blur))
+def soften_rain(rainy: np.ndarray, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur what rain adds to a picture, (H, W, 3) uint8, not the picture.
+
+    The blur is Gaussian, of 1.6 to 2.8 pixels (standard deviation), or a box's, 5, 7 or 9 pixels wide (1.4 to 2.6).
+    What it adds is linear light or, as simple programs do it, codes.
+    """
+    deviation, width = rng.uniform(1.6, 2.8), int(rng.choice([5, 7, 9]))
+    is_box, in_light = rng.random(2) < 0.5
+    scene, rain = (to_linear(picture) if in_light else picture.astype(np.float32) for picture in (clean, rainy))
+    added = rain - scene
+    result = scene + (cv2.blur(added, (width, width)) if is_box else cv2.GaussianBlur(added, (0, 0), deviation))
+    return to_codes(result) if in_light else np.clip(np.round(result), 0, 255).astype(np.uint8)
 
 
 def dull(picture: np.ndarray, blur: float, light: float) -> np.ndarray:
