@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from unirain_plugin.data.writing import write_errors, write_whole
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 
@@ -48,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
         "brighter; a share of the other streaks and of the dry pictures is made dull (darker and blurred): dry ones "
         "are their own targets, targets of rainy ones are without rain and have 60 %% more light than the dull "
         "picture; 40 %% of the photographs are out of focus, through 30 %% go ropes, rods or cables")  # fmt: skip
-    add("--dull-share", type=float, metavar="SHARE", default=0.7, help="share of those other streaks and of the dry "
-        "pictures that is made dull (default: %(default)s)")  # fmt: skip
+    add("--dull-share", type=float, metavar="SHARE", help="with --vary-rain: share of those other streaks and of the "
+        "dry pictures that is made dull (default: 0.7)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         "with a conversion: grey alpha depth16 cmyk exif (default: depth16 exif cmyk)")  # fmt: skip
     add("--skip-bad", action="store_true", help="leave out photographs that cannot be used, and name them at the end")
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--overwrite", action="store_true", help="first remove what this command wrote to OUTPUT")
+    existing.add_argument("--overwrite", action="store_true", help="first remove the pairs that it wrote to OUTPUT")
     existing.add_argument("--resume", action="store_true", help="keep the pairs that are there, make those missing")
     return parser
 
@@ -73,11 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         OptionError: If an argument is wrong.
         DataError: If there is no photograph, one cannot be used, or the output holds something else.
     """
+    from unirain_plugin.data.rain.pair_files import output_names
+
     args = build_parser().parse_args(argv)
     size = _check_arguments(args)
     photos = _find_photos(args)
-    _prepare_output(args, size)
-    jobs = list(_plan(args, photos, size))
+    names = output_names([key for key, _ in photos])
+    _prepare_output(args, size, names)
+    jobs = list(_plan(args, photos, names, size))
     todo = [job for job in jobs if not (args.resume and all(path.exists() for path in job.paths))]
     try:
         failures = _work(todo, args.workers, args.skip_bad)
@@ -113,6 +117,9 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     ):
         if value < least:
             raise OptionError(f"{option}: found {value}; expected at least {least}.")
+    if args.dull_share is not None and not args.vary_rain:
+        raise OptionError("--dull-share: needs --vary-rain; without it nothing is made dull.")
+    args.dull_share = 0.7 if args.dull_share is None else args.dull_share
     for option, share in (("--dry-share", args.dry_share), ("--dull-share", args.dull_share)):
         if not 0 <= share <= 1:
             raise OptionError(f"{option}: found {share}; expected a share from 0 to 1.")
@@ -145,6 +152,9 @@ def _find_photos(args: argparse.Namespace) -> list[tuple[str, str]]:
     if args.output.resolve().is_relative_to(args.input.resolve()):
         raise OptionError(f"--output {args.output} lies inside --input {args.input}: its pictures would be taken for "
                           "photographs; name a folder elsewhere.")  # fmt: skip
+    if args.input.resolve().is_relative_to(args.output.resolve()):
+        raise OptionError(f"--input {args.input} lies inside --output {args.output}, which is written to; name a "
+                          "folder elsewhere.")  # fmt: skip
     keys = sorted(walk_images(str(args.input)))
     if not keys:
         raise DataError(f"--input {args.input}: holds no photographs; expected files ending in "
@@ -152,11 +162,12 @@ def _find_photos(args: argparse.Namespace) -> list[tuple[str, str]]:
     return [(key, os.path.join(args.input, key)) for key in keys]
 
 
-def _plan(args: argparse.Namespace, photos: list[tuple[str, str]], size: tuple[int, int] | None) -> Iterator:
+def _plan(
+    args: argparse.Namespace, photos: list[tuple[str, str]], names: list[str], size: tuple[int, int] | None
+) -> Iterator:
     """One job a pair; those of one photograph follow each other, so that it is decoded once."""
-    from unirain_plugin.data.rain.pair_files import PairJob, output_names
+    from unirain_plugin.data.rain.pair_files import PairJob
 
-    names = output_names([key for key, _ in photos])
     for (key, path), name in zip(photos, names, strict=True):
         for rain_type in args.types:
             for k in range(args.per_image):
@@ -164,7 +175,7 @@ def _plan(args: argparse.Namespace, photos: list[tuple[str, str]], size: tuple[i
                     photo=path,
                     key=key,
                     output=str(args.output),
-                    name=f"{name}_{k}.png",
+                    name=_file_name(name, k),
                     rain_type=rain_type,
                     index=k,
                     size=size,
@@ -178,9 +189,14 @@ def _plan(args: argparse.Namespace, photos: list[tuple[str, str]], size: tuple[i
                 )
 
 
-def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> None:
-    """Refuse, clear or take over what is in the output, then make the folders and note the settings."""
+def _file_name(name: str, k: int) -> str:
+    return f"{name}_{k}.png"
+
+
+def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, names: list[str]) -> None:
+    """Refuse, clear or take over what is in the output, then make the folders and note settings and pairs."""
     output, record = args.output, args.output / SETTINGS_FILE
+    pairs = {"names": names, "types": args.types, "per_image": args.per_image}
     settings = {
         "renderer": RENDERER_VERSION,
         "seed": args.seed,
@@ -199,27 +215,37 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None) -> N
             raise DataError(f"--output {output}: is not empty. Name another folder, or add --overwrite (make all anew) "
                             "or --resume (make what is missing).")  # fmt: skip
         earlier = _read_settings(record)
+        made = earlier.pop("pairs")
         if args.resume and earlier != settings:
             changed = ", ".join(f"{k} {earlier.get(k)} → {v}" for k, v in settings.items() if earlier.get(k) != v)
             raise DataError(
                 f"--resume: {output} was made with other settings ({changed}); use the same or --overwrite."
             )
-        _clean(output, args.overwrite)
-    try:
+        _remove_scratch(output)
+        if args.overwrite:
+            _remove_pairs(output, made)
+        else:
+            pairs = {"names": sorted({*names, *made["names"]}), "types": sorted({*args.types, *made["types"]}),
+                     "per_image": max(args.per_image, made["per_image"])}  # fmt: skip
+    with write_errors(f"--output {output}"):
         for folder in _folders(output, args.types):
             folder.mkdir(parents=True, exist_ok=True)
-        scratch = record.with_suffix(".tmp")
-        scratch.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        os.replace(scratch, record)
-    except OSError as error:
-        raise DataError(f"--output {output}: cannot be written: {error.strerror}.") from None
+    write_whole(record, json.dumps({**settings, "pairs": pairs}, indent=1) + "\n")
 
 
-def _clean(output: Path, everything: bool) -> None:
-    """Remove what a killed run has half written, or also all pairs, and the folders that this empties."""
+def _remove_scratch(output: Path) -> None:
+    """Remove what a killed run has half written."""
     for folder in _folders(output, RAIN_TYPES):
-        for path in (*folder.glob(".*.tmp"), *(folder.glob("*.png") if everything else ())):
+        for path in folder.glob(".*.tmp"):
             path.unlink()
+
+
+def _remove_pairs(output: Path, made: dict) -> None:
+    """Remove the pairs that were made, other files stay; and the folders that this empties."""
+    for folder in _folders(output, made["types"]):
+        for name in made["names"]:
+            for k in range(made["per_image"]):
+                (folder / _file_name(name, k)).unlink(missing_ok=True)
         for empty in (folder, folder.parent):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()
@@ -230,14 +256,16 @@ def _folders(output: Path, types: Sequence[str]) -> list[Path]:
 
 
 def _read_settings(record: Path) -> dict:
-    """The settings of an earlier run."""
+    """The settings of an earlier run and, as ``pairs``, what it made."""
     try:
         settings = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         settings = None
-    if not isinstance(settings, dict):
-        raise DataError(f"--output {record.parent}: is not empty and was not made by this command ({record.name} is "
-                        "missing or broken), so nothing in it is touched; name another folder.")  # fmt: skip
+    if not isinstance(settings, dict) or not isinstance(settings.get("pairs"), dict):
+        raise DataError(
+            f"--output {record.parent}: is not empty and was not made by this command ({record.name} is missing, "
+            "broken or of an earlier version), so nothing in it is touched; name another folder."
+        )
     return settings
 
 

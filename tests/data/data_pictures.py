@@ -41,11 +41,14 @@ def broken_images():
     png, jpeg = encode(good), encode(good, ".jpg")
     damaged = bytearray(png)
     damaged[len(png) // 2] ^= 0xFF
+    longer = bytearray(png)
+    longer[png.index(b"IDAT") - 4] ^= 1  # the chunk's length
     return {
         "empty.png": (b"", "0 bytes"),
         "text.png": (b"this is no image", "cannot be decoded"),
         "truncated.png": (png[: len(png) // 2], "truncated"),
         "damaged.png": (bytes(damaged), "damaged|cannot be decoded"),
+        "longer.png": (bytes(longer), "damaged|cannot be decoded"),
         "header.png": (png[:20], "truncated"),
         "truncated.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
         "header.jpg": (jpeg[:30], "truncated"),

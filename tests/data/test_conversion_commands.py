@@ -78,6 +78,29 @@ def test_small_images_stay_whole_and_names_do_not_collide(tmp_path):
     assert len({r.lq for r in records}) == 2 and all(r.size == (16, 20) for r in records)
 
 
+def test_long_names_and_names_that_become_equal_are_cut(tmp_path):
+    for name in ("雨" * 28, "a/b", "a_b"):
+        path = f"{name}.png"
+        write_pair(tmp_path / "data", "drs", path, encode(picture(30, 30)), encode(picture(30, 30, 1)))
+    cut(tmp_path / "data", tmp_path / "out")
+    records = list(read_manifest(tmp_path / "out/manifest.jsonl"))
+    assert len({r.lq for r in records}) == len(records) == 3 * 4
+    assert len(DistilledMixedPairedDataset({"name": "c", "phase": "val", "dataroot": str(tmp_path / "out")})) == 12
+
+
+def test_a_full_disk_is_told_with_the_files_name(tmp_path, rainrag_root, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    cut(rainrag_root, tmp_path / "cut")
+    next((tmp_path / "cut").rglob("*.png")).unlink()
+    before = sorted((tmp_path / "cut").rglob("*"))
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(DataError, match=r"_s00.\.png: cannot be written: No space left"):
+        cut(rainrag_root, tmp_path / "cut")
+    assert sorted((tmp_path / "cut").rglob("*")) == before
+
+
 def test_bad_pairs_are_named(tmp_path):
     write_pair(tmp_path / "data", "drs", "a.png", encode(picture(40, 40)), encode(picture(40, 48)))
     with pytest.raises(DataError, match=r"a.png is 40×40 .* is 40×48"):
@@ -102,6 +125,18 @@ def test_meta_info_is_read_by_the_stock_data_set_and_comes_back(tmp_path, rainra
     assert generate_meta_info.main([*back, "--rain-type", "drd", "--output", str(tmp_path / "m.jsonl")]) == 0
     assert [r.lq for r in read_manifest(tmp_path / "m.jsonl")] == [f"rainrag/drd/input/00{n}.png" for n in range(3)]
     assert next(read_manifest(tmp_path / "m.jsonl")).size == (48, 56)
+
+
+def test_rejected_pairs_do_not_come_back_through_meta_info(tmp_path, capsys):
+    records = [ManifestRecord(f"r/{n}.png", f"g/{n}.png", "drs", size=(4, 5), keep=n != 1) for n in range(3)]
+    write_manifest(tmp_path / "m.jsonl", records)
+    arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "meta")]
+    assert generate_meta_info.main(arguments) == 0
+    assert (tmp_path / "meta/meta_info_drs.txt").read_text() == "0.png (4,5,3)\n2.png (4,5,3)\n"
+    assert "left out: 1 of 3 pairs" in capsys.readouterr().out
+    write_manifest(tmp_path / "m.jsonl", records[1:2])
+    with pytest.raises(DataError, match="distillation has rejected all 1 pairs"):
+        generate_meta_info.main(arguments)
 
 
 def test_templates_are_found(tmp_path):

@@ -246,6 +246,8 @@ def test_missing_folders(tmp_path, rainrag_root):
         ({"seed": -1}, "seed: expected a whole number of 0 or more"),
         ({"convert": ["gray"]}, "convert: 'gray' is none of .* Did you mean 'grey'"),
         ({"io_backend": {"type": "disc"}}, "type: expected disk, lmdb, mmengine, found 'disc'. Did you mean 'disk'"),
+        ({"io_backend": {"type": "disk", "client": 3}}, r"io_backend: unknown key\(s\) client; disk takes none"),
+        ({"phase": "val", "pyramid": {"distilled": 1}}, "pyramid: is for training only"),
         ({"io_backend": {"type": "mmengine", "backend": "http"}}, "manifest is missing"),
         ({"io_backend": {"type": "mmengine"}}, "manifest is missing|needs the key backend"),
         ({"dataroot": 3}, "dataroot: expected text, found 3"),

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from data_pictures import encode, picture
+from data_pictures import encode, picture, write_pair
 
 from unirain_plugin.data.commands import index_dataset
 from unirain_plugin.data.layouts import RULES, load_layout, parse_layout
@@ -134,15 +134,38 @@ def test_side_by_side(tmp_path):
     with pytest.raises(OptionError, match="give --halves DIR"):
         index(root, "rain800")
     assert index(root, "rain800", "--halves", str(tmp_path / "h")) == [
-        ("h/input/training_1.png", "h/target/training_1.png", "drs")
+        ("h/input/training/1.png", "h/target/training/1.png", "drs")
     ]
-    assert np.array_equal(cv2.imread(str(tmp_path / "h/input/training_1.png")), rainy)
-    assert np.array_equal(cv2.imread(str(tmp_path / "h/target/training_1.png")), clean)
-    index(root, "rain800", "--halves", str(tmp_path / "h"), "--rainy-half", "left")
-    assert np.array_equal(cv2.imread(str(tmp_path / "h/input/training_1.png")), clean)
+    assert np.array_equal(cv2.imread(str(tmp_path / "h/input/training/1.png")), rainy)
+    assert np.array_equal(cv2.imread(str(tmp_path / "h/target/training/1.png")), clean)
+    assert index(root, "rain800", "--halves", str(tmp_path / "h"))
+    index(root, "rain800", "--halves", str(tmp_path / "l"), "--rainy-half", "left")
+    assert np.array_equal(cv2.imread(str(tmp_path / "l/input/training/1.png")), clean)
     plant(root, "odd.png", size=(8, 11))
     with pytest.raises(DataError, match=r"odd.png: 11 columns cannot be two halves"):
         index(root, "rain800", "--halves", str(tmp_path / "h"))
+
+
+def test_halves_never_take_the_place_of_others(tmp_path):
+    plant(tmp_path / "train", "x/a.png", "x_a.png", "b.png", "b.jpg", size=(8, 12))
+    pairs = index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "h"))
+    assert len({lq for lq, _, _ in pairs}) == len(list((tmp_path / "h/input").rglob("*.png"))) == 4
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/b.png").write_bytes(encode(picture(8, 12, seed=1)))
+    before = (tmp_path / "h/input/b.png").read_bytes()
+    for arguments in (["test"], ["train", "--rainy-half", "left"]):
+        with pytest.raises(DataError, match="/h: holds the halves of other images or the other way round"):
+            index(tmp_path / arguments[0], "rain800", "--halves", str(tmp_path / "h"), *arguments[1:])
+    assert (tmp_path / "h/input/b.png").read_bytes() == before
+    with pytest.raises(OptionError, match=r"--halves .*train/h: lies inside --root"):
+        index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "train/h"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="full: the folder is not empty"):
+        index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "full"))
+    plant(tmp_path / "train", "b.jpg.png", size=(8, 12))
+    with pytest.raises(DataError, match=r"b\.jpg: b\.jpg\.png is there too"):
+        index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "h"))
 
 
 def test_split(tmp_path):
@@ -240,6 +263,17 @@ def test_duplicate_pairs_can_be_dropped(tmp_path):
         (root / side / "2.png").write_bytes((root / side / "1.png").read_bytes())
     assert len(index(root, "rain13k")) == 2
     assert len(index(root, "rain13k", "--drop-duplicates")) == 1
+
+
+def test_pairs_without_rain_are_a_problem_unless_allowed(tmp_path):
+    write_pair(tmp_path / "data", "drs", "a.png", encode(picture()), encode(picture()))
+    with pytest.raises(DataError, match=r"no rain to remove .--allow-dry accepts this"):
+        index(tmp_path / "data", "rainrag")
+    assert len(index(tmp_path / "data", "rainrag", "--allow-dry")) == 1
+    manifest = str(tmp_path / "m.jsonl")
+    with pytest.raises(DataError, match=r"identical: .*no rain to remove"):
+        index_dataset.main(["--check-manifest", manifest])
+    assert index_dataset.main(["--check-manifest", manifest, "--allow-dry"]) == 0
 
 
 def test_damage_inside_a_jpeg_is_found_by_decoding_only(tmp_path):

@@ -24,6 +24,7 @@ from unirain_plugin.data.lmdb_keys import make_key, unique_keys
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.sample_index import SampleIndex
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.locks import sole_user
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,33 @@ def test_recompressed_entries_are_png_with_the_same_pixels(tmp_path):
     assert all(data[:4] == b"\x89PNG" for side in ("lq", "gt") for data in stored(output / f"drs/{side}.lmdb").values())
     assert torch.equal(build(output, "val")[0]["lq"], build(tmp_path / "data", "val", "disk")[0]["lq"])
     assert (output / "drs/lq.lmdb/meta_info.txt").read_text().endswith(" 3\n")
+
+
+def test_the_level_of_recompression_is_that_of_png_sources_too(tmp_path):
+    write_pair(tmp_path / "data", "drs", "a.png", encode(picture()), encode(picture(seed=2)))
+    folders = [make(tmp_path / "data", tmp_path / f"level{n}", "--recompress", "png", "--level", n) for n in "09"]
+    sizes = [sum(map(len, stored(folder / "drs/lq.lmdb").values())) for folder in folders]
+    assert sizes[1] < 0.95 * sizes[0]
+    assert torch.equal(build(folders[1], "val")[0]["lq"], build(tmp_path / "data", "val", "disk")[0]["lq"])
+
+
+def test_a_full_disk_is_told_with_the_lmdbs_name_and_the_same_command_goes_on(rainrag_root, tmp_path, monkeypatch):
+    class Full:
+        def __getattr__(self, name):
+            return getattr(environment, name)
+
+        def begin(self, write=False, **options):
+            if write:
+                raise lmdb.Error("mdb_txn_commit: No space left on device")
+            return environment.begin(**options)
+
+    opened = lmdb.open
+    with monkeypatch.context() as patch:
+        environment = opened(str(tmp_path / "other"))
+        patch.setattr(lmdb_writer.lmdb, "open", lambda *_, **__: Full())
+        with pytest.raises(DataError, match=r"drs/\.lq\.lmdb\.partial: cannot be written: .*No space left.*goes on"):
+            make(rainrag_root, tmp_path / "out")
+    make(rainrag_root, tmp_path / "out", "--verify")
 
 
 def test_manifest_keys_types_and_keep(rainrag_root, tmp_path):
@@ -265,11 +293,10 @@ def test_an_unfinished_lmdb_of_something_else_is_refused(rainrag_root, tmp_path)
 
 
 def test_two_writers_at_once_are_refused(rainrag_root, tmp_path):
-    from unirain_plugin.data.lmdb_creation import _only_writer
-
     (tmp_path / "out").mkdir()
-    with _only_writer(str(tmp_path / "out")), pytest.raises(DataError, match="another process is writing"):
+    with sole_user(tmp_path / "out", "busy"), pytest.raises(DataError, match="another process is writing"):
         make(rainrag_root, tmp_path / "out")
+    make(rainrag_root, tmp_path / "out")
 
 
 def test_verification_finds_damage(lmdb_root, capsys):

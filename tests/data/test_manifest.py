@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifest, write_manifest
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, path_from, read_manifest, write_manifest
 from unirain_plugin.errors import DataError
 
 FULL = ManifestRecord(
@@ -92,6 +92,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         writer.write(ManifestRecord("a", "b", "Not A Type"))
     assert list(read_manifest(path)) == [FULL]
     assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_a_full_disk_is_told_with_the_manifests_name_and_nothing_is_left(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataError, match=r"m\.jsonl: cannot be written: No space left"):
+        write_manifest(tmp_path / "m.jsonl", [FULL])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_lead_out_of_a_linked_folder(tmp_path):
+    (tmp_path / "far/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far/deep")
+    (tmp_path / "a.png").symlink_to("elsewhere.png")
+    assert path_from(tmp_path / "link", tmp_path / "a.png") == "../../a.png"
+    assert path_from(tmp_path, tmp_path / "link/b.png") == "far/deep/b.png"
 
 
 def test_readers_see_nothing_before_the_end(tmp_path):

@@ -196,6 +196,16 @@ def test_foreign_output_is_never_touched(photos, tmp_path):
         main(["--input", str(photos), "--output", str(precious)])
 
 
+def test_overwriting_removes_what_was_made_and_nothing_else(photos, tmp_path):
+    base = ["--input", str(photos), "--output", str(tmp_path / "o"), "--size", "32"]
+    main([*base, "--types", "drs"])
+    main([*base, "--types", "nrd", "--per-image", "2", "--resume"])
+    mine = [save(tmp_path / "o" / name, picture()) for name in ("drs/input/mine.png", "nrd/target/mine_0.png")]
+    main([*base, "--types", "drd", "--overwrite"])
+    kept = {str(path.relative_to(tmp_path / "o")) for path in mine}
+    assert {name for name in tree(tmp_path / "o") if not name.startswith("drd")} == kept
+
+
 def test_settings_are_recorded(photos, tmp_path):
     main(["--input", str(photos), "--output", str(tmp_path / "o"), "--types", "drs", "--size", "32", "--seed", "5"])
     settings = json.loads((tmp_path / "o" / "synthesis.json").read_text())
@@ -213,7 +223,8 @@ def test_settings_are_recorded(photos, tmp_path):
         (["--size", "16"], "--size: found 16; expected at least 32 pixels"),
         (["--size", "64", "64", "64"], "--size: found 3 numbers; expected height and width"),
         (["--dry-share", "1.5"], "--dry-share: found 1.5; expected a share from 0 to 1"),
-        (["--dull-share", "-0.1"], "--dull-share: found -0.1; expected a share from 0 to 1"),
+        (["--dull-share", "0.5"], "--dull-share: needs --vary-rain"),
+        (["--vary-rain", "--dull-share", "-0.1"], "--dull-share: found -0.1; expected a share from 0 to 1"),
         (["--rain-scale", "0.5", "--size", "64"], "--rain-scale: found 0.5; expected a number of at least 1"),
         (["--rain-scale", "nan", "--size", "64"], "--rain-scale: found nan; expected a number of at least 1"),
         (["--rain-scale", "2"], "--rain-scale: needs --size"),
@@ -240,6 +251,8 @@ def test_wrong_inputs(photos, tmp_path):
         main([*out, "--input", str(tmp_path / "empty")])
     with pytest.raises(OptionError, match="lies inside --input"):
         main(["--input", str(photos), "--output", str(photos / "o")])
+    with pytest.raises(OptionError, match=r"--input .* lies inside --output"):
+        main(["--input", str(photos), "--output", str(photos.parent), "--overwrite"])
     assert not (tmp_path / "o").exists() and not (photos / "o").exists()
 
 

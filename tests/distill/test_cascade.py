@@ -6,6 +6,7 @@ import pytest
 from basicsr.metrics import calculate_ssim
 
 from unirain_plugin.distill.errors import DistillError
+from unirain_plugin.distill.options import RetrievalOptions
 from unirain_plugin.distill.retrieval.cascade import Cascade, ReferenceArrays, cosine
 from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index, read_index
 from unirain_plugin.errors import OptionError
@@ -99,6 +100,10 @@ def test_index_errors_name_the_numbers(tmp_path):
         read_index(tmp_path / "broken.faiss", 8, 20)
     with pytest.raises(DistillError, match="8 dimensions, the queries have 5"):
         TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:, :5], 3)
+    with pytest.raises(OptionError, match=r"retrieval\.nprobe: is of IVF indexes; the index is a IndexFlat"):
+        TextIndex(build_index(vectors, rows, "Flat"), rows, vectors, nprobe=4)
+    with pytest.raises(ValueError, match="nprobe: is of IVF indexes, got index 'Flat'"):
+        RetrievalOptions(nprobe=4)
 
 
 def test_cosine_of_a_zero_vector_is_zero():

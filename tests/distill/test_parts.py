@@ -8,6 +8,7 @@ import pytest
 from rain_pictures import photographs
 
 from unirain_plugin.distill.captioners.base import Scene
+from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.options import load_options, parse_options
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
 from unirain_plugin.errors import DataError, OptionError
@@ -144,6 +145,19 @@ def test_sidecar_reads_csv_and_jsonl(tmp_path):
     stamp = captioner.fingerprint()
     (tmp_path / "b.jsonl").write_text('{"id": "b", "caption": "something else"}\n')
     assert captioner.fingerprint() != stamp
+
+
+def test_sidecar_tells_equal_names_in_two_folders_apart(tmp_path):
+    files = []
+    for folder in ("refs", "cand"):
+        (tmp_path / folder).mkdir()
+        files.append(str(tmp_path / folder / "blip.csv"))
+        Path(files[-1]).write_text(f"image,caption\ndrs/1.png,of {folder}\n")
+    captioner = build_part(CAPTIONER, {"type": "sidecar", "files": files}, "c")
+    scenes = [Scene("drs/1.png", tmp_path / folder / "drs/1.png", None) for folder in ("refs", "cand")]
+    assert captioner.caption(scenes) == ["of refs", "of cand"]
+    with pytest.raises(DistillError, match=r"2 different captions for the image 'drs/1\.png'"):
+        captioner.caption([Scene("drs/1.png", tmp_path / "other/drs/1.png", None)])
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,32 @@ def test_rejected_unreadable_pairs_and_references_are_named(settings, copied):
         run(settings, unreadable="reject", restart=True)
 
 
+def test_the_manifest_holds_only_what_the_data_set_accepts(settings, copied):
+    import cv2
+
+    lq = next((copied / "pairs/drs/input").iterdir())
+    cv2.imwrite(str(lq), cv2.imread(str(lq)).astype(np.uint16) * 257)
+    with pytest.raises(DataError, match=rf"{lq.name}.*more than 8 bits"):
+        run(settings)
+    run(settings, unreadable="reject", restart=True)
+    manifest = Path(settings["output"]) / "manifest.jsonl"
+    assert [r.keep for r in read_manifest(manifest) if r.lq.endswith(f"input/{lq.name}")].count(False) >= 1
+    run(settings, candidates={**settings["candidates"], "convert": ["depth16"]}, restart=True)
+    assert all(r.size == (128, 128) for r in read_manifest(manifest))
+    with pytest.raises(OptionError, match=r"convert: expected some of .*got 'gray'"):
+        run(settings, candidates={**settings["candidates"], "convert": ["gray"]})
+
+
+def test_results_in_a_linked_folder_lead_to_the_files(settings, tmp_path):
+    (tmp_path / "far/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far/deep")
+    run(settings, output=str(tmp_path / "link"))
+    for record in read_manifest(tmp_path / "link/manifest.jsonl"):
+        assert (tmp_path / "link" / record.lq).is_file() and (tmp_path / "link" / record.gt).is_file()
+    index = json.loads((tmp_path / "link/meta_info/index.json").read_text())
+    assert all((tmp_path / "link" / entry["dataroot_gt"]).is_dir() for entry in index["files"].values())
+
+
 def test_duplicates_are_rejected_before_voting(settings, copied):
     for folder in ("input", "target"):
         source = copied / "pairs/drs" / folder / "coffee0.png"

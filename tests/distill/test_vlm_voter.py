@@ -194,9 +194,18 @@ def test_a_server_that_fails_stops_the_run_and_the_cache_keeps_what_was_answered
 
 def test_a_server_that_refuses_everything_stops_the_run():
     answer = (400, '{"error": {"message": "at most 1 image"}}', {})
-    words = r"4 of 4 requests were refused.*at most 1 image.*images: sheet"
+    words = r"the last 4 requests were refused.*at most 1 image.*images: sheet"
     with serve(answer) as server, pytest.raises(ServiceError, match=words):
         voter(server.url).vote([make_task(i) for i in range(4)])
+    with serve(answer) as server:  # also when they come in small portions
+        asked = voter(server.url)
+        assert [vote.verdict for vote in asked.vote([make_task(i) for i in range(2)])] == [None, None]
+        with pytest.raises(ServiceError, match=words):
+            asked.vote([make_task(i) for i in (2, 3)])
+    with serve(answer, answer, VERDICT, answer) as server:
+        asked = voter(server.url, concurrency=1)
+        for numbers in ((0, 1), (2,), (3, 4)):
+            asked.vote([make_task(i) for i in numbers])
 
 
 def test_a_prompt_file_of_ones_own(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.shards import concatenate_rows, load_lines, load_rows, save_lines, save_rows
 from unirain_plugin.distill.workspace import Workspace, canonical_hash, write_text
+from unirain_plugin.errors import DataError
 
 
 def test_shard_appears_with_its_contents_only(tmp_path):
@@ -60,7 +61,7 @@ def test_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
 
 def test_two_runs_keep_out_of_each_others_way(tmp_path):
     message = "another run is working in this folder"
-    with Workspace(tmp_path).locked(), pytest.raises(DistillError, match=message), Workspace(tmp_path).locked():
+    with Workspace(tmp_path).locked(), pytest.raises(DataError, match=message), Workspace(tmp_path).locked():
         pass
     with Workspace(tmp_path).locked():
         pass

@@ -97,6 +97,8 @@ def parse_dataset_options(opt: Mapping[str, Any]) -> DatasetOptions:
 def _check_together(where: str, options: DatasetOptions, opt: Mapping[str, Any]) -> None:
     if opt.get("scale", 1) not in (1, None):
         raise OptionError(f"{where}: scale: expected 1 (deraining keeps the size), found {opt['scale']!r}.")
+    if not options.is_train and options.pyramid is not None:
+        raise OptionError(f"{where}: pyramid: is for training only; outside of it every pair is taken once.")
     if options.is_train and options.gt_size is None:
         raise OptionError(f"{where}: gt_size is missing; expected the side of the training crop, such as 128.")
     try:
@@ -178,6 +180,9 @@ def _backend(where: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or value.get("type") not in names:
         kind = value.get("type") if isinstance(value, Mapping) else value
         raise OptionError(f"{where}: type: expected {', '.join(names)}, found {kind!r}.{did_you_mean(kind, names)}")
+    if value["type"] != "mmengine" and len(value) > 1:
+        others = ", ".join(sorted(str(key) for key in value if key != "type"))
+        raise OptionError(f"{where}: unknown key(s) {others}; {value['type']} takes none beside type.")
     return dict(value)
 
 

@@ -8,21 +8,35 @@ from collections.abc import Collection
 import cv2
 
 from unirain_plugin.data.image_io import EncodedImage
-from unirain_plugin.data.lmdb_keys import make_key
 from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.data.pairing import PairedFiles
-from unirain_plugin.errors import DataError
+from unirain_plugin.data.writing import claim_folder, write_errors, write_whole
+from unirain_plugin.errors import DataError, OptionError
+
+
+def prepare_halves(root: str, output: str, rainy_half: str) -> None:
+    """Make the folder for the halves of the images below ``root``; one made earlier from the same ones will do.
+
+    Raises:
+        OptionError: If it lies inside ``root``, where the halves would be taken for images with two halves.
+        DataError: If it holds something else.
+    """
+    real_root, real_output = os.path.realpath(root), os.path.realpath(output)
+    if os.path.commonpath([real_root, real_output]) == real_root:
+        raise OptionError(f"--halves {output}: lies inside --root {root}; name a folder elsewhere.")
+    origin = {"root": real_root, "rainy_half": rainy_half}
+    claim_folder(output, origin, "holds the halves of other images or the other way round; choose another folder.")
 
 
 def split_halves(
     root: str, joint: tuple[str, str, str], output: str, rainy_half: str, convert: Collection[str] = ()
 ) -> PairedFiles:
-    """Write the halves of an image to ``{output}/input`` and ``{output}/target`` as PNG.
+    """Write the halves of an image as PNG to ``{output}/input`` and ``{output}/target``, in sub-folders as below root.
 
     Args:
         root: Folder of the joint image.
         joint: Its path, rain type and source.
-        output: Folder of the halves.
+        output: Folder of the halves, see :func:`prepare_halves`.
         rainy_half: ``left`` or ``right``.
         convert: Kinds of images to accept.
 
@@ -30,21 +44,27 @@ def split_halves(
         The pair, relative to ``output``.
 
     Raises:
-        DataError: If the image is bad or its width is odd.
+        DataError: If the image is bad, its width is odd, or a half cannot be written.
     """
     name, rain_type, source = joint
     path = os.path.join(root, name)
     image = EncodedImage(read_file(path), path, convert)
     if image.width % 2:
         raise DataError(f"{path}: {image.width} columns cannot be two halves of one width.")
+    written = name if name.lower().endswith(".png") else f"{name}.png"
+    if written != name and os.path.exists(os.path.join(root, written)):
+        raise DataError(
+            f"{path}: {os.path.basename(written)} is there too, and the halves of both would get that name; rename one."
+        )
     pixels, middle = image.decode(), image.width // 2
     halves = {"left": pixels[:, :middle], "right": pixels[:, middle:]}
-    stem = make_key(name).replace("/", "_")
-    for folder, half in (("input", rainy_half), ("target", "left" if rainy_half == "right" else "right")):
-        os.makedirs(os.path.join(output, folder), exist_ok=True)
+    pair = PairedFiles(f"input/{written}", f"target/{written}", rain_type, source)
+    for half_name, half in ((pair.lq, rainy_half), (pair.gt, "left" if rainy_half == "right" else "right")):
+        target = os.path.join(output, half_name)
         ok, data = cv2.imencode(".png", halves[half])
         if not ok:
             raise DataError(f"{path}: the {half} half cannot be encoded.")
-        with open(os.path.join(output, folder, f"{stem}.png"), "wb") as file:
-            file.write(data.tobytes())
-    return PairedFiles(f"input/{stem}.png", f"target/{stem}.png", rain_type, source)
+        with write_errors(target):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+        write_whole(target, data.tobytes(), sync=False)
+    return pair

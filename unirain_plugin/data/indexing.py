@@ -87,6 +87,7 @@ def write_index(
     workers: int = 1,
     skip: bool = False,
     drop_duplicates: bool = False,
+    allow_dry: bool = False,
 ) -> None:
     """Look at every pair and write the manifest; what is wrong goes to ``report``.
 
@@ -101,6 +102,7 @@ def write_index(
         workers: Number of processes.
         skip: Write the good pairs even if there are problems; otherwise nothing is written.
         drop_duplicates: Leave out a pair whose two files have the bytes of an earlier pair's.
+        allow_dry: Accept pairs without rain, whose two files have the same bytes.
 
     Raises:
         DataError: If there are problems and ``skip`` is off, or no pair is left.
@@ -109,7 +111,7 @@ def write_index(
     examine_file.cache_clear()  # files may have changed since this process last looked
     with ManifestWriter(output) as writer:
         found = tqdm(map_in_processes(look, pairs, workers), total=total, desc="index", unit="pair")
-        for record in _good_records(found, _prefix(root, output), report, drop_duplicates):
+        for record in _good_records(found, _prefix(root, output), report, drop_duplicates, allow_dry):
             writer.write(record)
             report.pairs[record.rain_type, record.source] += 1
         if report.problems and not skip:
@@ -124,12 +126,16 @@ def _prefix(root: str, output: str) -> str:
 
 
 def _good_records(
-    found: Iterable[tuple[PairedFiles, FileFacts, FileFacts]], prefix: str, report: IndexReport, drop_duplicates: bool
+    found: Iterable[tuple[PairedFiles, FileFacts, FileFacts]],
+    prefix: str,
+    report: IndexReport,
+    drop_duplicates: bool,
+    allow_dry: bool,
 ) -> Iterator[ManifestRecord]:
     """Yield the records of good pairs; the others and the duplicates go to the report."""
     seen = _Duplicates()
     for pair, lq, gt in found:
-        problem = pair_problem(pair.lq, pair.gt, lq, gt)
+        problem = pair_problem(pair.lq, pair.gt, lq, gt, allow_dry)
         if problem is not None:
             report.problems.append(problem)
             continue
@@ -157,16 +163,18 @@ def examine_file(path: str, check: str, convert: tuple[str, ...]) -> FileFacts:
     return FileFacts((image.height, image.width), digest, "")
 
 
-def pair_problem(lq: str, gt: str, lq_facts: FileFacts, gt_facts: FileFacts) -> tuple[str, str] | None:
-    """Return (kind, message) of what is wrong with a pair, or None."""
+def pair_problem(
+    lq: str, gt: str, lq_facts: FileFacts, gt_facts: FileFacts, allow_dry: bool = False
+) -> tuple[str, str] | None:
+    """Return (kind, message) of what is wrong with a pair, or None; a pair without rain is, unless ``allow_dry``."""
     for facts in (lq_facts, gt_facts):
         if facts.error:
             return "unreadable", facts.error
     if lq_facts.size != gt_facts.size:
         sizes = ["×".join(map(str, facts.size)) for facts in (lq_facts, gt_facts)]
         return "size", f"{lq} is {sizes[0]} (height × width), but {gt} is {sizes[1]}; expected equal sizes."
-    if lq_facts.digest == gt_facts.digest:
-        return "identical", f"{lq} and {gt} have the same bytes: there is no rain to remove."
+    if lq_facts.digest == gt_facts.digest and not allow_dry:
+        return "identical", f"{lq} and {gt} have the same bytes: there is no rain to remove (--allow-dry accepts this)."
     return None
 
 
@@ -196,13 +204,20 @@ def _complaint(report: IndexReport) -> str:
             "Mend them, or leave these files out with --on-error skip.")  # fmt: skip
 
 
-def check_manifest(path: str, records: Iterable[ManifestRecord], check: str, convert: Collection[str], workers: int) -> Iterator[tuple[str, str]]:  # fmt: skip  # noqa: E501
+def check_manifest(
+    path: str,
+    records: Iterable[ManifestRecord],
+    check: str,
+    convert: Collection[str],
+    workers: int,
+    allow_dry: bool = False,
+) -> Iterator[tuple[str, str]]:
     """Yield (kind, message) for every line of a manifest that does not keep what it promises."""
     root = os.path.dirname(os.path.abspath(path))
     examine_file.cache_clear()
     look = partial(_examine_record, root, check, tuple(convert))
     for number, (record, lq, gt) in enumerate(tqdm(map_in_processes(look, records, workers), unit="pair"), 1):
-        problem = pair_problem(record.lq, record.gt, lq, gt)
+        problem = pair_problem(record.lq, record.gt, lq, gt, allow_dry)
         if problem is None and record.size not in (None, lq.size):
             sizes = ["×".join(map(str, size)) for size in (lq.size, record.size)]
             problem = ("size", f"{record.lq} is {sizes[0]} (height × width), but the line says {sizes[1]}.")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -19,7 +17,8 @@ from unirain_plugin.data.lmdb_keys import unique_keys
 from unirain_plugin.data.lmdb_writer import LmdbWriter
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.pair_files import read_pair
-from unirain_plugin.errors import DataError
+from unirain_plugin.data.writing import write_errors
+from unirain_plugin.locks import sole_user
 
 _BATCH_BYTES = 64 << 20
 
@@ -77,27 +76,13 @@ def create_lmdbs(output: str, records: Iterable[ManifestRecord], recipe: LmdbRec
         plans.setdefault(record.rain_type, _Plan()).records.append(slim)
     for plan in plans.values():
         plan.keys = list(unique_keys((record.lq, record.gt) for record in plan.records))
-    os.makedirs(output, exist_ok=True)
-    with _only_writer(output):
+    with write_errors(output):
+        os.makedirs(output, exist_ok=True)
+    with sole_user(output, "another process is writing LMDBs here."):
         for rain_type, plan in plans.items():
             _create_type(os.path.join(output, rain_type), rain_type, plan, recipe)
         _write_manifest(output, plans)
     return {rain_type: len(plan.keys) for rain_type, plan in plans.items()}
-
-
-@contextmanager
-def _only_writer(output: str) -> Iterator[None]:
-    """Hold a lock on the output folder; the system releases it when the process ends, however it ends."""
-    handle = os.open(output, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise DataError(f"{output}: another process is writing LMDBs here.") from None
-    try:
-        yield
-    finally:
-        os.close(handle)
 
 
 def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe) -> None:
@@ -151,7 +136,7 @@ def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tupl
 
 
 def _stored(image: EncodedImage, recipe: LmdbRecipe) -> bytes:
-    if not recipe.recompress or (image.header is not None and image.header.format == "png"):
+    if not recipe.recompress:
         return image.data
     return cv2.imencode(".png", image.decode(), [cv2.IMWRITE_PNG_COMPRESSION, recipe.level])[1].tobytes()
 

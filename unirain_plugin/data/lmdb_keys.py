@@ -1,4 +1,4 @@
-"""LMDB keys for any file name: ASCII, without dots, at most 511 bytes, unique, the same in every run."""
+"""Names for any file name, as LMDB keys or of new files: ASCII, without dots, unique, the same in every run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from unirain_plugin.errors import DataError
 
 MAX_KEY_BYTES = 511
+_MAX_STEM_BYTES = 200
+"""Of a file name, which most systems allow 255: endings and numbers are added."""
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_/-]")
 
 
@@ -43,6 +45,22 @@ def unique_keys(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
                 raise DataError(f"the pair {lq} / {gt} is listed twice; expected every pair once.")
         used.add(key)
         yield key
+
+
+def unique_stems(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield a name without folders or ending for new files of every (lq, gt) pair, at most 200 bytes.
+
+    Raises:
+        DataError: If a pair is listed twice.
+    """
+    pairs, used = list(pairs), set()
+    for (lq, gt), key in zip(pairs, unique_keys(pairs), strict=True):
+        stem = key.replace("/", "_")
+        if len(stem) > _MAX_STEM_BYTES or stem in used:
+            both = f"{lq}\0{gt}".encode("utf-8", "surrogateescape")
+            stem = f"{stem[: _MAX_STEM_BYTES - 33]}-{_digest(both)}"
+        used.add(stem)
+        yield stem
 
 
 def _digest(data: bytes) -> str:

@@ -16,6 +16,7 @@ import lmdb
 
 from unirain_plugin.data.image_io import EncodedImage, image_shape
 from unirain_plugin.data.lmdb import META_FILE
+from unirain_plugin.data.writing import write_errors, write_whole
 from unirain_plugin.errors import DataError
 
 ORIGIN_FILE = "made_from.json"
@@ -46,12 +47,13 @@ class LmdbWriter:
             self._check_origin(path, "exists already and was made from other data or with other options; choose "
                                "another folder or remove it")  # fmt: skip
             return
-        os.makedirs(self._partial, exist_ok=True)
+        with write_errors(self._partial):
+            os.makedirs(self._partial, exist_ok=True)
         if os.path.exists(os.path.join(self._partial, "data.mdb")):
             self._check_origin(self._partial, "is an unfinished LMDB made from other data or with other options; "
                                "remove it or go on with those")  # fmt: skip
         else:
-            write_atomically(os.path.join(self._partial, ORIGIN_FILE), json.dumps(origin, indent=1))
+            write_whole(os.path.join(self._partial, ORIGIN_FILE), json.dumps(origin, indent=1))
         size = _file_size(os.path.join(self._partial, "data.mdb"))
         self._environment = lmdb.open(self._partial, map_size=max(_FIRST_MAP_SIZE, 2 * size), meminit=False)
 
@@ -74,7 +76,11 @@ class LmdbWriter:
                 yield not cursor.set_key(key.encode())
 
     def put(self, entries: list[tuple[str, bytes]]) -> None:
-        """Commit some entries in one transaction; those that are there already stay as they are."""
+        """Commit some entries in one transaction; those that are there already stay as they are.
+
+        Raises:
+            DataError: If they cannot be written.
+        """
         if self._environment is None:
             return
         while True:
@@ -85,6 +91,9 @@ class LmdbWriter:
                 return
             except lmdb.MapFullError:  # the transaction is undone; the map doubles and the batch starts over
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+            except lmdb.Error as error:
+                raise DataError(f"{self._partial}: cannot be written: {error}. Perhaps the disk is full; what is there "
+                                "is kept, the same command goes on with it.") from None  # fmt: skip
 
     def finish(self, count: int, level: int) -> None:
         """Write ``meta_info.txt`` and give the folder its name.
@@ -103,7 +112,7 @@ class LmdbWriter:
             if found != count:
                 raise DataError(f"{self._partial}: {found} entries, expected {count}; remove it and start anew.")
             lines = (_meta_line(bytes(key).decode(), value, level) for key, value in transaction.cursor())
-            write_atomically(os.path.join(self._partial, META_FILE), "".join(lines))
+            write_whole(os.path.join(self._partial, META_FILE), "".join(lines))
         self.close()
         os.rename(self._partial, self.path)
         self.done = True
@@ -122,16 +131,6 @@ def _meta_line(key: str, value: memoryview, level: int) -> str:
         image = EncodedImage(bytes(value), key, convert=("grey", "alpha", "depth16", "cmyk", "exif"))
         shape = (image.height, image.width, 3)
     return f"{key}.png ({shape[0]},{shape[1]},{shape[2]}) {level}\n"
-
-
-def write_atomically(path: str, text: str) -> None:
-    """Write a text file beside its name, flush it to the disk and move it there."""
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _file_size(path: str) -> int:

@@ -13,9 +13,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
+from unirain_plugin.data.writing import write_errors
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import rain_type_ids
 
@@ -132,19 +134,21 @@ class ManifestWriter:
         """Open a temporary file in the folder of ``path``, which is made if missing."""
         self.path = os.path.abspath(path)
         self.count = 0
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        handle, self._temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(self.path))
+        with write_errors(self.path):
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            handle, self._temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(self.path))
         self._file = os.fdopen(handle, "w", encoding="utf-8", newline="\n", buffering=1 << 20)
 
     def write(self, record: ManifestRecord) -> None:
         """Add one record.
 
         Raises:
-            DataError: If the record would not be readable again.
+            DataError: If the record would not be readable again, or cannot be written.
         """
         line = record.to_json()
         parse_record(json.loads(line), f"{self.path}: record {self.count + 1}")
-        self._file.write(line + "\n")
+        with write_errors(self.path):
+            self._file.write(line + "\n")
         self.count += 1
 
     def __enter__(self) -> ManifestWriter:
@@ -155,15 +159,31 @@ class ManifestWriter:
         """Move the file to its name, or remove it if the block raised."""
         try:
             if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                os.fchmod(self._file.fileno(), 0o666 & ~_umask())
-                self._file.close()
-                os.replace(self._temporary, self.path)
+                with write_errors(self.path):
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                    os.fchmod(self._file.fileno(), 0o666 & ~_umask())
+                    self._file.close()
+                    os.replace(self._temporary, self.path)
         finally:
-            self._file.close()
+            with suppress(OSError):  # on a full disk its buffer cannot be flushed
+                self._file.close()
             with suppress(FileNotFoundError):
                 os.unlink(self._temporary)
+
+
+def path_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
+    """The way from a folder to a file as a manifest in that folder writes it.
+
+    Real folders are taken, since ``..`` does not climb out of a linked one; the file's own name stays.
+    """
+    parent, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.relpath(_real_folder(parent), _real_folder(os.path.abspath(folder))), name)
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def write_manifest(path: str | os.PathLike[str], records: Iterable[ManifestRecord]) -> int:

@@ -151,6 +151,8 @@ def _idat_chunks(data: bytes, name: str) -> list[memoryview]:
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         if kind == b"IDAT":
+            if position + 12 + length > len(data):
+                raise DataError(f"{name}: the PNG's data is damaged: a chunk (byte {position}) ends beyond the file.")
             (crc,) = struct.unpack_from(">I", data, position + 8 + length)
             if _inflater.crc32(view[position + 4 : position + 8 + length]) != crc:
                 raise DataError(f"{name}: the PNG's data is damaged: wrong checksum at byte {position}.")

@@ -11,10 +11,11 @@ from functools import partial
 import cv2
 import numpy as np
 
-from unirain_plugin.data.lmdb_keys import unique_keys
+from unirain_plugin.data.lmdb_keys import unique_stems
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.pair_files import read_pair
 from unirain_plugin.data.strict_decode import map_in_processes
+from unirain_plugin.data.writing import write_errors, write_whole
 from unirain_plugin.errors import DataError
 
 
@@ -65,15 +66,12 @@ def cut_pairs(
     Raises:
         DataError: Naming the file if one is missing or bad, or the two sizes differ.
     """
-    names = [key.replace("/", "_") for key in unique_keys((r.lq, r.gt) for r in records)]
-    taken: set[tuple[str, str]] = set()
-    for number, record in enumerate(records):
-        if (record.rain_type, names[number]) in taken:
-            names[number] += "-" + hashlib.sha256(f"{record.lq}\0{record.gt}".encode("utf-8", "surrogateescape")).hexdigest()[:12]  # fmt: skip  # noqa: E501
-        taken.add((record.rain_type, names[number]))
+    names = unique_stems((record.lq, record.gt) for record in records)
     for rain_type in {record.rain_type for record in records}:
         for side in ("input", "target"):
-            os.makedirs(os.path.join(output, rain_type, side), exist_ok=True)
+            folder = os.path.join(output, rain_type, side)
+            with write_errors(folder):
+                os.makedirs(folder, exist_ok=True)
     yield from map_in_processes(partial(_cut, root, output, plan), zip(records, names, strict=True), workers)
 
 
@@ -101,7 +99,4 @@ def _write_png(path: str, pixels: np.ndarray, level: int) -> None:
     ok, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, level])
     if not ok:
         raise DataError(f"{path}: the sub-image cannot be encoded.")
-    temporary = f"{path}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(data.tobytes())
-    os.replace(temporary, path)
+    write_whole(path, data.tobytes(), sync=False)

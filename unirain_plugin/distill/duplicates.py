@@ -65,8 +65,8 @@ def find_duplicates(
     for group in _groups(digests[:, 0] ^ (digests[:, 1] << np.uint64(1))):
         same = group[(digests[group] == digests[group[0]]).all(axis=1)]
         original[same[1:]] = same[0]
-    pairs = {pair for band in range(keys.shape[1]) for pair in _neighbours(keys[:, band], original)}
-    for later, earlier in sorted(pairs):
+    pairs = np.unique(np.concatenate([_neighbours(keys[:, band], original) for band in range(keys.shape[1])]), axis=0)
+    for later, earlier in (pair.tolist() for pair in pairs):
         if original[later] >= 0 or original[earlier] >= 0:
             continue
         if _planes_alike(planes(earlier), planes(later)) and files_alike(load(earlier), load(later), release):
@@ -94,14 +94,15 @@ def _groups(values: np.ndarray) -> Iterator[np.ndarray]:
         yield order[starts[place] : starts[place + 1]]
 
 
-def _neighbours(values: np.ndarray, original: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs (later, earlier) to compare: in a crowded band only the first few members stand for it."""
-    fresh = np.flatnonzero(original < 0)
+def _neighbours(values: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """Pairs (later, earlier) to compare, int32 (n, 2): in a crowded band only the first few members stand for it."""
+    fresh = np.flatnonzero(original < 0).astype(np.int32)
+    found = [np.zeros((0, 2), np.int32)]
     for group in _groups(values[fresh]):
         members = fresh[group]
-        for place in range(1, len(members)):
-            for earlier in members[: min(place, _LEADERS)]:
-                yield int(members[place]), int(earlier)
+        for place, leader in enumerate(members[: min(_LEADERS, len(members) - 1)], 1):
+            found.append(np.stack([members[place:], np.full(len(members) - place, leader, np.int32)], axis=1))
+    return np.concatenate(found)
 
 
 def _planes_alike(first: np.ndarray, second: np.ndarray) -> bool:

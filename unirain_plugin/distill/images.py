@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,27 +31,32 @@ def read_file(path: Path) -> bytes:
         raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
-def decode_rgb(data: bytes, path: Path) -> np.ndarray:
-    """Decode a whole image file to uint8 RGB (H, W, 3); grey and 16-bit images are converted, alpha is dropped.
+def decode_rgb(data: bytes, path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
+    """Decode a whole image file to uint8 RGB (H, W, 3).
+
+    Args:
+        data: The file's bytes.
+        path: The file, for messages.
+        convert: Kinds of images to accept with a conversion (grey, 16 bits, …).
 
     Raises:
-        UnreadableImageError: If the bytes are empty, truncated or no image.
+        UnreadableImageError: If the bytes are empty, truncated, no image, or of a kind that is not accepted.
     """
     try:
-        encoded = EncodedImage(data, str(path), CONVERSIONS)
+        encoded = EncodedImage(data, str(path), convert)
         image = decode_png(data, encoded.header) if encoded.header is not None else None
         return cv2.cvtColor(encoded.decode(), cv2.COLOR_BGR2RGB) if image is None else image
     except DataError as error:
         raise UnreadableImageError(str(error)) from error
 
 
-def read_rgb(path: Path) -> np.ndarray:
+def read_rgb(path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
     """Read an image file as uint8 RGB (H, W, 3).
 
     Raises:
         UnreadableImageError: As :func:`read_file` and :func:`decode_rgb`.
     """
-    return decode_rgb(read_file(path), path)
+    return decode_rgb(read_file(path), path, convert)
 
 
 def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path) -> None:

@@ -97,6 +97,7 @@ class CandidateFile:
         source: Name of the data set for pairs that do not state theirs.
         count: Number of pairs.
         shard_size: Pairs in a shard.
+        convert: Kinds of images to accept with a conversion.
     """
 
     path: str
@@ -104,6 +105,7 @@ class CandidateFile:
     source: str
     count: int
     shard_size: int
+    convert: tuple[str, ...] = ()
 
     def to_json(self) -> dict:
         """The fields, for the shard ``inputs``."""
@@ -169,5 +171,6 @@ def read_candidates(source: CandidateFile, offsets: np.ndarray, shard: int) -> l
         for line in range(first, first + number):
             record = parse_record(json.loads(file.readline()), f"{source.path}:{line + 1}")
             lq, gt = (Path(source.root, name) for name in (record.lq, record.gt))
-            candidates.append(Candidate(record.lq, lq, gt, record.rain_type, record.source or source.source))
+            name = record.source or source.source
+            candidates.append(Candidate(record.lq, lq, gt, record.rain_type, name, convert=tuple(source.convert)))
     return candidates

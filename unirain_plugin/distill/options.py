@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from unirain_plugin.data.image_io import CONVERSIONS
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, check_section, load_parts
 from unirain_plugin.distill.retrieval.ssim import MIN_SIZE
 from unirain_plugin.errors import OptionError
@@ -37,15 +38,20 @@ class CandidateOptions:
         manifest: Manifest of pairs (JSON lines with ``lq``, ``gt``, ``rain_type``).
         dataroot: Folder in RainRAG's layout.
         source: Name of the data set, for pairs that do not state theirs.
+        convert: Kinds of images to accept with a conversion, as the data set's key of that name in training.
     """
 
     manifest: Path | None = None
     dataroot: Path | None = None
     source: str = ""
+    convert: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if (self.manifest is None) == (self.dataroot is None):
             raise ValueError("give exactly one of `manifest` and `dataroot`.")
+        for kind in self.convert:
+            if kind not in CONVERSIONS:
+                raise ValueError(f"convert: expected some of {', '.join(CONVERSIONS)}, got {kind!r}.")
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class RetrievalOptions:
             raise ValueError(f"working_size: expected at least {MIN_SIZE} (SSIM's window), got {self.working_size}.")
         if self.nprobe is not None and self.nprobe < 1:
             raise ValueError(f"nprobe: expected at least 1, got {self.nprobe}.")
+        if self.nprobe is not None and self.index_file is None and "IVF" not in self.index:
+            raise ValueError(f"nprobe: is of IVF indexes, got index {self.index!r}.")
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,8 @@ class Pipeline:
 
     def _file(self, manifest: Path, root: str, count: int) -> CandidateFile:
         source, size = self.options.candidates.source, self.options.shard_size
-        return CandidateFile(os.path.abspath(manifest), os.path.abspath(root), source, count, size)
+        convert = tuple(self.options.candidates.convert)
+        return CandidateFile(os.path.abspath(manifest), os.path.abspath(root), source, count, size, convert)
 
     def _candidate_manifest(self) -> tuple[Path, str]:
         """The manifest and the folder of its paths; for a plain folder a manifest is written first."""

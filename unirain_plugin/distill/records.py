@@ -58,6 +58,7 @@ class Candidate:
         rain_type: One of the rain types, ``drs`` for example.
         source: Name of the data set it comes from.
         caption: T_q, once the describing stage is done.
+        convert: Kinds of images to accept with a conversion.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Candidate:
     rain_type: str
     source: str
     caption: str | None = None
+    convert: tuple[str, ...] = ()
     _lq: np.ndarray | None = field(default=None, repr=False, compare=False)
     _gt: np.ndarray | None = field(default=None, repr=False, compare=False)
     _derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -75,10 +77,10 @@ class Candidate:
         """The rainy image, uint8 RGB (H, W, 3); read on first use.
 
         Raises:
-            UnreadableImageError: If the file is missing or no image.
+            UnreadableImageError: If the file is missing, no image, or of a kind that is not accepted.
         """
         if self._lq is None:
-            self._lq = read_rgb(self.lq_path)
+            self._lq = read_rgb(self.lq_path, self.convert)
         return self._lq
 
     @property
@@ -89,7 +91,7 @@ class Candidate:
             UnreadableImageError: If the file is missing, no image, or of another size than ``lq``.
         """
         if self._gt is None:
-            image = read_rgb(self.gt_path)
+            image = read_rgb(self.gt_path, self.convert)
             check_same_size(self.lq, image, self.lq_path, self.gt_path)
             self._gt = image
         return self._gt

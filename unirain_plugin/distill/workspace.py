@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.errors import OptionError
+from unirain_plugin.locks import sole_user
 
 STATE_FILE = "state.json"
 _TEMPORARY = ".tmp-"
@@ -103,20 +103,13 @@ class Workspace:
         """Keep a second run out; the lock goes with the process, however it ends.
 
         Raises:
-            DistillError: If another run works in this folder.
+            DataError: If another run works in this folder.
+            DistillError: If the folder cannot be made.
         """
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise DistillError(f"{self.root}: another run is working in this folder; wait for its end.") from error
-        try:
+        with sole_user(self.root, "another run is working in this folder; wait for its end."):
             yield
-        finally:
-            os.close(handle)
 
     def adopt(self, stages: Mapping[str, Mapping[str, Any]], restart: bool) -> list[str]:
         """Compare what the stages depend on with what their shards were made with, and take on the new state.

@@ -8,8 +8,6 @@ on: finished runs are kept, interrupted ones resume from their checkpoints, fail
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
 import signal
 import sys
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.locks import sole_user
 from unirain_plugin.provenance import provenance
 from unirain_plugin.reproduce.data import SUMMARY, DataFolder, check_photographs, make_data
 from unirain_plugin.reproduce.files import read_json, write_json
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.report_only:
         grid = Grid(root, {}, options.threads)
         return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])
-    with _locked(root), _terminable():
+    with sole_user(root, "another call of this command is at work there."), _terminable():
         try:
             return _report(root, options, costs, _work(root, options, training))
         except KeyboardInterrupt:
@@ -164,20 +163,6 @@ def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], phot
             f"{digest(options.fixed(training))}): {'; '.join(changed)}. Name another folder; only name, seeds, "
             "questions and workers may change."
         )
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Hold the folder for one call at a time."""
-    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"--output {root}: another call is at work there.") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager

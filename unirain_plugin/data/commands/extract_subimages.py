@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 
 from tqdm import tqdm
 
 from unirain_plugin.data.commands.pair_arguments import add_pair_arguments, chosen_records
-from unirain_plugin.data.lmdb_writer import write_atomically
 from unirain_plugin.data.manifest import ManifestWriter
 from unirain_plugin.data.subimages import CutPlan, cut_pairs
-from unirain_plugin.errors import DataError, OptionError
-
-ORIGIN_FILE = ".made_from.json"
+from unirain_plugin.data.writing import claim_folder
+from unirain_plugin.errors import OptionError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     root, records = chosen_records(args)
     records = list(records)
     plan = CutPlan(args.crop_size, args.step, args.thresh_size, args.compression_level, tuple(args.convert))
-    _check_origin(args.output, plan.fingerprint(records))
+    refusal = "holds sub-images of other data or with other sizes; choose another folder."
+    claim_folder(args.output, plan.fingerprint(records), refusal)
     with ManifestWriter(os.path.join(args.output, "manifest.jsonl")) as writer:
         parts = cut_pairs(records, root, args.output, plan, args.workers)
         for found in tqdm(parts, total=len(records), desc="cut", unit="pair"):
@@ -35,24 +33,6 @@ def main(argv: list[str] | None = None) -> int:
                 writer.write(part)
     sys.stdout.write(f"{args.output}: {writer.count} pairs of sub-images from {len(records)} pairs\n")
     return 0
-
-
-def _check_origin(output: str, origin: dict[str, str]) -> None:
-    """Note what the sub-images are made of; refuse to mix them with others'."""
-    os.makedirs(output, exist_ok=True)
-    path = os.path.join(output, ORIGIN_FILE)
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except FileNotFoundError:
-        if os.listdir(output):
-            raise DataError(f"{output}: the folder is not empty; choose another.") from None
-        write_atomically(path, json.dumps(origin, indent=1))
-        return
-    except ValueError:
-        found = None
-    if found != origin:
-        raise DataError(f"{output}: holds sub-images of other data or with other sizes; choose another folder.")
 
 
 def _parser() -> argparse.ArgumentParser:

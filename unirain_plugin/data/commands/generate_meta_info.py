@@ -7,10 +7,10 @@ import os
 import sys
 
 from unirain_plugin.data.commands.pair_arguments import add_pair_arguments, chosen_records
-from unirain_plugin.data.lmdb_writer import write_atomically
 from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.data.meta_info import from_meta_info, to_meta_info
-from unirain_plugin.errors import OptionError
+from unirain_plugin.data.writing import write_whole
+from unirain_plugin.errors import DataError, OptionError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,16 +21,22 @@ def main(argv: list[str] | None = None) -> int:
     if args.manifest is None and args.dataroot is None:
         raise OptionError("generate-meta-info: give --manifest or --dataroot (or --from-meta-info).")
     root, records = chosen_records(args)
-    files = to_meta_info(records, root)
+    records = list(records)
+    kept = [record for record in records if record.keep is not False]  # the format cannot say: rejected
+    if not kept:
+        raise DataError(f"{args.manifest}: distillation has rejected all {len(records)} pairs (keep: false).")
+    files = to_meta_info(kept, root)
     os.makedirs(args.output, exist_ok=True)
     types = [file.rain_type for file in files]
     for number, file in enumerate(files):
         name = file.rain_type if types.count(file.rain_type) == 1 else f"{file.rain_type}_{number}"
         path = os.path.join(args.output, f"meta_info_{name}.txt")
-        write_atomically(path, "\n".join(file.lines) + "\n")
+        write_whole(path, "\n".join(file.lines) + "\n")
         sys.stdout.write(f"{path}: {len(file.lines)} pairs. In the option file:\n"
                          f"  dataroot_lq: {file.lq_folder}\n  dataroot_gt: {file.gt_folder}\n"
                          f"  meta_info_file: {path}\n  filename_tmpl: '{file.filename_tmpl}'\n")  # fmt: skip
+    if len(kept) < len(records):
+        sys.stdout.write(f"left out: {len(records) - len(kept)} of {len(records)} pairs, which distillation rejected\n")
     return 0
 
 

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _index(args: argparse.Namespace, layout: Layout) -> int:
     from unirain_plugin.data.indexing import IndexReport, write_index
-    from unirain_plugin.data.lmdb_writer import write_atomically
+    from unirain_plugin.data.writing import write_whole
 
     pairing = find_pairs(args.root, layout, _options(args))
     root, problems = _with_halves(args, pairing)
@@ -47,9 +47,10 @@ def _index(args: argparse.Namespace, layout: Layout) -> int:
         write_index(
             args.output, root, pairing.pairs, report, total=len(pairing.pairs), check=args.check, convert=args.convert,
             workers=args.workers, skip=args.on_error == "skip", drop_duplicates=args.drop_duplicates,
+            allow_dry=args.allow_dry,
         )  # fmt: skip
     finally:
-        write_atomically(report_path, report.to_json())
+        write_whole(report_path, report.to_json())
         sys.stdout.write(f"{report.summary()}\nreport: {report_path}\n")
     sys.stdout.write(f"manifest: {args.output}\n")
     return 0
@@ -71,8 +72,9 @@ def _with_halves(args: argparse.Namespace, pairing: Pairing) -> tuple[str, list[
         raise OptionError("index-dataset: both images are in one file: give --halves DIR for the halves.")
     from tqdm import tqdm
 
-    from unirain_plugin.data.halves import split_halves
+    from unirain_plugin.data.halves import prepare_halves, split_halves
 
+    prepare_halves(args.root, args.halves, args.rainy_half)
     for joint in tqdm(pairing.joint, desc="split", unit="image"):
         try:
             pairing.pairs.append(split_halves(args.root, joint, args.halves, args.rainy_half, args.convert))
@@ -86,7 +88,10 @@ def _check_manifest(args: argparse.Namespace) -> int:
     from unirain_plugin.data.manifest import read_manifest
 
     records = read_manifest(args.check_manifest)
-    problems = list(check_manifest(args.check_manifest, records, args.check, args.convert, args.workers))
+    found = check_manifest(
+        args.check_manifest, records, args.check, args.convert, args.workers, allow_dry=args.allow_dry
+    )
+    problems = list(found)
     if problems:
         shown = "\n".join(f"  {kind}: {message}" for kind, message in problems[:20])
         raise DataError(f"{args.check_manifest}: {len(problems)} problem(s), the first of them:\n{shown}")
@@ -133,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         help="stop: a problem prevents the manifest; skip: such pairs are left out and reported")  # fmt: skip
     add("--check", choices=["decode", "header"], default="decode", help="how closely to look at the images")
     add("--drop-duplicates", action="store_true", help="leave out pairs whose bytes are an earlier pair's")
+    add("--allow-dry", action="store_true", help="accept pairs without rain (both files have the same bytes)")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     add("--report", metavar="FILE", help="the report (default: OUTPUT.report.json)")
     add("--halves", metavar="DIR", help="where to write the halves of side-by-side images")

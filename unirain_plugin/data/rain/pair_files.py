@@ -25,6 +25,7 @@ from unirain_plugin.data.rain.drawn import draw_drops, draw_lines
 from unirain_plugin.data.rain.params import WIDE_RAIN
 from unirain_plugin.data.rain.variation import add_bars, dull, soft, soften_rain, vary_colours
 from unirain_plugin.data.rain_synthesis import render_rain
+from unirain_plugin.data.writing import write_whole
 from unirain_plugin.errors import DataError
 
 INPUT, TARGET = "input", "target"
@@ -220,13 +221,7 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
         DataError: If it cannot be written.
     """
     data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_bytes(data)
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written: {error.strerror}.") from None
+    write_whole(path, data, sync=False)
 
 
 def _attempt(job: PairJob) -> tuple[PairJob, str]:

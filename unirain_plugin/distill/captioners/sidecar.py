@@ -18,7 +18,7 @@ _NAMES = ("image", "id", "path", "file", "filename")
 
 @CAPTIONER.register()
 class SidecarCaptioner(Captioner):
-    """Looks captions up by image: its id, its path as listed, its absolute path, or its path below the file's folder.
+    """Looks captions up by image: its absolute path, its path below the file's folder, its path as listed, or its id.
 
     A CSV has a heading line with a column ``caption`` and one of ``image``, ``id``, ``path``, ``file``, ``filename``;
     a JSONL has the same keys. Both are plain data: nothing in a caption is interpreted.
@@ -36,7 +36,7 @@ class SidecarCaptioner(Captioner):
         for name in self.files:
             if Path(name).suffix.lower() not in (".csv", ".jsonl"):
                 raise OptionError(f"files: expected a name ending in .csv or .jsonl, got '{name}'.")
-        self._captions: dict[str, str] | None = None
+        self._captions: dict[str, set[str]] | None = None
 
     def check(self) -> None:
         """See the base class; reads the files."""
@@ -50,24 +50,26 @@ class SidecarCaptioner(Captioner):
         """See the base class.
 
         Raises:
-            DistillError: If an image has no caption.
+            DistillError: If an image has no caption, or several.
         """
         captions = self._load()
         result = []
         for scene in scenes:
-            keys = (scene.id, str(scene.path), str(scene.path.absolute()))
-            found = next((captions[key] for key in keys if key in captions), None)
-            if found is None:
-                raise DistillError(f"{', '.join(self.files)}: no caption for the image '{scene.id}' ({scene.path}).")
-            result.append(found)
+            keys = (str(scene.path.absolute()), str(scene.path), scene.id)
+            found = next((captions[key] for key in keys if key in captions), set())
+            if len(found) != 1:
+                count = "no caption" if not found else f"{len(found)} different captions"
+                raise DistillError(f"{', '.join(self.files)}: {count} for the image '{scene.id}' ({scene.path}).")
+            result += found
         return result
 
-    def _load(self) -> dict[str, str]:
+    def _load(self) -> dict[str, set[str]]:
         if self._captions is None:
-            captions: dict[str, str] = {}
+            captions: dict[str, set[str]] = {}
             for name in self.files:
                 for image, caption in _read(Path(name)):
-                    captions[image] = captions[str((Path(name).parent / image).absolute())] = caption
+                    for key in {image, str((Path(name).parent / image).absolute())}:
+                        captions.setdefault(key, set()).add(caption)
             self._captions = captions
         return self._captions
 

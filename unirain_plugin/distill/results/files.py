@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
-from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, path_from
 from unirain_plugin.distill.records import Reference
 from unirain_plugin.distill.results.rows import ResultRow
 from unirain_plugin.distill.workspace import disk_errors, write_text
@@ -30,19 +30,18 @@ def write_rows(rows: Iterable[ResultRow], references: list[Reference], folder: P
     temporary = folder / f".{VOTES}.tmp"
     with disk_errors(folder), ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        base = os.path.abspath(folder)
         manifest = stack.enter_context(ManifestWriter(folder / MANIFEST))
         votes = stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n"))
         for row in rows:
-            manifest.write(_record(row, references, base))
+            manifest.write(_record(row, references, folder))
             _write_votes(votes, row)
             yield row
         votes.close()
         os.replace(temporary, folder / VOTES)
 
 
-def _record(row: ResultRow, references: list[Reference], base: str) -> ManifestRecord:
-    lq, gt = (os.path.relpath(os.path.abspath(path), base) for path in (row.candidate.lq_path, row.candidate.gt_path))
+def _record(row: ResultRow, references: list[Reference], folder: Path) -> ManifestRecord:
+    lq, gt = (path_from(folder, path) for path in (row.candidate.lq_path, row.candidate.gt_path))
     return ManifestRecord(
         lq=lq,
         gt=gt,
@@ -84,7 +83,7 @@ class MetaInfo:
         if lq.name != gt.name or " " in gt.name:
             self._left_out[row.candidate.rain_type] += 1
             return
-        key = (row.candidate.rain_type, os.path.abspath(lq.parent), os.path.abspath(gt.parent))
+        key = (row.candidate.rain_type, os.path.realpath(lq.parent), os.path.realpath(gt.parent))
         self._lines.setdefault(key, []).append(f"{gt.name} ({row.size[0]},{row.size[1]},3)")
 
     def write(self, folder: Path) -> None:
@@ -97,8 +96,8 @@ class MetaInfo:
             name = f"{rain_type}.txt" if seen[rain_type] == 1 else f"{rain_type}_{seen[rain_type]}.txt"
             write_text(target / name, "\n".join(lines) + "\n")
             index["files"][name] = {
-                "dataroot_lq": os.path.relpath(lq, folder),
-                "dataroot_gt": os.path.relpath(gt, folder),
+                "dataroot_lq": os.path.relpath(lq, os.path.realpath(folder)),
+                "dataroot_gt": os.path.relpath(gt, os.path.realpath(folder)),
                 "pairs": len(lines),
             }
         for stale in target.glob("*.txt"):

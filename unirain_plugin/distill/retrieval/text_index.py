@@ -71,6 +71,9 @@ class TextIndex:
         rows: Reference numbers, ascending.
         vectors: Text vectors of all references (n, d), a memory map will do.
         nprobe: Lists to search, for IVF indexes.
+
+    Raises:
+        OptionError: If ``nprobe`` is given for another index.
     """
 
     def __init__(self, index: Any, rows: np.ndarray, vectors: np.ndarray, nprobe: int | None = None) -> None:
@@ -78,7 +81,12 @@ class TextIndex:
         self._exact = type(index).__name__ in ("IndexFlatL2", "IndexFlat")
         self._scale = float(np.sqrt(_largest_norm2(vectors)))
         if nprobe is not None:
-            require("faiss", "faiss-cpu", "distill").ParameterSpace().set_index_parameter(index, "nprobe", nprobe)
+            space = require("faiss", "faiss-cpu", "distill").ParameterSpace()
+            try:
+                space.set_index_parameter(index, "nprobe", nprobe)
+            except RuntimeError as error:
+                kind = type(index).__name__
+                raise OptionError(f"retrieval.nprobe: is of IVF indexes; the index is a {kind}.") from error
 
     def nearest(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each query (n, d) the ``k`` nearest rows and their distances (float64), nearest first.

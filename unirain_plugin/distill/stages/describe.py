@@ -182,14 +182,16 @@ class DescribeCandidates(Describe):
     @staticmethod
     def depends_on(context: Context) -> dict[str, Any]:
         """See the base class."""
-        return _description(context, "measure")
+        convert = sorted(context.options.candidates.convert)
+        return {**_description(context, "measure"), "candidates.convert": convert}
 
     def _items(self, shard: int) -> Sequence[Candidate]:
         return self.context.candidates(shard)
 
     def _read(self, item: Candidate) -> None:
         files = [read_file(path) for path in (item.lq_path, item.gt_path)]
-        lq, gt = (decode_rgb(data, path) for data, path in zip(files, (item.lq_path, item.gt_path), strict=True))
+        paths = (item.lq_path, item.gt_path)
+        lq, gt = (decode_rgb(data, path, item.convert) for data, path in zip(files, paths, strict=True))
         check_same_size(lq, gt, item.lq_path, item.gt_path)
         item.preload(lq, gt)
         item.derived("digest", lambda _: content_digest(*files))

@@ -21,7 +21,7 @@ from unirain_plugin.errors import OptionError
 
 MODES = ("several", "sheet")
 _REFUSALS = 4
-"""When a server refuses all of this many requests, the requests are wrong, not the pairs."""
+"""When a server refuses all requests of one or several calls in turn, this many, they are wrong, not the pairs."""
 
 
 @VOTER.register()
@@ -84,6 +84,7 @@ class Vlm(Voter):
                                  max_side, extra_body or {})  # fmt: skip
         self._images, self._concurrency = images, concurrency
         self._prompt = load_prompt(prompt)
+        self._refused = 0
         self._cache = ReplyCache(None if cache is False else cache or default_folder())
 
     def check(self) -> None:
@@ -127,9 +128,10 @@ class Vlm(Voter):
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         refused = [vote.details["failure"] for vote in votes if vote.details.get("refused")]
-        if len(refused) == len(votes) >= _REFUSALS:
-            raise ServiceError(f"{self._client.base_url}: {len(refused)} of {len(votes)} requests were refused. "
-                               f"{refused[0]}. Perhaps it takes one picture only: try images: sheet.")  # fmt: skip
+        self._refused = self._refused + len(refused) if len(refused) == len(votes) else 0
+        if self._refused >= _REFUSALS:
+            raise ServiceError(f"{self._client.base_url}: the last {self._refused} requests were refused. "
+                               f"{refused[0]}. Perhaps it takes fewer pictures: try images: sheet.")  # fmt: skip
         return votes
 
     def close(self) -> None:
