@@ -50,6 +50,34 @@ def test_balance_is_one_when_even_and_more_when_not():
     assert load_balance_loss(soft).item() == pytest.approx(1.64, rel=1e-6)
 
 
+@pytest.mark.parametrize("chosen", [None, [[[0]], [[1]]]])
+def test_balance_of_two_ranks_is_that_of_their_batch(chosen, monkeypatch):
+    logits = torch.tensor([[[2.0, 0.1, 0.0]], [[0.2, 1.5, 0.0]]], requires_grad=True)
+    picks = None if chosen is None else torch.tensor(chosen)
+
+    def losses(part):
+        records = RoutingRecord(logits[part], logits[part].softmax(-1), None if picks is None else picks[part])
+        return auxiliary_losses({"a": records, "b": records})["load_balance"]
+
+    def balance_on(part, shares):
+        calls = []
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.distributed, "is_initialized", lambda: True)
+            patch.setattr(torch.distributed, "get_world_size", lambda: 2)
+            patch.setattr(torch.distributed, "all_reduce", lambda t: calls.append(t.copy_(shares)))
+            value = losses(part)
+        assert len(calls) == 1  # for both layers
+        return value
+
+    whole = losses(slice(None))
+    expected = torch.autograd.grad(whole, logits)[0]
+    records = RoutingRecord(logits, logits.softmax(-1), picks)
+    shares = records.share_of_use().sum(0).expand(2, -1)  # both ranks' shares of each layer added up
+    ranks = torch.stack([balance_on(slice(n, n + 1), shares) for n in range(2)]).mean()
+    torch.testing.assert_close(ranks, whole)
+    torch.testing.assert_close(torch.autograd.grad(ranks, logits)[0], expected)
+
+
 def test_balance_has_a_finite_gradient_at_perfect_balance():
     logits = torch.zeros(2, 1, 2, requires_grad=True)
     load_balance_loss(RoutingRecord(logits, logits.softmax(-1), torch.tensor([[[0]], [[1]]]))).backward()

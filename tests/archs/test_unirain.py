@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from unirain_plugin.archs import streaming
+from unirain_plugin.errors import OptionError
 
 VARIANTS = [
     {},
@@ -135,6 +136,23 @@ def test_a_network_can_be_copied_and_pickled_after_a_forward(small):
     twin = copy.deepcopy(net)
     assert twin.routing_statistics() == {}
     close(twin(lq), y)
+
+
+def test_a_copy_of_a_compiled_network_has_weights_of_its_own(small):
+    net = small()
+    net.compile(backend="eager")
+    lq = torch.rand(1, 3, 16, 16)
+    before = net(lq)
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(twin(lq), before) and not torch.equal(net(lq), before)
+
+
+def test_an_empty_batch_is_refused(small):
+    with pytest.raises(OptionError, match=r"shape \(0, 3, 8, 8\); expected \(N, 3, H, W\) with N, H, W ≥ 1"):
+        small()(torch.rand(0, 3, 8, 8))
 
 
 def test_records_are_replaced_not_collected(small):

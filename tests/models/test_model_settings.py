@@ -54,6 +54,8 @@ def test_bad_training_options_are_named(section, message):
         ({"tile": "big"}, "val: tile"),
         ({"tile": 64}, r"val: tile_overlap: expected at most half of tile \(64\), found 64 \(the default\)"),
         ({"tile": 64, "tile_overlap": 33}, "val: tile_overlap: expected at most half of tile"),
+        ({"tile_overlap": 600}, r"val: tile_overlap: expected at most half of tile \(1024\), found 600"),
+        ({"tile": "auto", "tile_overlap": 600}, "val: tile_overlap: expected at most half of tile"),
         ({"best": {}}, "val: best: expected {metric: NAME}"),
         ({"best": {"metric": "psnr", "hihger": True}}, r"val: best: unknown key 'hihger'. Did you mean 'higher'\?"),
         ({"best": {"metric": "psnr", "higher": "no"}}, "val: best: higher: expected true or false"),

@@ -24,6 +24,19 @@ class StubPerceptualLoss(nn.Module):
         return ((output - target) ** 2).mean(), None
 
 
+@LOSS_REGISTRY.register()
+class StubJudgingLoss(nn.Module):
+    """A distance in the features of a network of its own, which could be trained to see no difference."""
+
+    def __init__(self, loss_weight=1.0):
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3)
+        self.reduction = "mean"
+
+    def forward(self, output, target, weight=None, **_):
+        return (self.features(output) - self.features(target)).square().mean()
+
+
 def train(model, batches, start=1):
     logs = []
     for iteration, data in enumerate(batches, start=start):
@@ -55,6 +68,18 @@ def planted(value=float("nan"), key="lq"):
     data = batch_of([0, 1, 2, 3])
     data[key][2, 1, 5, 5] = value
     return data
+
+
+@pytest.mark.parametrize("pixel", [{"type": "StubJudgingLoss"}, {**REWEIGHTED, "base": {"type": "StubJudgingLoss"}}])
+def test_a_network_inside_the_loss_is_neither_trained_nor_saved(tmp_path, pixel):
+    model = build(options(tmp_path, pixel_opt=pixel))
+    before = {name: value.clone() for name, value in model.cri_pix.named_parameters()}
+    train(model, [batch_of([0, 1, 2, 3])] * 3)
+    assert before and all(torch.equal(value, before[name]) for name, value in model.cri_pix.named_parameters())
+    assert len(model.optimizer_g.param_groups) == 1
+    state = model.history_state()
+    assert not [name for name in state["loss"] if "features" in name]
+    model.load_history_state(state)
 
 
 def test_a_stock_run_gives_the_toolboxs_weights_bit_for_bit(tmp_path):

@@ -16,7 +16,7 @@ MAX_LEVELS = 6
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Every choice of the network. The defaults are the paper's size (24.4 M parameters, 126.5 G multiply-adds).
+    """Every choice of the network. The defaults are the paper's size (24.4 M parameters, 125.2 G multiply-adds).
 
     What the paper leaves open is our choice, made for speed at that size; see ``presets.py``.
 

@@ -44,8 +44,10 @@ def is_watched() -> bool:
 
     They shall see torch's own operators on whole maps, and a counter what the network's formulas ask for.
     """
-    capturing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return capturing or torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    told = (getattr(torch._C, name, int) for name in ("_len_torch_dispatch_stack", "_are_functorch_transforms_active"))
+    return any(ask() for ask in told)  # no public names; a torch without them counts as unwatched
 
 
 def is_plain(*tensors: Tensor) -> bool:

@@ -18,7 +18,7 @@ class RoutingRecord(NamedTuple):
 
     Attributes:
         logits: ``(N, U, E)`` float32 router outputs.
-        probabilities: ``(N, U, E)`` their softmax.
+        probabilities: ``(N, U, E)`` softmax of the logits, of a hard mixture in training with the router's noise.
         chosen: ``(N, U, K)`` int64 expert numbers of a hard mixture; None for a soft one.
     """
 
@@ -71,26 +71,25 @@ def choose_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
         chosen = torch.sort(logits, dim=-1, descending=True, stable=True).indices[..., :top_k]
     picked = probabilities.gather(-1, chosen)
     if top_k == 1:
-        return chosen, 1 + picked - picked.detach(), probabilities
+        return chosen, picked - picked.detach() + 1, probabilities  # in this order exactly 1
     return chosen, picked / picked.sum(-1, keepdim=True), probabilities
 
 
-def load_balance_loss(record: RoutingRecord) -> Tensor:
+def load_balance_loss(record: RoutingRecord, share: Tensor | None = None) -> Tensor:
     """E · Σ_e f_e · P_e: 1 when all experts are used evenly, up to E when one serves everything.
 
     Fedus et al., Switch Transformers (2021), eq. 4 to 6: f_e is the share of units sent to expert e, P_e its mean
-    probability. A soft mixture sends every unit everywhere, so there f = P (our choice). In distributed training
-    f is averaged over all ranks, because two pictures a rank say little about balance.
+    probability. A soft mixture sends every unit everywhere, so there f = P (our choice).
+
+    Args:
+        record: What the mixture decided.
+        share: f, ``(E,)`` without gradient, where it is known over more than this record's pictures. A soft mixture's
+            E · Σ f² then comes as f · (2P − f), whose mean over the ranks has that value and gradient.
     """
-    mean_probability = record.probabilities.mean((0, 1))
-    experts = mean_probability.numel()
-    if record.chosen is None:
-        return experts * (mean_probability * mean_probability).sum()
-    share = record.share_of_use().mean(0)
-    if torch.is_grad_enabled() and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(share)
-        share = share / torch.distributed.get_world_size()
-    return experts * (share * mean_probability).sum()
+    share = record.share_of_use().mean(0) if share is None else share
+    probability = record.probabilities.mean((0, 1))
+    served = probability if record.chosen is not None else 2 * probability - share
+    return len(share) * (share * served).sum()
 
 
 def z_loss(record: RoutingRecord) -> Tensor:
@@ -99,10 +98,19 @@ def z_loss(record: RoutingRecord) -> Tensor:
 
 
 def auxiliary_losses(records: Mapping[str, RoutingRecord]) -> dict[str, Tensor]:
-    """Unweighted scalars ``load_balance`` and ``z_loss``, each the mean over the layers; empty without mixtures."""
+    """Unweighted scalars ``load_balance`` and ``z_loss``, each the mean over the layers; empty without mixtures.
+
+    In distributed training the experts' shares of use are averaged over all ranks, because two pictures a rank say
+    little about balance: one collective for all layers.
+    """
     if not records:
         return {}
+    shares = torch.stack([record.share_of_use().mean(0) for record in records.values()])
+    if torch.is_grad_enabled() and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(shares)
+        shares = shares / torch.distributed.get_world_size()
+    balance = [load_balance_loss(record, share) for record, share in zip(records.values(), shares, strict=True)]
     return {
-        "load_balance": torch.stack([load_balance_loss(record) for record in records.values()]).mean(),
+        "load_balance": torch.stack(balance).mean(),
         "z_loss": torch.stack([z_loss(record) for record in records.values()]).mean(),
     }

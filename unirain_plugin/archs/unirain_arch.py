@@ -95,7 +95,7 @@ class UniRain(nn.Module):
             x = self._run(self.decoder[level], x, f"decoder{level + 1}", records)
         x = self.output(self._run(self.refinement, x, "refinement", records)).permute(0, 3, 1, 2)
         # The flag itself: torch.compile before 2.15 takes is_exporting() for true, and the records would be lost.
-        if not torch.compiler._is_exporting_flag:
+        if not getattr(torch.compiler, "_is_exporting_flag", False):
             self._records = records
         return crop(padded + x, height, width)
 
@@ -111,14 +111,17 @@ class UniRain(nn.Module):
 
     def _check(self, lq: Tensor) -> None:
         channels = self.options.in_channels
-        if lq.ndim != 4 or lq.shape[1] != channels or lq.shape[2] < 1 or lq.shape[3] < 1:
+        if lq.ndim != 4 or lq.shape[1] != channels or 0 in lq.shape:
             raise OptionError(
-                f"UniRain: got an input of shape {tuple(lq.shape)}; expected (N, {channels}, H, W) with H, W ≥ 1 "
+                f"UniRain: got an input of shape {tuple(lq.shape)}; expected (N, {channels}, H, W) with N, H, W ≥ 1 "
                 f"(in_channels is {channels})."
             )
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
-        """Unweighted scalars ``load_balance`` and ``z_loss`` of the last forward; empty without mixtures."""
+        """Unweighted scalars ``load_balance`` and ``z_loss`` of the last forward; empty without mixtures.
+
+        Under ``torch.distributed``, with gradients enabled, this is a collective: call it on every rank.
+        """
         return auxiliary_losses(self._records)
 
     def routing_statistics(self) -> dict[str, Tensor]:
@@ -139,7 +142,7 @@ class UniRain(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and pickles leave the last forward's records behind: they hold parts of its graph."""
-        return {**self.__dict__, "_records": {}}
+        return {**super().__getstate__(), "_records": {}}
 
 
 register_in_mmengine(UniRain)

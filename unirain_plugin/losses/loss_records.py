@@ -31,7 +31,7 @@ class LossRecords:
     """Sums and counts of the per-sample losses of K types, for the running step and the running interval.
 
     Everything is summed over the ranks as it is added, so all ranks hold the same numbers and one rank's state is
-    everybody's. Losses that are not finite are left out, but counted.
+    everybody's. Losses that are not finite are left out.
     """
 
     def __init__(self, num_types: int) -> None:

@@ -33,8 +33,8 @@ class MultiObjectiveReweightedLoss(nn.Module):
 
     Recording and communication happen only in training mode, with gradients enabled and labels given.
 
-    In mode ``uncertainty`` the log-variances are this module's only parameter, :attr:`log_variances`: whoever trains
-    must give it to the optimiser and average its gradient over the ranks, since DDP wraps the network only.
+    In mode ``uncertainty`` there are log-variances to be learned, see :meth:`learned_parameters`: whoever trains must
+    give them to the optimiser and average their gradient over the ranks, since DDP wraps the network only.
 
     Args:
         base: ``{type: L1Loss}`` (default), any loss registered in BasicSR, or a list of them, each with its
@@ -122,6 +122,10 @@ class MultiObjectiveReweightedLoss(nn.Module):
         pred, target, weight = (_at_least_float32(x) for x in (pred, target, weight))
         with torch.autocast(pred.device.type, enabled=False):
             return sum(term(pred, target, weight) for term in self.base)
+
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """What is to be trained along with the network; never a base loss's own network, which judges it."""
+        return [self.log_variances] if self.options.mode == "uncertainty" else []
 
     @property
     def source(self) -> str:

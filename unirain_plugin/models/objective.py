@@ -13,6 +13,21 @@ from torch import Tensor, nn
 from unirain_plugin.errors import OptionError, did_you_mean
 
 
+def learned_parameters(loss: nn.Module | None) -> list[nn.Parameter]:
+    """What a loss wants trained along with the network: what its ``learned_parameters()`` names, nothing in others.
+
+    A network inside a loss judges the pictures. Given to the optimiser, it would learn to be content.
+    """
+    return getattr(loss, "learned_parameters", list)()
+
+
+def loss_state(loss: nn.Module) -> dict[str, Any]:
+    """A loss's ``state_dict()`` without the parameters that nobody trains: the option file names them."""
+    learned = {id(parameter) for parameter in learned_parameters(loss)}
+    fixed = {name for name, parameter in loss.named_parameters() if id(parameter) not in learned}
+    return {name: value for name, value in loss.state_dict().items() if name not in fixed}
+
+
 class Objective:
     """Sums up the terms of the loss for one micro-batch.
 

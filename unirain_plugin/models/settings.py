@@ -11,6 +11,9 @@ from unirain_plugin.errors import OptionError, did_you_mean
 
 PRECISIONS = ("off", "bf16", "fp16")
 
+AUTO_TILE = 1024
+"""Side of the tiles where ``tile`` is left open, pixels (our choice)."""
+
 AUX_WEIGHTS: Mapping[str, float] = MappingProxyType({"load_balance": 1e-2, "z_loss": 1e-3})
 """Weights of a network's auxiliary losses: 1e-2 for balancing as in Switch Transformer (Fedus et al., 2022, §2.2),
 1e-3 for the router's z-loss as in ST-MoE (Zoph et al., 2022, §3.3)."""
@@ -179,7 +182,8 @@ class ValidationSettings:
         for key in ("tile", "tile_overlap"):
             if given.get(key) is not None:
                 given[key] = _count("val", key, given[key], 0)
-        tile, overlap = given.get("tile"), given.get("tile_overlap", cls.tile_overlap)
+        tile = AUTO_TILE if given.get("tile") is None else given["tile"]
+        overlap = given.get("tile_overlap", cls.tile_overlap)
         if tile and overlap * 2 > tile:
             raise OptionError(
                 f"val: tile_overlap: expected at most half of tile ({tile}), found {overlap}"
@@ -192,7 +196,7 @@ class ValidationSettings:
     def tile_for(self, height: int, width: int) -> int:
         """The tile size for an image of this size, or 0 for "restore it whole"."""
         if self.tile is None:
-            return 1024 if height * width > 4_194_304 else 0
+            return AUTO_TILE if height * width > 4_194_304 else 0
         return self.tile if max(height, width) > self.tile else 0
 
 

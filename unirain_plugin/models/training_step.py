@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unirain_plugin.models.nonfinite import NonFiniteGuard, describe_batch, from_all_ranks, running_statistics
-from unirain_plugin.models.objective import Objective
+from unirain_plugin.models.objective import Objective, learned_parameters
 from unirain_plugin.models.settings import TrainingSettings
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,8 +47,8 @@ class TrainingStep:
 
     An iteration is one batch and one optimiser step, whatever ``accumulate`` is. The step itself waits for the device
     once and, in a distributed run, adds one collective to DDP's: a small vector that holds the finite flags and all
-    logged losses together. (The loss adds its own: the counts and sums per rain type of every forward; and learned
-    loss parameters, where there are any, have their gradients averaged.)
+    logged losses together. (The loss adds its own: the counts and sums per rain type of every forward; the network
+    one for its auxiliary losses; and learned loss parameters, where there are any, have their gradients averaged.)
 
     Args:
         network: The network as it is called (DDP or plain).
@@ -73,7 +73,7 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
         self.guard = NonFiniteGuard(settings.max_nonfinite)
         self.world_size = dist.get_world_size() if isinstance(network, DistributedDataParallel) else 1
-        self._loss_parameters = [] if criterion is None else [p for p in criterion.parameters() if p.requires_grad]
+        self._loss_parameters = learned_parameters(criterion)
         self.output: Tensor | None = None
 
     def run(self, batch: Batch, current_iter: int) -> tuple[dict[str, float], bool]:

@@ -16,7 +16,7 @@ from unirain_plugin.errors import TrainingError
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
 from unirain_plugin.models.ema import update_average
 from unirain_plugin.models.model_options import ModelOptions
-from unirain_plugin.models.objective import Objective
+from unirain_plugin.models.objective import Objective, learned_parameters, loss_state
 from unirain_plugin.models.optimizers import build_optimizer
 from unirain_plugin.models.per_type_validation import PerTypeValidation
 from unirain_plugin.models.progress import TrainingBar, wants_bar
@@ -93,12 +93,12 @@ class UniRainModel(PerTypeValidation):
         )
 
     def setup_optimizers(self) -> None:
-        """See the toolbox; parameters of the loss form a second group without weight decay.
+        """See the toolbox; what the loss has to learn forms a second group without weight decay.
 
         Without decay is our choice: learned log-variances would otherwise be drawn towards equal weights.
         """
         super().setup_optimizers()
-        parameters = [p for p in self.cri_pix.parameters() if p.requires_grad] if self.cri_pix else []
+        parameters = learned_parameters(self.cri_pix)
         if parameters:
             self.optimizer_g.add_param_group({"params": parameters, "weight_decay": 0.0})
 
@@ -173,7 +173,7 @@ class UniRainModel(PerTypeValidation):
     def history_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond networks, optimisers and schedulers."""
         return {
-            "loss": self.cri_pix.state_dict() if self.cri_pix else None,
+            "loss": loss_state(self.cri_pix) if self.cri_pix else None,
             "scaler": self.training_step.scaler.state_dict(),
             "nonfinite": self.training_step.guard.state_dict(),
             "best_metric_results": copy.deepcopy(getattr(self, "best_metric_results", {})),
@@ -183,7 +183,7 @@ class UniRainModel(PerTypeValidation):
     def load_history_state(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`history_state` gave."""
         if self.cri_pix and state["loss"] is not None:
-            self.cri_pix.load_state_dict(state["loss"])
+            self.cri_pix.load_state_dict({**self.cri_pix.state_dict(), **state["loss"]})
         if state["scaler"]:  # empty without fp16
             self.training_step.scaler.load_state_dict(state["scaler"])
         self.training_step.guard.load_state_dict(state["nonfinite"])
@@ -205,7 +205,7 @@ class UniRainModel(PerTypeValidation):
 
 
 def _to_channels_last(network: nn.Module) -> None:
-    """Reorder the (4-d) kernels in memory. ``Module.to`` fails for networks with 5-d parameters (stacked experts)."""
+    """Reorder the (4-d) kernels in memory; ``Module.to`` fails for networks that have 5-d parameters as well."""
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
