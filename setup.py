@@ -93,6 +93,7 @@ setup(
         "pyyaml>=6.0",
         "safetensors>=0.4",
         "scikit-image>=0.22",
+        "tifffile>=2023.4",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         f"datasets:val:dataroot={output / 'data/val'}",
     ]
     if args.iterations is not None:
-        overrides.append(f"train:total_iter={args.iterations}")
+        overrides += [f"train:total_iter={args.iterations}", f"train:scheduler:periods=[{args.iterations}]"]
     _run("unirain_plugin.train", TRAIN_OPTIONS, output, overrides)
     _say("3/4 Restoring the held-out pictures through BasicSR's test_pipeline")
     weights = output / "experiments" / Path(TRAIN_OPTIONS).stem / "models" / "net_g_latest.pth"

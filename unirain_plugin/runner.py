@@ -226,10 +226,10 @@ def warnings_collected(notes: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_interrupt() -> Iterator[None]:
-    """Ctrl-C ends the program with the usual exit status and without a traceback."""
+def quiet_interrupt(remedy: str = "") -> Iterator[None]:
+    """Ctrl-C ends the program with the usual exit status and without a traceback, and tells how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; `--auto_resume` goes on from the last checkpoint\n")
+        sys.stderr.write(f"\ninterrupted{remedy}\n")
         raise SystemExit(130) from None

@@ -278,7 +278,7 @@ def _work(jobs: list, workers: int, skip_bad: bool) -> dict[str, str]:
         for job, message in make_pairs(jobs, min(workers, max(len(jobs), 1))):
             bar.update()
             if message and not skip_bad:
-                raise DataError(f"{message} (--skip-bad leaves such photographs out.)")
+                raise DataError(f"{message} (--resume --skip-bad goes on and leaves such photographs out.)")
             if message:
                 failures[job.photo] = message
     return failures

@@ -105,7 +105,7 @@ def forward_loader_errors() -> tuple[object, str, object]:
 
 
 def explain_loading_errors() -> tuple[object, str, object]:
-    """A replacement for ``BaseModel.load_network`` that says in one message which file does not fit, and why."""
+    """A replacement for ``BaseModel.load_network``: reads .safetensors too, says in one message what does not fit."""
     import pickle
 
     from basicsr.models.base_model import BaseModel
@@ -116,7 +116,10 @@ def explain_loading_errors() -> tuple[object, str, object]:
         self: object, net: object, load_path: str, strict: bool = True, param_key: str | None = "params"
     ) -> None:
         try:
-            load(self, net, load_path, strict, param_key)
+            if str(load_path).lower().endswith(".safetensors"):
+                _load_safetensors(self, net, str(load_path), strict)
+            else:
+                load(self, net, load_path, strict, param_key)
         except UniRainError:  # our networks explain themselves
             raise
         except Exception as error:
@@ -131,6 +134,18 @@ def explain_loading_errors() -> tuple[object, str, object]:
             raise CheckpointError(f"{load_path}: these weights cannot be loaded into {name}: {reason}") from error
 
     return BaseModel, "load_network", load_network
+
+
+def _load_safetensors(model: object, net: object, path: str, strict: bool) -> None:
+    """Weights from a .safetensors file, which has one part only."""
+    from basicsr.utils import get_root_logger
+
+    from unirain_plugin.inference.weights_file import read_weights
+
+    net, state = model.get_bare_model(net), read_weights(path).state
+    get_root_logger().info(f"Loading {type(net).__name__} model from {path}.")
+    model._print_different_keys_loading(net, state, strict)
+    net.load_state_dict(state, strict=strict)
 
 
 class LazyPrefetcher:

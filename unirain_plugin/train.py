@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     from unirain_plugin.runner import parse_arguments, quiet_interrupt
 
     arguments = parse_arguments(argv, is_train=True)
-    with quiet_interrupt():
+    with quiet_interrupt("; `--auto_resume` goes on from the last checkpoint"):
         from unirain_plugin.toolbox import prepare_import
 
         prepare_import()

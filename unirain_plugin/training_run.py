@@ -99,15 +99,23 @@ class TrainingRun(Run):
             )
 
     def copy_opt_file(self, opt_file: str, experiments_root: str) -> None:
-        """The toolbox's copy of the option file, from memory: the file may lie in the folder just archived."""
+        """The toolbox's copy of the option file, from memory: the file may lie in the folder just archived.
+
+        With overrides it is written anew with them: weights are restored later with the network that it names.
+        """
         import sys
         import time
 
+        import yaml
         from basicsr.utils.dist_util import get_dist_info
+        from basicsr.utils.options import ordered_yaml
 
         if get_dist_info()[0] == 0:
+            text = self.option_text
+            if self.arguments.overrides:
+                text = yaml.dump(self.options, Dumper=ordered_yaml()[1], sort_keys=False, allow_unicode=True)
             header = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {' '.join(sys.argv)}\n\n"
-            (Path(experiments_root) / Path(opt_file).name).write_text(header + self.option_text, encoding="utf-8")
+            (Path(experiments_root) / Path(opt_file).name).write_text(header + text, encoding="utf-8")
 
     def init_tb_logger(self, log_dir: str) -> Any:
         """TensorBoard on rank 0; what a killed part of the run wrote after its last checkpoint is purged.

@@ -46,6 +46,7 @@ def test_defaults():
         ({"models": [{**MODEL, "untrained": True}]}, "`untrained: true` is for a network without weights"),
         ({"models": [{**MODEL, "results": "x"}]}, "takes neither `weights`, `network` nor `untrained`"),
         ({"models": [{"name": "a", "results": "x", "pattern": "{type}/{stem}.png"}]}, r"pattern: unknown \{type\}"),
+        ({"models": [{"name": "a", "results": "x", "pattern": "{stem"}]}, "pattern: '{stem' cannot be filled in"),
         ({"test_sets": [{"name": "s"}]}, "give exactly one of `lq`, `dataroot`, `manifest` and `synthesize`"),
         ({"test_sets": [{**SET, "lq": "y"}]}, "give exactly one of"),
         ({"test_sets": [{**SET, "gt": "y"}]}, "`gt` goes with `lq`"),

@@ -21,7 +21,7 @@ from unirain_plugin.compare.metrics import psnr
 from unirain_plugin.compare.options import parse_options
 from unirain_plugin.compare.run import UNTRAINED, run
 from unirain_plugin.compare.samples import Source
-from unirain_plugin.errors import OptionError
+from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.inference.loading import build_network, load
 from unirain_plugin.inference.restoring import restore
 from unirain_plugin.inference.weights_file import write_weights
@@ -280,6 +280,35 @@ def test_two_runs_do_not_meet(data, tmp_path, capsys):
     finally:
         os.close(handle)
     assert "another run is working in this folder" in capsys.readouterr().err
+
+
+def test_a_metric_that_fails_once_is_told_and_tried_anew(data, tmp_path, monkeypatch):
+    from unirain_plugin.compare import scoring
+
+    calls = []
+
+    def flaky(image, target):
+        calls.append(image.shape)
+        if len(calls) == 2:
+            raise DataError("flaky: no value for a picture: out of memory")
+        return float(10 + len(calls))
+
+    monkeypatch.setitem(scoring._MAKERS, "niqe", lambda name: scoring.Metric(name, False, False, flaky))
+    chosen, out = [models(data)[0]], tmp_path / "out"
+    first = compare(data, out, chosen, metrics=["psnr", "niqe"], include_input=False)
+    assert any("1 of 4 pictures have no value: flaky" in line for line in first.failures)
+    table = first.summaries[0].values["ours"]
+    assert table["mean"]["niqe"] is None and table["mean"]["psnr"] > 0
+    second = compare(data, out, chosen, metrics=["psnr", "niqe"], include_input=False)
+    assert second.failures == [] and len(calls) == 5
+    assert second.summaries[0].values["ours"]["mean"]["niqe"] is not None
+
+
+def test_dry_run_names_missing_files(data, tmp_path, capsys):
+    chosen = [models(data)[0], {"name": "gone", "weights": str(tmp_path / "gone.pth")}]
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out", chosen)))
+    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--dry-run"]) == 1
+    assert "gone: weights: there is no" in capsys.readouterr().err
 
 
 def test_dry_run(data, tmp_path, capsys):

@@ -134,6 +134,10 @@ def test_rejected_pairs_do_not_come_back_through_meta_info(tmp_path, capsys):
     assert generate_meta_info.main(arguments) == 0
     assert (tmp_path / "meta/meta_info_drs.txt").read_text() == "0.png (4,5,3)\n2.png (4,5,3)\n"
     assert "left out: 1 of 3 pairs" in capsys.readouterr().out
+    (tmp_path / "meta/meta_info_drs.txt").write_text("mine")
+    with pytest.raises(OptionError, match=r"meta_info_drs\.txt: this file exists and differs"):
+        generate_meta_info.main(arguments)
+    assert generate_meta_info.main([*arguments, "--overwrite"]) == 0
     write_manifest(tmp_path / "m.jsonl", records[1:2])
     with pytest.raises(DataError, match="distillation has rejected all 1 pairs"):
         generate_meta_info.main(arguments)

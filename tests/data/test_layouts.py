@@ -24,7 +24,7 @@ def plant(root, *paths, size=(8, 12)):
 
 def index(root, layout, *arguments, output=None):
     output = output or root.parent / "m.jsonl"
-    base = ["--layout", str(layout), "--root", str(root), "--output", str(output), "--workers", "1"]
+    base = ["--layout", str(layout), "--root", str(root), "--output", str(output), "--workers", "1", "--overwrite"]
     assert index_dataset.main([*base, *arguments]) == 0
     prefix = f"{root.name}/"
     return [(r.lq.removeprefix(prefix), r.gt.removeprefix(prefix), r.rain_type) for r in read_manifest(output)]
@@ -319,6 +319,14 @@ def test_manifest_in_another_folder_leads_to_the_files(tmp_path):
     index(tmp_path / "data", "rain13k", output=tmp_path / "lists/deep/m.jsonl")
     record = next(read_manifest(tmp_path / "lists/deep/m.jsonl"))
     assert record.lq == "../../data/input/1.png" and (tmp_path / "lists/deep" / record.lq).is_file()
+
+
+def test_a_manifest_is_not_replaced_unasked(tmp_path):
+    plant(tmp_path / "data", *(path for lq, gt, _ in TREES["rainrag"] for path in (lq, gt)))
+    index(tmp_path / "data", "rainrag")
+    base = ["--layout", "rainrag", "--root", str(tmp_path / "data"), "--output", str(tmp_path / "m.jsonl")]
+    with pytest.raises(OptionError, match=r"m\.jsonl: this file exists; name another, or give --overwrite"):
+        index_dataset.main(base)
 
 
 def test_check_manifest(tmp_path, capsys):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.inference import folder
-from unirain_plugin.inference.pictures import read_picture
+from unirain_plugin.inference.pictures import Picture, read_picture, write_picture
 from unirain_plugin.inference.restoring import restore
 from unirain_plugin.inference.weights_file import write_weights
 
@@ -59,6 +59,31 @@ def test_folder_is_mirrored_with_comparisons(weights, tmp_path):
     assert read_picture(root / "out" / "compare" / "a.png").pixels.shape == (90, 148, 3)
     assert run(weights, root, root / "out") == 0  # the results inside the input are not restored again
     assert not (root / "out" / "out").exists()
+
+
+def test_comparisons_take_no_place_of_others(weights, tmp_path, capsys):
+    root = tmp_path / "in"
+    (root / "compare").mkdir(parents=True)
+    files = [root / "x.png", root / "compare/x.png"]
+    for path in files:
+        write_picture(path, Picture(random_picture(12, 14)))
+    before = [path.read_bytes() for path in files]
+    for more in ((), ("--overwrite",)):
+        assert run(weights, root / "compare", root, "--compare", *more) == 2
+        assert "compare/x.png would overwrite its source" in capsys.readouterr().err
+    assert run(weights, root, tmp_path / "out", "--compare") == 2
+    assert "would both be written to" in capsys.readouterr().err
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_result_without_its_comparison_is_not_made_anew_unasked(weights, tmp_path, capsys):
+    write_picture(tmp_path / "x.png", Picture(random_picture(12, 14)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/x.png").write_bytes(b"mine")
+    assert run(weights, tmp_path / "x.png", tmp_path / "out", "--compare") == 1
+    assert "out/x.png is there, without its side-by-side picture" in capsys.readouterr().out
+    assert (tmp_path / "out/x.png").read_bytes() == b"mine"
+    assert run(weights, tmp_path / "x.png", tmp_path / "out", "--compare", "--overwrite") == 0
 
 
 def test_existing_results_are_skipped_unless_overwrite(weights, tmp_path, capsys):
@@ -118,6 +143,7 @@ def folder_jobs(root, out):
         (lambda root: ("-i", root / "void"), "holds no picture or video"),
         (lambda root: ("-o", root), "would overwrite its source"),
         (lambda root: ("-o", root / "a.png"), "must be a folder"),
+        (lambda root: ("-o", root / "new.png"), "must be a folder, this is the name of a picture"),
         (lambda root: ("--tile", 5), "tile: got 5"),
         (lambda root: ("--precision", "fp61"), "precision"),
         (lambda root: ("--precision", "fp16"), "fp16 is for accelerators"),
@@ -186,6 +212,27 @@ def test_frames_and_colours_pass_through(tmp_path):
     assert probe(job.target).rate == "30000/1001"
     difference = [np.abs(a.astype(int) - b).mean() for a, b in zip(before, after, strict=True)]
     assert max(difference) < 3  # of 255: the codec's own loss
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_video_keeps_the_shape_of_pixels_and_the_tags_of_colours(tmp_path, rotation):
+    from unirain_plugin.inference.jobs import plan_jobs
+    from unirain_plugin.inference.video import probe
+
+    tags = ["-vf", "setsar=16/11", "-color_primaries", "bt2020", "-color_trc", "smpte2084", "-colorspace", "bt2020nc"]
+    source = make_video(tmp_path / "film.mp4", "72x58", "10", *tags)
+    if rotation:
+        turned = tmp_path / "turned.mp4"
+        command = ["ffmpeg", "-v", "error", "-i", str(source), "-metadata:s:v", "rotate=90", "-c", "copy", str(turned)]
+        subprocess.run(command, check=True)
+        source = turned
+    (job,) = plan_jobs(source, tmp_path / "out").jobs
+    assert folder.restore_files([job], lambda frame: frame, bar=False).failed == []
+    before, after = probe(source), probe(job.target)
+    assert before.aspect == after.aspect == ("11/16" if rotation else "16/11")
+    assert before.tags == after.tags and before.matrix == after.matrix == "bt2020nc"
+    assert after.tags == ("-color_primaries", "bt2020", "-color_trc", "smpte2084")
 
 
 @needs_ffmpeg

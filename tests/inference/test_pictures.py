@@ -3,11 +3,12 @@
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from inference_helpers import random_picture
 from PIL import Image, ImageOps
 
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.pictures import Picture, read_picture, side_by_side, write_picture
+from unirain_plugin.inference.pictures import Picture, as_stored, read_picture, side_by_side, write_picture
 
 
 def exif_with(orientation):
@@ -32,6 +33,50 @@ def test_orientation_is_turned_upright_and_kept(tmp_path, orientation, suffix):
         assert image.info["icc_profile"] == b"profile"
         again = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
     assert np.abs(again - shown).max() <= (0 if suffix != ".jpg" else 40) and again.shape == shown.shape
+
+
+def write_tiff(path, pixels, orientation=1, **options):
+    kind = "rgb" if pixels.shape[2] > 2 else "minisblack"
+    alpha = {"extrasamples": ["unassalpha"], "planarconfig": "contig"} if pixels.shape[2] in (2, 4) else {}
+    pixels = np.ascontiguousarray(as_stored(pixels, orientation))
+    options = {"photometric": kind, "extratags": [(274, "H", 1, orientation, True)], **alpha, **options}
+    tifffile.imwrite(path, pixels if pixels.shape[2] > 1 else pixels[..., 0], **options)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_is_turned_upright_once_and_keeps_its_profile(tmp_path, orientation, dtype):
+    pixels = random_picture(20, 31, 3, dtype)
+    write_tiff(tmp_path / "a.tif", pixels, orientation, iccprofile=b"profile")
+    for name in ("a.tif", "b.tif"):
+        picture = read_picture(tmp_path / name)
+        np.testing.assert_array_equal(picture.pixels, pixels)
+        assert picture.profile == b"profile"
+        write_picture(tmp_path / "b.tif", picture)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, np.uint8), (2, np.uint8), (4, np.uint8), (1, np.uint16), (4, np.uint16)]
+)
+def test_tiff_keeps_grey_and_alpha(tmp_path, channels, dtype):
+    pixels = random_picture(20, 31, channels, dtype)
+    write_tiff(tmp_path / "a.tif", pixels)
+    for name in ("a.tif", "b.tif"):
+        picture = read_picture(tmp_path / name)
+        np.testing.assert_array_equal(picture.pixels, pixels)
+        write_picture(tmp_path / "b.tif", picture)
+
+
+def test_tiff_with_white_as_zero_is_inverted_or_refused(tmp_path):
+    grey = random_picture(20, 31, 1, np.uint8)
+    write_tiff(tmp_path / "a.tif", grey, photometric="miniswhite")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels, 255 - grey)
+    write_tiff(tmp_path / "b.tif", random_picture(20, 31, 1, np.uint16), photometric="miniswhite")
+    with pytest.raises(DataError, match=r"b\.tif: holds white as 0 in more than 8 bits a channel"):
+        read_picture(tmp_path / "b.tif")
+    write_tiff(tmp_path / "c.tif", random_picture(20, 31, 2, np.uint16))
+    with pytest.raises(DataError, match=r"c\.tif: holds grey with alpha in more than 8 bits a channel"):
+        read_picture(tmp_path / "c.tif")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

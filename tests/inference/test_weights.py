@@ -62,6 +62,11 @@ def test_checkpoint_of_a_run_is_understood_from_its_folder_or_with_network(tmp_p
     assert_same_network(net, load(models / "net_g_4.pth", SMALL, "cpu", param_key="params"))
     option_file(models.parent / "run.yml")
     assert_same_network(ema, load(models / "net_g_4.pth", device="cpu"))
+    option_file(models.parent / "again.yml")
+    assert_same_network(ema, load(models / "net_g_4.pth", device="cpu"))
+    (models.parent / "z.yml").write_text("network_g: {type: UniRain, dim: 4}\n")
+    with pytest.raises(CheckpointError, match=r"run\.yml, .*z\.yml name different networks"):
+        load(models / "net_g_4.pth", device="cpu")
 
 
 def test_prefix_of_parallel_training_is_taken_off(tmp_path):
@@ -116,6 +121,7 @@ def test_foreign_weights_name_the_keys_that_differ(tmp_path):
         ("w.pth", b"", "no file of weights, or it is truncated|damaged"),
         ("w.pth", b"hello world, this is text", "damaged|no file of weights"),
         ("w.safetensors", b"hello world, this is text", "no whole safetensors file"),
+        ("w.onnx", b"\x08\x08", "is a network for other programs; expected weights"),
         ("w.pth", [1, 2], "found list"),
         ("w.pth", {"epoch": 3, "iter": 4}, "holds no parameters; found the keys epoch, iter"),
         ("w.pth", {"architecture": "{", "params": {"a": torch.zeros(1)}}, "stored architecture cannot be read"),
@@ -180,6 +186,7 @@ def test_default_weights(tmp_path, monkeypatch):
     net = random_network()
     write_weights(tmp_path / "small.safetensors", net.state_dict(), SMALL)
     assert_same_network(net, load(device="cpu"))
+    assert_same_network(net, load("default", device="cpu"))
 
 
 def test_import_stays_light():
@@ -203,6 +210,8 @@ def test_export_command(tmp_path, name, capsys):
             torch.testing.assert_close(torch.jit.load(str(target))(x), net(x), rtol=0, atol=2e-5)
     else:
         assert_same_network(net, load(target, device="cpu"))
+    (tmp_path / "plain").touch()
+    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert cli.main(arguments) == 2 and "--overwrite" in capsys.readouterr().err
     assert [p.name for p in target.parent.iterdir()] == [target.name]
 

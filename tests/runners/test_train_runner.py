@@ -12,6 +12,8 @@ import torch
 import yaml
 from run_helpers import ENVIRONMENT, assert_same_weights, logged, stock_sections, weights
 
+from unirain_plugin import load
+
 
 def test_as_a_user_does(options, tmp_path):
     """In a subprocess: the folders appear in the working directory, and nothing is said about CUDA."""
@@ -32,7 +34,14 @@ def test_root_and_flags(programs, options, tmp_path):
     experiment = programs.folder / "elsewhere/experiments/debug_tiny"
     assert sorted(logged(experiment)) == [1, 2, 3], text
     copied = (experiment / "tiny.yml").read_text()
-    assert "# CMD:" in copied and yaml.safe_load(copied)["train"]["total_iter"] == 2
+    assert "# CMD:" in copied and yaml.safe_load(copied)["train"]["total_iter"] == 3
+
+
+def test_weights_of_a_run_with_overrides_find_their_network(programs, options, tmp_path):
+    change = "network_g:soft_routing=image"
+    programs.run("train", "-opt", options(total_iter=1), "--root", tmp_path, "--force_yml", change)
+    network = load(tmp_path / "experiments/tiny/models/net_g_latest.pth", device="cpu")
+    assert network.options.soft_routing == "image"
 
 
 def test_resumes_from_any_directory(programs, options, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from basicsr.models.base_model import BaseModel
+from safetensors.torch import save_file
 from torch import nn
 
 from unirain_plugin.errors import CheckpointError, OptionError
@@ -27,6 +28,15 @@ def test_weights_that_fit(weights):
     network = nn.Linear(2, 3)
     load(weights, network)
     assert torch.equal(network.weight, torch.load(weights)["params"]["weight"])
+
+
+def test_safetensors(tmp_path):
+    source, network = nn.Linear(2, 3), nn.Linear(2, 3)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    load(tmp_path / "w.safetensors", network, param_key="params_ema")
+    assert torch.equal(network.weight, source.weight)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: these weights cannot be loaded into Sequential: "):
+        load(tmp_path / "w.safetensors", nn.Sequential(nn.Linear(4, 5)))
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def _restore(restorer: Restorer) -> object:
         if file is None:
             raise _error("There is no picture yet: drop one first.")
         try:
-            sizes = LARGE_RAIN if large else ()
+            sizes = (restorer.net(weights, device).restore_sizes or LARGE_RAIN) if large else ()
             options = RestoreOptions(int(tile), int(overlap), precision, bool(ensemble), sizes=sizes)
             done = restorer.restore(Path(file), weights, options, device, lambda text: progress(None, desc=text))
         except UniRainError as error:

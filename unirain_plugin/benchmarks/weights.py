@@ -74,11 +74,12 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def _write_row(name: str, scores: list[tuple[Score, Score]]) -> list[float]:
-    """Write means; return the windows' gains in PSNR. The PSNR of two equal pictures is infinite and has no gain."""
+    """Write means and the least gain, of clean pictures (whose PSNR is infinite) the least PSNR; return the gains."""
     before, after = (mean(pair[i].psnr for pair in scores) for i in (0, 1))
     gains = [b.psnr - a.psnr for a, b in scores]
     ssim = [mean(pair[i].ssim for pair in scores) for i in (0, 1)]
-    shown = f"{mean(gains):>+8.2f}{min(gains):>+8.2f}" if np.isfinite(before) else f"{'':>16}"
+    least = min(pair[1].psnr for pair in scores)
+    shown = f"{mean(gains):>+8.2f}{min(gains):>+8.2f}" if np.isfinite(before) else f"{'':>8}{least:>8.2f}"
     sys.stdout.write(f"{name:<22}{before:>12.2f}{after:>10.2f}{shown}{ssim[0]:>14.4f}{ssim[1]:>10.4f}\n")
     return gains
 

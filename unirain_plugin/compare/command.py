@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from unirain_plugin.compare.options import CompareOptions, load_options
+from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, load_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output", type=Path, metavar="DIR", help="instead of the option file's output folder")
     p.add_argument("--device", help="instead of the option file's device: auto, cpu, cuda, cuda:1, mps")
     p.add_argument(
-        "--dry-run", action="store_true", help="check everything, list models and test sets, compute nothing"
+        "--dry-run",
+        action="store_true",
+        help="check the option file and that files are there, list models and test sets, compute nothing",
     )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
@@ -35,8 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     given = {"output": args.output, "device": args.device}
     options = replace(options, **{key: value for key, value in given.items() if value is not None})
     if args.dry_run:
+        missing = missing_files(options)
         sys.stdout.write(plan(options))
-        return 0
+        sys.stderr.write("".join(f"warning: {line}\n" for line in missing))
+        return 1 if missing else 0
     from unirain_plugin.compare.run import run  # torch and BasicSR take seconds to import
     from unirain_plugin.compare.writing import markdown, write_all
 
@@ -50,6 +54,18 @@ def main(argv: list[str] | None = None) -> int:
     for line in outcome.failures:
         sys.stderr.write(f"warning: {line}\n")
     return 1 if outcome.failures else 0
+
+
+def missing_files(options: CompareOptions) -> list[str]:
+    """A line for each file or folder of a model that is not there."""
+    lines = []
+    for model in options.models:
+        weights = None if model.weights == DEFAULT_WEIGHTS else model.weights
+        network = model.network if isinstance(model.network, str) else None
+        for key, path in (("weights", weights), ("network", network), ("results", model.results)):
+            if path is not None and not Path(path).expanduser().exists():
+                lines.append(f"{model.name}: {key}: there is no {path}.")
+    return lines
 
 
 def plan(options: CompareOptions) -> str:

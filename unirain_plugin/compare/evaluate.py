@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ class Row:
         results: Of the pictures that were finished.
         sources: Test picture → the file with the model's picture.
         failures: Test picture → why it has no result.
+        unscored: Metric → why it failed on a picture that has a result, with the pictures.
         failure: Why there are no results at all, or None.
         remarks: What is odd but no failure.
     """
@@ -66,6 +68,7 @@ class Row:
     results: list[ImageResult] = field(default_factory=list)
     sources: dict[ImageKey, Source] = field(default_factory=dict)
     failures: dict[ImageKey, str] = field(default_factory=dict)
+    unscored: dict[str, list[str]] = field(default_factory=dict)
     failure: str | None = None
     remarks: list[str] = field(default_factory=list)
 
@@ -74,7 +77,8 @@ class Row:
         if self.failure is not None:
             return self.failure
         if not self.failures:
-            return "ok"
+            return "; ".join(f"{len(texts)} of {len(self.results)} pictures have no value: {texts[0]}"
+                             for texts in self.unscored.values()) or "ok"  # fmt: skip
         total = len(self.failures) + len(self.results)
         by_reason: dict[str, list[str]] = {}
         for key, text in self.failures.items():
@@ -215,10 +219,14 @@ class Evaluator:
         wanted = [metric for metric in self.metrics if metric.name not in scores]
         if wanted or not same:
             data = source.read()
-            scores |= _scores(wanted, _sized(decode(data, str(source)), checked, source), checked)
+            fresh, failed = _scores(wanted, _sized(decode(data, str(source)), checked, source), checked)
+            scores |= fresh
+            for metric, text in failed.items():
+                row.unscored.setdefault(metric, []).append(text)
             file = hashlib.sha256(data).hexdigest()
             self.journal.add(key, {"picture": picture_key, "gt": checked.gt, "file": file, "metrics": scores})
-        values = {m.name: scores[m.name] for m in self.metrics if scores[m.name] is not None}
+        found = {m.name: scores.get(m.name, math.nan) for m in self.metrics}  # what failed is tried anew next time
+        values = {name: value for name, value in found.items() if value is not None}
         sample = checked.sample
         row.results.append(ImageResult(row.name, sample.test_set, sample.image, sample.rain_type, values))
         row.sources[checked.key] = source
@@ -258,7 +266,16 @@ def _sized(image: np.ndarray, checked: Checked, source: Source) -> np.ndarray:
     return image
 
 
-def _scores(metrics: Sequence[Metric], image: np.ndarray, checked: Checked) -> dict[str, float | None]:
+def _scores(
+    metrics: Sequence[Metric], image: np.ndarray, checked: Checked
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """The values of those metrics that can be computed, and why others failed."""
     needs_gt = any(metric.needs_gt for metric in metrics) and checked.sample.gt is not None
     target = checked.sample.gt.picture() if needs_gt else None
-    return {metric.name: metric(image, target) for metric in metrics}
+    scores, failures = {}, {}
+    for metric in metrics:
+        try:
+            scores[metric.name] = metric(image, target)
+        except DataError as error:
+            failures[metric.name] = reason(error)
+    return scores, failures

@@ -67,10 +67,13 @@ class NetworkSpec:
         Raises:
             CheckpointError: If the weights are missing.
         """
+        from unirain_plugin.inference.loading import experiment_network
         from unirain_plugin.inference.sizes import CONFIDENCE
 
         o = self.options
         network: Any = Path(o.network).read_text("utf-8") if isinstance(o.network, str) else o.network
+        if network is None and self.weights is not None:
+            network = experiment_network(self.weights)
         return canonical_hash(
             {
                 "version": __version__,

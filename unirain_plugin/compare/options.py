@@ -79,6 +79,12 @@ class ModelOptions:
             raise ValueError("network: expected a `type`, the name of a registered network such as UniRain or SwinIR.")
         if self.pad_multiple is not None and self.pad_multiple < 1:
             raise ValueError(f"pad_multiple: expected at least 1, got {self.pad_multiple}.")
+        try:
+            (self.pattern or "").format(**dict.fromkeys(_PLACEHOLDERS, "x"))
+        except ValueError as error:
+            raise ValueError(f"pattern: {self.pattern!r} cannot be filled in: {error}.") from None
+        except LookupError:
+            pass  # told below
         unknown = set(re.findall(r"{(\w*)}", self.pattern or "")) - _PLACEHOLDERS
         if unknown:
             raise ValueError(

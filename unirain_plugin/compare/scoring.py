@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -48,7 +47,11 @@ class Metric:
     function: Function = field(repr=False)
 
     def __call__(self, image: np.ndarray, target: np.ndarray | None) -> float | None:
-        """The value, or None where the picture has none (no clean picture, too small, flat)."""
+        """The value, or None where the picture has none (no clean picture, too small, flat).
+
+        Raises:
+            DataError: If a metric of pyiqa fails on it.
+        """
         if self.needs_gt and target is None:
             return None
         value = float(self.function(image, target))
@@ -162,10 +165,9 @@ def _from_pyiqa(name: str, device: str) -> Metric:
             with torch.no_grad():
                 inputs = [tensor(image)] if not needs_gt else [tensor(image), tensor(target)]
                 return float(model(*inputs).mean())
-        except Exception as error:  # too small a picture, for example: the other metrics go on
-            logging.getLogger("basicsr").warning(f"{name}: no value for a {image.shape[1]}×{image.shape[0]} picture: "
-                                                 f"{error or type(error).__name__}")  # fmt: skip
-            return math.nan
+        except Exception as error:  # too small a picture, no memory left, …
+            raise DataError(f"{name}: no value for a {image.shape[1]}×{image.shape[0]} picture: "
+                              f"{error or type(error).__name__}") from error  # fmt: skip
 
     needs_gt = getattr(model, "metric_mode", "FR") == "FR"
     return Metric(name, not getattr(model, "lower_better", False), needs_gt, value)

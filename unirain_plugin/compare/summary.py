@@ -129,11 +129,14 @@ def _means(
 
 
 def _mean(scores: Scores, images: Sequence[str], metric: str) -> float | None:
-    """Mean over the pictures that have a value (NIQE has none for small ones); None if a picture has no result."""
+    """Mean over the pictures that have a value (NIQE has none for small ones).
+
+    None if a picture has no result, or the metric failed on one (NaN).
+    """
     if any(image not in scores for image in images):
         return None
     found = [scores[image][metric] for image in images if metric in scores[image]]
-    return sum(found) / len(found) if found else None
+    return None if not found or any(math.isnan(value) for value in found) else sum(found) / len(found)
 
 
 def _interval(

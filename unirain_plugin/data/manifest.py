@@ -17,7 +17,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
-from unirain_plugin.data.writing import write_errors
+from unirain_plugin.data.writing import umask, write_errors
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import rain_type_ids
 
@@ -162,7 +162,7 @@ class ManifestWriter:
                 with write_errors(self.path):
                     self._file.flush()
                     os.fsync(self._file.fileno())
-                    os.fchmod(self._file.fileno(), 0o666 & ~_umask())
+                    os.fchmod(self._file.fileno(), 0o666 & ~umask())
                     self._file.close()
                     os.replace(self._temporary, self.path)
         finally:
@@ -192,12 +192,6 @@ def write_manifest(path: str | os.PathLike[str], records: Iterable[ManifestRecor
         for record in records:
             writer.write(record)
     return writer.count
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

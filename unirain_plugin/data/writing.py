@@ -52,6 +52,13 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str, sync: bool = Tr
             raise
 
 
+def umask() -> int:
+    """The process's mask of file modes, for files whose maker ignores it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
     """Make a folder and note what its files are made of; a folder made of the same is taken up again.
 

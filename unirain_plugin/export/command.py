@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     from unirain_plugin.inference.restoring import RestoreOptions
 
     suffix, export = EXPORTERS[args.format]
-    source = Path(args.weights) if args.weights else DEFAULT_WEIGHTS
+    source = DEFAULT_WEIGHTS if args.weights in (None, "default") else Path(args.weights)
     output = args.output or source.with_suffix(suffix)
     if output.suffix.lower() != suffix:
         raise OptionError(f"-o {output}: a file of format {args.format} ends with '{suffix}'.")

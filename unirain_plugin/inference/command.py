@@ -70,7 +70,10 @@ def summary(outcome: Outcome, output: Path, others: list[Path]) -> str:
     """The closing lines of a run."""
     lines = [f"{len(outcome.done)} restored to {output}"]
     if outcome.skipped:
-        lines.append(f"{len(outcome.skipped)} skipped: their results exist (--overwrite restores them again)")
+        lines.append(
+            f"{len(outcome.skipped)} skipped: their results exist, whatever weights made them (--overwrite restores "
+            "them again)"
+        )
     if others:
         names = ", ".join(path.name for path in others[:5]) + (", …" if len(others) > 5 else "")
         lines.append(f"{len(others)} passed over, neither picture nor video: {names}")

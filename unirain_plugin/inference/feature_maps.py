@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unirain_plugin.errors import DataError
+
 RESERVE = 0.5
 """Share of the free memory that maps may take before they go to a scratch file."""
 
@@ -41,7 +43,11 @@ class MapStore:
         self.on_device = int(RESERVE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
 
     def allocate(self, size: int, dtype: torch.dtype) -> Tensor:
-        """Uninitialised room for a map of ``size`` values, flat; :func:`shaped` gives it a shape."""
+        """Uninitialised room for a map of ``size`` values, flat; :func:`shaped` gives it a shape.
+
+        Raises:
+            DataError: If a scratch file is needed and the disk is full.
+        """
         needed = size * dtype.itemsize
         if needed <= self.on_device:
             self.on_device -= needed
@@ -50,10 +56,17 @@ class MapStore:
             self.limit -= needed
             return torch.empty(size, dtype=dtype)
         descriptor, name = tempfile.mkstemp(prefix="unirain-map-")
-        os.close(descriptor)
         try:
+            os.posix_fallocate(descriptor, 0, needed)  # else a full disk kills the process when the map is written
             return torch.from_file(name, shared=True, size=size, dtype=dtype)
+        except OSError as error:
+            folder = os.path.dirname(name)
+            raise DataError(
+                f"{folder}: no room for {needed / 2**30:.2f} GiB of a large picture's feature maps ({error.strerror}); "
+                "free some, or name another folder by TMPDIR."
+            ) from None
         finally:
+            os.close(descriptor)
             Path(name).unlink()  # the mapping keeps the content until the map is freed
 
     def bands(self, height: int, width: int, multiple: int = 1) -> Iterator[tuple[int, int]]:

@@ -28,7 +28,11 @@ class Job:
 
     def is_done(self) -> bool:
         """Whether everything that it would write is there."""
-        return self.target.is_file() and (self.compare is None or self.compare.is_file())
+        return all(path.is_file() for path in self.outputs())
+
+    def outputs(self) -> list[Path]:
+        """The files that it would write."""
+        return [self.target] if self.compare is None else [self.target, self.compare]
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,13 @@ def plan_jobs(source: Path, output: Path, picture_format: str = "keep", compare:
         compare: Whether side-by-side pictures are wanted, in ``output/compare``.
 
     Raises:
-        DataError: If the source is missing or unsupported, the folder holds no picture, a result would overwrite its
-            source, or two files would be written to the same name.
+        DataError: If the output is no folder, the source is missing or unsupported, the folder holds no picture, a
+            result would overwrite a source, or two files would be written to the same name.
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: the output must be a folder, this is a file.")
+    if output.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and not output.exists():
+        raise DataError(f"{output}: the output must be a folder, this is the name of a picture or video.")
     if source.is_dir():
         files = sorted(p for p in source.rglob("*") if p.is_file())
         if source.resolve() in output.resolve().parents:
@@ -87,10 +93,15 @@ def _job(path: Path, root: Path, output: Path, picture_format: str, compare: boo
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
+    sources = {job.source.resolve() for job in jobs}
     taken: dict[Path, Path] = {}
     for job in jobs:
-        if job.target.resolve() == job.source.resolve():
-            raise DataError(f"{job.source}: the result would overwrite its source; choose another output folder.")
-        other = taken.setdefault(job.target.resolve(), job.source)
-        if other != job.source:
-            raise DataError(f"{other} and {job.source} would both be written to {job.target}; rename one of them.")
+        for path in job.outputs():
+            if path.resolve() in sources:
+                which = "its" if path.resolve() == job.source.resolve() else "another"
+                raise DataError(
+                    f"{job.source}: the result {path} would overwrite {which} source; choose another output folder."
+                )
+            other = taken.setdefault(path.resolve(), job.source)
+            if other != job.source:
+                raise DataError(f"{other} and {job.source} would both be written to {path}; rename one of them.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -31,7 +32,8 @@ def load(
     training run lies; by the shapes, if they are those of one of our presets.
 
     Args:
-        weights: A .safetensors or .pth file, also a checkpoint of BasicSR; None for the weights the package ships.
+        weights: A .safetensors or .pth file, also a checkpoint of BasicSR; None or ``default`` for the weights the
+            package ships.
         network: An option file with a section ``network_g``, or that section itself (``{'type': 'UniRain', …}``).
         device: ``auto`` (CUDA where present), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``.
@@ -134,7 +136,7 @@ def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
 
 
 def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
-    if weights is not None:
+    if weights not in (None, "default"):
         return Path(weights)
     if not DEFAULT_WEIGHTS.is_file():
         raise CheckpointError(
@@ -149,7 +151,7 @@ def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
         return dict(network)
     if network is not None:
         return network_section(Path(network))
-    found = file.architecture or _from_experiment(file.path) or guess_architecture(file.state)
+    found = file.architecture or experiment_network(file.path) or guess_architecture(file.state)
     if found is None:
         raise CheckpointError(
             f"{file.path}: the file does not tell which network its weights belong to (keys: "
@@ -180,14 +182,21 @@ def _plain(value: object) -> object:
     return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def _from_experiment(path: Path) -> dict[str, object] | None:
-    """The network of the run that saved ``experiments/NAME/models/net_g_ITER.pth``: its folder holds its options."""
+def experiment_network(path: Path) -> dict[str, object] | None:
+    """The network of the run that saved ``experiments/NAME/models/net_g_ITER.pth``: its folder holds its options.
+
+    Raises:
+        CheckpointError: If option files in that folder name different networks.
+    """
+    found: dict[Path, dict[str, object]] = {}
     for option_file in sorted(path.resolve().parent.parent.glob("*.yml")):
-        try:
-            return network_section(option_file)
-        except OptionError:
-            continue
-    return None
+        with suppress(OptionError):
+            found[option_file] = network_section(option_file)
+    networks = list(found.values())
+    if any(network != networks[0] for network in networks):
+        files = ", ".join(map(str, found))
+        raise CheckpointError(f"{path}: {files} name different networks; say which it is (--network YML).")
+    return networks[0] if networks else None
 
 
 def guess_architecture(state: Mapping[str, Tensor]) -> dict[str, object] | None:

@@ -22,6 +22,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", "
 FORMATS = ("keep", "png", "jpg", "webp", "tif")
 """What ``--format`` accepts; ``keep`` writes the format that was read."""
 
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIXTEEN_BITS = (".png", ".tif", ".tiff")
 _EXIF_AND_PROFILE = (".png", ".jpg", ".jpeg", ".webp")
 _LIMIT_LOCK = threading.Lock()
@@ -63,7 +64,9 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
     header = read_header(data, str(path))
     exif = profile = None
-    orientation = header.orientation if header else other_orientation(data)
+    is_tiff = data[:4] in _TIFF_SIGNATURES
+    # Both decoders turn TIFF files upright by themselves.
+    orientation = header.orientation if header else 1 if is_tiff else other_orientation(data)
     try:
         with _LIMIT_LOCK, replaced((Image, "MAX_IMAGE_PIXELS", None)):  # its limit of 179 megapixels is for servers
             image = Image.open(io.BytesIO(data))
@@ -73,13 +76,16 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
                     f"{path}: holds {image.n_frames} pictures; expected one (for a film, give a video file)."
                 )
             exif, profile = image.info.get("exif"), image.info.get("icc_profile")
-            deep = (header.bits > 8) if header else image.format in ("TIFF", "PPM")
+            deep = (header.bits > 8) if header else _tiff_bits(image) > 8 if is_tiff else image.format == "PPM"
+            if deep and is_tiff:
+                profile = _check_deep_tiff(data, path)
             pixels = _decode_deep(data, path) if deep else _decode(image)
             if not deep and image.mode == "CMYK":
                 profile = None  # it describes CMYK, and the pixels are RGB now
     except DataError:
         raise
     except UnidentifiedImageError:  # among them deep TIFF files
+        profile = _check_deep_tiff(data, path) if is_tiff else None
         pixels = _decode_deep(data, path)
     except Exception as error:  # Pillow raises many kinds for broken files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -100,6 +106,33 @@ def _decode(image: Image.Image) -> np.ndarray:
         mode = "RGB"
     pixels = np.asarray(image.convert(mode))
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _tiff_bits(image: Image.Image) -> int:
+    """Bits a channel of a TIFF file that Pillow has opened, at most."""
+    return max(image.tag_v2.get(258, (1,)))  # BitsPerSample
+
+
+def _check_deep_tiff(data: bytes, path: Path) -> bytes | None:
+    """Refuse what OpenCV would silently misread; return the ICC colour profile, which it does not tell.
+
+    Raises:
+        DataError: If the file is broken, or holds grey with alpha or black as the highest value.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages[0]
+            kind, channels, profile = page.photometric, page.samplesperpixel, page.iccprofile
+    except Exception as error:  # tifffile raises many kinds for broken files
+        raise DataError(f"{path}: cannot be decoded as a TIFF picture: {error}.") from None
+    if kind == tifffile.PHOTOMETRIC.MINISWHITE or channels == 2:
+        what = "grey with alpha" if channels == 2 else "white as 0"
+        raise DataError(
+            f"{path}: holds {what} in more than 8 bits a channel, which cannot be read from TIFF; save it as PNG."
+        )
+    return profile
 
 
 def _decode_deep(data: bytes, path: Path) -> np.ndarray:
@@ -206,14 +239,33 @@ def _encode(suffix: str, pixels: np.ndarray, picture: Picture) -> bytes:
 
 
 def _encode_deep(suffix: str, pixels: np.ndarray, picture: Picture) -> bytes:
+    if suffix != ".png":
+        return _encode_deep_tiff(pixels, picture.profile)
     if pixels.shape[2] == 2:  # OpenCV knows no grey with alpha
         pixels = pixels[..., [0, 0, 0, 1]]
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 3] if suffix == ".png" else []
-    done, data = cv2.imencode(suffix, pixels[..., order], options)
+    done, data = cv2.imencode(suffix, pixels[..., order], [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
         raise OSError(f"OpenCV cannot encode {pixels.dtype} as {suffix}")
-    return _with_png_chunks(data.tobytes(), picture) if suffix == ".png" else data.tobytes()
+    return _with_png_chunks(data.tobytes(), picture)
+
+
+def _encode_deep_tiff(pixels: np.ndarray, profile: bytes | None) -> bytes:
+    import tifffile
+
+    if pixels.shape[2] == 2:  # read_picture() refuses grey with alpha
+        pixels = pixels[..., [0, 0, 0, 1]]
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        pixels if pixels.shape[2] > 1 else pixels[..., 0],
+        photometric="rgb" if pixels.shape[2] > 1 else "minisblack",
+        extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
+        compression="zlib",
+        iccprofile=profile,
+        metadata=None,
+    )
+    return buffer.getvalue()
 
 
 def _with_png_chunks(data: bytes, picture: Picture) -> bytes:

@@ -33,6 +33,8 @@ class Video:
         rate: Frames a second, as a fraction (``30000/1001``).
         frames: About how many, 0 if unknown.
         matrix: Colour matrix between RGB and YCbCr, in ffmpeg's name.
+        aspect: Width to height of a pixel as shown, as ``16/11``.
+        tags: ffmpeg's options for the colours' primaries and transfer curve, where the file tells them.
     """
 
     path: Path
@@ -41,6 +43,8 @@ class Video:
     rate: str
     frames: int
     matrix: str
+    aspect: str = "1/1"
+    tags: tuple[str, ...] = ()
 
 
 def video_target(path: Path) -> Path:
@@ -65,9 +69,10 @@ def probe(path: Path) -> Video:
         raise DataError(f"{path}: cannot be read as a video: {reason[0]}.")
     stream = streams[0]
     width, height = int(stream["width"]), int(stream["height"])
+    aspect = Fraction(stream.get("sample_aspect_ratio", "1:1").replace("0:1", "1:1").replace(":", "/"))
     rotation = sum(int(entry.get("rotation", 0)) for entry in stream.get("side_data_list", []))
     if rotation % 180:
-        width, height = height, width  # ffmpeg turns the frames upright
+        width, height, aspect = height, width, 1 / aspect  # ffmpeg turns the frames upright
     rate = stream.get("avg_frame_rate", "0/0")
     if rate.startswith("0/") or rate.endswith("/0"):
         rate = stream.get("r_frame_rate", "25/1")
@@ -76,7 +81,12 @@ def probe(path: Path) -> Video:
     matrix = stream.get("color_space", "unknown")
     if matrix not in ("bt709", "smpte170m", "bt470bg", "bt2020nc"):
         matrix = "bt709" if height >= 720 else "smpte170m"  # what players assume of untagged video
-    return Video(path, width, height, rate, frames, matrix)
+    tags: list[str] = []
+    for option, key in (("-color_primaries", "color_primaries"), ("-color_trc", "color_transfer")):
+        if stream.get(key, "unknown") not in ("unknown", "reserved"):
+            tags += [option, stream[key]]
+    ratio = f"{aspect.numerator}/{aspect.denominator}"
+    return Video(path, width, height, rate, frames, matrix, ratio, tuple(tags))
 
 
 def read_frames(video: Video) -> Iterator[np.ndarray]:
@@ -141,7 +151,8 @@ def _encode_command(video: Video, width: int, target: Path) -> list[str]:
     matrix = video.matrix
     command = ["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{video.height}"]
     command += ["-r", video.rate, "-i", "-", "-i", _url(video.path), "-map", "0:v:0", "-map", "1:a?", "-c:a", "copy"]
-    command += ["-vf", f"scale=out_color_matrix={_scale_name(matrix)}:out_range=tv", "-colorspace", matrix]
+    command += ["-vf", f"scale=out_color_matrix={_scale_name(matrix)}:out_range=tv,setsar={video.aspect}"]
+    command += ["-colorspace", matrix, *video.tags]
     command += ["-c:v", "libx264", "-crf", "14", "-preset", "fast", "-pix_fmt", "yuv444p" if odd else "yuv420p"]
     return [*command, "-movflags", "+faststart", _url(target)] if target.suffix != ".mkv" else [*command, _url(target)]
 

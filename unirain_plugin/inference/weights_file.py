@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unirain_plugin.data.writing import umask
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference.sizes import check_sizes
 
@@ -28,6 +29,7 @@ SIZES = "sizes"
 """Key of the smaller sizes, in a safetensors file's metadata and beside ``params`` in a .pth file."""
 
 SUFFIXES = (".safetensors", ".pth")
+_WHOLE_NETWORKS = (".onnx", ".pt")
 _PARAMETER_KEYS = ("params_ema", "params", "state_dict")
 _FOREIGN_PREFIX = "module."
 
@@ -64,6 +66,8 @@ def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> 
         raise CheckpointError(
             f"{path}: there is no such file of weights{' (it is a folder)' if path.is_dir() else ''}."
         )
+    if path.suffix.lower() in _WHOLE_NETWORKS:
+        raise CheckpointError(f"{path}: is a network for other programs; expected weights (.safetensors, .pth).")
     if path.suffix.lower() == ".safetensors":
         state, notes = _read_safetensors(path)
     else:
@@ -104,6 +108,7 @@ def write_weights(
                 ARCHITECTURE: pack_architecture(text)
             }
             save_file(tensors, str(temporary), metadata={"format": "pt", **notes})
+            temporary.chmod(0o666 & ~umask())  # it makes them readable by their owner only
         else:
             torch.save({"params": tensors, **notes}, temporary)
         os.replace(temporary, path)
@@ -170,10 +175,10 @@ def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], d
     """Tensors by name, and what the file notes beside them."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        first = str(error).strip().splitlines()[0]
+    except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path}: cannot be read as weights (weights_only): it is damaged, or holds more than tensors. {first}"
+            f"{path}: cannot be read as weights: it is something else, damaged, or holds more than tensors and plain "
+            "values, which might be code."
         ) from None
     except Exception as error:
         raise CheckpointError(f"{path}: this is no file of weights, or it is truncated: {error}") from None

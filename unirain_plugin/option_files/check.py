@@ -180,7 +180,8 @@ def _check_required(opt: Mapping, problems: Problems, is_train: bool) -> None:
         rule = rule_for(path)
         owner = known_keys(opt, path[:-1])
         expected = rule.expected() if rule is not None else f"a value for {owner.owner if owner else 'the toolbox'}"
-        problems.error(path, f"is missing; expected {expected}.")
+        empty = " (empty: the usual name)" if path == ("val", "suffix") else ""
+        problems.error(path, f"is missing; expected {expected}{empty}.")
 
 
 def _covered(opt: Mapping, path: KeyPath, problems: Problems) -> bool:

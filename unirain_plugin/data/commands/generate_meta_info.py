@@ -30,14 +30,22 @@ def main(argv: list[str] | None = None) -> int:
     types = [file.rain_type for file in files]
     for number, file in enumerate(files):
         name = file.rain_type if types.count(file.rain_type) == 1 else f"{file.rain_type}_{number}"
-        path = os.path.join(args.output, f"meta_info_{name}.txt")
-        write_whole(path, "\n".join(file.lines) + "\n")
+        path = os.path.join(os.path.abspath(args.output), f"meta_info_{name}.txt")
+        _write(path, "\n".join(file.lines) + "\n", args.overwrite)
         sys.stdout.write(f"{path}: {len(file.lines)} pairs. In the option file:\n"
                          f"  dataroot_lq: {file.lq_folder}\n  dataroot_gt: {file.gt_folder}\n"
                          f"  meta_info_file: {path}\n  filename_tmpl: '{file.filename_tmpl}'\n")  # fmt: skip
     if len(kept) < len(records):
         sys.stdout.write(f"left out: {len(records) - len(kept)} of {len(records)} pairs, which distillation rejected\n")
     return 0
+
+
+def _write(path: str, text: str, overwrite: bool) -> None:
+    if os.path.exists(path) and not overwrite:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            if file.read() != text:
+                raise OptionError(f"{path}: this file exists and differs; name another --output, or give --overwrite.")
+    write_whole(path, text)
 
 
 def _to_manifest(args: argparse.Namespace) -> int:
@@ -63,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="generate-meta-info", description=description)
     add_pair_arguments(parser, required=False)
     parser.add_argument("--output", required=True, help="folder of the meta info files, or the manifest")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist and differ")
     parser.add_argument("--from-meta-info", metavar="FILE", help="make a manifest of this meta_info_file")
     parser.add_argument("--lq-folder", metavar="DIR", help="dataroot_lq that the meta_info_file belongs to")
     parser.add_argument("--gt-folder", metavar="DIR", help="dataroot_gt that the meta_info_file belongs to")

@@ -35,6 +35,8 @@ def _index(args: argparse.Namespace, layout: Layout) -> int:
     from unirain_plugin.data.indexing import IndexReport, write_index
     from unirain_plugin.data.writing import write_whole
 
+    if os.path.exists(args.output) and not args.overwrite:
+        raise OptionError(f"--output {args.output}: this file exists; name another, or give --overwrite.")
     pairing = find_pairs(args.root, layout, _options(args))
     root, problems = _with_halves(args, pairing)
     report = IndexReport({"layout": layout.name, "status": layout.status, "root": args.root, "split": args.split})
@@ -137,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--on-error", choices=["stop", "skip"], default="stop",
         help="stop: a problem prevents the manifest; skip: such pairs are left out and reported")  # fmt: skip
     add("--check", choices=["decode", "header"], default="decode", help="how closely to look at the images")
+    add("--overwrite", action="store_true", help="replace the manifest if it exists")
     add("--drop-duplicates", action="store_true", help="leave out pairs whose bytes are an earlier pair's")
     add("--allow-dry", action="store_true", help="accept pairs without rain (both files have the same bytes)")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
