@@ -220,7 +220,7 @@ def test_video_keeps_the_shape_of_pixels_and_the_tags_of_colours(tmp_path, rotat
     from unirain_plugin.inference.jobs import plan_jobs
     from unirain_plugin.inference.video import probe
 
-    tags = ["-vf", "setsar=16/11", "-color_primaries", "bt2020", "-color_trc", "smpte2084", "-colorspace", "bt2020nc"]
+    tags = ["-vf", "setsar=10/11", "-color_primaries", "bt2020", "-color_trc", "smpte2084", "-colorspace", "bt2020nc"]
     source = make_video(tmp_path / "film.mp4", "72x58", "10", *tags)
     if rotation:
         turned = tmp_path / "turned.mp4"
@@ -230,7 +230,7 @@ def test_video_keeps_the_shape_of_pixels_and_the_tags_of_colours(tmp_path, rotat
     (job,) = plan_jobs(source, tmp_path / "out").jobs
     assert folder.restore_files([job], lambda frame: frame, bar=False).failed == []
     before, after = probe(source), probe(job.target)
-    assert before.aspect == after.aspect == ("11/16" if rotation else "16/11")
+    assert before.aspect == after.aspect == ("11/10" if rotation else "10/11")
     assert before.tags == after.tags and before.matrix == after.matrix == "bt2020nc"
     assert after.tags == ("-color_primaries", "bt2020", "-color_trc", "smpte2084")
 

@@ -1,11 +1,13 @@
 """Pictures larger than a tile: UniRain layer by layer gives the whole picture's result, others blended tiles."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from inference_helpers import random_network, random_picture
 
-from unirain_plugin.errors import OptionError, UniRainError
+from unirain_plugin.errors import DataError, OptionError, UniRainError
 from unirain_plugin.inference import restoring
 from unirain_plugin.inference.feature_maps import MapStore
 from unirain_plugin.inference.restoring import RestoreOptions, restore, restore_tensor
@@ -197,3 +199,13 @@ def test_three_lines():
     assert callable(unirain_plugin.load)
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         _ = unirain_plugin.lod
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="a system that cannot reserve room in a file")
+def test_a_full_scratch_folder_is_told(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"no room for .* feature maps .No space left.*TMPDIR"):
+        MapStore(torch.device("cpu"), 64, limit=0).allocate(10, torch.float32)

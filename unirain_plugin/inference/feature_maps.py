@@ -57,7 +57,8 @@ class MapStore:
             return torch.empty(size, dtype=dtype)
         descriptor, name = tempfile.mkstemp(prefix="unirain-map-")
         try:
-            os.posix_fallocate(descriptor, 0, needed)  # else a full disk kills the process when the map is written
+            if hasattr(os, "posix_fallocate"):  # else a full disk kills the process when the map is written
+                os.posix_fallocate(descriptor, 0, needed)
             return torch.from_file(name, shared=True, size=size, dtype=dtype)
         except OSError as error:
             folder = os.path.dirname(name)

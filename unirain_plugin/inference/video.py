@@ -69,7 +69,8 @@ def probe(path: Path) -> Video:
         raise DataError(f"{path}: cannot be read as a video: {reason[0]}.")
     stream = streams[0]
     width, height = int(stream["width"]), int(stream["height"])
-    aspect = Fraction(stream.get("sample_aspect_ratio", "1:1").replace("0:1", "1:1").replace(":", "/"))
+    told = stream.get("sample_aspect_ratio", "1:1")
+    aspect = Fraction(1) if told in ("0:1", "N/A") else Fraction(told.replace(":", "/"))
     rotation = sum(int(entry.get("rotation", 0)) for entry in stream.get("side_data_list", []))
     if rotation % 180:
         width, height, aspect = height, width, 1 / aspect  # ffmpeg turns the frames upright

@@ -29,7 +29,6 @@ SIZES = "sizes"
 """Key of the smaller sizes, in a safetensors file's metadata and beside ``params`` in a .pth file."""
 
 SUFFIXES = (".safetensors", ".pth")
-_WHOLE_NETWORKS = (".onnx", ".pt")
 _PARAMETER_KEYS = ("params_ema", "params", "state_dict")
 _FOREIGN_PREFIX = "module."
 
@@ -66,7 +65,7 @@ def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> 
         raise CheckpointError(
             f"{path}: there is no such file of weights{' (it is a folder)' if path.is_dir() else ''}."
         )
-    if path.suffix.lower() in _WHOLE_NETWORKS:
+    if path.suffix.lower() == ".onnx":
         raise CheckpointError(f"{path}: is a network for other programs; expected weights (.safetensors, .pth).")
     if path.suffix.lower() == ".safetensors":
         state, notes = _read_safetensors(path)
