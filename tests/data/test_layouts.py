@@ -4,31 +4,13 @@ import json
 
 import pytest
 from data_pictures import encode, picture, write_pair
+from indexed_folder import index, plant
 
 from unirain_plugin.data.commands import index_dataset
 from unirain_plugin.data.layouts import RULES, load_layout, parse_layout
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.data.public_layouts import public_layout, public_layouts
 from unirain_plugin.errors import DataError, OptionError
-
-
-def plant(root, *paths, size=(8, 12)):
-    """Write a different small picture to every path."""
-    for path in paths:
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        seed = sum(ord(c) * (i + 1) for i, c in enumerate(path))
-        suffix = "." + path.rpartition(".")[2]
-        target.write_bytes(encode(picture(*size, seed=seed), suffix))
-
-
-def index(root, layout, *arguments, output=None):
-    output = output or root.parent / "m.jsonl"
-    base = ["--layout", str(layout), "--root", str(root), "--output", str(output), "--workers", "1", "--overwrite"]
-    assert index_dataset.main([*base, *arguments]) == 0
-    prefix = f"{root.name}/"
-    return [(r.lq.removeprefix(prefix), r.gt.removeprefix(prefix), r.rain_type) for r in read_manifest(output)]
-
 
 TREES = {
     "rainrag": [("drs/input/a.png", "drs/target/a.png", "drs"), ("nrd/input/a.png", "nrd/target/a.png", "nrd")],
@@ -121,51 +103,6 @@ def test_no_list_file(tmp_path):
     plant(tmp_path / "data", "a.png")
     with pytest.raises(DataError, match=r"no list file .* found none"):
         index(tmp_path / "data", "spa")
-
-
-def test_side_by_side(tmp_path):
-    import cv2
-    import numpy as np
-
-    root = tmp_path / "data"
-    clean, rainy = picture(8, 12, 1), picture(8, 12, 2)
-    (root / "training").mkdir(parents=True)
-    (root / "training/1.png").write_bytes(encode(np.hstack([clean, rainy])))
-    with pytest.raises(OptionError, match="give --halves DIR"):
-        index(root, "rain800")
-    assert index(root, "rain800", "--halves", str(tmp_path / "h")) == [
-        ("h/input/training/1.png", "h/target/training/1.png", "drs")
-    ]
-    assert np.array_equal(cv2.imread(str(tmp_path / "h/input/training/1.png")), rainy)
-    assert np.array_equal(cv2.imread(str(tmp_path / "h/target/training/1.png")), clean)
-    assert index(root, "rain800", "--halves", str(tmp_path / "h"))
-    index(root, "rain800", "--halves", str(tmp_path / "l"), "--rainy-half", "left")
-    assert np.array_equal(cv2.imread(str(tmp_path / "l/input/training/1.png")), clean)
-    plant(root, "odd.png", size=(8, 11))
-    with pytest.raises(DataError, match=r"odd.png: 11 columns cannot be two halves"):
-        index(root, "rain800", "--halves", str(tmp_path / "h"))
-
-
-def test_halves_never_take_the_place_of_others(tmp_path):
-    plant(tmp_path / "train", "x/a.png", "x_a.png", "b.png", "b.jpg", size=(8, 12))
-    pairs = index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "h"))
-    assert len({lq for lq, _, _ in pairs}) == len(list((tmp_path / "h/input").rglob("*.png"))) == 4
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test/b.png").write_bytes(encode(picture(8, 12, seed=1)))
-    before = (tmp_path / "h/input/b.png").read_bytes()
-    for arguments in (["test"], ["train", "--rainy-half", "left"]):
-        with pytest.raises(DataError, match="/h: holds the halves of other images or the other way round"):
-            index(tmp_path / arguments[0], "rain800", "--halves", str(tmp_path / "h"), *arguments[1:])
-    assert (tmp_path / "h/input/b.png").read_bytes() == before
-    with pytest.raises(OptionError, match=r"--halves .*train/h: lies inside --root"):
-        index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "train/h"))
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="full: the folder is not empty"):
-        index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "full"))
-    plant(tmp_path / "train", "b.jpg.png", size=(8, 12))
-    with pytest.raises(DataError, match=r"b\.jpg: b\.jpg\.png is there too"):
-        index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "h"))
 
 
 def test_split(tmp_path):
