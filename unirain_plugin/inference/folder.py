@@ -42,11 +42,15 @@ def restore_files(jobs: Sequence[Job], function: ArrayFunction, overwrite: bool 
         bar: Whether to draw a progress bar.
     """
     outcome = Outcome()
-    outcome.skipped = [job.source for job in jobs if not overwrite and job.is_done()]
-    kept = [job for job in jobs if not overwrite and not job.is_done() and job.target.is_file()]
-    reason = "is there, without its side-by-side picture; --overwrite makes both anew"
-    outcome.failed = [(job.source, f"{job.target} {reason}") for job in kept]
-    todo = [job for job in jobs if job.source not in {*outcome.skipped, *(job.source for job in kept)}]
+    todo = []
+    for job in jobs:
+        if overwrite or not job.target.is_file():
+            todo.append(job)
+        elif job.is_done():
+            outcome.skipped.append(job.source)
+        else:
+            reason = f"{job.target} is there, without its side-by-side picture; --overwrite makes both anew"
+            outcome.failed.append((job.source, reason))
     waiting: deque[tuple[Job, Future]] = deque()
     workers = min(_AHEAD, os.cpu_count() or 1)
     with (
