@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -125,3 +127,18 @@ def test_onednn_is_preferred_on_amds_processors_with_avx512(monkeypatch, capabil
 def test_another_torch_without_the_operator_is_no_error(monkeypatch):
     monkeypatch.setattr(products, "_onednn", lambda *_: torch.ops.mkldnn.no_such_operator())
     assert not products.has_onednn()
+
+
+@pytest.mark.parametrize(
+    ("capability", "onednn", "expected"),
+    [("AVX512", False, True), ("DEFAULT", False, True), ("AVX2", True, True), ("AVX2", False, False)],
+)
+def test_bfloat16_is_of_no_use_on_x86_without_instructions_for_it(monkeypatch, capability, onednn, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    products.has_bfloat16.cache_clear()
+    try:
+        with nullcontext() if expected else pytest.warns(UserWarning, match="float32 is used instead"):
+            assert products.has_bfloat16() == expected
+    finally:
+        products.has_bfloat16.cache_clear()

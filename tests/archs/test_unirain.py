@@ -3,6 +3,7 @@ import copy
 import plain_reference as plain
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from unirain_plugin.archs import streaming
 from unirain_plugin.errors import OptionError
@@ -113,7 +114,14 @@ def test_recomputation_changes_neither_output_nor_gradients(small):
         torch.testing.assert_close(a, b)
 
 
-def test_bfloat16_autocast_trains_and_restores(small):
+@pytest.fixture(params=[True, False], ids=["bfloat16", "no bfloat16"])
+def with_bfloat16(request, monkeypatch):
+    """Whether the processor has instructions for bfloat16."""
+    monkeypatch.setattr(streaming, "has_bfloat16", lambda: request.param)
+    return request.param
+
+
+def test_bfloat16_autocast_trains_and_restores(small, with_bfloat16):
     net = small()
     lq = torch.rand(2, 3, 16, 16)
     expected = net(lq)
@@ -123,10 +131,22 @@ def test_bfloat16_autocast_trains_and_restores(small):
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
     assert (y - expected).abs().max() < 0.05 * expected.abs().max()
+    assert torch.equal(y, expected) != with_bfloat16
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert (net(lq) - expected).abs().max() < 0.05 * expected.abs().max()
     record = net._records["decoder1.0"]
     assert record.logits.dtype == torch.float32
+
+
+def test_bfloat16_weights_and_what_is_counted_do_not_depend_on_the_processor(small, monkeypatch):
+    monkeypatch.setattr(streaming, "has_bfloat16", lambda: False)
+    net, lq = small(), torch.rand(1, 3, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with FlopCounterMode(display=False):
+            counted = net(lq)
+        assert not torch.equal(counted, net(lq))
+    with torch.no_grad():
+        assert net.bfloat16()(lq.bfloat16()).dtype == torch.bfloat16
 
 
 def test_a_network_can_be_copied_and_pickled_after_a_forward(small):

@@ -53,11 +53,27 @@ def test_the_baseline_is_the_first_row_and_only_unirain_recomputes():
     ]
 
 
+@pytest.fixture()
+def with_bfloat16(monkeypatch):
+    monkeypatch.setattr(arch, "has_bfloat16", lambda: True)
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_the_baseline_is_measured_in_bf16_where_the_processor_knows_it(usable, monkeypatch, capsys):
+    monkeypatch.setattr(arch, "has_bfloat16", lambda: usable)
+    args = arch.parser().parse_args(["--networks", "textbook", "UniRain-Tiny"])
+    labels = {(name, variant.label) for name, variant in arch.rows_of(args)}
+    assert (("textbook", "bf16") in labels) == usable
+    assert ("UniRain-Tiny", "bf16") in labels
+    assert ("textbook in bf16 is left out" in capsys.readouterr().err) != usable
+
+
 def test_given_variants_apply_to_every_network():
     args = arch.parser().parse_args(["--networks", "RCAN", "--variants", "bf16", "checkpointing"])
     assert [(name, variant.label) for name, variant in arch.rows_of(args)] == [("textbook", "fp32"), ("RCAN", "bf16")]
 
 
+@pytest.mark.usefixtures("with_bfloat16")
 def test_a_measurement_prints_every_row(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(arch, "BASELINE", "textbook-tiny")
     argv = ["arch", "--networks", "textbook-tiny", "UniRain-Tiny", "--size", "16", "--train-size", "16"]
@@ -119,6 +135,7 @@ def test_turns_are_taken_and_the_first_is_not_counted():
     assert set(seconds) == {"a", "b"}
 
 
+@pytest.mark.usefixtures("with_bfloat16")
 def test_groups_have_the_baseline_first_and_every_row_once():
     rows = arch.rows_of(arch.parser().parse_args([]))
     presets, ablated, others = arch.groups_of(rows)

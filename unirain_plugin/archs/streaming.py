@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unirain_plugin.archs.products import is_watched, linear, linear_into
+from unirain_plugin.archs.products import has_bfloat16, is_watched, linear, linear_into
 
 STRIP_BYTES = 4 * 2**20
 """Bytes of a strip: twice the second-level cache of two cores (3 to 9 MiB measured equal, 1 and 2 MiB slower)."""
@@ -42,6 +42,15 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
     autocast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     return torch.get_autocast_dtype(kind) if autocast else x.dtype
+
+
+def wants_slow_bfloat16(x: Tensor) -> bool:
+    """Whether autocast asks to compute with float32 ``x`` in bfloat16 on a CPU that has no instructions for it.
+
+    Not while a graph is captured or operations are counted: that shall not depend on the processor.
+    """
+    asked = x.device.type == "cpu" and x.dtype == torch.float32 and compute_dtype(x) == torch.bfloat16
+    return asked and not is_watched() and not has_bfloat16()
 
 
 def can_stream(x: Tensor) -> bool:

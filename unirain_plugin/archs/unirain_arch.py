@@ -16,6 +16,7 @@ from unirain_plugin.archs.mmengine_registry import register_in_mmengine
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.padding import crop, pad_to_multiple
 from unirain_plugin.archs.routing import RoutingRecord, auxiliary_losses
+from unirain_plugin.archs.streaming import wants_slow_bfloat16
 from unirain_plugin.errors import OptionError
 
 
@@ -74,12 +75,16 @@ class UniRain(nn.Module):
             lq: ``(N, C, H, W)`` of any H, W ≥ 1, RGB in [0, 1].
 
         Returns:
-            ``(N, C, H, W)``, not clamped.
+            ``(N, C, H, W)``, not clamped. Under bfloat16 autocast on a CPU without instructions for it (see
+            :func:`~unirain_plugin.archs.products.has_bfloat16`) all is computed in float32.
 
         Raises:
             OptionError: For another number of axes or channels, or an empty picture.
         """
         self._check(lq)
+        if wants_slow_bfloat16(lq):
+            with torch.autocast("cpu", enabled=False):
+                return self.forward(lq)
         height, width = lq.shape[2:]
         padded = pad_to_multiple(lq, self.stride)
         records: dict[str, RoutingRecord] = {}

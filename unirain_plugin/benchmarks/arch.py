@@ -18,6 +18,7 @@ import torch
 from unirain_plugin.archs.moe import HardMoE
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.presets import ABLATIONS, PRESETS
+from unirain_plugin.archs.products import has_bfloat16
 from unirain_plugin.benchmarks import measuring
 from unirain_plugin.benchmarks.candidates import BASELINE, candidates
 from unirain_plugin.compare.complexity import complexity
@@ -70,15 +71,25 @@ def check(args: argparse.Namespace) -> None:
 
 
 def rows_of(args: argparse.Namespace) -> list[tuple[str, measuring.Variant]]:
-    """The table's rows. The baseline runs in fp32 only, in its plain formulation: it is the unit."""
-    every = CPU_VARIANTS if args.device == "cpu" else GPU_VARIANTS
+    """The table's rows. The first is the baseline in fp32, in its plain formulation: it is the unit."""
     rows = [(BASELINE, measuring.VARIANTS["fp32"])]
     for name in args.networks:
-        for label in args.variants or (("fp32",) if name in (*ABLATED, *OTHERS) else every):
+        for label in args.variants or _usual_variants(name, args.device):
             variant = measuring.VARIANTS[label]
             if (name, variant) not in rows and not (variant.checkpointing and not name.startswith("UniRain")):
                 rows.append((name, variant))
     return rows
+
+
+def _usual_variants(name: str, device: str) -> tuple[str, ...]:
+    if name in (*ABLATED, *OTHERS):
+        return ("fp32",)
+    if device == "cuda":
+        return GPU_VARIANTS
+    if name == BASELINE and not has_bfloat16():  # UniRain then computes in float32
+        _tell(f"{name} in bf16 is left out, it would take very long on this processor (--variants bf16 measures it)")
+        return ("fp32",)
+    return CPU_VARIANTS
 
 
 def groups_of(rows: list[measuring.Row]) -> list[list[measuring.Row]]:

@@ -10,6 +10,7 @@ but the halo rows and a normalisation. Apart from a band, memory holds one map f
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -22,7 +23,7 @@ from unirain_plugin.archs.experts import depthwise_3x3
 from unirain_plugin.archs.moe import HardMoE, SoftMoE, pool_windows
 from unirain_plugin.archs.padding import pad_to_multiple
 from unirain_plugin.archs.routing import choose_top_k
-from unirain_plugin.archs.streaming import can_stream, compute_dtype, expanded_strips
+from unirain_plugin.archs.streaming import can_stream, compute_dtype, expanded_strips, wants_slow_bfloat16
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.inference.feature_maps import MapStore, shaped
 
@@ -40,7 +41,8 @@ def restore_streamed(net: UniRain, image: Tensor, store: MapStore) -> Tensor:
     Returns:
         ``(1, 3, H, W)`` float32 in the host's memory, not clamped.
     """
-    with torch.no_grad():
+    slow = wants_slow_bfloat16(image)
+    with torch.no_grad(), torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext():
         return _Streamed(net, store).run(image)
 
 
