@@ -4,7 +4,6 @@ import sys
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from unirain_plugin.benchmarks import arch, cli, measuring
 from unirain_plugin.benchmarks.reference_net import TextbookNet
@@ -91,41 +90,6 @@ def test_a_measurement_prints_every_row(monkeypatch, capsys, tmp_path):
     checkpointing = next(row for row in rows if row["variant"] == "checkpointing")
     assert checkpointing["forward"] is None
     assert checkpointing["step"] > 0
-
-
-class PretendedGpu(TorchFunctionMode):
-    """What is asked for on ``cuda`` is made on the CPU."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        def here(value):
-            named = isinstance(value, (str, torch.device)) and str(value) == "cuda"
-            return torch.device("cpu") if named else value
-
-        return func(*map(here, args), **{key: here(value) for key, value in (kwargs or {}).items()})
-
-
-def test_a_measurement_on_a_gpu_has_its_own_rows_and_waits_for_it(monkeypatch, capsys):
-    waits, compiled = [], []
-    monkeypatch.setattr(arch, "BASELINE", "textbook-tiny")
-    monkeypatch.setattr(measuring, "apart", lambda function, *args: function(*args))
-    monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 100)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 300)
-    argv = ["arch", "--device", "cuda", "--networks", "UniRain-Tiny", "--size", "8", "--train-size", "8"]
-    with PretendedGpu():
-        assert cli.main([*argv, "--rounds", "1"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("cuda, 2 threads")
-    labels = "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing"
-    for label in labels:
-        row = next(line for line in printed.splitlines() if line.startswith(f"| UniRain-Tiny | {label} |"))
-        assert row.endswith("| 1.00 |"), "peak memory as the allocator tells it"
-    assert len(compiled) == 3  # for the forward passes, the training steps and the memory
-    turns = 2 * (6 + 7) + 2 * 6 * (arch.DISPATCH_TURNS + 1)  # forward, step; mixtures sparse and dense
-    assert len(waits) == turns
 
 
 def test_turns_are_taken_and_the_first_is_not_counted():

@@ -1,0 +1,19 @@
+import contextlib
+
+import pytest
+import torch
+from pretended_cuda import pretended_cuda
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture()
+def gpu():
+    """A context in which ``cuda`` is the machine's GPU, or a pretended one."""
+    return contextlib.nullcontext if torch.cuda.is_available() else pretended_cuda
