@@ -73,12 +73,14 @@ def test_mixed_precision_trains_nearly_the_same(gpu, options, tmp_path, amp):
     assert low == pytest.approx(full, rel=0.02)
 
 
-def test_the_test_program_gives_the_cpus_figures(gpu, options, tmp_path):
+@pytest.mark.parametrize("tile", [0, 32])
+def test_the_test_program_gives_the_cpus_figures(gpu, options, tmp_path, tile):
     train.main(["-opt", options("trained", num_gpu=0)])
     figures = []
     for num_gpu in (0, 1):
         opt = yaml.safe_load(Path(options(f"test_{num_gpu}", num_gpu)).read_text())
         opt["datasets"] = {"test_1": {**opt["datasets"]["val"], "phase": "test"}}
+        opt["val"] |= {"tile": tile, "tile_overlap": 8}
         opt["path"] = {"pretrain_network_g": "experiments/trained/models/net_g_latest.pth"}
         (tmp_path / "test.yml").write_text(yaml.safe_dump({k: v for k, v in opt.items() if k != "train"}))
         with gpu():
