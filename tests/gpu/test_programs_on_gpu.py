@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from tiny_run import tiny_train_options
 
 from unirain_plugin import load, restore, test, train
-from unirain_plugin.benchmarks import arch, measuring
+from unirain_plugin.benchmarks import arch, cli, measuring
 from unirain_plugin.compare import cost
 from unirain_plugin.compare.complexity import Complexity
 from unirain_plugin.inference.restoring import RestoreOptions
@@ -120,23 +121,25 @@ def test_a_comparison_measures_time_and_memory(gpu):
 
 
 def test_the_benchmark_of_networks_has_its_own_rows_and_waits(gpu, monkeypatch, capsys):
-    waits, compiled = [], []
+    compiled = []
     monkeypatch.setattr(arch, "BASELINE", "textbook-tiny")
     monkeypatch.setattr(arch, "DISPATCH_TURNS", 1)
     monkeypatch.setattr(arch, "complexity", lambda net, size: Complexity(1, 1))  # counted on no device at all
     monkeypatch.setattr(measuring, "apart", lambda function, *args: function(*args))  # a new process knows no pretence
     monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
-    with gpu():
-        wait = torch.cuda.synchronize
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(wait()))
-        argv = ["--device", "cuda", "--networks", "UniRain-Tiny", "--size", "8", "--train-size", "8", "--rounds", "1"]
-        assert arch.main(argv) == 0
-        monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    argv = ["arch", "--device", "cuda", "--networks", "UniRain-Tiny", "--size", "8", "--train-size", "8"]
+    with (
+        gpu(),
+        mock.patch.object(torch.cuda, "synchronize", wraps=torch.cuda.synchronize) as waits,
+        mock.patch.object(torch.cuda, "memory_allocated", lambda: 100),
+        mock.patch.object(torch.cuda, "max_memory_allocated", lambda: 300),
+    ):
+        assert cli.main([*argv, "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("cuda, 2 threads")
     labels = "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing"
     for label in labels:
         row = next(line for line in printed.splitlines() if line.startswith(f"| UniRain-Tiny | {label} |"))
-        assert re.search(r"\| \d+\.\d+ \|$", row), "peak memory as the allocator tells it"
+        assert row.endswith("| 1.00 |"), "peak memory as the allocator tells it"
     assert len(compiled) == 3  # for the forward passes, the training steps and the memory
-    assert len(waits) == 2 * (6 + 7) + 2 * 6 * (1 + 1)  # forward, step; mixtures sparse and dense
+    assert waits.call_count == 2 * (6 + 7) + 2 * 6 * (1 + 1)  # forward, step; mixtures sparse and dense

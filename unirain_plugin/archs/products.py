@@ -3,8 +3,7 @@
 In float32 torch calls MKL. On an AMD processor with AVX-512, oneDNN, which torch carries too, was measured faster at
 the tall and narrow products of 1×1 convolutions: on one thread 1.03 to 1.5 times for x Wᵀ and 1.04 to 1.8 times for the
 gradient of x, most at full resolution. For the gradient of W it was slower, so that stays as it is. On an Intel
-processor it was up to 1.3 times slower. In bfloat16 torch uses oneDNN by itself, on
-processors that oneDNN has such products for.
+processor it was up to 1.3 times slower. In bfloat16 torch uses oneDNN by itself where that has such products.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def has_bfloat16() -> bool:
     """Whether bfloat16 is of use on this CPU; if not, a warning says so, once.
 
     On x86 without AVX-512 or AVX-VNNI-2 oneDNN has no such products, and torch's own are plain loops: at 128² the
-    network took 19 times as long as in float32, one of torch's convolutions 43 times.
+    network took 19 times as long as in float32, a plain network of its size 43 times.
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX2":
         return True
