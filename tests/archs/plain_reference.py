@@ -7,7 +7,7 @@ normalised queries and keys, attention times values before the output projection
 import torch
 import torch.nn.functional as F
 
-from unirain_plugin.archs.moe import HardMoE, SoftMoE
+from unirain_plugin.archs.mixtures import HardMoE, SoftMoE
 from unirain_plugin.study.benchmarks.reference_net import PlainAttention, PlainLayerNorm
 
 

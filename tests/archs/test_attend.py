@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from unirain_plugin.archs import attention, experts
-from unirain_plugin.archs.attend import attend
-from unirain_plugin.archs.attention import ChannelAttention
+from unirain_plugin.archs import blocks, kernels
+from unirain_plugin.archs.blocks import ChannelAttention
+from unirain_plugin.archs.kernels import attend
+from unirain_plugin.archs.mixtures import FeedForward
 
 
 @pytest.mark.parametrize(("pictures", "heads"), [(1, 1), (2, 3)])
@@ -17,8 +18,8 @@ def test_gradients_of_attend_are_those_of_small_differences(pictures, heads):
 
 def test_gradients_of_the_gate_are_those_of_small_differences():
     z = torch.randn(2, 3, 4, 10, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(experts._Gate.apply, z)
-    torch.testing.assert_close(experts.gate(z), z[..., :5] * z[..., 5:])
+    assert torch.autograd.gradcheck(kernels._Gate.apply, z)
+    torch.testing.assert_close(kernels.gate(z), z[..., :5] * z[..., 5:])
 
 
 def gradients(module, x):
@@ -28,13 +29,13 @@ def gradients(module, x):
 
 
 @pytest.mark.parametrize("pictures", [1, 3])
-@pytest.mark.parametrize("build", [lambda: ChannelAttention(8, 2), lambda: experts.FeedForward(8, 2.5)])
+@pytest.mark.parametrize("build", [lambda: ChannelAttention(8, 2), lambda: FeedForward(8, 2.5)])
 def test_layers_equal_what_autograd_makes_of_them(pictures, build, monkeypatch):
     torch.manual_seed(0)
     layer, x = build(), torch.randn(pictures, 5, 6, 8, requires_grad=True)
     y, found = gradients(layer, x)
     used = []
-    for module in (attention, experts):
+    for module in (blocks, kernels):
         monkeypatch.setattr(module, "is_plain", lambda *tensors: used.append(tensors))  # None: no
     plain, expected = gradients(layer, x)
     assert used

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from unirain_plugin.archs import dispatch, products, streaming
-from unirain_plugin.archs.experts import Experts, run_expert
-from unirain_plugin.archs.moe import HardMoE, SoftMoE
+from unirain_plugin.archs import kernels, mixtures
+from unirain_plugin.archs.mixtures import Experts, HardMoE, SoftMoE, run_expert
 from unirain_plugin.archs.options import NetworkOptions
 
 
@@ -49,8 +48,8 @@ def test_sparse_equals_dense_with_masks_in_output_and_gradients(options, size):
     "kind", ["float32", "oneDNN", "float64", "bfloat16", "autocast", "float64 autocast", "columns first"]
 )
 def test_without_gradients_the_result_is_the_same(options, kind, strip_bytes, monkeypatch):
-    monkeypatch.setattr(streaming, "STRIP_BYTES", strip_bytes)
-    monkeypatch.setattr(products, "prefers_onednn", lambda: kind == "oneDNN" and products.has_onednn())
+    monkeypatch.setattr(kernels, "STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(kernels, "prefers_onednn", lambda: kind == "oneDNN" and kernels.has_onednn())
     dtype = torch.float64 if "float64" in kind else torch.bfloat16 if kind == "bfloat16" else torch.float32
     module = layer(**options).to(dtype)
     x = torch.randn(2, 11, 9, 6, dtype=dtype)
@@ -69,14 +68,14 @@ def test_only_chosen_experts_run(monkeypatch):
     module = layer(top_k=1)
     module.router.weight.data.zero_()  # ties: expert 0 for all
     ran = []
-    original = dispatch.run_expert
+    original = mixtures.run_expert
     unbound = module.experts.unbind()
 
     def spy(x, expert, padding=1):
         ran.append([e for e, weights in enumerate(unbound) if torch.equal(weights[0], expert[0])])
         return original(x, expert, padding)
 
-    monkeypatch.setattr(dispatch, "run_expert", spy)
+    monkeypatch.setattr(mixtures, "run_expert", spy)
     module(torch.randn(3, 8, 8, 6))
     assert ran == [[0]]
 
@@ -103,7 +102,7 @@ def test_strips_equal_the_whole_map(monkeypatch):
     x, weights = torch.randn(2, 13, 7, 6), torch.rand(2, 13, 7, 3)
     whole = experts.forward_all(x, weights)
     for size in (1, 1500, 10**6):
-        monkeypatch.setattr(streaming, "STRIP_BYTES", size)
+        monkeypatch.setattr(kernels, "STRIP_BYTES", size)
         with torch.no_grad():
             torch.testing.assert_close(experts.forward_all(x, weights), whole, rtol=1e-5, atol=1e-6)
 
@@ -115,14 +114,14 @@ def test_strips_equal_the_whole_map(monkeypatch):
 def test_a_region_equals_its_part_of_the_whole_map(edges, strip_bytes, monkeypatch):
     expert = Experts(6, 4, 1).unbind()[0]
     x, weights = torch.randn(13, 7, 6), torch.rand(13, 7, 1)
-    region = streaming.Region(*edges)
+    region = kernels.Region(*edges)
     whole = run_expert(x[None], expert)[0] * weights  # W_out has no bias: the same weight before or behind it
-    monkeypatch.setattr(streaming, "STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(kernels, "STRIP_BYTES", strip_bytes)
     expand, depthwise, project = expert
     with torch.no_grad():
-        parts = streaming.expanded_region(x, region, expand, depthwise)
+        parts = kernels.expanded_region(x, region, expand, depthwise)
         share = weights[region.top : region.bottom, region.left : region.right]
-        strips = list(streaming.gated_strips(parts, share))
+        strips = list(kernels.gated_strips(parts, share))
     assert [0, *(bottom for _, bottom, _ in strips)] == [top for top, _, _ in strips] + [region.bottom - region.top]
     found = torch.cat([product for _, _, product in strips]) @ project.t()
     expected = whole[region.top : region.bottom, region.left : region.right]
@@ -131,15 +130,15 @@ def test_a_region_equals_its_part_of_the_whole_map(edges, strip_bytes, monkeypat
 
 def test_windows_of_one_expert_that_touch_run_together():
     grid = [[True, True, False], [True, True, True], [False, False, True]]
-    assert list(dispatch._rectangles(grid, 4, 10, 11)) == [(0, 8, 0, 8), (4, 10, 8, 11)]
-    assert list(dispatch._rectangles([[False]], 4, 3, 3)) == []
+    assert list(mixtures._rectangles(grid, 4, 10, 11)) == [(0, 8, 0, 8), (4, 10, 8, 11)]
+    assert list(mixtures._rectangles([[False]], 4, 3, 3)) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rectangles_cover_each_marked_window_once(seed):
     marks = torch.rand(6, 7, generator=torch.Generator().manual_seed(seed)) < 0.6
     covered = torch.zeros(22, 26, dtype=torch.int)
-    for region in dispatch._rectangles(marks.tolist(), 4, 22, 26):
+    for region in mixtures._rectangles(marks.tolist(), 4, 22, 26):
         covered[region.top : region.bottom, region.left : region.right] += 1
     expected = marks.repeat_interleave(4, 0).repeat_interleave(4, 1)[:22, :26]
     assert torch.equal(covered, expected.int())

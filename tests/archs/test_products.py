@@ -5,23 +5,23 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from unirain_plugin.archs import products
+from unirain_plugin.archs import kernels
 
 
 @pytest.fixture(params=["MKL", "oneDNN"])
 def library(request, monkeypatch):
     """Each test with torch's own product and, where it can be called, with oneDNN's, whatever is preferred here."""
-    if request.param == "oneDNN" and not products.has_onednn():
+    if request.param == "oneDNN" and not kernels.has_onednn():
         pytest.skip("this torch has no oneDNN product")
-    monkeypatch.setattr(products, "prefers_onednn", lambda: request.param == "oneDNN")
+    monkeypatch.setattr(kernels, "prefers_onednn", lambda: request.param == "oneDNN")
 
 
 @pytest.fixture()
 def fresh_choice():
-    for function in (products.prefers_onednn, products.has_onednn):
+    for function in (kernels.prefers_onednn, kernels.has_onednn):
         function.cache_clear()
     yield
-    for function in (products.prefers_onednn, products.has_onednn):
+    for function in (kernels.prefers_onednn, kernels.has_onednn):
         function.cache_clear()
 
 
@@ -31,7 +31,7 @@ def fresh_choice():
 def test_values_and_gradients_equal_torchs_own(shape, outputs):
     weight = torch.randn(outputs, 6)
     results = []
-    for function in (products.linear, F.linear):
+    for function in (kernels.linear, F.linear):
         x, w = torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape).requires_grad_(), weight.clone()
         y = function(x, w.requires_grad_())
         y.square().sum().backward()
@@ -44,9 +44,9 @@ def test_values_and_gradients_equal_torchs_own(shape, outputs):
 @pytest.mark.usefixtures("library")
 def test_strided_pixels_and_weights_are_read_right():
     x, weight = torch.randn(4, 3, 12)[..., ::2], torch.randn(6, 10).t()
-    torch.testing.assert_close(products.linear(x, weight), F.linear(x, weight))
+    torch.testing.assert_close(kernels.linear(x, weight), F.linear(x, weight))
     with torch.no_grad():
-        torch.testing.assert_close(products.linear(x, weight), F.linear(x, weight))
+        torch.testing.assert_close(kernels.linear(x, weight), F.linear(x, weight))
 
 
 @pytest.mark.usefixtures("library")
@@ -55,7 +55,7 @@ def test_products_are_written_into_place(dtype):
     x, weight = torch.randn(7, 12, dtype=dtype)[:, ::2], torch.randn(3, 6, dtype=dtype)
     everything = torch.full((9, 3), 5.0, dtype=dtype)
     with torch.inference_mode():
-        products.linear_into(everything[1:8], x, weight)
+        kernels.linear_into(everything[1:8], x, weight)
     torch.testing.assert_close(everything[1:8], F.linear(x, weight))
     assert (everything[[0, 8]] == 5).all()
 
@@ -64,7 +64,7 @@ def test_products_are_written_into_place(dtype):
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_each_picture_is_multiplied_with_its_own_matrix(pictures):
     x, matrix = torch.randn(pictures, 5, 4, requires_grad=True), torch.randn(pictures, 4, 4, requires_grad=True)
-    y = products.times_picture_matrix(x, matrix)
+    y = kernels.times_picture_matrix(x, matrix)
     torch.testing.assert_close(y, torch.einsum("npc,ncd->npd", x, matrix))
     found = torch.autograd.grad(y.square().sum(), (x, matrix))
     expected = torch.autograd.grad((x @ matrix).square().sum(), (x, matrix))
@@ -74,13 +74,13 @@ def test_each_picture_is_multiplied_with_its_own_matrix(pictures):
 
 def test_only_inputs_that_need_a_gradient_get_one_and_only_what_that_needs_is_kept():
     x, weight = torch.randn(3, 4), torch.randn(5, 4, requires_grad=True)
-    y = products.linear(x, weight)
+    y = kernels.linear(x, weight)
     assert [kept is not None for kept in y.grad_fn.saved_tensors] == [True, False]
     y.sum().backward()
     assert x.grad is None
     torch.testing.assert_close(weight.grad, x.sum(0).expand(5, 4))
     x, weight = x.requires_grad_(), weight.detach()
-    y = products.linear(x, weight)
+    y = kernels.linear(x, weight)
     assert [kept is not None for kept in y.grad_fn.saved_tensors] == [False, True]
     y.sum().backward()
     torch.testing.assert_close(x.grad, weight.sum(0).expand(3, 4))
@@ -89,17 +89,17 @@ def test_only_inputs_that_need_a_gradient_get_one_and_only_what_that_needs_is_ke
 def test_counters_and_transforms_see_torchs_own_product():
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     with FlopCounterMode(display=False) as counter:
-        products.linear(x, weight)
+        kernels.linear(x, weight)
     assert counter.get_total_flops() == 2 * 3 * 4 * 5
-    mapped = torch.func.vmap(products.linear, (0, None))(x, weight)
+    mapped = torch.func.vmap(kernels.linear, (0, None))(x, weight)
     torch.testing.assert_close(mapped, x @ weight.t())
 
 
 def test_other_types_are_left_to_torch():
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
-    assert products.linear(x.double(), weight.double()).dtype == torch.float64
+    assert kernels.linear(x.double(), weight.double()).dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
-        assert products.linear(x, weight).dtype == torch.bfloat16
+        assert kernels.linear(x, weight).dtype == torch.bfloat16
 
 
 @pytest.mark.usefixtures("fresh_choice")
@@ -115,18 +115,18 @@ def test_other_types_are_left_to_torch():
 )
 def test_onednn_is_preferred_on_amds_processors_with_avx512(monkeypatch, capability, processor, expected):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(products, "has_onednn", lambda: True)
+    monkeypatch.setattr(kernels, "has_onednn", lambda: True)
     if processor is None:
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
-    assert products.prefers_onednn() is expected
+    assert kernels.prefers_onednn() is expected
 
 
 @pytest.mark.usefixtures("fresh_choice")
 def test_another_torch_without_the_operator_is_no_error(monkeypatch):
-    monkeypatch.setattr(products, "_onednn", lambda *_: torch.ops.mkldnn.no_such_operator())
-    assert not products.has_onednn()
+    monkeypatch.setattr(kernels, "_onednn", lambda *_: torch.ops.mkldnn.no_such_operator())
+    assert not kernels.has_onednn()
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_another_torch_without_the_operator_is_no_error(monkeypatch):
 def test_bfloat16_is_of_no_use_on_x86_without_instructions_for_it(monkeypatch, capability, onednn, expected):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
-    products.has_bfloat16.cache_clear()
+    kernels.has_bfloat16.cache_clear()
     try:
         with nullcontext() if expected else pytest.warns(UserWarning, match="float32 is used instead"):
-            assert products.has_bfloat16() == expected
+            assert kernels.has_bfloat16() == expected
     finally:
-        products.has_bfloat16.cache_clear()
+        kernels.has_bfloat16.cache_clear()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from unirain_plugin.archs.routing import (
+from unirain_plugin.archs.mixtures import (
     Router,
     RoutingRecord,
     auxiliary_losses,

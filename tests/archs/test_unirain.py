@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from unirain_plugin.archs import streaming
+from unirain_plugin.archs import kernels
 from unirain_plugin.errors import OptionError
 
 VARIANTS = [
@@ -29,7 +29,7 @@ def test_equals_the_plain_formulation(small, options, size, monkeypatch):
     lq = torch.rand(2, 3, *size)
     expected = plain.unirain(net, lq)
     close(net(lq), expected)
-    monkeypatch.setattr(streaming, "STRIP_BYTES", 4000)  # several strips
+    monkeypatch.setattr(kernels, "STRIP_BYTES", 4000)  # several strips
     with torch.no_grad():
         close(net(lq), expected)
 
@@ -117,7 +117,7 @@ def test_recomputation_changes_neither_output_nor_gradients(small):
 @pytest.fixture(params=[True, False], ids=["bfloat16", "no bfloat16"])
 def with_bfloat16(request, monkeypatch):
     """Whether the processor has instructions for bfloat16."""
-    monkeypatch.setattr(streaming, "has_bfloat16", lambda: request.param)
+    monkeypatch.setattr(kernels, "has_bfloat16", lambda: request.param)
     return request.param
 
 
@@ -139,7 +139,7 @@ def test_bfloat16_autocast_trains_and_restores(small, with_bfloat16):
 
 
 def test_bfloat16_weights_and_what_is_counted_do_not_depend_on_the_processor(small, monkeypatch):
-    monkeypatch.setattr(streaming, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(kernels, "has_bfloat16", lambda: False)
     net, lq = small(), torch.rand(1, 3, 16, 16)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         with FlopCounterMode(display=False):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from inference_helpers import random_network, random_picture
 
-from unirain_plugin.archs import streaming
+from unirain_plugin.archs import kernels
 from unirain_plugin.errors import DataError, OptionError, UniRainError
 from unirain_plugin.inference import restoring
 from unirain_plugin.inference.feature_maps import MapStore
@@ -56,7 +56,7 @@ def test_scratch_files_hold_what_memory_may_not(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("usable", [True, False])
 def test_streamed_in_bf16_is_as_near_as_bf16_allows(usable, monkeypatch):
-    monkeypatch.setattr(streaming, "has_bfloat16", lambda: usable)
+    monkeypatch.setattr(kernels, "has_bfloat16", lambda: usable)
     net, x = random_network(), picture_tensor(50, 40)
     with torch.no_grad():
         exact = net(x)

@@ -1,4 +1,4 @@
-"""Blocks of the network: normalisation, channel attention, transformer block, changes of resolution.
+"""Blocks of the network: padding, normalisation, channel attention, transformer block, changes of resolution.
 
 Tensors are channels-last, ``(N, H, W, C)``: 1×1 convolutions are then matrix products without any re-ordering, and
 LayerNorm over channels reads contiguous rows.
@@ -10,10 +10,94 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirain_plugin.archs.attention import ChannelAttention
-from unirain_plugin.archs.moe import build_feed_forward
+from unirain_plugin.archs.kernels import (
+    LEAST_SQUARE,
+    attend,
+    can_stream,
+    depthwise_3x3,
+    head_products,
+    is_plain,
+    linear,
+    mixing_matrix,
+    stream_attention_scores,
+    times_picture_matrix,
+)
+from unirain_plugin.archs.mixtures import RoutingRecord, build_feed_forward
 from unirain_plugin.archs.options import NetworkOptions
-from unirain_plugin.archs.routing import RoutingRecord
+
+
+def reflect_indices(size: int, padded: int, device: torch.device) -> Tensor:
+    """Indices 0 … size-1 continued by reflection without repeating the edge: ``(padded,)``.
+
+    A triangle wave, so that any amount of padding works on any size ≥ 1; of a single row only copies can be made.
+    """
+    period = max(2 * (size - 1), 1)
+    index = torch.arange(padded, device=device) % period
+    return torch.minimum(index, period - index) if size > 1 else index
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad ``(N, C, H, W)`` at the bottom and right by reflection until H and W are multiples of ``multiple``."""
+    for axis in (2, 3):
+        size = x.shape[axis]
+        padded = -(-size // multiple) * multiple
+        if torch.compiler.is_exporting() or padded != size:  # exported: for every size, without a branch
+            x = x.index_select(axis, reflect_indices(size, padded, x.device))
+    return x
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """The top left ``(N, C, height, width)`` of ``(N, C, H, W)``."""
+    if not torch.compiler.is_exporting():
+        return x[:, :, :height, :width]
+    # A slice makes the exporter ask whether anything was cut off, and fix the answer in the graph; this does not.
+    rows = torch.arange(height, device=x.device)
+    return x.index_select(2, rows).index_select(3, torch.arange(width, device=x.device))
+
+
+class ChannelAttention(nn.Module):
+    """Attention across channels, as in Restormer's MDTA (Zamir et al., CVPR 2022, eq. 1).
+
+    Two steps differ from the plain formulation, not their result: the c×c scores are divided by the norms of q and k
+    instead of normalising q and k; and W_o · A, a C×C matrix a picture, is multiplied once with v instead of A with v
+    and then W_o with that.
+
+    Attributes:
+        qkv: ``(3C, C)``, 1×1 convolution; rows of q, k, v in this order, each head by head.
+        depthwise: ``(3C, 1, 3, 3)``.
+        temperature: ``(heads,)``, factor of the cosines before the softmax.
+        project: W_o, ``(C, C)``.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.ones(heads))
+        self.qkv = nn.Parameter(torch.empty(3 * channels, channels))
+        self.depthwise = nn.Parameter(torch.empty(3 * channels, 1, 3, 3))
+        self.project = nn.Parameter(torch.empty(channels, channels))
+        for parameter, fan_in in ((self.qkv, channels), (self.depthwise, 9), (self.project, channels)):
+            nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, H, W, C)`` to the same shape."""
+        if can_stream(x):
+            products, squares, v = stream_attention_scores(x, self.qkv, self.depthwise, self.heads)
+            return times_picture_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
+        z = depthwise_3x3(linear(x, self.qkv), self.depthwise).flatten(1, 2)
+        if is_plain(z, self.project):
+            return attend(z, self.temperature, self.project).view(x.shape)
+        qk, v = z.split((2 * x.shape[-1], x.shape[-1]), -1)
+        squares = (qk.float() if qk.dtype == torch.float16 else qk).square().sum(1, dtype=torch.float32)
+        if qk.dtype == torch.float16:  # a sum over 65,536 pixels would overflow before the division
+            qk = (qk / squares.clamp_min(LEAST_SQUARE).sqrt().unsqueeze(1)).half()
+            squares = torch.ones_like(squares)
+        products = head_products(qk, self.heads).float()
+        return times_picture_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
+
+    def mixing(self, products: Tensor, squares: Tensor) -> Tensor:
+        """:func:`~unirain_plugin.archs.kernels.mixing_matrix` with this layer's temperature and W_o."""
+        return mixing_matrix(products, squares, self.temperature, self.project)
 
 
 class ChannelNorm(nn.Module):

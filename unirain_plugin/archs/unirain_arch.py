@@ -10,12 +10,11 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unirain_plugin.archs.blocks import Conv3x3, Downsample, Fuse, TransformerBlock, Upsample
+from unirain_plugin.archs.blocks import Conv3x3, Downsample, Fuse, TransformerBlock, Upsample, crop, pad_to_multiple
+from unirain_plugin.archs.kernels import wants_slow_bfloat16
+from unirain_plugin.archs.mixtures import RoutingRecord, auxiliary_losses
 from unirain_plugin.archs.mmengine_registry import register_in_mmengine
 from unirain_plugin.archs.options import NetworkOptions
-from unirain_plugin.archs.padding import crop, pad_to_multiple
-from unirain_plugin.archs.routing import RoutingRecord, auxiliary_losses
-from unirain_plugin.archs.streaming import wants_slow_bfloat16
 from unirain_plugin.checkpoints import mismatch as checkpoint_keys
 from unirain_plugin.errors import OptionError
 
@@ -76,7 +75,7 @@ class UniRain(nn.Module):
 
         Returns:
             ``(N, C, H, W)``, not clamped. Under bfloat16 autocast on a CPU without instructions for it (see
-            :func:`~unirain_plugin.archs.products.has_bfloat16`) all is computed in float32.
+            :func:`~unirain_plugin.archs.kernels.has_bfloat16`) all is computed in float32.
 
         Raises:
             OptionError: For another number of axes or channels, or an empty picture.

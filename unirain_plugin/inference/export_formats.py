@@ -133,7 +133,8 @@ def _exportable(net: nn.Module) -> Iterator[nn.Module]:
     if architecture["type"] != "UniRain":
         yield net.cpu()
         return
-    from unirain_plugin.archs import moe, unirain_arch
+    from unirain_plugin.archs import mixtures as moe
+    from unirain_plugin.archs import unirain_arch
 
     dense = build_network({**architecture, "dispatch": "dense"}, "export")
     dense.load_state_dict(net.state_dict())

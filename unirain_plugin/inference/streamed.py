@@ -17,13 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirain_plugin.archs.blocks import TransformerBlock
-from unirain_plugin.archs.dispatch import dispatch_dense, dispatch_images, spread_windows
-from unirain_plugin.archs.experts import depthwise_3x3
-from unirain_plugin.archs.moe import HardMoE, SoftMoE, pool_windows
-from unirain_plugin.archs.padding import pad_to_multiple
-from unirain_plugin.archs.routing import choose_top_k
-from unirain_plugin.archs.streaming import can_stream, compute_dtype, expanded_strips, wants_slow_bfloat16
+from unirain_plugin.archs.blocks import TransformerBlock, pad_to_multiple
+from unirain_plugin.archs.kernels import can_stream, compute_dtype, depthwise_3x3, expanded_strips, wants_slow_bfloat16
+from unirain_plugin.archs.mixtures import (
+    HardMoE,
+    SoftMoE,
+    choose_top_k,
+    dispatch_dense,
+    dispatch_images,
+    pool_windows,
+    spread_windows,
+)
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.inference.feature_maps import MapStore, shaped
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from unirain_plugin.archs.moe import HardMoE
+from unirain_plugin.archs.kernels import has_bfloat16
+from unirain_plugin.archs.mixtures import HardMoE
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.presets import ABLATIONS, PRESETS
-from unirain_plugin.archs.products import has_bfloat16
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.complexity import complexity
 from unirain_plugin.study.benchmarks import measuring

@@ -1,0 +1,408 @@
+"""Kernels: what the layers compute their maps with, equal to the plain formulas and faster.
+
+Matrix products: in float32 torch calls MKL. On an AMD processor with AVX-512, oneDNN, which torch carries too, was
+faster at the tall and narrow products of 1×1 convolutions (one thread: 1.03 to 1.8 times); on an Intel processor it was
+up to 1.3 times slower.
+
+Gates and channel attention have backward passes written by hand. Left to autograd, the gradient of each part of a
+tensor is a tensor of its own, and all are put together at the end; here each is computed in its place (0.6 to 0.9 of
+the time).
+
+Strips: every layer starts with W · x (1×1) and a 3×3 depth-wise convolution of the result, a map several times as wide
+as x that exceeds the cache. Without gradients nobody needs the whole map, so it is made strip by strip; the two rows
+that neighbouring strips share are carried over, and the result is that of the whole map (a feed-forward with 48
+channels at 256×256 takes 0.5 to 0.6 of the time). With gradients, on a GPU, while a graph is captured and where
+operations are counted, the whole map is used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+@cache
+def prefers_onednn() -> bool:
+    """Whether oneDNN's product is used: on AMD's processors with AVX-512, see above, if torch names the processor."""
+    processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
+    with_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return with_avx512 and str(processor.get("cpu_name")).startswith("AMD") and has_onednn()
+
+
+@cache
+def has_onednn() -> bool:
+    """Whether oneDNN's product can be called here. It is no public part of torch, so it is tried once."""
+    try:
+        with torch.inference_mode():
+            found = _onednn(torch.ones(2, 3), torch.ones(4, 3))
+    except Exception:  # whatever another version of torch raises; its own product serves as well
+        return False
+    return found.shape == (2, 4) and bool((found == 3).all())
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether bfloat16 is of use on this CPU; if not, a warning says so, once.
+
+    On x86 without AVX-512 or AVX-VNNI-2 oneDNN has no such products, and torch's own are plain loops: at 128² the
+    network took 19 times as long as in float32, a plain network of its size 43 times.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return True
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # no public part of torch
+    if known is not None and known():
+        return True
+    warnings.warn("bfloat16: this processor has no instructions for it; float32 is used instead.", stacklevel=2)
+    return False
+
+
+def _onednn(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+def is_watched() -> bool:
+    """Whether a graph is captured, or a function transform or a counter of operations is at work.
+
+    They shall see torch's own operators on whole maps, and a counter what the network's formulas ask for.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    told = (getattr(torch._C, name, int) for name in ("_len_torch_dispatch_stack", "_are_functorch_transforms_active"))
+    return any(ask() for ask in told)  # no public names; a torch without them counts as unwatched
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether these would now be computed with in float32 on the CPU, and nobody watches or rewrites operators."""
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
+        return False
+    if torch.is_autocast_enabled("cpu") or is_watched():
+        return False
+    return type(tensors[0]) in (Tensor, torch.nn.Parameter) and tensors[0].numel() > 0
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    return _onednn(x, weight) if prefers_onednn() else F.linear(x, weight)
+
+
+class _Linear(torch.autograd.Function):
+    """x Wᵀ of ``(…, C)`` and ``(O, C)``."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
+        of_x, of_weight = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
+        return _product(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x = _product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        for_weight = _weight_gradient(gradient.flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        return for_x, for_weight
+
+
+def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """gᵀ x of ``(P, O)`` and ``(P, C)``. The longer side first takes 0.8 of the time where C is several times O."""
+    return gradient.t() @ x if gradient.shape[1] >= x.shape[1] else (x.t() @ gradient).t()
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``F.linear`` without bias: ``(…, C)`` and ``(O, C)`` to ``(…, O)``.
+
+    In float32 on the CPU it can be differentiated once only.
+    """
+    if not is_plain(x, weight):
+        return F.linear(x, weight)
+    return _Linear.apply(x, weight) if torch.is_grad_enabled() else _product(x, weight)
+
+
+def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
+    """Write x Wᵀ of ``(P, C)`` and ``(O, C)`` to ``out`` ``(P, O)``, without gradients."""
+    if is_plain(x, weight) and prefers_onednn():  # which has no such form
+        out.copy_(_onednn(x, weight))
+    else:
+        torch.mm(x, weight.t(), out=out)
+
+
+def times_picture_matrix(x: Tensor, matrix: Tensor) -> Tensor:
+    """Each picture's pixels ``(N, P, C)`` times its own ``(N, C, C)``."""
+    if is_plain(x, matrix) and len(x) == 1:  # in this order: a captured graph must not depend on the size
+        return linear(x, matrix[0].t())
+    return x @ matrix
+
+
+LEAST_SQUARE = 1e-24
+"""Lower bound of a channel's squared norm: a channel of zeros stays differentiable."""
+
+
+def head_products(qk: Tensor, heads: int) -> Tensor:
+    """qᵀ k of each head: ``(N, P, 2C)``, first q then k, to ``(N, heads, c, c)``."""
+    q, k = qk.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+    return q.transpose(2, 3) @ k
+
+
+def mixing_matrix(products: Tensor, squares: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
+    """(W_o · A)ᵀ with A the attention weights: what a picture's v is multiplied with, from sums over its pixels.
+
+    Args:
+        products: qᵀ k of each head, ``(N, heads, c, c)`` float32.
+        squares: Squared norms of q's and then k's channels, ``(N, 2C)`` float32.
+        temperature: ``(heads,)``.
+        project: W_o, ``(C, C)``.
+
+    Returns:
+        ``(N, C, C)`` float32.
+    """
+    heads = len(temperature)
+    q_norm, k_norm = squares.clamp_min(LEAST_SQUARE).sqrt().unflatten(-1, (2, heads, -1)).unbind(1)
+    cosines = products / (q_norm.unsqueeze(-1) * k_norm.unsqueeze(-2)).clamp_min(1e-12)
+    attention = (cosines * temperature.view(-1, 1, 1)).softmax(-1)  # in float32
+    project = project.unflatten(1, (heads, -1)).transpose(0, 1).to(attention.dtype)
+    return (project @ attention).transpose(2, 3).flatten(1, 2)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, z: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
+        qk, v = z.split((2 * len(project), len(project)), -1)
+        products, squares = head_products(qk, len(temperature)), qk.square().sum(1)
+        ctx.save_for_backward(z, products, squares, temperature, project)
+        return times_picture_matrix(v, mixing_matrix(products, squares, temperature, project))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z, *small = ctx.saved_tensors
+        small = [t.detach().requires_grad_() for t in small]
+        with torch.enable_grad():
+            mixing = mixing_matrix(*small)
+        qk, v = z.split((2 * mixing.shape[1], mixing.shape[1]), -1)
+        for_products, for_squares, for_temperature, for_project = torch.autograd.grad(
+            mixing, small, v.transpose(1, 2) @ gradient
+        )
+        for_z = torch.empty_like(z)
+        for_qk, for_v = for_z.split((qk.shape[-1], v.shape[-1]), -1)
+        torch.mul(qk, 2 * for_squares.unsqueeze(1), out=for_qk)
+        heads = 2, len(small[2]), -1
+        for n, picture in enumerate(for_qk):
+            torch.mm(gradient[n], mixing[n].detach().t(), out=for_v[n])
+            q, k = qk[n].unflatten(-1, heads).permute(1, 2, 0, 3)
+            for_q, for_k = picture.unflatten(-1, heads).permute(1, 2, 0, 3)
+            for i, matrix in enumerate(for_products[n]):
+                for_q[i].addmm_(k[i], matrix.t())
+                for_k[i].addmm_(q[i], matrix)
+        return for_z, for_temperature, for_project
+
+
+def attend(z: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
+    """Attention across channels: v times the matrix that q and k give. Differentiable once.
+
+    Args:
+        z: q, k and v beside each other, each head by head, ``(N, P, 3C)`` float32 on the CPU.
+        temperature: ``(heads,)``.
+        project: W_o, ``(C, C)``.
+
+    Returns:
+        ``(N, P, C)``.
+    """
+    return _Attend.apply(z, temperature, project)
+
+
+def depthwise_3x3(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
+    """Depth-wise 3×3 convolution of ``(N, H, W, C)`` by ``(C, 1, 3, 3)``; ``padding`` 0 shrinks each edge by 1."""
+    weight = weight.flatten(1).unflatten(1, (1, 3, 3))  # its gradient is then contiguous as it is, as DDP asks
+    x = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding, groups=weight.shape[0])
+    return x.permute(0, 2, 3, 1)
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        return torch.mul(*z.chunk(2, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        for_z = torch.empty_like(z)
+        for half, other in zip(for_z.chunk(2, -1), reversed(z.chunk(2, -1)), strict=True):
+            torch.mul(gradient, other, out=half)
+        return for_z
+
+
+def gate(z: Tensor) -> Tensor:
+    """The gate a ⊙ b of a and b, the halves of ``(…, 2h)``: ``(…, h)``.
+
+    In float32 on the CPU its own backward pass writes both gradients into their place, where autograd puts two tensors
+    together: measured, forward and backward take 0.7 to 0.85 of the time. That pass can be differentiated once only.
+    """
+    return _Gate.apply(z) if is_plain(z) else torch.mul(*z.chunk(2, -1))
+
+
+STRIP_BYTES = 4 * 2**20
+"""Bytes of a strip: twice the second-level cache of two cores (3 to 9 MiB measured equal, 1 and 2 MiB slower)."""
+
+
+class Region(NamedTuple):
+    """Rows top … bottom-1 and columns left … right-1 of a map."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+Strip = tuple[int, int, Tensor]
+"""Rows top … bottom-1 of a map: top, bottom, values ``(rows, columns, channels)``."""
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What matrix products of ``x`` are computed in: autocast's type where it is on, else (and for float64) its own."""
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if autocast else x.dtype
+
+
+def wants_slow_bfloat16(x: Tensor) -> bool:
+    """Whether autocast asks to compute with float32 ``x`` in bfloat16 on a CPU that has no instructions for it.
+
+    Not while a graph is captured or operations are counted: that shall not depend on the processor.
+    """
+    asked = x.device.type == "cpu" and x.dtype == torch.float32 and compute_dtype(x) == torch.bfloat16
+    return asked and not is_watched() and not has_bfloat16()
+
+
+def can_stream(x: Tensor) -> bool:
+    """Whether strips may be used for ``(N, H, W, C)``: on the CPU, without gradients, while nobody watches."""
+    known = compute_dtype(x) in (torch.float32, torch.bfloat16, torch.float64)
+    return x.device.type == "cpu" and known and not torch.is_grad_enabled() and not is_watched()
+
+
+def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
+    """Yield ``(top, bottom, z)`` with z = D(W · x) of the rows top … bottom-1, ``(rows, width, channels)``.
+
+    Args:
+        x: One picture's map ``(H, W, C)``.
+        expand: W, ``(channels, C)``, of the same dtype.
+        depthwise: D, ``(channels, 1, 3, 3)``, zero padding.
+    """
+    height, width, _ = x.shape
+    if height <= _rows_of_strip(width, expand):  # no neighbours to carry over
+        z = linear(x.unsqueeze(0), expand).permute(0, 3, 1, 2)
+        yield 0, height, F.conv2d(z, depthwise, padding=1, groups=len(expand))[0].permute(1, 2, 0)
+    else:
+        yield from expanded_region(x, Region(0, height, 0, width), expand, depthwise)
+
+
+def expanded_region(x: Tensor, region: Region, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
+    """Likewise of a region of the map, for which its neighbours' values are read; rows are counted from its top.
+
+    W has no bias, so zeros stay zeros: products are made of the zeros around the map too, and are at once what the
+    convolution reads.
+    """
+    height, columns, channels = region.bottom - region.top, region.right - region.left + 2, len(expand)
+    rows = -(-height // -(-height // _rows_of_strip(columns, expand)))
+    whole = x.new_empty(1, rows + 2, columns, channels)  # with the batch axis: else its strides hide channels_last
+    strip = whole[0]  # its row i holds the region's row top - 1 + i
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        start, stop = 2 if top else 0, bottom - top + 2
+        if top:
+            strip[:2] = strip[rows:]
+        first, last = region.top + top - 1 + start, region.top + bottom + 1
+        pixels = _with_zeros(x, Region(first, last, region.left - 1, region.right + 1))
+        linear_into(strip[start:stop].flatten(0, 1), pixels.flatten(0, 1), expand)
+        z = F.conv2d(whole[:, :stop].permute(0, 3, 1, 2), depthwise, groups=channels)
+        yield top, bottom, z[0].permute(1, 2, 0)
+
+
+def _with_zeros(x: Tensor, region: Region) -> Tensor:
+    """Cut a region that may reach beyond the map ``(H, W, C)``, where the values are 0."""
+    height, width, channels = x.shape
+    top, bottom, left, right = region
+    part = x.new_zeros(bottom - top, right - left, channels)
+    above, below, before, behind = max(top, 0), min(bottom, height), max(left, 0), min(right, width)
+    part[above - top : below - top, before - left : behind - left] = x[above:below, before:behind]
+    return part
+
+
+def _rows_of_strip(columns: int, expand: Tensor) -> int:
+    return max(STRIP_BYTES // (columns * len(expand) * expand.element_size()), 2)
+
+
+def gated_strips(strips: Iterable[Strip], weights: Tensor | None = None) -> Iterator[Strip]:
+    """Yield ``(top, bottom, w ⊗ (a ⊙ b))`` of strips of [a; b].
+
+    Args:
+        strips: ``(top, bottom, z)``, z ``(rows, columns, 2h)``.
+        weights: w, ``(H, columns, E)`` or ``(1, 1, E)``: each of E equal groups of the h channels is scaled by its own;
+            None for no scaling.
+    """
+    for top, bottom, z in strips:
+        product = torch.mul(*z.chunk(2, -1))
+        if weights is not None:
+            w = weights if weights.shape[:2] == (1, 1) else weights[top:bottom]
+            product.unflatten(-1, (w.shape[-1], -1)).mul_(w.to(product.dtype).unsqueeze(-1))
+        yield top, bottom, product
+
+
+def stream_feed_forward(
+    x: Tensor, expand: Tensor, depthwise: Tensor, project: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """W_out · (w ⊗ (a ⊙ b)), [a; b] = D(W_in · x), in strips: ``(N, H, W, C)`` to the same shape.
+
+    Args:
+        x: The normalised map.
+        expand: W_in, ``(2h, C)``.
+        depthwise: D, ``(2h, 1, 3, 3)``.
+        project: W_out, ``(C, h)``.
+        weights: w, ``(N, H, W, E)`` or with H = W = 1, see :func:`gated_strips`.
+    """
+    dtype = compute_dtype(x)
+    with torch.autocast(x.device.type, enabled=False):
+        x, expand, depthwise, project = (t.to(dtype) for t in (x, expand, depthwise, project))
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for n, picture in enumerate(x):
+            strips = expanded_strips(picture, expand, depthwise)
+            for top, bottom, product in gated_strips(strips, None if weights is None else weights[n]):
+                linear_into(out[n, top:bottom].flatten(0, 1), product.flatten(0, 1), project)
+    return out
+
+
+def stream_attention_scores(x: Tensor, qkv: Tensor, depthwise: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over pixels that channel attention needs, and v, in strips.
+
+    Args:
+        x: The normalised map ``(N, H, W, C)``.
+        qkv: ``(3C, C)``.
+        depthwise: ``(3C, 1, 3, 3)``.
+        heads: Number of heads; c = C / heads.
+
+    Returns:
+        q kᵀ ``(N, heads, c, c)`` and the squared norms of q's and k's channels ``(N, 2C)``, both float32;
+        v ``(N, H · W, C)``.
+    """
+    dtype = compute_dtype(x)
+    n, height, width, channels = x.shape
+    products = x.new_zeros(n, heads, channels // heads, channels // heads, dtype=torch.float32)
+    squares = x.new_zeros(n, 2 * channels, dtype=torch.float32)
+    v = x.new_empty(n, height * width, channels, dtype=dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        x, qkv, depthwise = (t.to(dtype) for t in (x, qkv, depthwise))
+        for i, picture in enumerate(x):
+            for top, bottom, z in expanded_strips(picture, qkv, depthwise):
+                z = z.reshape(-1, 3 * channels)
+                q, k = z[:, : 2 * channels].unflatten(-1, (2, heads, -1)).unbind(1)
+                products[i] += q.permute(1, 2, 0) @ k.transpose(0, 1)
+                squares[i] += z[:, : 2 * channels].square().sum(0, dtype=torch.float32)
+                v[i, top * width : bottom * width] = z[:, 2 * channels :]
+    return products, squares, v

@@ -1,0 +1,415 @@
+"""The asymmetric mixtures of experts (paper §4): router, experts, dispatch and the soft and hard mixtures.
+
+Tensors are channels-last, ``(N, H, W, C)``. Shape suffixes: N images, U routed units of an image (pixels, windows row
+by row, or 1), E experts, K chosen experts, h hidden channels of an expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unirain_plugin.archs.kernels import (
+    Region,
+    can_stream,
+    compute_dtype,
+    depthwise_3x3,
+    expanded_region,
+    gate,
+    gated_strips,
+    linear,
+    stream_feed_forward,
+)
+from unirain_plugin.archs.options import NetworkOptions
+
+
+class RoutingRecord(NamedTuple):
+    """What a mixture decided in one forward pass.
+
+    Attributes:
+        logits: ``(N, U, E)`` float32 router outputs.
+        probabilities: ``(N, U, E)`` softmax of the logits, of a hard mixture in training with the router's noise.
+        chosen: ``(N, U, K)`` int64 expert numbers of a hard mixture; None for a soft one.
+    """
+
+    logits: Tensor
+    probabilities: Tensor
+    chosen: Tensor | None
+
+    def share_of_use(self) -> Tensor:
+        """``(N, E)``: the share of a picture's units that each expert serves; rows sum to 1, no gradient."""
+        if self.chosen is None:
+            return self.probabilities.detach().mean(1)
+        experts = self.logits.shape[-1]
+        return F.one_hot(self.chosen, experts).to(self.logits.dtype).mean((1, 2))
+
+
+class Router(nn.Module):
+    """Linear gate, computed in float32 whatever the autocast: in bfloat16 near-ties would be decided by rounding."""
+
+    def __init__(self, channels: int, num_experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, channels))
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(N, U, C)`` to logits ``(N, U, E)`` in float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(features.float(), self.weight.float())
+
+
+def choose_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose ``top_k`` experts a unit and give their combination weights.
+
+    The weights are the softmax probabilities renormalised over the chosen experts. For ``top_k = 1`` that is the
+    constant 1, from which no router could learn; the value stays 1 but the gradient of the probability itself is
+    passed (straight-through; our choice, the paper is silent). Exact ties go to the lower expert number. Logits that
+    differ by less than float32 rounding (about 1e-6) can be decided otherwise when a batch makes the library pick
+    another kernel; nothing else ties a picture's result to its batch.
+
+    Args:
+        logits: ``(N, U, E)`` float32.
+        top_k: 1 to E.
+
+    Returns:
+        chosen ``(N, U, K)`` int64, weights ``(N, U, K)`` that sum to 1 over K, probabilities ``(N, U, E)``.
+    """
+    probabilities = logits.softmax(-1)
+    if torch.compiler.is_exporting():  # ONNX has no stable sort; its TopK breaks ties the same way
+        chosen = logits.topk(top_k, dim=-1).indices
+    else:
+        chosen = torch.sort(logits, dim=-1, descending=True, stable=True).indices[..., :top_k]
+    picked = probabilities.gather(-1, chosen)
+    if top_k == 1:
+        return chosen, picked - picked.detach() + 1, probabilities  # in this order exactly 1
+    return chosen, picked / picked.sum(-1, keepdim=True), probabilities
+
+
+def load_balance_loss(record: RoutingRecord, share: Tensor | None = None) -> Tensor:
+    """E · Σ_e f_e · P_e: 1 when all experts are used evenly, up to E when one serves everything.
+
+    Fedus et al., Switch Transformers (2021), eq. 4 to 6: f_e is the share of units sent to expert e, P_e its mean
+    probability. A soft mixture sends every unit everywhere, so there f = P (our choice).
+
+    Args:
+        record: What the mixture decided.
+        share: f, ``(E,)`` without gradient, where it is known over more than this record's pictures. A soft mixture's
+            E · Σ f² then comes as f · (2P − f), whose mean over the ranks has that value and gradient.
+    """
+    share = record.share_of_use().mean(0) if share is None else share
+    probability = record.probabilities.mean((0, 1))
+    served = probability if record.chosen is not None else 2 * probability - share
+    return len(share) * (share * served).sum()
+
+
+def z_loss(record: RoutingRecord) -> Tensor:
+    """Mean squared log-partition of the logits: keeps them small. Zoph et al., ST-MoE (2022), eq. 5."""
+    return record.logits.logsumexp(-1).square().mean()
+
+
+def auxiliary_losses(records: Mapping[str, RoutingRecord]) -> dict[str, Tensor]:
+    """Unweighted scalars ``load_balance`` and ``z_loss``, each the mean over the layers; empty without mixtures.
+
+    In distributed training the experts' shares of use are averaged over all ranks, because two pictures a rank say
+    little about balance: one collective for all layers.
+    """
+    if not records:
+        return {}
+    shares = torch.stack([record.share_of_use().mean(0) for record in records.values()])
+    if torch.is_grad_enabled() and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(shares)
+        shares = shares / torch.distributed.get_world_size()
+    balance = [load_balance_loss(record, share) for record, share in zip(records.values(), shares, strict=True)]
+    return {
+        "load_balance": torch.stack(balance).mean(),
+        "z_loss": torch.stack([z_loss(record) for record in records.values()]).mean(),
+    }
+
+
+def hidden_width(channels: int, expansion: float, active: int) -> int:
+    """Hidden channels of one expert so that ``active`` of them together have ``expansion · channels``; at least 1."""
+    return max(round(channels * expansion / active), 1)
+
+
+class Experts(nn.Module):
+    """``num_experts`` gated feed-forwards as three stacked parameters, so that every parameter always has a gradient.
+
+    An expert is y = W_out · (a ⊙ b), [a; b] = D(W_in · x), with 1×1 convolutions W and a 3×3 depth-wise convolution D:
+    Restormer's GDFN (Zamir et al., CVPR 2022, eq. 3) with the activation-free gate of NAFNet (Chen et al., ECCV 2022,
+    §3.3), which costs one product where GELU costs several passes. Without biases, a zero input gives a zero output:
+    the halo of a routed window at the image's border is then exactly the zero padding of the whole convolution.
+
+    Experts that did not run receive zeros (autograd's own, through ``unbind``), which is what distributed training
+    without ``find_unused_parameters`` needs.
+
+    Attributes:
+        expand: ``(E, 2h, C)``; rows 0 … h-1 make a, the others b.
+        depthwise: ``(E · 2h, 1, 3, 3)``: four axes, which ``Module.to(memory_format=torch.channels_last)`` can take.
+        project: ``(E, C, h)``.
+    """
+
+    def __init__(self, channels: int, hidden: int, num_experts: int) -> None:
+        super().__init__()
+        self.channels, self.hidden, self.num_experts = channels, hidden, num_experts
+        self.expand = nn.Parameter(torch.empty(num_experts, 2 * hidden, channels))
+        self.depthwise = nn.Parameter(torch.empty(num_experts * 2 * hidden, 1, 3, 3))
+        self.project = nn.Parameter(torch.empty(num_experts, channels, hidden))
+        for parameter, fan_in in ((self.expand, channels), (self.depthwise, 9), (self.project, hidden)):
+            nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
+
+    def unbind(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The weights of each expert; call once a forward, so that the gradient is stacked once."""
+        depthwise = self.depthwise.chunk(self.num_experts)
+        return list(zip(self.expand.unbind(), depthwise, self.project.unbind(), strict=True))
+
+    def forward_all(self, x: Tensor, weights: Tensor) -> Tensor:
+        """All experts, weighted: ``(N, H, W, C)`` and ``(N, H, W, E)`` (or broadcastable) to ``(N, H, W, C)``.
+
+        The experts run as one wide feed-forward. W_out is linear and free of biases, so weighting its input channels
+        is the same as weighting each expert's output: Σ_e g_e ⊗ W_e z_e = [W_1 … W_E] [g_1 ⊗ z_1; …; g_E ⊗ z_E].
+        """
+        experts, hidden = self.num_experts, self.hidden
+        expand = self.expand.view(experts, 2, hidden, -1).transpose(0, 1).flatten(0, 2)
+        depthwise = self.depthwise.unflatten(0, (experts, 2, hidden)).transpose(0, 1).flatten(0, 2)
+        project = self.project.transpose(0, 1).flatten(1)
+        if can_stream(x):
+            return stream_feed_forward(x, expand, depthwise, project, weights)
+        z = gate(depthwise_3x3(linear(x, expand), depthwise))
+        z = z.unflatten(-1, (experts, hidden)) * weights.to(z.dtype).unsqueeze(-1)
+        return linear(z.flatten(-2), project)
+
+
+def run_expert(x: Tensor, expert: tuple[Tensor, Tensor, Tensor], padding: int = 1) -> Tensor:
+    """One expert on ``(N, H, W, C)``; with ``padding`` 0 the output lacks the input's outermost pixels."""
+    expand, depthwise, project = expert
+    if padding and can_stream(x):
+        return stream_feed_forward(x, expand, depthwise, project)
+    return linear(gate(depthwise_3x3(linear(x, expand), depthwise, padding)), project)
+
+
+class FeedForward(Experts):
+    """One dense feed-forward: the layer without a mixture."""
+
+    def __init__(self, channels: int, expansion: float) -> None:
+        super().__init__(channels, hidden_width(channels, expansion, 1), 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """Map ``(N, H, W, C)`` to the same shape; there is no routing to record."""
+        return run_expert(x, self.unbind()[0]), None
+
+
+def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
+    """Each picture by its own experts. Pictures that share an expert run together."""
+    unbound = experts.unbind()
+    groups = chosen[:, 0].tolist()
+    if len({tuple(row) for row in groups}) == 1:
+        return _sum_weighted(x, [unbound[e] for e in groups[0]], weights[:, 0])
+    out: list[Tensor | None] = [None] * len(groups)
+    for rows in sorted({tuple(row) for row in groups}):
+        members = [n for n, row in enumerate(groups) if tuple(row) == rows]
+        index = torch.tensor(members, device=x.device)
+        y = _sum_weighted(x[index], [unbound[e] for e in rows], weights[index, 0])
+        for position, n in enumerate(members):
+            out[n] = y[position]
+    return torch.stack(out)
+
+
+def _sum_weighted(x: Tensor, chosen: list[tuple[Tensor, Tensor, Tensor]], weights: Tensor) -> Tensor:
+    """Σ_j w_j · E_j(x) for pictures with the same experts; ``weights`` is ``(N, K)``."""
+    if len(chosen) == 1 and not weights.requires_grad:
+        return run_expert(x, chosen[0])  # the weight of a single expert is 1
+    total = None
+    for j, expert in enumerate(chosen):
+        y = run_expert(x, expert)
+        w = weights[:, j, None, None, None].to(y.dtype)
+        total = y * w if total is None else torch.addcmul(total, y, w)
+    return total
+
+
+def window_counts(height: int, width: int, window: int) -> tuple[int, int]:
+    """Rows and columns of windows that cover a map; the last ones may reach beyond it."""
+    return -(-height // window), -(-width // window)
+
+
+def spread_windows(values: Tensor, window: int, height: int, width: int) -> Tensor:
+    """Repeat ``(N, rows, columns, E)`` over the pixels of each window: ``(N, H, W, E)``."""
+    return values.repeat_interleave(window, 1).repeat_interleave(window, 2)[:, :height, :width]
+
+
+def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
+    """Each window by its own experts, exactly.
+
+    Windows (without gradients on the CPU: rectangles of windows that touch and share an expert) are computed with the
+    1-pixel halo that the 3×3 convolution reads. The halo holds the neighbours' true values, so the result equals
+    running an expert on the whole map and cutting the window out of it.
+    """
+    n, height, width, channels = x.shape
+    rows, columns = window_counts(height, width, window)
+    chosen, weights = chosen.flatten(0, 1), weights.flatten(0, 1)
+    if can_stream(x):
+        return _stream_windows(x, experts, chosen, weights, window)
+    padded = F.pad(x, (0, 0, 1, columns * window - width + 1, 1, rows * window - height + 1))
+    tiles = padded.unfold(1, window + 2, window).unfold(2, window + 2, window)
+    tiles = tiles.permute(0, 1, 2, 4, 5, 3)  # channels last before the gather, which then copies whole rows
+    out = x.new_zeros(0)
+    for number, expert in enumerate(experts.unbind()):
+        unit, slot = (chosen == number).nonzero(as_tuple=True)
+        if unit.numel() == 0:
+            continue
+        image, cell = unit // (rows * columns), unit % (rows * columns)
+        y = run_expert(tiles[image, cell // columns, cell % columns], expert, padding=0)
+        if chosen.shape[1] > 1 or weights.requires_grad:
+            y = y * weights[unit, slot, None, None, None].to(y.dtype)
+        if out.numel() == 0:
+            out = y.new_zeros(n * rows * columns, window, window, channels)
+        out = out.index_add(0, unit, y)
+    out = out.view(n, rows, columns, window, window, channels).transpose(2, 3)
+    return out.reshape(n, rows * window, columns * window, channels)[:, :height, :width]
+
+
+def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
+    """Expert after expert; its windows that touch run as one rectangle, in strips that fit the cache.
+
+    Args:
+        x: The map ``(N, H, W, C)``.
+        experts: The experts.
+        chosen: ``(N · rows · columns, K)``.
+        weights: Likewise.
+        window: Side of a window; the last ones of a row or column are smaller where the map ends.
+    """
+    dtype = compute_dtype(x)
+    n, height, width, _ = x.shape
+    rows, columns = window_counts(height, width, window)
+    chosen, weights = (t.view(n, rows, columns, -1) for t in (chosen, weights))
+    single = chosen.shape[-1] == 1  # the weight of a single expert is 1, and nothing is added up
+    out = (torch.empty_like if single else torch.zeros_like)(x, dtype=dtype, memory_format=torch.contiguous_format)
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(dtype)
+        for number, expert in enumerate(experts.unbind()):
+            expand, depthwise, project = (t.to(dtype) for t in expert)
+            here = chosen == number
+            shares = None if single else spread_windows((weights * here).sum(-1, keepdim=True), window, height, width)
+            for i, grid in enumerate(here.any(-1).tolist()):
+                for region in _rectangles(grid, window, height, width):
+                    place = i, slice(region.top, region.bottom), slice(region.left, region.right)
+                    part, share = out[place], None if single else shares[place]
+                    strips = expanded_region(x[i], region, expand, depthwise)
+                    for top, bottom, product in gated_strips(strips, share):
+                        y = linear(product, project)
+                        part[top:bottom].copy_(y) if single else part[top:bottom].add_(y)
+    return out
+
+
+def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Region]:
+    """Cover the marked windows by rectangles that do not overlap, as wide and then as high as they go.
+
+    Neighbours that run together do not compute each other's halo.
+    """
+    marked = [(row, column) for row, marks in enumerate(grid) for column, mark in enumerate(marks) if mark]
+    open_cells = set(marked)
+    for row, column in marked:
+        if (row, column) not in open_cells:
+            continue
+        right, bottom = column, row
+        while (row, right) in open_cells:
+            right += 1
+        while all((bottom, c) in open_cells for c in range(column, right)):
+            open_cells.difference_update((bottom, c) for c in range(column, right))
+            bottom += 1
+        top, left = row * window, column * window
+        yield Region(top, min(bottom * window, height), left, min(right * window, width))
+
+
+def dispatch_dense(x: Tensor, experts: Experts, mask: Tensor) -> Tensor:
+    """All experts on everything, then the masked weights ``(N, H, W, E)``: the plain definition, and no branches."""
+    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    for number, expert in enumerate(experts.unbind()):
+        y = run_expert(x, expert)
+        total = total + y * mask[..., number, None].to(y.dtype)
+    return total
+
+
+def pool_windows(x: Tensor, window: int) -> Tensor:
+    """Means of the windows of ``(N, H, W, C)``: ``(N, rows, columns, C)`` in float32.
+
+    A window that reaches beyond the map averages the pixels inside the map only.
+    """
+    x = x.permute(0, 3, 1, 2).float()
+    return F.avg_pool2d(x, window, ceil_mode=True, count_include_pad=False).permute(0, 2, 3, 1)
+
+
+class SoftMoE(nn.Module):
+    """y = Σ_i R_i ⊗ E_i(x), R the softmax of a router's logits at every pixel (paper §4, encoder).
+
+    Every expert contributes everywhere with a continuous weight, so no degradation cue is dropped. The router's input
+    is open in the paper; ours is the normalised feature of the pixel (or its mean over a window or the picture).
+    """
+
+    def __init__(self, channels: int, expansion: float, options: NetworkOptions) -> None:
+        super().__init__()
+        self.routing, self.window = options.soft_routing, options.window
+        self.router = Router(channels, options.num_experts)
+        hidden = hidden_width(channels, expansion, options.num_experts)
+        self.experts = Experts(channels, hidden, options.num_experts)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord]:
+        """Map ``(N, H, W, C)`` to the same shape, with the record of U = pixels, windows or 1 units a picture."""
+        height, width = x.shape[1:3]
+        if self.routing == "pixel":
+            features = x
+        elif self.routing == "window":
+            features = pool_windows(x, self.window)
+        else:
+            features = x.mean((1, 2), keepdim=True, dtype=torch.float32)
+        logits = self.router(features)
+        probabilities = logits.softmax(-1)
+        weights = probabilities
+        if self.routing == "window":
+            weights = spread_windows(probabilities, self.window, height, width)
+        y = self.experts.forward_all(x, weights)
+        return y, RoutingRecord(logits.flatten(1, 2), probabilities.flatten(1, 2), None)
+
+
+class HardMoE(nn.Module):
+    """y = Σ_{i in top-k} R_i · E_i(x), only the chosen experts run (paper §4, decoder).
+
+    Routed by picture or by window; the router reads the mean of the normalised features over that unit (our choice).
+    """
+
+    def __init__(self, channels: int, expansion: float, options: NetworkOptions) -> None:
+        super().__init__()
+        self.routing, self.window, self.dispatch = options.hard_routing, options.window, options.dispatch
+        self.top_k, self.noise = options.top_k, options.router_noise
+        self.router = Router(channels, options.num_experts)
+        self.experts = Experts(channels, hidden_width(channels, expansion, options.top_k), options.num_experts)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord]:
+        """Map ``(N, H, W, C)`` to the same shape, with the record of U = windows or 1 units a picture."""
+        height, width = x.shape[1:3]
+        by_window = self.routing == "window"
+        features = pool_windows(x, self.window) if by_window else x.mean((1, 2), keepdim=True, dtype=torch.float32)
+        logits = self.router(features).flatten(1, 2)
+        noisy = logits
+        if self.training and self.noise > 0:
+            noisy = logits + self.noise * torch.randn_like(logits)
+        chosen, weights, probabilities = choose_top_k(noisy, self.top_k)
+        if self.dispatch == "dense" or torch.compiler.is_compiling():
+            mask = torch.zeros_like(logits).scatter(-1, chosen, weights).view(*features.shape[:3], -1)
+            mask = spread_windows(mask, self.window, height, width) if by_window else mask
+            y = dispatch_dense(x, self.experts, mask)
+        elif by_window:
+            y = dispatch_windows(x, self.experts, chosen, weights, self.window)
+        else:
+            y = dispatch_images(x, self.experts, chosen, weights)
+        return y, RoutingRecord(logits, probabilities, chosen)
+
+
+def build_feed_forward(kind: str, channels: int, expansion: float, options: NetworkOptions) -> nn.Module:
+    """The feed-forward of a block: ``soft``, ``hard`` or ``none``, at equal multiply-adds."""
+    if kind == "none":
+        return FeedForward(channels, expansion)
+    return (SoftMoE if kind == "soft" else HardMoE)(channels, expansion, options)
