@@ -9,9 +9,7 @@ from unirain_plugin.toolbox import prepare_import
 
 REGISTERED_MODULES = (
     "unirain_plugin.archs.unirain_arch",
-    "unirain_plugin.losses.frequency_loss",
-    "unirain_plugin.losses.log_mse_loss",
-    "unirain_plugin.losses.ssim_loss",
+    "unirain_plugin.losses.pixel_losses",
     "unirain_plugin.losses.reweighted_loss",
     "unirain_plugin.data.distilled_mixed_dataset",
     "unirain_plugin.models.unirain_model",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.losses.frequency_loss import FrequencyL1Loss, frequency_l1_map
+from unirain_plugin.losses.pixel_losses import FrequencyL1Loss, frequency_l1_map
 
 
 def test_smoke_and_shapes():

@@ -6,7 +6,7 @@ from basicsr.losses import build_loss
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.losses.base_terms import build_base_terms
-from unirain_plugin.losses.log_mse_loss import LogMSELoss
+from unirain_plugin.losses.pixel_losses import LogMSELoss
 
 
 def pair():

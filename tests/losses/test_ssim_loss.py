@@ -6,7 +6,7 @@ import torch
 from basicsr.metrics.psnr_ssim import calculate_ssim
 
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.losses.ssim_loss import SSIMLoss, ssim_map
+from unirain_plugin.losses.pixel_losses import SSIMLoss, ssim_map
 
 
 @pytest.fixture()

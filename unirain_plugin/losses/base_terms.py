@@ -12,7 +12,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from unirain_plugin.errors import OptionError, did_you_mean
-from unirain_plugin.losses import frequency_loss, log_mse_loss, ssim_loss  # noqa: F401  (registers them as base losses)
+from unirain_plugin.losses import pixel_losses  # noqa: F401 - registers them
 
 
 class BaseTerm(nn.Module):

@@ -12,9 +12,8 @@ from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.losses.base_terms import build_base_terms
 from unirain_plugin.losses.loss_records import LossRecords, sum_by_type, sum_over_ranks, world_size
 from unirain_plugin.losses.rain_labels import RainLabels
+from unirain_plugin.losses.reweighter import OPTION_NAMES, blend_with_floor
 from unirain_plugin.losses.reweighting import build_reweighter
-from unirain_plugin.losses.reweighting_base import blend_with_floor
-from unirain_plugin.losses.reweighting_options import OPTION_NAMES
 
 _OPTIONS = tuple(dict.fromkeys(("base", "rain_types", "num_types", "loss_weight", "reduction", *OPTION_NAMES)))
 
@@ -45,7 +44,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         reduction: Only ``mean``; accepted because stock option files say so.
         mode: ``paper`` (default), ``coba``, ``released``, ``equal``, ``dwa``, ``uncertainty``, ``rlw`` or ``famo``.
         **options: ``window``, ``tau``, ``warmup``, ``update_freq``, ``source``, ``floor``, ``ema``, …: see
-            :class:`~unirain_plugin.losses.reweighting_options.ReweightingOptions`.
+            :class:`~unirain_plugin.losses.reweighter.ReweightingOptions`.
 
     Shape:
         pred, target: (N, C, H, W), range [0, 1], any float type (computed in float32 at least); rain_type: (N,)

@@ -11,7 +11,7 @@ from typing import Any
 
 from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import OptionError, did_you_mean
-from unirain_plugin.losses.reweighting_options import MODES
+from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS
 from unirain_plugin.support.spec import parse_section

@@ -1,0 +1,201 @@
+"""Pixel losses, registered in BasicSR: L1 between Fourier spectra, the logarithm of the MSE, and 1 − SSIM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from basicsr.losses.loss_util import weight_reduce_loss
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+
+from unirain_plugin.errors import DataError, OptionError, did_you_mean
+
+_NORMS = ("ortho", "backward", "forward")
+_REDUCTIONS = ("mean", "none", "sum")
+
+
+def frequency_l1_map(pred: Tensor, target: Tensor, weight: Tensor | None = None, norm: str = "ortho") -> Tensor:
+    r"""(|Re D| + |Im D|) / 2 with D the 2-D discrete Fourier transform of pred − target, for every frequency.
+
+    The mean over it is the L1 distance between the spectra with real and imaginary parts stacked, the "frequency
+    reconstruction" loss of Cho et al., "Rethinking Coarse-to-Fine Approach in Single Image Deblurring" (MIMO-UNet,
+    ICCV 2021, equation 7). A transform is linear, so per-pixel weights multiply the difference before it.
+
+    Args:
+        pred: Images (N, C, H, W), any range.
+        target: Images, same shape.
+        weight: Per-pixel weights (N, C or 1, H, W) or None.
+        norm: Scaling of the transform, as in ``torch.fft.fft2``.
+
+    Returns:
+        (N, C, H, W), the frequency (0, 0) first; float32 at least.
+    """
+    pred, target = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (pred, target))
+    difference = pred - target if weight is None else (pred - target) * weight
+    spectrum = torch.view_as_real(torch.fft.fft2(difference, norm=norm))
+    return spectrum.abs().mean(-1)
+
+
+@LOSS_REGISTRY.register()
+class FrequencyL1Loss(nn.Module):
+    """Mean absolute difference of real and imaginary parts of the spectra; see :func:`frequency_l1_map`.
+
+    Args:
+        loss_weight: Factor.
+        reduction: ``mean``, ``none`` (a map as large as the image) or ``sum``.
+        norm: ``ortho`` (default, our choice: the value then does not grow with the crop and is of the size of a pixel
+            L1), ``backward`` (unscaled, as in MIMO-UNet, which weights it by 0.1) or ``forward``.
+
+    Shape:
+        pred, target: (N, C, H, W), range [0, 1]; result: a scalar, or (N, C, H, W).
+
+    Raises:
+        OptionError: If ``reduction`` or ``norm`` is unknown.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: str = "mean", norm: str = "ortho") -> None:
+        super().__init__()
+        _check_choice("FrequencyL1Loss: reduction", reduction, _REDUCTIONS)
+        _check_choice("FrequencyL1Loss: norm", norm, _NORMS)
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+        self.norm = norm
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Compute the loss; with ``weight`` (N, C or 1, H, W), ``mean`` divides by the weights' mean."""
+        loss = frequency_l1_map(pred, target, weight, self.norm)
+        if self.reduction == "sum":
+            loss = loss.sum()
+        elif self.reduction == "mean":
+            loss = loss.mean() if weight is None else loss.mean() / weight.mean()
+        return self.loss_weight * loss
+
+
+@LOSS_REGISTRY.register()
+class LogMSELoss(nn.Module):
+    r"""ln(1 + MSE / eps) of every sample: a gain of 1 dB counts the same on a hard picture and on an easy one.
+
+    Far above ``eps`` it is −ln(10)/10 · PSNR but for a constant, the loss of Chen et al., "Simple Baselines for Image
+    Restoration" (NAFNet, ECCV 2022); far below it is the MSE, so that clean pictures do not outweigh the rest. It is
+    never negative, which reweighting by loss ratios needs.
+
+    Args:
+        loss_weight: Factor.
+        reduction: ``mean``, ``none`` (a value a sample, (N, 1)) or ``sum``.
+        eps: Mean squared error at which the loss turns from logarithmic to linear, > 0; 1e-4 is a PSNR of 40 dB.
+
+    Shape:
+        pred, target: (N, C, H, W), range [0, 1]; result: a scalar, or (N, 1).
+
+    Raises:
+        OptionError: If ``reduction`` is unknown or ``eps`` not positive.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: str = "mean", eps: float = 1e-4) -> None:
+        super().__init__()
+        _check_choice("LogMSELoss: reduction", reduction, _REDUCTIONS)
+        if not eps > 0:
+            raise OptionError(f"LogMSELoss: eps: found {eps!r}; expected a number > 0.")
+        self.loss_weight, self.reduction, self.eps = loss_weight, reduction, eps
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare predictions with targets; computed in float32 at least."""
+        error = (pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred) - target
+        losses = self.loss_weight * torch.log1p(error.square().flatten(1).mean(1, keepdim=True) / self.eps)
+        return losses if self.reduction == "none" else getattr(losses, self.reduction)()
+
+
+_C1, _C2 = 0.01**2, 0.03**2  # the constants of Wang et al. for a data range of 1
+
+
+def ssim_map(pred: Tensor, target: Tensor, window_size: int = 11, sigma: float = 1.5) -> Tensor:
+    """Structural similarity at every position that a whole Gaussian window fits around.
+
+    Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", TIP 2004, equation 13,
+    with the window and constants of the paper, per channel: the mean is what BasicSR's ``calculate_ssim`` gives.
+
+    Args:
+        pred: Images (N, C, H, W), range [0, 1].
+        target: Images, same shape.
+        window_size: Side of the Gaussian window in pixels.
+        sigma: Its standard deviation in pixels.
+
+    Returns:
+        (N, C, H − window_size + 1, W − window_size + 1), range [-1, 1]; float32 at least.
+
+    Raises:
+        DataError: If the images are smaller than the window.
+    """
+    if min(pred.shape[-2:]) < window_size:
+        raise DataError(
+            f"SSIM: the images are {pred.shape[-2]}×{pred.shape[-1]}; expected {window_size}×{window_size} or more."
+        )
+    x, y = (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for v in (pred, target))
+    bell = [math.exp(-((offset - (window_size - 1) / 2) ** 2) / (2 * sigma**2)) for offset in range(window_size)]
+    kernel = [value / sum(bell) for value in bell]
+    planes = torch.stack([x, y, x * x, y * y, x * y])
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(_blur(planes, kernel, -2), kernel, -1)
+    product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
+    covariance, variances = mean_xy - product, mean_xx + mean_yy - squares
+    return (2 * product + _C1) * (2 * covariance + _C2) / ((squares + _C1) * (variances + _C2))
+
+
+def _blur(planes: Tensor, kernel: Sequence[float], axis: int) -> Tensor:
+    """Weighted sum of neighbours along an axis, where the kernel fits.
+
+    No convolution: on GPUs since Ampere it may round its input to TF32, and a variance is the small difference of two
+    such sums: in float32 their error is 2e-6; with TF32's 10 bits, emulated, a flat patch's SSIM came out at up to ±10.
+    """
+    length = planes.shape[axis] - len(kernel) + 1
+    total = kernel[0] * planes.narrow(axis, 0, length)
+    for offset, weight in enumerate(kernel[1:], 1):
+        total = torch.add(total, planes.narrow(axis, offset, length), alpha=weight)
+    return total
+
+
+@LOSS_REGISTRY.register()
+class SSIMLoss(nn.Module):
+    """1 − SSIM; see :func:`ssim_map`.
+
+    Args:
+        loss_weight: Factor.
+        reduction: ``mean``, ``none`` (the map, smaller than the image by window_size − 1) or ``sum``.
+        window_size: Side of the Gaussian window, odd, at least 3.
+        sigma: Its standard deviation, above 0.
+
+    Shape:
+        pred, target: (N, C, H, W), range [0, 1]; result: a scalar, or the map; each value in [0, 2].
+
+    Raises:
+        OptionError: If an option is out of range.
+    """
+
+    def __init__(
+        self, loss_weight: float = 1.0, reduction: str = "mean", window_size: int = 11, sigma: float = 1.5
+    ) -> None:
+        super().__init__()
+        _check_choice("SSIMLoss: reduction", reduction, _REDUCTIONS)
+        if isinstance(window_size, bool) or not isinstance(window_size, int) or window_size < 3 or window_size % 2 == 0:
+            raise OptionError(f"SSIMLoss: window_size: found {window_size!r}; expected an odd integer, 3 or more.")
+        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma > 0:
+            raise OptionError(f"SSIMLoss: sigma: found {sigma!r}; expected a number above 0.")
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+        self.window_size = window_size
+        self.sigma = sigma
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Compute the loss; of ``weight`` (N, C or 1, H, W) the part under the window centres counts."""
+        loss = 1 - ssim_map(pred, target, self.window_size, self.sigma)
+        if weight is not None:
+            edge = self.window_size // 2
+            weight = weight[..., edge:-edge, edge:-edge]
+        return self.loss_weight * weight_reduce_loss(loss, weight, self.reduction)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = did_you_mean(value, choices)
+        raise OptionError(f"{name}: found {value!r}; expected {' | '.join(choices)}.{hint}")
