@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from unirain_plugin.data.folder_walk import walk_images
 from unirain_plugin.data.rain.pair_files import cut, read_photo
 from unirain_plugin.data.rain_synthesis import render_rain
-from unirain_plugin.data.rainrag_folder import walk_images
 from unirain_plugin.data.sample_photos import sample_photos
 from unirain_plugin.distill.duplicates import find_duplicates_among
 from unirain_plugin.distill.majority import decide
