@@ -107,7 +107,8 @@ class DistilledMixedPairedDataset(Dataset):
         return np.random.default_rng((self.options.seed, int(torch.randint(2**63 - 1, ()))))
 
     def _open(self, pair: Pair, side: str) -> EncodedImage:
-        return EncodedImage(self._storage.read(pair, side), self._storage.locate(pair, side), self.options.convert)
+        data, name = self._storage.read(pair, side), self._storage.locate(pair, side)
+        return EncodedImage(data, name, self.options.convert, self.options.max_pixels)
 
     def _augmentation(self, image: EncodedImage, rng: np.random.Generator | None) -> Augmentation:
         if rng is None:

@@ -10,10 +10,17 @@ from unirain_plugin.errors import DataError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif", ".heic", ".heif")
 """File names with these endings (in any case) are taken as images."""
 
+UNWRITTEN = (".avif", ".heic", ".heif")
+"""Of these, those whose results are PNG files unless another format is asked for."""
+
 _Identity = tuple[int, int]
 
 
-def walk_files(root: str | os.PathLike[str], unlisted: list[tuple[str, str]] | None = None) -> Iterator[str]:
+def walk_files(
+    root: str | os.PathLike[str],
+    unlisted: list[tuple[str, str]] | None = None,
+    without: str | os.PathLike[str] | None = None,
+) -> Iterator[str]:
     """Yield the files below a folder as paths relative to it, with ``/``, sorted folder by folder.
 
     Hidden files and folders are left out. Folders that are links are entered, but for links to a folder that they lie
@@ -22,6 +29,7 @@ def walk_files(root: str | os.PathLike[str], unlisted: list[tuple[str, str]] | N
     Args:
         root: The folder.
         unlisted: Takes (folder, reason) of folders that cannot be listed; None: they are an error.
+        without: A folder below ``root`` that is not searched.
 
     Raises:
         DataError: Naming a folder that cannot be listed, where ``unlisted`` is None.
@@ -32,7 +40,10 @@ def walk_files(root: str | os.PathLike[str], unlisted: list[tuple[str, str]] | N
     while folder not in above:
         above.add(folder)
         folder = os.path.dirname(folder)
-    yield from _walk(root, "", {_identity(folder) for folder in above}, unlisted)
+    closed = {_identity(folder) for folder in above}
+    if without is not None and os.path.isdir(without) and not os.path.samefile(root, without):
+        closed.add(_identity(os.fspath(without)))
+    yield from _walk(root, "", closed, unlisted)
 
 
 def walk_images(root: str | os.PathLike[str], unlisted: list[tuple[str, str]] | None = None) -> Iterator[str]:

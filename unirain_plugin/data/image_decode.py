@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +14,6 @@ from unirain_plugin.data.image_limit import check_pixels
 from unirain_plugin.data.samples import Samples, decode_with_pillow
 from unirain_plugin.errors import DataError
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _DEEP_PNM = re.compile(rb"P[2356](?:(?:\s|#[^\n\r]*[\n\r])+(\d+)){3}")
 """Its group is the highest value."""
@@ -33,8 +33,10 @@ def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:
     header = read_header(data, name)
     if header is not None:
         check_pixels(header.height, header.width, name, limit)
-        return _deep_png(data, name, header) if header.bits > 8 else decode_with_pillow(data, name, limit)
-    if data[:4] in _TIFF:
+        if header.bits > 8:
+            return _deep_png(data, name, header)
+        return replace(decode_with_pillow(data, name, limit), orientation=header.orientation)
+    if is_tiff(data):
         from unirain_plugin.data.tiff import decode_tiff
 
         return decode_tiff(data, name, limit)
@@ -42,11 +44,21 @@ def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:
     if top and int(top[1]) > 255:
         decoded = _by_opencv(data + b"\n", name)  # it wants a character behind the last number
         return Samples(scaled(decoded, int(top[1])))
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF and b"av1C" not in data[:4096]:
+    if is_heif(data):
         return _heif(data, name, limit)
     samples = decode_with_pillow(data, name, limit)
     depth = avif_bits(data)
     return Samples(scaled(_by_opencv(data, name), 2**depth - 1), samples.orientation) if depth > 8 else samples
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether a file's beginning is TIFF's."""
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether a file is HEIF other than AVIF, which has AV1 inside."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF and b"av1C" not in data[:4096]
 
 
 def avif_bits(data: bytes) -> int:

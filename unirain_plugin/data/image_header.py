@@ -8,6 +8,7 @@ and each can be told from the file's first bytes (and its last) in some microsec
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from PIL import Image
@@ -80,7 +81,7 @@ def _png(data: bytes, name: str, whole: bool) -> ImageHeader:
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     if data[12:16] != b"IHDR" or colour not in _PNG_CHANNELS or not width or not height:
         raise DataError(f"{name}: broken PNG header.")
-    if whole and not data.endswith(_PNG_END) and not _reaches_end(data):
+    if whole and not data.endswith(_PNG_END) and all(kind != b"IEND" for kind, _ in png_chunks(data)):
         raise DataError(f"{name}: the PNG is truncated: its end (IEND) is missing after {len(data)} bytes.")
     channels, orientation, position = _PNG_CHANNELS[colour], 1, 8
     while data[position + 4 : position + 8] != b"IDAT":
@@ -88,7 +89,7 @@ def _png(data: bytes, name: str, whole: bool) -> ImageHeader:
         if kind == b"tRNS":
             channels = 4 if channels == 3 else 2
         elif kind == b"eXIf":
-            orientation = _exif_orientation(data[position + 8 : position + 8 + length])
+            orientation = exif_orientation(data[position + 8 : position + 8 + length])
         elif kind == b"IEND":
             raise DataError(f"{name}: the PNG holds no image data (no IDAT).")
         position += 12 + length
@@ -96,15 +97,13 @@ def _png(data: bytes, name: str, whole: bool) -> ImageHeader:
     return ImageHeader("png", height, width, channels, 8 if colour == 3 else bits, orientation, height_at)
 
 
-def _reaches_end(data: bytes) -> bool:
-    """Whether a PNG's chunks lead to its end; whatever is behind that does not matter."""
-    position = 8
-    while position + 12 <= len(data):
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield kind and content of a PNG's chunks up to its end; whatever is behind that does not matter."""
+    view, position, kind = memoryview(data), 8, b""
+    while kind != b"IEND" and position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"IEND":
-            return True
+        yield kind, view[position + 8 : position + 8 + length]
         position += 12 + length
-    return False
 
 
 def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
@@ -121,7 +120,7 @@ def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
             frame = (marker, position + 5, *struct.unpack_from(">BHHB", data, position + 4))
             samplings = [data[position + 11 + 3 * i] for i in range(frame[5])]
         elif marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(data[position + 10 : position + 2 + length])
+            orientation = exif_orientation(data[position + 10 : position + 2 + length])
         elif marker == 0xE2 and data[position + 4 : position + 8] == b"MPF\0":
             several = True  # a second picture follows the first one's end
         elif marker == 0xDD:
@@ -141,11 +140,11 @@ def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
     return ImageHeader("jpeg", height, width, channels, bits, orientation, height_at, position, end, mcu_rows)
 
 
-def _exif_orientation(tiff: bytes) -> int:
-    """The orientation in an EXIF block; whatever is malformed counts as upright, as in OpenCV."""
+def exif_orientation(block: bytes) -> int:
+    """The orientation in an EXIF block, 1 (upright) to 8; whatever is malformed counts as upright, as in OpenCV."""
     exif = Image.Exif()
     try:
-        exif.load(tiff)
+        exif.load(block)
         value = exif.get(0x0112, 1)
     except Exception:  # Pillow raises many kinds for broken blocks
         return 1

@@ -51,8 +51,8 @@ def check_pixels(height: int, width: int, name: str, limit: int | None = None) -
     """
     limit = max_pixels() if limit is None else limit
     if height * width > limit:
-        raise DataError(f"{name}: {width} × {height} pixels are declared, {height * width / 1e6:.4g} megapixels; at "
-                        f"most {limit / 1e6:.4g} are read here (see max-megapixels).")  # fmt: skip
+        raise DataError(f"{name}: {width} × {height} pixels are too many: at most {limit / 1e6:g} megapixels are read "
+                        "(see max-megapixels).")  # fmt: skip
 
 
 def add_limit_argument(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
+from unirain_plugin.data.image_header import exif_orientation
 from unirain_plugin.data.image_limit import check_pixels
 from unirain_plugin.errors import DataError
 
@@ -86,7 +87,7 @@ def decode_with_pillow(data: bytes, name: str, limit: int | None = None) -> Samp
     with opened(data, name, limit) as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
-            raise DataError(f"{name}: holds {frames} images; expected one (for a film, give a video file).")
+            raise DataError(f"{name}: holds {frames} pictures; expected one (for a film, give a video file).")
         if image.mode == "F" or image.mode.startswith("I"):
             raise DataError(f"{name}: holds {image.mode} values; expected 8 or 16 bits a channel.")
         transparent = "transparency" in image.info
@@ -100,6 +101,6 @@ def decode_with_pillow(data: bytes, name: str, limit: int | None = None) -> Samp
             mode = "RGBA"
         else:
             mode = "RGB"
-        pixels, orientation = np.asarray(image.convert(mode)), image.getexif().get(274, 1)
+        pixels, orientation = np.asarray(image.convert(mode)), exif_orientation(image.info.get("exif", b""))
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return Samples(pixels, orientation if orientation in range(1, 9) else 1, image.mode == "CMYK")
+    return Samples(pixels, orientation, image.mode == "CMYK")

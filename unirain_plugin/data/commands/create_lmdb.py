@@ -7,12 +7,18 @@ import os
 import sys
 
 from unirain_plugin.data.commands.pair_arguments import add_pair_arguments, chosen_records
+from unirain_plugin.data.image_limit import limited
 from unirain_plugin.errors import DataError, OptionError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Create and / or verify LMDBs. Returns the exit status."""
     args = _parser().parse_args(argv)
+    with limited(args.max_megapixels):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from unirain_plugin.data.lmdb_creation import LmdbRecipe, create_lmdbs
 
     if args.manifest is None and args.dataroot is None:
