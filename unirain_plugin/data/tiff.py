@@ -62,7 +62,6 @@ def _check(page: tifffile.TiffPage, name: str) -> None:
     """Refuse what has no meaning as an image of 8 or 16 bits with or without alpha."""
     kind, extra = page.photometric, page.samplesperpixel - _CHANNELS.get(page.photometric, 0)
     told = page.extrasamples[:1]
-    deep = page.bitspersample > 8
     reason = None
     if page.dtype is None or page.sampleformat != 1 or page.bitspersample > 16:
         what = page.dtype or f"{page.bitspersample}-bit"
@@ -72,9 +71,12 @@ def _check(page: tifffile.TiffPage, name: str) -> None:
     elif extra not in (0, 1) or (extra and kind in (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR)):
         reason = f"{page.samplesperpixel} channels; expected grey, RGB, and perhaps alpha"
     elif extra and told == (EXTRASAMPLE.UNSPECIFIED,):
-        reason = f"a channel {page.samplesperpixel} of which it does not tell what it is; expected alpha"
-    elif deep and kind in (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR):
-        reason = f"{kind.name} in more than 8 bits a channel, which is not read"
+        reason = f"a channel {page.samplesperpixel} that is not said to be alpha (a saved selection?); save it without"
+    elif extra and told == (EXTRASAMPLE.ASSOCALPHA,) and kind == PHOTOMETRIC.MINISWHITE:
+        reason = "white as 0, multiplied by alpha, which is not read"
+    elif page.bitspersample > 8 and kind in (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR):
+        what = {PHOTOMETRIC.SEPARATED: "CMYK", PHOTOMETRIC.PALETTE: "a palette"}.get(kind, "YCbCr")
+        reason = f"{what} in more than 8 bits a channel, which is not read"
     if reason:
         raise DataError(f"{name}: holds {reason}.")
 
