@@ -128,7 +128,9 @@ def pillow_cells():
                 file = io.BytesIO()
                 images[mode].save(file, kind, **options)
                 known = images[mode] if kind not in ("JPEG", "AVIF") else Image.open(io.BytesIO(file.getvalue()))
-                plain = {"1": "L", "P": "RGB", "CMYK": "RGB"}.get(known.mode, known.mode)
+                plain = {"1": "L", "P": "RGB", "CMYK": "RGB", "L": "RGB" if kind == "WEBP" else "L"}.get(
+                    known.mode, known.mode
+                )
                 values = np.asarray(known.convert(plain)).reshape(HEIGHT, WIDTH, -1)
                 yield f"{kind.lower()}-{mode}-{options.get('compression', '')}", file.getvalue(), values
 
