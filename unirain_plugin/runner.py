@@ -124,6 +124,7 @@ class Run:
         from basicsr.utils import misc
 
         from unirain_plugin.distributed import model_to_device
+        from unirain_plugin.models.saved_names import path_in_saved_names
 
         return [
             (module, "parse_options", self.parse_options),
@@ -132,6 +133,7 @@ class Run:
             (BaseModel, "model_to_device", model_to_device),
             forward_loader_errors(),
             explain_loading_errors(),
+            path_in_saved_names(),
         ]
 
     def parse_options(self, root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:

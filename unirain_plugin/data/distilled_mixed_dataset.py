@@ -80,6 +80,11 @@ class DistilledMixedPairedDataset(Dataset):
         """Number of samples of an epoch (training: see :mod:`unirain_plugin.data.sampling`; else: of pairs)."""
         return len(self._plan_of_epoch)
 
+    def lq_names(self) -> list[tuple[str, int]]:
+        """Path (relative to the data set's folder) or key, and label, of every rainy image, outside of training."""
+        pairs = (self._pairs[self._plan_of_epoch.pair_number(index, None)] for index in range(len(self)))
+        return [(pair.lq, self.rain_types[pair.rain_type]) for pair in pairs]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Read one sample.
 

@@ -41,7 +41,9 @@ def decode_tiff(data: bytes, name: str, limit: int | None = None) -> Samples:
             page = file.pages.first
             check_pixels(page.imagelength, page.imagewidth, name, limit)
             if len(file.pages) > 1:
-                raise DataError(f"{name}: holds {len(file.pages)} pictures; expected one (for a film, give a video file).")
+                raise DataError(
+                    f"{name}: holds {len(file.pages)} pictures; expected one (for a film, give a video file)."
+                )
             _check(page, name)
             orientation = page.tags.valueof(274, 1)
             try:
