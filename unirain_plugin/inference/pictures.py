@@ -17,7 +17,7 @@ from unirain_plugin.data.image_io import upright
 from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.data.writing import write_whole
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.metadata import not_held, read_metadata, tiff_tags, with_png_chunks
+from unirain_plugin.inference.metadata import PARTS, not_held, read_metadata, tiff_tags, with_png_chunks
 
 FORMATS = ("keep", "png", "jpg", "webp", "tif", "avif")
 """What ``--format`` accepts; ``keep`` writes the format that was read (AVIF and HEIF: as PNG)."""
@@ -126,7 +126,7 @@ def write_picture(path: str | os.PathLike[str], picture: Picture) -> tuple[str, 
         else:
             data = _deep(pixels, path.suffix) if pixels.dtype == np.uint16 else _encoded(kind, pixels, picture)
         data = with_png_chunks(data, picture) if kind == "PNG" else data
-    except (OSError, ValueError, cv2.error) as error:
+    except (OSError, ValueError, RuntimeError, cv2.error) as error:  # Pillow's are of many kinds
         raise DataError(f"{path}: cannot be written: {error}.") from None
     write_whole(path, data, sync=False)
     return lost
@@ -152,15 +152,17 @@ def _encoded(kind: str, pixels: np.ndarray, picture: Picture) -> bytes:
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     image = Image.fromarray(pixels[..., 0] if mode == "L" else pixels, mode)
     options = dict(_OPTIONS.get(kind, {}))
-    if kind not in ("PNG", "BMP", "PPM"):
-        exif = tiff_tags(picture.exif) if kind == "TIFF" else picture.exif
-        options |= {"exif": exif} if exif else {}
-        options |= {"icc_profile": picture.profile} if picture.profile else {}
-        if picture.xmp and kind == "TIFF":
-            exif[700] = picture.xmp
-            options["exif"] = exif
-        elif picture.xmp:
-            options["xmp"] = picture.xmp
+    if kind == "TIFF":
+        tags = tiff_tags(picture.exif)
+        if any(tags.get_ifd(part) for part in PARTS):  # Pillow cannot compress such files
+            options["compression"] = "raw"
+        if picture.xmp:
+            tags[700] = picture.xmp
+        options |= {"exif": tags} if len(tags) else {}
+    elif kind in ("JPEG", "WEBP", "AVIF"):
+        options |= {name: value for name, value in (("exif", picture.exif), ("xmp", picture.xmp)) if value}
+    if kind in ("TIFF", "JPEG", "WEBP", "AVIF") and picture.profile:
+        options["icc_profile"] = picture.profile
     if kind in ("JPEG", "TIFF") and picture.density:
         options["dpi"] = picture.density
     if kind == "JPEG":
