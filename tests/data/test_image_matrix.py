@@ -11,7 +11,7 @@ from PIL import Image
 
 from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.pictures import read_picture, write_picture
+from unirain_plugin.inference.images import read_picture, write_picture
 
 CELLS = all_cells()
 by_container = pytest.mark.parametrize("container", sorted({name.partition("-")[0] for name in CELLS}))

@@ -13,8 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from unirain_plugin.inference import folder
 from unirain_plugin.inference.command import summary
+from unirain_plugin.inference.images import read_picture, write_picture
 from unirain_plugin.inference.jobs import plan_jobs
-from unirain_plugin.inference.pictures import read_picture, write_picture
 
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rating>5</rating></x:xmpmeta>"
 

@@ -15,8 +15,8 @@ import numpy as np
 from torch import nn
 
 from unirain_plugin.errors import DataError, OptionError, UniRainError
+from unirain_plugin.inference.images import Picture, read_picture, write_picture
 from unirain_plugin.inference.loading import load
-from unirain_plugin.inference.pictures import Picture, read_picture, write_picture
 from unirain_plugin.inference.restoring import RestoreOptions, restore
 
 PREVIEW = 1600

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.resources import free_memory
+from unirain_plugin.support.resources import free_memory
 
 VARIABLE = "UNIRAIN_MAX_MEGAPIXELS"
 """Environment variable with the limit in millions of pixels."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from unirain_plugin.data.image_limit import add_limit_argument, limited
 from unirain_plugin.inference.folder import Outcome, restore_files
+from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import plan_jobs
-from unirain_plugin.inference.pictures import FORMATS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unirain_plugin.errors import DataError
-from unirain_plugin.resources import free_memory
+from unirain_plugin.support.resources import free_memory
 
 RESERVE = 0.5
 """Share of the free memory that maps may take before they go to a scratch file."""

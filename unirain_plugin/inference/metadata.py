@@ -14,7 +14,7 @@ from unirain_plugin.data.image_header import PNG_SIGNATURE, png_chunks
 from unirain_plugin.data.samples import opened
 
 if TYPE_CHECKING:
-    from unirain_plugin.inference.pictures import Picture
+    from unirain_plugin.inference.images import Picture
 
 Density = tuple[float, float]
 
