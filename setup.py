@@ -68,6 +68,7 @@ EXTRAS = {
     "speed": ["simplejpeg>=1.9", "isal>=1.9", "pyspng-seunglab>=1.1"],
     "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7"],
     "app": ["gradio>=6.31"],
+    "heif": ["pillow-heif>=1.0"],
     "compare": ["pyiqa>=0.1.16"],
     "spandrel": ["spandrel>=0.4.2"],
 }
@@ -90,6 +91,7 @@ setup(
         "lmdb>=1.4",
         "numpy>=1.26",
         "opencv-python>=4.9",
+        "pillow>=11.3",
         "pyyaml>=6.0",
         "safetensors>=0.4",
         "scikit-image>=0.22",

@@ -44,6 +44,9 @@ def usage() -> str:
 
 def run(command: str, argv: list[str]) -> int:
     """Run one command; a user's mistake becomes one message on stderr and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files need not be text of the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         return importlib.import_module(COMMANDS[command][0]).main(argv) or 0
     except UniRainError as error:

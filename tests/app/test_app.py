@@ -151,7 +151,7 @@ def test_large_pictures_are_shown_smaller_and_returned_whole(client, server, tmp
     [
         (None, {}, "There is no picture yet"),
         ("broken.png", {}, "broken.png: "),
-        ("large.png", {}, r"large.png: 600 × 400 pixels are too many: this app takes 0.2 megapixels"),
+        ("large.png", {}, r"large.png: 600 × 400 pixels are too many: at most 0.2 megapixels"),
         ("large.bmp", {}, r"large.bmp: 600 × 400 pixels are too many"),
         ("good.png", {"precision": "fp16"}, "fp16 is for accelerators"),
         ("good.png", {"weights": "broken.pth"}, "broken.pth"),

@@ -1,7 +1,11 @@
 """The command: files, folders with broken files, videos."""
 
+import io
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -111,6 +115,44 @@ def test_broken_files_do_not_stop_the_folder(weights, tmp_path, capsys):
     for name in ("0_cut.jpg: the ", "0_empty.png: the file is empty", "c_text.webp", "0_broken.mp4"):
         assert f"{root}/{name}" in text
     assert sorted(p.name for p in out.rglob("*") if p.is_file()) == ["a.png", "a.png", "b.jpg"]
+
+
+def test_folders_that_are_links_are_restored_and_what_is_not_is_named(weights, tmp_path, capsys, monkeypatch):
+    root, out = fill_folder(tmp_path / "in"), tmp_path / "out"
+    (tmp_path / "elsewhere").mkdir()
+    Image.fromarray(random_picture(60, 70)).save(tmp_path / "elsewhere" / "large.png")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "self").symlink_to(".")
+    (root / "lost.png").symlink_to("nowhere.png")
+    Image.fromarray(random_picture(20, 24)).save(tmp_path / "elsewhere" / "c.png")
+    (root / "closed").mkdir()
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).rstrip("/").endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert run(weights, root, out, "--max-megapixels", "0.003") == 1
+    text = capsys.readouterr().out
+    assert "3 restored" in text and "4 failed:" in text
+    assert f"{root}/lost.png: cannot be read: No such file" in text
+    assert f"{root}/closed: cannot be listed: Permission denied" in text
+    for name, size in (("linked/large.png", "70 × 60"), ("a.png", "70 × 90")):
+        assert f"{root}/{name}: {size} pixels are too many: at most 0.003 megapixels are read" in text
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == ["b.jpg", "linked/c.png", "sub/a.png"]
+
+
+def test_names_that_are_no_text_are_printed_on_strict_terminals(weights, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.png")).write_bytes(b"x")
+    Image.fromarray(random_picture(20, 24)).save(tmp_path / "in" / "a.png")
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert run(weights, tmp_path / "in", tmp_path / "out") == 1
+    shown.flush()
+    assert b"caf\\udce9.png: cannot be decoded" in shown.buffer.getvalue()
 
 
 def test_a_failing_network_or_disk_fails_that_file_only(tmp_path):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from unirain_plugin.app.restoration import Restorer, preview
+from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES
 from unirain_plugin.distill.parts import require
 from unirain_plugin.errors import UniRainError
-from unirain_plugin.inference.images import PICTURE_SUFFIXES
 from unirain_plugin.inference.restoring import PRECISIONS, RestoreOptions
 from unirain_plugin.inference.sizes import LARGE_RAIN
 
@@ -53,7 +53,7 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
         gr.Markdown(_ABOUT)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                file = gr.File(label="Rainy picture", file_types=list(PICTURE_SUFFIXES), height=150, elem_id="picture")
+                file = gr.File(label="Rainy picture", file_types=list(IMAGE_SUFFIXES), height=150, elem_id="picture")
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
                 settings = _settings(restorer, defaults, device)
             with gr.Column(scale=3, min_width=320):

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from torch import nn
 
-from unirain_plugin.data.image_header import read_header
 from unirain_plugin.errors import DataError, OptionError, UniRainError
 from unirain_plugin.inference.images import Picture, read_picture, write_picture
 from unirain_plugin.inference.loading import load
@@ -133,35 +131,9 @@ def open_picture(path: Path, max_pixels: int) -> Picture:
         DataError: If it is broken, no picture, or has more than ``max_pixels`` pixels.
     """
     try:
-        _check_size(path, *_stored_size(path), max_pixels)
-        picture = read_picture(path)
-        # Deep TIFF files tell their size only when decoded.
-        _check_size(path, picture.pixels.shape[1], picture.pixels.shape[0], max_pixels)
-        return picture
+        return read_picture(path, max_pixels)
     except (UniRainError, cv2.error) as error:
         raise DataError(str(error).replace(str(path), path.name)) from None
-
-
-def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise DataError(
-            f"{path}: {width} × {height} pixels are too many: this app takes {max_pixels / 1e6:g} megapixels "
-            "(--max-megapixels). The inference command has no such bound."
-        )
-
-
-def _stored_size(path: Path) -> tuple[int, int]:
-    """Width and height from the header; (0, 0) where Pillow cannot tell them, which is left to the decoder."""
-    header = read_header(path.read_bytes(), str(path))
-    if header is not None:
-        return header.width, header.height
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too many pixels: {error}") from None
-    except (UnidentifiedImageError, OSError):
-        return 0, 0
 
 
 def preview(pixels: np.ndarray, longest_edge: int = PREVIEW) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, load_options
+from unirain_plugin.data.image_limit import limited
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,8 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     from unirain_plugin.compare.writing import markdown, write_all
 
     try:
-        outcome = run(options, bar=not args.quiet)
-        files = write_all(outcome, options)
+        with limited(options.max_megapixels):
+            outcome = run(options, bar=not args.quiet)
+            files = write_all(outcome, options)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; finished results are kept, the same command goes on with the rest\n")
         return 130

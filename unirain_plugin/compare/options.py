@@ -10,6 +10,7 @@ from typing import Any
 
 from unirain_plugin.compare.results import GT, INPUT
 from unirain_plugin.compare.set_options import SetOptions, check_name
+from unirain_plugin.data.image_limit import check_megapixels
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.spec import parse_section
@@ -183,6 +184,7 @@ class CompareOptions:
         bootstrap: Confidence intervals.
         figure: The grid of pictures.
         output: Folder for everything that is written.
+        max_megapixels: Pictures that declare more are refused before they are decoded; null for what memory takes.
     """
 
     name: str
@@ -200,9 +202,12 @@ class CompareOptions:
     bootstrap: BootstrapOptions = field(default_factory=BootstrapOptions)
     figure: FigureOptions = field(default_factory=FigureOptions)
     output: Path | None = None
+    max_megapixels: float | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.max_megapixels is not None:
+            check_megapixels("max_megapixels", self.max_megapixels)
         for key in ("models", "test_sets", "metrics"):
             if not getattr(self, key):
                 raise ValueError(f"{key}: the list is empty; expected at least one entry.")

@@ -16,12 +16,13 @@ import cv2
 import numpy as np
 
 from unirain_plugin.compare.set_options import SetOptions, SynthesizeOptions
+from unirain_plugin.data.folder_walk import walk_images
 from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
 from unirain_plugin.data.lmdb import read_meta, read_value, scan_lmdb
 from unirain_plugin.data.lmdb_keys import unique_keys
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.data.pair_files import read_file
-from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag, walk_images
+from unirain_plugin.data.rainrag_folder import find_types, list_folders, scan_rainrag
 from unirain_plugin.errors import DataError, did_you_mean
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
@@ -165,7 +166,7 @@ def _from_root(options: SetOptions, root: Path) -> Iterator[Sample]:
 def _holds_lmdbs(base: str) -> bool:
     if not os.path.isdir(base):
         return False
-    return any(os.path.isdir(os.path.join(entry.path, _LMDB_SIDES[0])) for entry in os.scandir(base) if entry.is_dir())
+    return any(os.path.isdir(os.path.join(base, name, _LMDB_SIDES[0])) for name in list_folders(base))
 
 
 def _from_sides(options: SetOptions) -> Iterator[Sample]:

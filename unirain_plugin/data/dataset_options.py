@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 from unirain_plugin.data.image_io import CONVERSIONS
+from unirain_plugin.data.image_limit import check_megapixels
 from unirain_plugin.data.sampling import check_sampling
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.rain_types import rain_type_ids
@@ -17,6 +18,7 @@ OWN_KEYS = frozenset(
     {
         "name", "type", "phase", "scale", "dataroot", "manifest", "rain_types", "sampling", "pyramid", "seed",
         "gt_size", "use_hflip", "use_rot", "mean", "std", "io_backend", "convert", "decode_region",
+        "max_megapixels",
     }
 )  # fmt: skip
 LOADER_KEYS = frozenset(
@@ -49,6 +51,7 @@ class DatasetOptions:
         io_backend: ``{type: disk | lmdb | mmengine, …}``.
         convert: Kinds of images to accept by OpenCV's conversion, of :data:`CONVERSIONS`.
         decode_region: Decode only the rows that the crop needs, where the format allows it.
+        max_megapixels: Images that declare more are refused before they are decoded; None takes what memory takes.
     """
 
     name: str = "train"
@@ -67,6 +70,12 @@ class DatasetOptions:
     io_backend: Mapping[str, Any] = field(default_factory=lambda: {"type": "disk"})
     convert: tuple[str, ...] = ()
     decode_region: bool = True
+    max_megapixels: float | None = None
+
+    @property
+    def max_pixels(self) -> int | None:
+        """``max_megapixels`` in pixels."""
+        return None if self.max_megapixels is None else int(self.max_megapixels * 1e6)
 
     @property
     def is_train(self) -> bool:
@@ -190,4 +199,5 @@ _CHECKS = {
     "name": _text, "phase": _phase, "dataroot": _text, "manifest": _text, "rain_types": _names, "seed": _natural,
     "gt_size": _size, "use_hflip": _flag, "use_rot": _flag, "mean": _channels, "std": _channels,
     "io_backend": _backend, "convert": _conversions, "decode_region": _flag,
+    "max_megapixels": check_megapixels,
 }  # fmt: skip

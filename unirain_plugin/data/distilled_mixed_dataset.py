@@ -80,6 +80,11 @@ class DistilledMixedPairedDataset(Dataset):
         """Number of samples of an epoch (training: see :mod:`unirain_plugin.data.sampling`; else: of pairs)."""
         return len(self._plan_of_epoch)
 
+    def lq_names(self) -> list[tuple[str, int]]:
+        """Path (relative to the data set's folder) or key, and label, of every rainy image, outside of training."""
+        pairs = (self._pairs[self._plan_of_epoch.pair_number(index, None)] for index in range(len(self)))
+        return [(pair.lq, self.rain_types[pair.rain_type]) for pair in pairs]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Read one sample.
 
@@ -107,7 +112,8 @@ class DistilledMixedPairedDataset(Dataset):
         return np.random.default_rng((self.options.seed, int(torch.randint(2**63 - 1, ()))))
 
     def _open(self, pair: Pair, side: str) -> EncodedImage:
-        return EncodedImage(self._storage.read(pair, side), self._storage.locate(pair, side), self.options.convert)
+        data, name = self._storage.read(pair, side), self._storage.locate(pair, side)
+        return EncodedImage(data, name, self.options.convert, self.options.max_pixels)
 
     def _augmentation(self, image: EncodedImage, rng: np.random.Generator | None) -> Augmentation:
         if rng is None:

@@ -8,11 +8,15 @@ and each can be told from the file's first bytes (and its last) in some microsec
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from PIL import Image
 
 from unirain_plugin.errors import DataError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
@@ -77,7 +81,7 @@ def _png(data: bytes, name: str, whole: bool) -> ImageHeader:
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     if data[12:16] != b"IHDR" or colour not in _PNG_CHANNELS or not width or not height:
         raise DataError(f"{name}: broken PNG header.")
-    if whole and data.rfind(b"IEND", -4096) < 0:
+    if whole and not data.endswith(_PNG_END) and all(kind != b"IEND" for kind, _ in png_chunks(data)):
         raise DataError(f"{name}: the PNG is truncated: its end (IEND) is missing after {len(data)} bytes.")
     channels, orientation, position = _PNG_CHANNELS[colour], 1, 8
     while data[position + 4 : position + 8] != b"IDAT":
@@ -85,12 +89,21 @@ def _png(data: bytes, name: str, whole: bool) -> ImageHeader:
         if kind == b"tRNS":
             channels = 4 if channels == 3 else 2
         elif kind == b"eXIf":
-            orientation = _exif_orientation(data[position + 8 : position + 8 + length])
+            orientation = exif_orientation(data[position + 8 : position + 8 + length])
         elif kind == b"IEND":
             raise DataError(f"{name}: the PNG holds no image data (no IDAT).")
         position += 12 + length
     height_at = 20 if colour == 2 and bits == 8 and data[28] == 0 else 0
     return ImageHeader("png", height, width, channels, 8 if colour == 3 else bits, orientation, height_at)
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield kind and content of a PNG's chunks up to its end; whatever is behind that does not matter."""
+    view, position, kind = memoryview(data), 8, b""
+    while kind != b"IEND" and position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        yield kind, view[position + 8 : position + 8 + length]
+        position += 12 + length
 
 
 def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
@@ -107,7 +120,7 @@ def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
             frame = (marker, position + 5, *struct.unpack_from(">BHHB", data, position + 4))
             samplings = [data[position + 11 + 3 * i] for i in range(frame[5])]
         elif marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(data[position + 10 : position + 2 + length])
+            orientation = exif_orientation(data[position + 10 : position + 2 + length])
         elif marker == 0xE2 and data[position + 4 : position + 8] == b"MPF\0":
             several = True  # a second picture follows the first one's end
         elif marker == 0xDD:
@@ -127,32 +140,12 @@ def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
     return ImageHeader("jpeg", height, width, channels, bits, orientation, height_at, position, end, mcu_rows)
 
 
-def other_orientation(data: bytes) -> int:
-    """Return the EXIF orientation of a TIFF or WebP file, 1 for anything else."""
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        return _exif_orientation(data)
-    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
-        position = 12
-        while position + 8 <= len(data):
-            kind, length = struct.unpack_from("<4sI", data, position)
-            if kind == b"EXIF":
-                return _exif_orientation(data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
-            position += 8 + length + length % 2
-    return 1
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """Read tag 0x0112 of the first directory; whatever is malformed counts as upright, as in OpenCV."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+def exif_orientation(block: bytes) -> int:
+    """The orientation in an EXIF block, 1 (upright) to 8; whatever is malformed counts as upright, as in OpenCV."""
+    exif = Image.Exif()
     try:
-        if order is None:
-            return 1
-        (position,) = struct.unpack_from(order + "I", tiff, 4)
-        (entries,) = struct.unpack_from(order + "H", tiff, position)
-        for entry in range(entries):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, position + 2 + 12 * entry)
-            if tag == 0x0112:
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
+        exif.load(block)
+        value = exif.get(0x0112, 1)
+    except Exception:  # Pillow raises many kinds for broken blocks
+        return 1
+    return value if value in range(1, 9) else 1

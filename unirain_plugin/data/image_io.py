@@ -7,12 +7,11 @@ from collections.abc import Collection
 import cv2
 import numpy as np
 
-from unirain_plugin.data.image_header import ImageHeader, other_orientation, read_header
+from unirain_plugin.data.image_decode import decode_samples
+from unirain_plugin.data.image_header import ImageHeader, read_header
+from unirain_plugin.data.image_limit import check_pixels
 from unirain_plugin.data.partial_decode import decode_upper
 from unirain_plugin.errors import DataError
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
-"""File names with these endings (in any case) are taken as images."""
 
 CONVERSIONS = ("grey", "alpha", "depth16", "cmyk", "exif")
 """What may be converted to 8-bit BGR on request, as OpenCV does it; without a request each is an error."""
@@ -21,7 +20,7 @@ _REMEDY = {
     "grey": "is grey, expected 3 colour channels",
     "alpha": "has an alpha channel, expected 3 colour channels",
     "depth16": "has more than 8 bits a channel, expected 8",
-    "cmyk": "is a CMYK JPEG, expected RGB",
+    "cmyk": "is CMYK, expected RGB",
     "exif": "is marked as rotated by its EXIF orientation, expected upright pixels",
 }
 
@@ -46,24 +45,26 @@ class EncodedImage:
         width: Columns of the picture as it will be decoded.
     """
 
-    def __init__(self, data: bytes, name: str, convert: Collection[str] = ()) -> None:
+    def __init__(self, data: bytes, name: str, convert: Collection[str] = (), max_pixels: int | None = None) -> None:
         """Check the bytes.
 
         Args:
             data: The file's bytes.
             name: The file's name for error texts.
             convert: Which of :data:`CONVERSIONS` to accept.
+            max_pixels: How many pixels to accept; None for the process's limit (:mod:`.image_limit`).
 
         Raises:
-            DataError: If the file is empty, truncated, broken, or of a kind that is not accepted.
+            DataError: If the file is empty, truncated, broken, too large, or of a kind that is not accepted.
         """
         self.data, self.name, self.convert = data, name, convert
         self.header: ImageHeader | None = read_header(data, name)
         self._pixels: np.ndarray | None = None
         if self.header is None:
-            self._pixels = self._decode_other()
+            self._pixels = self._decode_other(max_pixels)
             self.height, self.width = self._pixels.shape[:2]
             return
+        check_pixels(self.header.height, self.header.width, name, max_pixels)
         self._check_kind(self.header)
         self.height, self.width = self.header.height, self.header.width
         if self.header.orientation > 4:
@@ -114,20 +115,26 @@ class EncodedImage:
             raise DataError(f"{self.name}: the image cannot be decoded ({len(self.data)} bytes, unknown or broken).")
         return image
 
-    def _decode_other(self) -> np.ndarray:
+    def _decode_other(self, max_pixels: int | None) -> np.ndarray:
         """Decode a format whose header is not parsed here; its kind is judged from what comes out."""
-        try:
-            raw = cv2.imdecode(np.frombuffer(self.data, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error:
-            raw = None
-        if raw is None:
-            raise DataError(f"{self.name}: the image cannot be decoded ({len(self.data)} bytes, unknown or broken).")
-        if other_orientation(self.data) != 1:
-            self._require("exif")
-        if raw.ndim == 2:
-            self._require("grey")
-        elif raw.shape[2] == 4:
-            self._require("alpha")
-        if raw.dtype != np.uint8:
-            self._require("depth16")
-        return self._imdecode(self.data)
+        samples = decode_samples(self.data, self.name, max_pixels)
+        pixels, channels = samples.pixels, samples.pixels.shape[2]
+        kinds = {"cmyk": samples.cmyk, "grey": channels < 3, "alpha": channels in (2, 4),
+                 "depth16": pixels.dtype != np.uint8, "exif": samples.orientation != 1}  # fmt: skip
+        for kind in (kind for kind, found in kinds.items() if found):
+            self._require(kind)
+        if pixels.dtype != np.uint8:
+            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        bgr = pixels[..., [0, 0, 0]] if channels < 3 else pixels[..., [2, 1, 0]]
+        return np.ascontiguousarray(upright(bgr, samples.orientation))
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels ``(H, W, C)`` upright, as EXIF orientation 1 to 8 asks."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels

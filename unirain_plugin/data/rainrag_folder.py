@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from unirain_plugin.data.image_io import IMAGE_SUFFIXES
+from unirain_plugin.data.folder_walk import walk_images
 from unirain_plugin.data.pair_table import Pair, PairTable
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES
@@ -21,7 +21,7 @@ def find_types(root: str, wanted: Sequence[str] | None, members: Sequence[str] =
     """
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder; expected one in the layout {{type}}/{{{','.join(members)}}}.")
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    folders = list_folders(root)
     for name in wanted or ():
         if name not in folders:
             hint = did_you_mean(name, folders)
@@ -36,6 +36,19 @@ def find_types(root: str, wanted: Sequence[str] | None, members: Sequence[str] =
     if wanted is not None:
         return list(wanted)
     return [t for t in RAIN_TYPES if t in found] + [t for t in found if t not in RAIN_TYPES]
+
+
+def list_folders(root: str) -> list[str]:
+    """The names of the folders in a folder, sorted; hidden ones are left out.
+
+    Raises:
+        DataError: If it cannot be listed.
+    """
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        raise DataError(f"{root}: cannot be listed: {error.strerror or error}.") from None
+    return [name for name in names if not name.startswith(".") and os.path.isdir(os.path.join(root, name))]
 
 
 def scan_rainrag(root: str, types: Sequence[str]) -> PairTable:
@@ -58,21 +71,6 @@ def scan_rainrag(root: str, types: Sequence[str]) -> PairTable:
             lq, gt = sides[0][stem], sides[1][stem]
             table.append(Pair(f"{rain_type}/{LQ_FOLDER}/{lq}", f"{rain_type}/{GT_FOLDER}/{gt}", rain_type))
     return table
-
-
-def walk_images(base: str, prefix: str = "") -> Iterator[str]:
-    """Yield the images below a folder as paths relative to it, with ``/``; hidden files and folders are left out."""
-    try:
-        entries = list(os.scandir(os.path.join(base, prefix)))
-    except OSError as error:
-        raise DataError(f"{os.path.join(base, prefix)}: cannot be listed: {error.strerror}.") from None
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from walk_images(base, f"{prefix}{entry.name}/")
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-            yield prefix + entry.name
 
 
 def _by_stem(base: str) -> dict[str, str]:

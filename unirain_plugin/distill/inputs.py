@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from unirain_plugin.data.image_io import IMAGE_SUFFIXES
+from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, walk_images
 from unirain_plugin.data.manifest import ManifestRecord, parse_record, read_manifest
 from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
 from unirain_plugin.distill.options import CandidateOptions, ReferenceOptions
@@ -28,7 +27,7 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
     """
     root = options.images
     if root.is_dir():
-        found = [Reference(id=path.relative_to(root).as_posix(), path=path) for path in _images_below(root)]
+        found = [Reference(id=name, path=root / name) for name in sorted(walk_images(root))]
     elif root.is_file():
         found = list(_read_list(root))
     else:
@@ -45,14 +44,6 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
             folders = [part for part in Path(reference.id).parts[:-1] if part in RAIN_TYPES]
             reference.rain_type = folders[-1] if folders else None
     return found
-
-
-def _images_below(root: Path) -> list[Path]:
-    paths = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders.sort()
-        paths += [Path(folder, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def _read_list(path: Path) -> Iterator[Reference]:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from unirain_plugin.data.image_limit import add_limit_argument, limited
 from unirain_plugin.inference.folder import Outcome, restore_files
 from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import plan_jobs
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--format", choices=FORMATS, default="keep", help="format of the results (default: as the input)")
     p.add_argument("--memory", type=float, metavar="GIB", help="for feature maps; beyond it they go to a scratch file")
+    add_limit_argument(p)
     p.add_argument("--overwrite", action="store_true", help="restore also what has a result already")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
@@ -58,10 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     net = load(args.weights, args.network, args.device)
     options.check_device(next(net.parameters()).device)
     try:
-        outcome = restore_files(plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet)
+        with limited(args.max_megapixels):
+            outcome = restore_files(
+                plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet
+            )
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; finished results are kept, the same command goes on with the rest\n")
         return 130
+    outcome.failed += [(Path(folder), reason) for folder, reason in plan.unlisted]
     sys.stdout.write(summary(outcome, args.output, plan.other_files))
     return 1 if outcome.failed else 0
 
@@ -74,10 +80,15 @@ def summary(outcome: Outcome, output: Path, others: list[Path]) -> str:
             f"{len(outcome.skipped)} skipped: their results exist, whatever weights made them (--overwrite restores "
             "them again)"
         )
+    for what, files in outcome.lost.items():
+        lines.append(f"{len(files)} without {what} of the source: {_some(files)}")
     if others:
-        names = ", ".join(path.name for path in others[:5]) + (", …" if len(others) > 5 else "")
-        lines.append(f"{len(others)} passed over, neither picture nor video: {names}")
+        lines.append(f"{len(others)} passed over, neither picture nor video: {_some(others)}")
     if outcome.failed:
         lines.append(f"{len(outcome.failed)} failed:")
         lines += [f"  {path}: {reason}" for path, reason in outcome.failed]
     return "\n".join(lines) + "\n"
+
+
+def _some(files: list[Path]) -> str:
+    return ", ".join(path.name for path in files[:5]) + (", …" if len(files) > 5 else "")

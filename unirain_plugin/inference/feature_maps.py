@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.resources import free_memory
 
 RESERVE = 0.5
 """Share of the free memory that maps may take before they go to a scratch file."""
@@ -107,18 +108,3 @@ class MapStore:
 def shaped(room: Tensor, height: int, width: int, channels: int) -> Tensor:
     """The map ``(H, W, C)`` at the beginning of a room."""
     return room[: height * width * channels].view(height, width, channels)
-
-
-def free_memory() -> int:
-    """Bytes of memory that this process may still take, as far as the system tells (containers: their limit)."""
-    free = 8 * 2**30
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return max(free, 0)

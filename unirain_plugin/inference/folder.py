@@ -25,11 +25,19 @@ ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
 @dataclass
 class Outcome:
-    """What became of a run: files restored, files skipped because they were there, and (file, reason) of failures."""
+    """What became of a run.
+
+    Attributes:
+        done: Files that were restored.
+        skipped: Files whose results were there.
+        failed: (file, reason).
+        lost: What of a file's data is not in its result → the files.
+    """
 
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    lost: dict[str, list[Path]] = field(default_factory=dict)
 
 
 def restore_files(jobs: Sequence[Job], function: ArrayFunction, overwrite: bool = False, bar: bool = True) -> Outcome:
@@ -86,7 +94,8 @@ def restore_files(jobs: Sequence[Job], function: ArrayFunction, overwrite: bool 
 
 def _note(outcome: Outcome, job: Job, result: Future) -> None:
     try:
-        result.result()
+        for what in result.result() or ():
+            outcome.lost.setdefault(what, []).append(job.source)
         outcome.done.append(job.source)
     except Exception as error:  # as above
         text = str(error) or type(error).__name__
@@ -103,10 +112,10 @@ def _read_ahead(jobs: Sequence[Job], readers: ThreadPoolExecutor) -> Iterator[tu
         yield queue.popleft()
 
 
-def _write(job: Job, before: Picture, after: Picture) -> None:
+def _write(job: Job, before: Picture, after: Picture) -> tuple[str, ...]:
     if job.compare is not None:
         write_picture(job.compare, side_by_side(before, after))
-    write_picture(job.target, after)  # last: its being there says that the job is done
+    return write_picture(job.target, after)  # last: its being there says that the job is done
 
 
 def _restore_video(job: Job, function: ArrayFunction, bar: bool) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, UNWRITTEN, walk_files
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.images import PICTURE_SUFFIXES
 from unirain_plugin.inference.video import VIDEO_SUFFIXES, video_target
 
 
@@ -37,10 +37,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a run, and the files of a folder that are neither pictures nor videos."""
+    """The jobs of a run, the files that are neither pictures nor videos, and (folder, reason) of those not searched."""
 
     jobs: list[Job]
     other_files: list[Path]
+    unlisted: list[tuple[str, str]]
 
 
 def plan_jobs(source: Path, output: Path, picture_format: str = "keep", compare: bool = False) -> Plan:
@@ -58,36 +59,35 @@ def plan_jobs(source: Path, output: Path, picture_format: str = "keep", compare:
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: the output must be a folder, this is a file.")
-    if output.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and not output.exists():
+    if output.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not output.exists():
         raise DataError(f"{output}: the output must be a folder, this is the name of a picture or video.")
+    unlisted: list[tuple[str, str]] = []
     if source.is_dir():
-        files = sorted(p for p in source.rglob("*") if p.is_file())
-        if source.resolve() in output.resolve().parents:
-            files = [p for p in files if output.resolve() not in p.resolve().parents]
-        files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(source).parts)]
+        files = sorted(source / name for name in walk_files(source, unlisted, output))
         root = source
     elif source.is_file():
         files, root = [source], source.parent
     else:
         raise DataError(f"{source}: there is no such file or folder.")
     jobs = [job for path in files if (job := _job(path, root, output, picture_format, compare))]
-    others = [path for path in files if path.suffix.lower() not in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)]
+    others = [path for path in files if path.suffix.lower() not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
     if not jobs:
-        known = ", ".join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
+        known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         what = f"it holds no picture or video ({len(others)} other files)" if source.is_dir() else "unsupported file"
+        what += "".join(f"; {folder} {reason}" for folder, reason in unlisted)
         raise DataError(f"{source}: {what}; supported: {known}.")
     _refuse_collisions(jobs)
-    return Plan(jobs, others)
+    return Plan(jobs, others, unlisted)
 
 
 def _job(path: Path, root: Path, output: Path, picture_format: str, compare: bool) -> Job | None:
     suffix, name = path.suffix.lower(), path.relative_to(root)
     if suffix in VIDEO_SUFFIXES:
         name = video_target(name)
-    elif suffix not in PICTURE_SUFFIXES:
+    elif suffix not in IMAGE_SUFFIXES:
         return None
-    elif picture_format != "keep":
-        name = name.with_suffix(f".{picture_format}")
+    elif picture_format != "keep" or suffix in UNWRITTEN:
+        name = name.with_suffix(f".{picture_format.replace('keep', 'png')}")
     beside = output / "compare" / name if compare else None
     return Job(path, output / name, beside, suffix in VIDEO_SUFFIXES)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,23 +13,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from unirain_plugin.models.routing import RoutingMeter
+from unirain_plugin.models.saved_names import names_by_type, saved_path
 from unirain_plugin.models.validation import ImageResult, images_of_rank, type_names
 
 if TYPE_CHECKING:
     from unirain_plugin.models.unirain_model import UniRainModel
-
-
-def picture_path(opt: dict[str, Any], dataset: str, stem: str, rain_type: str | None, iteration: Any) -> Path:
-    """Where the restored image is saved: as in the toolbox, with the rain type where there is one.
-
-    The types of a data set may hold files of the same name, which must not overwrite each other.
-    """
-    root = Path(opt["path"]["visualization"])
-    if opt["is_train"]:
-        stem = f"{rain_type}_{stem}" if rain_type else stem
-        return root / stem / f"{stem}_{iteration}.png"
-    folder = root / dataset / rain_type if rain_type else root / dataset
-    return folder / f"{stem}_{opt['val'].get('suffix') or opt['name']}.png"
 
 
 def validate_images(
@@ -50,11 +38,11 @@ def validate_images(
     meter = RoutingMeter(model.evaluated_network())
     total = len(range(rank, len(dataloader.dataset), world_size))
     show = bool((model.opt.get("val") or {}).get("pbar")) and rank == 0
+    saved = names_by_type(dataloader.dataset) if save_img else []
     results = []
     with tqdm(total=total, unit="image", desc=f"Validation {dataset}", disable=not show, leave=False) as bar:
         for index, data in images_of_rank(dataloader, rank, world_size):
             label = int(data["rain_type"][0]) if "rain_type" in data else None
-            stem = Path(data["lq_path"][0]).stem
             model.feed_data(data)
             model.test(meter.observe)
             if not torch.isfinite(model.output).all():
@@ -62,7 +50,8 @@ def validate_images(
             loss = _plain_loss(model)  # first: tensor2img clamps the output in place
             image = tensor2img([model.output])
             if save_img:
-                path = picture_path(model.opt, dataset, stem, None if label is None else names.get(label), iteration)
+                name = saved[index] if saved else PurePath(data["lq_path"][0]).stem
+                path = saved_path(model.opt, dataset, name, None if label is None else names.get(label), iteration)
                 imwrite(image, str(path))
             metrics = _measure(model, image, data["lq_path"][0])
             results.append(ImageResult(index, label, metrics, loss, meter.take()))

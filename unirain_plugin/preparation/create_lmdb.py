@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from unirain_plugin.data.image_limit import limited
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.pair_arguments import add_pair_arguments, chosen_records
 
@@ -13,6 +14,11 @@ from unirain_plugin.preparation.pair_arguments import add_pair_arguments, chosen
 def main(argv: list[str] | None = None) -> int:
     """Create and / or verify LMDBs. Returns the exit status."""
     args = _parser().parse_args(argv)
+    with limited(args.max_megapixels):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from unirain_plugin.preparation.lmdb_creation import LmdbRecipe, create_lmdbs
 
     if args.manifest is None and args.dataroot is None:

@@ -8,6 +8,7 @@ import sys
 
 from tqdm import tqdm
 
+from unirain_plugin.data.image_limit import limited
 from unirain_plugin.data.manifest import ManifestWriter
 from unirain_plugin.errors import OptionError
 from unirain_plugin.preparation.pair_arguments import add_pair_arguments, chosen_records
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     plan = CutPlan(args.crop_size, args.step, args.thresh_size, args.compression_level, tuple(args.convert))
     refusal = "holds sub-images of other data or with other sizes; choose another folder."
     claim_folder(args.output, plan.fingerprint(records), refusal)
-    with ManifestWriter(os.path.join(args.output, "manifest.jsonl")) as writer:
+    with limited(args.max_megapixels), ManifestWriter(os.path.join(args.output, "manifest.jsonl")) as writer:
         parts = cut_pairs(records, root, args.output, plan, args.workers)
         for found in tqdm(parts, total=len(records), desc="cut", unit="pair"):
             for part in found:

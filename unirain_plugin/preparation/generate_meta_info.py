@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from unirain_plugin.data.image_limit import limited
 from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.meta_info import from_meta_info, to_meta_info
@@ -25,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     kept = [record for record in records if record.keep is not False]  # the format cannot say: rejected
     if not kept:
         raise DataError(f"{args.manifest}: distillation has rejected all {len(records)} pairs (keep: false).")
-    files = to_meta_info(kept, root)
+    with limited(args.max_megapixels):
+        files = to_meta_info(kept, root)
     os.makedirs(args.output, exist_ok=True)
     types = [file.rain_type for file in files]
     for number, file in enumerate(files):

@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 
+from unirain_plugin.data.image_limit import limited
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.layouts import RULES, STATUSES, Layout, load_layout
-from unirain_plugin.preparation.pair_arguments import add_convert_argument
+from unirain_plugin.preparation.pair_arguments import add_image_arguments
 from unirain_plugin.preparation.pairing import Pairing, PairingOptions, find_pairs
 from unirain_plugin.preparation.public_layouts import public_layout, public_layouts
 from unirain_plugin.rain_types import rain_type_ids
@@ -20,8 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         sys.stdout.write(_table())
         return 0
-    if args.check_manifest:
-        return _check_manifest(args)
+    with limited(args.max_megapixels):
+        return _check_manifest(args) if args.check_manifest else _make_manifest(args)
+
+
+def _make_manifest(args: argparse.Namespace) -> int:
     for name in ("layout", "root", "output"):
         if getattr(args, name) is None:
             raise OptionError(f"index-dataset: --{name} is missing (or use --list, --check-manifest).")
@@ -147,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--halves", metavar="DIR", help="where to write the halves of side-by-side images")
     add("--rainy-half", choices=["left", "right"], default="right", help="of side-by-side images (default: right)")
     add("--check-manifest", metavar="FILE", help="look at the files of a manifest instead of making one")
-    add_convert_argument(parser)
+    add_image_arguments(parser)
     return parser
 
 

@@ -7,23 +7,25 @@ import os
 from collections.abc import Iterator
 
 from unirain_plugin.data.image_io import CONVERSIONS
+from unirain_plugin.data.image_limit import add_limit_argument
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest
 from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add ``--manifest`` / ``--dataroot``, ``--rain-type``, ``--keep-only`` and ``--convert``."""
+    """Add ``--manifest`` / ``--dataroot``, ``--rain-type``, ``--keep-only``, ``--convert``, ``--max-megapixels``."""
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument("--manifest", metavar="FILE", help="pairs from a manifest; paths are relative to its folder")
     source.add_argument("--dataroot", metavar="DIR", help="pairs from a folder {type}/{input,target}")
     parser.add_argument("--rain-type", nargs="+", metavar="TYPE", help="take these rain types only")
     parser.add_argument("--keep-only", action="store_true", help="take only pairs that distillation kept (keep: true)")
-    add_convert_argument(parser)
+    add_image_arguments(parser)
 
 
-def add_convert_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--convert``."""
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--convert`` and ``--max-megapixels``."""
+    add_limit_argument(parser)
     text = f"accept these kinds of images as OpenCV converts them: {', '.join(CONVERSIONS)}"
     parser.add_argument("--convert", nargs="+", default=[], metavar="KIND", choices=CONVERSIONS, help=text)
 

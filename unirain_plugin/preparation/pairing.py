@@ -6,11 +6,10 @@ import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from unirain_plugin.data.image_io import IMAGE_SUFFIXES
-from unirain_plugin.data.rainrag_folder import walk_images
+from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, walk_files, walk_images
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.layouts import ONE_TO_ONE, Layout, Part
 
@@ -161,7 +160,7 @@ class _Finder:
 
     def _from_lists(self, part: Part) -> None:
         lists = [
-            name for name in _walk_files(self.root) if fnmatch.fnmatch("/" + name, "*/" + part.lq.removeprefix("**/"))
+            name for name in walk_files(self.root) if fnmatch.fnmatch("/" + name, "*/" + part.lq.removeprefix("**/"))
         ]
         used = 0
         for name in sorted(lists):
@@ -291,9 +290,3 @@ def _columns(line: str) -> list[str]:
         if len(columns) == 2 and all(os.path.splitext(c)[1].lower() in IMAGE_SUFFIXES for c in columns):
             return columns
     return []
-
-
-def _walk_files(root: str) -> Iterator[str]:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            yield os.path.relpath(os.path.join(folder, name), root)

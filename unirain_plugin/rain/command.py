@@ -140,8 +140,7 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
 
 def _find_photos(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Key (path relative to the input) and path of every photograph, sorted."""
-    from unirain_plugin.data.image_io import IMAGE_SUFFIXES
-    from unirain_plugin.data.rainrag_folder import walk_images
+    from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, walk_images
     from unirain_plugin.rain.sample_photos import sample_photos
 
     if args.input is None:

@@ -123,6 +123,7 @@ class Run:
         from basicsr.models.base_model import BaseModel
         from basicsr.utils import misc
 
+        from unirain_plugin.models.saved_names import path_in_saved_names
         from unirain_plugin.runs.distributed import model_to_device
 
         return [
@@ -132,6 +133,7 @@ class Run:
             (BaseModel, "model_to_device", model_to_device),
             forward_loader_errors(),
             explain_loading_errors(),
+            path_in_saved_names(),
         ]
 
     def parse_options(self, root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:

@@ -1,4 +1,4 @@
-"""Where the option files are: inside the package when installed from a wheel, at the top of a checkout otherwise."""
+"""What this installation and this machine have: the option files, and free memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ _PACKAGE = Path(__file__).parent
 
 
 def options_root() -> Path:
-    """The folder that holds ``train/``, ``test/``, … with the option files of this version."""
+    """The folder that holds ``train/``, ``test/``, … with the option files of this version.
+
+    It lies inside the package when installed from a wheel, at the top of a checkout otherwise.
+    """
     shipped = _PACKAGE / "_options"
     return shipped if shipped.is_dir() else _PACKAGE.parent / "options"
 
@@ -27,3 +30,18 @@ def option_file(name: str) -> Path:
         known = sorted(str(p.relative_to(root)) for p in root.rglob("*.yml"))
         raise OptionError(f"{name}: no such option file in {root}.{did_you_mean(name, known)}")
     return path
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take, as far as the system tells (containers: their limit)."""
+    free = 8 * 2**30
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(free, 0)

@@ -1,0 +1,148 @@
+"""The one folder walk, and the limit of pixels, in every command that reads folders."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from data_pictures import encode, picture, write_pair
+from PIL import Image
+
+from unirain_plugin import __main__ as cli
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.folder_walk import walk_files, walk_images
+from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.image_limit import VARIABLE, limited, max_pixels
+from unirain_plugin.errors import DataError, OptionError
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_folders_and_links_are_entered_once_and_circles_left_alone(tmp_path):
+    root = tmp_path / "root"
+    touch(root / "a.png", root / "b/c.JPG", root / "b/.hidden.png", root / ".cache/d.png", root / "b/notes.txt")
+    touch(tmp_path / "elsewhere/e.png", tmp_path / "sibling.png")
+    (root / "self").symlink_to(".")
+    (root / "b/up").symlink_to("..")
+    (root / "b/far_up").symlink_to(tmp_path)
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(root)
+    (root / "file_link.png").symlink_to(tmp_path / "sibling.png")
+    (root / "nowhere.png").symlink_to("missing.png")
+    (root / "loop.png").symlink_to("loop.png")
+    os.mkfifo(root / "pipe.png")
+    expected = ["a.png", "b/c.JPG", "file_link.png", "linked/e.png", "loop.png", "nowhere.png"]
+    assert list(walk_images(root)) == expected
+    assert list(walk_files(root)) == sorted([*expected, "b/notes.txt"])
+    assert list(walk_files(root, without=root / "b")) == [name for name in expected if not name.startswith("b/")]
+
+
+def test_two_links_to_one_folder_are_both_searched(tmp_path):
+    touch(tmp_path / "shared/a.png")
+    for name in ("x", "y"):
+        (tmp_path / name).symlink_to("shared")
+    assert list(walk_images(tmp_path)) == ["shared/a.png", "x/a.png", "y/a.png"]
+
+
+@pytest.fixture()
+def closed(tmp_path, monkeypatch):
+    """A folder that cannot be listed; who runs the tests may be allowed everything."""
+    touch(tmp_path / "in/open/a.png", tmp_path / "in/closed/b.png")
+    scandir = os.scandir
+
+    def refused(folder):
+        if os.fspath(folder).rstrip("/").endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    return tmp_path / "in"
+
+
+def test_a_folder_that_cannot_be_listed_is_named(closed):
+    with pytest.raises(DataError, match=r"in/closed/: cannot be listed: Permission denied"):
+        list(walk_files(closed))
+    unlisted = []
+    assert list(walk_files(closed, unlisted)) == ["open/a.png"]
+    assert unlisted == [(f"{closed}/closed/", "cannot be listed: Permission denied")]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp", ".ppm"])
+def test_too_many_pixels_are_refused_by_the_header(suffix, monkeypatch):
+    data = encode(picture(), suffix)
+    assert EncodedImage(data, "a", max_pixels=48 * 64).decode().shape == (48, 64, 3)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    monkeypatch.setattr(Image.Image, "convert", None)
+    with pytest.raises(DataError, match=r"a: 64 × 48 pixels are too many: at most 0\.003071 megapixels are read"):
+        EncodedImage(data, "a", max_pixels=48 * 64 - 1)
+
+
+def test_a_file_that_declares_more_than_memory_holds_is_refused_without_an_option():
+    data = encode(picture())
+    bomb = data[:16] + (2**30).to_bytes(4, "big") * 2 + data[24:]
+    with pytest.raises(DataError, match=r"a\.png: 1073741824 × 1073741824 pixels are too many"):
+        EncodedImage(bomb, "a.png")
+
+
+def test_the_limit_holds_for_a_while(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    free = max_pixels()
+    with limited(0.5):
+        assert max_pixels() == 500_000
+        with limited(None):
+            assert max_pixels() == 500_000
+    assert max_pixels() == free > 10**6
+    for wrong in (0, -1, float("nan"), "many", True):
+        with pytest.raises(OptionError, match="expected a number of megapixels above 0"), limited(wrong):
+            pass
+
+
+@pytest.fixture()
+def pairs(tmp_path):
+    """Two pairs, one of them too large for 2,000 pixels."""
+    for name, size in (("small", (40, 40)), ("large", (60, 60))):
+        write_pair(tmp_path / "D", "drs", f"{name}.png", *(encode(picture(*size, seed=seed)) for seed in (0, 1)))
+    return tmp_path
+
+
+def test_commands_refuse_by_name_and_go_on(pairs, capsys):
+    index = ["index-dataset", "--layout", "rainrag", "--root", f"{pairs}/D", "--output", f"{pairs}/D/m.jsonl"]
+    more = ["--workers", "1", "--max-megapixels", "0.002"]
+    assert cli.main([*index, *more]) == 2
+    assert "drs/input/large.png: 60 × 60 pixels are too many" in capsys.readouterr().err
+    assert cli.main([*index, *more, "--on-error", "skip"]) == 0
+    assert "small.png" in (pairs / "D/m.jsonl").read_text() and "large" not in (pairs / "D/m.jsonl").read_text()
+    lmdb = ["create-lmdb", "--dataroot", f"{pairs}/D", "--output", f"{pairs}/L", "--workers", "1"]
+    assert cli.main([*lmdb, "--max-megapixels", "0.002"]) == 2
+    assert "large.png: 60 × 60 pixels are too many" in capsys.readouterr().err
+    assert VARIABLE not in os.environ
+
+
+def test_a_data_set_refuses_by_name(pairs):
+    options = {"name": "t", "phase": "val", "dataroot": str(pairs / "D"), "max_megapixels": 0.002}
+    dataset = DistilledMixedPairedDataset(options)
+    assert dataset[1]["lq"].shape == (3, 40, 40)
+    with pytest.raises(DataError, match=r"input/large\.png: 60 × 60 pixels are too many"):
+        dataset[0]
+    with pytest.raises(OptionError, match=r"max_megapixels: got 0; expected a number of megapixels above 0"):
+        DistilledMixedPairedDataset({**options, "max_megapixels": 0})
+
+
+def test_png_with_data_behind_its_end_is_whole_and_one_without_is_not():
+    data = encode(picture())
+    for more in (bytes(6000), b"IEND" * 2000, data):
+        assert np.array_equal(EncodedImage(data + more, "a").decode(), EncodedImage(data, "a").decode())
+    for kept in (len(data) - 13, len(data) // 2):
+        with pytest.raises(DataError, match="truncated"):
+            EncodedImage(data[:kept] + bytes(6000), "a")
+
+
+def test_exif_of_the_whole_file_is_looked_at(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 5
+    Image.fromarray(picture()).save(tmp_path / "a.png", exif=exif)
+    assert EncodedImage((tmp_path / "a.png").read_bytes(), "a", ["exif"]).header.orientation == 5

@@ -1,0 +1,130 @@
+"""Any image file to the samples that are stored in it: the decoder that reads each kind right, or a refusal."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from unirain_plugin.data.image_header import ImageHeader, read_header
+from unirain_plugin.data.image_limit import check_pixels
+from unirain_plugin.data.samples import Samples, decode_with_pillow
+from unirain_plugin.errors import DataError
+
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_DEEP_PNM = re.compile(rb"P[2356](?:(?:\s|#[^\n\r]*[\n\r])+(\d+)){3}")
+"""Its group is the highest value."""
+
+
+def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:
+    """Decode a whole file.
+
+    Args:
+        data: Its bytes.
+        name: Its name for error texts.
+        limit: Most pixels; None for the process's limit.
+
+    Raises:
+        DataError: If it is empty, truncated, broken, too large, or of a kind that cannot be read right.
+    """
+    header = read_header(data, name)
+    if header is not None:
+        check_pixels(header.height, header.width, name, limit)
+        if header.bits > 8:
+            return _deep_png(data, name, header)
+        return replace(decode_with_pillow(data, name, limit), orientation=header.orientation)
+    if is_tiff(data):
+        from unirain_plugin.data.tiff import decode_tiff
+
+        return decode_tiff(data, name, limit)
+    top = _DEEP_PNM.match(data)
+    if top and int(top[1]) > 255:
+        decoded = _by_opencv(data + b"\n", name)  # it wants a character behind the last number
+        return Samples(scaled(decoded, int(top[1])))
+    if is_heif(data):
+        return _heif(data, name, limit)
+    samples = decode_with_pillow(data, name, limit)
+    depth = avif_bits(data)
+    return Samples(scaled(_by_opencv(data, name), 2**depth - 1), samples.orientation) if depth > 8 else samples
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether a file's beginning is TIFF's."""
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether a file is HEIF other than AVIF, which has AV1 inside."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF and b"av1C" not in data[:4096]
+
+
+def avif_bits(data: bytes) -> int:
+    """Bits a channel of an AVIF file, as its AV1 configuration tells; 8 for anything else."""
+    at = data.find(b"av1C", 0, 4096) + 6 if data[4:8] == b"ftyp" else 0
+    return {0: 8, 0x40: 10, 0x60: 12}.get(data[at] & 0x60, 8) if at > 6 else 8
+
+
+def scaled(samples: np.ndarray, top: int) -> np.ndarray:
+    """Values of 0 to ``top`` as all of uint8 or uint16, whichever they are."""
+    full = np.iinfo(samples.dtype).max
+    return samples if top == full else (samples * (full / top)).round().clip(0, full).astype(samples.dtype)
+
+
+def _by_opencv(data: bytes, name: str) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    if pixels is None or pixels.dtype != np.uint16:
+        raise DataError(f"{name}: the image cannot be decoded ({len(data)} bytes, broken or of an unknown kind).")
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return pixels[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]]
+
+
+def _deep_png(data: bytes, name: str, header: ImageHeader) -> Samples:
+    """Sixteen bits, of which Pillow keeps eight; OpenCV makes grey with alpha RGB, and drops a transparent grey."""
+    pixels = _by_opencv(data, name)
+    if header.channels == 2 and pixels.shape[2] == 4:
+        pixels = pixels[..., [0, 3]]
+    elif header.channels == 2:
+        at = data.index(b"tRNS") + 4
+        alpha = np.where(pixels == int.from_bytes(data[at : at + 2], "big"), 0, 65535).astype(np.uint16)
+        pixels = np.concatenate([pixels, alpha], 2)
+    return Samples(pixels, header.orientation)
+
+
+def _heif(data: bytes, name: str, limit: int | None) -> Samples:
+    heif = open_heif(data, name)
+    check_pixels(heif.size[1], heif.size[0], name, limit)
+    try:
+        pixels = np.asarray(heif)
+    except Exception as error:  # libheif's errors
+        raise DataError(f"{name}: the image cannot be decoded: {error}.") from None
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    if pixels.dtype == np.uint16:  # in the upper bits
+        depth = heif.info["bit_depth"]
+        pixels = scaled(pixels >> (16 - depth), 2**depth - 1)
+    if heif.mode.startswith(("RGBa", "La")):
+        from unirain_plugin.data.tiff import straight
+
+        pixels = straight(pixels)
+    return Samples(pixels)  # the decoder has turned it upright
+
+
+def open_heif(data: bytes, name: str) -> object:
+    """A HEIF file as pillow-heif opens it, not decoded yet.
+
+    Raises:
+        DataError: If it is broken, or pillow-heif is not installed.
+    """
+    try:
+        import pillow_heif
+    except ImportError:
+        raise DataError(f"{name}: HEIC images need pillow-heif: pip install 'unirain_plugin[heif]'.") from None
+    try:
+        return pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
+    except Exception as error:  # libheif's errors
+        raise DataError(f"{name}: the image cannot be decoded: {error}.") from None
