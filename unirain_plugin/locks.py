@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from unirain_plugin.data.writing import write_errors
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.files import write_errors
 
 
 @contextmanager

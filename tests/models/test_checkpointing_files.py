@@ -14,8 +14,8 @@ from unirain_plugin.models.checkpoint_files import (
     newest_checkpoint,
     prune_checkpoints,
     read_state,
-    remove_leftovers,
 )
+from unirain_plugin.support.files import remove_leftovers
 
 
 def checkpoint(folder, iteration):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-import cv2
-
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.data.pairing import PairedFiles
-from unirain_plugin.data.writing import claim_folder, write_errors, write_whole
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.files import claim_folder
+from unirain_plugin.support.png import write_png
 
 
 def prepare_halves(root: str, output: str, rainy_half: str) -> None:
@@ -61,10 +60,5 @@ def split_halves(
     pair = PairedFiles(f"input/{written}", f"target/{written}", rain_type, source)
     for half_name, half in ((pair.lq, rainy_half), (pair.gt, "left" if rainy_half == "right" else "right")):
         target = os.path.join(output, half_name)
-        ok, data = cv2.imencode(".png", halves[half])
-        if not ok:
-            raise DataError(f"{path}: the {half} half cannot be encoded.")
-        with write_errors(target):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-        write_whole(target, data.tobytes(), sync=False)
+        write_png(target, halves[half])
     return pair

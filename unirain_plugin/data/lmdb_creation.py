@@ -17,8 +17,8 @@ from unirain_plugin.data.lmdb_keys import unique_keys
 from unirain_plugin.data.lmdb_writer import LmdbWriter
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.pair_files import read_pair
-from unirain_plugin.data.writing import write_errors
 from unirain_plugin.locks import sole_user
+from unirain_plugin.support.files import write_errors
 
 _BATCH_BYTES = 64 << 20
 

@@ -16,8 +16,8 @@ import lmdb
 
 from unirain_plugin.data.image_io import EncodedImage, image_shape
 from unirain_plugin.data.lmdb import META_FILE
-from unirain_plugin.data.writing import write_errors, write_whole
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.files import write_errors, write_whole
 
 ORIGIN_FILE = "made_from.json"
 """Says what the LMDB is made of, so that a run never goes on with, or takes for done, another one's."""

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from unirain_plugin.data.image_header import PNG_SIGNATURE, other_orientation, read_header
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.files import write_whole
 from unirain_plugin.toolbox import replaced
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
@@ -188,15 +189,11 @@ def write_picture(path: str | os.PathLike[str], picture: Picture) -> None:
     keeps = suffix in _EXIF_AND_PROFILE and picture.exif is not None and picture.orientation != 1
     pixels = as_stored(picture.pixels, picture.orientation) if keeps else picture.pixels
     pixels = np.ascontiguousarray(pixels)
-    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(_encode(suffix, pixels, picture))
-        os.replace(temporary, path)
+        data = _encode(suffix, pixels, picture)
     except (OSError, cv2.error) as error:
-        raise DataError(f"{path}: cannot be written: {error}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written: {error}.") from error
+    write_whole(path, data)
 
 
 def why_unsuitable(suffix: str, picture: Picture) -> str | None:

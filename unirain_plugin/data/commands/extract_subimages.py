@@ -11,8 +11,8 @@ from tqdm import tqdm
 from unirain_plugin.data.commands.pair_arguments import add_pair_arguments, chosen_records
 from unirain_plugin.data.manifest import ManifestWriter
 from unirain_plugin.data.subimages import CutPlan, cut_pairs
-from unirain_plugin.data.writing import claim_folder
 from unirain_plugin.errors import OptionError
+from unirain_plugin.support.files import claim_folder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,8 +9,8 @@ import sys
 from unirain_plugin.data.commands.pair_arguments import add_pair_arguments, chosen_records
 from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.data.meta_info import from_meta_info, to_meta_info
-from unirain_plugin.data.writing import write_whole
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.files import write_whole
 
 
 def main(argv: list[str] | None = None) -> int:

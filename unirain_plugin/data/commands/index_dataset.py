@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _index(args: argparse.Namespace, layout: Layout) -> int:
     from unirain_plugin.data.indexing import IndexReport, write_index
-    from unirain_plugin.data.writing import write_whole
+    from unirain_plugin.support.files import write_whole
 
     if os.path.exists(args.output) and not args.overwrite:
         raise OptionError(f"--output {args.output}: this file exists; name another, or give --overwrite.")
