@@ -221,7 +221,6 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, name
             raise DataError(
                 f"--resume: {output} was made with other settings ({changed}); use the same or --overwrite."
             )
-        _remove_scratch(output)
         if args.overwrite:
             _remove_pairs(output, made)
         else:
@@ -231,13 +230,6 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, name
         for folder in _folders(output, args.types):
             folder.mkdir(parents=True, exist_ok=True)
     write_whole(record, json.dumps({**settings, "pairs": pairs}, indent=1) + "\n")
-
-
-def _remove_scratch(output: Path) -> None:
-    """Remove what a killed run has half written."""
-    for folder in _folders(output, RAIN_TYPES):
-        for path in folder.glob(".*.tmp"):
-            path.unlink()
 
 
 def _remove_pairs(output: Path, made: dict) -> None:

@@ -98,7 +98,7 @@ class Workspace:
 
     def remove_leftovers(self) -> None:
         """Delete temporary folders that a killed run left behind."""
-        for folder in self.root.glob(f"*/{_TEMPORARY}*"):
+        for folder in (*self.root.glob(f"{_TEMPORARY}*"), *self.root.glob(f"*/{_TEMPORARY}*")):
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager

@@ -26,7 +26,6 @@ def main(argv: list[str] | None = None) -> int:
     if not kept:
         raise DataError(f"{args.manifest}: distillation has rejected all {len(records)} pairs (keep: false).")
     files = to_meta_info(kept, root)
-    os.makedirs(args.output, exist_ok=True)
     types = [file.rain_type for file in files]
     for number, file in enumerate(files):
         name = file.rain_type if types.count(file.rain_type) == 1 else f"{file.rain_type}_{number}"

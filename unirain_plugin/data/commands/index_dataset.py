@@ -44,7 +44,6 @@ def _index(args: argparse.Namespace, layout: Layout) -> int:
     if layout.status != "read" and layout.status != "custom":
         report.warnings.insert(0, f"the layout {layout.name} is {STATUSES[layout.status]}.")
     report_path = args.report or f"{args.output}.report.json"
-    os.makedirs(os.path.dirname(os.path.abspath(report_path)), exist_ok=True)
     try:
         write_index(
             args.output, root, pairing.pairs, report, total=len(pairing.pairs), check=args.check, convert=args.convert,
