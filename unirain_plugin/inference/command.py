@@ -9,6 +9,7 @@ from pathlib import Path
 from unirain_plugin.inference.folder import Outcome, restore_files
 from unirain_plugin.inference.jobs import plan_jobs
 from unirain_plugin.inference.pictures import FORMATS
+from unirain_plugin.support.files import check_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, sizes)
     net = load(args.weights, args.network, args.device)
     options.check_device(next(net.parameters()).device)
+    check_folder(args.output)
     try:
         outcome = restore_files(plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet)
     except KeyboardInterrupt:

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unirain_plugin.errors import CheckpointError, OptionError
+from unirain_plugin.errors import CheckpointError, DataError, OptionError
 from unirain_plugin.inference.sizes import check_sizes
-from unirain_plugin.support.files import whole_file
+from unirain_plugin.support.files import write_whole
 
 ARCHITECTURE = "architecture"
 """Key of the network's options: in a safetensors file's metadata and tensors, and beside ``params`` in a .pth file."""
@@ -105,10 +105,9 @@ def write_weights(
     else:
         data = saved({"params": tensors, **notes})
     try:
-        with whole_file(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise CheckpointError(f"{path}: the weights cannot be written: {error.strerror}.") from error
+        write_whole(path, data)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def saved(content: object) -> memoryview:

@@ -20,6 +20,7 @@ from unirain_plugin.errors import DataError
 
 _ORIGIN_FILE = ".made_from.json"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp-unirain(\.\w{1,15})?")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _swept: set[str] = set()
 
 
@@ -33,7 +34,10 @@ def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}.") from error
+        reason = error.strerror or error
+        if isinstance(error, FileExistsError):
+            reason = f"{error.filename} is no folder"
+        raise DataError(f"{os.fspath(path)}: cannot be written: {reason}.") from error
 
 
 @contextmanager
@@ -102,6 +106,24 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview | str, sy
     """
     with write_errors(path), whole_file(path, sync) as file:
         file.write(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and see that files can be made in it; what killed runs have left goes.
+
+    Raises:
+        DataError: If not.
+    """
+    with write_errors(folder):
+        os.makedirs(folder, exist_ok=True)
+        remove_leftovers(folder)
+        with _temporary_file(os.fspath(folder), "") as file:
+            os.unlink(file.name)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error was raised because the disk is full or read-only, so that no other file could be written."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
