@@ -15,6 +15,7 @@ from tqdm import tqdm
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.files import write_errors, write_whole
+from unirain_plugin.support.names import safe_path
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
@@ -237,14 +238,14 @@ def _remove_pairs(output: Path, made: dict) -> None:
     for folder in _folders(output, made["types"]):
         for name in made["names"]:
             for k in range(made["per_image"]):
-                (folder / _file_name(name, k)).unlink(missing_ok=True)
+                (folder / _file_name(safe_path(name), k)).unlink(missing_ok=True)
         for empty in (folder, folder.parent):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()
 
 
 def _folders(output: Path, types: Sequence[str]) -> list[Path]:
-    return [output / rain_type / side for rain_type in types for side in ("input", "target")]
+    return [output / safe_path(rain_type) / side for rain_type in types for side in ("input", "target")]
 
 
 def _read_settings(record: Path) -> dict:

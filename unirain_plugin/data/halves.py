@@ -10,6 +10,7 @@ from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.data.pairing import PairedFiles
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.support.files import claim_folder
+from unirain_plugin.support.names import safe_path
 from unirain_plugin.support.png import write_png
 
 
@@ -50,7 +51,8 @@ def split_halves(
     image = EncodedImage(read_file(path), path, convert)
     if image.width % 2:
         raise DataError(f"{path}: {image.width} columns cannot be two halves of one width.")
-    written = name if name.lower().endswith(".png") else f"{name}.png"
+    stem, ending = (name[:-4], name[-4:]) if name.lower().endswith(".png") else (name, ".png")
+    written = f"{safe_path(stem)}{ending}"
     if written != name and os.path.exists(os.path.join(root, written)):
         raise DataError(
             f"{path}: {os.path.basename(written)} is there too, and the halves of both would get that name; rename one."
