@@ -18,6 +18,26 @@ from unirain_plugin.inference.weights_file import write_weights
 KEYS = ["../../out", "../../../out", "/tmp/out", "a/../../../../out", "..\\..\\out", "out"]
 
 
+class Copier:
+    """In place of a network's process: hands the rainy image back."""
+
+    def __init__(self, spec):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def receive(self):
+        return None
+
+    def send(self, order, source, target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read())
+
+
 def image(width=32, seed=0):
     return cv2.imencode(".png", np.random.default_rng(seed).integers(0, 256, (32, width, 3), dtype=np.uint8))[
         1
