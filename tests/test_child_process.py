@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import time
 from multiprocessing import get_context
-from unirain_plugin.child_process import end_with_parent
+from unirain_plugin.support.processes import end_with_parent
 
 def child(follow):
     if follow:
@@ -59,7 +59,7 @@ def test_a_child_ends_with_its_killed_parent_if_it_asked_to(tmp_path, method, fo
 
 RANK = """
 import os, sys
-from unirain_plugin.child_process import end_with_parent
+from unirain_plugin.support.processes import end_with_parent
 end_with_parent()
 print(os.getpid(), flush=True)
 import time

@@ -6,15 +6,15 @@ import signal
 import pytest
 import torch
 
-from unirain_plugin.errors import CheckpointError
-from unirain_plugin.models import checkpoint_files
-from unirain_plugin.models.checkpoint_files import (
+from unirain_plugin.checkpoints import states as checkpoint_files
+from unirain_plugin.checkpoints.states import (
     atomic_save,
     broken_reason,
     newest_checkpoint,
     prune_checkpoints,
     read_state,
 )
+from unirain_plugin.errors import CheckpointError
 from unirain_plugin.support.files import remove_leftovers
 
 

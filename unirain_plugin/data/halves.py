@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.pair_files import read_file
-from unirain_plugin.data.pairing import PairedFiles
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.preparation.pairing import PairedFiles
 from unirain_plugin.support.files import claim_folder
 from unirain_plugin.support.names import safe_path
 from unirain_plugin.support.png import write_png
