@@ -55,3 +55,35 @@ def test_a_child_ends_with_its_killed_parent_if_it_asked_to(tmp_path, method, fo
         if lives(pid):
             os.kill(pid, signal.SIGKILL)
         parent.stdout.close()
+
+
+RANK = """
+import os, sys
+from unirain_plugin.support.processes import end_with_parent
+end_with_parent()
+print(os.getpid(), flush=True)
+import time
+time.sleep(30)
+"""
+AGENT = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1]])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+def test_a_rank_ends_with_a_killed_torchrun():
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "none"}
+    agent = subprocess.Popen([sys.executable, "-c", AGENT, RANK], stdout=subprocess.PIPE, text=True, env=environment)
+    pid = int(agent.stdout.readline())
+    agent.send_signal(signal.SIGKILL)
+    agent.wait()
+    deadline = time.monotonic() + 10
+    while lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        assert not lives(pid)
+    finally:
+        if lives(pid):
+            os.kill(pid, signal.SIGKILL)
+        agent.stdout.close()

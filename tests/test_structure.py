@@ -47,6 +47,33 @@ def test_imports_point_one_way(path):
             assert name != forbidden and not name.startswith(f"{forbidden}."), f"{path} imports {name}"
 
 
+def renamings_of(source: str) -> list[int]:
+    """Lines that give a file its name: ``os.replace``, ``shutil.move``, or ``replace`` of a path (one argument)."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            found += [node.lineno for alias in node.names if alias.name in ("replace", "rename", "move")]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            of_a_path = node.func.attr == "replace" and len(node.args) == 1 and not node.keywords
+            if of_a_path or (owner, node.func.attr) in (("os", "replace"), ("shutil", "move")):
+                found.append(node.lineno)
+    return found
+
+
+def test_files_get_their_names_in_one_module_only():
+    where = {str(p.relative_to(PACKAGE)): len(renamings_of(p.read_text())) for p in sorted(PACKAGE.rglob("*.py"))}
+    assert {name: count for name, count in where.items() if count} == {"support/files.py": 1}
+
+
+@pytest.mark.parametrize(
+    "planted",
+    ["import os\nos.replace(a, b)", "from os import replace", "path.replace(target)", "shutil.move(a, b)"],
+)
+def test_a_second_renaming_is_found(planted):
+    assert renamings_of(planted) and not renamings_of("text.replace(a, b); replace(record, lq=1)")
+
+
 @pytest.mark.parametrize("path", OPTION_FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_option_files_are_named_after_their_experiment(path):
     assert yaml.safe_load(path.read_text())["name"] == path.stem

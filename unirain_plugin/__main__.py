@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from contextlib import suppress
 
 from unirain_plugin.errors import UniRainError, did_you_mean
 from unirain_plugin.version import __version__
@@ -43,15 +45,27 @@ def usage() -> str:
 
 
 def run(command: str, argv: list[str]) -> int:
-    """Run one command; a user's mistake becomes one message on stderr and exit status 2."""
+    """Run one command; a user's mistake, or a file that the system refuses, becomes one message and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files need not be text of the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
     try:
-        return importlib.import_module(COMMANDS[command][0]).main(argv) or 0
+        status = importlib.import_module(COMMANDS[command][0]).main(argv) or 0
+        sys.stdout.flush()
+        return status
     except UniRainError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        message = str(error)
+    except OSError as error:
+        if error.errno is None:  # no word of the system: some library's own error
+            raise
+        message = f"{error.filename or command}: {error.strerror}"
+    with suppress(OSError):
+        sys.stderr.write(f"error: {message}\n")
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads it or its disk is full; the interpreter would try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 2
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -43,6 +43,7 @@ def make(root, output, *arguments):
 
 
 def stored(path):
+    close_environments()
     environment = lmdb.open(str(path), readonly=True, lock=False)
     with environment.begin() as transaction:
         entries = {bytes(key).decode(): bytes(value) for key, value in transaction.cursor()}
@@ -275,9 +276,131 @@ def test_a_finished_lmdb_is_left_alone_and_a_different_one_refused(rainrag_root,
     before = (lmdb_root / "drs/lq.lmdb/data.mdb").stat().st_mtime_ns
     make(rainrag_root, lmdb_root)
     assert (lmdb_root / "drs/lq.lmdb/data.mdb").stat().st_mtime_ns == before
-    write_rainrag(rainrag_root, 4)
+    for side in ("input", "target"):
+        (rainrag_root / "drs" / side / "002.png").unlink()
     with pytest.raises(DataError, match=r"drs/lq.lmdb: exists already and was made from other data"):
         make(rainrag_root, lmdb_root)
+
+
+def test_new_pairs_are_added_wherever_they_stand_in_the_list(rainrag_root, tmp_path):
+    pairs = [ManifestRecord(f"rainrag/drs/input/00{n}.png", f"rainrag/drs/target/00{n}.png", "drs") for n in range(3)]
+    output, manifest = tmp_path / "out", tmp_path / "m.jsonl"
+    write_manifest(manifest, pairs[1:2])
+    command = ["--manifest", str(manifest), "--output", str(output), "--workers", "1", "--verify"]
+    assert create_lmdb.main(command) == 0
+    write_manifest(manifest, pairs)
+    assert create_lmdb.main(command) == 0
+    keys = [f"rainrag/drs/input/00{n}" for n in range(3)]
+    for side, folder in (("lq", "input"), ("gt", "target")):
+        path = output / f"drs/{side}.lmdb"
+        assert stored(path) == {k: (rainrag_root / f"drs/{folder}/{k[-3:]}.png").read_bytes() for k in keys}
+        assert [entry.key for entry in read_meta(str(path))] == keys
+    assert [record.lq for record in read_manifest(output / "manifest.jsonl")] == keys
+    (tmp_path / "elsewhere").mkdir()
+    moved = [ManifestRecord(f"../{pair.lq}", f"../{pair.gt}", "drs") for pair in pairs]
+    command[1] = str(tmp_path / "elsewhere/m.jsonl")
+    write_manifest(command[1], moved)
+    assert create_lmdb.main(command) == 0  # the same files, told from another folder
+    write_manifest(command[1], [moved[0], ManifestRecord("../rainrag/drs/input/001.png", pairs[2].gt, "drs"), moved[2]])
+    with pytest.raises(DataError, match=r"gt.lmdb: exists already and was made from other data"):
+        create_lmdb.main(command)
+
+
+def test_adding_that_was_killed_goes_on(rainrag_root, lmdb_root, monkeypatch):
+    for n in "34":
+        write_pair(rainrag_root, "drs", f"00{n}.png", encode(picture(seed=int(n))), encode(picture(seed=8)))
+    finish = lmdb_writer.LmdbWriter.finish
+    for finished in ("nothing", "lq"):
+
+        def finish_some(self, *arguments, finished=finished):
+            return finish(self, *arguments) if f"/{finished}." in self.path else 1 / 0
+
+        with monkeypatch.context() as patch:
+            patch.setattr(lmdb_writer.LmdbWriter, "finish", finish_some)
+            with pytest.raises(ZeroDivisionError):
+                make(rainrag_root, lmdb_root, "--rain-type", "drs")
+        listed = [len(list(read_meta(str(lmdb_root / f"drs/{side}.lmdb")))) for side in ("lq", "gt")]
+        assert listed == [5 if finished == "lq" else 3, 3], "readers see what is whole"
+    make(rainrag_root, lmdb_root, "--rain-type", "drs", "--verify")
+    assert len(build(lmdb_root, "val")) == 14
+
+
+@pytest.mark.parametrize("recompress", [(), ("--recompress", "png")])
+def test_verification_notices_exchanged_sources(rainrag_root, tmp_path, recompress):
+    output = make(rainrag_root, tmp_path / "out", *recompress, "--rain-type", "drs")
+    (rainrag_root / "drs/target/001.png").write_bytes(encode(picture(48, 56, seed=77)))
+    for arguments in (["--dataroot", str(rainrag_root), *recompress, "--rain-type", "drs"], []):
+        with pytest.raises(DataError, match=r"1 problem.*\n.*gt.lmdb: key 'drs/input/001': its source .*exchanged"):
+            create_lmdb.main([*arguments, "--output", str(output), "--verify", "--workers", "1"])
+    (rainrag_root / "drs/target/001.png").unlink()
+    assert create_lmdb.main(["--output", str(output), "--verify"]) == 0, "sources that have gone are no damage"
+
+
+DAMAGE = {
+    "empty": (lambda data: b"", "the file is empty"),
+    "header only": (lambda data: data[:100], "its 100 bytes are too few for a header"),
+    "one page": (lambda data: data[:4096], "its 4096 bytes|are too few for a header"),
+    "cut in the middle": (lambda data: data[: len(data) // 2], "it is cut short: found .* expected"),
+    "last byte lost": (lambda data: data[:-1], "it is cut short: found .* expected"),
+    "overwritten": (lambda data: bytes(8192) + data[8192:], "header page 0 holds no LMDB header"),
+    "second header": (lambda data: data[:4096] + b"x" * 4096 + data[8192:], "header page 1 holds no LMDB header"),
+    "version": (
+        lambda data: data[:20] + b"\x02" + data[21:],
+        "header page 0 names version 2 of the format",
+    ),
+    "page size": (lambda data: data[:40] + b"\x01" + data[41:], "header page 0 names pages of 4097 bytes"),
+    "other page size": (lambda data: data[:41] + b"\x20" + data[42:], "header page 1 holds no LMDB header"),
+    "index": (lambda data: data[:8192] + bytes(len(data) - 8192), "points at page .*, which is no page of the index"),
+    "text": (lambda data: b"not found\n", "its 10 bytes are too few"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_files_are_told_before_lmdb_opens_them(lmdb_root, rainrag_root, name, monkeypatch):
+    spoil, message = DAMAGE[name]
+    close_environments()
+    data = lmdb_root / "drs/gt.lmdb/data.mdb"
+    data.write_bytes(spoil(data.read_bytes()))
+    opened, whole = [], lmdb.open
+    monkeypatch.setattr(lmdb, "open", lambda path, *a, **k: opened.append(str(path)) or whole(path, *a, **k))
+    message = rf"drs/gt.lmdb/data.mdb: the LMDB is damaged: .*({message})"
+    with pytest.raises(DataError, match=message):
+        build(lmdb_root)
+    with pytest.raises(DataError, match=message):
+        read_value(str(lmdb_root / "drs/gt.lmdb"), "drs/input/000")
+    with pytest.raises(DataError, match=message):
+        create_lmdb.main(["--output", str(lmdb_root), "--rain-type", "drs", "--verify", "--workers", "1"])
+    with pytest.raises(DataError, match=message):
+        make(rainrag_root, lmdb_root)
+    assert not [path for path in opened if path.endswith("drs/gt.lmdb")]
+
+
+def test_damage_of_an_unfinished_lmdb_is_told_too(rainrag_root, tmp_path):
+    (rainrag_root / "nrd/input/002.png").write_bytes(b"")
+    with pytest.raises(DataError, match="the file is empty"):
+        make(rainrag_root, tmp_path / "out", "--commit-every", "1")
+    data = tmp_path / "out/nrd/.lq.lmdb.partial/data.mdb"
+    data.write_bytes(data.read_bytes()[:5000])
+    write_rainrag(rainrag_root)
+    with pytest.raises(DataError, match=r"\.lq.lmdb.partial/data.mdb: the LMDB is damaged"):
+        make(rainrag_root, tmp_path / "out")
+
+
+def test_a_finished_lmdb_without_its_list_is_told(rainrag_root, lmdb_root):
+    close_environments()
+    (lmdb_root / "drs/lq.lmdb/meta_info.txt").unlink()
+    with pytest.raises(DataError, match=r"drs/lq.lmdb/meta_info.txt: cannot be read.*incomplete"):
+        make(rainrag_root, lmdb_root)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [("import os; os.kill(os.getpid(), 7)", "Bus error"), ("raise SystemExit('MDB_CORRUPTED')", "MDB_CORRUPTED")],
+)
+def test_verification_outlives_damage_inside(lmdb_root, monkeypatch, program, reason):
+    monkeypatch.setattr("unirain_plugin.preparation.lmdb_verification._READ_ALL", program)
+    with pytest.raises(DataError, match=rf"drs/lq.lmdb: the LMDB is damaged: reading its entries ends with '{reason}'"):
+        create_lmdb.main(["--output", str(lmdb_root), "--verify", "--workers", "1"])
 
 
 def test_an_unfinished_lmdb_of_something_else_is_refused(rainrag_root, tmp_path):

@@ -20,6 +20,7 @@ from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.command import main
 from unirain_plugin.rain.pair_files import cut, output_names, read_photo
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.support.files import _swept
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "data_preparation" / "synthesize_rain.py"
 
@@ -148,7 +149,8 @@ def test_existing_output_is_refused_resumed_or_made_anew(photos, tmp_path):
     assert tree(out) == first
     lost = out / "drd" / "input" / "unterwegs__雨_0.png"
     lost.unlink()
-    (lost.parent / ".half.png.1.tmp").write_bytes(b"left by a killed run")
+    (lost.parent / ".0123456789ab.tmp-unirain.png").write_bytes(b"left by a killed run")
+    _swept.clear()
     kept = out / "drs" / "input" / "unterwegs__雨_0.png"
     before = kept.stat().st_mtime_ns
     main([*base, "--resume"])

@@ -13,9 +13,9 @@ from unirain_plugin.checkpoints.states import (
     newest_checkpoint,
     prune_checkpoints,
     read_state,
-    remove_leftovers,
 )
 from unirain_plugin.errors import CheckpointError
+from unirain_plugin.support.files import remove_leftovers
 
 
 def checkpoint(folder, iteration):

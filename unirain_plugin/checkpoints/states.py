@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from unirain_plugin.errors import CheckpointError
+from unirain_plugin.support.files import whole_file
 
 _STATE = re.compile(r"(\d+)\.state")
 _NETWORK = re.compile(r"net_\w+?_(\d+)\.pth")
@@ -22,38 +24,23 @@ _ATTEMPTS = 3
 def atomic_save(content: object, path: str | os.PathLike[str]) -> None:
     """``torch.save`` that leaves either the whole new file or what was there before, whenever it is killed.
 
-    Written to a hidden temporary file in the same folder, flushed to the disk, renamed over the target; then the
-    folder is flushed too. A failing write is tried three times, a second apart (network disks hiccup).
+    A failing write is tried three times, a second apart (network disks hiccup).
 
     Raises:
         CheckpointError: If the file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with temporary.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
+            buffer = io.BytesIO()
+            torch.save(content, buffer)  # into a file on a full disk it would raise an error of its own, or abort
+            with whole_file(path) as file:
+                file.write(buffer.getbuffer())
             return
-        except (OSError, RuntimeError) as error:  # torch reports a failing disk as RuntimeError
-            temporary.unlink(missing_ok=True)
+        except OSError as error:
             if attempt == _ATTEMPTS:
-                raise CheckpointError(f"{path}: cannot be written after {_ATTEMPTS} attempts: {error}") from error
+                message = f"{path}: cannot be written after {_ATTEMPTS} attempts: {error.strerror}"
+                raise CheckpointError(message) from error
             time.sleep(1)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there; the rename itself is still atomic
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def broken_reason(path: Path) -> str | None:
@@ -149,13 +136,6 @@ def prune_checkpoints(states: Path, models: Path, keep: int, newest: int) -> Non
     oldest = saved[-keep:][0][0] if saved else 0
     for number, path in _numbered(models, _NETWORK):
         if number < oldest:
-            path.unlink(missing_ok=True)
-
-
-def remove_leftovers(*folders: Path) -> None:
-    """Delete the temporary files that killed saves have left."""
-    for folder in folders:
-        for path in folder.glob(".*.tmp-*"):
             path.unlink(missing_ok=True)
 
 

@@ -9,6 +9,7 @@ Nothing stored in a file is executed.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -19,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unirain_plugin.errors import CheckpointError, OptionError
+from unirain_plugin.errors import CheckpointError, DataError, OptionError
 from unirain_plugin.inference.sizes import check_sizes
-from unirain_plugin.support.writing import umask
+from unirain_plugin.support.files import write_whole
 
 ARCHITECTURE = "architecture"
 """Key of the network's options: in a safetensors file's metadata and tensors, and beside ``params`` in a .pth file."""
@@ -97,24 +98,23 @@ def write_weights(
     text = json.dumps(dict(architecture))
     notes = {ARCHITECTURE: text} | ({SIZES: json.dumps(check_sizes(sizes))} if sizes else {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    if suffix == ".safetensors":
+        # Shared storage is refused by the format, so every tensor is a copy of its own.
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()} | {ARCHITECTURE: pack_architecture(text)}
+        data = _safetensors("torch").save(tensors, metadata={"format": "pt", **notes})
+    else:
+        data = saved({"params": tensors, **notes})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if suffix == ".safetensors":
-            save_file = _safetensors("torch").save_file
-            # Shared storage is refused by the format, so every tensor is a copy of its own.
-            tensors = {name: tensor.clone() for name, tensor in tensors.items()} | {
-                ARCHITECTURE: pack_architecture(text)
-            }
-            save_file(tensors, str(temporary), metadata={"format": "pt", **notes})
-            temporary.chmod(0o666 & ~umask())  # it makes them readable by their owner only
-        else:
-            torch.save({"params": tensors, **notes}, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the weights cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(path, data)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def saved(content: object) -> memoryview:
+    """What ``torch.save`` writes; into a file on a full disk it would raise an error of its own, or abort."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
 
 
 def pack_architecture(text: str) -> Tensor:

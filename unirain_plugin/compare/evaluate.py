@@ -24,6 +24,7 @@ from unirain_plugin.data.strict_decode import decode_strictly
 from unirain_plugin.distill.workspace import canonical_hash
 from unirain_plugin.errors import DataError, UniRainError
 from unirain_plugin.metrics.scoring import Metric
+from unirain_plugin.support.names import safe_path
 
 _LISTED = 3
 
@@ -237,7 +238,8 @@ class Evaluator:
         self.bar.update()
 
     def _target(self, name: str, checked: Checked) -> Path:
-        return self.pictures / name / checked.sample.test_set / f"{checked.sample.image}.png"
+        sample = checked.sample
+        return self.pictures / f"{safe_path(f'{name}/{sample.test_set}/{sample.image}')}.png"
 
 
 def _answer(process: NetworkProcess) -> str | None:

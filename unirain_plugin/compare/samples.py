@@ -24,6 +24,7 @@ from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.data.rainrag_folder import find_types, list_folders, scan_rainrag
 from unirain_plugin.errors import DataError, did_you_mean
+from unirain_plugin.support.names import safe_path
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 _LISTED = 5
@@ -135,7 +136,7 @@ def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
 
     chosen = [str(options.input), options.split, options.rain_types, options.per_image, options.size, options.seed]
     settings = [*chosen, synthesize_rain.RENDERER_VERSION]
-    folder = scratch / f"{name}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
+    folder = scratch / f"{safe_path(name)}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
     arguments = ["--output", str(folder), "--types", *options.rain_types, "--per-image", str(options.per_image)]
     arguments += ["--seed", str(options.seed), "--resume"]
     arguments += ["--split", options.split] if options.input is None else ["--input", str(options.input)]

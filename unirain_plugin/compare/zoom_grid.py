@@ -17,6 +17,7 @@ from unirain_plugin.compare.results import GT, INPUT, Comparison
 from unirain_plugin.compare.zoom import Box, choose_images, models_with_results, most_different_box
 from unirain_plugin.metrics.psnr_ssim import psnr
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.support.files import whole_file
 
 if TYPE_CHECKING:
     from unirain_plugin.compare.options import FigureOptions
@@ -76,8 +77,8 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
     for block in (*blocks, footer):
         canvas.paste(block, (0, top))
         top += block.height + _MARGIN
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path, optimize=True)
+    with whole_file(path) as file:
+        canvas.save(file, format="PNG", optimize=True)
 
 
 def draw_block(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-import cv2
-
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.pairing import PairedFiles
-from unirain_plugin.support.writing import claim_folder, write_errors, write_whole
+from unirain_plugin.support.files import claim_folder
+from unirain_plugin.support.names import safe_path
+from unirain_plugin.support.png import write_png
 
 
 def prepare_halves(root: str, output: str, rainy_half: str) -> None:
@@ -51,7 +51,8 @@ def split_halves(
     image = EncodedImage(read_file(path), path, convert)
     if image.width % 2:
         raise DataError(f"{path}: {image.width} columns cannot be two halves of one width.")
-    written = name if name.lower().endswith(".png") else f"{name}.png"
+    stem, ending = (name[:-4], name[-4:]) if name.lower().endswith(".png") else (name, ".png")
+    written = f"{safe_path(stem)}{ending}"
     if written != name and os.path.exists(os.path.join(root, written)):
         raise DataError(
             f"{path}: {os.path.basename(written)} is there too, and the halves of both would get that name; rename one."
@@ -61,10 +62,5 @@ def split_halves(
     pair = PairedFiles(f"input/{written}", f"target/{written}", rain_type, source)
     for half_name, half in ((pair.lq, rainy_half), (pair.gt, "left" if rainy_half == "right" else "right")):
         target = os.path.join(output, half_name)
-        ok, data = cv2.imencode(".png", halves[half])
-        if not ok:
-            raise DataError(f"{path}: the {half} half cannot be encoded.")
-        with write_errors(target):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-        write_whole(target, data.tobytes(), sync=False)
+        write_png(target, halves[half])
     return pair

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from types import TracebackType
@@ -19,7 +18,7 @@ from typing import Any
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import rain_type_ids
-from unirain_plugin.support.writing import umask, write_errors
+from unirain_plugin.support.files import whole_file, write_errors
 
 SIMILARITIES = ("s_txt", "s_vis", "s_perc")
 """The three similarities of a retrieved reference (paper.md §2): semantic, visual, structural."""
@@ -131,13 +130,10 @@ class ManifestWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open a temporary file in the folder of ``path``, which is made if missing."""
+        """Take the manifest's name; its folder is made if missing."""
         self.path = os.path.abspath(path)
         self.count = 0
-        with write_errors(self.path):
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            handle, self._temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(self.path))
-        self._file = os.fdopen(handle, "w", encoding="utf-8", newline="\n", buffering=1 << 20)
+        self._stack = ExitStack()
 
     def write(self, record: ManifestRecord) -> None:
         """Add one record.
@@ -148,28 +144,19 @@ class ManifestWriter:
         line = record.to_json()
         parse_record(json.loads(line), f"{self.path}: record {self.count + 1}")
         with write_errors(self.path):
-            self._file.write(line + "\n")
+            self._file.write(line.encode() + b"\n")
         self.count += 1
 
     def __enter__(self) -> ManifestWriter:
-        """Return itself."""
+        """Begin to write. Returns itself."""
+        with write_errors(self.path):
+            self._file = self._stack.enter_context(whole_file(self.path))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        """Move the file to its name, or remove it if the block raised."""
-        try:
-            if kind is None:
-                with write_errors(self.path):
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-                    os.fchmod(self._file.fileno(), 0o666 & ~umask())
-                    self._file.close()
-                    os.replace(self._temporary, self.path)
-        finally:
-            with suppress(OSError):  # on a full disk its buffer cannot be flushed
-                self._file.close()
-            with suppress(FileNotFoundError):
-                os.unlink(self._temporary)
+        """Give the file its name, or remove it if the block raised."""
+        with nullcontext() if kind else write_errors(self.path):
+            self._stack.__exit__(kind, value, tb)
 
 
 def path_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from unirain_plugin.data.lmdb import check_file
 from unirain_plugin.data.pair_table import Pair
 from unirain_plugin.data.storage import Side
 from unirain_plugin.errors import DataError, OptionError
@@ -47,6 +48,9 @@ class MmengineStorage:
                 from mmengine.fileio import get_file_backend
             except ImportError as error:
                 raise ImportError("io_backend mmengine needs the package mmengine: pip install mmengine") from error
+            path = str(arguments.get("db_path"))
+            if arguments["backend"] == "lmdb" and os.path.isdir(path):
+                check_file(path)
             try:
                 _clients[identity] = get_file_backend(backend_args=arguments)
             except (AssertionError, KeyError, TypeError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from unirain_plugin.errors import UniRainError
+from unirain_plugin.__main__ import run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,8 +50,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UniRainError as problem:
-        sys.stderr.write(f"error: {problem}\n")
-        sys.exit(2)
+    sys.exit(run("distill", sys.argv[1:]))

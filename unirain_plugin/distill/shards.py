@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from unirain_plugin.distill.workspace import Workspace
 
 def save_rows(folder: Path, name: str, rows: np.ndarray) -> None:
     """Write an array of rows as ``<name>.npy``."""
-    np.save(folder / f"{name}.npy", np.ascontiguousarray(rows), allow_pickle=False)
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(rows), allow_pickle=False)  # into a file, a full disk has no error number
+    (folder / f"{name}.npy").write_bytes(buffer.getbuffer())
 
 
 def load_rows(folder: Path, name: str) -> np.ndarray:

@@ -15,10 +15,13 @@ from typing import Any
 
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.errors import OptionError
+from unirain_plugin.support.files import whole_file
 from unirain_plugin.support.locks import sole_user
 
 STATE_FILE = "state.json"
 _TEMPORARY = ".tmp-"
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+               errno.ENAMETOOLONG}  # fmt: skip
 
 
 def canonical_hash(value: object) -> str:
@@ -39,7 +42,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             problem = "no space is left on the disk; free some"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif error.errno in _UNWRITABLE:
             problem = f"cannot be written ({error.strerror}); mend that"
         else:
             raise
@@ -95,7 +98,7 @@ class Workspace:
 
     def remove_leftovers(self) -> None:
         """Delete temporary folders that a killed run left behind."""
-        for folder in self.root.glob(f"*/{_TEMPORARY}*"):
+        for folder in (*self.root.glob(f"{_TEMPORARY}*"), *self.root.glob(f"*/{_TEMPORARY}*")):
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
@@ -172,19 +175,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DistillError: If the disk is full or read-only.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n", errors="surrogateescape") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+    with disk_errors(path), whole_file(path) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def _sync_folder(folder: Path) -> None:

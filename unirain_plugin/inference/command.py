@@ -10,6 +10,7 @@ from unirain_plugin.data.image_limit import add_limit_argument, limited
 from unirain_plugin.inference.folder import Outcome, restore_files
 from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import plan_jobs
+from unirain_plugin.support.files import check_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, sizes)
     net = load(args.weights, args.network, args.device)
     options.check_device(next(net.parameters()).device)
+    check_folder(args.output)
     try:
         with limited(args.max_megapixels):
             outcome = restore_files(

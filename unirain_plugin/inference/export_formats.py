@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from unirain_plugin.checkpoints.weights import ARCHITECTURE, write_weights
 from unirain_plugin.errors import CheckpointError, UniRainError
 from unirain_plugin.inference.loading import build_network
+from unirain_plugin.support.files import write_whole
 from unirain_plugin.toolbox import replaced
 
 _EXAMPLE, _OTHER_SIZE = (61, 45), (48, 72)
@@ -48,7 +48,7 @@ def export_onnx(net: nn.Module, path: Path) -> str:
         3: torch.export.Dim("width", min=9),
     }
 
-    def write(temporary: Path) -> None:
+    def make() -> bytes:
         with _exportable(net) as dense, contextlib.redirect_stdout(io.StringIO()):
             program = torch.onnx.export(
                 dense,
@@ -60,15 +60,15 @@ def export_onnx(net: nn.Module, path: Path) -> str:
                 dynamic_shapes=(any_size,),
             )
         program.model.metadata_props[ARCHITECTURE] = json.dumps(net.architecture)
-        program.save(str(temporary))
+        return program.model_proto.SerializeToString()
 
-    def run(temporary: Path, x: Tensor) -> Tensor:
+    def run(data: bytes, x: Tensor) -> Tensor:
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         return torch.from_numpy(np.asarray(session.run(None, {"lq": x.numpy()})[0]))
 
-    return _write_checked(net, path, write, run)
+    return _write_checked(net, path, make, run)
 
 
 def export_torchscript(net: nn.Module, path: Path) -> str:
@@ -78,18 +78,20 @@ def export_torchscript(net: nn.Module, path: Path) -> str:
         CheckpointError: If the written model does not agree with the network.
     """
 
-    def write(temporary: Path) -> None:
+    def make() -> bytes:
         with _exportable(net) as dense, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each branch on a shape; the comparison at another size decides
             traced = torch.jit.trace(dense, _example(*_EXAMPLE), check_trace=False)
-        traced.save(str(temporary), _extra_files={ARCHITECTURE: json.dumps(net.architecture)})
+        buffer = io.BytesIO()
+        torch.jit.save(traced, buffer, _extra_files={ARCHITECTURE: json.dumps(net.architecture)})
+        return buffer.getvalue()
 
-    def run(temporary: Path, x: Tensor) -> Tensor:
+    def run(data: bytes, x: Tensor) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.jit.load(str(temporary))(x)
+            return torch.jit.load(io.BytesIO(data))(x)
 
-    return _write_checked(net, path, write, run)
+    return _write_checked(net, path, make, run)
 
 
 EXPORTERS: dict[str, tuple[str, Callable[[nn.Module, Path], str]]] = {
@@ -102,27 +104,23 @@ EXPORTERS: dict[str, tuple[str, Callable[[nn.Module, Path], str]]] = {
 
 
 def _write_checked(
-    net: nn.Module, path: Path, write: Callable[[Path], None], run: Callable[[Path, Tensor], Tensor]
+    net: nn.Module, path: Path, make: Callable[[], bytes], run: Callable[[bytes, Tensor], Tensor]
 ) -> str:
-    """Write to a temporary file, compare with the network at two sizes, and only then put it in place."""
-    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
+    """Make the file's contents, compare them with the network at two sizes, and only then write them."""
     worst = 0.0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
-            write(temporary)
+            data = make()
             for size in (_EXAMPLE, _OTHER_SIZE):
                 x = _example(*size)
-                worst = max(worst, (run(temporary, x) - net.cpu()(x)).abs().max().item())
+                worst = max(worst, (run(data, x) - net.cpu()(x)).abs().max().item())
         if not worst <= _TOLERANCE:
             raise CheckpointError(f"{path}: the exported model differs from the network by {worst:.1e}; not written.")
-        os.replace(temporary, path)
     except UniRainError:
         raise
     except Exception as error:
         raise CheckpointError(f"{path}: the network cannot be exported: {str(error).splitlines()[0]}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, data)
     return f"compared with the network at two sizes: largest difference {worst:.1e}"
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from unirain_plugin.inference.images import Picture, read_picture, side_by_side, write_picture
 from unirain_plugin.inference.jobs import Job
 from unirain_plugin.inference.video import probe, read_frames, writer
+from unirain_plugin.support.files import is_full
 
 _AHEAD = 3
 """Pictures read ahead and, again, waiting to be written: bounds the memory, and hides the coding."""
@@ -98,6 +99,8 @@ def _note(outcome: Outcome, job: Job, result: Future) -> None:
             outcome.lost.setdefault(what, []).append(job.source)
         outcome.done.append(job.source)
     except Exception as error:  # as above
+        if is_full(error):
+            raise
         text = str(error) or type(error).__name__
         outcome.failed.append((job.source, text.removeprefix(f"{job.source}: ")))
 

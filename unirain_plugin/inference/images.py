@@ -17,7 +17,7 @@ from unirain_plugin.data.image_io import upright
 from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.metadata import PARTS, not_held, read_metadata, tiff_tags, with_png_chunks
-from unirain_plugin.support.writing import write_whole
+from unirain_plugin.support.files import write_whole
 
 FORMATS = ("keep", "png", "jpg", "webp", "tif", "avif")
 """What ``--format`` accepts; ``keep`` writes the format that was read (AVIF and HEIF: as PNG)."""
@@ -127,7 +127,7 @@ def write_picture(path: str | os.PathLike[str], picture: Picture) -> tuple[str, 
             data = _deep(pixels, path.suffix) if pixels.dtype == np.uint16 else _encoded(kind, pixels, picture)
         data = with_png_chunks(data, picture) if kind == "PNG" else data
     except (OSError, ValueError, RuntimeError, cv2.error) as error:  # Pillow's are of many kinds
-        raise DataError(f"{path}: cannot be written: {error}.") from None
+        raise DataError(f"{path}: cannot be written: {error}.") from error
     write_whole(path, data, sync=False)
     return lost
 

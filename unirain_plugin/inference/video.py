@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.files import whole_file
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
 _KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")
@@ -127,9 +127,8 @@ def writer(path: Path, video: Video, width: int) -> Iterator[Callable[[np.ndarra
     Raises:
         DataError: If encoding fails.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
-    with tempfile.TemporaryFile() as errors:
+    with whole_file(path) as target, tempfile.TemporaryFile() as errors:
+        temporary = Path(target.name)
         process = subprocess.Popen(
             _encode_command(video, width, temporary), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
         )
@@ -140,11 +139,9 @@ def writer(path: Path, video: Video, width: int) -> Iterator[Callable[[np.ndarra
                 process.stdin.close()
             if process.wait():
                 raise DataError(f"{path}: encoding failed: {_last_line(errors)}.")
-            os.replace(temporary, path)
         finally:
             process.kill()
             process.wait()
-            temporary.unlink(missing_ok=True)
 
 
 def _encode_command(video: Video, width: int, target: Path) -> list[str]:

@@ -28,7 +28,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from torch.optim.lr_scheduler import LRScheduler
 
-from unirain_plugin.checkpoints.states import atomic_save, prune_checkpoints, remove_leftovers
+from unirain_plugin.checkpoints.states import atomic_save, prune_checkpoints
 from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
 from unirain_plugin.support.random_streams import random_state, set_random_state
 
@@ -54,8 +54,6 @@ def save_checkpoint(model: BaseModel, epoch: int, current_iter: int) -> None:
     """
     rank = model.opt["rank"]
     models, states = (Path(model.opt["path"][key]) for key in ("models", "training_states"))
-    if rank == 0:
-        remove_leftovers(models, states)
     if current_iter == -1:
         if rank == 0:
             atomic_save(network_content(model), models / "net_g_latest.pth")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger, imwrite
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -23,6 +23,7 @@ from unirain_plugin.models.routing import draw_routing
 from unirain_plugin.models.training_log import validation_text, write_routing_picture, write_validation
 from unirain_plugin.models.validation import ValidationResult, gather_in_order, preserved_random_state, type_names
 from unirain_plugin.models.validation_run import validate_images
+from unirain_plugin.support.png import write_png
 from unirain_plugin.support.tiling import restore_in_tiles
 
 
@@ -150,7 +151,7 @@ class PerTypeValidation(SRModel):
                 return
             self._drawn[result.dataset] = period
         path = Path(self.opt["path"]["visualization"]) / "routing" / f"{result.dataset}_{current_iter}.png"
-        imwrite(draw_routing(result.routing())[..., ::-1], str(path))
+        write_png(path, draw_routing(result.routing())[..., ::-1])
         if tb_logger:
             write_routing_picture(tb_logger, result, current_iter)
 

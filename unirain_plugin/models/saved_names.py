@@ -11,6 +11,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from unirain_plugin.support.names import safe_path
+
 Named = tuple[str, "int | None"]
 
 
@@ -30,7 +32,7 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     names = []
     for path in paths:
         stem = os.path.splitext(os.path.relpath(path, common) if common else path)[0]
-        names.append("/".join(part for part in stem.split("/") if part not in ("", ".", "..")))
+        names.append(safe_path(stem))
     return _distinct(names)
 
 

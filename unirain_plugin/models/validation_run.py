@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger, tensor2img
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from unirain_plugin.models.routing import RoutingMeter
 from unirain_plugin.models.saved_names import names_by_type, saved_path
 from unirain_plugin.models.validation import ImageResult, images_of_rank, type_names
+from unirain_plugin.support.png import write_png
 
 if TYPE_CHECKING:
     from unirain_plugin.models.unirain_model import UniRainModel
@@ -52,7 +53,7 @@ def validate_images(
             if save_img:
                 name = saved[index] if saved else PurePath(data["lq_path"][0]).stem
                 path = saved_path(model.opt, dataset, name, None if label is None else names.get(label), iteration)
-                imwrite(image, str(path))
+                write_png(path, image)
             metrics = _measure(model, image, data["lq_path"][0])
             results.append(ImageResult(index, label, metrics, loss, meter.take()))
             model.forget_data()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from unirain_plugin.errors import did_you_mean
+from unirain_plugin.data.lmdb import META_FILE, check_file
+from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.options.problems import KeyPath, Problems, found, nearest
 from unirain_plugin.options.registries import is_own, section
 from unirain_plugin.options.schema import dataset_class
@@ -119,8 +121,15 @@ def _check_folders(opt: Mapping, phase: str, here: Mapping, problems: Problems) 
 
 def _check_lmdb(opt: Mapping, phase: str, backend: object, path: KeyPath, text: str, problems: Problems) -> None:
     own = is_own(dataset_class(opt, phase))  # ours keeps one LMDB per rain type in the folder and looks itself
-    if backend == "lmdb" and not own and not (Path(text).expanduser() / "meta_info.txt").is_file():
-        problems.error(path, f"{found(text)} holds no meta_info.txt, so it is no LMDB of the toolbox.")
+    if backend != "lmdb" or own:
+        return
+    if not (Path(text).expanduser() / META_FILE).is_file():
+        problems.error(path, f"{found(text)} holds no {META_FILE}, so it is no LMDB of the toolbox.")
+        return
+    try:
+        check_file(os.path.expanduser(text))
+    except DataError as error:
+        problems.error(path, str(error))
 
 
 def _check_param_keys(paths: Mapping, problems: Problems) -> None:

@@ -13,7 +13,7 @@ from unirain_plugin.data.manifest import ManifestWriter
 from unirain_plugin.errors import OptionError
 from unirain_plugin.preparation.pair_arguments import add_pair_arguments, chosen_records
 from unirain_plugin.preparation.subimages import CutPlan, cut_pairs
-from unirain_plugin.support.writing import claim_folder
+from unirain_plugin.support.files import claim_folder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.meta_info import from_meta_info, to_meta_info
 from unirain_plugin.preparation.pair_arguments import add_pair_arguments, chosen_records
-from unirain_plugin.support.writing import write_whole
+from unirain_plugin.support.files import write_whole
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +28,6 @@ def main(argv: list[str] | None = None) -> int:
         raise DataError(f"{args.manifest}: distillation has rejected all {len(records)} pairs (keep: false).")
     with limited(args.max_megapixels):
         files = to_meta_info(kept, root)
-    os.makedirs(args.output, exist_ok=True)
     types = [file.rain_type for file in files]
     for number, file in enumerate(files):
         name = file.rain_type if types.count(file.rain_type) == 1 else f"{file.rain_type}_{number}"

@@ -37,7 +37,7 @@ def _make_manifest(args: argparse.Namespace) -> int:
 
 def _index(args: argparse.Namespace, layout: Layout) -> int:
     from unirain_plugin.preparation.indexing import IndexReport, write_index
-    from unirain_plugin.support.writing import write_whole
+    from unirain_plugin.support.files import write_whole
 
     if os.path.exists(args.output) and not args.overwrite:
         raise OptionError(f"--output {args.output}: this file exists; name another, or give --overwrite.")
@@ -48,7 +48,6 @@ def _index(args: argparse.Namespace, layout: Layout) -> int:
     if layout.status != "read" and layout.status != "custom":
         report.warnings.insert(0, f"the layout {layout.name} is {STATUSES[layout.status]}.")
     report_path = args.report or f"{args.output}.report.json"
-    os.makedirs(os.path.dirname(os.path.abspath(report_path)), exist_ok=True)
     try:
         write_index(
             args.output, root, pairing.pairs, report, total=len(pairing.pairs), check=args.check, convert=args.convert,

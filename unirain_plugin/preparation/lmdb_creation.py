@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,12 +12,13 @@ import cv2
 from tqdm import tqdm
 
 from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.lmdb import close_environments
 from unirain_plugin.data.lmdb_keys import unique_keys
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.pair_files import read_pair
-from unirain_plugin.preparation.lmdb_writer import LmdbWriter
+from unirain_plugin.preparation.lmdb_writer import SOURCE_BYTES, LmdbSources, LmdbWriter
+from unirain_plugin.support.files import write_errors
 from unirain_plugin.support.locks import sole_user
-from unirain_plugin.support.writing import write_errors
 
 _BATCH_BYTES = 64 << 20
 
@@ -51,18 +51,15 @@ class _Plan:
     records: list[ManifestRecord] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
 
-    def origin(self, recipe: LmdbRecipe, side: str) -> dict[str, str]:
-        digest = hashlib.sha256()
-        for record, key in zip(self.records, self.keys, strict=True):
-            digest.update(f"{key}\0{getattr(record, side)}\n".encode("utf-8", "surrogateescape"))
-        stored = f"png level {recipe.level}" if recipe.recompress else "source bytes"
-        return {"entries": str(len(self.keys)), "sha256_of_list": digest.hexdigest(), "stored_as": stored}
+    def sources(self, recipe: LmdbRecipe, side: str) -> LmdbSources:
+        paths = {key: getattr(record, side) for record, key in zip(self.records, self.keys, strict=True)}
+        return LmdbSources(paths, recipe.root, f"png level {recipe.level}" if recipe.recompress else SOURCE_BYTES)
 
 
 def create_lmdbs(output: str, records: Iterable[ManifestRecord], recipe: LmdbRecipe) -> dict[str, int]:
     """Write ``{output}/{type}/lq.lmdb`` and ``gt.lmdb`` and ``{output}/manifest.jsonl``, whose paths are the keys.
 
-    What an interrupted run has left is taken up; what is complete is left alone.
+    What an interrupted run has left is taken up; what is complete is left alone; new pairs are added.
 
     Returns:
         The number of pairs of every type.
@@ -76,6 +73,7 @@ def create_lmdbs(output: str, records: Iterable[ManifestRecord], recipe: LmdbRec
         plans.setdefault(record.rain_type, _Plan()).records.append(slim)
     for plan in plans.values():
         plan.keys = list(unique_keys((record.lq, record.gt) for record in plan.records))
+    close_environments()
     with write_errors(output):
         os.makedirs(output, exist_ok=True)
     with sole_user(output, "another process is writing LMDBs here."):
@@ -87,8 +85,10 @@ def create_lmdbs(output: str, records: Iterable[ManifestRecord], recipe: LmdbRec
 
 def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe) -> None:
     os.makedirs(folder, exist_ok=True)
-    writers = [LmdbWriter(os.path.join(folder, f"{side}.lmdb"), plan.origin(recipe, side)) for side in ("lq", "gt")]
+    writers: list[LmdbWriter] = []
     try:
+        for side in ("lq", "gt"):
+            writers.append(LmdbWriter(os.path.join(folder, f"{side}.lmdb"), plan.sources(recipe, side)))
         missing = zip(*(list(writer.missing(plan.keys)) for writer in writers), strict=True)
         todo = [number for number, sides in enumerate(missing) if any(sides)]
         batch: list[tuple[str, bytes, bytes]] = []

@@ -2,7 +2,8 @@
 
 The LMDB grows in a hidden folder beside its final name. LMDB's commits are atomic, and which keys it holds is the only
 record of progress, so a new run simply goes on with the keys that are missing. When all are there, ``meta_info.txt``
-is written and the folder is renamed: a folder with the final name is always whole.
+is written and the folder is renamed: a folder with the final name is always whole. New entries are added to it in
+place: until its ``meta_info.txt`` is replaced, readers see those of before.
 """
 
 from __future__ import annotations
@@ -11,66 +12,126 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 import lmdb
 
 from unirain_plugin.data.image_io import EncodedImage, image_shape
-from unirain_plugin.data.lmdb import META_FILE
+from unirain_plugin.data.lmdb import DATA_FILE, META_FILE, check_file, read_meta
 from unirain_plugin.errors import DataError
-from unirain_plugin.support.writing import write_errors, write_whole
+from unirain_plugin.support.files import write_errors, write_whole
 
 ORIGIN_FILE = "made_from.json"
-"""Says what the LMDB is made of, so that a run never goes on with, or takes for done, another one's."""
+"""Says how the entries are stored and where their sources were."""
+SOURCES_FILE = "sources.jsonl"
+"""Says which source every key has, so that a run never goes on with another one's, and only adds to what is there."""
+
+SOURCE_BYTES = "source bytes"
+"""How entries are stored that are their sources' own bytes."""
 
 _FIRST_MAP_SIZE = 64 << 20
 _HEAD = 1 << 16  # enough of an image for its header, as a rule
 
 
+class LmdbSources(NamedTuple):
+    """What an LMDB is made of.
+
+    Attributes:
+        paths: Key → file, relative to ``root``.
+        root: The folder of the files.
+        stored_as: :data:`SOURCE_BYTES`, or how the entries are encoded.
+    """
+
+    paths: dict[str, str]
+    root: str
+    stored_as: str
+
+    def file(self, key: str) -> str:
+        """The file that an entry was made of."""
+        return os.path.join(self.root, self.paths[key])
+
+    def includes(self, other: LmdbSources) -> bool:
+        """Whether all entries of another one are here, of the same files (by their names, or where they really are)."""
+        return self.stored_as == other.stored_as and all(
+            key in self.paths
+            and (path == self.paths[key] or os.path.realpath(other.file(key)) == os.path.realpath(self.file(key)))
+            for key, path in other.paths.items()
+        )
+
+    def write(self, folder: str) -> None:
+        """Note it in an LMDB's folder.
+
+        Raises:
+            DataError: If it cannot be written.
+        """
+        lines = (json.dumps(item) + "\n" for item in self.paths.items())
+        write_whole(os.path.join(folder, SOURCES_FILE), "".join(lines))
+        root = os.path.relpath(os.path.realpath(self.root), os.path.realpath(os.path.dirname(folder)))
+        origin = {"entries": str(len(self.paths)), "root": root, "stored_as": self.stored_as}
+        write_whole(os.path.join(folder, ORIGIN_FILE), json.dumps(origin, indent=1))
+
+
+def read_sources(folder: str) -> LmdbSources | None:
+    """What an LMDB's folder says that it is made of; None where it does not tell, or not all."""
+    try:
+        with open(os.path.join(folder, ORIGIN_FILE), encoding="utf-8") as file:
+            origin = json.load(file)
+        with open(os.path.join(folder, SOURCES_FILE), encoding="utf-8") as file:
+            paths = dict(json.loads(line) for line in file)
+        root = os.path.normpath(os.path.join(os.path.realpath(os.path.dirname(folder)), origin["root"]))
+        return LmdbSources(paths, root, origin["stored_as"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 class LmdbWriter:
-    """Writes ``path`` (which must end with ``.lmdb``); :attr:`done` tells that it is there already.
+    """Writes ``path`` (which must end with ``.lmdb``), or adds to it what it lacks.
 
     Args:
         path: Folder of the LMDB.
-        origin: What it is made of; compared with what an earlier run has noted.
+        sources: What it is to be made of; what an earlier run has noted must be among it.
 
     Raises:
-        DataError: If the folder, finished or not, was made of something else.
+        DataError: If the folder, finished or not, was made of something else or is damaged.
     """
 
-    def __init__(self, path: str, origin: dict[str, str]) -> None:
-        self.path, self._origin = path, origin
+    def __init__(self, path: str, sources: LmdbSources) -> None:
+        self.path = path
         folder, name = os.path.split(path)
-        self._partial = os.path.join(folder, f".{name}.partial")
-        self._environment: lmdb.Environment | None = None
-        self.done = os.path.isdir(path)
-        if self.done:
-            self._check_origin(path, "exists already and was made from other data or with other options; choose "
-                               "another folder or remove it")  # fmt: skip
-            return
-        with write_errors(self._partial):
-            os.makedirs(self._partial, exist_ok=True)
-        if os.path.exists(os.path.join(self._partial, "data.mdb")):
-            self._check_origin(self._partial, "is an unfinished LMDB made from other data or with other options; "
-                               "remove it or go on with those")  # fmt: skip
-        else:
-            write_whole(os.path.join(self._partial, ORIGIN_FILE), json.dumps(origin, indent=1))
-        size = _file_size(os.path.join(self._partial, "data.mdb"))
-        self._environment = lmdb.open(self._partial, map_size=max(_FIRST_MAP_SIZE, 2 * size), meminit=False)
-
-    def _check_origin(self, folder: str, complaint: str) -> None:
+        finished = os.path.isdir(path)
+        self._folder = path if finished else os.path.join(folder, f".{name}.partial")
+        with write_errors(self._folder):
+            os.makedirs(self._folder, exist_ok=True)
+        size = _file_size(os.path.join(self._folder, DATA_FILE))
+        known = read_sources(self._folder)
+        if finished or size:
+            if known is None or not sources.includes(known):
+                what, remedy = "is an unfinished LMDB", "remove it or go on with those"
+                if finished:
+                    what, remedy = "exists already", "choose another folder or remove it"
+                verb = "and was made" if finished else "made"
+                raise DataError(f"{self._folder}: {what} {verb} from other data or with other options; {remedy}.")
+            check_file(self._folder)
+        self._listed = {entry.key for entry in read_meta(path)} if finished else set()
+        if known is None or not (known.includes(sources) and known.root == os.path.realpath(sources.root)):
+            sources.write(self._folder)
+        whole = self._listed == sources.paths.keys()
         try:
-            with open(os.path.join(folder, ORIGIN_FILE), encoding="utf-8") as file:
-                found = json.load(file)
-        except (OSError, ValueError):
-            found = None
-        if found != self._origin:
-            raise DataError(f"{folder}: {complaint}.")
+            self._environment: lmdb.Environment | None = lmdb.open(
+                self._folder, max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole, lock=not whole
+            )
+        except lmdb.Error as error:
+            raise DataError(f"{self._folder}: the LMDB cannot be opened: {error}.") from None
+        stored = self._environment.stat()["entries"]
+        if whole and stored != len(self._listed):
+            self.close()
+            raise DataError(
+                f"{path}: {stored} entries are stored, but {META_FILE} lists {len(self._listed)}; remove it and start "
+                "anew."
+            )
 
     def missing(self, keys: Iterable[str]) -> Iterator[bool]:
         """Yield for each key whether it still has to be written."""
-        if self._environment is None:
-            yield from (False for _ in keys)
-            return
         with self._environment.begin() as transaction, transaction.cursor() as cursor:
             for key in keys:
                 yield not cursor.set_key(key.encode())
@@ -81,9 +142,7 @@ class LmdbWriter:
         Raises:
             DataError: If they cannot be written.
         """
-        if self._environment is None:
-            return
-        while True:
+        while entries:
             try:
                 with self._environment.begin(write=True) as transaction:
                     for key, value in entries:
@@ -92,7 +151,7 @@ class LmdbWriter:
             except lmdb.MapFullError:  # the transaction is undone; the map doubles and the batch starts over
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
             except lmdb.Error as error:
-                raise DataError(f"{self._partial}: cannot be written: {error}. Perhaps the disk is full; what is there "
+                raise DataError(f"{self._folder}: cannot be written: {error}. Perhaps the disk is full; what is there "
                                 "is kept, the same command goes on with it.") from None  # fmt: skip
 
     def finish(self, count: int, level: int) -> None:
@@ -105,17 +164,16 @@ class LmdbWriter:
         Raises:
             DataError: If there are more or fewer entries.
         """
-        if self._environment is None:
-            return
         with self._environment.begin(buffers=True) as transaction:
             found = transaction.stat()["entries"]
             if found != count:
-                raise DataError(f"{self._partial}: {found} entries, expected {count}; remove it and start anew.")
-            lines = (_meta_line(bytes(key).decode(), value, level) for key, value in transaction.cursor())
-            write_whole(os.path.join(self._partial, META_FILE), "".join(lines))
+                raise DataError(f"{self._folder}: {found} entries, expected {count}; remove it and start anew.")
+            if len(self._listed) != count:
+                lines = (_meta_line(bytes(key).decode(), value, level) for key, value in transaction.cursor())
+                write_whole(os.path.join(self._folder, META_FILE), "".join(lines))
         self.close()
-        os.rename(self._partial, self.path)
-        self.done = True
+        if self._folder != self.path:
+            os.rename(self._folder, self.path)
 
     def close(self) -> None:
         """Close the environment; what was committed stays."""

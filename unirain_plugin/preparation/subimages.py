@@ -8,15 +8,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-import cv2
-import numpy as np
-
 from unirain_plugin.data.lmdb_keys import unique_stems
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.pair_files import read_pair
 from unirain_plugin.data.strict_decode import map_in_processes
-from unirain_plugin.errors import DataError
-from unirain_plugin.support.writing import write_errors, write_whole
+from unirain_plugin.support.files import write_errors
+from unirain_plugin.support.png import write_png
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +88,5 @@ def _cut(root: str, output: str, plan: CutPlan, item: tuple[ManifestRecord, str]
             continue
         pixels = image.decode()
         for (top, left), path in zip(corners, paths, strict=True):
-            _write_png(path, pixels[top : top + size[0], left : left + size[1]], plan.level)
+            write_png(path, pixels[top : top + size[0], left : left + size[1]], plan.level)
     return parts
-
-
-def _write_png(path: str, pixels: np.ndarray, level: int) -> None:
-    ok, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, level])
-    if not ok:
-        raise DataError(f"{path}: the sub-image cannot be encoded.")
-    write_whole(path, data.tobytes(), sync=False)

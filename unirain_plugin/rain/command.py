@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.support.writing import write_errors, write_whole
+from unirain_plugin.support.files import write_errors, write_whole
+from unirain_plugin.support.names import safe_path
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
@@ -220,7 +221,6 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, name
             raise DataError(
                 f"--resume: {output} was made with other settings ({changed}); use the same or --overwrite."
             )
-        _remove_scratch(output)
         if args.overwrite:
             _remove_pairs(output, made)
         else:
@@ -232,26 +232,19 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, name
     write_whole(record, json.dumps({**settings, "pairs": pairs}, indent=1) + "\n")
 
 
-def _remove_scratch(output: Path) -> None:
-    """Remove what a killed run has half written."""
-    for folder in _folders(output, RAIN_TYPES):
-        for path in folder.glob(".*.tmp"):
-            path.unlink()
-
-
 def _remove_pairs(output: Path, made: dict) -> None:
     """Remove the pairs that were made, other files stay; and the folders that this empties."""
     for folder in _folders(output, made["types"]):
         for name in made["names"]:
             for k in range(made["per_image"]):
-                (folder / _file_name(name, k)).unlink(missing_ok=True)
+                (folder / _file_name(safe_path(name), k)).unlink(missing_ok=True)
         for empty in (folder, folder.parent):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()
 
 
 def _folders(output: Path, types: Sequence[str]) -> list[Path]:
-    return [output / rain_type / side for rain_type in types for side in ("input", "target")]
+    return [output / safe_path(rain_type) / side for rain_type in types for side in ("input", "target")]
 
 
 def _read_settings(record: Path) -> dict:

@@ -25,8 +25,8 @@ from unirain_plugin.rain.drawn import draw_drops, draw_lines
 from unirain_plugin.rain.params import WIDE_RAIN
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.variation import add_bars, dull, soft, soften_rain, vary_colours
+from unirain_plugin.support.png import write_png
 from unirain_plugin.support.processes import end_with_parent
-from unirain_plugin.support.writing import write_whole
 
 INPUT, TARGET = "input", "target"
 
@@ -194,8 +194,8 @@ def make_pair(job: PairJob) -> None:
         clean = rainy if dry else dull(clean, blur, _GIVEN_BACK * light)
     window = _window(frame, job.size, rng)
     lq, gt = job.paths
-    write_png(gt, clean[window])
-    write_png(lq, rainy[window])
+    write_png(gt, clean[window][..., ::-1])
+    write_png(lq, rainy[window][..., ::-1])
 
 
 def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -212,16 +212,6 @@ def _window(frame: np.ndarray, size: tuple[int, int] | None, rng: np.random.Gene
     size = size or frame.shape[:2]
     starts = [int(rng.integers(0, have - want + 1)) for have, want in zip(frame.shape, size, strict=False)]
     return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
-
-
-def write_png(path: Path, rgb: np.ndarray) -> None:
-    """Write an (H, W, 3) uint8 RGB picture; the file appears whole or not at all.
-
-    Raises:
-        DataError: If it cannot be written.
-    """
-    data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
-    write_whole(path, data, sync=False)
 
 
 def _attempt(job: PairJob) -> tuple[PairJob, str]:

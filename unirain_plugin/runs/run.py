@@ -16,6 +16,7 @@ import yaml
 
 import unirain_plugin
 from unirain_plugin.errors import OptionError, UniRainError
+from unirain_plugin.support.processes import end_with_parent
 from unirain_plugin.toolbox import (
     archive_folder,
     explain_loading_errors,
@@ -94,6 +95,7 @@ class Run:
     def __init__(self, arguments: RunArguments, is_train: bool) -> None:
         from unirain_plugin.options import checked_loader
 
+        end_with_parent()
         unirain_plugin.register()
         self.arguments = arguments
         self.is_train = is_train

@@ -11,6 +11,7 @@ from unirain_plugin.errors import OptionError
 from unirain_plugin.runs.distributed import agreed
 from unirain_plugin.runs.loaders import build_training_loader, build_validation_loaders
 from unirain_plugin.runs.run import Run, RunArguments
+from unirain_plugin.support.files import write_whole
 from unirain_plugin.toolbox import LazyPrefetcher
 
 
@@ -115,7 +116,7 @@ class TrainingRun(Run):
             if self.arguments.overrides:
                 text = yaml.dump(self.options, Dumper=ordered_yaml()[1], sort_keys=False, allow_unicode=True)
             header = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {' '.join(sys.argv)}\n\n"
-            (Path(experiments_root) / Path(opt_file).name).write_text(header + text, encoding="utf-8")
+            write_whole(Path(experiments_root) / Path(opt_file).name, header + text)
 
     def init_tb_logger(self, log_dir: str) -> Any:
         """TensorBoard on rank 0; what a killed part of the run wrote after its last checkpoint is purged.

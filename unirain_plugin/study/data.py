@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from unirain_plugin.compare.scores import read_bgr, score
@@ -26,6 +25,8 @@ from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.files import read_json, write_json
 from unirain_plugin.study.options import DataOptions, Photographs
 from unirain_plugin.study.planted import Pair, plant
+from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.png import write_png
 
 GOOD = "rendered"
 """``source`` of a pair that was not spoilt; that of a spoilt one is its kind."""
@@ -155,22 +156,17 @@ def _spoil(folder: DataFolder, options: DataOptions) -> list[ManifestRecord]:
             bad = plant(kind, *both, rng)
             paths = [f"planted/{rain_type}/{side}/{place:04d}_{kind}.png" for side in ("input", "target")]
             for path, image in zip(paths, (bad.lq, bad.gt), strict=True):
-                _write_rgb(folder.root / path, image)
+                write_png(folder.root / path, image[..., ::-1])
             records.append(ManifestRecord(*paths, rain_type, kind))
     write_manifest(folder.root / "candidates.jsonl", records)
     return records
-
-
-def _write_rgb(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tofile(path)
 
 
 def _distil(folder: DataFolder, workers: int) -> list[bool]:
     """Run the distillation pipeline with its defaults; the verdict on each candidate, in their order."""
     references = sorted((folder.root / "references").glob("*/input/*.png"))
     lines = [path.relative_to(folder.root).as_posix() for path in references]
-    (folder.root / "references.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(folder.root / "references.txt", "\n".join(lines) + "\n")
     options = {
         "name": "reproduce",
         "references": {"images": str(folder.root / "references.txt")},

@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
-
 from unirain_plugin.compare.figures import Row, comparison_grid
 from unirain_plugin.compare.scores import (
     Triplet,
@@ -25,6 +23,7 @@ from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
 from unirain_plugin.study.demo_distill import distil
+from unirain_plugin.support.png import write_png
 from unirain_plugin.support.resources import option_file
 
 TRAIN_OPTIONS = "train/train_UniRain-Tiny_demo.yml"
@@ -98,7 +97,7 @@ def restore_with_shipped_weights(data: Path, results: Path) -> list[Triplet]:
         (results / rain_type).mkdir(parents=True)
         for path in sorted((data / rain_type / "input").iterdir()):
             restored = restore(network, read_bgr(path)[..., ::-1])
-            cv2.imwrite(str(results / rain_type / f"{path.stem}_{SUFFIX}.png"), restored[..., ::-1])
+            write_png(results / rain_type / f"{path.stem}_{SUFFIX}.png", restored[..., ::-1])
     return find_triplets(data, results, SUFFIX, RAIN_TYPES)
 
 
@@ -111,7 +110,7 @@ def write_picture(triplets: list[Triplet], path: Path) -> Path:
         lq, restored, gt = (read_bgr(p) for p in (triplet.lq, triplet.restored, triplet.gt))
         psnr = score(lq, gt).psnr, score(restored, gt).psnr
         rows.append(Row(RainType[rain_type.upper()].description, lq, restored, gt, *psnr))
-    cv2.imencode(".png", comparison_grid(rows)[..., ::-1])[1].tofile(path)
+    write_png(path, comparison_grid(rows)[..., ::-1])
     return path
 
 

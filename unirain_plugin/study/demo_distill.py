@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
@@ -17,6 +16,8 @@ from unirain_plugin.distill.results.report import REPORT
 from unirain_plugin.preparation import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.study.planted import Pair, plant
+from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.png import write_png
 
 KINDS = ("misaligned_4px", "wrong_scene", "still_rainy", "flat_rain", "swapped", "duplicate")
 GOOD = "rendered"
@@ -45,7 +46,7 @@ def distil(train: Path, output: Path, seed: int = 0, workers: int = 2) -> str:
     rain = ["--types", *types, "--split", "train", "--per-image", "2", "--size", "192", "--seed", str(seed + 1)]
     synthesize_rain.main([*rain, "--output", str(output / "real")])
     references = sorted(path.relative_to(output).as_posix() for path in (output / "real").glob("*/input/*"))
-    (output / "references.txt").write_text("\n".join(references) + "\n", encoding="utf-8")
+    write_whole(output / "references.txt", "\n".join(references) + "\n")
     options = {
         "name": "demo",
         "references": {"images": str(output / "references.txt")},
@@ -77,8 +78,7 @@ def _candidates(train: Path, output: Path, seed: int) -> list[ManifestRecord]:
             spoilt = plant(kind, *pairs, rng)
             paths = [output / "planted" / rain_type / side / f"{number:03d}_{kind}.png" for side in ("input", "target")]
             for path, image in zip(paths, (spoilt.lq, spoilt.gt), strict=True):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tofile(path)
+                write_png(path, image[..., ::-1])
             records.append(ManifestRecord(str(paths[0]), str(paths[1]), rain_type, kind))
     return records
 

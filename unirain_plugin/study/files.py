@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.files import write_whole
 
 CURVE = "curve.jsonl"
 """In a run's experiment folder: the figures of each validation, a line each."""
@@ -15,17 +15,9 @@ RESULT = "evaluation.json"
 """In a run's experiment folder: what came out. Where it stands, the run is finished."""
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its name and move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
-
-
 def write_json(path: Path, value: object) -> None:
     """Write plain data as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from unirain_plugin.study.files import RESULT, read_json, write_text
+from unirain_plugin.study.files import RESULT, read_json
 from unirain_plugin.study.plan import GridRun
+from unirain_plugin.support.files import write_whole
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_TAIL = 4000
@@ -99,7 +100,7 @@ class Grid:
         from unirain_plugin.study.worker import work
 
         option_file = self.root / "options" / f"{run.name}.yml"
-        write_text(option_file, yaml.safe_dump(self.options[run], sort_keys=False))
+        write_whole(option_file, yaml.safe_dump(self.options[run], sort_keys=False))
         log = self.log(run)
         log.parent.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver")

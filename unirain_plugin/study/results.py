@@ -9,11 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import cv2
-
 from unirain_plugin.study.costs import Costs
 from unirain_plugin.study.figures import draw_curves, draw_pictures
-from unirain_plugin.study.files import write_json, write_text
+from unirain_plugin.study.files import write_json
 from unirain_plugin.study.grid import Outcome
 from unirain_plugin.study.options import ReproduceOptions
 from unirain_plugin.study.report import (
@@ -25,13 +23,15 @@ from unirain_plugin.study.report import (
     type_table,
     usage_tables,
 )
+from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.png import write_png
 from unirain_plugin.support.provenance import provenance
 
 
 def write_runs(root: Path, outcomes: Sequence[Outcome]) -> None:
     """Write ``runs.jsonl``: a line a run that ended, with its variant, seed, status, figures and seconds."""
     lines = [json.dumps(_run(outcome), ensure_ascii=False) for outcome in outcomes if outcome.status != "missing"]
-    write_text(root / "runs.jsonl", "".join(line + "\n" for line in lines))
+    write_whole(root / "runs.jsonl", "".join(line + "\n" for line in lines))
 
 
 def _run(outcome: Outcome) -> dict[str, Any]:
@@ -66,8 +66,8 @@ def write_results(
     write_runs(root, outcomes)
     rows = make_rows(options, costs, outcomes)
     text = _text(options, costs, data, outcomes, rows, record)
-    write_text(root / "table.md", text)
-    write_text(root / "table.csv", csv_table(rows, data["rainy"]))
+    write_whole(root / "table.md", text)
+    write_whole(root / "table.csv", csv_table(rows, data["rainy"]))
     write_json(
         root / "results.json",
         {
@@ -91,7 +91,7 @@ def write_results(
         for question in options.questions:
             picture = draw_pictures(options, question, outcomes, root)
             if picture is not None:
-                cv2.imencode(".png", picture[..., ::-1])[1].tofile(root / f"pictures_{question}.png")
+                write_png(root / f"pictures_{question}.png", picture[..., ::-1])
     return text
 
 

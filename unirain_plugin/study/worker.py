@@ -15,6 +15,7 @@ from unirain_plugin.runs.run import RunArguments
 from unirain_plugin.runs.training import TrainingRun
 from unirain_plugin.study.files import CURVE, RESULT, write_json
 from unirain_plugin.study.plan import VAL_NAME
+from unirain_plugin.support.png import write_png
 from unirain_plugin.support.processes import end_with_parent
 from unirain_plugin.support.provenance import commit, now
 
@@ -119,7 +120,7 @@ def train_and_evaluate(option_file: Path, root: Path) -> None:
 
 def write_pictures(model: Any, loader: Any, folder: Path) -> None:
     """Restore the first held-out picture of every rain type; write it with its input and its clean picture."""
-    from basicsr.utils import imwrite, tensor2img
+    from basicsr.utils import tensor2img
 
     names = {label: name for name, label in loader.dataset.rain_types.items()}
     for data in loader:
@@ -130,5 +131,5 @@ def write_pictures(model: Any, loader: Any, folder: Path) -> None:
         model.feed_data(data)
         model.test()
         for kind, tensor in (("rainy", model.lq), ("restored", model.output), ("clean", model.gt)):
-            imwrite(tensor2img([tensor]), str(folder / f"{name}_{kind}.png"))
+            write_png(folder / f"{name}_{kind}.png", tensor2img([tensor]))
         model.forget_data()

@@ -1,1 +1,1 @@
-"""Shared ground: files, processes, one option validator, random streams. Imports nothing of the package but errors."""
+"""What every part of the package may use, and what itself uses none of them."""

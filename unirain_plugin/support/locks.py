@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from unirain_plugin.errors import DataError
-from unirain_plugin.support.writing import write_errors
+from unirain_plugin.support.files import write_errors
 
 
 @contextmanager

@@ -12,10 +12,14 @@ def end_with_parent() -> None:
     """Call in a child process: it exits with status 1 once its parent is gone. In a main process nothing happens.
 
     A killed parent cannot end its children. They would wait for work for ever, or go on writing into its folder.
+    The ranks of torchrun are children too (it gives them TORCHELASTIC_RUN_ID); torch's loader workers end with them.
     """
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+    sentinel = None if parent is None else parent.sentinel
+    if parent is None and "TORCHELASTIC_RUN_ID" in os.environ and hasattr(os, "pidfd_open"):
+        sentinel = os.pidfd_open(os.getppid())
+    if sentinel is not None:
+        threading.Thread(target=_exit_after, args=(sentinel,), daemon=True).start()
 
 
 def _exit_after(sentinel: int) -> None:

@@ -6,14 +6,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, path_from
 from unirain_plugin.distill.records import Reference
 from unirain_plugin.distill.results.rows import ResultRow
 from unirain_plugin.distill.workspace import disk_errors, write_text
+from unirain_plugin.support.files import whole_file
 
 MANIFEST, VOTES, META_INFO = "manifest.jsonl", "votes.jsonl", "meta_info"
 
@@ -27,17 +27,11 @@ def write_rows(rows: Iterable[ResultRow], references: list[Reference], folder: P
     Raises:
         DistillError: If the disk is full or read-only.
     """
-    temporary = folder / f".{VOTES}.tmp"
-    with disk_errors(folder), ExitStack() as stack:
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest = stack.enter_context(ManifestWriter(folder / MANIFEST))
-        votes = stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n"))
+    with disk_errors(folder), ManifestWriter(folder / MANIFEST) as manifest, whole_file(folder / VOTES) as votes:
         for row in rows:
             manifest.write(_record(row, references, folder))
             _write_votes(votes, row)
             yield row
-        votes.close()
-        os.replace(temporary, folder / VOTES)
 
 
 def _record(row: ResultRow, references: list[Reference], folder: Path) -> ManifestRecord:
@@ -58,9 +52,9 @@ def _record(row: ResultRow, references: list[Reference], folder: Path) -> Manife
     )
 
 
-def _write_votes(file: TextIO, row: ResultRow) -> None:
+def _write_votes(file: BinaryIO, row: ResultRow) -> None:
     line = {"id": row.candidate.id, "outcome": row.outcome, "caption": row.caption, "votes": row.votes}
-    file.write(json.dumps(line, ensure_ascii=True, sort_keys=True) + "\n")
+    file.write(json.dumps(line, ensure_ascii=True, sort_keys=True).encode() + b"\n")
 
 
 class MetaInfo:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unirain_plugin.distill.errors import DistillError
+from unirain_plugin.errors import DataError
+from unirain_plugin.support.files import write_whole
 
 
 class ReplyCache:
@@ -50,15 +50,10 @@ class ReplyCache:
         if self._folder is None:
             return
         path = self._path(key)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(json.dumps({"key": key, "reply": reply}), encoding="utf-8")
-            os.replace(scratch, path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                scratch.unlink()
-            raise DistillError(f"cache: {path}: cannot be written: {error.strerror or error}.") from error
+            write_whole(path, json.dumps({"key": key, "reply": reply}))
+        except DataError as error:
+            raise DistillError(f"cache: {error}") from error
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"

@@ -23,6 +23,7 @@ from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.complexity import complexity
 from unirain_plugin.study.benchmarks import measuring
 from unirain_plugin.study.benchmarks.candidates import BASELINE, candidates
+from unirain_plugin.support.files import write_whole
 
 CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
 GPU_VARIANTS = (
@@ -226,5 +227,5 @@ def main(argv: list[str]) -> int:
     if dispatch:
         sys.stdout.write("\nHard mixture, top-1 of 3, against all experts and masks:\n\n" + dispatch_table(dispatch))
     if args.json:
-        args.json.write_text(json.dumps({"networks": networks, "dispatch": dispatch}, indent=1), encoding="utf-8")
+        write_whole(args.json, json.dumps({"networks": networks, "dispatch": dispatch}, indent=1))
     return 0

@@ -32,6 +32,7 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, GOOD_KINDS, KINDS, Pair, plant
+from unirain_plugin.support.files import write_whole
 
 STRICT_KINDS = ("wrong_scene", "swapped", DUPLICATE, "still_rainy", *(f"misaligned_{d}px" for d in range(2, 9)))
 """Kinds of which nine in ten must be found; of the others in KINDS eight in ten; misaligned_1px is only reported."""
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print(rows, milliseconds, len(good))
     if args.json:
         report = {"rows": [asdict(row) for row in rows], "ms_per_pair": milliseconds, "arguments": vars(args)}
-        args.json.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+        write_whole(args.json, json.dumps(report, indent=1, default=str) + "\n")
     return 0 if all(row.met is not False for row in rows) else 1
 
 

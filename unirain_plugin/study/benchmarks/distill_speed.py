@@ -24,6 +24,7 @@ from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.support.png import write_png
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,11 +78,13 @@ def write_pairs(folder: Path, pairs: int, references: int, size: int) -> None:
         for place, mirror in enumerate(mirrors):
             if len(mirrors) * number + place < pairs:
                 for side, image in (("input", pair.lq), ("target", pair.gt)):
-                    _write(folder / "pairs" / rain_type / side / f"{number:05d}_{place}.png", mirror(image))
+                    write_png(
+                        folder / "pairs" / rain_type / side / f"{number:05d}_{place}.png", mirror(image)[..., ::-1]
+                    )
     for number in range(references):
         rain_type = RAIN_TYPES[number % len(RAIN_TYPES)]
         image = render_rain(others[number // len(RAIN_TYPES) % len(others)], rain_type, 100_000 + number).lq
-        _write(folder / "real" / rain_type / f"{number:05d}.png", image)
+        write_png(folder / "real" / rain_type / f"{number:05d}.png", image[..., ::-1])
 
 
 def _read(split: str) -> list[np.ndarray]:
@@ -91,11 +94,6 @@ def _read(split: str) -> list[np.ndarray]:
 def _fit(photo: np.ndarray, size: int) -> np.ndarray:
     side = min(photo.shape[:2])
     return cv2.resize(photo[:side, :side], (size, size), interpolation=cv2.INTER_AREA)
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.ascontiguousarray(image[..., ::-1]))
 
 
 def _parser() -> argparse.ArgumentParser:

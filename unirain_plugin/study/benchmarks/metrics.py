@@ -15,6 +15,7 @@ import numpy as np
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
+from unirain_plugin.support.files import write_whole
 from unirain_plugin.toolbox import prepare_import
 
 GOAL = 1e-6
@@ -104,5 +105,5 @@ def main(argv: list[str]) -> int:
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        write_whole(args.json, json.dumps(rows, indent=1))
     return int(any(r["difference"] > GOAL for r in rows))

@@ -25,6 +25,7 @@ from unirain_plugin.distill.retrieval.ssim import ssim_of_pairs, ssim_one_to_man
 from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index
 from unirain_plugin.distill.worker import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
+from unirain_plugin.support.files import write_whole
 
 _BLOCK = 4096
 _BATCH = 256
@@ -55,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         f"difference {speed['difference']:.1e}; preparing a thumbnail once: {speed['prepare']:.0f} µs\n"
     )
     if args.json:
-        Path(args.json).write_text(json.dumps({"sizes": rows, "ssim": speed}, indent=1) + "\n", encoding="utf-8")
+        write_whole(args.json, json.dumps({"sizes": rows, "ssim": speed}, indent=1) + "\n")
     if args.plot:
-        Path(args.plot).write_text(_plot(rows), encoding="utf-8")
+        write_whole(args.plot, _plot(rows))
         sys.stdout.write(f"growth with size: {args.plot}\n")
     return 0
 

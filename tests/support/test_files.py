@@ -1,0 +1,82 @@
+"""Files appear whole or not at all; leftovers of the dead go, files of the living and of users stay."""
+
+import errno
+import os
+import signal
+
+import pytest
+
+from unirain_plugin import __main__ as cli
+from unirain_plugin.errors import DataError
+from unirain_plugin.support import files
+from unirain_plugin.support.files import remove_leftovers, whole_file, write_whole
+
+
+def test_any_name_that_a_file_may_have_can_be_written(tmp_path):
+    for name in ("x" * 255, "語" * 85, "x" * 250 + ".png", "a." + "x" * 250):
+        write_whole(tmp_path / name, "text")
+        assert os.listdir(tmp_path) == [name]
+        (tmp_path / name).unlink()
+
+
+def test_mode_is_that_of_any_new_file(tmp_path):
+    write_whole(tmp_path / "a", b"")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_names_the_file_and_leaves_the_old_one_alone(tmp_path, monkeypatch, step):
+    write_whole(tmp_path / "a.txt", "old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(DataError, match=r"a\.txt: cannot be written: No space left") as caught:
+        write_whole(tmp_path / "a.txt", "new")
+    assert caught.value.__cause__.filename == str(tmp_path / "a.txt")
+    assert os.listdir(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_an_error_of_the_block_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a") as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert not os.listdir(tmp_path)
+
+
+def test_a_killed_writers_file_goes_and_a_living_ones_or_a_users_stays(tmp_path):
+    child = os.fork()
+    if child == 0:
+        with whole_file(tmp_path / "a.txt") as file:
+            file.write(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(os.listdir(tmp_path)) == 1
+    users = {".notes.tmp", "a.tmp", ".tmp-unirain", ".0123456789ab.tmp"}
+    for name in users:
+        (tmp_path / name).touch()
+    files._swept.discard(str(tmp_path))
+    with whole_file(tmp_path / "b.txt") as living:
+        remove_leftovers(tmp_path)
+        assert set(os.listdir(tmp_path)) == users | {os.path.basename(living.name)}
+    assert set(os.listdir(tmp_path)) == users | {"b.txt"}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_device_is_written_and_never_replaced(tmp_path):
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="full: cannot be written: No space left"):
+        write_whole(tmp_path / "full", "text")
+    assert (tmp_path / "full").is_symlink() and not os.path.isfile("/dev/full")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG])
+def test_what_the_system_refuses_is_one_line_and_status_2(monkeypatch, capsys, number):
+    def refuse(argv):
+        raise OSError(number, os.strerror(number), "some/file")
+
+    monkeypatch.setattr("unirain_plugin.inference.export_command.main", refuse)
+    assert cli.run("export", []) == 2
+    assert capsys.readouterr().err == f"error: some/file: {os.strerror(number)}\n"

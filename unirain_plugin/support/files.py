@@ -1,0 +1,186 @@
+"""Files that appear whole: written beside their name, brought to the disk and moved there. Only this module does so.
+
+A temporary file is locked by the process that writes it. What a killed process has left is not, and is deleted by the
+next one that writes into the folder; a file that is being written is never touched, nor is one of another name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from unirain_plugin.errors import DataError
+
+_ORIGIN_FILE = ".made_from.json"
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp-unirain(\.\w{1,15})?")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_swept: set[str] = set()
+
+
+@contextmanager
+def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be written (a full disk, say) into a clear error.
+
+    Raises:
+        DataError: Naming the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        if isinstance(error, FileExistsError):
+            reason = f"{error.filename} is no folder"
+        raise DataError(f"{os.fspath(path)}: cannot be written: {reason}.") from error
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], sync: bool = True) -> Iterator[BinaryIO]:
+    """Yield a file, in the same folder and with the same suffix, that gets its name when the block ends well.
+
+    Its ``name`` may be given to another program, which must write into the file that is there. The folder is made if
+    missing. A name that stands for no file (``/dev/stdout``) is written directly.
+
+    Args:
+        path: The file to be.
+        sync: Wait until it is on the disk, so that it also outlives a power cut.
+
+    Raises:
+        OSError: Naming ``path``, if it cannot be written; nothing is left behind, an older file stays as it was.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            yield file
+        return
+    folder = os.path.dirname(path) or "."
+    file, temporary = None, None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if folder not in _swept:
+            remove_leftovers(folder)
+            _swept.add(folder)
+        file = _temporary_file(folder, os.path.splitext(path)[1])
+        temporary = file.name
+        yield file
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+        else:
+            os.close(os.dup(file.fileno()))  # some network disks tell a full disk at a close, and none later
+        os.replace(temporary, path)
+        temporary = None
+        if sync:
+            _sync_folder(folder)
+    except OSError as error:
+        if error.errno and error.filename in (None, temporary):
+            error.filename = path
+        raise
+    finally:
+        with suppress(OSError):  # on a full disk its buffer cannot be flushed
+            if file is not None:
+                file.close()
+        with suppress(OSError):
+            if temporary is not None:
+                os.unlink(temporary)
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | memoryview | str, sync: bool = True) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: The file; its folder is made if missing.
+        data: Its contents; text is written as UTF-8, with undecodable bytes of file names as they were.
+        sync: See :func:`whole_file`.
+
+    Raises:
+        DataError: If it cannot be written; nothing is left behind.
+    """
+    with write_errors(path), whole_file(path, sync) as file:
+        file.write(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and see that files can be made in it; what killed runs have left goes.
+
+    Raises:
+        DataError: If not.
+    """
+    with write_errors(folder):
+        os.makedirs(folder, exist_ok=True)
+        remove_leftovers(folder)
+        with _temporary_file(os.fspath(folder), "") as file:
+            os.unlink(file.name)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error was raised because the disk is full or read-only, so that no other file could be written."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Delete the temporary files in a folder that no living process writes."""
+    with os.scandir(folder) as entries:
+        names = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name) and entry.is_file()]
+    for name in names:
+        with suppress(OSError), open(name, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(name)
+
+
+def _temporary_file(folder: str, suffix: str) -> BinaryIO:
+    """A locked file with a short name of its own."""
+    while True:
+        name = f".{secrets.token_hex(6)}.tmp-unirain{suffix}"
+        file = open(os.path.join(folder, name if _TEMPORARY.fullmatch(name) else name[: -len(suffix)]), "xb")  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks: its leftovers stay
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another process swept it away before the lock was there
+
+
+def _sync_folder(folder: str) -> None:
+    with suppress(OSError):  # not every file system does this; the rename is atomic all the same
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
+    """Make a folder and note what its files are made of; a folder made of the same is taken up again.
+
+    Args:
+        folder: The folder.
+        origin: What its files are made of.
+        refusal: What to say of a folder made of something else: ``{folder}: {refusal}``.
+
+    Raises:
+        DataError: If the folder holds something else or cannot be written.
+    """
+    path = os.path.join(folder, _ORIGIN_FILE)
+    with write_errors(folder):
+        os.makedirs(folder, exist_ok=True)
+        remove_leftovers(folder)
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except FileNotFoundError:
+        if os.listdir(folder):
+            raise DataError(f"{folder}: the folder is not empty; choose another.") from None
+        write_whole(path, json.dumps(origin, indent=1))
+        return
+    except ValueError:
+        found = None
+    if found != origin:
+        raise DataError(f"{folder}: {refusal}")
