@@ -79,7 +79,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.13",
     packages=find_packages(include=["unirain_plugin", "unirain_plugin.*"]),
     package_data={"unirain_plugin": ["**/*.yml", "**/*.json", "**/*.j2", "weights/*", "docs/*.md", "assets/*.jpg"]},
     install_requires=[
