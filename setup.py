@@ -59,7 +59,7 @@ version: dict[str, str] = {}
 exec((ROOT / "unirain_plugin" / "version.py").read_text(encoding="utf-8"), version)
 
 EXTRAS = {
-    "test": ["pytest>=8.2", "ruff>=0.17"],
+    "test": ["pytest>=8.2", "pytest-xdist>=3.8", "ruff>=0.17"],
     "distill": ["faiss-cpu>=1.15", "open_clip_torch>=3.3"],
     "vlm": ["openai>=3.54"],
     "sentence": ["sentence-transformers>=6.2"],
@@ -68,7 +68,8 @@ EXTRAS = {
     "speed": ["simplejpeg>=1.9", "isal>=1.9", "pyspng-seunglab>=1.1"],
     "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7"],
     "app": ["gradio>=6.31"],
-    "compare": ["pyiqa>=0.1.16"],
+    "compare": ["pyiqa>=0.1.16"],  # PolyForm Noncommercial since 0.1.16: not for commercial use
+    "lpips": ["lpips>=0.1.4"],  # BSD: LPIPS without pyiqa
     "spandrel": ["spandrel>=0.4.2"],
 }
 
@@ -86,10 +87,12 @@ setup(
         "basicsr>=1.4.2",
         "torch>=2.11",
         "torchvision>=0.26",
+        "matplotlib>=3.8",
         "mmengine>=0.10.4",
-        "lmdb>=1.4",
+        "lmdb>=2.1",  # CVE-2019-16224 to 16228 are mended
         "numpy>=1.26",
         "opencv-python>=4.9",
+        "pillow>=10.1",
         "pyyaml>=6.0",
         "safetensors>=0.4",
         "scikit-image>=0.22",

@@ -275,7 +275,7 @@ def test_a_missing_metric_is_told_and_the_others_are_computed(data, tmp_path, mo
 
     find = scoring.importlib.util.find_spec
     monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None if name == "pyiqa" else find(name))
-    outcome = compare(data, tmp_path, [models(data)[2]], metrics=["psnr", "lpips"])
+    outcome = compare(data, tmp_path, [models(data)[2]], metrics=["psnr", "musiq"])
     assert outcome.comparison.metrics == ["psnr"] and "pip install pyiqa" in outcome.failures[0]
 
 
