@@ -83,9 +83,7 @@ def test_a_network_that_takes_some_sizes_only_is_told_the_size(tmp_path, how, fo
 
 
 FAKE = """
-import importlib.util
 import os
-import re
 told = os.environ.get("ORT_DISABLE_TELEMETRY")
 def disable_telemetry_events():
     print("told at import:", told, "and afterwards")
