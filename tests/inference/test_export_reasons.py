@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unirain_plugin.errors import CheckpointError
-from unirain_plugin.export.formats import export_onnx, export_torchscript
+from unirain_plugin.inference.export_formats import export_onnx, export_torchscript
 
 
 class Network(nn.Module):

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.compare.metrics import finite_mean
 from unirain_plugin.errors import DataError
+from unirain_plugin.metrics.psnr_ssim import finite_mean
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unirain_plugin.compare.metrics import finite_mean
 from unirain_plugin.compare.options import BootstrapOptions
 from unirain_plugin.compare.results import ImageResult
+from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 
 MEAN, WORST, ALL = "mean", "worst", "all"

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from unirain_plugin.compare.cost import CONVENTION
-from unirain_plugin.compare.metrics import finite_mean
 from unirain_plugin.compare.options import BootstrapOptions, CostOptions
 from unirain_plugin.compare.results import INPUT, ImageResult, ModelRow
 from unirain_plugin.compare.summary import MEAN, WORST, SetSummary, rank
+from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "niqe": "NIQE", "lpips": "LPIPS"}
