@@ -59,7 +59,7 @@ version: dict[str, str] = {}
 exec((ROOT / "unirain_plugin" / "version.py").read_text(encoding="utf-8"), version)
 
 EXTRAS = {
-    "test": ["pytest>=8.2", "ruff>=0.17"],
+    "test": ["pytest>=8.2", "pytest-xdist>=3.8", "ruff>=0.17"],
     "distill": ["faiss-cpu>=1.15", "open_clip_torch>=3.3"],
     "vlm": ["openai>=3.54"],
     "sentence": ["sentence-transformers>=6.2"],
@@ -69,7 +69,8 @@ EXTRAS = {
     "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7"],
     "app": ["gradio>=6.31"],
     "heif": ["pillow-heif>=1.0"],
-    "compare": ["pyiqa>=0.1.16"],
+    "compare": ["pyiqa>=0.1.16"],  # PolyForm Noncommercial since 0.1.16: not for commercial use
+    "lpips": ["lpips>=0.1.4"],  # BSD: LPIPS without pyiqa
     "spandrel": ["spandrel>=0.4.2"],
 }
 
@@ -80,15 +81,16 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.13",
     packages=find_packages(include=["unirain_plugin", "unirain_plugin.*"]),
     package_data={"unirain_plugin": ["**/*.yml", "**/*.json", "**/*.j2", "weights/*", "docs/*.md", "assets/*.jpg"]},
     install_requires=[
         "basicsr>=1.4.2",
         "torch>=2.11",
         "torchvision>=0.26",
+        "matplotlib>=3.8",
         "mmengine>=0.10.4",
-        "lmdb>=1.4",
+        "lmdb>=2.1",  # CVE-2019-16224 to 16228 are mended
         "numpy>=1.26",
         "opencv-python>=4.9",
         "pillow>=11.3",

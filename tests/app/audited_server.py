@@ -22,5 +22,16 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 
 from unirain_plugin.__main__ import main  # noqa: E402
+from unirain_plugin.app import command  # noqa: E402
+
+
+def serve_where_gradio_fetches_from_this_machine(*parts, serve=command.serve):
+    from gradio.processing_utils import PUBLIC_HOSTNAME_WHITELIST
+
+    PUBLIC_HOSTNAME_WHITELIST.append("127.0.0.1")  # by itself it refuses such addresses: our refusal is to be tested
+    return serve(*parts)
+
+
+command.serve = serve_where_gradio_fetches_from_this_machine
 
 sys.exit(main(sys.argv[2:]))

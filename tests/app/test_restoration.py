@@ -68,6 +68,18 @@ def test_old_results_are_removed(restorer, tmp_path):
     assert notes == ["reading the picture", "loading the weights", "restoring 24 × 20 pixels", "writing the result"]
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "named"),
+    [(6, 569, ""), (6, 570, ", 427 pixels"), (854, 4, ", 640 pixels, 427 pixels"), (4, 853, ", 427 pixels")],
+)
+def test_only_sizes_that_were_used_are_named(restorer, tmp_path, height, width, named):
+    path = tmp_path / "a.png"
+    Image.fromarray(random_picture(height, width)).save(path)
+    options = RestoreOptions(sizes=(640, 427))
+    done = restorer.restore(path, str(restorer.weights[0]), options, "cpu", lambda text: None)
+    assert done.summary.endswith(f", fp32{named}")
+
+
 def test_network_is_kept_until_its_file_changes(restorer):
     name = str(restorer.weights[0])
     first = restorer.net(name, "cpu")

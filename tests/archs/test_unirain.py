@@ -167,7 +167,8 @@ def test_a_copy_of_a_compiled_network_has_weights_of_its_own(small):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1)
-    assert torch.equal(twin(lq), before) and not torch.equal(net(lq), before)
+    close(twin(lq), before)
+    assert (net(lq) - before).abs().max() > 0.1 * before.abs().max()
 
 
 def test_an_empty_batch_is_refused(small):

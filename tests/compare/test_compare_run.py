@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,25 @@ def test_the_command_writes_everything(data, tmp_path, capsys):
     assert r"\textbf{34.15}" in (out / "tables.tex").read_text()
     assert cv2.imread(str(out / "figure.png")) is not None
     assert "finished" in (out / "page.html").read_text(encoding="utf-8")
+
+
+def test_one_perfect_image_does_not_hide_the_others(data, tmp_path, capsys):
+    perfect = tmp_path / "perfect"
+    shutil.copytree(data / "finished", perfect)
+    shutil.copy(data / "test/drs/target/000.png", perfect / "drs/000_r.png")
+    chosen = [{**models(data)[2], "name": "copied", "results": str(perfect)}, models(data)[2]]
+    options = option_dict(data, tmp_path / "out", chosen, figure={"crop": 16}, metrics=["psnr"])
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(options))
+    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 0
+    out, note = tmp_path / "out", "copied: PSNR of 1 of 2 images of DRS."
+    table = (out / "tables.md").read_text()
+    assert note in table and note in capsys.readouterr().out and "∞" not in table
+    assert "| copied | **34.15** |" in table and "| finished | **34.15** |" in table
+    assert note in (out / "tables.tex").read_text() and note in (out / "page.html").read_text(encoding="utf-8")
+    assert "test,drs,drs/000,copied,inf" in (out / "per_image.csv").read_text()
+    (test_set,) = json.loads((out / "summary.json").read_text())["test_sets"]
+    assert test_set["left_out"] == {"copied": {"drs": {"psnr": 1}}}
+    assert test_set["values"]["copied"]["mean"]["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=0.01)
 
 
 def test_a_rerun_computes_nothing_again(data, tmp_path, monkeypatch):
@@ -255,7 +275,7 @@ def test_a_missing_metric_is_told_and_the_others_are_computed(data, tmp_path, mo
 
     find = scoring.importlib.util.find_spec
     monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None if name == "pyiqa" else find(name))
-    outcome = compare(data, tmp_path, [models(data)[2]], metrics=["psnr", "lpips"])
+    outcome = compare(data, tmp_path, [models(data)[2]], metrics=["psnr", "musiq"])
     assert outcome.comparison.metrics == ["psnr"] and "pip install pyiqa" in outcome.failures[0]
 
 

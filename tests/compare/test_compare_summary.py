@@ -44,11 +44,38 @@ def test_pictures_without_types():
     assert list(group_images({"x": "snow", "y": "nrd", "z": None, "v": "drs"})) == ["drs", "nrd", "snow", "all"]
 
 
-def test_infinite_psnr_has_a_mean_and_no_interval():
-    images = {"a": "drs", "b": "drs"}
-    found = results("m", [math.inf, 30], images) + results("r", [20, 20], images)
+def test_a_perfect_image_is_left_out_of_its_models_mean_and_counted():
+    images = {"a": "drs", "b": "drs", "c": "drs", "d": "nrd", "e": "nrd"}
+    found = results("m", [math.inf, 30, 32, 40, 42], images) + results("r", [20, 20, 24, 30, 33], images)
     summary = summarise(found, ["r", "m"], "s", images, {"psnr": True}, "r", BootstrapOptions(samples=10))
-    assert summary.values["m"]["drs"]["psnr"] == math.inf and summary.intervals["m"] == {}
+    means = {group: v["psnr"] for group, v in summary.values["m"].items()}
+    assert means == {"drs": 31, "nrd": 41, "mean": 36, "worst": 31}
+    assert summary.left_out == {"m": {"drs": {"psnr": 1}}}
+    assert summary.intervals["m"]["psnr"].difference == ((10 + 8) / 2 + (10 + 9) / 2) / 2  # of the four finite pairs
+    assert summary.values["r"]["drs"]["psnr"] == 64 / 3
+
+
+def test_a_type_of_perfect_images_is_infinite_and_left_out_of_the_average():
+    found = results("m", [math.inf, math.inf, 40]) + results("r", [20, 20, 30])
+    summary = summarise(found, ["r", "m"], "s", IMAGES, {"psnr": True}, "r", BootstrapOptions(samples=10))
+    assert {g: v["psnr"] for g, v in summary.values["m"].items()} == {
+        "drs": math.inf, "nrd": 40, "mean": 40, "worst": 40,
+    }  # fmt: skip
+    assert summary.left_out == {"m": {"drs": {"psnr": 2}}} and summary.intervals["m"] == {}
+    everything = summarise(results("m", [math.inf] * 3), ["m"], "s", IMAGES, {"psnr": True}, "m", NONE)
+    assert everything.values["m"]["mean"]["psnr"] == math.inf
+
+
+def test_images_without_a_value_are_counted_and_a_failed_metric_empties_the_mean():
+    metrics = {"psnr": True, "niqe": False}
+    found = [
+        ImageResult("m", "s", "a", "drs", {"psnr": 20.0, "niqe": 4.0}),
+        ImageResult("m", "s", "b", "drs", {"psnr": 30.0}),
+        ImageResult("m", "s", "c", "nrd", {"psnr": math.nan}),
+    ]
+    summary = summarise(found, ["m"], "s", IMAGES, metrics, "m", NONE)
+    assert summary.values["m"]["drs"] == {"psnr": 25, "niqe": 4} and summary.left_out == {"m": {"drs": {"niqe": 1}}}
+    assert summary.values["m"]["nrd"] == {"psnr": None, "niqe": None}
 
 
 def many(n=200):

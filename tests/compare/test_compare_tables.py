@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -46,6 +47,29 @@ def test_markdown_marks_best_and_second_of_the_contestants():
         "| ours | **30.13** / <u>0.2000</u> | **25.00** / 0.3000 | **27.56** / 0.2500 | **25.00** / 0.3000 |",
         "| other\\|x | <u>29.00</u> / **0.1000** | **25.00** / – | <u>27.00</u> / – | **25.00** / – |",
     ]
+
+
+def with_perfect_images():
+    return replace(summary(**VALUES), left_out={"ours": {"drs": {"psnr": 2}, "nrd": {"lpips": 1}}})
+
+
+def test_what_the_means_leave_out_is_told_under_every_table():
+    rule = "Means leave out values that are infinite (PSNR of an image equal to the clean one) or missing: "
+    note = f"{rule}ours: PSNR of 2 of 3 images of DRS; ours: LPIPS of 1 of 2 images of NRD."
+    perfect = with_perfect_images()
+    assert tables.markdown_set(perfect, list(VALUES), METRICS).splitlines()[2].endswith(f"a value. {note}")
+    assert f"second best underlined. {note}}}" in tables.latex_set(perfect, ["ours"], METRICS)
+    assert tables.latex_set(perfect, ["other|x"], METRICS).count("Means leave out") == 0
+    intervals = tables.markdown_intervals(perfect, "input", METRICS, BootstrapOptions(100))
+    assert "Over the images that have a finite value of both." in intervals
+    text = tables.markdown_overview([perfect, summary("B", **VALUES)], ["ours"], {"psnr": True})
+    assert f"of each test set. {rule}ours: PSNR of 2 of 3 images of Rain_1, DRS.\n" in text
+
+
+def test_average_over_test_sets_is_that_of_the_finite_means():
+    perfect = {model: [(math.inf, 0.0)] * 4 for model in ("ours", "other|x")}
+    text = tables.markdown_overview([summary(**VALUES), summary("B", **perfect)], ["ours", "other|x"], {"psnr": True})
+    assert "| ours | **27.56** | **∞** | **27.56** |" in text
 
 
 def test_latex_has_the_papers_groups_of_columns():

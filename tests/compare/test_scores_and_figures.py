@@ -59,6 +59,18 @@ def test_table_has_the_mean_over_types():
     assert last == ["mean", "4", "25.00", "27.50", "+2.50", "0.6000", "0.7000"]
 
 
+def test_perfect_images_are_left_out_of_the_mean_and_told(rainrag_root, results):
+    for name in ("000", "001"):
+        target = cv2.imread(str(rainrag_root / "drs/target" / f"{name}.png"))
+        cv2.imwrite(str(results / "drs" / f"{name}_ours.png"), target)
+    drs, nrd = score_by_type(find_triplets(rainrag_root, results, "ours", ["drs", "nrd"]))
+    assert drs.restored.psnr == pytest.approx(20 * np.log10(255 / 5))
+    assert (drs.perfect, nrd.perfect) == ((0, 2), (0, 0))
+    lines = format_table([drs, nrd]).splitlines()
+    assert lines[-1].startswith("drs: 0 rainy and 2 restored images equal the clean one;")
+    assert "inf" not in "".join(lines[:-1])
+
+
 def test_error_map_is_on_a_fixed_scale():
     black = np.zeros((4, 4, 3), np.uint8)
     brightest = error_map(np.full_like(black, int(255 * ERROR_SCALE)), black)

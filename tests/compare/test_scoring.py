@@ -1,4 +1,4 @@
-"""Names and tables of metrics; pyiqa present, absent and offline."""
+"""Names and tables of metrics; lpips and pyiqa present, absent and offline."""
 
 import sys
 import types
@@ -24,11 +24,12 @@ def fake_pyiqa(monkeypatch, create):
     module.list_models = lambda: ["lpips", "musiq", "dists"]
     module.__spec__ = types.SimpleNamespace(name="pyiqa")
     monkeypatch.setitem(sys.modules, "pyiqa", module)
+    without(monkeypatch, "lpips")
 
 
-def without_pyiqa(monkeypatch):
+def without(monkeypatch, *packages):
     find = scoring.importlib.util.find_spec
-    monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None if name == "pyiqa" else find(name))
+    monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None if name in packages else find(name))
 
 
 def test_niqe_is_the_toolboxs():
@@ -50,11 +51,56 @@ def test_what_has_no_value_is_none():
 
 
 def test_a_missing_package_is_told_and_the_others_go_on(monkeypatch):
-    without_pyiqa(monkeypatch)
-    metrics, missing = make_metrics(["psnr", "lpips", "ssim"])
-    assert [m.name for m in metrics] == ["psnr", "ssim"]
-    assert missing == {"lpips": "lpips: " + scoring._INSTALL}
-    assert "pip install pyiqa" in missing["lpips"]
+    without(monkeypatch, "lpips", "pyiqa")
+    metrics, missing = make_metrics(["psnr", "lpips", "ssim", "musiq"])
+    assert [m.name for m in metrics] == ["psnr", "ssim"] and list(missing) == ["lpips", "musiq"]
+    assert "lpips: needs the package lpips: pip install lpips (BSD licence" in missing["lpips"]
+    assert "musiq: needs the package pyiqa: pip install pyiqa (its licence, PolyForm Nonc" in missing["musiq"]
+
+
+def test_lpips_is_had_without_pyiqa(monkeypatch):
+    pytest.importorskip("lpips", reason="no lpips here: pip install lpips")
+    import torchvision
+
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in torchvision.models.alexnet().state_dict().items()}
+    weights = {
+        key: torch.randn(shape) * 0.1 if key.startswith("features") else torch.zeros(1).expand(shape)
+        for key, shape in shapes.items()
+    }
+    asked = []
+    monkeypatch.setattr(
+        torchvision.models._api, "load_state_dict_from_url", lambda url, **_: asked.append(url) or dict(weights)
+    )
+    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", lambda tensor, **_: tensor)  # overwritten anyway; slow
+    without(monkeypatch, "pyiqa")
+    (metric,), missing = make_metrics(["lpips"])
+    assert not missing and "alexnet" in asked[0] and (metric.higher_is_better, metric.needs_gt) == (False, True)
+    first, second = picture(64), picture(64, seed=1)
+    assert metric(first, first) == 0 and metric(first, None) is None
+    assert metric(first, second) == pytest.approx(lpips_by_hand(weights, first, second), rel=1e-4)
+    with pytest.raises(DataError, match="lpips: no value for a 16×16 picture: "):
+        metric(picture(16), picture(16))
+
+
+def lpips_by_hand(weights, first, second):
+    """Σ over layers of the mean of Σ_c w_c (â − b̂)², on AlexNet's five activations (Zhang et al. 2018, eq. 1)."""
+    import lpips
+
+    path = f"{lpips.__path__[0]}/weights/v0.1/alex.pth"
+    linear = torch.load(path, map_location="cpu", weights_only=True)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = torch.stack([(torch.from_numpy(i / 255.0).float() - mean) / std for i in (first, second)]).permute(0, 3, 1, 2)
+    total = 0.0
+    for layer, (index, stride, padding) in enumerate([(0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1)]):
+        if index in (3, 6):
+            x = torch.nn.functional.max_pool2d(x, 3, 2)
+        kernel, bias = weights[f"features.{index}.weight"], weights[f"features.{index}.bias"]
+        x = torch.nn.functional.conv2d(x, kernel, bias, stride, padding).relu()
+        unit = x / x.norm(dim=1, keepdim=True)
+        total += (linear[f"lin{layer}.model.1.weight"][0] * (unit[0] - unit[1]) ** 2).sum(0).mean().item()
+    return total
 
 
 def test_missing_weights_are_told(monkeypatch):
@@ -118,5 +164,5 @@ def test_an_installed_pyiqa_knows_its_names(monkeypatch):
 
 
 def test_names_that_only_pyiqa_may_know_pass(monkeypatch):
-    without_pyiqa(monkeypatch)
+    without(monkeypatch, "pyiqa")
     check_names(["psnr", "lpips", "deepwsd"], "x.yml")

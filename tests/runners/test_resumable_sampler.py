@@ -47,15 +47,28 @@ def test_entered_anywhere_it_goes_on_as_the_whole_run_would():
         assert part.draw_after(done) == 2 * done
 
 
+def merged(ranks, size, batch, total, **where):
+    """The draws of all ranks, put together as the global batches are."""
+    samplers = [ResumableSampler(size, batch, total, num_replicas=ranks, rank=r, **where) for r in range(ranks)]
+    return [item for group in zip(*map(run_through, samplers), strict=True) for item in group]
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_the_batches_of_a_single_process(ranks):
-    batch = 6
-    whole = run_through(ResumableSampler(11, batch, 5, seed=4))
-    parts = [
-        run_through(ResumableSampler(11, batch // ranks, 5, seed=4, num_replicas=ranks, rank=r)) for r in range(ranks)
-    ]
-    merged = [item for group in zip(*parts, strict=True) for item in group]
-    assert merged == whole
+    whole = run_through(ResumableSampler(11, 6, 5, seed=4))
+    assert merged(ranks, 11, 6 // ranks, 5, seed=4) == whole
+
+
+@pytest.mark.parametrize(("ranks", "batch"), [(2, 1), (2, 3), (3, 2), (5, 1)])
+@pytest.mark.parametrize("ratio", [1, 3])
+def test_ranks_that_resume_go_on_with_the_batches_that_are_left(ranks, batch, ratio):
+    together = ranks * batch
+    whole = run_through(ResumableSampler(7, together, 9, seed=5, ratio=ratio))
+    for done in range(10):
+        assert merged(ranks, 7, batch, 9, seed=5, ratio=ratio, start_iter=done) == whole[together * done :]
+        part = ResumableSampler(7, batch, 9, seed=5, num_replicas=ranks, ratio=ratio, start_iter=done)
+        assert part.position_after(9) == {"next_draw": 9 * together, "dataset_size": 7}
+        assert part.first_epoch == min(done, 9) * together // (together * -(-7 * ratio // together))
 
 
 def test_changed_batch_size_goes_on_at_a_whole_batch_and_runs_to_the_end():
@@ -63,6 +76,13 @@ def test_changed_batch_size_goes_on_at_a_whole_batch_and_runs_to_the_end():
     items = run_through(sampler)
     assert items[0][1] == 16 and len(items) == (12 - 5) * 4
     assert sampler.draw_after(12) == items[-1][1] + 1
+    anew = run_through(ResumableSampler(9, 4, total_iter=12, seed=0, start_iter=5, start_draw=0))
+    assert anew == run_through(ResumableSampler(9, 4, total_iter=7, seed=0))
+
+
+def test_a_resumed_run_begins_in_its_epoch_before_one_is_chosen():
+    resumed = ResumableSampler(6, 2, 9, seed=0, start_iter=4)
+    assert [item.draw for item in resumed] == [8, 9, 10, 11] and len(resumed) == 4
 
 
 def test_iterating_twice_gives_the_same():

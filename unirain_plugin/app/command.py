@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         from unirain_plugin.distill.parts import require
 
         require("gradio", "gradio", "app")
+        from unirain_plugin.app.interface import fetches_nothing
         from unirain_plugin.app.restoration import Restorer
         from unirain_plugin.inference.restoring import RestoreOptions
 
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         net = restorer.net(str(restorer.weights[0]), args.device)  # what is wrong with it is said before the start
         defaults = RestoreOptions(args.tile, precision=args.precision, sizes=net.restore_sizes)
         defaults.check_device(next(net.parameters()).device)
-        serve(args, restorer, defaults)
+        with fetches_nothing():
+            serve(args, restorer, defaults)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from unirain_plugin.distill.parts import require
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.inference.restoring import PRECISIONS, RestoreOptions
 from unirain_plugin.inference.sizes import LARGE_RAIN
+from unirain_plugin.toolbox import replaced
 
 if TYPE_CHECKING:
     import gradio
@@ -29,6 +31,20 @@ def theme() -> gradio.Theme:
     """A theme with the system's own fonts, so that none is fetched."""
     gr = require("gradio", "gradio", "app")
     return gr.themes.Default(font=_FONTS[0], font_mono=_FONTS[1])
+
+
+def fetches_nothing() -> AbstractContextManager[None]:
+    """Refuse the URL that a client may name instead of a file, while the app runs: gradio would download it.
+
+    Whatever gradio fetches goes through the one function that is replaced. Files that were not uploaded it refuses
+    itself.
+    """
+    from gradio import processing_utils
+
+    async def refuse(url: str) -> None:
+        raise _error(f"{url}: this app restores uploaded files and fetches none.")
+
+    return replaced((processing_utils, "async_ssrf_protected_get", refuse))
 
 
 def devices() -> list[str]:

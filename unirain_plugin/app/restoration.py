@@ -18,6 +18,7 @@ from unirain_plugin.errors import DataError, OptionError, UniRainError
 from unirain_plugin.inference.images import Picture, read_picture, write_picture
 from unirain_plugin.inference.loading import load
 from unirain_plugin.inference.restoring import RestoreOptions, restore
+from unirain_plugin.inference.sizes import used_sizes
 
 PREVIEW = 1600
 """Longest edge in pixels of what the slider shows; the result to download has every pixel."""
@@ -114,7 +115,7 @@ class Restorer:
         write_picture(target, after)
         where = next(net.parameters()).device
         ensemble = ", ensemble of 8" if options.ensemble else ""
-        sizes = "".join(f", {size} pixels" for size in options.sizes or ())
+        sizes = "".join(f", {size} pixels" for size in used_sizes(options.sizes or (), height, width))
         summary = f"{width} × {height} pixels in {seconds:.1f} s on {where}, {options.precision}{ensemble}{sizes}"
         return Restored(preview(before.pixels), preview(after.pixels), target, summary)
 

@@ -398,7 +398,8 @@ class HardMoE(nn.Module):
             noisy = logits + self.noise * torch.randn_like(logits)
         chosen, weights, probabilities = choose_top_k(noisy, self.top_k)
         if self.dispatch == "dense" or torch.compiler.is_compiling():
-            mask = torch.zeros_like(logits).scatter(-1, chosen, weights).view(*features.shape[:3], -1)
+            last = logits.dim() - 1  # OpenCV's dnn module mishandles ONNX's ScatterElements with a negative axis
+            mask = torch.zeros_like(logits).scatter(last, chosen, weights).view(*features.shape[:3], -1)
             mask = spread_windows(mask, self.window, height, width) if by_window else mask
             y = dispatch_dense(x, self.experts, mask)
         elif by_window:

@@ -60,6 +60,7 @@ def write_page(
     summary_rows: Sequence[Mapping[str, Cell]],
     path: Path,
     options: PageOptions | None = None,
+    note: str = "",
 ) -> None:
     """Write the page; the same comparison gives the same bytes.
 
@@ -70,6 +71,7 @@ def write_page(
             column ``status`` is left out: what is not ``ok`` stands below the table.
         path: The HTML file.
         options: How much is embedded.
+        note: A sentence below the table, such as what its means leave out.
 
     Raises:
         OptionError: If jinja2 is not installed.
@@ -86,7 +88,7 @@ def write_page(
     text = environment.from_string(source).render(
         name=comparison.name,
         summary=_table(summary_rows),
-        convention=CONVENTION if any(row.multiply_adds for row in comparison.models) else "",
+        notes=[note, CONVENTION if any(row.multiply_adds for row in comparison.models) else ""],
         failures=[(row.name, row.status) for row in comparison.models if row.status != OK],
         types=[(name, in_words(name)) for name in sorted(types, key=_type_order)],
         test_sets=[(name, name) for name in comparison.test_sets if any(r.test_set == name for r in chosen)],

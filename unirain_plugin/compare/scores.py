@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 import cv2
 import numpy as np
 
 from unirain_plugin.errors import DataError
+from unirain_plugin.metrics.psnr_ssim import finite_mean
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,13 @@ class Score:
 
 @dataclass(frozen=True)
 class TypeScore:
-    """Mean scores of one rain type, before and after."""
+    """Mean scores of one rain type, before and after, and how many images are perfect, which their PSNR leaves out."""
 
     rain_type: str
     images: int
     rainy: Score
     restored: Score
+    perfect: tuple[int, int] = (0, 0)
 
 
 def read_bgr(path: Path) -> np.ndarray:
@@ -88,13 +90,18 @@ def score_by_type(triplets: Sequence[Triplet]) -> list[TypeScore]:
         pair = score(read_bgr(triplet.lq), target), score(read_bgr(triplet.restored), target)
         scores.setdefault(triplet.rain_type, []).append(pair)
     return [
-        TypeScore(rain_type, len(pairs), _mean([before for before, _ in pairs]), _mean([after for _, after in pairs]))
+        TypeScore(rain_type, len(pairs), _mean(before), _mean(after), (_perfect(before), _perfect(after)))
         for rain_type, pairs in scores.items()
+        for before, after in [list(zip(*pairs, strict=True))]
     ]
 
 
 def _mean(scores: Sequence[Score]) -> Score:
-    return Score(mean(s.psnr for s in scores), mean(s.ssim for s in scores))
+    return Score(finite_mean([s.psnr for s in scores]), finite_mean([s.ssim for s in scores]))
+
+
+def _perfect(scores: Sequence[Score]) -> int:
+    return sum(math.isinf(s.psnr) for s in scores)
 
 
 def format_table(rows: Sequence[TypeScore]) -> str:
@@ -109,6 +116,12 @@ def format_table(rows: Sequence[TypeScore]) -> str:
             f"{name:<11} {images:>6} {rainy.psnr:>20.2f} {restored.psnr:>9.2f} {gain:>+7.2f}"
             f" {rainy.ssim:>14.4f} {restored.ssim:>9.4f}"
         )
+    lines += [
+        f"{row.rain_type}: {row.perfect[0]} rainy and {row.perfect[1]} restored images equal the clean one; "
+        "their infinite PSNR is not in the mean."
+        for row in rows
+        if any(row.perfect)
+    ]
     return "\n".join(lines)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from unirain_plugin.compare.options import BootstrapOptions
 from unirain_plugin.compare.results import ImageResult
+from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 
 MEAN, WORST, ALL = "mean", "worst", "all"
@@ -49,6 +50,8 @@ class SetSummary:
         images: Group → number of pictures.
         values: Model → group → metric → value; None where the model lacks a picture or no picture has a value.
         intervals: Model → metric → difference to the reference; missing where it cannot be told.
+        left_out: Model → group → metric → number of images that its mean leaves out: of infinite PSNR (equal to the
+            clean image), or without a value where others have one. Missing where there are none.
     """
 
     test_set: str
@@ -56,6 +59,7 @@ class SetSummary:
     images: dict[str, int]
     values: dict[str, dict[str, dict[str, float | None]]]
     intervals: dict[str, dict[str, Interval]]
+    left_out: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
 
 Scores = dict[str, dict[str, float]]
@@ -98,7 +102,8 @@ def summarise(
             intervals[model] = {metric: interval for metric, interval in found.items() if interval is not None}
     groups = [*types, *([MEAN, WORST] if len(types) > 1 else [])]
     counts = {group: len(types.get(group, images)) for group in groups}
-    return SetSummary(test_set, groups, counts, values, intervals)
+    left_out = {model: found for model in models if (found := _left_out(scores[model], types, metrics))}
+    return SetSummary(test_set, groups, counts, values, intervals, left_out)
 
 
 def group_images(images: Mapping[str, str | None]) -> dict[str, list[str]]:
@@ -123,20 +128,36 @@ def _means(
         for metric, higher in metrics.items():
             means = [table[group][metric] for group in types]
             known = None if any(value is None for value in means) else means
-            table[MEAN][metric] = known and sum(known) / len(known)
+            table[MEAN][metric] = known and finite_mean(known)
             table[WORST][metric] = known and (min if higher else max)(known)
     return table
 
 
 def _mean(scores: Scores, images: Sequence[str], metric: str) -> float | None:
-    """Mean over the pictures that have a value (NIQE has none for small ones).
+    """Mean over the pictures that have a finite value (NIQE has none for small ones).
 
     None if a picture has no result, or the metric failed on one (NaN).
     """
     if any(image not in scores for image in images):
         return None
     found = [scores[image][metric] for image in images if metric in scores[image]]
-    return None if not found or any(math.isnan(value) for value in found) else sum(found) / len(found)
+    return None if not found or any(math.isnan(value) for value in found) else finite_mean(found)
+
+
+def _left_out(
+    scores: Scores, types: Mapping[str, Sequence[str]], metrics: Mapping[str, bool]
+) -> dict[str, dict[str, int]]:
+    """Group → metric → images of it that have a result and are not in the mean, where there are any."""
+    found: dict[str, dict[str, int]] = {}
+    for group, images in types.items():
+        for metric in metrics:
+            values = [scores[image].get(metric) for image in images if image in scores]
+            infinite = sum(value is not None and math.isinf(value) for value in values)
+            missing = values.count(None)
+            count = infinite + (missing if missing < len(values) else 0)
+            if count:
+                found.setdefault(group, {})[metric] = count
+    return found
 
 
 def _interval(
@@ -144,17 +165,19 @@ def _interval(
 ) -> Interval | None:
     """Percentile interval of the mean over types, pictures being drawn with replacement within each type.
 
-    None where a type has one picture only, whose resampling would feign certainty, or a picture has no finite value.
+    Images without a finite value on both sides are left out. None where a type has one picture only, whose resampling
+    would feign certainty, or a model lacks a result or its metric failed.
     """
     differences = []
     for images in types.values():
-        if len(images) < 2:
+        if any(image not in side for side in (ours, reference) for image in images):
             return None
-        if any(metric not in side.get(image, {}) for side in (ours, reference) for image in images):
+        pairs = [(ours[image].get(metric, math.inf), reference[image].get(metric, math.inf)) for image in images]
+        if any(math.isnan(value) for pair in pairs for value in pair):
             return None
-        differences.append(np.array([ours[image][metric] - reference[image][metric] for image in images]))
-    if not all(np.isfinite(d).all() for d in differences):
-        return None
+        differences.append(np.array([a - b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]))
+        if len(differences[-1]) < 2:
+            return None
     rng = np.random.default_rng(options.seed)  # the same draws for every model and metric: pairs stay pairs
     means = np.mean([_resampled_means(d, options.samples, rng) for d in differences], axis=0)
     tail = (1 - options.confidence) / 2

@@ -13,6 +13,7 @@ from unirain_plugin.compare.cost import CONVENTION
 from unirain_plugin.compare.options import BootstrapOptions, CostOptions
 from unirain_plugin.compare.results import INPUT, ImageResult, ModelRow
 from unirain_plugin.compare.summary import MEAN, WORST, SetSummary, rank
+from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "niqe": "NIQE", "lpips": "LPIPS"}
@@ -77,6 +78,21 @@ def present(summaries: Sequence[SetSummary], metrics: Mapping[str, bool]) -> dic
     return {m: higher for m, higher in metrics.items() if any(has_value(summary, m) for summary in summaries)}
 
 
+def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+    """A sentence about the images that are not in the means; empty where all are."""
+    parts = [
+        f"{model}: {_TITLES.get(metric, metric)} of {count} of {summary.images[group]} images of "
+        f"{f'{summary.test_set}, ' if len(summaries) > 1 else ''}{_GROUPS.get(group, group)}"
+        for summary in summaries
+        for model in models
+        for group, counts in summary.left_out.get(model, {}).items()
+        for metric, count in counts.items()
+        if metric in metrics
+    ]
+    rule = "Means leave out values that are infinite (PSNR of an image equal to the clean one) or missing: "
+    return f"{rule}{'; '.join(parts)}." if parts else ""
+
+
 def split_metrics(metrics: Mapping[str, bool]) -> list[dict[str, bool]]:
     """At most ``_WIDTH`` metrics a table, in order and evenly: wider ones cannot be read."""
     count = -(-len(metrics) // _WIDTH)
@@ -101,6 +117,7 @@ def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[st
         title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
         title += "; number of pictures in brackets"
         title += "; – where a model lacks a picture or a metric a value." if "–" in str(rows) else "."
+        title = f"{title} {left_out([summary], models, some)}".rstrip()
         parts.append(f"{title}\n\n{_markdown(['model', *heads], rows)}")
     return "\n".join(parts)
 
@@ -120,7 +137,8 @@ def markdown_overview(summaries: Sequence[SetSummary], models: Sequence[str], me
                 cells[model].append(" / ".join(printed[metric][model] for metric in some))
         title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
         heads = ["model", *(summary.test_set for summary in summaries), "average"]
-        parts.append(f"{title}; means over the rain types of each test set.\n\n{_markdown(heads, cells)}")
+        title = f"{title}; means over the rain types of each test set. {left_out(summaries, models, some)}".rstrip()
+        parts.append(f"{title}\n\n{_markdown(heads, cells)}")
     return "\n".join(parts)
 
 
@@ -135,7 +153,7 @@ def _overview_columns(
     for model in models:
         values = [column[model] for column in columns if any(value is not None for value in column.values())]
         known = [value for value in values if value is not None]
-        average[model] = sum(known) / len(known) if known and len(known) == len(values) else None
+        average[model] = finite_mean(known) if known and len(known) == len(values) else None
     return [*columns, average]
 
 
@@ -167,6 +185,8 @@ def markdown_intervals(
     )
     if min(count for group, count in summary.images.items() if group not in (MEAN, WORST)) < _FEW:
         text += f" With fewer than {_FEW} pictures of a type such intervals are too narrow."
+    if left_out([summary], [reference, *rows], metrics):
+        text += " Over the images that have a finite value of both."
     heads = ["model", *(metric_title(metric, higher) for metric, higher in metrics.items())]
     return f"{text}\n\n{_markdown(heads, rows)}"
 
@@ -195,13 +215,14 @@ def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[st
     cells = _printed(summary, models, metrics, r"\textbf{{{}}}".format, r"\underline{{{}}}".format)
     count = len(metrics)
     heads = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(_GROUPS.get(group, group))}}}" for group in summary.groups]
+    note = left_out([summary], models, metrics)
     rules = [rf"\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(heads))]
     arrow = {True: r"$\uparrow$", False: r"$\downarrow$"}
     arrows = [f"{_latex(_TITLES.get(metric, metric))} {arrow[higher]}" for metric, higher in metrics.items()]
     lines = [
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{_latex(summary.test_set)}. Best in bold, second best underlined.}}",
+        rf"\caption{{{_latex(f'{summary.test_set}. Best in bold, second best underlined. {note}'.rstrip())}}}",
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'c' * (count * len(heads))}}}",
         r"\toprule",

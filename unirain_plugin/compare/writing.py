@@ -99,7 +99,8 @@ def _page(outcome: Outcome, options: CompareOptions) -> Path | None:
 
     path = options.output_folder / "page.html"
     rows = tables.page_rows(outcome.comparison.models, outcome.summaries, outcome.directions)
-    return _attempt(outcome, path, lambda: write_page(outcome.comparison, rows, path))
+    note = tables.left_out(outcome.summaries, [row["model"] for row in rows], outcome.directions)
+    return _attempt(outcome, path, lambda: write_page(outcome.comparison, rows, path, note=note))
 
 
 def _attempt(outcome: Outcome, path: Path, write: Any) -> Path | None:

@@ -124,7 +124,7 @@ def _largest_gains(comparison: Comparison) -> list[ImageResult]:
     for result in comparison.results:
         key = (result.test_set, result.image)
         after, before = psnr.get((scored[-1], *key)) if scored else None, psnr.get((INPUT, *key))
-        gain = after - before if after is not None and before is not None else float("-inf")
+        gain = after - before if after is not None and before not in (None, float("inf")) else float("-inf")
         group = result.rain_type or f"{result.test_set}/"
         if group not in best or gain > best[group][0]:
             best[group] = (gain, result)

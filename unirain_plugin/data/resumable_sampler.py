@@ -66,7 +66,7 @@ class ResumableSampler(Sampler[SampleIndex]):
         self.start_iter = start_iter
         draw = start_iter * self.global_batch if start_draw is None else start_draw
         self.start_draw = math.ceil(draw / self.global_batch) * self.global_batch
-        self.end_draw = self.draw_after(max(total_iter, start_iter))
+        self.end_draw = self.draw_after(total_iter)
         self.epoch = self.first_epoch
 
     @property

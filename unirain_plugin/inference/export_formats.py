@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
+import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -41,7 +45,7 @@ def export_onnx(net: nn.Module, path: Path) -> str:
     Raises:
         CheckpointError: If a package is missing, or the written model does not agree with the network.
     """
-    _require("onnx", "onnxscript", "onnxruntime")
+    runtime = _onnx_runtime()
     any_size = {
         0: torch.export.Dim("n", max=64),
         2: torch.export.Dim("height", min=9),
@@ -63,9 +67,7 @@ def export_onnx(net: nn.Module, path: Path) -> str:
         return program.model_proto.SerializeToString()
 
     def run(data: bytes, x: Tensor) -> Tensor:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
         return torch.from_numpy(np.asarray(session.run(None, {"lq": x.numpy()})[0]))
 
     return _write_checked(net, path, make, run)
@@ -110,18 +112,50 @@ def _write_checked(
     worst = 0.0
     try:
         with torch.no_grad():
-            data = make()
-            for size in (_EXAMPLE, _OTHER_SIZE):
-                x = _example(*size)
-                worst = max(worst, (run(data, x) - net.cpu()(x)).abs().max().item())
+            examples = [_example(*size) for size in (_EXAMPLE, _OTHER_SIZE)]
+            expected = [_restored(net.cpu(), x) for x in examples]
+            with _without_log():
+                data = make()
+            for x, y in zip(examples, expected, strict=True):
+                worst = max(worst, (run(data, x) - y).abs().max().item())
         if not worst <= _TOLERANCE:
             raise CheckpointError(f"{path}: the exported model differs from the network by {worst:.1e}; not written.")
     except UniRainError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{path}: the network cannot be exported: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path}: {net.architecture['type']} cannot be exported: {_root(error)}") from error
     write_whole(path, data)
     return f"compared with the network at two sizes: largest difference {worst:.1e}"
+
+
+def _restored(net: nn.Module, x: Tensor) -> Tensor:
+    try:
+        return net(x)
+    except Exception as error:
+        size = "×".join(map(str, x.shape[2:]))
+        raise CheckpointError(
+            f"{net.architecture['type']} cannot be exported for images of any size: it fails on one of {size} pixels "
+            f"(height × width): {_root(error)}"
+        ) from error
+
+
+def _root(error: BaseException) -> str:
+    """What went wrong first, in one line: torch wraps it in several errors, advice and colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"
+
+
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Nothing of torch's log, which tells of every attempt: what counts is in the error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager
@@ -161,12 +195,17 @@ def _example(height: int, width: int, pictures: int = 1) -> Tensor:
     return torch.rand(pictures, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def _require(*packages: str) -> None:
-    missing = []
-    for package in packages:
-        try:
-            __import__(package)
-        except ImportError:
-            missing.append(package)
+def _onnx_runtime() -> ModuleType:
+    """The package onnxruntime, whose Linux wheels send telemetry unless told not to.
+
+    Raises:
+        CheckpointError: If it, or what writes its files, is missing.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise CheckpointError(f"--format onnx needs {', '.join(missing)}: pip install 'unirain_plugin[export]'.")
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when it is imported
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime

@@ -47,6 +47,11 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def used_sizes(sizes: Sequence[int], height: int, width: int) -> list[int]:
+    """Those of the sizes at which a picture is restored as well: the ones below 3/4 of its longer edge."""
+    return [size for size in sizes if size < SMALLER * max(height, width)]
+
+
 def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: Sequence[int]) -> Tensor:
     """Blend the correction at full size with the mean of the corrections at smaller sizes.
 
@@ -64,7 +69,7 @@ def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: 
     """
     full = restore(image)
     height, width = image.shape[2:]
-    factors = [size / max(height, width) for size in sizes if size < SMALLER * max(height, width)]
+    factors = [size / max(height, width) for size in used_sizes(sizes, height, width)]
     if not factors or full.shape != image.shape:  # of another shape: the caller tells
         return full
     fine = full - image

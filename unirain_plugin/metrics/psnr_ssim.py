@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -65,6 +66,16 @@ def ssim(image: np.ndarray, target: np.ndarray) -> float:
         with ThreadPoolExecutor(_THREADS) as pool:  # OpenCV and numpy let go of the interpreter's lock
             sums = list(pool.map(lambda top: _strip_sum(image, target, top), strips))
     return math.fsum(sums) / (rows * columns * channels)
+
+
+def finite_mean(values: Sequence[float]) -> float:
+    """Mean of the finite values; infinite where all are.
+
+    One image equal to its target has an infinite PSNR, which would hide all others; a cap of our choice would weigh
+    more than they do. So the mean is over the others, and whoever prints it says how many were left out.
+    """
+    finite = [value for value in values if not math.isinf(value)]
+    return sum(finite) / len(finite) if finite else math.inf
 
 
 def luma(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The metrics of a comparison: our PSNR and SSIM, the toolbox's NIQE, and those of pyiqa where it is installed."""
+"""The metrics of a comparison: our PSNR and SSIM, the toolbox's NIQE, and those of lpips and pyiqa where installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
@@ -25,7 +26,12 @@ PYIQA_NAMES = (
 """Names of pyiqa, for messages where it is not installed."""
 
 _NIQE_SIDE = 192
-_INSTALL = "needs the package pyiqa: pip install pyiqa (it downloads weights at a metric's first use)"
+_LPIPS_NETS = {"lpips": "alex", "lpips-vgg": "vgg"}
+_INSTALL = (
+    "needs the package pyiqa: pip install pyiqa (its licence, PolyForm Noncommercial, forbids commercial use; it "
+    "downloads weights at a metric's first use)"
+)
+_INSTALL_LPIPS = "needs the package lpips: pip install lpips (BSD licence; it downloads weights at first use), or pyiqa"
 
 Function = Callable[[np.ndarray, np.ndarray | None], float]
 
@@ -87,7 +93,7 @@ def make_metrics(names: Sequence[str], device: str = "cpu") -> tuple[list[Metric
             metrics.append(_MAKERS[name](name))
             continue
         try:
-            metrics.append(_from_pyiqa(name, device))
+            metrics.append(_learned(name, device))
         except DataError as error:
             missing[name] = str(error)
     return metrics, missing
@@ -141,20 +147,25 @@ def _pyiqa_names() -> Sequence[str]:
         return ()
 
 
-def _from_pyiqa(name: str, device: str) -> Metric:
-    if importlib.util.find_spec("pyiqa") is None:
-        raise DataError(f"{name}: {_INSTALL}")
+def _learned(name: str, device: str) -> Metric:
+    """A metric of lpips, or else of pyiqa.
+
+    Raises:
+        DataError: If the package or its weights cannot be had.
+    """
+    source = "lpips" if name in _LPIPS_NETS and importlib.util.find_spec("lpips") else "pyiqa"
+    if importlib.util.find_spec(source) is None:
+        raise DataError(f"{name}: {_INSTALL_LPIPS if name in _LPIPS_NETS else _INSTALL}")
     import torch
 
     try:
-        import pyiqa
-
-        model = pyiqa.create_metric(name, device=torch.device(device))
+        model = (_lpips if source == "lpips" else _pyiqa)(name, device)
     except Exception as error:  # no network, a broken installation, an unknown name: the others go on
         reason = str(error).strip().splitlines()
         raise DataError(
-            f"{name}: pyiqa cannot make it ({reason[0] if reason else type(error).__name__}); its weights are "
-            "downloaded at first use: run once with network access, or put them into pyiqa's cache folder"
+            f"{name}: {source} cannot make it ({reason[0] if reason else type(error).__name__}); its weights are "
+            "downloaded at first use: run once with network access, or put them into the cache folder of "
+            f"{'torch.hub' if source == 'lpips' else 'pyiqa'}"
         ) from error
 
     def tensor(image: np.ndarray) -> torch.Tensor:
@@ -170,4 +181,20 @@ def _from_pyiqa(name: str, device: str) -> Metric:
                               f"{error or type(error).__name__}") from error  # fmt: skip
 
     needs_gt = getattr(model, "metric_mode", "FR") == "FR"
-    return Metric(name, not getattr(model, "lower_better", False), needs_gt, value)
+    lower_is_better = source == "lpips" or getattr(model, "lower_better", False)
+    return Metric(name, not lower_is_better, needs_gt, value)
+
+
+def _pyiqa(name: str, device: str) -> Callable:
+    import pyiqa
+    import torch
+
+    return pyiqa.create_metric(name, device=torch.device(device))
+
+
+def _lpips(name: str, device: str) -> Callable:
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it calls torchvision in its old way
+        return partial(lpips.LPIPS(net=_LPIPS_NETS[name], verbose=False).to(device), normalize=True)

@@ -39,7 +39,7 @@ def draw_curves(options: ReproduceOptions, outcomes: Sequence[Outcome], root: Pa
         rainy: Mean PSNR of the rainy input, a dashed line.
         path: The PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # mmengine brings matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     done = {o.run for o in outcomes if o.status == "finished"}

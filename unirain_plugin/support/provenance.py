@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unirain_plugin.version import __version__
 
-_PACKAGES = ("basicsr", "torch", "torchvision", "numpy", "opencv-python", "mmengine", "scikit-image", "pyiqa")
+_PACKAGES = ("basicsr", "torch", "torchvision", "numpy", "opencv-python", "mmengine", "scikit-image", "lpips", "pyiqa")
 
 
 def provenance() -> dict[str, object]:

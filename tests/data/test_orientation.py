@@ -1,0 +1,44 @@
+"""The eight EXIF orientations: refused without a request, otherwise upright in size, pixels and rows."""
+
+import io
+
+import numpy as np
+import pytest
+from data_pictures import encode_pil, picture
+from PIL import Image, ImageOps
+
+from unirain_plugin.data.image_io import EncodedImage, image_shape
+from unirain_plugin.errors import DataError
+
+FORMATS = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_is_upright_in_size_pixels_and_rows(kind, orientation):
+    data = encode_pil(picture(48, 64), kind, orientation=orientation, **FORMATS[kind])
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))[..., ::-1]  # Pillow's, as BGR
+    size = (48, 64) if orientation in (1, 2, 3, 4) else (64, 48)
+    assert upright.shape == (*size, 3)
+    image = EncodedImage(data, "x", convert=["exif"])
+    assert (image.height, image.width) == size
+    assert image_shape(data, "x") == ((*size, 3) if kind in ("JPEG", "PNG") else None)
+    for pixels in (image.decode(), EncodedImage(data, "x", convert=["exif"]).decode_rows(size[0])):
+        np.testing.assert_allclose(pixels, upright, atol=2 if kind == "JPEG" else 0)
+    top = EncodedImage(data, "x", convert=["exif"]).decode_rows(20)
+    np.testing.assert_allclose(top[:20], upright[:20], atol=2 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_image_is_refused_without_the_request(kind, orientation):
+    data = encode_pil(picture(48, 64), kind, orientation=orientation)
+    with pytest.raises(DataError, match=r"^x: the image is marked as rotated by its EXIF orientation"):
+        EncodedImage(data, "x")
+
+
+@pytest.mark.parametrize("value", [0, 9, 600])
+def test_an_orientation_that_does_not_exist_counts_as_upright(value):
+    data = encode_pil(picture(48, 64), orientation=value)
+    image = EncodedImage(data, "x")
+    assert (image.height, image.width) == image.decode().shape[:2] == image_shape(data, "x")[:2] == (48, 64)

@@ -1,0 +1,111 @@
+"""Networks that cannot be exported: the reason in one line; onnxruntime is told to send nothing."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from unirain_plugin.errors import CheckpointError
+from unirain_plugin.inference.export_formats import export_onnx, export_torchscript
+
+
+class Network(nn.Module):
+    def __init__(self, forward):
+        super().__init__()
+        self.architecture, self.restore_sizes, self.body = {"type": "TheirNet"}, (), forward
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.body(x * self.scale)
+
+
+def branching(x):
+    return x if x.sum() > 1e9 else 1 - x
+
+
+def unknown_to_onnx(x):
+    return torch.linalg.eigvalsh(x @ x.transpose(2, 3))[..., None] * x
+
+
+def one_height(x):
+    assert x.shape[2] == 61
+    return x.view(-1, 3, 61, x.shape[3])
+
+
+def windows(x):
+    return x.view(-1, 3, x.shape[2] // 8, 8, x.shape[3] // 8, 8).flatten(4).flatten(2, 3)
+
+
+def export(how, forward, path):
+    with pytest.raises(CheckpointError) as raised:
+        how(Network(forward).eval(), path)
+    assert list(path.parent.iterdir()) == []
+    text = str(raised.value)
+    assert "\n" not in text and "\x1b" not in text and "step" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (branching, r"data-dependent"),
+        (unknown_to_onnx, r"aten\._linalg_eigh"),
+    ],
+)
+def test_onnx_names_what_is_unsupported(tmp_path, forward, reason):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    text = export(export_onnx, forward, tmp_path / "n.onnx")
+    assert text.startswith(f"{tmp_path}/n.onnx: TheirNet cannot be exported: ")
+    assert re.search(reason, text), text
+
+
+@pytest.mark.parametrize(
+    ("forward", "size", "reason"),
+    [
+        (one_height, "48×72", "AssertionError"),
+        (windows, "61×45", r"RuntimeError: shape '[-1, 3, 7, 8, 5, 8]' is invalid"),
+    ],
+)
+@pytest.mark.parametrize("how", [export_onnx, export_torchscript])
+def test_a_network_that_takes_some_sizes_only_is_told_the_size(tmp_path, how, forward, size, reason):
+    if how is export_onnx:
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    text = export(how, forward, tmp_path / "n.x")
+    wanted = f"TheirNet cannot be exported for images of any size: it fails on one of {size} pixels (height × width): "
+    assert text.startswith(wanted + reason), text
+
+
+FAKE = """
+import os
+told = os.environ.get("ORT_DISABLE_TELEMETRY")
+def disable_telemetry_events():
+    print("told at import:", told, "and afterwards")
+"""
+
+
+def test_onnxruntime_is_told_to_send_nothing(tmp_path):
+    for name in ("onnx", "onnxscript"):
+        (tmp_path / f"{name}.py").touch()
+    (tmp_path / "onnxruntime.py").write_text(FAKE)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from unirain_plugin.export import formats; assert 'onnxruntime' not in sys.modules; formats._onnx_runtime()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "told at import: 1 and afterwards\n"
+
+
+def test_missing_packages_are_named(monkeypatch, tmp_path):
+    find = importlib.util.find_spec
+    absent = ("onnxscript", "onnxruntime")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else find(name))
+    with pytest.raises(CheckpointError, match=r"needs onnxscript, onnxruntime: pip install 'unirain_plugin\[export\]'"):
+        export_onnx(Network(branching), tmp_path / "n.onnx")
