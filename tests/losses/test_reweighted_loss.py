@@ -242,11 +242,14 @@ def test_micro_batches_of_an_announced_batch_add_up():
     total = sum(parts(pred[i : i + 2], target[i : i + 2], LABELS[i : i + 2]) for i in (0, 2, 4))
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(torch.autograd.grad(total, pred)[0], gradient)
-    torch.testing.assert_close(parts(pred, target, LABELS), expected)  # the announcement has ended by itself
-    parts.begin_batch(LABELS)
-    parts(pred[:2], target[:2], LABELS[:2])
-    parts.step(1)  # and by a step
-    torch.testing.assert_close(parts(pred, target, LABELS), expected)
+    others = torch.tensor([1, 1, 1, 1, 0, 3])
+    expected = whole(pred, target, others)
+    torch.testing.assert_close(parts(pred, target, others), expected)  # the announcement has ended by itself
+    for end in (lambda: parts.step(1), parts.discard):  # and by a step, and with a batch that is skipped
+        parts.begin_batch(LABELS)
+        parts(pred[:2], target[:2], LABELS[:2])
+        end()
+        torch.testing.assert_close(parts(pred, target, others), expected)
 
 
 def test_log_means_cover_all_micro_batches():
@@ -331,6 +334,9 @@ def test_learned_log_variances():
     total = loss(pred, target, labels)
     total.backward()
     torch.testing.assert_close(total, (losses[:2].mean() + losses[2] + losses[3:].mean()) / 3)
+    sign = (pred - target).detach().sign() / target[0].numel() / 3
+    shares = torch.tensor([1 / 2, 1 / 2, 1, 1 / 3, 1 / 3, 1 / 3])
+    torch.testing.assert_close(pred.grad, sign * shares.view(-1, 1, 1, 1))  # the network learns from the weights alone
     expected = torch.stack([1 - losses[:2].mean(), 1 - losses[2], torch.tensor(0.0), 1 - losses[3:].mean()])
     torch.testing.assert_close(loss.log_variances.grad, expected)
     with torch.no_grad():
