@@ -87,6 +87,8 @@ def test_equal_weights_are_the_mean_over_the_types():
     losses = sample_losses(pred, target)
     means = [losses[:2].mean(), losses[2], losses[5], losses[3:5].mean()]
     torch.testing.assert_close(build()(pred, target, LABELS), torch.stack(means).mean())
+    half = build(loss_weight=0.5)(pred, target, LABELS)
+    torch.testing.assert_close(half, torch.stack(means).mean() / 2)
 
 
 def test_weights_multiply_type_means_and_are_normalised_over_those_present():

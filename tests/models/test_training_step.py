@@ -118,8 +118,9 @@ def test_micro_batches_give_the_gradients_of_the_batch(tmp_path, pixel, parts):
         opt = options(tmp_path, pixel_opt=pixel, accumulate=accumulate, aux_weights={"load_balance": 0.1})
         opt["datasets"]["train"]["batch_size_per_gpu"] = 6
         model = build(opt)
-        found.append((gradients(model, batch_of(UNEVEN)), model.get_current_log()))
-    (whole, log), (split, split_log) = found
+        found.append((gradients(model, batch_of(UNEVEN)), model.get_current_log(), model.output))
+    (whole, log, output), (split, split_log, split_output) = found
+    torch.testing.assert_close(split_output, output)
     assert len(whole) == len(split) > 4
     for a, b in zip(whole, split, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -240,6 +241,18 @@ def test_a_nan_in_a_batch_skips_the_step_and_names_the_files(tmp_path, warnings_
     assert model.training_step.guard.in_row == 0
 
 
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_nan_in_any_micro_batch_is_one_of_the_loss(tmp_path, warnings_of, place):
+    model = build(options(tmp_path, accumulate=2))
+    data = batch_of([0, 1, 2, 3])
+    data["gt"][place, 1, 5, 5] = float("nan")
+    before = weights(model)
+    train(model, [data])
+    assert all(map(torch.equal, before, weights(model)))
+    assert "Iteration 1: the loss (l_pix) is not finite" in warnings_of[0]
+    assert f"in/{place:03d}.png (gt is not finite)" in warnings_of[0]
+
+
 def test_a_skipped_batch_leaves_running_statistics_alone(tmp_path):
     model = build(options(tmp_path))
     model.net_g.norm = nn.BatchNorm2d(3)
@@ -256,6 +269,13 @@ def test_a_nan_keeps_the_reweighting_finite(tmp_path):
     found = train(build(options(tmp_path, pixel_opt=REWEIGHTED)), [*good, planted(), *good])[-1]
     assert all(torch.isfinite(torch.tensor(value)) for value in found.values())
     assert sum(found[f"w_{name}"] for name in ("drs", "drd", "nrs", "nrd")) == pytest.approx(1)
+
+
+def test_the_losses_of_a_skipped_batch_are_forgotten(tmp_path):
+    skipped, shorter = (build(options(tmp_path, pixel_opt={**REWEIGHTED, "update_freq": 3})) for _ in range(2))
+    train(skipped, [batch_of([0, 1, 2, 3]), planted()])
+    train(shorter, [batch_of([0, 1, 2, 3])])
+    assert skipped.cri_pix.get_extra_state() == shorter.cri_pix.get_extra_state()
 
 
 def test_a_non_finite_gradient_is_caught_where_the_loss_is_finite(tmp_path, warnings_of):
