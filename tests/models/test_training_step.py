@@ -11,6 +11,7 @@ from model_helpers import StubNet, batch_of, build, options
 from torch import nn
 
 from unirain_plugin.errors import OptionError, TrainingError
+from unirain_plugin.models.training_step import Batch
 
 REWEIGHTED = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 2, "warmup": 1, "window": 4}
 UNEVEN = [0, 4, 8, 1, 2, 6]  # labels 0 0 0 1 2 2
@@ -179,9 +180,10 @@ def test_unknown_auxiliary_losses_are_named(tmp_path, warnings_of):
     assert any("names no weight for 'diversity'" in text for text in warnings_of)
 
 
-def test_clipping_bounds_the_norm_and_logs_the_one_before(tmp_path):
-    whole = gradients(build(options(tmp_path)), batch_of([0, 1, 2, 3]))
-    model = build(options(tmp_path, grad_clip=0.01))
+@pytest.mark.parametrize("pixel", [{"type": "L1Loss"}, {**REWEIGHTED, "mode": "uncertainty"}], ids=["plain", "learned"])
+def test_clipping_bounds_the_norm_and_logs_the_one_before(tmp_path, pixel):
+    whole = gradients(build(options(tmp_path, pixel_opt=pixel)), batch_of([0, 1, 2, 3]))
+    model = build(options(tmp_path, pixel_opt=pixel, grad_clip=0.01))
     clipped = gradients(model, batch_of([0, 1, 2, 3]))
     norm = torch.cat([g.flatten() for g in whole]).norm().item()
     assert model.log_dict["grad_norm"] == pytest.approx(norm, rel=1e-5)
@@ -200,6 +202,7 @@ def test_low_precision_trains_nearly_the_same(tmp_path, amp):
 def test_only_the_network_runs_in_low_precision(tmp_path):
     seen = []
     model = build(options(tmp_path, amp="bf16"))
+    model.net_g.register_forward_hook(lambda m, i, o: o.bfloat16())
     model.net_g.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
     model.net_g.conv.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
     model.cri_pix.register_forward_pre_hook(lambda m, i: seen.append(i[0].dtype))
@@ -276,6 +279,26 @@ def test_the_losses_of_a_skipped_batch_are_forgotten(tmp_path):
     train(skipped, [batch_of([0, 1, 2, 3]), planted()])
     train(shorter, [batch_of([0, 1, 2, 3])])
     assert skipped.cri_pix.get_extra_state() == shorter.cri_pix.get_extra_state()
+    train(skipped, [batch_of([0, 1, 2, 3])], start=3)
+    assert skipped.cri_pix.reweighter.updates == 1  # update_freq iterations are over
+
+
+def test_a_skipped_iteration_leaves_the_average_alone(tmp_path):
+    model = build(options(tmp_path, ema_decay=0.5))
+    train(model, [batch_of([0, 1])])
+    before = copy.deepcopy(model.net_g_ema.state_dict())
+    train(model, [planted()], start=2)
+    torch.testing.assert_close(model.net_g_ema.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("images", "parts", "sizes"), [(3, 2, [2, 1]), (3, 4, [1, 1, 1]), (1, 2, [1]), (4, 1, [4])])
+def test_a_batch_is_cut_into_as_many_parts_as_it_has_images_at_most(images, parts, sizes):
+    lq, labels = torch.rand(images, 3, 2, 2), torch.arange(images)
+    cut = Batch(lq, lq + 1, labels).split(parts)
+    assert [len(part) for part, *_ in cut] == sizes
+    for place, whole in enumerate((lq, lq + 1, labels)):
+        assert torch.equal(torch.cat([part[place] for part in cut]), whole)
+    assert [part[2] for part in Batch(lq, lq, None).split(parts)] == [None] * len(sizes)
 
 
 def test_a_non_finite_gradient_is_caught_where_the_loss_is_finite(tmp_path, warnings_of):
