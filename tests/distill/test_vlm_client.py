@@ -136,9 +136,10 @@ def test_a_server_that_never_answers_in_time_is_named():
     ids=["html", "nothing", "no-choice", "list", "error-200", "empty", "bytes", "endless", "400", "413"],
 )
 def test_one_useless_reply_is_told_apart_and_not_tried_again(answer, words):
-    with serve(answer) as server, pytest.raises(UnusableReplyError, match=words):
+    with serve(answer) as server, pytest.raises(UnusableReplyError, match=words) as caught:
         ask(server.url)
     assert len(server.requests) == 1
+    assert len(caught.value.raw) <= 4000
 
 
 def test_a_reply_cut_off_is_useless():
@@ -184,6 +185,36 @@ def test_a_key_that_a_server_repeats_is_hidden(monkeypatch, status, kind):
         client(server.url, api_key_env="RAIN_KEY", retries=0).ask("look", [], [])
     assert "topsecret" not in str(caught.value) + getattr(caught.value, "raw", "")
     assert status == 404 or "*** is broken, I say ***" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["TimeoutError", "OpenAIError"])
+def test_a_key_in_any_other_error_is_hidden(monkeypatch, kind):
+    import builtins
+
+    import openai
+
+    def fail(*_):
+        raise getattr(builtins, kind, getattr(openai, kind, None))("header sk-topsecret-123 broke")
+
+    monkeypatch.setenv("RAIN_KEY", "sk-topsecret-123")
+    monkeypatch.setattr(VlmClient, "_receive", fail)
+    with pytest.raises(ServiceError, match=r"header \*\*\* broke"):
+        client("http://localhost:1/v1", api_key_env="RAIN_KEY", retries=0).ask("look", [], [])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_is_sent_without_blanks_and_named_where_it_is_refused(monkeypatch, status):
+    monkeypatch.setenv("RAIN_KEY", " sk-1\n")
+    with serve((status, "{}", {})) as server, pytest.raises(ServiceError, match=r"refuses the key.*RAIN_KEY"):
+        client(server.url, api_key_env="RAIN_KEY").ask("look", [], [])
+    assert [headers["authorization"] for headers in server.headers] == ["Bearer sk-1"]
+
+
+@pytest.mark.parametrize(("seed", "sent"), [(0, {"seed": 0}), (None, {})])
+def test_a_seed_of_zero_is_a_seed(seed, sent):
+    with serve() as server:
+        client(server.url, seed=seed).ask("look", [], [])
+    assert {key: value for key, value in server.requests[0].items() if key == "seed"} == sent
 
 
 def test_a_missing_key_is_named(monkeypatch):

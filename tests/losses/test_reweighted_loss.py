@@ -264,6 +264,21 @@ def test_log_means_cover_all_micro_batches():
     assert loss.log()["l_nrd"] == pytest.approx(sample_losses(pred, target)[3:5].mean().item())
 
 
+def test_a_step_begun_is_logged_and_saved():
+    pred, target = batch(5)
+    loss, resumed = build(warmup=0), build(warmup=0)
+    train(loss, 1)
+    loss(pred, target, LABELS)
+    expected = sample_losses(pred, target)[3:5].mean().item()
+    assert loss.log()["l_nrd"] == pytest.approx(expected)
+    resumed.load_state_dict(loss.state_dict())
+    assert resumed.log() == loss.log()
+    for one in (loss, resumed):
+        one.discard()
+    assert resumed.log() == loss.log()
+    assert loss.log()["l_nrd"] != pytest.approx(expected)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cut", [3, 8])
 def test_continues_to_the_last_bit(mode, cut, tmp_path):
@@ -284,6 +299,8 @@ def test_a_state_of_other_types_or_another_mode_is_refused():
     state = build().state_dict()
     with pytest.raises(CheckpointError, match=r"saved for the rain types .* but this run has \['drs', 'snow'\]"):
         build(rain_types=["drs", "snow"]).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="saved for the rain types"):  # the same ones in another order
+        build(rain_types=["nrd", "drs", "drd", "nrs"]).load_state_dict(state)
     with pytest.raises(CheckpointError, match="mode is 'paper', but this run has 'dwa'"):
         build(mode="dwa").load_state_dict(state)
 
@@ -346,6 +363,18 @@ def test_learned_log_variances():
     loss.step(1)
     weights = torch.softmax(torch.tensor([0.0, -1.0, 0.0, 1.0]), 0)
     np.testing.assert_allclose(loss.reweighter.weights, weights, atol=1e-7)
+    assert loss.log()["w_nrd"] == pytest.approx(weights[3].item())
+
+
+def test_learned_weights_keep_their_floor():
+    pred, target = batch()
+    loss = build(mode="uncertainty", floor=0.2)
+    with torch.no_grad():
+        loss.log_variances.copy_(torch.tensor([0.0, 0.0, 0.0, 9.0]))
+    losses = sample_losses(pred, target)
+    weights = torch.softmax(torch.tensor([0.0, 0.0, 0.0, -9.0]), 0) * (1 - 4 * 0.2) + 0.2
+    means = torch.stack([losses[:2].mean(), losses[2], losses[5], losses[3:5].mean()])
+    torch.testing.assert_close(loss(pred, target, LABELS), (weights * means).sum())
     assert loss.log()["w_nrd"] == pytest.approx(weights[3].item())
 
 

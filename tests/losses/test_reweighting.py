@@ -334,3 +334,13 @@ def test_the_maths_imports_neither_torch_nor_basicsr():
         "sys.exit(any(name in sys.modules for name in ('torch', 'basicsr')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("mode", "same"), [("paper", False), ("coba", True), ("released", False)])
+def test_only_coba_takes_a_loss_of_zero_for_an_absent_type(mode, same):
+    losses = curves(4, 12).tolist()
+    zero, absent = build(mode), build(mode)
+    for t, values in enumerate(losses):
+        zero.update([0.0 if t == 8 else values[0], *values[1:]])
+        absent.update([None if t == 8 else values[0], *values[1:]])
+    assert (zero.diagnostics()["slopes"] == absent.diagnostics()["slopes"]) is same

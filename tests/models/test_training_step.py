@@ -269,7 +269,9 @@ def test_a_skipped_batch_leaves_running_statistics_alone(tmp_path):
 
 def test_a_nan_keeps_the_reweighting_finite(tmp_path):
     good = [batch_of([0, 1, 2, 3])] * 3
-    found = train(build(options(tmp_path, pixel_opt=REWEIGHTED)), [*good, planted(), *good])[-1]
+    model = build(options(tmp_path, pixel_opt=REWEIGHTED))
+    found = train(model, [*good, planted(), *good])[-1]
+    assert model.cri_pix.reweighter.updates == 3  # after iterations 2, 4 (the skipped one) and 6
     assert all(torch.isfinite(torch.tensor(value)) for value in found.values())
     assert sum(found[f"w_{name}"] for name in ("drs", "drd", "nrs", "nrd")) == pytest.approx(1)
 
