@@ -14,7 +14,7 @@ from unirain_plugin.distill.errors import DistillError, ServiceError
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
 from unirain_plugin.distill.vlm_client import UnusableReplyError
 from unirain_plugin.distill.voters.vlm import Vlm
-from unirain_plugin.distill.voters.vlm_prompt import contact_sheet, fill, load_prompt
+from unirain_plugin.distill.voters.vlm_prompt import DEFAULT_PROMPT, contact_sheet, fill, load_prompt
 from unirain_plugin.distill.voters.vlm_verdict import parse_verdict
 from unirain_plugin.errors import OptionError
 
@@ -22,7 +22,7 @@ REJECT = '{"verdict": "reject", "reason": "drawn lines"}'
 
 
 def voter(url, **keys):
-    return Vlm(url, "judge", **{"retries": 0, "backoff": 0.01, "timeout": 5, "cache": False, **keys})
+    return Vlm(url, **{"model": "judge", "retries": 0, "backoff": 0.01, "timeout": 5, "cache": False, **keys})
 
 
 def text_of(request):
@@ -98,6 +98,16 @@ def test_an_unusable_reply_is_an_abstention_and_never_cached(answer, tmp_path):
 
 
 def test_the_same_question_is_asked_once_and_any_change_anew(tmp_path):
+    prompt = tmp_path / "prompt.yml"
+    prompt.write_bytes(DEFAULT_PROMPT.read_bytes() + b"\n")
+
+    def changed(candidate=(), reference=()):
+        task = make_task()
+        for thing, values in ((task.candidate, candidate), (task.retrieved[0].reference, reference)):
+            for name, value in dict(values).items():
+                setattr(thing, name, value)
+        return task
+
     with serve() as server:
         first = voter(server.url, cache=str(tmp_path)).vote([make_task()])
         assert voter(server.url, cache=str(tmp_path), concurrency=2, timeout=9).vote([make_task()]) == first
@@ -110,6 +120,18 @@ def test_the_same_question_is_asked_once_and_any_change_anew(tmp_path):
                 ({"temperature": 0.5}, make_task()),
                 ({"images": "sheet"}, make_task()),
                 ({"seed": 3}, make_task()),
+                ({"max_tokens": 99}, make_task()),
+                ({"max_side": 48}, make_task()),
+                ({"extra_body": {"top_k": 1}}, make_task()),
+                ({"prompt": str(prompt)}, make_task()),
+                ({"model": "another"}, make_task()),
+                ({}, changed(candidate={"rain_type": "nrd"})),
+                ({}, changed(candidate={"_lq": make_task().candidate.gt})),
+                ({}, changed(candidate={"_gt": make_task().candidate.lq})),
+                ({}, changed(reference={"id": "other"})),
+                ({}, changed(reference={"caption": "other"})),
+                ({}, changed(reference={"_image": make_task().candidate.lq})),
+                ({}, changed(reference={"_image": make_task().candidate.gt[::-1].copy().reshape(56, 40, 3)})),
             ],
             start=2,
         ):

@@ -243,6 +243,26 @@ def test_a_loss_that_is_zero_at_first_is_normalised_by_its_first_positive_value(
     assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.5, 0.0])
 
 
+def test_a_negative_loss_that_falls_has_a_negative_slope():
+    reweighter = build(num_types=2, warmup=0)
+    reweighter.update([-2.0, 1.0])
+    reweighter.update([-3.0, 1.0])
+    assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.5, 0.0])
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-9])
+def test_slopes_are_compared_however_small_they_are(size):
+    reweighter = build(num_types=2, warmup=0)
+    run(reweighter, [[1 - size * t, 1 - 2 * size * t] for t in range(6)])
+    np.testing.assert_allclose(reweighter.diagnostics()["tbs"], softmax(-2 / 3, -4 / 3), atol=1e-6)
+    np.testing.assert_allclose(reweighter.diagnostics()["tss"], 0.5, atol=1e-6)
+
+
+def test_the_default_floor_of_many_types_leaves_the_sum_at_one():
+    weights = run(build("released", 12), curves(12))
+    np.testing.assert_allclose(weights, 1 / 12)  # 0.1 would be more than there is
+
+
 def test_tensors_arrays_and_lists_are_the_same():
     losses = curves(4).astype(np.float32)
     expected = run(build(), losses.tolist())

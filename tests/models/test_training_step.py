@@ -285,14 +285,6 @@ def test_the_losses_of_a_skipped_batch_are_forgotten(tmp_path):
     assert skipped.cri_pix.reweighter.updates == 1  # update_freq iterations are over
 
 
-def test_a_skipped_iteration_leaves_the_average_alone(tmp_path):
-    model = build(options(tmp_path, ema_decay=0.5))
-    train(model, [batch_of([0, 1])])
-    before = copy.deepcopy(model.net_g_ema.state_dict())
-    train(model, [planted()], start=2)
-    torch.testing.assert_close(model.net_g_ema.state_dict(), before, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize(("images", "parts", "sizes"), [(3, 2, [2, 1]), (3, 4, [1, 1, 1]), (1, 2, [1]), (4, 1, [4])])
 def test_a_batch_is_cut_into_as_many_parts_as_it_has_images_at_most(images, parts, sizes):
     lq, labels = torch.rand(images, 3, 2, 2), torch.arange(images)
