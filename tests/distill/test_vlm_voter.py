@@ -14,6 +14,7 @@ from unirain_plugin.distill.errors import DistillError, ServiceError
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
 from unirain_plugin.distill.vlm_client import UnusableReplyError
 from unirain_plugin.distill.voters.vlm import Vlm
+from unirain_plugin.distill.voters.vlm_cache import ReplyCache
 from unirain_plugin.distill.voters.vlm_prompt import DEFAULT_PROMPT, contact_sheet, fill, load_prompt
 from unirain_plugin.distill.voters.vlm_verdict import parse_verdict
 from unirain_plugin.errors import OptionError
@@ -146,6 +147,31 @@ def test_a_damaged_cache_file_is_asked_anew(tmp_path):
         path.write_text('{"key": "x", "re')
         assert voter(server.url, cache=str(tmp_path)).vote([make_task()])[0].verdict is True
         assert len(server.requests) == 2
+
+
+def test_a_reply_under_another_questions_name_is_none(tmp_path):
+    cache, keys = ReplyCache(tmp_path), [ReplyCache.key({"n": n}) for n in range(2)]
+    cache.put(keys[0], VERDICT)
+    assert cache.get(keys[0]) == VERDICT
+    (file,) = tmp_path.rglob("*.json")
+    other = tmp_path / keys[1][:2] / f"{keys[1]}.json"
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(file.read_bytes())
+    assert cache.get(keys[1]) is None
+
+
+def test_a_prompt_is_known_by_its_text(tmp_path):
+    digests = []
+    for name, more in (("a.yml", b""), ("b.yml", b""), ("a.yml", b"# new\n")):
+        (tmp_path / name).write_bytes(DEFAULT_PROMPT.read_bytes() + more)
+        digests.append(load_prompt(tmp_path / name).digest)
+    assert digests[0] == digests[1] == load_prompt().digest != digests[2]
+
+
+@pytest.mark.parametrize(("count", "shape"), [(2, (100, 100)), (4, (100, 100)), (5, (100, 99)), (7, (99, 99))])
+def test_the_sheet_has_two_columns_up_to_four_images_then_three(count, shape):
+    sheet = contact_sheet([np.zeros((8, 8, 3), np.uint8)] * count, ["A:"] * count, 100)
+    assert sheet.shape == (*shape, 3)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):

@@ -363,8 +363,12 @@ def test_history_goes_through_a_checkpoint(tmp_path):
     model, other = build(opt), build(opt)
     train(model, [batch_of([0, 1, 2, 3])] * 3 + [planted()])
     model.best_figure.improved("val", {"psnr": 30.0}, 4)
+    model.training_step.scaler.update(8.0)
+    model.best_metric_results = {"val": {"psnr": {"better": "higher", "val": 30.0, "iter": 4}}}
     other.load_history_state(copy.deepcopy(model.history_state()))
     assert other.cri_pix.log() == model.cri_pix.log()
-    assert other.training_step.guard.total == 1
+    assert other.training_step.guard.state_dict() == {"total": 1, "in_row": 1}
+    assert other.best_metric_results == model.best_metric_results
+    assert other.training_step.scaler.get_scale() == 8.0
     assert (other.best_figure.value, other.best_figure.iteration) == (30.0, 4)
     assert other.training_step.scaler.state_dict() == model.training_step.scaler.state_dict()
