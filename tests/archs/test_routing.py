@@ -78,6 +78,15 @@ def test_balance_of_two_ranks_is_that_of_their_batch(chosen, monkeypatch):
     torch.testing.assert_close(torch.autograd.grad(ranks, logits)[0], expected)
 
 
+def test_balance_of_a_soft_mixture_has_the_gradient_of_its_squares():
+    logits = torch.tensor([[[2.0, 0.1, 0.0], [0.3, 0.2, 1.0]]], requires_grad=True)
+    balance = load_balance_loss(RoutingRecord(logits, logits.softmax(-1), None))
+    expected = 3 * logits.softmax(-1).mean((0, 1)).square().sum()
+    torch.testing.assert_close(balance, expected)
+    found, wanted = (torch.autograd.grad(loss, logits)[0] for loss in (balance, expected))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_balance_has_a_finite_gradient_at_perfect_balance():
     logits = torch.zeros(2, 1, 2, requires_grad=True)
     load_balance_loss(RoutingRecord(logits, logits.softmax(-1), torch.tensor([[[0]], [[1]]]))).backward()

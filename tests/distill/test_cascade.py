@@ -54,7 +54,9 @@ def test_ties_go_to_the_earlier_reference_at_every_level(kinds):
     rng = np.random.default_rng(6)
     every = make_arrays(rng, 60)
     order = [rng.integers(0, kind, 60) for kind in kinds]  # which of so many captions, vectors and thumbnails each has
-    references = ReferenceArrays(*(a[o] for a, o in zip((every.text, every.visual, every.thumbnails), order, strict=True)))
+    references = ReferenceArrays(
+        *(a[o] for a, o in zip((every.text, every.visual, every.thumbnails), order, strict=True))
+    )
     query, rows = make_arrays(rng, 1), np.arange(60)
     cascade = Cascade(
         TextIndex(build_index(references.text, rows, "Flat"), rows, references.text), references, 50, 40, 30

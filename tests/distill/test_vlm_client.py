@@ -176,7 +176,13 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(monkeypatch, capl
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, UnusableReplyError), (422, UnusableReplyError), (404, ServiceError), (429, ServiceError), (500, ServiceError)],
+    [
+        (400, UnusableReplyError),
+        (422, UnusableReplyError),
+        (404, ServiceError),
+        (429, ServiceError),
+        (500, ServiceError),
+    ],
 )
 def test_a_key_that_a_server_repeats_is_hidden(monkeypatch, status, kind):
     monkeypatch.setenv("RAIN_KEY", "sk-topsecret-123")
