@@ -142,3 +142,14 @@ def test_statistics_have_a_row_a_picture_that_sums_to_one(small):
         assert share.shape == (3, 3)
         assert not share.requires_grad
         torch.testing.assert_close(share.sum(1), torch.ones(3))
+
+
+def test_many_exact_ties_go_to_the_lower_numbers():
+    chosen, _, _ = choose_top_k(torch.zeros(3, 5, 64), 4)
+    assert chosen.flatten(0, 1).tolist() == [[0, 1, 2, 3]] * 15
+
+
+def test_balance_is_the_mean_over_layers():
+    p = [math.log(0.9), math.log(0.1)]
+    layers = {"a": record([[p]]), "b": record([[[0.0, 0.0]]])}  # 1.64 and 1
+    assert auxiliary_losses(layers)["load_balance"].item() == pytest.approx(1.32, rel=1e-6)
