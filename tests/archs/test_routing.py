@@ -78,6 +78,15 @@ def test_balance_of_two_ranks_is_that_of_their_batch(chosen, monkeypatch):
     torch.testing.assert_close(torch.autograd.grad(ranks, logits)[0], expected)
 
 
+def test_balance_of_a_soft_mixture_has_the_gradient_of_its_squares():
+    logits = torch.tensor([[[2.0, 0.1, 0.0], [0.3, 0.2, 1.0]]], requires_grad=True)
+    balance = load_balance_loss(RoutingRecord(logits, logits.softmax(-1), None))
+    expected = 3 * logits.softmax(-1).mean((0, 1)).square().sum()
+    torch.testing.assert_close(balance, expected)
+    found, wanted = (torch.autograd.grad(loss, logits)[0] for loss in (balance, expected))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_balance_has_a_finite_gradient_at_perfect_balance():
     logits = torch.zeros(2, 1, 2, requires_grad=True)
     load_balance_loss(RoutingRecord(logits, logits.softmax(-1), torch.tensor([[[0]], [[1]]]))).backward()
@@ -133,3 +142,14 @@ def test_statistics_have_a_row_a_picture_that_sums_to_one(small):
         assert share.shape == (3, 3)
         assert not share.requires_grad
         torch.testing.assert_close(share.sum(1), torch.ones(3))
+
+
+def test_many_exact_ties_go_to_the_lower_numbers():
+    chosen, _, _ = choose_top_k(torch.zeros(3, 5, 64), 4)
+    assert chosen.flatten(0, 1).tolist() == [[0, 1, 2, 3]] * 15
+
+
+def test_balance_is_the_mean_over_layers():
+    p = [math.log(0.9), math.log(0.1)]
+    layers = {"a": record([[p]]), "b": record([[[0.0, 0.0]]])}  # 1.64 and 1
+    assert auxiliary_losses(layers)["load_balance"].item() == pytest.approx(1.32, rel=1e-6)

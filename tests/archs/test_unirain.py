@@ -198,3 +198,9 @@ def test_auxiliary_losses_reach_the_routers(small):
     sum(losses.values()).backward()
     routers = [p for name, p in net.named_parameters() if name.endswith("router.weight")]
     assert all(p.grad.abs().sum() > 0 for p in routers)
+
+
+def test_a_new_network_starts_near_the_identity(small):
+    weight = small().output.weight
+    bound = 0.1 * (9 * weight.shape[1]) ** -0.5  # a tenth of torch's usual bound, 1 / √fan-in
+    assert 0.8 * bound < weight.abs().max() <= bound

@@ -303,3 +303,34 @@ def test_manifest_without_the_wanted_type_or_any_kept_pair(rainrag_root):
     with pytest.raises(DataError, match="rejected every pair"):
         build(manifest=manifest_of(rainrag_root, keep=False))
     assert len(build(manifest=manifest_of(rainrag_root, keep=False), pyramid={"distilled": 4, "rest": 1})) == 6
+
+
+def test_training_balances_the_types_and_validation_takes_every_pair_once(rainrag_root):
+    write_pair(rainrag_root, "drs", "more.png", encode(picture()), encode(picture()))
+    assert len(build(rainrag_root)) == 4 * 4
+    assert len(build(rainrag_root, sampling="natural")) == 13
+    assert len(build(rainrag_root, phase="val")) == 13
+
+
+@pytest.mark.parametrize(
+    ("flags", "turned"),
+    [
+        ({"use_hflip": True, "use_rot": False}, lambda x: [x, x.flip(2)]),
+        ({"use_hflip": False, "use_rot": True}, lambda x: [x, x.flip(1), x.mT, x.flip(1).mT]),
+        ({"use_hflip": False, "use_rot": False}, lambda x: [x]),
+    ],
+)
+def test_each_flag_allows_its_own_flips(tmp_path, flags, turned):
+    write_pair(tmp_path, "drs", "a.png", encode(picture(24, 24)), encode(picture(24, 24, 1)))
+    data, whole = build(tmp_path, **flags), build(tmp_path, phase="val")[0]
+    items = [data[SampleIndex(0, draw)] for draw in range(40)]
+    for side in ("lq", "gt"):
+        found = {tuple(item[side].flatten().tolist()) for item in items}
+        assert found == {tuple(x.flatten().tolist()) for x in turned(whole[side])}
+
+
+@pytest.mark.parametrize(("given", "values"), [("mean", (0.1, 1.0)), ("std", (0.0, 0.1))])
+def test_mean_or_std_alone(rainrag_root, given, values):
+    plain = build(rainrag_root, phase="val")[0]["lq"]
+    found = build(rainrag_root, phase="val", **{given: [0.1] * 3})[0]["lq"]
+    torch.testing.assert_close(found, (plain - values[0]) / values[1])

@@ -6,8 +6,8 @@ import pytest
 from data_pictures import broken_images, encode, encode_pil, picture
 
 from unirain_plugin.data import partial_decode
-from unirain_plugin.data.image_header import read_header
-from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.image_header import other_orientation, read_header
+from unirain_plugin.data.image_io import EncodedImage, image_shape
 from unirain_plugin.errors import DataError
 
 SAMPLINGS = (0x111111, 0x211111, 0x121111, 0x221111, 0x411111)
@@ -134,3 +134,32 @@ def test_data_crowded_in_a_part_of_a_jpeg_is_not_cut_off(noisy, sampling):
     whole = EncodedImage(data, "x").decode()
     for stop in range(1, 201, 3):
         assert np.array_equal(EncodedImage(data, "x").decode_rows(stop)[:stop], whole[:stop]), stop
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_orientation_is_told_and_turned_as_opencv_turns_it(kind, orientation):
+    data = encode_pil(picture(), kind, orientation=orientation)
+    if orientation > 1:
+        with pytest.raises(DataError, match="EXIF orientation"):
+            EncodedImage(data, "x")
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert expected.shape == ((48, 64, 3) if orientation < 5 else (64, 48, 3))
+    image = EncodedImage(data, "x", convert=["exif"])
+    assert (image.height, image.width) == expected.shape[:2]
+    assert np.array_equal(image.decode(), expected)
+    assert image_shape(data, "x") in (expected.shape, None if kind in ("WEBP", "TIFF") else expected.shape)
+
+
+def test_the_orientation_is_found_behind_a_chunk_of_odd_length():
+    data = encode_pil(picture(), "WEBP", orientation=8)
+    at = data.index(b"EXIF")
+    assert other_orientation(data[:at] + b"ANMF\x03\0\0\0abc\0" + data[at:]) == 8
+
+
+def test_a_second_image_behind_the_first_does_not_count():
+    first, second = encode(picture(200, 48), ".jpg"), encode(picture(64, 48, 1), ".jpg")
+    data = first[:2] + b"\xff\xe2\x00\x08MPF\0\0\0" + first[2:] + second
+    header = read_header(data, "x")
+    assert (header.height, header.end_at) == (200, len(first) + 10 - 2)
+    assert np.array_equal(EncodedImage(data, "x").decode_rows(60)[:60], EncodedImage(first, "x").decode()[:60])

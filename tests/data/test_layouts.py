@@ -10,6 +10,7 @@ from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation import index_dataset
 from unirain_plugin.preparation.layouts import RULES, load_layout, parse_layout
+from unirain_plugin.preparation.pairing import PairingOptions, find_pairs
 from unirain_plugin.preparation.public_layouts import public_layout, public_layouts
 
 TREES = {
@@ -336,3 +337,59 @@ def test_list_names_every_layout(capsys):
     out = capsys.readouterr().out
     assert all(f"{name}: " in out for name in public_layouts()) and all(rule in out for rule in RULES)
     assert "a guess" in out
+
+
+def paired(root, layout, **options):
+    found = find_pairs(str(root), layout, PairingOptions(**options))
+    return [(pair.lq, pair.gt, pair.rain_type, pair.source) for pair in found.pairs], found.problems
+
+
+def test_of_several_clean_images_the_one_with_the_rainy_ones_suffix_is_taken(tmp_path):
+    plant(tmp_path, "input/1.png", "target/1.jpg", "target/1.png", "input/2.webp", "target/2.jpg", "target/2.png")
+    pairs, problems = paired(tmp_path, public_layout("rain13k"))
+    assert pairs[0][:2] == ("input/1.png", "target/1.png")
+    assert [text for kind, text in problems if kind == "ambiguous"] == [
+        "input/2.webp: several clean images: target/2.jpg, target/2.png."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("training", "train"), ("RainTrainL", "train"), ("Testing", "test"), ("test_a", "test"), ("valid", "val"),
+     ("validation", "val"), ("mine", "mine")],
+)  # fmt: skip
+def test_folders_that_tell_a_split(tmp_path, folder, split):
+    plant(tmp_path, *(f"{name}/{side}/1.png" for name in (folder, "other") for side in ("input", "target")))
+    pairs, problems = paired(tmp_path, public_layout("rain13k"), split=split)
+    assert [lq for lq, *_ in pairs] == [f"{folder}/input/1.png"] and not problems
+
+
+def test_what_the_user_says_of_types_and_source_wins(tmp_path):
+    (tmp_path / "mine.yml").write_text(OWN)
+    plant(tmp_path / "data", "night/wet/a-1.png", "night/dry/a.png")
+    for options, told in (
+        ({}, ("nrd", "mine")),
+        ({"types": {"night/": "drd"}}, ("drd", "mine")),
+        ({"rain_type": "haze", "types": {"night/": "drd"}, "source": "own"}, ("haze", "own")),
+    ):
+        ((*_, rain_type, source),), _ = paired(tmp_path / "data", load_layout(str(tmp_path / "mine.yml")), **options)
+        assert (rain_type, source) == told
+
+
+def test_of_several_patterns_of_clean_images_the_first_that_fits_wins(tmp_path):
+    plant(tmp_path, "wet/1.png", "wet/2.png", "best/1.png", "good/1.png", "good/2.png")
+    part = {"rule": "same_name", "lq": "wet/{name}", "gt": ["best/{name}", "good/{name}"], "rain_type": "drs"}
+    pairs, _ = paired(tmp_path, parse_layout({"name": "x", "parts": [part]}, "x.yml"))
+    assert [(lq, gt) for lq, gt, *_ in pairs] == [("wet/1.png", "best/1.png"), ("wet/2.png", "good/2.png")]
+
+
+def test_a_list_may_tell_the_split_but_not_lead_out_of_the_folder(tmp_path):
+    root = tmp_path / "data"
+    plant(root, "wet/1.png", "wet/2.png", "dry/1.png", "../out.png")
+    (root / "train.txt").write_text("wet/1.png dry/1.png\n")
+    (root / "test.txt").write_text("wet/2.png dry/1.png\nwet/1.png ../out.png\n")
+    pairs, problems = paired(root, public_layout("spa"), split="train")
+    assert [lq for lq, *_ in pairs] == ["wet/1.png"] and not problems
+    pairs, problems = paired(root, public_layout("spa"), split="test")
+    assert [lq for lq, *_ in pairs] == ["wet/2.png"]
+    assert problems == [("missing", "test.txt:2: ../out.png does not exist.")]

@@ -58,6 +58,8 @@ GOOD = '{"lq": "a.png", "gt": "b.png", "rain_type": "drs"}\n'
         (GOOD[:-2] + ', "retrieved": [{"s_vis": 1}]}', "retrieved: expected a list of objects with id"),
         (GOOD[:-2] + ', "retrieved": [{"id": "r", "s_viz": 1}]}', "retrieved: expected"),
         (GOOD[:-2] + ', "retrieved": [{"id": "r", "s_vis": NaN}]}', "NaN is no JSON number"),
+        (GOOD[:-2] + ', "retrieved": [{"id": "r", "s_vis": 1e999}]}', "retrieved: expected"),
+        ('{"lq": "a\\u0000", "gt": "b.png", "rain_type": "drs"}', "lq: expected a path or LMDB key"),
         (GOOD[:-2] + ', "reason": 3}', "reason: expected text, found 3"),
     ],
 )
@@ -117,3 +119,9 @@ def test_readers_see_nothing_before_the_end(tmp_path):
         writer.write(FULL)
         assert not (tmp_path / "m.jsonl").exists()
     assert len(list(read_manifest(tmp_path / "m.jsonl"))) == 1
+
+
+def test_others_may_read_it_as_any_new_file(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [FULL])
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "m.jsonl").stat().st_mode == (tmp_path / "plain").stat().st_mode

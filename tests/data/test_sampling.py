@@ -76,7 +76,7 @@ def test_pyramid_gives_the_rest_its_share_in_every_type():
 def test_an_epoch_is_bounded_and_large_groups_are_then_drawn_at_random():
     pairs = table(("drs", "a", True, 1000), ("nrd", "a", True, 10))
     plan = SamplePlan(pairs, {"drs": 1, "nrd": 99})
-    assert len(plan) == MAX_EPOCHS * 1010
+    assert len(plan) == 8 * 1010 and MAX_EPOCHS == 8
     seen = {
         p.lq for rng in map(np.random.default_rng, range(30)) for p in epoch(pairs, plan, rng) if p.rain_type == "drs"
     }
@@ -88,7 +88,27 @@ def test_odd_shares_still_sum_to_the_epoch():
     plan = SamplePlan(pairs, {"drs": 0.3, "drd": 0.36, "nrs": 0.34})
     counts = Counter(p.rain_type for p in epoch(pairs, plan))
     assert sum(counts.values()) == len(plan)
-    assert counts["drs"] == 7 and abs(counts["drd"] - 0.36 * len(plan)) < 1
+    assert counts == {"drs": 7, "drd": 9, "nrs": 8}  # of 24: 7.2, 8.64, 8.16, the largest remainder rounded up
+
+
+def test_a_group_of_next_to_no_weight_still_has_a_slot():
+    pairs = table(*TWO)
+    counts = Counter(p.rain_type for p in epoch(pairs, SamplePlan(pairs, {"drs": 1, "nrd": 1e-6})))
+    assert counts == {"drs": 8 * MAX_EPOCHS, "nrd": 1}
+
+
+def test_a_group_that_fits_its_slots_is_met_whole_whatever_is_drawn():
+    pairs = table(*TWO)
+    samples = epoch(pairs, SamplePlan(pairs, "natural"), np.random.default_rng(0))
+    assert len({p.lq for p in samples}) == 8
+
+
+def test_types_are_balanced_and_sources_natural_unless_told():
+    pairs = table(("drs", "syn", True, 6), ("drs", "real", True, 2), ("nrd", "real", True, 4))
+    shares = Counter((p.rain_type, p.source) for p in epoch(pairs, SamplePlan(pairs, {"types": "balanced"})))
+    assert shares == {("drs", "syn"): 6, ("drs", "real"): 2, ("nrd", "real"): 8}
+    shares = Counter((p.rain_type, p.source) for p in epoch(pairs, SamplePlan(pairs, {"sources": "balanced"})))
+    assert shares == {("drs", "syn"): 6, ("drs", "real"): 6, ("nrd", "real"): 12}
 
 
 @pytest.mark.parametrize(

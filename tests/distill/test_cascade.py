@@ -49,7 +49,38 @@ def test_equals_brute_force(same, ks):
         np.testing.assert_allclose(similarities[i, : len(wanted)], [values for _, *values in wanted], atol=1e-5)
 
 
-def test_result_does_not_depend_on_the_batch():
+@pytest.mark.parametrize("kinds", [(1, 60, 60), (60, 3, 60), (60, 60, 3), (1, 1, 1)])
+def test_ties_go_to_the_earlier_reference_at_every_level(kinds):
+    rng = np.random.default_rng(6)
+    every = make_arrays(rng, 60)
+    order = [rng.integers(0, kind, 60) for kind in kinds]  # which of so many captions, vectors and thumbnails each has
+    references = ReferenceArrays(
+        *(a[o] for a, o in zip((every.text, every.visual, every.thumbnails), order, strict=True))
+    )
+    query, rows = make_arrays(rng, 1), np.arange(60)
+    cascade = Cascade(
+        TextIndex(build_index(references.text, rows, "Flat"), rows, references.text), references, 50, 40, 30
+    )
+    found, _ = cascade.retrieve(query.text, query.visual, query.thumbnails)
+    wanted = brute_force(references, query.text[0], query.visual[0], query.thumbnails[0], 50, 40, 30)
+    assert found[0].tolist() == [row for row, *_ in wanted]
+
+
+def test_ties_do_not_go_by_the_order_in_which_an_index_finds_them():
+    class Backwards:
+        d = 6
+
+        def search(self, queries, count):
+            return np.zeros((1, count), np.float32), np.arange(count)[::-1][None]
+
+    rows, vectors = np.arange(0, 40, 2), np.zeros((40, 6), np.float32)
+    ((found, distances),) = TextIndex(Backwards(), rows, vectors).nearest(np.ones((1, 6), np.float32), 5)
+    assert found.tolist() == [0, 2, 4, 6, 8]
+    np.testing.assert_allclose(distances, 6**0.5)
+
+
+def test_result_does_not_depend_on_the_batch(monkeypatch):
+    monkeypatch.setattr("unirain_plugin.distill.retrieval.cascade._BLOCK", 10)
     rng = np.random.default_rng(3)
     references, queries = make_arrays(rng, 200), make_arrays(rng, 33)
     cascade = Cascade(
@@ -63,12 +94,38 @@ def test_result_does_not_depend_on_the_batch():
         np.testing.assert_array_equal(one[1][0], similarities[i])
 
 
-def test_rows_left_out_of_the_index_are_never_found():
+def nearest_by_hand(vectors, rows, query, k):
+    distances = np.linalg.norm(vectors[rows].astype(np.float64) - query, axis=1)
+    return rows[np.argsort(distances, kind="stable")[:k]].tolist()
+
+
+def test_rows_left_out_of_the_index_are_never_found(monkeypatch):
+    monkeypatch.setattr("unirain_plugin.distill.retrieval.text_index._ADD_ROWS", 7)
     rng = np.random.default_rng(4)
-    vectors = rng.normal(size=(40, 6)).astype(np.float32)
-    rows = np.arange(1, 40, 2)
-    found = TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:5], 40)
-    assert all(sorted(r.tolist()) == rows.tolist() for r, _ in found)
+    vectors = rng.normal(size=(80, 6)).astype(np.float32)
+    rows = np.arange(1, 80, 2)
+    found = TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:5], 3)
+    assert [r.tolist() for r, _ in found] == [nearest_by_hand(vectors, rows, query, 3) for query in vectors[:5]]
+    everything = TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:5], 80)
+    assert all(sorted(r.tolist()) == rows.tolist() for r, _ in everything)
+
+
+def test_the_rounding_of_the_index_decides_nothing():
+    rng = np.random.default_rng(8)
+    vectors = (10 + rng.normal(size=(400, 6)) / 50).astype(np.float32)
+    rows, queries = np.arange(400), vectors[:30] + np.float32(0.01)
+
+    class IndexFlatL2:  # as FAISS's, with all of float32's rounding of |q|² + |v|² − 2 q·v
+        d = 6
+
+        def search(self, queries, count):
+            squares = np.square(vectors[None].astype(np.float64) - queries[:, None]).sum(2)
+            squares += rng.uniform(-1, 1, squares.shape) * 1e-6 * 4 * np.square(queries).sum(1, keepdims=True)
+            places = np.argsort(squares, axis=1)[:, :count]
+            return np.take_along_axis(squares, places, 1), places
+
+    found = TextIndex(IndexFlatL2(), rows, vectors).nearest(queries, 10)
+    assert [r.tolist() for r, _ in found] == [nearest_by_hand(vectors, rows, query, 10) for query in queries]
 
 
 @pytest.mark.parametrize("factory,nprobe", [("IVF4,Flat", 4), ("SQ8", None), ("HNSW8", None)])
@@ -95,6 +152,8 @@ def test_index_errors_name_the_numbers(tmp_path):
     assert read_index(tmp_path / "i.faiss", 8, 20).ntotal == 20
     with pytest.raises(OptionError, match="holds 20 vectors of 8 dimensions; the text encoder gives 20 vectors of 9"):
         read_index(tmp_path / "i.faiss", 9, 20)
+    with pytest.raises(OptionError, match="holds 20 vectors of 8 dimensions; the text encoder gives 21 vectors of 8"):
+        read_index(tmp_path / "i.faiss", 8, 21)
     (tmp_path / "broken.faiss").write_bytes(b"nonsense")
     with pytest.raises(OptionError, match=r"broken\.faiss: FAISS cannot read"):
         read_index(tmp_path / "broken.faiss", 8, 20)

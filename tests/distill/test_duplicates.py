@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rain_pictures import photographs
 
-from unirain_plugin.distill.duplicates import find_duplicates_among
+from unirain_plugin.distill.duplicates import files_alike, find_duplicates, find_duplicates_among, pair_planes
 from unirain_plugin.distill.records import Candidate
 from unirain_plugin.rain.render import render_rain
 
@@ -67,3 +67,25 @@ def test_the_first_of_many_is_the_original():
     p, q = pair("rocket"), pair("coffee")
     items = [candidate(p.lq, p.gt), candidate(q.lq, q.gt)] + [candidate(p.lq, p.gt) for _ in range(30)]
     assert find_duplicates_among(items) == [-1, -1] + [0] * 30
+
+
+def test_only_pairs_with_both_files_alike_are_copies_by_their_digests():
+    digests = np.array([[1, 0], [3, 1], [1, 1 << 63], [1, 0]], np.uint64)  # of one sum, as a million pairs may have
+    keys = np.arange(4 * 10, dtype=np.uint32).reshape(4, 10)
+    assert find_duplicates(keys, digests, None, None).tolist() == [-1, -1, -1, 0]
+
+
+def test_what_repeats_a_repetition_alone_is_an_original():
+    """Each is 2 levels brighter than the one before: neighbours are alike, the first and the third are not."""
+    p = pair("astronaut")
+    items = [candidate(*(cv2.add(image, (2 * i,) * 3) for image in (p.lq, p.gt))) for i in range(3)]
+    assert files_alike(items[0], items[1], False) and files_alike(items[1], items[2], False)
+    assert not files_alike(items[0], items[2], False)
+    assert find_duplicates_among(items) == [-1, 0, -1]
+
+
+@pytest.mark.parametrize(("lq", "gt", "planes"), [(255, 0, (-128, 127)), (0, 255, (127, -128)), (130, 128, (0, 1))])
+def test_planes_hold_every_difference(lq, gt, planes):
+    found = pair_planes(candidate(*(np.full((40, 50, 3), level, np.uint8) for level in (lq, gt))))
+    assert found.shape == (2, 32, 32) and found.dtype == np.int8
+    assert [np.unique(plane).tolist() for plane in found] == [[plane] for plane in planes]

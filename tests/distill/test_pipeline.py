@@ -9,6 +9,8 @@ import pytest
 from rain_pictures import write_png
 
 from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.distill.inputs import CandidateFile
+from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.majority import decide
 from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline
@@ -248,3 +250,60 @@ def test_meta_info_files_feed_the_toolbox(settings):
         assert len(data) == entry["pairs"] and data[0]["lq"].shape == (3, 128, 128)
         names += len(data)
     assert names == json.loads((folder / "statistics.json").read_text())["kept"]
+
+
+DESCRIBED = ["references", "candidates"]
+VOTER = {"type": "HashVoter", "name": "first"}
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"captioner": {"type": "vlm", "base_url": "http://h/v1", "model": "m"}}, DESCRIBED),
+        ({"embedder": {"type": "BrokenEmbedder"}}, DESCRIBED),
+        ({"text_encoder": {"type": "sentence_transformers"}}, DESCRIBED),
+        ({"voters": [{**VOTER, "salt": 9}]}, [*DESCRIBED, "votes"]),
+        ({"voters": [{**VOTER, "name": "other"}]}, [*DESCRIBED, "votes"]),
+        ({"voters": [VOTER, {"type": "vlm", "base_url": "http://h/v1", "model": "m"}]}, ["votes"]),
+        ({"retrieval": {"working_size": 32}}, DESCRIBED),
+        ({"unreadable": "reject"}, DESCRIBED),
+        ({"candidates": {"dataroot": "d", "convert": ["grey"]}}, ["candidates"]),
+        ({"duplicates": "keep"}, ["duplicates"]),
+        ({"retrieval": {"index": "IVF4,Flat"}}, ["index"]),
+        ({"retrieval": {"index": "IVF4,Flat", "nprobe": 2}}, ["index", "retrieval"]),
+        ({"retrieval": {"index_file": __file__}}, ["index"]),
+        ({"retrieval": {"k1": 7}}, ["retrieval"]),
+        ({"retrieval": {"k2": 3}}, ["retrieval"]),
+        ({"retrieval": {"k3": 1}}, ["retrieval"]),
+        ({"early_exit": False}, ["votes"]),
+        ({"engine": {"workers": 3, "prefetch": 1}, "report": {"examples": 1}, "output": "o"}, []),
+    ],
+)
+def test_what_changes_a_stages_results_is_part_of_its_state(settings, change, stages):
+    settings["voters"] = [VOTER]
+    if "retrieval" in change:
+        change = {"retrieval": {**settings["retrieval"], **change["retrieval"]}}
+
+    def state(settings):
+        options = parse_options(settings, "test.yml")
+        context = Context(Job(options, "", 0, CandidateFile("", "", "", 0, options.shard_size)))
+        return {name: stage.depends_on(context) for name, stage in STAGES.items()}
+
+    before, after = state(settings), state({**settings, **change})
+    assert [name for name in STAGES if before[name] != after[name]] == stages
+
+
+def test_copies_are_found_beside_unreadable_pairs(settings, copied):
+    import cv2
+
+    (copied / "pairs/drd/target/astronaut1.png").write_bytes(b"")
+    for folder in ("input", "target"):
+        drd, nrs = copied / "pairs/drd" / folder, copied / "pairs/nrs" / folder
+        shutil.copy(drd / "astronaut0.png", drd / "zz_copy.png")  # of the first of all
+        image = cv2.imread(str(nrs / "coffee0.png"))
+        assert cv2.imwrite(str(nrs / "zz_anew.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 0])  # in other bytes
+    run(settings, unreadable="reject")
+    reasons = {r.lq[-18:]: r.reason for r in read_manifest(Path(settings["output"]) / "manifest.jsonl")}
+    assert reasons["/input/zz_copy.png"] == "duplicate of drd/input/astronaut0.png"
+    assert reasons["/input/zz_anew.png"] == "duplicate of nrs/input/coffee0.png"
+    assert sum(reason.startswith("duplicate") for reason in reasons.values()) == 2

@@ -65,9 +65,9 @@ def test_pictures_are_shrunk_to_768_pixels_and_keep_their_colours():
 
 @pytest.mark.parametrize(
     "failure",
-    [(429, "slow down", {}), (500, "oops", {}), (503, "<html>busy</html>", {"Content-Type": "text/html"}),
-     ("drop", "", {}), (200, "dribble", {})],
-    ids=["429", "500", "503-html", "connection-lost", "too-slow"],
+    [(408, "", {}), (409, "", {}), (425, "", {}), (429, "slow down", {}), (500, "oops", {}),
+     (503, "<html>busy</html>", {"Content-Type": "text/html"}), ("drop", "", {}), (200, "dribble", {})],
+    ids=["408", "409", "425", "429", "500", "503-html", "connection-lost", "too-slow"],
 )  # fmt: skip
 def test_passing_failures_are_tried_again(failure):
     with serve(failure, failure, VERDICT) as server:
@@ -91,6 +91,16 @@ def test_the_pauses_double_and_jitter(monkeypatch):
     for i, pause in enumerate(pauses):
         assert 0.5 * 2**i <= pause <= 2**i
     assert len({pause / 2**i for i, pause in enumerate(pauses)}) > 1
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "86400"}])
+def test_no_pause_is_longer_than_a_minute(monkeypatch, headers):
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    with serve((503, "{}", headers)) as server, pytest.raises(ServiceError):
+        ask(server.url, retries=3, backoff=50)
+    assert len(pauses) == 3 and 25 <= min(pauses) <= max(pauses) <= 60
+    assert not headers or pauses == [60] * 3
 
 
 def test_a_server_that_is_down_is_named():
@@ -126,9 +136,10 @@ def test_a_server_that_never_answers_in_time_is_named():
     ids=["html", "nothing", "no-choice", "list", "error-200", "empty", "bytes", "endless", "400", "413"],
 )
 def test_one_useless_reply_is_told_apart_and_not_tried_again(answer, words):
-    with serve(answer) as server, pytest.raises(UnusableReplyError, match=words):
+    with serve(answer) as server, pytest.raises(UnusableReplyError, match=words) as caught:
         ask(server.url)
     assert len(server.requests) == 1
+    assert len(caught.value.raw) <= 4000
 
 
 def test_a_reply_cut_off_is_useless():
@@ -163,6 +174,55 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(monkeypatch, capl
     assert "topsecret" not in "".join(messages) + caplog.text + repr(connection)
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, UnusableReplyError),
+        (422, UnusableReplyError),
+        (404, ServiceError),
+        (429, ServiceError),
+        (500, ServiceError),
+    ],
+)
+def test_a_key_that_a_server_repeats_is_hidden(monkeypatch, status, kind):
+    monkeypatch.setenv("RAIN_KEY", "sk-topsecret-123")
+    answer = (status, '{"error": {"message": "sk-topsecret-123 is broken, I say sk-topsecret-123"}}', {})
+    with serve(answer) as server, pytest.raises(kind) as caught:
+        client(server.url, api_key_env="RAIN_KEY", retries=0).ask("look", [], [])
+    assert "topsecret" not in str(caught.value) + getattr(caught.value, "raw", "")
+    assert status == 404 or "*** is broken, I say ***" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["TimeoutError", "OpenAIError"])
+def test_a_key_in_any_other_error_is_hidden(monkeypatch, kind):
+    import builtins
+
+    import openai
+
+    def fail(*_):
+        raise getattr(builtins, kind, getattr(openai, kind, None))("header sk-topsecret-123 broke")
+
+    monkeypatch.setenv("RAIN_KEY", "sk-topsecret-123")
+    monkeypatch.setattr(VlmClient, "_receive", fail)
+    with pytest.raises(ServiceError, match=r"header \*\*\* broke"):
+        client("http://localhost:1/v1", api_key_env="RAIN_KEY", retries=0).ask("look", [], [])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_is_sent_without_blanks_and_named_where_it_is_refused(monkeypatch, status):
+    monkeypatch.setenv("RAIN_KEY", " sk-1\n")
+    with serve((status, "{}", {})) as server, pytest.raises(ServiceError, match=r"refuses the key.*RAIN_KEY"):
+        client(server.url, api_key_env="RAIN_KEY").ask("look", [], [])
+    assert [headers["authorization"] for headers in server.headers] == ["Bearer sk-1"]
+
+
+@pytest.mark.parametrize(("seed", "sent"), [(0, {"seed": 0}), (None, {})])
+def test_a_seed_of_zero_is_a_seed(seed, sent):
+    with serve() as server:
+        client(server.url, seed=seed).ask("look", [], [])
+    assert {key: value for key, value in server.requests[0].items() if key == "seed"} == sent
+
+
 def test_a_missing_key_is_named(monkeypatch):
     with pytest.raises(OptionError, match="environment variable RAIN_KEY"):
         VlmClient("http://localhost:1/v1", "m", api_key_env="RAIN_KEY").check()
@@ -182,6 +242,8 @@ def test_a_missing_package_is_named(monkeypatch):
     [
         ({"base_url": "localhost:8000"}, "base_url: expected an address"),
         ({"base_url": "http://me:secret@host/v1"}, "keys come from the environment"),
+        ({"base_url": "http://secret@host/v1"}, "keys come from the environment"),
+        ({"base_url": "http://:secret@host/v1"}, "keys come from the environment"),
         ({"model": ""}, "model"),
         ({"timeout": "fast"}, "timeout"),
         ({"max_side": 4096}, "max_side: expected a number from 32 to 768"),

@@ -14,7 +14,8 @@ from unirain_plugin.distill.errors import DistillError, ServiceError
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
 from unirain_plugin.distill.vlm_client import UnusableReplyError
 from unirain_plugin.distill.voters.vlm import Vlm
-from unirain_plugin.distill.voters.vlm_prompt import contact_sheet, fill, load_prompt
+from unirain_plugin.distill.voters.vlm_cache import ReplyCache
+from unirain_plugin.distill.voters.vlm_prompt import DEFAULT_PROMPT, contact_sheet, fill, load_prompt
 from unirain_plugin.distill.voters.vlm_verdict import parse_verdict
 from unirain_plugin.errors import OptionError
 
@@ -22,7 +23,7 @@ REJECT = '{"verdict": "reject", "reason": "drawn lines"}'
 
 
 def voter(url, **keys):
-    return Vlm(url, "judge", **{"retries": 0, "backoff": 0.01, "timeout": 5, "cache": False, **keys})
+    return Vlm(url, **{"model": "judge", "retries": 0, "backoff": 0.01, "timeout": 5, "cache": False, **keys})
 
 
 def text_of(request):
@@ -98,6 +99,16 @@ def test_an_unusable_reply_is_an_abstention_and_never_cached(answer, tmp_path):
 
 
 def test_the_same_question_is_asked_once_and_any_change_anew(tmp_path):
+    prompt = tmp_path / "prompt.yml"
+    prompt.write_bytes(DEFAULT_PROMPT.read_bytes() + b"\n")
+
+    def changed(candidate=(), reference=()):
+        task = make_task()
+        for thing, values in ((task.candidate, candidate), (task.retrieved[0].reference, reference)):
+            for name, value in dict(values).items():
+                setattr(thing, name, value)
+        return task
+
     with serve() as server:
         first = voter(server.url, cache=str(tmp_path)).vote([make_task()])
         assert voter(server.url, cache=str(tmp_path), concurrency=2, timeout=9).vote([make_task()]) == first
@@ -110,6 +121,18 @@ def test_the_same_question_is_asked_once_and_any_change_anew(tmp_path):
                 ({"temperature": 0.5}, make_task()),
                 ({"images": "sheet"}, make_task()),
                 ({"seed": 3}, make_task()),
+                ({"max_tokens": 99}, make_task()),
+                ({"max_side": 48}, make_task()),
+                ({"extra_body": {"top_k": 1}}, make_task()),
+                ({"prompt": str(prompt)}, make_task()),
+                ({"model": "another"}, make_task()),
+                ({}, changed(candidate={"rain_type": "nrd"})),
+                ({}, changed(candidate={"_lq": make_task().candidate.gt})),
+                ({}, changed(candidate={"_gt": make_task().candidate.lq})),
+                ({}, changed(reference={"id": "other"})),
+                ({}, changed(reference={"caption": "other"})),
+                ({}, changed(reference={"_image": make_task().candidate.lq})),
+                ({}, changed(reference={"_image": make_task().candidate.gt[::-1].copy().reshape(56, 40, 3)})),
             ],
             start=2,
         ):
@@ -124,6 +147,31 @@ def test_a_damaged_cache_file_is_asked_anew(tmp_path):
         path.write_text('{"key": "x", "re')
         assert voter(server.url, cache=str(tmp_path)).vote([make_task()])[0].verdict is True
         assert len(server.requests) == 2
+
+
+def test_a_reply_under_another_questions_name_is_none(tmp_path):
+    cache, keys = ReplyCache(tmp_path), [ReplyCache.key({"n": n}) for n in range(2)]
+    cache.put(keys[0], VERDICT)
+    assert cache.get(keys[0]) == VERDICT
+    (file,) = tmp_path.rglob("*.json")
+    other = tmp_path / keys[1][:2] / f"{keys[1]}.json"
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(file.read_bytes())
+    assert cache.get(keys[1]) is None
+
+
+def test_a_prompt_is_known_by_its_text(tmp_path):
+    digests = []
+    for name, more in (("a.yml", b""), ("b.yml", b""), ("a.yml", b"# new\n")):
+        (tmp_path / name).write_bytes(DEFAULT_PROMPT.read_bytes() + more)
+        digests.append(load_prompt(tmp_path / name).digest)
+    assert digests[0] == digests[1] == load_prompt().digest != digests[2]
+
+
+@pytest.mark.parametrize(("count", "shape"), [(2, (100, 100)), (4, (100, 100)), (5, (100, 99)), (7, (99, 99))])
+def test_the_sheet_has_two_columns_up_to_four_images_then_three(count, shape):
+    sheet = contact_sheet([np.zeros((8, 8, 3), np.uint8)] * count, ["A:"] * count, 100)
+    assert sheet.shape == (*shape, 3)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):

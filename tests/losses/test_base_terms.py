@@ -26,6 +26,27 @@ class TwoPartsProbeLoss(nn.Module):
         return (x - gt).abs().mean(), None
 
 
+@LOSS_REGISTRY.register()
+class MapProbeLoss(nn.Module):
+    """A user's loss with ``reduction`` but no ``loss_weight`` of its own."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, pred, target):
+        error = (pred - target).abs()
+        return error if self.reduction == "none" else error.mean()
+
+
+@LOSS_REGISTRY.register()
+class WeightProbeLoss(nn.Module):
+    """A user's loss that takes weights but has no ``reduction``."""
+
+    def forward(self, pred, target, weight=None):
+        return ((pred - target) * weight).square().mean().sqrt()
+
+
 @pytest.fixture()
 def batch():
     torch.manual_seed(0)
@@ -62,6 +83,22 @@ def test_a_loss_without_reduction_is_applied_to_each_sample(batch):
     pred, target = batch
     (term,) = build_base_terms({"type": "NoReductionProbeLoss", "loss_weight": 2.0})
     torch.testing.assert_close(term(pred, target), 2 * (pred - target).abs().flatten(1).amax(1))
+
+
+def test_a_loss_with_a_map_but_no_factor_of_its_own_is_weighted(batch):
+    pred, target = batch
+    (term,) = build_base_terms({"type": "MapProbeLoss", "loss_weight": 2.0})
+    expected = 2 * (pred - target).abs().flatten(1).mean(1)
+    torch.testing.assert_close(term(pred, target), expected)
+    torch.testing.assert_close(term.whole(pred, target), expected.mean())
+
+
+def test_a_loss_without_a_map_gets_each_samples_own_weights(batch):
+    pred, target = batch
+    weight = torch.rand(3, 1, 12, 13)
+    (term,) = build_base_terms({"type": "WeightProbeLoss"})
+    expected = ((pred - target) * weight).square().flatten(1).mean(1).sqrt()
+    torch.testing.assert_close(term(pred, target, weight), expected)
 
 
 def test_a_loss_that_returns_parts(batch):

@@ -87,6 +87,8 @@ def test_equal_weights_are_the_mean_over_the_types():
     losses = sample_losses(pred, target)
     means = [losses[:2].mean(), losses[2], losses[5], losses[3:5].mean()]
     torch.testing.assert_close(build()(pred, target, LABELS), torch.stack(means).mean())
+    half = build(loss_weight=0.5)(pred, target, LABELS)
+    torch.testing.assert_close(half, torch.stack(means).mean() / 2)
 
 
 def test_weights_multiply_type_means_and_are_normalised_over_those_present():
@@ -242,11 +244,14 @@ def test_micro_batches_of_an_announced_batch_add_up():
     total = sum(parts(pred[i : i + 2], target[i : i + 2], LABELS[i : i + 2]) for i in (0, 2, 4))
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(torch.autograd.grad(total, pred)[0], gradient)
-    torch.testing.assert_close(parts(pred, target, LABELS), expected)  # the announcement has ended by itself
-    parts.begin_batch(LABELS)
-    parts(pred[:2], target[:2], LABELS[:2])
-    parts.step(1)  # and by a step
-    torch.testing.assert_close(parts(pred, target, LABELS), expected)
+    others = torch.tensor([1, 1, 1, 1, 0, 3])
+    expected = whole(pred, target, others)
+    torch.testing.assert_close(parts(pred, target, others), expected)  # the announcement has ended by itself
+    for end in (lambda: parts.step(1), parts.discard):  # and by a step, and with a batch that is skipped
+        parts.begin_batch(LABELS)
+        parts(pred[:2], target[:2], LABELS[:2])
+        end()
+        torch.testing.assert_close(parts(pred, target, others), expected)
 
 
 def test_log_means_cover_all_micro_batches():
@@ -257,6 +262,21 @@ def test_log_means_cover_all_micro_batches():
         loss(pred[i : i + 1], target[i : i + 1], LABELS[i : i + 1])
     loss.step(1)
     assert loss.log()["l_nrd"] == pytest.approx(sample_losses(pred, target)[3:5].mean().item())
+
+
+def test_a_step_begun_is_logged_and_saved():
+    pred, target = batch(5)
+    loss, resumed = build(warmup=0), build(warmup=0)
+    train(loss, 1)
+    loss(pred, target, LABELS)
+    expected = sample_losses(pred, target)[3:5].mean().item()
+    assert loss.log()["l_nrd"] == pytest.approx(expected)
+    resumed.load_state_dict(loss.state_dict())
+    assert resumed.log() == loss.log()
+    for one in (loss, resumed):
+        one.discard()
+    assert resumed.log() == loss.log()
+    assert loss.log()["l_nrd"] != pytest.approx(expected)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -279,6 +299,8 @@ def test_a_state_of_other_types_or_another_mode_is_refused():
     state = build().state_dict()
     with pytest.raises(CheckpointError, match=r"saved for the rain types .* but this run has \['drs', 'snow'\]"):
         build(rain_types=["drs", "snow"]).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="saved for the rain types"):  # the same ones in another order
+        build(rain_types=["nrd", "drs", "drd", "nrs"]).load_state_dict(state)
     with pytest.raises(CheckpointError, match="mode is 'paper', but this run has 'dwa'"):
         build(mode="dwa").load_state_dict(state)
 
@@ -331,6 +353,9 @@ def test_learned_log_variances():
     total = loss(pred, target, labels)
     total.backward()
     torch.testing.assert_close(total, (losses[:2].mean() + losses[2] + losses[3:].mean()) / 3)
+    sign = (pred - target).detach().sign() / target[0].numel() / 3
+    shares = torch.tensor([1 / 2, 1 / 2, 1, 1 / 3, 1 / 3, 1 / 3])
+    torch.testing.assert_close(pred.grad, sign * shares.view(-1, 1, 1, 1))  # the network learns from the weights alone
     expected = torch.stack([1 - losses[:2].mean(), 1 - losses[2], torch.tensor(0.0), 1 - losses[3:].mean()])
     torch.testing.assert_close(loss.log_variances.grad, expected)
     with torch.no_grad():
@@ -338,6 +363,18 @@ def test_learned_log_variances():
     loss.step(1)
     weights = torch.softmax(torch.tensor([0.0, -1.0, 0.0, 1.0]), 0)
     np.testing.assert_allclose(loss.reweighter.weights, weights, atol=1e-7)
+    assert loss.log()["w_nrd"] == pytest.approx(weights[3].item())
+
+
+def test_learned_weights_keep_their_floor():
+    pred, target = batch()
+    loss = build(mode="uncertainty", floor=0.2)
+    with torch.no_grad():
+        loss.log_variances.copy_(torch.tensor([0.0, 0.0, 0.0, 9.0]))
+    losses = sample_losses(pred, target)
+    weights = torch.softmax(torch.tensor([0.0, 0.0, 0.0, -9.0]), 0) * (1 - 4 * 0.2) + 0.2
+    means = torch.stack([losses[:2].mean(), losses[2], losses[5], losses[3:5].mean()])
+    torch.testing.assert_close(loss(pred, target, LABELS), (weights * means).sum())
     assert loss.log()["w_nrd"] == pytest.approx(weights[3].item())
 
 

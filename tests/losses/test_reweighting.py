@@ -243,6 +243,26 @@ def test_a_loss_that_is_zero_at_first_is_normalised_by_its_first_positive_value(
     assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.5, 0.0])
 
 
+def test_a_negative_loss_that_falls_has_a_negative_slope():
+    reweighter = build(num_types=2, warmup=0)
+    reweighter.update([-2.0, 1.0])
+    reweighter.update([-3.0, 1.0])
+    assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.5, 0.0])
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-9])
+def test_slopes_are_compared_however_small_they_are(size):
+    reweighter = build(num_types=2, warmup=0)
+    run(reweighter, [[1 - size * t, 1 - 2 * size * t] for t in range(6)])
+    np.testing.assert_allclose(reweighter.diagnostics()["tbs"], softmax(-2 / 3, -4 / 3), atol=1e-6)
+    np.testing.assert_allclose(reweighter.diagnostics()["tss"], 0.5, atol=1e-6)
+
+
+def test_the_default_floor_of_many_types_leaves_the_sum_at_one():
+    weights = run(build("released", 12), curves(12))
+    np.testing.assert_allclose(weights, 1 / 12)  # 0.1 would be more than there is
+
+
 def test_tensors_arrays_and_lists_are_the_same():
     losses = curves(4).astype(np.float32)
     expected = run(build(), losses.tolist())
@@ -334,3 +354,13 @@ def test_the_maths_imports_neither_torch_nor_basicsr():
         "sys.exit(any(name in sys.modules for name in ('torch', 'basicsr')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("mode", "same"), [("paper", False), ("coba", True), ("released", False)])
+def test_only_coba_takes_a_loss_of_zero_for_an_absent_type(mode, same):
+    losses = curves(4, 12).tolist()
+    zero, absent = build(mode), build(mode)
+    for t, values in enumerate(losses):
+        zero.update([0.0 if t == 8 else values[0], *values[1:]])
+        absent.update([None if t == 8 else values[0], *values[1:]])
+    assert (zero.diagnostics()["slopes"] == absent.diagnostics()["slopes"]) is same

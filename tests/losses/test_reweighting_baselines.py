@@ -57,10 +57,11 @@ def test_rlw_is_seeded_and_moves():
     assert first.std(0).min() > 0.1
 
 
-def test_famo_by_hand():
-    reweighter = build_reweighter("famo", 2, warmup=0, lr=0.5, gamma=0.1)
-    # No past yet: z = (.5, .5), weights ∝ z/ℓ = (.5, .125)
-    np.testing.assert_allclose(reweighter.update([1.0, 4.0]), [0.8, 0.2], atol=1e-12)
+@pytest.mark.parametrize(("warmup", "first"), [(0, [0.8, 0.2]), (1, [0.5, 0.5])])
+def test_famo_by_hand(warmup, first):
+    reweighter = build_reweighter("famo", 2, warmup=warmup, lr=0.5, gamma=0.1)
+    # No past yet: z = (.5, .5), weights ∝ z/ℓ = (.5, .125); a loss seen in the warm-up is a past, too
+    np.testing.assert_allclose(reweighter.update([1.0, 4.0]), first, atol=1e-12)
     # d = (log 2, 0): δ = .5·(d − mean d) = (log 2, −log 2)/4; ξ = −.5·δ; the type that stood still gains
     step = math.log(2) / 8
     z = softmax([-step, step])
@@ -80,3 +81,12 @@ def test_baselines_measure_slopes_but_have_no_scores(mode):
     found = reweighter.diagnostics()
     assert found["slopes"] == pytest.approx([-0.5, 0.0])
     assert found["tbs"] is found["tss"] is found["af"] is None
+
+
+def test_an_absent_type_is_left_alone():
+    uncertainty = build_reweighter("uncertainty", 2, warmup=0, lr=0.1)
+    uncertainty.update([None, 2.0])
+    np.testing.assert_allclose(uncertainty.log_variances, [0.0, 0.1], atol=1e-15)
+    famo = build_reweighter("famo", 3, warmup=0)
+    expected = 1 / np.array([2.0, 3.0, 4.0])  # the type not seen yet has the others' mean
+    np.testing.assert_allclose(famo.update([2.0, None, 4.0]), expected / expected.sum(), atol=1e-12)

@@ -11,6 +11,7 @@ from model_helpers import StubNet, batch_of, build, options
 from torch import nn
 
 from unirain_plugin.errors import OptionError, TrainingError
+from unirain_plugin.models.training_step import Batch
 
 REWEIGHTED = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 2, "warmup": 1, "window": 4}
 UNEVEN = [0, 4, 8, 1, 2, 6]  # labels 0 0 0 1 2 2
@@ -118,8 +119,9 @@ def test_micro_batches_give_the_gradients_of_the_batch(tmp_path, pixel, parts):
         opt = options(tmp_path, pixel_opt=pixel, accumulate=accumulate, aux_weights={"load_balance": 0.1})
         opt["datasets"]["train"]["batch_size_per_gpu"] = 6
         model = build(opt)
-        found.append((gradients(model, batch_of(UNEVEN)), model.get_current_log()))
-    (whole, log), (split, split_log) = found
+        found.append((gradients(model, batch_of(UNEVEN)), model.get_current_log(), model.output))
+    (whole, log, output), (split, split_log, split_output) = found
+    torch.testing.assert_close(split_output, output)
     assert len(whole) == len(split) > 4
     for a, b in zip(whole, split, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -178,9 +180,10 @@ def test_unknown_auxiliary_losses_are_named(tmp_path, warnings_of):
     assert any("names no weight for 'diversity'" in text for text in warnings_of)
 
 
-def test_clipping_bounds_the_norm_and_logs_the_one_before(tmp_path):
-    whole = gradients(build(options(tmp_path)), batch_of([0, 1, 2, 3]))
-    model = build(options(tmp_path, grad_clip=0.01))
+@pytest.mark.parametrize("pixel", [{"type": "L1Loss"}, {**REWEIGHTED, "mode": "uncertainty"}], ids=["plain", "learned"])
+def test_clipping_bounds_the_norm_and_logs_the_one_before(tmp_path, pixel):
+    whole = gradients(build(options(tmp_path, pixel_opt=pixel)), batch_of([0, 1, 2, 3]))
+    model = build(options(tmp_path, pixel_opt=pixel, grad_clip=0.01))
     clipped = gradients(model, batch_of([0, 1, 2, 3]))
     norm = torch.cat([g.flatten() for g in whole]).norm().item()
     assert model.log_dict["grad_norm"] == pytest.approx(norm, rel=1e-5)
@@ -199,6 +202,7 @@ def test_low_precision_trains_nearly_the_same(tmp_path, amp):
 def test_only_the_network_runs_in_low_precision(tmp_path):
     seen = []
     model = build(options(tmp_path, amp="bf16"))
+    model.net_g.register_forward_hook(lambda m, i, o: o.bfloat16())
     model.net_g.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
     model.net_g.conv.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
     model.cri_pix.register_forward_pre_hook(lambda m, i: seen.append(i[0].dtype))
@@ -240,6 +244,18 @@ def test_a_nan_in_a_batch_skips_the_step_and_names_the_files(tmp_path, warnings_
     assert model.training_step.guard.in_row == 0
 
 
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_nan_in_any_micro_batch_is_one_of_the_loss(tmp_path, warnings_of, place):
+    model = build(options(tmp_path, accumulate=2))
+    data = batch_of([0, 1, 2, 3])
+    data["gt"][place, 1, 5, 5] = float("nan")
+    before = weights(model)
+    train(model, [data])
+    assert all(map(torch.equal, before, weights(model)))
+    assert "Iteration 1: the loss (l_pix) is not finite" in warnings_of[0]
+    assert f"in/{place:03d}.png (gt is not finite)" in warnings_of[0]
+
+
 def test_a_skipped_batch_leaves_running_statistics_alone(tmp_path):
     model = build(options(tmp_path))
     model.net_g.norm = nn.BatchNorm2d(3)
@@ -253,9 +269,30 @@ def test_a_skipped_batch_leaves_running_statistics_alone(tmp_path):
 
 def test_a_nan_keeps_the_reweighting_finite(tmp_path):
     good = [batch_of([0, 1, 2, 3])] * 3
-    found = train(build(options(tmp_path, pixel_opt=REWEIGHTED)), [*good, planted(), *good])[-1]
+    model = build(options(tmp_path, pixel_opt=REWEIGHTED))
+    found = train(model, [*good, planted(), *good])[-1]
+    assert model.cri_pix.reweighter.updates == 3  # after iterations 2, 4 (the skipped one) and 6
     assert all(torch.isfinite(torch.tensor(value)) for value in found.values())
     assert sum(found[f"w_{name}"] for name in ("drs", "drd", "nrs", "nrd")) == pytest.approx(1)
+
+
+def test_the_losses_of_a_skipped_batch_are_forgotten(tmp_path):
+    skipped, shorter = (build(options(tmp_path, pixel_opt={**REWEIGHTED, "update_freq": 3})) for _ in range(2))
+    train(skipped, [batch_of([0, 1, 2, 3]), planted()])
+    train(shorter, [batch_of([0, 1, 2, 3])])
+    assert skipped.cri_pix.get_extra_state() == shorter.cri_pix.get_extra_state()
+    train(skipped, [batch_of([0, 1, 2, 3])], start=3)
+    assert skipped.cri_pix.reweighter.updates == 1  # update_freq iterations are over
+
+
+@pytest.mark.parametrize(("images", "parts", "sizes"), [(3, 2, [2, 1]), (3, 4, [1, 1, 1]), (1, 2, [1]), (4, 1, [4])])
+def test_a_batch_is_cut_into_as_many_parts_as_it_has_images_at_most(images, parts, sizes):
+    lq, labels = torch.rand(images, 3, 2, 2), torch.arange(images)
+    cut = Batch(lq, lq + 1, labels).split(parts)
+    assert [len(part) for part, *_ in cut] == sizes
+    for place, whole in enumerate((lq, lq + 1, labels)):
+        assert torch.equal(torch.cat([part[place] for part in cut]), whole)
+    assert [part[2] for part in Batch(lq, lq, None).split(parts)] == [None] * len(sizes)
 
 
 def test_a_non_finite_gradient_is_caught_where_the_loss_is_finite(tmp_path, warnings_of):
@@ -326,8 +363,12 @@ def test_history_goes_through_a_checkpoint(tmp_path):
     model, other = build(opt), build(opt)
     train(model, [batch_of([0, 1, 2, 3])] * 3 + [planted()])
     model.best_figure.improved("val", {"psnr": 30.0}, 4)
+    model.training_step.scaler.update(8.0)
+    model.best_metric_results = {"val": {"psnr": {"better": "higher", "val": 30.0, "iter": 4}}}
     other.load_history_state(copy.deepcopy(model.history_state()))
     assert other.cri_pix.log() == model.cri_pix.log()
-    assert other.training_step.guard.total == 1
+    assert other.training_step.guard.state_dict() == {"total": 1, "in_row": 1}
+    assert other.best_metric_results == model.best_metric_results
+    assert other.training_step.scaler.get_scale() == 8.0
     assert (other.best_figure.value, other.best_figure.iteration) == (30.0, 4)
     assert other.training_step.scaler.state_dict() == model.training_step.scaler.state_dict()

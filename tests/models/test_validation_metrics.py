@@ -85,3 +85,17 @@ def test_without_ground_truth_only_blind_metrics_have_a_value():
 def test_means_leave_out_nan():
     assert mean_of([1.0, math.nan, 3.0]) == 2.0
     assert math.isnan(mean_of([math.nan]))
+
+
+@pytest.mark.parametrize(("border", "least"), [(0, 11), (2, 15)])
+def test_the_least_side_counts_without_the_border_of_both_sides(border, least, warnings_of):
+    suite = MetricSuite(resolve_metrics({"ssim": {"crop_border": border}}))
+    assert suite(picture(least), picture(least), "whole.png")["ssim"] == pytest.approx(1.0)
+    assert not warnings_of
+    assert math.isnan(suite(picture(least - 1), picture(least - 1), "small.png")["ssim"])
+    assert "small.png: the shorter side is 10 pixels, needed are 11" in warnings_of[0]
+
+
+def test_which_way_is_better():
+    better = {name: options["better"] for name, options in resolve_metrics(list(NAMED_METRICS)).items()}
+    assert better == {"psnr": "higher", "ssim": "higher", "psnr_y": "higher", "ssim_y": "higher", "niqe": "lower"}

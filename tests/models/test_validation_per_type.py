@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,7 +18,13 @@ from unirain_plugin.models.best_checkpoint import BestFigure
 from unirain_plugin.models.routing import RoutingMeter, draw_routing
 from unirain_plugin.models.settings import BestSettings
 from unirain_plugin.models.training_log import validation_text
-from unirain_plugin.models.validation import ImageResult, ValidationResult, type_names
+from unirain_plugin.models.validation import (
+    ImageResult,
+    ValidationResult,
+    gather_in_order,
+    images_of_rank,
+    type_names,
+)
 
 NAMES = {0: "drs", 1: "drd", 2: "nrs", 3: "nrd"}
 
@@ -46,6 +53,16 @@ def test_images_without_a_value_are_left_out():
     figures = result_of([(0, math.nan), (0, 30.0), (1, math.nan)]).figures()
     assert figures["psnr/drs"] == figures["psnr"] == figures["psnr/worst"] == 30.0
     assert math.isnan(figures["psnr/drd"])
+    for better in ("higher", "lower"):
+        assert result_of([(0, math.nan), (1, 30.0), (2, math.nan)], better).worst("psnr") == ("drd", 30.0)
+
+
+def test_each_rank_has_its_own_images_and_all_are_put_in_order():
+    for rank in range(3):
+        found = [(index, data["lq_path"][0]) for index, data in images_of_rank(loader_of(length=8), rank, 3)]
+        assert found == [(index, f"in/{index:03d}.png") for index in range(rank, 8, 3)]
+    results = [ImageResult(index, None, {}) for index in (0, 3, 1, 4, 2)]
+    assert [result.index for result in gather_in_order(results, 1)] == [0, 1, 2, 3, 4]
 
 
 def test_an_unlabelled_set_has_the_mean_of_its_images():
@@ -71,6 +88,8 @@ def test_table():
 def test_names_of_labels():
     assert type_names(StubSet({"name": "a", "rain_types": ["drs", "snow"]})) == {0: "drs", 4: "snow"}
     assert type_names(object()) == NAMES
+    assert type_names(SimpleNamespace(opt={}, rain_types={"drs": 0, "haze": 4})) == {0: "drs", 4: "haze"}
+    assert type_names(SimpleNamespace(opt={"rain_types": ["nrs"]})) == {2: "nrs"}
 
 
 def test_an_unlabelled_set_gives_the_toolboxs_figures(tmp_path):
@@ -203,6 +222,11 @@ def test_a_test_run_gives_the_figures_of_the_validation(tmp_path):
 
 
 def test_validation_leaves_random_streams_and_mode_alone(tmp_path):
+    class Drawing(StubSet):
+        def __getitem__(self, index):
+            random.random(), np.random.rand(), torch.rand(1)
+            return super().__getitem__(index)
+
     model = build(options(tmp_path))
 
     def streams():
@@ -215,9 +239,13 @@ def test_validation_leaves_random_streams_and_mode_alone(tmp_path):
     for module in (random, np.random):
         module.seed(1)
     torch.manual_seed(1)
-    model.validation(loader_of(), 4, None)
+    model.validation(DataLoader(Drawing({"name": "val", "length": 2}), batch_size=1), 4, None)
     assert streams() == expected
     assert model.net_g.training
+    assert model.net_g.seen == 0  # it was evaluated, not trained
+    model.net_g.eval()
+    model.validation(loader_of(length=1), 8, None)
+    assert not model.net_g.training
 
 
 def test_without_metrics_images_are_saved_only(tmp_path):
@@ -270,6 +298,15 @@ class TestBest:
         torch.testing.assert_close(torch.load(path), first)
         assert (model.best_figure.value, model.best_figure.iteration) == (best, 4)
         assert [p.name for p in path.parent.iterdir()] == ["net_g_best.pth"]
+
+    def test_one_rank_writes_it(self, tmp_path):
+        opt = options(tmp_path)
+        opt["val"]["best"] = "psnr"
+        model = build(opt)
+        model.opt["rank"] = 1
+        model.validation(loader_of(length=1), 4, None)
+        assert model.best_figure.iteration == 4
+        assert not list((tmp_path / "models").iterdir())
 
     def test_direction_ties_and_nan(self):
         higher = BestFigure(BestSettings("psnr"), {"psnr": "higher"})

@@ -133,3 +133,25 @@ def test_reseeded_data_set_leaves_the_streams_alone_and_survives_pickling():
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     dataset[SampleIndex(1, 3)]
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_every_rank_goes_on_where_it_stopped(ranks):
+    for rank in range(ranks):
+        whole = run_through(ResumableSampler(7, 2, 11, seed=3, num_replicas=ranks, rank=rank))
+        for done in range(12):
+            part = ResumableSampler(7, 2, 11, seed=3, num_replicas=ranks, rank=rank, start_iter=done)
+            assert run_through(part) == whole[2 * done :]
+            assert part.position_after(done) == {"next_draw": 2 * ranks * done, "dataset_size": 7}
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "ranks", "ratio", "iterations"),
+    [(8, 2, 1, 1, 4), (9, 2, 1, 1, 5), (9, 2, 3, 1, 2), (9, 2, 1, 3, 14), (10, 4, 2, 1.5, 2), (1, 8, 2, 1, 1)],
+)
+def test_an_epoch_is_as_long_as_the_toolbox_counts_it(size, batch, ranks, ratio, iterations):
+    sampler = ResumableSampler(size, batch, 100, seed=0, num_replicas=ranks, ratio=ratio)
+    assert sampler.iters_per_epoch == iterations
+    assert sampler.draws_per_epoch == iterations * batch * ranks
+    assert len(sampler) == iterations * batch
+    assert (sampler.first_epoch, sampler.last_epoch) == (0, -(-100 // iterations) - 1)
