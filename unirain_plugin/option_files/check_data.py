@@ -7,9 +7,9 @@ from pathlib import Path
 
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.option_files.problems import KeyPath, Problems, found, nearest
-from unirain_plugin.option_files.registries import is_own, section
+from unirain_plugin.option_files.registries import section
 from unirain_plugin.option_files.schema import dataset_class
-from unirain_plugin.option_files.vocabulary import reads_of
+from unirain_plugin.option_files.vocabulary import is_own, reads_of
 
 
 def check_data(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool) -> None:
@@ -93,10 +93,10 @@ def _check_format(opt: Mapping, phase: str, here: Mapping, problems: Problems) -
     cls = dataset_class(opt, phase)
     if cls is None or is_own(cls):
         return
+    reads = reads_of(cls)
     for key in ("dataroot_gt", "dataroot_lq"):
-        reads = reads_of(cls)
         value, where = here.get(key), ("datasets", phase, key)
-        if key not in here or reads is None or (key,) not in reads.required:
+        if key not in here or (key,) not in reads.required:
             continue
         if not isinstance(value, str):
             problems.error(where, f"found {found(value)}; expected the folder of the images.")

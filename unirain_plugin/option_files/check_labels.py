@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.option_files.problems import KeyPath, Problems, nearest
-from unirain_plugin.option_files.registries import is_own, section
+from unirain_plugin.option_files.registries import section
 from unirain_plugin.option_files.schema import called, dataset_class, model_class
+from unirain_plugin.option_files.vocabulary import is_own
 from unirain_plugin.rain_types import rain_type_ids
 
 Types = tuple[str, ...]

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from unirain_plugin.option_files.problems import KeyPath, Problems
-from unirain_plugin.option_files.registries import is_own, section
+from unirain_plugin.option_files.registries import section
 from unirain_plugin.option_files.schema import called, dataset_class, model_class
+from unirain_plugin.option_files.vocabulary import is_own
 
 
 def check_own(opt: Mapping, problems: Problems, is_train: bool) -> None:

@@ -42,11 +42,6 @@ def named_class(kind: str, name: object, path: KeyPath, problems: Problems) -> o
     return entries.get(name)
 
 
-def is_own(obj: object) -> bool:
-    """Whether a class is this package's, so that its section holds no key that we do not know."""
-    return getattr(obj, "__module__", "").split(".")[0] == "unirain_plugin"
-
-
 def section(opt: object, *path: str) -> Mapping:
     """The section at ``path``, or an empty mapping where there is none or something else stands."""
     for key in path:
