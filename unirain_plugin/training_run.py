@@ -165,14 +165,18 @@ class TrainingRun(Run):
 
     def hooked_model(self, build_model: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
         """``build_model`` whose models know the position in the data and do not validate the same weights twice."""
+        from basicsr.models.sr_model import SRModel
         from basicsr.utils import get_root_logger
 
         from unirain_plugin.models.checkpointing import states_of_ranks
+        from unirain_plugin.models.per_type_validation import silence_warning_of_several_sets
 
         def wrapper(opt: dict[str, Any]) -> Any:
             model = self.model = build_model(opt)
             save, resume, validation = model.save, model.resume_training, model.validation
             is_own = hasattr(model, "history_state")
+            if isinstance(model, SRModel):
+                silence_warning_of_several_sets()
 
             def save_and_flush(epoch: int, current_iter: int) -> None:
                 # every rank comes here, but not every model calls save_training_state on all of them
