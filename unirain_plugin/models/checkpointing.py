@@ -211,6 +211,12 @@ def _losses(model: BaseModel) -> dict[str, nn.Module]:
 
 
 def _restore_history(model: BaseModel, history: Mapping[str, Any]) -> None:
+    if hasattr(model, "load_history_state") == ("losses" in history):
+        get_root_logger().warning(
+            f"The training state was written under another model_type than {type(model).__name__}: loss weights and "
+            "best metrics begin anew."
+        )
+        return
     if hasattr(model, "load_history_state"):
         model.load_history_state(history)
         return

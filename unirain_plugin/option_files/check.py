@@ -76,8 +76,9 @@ def _check_types(opt: Mapping, problems: Problems) -> None:
             named_class("metric", kind, where, problems)
         elif first == "train" and second.endswith("_opt"):
             named_class("loss", kind, where, problems)
-        elif first == "train" and len(path) == 2 and is_known(model_class(opt)):
-            if second.startswith("optim_"):
+        elif first == "train" and len(path) == 2 and model_class(opt) is not None:
+            model = model_class(opt)
+            if second.startswith("optim_") and (is_known(model) or hasattr(model, "OPTIMIZERS")):
                 _check_name(kind, optimizers(opt), "optimiser", opt, where, problems)
             elif second == "scheduler":
                 _check_name(kind, schedulers(opt), "scheduler", opt, where, problems)

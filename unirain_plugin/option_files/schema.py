@@ -93,6 +93,8 @@ def optimizers(opt: Mapping) -> dict[str, type]:
     import torch
 
     model = model_class(opt)
+    if isinstance(named := getattr(model, "OPTIMIZERS", None), Mapping):
+        return dict(named)
     every = {name: cls for name, cls in inspect.getmembers(torch.optim, inspect.isclass) if name != "Optimizer"}
     if not is_known(model):
         return every
@@ -109,6 +111,8 @@ def schedulers(opt: Mapping) -> dict[str, type]:
     from basicsr.models import lr_scheduler
 
     model = model_class(opt)
+    if isinstance(named := getattr(model, "SCHEDULERS", None), Mapping):
+        return dict(named)
     if not is_known(model):
         return {}
     classes = dict(inspect.getmembers(lr_scheduler, lambda entry: hasattr(entry, "get_lr")))
