@@ -91,6 +91,7 @@ WRAPPED = {
     "ema first": lambda s: {"model": {k: v + 1 for k, v in s.items()}, "ema": s},
     "timm": lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s, "arch": "x"},
     "net": lambda s: {"net": {"params": s}},
+    "empty average": lambda s: {"ema": {}, "model": {"name": "UniRain"}, "network": s},
 }
 
 

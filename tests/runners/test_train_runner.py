@@ -230,7 +230,8 @@ def test_a_stock_model_with_a_network_that_draws_resumes_exactly(programs, optio
         "depths": [2], "embed_dim": 4, "num_heads": [1], "mlp_ratio": 1, "drop_path_rate": 0.5, "upsampler": "",
     }  # fmt: skip
     sections["train"]["ema_decay"] = 0.5
-    sections["datasets"]["val_2"] = {**sections["datasets"]["val"], "name": "again"}
+    second = {**sections["datasets"]["val"], "name": "again"}
+    sections["datasets"]["val_2"] = {key: value for key, value in second.items() if value is not None}
     path = options(name="stock", total_iter=6, **sections, logger={"save_checkpoint_freq": 3, "keep_checkpoints": 1})
     whole = programs.run("train", "-opt", path, "--root", tmp_path / "a")
     programs.run("train", "-opt", path, "--root", tmp_path / "b", "--force_yml", "train:total_iter=3")

@@ -227,7 +227,8 @@ def _parts(content: Mapping) -> dict[str, Mapping]:
         inner = content.get(key)
         if isinstance(inner, Mapping):
             deeper = {f"{key}.{name}": part for name, part in _parts(inner).items()}
-            found |= deeper or {key: inner}
+            holds = any(isinstance(value, Tensor) for value in inner.values())  # "model" may be a configuration
+            found |= deeper or ({key: inner} if holds else {})
     return found
 
 
