@@ -229,6 +229,7 @@ def test_a_stock_model_with_a_network_that_draws_resumes_exactly(programs, optio
         **dict.fromkeys(sections["network_g"]), "type": "SwinIR", "upscale": 1, "img_size": 16, "window_size": 8,
         "depths": [2], "embed_dim": 4, "num_heads": [1], "mlp_ratio": 1, "drop_path_rate": 0.5, "upsampler": "",
     }  # fmt: skip
+    sections["model_type"] = "SwinIRModel"  # it pads for validation
     sections["train"]["ema_decay"] = 0.5
     second = {**sections["datasets"]["val"], "name": "again"}
     sections["datasets"]["val_2"] = {key: value for key, value in second.items() if value is not None}
