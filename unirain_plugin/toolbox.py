@@ -1,7 +1,7 @@
 """Small remedies for BasicSR 1.4.2 on a current stack. Installed BasicSR is never edited.
 
 What our runner puts in place of the toolbox's own during a run is listed in ``Run.replacements`` and
-``TrainingRun.replacements``; several processes are in :mod:`unirain_plugin.distributed`.
+``TrainingRun.replacements``; several processes are in :mod:`unirain_plugin.runs.distributed`.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def explain_loading_errors() -> tuple[object, str, object]:
         except UniRainError:  # our networks explain themselves
             raise
         except Exception as error:
-            from unirain_plugin.models.checkpoint_files import unread_reason
+            from unirain_plugin.checkpoints.states import unread_reason
 
             if isinstance(error, KeyError):
                 reason = f"it has no entry {error} (path: param_key_g)"
@@ -169,7 +169,7 @@ def _load_weights(model: object, net: object, path: str, strict: bool) -> None:
     """Weights from a file that is not laid out as the toolbox's own."""
     from basicsr.utils import get_root_logger
 
-    from unirain_plugin.inference.weights_file import read_weights
+    from unirain_plugin.checkpoints.weights import read_weights
 
     net, file = model.get_bare_model(net), read_weights(path)
     state = file.state_for(net.state_dict())

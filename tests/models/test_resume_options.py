@@ -9,8 +9,8 @@ from basicsr.models.base_model import BaseModel
 from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 from basicsr.utils import get_root_logger
 
+from unirain_plugin.checkpoints.states import read_state
 from unirain_plugin.errors import CheckpointError
-from unirain_plugin.models.checkpoint_files import read_state
 from unirain_plugin.models.checkpointing import load_training_state, save_training_state, states_of_ranks
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
-from unirain_plugin.inference.weights_file import WeightsFile, read_weights, without_prefixes
 from unirain_plugin.toolbox import registered
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "UniRain-Tiny.safetensors"
@@ -38,7 +38,7 @@ def load(
         network: An option file with a section ``network_g``, or that section itself (``{'type': 'UniRain', …}``).
         device: ``auto`` (CUDA where present), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``, else
-            what other programs name so (:data:`~unirain_plugin.inference.weights_file.WRAPPERS`).
+            what other programs name so (:data:`~unirain_plugin.checkpoints.weights.WRAPPERS`).
 
     Returns:
         The network in evaluation mode on ``device``. Its attribute ``architecture`` holds the registered type and the
@@ -180,7 +180,7 @@ def network_section(path: Path) -> dict[str, object]:
     Raises:
         OptionError: If the file is broken or has no such section.
     """
-    from unirain_plugin.option_files.loader import read_option_file
+    from unirain_plugin.options.yaml_loader import read_option_file
 
     section = read_option_file(path).opt.get("network_g")
     if not isinstance(section, Mapping) or "type" not in section:

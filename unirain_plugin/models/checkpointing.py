@@ -29,11 +29,11 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from torch import nn
 
+from unirain_plugin.checkpoints.states import atomic_save, prune_checkpoints, remove_leftovers
 from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
-from unirain_plugin.models.checkpoint_files import atomic_save, prune_checkpoints, remove_leftovers
 from unirain_plugin.models.objective import loss_state
 from unirain_plugin.models.resuming import compared_options, restore_optimisation
-from unirain_plugin.random_streams import random_state, set_random_state
+from unirain_plugin.support.random_streams import random_state, set_random_state
 
 __all__ = ["atomic_save", "load_training_state", "network_content", "save_checkpoint", "save_training_state"]
 

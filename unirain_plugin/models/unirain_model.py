@@ -212,8 +212,8 @@ def _check_labels(opt: Mapping[str, Any]) -> None:
     Raises:
         OptionError: If they do not agree.
     """
-    from unirain_plugin.option_files.check_labels import check_labels
-    from unirain_plugin.option_files.problems import Problems
+    from unirain_plugin.options.check_labels import check_labels
+    from unirain_plugin.options.problems import Problems
 
     problems = Problems(opt.get("name", "options"))
     check_labels(opt, problems, is_train=True, check_paths=True)

@@ -1,0 +1,241 @@
+"""Files of trained weights: ``.safetensors`` and ``.pth``, with the network's options stored inside.
+
+A safetensors file of ours names its network in the file's metadata (``architecture``, JSON) and, because spandrel drops
+metadata, in a uint8 tensor ``architecture`` with the same JSON. A ``.pth`` file of ours is
+``{'params': {…}, 'architecture': JSON}``, which BasicSR reads as one of its own. Beside the architecture a file may
+hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores large pictures as well.
+Nothing stored in a file is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unirain_plugin.checkpoints.states import unread_reason
+from unirain_plugin.errors import CheckpointError, OptionError
+from unirain_plugin.inference.sizes import check_sizes
+from unirain_plugin.support.writing import umask
+
+ARCHITECTURE = "architecture"
+"""Key of the network's options: in a safetensors file's metadata and tensors, and beside ``params`` in a .pth file."""
+SIZES = "sizes"
+"""Key of the smaller sizes, in a safetensors file's metadata and beside ``params`` in a .pth file."""
+
+SUFFIXES = (".safetensors", ".pth")
+
+WRAPPERS = (
+    "params_ema", "params", "state_dict_ema", "ema_state_dict", "model_ema", "net_g_ema", "g_ema", "ema",
+    "state_dict", "model_state_dict", "net_g", "netG", "generator", "model", "network", "net",
+)  # fmt: skip
+"""Names under which training programs keep a network's parameters, averaged ones first. One may hold another."""
+PREFIXES = ("module.", "_orig_mod.", "ema_model.", "net_g.", "netG.", "generator.", "model.", "network.", "net.")
+"""What wrappers (parallel training, compilation, averaging, Lightning) put before the names of parameters."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file of weights holds.
+
+    Attributes:
+        path: The file.
+        state: Parameter name → tensor, on the CPU.
+        architecture: ``{'type': registered class, **its arguments}``, or None where the file does not tell.
+        sizes: Longer edges at which larger pictures are to be restored as well; none where the file does not tell.
+        parts: The parts of the file that may be chosen.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    architecture: dict[str, object] | None
+    sizes: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    def state_for(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The parameters without the wrappers' :data:`PREFIXES` that a network with these parameter names lacks."""
+        return max(without_prefixes(self.state), key=lambda state: len(state.keys() & set(names)))
+
+
+def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> WeightsFile:
+    """Read a safetensors file, a .pth file of ours, or a checkpoint of another program (see :data:`WRAPPERS`).
+
+    Args:
+        path: The file.
+        param_key: Which part of a .pth file to take, such as ``params``; None for the first that it has.
+
+    Raises:
+        CheckpointError: If the file is missing, broken, or holds no parameters.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: there is no such file of weights{' (it is a folder)' if path.is_dir() else ''}."
+        )
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(f"{path}: is a network for other programs; expected weights (.safetensors, .pth).")
+    parts: tuple[str, ...] = ()
+    if path.suffix.lower() == ".safetensors":
+        state, notes = _read_safetensors(path)
+    else:
+        state, notes, parts = _read_torch(path, param_key)
+    embedded = notes.get(ARCHITECTURE, state.pop(ARCHITECTURE, None))
+    architecture = None if embedded is None else unpack_architecture(embedded, str(path))
+    return WeightsFile(path, state, architecture, unpack_sizes(notes.get(SIZES, "[]"), str(path)), parts)
+
+
+def without_prefixes(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The parameters as they are, then those behind each of :data:`PREFIXES` (and behind one more, and so on)."""
+    yield dict(state)
+    for prefix in PREFIXES:
+        inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if inner:
+            yield from without_prefixes(inner)
+
+
+def write_weights(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor],
+    architecture: Mapping[str, object],
+    sizes: Sequence[int] = (),
+) -> None:
+    """Write weights with their architecture (and sizes, if any), atomically; the suffix chooses the format.
+
+    Raises:
+        OptionError: If a size is not allowed.
+        CheckpointError: If the suffix is unknown or the file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise CheckpointError(f"{path}: weights are written as {' or '.join(SUFFIXES)}, found '{path.suffix}'.")
+    text = json.dumps(dict(architecture))
+    notes = {ARCHITECTURE: text} | ({SIZES: json.dumps(check_sizes(sizes))} if sizes else {})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".safetensors":
+            save_file = _safetensors("torch").save_file
+            # Shared storage is refused by the format, so every tensor is a copy of its own.
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()} | {
+                ARCHITECTURE: pack_architecture(text)
+            }
+            save_file(tensors, str(temporary), metadata={"format": "pt", **notes})
+            temporary.chmod(0o666 & ~umask())  # it makes them readable by their owner only
+        else:
+            torch.save({"params": tensors, **notes}, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the weights cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def pack_architecture(text: str) -> Tensor:
+    """JSON as a uint8 tensor."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def unpack_architecture(value: object, source: str) -> dict[str, object]:
+    """The architecture from JSON text or its uint8 tensor.
+
+    Raises:
+        CheckpointError: If it is no JSON object with a ``type``.
+    """
+    try:
+        text = bytes(value.tolist()).decode() if isinstance(value, Tensor) else value
+        architecture = json.loads(text)
+        if not isinstance(architecture, dict) or not isinstance(architecture.get("type"), str):
+            raise ValueError("no object with a type")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: the stored architecture cannot be read ({error}); expected JSON such as "
+            '{"type": "UniRain", "dim": 16, …}.'
+        ) from None
+    return architecture
+
+
+def unpack_sizes(text: str, source: str) -> tuple[int, ...]:
+    """Longer edges from JSON text.
+
+    Raises:
+        CheckpointError: If it is no JSON list of sizes that are allowed.
+    """
+    try:
+        sizes = json.loads(text)
+        if not isinstance(sizes, list):
+            raise ValueError("no list")
+        return check_sizes(sizes)
+    except (ValueError, OptionError) as error:
+        raise CheckpointError(
+            f"{source}: the stored sizes cannot be read ({error}): {text!r}; expected such as [640, 427]."
+        ) from None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, and what the file notes beside them."""
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise CheckpointError(f"{path}: this is no whole safetensors file: {error}") from None
+    return state, metadata
+
+
+def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
+    """Tensors by name, what the file notes beside them, and its parts."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: cannot be read as weights: {unread_reason(error)}.") from None
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: this is no file of weights, or it is truncated: {unread_reason(error)}."
+        ) from None
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: expected a mapping of parameters, found {type(content).__name__}.")
+    parts = _parts(content)
+    if param_key is not None and param_key not in parts:
+        if not isinstance(content.get(param_key), Mapping):
+            names = ", ".join(dict.fromkeys([*map(str, content), *parts]))
+            raise CheckpointError(f"{path}: there is no part '{param_key}'; the file has {names}.")
+        chosen = next(iter(_parts(content[param_key]).values()), content[param_key])
+    else:
+        chosen = parts[param_key] if param_key else next(iter(parts.values()), content)
+    state = {str(k): v for k, v in chosen.items() if isinstance(v, Tensor)}
+    if not state:
+        raise CheckpointError(
+            f"{path}: it holds no parameters; found the keys {', '.join(map(str, list(content)[:8]))}. "
+            "(A training state, ITER.state, is no network: take models/net_g_ITER.pth.)"
+        )
+    return state, {key: text for key, text in content.items() if isinstance(text, str)}, tuple(parts)
+
+
+def _parts(content: Mapping) -> dict[str, Mapping]:
+    """The parts of a checkpoint by name, such as ``params`` or ``model.state_dict``, in the order of the wrappers."""
+    found: dict[str, Mapping] = {}
+    for key in WRAPPERS:
+        inner = content.get(key)
+        if isinstance(inner, Mapping):
+            deeper = {f"{key}.{name}": part for name, part in _parts(inner).items()}
+            holds = any(isinstance(value, Tensor) for value in inner.values())  # "model" may be a configuration
+            found |= deeper or ({key: inner} if holds else {})
+    return found
+
+
+def _safetensors(part: str = "") -> object:
+    try:
+        import importlib
+
+        return importlib.import_module("safetensors" + (f".{part}" if part else ""))
+    except ImportError:
+        raise CheckpointError("safetensors files need the package safetensors: pip install safetensors.") from None
