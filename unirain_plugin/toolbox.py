@@ -57,6 +57,21 @@ def replaced(*replacements: tuple[object, str, object]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
+def registered(kind: str) -> dict[str, object]:
+    """What an option file may name, by name: the one place that knows how the toolbox resolves names.
+
+    Its ``Registry.get`` looks a name up with the suffix ``_basicsr`` where it does not find it as it stands (and prints
+    that it does so).
+
+    Args:
+        kind: ``arch``, ``loss``, ``dataset``, ``model`` or ``metric``.
+    """
+    from basicsr.utils import registry
+
+    entries = dict(iter(getattr(registry, f"{kind.upper()}_REGISTRY")))
+    return {name.removesuffix("_basicsr"): entry for name, entry in entries.items()} | entries
+
+
 def unused_path(path: Path) -> Path:
     """``path``, or where that exists ``STEM_1.SUFFIX``, ``STEM_2.SUFFIX``, …: the toolbox's names tell seconds only."""
     candidates = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
@@ -105,7 +120,10 @@ def forward_loader_errors() -> tuple[object, str, object]:
 
 
 def explain_loading_errors() -> tuple[object, str, object]:
-    """A replacement for ``BaseModel.load_network``: reads .safetensors too, says in one message what does not fit."""
+    """A replacement for ``BaseModel.load_network``: says in one message what does not fit.
+
+    It reads .safetensors and checkpoints of other programs as well, as inference does.
+    """
     import pickle
 
     from basicsr.models.base_model import BaseModel
@@ -117,12 +135,22 @@ def explain_loading_errors() -> tuple[object, str, object]:
     ) -> None:
         try:
             if str(load_path).lower().endswith(".safetensors"):
-                _load_safetensors(self, net, str(load_path), strict)
-            else:
+                _load_weights(self, net, str(load_path), strict)
+                return
+            try:
                 load(self, net, load_path, strict, param_key)
+            except KeyError as error:
+                if param_key not in ("params", "params_ema"):  # another part was asked for
+                    raise
+                try:
+                    _load_weights(self, net, str(load_path), strict)
+                except CheckpointError:
+                    raise error from None
         except UniRainError:  # our networks explain themselves
             raise
         except Exception as error:
+            from unirain_plugin.checkpoints.states import unread_reason
+
             if isinstance(error, KeyError):
                 reason = f"it has no entry {error} (path: param_key_g)"
             elif isinstance(error, (pickle.UnpicklingError, EOFError)):
@@ -130,20 +158,23 @@ def explain_loading_errors() -> tuple[object, str, object]:
             else:  # a state dict that does not fit tells every key, a line each
                 lines = [line.strip() for line in str(error).splitlines()]
                 reason = " ".join(lines[:4]) + (f" … ({len(lines) - 4} more)" if len(lines) > 4 else "")
+                reason = unread_reason(error) if "weights_only" in reason else reason
             name = type(self.get_bare_model(net)).__name__
             raise CheckpointError(f"{load_path}: these weights cannot be loaded into {name}: {reason}") from error
 
     return BaseModel, "load_network", load_network
 
 
-def _load_safetensors(model: object, net: object, path: str, strict: bool) -> None:
-    """Weights from a .safetensors file, which has one part only."""
+def _load_weights(model: object, net: object, path: str, strict: bool) -> None:
+    """Weights from a file that is not laid out as the toolbox's own."""
     from basicsr.utils import get_root_logger
 
     from unirain_plugin.checkpoints.weights import read_weights
 
-    net, state = model.get_bare_model(net), read_weights(path).state
-    get_root_logger().info(f"Loading {type(net).__name__} model from {path}.")
+    net, file = model.get_bare_model(net), read_weights(path)
+    state = file.state_for(net.state_dict())
+    part = f", part {file.parts[0]}" if file.parts else ""
+    get_root_logger().info(f"Loading {type(net).__name__} model from {path}{part}.")
     model._print_different_keys_loading(net, state, strict)
     net.load_state_dict(state, strict=strict)
 

@@ -180,6 +180,25 @@ def test_wrong_options_are_explained(options, text):
         restore(Blur(), random_picture(8, 8), **options)
 
 
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("unallocated storage: the layer was never initialised"), False),
+        (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), False),
+    ],
+)
+def test_only_a_lack_of_memory_is_called_so_and_its_cause_is_kept(error, is_memory):
+    class Failing(torch.nn.Module):
+        def forward(self, x):
+            raise error
+
+    with pytest.raises(UniRainError if is_memory else RuntimeError) as caught:
+        restore(Failing(), random_picture(8, 8))
+    assert (caught.value.__cause__ is error) if is_memory else (caught.value is error)
+
+
 def test_what_the_network_does_wrong_is_told():
     class Bad(torch.nn.Module):
         def forward(self, x):

@@ -1,6 +1,7 @@
 """Weights with their architecture inside, checkpoints of the toolbox, and everything that is no weights."""
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -75,6 +76,98 @@ def test_prefix_of_parallel_training_is_taken_off(tmp_path):
     assert_same_network(net, load(tmp_path / "w.pth", SMALL, "cpu"))
 
 
+def lightning(state):
+    noise = {f"loss.vgg.{name}": torch.ones(2) for name in ("weight", "bias")}
+    return {"state_dict": {**{f"net_g.{k}": v for k, v in state.items()}, **noise}, "epoch": 3, "optimizer_states": []}
+
+
+WRAPPED = {
+    "model": lambda s: {"model": s, "epoch": 3},
+    "lightning": lightning,
+    "generator": lambda s: {"discriminator": {"w": torch.ones(1)}, "generator": s},
+    "nested": lambda s: {"model": {"state_dict": {f"module.{k}": v for k, v in s.items()}}, "optimizer": {"state": {}}},
+    "compiled": lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()},
+    "averaged": lambda s: {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in s.items()}},
+    "ema first": lambda s: {"model": {k: v + 1 for k, v in s.items()}, "ema": s},
+    "timm": lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s, "arch": "x"},
+    "net": lambda s: {"net": {"params": s}},
+    "empty average": lambda s: {"ema": {}, "model": {"name": "UniRain"}, "network": s},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_checkpoints_of_other_programs(tmp_path, wrap):
+    net = random_network()
+    torch.save(wrap(dict(net.state_dict())), tmp_path / "w.ckpt")
+    assert_same_network(net, load(tmp_path / "w.ckpt", SMALL, "cpu"))
+
+
+def test_a_network_whose_own_names_begin_like_a_wrapper(tmp_path, monkeypatch):
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = torch.nn.Linear(2, 2)
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Wrapped_basicsr", Wrapped)
+    state = Wrapped().state_dict()
+    for content in (state, {"model": state}, {f"model.{k}": v for k, v in state.items()}):
+        torch.save(content, tmp_path / "w.pth")
+        net = load(tmp_path / "w.pth", {"type": "Wrapped"}, "cpu")
+        assert torch.equal(net.model.weight, state["model.weight"])
+
+
+def test_the_wanted_part_by_its_name(tmp_path):
+    net, other = random_network(0), random_network(1)
+    parts = {"state_dict": dict(net.state_dict()), "state_dict_ema": dict(other.state_dict())}
+    torch.save({"model": parts, "odd": dict(other.state_dict())}, tmp_path / "w.pth")
+    assert_same_network(net, load(tmp_path / "w.pth", SMALL, "cpu", param_key="model.state_dict"))
+    assert_same_network(other, load(tmp_path / "w.pth", SMALL, "cpu", param_key="model"))
+    assert_same_network(other, load(tmp_path / "w.pth", SMALL, "cpu", param_key="odd"))
+    with pytest.raises(CheckpointError, match=r"the file has model, odd, model\.state_dict_ema, model\.state_dict"):
+        load(tmp_path / "w.pth", SMALL, "cpu", param_key="none")
+
+
+def test_option_files_beside_other_folders_say_nothing_about_weights(tmp_path):
+    net = random_network()
+    (tmp_path / "downloads").mkdir()
+    torch.save({"params": net.state_dict()}, tmp_path / "downloads" / "net_g_4.pth")
+    option_file(tmp_path / "unrelated.yml", encoder_moe="none", latent_moe="none", decoder_moe="none")
+    option_file(tmp_path / "same.yml")
+    with pytest.raises(CheckpointError, match="does not tell which network"):
+        load(tmp_path / "downloads" / "net_g_4.pth", device="cpu")
+
+
+def test_what_the_file_says_wins_over_the_run_folder(tmp_path):
+    net = random_network(encoder_moe="hard")
+    models = tmp_path / "run" / "models"
+    write_weights(models / "w.pth", net.state_dict(), net.architecture)
+    option_file(models.parent / "run.yml", encoder_moe="soft")
+    assert load(models / "w.pth", device="cpu").architecture["encoder_moe"] == "hard"
+
+
+def test_a_mismatch_names_all_options_and_parts_at_once(tmp_path):
+    net = random_network()
+    content = {"params": net.state_dict(), "params_ema": net.state_dict(), "architecture": json.dumps(SMALL)}
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as error:
+        load(tmp_path / "w.pth", {**SMALL, "dim": 4, "heads": [1, 1, 1], "num_experts": 2}, "cpu")
+    assert "other options (file, network): dim 8 4; heads [1, 2, 4] [1, 1, 1]; num_experts (default) 2" in str(
+        error.value
+    )
+    assert "parts of the file (--param-key): params_ema, params" in str(error.value)
+
+
+def test_torchs_advice_to_load_unsafely_is_not_passed_on(tmp_path):
+    torch.save({"params": Payload()}, tmp_path / "w.pth")
+    (tmp_path / "p.pth").write_bytes(pickle.dumps({"params": Payload()}))
+    for name in ("w.pth", "p.pth"):
+        with pytest.raises(CheckpointError, match="which might be code") as error:
+            load(tmp_path / name, device="cpu")
+        assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
+
+
 def test_presets_are_known_by_their_shapes():
     from unirain_plugin.archs.presets import preset
     from unirain_plugin.archs.unirain_arch import UniRain
@@ -97,6 +190,21 @@ def test_other_networks_of_the_registry(tmp_path):
     net = MSRResNet(num_feat=4, num_block=1, upscale=2)
     write_weights(tmp_path / "w.safetensors", net.state_dict(), options)
     assert_same_network(net, load(tmp_path / "w.safetensors", device="cpu"))
+
+
+def test_names_are_resolved_as_the_toolbox_resolves_them(tmp_path):
+    options = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}  # registered with _basicsr
+    net = loading.build_network(options, "test")
+    torch.save({"params": net.state_dict()}, tmp_path / "w.pth")
+    for name in ("SRVGGNetCompact", "SRVGGNetCompact_basicsr"):
+        assert_same_network(net, load(tmp_path / "w.pth", {**options, "type": name}, "cpu"))
+    yml = tmp_path / "n.yml"
+    yml.write_text(yaml.safe_dump({"network_g": options}))
+    argv = ["--weights", str(tmp_path / "w.pth"), "--network", str(yml), "-o", str(tmp_path / "w.safetensors")]
+    assert cli.main(["export", *argv]) == 0
+    assert_same_network(net, load(tmp_path / "w.safetensors", device="cpu"))
+    with pytest.raises(OptionError, match="Did you mean 'SRVGGNetCompact'"):
+        loading.build_network({**options, "type": "SRVGGNetCompakt"}, "test")
 
 
 def test_foreign_weights_name_the_keys_that_differ(tmp_path):

@@ -113,6 +113,19 @@ def test_state_of_the_stock_toolbox_is_accepted_with_a_warning(tmp_path, caplog,
     assert "stock toolbox" in messages[0]
 
 
+def test_state_of_another_model_type_is_accepted_with_a_warning(tmp_path, monkeypatch):
+    class Stateless(ToyModel):
+        history_state = load_history_state = property(lambda self: self.missing)  # hasattr finds neither
+
+    messages = []
+    logger = SimpleNamespace(warning=messages.append)
+    monkeypatch.setattr("unirain_plugin.models.checkpointing.get_root_logger", lambda: logger)
+    for first, second in ((ToyModel, Stateless), (Stateless, ToyModel)):
+        save_checkpoint(first(tmp_path), 0, 1)
+        load_training_state(second(tmp_path), read_state(tmp_path / "training_states/1.state"))
+        assert f"another model_type than {second.__name__}" in messages.pop()
+
+
 def test_another_number_of_processes_is_said(tmp_path, monkeypatch):
     model = ToyModel(tmp_path)
     save_checkpoint(model, 0, 1)

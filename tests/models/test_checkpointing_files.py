@@ -3,6 +3,7 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -132,6 +133,18 @@ def test_foreign_files_are_not_taken_for_states(tmp_path):
     torch.save({"weights": 1}, tmp_path / "8.state")
     with pytest.raises(CheckpointError, match="no training state; it lacks epoch, iter, optimizers, schedulers"):
         read_state(tmp_path / "8.state")
+
+
+def test_a_pickled_state_is_refused_in_one_line_without_torchs_advice(tmp_path):
+    torch.save({"epoch": 0, "iter": 4, "optimizers": [np.float64(1), object()], "schedulers": []}, tmp_path / "4.state")
+    with pytest.raises(CheckpointError) as caught:
+        read_state(tmp_path / "4.state")
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / '4.state'}: the training state cannot be read: ") and "might be code" in text
+    assert "\n" not in text and "weights_only" not in text and "trust" not in text
+    torch.save([1, 2], tmp_path / "5.state")
+    with pytest.raises(CheckpointError, match="no training state; expected a mapping, found list"):
+        read_state(tmp_path / "5.state")
 
 
 def test_state_cannot_execute_code(tmp_path):

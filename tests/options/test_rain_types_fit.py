@@ -1,5 +1,6 @@
 """Rain types of data sets, loss and best figure: what does not fit is told before the run."""
 
+import json
 import logging
 
 import pytest
@@ -110,3 +111,48 @@ def test_best_names_a_figure_that_there_will_be(best, key, says, load):
 @pytest.mark.parametrize("best", ["psnr", "psnr/worst", "{metric: psnr/nrd, dataset: held out}"])
 def test_best_figures_that_there_are(best, load):
     load(("  save_img: false", f"  save_img: false\n  best: {best}"))
+
+
+LABELLED = "type: DistilledMixedPairedDataset\n    dataroot: {}\n    rain_types: [drs, drd, nrs, nrd]"
+UNLABELLED = (
+    "type: PairedImageDataset\n    dataroot_gt: {0}/drs/target\n    dataroot_lq: {0}/drs/input\n"
+    "    io_backend: {{type: disk}}"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "says"),
+    [
+        ("UniRainModel", LABELLED, None),
+        ("UniRainModel", UNLABELLED, "datasets.train (PairedImageDataset) gives it no rain types"),
+        ("SRModel", LABELLED, "SRModel gives it no rain types"),
+        ("SRModel", UNLABELLED, "SRModel gives it no rain types"),
+    ],
+)
+def test_a_loss_without_labels(model, data, says, load, rainrag_root, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    own = [("  grad_clip: 1.0\n", ""), ("AdamW", "Adam")] if model == "SRModel" else []
+    load(("UniRainModel", model), (LABELLED.format(rainrag_root), data.format(rainrag_root)), *own)
+    assert caplog.text.count("no effect") == (1 if says else 0)
+    assert says is None or f"train.pixel_opt: {says}" in caplog.text
+
+
+def test_validation_losses_need_a_labelled_set(load, rainrag_root):
+    labelled = f"    type: DistilledMixedPairedDataset\n    dataroot: {rainrag_root}\nnetwork_g"
+    unlabelled = f"    {UNLABELLED.format(rainrag_root)}\nnetwork_g"
+    load((labelled, unlabelled))
+    with pytest.raises(OptionError, match=r"pixel_opt\.source: found val, but datasets\.val \(PairedImageDataset\)"):
+        load((labelled, unlabelled), ("mode: paper", "source: val"))
+
+
+def test_types_of_the_loss_that_a_manifest_lacks_are_a_warning(load, tmp_path, rainrag_root, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    nested = {"retrieved": [{"id": "a", "rain_type": "nrs"}]}
+    lines = [{**nested, "lq": "a", "gt": "b", "rain_type": name} for name in ("nrd", "drs", "drs")]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = LABELLED.format(rainrag_root)
+    manifest = f"type: DistilledMixedPairedDataset\n    manifest: {tmp_path / 'm.jsonl'}"
+    load((data, manifest))
+    assert "train.pixel_opt.rain_types: datasets.train holds no drd, nrs." in caplog.text
+    with pytest.raises(OptionError, match="the loss has no nrd, which datasets"):
+        load((data, manifest), (LOSS, "MultiObjectiveReweightedLoss\n    rain_types: [drs, drd]"))

@@ -1,5 +1,6 @@
 """The train program: what it writes where, resume, never stopping short, what a user's mistake looks like."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from run_helpers import ENVIRONMENT, assert_same_weights, logged, stock_sections, weights
+from tiny_run import write_rainrag
 
 from unirain_plugin import load
 
@@ -218,6 +220,54 @@ def test_stock_model_and_data_set(programs, options, tmp_path, rain):
     programs.run("train", "-opt", path, "--root", tmp_path)
     programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume", "--force_yml", "train:total_iter=7")
     assert sorted(logged(tmp_path / "experiments/stock")) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_stock_model_with_a_network_that_draws_resumes_exactly(programs, options, tmp_path, rain):
+    """SwinIR's stochastic depth draws from torch's stream in every iteration; the stock data set from Python's."""
+    sections = stock_sections(rain)
+    sections["network_g"] = {
+        **dict.fromkeys(sections["network_g"]), "type": "SwinIR", "upscale": 1, "img_size": 16, "window_size": 8,
+        "depths": [2], "embed_dim": 4, "num_heads": [1], "mlp_ratio": 1, "drop_path_rate": 0.5, "upsampler": "",
+    }  # fmt: skip
+    sections["model_type"] = "SwinIRModel"  # it pads for validation
+    sections["train"]["ema_decay"] = 0.5
+    second = {**sections["datasets"]["val"], "name": "again"}
+    sections["datasets"]["val_2"] = {key: value for key, value in second.items() if value is not None}
+    path = options(name="stock", total_iter=6, **sections, logger={"save_checkpoint_freq": 3, "keep_checkpoints": 1})
+    whole = programs.run("train", "-opt", path, "--root", tmp_path / "a")
+    programs.run("train", "-opt", path, "--root", tmp_path / "b", "--force_yml", "train:total_iter=3")
+    text = programs.run("train", "-opt", path, "--root", tmp_path / "b", "--auto_resume")
+    assert_same_weights(*(tmp_path / root / "experiments/stock/models/net_g_6.pth" for root in "ab"))
+    assert "in force from here: train.total_iter 6 (was 3)" in text and "bit-identical" not in text
+    assert "Multiple validation datasets" not in whole + text, "SRModel takes several"
+    assert [file.name for file in tmp_path.glob("b/experiments/stock/training_states/*")] == ["6.state"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_loss_without_labels_says_so_once_and_several_sets_are_no_matter(programs, options, tmp_path, rain, labelled):
+    stock = stock_sections(rain)["datasets"]["train"]
+    second = {"name": "second", "type": "DistilledMixedPairedDataset", "dataroot": str(rain)}
+    datasets = {"val_2": second} if labelled else {"train": stock, "val_2": second}
+    path = options(total_iter=4, datasets=datasets)
+    text = programs.run("train", "-opt", path, "--root", tmp_path)
+    assert text.count("WARNING: MultiObjectiveReweightedLoss is given no rain types") == (0 if labelled else 1)
+    assert text.count("datasets.train (PairedImageDataset) gives it no rain types") == (0 if labelled else 1)
+    assert text.count("Validation second") == 1 and "Multiple validation datasets" not in text
+
+
+@pytest.mark.parametrize("by", ["folder", "manifest"])
+def test_the_stock_runner_refuses_exchanged_labels_too(programs, options, tmp_path, by):
+    data = write_rainrag(tmp_path / "data", per_type=1, size=(24, 28), types=["drs", "fog", "snow"])
+    records = (
+        {"lq": f"{t}/input/000.png", "gt": f"{t}/target/000.png", "rain_type": t} for t in ("snow", "drs", "fog")
+    )
+    (data / "all.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    where = {"dataroot": str(data)} if by == "folder" else {"dataroot": None, "manifest": str(data / "all.jsonl")}
+    train = {"pixel_opt": {"rain_types": ["drs", "snow", "fog"]}}
+    path = options(total_iter=2, datasets={"train": where}, train=train, val=None)
+    text = programs.run("stock", tmp_path, "-opt", path, status=71)
+    assert "OptionError" in text and "fog, snow: another label than in datasets.train" in text
+    assert "another label than" in programs.run("train", "-opt", path, "--root", tmp_path / "ours", status=2)
 
 
 def test_broken_image_ends_training_with_prefetching_too(programs, options, tmp_path, rain):

@@ -60,6 +60,16 @@ def test_a_truncated_checkpoint(weights):
         load(weights)
 
 
+@pytest.mark.parametrize("wrap", ["model", "state_dict", "generator"])
+def test_checkpoints_of_other_programs(wrap, tmp_path):
+    source, network = nn.Linear(2, 3), nn.Linear(2, 3)
+    torch.save({wrap: {f"module.{k}": v for k, v in source.state_dict().items()}, "epoch": 3}, tmp_path / "w.pth")
+    load(tmp_path / "w.pth", network)
+    assert torch.equal(network.weight, source.weight)
+    with pytest.raises(CheckpointError, match=r"it has no entry 'net' \(path: param_key_g\)"):
+        load(tmp_path / "w.pth", network, param_key="net")
+
+
 def test_another_entry(weights):
     torch.save({"net": {}}, weights)
     with pytest.raises(CheckpointError, match=r"it has no entry 'params' \(path: param_key_g\)"):

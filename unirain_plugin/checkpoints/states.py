@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import re
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def broken_reason(path: Path) -> str | None:
         return "is truncated or no checkpoint"
 
 
+def unread_reason(error: Exception) -> str:
+    """Why ``torch.load(weights_only=True)`` failed, in one line and without its advice to load the file unsafely."""
+    if isinstance(error, (pickle.UnpicklingError, EOFError)) or "weights_only" in str(error):
+        return "it is something else, damaged, or holds more than tensors and plain values, which might be code"
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """Load a training state onto the CPU, executing nothing that it may contain.
 
@@ -69,7 +77,9 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: the training state cannot be read: {error}") from error
+        raise CheckpointError(f"{path}: the training state cannot be read: {unread_reason(error)}.") from None
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path}: this is no training state; expected a mapping, found {type(state).__name__}.")
     missing = [key for key in ("epoch", "iter", "optimizers", "schedulers") if key not in state]
     if missing:
         raise CheckpointError(f"{path}: this is no training state; it lacks {', '.join(missing)}.")

@@ -13,13 +13,14 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from unirain_plugin.checkpoints.states import unread_reason
 from unirain_plugin.errors import CheckpointError, DataError, OptionError
 from unirain_plugin.inference.sizes import check_sizes
 from unirain_plugin.support.files import write_whole
@@ -30,8 +31,14 @@ SIZES = "sizes"
 """Key of the smaller sizes, in a safetensors file's metadata and beside ``params`` in a .pth file."""
 
 SUFFIXES = (".safetensors", ".pth")
-_PARAMETER_KEYS = ("params_ema", "params", "state_dict")
-_FOREIGN_PREFIX = "module."
+
+WRAPPERS = (
+    "params_ema", "params", "state_dict_ema", "ema_state_dict", "model_ema", "net_g_ema", "g_ema", "ema",
+    "state_dict", "model_state_dict", "net_g", "netG", "generator", "model", "network", "net",
+)  # fmt: skip
+"""Names under which training programs keep a network's parameters, averaged ones first. One may hold another."""
+PREFIXES = ("module.", "_orig_mod.", "ema_model.", "net_g.", "netG.", "generator.", "model.", "network.", "net.")
+"""What wrappers (parallel training, compilation, averaging, Lightning) put before the names of parameters."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +50,22 @@ class WeightsFile:
         state: Parameter name → tensor, on the CPU.
         architecture: ``{'type': registered class, **its arguments}``, or None where the file does not tell.
         sizes: Longer edges at which larger pictures are to be restored as well; none where the file does not tell.
+        parts: The parts of the file that may be chosen.
     """
 
     path: Path
     state: dict[str, Tensor]
     architecture: dict[str, object] | None
     sizes: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    def state_for(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The parameters without the wrappers' :data:`PREFIXES` that a network with these parameter names lacks."""
+        return max(without_prefixes(self.state), key=lambda state: len(state.keys() & set(names)))
 
 
 def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> WeightsFile:
-    """Read a safetensors file, a .pth file of ours, or a checkpoint of BasicSR (``params_ema`` before ``params``).
+    """Read a safetensors file, a .pth file of ours, or a checkpoint of another program (see :data:`WRAPPERS`).
 
     Args:
         path: The file.
@@ -68,15 +81,23 @@ def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> 
         )
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(f"{path}: is a network for other programs; expected weights (.safetensors, .pth).")
+    parts: tuple[str, ...] = ()
     if path.suffix.lower() == ".safetensors":
         state, notes = _read_safetensors(path)
     else:
-        state, notes = _read_torch(path, param_key)
+        state, notes, parts = _read_torch(path, param_key)
     embedded = notes.get(ARCHITECTURE, state.pop(ARCHITECTURE, None))
     architecture = None if embedded is None else unpack_architecture(embedded, str(path))
-    if all(name.startswith(_FOREIGN_PREFIX) for name in state):
-        state = {name.removeprefix(_FOREIGN_PREFIX): tensor for name, tensor in state.items()}
-    return WeightsFile(path, state, architecture, unpack_sizes(notes.get(SIZES, "[]"), str(path)))
+    return WeightsFile(path, state, architecture, unpack_sizes(notes.get(SIZES, "[]"), str(path)), parts)
+
+
+def without_prefixes(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The parameters as they are, then those behind each of :data:`PREFIXES` (and behind one more, and so on)."""
+    yield dict(state)
+    for prefix in PREFIXES:
+        inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if inner:
+            yield from without_prefixes(inner)
 
 
 def write_weights(
@@ -170,30 +191,45 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, metadata
 
 
-def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, and what the file notes beside them."""
+def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
+    """Tensors by name, what the file notes beside them, and its parts."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path}: cannot be read as weights: it is something else, damaged, or holds more than tensors and plain "
-            "values, which might be code."
-        ) from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: cannot be read as weights: {unread_reason(error)}.") from None
     except Exception as error:
-        raise CheckpointError(f"{path}: this is no file of weights, or it is truncated: {error}") from None
+        raise CheckpointError(
+            f"{path}: this is no file of weights, or it is truncated: {unread_reason(error)}."
+        ) from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping of parameters, found {type(content).__name__}.")
-    parts = [key for key in _PARAMETER_KEYS if isinstance(content.get(key), Mapping)]
-    if param_key is not None and not isinstance(content.get(param_key), Mapping):
-        raise CheckpointError(f"{path}: there is no part '{param_key}'; the file has {', '.join(map(str, content))}.")
-    part = param_key or (parts[0] if parts else None)
-    state = {str(k): v for k, v in (content[part] if part else content).items() if isinstance(v, Tensor)}
+    parts = _parts(content)
+    if param_key is not None and param_key not in parts:
+        if not isinstance(content.get(param_key), Mapping):
+            names = ", ".join(dict.fromkeys([*map(str, content), *parts]))
+            raise CheckpointError(f"{path}: there is no part '{param_key}'; the file has {names}.")
+        chosen = next(iter(_parts(content[param_key]).values()), content[param_key])
+    else:
+        chosen = parts[param_key] if param_key else next(iter(parts.values()), content)
+    state = {str(k): v for k, v in chosen.items() if isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(
             f"{path}: it holds no parameters; found the keys {', '.join(map(str, list(content)[:8]))}. "
             "(A training state, ITER.state, is no network: take models/net_g_ITER.pth.)"
         )
-    return state, {key: text for key, text in content.items() if isinstance(text, str)}
+    return state, {key: text for key, text in content.items() if isinstance(text, str)}, tuple(parts)
+
+
+def _parts(content: Mapping) -> dict[str, Mapping]:
+    """The parts of a checkpoint by name, such as ``params`` or ``model.state_dict``, in the order of the wrappers."""
+    found: dict[str, Mapping] = {}
+    for key in WRAPPERS:
+        inner = content.get(key)
+        if isinstance(inner, Mapping):
+            deeper = {f"{key}.{name}": part for name, part in _parts(inner).items()}
+            holds = any(isinstance(value, Tensor) for value in inner.values())  # "model" may be a configuration
+            found |= deeper or ({key: inner} if holds else {})
+    return found
 
 
 def _safetensors(part: str = "") -> object:

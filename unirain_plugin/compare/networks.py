@@ -150,7 +150,7 @@ def _fill_partly(net: nn.Module, spec: NetworkSpec) -> str:
 
     file = read_weights(spec.weights, spec.options.param_key)
     wanted = net.state_dict()
-    fitting = {k: v for k, v in file.state.items() if k in wanted and wanted[k].shape == v.shape}
+    fitting = {k: v for k, v in file.state_for(wanted).items() if k in wanted and wanted[k].shape == v.shape}
     if not fitting:
         fill(net, file, str(net.architecture["type"]))  # tells which keys differ
     net.load_state_dict(fitting, strict=False)

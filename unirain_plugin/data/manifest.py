@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields
@@ -19,6 +20,8 @@ from typing import Any
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import rain_type_ids
 from unirain_plugin.support.files import whole_file, write_errors
+
+_RAIN_TYPE = re.compile(rb'"rain_type"\s*:\s*"([a-z0-9_]*)"')
 
 SIMILARITIES = ("s_txt", "s_vis", "s_perc")
 """The three similarities of a retrieved reference (paper.md §2): semantic, visual, structural."""
@@ -259,3 +262,18 @@ _CHECKS = {
     "lq": _path, "gt": _path, "rain_type": _rain_type, "source": _text, "size": _size, "keep": _keep,
     "votes": _votes, "retrieved": _retrieved, "reason": _text,
 }  # fmt: skip
+
+
+def rain_types_in(path: str | os.PathLike[str]) -> set[str]:
+    """The rain types of a manifest's pairs. Fast: most lines are only searched, and nothing else in them is checked."""
+    seen: set[str] = set()
+    with open(path, "rb") as file:
+        for line in file:
+            names = _RAIN_TYPE.findall(line)
+            if len(names) == 1 and names[0].decode() in seen:
+                continue
+            with suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("rain_type"), str):
+                    seen.add(record["rain_type"])
+    return seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from unirain_plugin.data.dataset_options import DatasetOptions
 from unirain_plugin.data.lmdb import LmdbStorage, scan_lmdb
@@ -55,9 +55,14 @@ def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[s
     if not len(table):
         raise DataError(f"{manifest}: distillation has rejected every pair of these rain types (keep: false), and no "
                         "pyramid gives the rest a share.")  # fmt: skip
-    found = [t for t in RAIN_TYPES if t in seen] + sorted(seen.keys() - set(RAIN_TYPES))
     root = options.dataroot if options.dataroot is not None else os.path.dirname(os.path.abspath(manifest))
-    return table, _storage(options, os.path.expanduser(root)), tuple(options.rain_types or found)
+    return table, _storage(options, os.path.expanduser(root)), tuple(options.rain_types or types_in_order(seen))
+
+
+def types_in_order(seen: Iterable[str]) -> tuple[str, ...]:
+    """Rain types that a manifest holds, in the order of their labels: the paper's first, then by name."""
+    names = set(seen)
+    return (*(name for name in RAIN_TYPES if name in names), *sorted(names - set(RAIN_TYPES)))
 
 
 def _manifest_pairs(path: str) -> Iterator[Pair]:

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unirain_plugin.checkpoints.weights import WeightsFile, read_weights
+from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
+from unirain_plugin.toolbox import registered
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "UniRain-Tiny.safetensors"
 """The small trained network that the package ships."""
@@ -36,7 +37,8 @@ def load(
             package ships.
         network: An option file with a section ``network_g``, or that section itself (``{'type': 'UniRain', …}``).
         device: ``auto`` (CUDA where present), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``.
+        param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``, else
+            what other programs name so (:data:`~unirain_plugin.checkpoints.weights.WRAPPERS`).
 
     Returns:
         The network in evaluation mode on ``device``. Its attribute ``architecture`` holds the registered type and the
@@ -93,15 +95,14 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
 
     unirain_plugin.register()
     import basicsr.archs  # noqa: F401  the toolbox's own networks register at import
-    from basicsr.utils.registry import ARCH_REGISTRY
 
     arguments = dict(architecture)
     name = arguments.pop("type", None)
-    known = list(ARCH_REGISTRY.keys())
+    known = registered("arch")
     if name not in known:
         raise OptionError(f"{source}: network type {name!r} is not registered.{did_you_mean(name, known)}")
     try:
-        net = ARCH_REGISTRY.get(name)(**arguments)
+        net = known[name](**arguments)
     except UniRainError as error:
         raise OptionError(f"{source}: {error}") from None
     except Exception as error:
@@ -114,10 +115,12 @@ def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
     """Put the weights into the network, all or none.
 
     Raises:
-        CheckpointError: Naming the keys that are missing, unknown or of another shape.
+        CheckpointError: Naming the keys that are missing, unknown or of another shape, the options in which the file's
+            network is another, and the parts of the file.
     """
     expected = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in file.state.items()}
+    state = file.state_for(expected)
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
     lines = []
     for text, keys in (
         (f"missing in the file, needed by {name}", [k for k in expected if k not in found]),
@@ -131,8 +134,18 @@ def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
             more = f", … ({len(keys)} in all)" if len(keys) > _LISTED else ""
             lines.append(f"  {text}: {', '.join(keys[:_LISTED])}{more}")
     if lines:
+        lines += _differences(file.architecture or {}, getattr(net, "architecture", {}))
+        if len(file.parts) > 1:
+            lines.append(f"  parts of the file (--param-key): {', '.join(file.parts)}")
         raise CheckpointError(f"{file.path}: these weights were made for another network.\n" + "\n".join(lines))
-    net.load_state_dict(file.state)
+    net.load_state_dict(state)
+
+
+def _differences(told: Mapping[str, object], built: Mapping[str, object]) -> list[str]:
+    """All options in which the network that the file tells is another, as a line; none if it tells nothing."""
+    keys = [key for key in {**told, **built} if told.get(key) != built.get(key)] if told else []
+    texts = [f"{key} {told.get(key, '(default)')} {built.get(key, '(default)')}" for key in keys]
+    return [f"  other options (file, network): {'; '.join(texts)}"] if texts else []
 
 
 def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
@@ -185,9 +198,14 @@ def _plain(value: object) -> object:
 def experiment_network(path: Path) -> dict[str, object] | None:
     """The network of the run that saved ``experiments/NAME/models/net_g_ITER.pth``: its folder holds its options.
 
+    Returns:
+        None for a file in any folder but a run's ``models/``: option files above it are none of its business.
+
     Raises:
         CheckpointError: If option files in that folder name different networks.
     """
+    if path.resolve().parent.name != "models":
+        return None
     found: dict[Path, dict[str, object]] = {}
     for option_file in sorted(path.resolve().parent.parent.glob("*.yml")):
         with suppress(OptionError):
@@ -207,8 +225,9 @@ def guess_architecture(state: Mapping[str, Tensor]) -> dict[str, object] | None:
     from unirain_plugin.archs.presets import ABLATIONS, PRESETS
     from unirain_plugin.archs.unirain_arch import UniRain
 
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if "embed.weight" not in shapes:
+    named = (bare for bare in without_prefixes(state) if "embed.weight" in bare)
+    shapes = {name: tuple(tensor.shape) for name, tensor in next(named, {}).items()}
+    if not shapes:
         return None
     for arguments in PRESETS.values():
         if shapes["embed.weight"][0] != arguments["dim"]:

@@ -144,7 +144,7 @@ def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None
         raise UniRainError(
             f"out of memory on {device} at {image.shape[3]}×{image.shape[2]} pixels; use a smaller tile than "
             f"{options.tile or 'the whole picture'}, or precision bf16."
-        ) from None
+        ) from error
     if out.shape != image.shape:
         raise OptionError(
             f"the network maps {tuple(image.shape)} to {tuple(out.shape)}; expected one that keeps the size (scale 1)."
@@ -155,8 +155,8 @@ def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "alloc" in text
+    """Whether memory ran out; of the CPU's torch tells by the name of its allocator only."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _ensemble(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:

@@ -8,11 +8,11 @@ from copy import deepcopy
 
 import torch
 from basicsr.losses import build_loss
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.losses import pixel_losses  # noqa: F401 - registers them
+from unirain_plugin.toolbox import registered
 
 
 class BaseTerm(nn.Module):
@@ -35,7 +35,7 @@ class BaseTerm(nn.Module):
         super().__init__()
         opt = _checked(opt, where)
         self.name = str(opt["type"])
-        cls = LOSS_REGISTRY._obj_map[self.name]
+        cls = registered("loss")[self.name]
         accepted = inspect.signature(cls.__init__).parameters
         self.factor = 1.0 if "loss_weight" in accepted else float(opt.pop("loss_weight", 1.0))
         self.loss, self.has_map = _build(opt, "reduction" in accepted, where)
@@ -95,7 +95,7 @@ def _checked(opt: Mapping[str, object], where: str) -> dict[str, object]:
     if not isinstance(opt, Mapping) or "type" not in opt:
         raise OptionError(f"{where}: found {opt!r}; expected a mapping with a type, such as {{type: L1Loss}}.")
     opt = deepcopy(dict(opt))
-    known = sorted(LOSS_REGISTRY._obj_map)
+    known = sorted(registered("loss"))
     if opt["type"] not in known:
         raise OptionError(f"{where}.type: no loss is registered as {opt['type']!r}." + did_you_mean(opt["type"], known))
     if opt["type"] == "MultiObjectiveReweightedLoss":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
@@ -84,6 +85,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         self._updated_at = 0
         self._announced: Tensor | None = None
         self._unseen = 0
+        self._told = False
         self.register_buffer("weights", torch.zeros(len(self.labels.names)), persistent=False)
         if mode == "uncertainty":
             self.log_variances = nn.Parameter(torch.zeros(len(self.labels.names)))
@@ -112,9 +114,20 @@ class MultiObjectiveReweightedLoss(nn.Module):
         pred, target, weight = (_at_least_float32(x) for x in (pred, target, weight))
         with torch.autocast(pred.device.type, enabled=False):
             if rain_type is None:
+                self._tell_of_missing_labels()
                 return self.loss_weight * sum(term.whole(pred, target, weight) for term in self.base)
             index = self.labels.indices(rain_type, len(pred))
             return self.loss_weight * self._grouped(self.per_sample(pred, target, weight), index)
+
+    def _tell_of_missing_labels(self) -> None:
+        """Once, and in training only: nobody who asks for reweighting means the plain base loss."""
+        if self.training and torch.is_grad_enabled() and not self._told:
+            self._told = True
+            get_root_logger().warning(
+                "MultiObjectiveReweightedLoss is given no rain types (labels), so it is its plain base loss and "
+                f"`mode: {self.options.mode}` has no effect. Labels come from a data set such as "
+                "DistilledMixedPairedDataset, and UniRainModel hands them on."
+            )
 
     def per_sample(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The base loss of each sample, (N,), unweighted by type; no recording. For validation losses per type."""

@@ -8,6 +8,7 @@ and, with EMA, ``params_ema``) and ``training_states/ITER.state`` (``epoch``, ``
     optimizers      names of the optimisers' classes
     data            position in the data (``ResumableSampler.position_after``); None under the stock runner
     manual_seed     seed of the run
+    options         the option file's data sets, networks, training and validation, to tell what was changed
     ranks           one entry a rank: random streams (Python, NumPy, torch, CUDA) and what the model's
                     ``history_state()`` returns: loss weights and their history with the not yet reduced records of
                     this rank, gradient scaler, best-metric history, counters
@@ -15,7 +16,7 @@ and, with EMA, ``params_ema``) and ``training_states/ITER.state`` (``epoch``, ``
 
 from __future__ import annotations
 
-import inspect
+import copy
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,22 +27,25 @@ import torch
 import torch.distributed as dist
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
-from torch.optim.lr_scheduler import LRScheduler
+from torch import nn
 
 from unirain_plugin.checkpoints.states import atomic_save, prune_checkpoints
 from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
+from unirain_plugin.models.objective import loss_state
+from unirain_plugin.models.resuming import compared_options, restore_optimisation
 from unirain_plugin.support.random_streams import random_state, set_random_state
 
-__all__ = ["atomic_save", "load_training_state", "network_content", "save_checkpoint"]
+__all__ = ["atomic_save", "load_training_state", "network_content", "save_checkpoint", "save_training_state"]
 
 _VERSION = 1
+_WITHOUT_STATE = ("SRModel", "SwinIRModel", "SRGANModel", "ESRGANModel", "VideoBaseModel", "VideoGANModel")
+"""The toolbox's models that keep nothing between iterations but what every model's checkpoint holds."""
 
 
 def save_checkpoint(model: BaseModel, epoch: int, current_iter: int) -> None:
     """Save what is needed to go on exactly: the network first, the training state last, each atomically.
 
-    To be called on every rank at the same iteration; rank 0 writes. ``logger: keep_checkpoints: N`` deletes all but
-    the last N checkpoints (by default, as in the toolbox, all are kept).
+    To be called on every rank at the same iteration; rank 0 writes.
 
     Args:
         model: A model with ``net_g``, perhaps ``net_g_ema``, and perhaps ``history_state()``.
@@ -59,20 +63,49 @@ def save_checkpoint(model: BaseModel, epoch: int, current_iter: int) -> None:
             atomic_save(network_content(model), models / "net_g_latest.pth")
         _check_complete(model)
         return
-    keep = _keep_checkpoints(model.opt)
-    state = _training_state(model, epoch, current_iter)
+    ranks = states_of_ranks(model)
     if rank == 0:
         atomic_save(network_content(model), models / f"net_g_{current_iter}.pth")
-        atomic_save(state, states / f"{current_iter}.state")
-        if keep is not None:
-            prune_checkpoints(states, models, keep, current_iter)
+    save_training_state(model, epoch, current_iter, ranks)
+
+
+def states_of_ranks(model: BaseModel) -> list[dict[str, Any]]:
+    """Random streams and history of every rank. A collective under ``torch.distributed``."""
+    own = {"random": random_state(), "history": _history(model)}
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own]
+    ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, _plain(own))
+    return ranks
+
+
+def save_training_state(model: BaseModel, epoch: int, current_iter: int, ranks: list[dict[str, Any]]) -> None:
+    """Write ``ITER.state`` (rank 0), after the networks that belong to it.
+
+    ``logger: keep_checkpoints: N`` deletes all but the last N checkpoints (by default, as in the toolbox, all are
+    kept).
+
+    Args:
+        model: Any model of the toolbox's kind.
+        epoch: The running epoch.
+        current_iter: Iterations done.
+        ranks: What :func:`states_of_ranks` gave.
+    """
+    keep = _keep_checkpoints(model.opt)
+    if model.opt["rank"] != 0:
+        return
+    models, states = (Path(model.opt["path"][key]) for key in ("models", "training_states"))
+    atomic_save(_training_state(model, epoch, current_iter, ranks), states / f"{current_iter}.state")
+    if keep is not None:
+        prune_checkpoints(states, models, keep, current_iter)
 
 
 def load_training_state(model: BaseModel, state: Mapping[str, Any]) -> None:
     """Give a freshly built model, whose networks are loaded already, the history in ``state``.
 
     Also sets this process's random streams, so nothing random may happen between this call and the next iteration.
-    A state of the stock toolbox is accepted with a warning: it has no history.
+    A state of the stock toolbox is accepted with a warning: it has no history. What the option file changes is told,
+    see :mod:`unirain_plugin.models.resuming`.
 
     Raises:
         CheckpointError: If the state belongs to other optimisers, schedulers or losses.
@@ -85,10 +118,8 @@ def load_training_state(model: BaseModel, state: Mapping[str, Any]) -> None:
         saved_names = state.get("unirain", {}).get("optimizers", names)
         if saved_names != names:
             raise ValueError(f"it was saved with {', '.join(saved_names)}, the option file asks for {', '.join(names)}")
-        for optimizer, saved in zip(model.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for scheduler, saved in zip(model.schedulers, state["schedulers"], strict=True):
-            _load_scheduler(scheduler, saved)
+        for message in restore_optimisation(model, state):
+            get_root_logger().warning(message)
         model.current_iter = state["iter"]
         if "unirain" in state:
             _load_history(model, state["unirain"])
@@ -105,24 +136,6 @@ def load_training_state(model: BaseModel, state: Mapping[str, Any]) -> None:
 
 def _class_names(owners: Iterable[object]) -> list[str]:
     return [type(owner).__name__ for owner in owners]
-
-
-def _load_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any]) -> None:
-    """Take up how far a schedule has come, but not its plan, which the option file may have changed.
-
-    A scheduler's state holds both: with the old periods, a run that is resumed with a larger ``total_iter`` would
-    fail where they end, although the option file's own were checked.
-    """
-    arguments = set(inspect.signature(type(scheduler)).parameters) - {"optimizer", "last_epoch"}
-    derived = {"cumulative_period"}  # from the periods, by the toolbox's cosine
-    plan = {name: value for name, value in scheduler.state_dict().items() if name in arguments | derived}
-    changed = [name for name in arguments & plan.keys() if name in saved and saved[name] != plan[name]]
-    scheduler.load_state_dict({**saved, **plan})
-    if changed:
-        get_root_logger().warning(
-            "The learning-rate schedule is not that of the checkpoint "
-            f"({', '.join(sorted(changed))} changed): the option file's is followed from here."
-        )
 
 
 def _check_complete(model: BaseModel) -> None:
@@ -160,13 +173,8 @@ def network_content(model: BaseModel) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-def _training_state(model: BaseModel, epoch: int, current_iter: int) -> dict[str, Any]:
-    """The content of ITER.state. Collective: gathers every rank's streams and history."""
-    own = {"random": random_state(), "history": model.history_state() if hasattr(model, "history_state") else {}}
-    ranks = [own]
-    if dist.is_available() and dist.is_initialized():
-        ranks = [None] * dist.get_world_size()
-        dist.all_gather_object(ranks, _plain(own))
+def _training_state(model: BaseModel, epoch: int, current_iter: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of ITER.state."""
     data_position = getattr(model, "data_position", None)
     return _plain(
         {
@@ -179,10 +187,49 @@ def _training_state(model: BaseModel, epoch: int, current_iter: int) -> dict[str
                 "optimizers": _class_names(model.optimizers),
                 "data": data_position(current_iter) if data_position else None,
                 "manual_seed": model.opt["manual_seed"],
+                "options": compared_options(model.opt),
                 "ranks": ranks,
             },
         }
     )
+
+
+def _history(model: BaseModel) -> dict[str, Any]:
+    """What a model's ``history_state()`` tells; of any other model its losses and best metrics."""
+    if hasattr(model, "history_state"):
+        return model.history_state()
+    return {
+        "losses": {name: loss_state(loss) for name, loss in _losses(model).items()},
+        "best_metric_results": getattr(model, "best_metric_results", None),
+    }
+
+
+def _losses(model: BaseModel) -> dict[str, nn.Module]:
+    return {name: loss for name, loss in vars(model).items() if name.startswith("cri_") and isinstance(loss, nn.Module)}
+
+
+def _restore_history(model: BaseModel, history: Mapping[str, Any]) -> None:
+    if hasattr(model, "load_history_state") == ("losses" in history):
+        get_root_logger().warning(
+            f"The training state was written under another model_type than {type(model).__name__}: loss weights and "
+            "best metrics begin anew."
+        )
+        return
+    if hasattr(model, "load_history_state"):
+        model.load_history_state(history)
+        return
+    losses, kind = _losses(model), type(model)
+    for name, saved in history["losses"].items():
+        if name in losses:
+            losses[name].load_state_dict({**losses[name].state_dict(), **saved})
+    if history["best_metric_results"] is not None:
+        model.best_metric_results = copy.deepcopy(history["best_metric_results"])
+    if not kind.__module__.startswith("basicsr.") or kind.__name__ not in _WITHOUT_STATE:
+        get_root_logger().warning(
+            f"Networks, optimisers, schedules, losses, random streams and the place in the data are as they were. What "
+            f"else {kind.__name__} may keep from one iteration to the next is not in the checkpoint: if there is such, "
+            "the resumed run is not bit-identical."
+        )
 
 
 def _load_history(model: BaseModel, saved: Mapping[str, Any]) -> None:
@@ -195,8 +242,7 @@ def _load_history(model: BaseModel, saved: Mapping[str, Any]) -> None:
             "begin anew, so the run is not bit-identical."
         )
     own = ranks[rank] if len(ranks) == world_size else ranks[0]
-    if hasattr(model, "load_history_state"):
-        model.load_history_state(own["history"])
+    _restore_history(model, own["history"])
     if len(ranks) == world_size:
         set_random_state(own["random"])
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import METRIC_REGISTRY
 
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.toolbox import registered
 
 NAMED_METRICS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -65,8 +65,8 @@ def _resolve(name: Any, options: Any) -> dict[str, Any]:
             hint = did_you_mean(name, NAMED_METRICS)
             raise OptionError(f"val: metrics: '{name}' has no type and is none of {', '.join(NAMED_METRICS)}.{hint}")
         options = {**NAMED_METRICS[name], **options}
-    if options["type"] not in METRIC_REGISTRY:
-        known = METRIC_REGISTRY.keys()
+    known = registered("metric")
+    if options["type"] not in known:
         hint = did_you_mean(options["type"], known)
         raise OptionError(f"val: metrics: {name}: type: unknown metric '{options['type']}'.{hint}")
     if options.setdefault("better", "higher") not in ("higher", "lower"):
@@ -96,7 +96,7 @@ class MetricSuite:
         return {metric: self._value(metric, dict(options), data, name) for metric, options in self.metrics.items()}
 
     def _value(self, metric: str, options: dict[str, Any], data: Mapping[str, np.ndarray], name: str) -> float:
-        function = METRIC_REGISTRY.get(options["type"])
+        function = registered("metric")[options["type"]]
         if "img2" not in data and "img2" in inspect.signature(function).parameters:
             return self._none(metric, f"{name} has no ground truth")
         side = min(data["img"].shape[:2]) - 2 * options.get("crop_border", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -38,6 +39,7 @@ class PerTypeValidation(SRModel):
 
     def init_validation(self) -> None:
         """Prepare; to be called when ``model_options`` is set."""
+        silence_warning_of_several_sets()
         self.metrics = MetricSuite(self.model_options.metrics) if self.model_options.metrics else None
         self.best_figure: BestFigure | None = None
         self.validation_results: dict[str, ValidationResult] = {}
@@ -154,6 +156,15 @@ class PerTypeValidation(SRModel):
         write_png(path, draw_routing(result.routing())[..., ::-1])
         if tb_logger:
             write_routing_picture(tb_logger, result, current_iter)
+
+
+def silence_warning_of_several_sets() -> None:
+    """The toolbox says at every validation that several sets are for SRModel only, also where the model is one."""
+    logging.getLogger("basicsr").addFilter(_is_no_warning_of_several_sets)
+
+
+def _is_no_warning_of_several_sets(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Multiple validation datasets are *only* supported by SRModel")
 
 
 @contextmanager

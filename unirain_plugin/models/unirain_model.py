@@ -50,6 +50,8 @@ class UniRainModel(PerTypeValidation):
         self.settings = self.model_options.training
         if self.model_options.metrics:
             opt["val"]["metrics"] = self.model_options.metrics
+        if opt["is_train"]:
+            _check_labels(opt)
         self.init_validation()
         self.current_iter = 0
         self.rain_type: Tensor | None = None
@@ -202,6 +204,21 @@ class UniRainModel(PerTypeValidation):
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _check_labels(opt: Mapping[str, Any]) -> None:
+    """Refuse data and loss that label rain types differently; the stock runner has not checked the option file.
+
+    Raises:
+        OptionError: If they do not agree.
+    """
+    from unirain_plugin.options.check_labels import check_labels
+    from unirain_plugin.options.problems import Problems
+
+    problems = Problems(opt.get("name", "options"))
+    check_labels(opt, problems, is_train=True, check_paths=True)
+    if any(path[:2] == ("train", "pixel_opt") for path in problems.wrong):
+        problems.raise_if_any()
 
 
 def _to_channels_last(network: nn.Module) -> None:

@@ -10,17 +10,18 @@ from unirain_plugin.options.check_labels import check_labels
 from unirain_plugin.options.check_own import check_own
 from unirain_plugin.options.check_run import check_run
 from unirain_plugin.options.problems import KeyPath, Problems, found, nearest
-from unirain_plugin.options.registries import is_own, named_class, section
+from unirain_plugin.options.registries import named_class, section
 from unirain_plugin.options.schema import (
     Known,
     dataset_class,
+    doubtful,
     known_keys,
     model_class,
     optimizers,
     schedulers,
 )
 from unirain_plugin.options.toolbox_keys import REQUIRED, SET_BY_TOOLBOX, STOCK_KEYS, rule_for
-from unirain_plugin.options.vocabulary import reads_of
+from unirain_plugin.options.vocabulary import Reads, is_known, is_own, reads_of
 from unirain_plugin.options.yaml_loader import number_meant
 
 
@@ -33,6 +34,7 @@ def find_problems(opt: Mapping, problems: Problems, is_train: bool, check_paths:
         is_train: Whether the file is for training or for testing.
         check_paths: Whether data folders, manifests and weights must exist already.
     """
+    problems.doubts = doubtful(opt)
     steps: tuple[Callable[[], None], ...] = (
         lambda: _check_types(opt, problems),
         lambda: _check_values(opt, problems),
@@ -75,7 +77,8 @@ def _check_types(opt: Mapping, problems: Problems) -> None:
         elif first == "train" and second.endswith("_opt"):
             named_class("loss", kind, where, problems)
         elif first == "train" and len(path) == 2 and model_class(opt) is not None:
-            if second.startswith("optim_"):
+            model = model_class(opt)
+            if second.startswith("optim_") and (is_known(model) or hasattr(model, "OPTIMIZERS")):
                 _check_name(kind, optimizers(opt), "optimiser", opt, where, problems)
             elif second == "scheduler":
                 _check_name(kind, schedulers(opt), "scheduler", opt, where, problems)
@@ -99,7 +102,8 @@ def _check_values(opt: Mapping, problems: Problems) -> None:
             if complaint is None and rule is None and known is not None and known.signature is not None:
                 complaint = _mismatch(value, known.signature.defaults.get(key))
             if complaint is not None:
-                problems.error((*path, key), complaint)
+                note = problems.warn if rule is None and known is not None and known.foreign else problems.error
+                note((*path, key), complaint)
 
 
 def _resolves_metrics(opt: Mapping, path: KeyPath) -> bool:
@@ -148,7 +152,7 @@ def _unknown(opt: Mapping, path: KeyPath, known: Known, here: Mapping, problems:
     elif known.strict:
         names = ", ".join(sorted(known.keys))
         problems.error(path, f"{known.owner} has no such option. Known: {names}.")
-    else:
+    elif not problems.doubts(path):
         effect = "the toolbox makes a folder of it" if path[0] == "path" else "nothing reads it, so it has no effect"
         problems.warn(path, f"unknown key: {effect}.")
 
@@ -195,7 +199,8 @@ def _covered(opt: Mapping, path: KeyPath, problems: Problems) -> bool:
             return True
         if key not in here:
             known = known_keys(opt, path[:index])
-            typos = [other for other in here if known is not None and other not in known.keys]
+            others = (other for other in here if not problems.doubts((*path[:index], other)))
+            typos = [other for other in others if known is not None and other not in known.keys]
             typos += [other for other in here if path[:index] == ("datasets",) and str(other)[:3] != "val"]
             return any(nearest(typo, [key]) for typo in typos)
         here = here[key]
@@ -206,12 +211,8 @@ _NOT_NULL = frozenset({"train", "val", "path", "datasets", "logger", "optim_g", 
 
 
 def _required_by_model(opt: Mapping, is_train: bool) -> list[KeyPath]:
-    cls = model_class(opt)
-    reads = reads_of(cls) if cls is not None else None
-    if reads is None:
-        return []
-    required = reads.required | reads.required_in_training if is_train else reads.required
-    return sorted(required - {("is_train",), ("path",)})
+    reads = reads_of(model_class(opt)) if is_known(model_class(opt)) else Reads()
+    return sorted(reads.required | reads.in_training if is_train else reads.required)
 
 
 def _required_by_data(opt: Mapping) -> list[KeyPath]:
@@ -219,13 +220,13 @@ def _required_by_data(opt: Mapping) -> list[KeyPath]:
     for phase, here in section(opt, "datasets").items():
         required += [("datasets", phase, "name"), ("datasets", phase, "type")]
         cls = dataset_class(opt, phase)
-        reads = reads_of(cls) if cls is not None and isinstance(here, Mapping) else None
-        if reads is None:
+        if not is_known(cls) or not isinstance(here, Mapping):
             continue
+        reads = reads_of(cls)
         paths = set(reads.required)
         if str(phase).split("_")[0] == "train":
-            paths |= reads.required_in_training
-        paths -= {("phase",), ("scale",)}
+            paths |= reads.in_training
+        paths.discard(("scale",))
         required += [("datasets", phase, *path) for path in sorted(paths)]
         if ("scale",) in reads.required and "scale" not in here:
             required.append(("scale",))

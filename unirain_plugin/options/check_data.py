@@ -9,9 +9,9 @@ from pathlib import Path
 from unirain_plugin.data.lmdb import META_FILE, check_file
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.options.problems import KeyPath, Problems, found, nearest
-from unirain_plugin.options.registries import is_own, section
+from unirain_plugin.options.registries import section
 from unirain_plugin.options.schema import dataset_class
-from unirain_plugin.options.vocabulary import reads_of
+from unirain_plugin.options.vocabulary import is_own, reads_of
 
 
 def check_data(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool) -> None:
@@ -95,10 +95,10 @@ def _check_format(opt: Mapping, phase: str, here: Mapping, problems: Problems) -
     cls = dataset_class(opt, phase)
     if cls is None or is_own(cls):
         return
+    reads = reads_of(cls)
     for key in ("dataroot_gt", "dataroot_lq"):
-        reads = reads_of(cls)
         value, where = here.get(key), ("datasets", phase, key)
-        if key not in here or reads is None or (key,) not in reads.required:
+        if key not in here or (key,) not in reads.required:
             continue
         if not isinstance(value, str):
             problems.error(where, f"found {found(value)}; expected the folder of the images.")

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.options.problems import KeyPath, Problems, nearest
-from unirain_plugin.options.registries import is_own, section
+from unirain_plugin.options.registries import section
 from unirain_plugin.options.schema import called, dataset_class, model_class
+from unirain_plugin.options.vocabulary import is_own, is_stock
 from unirain_plugin.rain_types import rain_type_ids
 
 Types = tuple[str, ...]
@@ -26,6 +27,8 @@ def check_labels(opt: Mapping, problems: Problems, is_train: bool, check_paths: 
         check_paths: Whether folders may be looked at.
     """
     types = {str(phase): _types_of(opt, str(phase), problems, check_paths) for phase in section(opt, "datasets")}
+    if is_train:
+        _check_unlabelled(opt, problems)
     if is_train and is_own(model_class(opt)):
         _check_loss(opt, types, problems)
         _check_best(opt, types, problems)
@@ -33,14 +36,19 @@ def check_labels(opt: Mapping, problems: Problems, is_train: bool, check_paths: 
 
 def _types_of(opt: Mapping, phase: str, problems: Problems, check_paths: bool) -> Types | None:
     """The rain types of a data set of ours; None where they cannot be known without reading it all."""
+    from unirain_plugin.data.manifest import rain_types_in
+    from unirain_plugin.data.pair_sources import types_in_order
     from unirain_plugin.data.rainrag_folder import GT_FOLDER, LQ_FOLDER, find_types
 
     cls, here, where = dataset_class(opt, phase), section(opt, "datasets", phase), ("datasets", phase)
     is_wrong = any(path[:2] == where for path in problems.wrong)
     if not is_own(cls) or "rain_types" not in getattr(cls, "OPTIONS", ()) or is_wrong:
         return None
-    listed, root = here.get("rain_types"), here.get("dataroot")
-    if here.get("manifest") is not None or not isinstance(root, str) or not check_paths:
+    listed, root, manifest = here.get("rain_types"), here.get("dataroot"), here.get("manifest")
+    if listed is None and isinstance(manifest, str) and check_paths:
+        file = os.path.expanduser(manifest)
+        return (types_in_order(rain_types_in(file)) or None) if os.path.isfile(file) else None
+    if manifest is not None or not isinstance(root, str) or not check_paths:
         return tuple(listed) if listed else None
     on_lmdb = section(here, "io_backend").get("type") == "lmdb"
     members = ("lq.lmdb", "gt.lmdb") if on_lmdb else (LQ_FOLDER, GT_FOLDER)
@@ -51,6 +59,29 @@ def _types_of(opt: Mapping, phase: str, problems: Problems, check_paths: bool) -
         problems.error((*where, "rain_types" if listed else "dataroot"), str(error))
         return None
     return types
+
+
+def _check_unlabelled(opt: Mapping, problems: Problems) -> None:
+    """A loss that is to be reweighted by rain type, where the toolbox's model or data set knows of no rain types."""
+    model, data = model_class(opt), dataset_class(opt, "train")
+    for key, loss in section(opt, "train").items():
+        target = called(opt, ("train", key)) if str(key).endswith("_opt") else None
+        if target is None or "rain_types" not in getattr(target[0], "OPTIONS", ()):
+            continue
+        blame = None
+        if is_stock(model):
+            blame = f"{opt['model_type']} gives it no rain types (UniRainModel does)"
+        elif is_stock(data):
+            kind = section(opt, "datasets", "train")["type"]
+            blame = f"datasets.train ({kind}) gives it no rain types (DistilledMixedPairedDataset does)"
+        if blame:
+            text = f"{blame}: it is its plain base loss, and mode '{loss.get('mode', 'paper')}' has no effect."
+            problems.warn(("train", key), text)
+        sets = [str(phase) for phase in section(opt, "datasets") if str(phase).split("_")[0] == "val"]
+        if is_own(model) and loss.get("source") == "val" and sets and is_stock(dataset_class(opt, sets[0])):
+            kind = section(opt, "datasets", sets[0])["type"]
+            text = f"found val, but datasets.{sets[0]} ({kind}), the first validation set, has no rain types."
+            problems.error(("train", key, "source"), text)
 
 
 def _check_loss(opt: Mapping, types: Mapping[str, Types | None], problems: Problems) -> None:

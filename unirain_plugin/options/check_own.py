@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from unirain_plugin.options.problems import KeyPath, Problems
-from unirain_plugin.options.registries import is_own, section
+from unirain_plugin.options.registries import section
 from unirain_plugin.options.schema import called, dataset_class, model_class
+from unirain_plugin.options.vocabulary import is_own
 
 
 def check_own(opt: Mapping, problems: Problems, is_train: bool) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from unirain_plugin.options.problems import Problems, found
 from unirain_plugin.options.registries import section
 from unirain_plugin.options.schema import called, model_class
-from unirain_plugin.options.vocabulary import reads_of
+from unirain_plugin.options.vocabulary import is_known, is_stock, network_options_of, reads_of, signature_of
 
 
 def check_run(opt: Mapping, problems: Problems, is_train: bool) -> None:
@@ -22,6 +22,7 @@ def check_run(opt: Mapping, problems: Problems, is_train: bool) -> None:
     _check_name(opt, problems)
     _check_devices(opt, problems)
     _check_logger(opt, problems)
+    _check_network_options(opt, problems, is_train)
     if is_train:
         _check_losses(opt, problems)
         _check_optimizers(opt, problems)
@@ -68,12 +69,31 @@ def _check_logger(opt: Mapping, problems: Problems) -> None:
         problems.error(("logger", "wandb", "project"), "needs wandb: pip install wandb, or write ~ to do without.")
 
 
+def _check_network_options(opt: Mapping, problems: Problems, is_train: bool) -> None:
+    """A model may read options of its network, such as ``window_size``, which another network does not have.
+
+    The toolbox's do so in the first validation. Of other models, whose source may say anything, it is a warning.
+    """
+    cls = model_class(opt)
+    for network, name in sorted(network_options_of(cls)) if cls is not None else ():
+        target, here = called(opt, (network,)), section(opt, network)
+        if target is None or name in here:
+            continue
+        lacks = name not in signature_of(target[0]).defaults
+        text = f"is missing; {opt['model_type']} reads it here" + (
+            f", but {here['type']} has no such option: take another model_type, such as UniRainModel or SRModel."
+            if lacks
+            else f" (the default of {here['type']} does not count)."
+        )
+        fatal = is_stock(cls) and (not is_train or isinstance(opt.get("val"), Mapping))
+        (problems.error if fatal else problems.warn)((network, name), text)
+
+
 def _check_losses(opt: Mapping, problems: Problems) -> None:
     from basicsr.models.sr_model import SRModel
 
     cls, train = model_class(opt), section(opt, "train")
-    reads = reads_of(cls) if cls is not None and issubclass(cls, SRModel) else None
-    if reads is None or ("train", "gan_opt") in reads.paths:
+    if not is_known(cls) or not issubclass(cls, SRModel) or "gan_opt" in reads_of(cls).keys(("train",)):
         return
     if train and not train.get("pixel_opt") and not train.get("perceptual_opt"):
         text = "no loss is given; expected 'pixel_opt' (or 'perceptual_opt'), e.g. {type: L1Loss, loss_weight: 1.0}."

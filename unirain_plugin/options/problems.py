@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from unirain_plugin.errors import OptionError
 
@@ -25,6 +25,7 @@ class Problems:
         errors: One line each, in the order of discovery.
         warnings: The same, for what does not stop a run.
         wrong: The key paths of the errors.
+        doubts: Tells of a key path whether its errors are only warnings, as we cannot know what its reader wants.
     """
 
     def __init__(self, file: str, lines: Mapping[KeyPath, int | str] | None = None) -> None:
@@ -33,11 +34,12 @@ class Problems:
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self.wrong: set[KeyPath] = set()
+        self.doubts: Callable[[KeyPath], bool] = lambda path: False
 
     def error(self, path: KeyPath, text: str) -> None:
         """Note an error at ``path``."""
         self.wrong.add(path)
-        self._note(self.errors, path, text)
+        self._note(self.warnings if self.doubts(path) else self.errors, path, text)
 
     def warn(self, path: KeyPath, text: str) -> None:
         """Note something odd that the toolbox can live with."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unirain_plugin.options.problems import KeyPath, Problems, nearest
-
-_SUFFIX = "_basicsr"
-"""BasicSR looks a name up with this suffix when it does not find it as it stands."""
+from unirain_plugin.toolbox import registered
 
 
 def registry_entries(kind: str) -> dict[str, object]:
@@ -15,10 +13,7 @@ def registry_entries(kind: str) -> dict[str, object]:
     import unirain_plugin
 
     unirain_plugin.register()
-    from basicsr.utils import registry as registries
-
-    entries = dict(iter(getattr(registries, f"{kind.upper()}_REGISTRY")))
-    return {name.removesuffix(_SUFFIX): entry for name, entry in entries.items()} | entries
+    return registered(kind)
 
 
 def named_class(kind: str, name: object, path: KeyPath, problems: Problems) -> object | None:
@@ -36,15 +31,10 @@ def named_class(kind: str, name: object, path: KeyPath, problems: Problems) -> o
     entries = registry_entries(kind)
     if name not in entries:
         match = nearest(name, entries)
-        names = sorted(entry for entry in entries if not entry.endswith(_SUFFIX))
+        names = sorted(entry for entry in entries if not entry.endswith("_basicsr"))
         hint = f"Did you mean '{match}'?" if match else f"Known: {', '.join(names)}."
         problems.error(path, f"no {words.get(kind, kind)} is named '{name}'. {hint}")
     return entries.get(name)
-
-
-def is_own(obj: object) -> bool:
-    """Whether a class is this package's, so that its section holds no key that we do not know."""
-    return getattr(obj, "__module__", "").split(".")[0] == "unirain_plugin"
 
 
 def section(opt: object, *path: str) -> Mapping:

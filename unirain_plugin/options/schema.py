@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
+from unirain_plugin.errors import UniRainError
 from unirain_plugin.options.problems import KeyPath
-from unirain_plugin.options.registries import is_own, registry_entries, section
-from unirain_plugin.options.toolbox_keys import STOCK_KEYS
-from unirain_plugin.options.vocabulary import Signature, names_compared, reads_of, signature_of
+from unirain_plugin.options.registries import registry_entries, section
+from unirain_plugin.options.toolbox_keys import REQUIRED, STOCK_KEYS
+from unirain_plugin.options.vocabulary import Signature, is_known, is_own, reads_of, signature_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Known:
         owner: Who reads the section, for messages.
         own: Whether the owner is a class of this package.
         signature: The constructor's arguments, where the section becomes a call.
+        foreign: Whether the owner is a class of somebody else's.
     """
 
     keys: frozenset[str]
@@ -30,13 +33,14 @@ class Known:
     owner: str
     own: bool
     signature: Signature | None = None
+    foreign: bool = False
 
 
 def known_keys(opt: Mapping, path: KeyPath) -> Known | None:
     """What the section at ``path`` may hold, or None where nothing is known about it.
 
-    Everything that depends on a class is taken from the class: constructor arguments of networks, losses, metrics,
-    optimisers and schedulers, and the keys that the source of models and data sets reads.
+    What depends on a class is taken from the class: the constructor arguments of networks, losses, metrics, optimisers
+    and schedulers, and what models and data sets name as theirs; the toolbox's are in a table.
     """
     target = called(opt, path)
     if target is not None:
@@ -85,29 +89,71 @@ def dataset_class(opt: Mapping, phase: str) -> type | None:
 
 
 def optimizers(opt: Mapping) -> dict[str, type]:
-    """The optimisers that the file's model can build, by name."""
+    """The optimisers that the file's model can build, by name; for a model of somebody else's all of torch's."""
     import torch
 
     model = model_class(opt)
-    named = getattr(model, "OPTIMIZERS", None) or names_compared(model or object, "get_optimizer", "optim_type")
-    if isinstance(named, Mapping):
+    if isinstance(named := getattr(model, "OPTIMIZERS", None), Mapping):
         return dict(named)
     every = {name: cls for name, cls in inspect.getmembers(torch.optim, inspect.isclass) if name != "Optimizer"}
-    return {name: cls for name, cls in every.items() if name in named} or every
+    if not is_known(model):
+        return every
+    weight = [torch.nn.Parameter(torch.zeros(1))]
+
+    def build(name: str) -> None:
+        model.get_optimizer(None, name, weight, lr=1e-3)
+
+    return {name: cls for name, cls in every.items() if _takes(build, name)}
 
 
 def schedulers(opt: Mapping) -> dict[str, type]:
-    """The learning-rate schedulers that the file's model can build, by name."""
+    """The learning-rate schedulers that the file's model can build, by name; none are known of somebody else's."""
     from basicsr.models import lr_scheduler
 
     model = model_class(opt)
-    named = getattr(model, "SCHEDULERS", None) or names_compared(model or object, "setup_schedulers", "scheduler_type")
-    if isinstance(named, Mapping):
+    if isinstance(named := getattr(model, "SCHEDULERS", None), Mapping):
         return dict(named)
-    classes = {name: getattr(lr_scheduler, name, None) for name in named}
-    if "MultiStepLR" in classes:  # the toolbox's short name
-        classes["MultiStepLR"] = lr_scheduler.MultiStepRestartLR
-    return {name: cls for name, cls in classes.items() if cls is not None}
+    if not is_known(model):
+        return {}
+    classes = dict(inspect.getmembers(lr_scheduler, lambda entry: hasattr(entry, "get_lr")))
+    classes["MultiStepLR"] = lr_scheduler.MultiStepRestartLR  # the toolbox's short name
+
+    def build(name: str) -> None:
+        options = {"train": {"scheduler": {"type": name}}}
+        model.setup_schedulers(SimpleNamespace(opt=options, optimizers=[], schedulers=[]))
+
+    return {name: cls for name, cls in classes.items() if _takes(build, name)}
+
+
+def _takes(build: Callable[[str], object], name: str) -> bool:
+    """Whether a model builds something of this name; the toolbox's raise NotImplementedError where they do not."""
+    try:
+        build(name)
+    except (NotImplementedError, UniRainError):
+        return False
+    return True
+
+
+def doubtful(opt: Mapping) -> Callable[[KeyPath], bool]:
+    """Which keys may be right whatever we think of them, since a model or data set of somebody else's reads them."""
+    model = model_class(opt)
+    foreign_model = model is not None and not is_known(model)
+    classes = {phase: dataset_class(opt, str(phase)) for phase in section(opt, "datasets")}
+    foreign = {phase for phase, cls in classes.items() if cls is not None and not is_known(cls)}
+
+    def doubts(path: KeyPath) -> bool:
+        name = ".".join(map(str, path))
+        if not path or name in _READ_BY_RUNNER or path[0] == "logger":
+            return False
+        if path[0] == "datasets":
+            return len(path) > 2 and path[1] in foreign and path[2] not in STOCK_KEYS["datasets.*"]
+        known = name in STOCK_KEYS[""] or str(path[0]).startswith("network_")
+        return foreign_model and not known
+
+    return doubts
+
+
+_READ_BY_RUNNER = {name for names in REQUIRED.values() for name in names} | {"train.warmup_iter", "path.resume_state"}
 
 
 def _dig(opt: object, path: KeyPath) -> Mapping:
@@ -129,7 +175,8 @@ def _call(obj: object, own_keys: tuple[str, ...], passed: tuple[str, ...]) -> Kn
     signature = signature_of(obj, passed)
     named = frozenset(getattr(obj, "OPTIONS", ()))
     keys = frozenset(signature.defaults) | set(own_keys) | named
-    return Known(keys, bool(named) or not signature.open, obj.__name__, is_own(obj), signature)
+    foreign = obj.__module__.split(".")[0] not in ("unirain_plugin", "basicsr", "torch")
+    return Known(keys, bool(named) or not signature.open, obj.__name__, is_own(obj), signature, foreign)
 
 
 def _dataset(opt: Mapping, path: KeyPath) -> Known | None:
@@ -137,17 +184,14 @@ def _dataset(opt: Mapping, path: KeyPath) -> Known | None:
     if cls is None:
         return None
     reads = reads_of(cls)
-    keys = STOCK_KEYS["datasets.*"] | frozenset(getattr(cls, "OPTIONS", ())) | (reads.keys() if reads else set())
+    keys = STOCK_KEYS["datasets.*"] | frozenset(getattr(cls, "OPTIONS", ())) | reads.keys()
     return Known(keys, is_own(cls), cls.__name__, is_own(cls))
 
 
 def _of_model(opt: Mapping, name: str) -> Known | None:
     cls = model_class(opt)
-    reads = reads_of(cls) if cls is not None else None
-    keys = STOCK_KEYS[name]
-    if cls is not None:
-        keys = keys | frozenset(getattr(cls, f"{name.upper()}_OPTIONS", ()))
-        keys = keys | (reads.keys(tuple(name.split(".")) if name else ()) if reads else set())
+    keys = STOCK_KEYS[name] | frozenset(getattr(cls, f"{name.upper()}_OPTIONS", ()))
+    keys |= reads_of(cls).keys(tuple(name.split(".")) if name else ())
     if name == "path":
         networks = [key.removeprefix("network_") for key in opt if str(key).startswith("network_")]
         keys = keys | {f"{word}_{net}" for net in networks for word in ("pretrain_network", "strict_load", "param_key")}

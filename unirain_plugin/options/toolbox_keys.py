@@ -138,6 +138,7 @@ RULES: dict[str, Rule] = {
     "train": _SECTION,
     "train.total_iter": _integer(1, example="300000"),
     "train.warmup_iter": _integer(-1),
+    "train.resume_options": Rule("text", choices=("checkpoint", "file"), empty=True),
     "train.ema_decay": Rule("number", low=0, high=1, below=True, example="0.999"),
     "train.optim_*": Rule("section", example="{type: Adam, lr: 2.0e-4}"),
     "train.optim_*.type": Rule("text", example="Adam"),
@@ -187,7 +188,6 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "train": (
         "train",
         "train.total_iter",
-        "train.optim_g.lr",
         "logger",
         "logger.print_freq",
         "logger.save_checkpoint_freq",
@@ -199,7 +199,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "train with val": ("val.val_freq", "val.save_img"),
     "test": ("val", "val.save_img"),
 }
-"""Keys that the toolbox's runners read in every run, besides those found in the source of data set and model."""
+"""Keys that the toolbox's runners read in every run, besides those of model and data set (``vocabulary``)."""
 
 STOCK_KEYS: dict[str, frozenset[str]] = {
     "": _names(
@@ -207,7 +207,7 @@ STOCK_KEYS: dict[str, frozenset[str]] = {
         " auto_resume is_train dist rank world_size root_path"
     ),
     "path": _names("resume_state ignore_resume_networks strict_load param_key"),
-    "train": _names("total_iter warmup_iter ema_decay scheduler optim_g pixel_opt perceptual_opt"),
+    "train": _names("total_iter warmup_iter ema_decay resume_options scheduler optim_g pixel_opt perceptual_opt"),
     "val": _names("val_freq save_img suffix pbar metrics"),
     "logger": _names("print_freq save_checkpoint_freq use_tb_logger wandb keep_checkpoints"),
     "logger.wandb": _names("project resume_id"),

@@ -1,18 +1,16 @@
-"""Which keys a class understands: read from the class itself, so that nothing has to be listed twice."""
+"""Which keys a class understands: its signature, and for the toolbox's models and data sets a table.
+
+The source of classes is not read for this: what somebody else's class needs, only that class can tell. So a class that
+is neither ours nor in the table is asked for nothing, and what looks odd in its sections is a warning.
+"""
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
-from dataclasses import dataclass, field
-from functools import lru_cache
+import re
+from dataclasses import dataclass
 
 from unirain_plugin.options.problems import KeyPath
-
-_ALWAYS = ("__init__", "__getitem__")
-_IN_TRAINING = ("init_training_settings", "setup_optimizers", "setup_schedulers")
-"""Methods that run in every run, or in every training, so that what they read without asking must be there."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,12 @@ class Signature:
 
 def signature_of(obj: object, skip: tuple[str, ...] = ()) -> Signature:
     """The keyword arguments that ``obj`` takes, without those that the toolbox passes itself (``skip``)."""
+    try:
+        parameters = inspect.signature(obj).parameters
+    except (TypeError, ValueError):  # written in C
+        return Signature({}, open=True)
     defaults, is_open = {}, False
-    for name, parameter in inspect.signature(obj).parameters.items():
+    for name, parameter in parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             is_open = True
         elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL and name not in skip:
@@ -44,186 +46,171 @@ def signature_of(obj: object, skip: tuple[str, ...] = ()) -> Signature:
     return Signature(defaults, is_open)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reads:
-    """The option keys that a class reads, as paths from the dict that its constructor gets.
+    """The option keys that a class of the toolbox reads, as paths from the dict that its constructor gets.
 
     Attributes:
-        paths: Every key path that the source mentions.
-        required: Those read in every run by ``opt['key']`` and nowhere asked for first.
-        required_in_training: Those read so in methods that only a training calls, or inside ``if … 'train'`` blocks.
+        required: Those without which every run stops.
+        in_training: Those without which a training stops.
+        optional: Those that may be left out.
     """
 
-    paths: set[KeyPath] = field(default_factory=set)
-    required: set[KeyPath] = field(default_factory=set)
-    required_in_training: set[KeyPath] = field(default_factory=set)
+    required: frozenset[KeyPath] = frozenset()
+    in_training: frozenset[KeyPath] = frozenset()
+    optional: frozenset[KeyPath] = frozenset()
 
     def keys(self, section: KeyPath = ()) -> set[str]:
         """The names read directly below ``section``."""
-        depth = len(section)
-        return {str(path[depth]) for path in self.paths if len(path) > depth and path[:depth] == section}
+        depth, paths = len(section), self.required | self.in_training | self.optional
+        return {str(path[depth]) for path in paths if len(path) > depth and path[:depth] == section}
 
 
-@lru_cache(maxsize=256)
-def reads_of(cls: type) -> Reads | None:
-    """Read a model's or data set's option keys from its source and its bases'; None if there is no source.
+def _reads(required: str, in_training: str = "", optional: str = "") -> Reads:
+    return Reads(*(frozenset(tuple(name.split(".")) for name in names.split())
+                   for names in (required, in_training, optional)))  # fmt: skip
 
-    Understood are ``opt['a']['b']``, ``self.opt``, ``.get('a')``, ``.pop('a')``, ``'a' in opt``, and names such as
-    ``train_opt = self.opt['train']``. Keys read by helper functions are not seen: a class that does so names them in
-    class attributes (``OPTIONS``, ``TRAIN_OPTIONS``, ``VAL_OPTIONS``).
+
+_IO = "io_backend io_backend.type"
+_BLUR = " ".join(
+    f"{name}{number}"
+    for name in (
+        "blur_kernel_size",
+        "kernel_list",
+        "kernel_prob",
+        "blur_sigma",
+        "betag_range",
+        "betap_range",
+        "sinc_prob",
+    )
+    for number in ("", "2")
+)
+_DEGRADATION = (
+    " ".join(
+        f"{name}{number}"
+        for name in (
+            "gaussian_noise_prob",
+            "gray_noise_prob",
+            "jpeg_range",
+            "noise_range",
+            "poisson_scale_range",
+            "resize_prob",
+            "resize_range",
+        )
+        for number in ("", "2")
+    )
+    + " high_order_degradation second_blur_prob queue_size gt_size"
+)
+_GAN = ("network_d train.optim_d train.optim_d.type", "train.gan_opt train.net_d_iters train.net_d_init_iters")
+
+DATASETS: dict[str, Reads] = {
+    "FFHQDataset": _reads(f"dataroot_gt mean std use_hflip {_IO}"),
+    "PairedImageDataset": _reads(
+        f"dataroot_gt dataroot_lq scale {_IO}",
+        "gt_size use_hflip use_rot",
+        "color filename_tmpl mean meta_info_file std",
+    ),
+    "REDSDataset": _reads(
+        "dataroot_flow dataroot_gt dataroot_lq gt_size interval_list meta_info_file num_frame random_reverse scale "
+        f"val_partition {_IO}",
+        optional="use_hflip use_rot",
+    ),
+    "REDSRecurrentDataset": _reads(
+        "dataroot_gt dataroot_lq gt_size meta_info_file num_frame scale test_mode use_hflip use_rot val_partition "
+        + _IO,
+        optional="interval_list random_reverse",
+    ),
+    "RealESRGANDataset": _reads(f"dataroot_gt final_sinc_prob use_hflip use_rot {_BLUR} {_IO}", optional="meta_info"),
+    "RealESRGANPairedDataset": _reads(
+        f"dataroot_gt dataroot_lq scale {_IO}", "gt_size use_hflip use_rot", "filename_tmpl mean meta_info std"
+    ),
+    "SingleImageDataset": _reads(f"dataroot_lq {_IO}", optional="color mean meta_info_file std"),
+    "VideoTestDataset": _reads(
+        f"cache_data dataroot_gt dataroot_lq num_frame padding {_IO}", optional="meta_info_file"
+    ),
+    "VideoTestDUFDataset": _reads(
+        f"cache_data dataroot_gt dataroot_lq num_frame padding {_IO}",
+        optional="meta_info_file scale use_duf_downsampling",
+    ),
+    "VideoRecurrentTestDataset": _reads(
+        f"cache_data dataroot_gt dataroot_lq {_IO}", optional="meta_info_file num_frame padding"
+    ),
+    "VideoTestVimeo90KDataset": _reads(f"cache_data dataroot_gt dataroot_lq meta_info_file num_frame {_IO}"),
+    "Vimeo90KDataset": _reads(
+        f"dataroot_gt dataroot_lq gt_size meta_info_file num_frame random_reverse scale use_hflip use_rot {_IO}"
+    ),
+    "Vimeo90KRecurrentDataset": _reads(
+        "dataroot_gt dataroot_lq flip_sequence gt_size meta_info_file num_frame random_reverse scale use_hflip use_rot "
+        + _IO
+    ),
+}
+"""What the data sets of basicsr 1.4.2 read, by class."""
+
+MODELS: dict[str, Reads] = {
+    "SRModel": _reads(
+        "network_g num_gpu",
+        "train train.optim_g train.optim_g.type train.optim_g.lr train.scheduler train.scheduler.type",
+        "train.ema_decay train.pixel_opt train.perceptual_opt val.metrics val.pbar val.suffix",
+    ),
+    "SRGANModel": _reads("", _GAN[0], f"train.ldl_opt {_GAN[1]}"),
+    "HiFaceGANModel": _reads("", _GAN[0], f"train.feature_matching_opt {_GAN[1]}"),
+    "RealESRNetModel": _reads("", optional=f"gt_usm {_DEGRADATION}"),
+    "RealESRGANModel": _reads("", optional=f"l1_gt_usm percep_gt_usm gan_gt_usm {_DEGRADATION}"),
+    "StyleGAN2Model": _reads(
+        "network_g num_gpu val",
+        "network_d train train.gan_opt train.mixing_prob train.net_d_reg_every train.net_g_reg_every train.optim_d "
+        "train.optim_d.lr train.optim_d.type train.optim_g train.optim_g.lr train.optim_g.type train.path_reg_weight "
+        "train.r1_reg_weight train.scheduler train.scheduler.type",
+        "train.path_batch_shrink val.num_val_samples val.metrics",
+    ),
+    "EDVRModel": _reads("", optional="train.dcn_lr_mul train.tsa_iter"),
+    "VideoRecurrentModel": _reads(
+        "", optional="train.fix_flow train.flow_lr_mul train.lr_flow val.center_frame_only val.flip_seq"
+    ),
+    "SwinIRModel": _reads(""),
+    "ESRGANModel": _reads(""),
+    "VideoBaseModel": _reads(""),
+    "VideoGANModel": _reads(""),
+    "VideoRecurrentGANModel": _reads("", *_GAN),
+}
+"""What the models of basicsr 1.4.2 read themselves, by class; what their bases read comes on top."""
+
+
+def is_own(obj: object) -> bool:
+    """Whether a class is this package's, so that its section holds no key that we do not know."""
+    return getattr(obj, "__module__", "").split(".")[0] == "unirain_plugin"
+
+
+def is_stock(cls: object) -> bool:
+    """Whether a model or data set is one of the toolbox's own (not one that was added to a checkout of it)."""
+    return getattr(cls, "__module__", "").startswith("basicsr.") and getattr(cls, "__name__", "") in DATASETS | MODELS
+
+
+def is_known(cls: object) -> bool:
+    """Whether we know what a model or data set reads: it is ours or the toolbox's."""
+    return is_own(cls) or is_stock(cls)
+
+
+def reads_of(cls: type | None) -> Reads:
+    """What the toolbox's classes among a model or data set and its bases read."""
+    names = [base.__name__ for base in getattr(cls, "__mro__", ()) if is_stock(base)]
+    found = [DATASETS[name] for name in names if name in DATASETS][:1] or [MODELS[name] for name in names]
+    return Reads(*(frozenset().union(*(getattr(reads, name) for reads in found))
+                   for name in ("required", "in_training", "optional")))  # fmt: skip
+
+
+_NETWORK_OPTION = re.compile(r"""\[["'](network_\w+)["']\]\s*\[["'](\w+)["']\](?!\s*=[^=])""")
+
+
+def network_options_of(cls: type) -> set[tuple[str, str]]:
+    """The options of networks that a model takes out of their sections, such as ``('network_g', 'window_size')``.
+
+    They are searched for in the source of the class and its bases, as far as there is one: for warnings.
     """
-    reads, asked = Reads(), set()
-    superseded: set[str] = set()
+    found: set[tuple[str, str]] = set()
     for base in cls.__mro__[:-1]:
-        if base.__module__.split(".")[0] in ("torch", "typing", "abc"):
+        try:
+            found |= set(_NETWORK_OPTION.findall(inspect.getsource(base)))
+        except (OSError, TypeError):
             continue
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):
-            return None
-        for method in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-            certain = method.name in _ALWAYS + _IN_TRAINING and method.name not in superseded
-            visitor = _Visitor(certain, training=method.name in _IN_TRAINING)
-            visitor.read(method)
-            reads.paths |= visitor.mentioned
-            reads.required |= visitor.certain_paths
-            reads.required_in_training |= visitor.training_paths
-            asked |= visitor.asked
-            if not _calls_super(method):
-                superseded.add(method.name)
-    reads.required -= asked
-    reads.required_in_training -= asked | reads.required
-    return reads
-
-
-def names_compared(cls: type, method: str, variable: str) -> set[str]:
-    """The names that a method compares ``variable`` with: ``{'Adam'}`` for the optimisers of the toolbox's models.
-
-    The method is followed to the base classes as long as it calls ``super``. An empty set says that the method
-    decides in another way.
-    """
-    names: set[str] = set()
-    for function in (vars(base)[method] for base in cls.__mro__ if method in vars(base)):
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        except (OSError, TypeError, SyntaxError):
-            return set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == variable:
-                names |= {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
-        if not _calls_super(tree):
-            break
-    return names
-
-
-def _calls_super(tree: ast.AST) -> bool:
-    return any(isinstance(node, ast.Name) and node.id == "super" for node in ast.walk(tree))
-
-
-class _Visitor(ast.NodeVisitor):
-    """Collects the key paths of one method, told apart by whether reading them is certain."""
-
-    def __init__(self, certain: bool, training: bool) -> None:
-        self.certain = certain
-        self.training = training
-        self.aliases: dict[str, KeyPath] = {"opt": (), "train_opt": ("train",)}
-        self.mentioned: set[KeyPath] = set()
-        self.certain_paths: set[KeyPath] = set()
-        self.training_paths: set[KeyPath] = set()
-        self.asked: set[KeyPath] = set()
-
-    def read(self, method: ast.FunctionDef) -> None:
-        for statement in method.body:
-            self.visit(statement)
-
-    def path(self, node: ast.AST) -> KeyPath | None:
-        """The key path that an expression stands for."""
-        name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
-        if name is not None:
-            return self.aliases.get(name)
-        if isinstance(node, ast.Subscript):
-            return self._below(node.value, node.slice)
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
-            return None
-        return self._below(node.func.value, node.args[0]) if node.func.attr in ("get", "pop", "setdefault") else None
-
-    def _below(self, parent: ast.AST, key: ast.AST) -> KeyPath | None:
-        path = self.path(parent)
-        if path is None or not isinstance(key, ast.Constant) or not isinstance(key.value, str):
-            return None
-        return (*path, key.value)
-
-    def _mention(self, path: KeyPath | None, asked: bool) -> None:
-        if not path:
-            return
-        self.mentioned.add(path)
-        if asked:
-            self.asked.add(path)
-        elif self.certain:
-            (self.training_paths if self.training else self.certain_paths).add(path)
-
-    def visit_Subscript(self, node: ast.Subscript) -> None:
-        path = self.path(node)
-        if path and not isinstance(node.ctx, ast.Load):  # written by the class itself, so no user's key
-            self.asked.add(path)
-        else:
-            self._mention(path, asked=False)
-        self.generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        attribute = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        self._mention(self.path(node), asked=attribute != "pop" or len(node.args) > 1)
-        self.generic_visit(node)
-
-    def visit_Compare(self, node: ast.Compare) -> None:
-        if isinstance(node.ops[0], (ast.In, ast.NotIn)):
-            self._mention(self._below(node.comparators[0], node.left), asked=True)
-        self.generic_visit(node)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        path = self.path(node.value)
-        self.generic_visit(node)
-        target = node.targets[0]
-        name = target.id if isinstance(target, ast.Name) else target.attr if isinstance(target, ast.Attribute) else None
-        if path and name is not None and len(node.targets) == 1:
-            self.aliases[name] = path
-
-    def visit_If(self, node: ast.If) -> None:
-        self.visit(node.test)
-        certain, training = self.certain, self.training
-        words = {c.value for c in ast.walk(node.test) if isinstance(c, ast.Constant)}
-        if words == {"phase", "train"} and not isinstance(node.test, ast.BoolOp):
-            self.training = True
-        else:
-            self.certain = False
-        for statement in node.body:
-            self.visit(statement)
-        self.certain, self.training = False, training
-        for statement in node.orelse:
-            self.visit(statement)
-        self.certain = certain
-
-    def visit_IfExp(self, node: ast.IfExp) -> None:
-        self.visit(node.test)
-        self._uncertain(node.body, node.orelse)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        self.visit(node.values[0])
-        self._uncertain(*node.values[1:])
-
-    def visit_For(self, node: ast.For) -> None:
-        self.visit(node.iter)
-        self._uncertain(*node.body, *node.orelse)
-
-    def visit_While(self, node: ast.While) -> None:
-        self._uncertain(node.test, *node.body, *node.orelse)
-
-    def visit_Try(self, node: ast.Try) -> None:
-        handlers = [statement for handler in node.handlers for statement in handler.body]
-        self._uncertain(*node.body, *handlers, *node.orelse, *node.finalbody)
-
-    def _uncertain(self, *nodes: ast.AST) -> None:
-        certain, self.certain = self.certain, False
-        for node in nodes:
-            self.visit(node)
-        self.certain = certain
+    return {pair for pair in found if pair[1] != "type"}

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from basicsr.data import build_dataloader, build_dataset
-from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import DataLoader
 
 from unirain_plugin.data.reseeded_dataset import ReseededDataset
 from unirain_plugin.data.resumable_sampler import ResumableSampler
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.toolbox import registered
 
 
 def build_training_loader(
@@ -67,7 +67,7 @@ def build_training_loader(
 
 def uses_sample_index(dataset_type: str) -> bool:
     """Whether a registered data set seeds itself from (its option ``seed``, ``SampleIndex.draw``)."""
-    return getattr(DATASET_REGISTRY.get(dataset_type), "uses_sample_index", False)
+    return getattr(registered("dataset")[dataset_type], "uses_sample_index", False)
 
 
 def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> list[DataLoader]:

@@ -30,9 +30,13 @@ class TrainingRun(Run):
         self.model: Any = None
         self.tb_logger: Any = None
         self.last_validation: dict[int, int] = {}
+        self.rank_states: list[dict[str, Any]] = []
+        self.resumed_by_us = False
 
     def replacements(self, module: Any) -> list[tuple[object, str, object]]:
         """What is replaced in the toolbox during the run: (module, name, value)."""
+        from basicsr.models.base_model import BaseModel
+
         from unirain_plugin.models.training_log import UniRainMessageLogger
 
         return [
@@ -45,6 +49,8 @@ class TrainingRun(Run):
             (module, "CPUPrefetcher", LazyPrefetcher),
             (module, "build_model", self.hooked_model(module.build_model)),
             (module, "MessageLogger", self.message_logger(UniRainMessageLogger)),
+            (BaseModel, "save_training_state", self.save_training_state()),
+            (BaseModel, "resume_training", self.resume_training()),
         ]
 
     def load_resume_state(self, opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -160,12 +166,22 @@ class TrainingRun(Run):
 
     def hooked_model(self, build_model: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
         """``build_model`` whose models know the position in the data and do not validate the same weights twice."""
+        from basicsr.models.sr_model import SRModel
+        from basicsr.utils import get_root_logger
+
+        from unirain_plugin.models.checkpointing import states_of_ranks
+        from unirain_plugin.models.per_type_validation import silence_warning_of_several_sets
 
         def wrapper(opt: dict[str, Any]) -> Any:
             model = self.model = build_model(opt)
-            save, validation = model.save, model.validation
+            save, resume, validation = model.save, model.resume_training, model.validation
+            is_own = hasattr(model, "history_state")
+            if isinstance(model, SRModel):
+                silence_warning_of_several_sets()
 
             def save_and_flush(epoch: int, current_iter: int) -> None:
+                # every rank comes here, but not every model calls save_training_state on all of them
+                self.rank_states = [] if is_own else states_of_ranks(model)
                 save(epoch, current_iter)
                 if self.tb_logger is not None:
                     self.tb_logger.flush()
@@ -175,11 +191,39 @@ class TrainingRun(Run):
                     self.last_validation[id(dataloader)] = current_iter
                     validation(dataloader, current_iter, *args, **kwargs)
 
+            def resume_and_tell(state: dict[str, Any]) -> None:
+                resume(state)
+                if not is_own and not self.resumed_by_us:
+                    get_root_logger().warning(
+                        f"{type(model).__name__} resumes in its own way: random streams and the state of losses begin "
+                        "anew, so the run is not bit-identical; nor is it told which options have changed."
+                    )
+
             model.data_position = self.sampler.position_after
-            model.save, model.validation = save_and_flush, validate_once
+            model.save, model.resume_training, model.validation = save_and_flush, resume_and_tell, validate_once
             return model
 
         return wrapper
+
+    def save_training_state(self) -> Callable[[Any, int, int], None]:
+        """The toolbox's method for any model, with what an exact resume needs, and atomic."""
+        from unirain_plugin.models.checkpointing import save_training_state
+
+        def method(model: Any, epoch: int, current_iter: int) -> None:
+            if current_iter != -1:
+                save_training_state(model, epoch, current_iter, self.rank_states)
+
+        return method
+
+    def resume_training(self) -> Callable[[Any, dict[str, Any]], None]:
+        """The toolbox's method for any model; see ``load_training_state``."""
+        from unirain_plugin.models.checkpointing import load_training_state
+
+        def method(model: Any, state: dict[str, Any]) -> None:
+            load_training_state(model, state)
+            self.resumed_by_us = True
+
+        return method
 
     def message_logger(self, cls: type) -> Callable[..., Any]:
         """The toolbox makes its message logger just before training begins: a resumed run catches up here.
