@@ -57,7 +57,7 @@ def save_checkpoint(model: BaseModel, epoch: int, current_iter: int) -> None:
         TrainingError: If −1 is given before ``total_iter`` iterations were run.
     """
     rank = model.opt["rank"]
-    models, states = (Path(model.opt["path"][key]) for key in ("models", "training_states"))
+    models = Path(model.opt["path"]["models"])
     if current_iter == -1:
         if rank == 0:
             atomic_save(network_content(model), models / "net_g_latest.pth")
@@ -94,7 +94,7 @@ def save_training_state(model: BaseModel, epoch: int, current_iter: int, ranks: 
     keep = _keep_checkpoints(model.opt)
     if model.opt["rank"] != 0:
         return
-    models, states = (Path(model.opt["path"][key]) for key in ("models", "training_states"))
+    models = Path(model.opt["path"]["models"])
     atomic_save(_training_state(model, epoch, current_iter, ranks), states / f"{current_iter}.state")
     if keep is not None:
         prune_checkpoints(states, models, keep, current_iter)
