@@ -89,6 +89,7 @@ setup(
         "mmengine>=0.10.4",
         "lmdb>=1.4",
         "numpy>=1.26",
+        "av>=18",
         "opencv-python>=4.9",
         "pyyaml>=6.0",
         "safetensors>=0.4",

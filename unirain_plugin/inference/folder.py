@@ -6,16 +6,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from unirain_plugin.inference.jobs import Job
+from unirain_plugin.errors import DataError
+from unirain_plugin.inference.jobs import Job, VideoSettings
 from unirain_plugin.inference.pictures import Picture, read_picture, side_by_side, write_picture
-from unirain_plugin.inference.video import probe, read_frames, writer
 
 _AHEAD = 3
 """Pictures read ahead and, again, waiting to be written: bounds the memory, and hides the coding."""
@@ -25,14 +24,25 @@ ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
 @dataclass
 class Outcome:
-    """What became of a run: files restored, files skipped because they were there, and (file, reason) of failures."""
+    """What became of a run.
+
+    Files restored, files skipped because they were there, (file, reason) of failures, and (file, what of it is lost or
+    was changed) of those restored.
+    """
 
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def restore_files(jobs: Sequence[Job], function: ArrayFunction, overwrite: bool = False, bar: bool = True) -> Outcome:
+def restore_files(
+    jobs: Sequence[Job],
+    function: ArrayFunction,
+    overwrite: bool = False,
+    bar: bool = True,
+    videos: VideoSettings | None = None,
+) -> Outcome:
     """Restore every file; a broken one is noted and the others go on.
 
     Args:
@@ -40,6 +50,7 @@ def restore_files(jobs: Sequence[Job], function: ArrayFunction, overwrite: bool 
         function: Maps an array (H, W, C) uint8 or uint16 to one of the same shape and type.
         overwrite: Also those whose results exist.
         bar: Whether to draw a progress bar.
+        videos: How videos are restored.
     """
     outcome = Outcome()
     todo = []
@@ -67,7 +78,8 @@ def restore_files(jobs: Sequence[Job], function: ArrayFunction, overwrite: bool 
             progress.set_postfix_str(job.source.name[-40:])
             try:
                 if job.is_video:
-                    _restore_video(job, function, bar)
+                    notes = _restore_video(job, function, bar, videos or VideoSettings())
+                    outcome.notes += [(job.source, note) for note in notes]
                     waiting.append((job, writers.submit(lambda: None)))
                 else:
                     before = picture.result()
@@ -109,18 +121,9 @@ def _write(job: Job, before: Picture, after: Picture) -> None:
     write_picture(job.target, after)  # last: its being there says that the job is done
 
 
-def _restore_video(job: Job, function: ArrayFunction, bar: bool) -> None:
-    video = probe(job.source)
-    with ExitStack() as stack:
-        put = stack.enter_context(writer(job.target, video, video.width))
-        both = None
-        if job.compare is not None:
-            both = stack.enter_context(writer(job.compare, video, 2 * video.width + 8))
-        frames = read_frames(video)
-        stack.callback(frames.close)
-        total = video.frames or None
-        for frame in tqdm(frames, total=total, unit="frame", disable=not bar, ncols=100, leave=False):
-            restored = function(frame)
-            put(restored)
-            if both is not None:
-                both(side_by_side(Picture(frame), Picture(restored)).pixels)
+def _restore_video(job: Job, function: ArrayFunction, bar: bool, settings: VideoSettings) -> list[str]:
+    try:
+        from unirain_plugin.inference.video_restoring import restore_video
+    except ImportError as error:
+        raise DataError(f"{job.source}: videos need PyAV: pip install av ({error}).") from None
+    return restore_video(job, function, bar, settings)
