@@ -20,7 +20,7 @@ import numpy as np
 
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.video_merging import Plan, merge, plan_streams
-from unirain_plugin.inference.video_reading import Video, output_tags, probe, read_frames, reason, ycbcr
+from unirain_plugin.inference.video_reading import COLOURS, Video, output_tags, probe, read_frames, reason, ycbcr
 from unirain_plugin.locks import sole_user
 
 __all__ = ["FilmWriter", "Video", "probe", "read_frames", "writer"]
@@ -176,7 +176,8 @@ class _Part:
         codec = self.stream.codec_context
         codec.pix_fmt, codec.time_base = pixels, 1 / self.rate
         codec.sample_aspect_ratio = Fraction(video.aspect)
-        codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range = output_tags(video, width)
+        for name, code in zip(COLOURS, output_tags(video, width), strict=True):
+            setattr(codec, name, code)
 
     def encode(self, frame: np.ndarray, index: int) -> None:
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), self.source)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 
-from unirain_plugin.inference.video_reading import Video, main_stream, opened, reason
+from unirain_plugin.inference.video_reading import COLOURS, Video, main_stream, opened, output_tags, reason
 
 _LOSSLESS = {"matroska": "flac", "mp4": "alac", "mov": "alac"}
 """What sound becomes that a format cannot hold as it is."""
@@ -47,7 +47,7 @@ def plan_streams(video: Video, target: Path) -> Plan:
             codec = stream.codec_context.name if stream.codec_context is not None else stream.name or "unknown"
             name = f"{stream.type} stream {stream.index} ({codec})"
             cover = bool(stream.disposition & Disposition.attached_pic)
-            if stream.index == main.index:
+            if stream.index == main.index or stream.discard == Discard.all:  # chapters, as QuickTime has them
                 continue
             if stream.type == "video" and not cover:
                 notes.append(f"{name} is left out: one is restored")
@@ -111,6 +111,8 @@ def merge(target: Path, video: Video, plan: Plan, parts: Sequence[Path], stamps:
         main = main_stream(source, video.path)
         film = output.add_stream_from_template(first.streams.video[0], opaque=True, time_base=video.time_base)
         film.codec_context.framerate = Fraction(video.rate) if _is_steady(stamps, video) else 0
+        for name, code in zip(COLOURS, output_tags(video, width), strict=True):
+            setattr(film.codec_context, name, code)
         tags = {key: value for key, value in _told(main.metadata).items() if key not in ("rotate", "alpha_mode")}
         film.metadata.update(tags)
         film.disposition = main.disposition

@@ -19,6 +19,8 @@ import numpy as np
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.jobs import VideoSettings
 
+COLOURS = ("colorspace", "color_primaries", "color_trc", "color_range")
+"""Attributes that hold code points of H.273: matrix, primaries, transfer curve, range."""
 _MATRICES = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc"}
 """Colour matrices between RGB and YCbCr that can be computed, by their code points in ITU-T H.273."""
 _RGB, _UNSPECIFIED = 0, 2
@@ -144,7 +146,7 @@ def probe(path: Path, settings: VideoSettings | None = None) -> Video:
         aspect = 1 / aspect if flipped else aspect
         tags = tuple(
             getattr(frame, name) if getattr(frame, name) not in (0, _UNSPECIFIED) else getattr(codec, name)
-            for name in ("colorspace", "color_primaries", "color_trc", "color_range")
+            for name in COLOURS
         )
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         length = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
@@ -285,6 +287,8 @@ def timed_frames(video: Video, damage: list[str]) -> Iterator[tuple[int, np.ndar
                 last = frame.pts
             if graph is None:
                 return
+                # the scaler refuses some curves and primaries, which it is not to convert anyway
+                frame.color_trc = frame.color_primaries = _UNSPECIFIED
             graph.vpush(frame)
             for ready in _pulled(graph):
                 yield ready.pts - shift, ready.to_ndarray()
