@@ -32,6 +32,7 @@ def make_film(
     attachment=False,
     rotation=None,
     container=None,
+    count=8,
     **codec_settings,
 ):
     """Write a film: ``stamps`` in thousandths of a second, ``sound`` the codecs of its tracks."""
@@ -76,7 +77,7 @@ def make_film(
             packet.stream, packet.pts, packet.dts = picture, 0, 0
             packet.is_keyframe = True
             output.mux(packet)
-        count = len(stamps) if stamps else 8
+        count = len(stamps) if stamps else count
         for index, pixel in enumerate(frames_of(count, size[1], size[0])):
             frame = av.VideoFrame.from_ndarray(pixel, "rgb24").reformat(format=pixels)
             frame.pts, frame.time_base = (stamps[index], Fraction(1, 1000)) if stamps else (index, 1 / rate)

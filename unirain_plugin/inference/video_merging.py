@@ -184,8 +184,10 @@ class _Track:
         self.stream = stream
 
     def packets(self, packet: av.Packet) -> list[av.Packet]:
-        if not packet.size or (packet.dts is None and packet.pts is None):
+        if not packet.size:
             return []
+        if packet.dts is None and packet.pts is None:  # a cover has no time
+            packet.pts = packet.dts = 0
         packet.stream = self.stream
         return [packet]
 

@@ -267,31 +267,41 @@ def timed_frames(video: Video, damage: list[str]) -> Iterator[tuple[int, np.ndar
         stream = main_stream(container, video.path)
         if not video.settings.damaged:
             stream.codec_context.options = {"err_detect": "explode"}  # or errors are painted over
-        graph, shape, last = None, None, None
-        step = max(round(1 / (Fraction(video.rate) * video.time_base)), 1)
+        graph = None
         shift = round(video.start / video.time_base)
-        for frame in _decoded(container, stream, video, damage):
-            if frame is not None:
-                found = frame.width, frame.height, frame.format.name
-                shape = shape or found
-                if found != shape:
-                    raise DataError(f"{video.path}: its frames change from {shape} to {found}; expected one size.")
-                graph = graph or _upright_rgb(video, frame)
-                if frame.pts is None:  # AVI tells when frames are decoded, not when they are shown
-                    early = frame.dts or 0
-                    frame.pts = early if last is None or early > last + 3 * step else last + step
-                if last is not None and frame.pts <= last:
-                    if (last - frame.pts) * video.time_base > 1:
-                        _damaged(video, damage, f"time runs back at {float(last * video.time_base):.2f} s")
-                    frame.pts = last + 1
-                last = frame.pts
-            if graph is None:
+        for frame in _stamped(_decoded(container, stream, video, damage), video, damage):
+            if graph is None and frame is None:
                 return
-                # the scaler refuses some curves and primaries, which it is not to convert anyway
-                frame.color_trc = frame.color_primaries = _UNSPECIFIED
-            graph.vpush(frame)
-            for ready in _pulled(graph):
-                yield ready.pts - shift, ready.to_ndarray()
+            graph = graph or _upright_rgb(video, frame)
+            try:
+                graph.vpush(frame)
+                for ready in _pulled(graph):
+                    yield ready.pts - shift, ready.to_ndarray()
+            except av.FFmpegError as error:
+                raise DataError(f"{video.path}: its frames cannot be made RGB: {reason(error)}.") from None
+
+
+def _stamped(frames: Iterator[av.VideoFrame | None], video: Video, damage: list[str]) -> Iterator[av.VideoFrame | None]:
+    """Frames of one size, with time stamps that rise."""
+    step = max(round(1 / (Fraction(video.rate) * video.time_base)), 1)
+    shape, last = None, None
+    for frame in frames:
+        if frame is not None:
+            found = f"{frame.width}×{frame.height} {frame.format.name}"
+            shape = shape or found
+            if found != shape:
+                raise DataError(f"{video.path}: its frames change from {shape} to {found}; expected one size.")
+            if frame.pts is None:  # AVI tells when frames are decoded, not when they are shown
+                early = frame.dts or 0
+                frame.pts = early if last is None or early > last + 3 * step else last + step
+            if last is not None and frame.pts <= last:
+                if (last - frame.pts) * video.time_base > 1:
+                    _damaged(video, damage, f"time runs back at {float(last * video.time_base):.2f} s")
+                frame.pts = last + 1
+            last = frame.pts
+            # the scaler refuses some curves and primaries, which it is not to convert anyway
+            frame.color_trc = frame.color_primaries = _UNSPECIFIED
+        yield frame
 
 
 def _decoded(
@@ -358,6 +368,8 @@ def check_whole(video: Video, damage: list[str]) -> int:
         end -= Fraction(container.start_time or 0, 10**6) if video.start else 0
         if end + gap < told * Fraction(99, 100) - Fraction(1, 10):
             _damaged(video, damage, f"it ends after {float(end):.2f} of {float(told):.2f} s")
+        elif container.format.name == "mpegts" and all(container.size % size for size in (188, 192, 204)):
+            _damaged(video, damage, "its last packet is cut")
         elif container.format.name == "avi" and count < main.frames * 0.99 - 2:
             _damaged(video, damage, f"it holds {count} of {main.frames} frames")
         return count
