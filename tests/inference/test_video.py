@@ -399,3 +399,38 @@ def test_a_network_that_fails_leaves_nothing(tmp_path):
     source = make_film(tmp_path / "film.mp4")
     assert restored(source, tmp_path / "out", function, made_from="a")[2] == "kernel failed"
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_tags_of_cameras_are_kept_and_others_told(tmp_path):
+    place = {"com.apple.quicktime.location.ISO6709": "+48.1+011.5/", "com.apple.quicktime.model": "Phone"}
+    source = make_film(tmp_path / "film.mov", tags=place, container={"movflags": "use_metadata_tags"})
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "" and place.items() <= seen(target)["tags"].items()
+    source = make_film(
+        tmp_path / "film.mp4", tags={"title": "Ride", "mood": "wet"}, container={"movflags": "use_metadata_tags"}
+    )
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "tags are lost: mood" and seen(target)["tags"]["title"] == "Ride"
+
+
+def test_captions_are_kept(tmp_path):
+    source = add_captions(make_film(tmp_path / "film.mkv"), tmp_path / "with.mkv")
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "" and ("subtitle", "subrip") in seen(target)["streams"]
+    with av.open(str(target)) as film:
+        texts = [bytes(packet) for packet in film.demux(subtitles=0) if packet.size]
+    assert texts == [b"hello"]
+
+
+def add_captions(source, target):
+    """The same film with a line of text from 0.1 to 0.4 s."""
+    captions = target.with_suffix(".srt")
+    captions.write_text("1\n00:00:00,100 --> 00:00:00,400\nhello\n")
+    with av.open(str(source)) as film, av.open(str(captions)) as text, av.open(str(target), "w") as output:
+        streams = [output.add_stream_from_template(each.streams[0], opaque=True) for each in (film, text)]
+        for each, stream in zip((film, text), streams, strict=True):
+            for packet in each.demux():
+                if packet.size:
+                    packet.stream = stream
+                    output.mux(packet)
+    return target

@@ -84,7 +84,7 @@ class FilmWriter:
                 self._finish_part()
             whole = self.folder / f"whole{self.path.suffix}"
             parts = sorted(self.folder.glob("[0-9]*.mp4"))
-            merge(whole, self.video, self.plan, parts, self.stamps, self.width)
+            self.notes += merge(whole, self.video, self.plan, parts, self.stamps, self.width)
             os.replace(whole, self.path)
         except (av.FFmpegError, OSError) as error:
             raise DataError(f"{self.path}: cannot be written: {reason(error)}.") from None

@@ -87,7 +87,9 @@ def _told(tags: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if not key.lower().startswith(_OF_THE_OLD_FILE)}
 
 
-def merge(target: Path, video: Video, plan: Plan, parts: Sequence[Path], stamps: Sequence[int], width: int) -> None:
+def merge(
+    target: Path, video: Video, plan: Plan, parts: Sequence[Path], stamps: Sequence[int], width: int
+) -> tuple[str, ...]:
     """Write the whole film.
 
     Args:
@@ -98,10 +100,17 @@ def merge(target: Path, video: Video, plan: Plan, parts: Sequence[Path], stamps:
         stamps: Each frame's time in ``video.time_base``.
         width: Columns of the frames.
 
+    Returns:
+        What of the source's tags the format does not hold.
+
     Raises:
         av.FFmpegError: If the format refuses something.
     """
-    options = {"movflags": "+faststart+write_colr"} if plan.format != "matroska" else {}
+    with opened(video.path) as source:
+        flags = "+faststart+write_colr"
+        if any("." in key for key in source.metadata):  # com.apple.quicktime.model and its like
+            flags += "+use_metadata_tags"
+    options = {} if plan.format == "matroska" else {"movflags": flags}
     with (
         opened(video.path) as source,
         av.open(str(target), "w", format=plan.format, options=options) as output,
@@ -135,6 +144,14 @@ def merge(target: Path, video: Video, plan: Plan, parts: Sequence[Path], stamps:
         while waiting is not None:
             output.mux(waiting)
             waiting = next(frames, None)
+    return _lost_tags(video.path, target)
+
+
+def _lost_tags(source: Path, target: Path) -> tuple[str, ...]:
+    with opened(source) as before, opened(target) as after:
+        kept = {key.lower() for key in after.metadata}
+        lost = [key for key in _told(before.metadata) if key.lower() not in kept]
+    return (f"tags are lost: {', '.join(sorted(lost))}",) if lost else ()
 
 
 def _is_steady(stamps: Sequence[int], video: Video) -> bool:

@@ -59,7 +59,7 @@ def restore_video(
             films[0](after, stamp)
             for film in films[1:]:
                 film(None if after is None else side_by_side(Picture(before), Picture(after)).pixels, stamp)
-        notes = list(films[0].notes)
+    notes = list(films[0].notes)
     if damage:
         notes.append(f"the source is damaged, the result is what could be decoded: {_several(damage)}")
     return notes
