@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unirain_plugin.inference.folder import Outcome, restore_files
+from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import PIXEL_FORMATS, VideoSettings, plan_jobs
-from unirain_plugin.inference.pictures import FORMATS
 
 
 def parser() -> argparse.ArgumentParser:

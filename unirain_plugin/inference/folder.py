@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.errors import DataError
+from unirain_plugin.inference.images import Picture, read_picture, side_by_side, write_picture
 from unirain_plugin.inference.jobs import Job, VideoSettings
-from unirain_plugin.inference.pictures import Picture, read_picture, side_by_side, write_picture
 
 _AHEAD = 3
 """Pictures read ahead and, again, waiting to be written: bounds the memory, and hides the coding."""

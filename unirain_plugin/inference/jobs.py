@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.pictures import PICTURE_SUFFIXES
+from unirain_plugin.inference.images import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
 _KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")

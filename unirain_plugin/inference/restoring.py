@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.feature_maps import MapStore
 from unirain_plugin.inference.sizes import check_sizes, restore_at_sizes
-from unirain_plugin.models.tiling import restore_in_tiles
+from unirain_plugin.support.tiling import restore_in_tiles
 from unirain_plugin.version import __version__
 
 if TYPE_CHECKING:

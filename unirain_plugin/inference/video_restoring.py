@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from unirain_plugin.inference.images import Picture, side_by_side
 from unirain_plugin.inference.jobs import Job, VideoSettings
-from unirain_plugin.inference.pictures import Picture, side_by_side
 from unirain_plugin.inference.video import writer
 from unirain_plugin.inference.video_reading import check_whole, probe, timed_frames
 
