@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from unirain_plugin.data.image_limit import add_limit_argument, limited
 from unirain_plugin.inference.folder import Outcome, restore_files
 from unirain_plugin.inference.images import FORMATS
-from unirain_plugin.inference.jobs import plan_jobs
+from unirain_plugin.inference.jobs import PIXEL_FORMATS, VideoSettings, plan_jobs
 from unirain_plugin.support.files import check_folder
 
 
@@ -44,6 +48,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--format", choices=FORMATS, default="keep", help="format of the results (default: as the input)")
     p.add_argument("--memory", type=float, metavar="GIB", help="for feature maps; beyond it they go to a scratch file")
     add_limit_argument(p)
+    p.add_argument("--deinterlace", action="store_true", help="make whole frames of interlaced videos")
+    p.add_argument(
+        "--pixel-format",
+        choices=PIXEL_FORMATS,
+        default="keep",
+        help="of videos (default: chroma sampling and depth of the source)",
+    )
+    p.add_argument("--damaged", action="store_true", help="restore what can be decoded of damaged videos")
     p.add_argument("--overwrite", action="store_true", help="restore also what has a result already")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
@@ -54,24 +66,51 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     plan = plan_jobs(args.input, args.output, args.format, args.compare)
     from unirain_plugin.inference.loading import load  # torch and BasicSR take seconds to import
-    from unirain_plugin.inference.restoring import RestoreOptions, restore
+    from unirain_plugin.inference.restoring import RestoreOptions, restore, videos_with
 
     sizes = None if args.sizes is None else tuple(args.sizes)
     options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, sizes)
     net = load(args.weights, args.network, args.device)
     options.check_device(next(net.parameters()).device)
     check_folder(args.output)
+    videos = VideoSettings(args.deinterlace, args.pixel_format, args.damaged)
+    if any(job.is_video for job in plan.jobs):
+        videos = videos_with(net, options, videos)
     try:
-        with limited(args.max_megapixels):
+        with _terminable(), limited(args.max_megapixels):
             outcome = restore_files(
-                plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet
+                plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet, videos
             )
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; finished results are kept, the same command goes on with the rest\n")
-        return 130
+    except (KeyboardInterrupt, _Terminated) as end:
+        sys.stderr.write(
+            "\ninterrupted; finished results are kept, and finished parts of a long video: "
+            "the same command goes on with the rest\n"
+        )
+        return 143 if isinstance(end, _Terminated) else 130
     outcome.failed += [(Path(folder), reason) for folder, reason in plan.unlisted]
     sys.stdout.write(summary(outcome, args.output, plan.other_files))
     return 1 if outcome.failed else 0
+
+
+class _Terminated(BaseException):
+    """The process was asked to end."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that nothing half-written is left behind."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def summary(outcome: Outcome, output: Path, others: list[Path]) -> str:
@@ -85,7 +124,10 @@ def summary(outcome: Outcome, output: Path, others: list[Path]) -> str:
     for what, files in outcome.lost.items():
         lines.append(f"{len(files)} without {what} of the source: {_some(files)}")
     if others:
-        lines.append(f"{len(others)} passed over, neither picture nor video: {_some(others)}")
+        lines.append(f"{len(others)} passed over, neither image nor video: {_some(others)}")
+    if outcome.notes:
+        lines.append(f"{len(outcome.notes)} remarks:")
+        lines += [f"  {path}: {note}" for path, note in outcome.notes]
     if outcome.failed:
         lines.append(f"{len(outcome.failed)} failed:")
         lines += [f"  {path}: {reason}" for path, reason in outcome.failed]

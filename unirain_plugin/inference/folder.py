@@ -6,16 +6,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from unirain_plugin.errors import DataError
 from unirain_plugin.inference.images import Picture, read_picture, side_by_side, write_picture
-from unirain_plugin.inference.jobs import Job
-from unirain_plugin.inference.video import probe, read_frames, writer
+from unirain_plugin.inference.jobs import Job, VideoSettings
 from unirain_plugin.support.files import is_full
 
 _AHEAD = 3
@@ -33,15 +32,23 @@ class Outcome:
         skipped: Files whose results were there.
         failed: (file, reason).
         lost: What of a file's data is not in its result → the files.
+        notes: (file, what of it is lost or was changed).
     """
 
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     lost: dict[str, list[Path]] = field(default_factory=dict)
+    notes: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def restore_files(jobs: Sequence[Job], function: ArrayFunction, overwrite: bool = False, bar: bool = True) -> Outcome:
+def restore_files(
+    jobs: Sequence[Job],
+    function: ArrayFunction,
+    overwrite: bool = False,
+    bar: bool = True,
+    videos: VideoSettings | None = None,
+) -> Outcome:
     """Restore every file; a broken one is noted and the others go on.
 
     Args:
@@ -49,6 +56,7 @@ def restore_files(jobs: Sequence[Job], function: ArrayFunction, overwrite: bool 
         function: Maps an array (H, W, C) uint8 or uint16 to one of the same shape and type.
         overwrite: Also those whose results exist.
         bar: Whether to draw a progress bar.
+        videos: How videos are restored.
     """
     outcome = Outcome()
     todo = []
@@ -76,7 +84,8 @@ def restore_files(jobs: Sequence[Job], function: ArrayFunction, overwrite: bool 
             progress.set_postfix_str(job.source.name[-40:])
             try:
                 if job.is_video:
-                    _restore_video(job, function, bar)
+                    notes = _restore_video(job, function, bar, videos or VideoSettings())
+                    outcome.notes += [(job.source, note) for note in notes]
                     waiting.append((job, writers.submit(lambda: None)))
                 else:
                     before = picture.result()
@@ -121,18 +130,9 @@ def _write(job: Job, before: Picture, after: Picture) -> tuple[str, ...]:
     return write_picture(job.target, after)  # last: its being there says that the job is done
 
 
-def _restore_video(job: Job, function: ArrayFunction, bar: bool) -> None:
-    video = probe(job.source)
-    with ExitStack() as stack:
-        put = stack.enter_context(writer(job.target, video, video.width))
-        both = None
-        if job.compare is not None:
-            both = stack.enter_context(writer(job.compare, video, 2 * video.width + 8))
-        frames = read_frames(video)
-        stack.callback(frames.close)
-        total = video.frames or None
-        for frame in tqdm(frames, total=total, unit="frame", disable=not bar, ncols=100, leave=False):
-            restored = function(frame)
-            put(restored)
-            if both is not None:
-                both(side_by_side(Picture(frame), Picture(restored)).pixels)
+def _restore_video(job: Job, function: ArrayFunction, bar: bool, settings: VideoSettings) -> list[str]:
+    try:
+        from unirain_plugin.inference.video_restoring import restore_video
+    except ImportError as error:
+        raise DataError(f"{job.source}: videos need PyAV: pip install av ({error}).") from None
+    return restore_video(job, function, bar, settings)

@@ -7,7 +7,36 @@ from pathlib import Path
 
 from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, UNWRITTEN, walk_files
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.video import VIDEO_SUFFIXES, video_target
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
+_KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")
+PIXEL_FORMATS = ("keep", "yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
+"""What videos can be written as; ``keep``: the source's chroma sampling, and 10 bits if it has more than 8."""
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How videos are restored.
+
+    Attributes:
+        deinterlace: Whether interlaced frames are made whole before they are restored.
+        pixel_format: One of :data:`PIXEL_FORMATS`.
+        damaged: Whether what can be decoded of a damaged source is restored; else it is refused.
+        at_once: How many frames are restored at the same time, at most, by threads of their own.
+        made_from: What results depend on besides the source, as JSON can tell it: a run that was killed goes on where
+            it is the same. None: nothing is kept of a run that was killed.
+    """
+
+    deinterlace: bool = False
+    pixel_format: str = "keep"
+    damaged: bool = False
+    at_once: int = 1
+    made_from: object = None
+
+
+def video_target(path: Path) -> Path:
+    """The name of the restored video: H.264 in the same container where it can hold it, else in Matroska."""
+    return path if path.suffix.lower() in _KEPT_CONTAINERS else path.with_suffix(".mkv")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +16,10 @@ from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.feature_maps import MapStore
 from unirain_plugin.inference.sizes import check_sizes, restore_at_sizes
 from unirain_plugin.support.tiling import restore_in_tiles
+from unirain_plugin.version import __version__
+
+if TYPE_CHECKING:
+    from unirain_plugin.inference.jobs import VideoSettings
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -187,6 +193,20 @@ def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.
             limit = None if options.memory is None else int(options.memory * 2**30)
             return restore_streamed(net, image, MapStore(device, options.tile, limit))
         return restore_in_tiles(forward, image, options.tile, options.overlap)
+
+
+def videos_with(net: nn.Module, options: RestoreOptions, videos: VideoSettings) -> VideoSettings:
+    """Settings of videos that are restored with a network: how many frames at once, and what results depend on."""
+    digest = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+    sizes = getattr(net, "restore_sizes", ())
+    made_from = [__version__, type(net).__name__, digest.hexdigest(), list(sizes), vars(options)]
+    on_cpu = all(value.device.type == "cpu" for value in net.parameters())
+    # On a CPU, frames side by side use the cores better than one frame over all; beside an accelerator, the host's part
+    # of one frame runs while another is computed.
+    return replace(videos, at_once=torch.get_num_threads() if on_cpu else 2, made_from=made_from)
 
 
 def is_unirain(net: nn.Module) -> bool:

@@ -1,170 +1,197 @@
-"""Videos, frame by frame through ffmpeg's pipes: nothing but a few frames is in memory; sound is copied as it is."""
+"""Videos: restored frames become a film again, with all else that the source holds.
+
+PyAV, not the program ffmpeg: time stamps, streams and errors are objects rather than text to be parsed, its wheel
+brings the libraries, and no child process can outlive a killed run.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
 
+import av
 import numpy as np
 
 from unirain_plugin.errors import DataError
-from unirain_plugin.support.files import whole_file
+from unirain_plugin.inference.video_merging import Plan, merge, plan_streams
+from unirain_plugin.inference.video_reading import COLOURS, Video, output_tags, probe, read_frames, reason, ycbcr
+from unirain_plugin.support.files import put_in_place
+from unirain_plugin.support.locks import sole_user
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
-_KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")
+__all__ = ["FilmWriter", "Video", "probe", "read_frames", "writer"]
+
+_PART_PIXELS = 2**25
+_PART_FRAMES = 48
+"""A part is finished after so many pixels (on a CPU about a minute's work), but not of fewer frames than this."""
+_MADE_FROM = "made_from.json"
 
 
-@dataclass(frozen=True)
-class Video:
-    """What ffprobe tells of a video.
+class FilmWriter:
+    """Takes the frames of a result in their order; made by :func:`writer`.
+
+    Frames go to parts, each a file of its own that is put in place when it is whole: a run that was killed goes on
+    after its last whole part. Parts end at the same frames in every run, so the result has the same frames as that of
+    one that was never interrupted.
 
     Attributes:
-        path: The file.
-        width: Columns as shown (after any rotation).
-        height: Rows as shown.
-        rate: Frames a second, as a fraction (``30000/1001``).
-        frames: About how many, 0 if unknown.
-        matrix: Colour matrix between RGB and YCbCr, in ffmpeg's name.
-        aspect: Width to height of a pixel as shown, as ``16/11``.
-        tags: ffmpeg's options for the colours' primaries and transfer curve, where the file tells them.
+        done: How many frames earlier runs have finished; these may be given as None.
+        notes: What of the source the result does not hold.
     """
 
-    path: Path
-    width: int
-    height: int
-    rate: str
-    frames: int
-    matrix: str
-    aspect: str = "1/1"
-    tags: tuple[str, ...] = ()
+    def __init__(self, path: Path, video: Video, width: int, folder: Path, plan: Plan) -> None:
+        self.path, self.video, self.width, self.folder, self.plan = path, video, width, folder, plan
+        self.rate = Fraction(video.rate)
+        self.part_frames = max(_PART_FRAMES, _PART_PIXELS // (width * video.height))
+        parts = sorted(folder.glob("[0-9]*.mp4"))
+        self.done = len(parts[:-1]) * self.part_frames + _frames_in(parts[-1]) if parts else 0
+        self.stamps: list[int] = []
+        self.notes = video.notes + plan.notes
+        self._part: _Part | None = None
 
+    def __call__(self, frame: np.ndarray | None, stamp: int | None = None) -> None:
+        """Take the next frame.
 
-def video_target(path: Path) -> Path:
-    """The name of the restored video: H.264 in the same container where it can hold it, else in Matroska."""
-    return path if path.suffix.lower() in _KEPT_CONTAINERS else path.with_suffix(".mkv")
-
-
-def probe(path: Path) -> Video:
-    """Look into a video.
-
-    Raises:
-        DataError: If ffmpeg is not installed, or the file holds no video that it can read.
-    """
-    for program in ("ffprobe", "ffmpeg"):
-        if shutil.which(program) is None:
-            raise DataError(f"{path}: videos need the program {program}; install ffmpeg (ffmpeg.org) and run again.")
-    command = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_streams", "-show_format", "-of", "json"]
-    result = subprocess.run([*command, _url(path)], capture_output=True, text=True)
-    streams = json.loads(result.stdout or "{}").get("streams", [])
-    if result.returncode or not streams:
-        reason = result.stderr.strip().splitlines()[-1:] or ["it holds no video stream"]
-        raise DataError(f"{path}: cannot be read as a video: {reason[0]}.")
-    stream = streams[0]
-    width, height = int(stream["width"]), int(stream["height"])
-    told = stream.get("sample_aspect_ratio", "1:1")
-    aspect = Fraction(1) if told in ("0:1", "N/A") else Fraction(told.replace(":", "/"))
-    rotation = sum(int(entry.get("rotation", 0)) for entry in stream.get("side_data_list", []))
-    if rotation % 180:
-        width, height, aspect = height, width, 1 / aspect  # ffmpeg turns the frames upright
-    rate = stream.get("avg_frame_rate", "0/0")
-    if rate.startswith("0/") or rate.endswith("/0"):
-        rate = stream.get("r_frame_rate", "25/1")
-    duration = float(stream.get("duration") or json.loads(result.stdout).get("format", {}).get("duration") or 0)
-    frames = int(stream.get("nb_frames") or 0) or round(duration * Fraction(rate))
-    matrix = stream.get("color_space", "unknown")
-    if matrix not in ("bt709", "smpte170m", "bt470bg", "bt2020nc"):
-        matrix = "bt709" if height >= 720 else "smpte170m"  # what players assume of untagged video
-    tags: list[str] = []
-    for option, key in (("-color_primaries", "color_primaries"), ("-color_trc", "color_transfer")):
-        if stream.get(key, "unknown") not in ("unknown", "reserved"):
-            tags += [option, stream[key]]
-    ratio = f"{aspect.numerator}/{aspect.denominator}"
-    return Video(path, width, height, rate, frames, matrix, ratio, tuple(tags))
-
-
-def read_frames(video: Video) -> Iterator[np.ndarray]:
-    """The frames ``(H, W, 3)`` uint8 RGB at a constant rate (so that sound stays in step).
-
-    Raises:
-        DataError: If decoding fails.
-    """
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", _url(video.path), "-map", "0:v:0", "-r", video.rate]
-    command += ["-vf", f"scale=in_color_matrix={_scale_name(video.matrix)}", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    size = video.width * video.height * 3
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        Args:
+            frame: ``(H, width, 3)`` RGB, uint8 or uint16 as the source's; None for one that is done.
+            stamp: Its time in ``video.time_base``; by default at the source's mean rate.
+        """
+        index = len(self.stamps)
+        if stamp is None:
+            stamp = round(index / (self.rate * self.video.time_base))
+        self.stamps.append(stamp)
+        if index < self.done:
+            return
+        if self._part is None:
+            self._part = _Part(self.folder / "part.tmp", self.video, self.width)
         try:
-            while len(data := process.stdout.read(size)) == size:
-                yield np.frombuffer(data, np.uint8).reshape(video.height, video.width, 3)
-            if process.wait() or data:
-                raise DataError(f"{video.path}: decoding failed: {_last_line(errors)}.")
-        finally:
-            process.kill()
-            process.stdout.close()
-            process.wait()
+            self._part.encode(frame, index % self.part_frames)
+            if len(self.stamps) % self.part_frames == 0:
+                self._finish_part()
+        except av.FFmpegError as error:
+            raise DataError(f"{self.path}: encoding failed: {reason(error)}.") from None
+
+    def finish(self) -> None:
+        """Put the film together and in place."""
+        if not self.stamps:
+            raise DataError(f"{self.video.path}: no frame can be decoded.")
+        try:
+            if self._part is not None:
+                self._finish_part()
+            whole = self.folder / f"whole{self.path.suffix}"
+            parts = sorted(self.folder.glob("[0-9]*.mp4"))
+            self.notes += merge(whole, self.video, self.plan, parts, self.stamps, self.width)
+            put_in_place(whole, self.path)
+        except (av.FFmpegError, OSError) as error:
+            raise DataError(f"{self.path}: cannot be written: {reason(error)}.") from None
+
+    def abandon(self) -> None:
+        """Drop what is not whole."""
+        if self._part is not None:
+            self._part.drop()
+            self._part = None
+
+    def _finish_part(self) -> None:
+        part, self._part = self._part, None
+        part.close()
+        put_in_place(part.path, self.folder / f"{(len(self.stamps) - 1) // self.part_frames:06d}.mp4")
 
 
 @contextmanager
-def writer(path: Path, video: Video, width: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """Write frames, with the sound of ``video``, to ``path``: complete, or nothing is left.
+def writer(path: Path, video: Video, width: int, made_from: object = None) -> Iterator[FilmWriter]:
+    """Write frames, with the sound and all else of ``video``, to ``path``: complete, or not at all.
 
     Args:
         path: The file to be made.
-        video: Where rate, height and sound are from.
+        video: Where all but the frames is from.
         width: Columns of the frames to come.
+        made_from: What the frames depend on besides the source, as JSON can tell it. Parts of an earlier run that was
+            made from the same are used; with None, none are kept.
 
     Yields:
-        A function that takes the next frame ``(H, width, 3)`` uint8 RGB.
+        A function that takes the next frame, see :class:`FilmWriter`.
 
     Raises:
-        DataError: If encoding fails.
+        DataError: If encoding or writing fails, or another process writes to the same file.
     """
-    with whole_file(path) as target, tempfile.TemporaryFile() as errors:
-        temporary = Path(target.name)
-        process = subprocess.Popen(
-            _encode_command(video, width, temporary), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
-        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    folder = path.parent / f".{name}.parts"  # never longer than a name may be
+    folder.mkdir(exist_ok=True)
+    with sole_user(folder, f"another run is making {path.name}; wait for it, or end it."):
+        film = None
         try:
-            with suppress(BrokenPipeError):  # the encoder has given up; its exit status tells why
-                yield lambda frame: process.stdin.write(np.ascontiguousarray(frame).data)
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-            if process.wait():
-                raise DataError(f"{path}: encoding failed: {_last_line(errors)}.")
+            _keep_if_same(folder, _identity(video, width, made_from), made_from is not None)
+            film = FilmWriter(path, video, width, folder, plan_streams(video, path))
+            yield film
+            film.finish()
+            made_from = None  # the parts have served
         finally:
-            process.kill()
-            process.wait()
+            if film is not None:
+                film.abandon()
+            if made_from is None or not any(folder.glob("[0-9]*.mp4")):
+                shutil.rmtree(folder)
 
 
-def _encode_command(video: Video, width: int, target: Path) -> list[str]:
-    odd = width % 2 or video.height % 2  # halved colour needs even sizes
-    matrix = video.matrix
-    command = ["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{video.height}"]
-    command += ["-r", video.rate, "-i", "-", "-i", _url(video.path), "-map", "0:v:0", "-map", "1:a?", "-c:a", "copy"]
-    command += ["-vf", f"scale=out_color_matrix={_scale_name(matrix)}:out_range=tv,setsar={video.aspect}"]
-    command += ["-colorspace", matrix, *video.tags]
-    command += ["-c:v", "libx264", "-crf", "14", "-preset", "fast", "-pix_fmt", "yuv444p" if odd else "yuv420p"]
-    return [*command, "-movflags", "+faststart", _url(target)] if target.suffix != ".mkv" else [*command, _url(target)]
+def _identity(video: Video, width: int, made_from: object) -> str:
+    state = video.path.stat()
+    source = [str(video.path.resolve()), state.st_size, state.st_mtime_ns]
+    options = [video.settings.deinterlace, video.settings.pixel_format, video.settings.damaged]
+    encoder = [width, _PART_PIXELS, _PART_FRAMES, av.__version__, os.cpu_count()]
+    return json.dumps([source, options, encoder, made_from], sort_keys=True)
 
 
-def _scale_name(matrix: str) -> str:
-    return {"bt2020nc": "bt2020"}.get(matrix, matrix)
+def _keep_if_same(folder: Path, identity: str, resume: bool) -> None:
+    """Empty the folder unless it was begun with the same source and settings."""
+    record = folder / _MADE_FROM
+    same = resume and record.is_file() and record.read_text(encoding="utf-8") == identity
+    for entry in folder.iterdir():
+        if entry.name != ".lock" and not (same and entry.suffix == ".mp4" and entry.stem.isdigit()):
+            entry.unlink()
+    record.write_text(identity, encoding="utf-8")
 
 
-def _url(path: Path) -> str:
-    """The file as ffmpeg takes it whatever its name looks like."""
-    return f"file:{path.resolve()}"
+def _frames_in(part: Path) -> int:
+    with av.open(str(part)) as container:
+        return sum(packet.size > 0 for packet in container.demux(video=0))
 
 
-def _last_line(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    lines = errors.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "ffmpeg gave no reason"
+class _Part:
+    """An encoder and its file. Time stamps in it count frames."""
+
+    def __init__(self, path: Path, video: Video, width: int) -> None:
+        self.path, self.rate = path, Fraction(video.rate)
+        pixels = video.output_format(width)
+        self.source = "rgb48le" if video.deep else "rgb24"
+        self.graph = ycbcr(video, (width, video.height), pixels)
+        self.container = av.open(str(path), "w", format="mp4", options={"movflags": "write_colr"})
+        options = {"crf": "14", "preset": "fast"}
+        if video.interlaced and not video.settings.deinterlace and video.height % 4 == 0:
+            options["x264-params"] = f"{video.interlaced}=1"
+        self.stream = self.container.add_stream("libx264", self.rate, options, width=width, height=video.height)
+        codec = self.stream.codec_context
+        codec.pix_fmt, codec.time_base = pixels, 1 / self.rate
+        codec.sample_aspect_ratio = Fraction(video.aspect)
+        for name, code in zip(COLOURS, output_tags(video, width), strict=True):
+            setattr(codec, name, code)
+
+    def encode(self, frame: np.ndarray, index: int) -> None:
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), self.source)
+        picture.pts, picture.time_base = index, 1 / self.rate
+        picture.colorspace, picture.color_range = 0, 2  # RGB
+        self.graph.vpush(picture)
+        self.container.mux(self.stream.encode(self.graph.vpull()))
+
+    def close(self) -> None:
+        self.container.mux(self.stream.encode(None))
+        self.container.close()
+
+    def drop(self) -> None:
+        with suppress(av.FFmpegError):
+            self.container.close()
+        self.path.unlink(missing_ok=True)

@@ -93,6 +93,18 @@ def whole_file(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Bina
                 os.unlink(temporary)
 
 
+def put_in_place(finished: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Bring a file that another program has finished to the disk, and give it its name in one step.
+
+    Raises:
+        OSError: If it cannot be moved.
+    """
+    with open(finished, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(finished, path)
+    _sync_folder(os.path.dirname(os.fspath(path)) or ".")
+
+
 def write_whole(path: str | os.PathLike[str], data: bytes | memoryview | str, sync: bool = True) -> None:
     """Write a file, whole or not at all.
 

@@ -1,0 +1,436 @@
+"""Videos: nothing of a film is lost unsaid, in any container, codec and rate."""
+
+import signal
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+from video_helpers import make_film, seen
+
+from unirain_plugin.errors import DataError
+from unirain_plugin.inference import command, folder, restoring, video
+from unirain_plugin.inference.jobs import VideoSettings, plan_jobs
+from unirain_plugin.inference.video import probe, read_frames, writer
+
+
+def restored(source, out, function=lambda frame: frame, **settings):
+    """Run one film; returns its target, what the run says of it, and why it failed."""
+    (job,) = plan_jobs(source, out).jobs
+    outcome = folder.restore_files([job], function, bar=False, videos=VideoSettings(**settings))
+    return job.target, " | ".join(note for _, note in outcome.notes), " | ".join(text for _, text in outcome.failed)
+
+
+def pixels_of(path):
+    """All frames, 0 to 255."""
+    frames = np.stack(list(read_frames(probe(path))))
+    return frames.astype(float) / np.iinfo(frames.dtype).max * 255
+
+
+KINDS = [
+    ("mp4", "libx264", "yuv420p"),
+    ("mp4", "libx265", "yuv420p"),
+    ("mov", "mjpeg", "yuvj422p"),
+    ("mov", "prores_ks", "yuv422p10le"),
+    ("m4v", "mpeg4", "yuv420p"),
+    ("mkv", "libx264", "yuv444p"),
+    ("mkv", "ffv1", "bgr0"),
+    ("mkv", "ffv1", "gbrp10le"),
+    ("mkv", "ffv1", "gray"),
+    ("mkv", "libx265", "yuv420p10le"),
+    ("webm", "libvpx-vp9", "yuv420p"),
+    ("avi", "mpeg4", "yuv420p"),
+    ("avi", "huffyuv", "yuv422p"),
+    ("mpg", "mpeg2video", "yuv420p"),
+    ("ts", "libx264", "yuv420p"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "codec", "pixels"), KINDS, ids=lambda value: value)
+@pytest.mark.parametrize("rate", ["25", "30000/1001"])
+def test_frames_times_and_sampling_are_kept(tmp_path, suffix, codec, pixels, rate):
+    source = make_film(tmp_path / f"film.{suffix}", codec, pixels, rate)
+    target, _, failed = restored(source, tmp_path / "out")
+    assert failed == ""
+    before, after = seen(source), seen(target)
+    assert len(after["times"]) == len(before["times"]) == 8
+    assert np.diff(after["times"]) == pytest.approx(np.diff(before["times"]), abs=1.1e-3)
+    written = {"bgr0": "yuv444p", "gbrp10le": "yuv444p10le", "gray": "yuv420p", "yuvj422p": "yuvj422p"}.get(
+        pixels, pixels
+    )
+    assert after["pixels"] == written
+    assert abs(pixels_of(source) - pixels_of(target)).mean() < 3
+
+
+def test_uneven_times_are_kept(tmp_path):
+    stamps = [0, 33, 67, 100, 400, 733, 741, 2000]
+    for name in ("film.mp4", "film.mkv"):
+        source = make_film(tmp_path / name, stamps=stamps)
+        target, notes, failed = restored(source, tmp_path / "out")
+        assert (notes, failed) == ("", "")
+        assert seen(target)["times"] == pytest.approx([stamp / 1000 for stamp in stamps], abs=1e-6)
+
+
+def test_a_forced_pixel_format(tmp_path):
+    source = make_film(tmp_path / "film.mkv", "ffv1", "yuv444p10le")
+    target, notes, _ = restored(source, tmp_path / "out", pixel_format="yuv420p")
+    assert seen(target)["pixels"] == "yuv420p" and "its 10 bits are written as 8" in notes
+
+
+def test_ten_bits_reach_the_network_and_the_result(tmp_path):
+    source = make_film(tmp_path / "film.mkv", "ffv1", "yuv444p10le")
+    kinds = set()
+    target, notes, _ = restored(source, tmp_path / "out", lambda frame: kinds.add(str(frame.dtype)) or frame)
+    assert kinds == {"uint16"} and notes == ""
+    assert abs(pixels_of(source) - pixels_of(target)).mean() < 1.5
+
+
+@pytest.mark.parametrize("size", [(33, 31), (32, 31), (33, 32)])
+def test_odd_sizes(tmp_path, size):
+    source = make_film(tmp_path / "film.mkv", "ffv1", "yuv420p", size=size)
+    target, _, failed = restored(source, tmp_path / "out")
+    assert failed == "" and pixels_of(target).shape == (8, size[1], size[0], 3)
+
+
+@pytest.mark.parametrize("transfer", [1, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18])
+def test_every_transfer_curve_is_kept(tmp_path, transfer):
+    source = make_film(tmp_path / "film.mp4", color_trc=transfer, color_primaries=9, colorspace=9, color_range=1)
+    target, notes, failed = restored(source, tmp_path / "out")
+    assert failed == "" and seen(target)["colours"] == seen(source)["colours"] == (9, 9, transfer, 1)
+    assert ("HDR" in notes) == (transfer in (16, 18))
+
+
+@pytest.mark.parametrize("primaries", [1, 4, 5, 6, 7, 8, 9, 10, 11, 12])
+def test_every_set_of_primaries_is_kept(tmp_path, primaries):
+    source = make_film(tmp_path / "film.mkv", color_trc=1, color_primaries=primaries, colorspace=1, color_range=1)
+    target, _, failed = restored(source, tmp_path / "out")
+    assert failed == "" and seen(target)["colours"] == seen(source)["colours"] == (1, primaries, 1, 1)
+
+
+@pytest.mark.parametrize("matrix", [1, 2, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("span", [1, 2])
+def test_matrix_and_range_are_kept_and_used(tmp_path, matrix, span):
+    source = make_film(tmp_path / "film.mp4", pixels="yuv444p", colorspace=matrix, color_range=span)
+    target, _, failed = restored(source, tmp_path / "out")
+    after = seen(target)
+    assert failed == "" and after["colours"][0] == matrix and after["colours"][3] == span
+    with av.open(str(source)) as one, av.open(str(target)) as two:  # coded values, whatever they mean
+        pairs = zip(one.decode(video=0), two.decode(video=0), strict=True)
+        assert max(abs(a.to_ndarray().astype(int) - b.to_ndarray()).mean() for a, b in pairs) < 1.5
+
+
+def test_the_matrix_decides_what_the_network_sees(tmp_path):
+    films = [make_film(tmp_path / f"{m}.mp4", pixels="yuv444p", colorspace=m, color_range=1) for m in (1, 6)]
+    first, second = map(pixels_of, films)
+    assert abs(first - second).max() > 5
+
+
+@pytest.mark.parametrize("matrix", [8, 10, 14])
+def test_a_matrix_that_cannot_be_computed_is_refused(tmp_path, matrix):
+    source = make_film(tmp_path / "film.mp4", colorspace=matrix)
+    _, _, failed = restored(source, tmp_path / "out")
+    assert f"colour matrix (code {matrix} of H.273) cannot be computed" in failed
+
+
+@pytest.mark.parametrize("rotation", [(90,), (-90,), (180,), (0, True), (0, False, True), (90, True)])
+def test_frames_are_turned_upright(tmp_path, rotation):
+    source = make_film(tmp_path / "film.mp4", pixels="yuv444p", size=(48, 32), rotation=rotation)
+    plain = make_film(tmp_path / "plain.mp4", pixels="yuv444p", size=(48, 32))
+    expected = np.rot90(pixels_of(plain), round(rotation[0] / 90), (1, 2))
+    if len(rotation) > 1 and rotation[1]:
+        expected = expected[:, :, ::-1]
+    if len(rotation) > 2:
+        expected = expected[:, ::-1]
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "" and (probe(target).width, probe(target).turn) == (expected.shape[2], ())
+    assert abs(pixels_of(source) - expected).mean() < 1 and abs(pixels_of(target) - expected).mean() < 3
+
+
+def test_a_crooked_rotation_is_told(tmp_path):
+    source = make_film(tmp_path / "film.mp4", rotation=(30,))
+    assert "rotation by -30° is not applied" in restored(source, tmp_path / "out")[1]
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv"])
+def test_aspect_of_pixels_is_kept(tmp_path, name):
+    from fractions import Fraction
+
+    source = make_film(tmp_path / name, sample_aspect_ratio=Fraction(16, 11), size=(72, 58))
+    assert probe(restored(source, tmp_path / "out")[0]).aspect == probe(source).aspect == "16/11"
+
+
+def test_all_that_a_matroska_film_holds_is_kept(tmp_path):
+    tags = {"title": "Ride", "creation_time": "2024-01-02T03:04:05.000000Z", "LOCATION": "+48.1+011.5/", "ARTIST": "Me"}
+    chapters = [(0, 300, "one"), (300, 800, "two")]
+    source = make_film(
+        tmp_path / "film.mkv", sound=("aac", "flac"), tags=tags, chapters=chapters, attachment=True, cover=True
+    )
+    target, notes, failed = restored(source, tmp_path / "out")
+    before, after = seen(source), seen(target)
+    assert (notes, failed) == ("", "")
+    assert sorted(map(str, after["streams"])) == sorted(map(str, before["streams"]))
+    assert {key: after["tags"].get(key) for key in tags} == tags
+    assert after["chapters"] == before["chapters"] == [("one", 0), ("two", 0.3)]
+    assert after["languages"] == ["eng", "deu"]
+
+
+def test_all_that_an_mp4_film_holds_is_kept(tmp_path):
+    tags = {"title": "Ride", "creation_time": "2024-01-02T03:04:05.000000Z", "location": "+48.1000+011.5000/"}
+    source = make_film(tmp_path / "film.mp4", sound=("aac", "aac"), tags=tags, chapters=[(0, 800, "one")], cover=True)
+    target, notes, failed = restored(source, tmp_path / "out")
+    before, after = seen(source), seen(target)
+    assert (notes, failed) == ("", "")
+    assert sorted(map(str, after["streams"])) == sorted(map(str, before["streams"]))
+    assert {key: after["tags"].get(key) for key in tags} == {key: before["tags"].get(key) for key in tags}
+    assert after["tags"]["title"] == "Ride" and after["chapters"] == [("one", 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "codec", "sound", "becomes"),
+    [
+        ("camera.mp4", "mov", "libx264", "pcm_s16be", "alac"),
+        ("mp3.m4v", "mp4", "libx264", "libmp3lame", "mp3float"),
+        ("dvd.mpg", "vob", "mpeg2video", "pcm_dvd", "flac"),
+        ("camera.mov", "mov", "libx264", "pcm_s24le", "pcm_s24le"),
+        ("film.avi", "avi", "mpeg4", "pcm_s16le", "pcm_s16le"),
+        ("film.webm", "webm", "libvpx-vp9", "libopus", "opus"),
+    ],
+)
+def test_sound_is_kept_in_every_container(tmp_path, name, form, codec, sound, becomes):
+    source = make_film(tmp_path / name, codec, rate="25", sound=(sound,), form=form)
+    target, notes, failed = restored(source, tmp_path / "out")
+    assert failed == ""
+    kind, found = seen(target)["streams"][1]
+    assert kind == "audio" and found in (becomes, sound)
+    assert ("encoded anew" in notes) == (found != seen(source)["streams"][1][1])
+    if found == becomes != sound and becomes in ("alac", "flac"):  # nothing of the sound is lost
+        one, two = (sound_of(path) for path in (source, target))
+        assert np.array_equal(one, two)
+
+
+def sound_of(path):
+    with av.open(str(path)) as film:
+        convert = av.AudioResampler("s16", "stereo", 48000)
+        parts = [part.to_ndarray() for frame in film.decode(audio=0) for part in convert.resample(frame)]
+        return np.concatenate(parts, 1)
+
+
+def cut(path, share):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+LONG = [
+    ("mp4", "libx264", {"movflags": "faststart"}),
+    ("mkv", "libx264", {}),
+    ("webm", "libvpx-vp9", {}),
+    ("avi", "mpeg4", {}),
+    ("mpg", "mpeg2video", {}),
+    ("ts", "libx264", {}),
+]
+
+
+@pytest.mark.parametrize(("suffix", "codec", "container"), LONG, ids=lambda value: str(value))
+def test_a_source_that_is_cut_short_is_told_and_only_restored_on_demand(tmp_path, suffix, codec, container):
+    rate = "25" if suffix == "mpg" else "10"
+    source = make_film(
+        tmp_path / f"film.{suffix}", codec, rate=rate, container=container, gop_size=4, count=24, size=(64, 48)
+    )
+    cut(source, 0.6)
+    target, _, failed = restored(source, tmp_path / "out")
+    assert "the source is damaged" in failed and "--damaged" in failed
+    assert not (tmp_path / "out").exists()
+    target, notes, failed = restored(source, tmp_path / "out", damaged=True)
+    assert failed == "" and "the source is damaged, the result is what could be decoded" in notes
+    assert 0 < len(seen(target)["times"]) < 24
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "m4v"])
+def test_a_film_without_its_index_is_told_as_incomplete(tmp_path, suffix):
+    _, _, failed = restored(cut(make_film(tmp_path / f"film.{suffix}"), 0.5), tmp_path / "out")
+    assert "moov atom not found" in failed and "was not downloaded or recorded to its end" in failed
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("mp4", "libx264"), ("mkv", "libx264"), ("ts", "libx264"), ("avi", "mpeg4"), ("avi", "ffv1")],
+)
+def test_broken_packets_in_the_middle_are_told(tmp_path, suffix, codec):
+    source = make_film(tmp_path / f"film.{suffix}", codec, size=(128, 96))
+    with av.open(str(source)) as film:
+        packets = [packet for packet in film.demux(video=0) if packet.size]
+        largest = max(packets[2:], key=lambda packet: packet.size)
+        where, size = largest.pos + (60 if suffix in ("mkv", "webm", "ts") else 8), largest.size
+    data = bytearray(source.read_bytes())
+    for offset in range(where, where + size // 2, 7):
+        data[offset] ^= 0x5A
+    source.write_bytes(data)
+    _, _, failed = restored(source, tmp_path / "out")
+    assert "the source is damaged" in failed
+    _, notes, _ = restored(source, tmp_path / "out", damaged=True)
+    assert "the source is damaged, the result is what could be decoded" in notes
+
+
+def test_interlaced_films_are_told_or_made_whole(tmp_path):
+    options = {"flags": "+ildct+ilme", "top": "1"}
+    source = make_film(tmp_path / "film.ts", "mpeg2video", rate="25", options=options)
+    interlaced = probe(source).interlaced
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert interlaced and "it is interlaced" in notes and probe(target).interlaced == interlaced
+    target, notes, _ = restored(source, tmp_path / "whole", deinterlace=True)
+    assert notes == "" and probe(target).interlaced == "" and len(seen(target)["times"]) == 8
+
+
+def test_frames_that_change_their_size_are_an_error(tmp_path):
+    first, second = (make_film(tmp_path / f"{n}.ts", "mpeg2video", rate="25", size=(n, n)) for n in (32, 64))
+    source = tmp_path / "film.ts"
+    source.write_bytes(first.read_bytes() + second.read_bytes())
+    assert "its frames change from" in restored(source, tmp_path / "out", damaged=True)[2]
+
+
+def test_a_second_camera_and_transparency_are_told(tmp_path):
+    source = make_film(tmp_path / "film.mkv", "ffv1", "yuva420p")
+    assert "transparency is lost" in restored(source, tmp_path / "out")[1]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "_PART_PIXELS", 0)
+    monkeypatch.setattr(video, "_PART_FRAMES", 3)
+    source = make_film(tmp_path / "film.mp4", stamps=[0, 30, 90, 100, 300, 320, 400, 410, 500, 700], sound=("aac",))
+    whole, _, _ = restored(source, tmp_path / "whole", made_from="a")
+    seen_by = []
+
+    def killed(frame):
+        seen_by.append(frame.copy())
+        if len(seen_by) == 8:
+            raise RuntimeError("killed")
+        return frame
+
+    out = tmp_path / "out"
+    assert restored(source, out, killed, made_from="a")[2] == "killed"
+    (kept,) = out.iterdir()
+    assert sorted(entry.name for entry in kept.glob("*.mp4")) == ["000000.mp4", "000001.mp4"]
+    again = []
+    target, _, failed = restored(source, out, lambda frame: again.append(1) or frame, made_from="a")
+    assert failed == "" and len(again) == 4 and list(out.iterdir()) == [target]
+    assert np.array_equal(pixels_of(target), pixels_of(whole)) and seen(target) == seen(whole)
+
+
+@pytest.mark.parametrize("other", ["b", None])
+def test_parts_of_other_weights_are_not_used(tmp_path, monkeypatch, other):
+    monkeypatch.setattr(video, "_PART_PIXELS", 0)
+    monkeypatch.setattr(video, "_PART_FRAMES", 3)
+    source = make_film(tmp_path / "film.mkv")
+
+    def killed(frame):
+        calls.append(1)
+        if len(calls) == 5:
+            raise RuntimeError("killed")
+        return frame
+
+    calls, again = [], []
+    assert restored(source, tmp_path / "out", killed, made_from="a")[2] == "killed"
+    assert restored(source, tmp_path / "out", lambda f: again.append(1) or f, made_from=other)[2] == ""
+    assert len(again) == 8
+
+
+def test_frames_side_by_side_in_threads_come_in_order(tmp_path):
+    source = make_film(tmp_path / "film.mkv", "ffv1", "yuv444p")
+    plain = pixels_of(restored(source, tmp_path / "one")[0])
+
+    def slow_at_first(frame):
+        time.sleep(0.02 * (frame.mean() < 130))
+        return frame
+
+    target, _, _ = restored(source, tmp_path / "out", slow_at_first, at_once=3)
+    assert np.array_equal(pixels_of(target), plain)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path, monkeypatch, capsys, number):
+    source = make_film(tmp_path / "film.mp4", count=40)
+    seen_by = []
+
+    def function(net, frame, **_):
+        seen_by.append(1)
+        if len(seen_by) == 5:
+            signal.raise_signal(number)
+            time.sleep(0.2)
+        return frame
+
+    monkeypatch.setattr(restoring, "restore", function)
+    arguments = ["-i", str(source), "-o", str(tmp_path / "out"), "--quiet", "--compare"]
+    assert command.main(arguments) == 128 + number
+    assert "interrupted" in capsys.readouterr().err
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_two_runs_do_not_write_the_same_film(tmp_path):
+    source = probe(make_film(tmp_path / "film.mkv"))
+    with writer(tmp_path / "out.mkv", source, 32) as write:
+        with (
+            pytest.raises(DataError, match=r"another run is making out\.mkv"),
+            writer(tmp_path / "out.mkv", source, 32),
+        ):
+            pass
+        for frame in read_frames(source):
+            write(frame)
+    assert len(seen(tmp_path / "out.mkv")["times"]) == 8
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    source = make_film(tmp_path / ("x" * 251 + ".mkv"))
+    assert restored(source, tmp_path / "out")[2] == ""
+
+
+def test_without_pyav_the_message_says_what_to_install(tmp_path, monkeypatch):
+    source = make_film(tmp_path / "film.mp4")
+    monkeypatch.setitem(sys.modules, "unirain_plugin.inference.video_restoring", None)
+    assert "videos need PyAV: pip install av" in restored(source, tmp_path / "out")[2]
+
+
+def test_a_network_that_fails_leaves_nothing(tmp_path):
+    def function(frame):
+        raise RuntimeError("kernel failed")
+
+    source = make_film(tmp_path / "film.mp4")
+    assert restored(source, tmp_path / "out", function, made_from="a")[2] == "kernel failed"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_tags_of_cameras_are_kept_and_others_told(tmp_path):
+    place = {"com.apple.quicktime.location.ISO6709": "+48.1+011.5/", "com.apple.quicktime.model": "Phone"}
+    source = make_film(tmp_path / "film.mov", tags=place, container={"movflags": "use_metadata_tags"})
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "" and place.items() <= seen(target)["tags"].items()
+    source = make_film(
+        tmp_path / "film.mp4", tags={"title": "Ride", "mood": "wet"}, container={"movflags": "use_metadata_tags"}
+    )
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "tags are lost: mood" and seen(target)["tags"]["title"] == "Ride"
+
+
+def test_captions_are_kept(tmp_path):
+    source = add_captions(make_film(tmp_path / "film.mkv"), tmp_path / "with.mkv")
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "" and ("subtitle", "srt") in seen(target)["streams"]
+    with av.open(str(target)) as film:
+        texts = [bytes(packet) for packet in film.demux(subtitles=0) if packet.size]
+    assert texts == [b"hello"]
+
+
+def add_captions(source, target):
+    """The same film with a line of text from 0.1 to 0.4 s."""
+    captions = target.with_suffix(".srt")
+    captions.write_text("1\n00:00:00,100 --> 00:00:00,400\nhello\n")
+    with av.open(str(source)) as film, av.open(str(captions)) as text, av.open(str(target), "w") as output:
+        streams = [output.add_stream_from_template(each.streams[0], opaque=True) for each in (film, text)]
+        for each, stream in zip((film, text), streams, strict=True):
+            for packet in each.demux():
+                if packet.size:
+                    packet.stream = stream
+                    output.mux(packet)
+    return target

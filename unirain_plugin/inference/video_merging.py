@@ -1,0 +1,265 @@
+"""The film put together: restored frames, and sound, subtitles, covers, chapters and tags of the source."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.stream import Discard, Disposition
+
+from unirain_plugin.inference.video_reading import COLOURS, Video, main_stream, opened, output_tags, reason
+
+_LOSSLESS = {"matroska": "flac", "mp4": "alac", "mov": "alac"}
+"""What sound becomes that a format cannot hold as it is."""
+_OF_THE_OLD_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps", "number_of_")
+"""Tags that tell of the source's file or stream, not of the film."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of the source's other streams.
+
+    Attributes:
+        format: The result's format.
+        copied: Indices of streams that are copied.
+        encoded: Indices of streams of sound that are encoded anew, without loss.
+        notes: What is left out or changed, and why.
+    """
+
+    format: str
+    copied: tuple[int, ...]
+    encoded: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def plan_streams(video: Video, target: Path) -> Plan:
+    """Try the source's streams in the result's format, before any frame is restored."""
+    kind = {".mkv": "matroska", ".mov": "mov"}.get(target.suffix.lower(), "mp4")
+    copied, encoded, notes = [], [], []
+    with opened(video.path) as container:
+        main = main_stream(container, video.path)
+        for stream in container.streams:
+            codec = stream.codec_context.name if stream.codec_context is not None else stream.name or "unknown"
+            name = f"{stream.type} stream {stream.index} ({codec})"
+            cover = bool(stream.disposition & Disposition.attached_pic)
+            if stream.index == main.index or stream.discard == Discard.all:  # chapters, as QuickTime has them
+                continue
+            if stream.type == "video" and not cover:
+                notes.append(f"{name} is left out: one is restored")
+            elif (refusal := _refusal(kind, stream, cover)) is None:
+                copied.append(stream.index)
+            elif stream.type == "audio" and stream.codec_context is not None:
+                encoded.append(stream.index)
+                notes.append(f"{name} is encoded anew as {_LOSSLESS[kind]}, without loss: {refusal}")
+            else:
+                notes.append(f"{name} is left out: {refusal}")
+    return Plan(kind, tuple(copied), tuple(encoded), tuple(notes))
+
+
+def _refusal(kind: str, stream: av.stream.Stream, cover: bool) -> str | None:
+    """Why a format cannot hold a stream, or None."""
+    if kind == "matroska" and (cover or stream.type == "attachment"):
+        return None
+    if stream.type == "attachment":
+        return f"{kind} holds no attachments"
+    try:
+        with av.open(io.BytesIO(), "w", format=kind) as trial:
+            _copy_of(trial, stream)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError) as error:
+        return reason(error)
+    return None
+
+
+def _copy_of(output: av.container.OutputContainer, stream: av.stream.Stream) -> av.stream.Stream:
+    copy = output.add_stream_from_template(stream, opaque=True)
+    copy.metadata.update(_told(stream.metadata))
+    copy.disposition = stream.disposition
+    return copy
+
+
+def _told(tags: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if not key.lower().startswith(_OF_THE_OLD_FILE)}
+
+
+def merge(
+    target: Path, video: Video, plan: Plan, parts: Sequence[Path], stamps: Sequence[int], width: int
+) -> tuple[str, ...]:
+    """Write the whole film.
+
+    Args:
+        target: The file; its name tells nothing of the format.
+        video: The source.
+        plan: What becomes of the other streams.
+        parts: Files of restored frames, in order, whose time stamps count frames.
+        stamps: Each frame's time in ``video.time_base``.
+        width: Columns of the frames.
+
+    Returns:
+        What of the source's tags the format does not hold.
+
+    Raises:
+        av.FFmpegError: If the format refuses something.
+    """
+    with opened(video.path) as source:
+        flags = "+faststart+write_colr"
+        if any("." in key for key in source.metadata):  # com.apple.quicktime.model and its like
+            flags += "+use_metadata_tags"
+    options = {} if plan.format == "matroska" else {"movflags": flags}
+    with (
+        opened(video.path) as source,
+        av.open(str(target), "w", format=plan.format, options=options) as output,
+        av.open(str(parts[0])) as first,
+    ):
+        output.metadata.update(_told(source.metadata))
+        main = main_stream(source, video.path)
+        film = output.add_stream_from_template(first.streams.video[0], opaque=True, time_base=video.time_base)
+        film.codec_context.framerate = Fraction(video.rate) if _is_steady(stamps, video) else 0
+        for name, code in zip(COLOURS, output_tags(video, width), strict=True):
+            setattr(film.codec_context, name, code)
+        tags = {key: value for key, value in _told(main.metadata).items() if key not in ("rotate", "alpha_mode")}
+        film.metadata.update(tags)
+        film.disposition = main.disposition
+        tracks = _tracks(output, source, plan)
+        shift = video.start
+        output.set_chapters([_moved(chapter, shift) for chapter in source.chapters()])
+        frames = _frame_packets(parts, stamps, video, film)
+        waiting = next(frames, None)
+        last: dict[int, int] = {}
+        for packet in _other_packets(source, tracks, shift):
+            while waiting is not None and waiting.dts * waiting.time_base <= packet.dts * packet.time_base:
+                output.mux(waiting)
+                waiting = next(frames, None)
+            before = last.get(packet.stream.index)
+            if before is not None and packet.dts < before:  # a damaged source's clock may run back
+                packet.dts = before
+                packet.pts = max(packet.pts, before)
+            last[packet.stream.index] = packet.dts
+            output.mux(packet)
+        while waiting is not None:
+            output.mux(waiting)
+            waiting = next(frames, None)
+    return _lost_tags(video.path, target)
+
+
+def _lost_tags(source: Path, target: Path) -> tuple[str, ...]:
+    with opened(source) as before, opened(target) as after:
+        kept = {key.lower() for key in after.metadata}
+        lost = [key for key in _told(before.metadata) if key.lower() not in kept]
+    return (f"tags are lost: {', '.join(sorted(lost))}",) if lost else ()
+
+
+def _is_steady(stamps: Sequence[int], video: Video) -> bool:
+    """Whether all frames stand as far apart as the mean rate says, as finely as time stamps and milliseconds go."""
+    gaps = np.diff(np.asarray(stamps)) * float(video.time_base)
+    return not len(gaps) or float(abs(gaps - 1 / float(Fraction(video.rate))).max()) <= float(video.time_base) + 1e-3
+
+
+def _moved(chapter: dict, shift: Fraction) -> dict:
+    ticks = round(shift / chapter["time_base"])
+    return {**chapter, "start": chapter["start"] - ticks, "end": chapter["end"] - ticks}
+
+
+def _frame_packets(
+    parts: Sequence[Path], stamps: Sequence[int], video: Video, film: av.VideoStream
+) -> Iterator[av.Packet]:
+    """The parts' packets, with the frames' own times."""
+    rate = Fraction(video.rate)
+    step = max(round(1 / (rate * video.time_base)), 1)
+
+    def time_of(index: int) -> int:  # rises with the index, so decoding order stays in order
+        if index < 0:
+            return stamps[0] + index * step
+        return stamps[index] if index < len(stamps) else stamps[-1] + (index - len(stamps) + 1) * step
+
+    base = 0
+    for part in parts:
+        count = 0
+        with av.open(str(part)) as container:
+            for packet in container.demux(video=0):
+                if not packet.size:
+                    continue
+                shown, decoded = (base + round(x * packet.time_base * rate) for x in (packet.pts, packet.dts))
+                packet.time_base = video.time_base
+                packet.pts, packet.dts = time_of(shown), time_of(decoded)
+                packet.duration = time_of(shown + 1) - time_of(shown)
+                packet.stream = film
+                count += 1
+                yield packet
+        base += count
+
+
+class _Track:
+    """Where a stream of the source goes."""
+
+    def __init__(self, stream: av.stream.Stream) -> None:
+        self.stream = stream
+
+    def packets(self, packet: av.Packet) -> list[av.Packet]:
+        if not packet.size:
+            return []
+        if packet.dts is None and packet.pts is None:  # a cover has no time
+            packet.pts = packet.dts = 0
+        packet.stream = self.stream
+        return [packet]
+
+
+class _SoundTrack(_Track):
+    """Sound that is decoded and encoded without loss."""
+
+    def __init__(self, source: av.AudioStream, output: av.container.OutputContainer, codec: str) -> None:
+        sound = source.codec_context
+        super().__init__(output.add_stream(codec, rate=sound.sample_rate))
+        narrow = sound.format.bytes <= 2 and not sound.format.name.startswith("flt")
+        planar = "p" if codec == "alac" else ""
+        self.stream.codec_context.format = f"{'s16' if narrow else 's32'}{planar}"
+        self.stream.codec_context.layout = sound.layout
+        self.stream.metadata.update(_told(source.metadata))
+        self.stream.disposition = source.disposition
+
+    def packets(self, packet: av.Packet) -> list[av.Packet]:
+        frames = packet.decode()
+        encoded = [out for frame in frames for out in self.stream.encode(frame)]
+        return encoded + (self.stream.encode(None) if not packet.size else [])
+
+
+def _tracks(output: av.container.OutputContainer, source: av.container.InputContainer, plan: Plan) -> dict[int, _Track]:
+    tracks: dict[int, _Track] = {}
+    for stream in source.streams:
+        cover = bool(stream.disposition & Disposition.attached_pic)
+        if stream.index in plan.encoded:
+            tracks[stream.index] = _SoundTrack(stream, output, _LOSSLESS[plan.format])
+        elif stream.index not in plan.copied:
+            continue
+        elif stream.type == "attachment":
+            output.add_attachment(
+                stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data
+            )
+        elif cover and plan.format == "matroska":
+            kind = {"mjpeg": "jpeg"}.get(stream.codec_context.name, stream.codec_context.name)
+            data = next((bytes(packet) for packet in source.demux(stream) if packet.size), b"")
+            source.seek(0)
+            output.add_attachment(stream.metadata.get("filename", f"cover.{kind}"), f"image/{kind}", data)
+        else:
+            tracks[stream.index] = _Track(_copy_of(output, stream))
+    return tracks
+
+
+def _other_packets(
+    source: av.container.InputContainer, tracks: dict[int, _Track], shift: Fraction
+) -> Iterator[av.Packet]:
+    """Packets for the result, in the source's order."""
+    streams = [source.streams[index] for index in tracks]
+    if not streams:
+        return
+    for packet in source.demux(streams):
+        for out in tracks[packet.stream.index].packets(packet):
+            ticks = round(shift / out.time_base)
+            out.dts = (out.pts if out.dts is None else out.dts) - ticks
+            out.pts = out.dts if out.pts is None else out.pts - ticks
+            yield out
