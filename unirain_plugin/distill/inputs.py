@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from unirain_plugin.data.image_io import IMAGE_SUFFIXES
 from unirain_plugin.data.manifest import ManifestRecord, parse_record, read_manifest
-from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
+from unirain_plugin.data.rainrag_folder import GT_FOLDER, LQ_FOLDER, find_types, scan_rainrag
 from unirain_plugin.distill.options import CandidateOptions, ReferenceOptions
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.errors import DataError
@@ -48,10 +49,22 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
 
 
 def _images_below(root: Path) -> list[Path]:
-    paths = []
+    """The images in a folder and below it, but not those of a folder ``target`` beside ``input``: they are clean.
+
+    What is left out is logged.
+    """
+    paths, clean = [], []
     for folder, folders, names in os.walk(root, followlinks=True):
+        if {LQ_FOLDER, GT_FOLDER} <= {name.lower() for name in folders}:
+            clean += [Path(folder, name) for name in folders if name.lower() == GT_FOLDER]
+            folders[:] = [name for name in folders if name.lower() != GT_FOLDER]
         folders.sort()
         paths += [Path(folder, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if clean:
+        logging.getLogger("basicsr").warning(
+            "references.images: left out %s: beside '%s' it holds the clean images of pairs, and references are rainy.",
+            ", ".join(map(str, sorted(clean))), LQ_FOLDER,
+        )  # fmt: skip
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
