@@ -12,8 +12,8 @@ Figures = Mapping[str, float]
 TONE_LIMIT = 1.9
 """Largest ``tone_shift`` outside the rain: 0.2 of a middle tone, 8 levels in the dark."""
 
-LEFT_LIMIT = 0.16
-"""Largest ``leftover`` of a good pair: rendered 0.16, half of the rain left mostly above 0.25."""
+LEFT_LIMIT = 0.18
+"""Largest ``leftover`` of a good pair: rendered up to 0.16, half of the rain left mostly above 0.25."""
 TURN_LIMIT = 13.0
 """Largest turn of the hue, degrees: coloured lights by night turn it by up to 10."""
 
@@ -111,11 +111,18 @@ def interlaced(f: Figures) -> Finding:
 
 
 def leftover(f: Figures) -> Finding:
-    """The clean picture bears a share of the same rain."""
+    """The clean picture bears a share of the same rain: seen edge by edge, or, where that is faint, over all blocks."""
     words = (
         f"the clean picture is still rainy: {f['leftover']:.0%} more of the rain's edges than by chance are in it too"
     )
-    return Finding("still_rainy", f["leftover"] / LEFT_LIMIT, words)
+    # Rain that is merely added to the scene leaves the surety at 0 ± 1, rain that hides the scene below 0. In a picture
+    # of another exposure the difference holds the scene itself, which looks like leftover rain.
+    much, everywhere = f["leftover"] / LEFT_LIMIT, f["likeness_surety"] / 3.5 * (f["tone_shift"] < TONE_LIMIT)
+    if everywhere > max(much, 1):
+        words = (
+            f"the clean picture is still rainy: all over it bears a little of the rain ({f['likeness_surety']:.0f} σ)"
+        )
+    return Finding("still_rainy", max(much, everywhere), words)
 
 
 def blurred(f: Figures) -> Finding:

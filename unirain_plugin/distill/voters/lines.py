@@ -12,6 +12,8 @@ from unirain_plugin.distill.voters.frame import window
 
 _SAMPLES = 256
 """Pixels of a line that are looked at: enough for a median."""
+PLAIN = 6
+"""Levels by which a border's colour may vary along a line, as coding does."""
 _REACH = 12
 """Pixels by which lines of two moments are looked for apart."""
 
@@ -54,6 +56,11 @@ def _sides(plane: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _step(rainy: np.ndarray, clean: np.ndarray) -> float:
-    """The largest step between neighbouring lines, in the median pixel, beyond the rainy picture's and the usual."""
+    """The largest step between neighbouring lines, in the median pixel, beyond the rainy picture's and the usual.
+
+    Only where all lines outside it are of one colour: other straight edges of a scene may be hidden by drops.
+    """
+    spread = np.subtract(*np.quantile(clean, (0.9, 0.1), axis=1))
+    plain = np.maximum.accumulate(spread)[:-1] <= PLAIN
     rainy, clean = (np.median(np.abs(np.diff(lines, axis=0)), axis=1) for lines in (rainy, clean))
-    return max(0.0, float(np.max(clean - 1.5 * rainy - np.median(clean))))
+    return max(0.0, float(np.max((clean - 1.5 * rainy - np.median(clean)) * plain)))

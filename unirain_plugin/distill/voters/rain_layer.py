@@ -30,7 +30,8 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         strong as the strongest within 3 pixels, about 0.4 for soft profiles, towards 1 for lines drawn with one
         colour; ``even``: share of the crests of strong rain that are as strong as usual over the same tone, about
         0.25 for real rain, towards 1 where all drops are equally opaque; ``leftover`` of :func:`_left_over`,
-        ``out_of_place`` of :func:`_out_of_place`, and what :func:`_owner` says.
+        ``likeness_surety`` of :func:`_likeness_surety`, ``out_of_place`` of :func:`_out_of_place`, and what
+        :func:`_owner` says.
     """
     lq, clean = frame.lq_luma[0], cv2.LUT(frame.gt_luma[0], table)
     more, less = cv2.subtract(lq, clean), cv2.subtract(clean, lq)
@@ -59,8 +60,9 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         "hard": cv2.countNonZero(hard) / strong_count if strong_count > 50 else 0.0,
     }
     half, quarter = (_structure(frame.lq_luma[level], frame.gt_luma[level]) for level in (1, 2))
-    left = _left_over(_structure(frame.lq_luma[1], cv2.LUT(frame.gt_luma[1], table)))
-    return {**figures, **_owner(half, quarter, limit), "leftover": left, "out_of_place": _out_of_place(frame)}
+    figures["leftover"] = _left_over(_structure(frame.lq_luma[1], cv2.LUT(frame.gt_luma[1], table)))
+    figures["likeness_surety"] = _likeness_surety(_structure(frame.lq_luma[0], frame.gt_luma[0]))
+    return {**figures, **_owner(half, quarter, limit), "out_of_place": _out_of_place(frame)}
 
 
 def _evenness(rainy: np.ndarray, clean: np.ndarray) -> float:
@@ -150,6 +152,18 @@ def _left_over(part: _Structure) -> float:
         float(strength[which].sum()) for which in (np.abs(shared) <= 0.25 * energy, bears, parallel)
     )
     return (parallel - 0.4 * (bears - parallel)) / (calm + bears + 1e-6)
+
+
+def _likeness_surety(part: _Structure) -> float:
+    """Mean correlation of the gradients of lq − gt and of gt in blocks with rain, over its standard error.
+
+    Where even faint rain is in gt, too, it adds the same sign in every block, the scene's texture does not. 0 where
+    four blocks or fewer have rain; the deviation counts 0.03 more, so that few equal blocks are not sure.
+    """
+    rain, both, scene = (block_means(plane, 16) for plane in part[1:])
+    rainy = rain > max(1.0, 0.1 * float(rain.mean()))
+    alike = (both[rainy] / np.sqrt((rain[rainy] + 1) * (scene[rainy] + 1))).astype(np.float64)
+    return float(alike.mean() / (alike.std() + 0.03) * np.sqrt(len(alike))) if len(alike) > 4 else 0.0
 
 
 def _out_of_place(frame: Frame) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unirain_plugin.distill.voters.findings import Figures, Finding
+from unirain_plugin.distill.voters.findings import LEFT_LIMIT, Figures, Finding
 
 STREAK_LIMIT = 0.04
 """Share of the difference's structure that darkens. Streaks brighten whatever is behind them but the brightest."""
@@ -25,5 +25,10 @@ def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
     if figures["brighter"] < 0.45 and score > limit and dark > 0.5:
         words = f"swapped: the rain lies in the clean picture ({dark:.0%} of it darkens the rainy one)"
         return Finding("swapped", score / limit, words)
+    both = 0.0 if rain_type.endswith("rs") else figures["leftover"] / LEFT_LIMIT
+    if both > score / limit:
+        return Finding(
+            "still_rainy", both, f"there are drops in both pictures, by {both:.1f} × what good pairs may show"
+        )
     return Finding("still_rainy", score / limit, f"the clean picture bears rain of its own: {dark:.0%} of the "
                    f"difference's structure darkens the rainy picture (limit {limit:.0%})")  # fmt: skip
