@@ -39,6 +39,7 @@ def test_the_shard_is_named_after_three_tries(dying, settings, tmp_path):
     assert "drd/input/coffee0" in Path(settings["output"], "votes.jsonl").read_text().splitlines()[int(shard)]
 
 
+@pytest.mark.parametrize("dying", ["local"], indirect=True)
 def test_a_worker_that_dies_twice_costs_nothing(dying, settings, tmp_path):
     assert dying(deaths=2).statistics["candidates"] == 16
     assert (tmp_path / "left").read_text() == "0"
