@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import forkserver
+from pathlib import Path
 
 from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.distill.engines.base import Engine
@@ -23,6 +24,7 @@ from unirain_plugin.distill.worker import (
     keep_freed_memory,
     limit_threads,
 )
+from unirain_plugin.distill.workspace import Workspace
 
 _PRELOAD = ["unirain_plugin.distill.engines.local", "faiss"]
 _Shares = Generator[tuple[str, int], None, list[list[Step]]]
@@ -73,7 +75,7 @@ class LocalEngine(Engine):
                         del running[future]
                         yield from made
         except BrokenProcessPool:
-            pass
+            Workspace(Path(job.root)).remove_leftovers()  # of those that were ended with the one that died
         return list(running.values())
 
     def _alone(self, job: Job, unit: list[Step]) -> Iterator[tuple[str, int]]:
