@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.data.rain.drawn import _lens, draw_drops, draw_lines
+from unirain_plugin.rain.drawn import _lens, draw_drops, draw_lines
 
 
 def photo(height=128, width=160):

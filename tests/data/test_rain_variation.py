@@ -1,8 +1,8 @@
 import cv2
 import numpy as np
 
-from unirain_plugin.data.rain.light import to_linear
-from unirain_plugin.data.rain.variation import add_bars, dull, soft, soften_rain
+from unirain_plugin.rain.light import to_linear
+from unirain_plugin.rain.variation import add_bars, dull, soft, soften_rain
 
 
 def test_dull_pictures_have_the_given_share_of_light_and_are_blurred():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from photo_files import picture, save
 
-from unirain_plugin.data.rain import pair_files
-from unirain_plugin.data.rain.light import to_codes, to_linear
-from unirain_plugin.data.rain.pair_files import read_photo
-from unirain_plugin.synthesize_rain import main
+from unirain_plugin.rain import pair_files
+from unirain_plugin.rain.command import main
+from unirain_plugin.rain.light import to_codes, to_linear
+from unirain_plugin.rain.pair_files import read_photo
 
 
 def dull_pairs(tmp_path, monkeypatch, *options, rain_type="drs") -> tuple[float, list]:

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 
-from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.distill.engines.base import Engine
 from unirain_plugin.distill.job import Job
 from unirain_plugin.distill.worker import (
@@ -25,6 +24,7 @@ from unirain_plugin.distill.worker import (
     limit_threads,
 )
 from unirain_plugin.distill.workspace import Workspace
+from unirain_plugin.support.processes import end_with_parent
 
 _PRELOAD = ["unirain_plugin.distill.engines.local", "faiss"]
 _Shares = Generator[tuple[str, int], None, list[list[Step]]]

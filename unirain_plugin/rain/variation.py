@@ -1,0 +1,84 @@
+"""More variety from few photographs, for training: other colours, things that look like rain and are none."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from unirain_plugin.rain.light import LUMA, smoothstep, to_codes, to_linear
+
+
+def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give a photograph other colours: channels exchanged, another white balance, contrast and saturation.
+
+    A handful of photographs holds a handful of colours; a network trained on them alone takes a new colour for rain.
+    """
+    linear = to_linear(photo)[..., rng.permutation(3)]
+    grey = (linear @ LUMA)[..., None]
+    linear = grey + (linear - grey) * np.float32(rng.uniform(0.3, 1.1))
+    gains = np.exp(rng.normal(0, 0.25) + rng.normal(0, 0.15, 3)).astype(np.float32)
+    return to_codes(np.maximum(linear * gains, 0) ** np.float32(np.exp(rng.normal(0, 0.15))))
+
+
+def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put a photograph, (H, W, 3) uint8, out of focus, most often in parts: soft forms are no drops, to be left alone.
+
+    The disc's radius is 2 pixels to a twentieth of the shorter side.
+    """
+    radius = int(rng.integers(2, max(min(photo.shape[:2]) // 20, 3), endpoint=True))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.float32)
+    linear = to_linear(photo)
+    blurred = cv2.filter2D(linear, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101)
+    relief = rng.standard_normal((4, 4)).astype(np.float32) + np.float32(rng.uniform(-0.5, 2))
+    share = smoothstep(-0.3, 0.3, cv2.resize(relief, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC))[..., None]
+    return to_codes(linear + share * (blurred - linear))
+
+
+def soften_rain(rainy: np.ndarray, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur what rain adds to a picture, (H, W, 3) uint8, not the picture.
+
+    The blur is Gaussian, of 1.6 to 2.8 pixels (standard deviation), or a box's, 5, 7 or 9 pixels wide (1.4 to 2.6).
+    What it adds is linear light or, as simple programs do it, codes.
+    """
+    deviation, width = rng.uniform(1.6, 2.8), int(rng.choice([5, 7, 9]))
+    is_box, in_light = rng.random(2) < 0.5
+    scene, rain = (to_linear(picture) if in_light else picture.astype(np.float32) for picture in (clean, rainy))
+    added = rain - scene
+    result = scene + (cv2.blur(added, (width, width)) if is_box else cv2.GaussianBlur(added, (0, 0), deviation))
+    return to_codes(result) if in_light else np.clip(np.round(result), 0, 255).astype(np.uint8)
+
+
+def dull(picture: np.ndarray, blur: float, light: float) -> np.ndarray:
+    """Change a picture's light, (H, W, 3) uint8, by a factor, blurred by ``blur`` pixels (standard deviation) or 0."""
+    linear = to_linear(picture)
+    return to_codes(np.float32(light) * (cv2.GaussianBlur(linear, (0, 0), blur) if blur else linear))
+
+
+def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put one to four ropes, rods or cables into a photograph, (H, W, 3) uint8: long and opaque, they are no streaks.
+
+    They are one pixel to a sixteenth of the shorter side wide, sharp or out of focus (thin ones are then translucent),
+    a third of the shorter side to three times it long, and may sag. Half of them are nearly upright, where they are
+    most alike to falling rain.
+    """
+    height, width = photo.shape[:2]
+    edge = min(height, width)
+    linear = to_linear(photo)
+    for _ in range(int(rng.integers(1, 4, endpoint=True))):
+        thickness = math.exp(rng.uniform(0, math.log(max(edge / 16, 1))))
+        half = 0.5 * edge * math.exp(rng.uniform(math.log(1 / 3), math.log(3)))
+        angle = rng.normal(0.5, 0.08) * math.pi if rng.random() < 0.5 else rng.uniform(0, math.pi)
+        along = np.linspace(-1, 1, 33)
+        sag = rng.normal(0, 0.04) * (1 - along**2)
+        direction = np.array([math.cos(angle), math.sin(angle)])
+        points = half * (along[:, None] * direction + sag[:, None] * direction[::-1] * (-1, 1))
+        points += rng.uniform(0, 1, 2) * (width, height)
+        drawn = np.zeros((height, width), np.uint8)  # only 8-bit pictures are drawn on without jags
+        cv2.polylines(drawn, [np.round(16 * points).astype(np.int32)], False, 255, round(thickness), cv2.LINE_AA, 4)
+        cover = cv2.GaussianBlur(np.float32(drawn / 255), (0, 0), rng.uniform(0.4, 0.4 + thickness / 2))[..., None]
+        relief = cv2.resize(rng.uniform(0.6, 1.2, (4, 4)).astype(np.float32), (width, height))[..., None]
+        colour = np.exp(rng.uniform(math.log(0.05), math.log(0.9)) + rng.normal(0, 0.1, 3)).astype(np.float32)
+        linear += cover * (relief * colour - linear)
+    return to_codes(linear)
