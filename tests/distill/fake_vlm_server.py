@@ -16,7 +16,7 @@ def completion(content, finish_reason="stop"):
 
 class FakeServer:
     """``answers`` is a list of what to do, one a request, the last for all further ones: a text (the model's reply), a
-    function of the request, or a tuple (status, body, headers)."""
+    function of the request, or a tuple (status, body, headers). ``AUTHORIZATION`` becomes the value of that header."""
 
     def __init__(self, *answers):
         self.answers = list(answers) or [VERDICT]
@@ -52,7 +52,10 @@ def serve(*answers):
                 answer = answer(request) if callable(answer) else answer
                 if isinstance(answer, str):
                     answer = 200, json.dumps(completion(answer)), {}
-                self.reply(*answer)
+                status, body, headers = answer
+                if isinstance(body, str):
+                    body = body.replace("AUTHORIZATION", self.headers["Authorization"])
+                self.reply(status, body, {**headers, "X-Echo": self.headers["Authorization"]})
             except (BrokenPipeError, ConnectionResetError):
                 pass
             finally:

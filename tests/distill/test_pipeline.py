@@ -9,10 +9,10 @@ import pytest
 from rain_pictures import write_png
 
 from unirain_plugin.data.manifest import read_manifest
-from unirain_plugin.distill.inputs import CandidateFile
+from unirain_plugin.distill.inputs import CandidateFile, list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.majority import decide
-from unirain_plugin.distill.options import parse_options
+from unirain_plugin.distill.options import ReferenceOptions, parse_options
 from unirain_plugin.distill.pipeline import Pipeline
 from unirain_plugin.distill.plan import describe_plan
 from unirain_plugin.distill.records import Vote
@@ -202,6 +202,19 @@ def test_empty_or_missing_references(settings, tmp_path):
     (tmp_path / "list.txt").write_text("\n\n")
     with pytest.raises(DataError, match=r"list\.txt holds no reference image; expected one path a line"):
         run(settings, references={"images": str(tmp_path / "list.txt")})
+
+
+@pytest.mark.parametrize(("folder", "count"), [("pairs", 16), ("pairs/drs", 4), ("", 32), ("pairs/drs/input", 4)])
+def test_references_in_the_layout_of_pairs_are_the_rainy_ones_only(folder, count, rendered, caplog):
+    found = list_references(ReferenceOptions(rendered / folder))
+    assert len(found) == count and not any("target" in reference.path.parts for reference in found)
+    skipped = {path for path in (rendered / "pairs").glob("*/target") if path.is_relative_to(rendered / folder)}
+    assert all(str(path) in caplog.text for path in skipped) and ("left out" in caplog.text) is bool(skipped)
+
+
+def test_a_folder_called_target_alone_holds_references_like_any_other(rendered, tmp_path):
+    shutil.copytree(rendered / "real/drs", tmp_path / "a/target")
+    assert len(list_references(ReferenceOptions(tmp_path))) == 4
 
 
 def test_candidates_from_a_manifest_with_a_mistake(settings, rendered, tmp_path):

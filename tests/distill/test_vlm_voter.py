@@ -23,7 +23,7 @@ REJECT = '{"verdict": "reject", "reason": "drawn lines"}'
 
 
 def voter(url, **keys):
-    return Vlm(url, **{"model": "judge", "retries": 0, "backoff": 0.01, "timeout": 5, "cache": False, **keys})
+    return Vlm(url, **{"model": "judge", "retries": 0, "timeout": 5, "cache": False, **keys})
 
 
 def text_of(request):
@@ -240,20 +240,45 @@ def test_a_server_that_fails_stops_the_run_and_the_cache_keeps_what_was_answered
         assert len(server.requests) == 4
 
 
-def test_a_server_that_refuses_everything_stops_the_run():
-    answer = (400, '{"error": {"message": "at most 1 image"}}', {})
-    words = r"the last 4 requests were refused.*at most 1 image.*images: sheet"
+REFUSAL = (400, '{"error": {"message": "at most 1 image"}}', {})
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (REFUSAL, r"requests were refused.*at most 1 image.*images: sheet"),
+        ("I like it", "requests were answered without a verdict.*no JSON object.*It sent: 'I like it'"),
+        ('{"score": 3}', r"unknown \['score'\].*It sent: '\{\"score\": 3\}'"),
+        ((200, "", {}), "without a verdict.*no JSON"),
+        ((200, '{"error": "loading"}', {}), "no chat completion.*loading"),
+        ((200, "<html>Welcome</html>", {}), "HTML.*Welcome"),
+        ((503, "busy", {}), "does not answer.*503.*busy"),
+        ((429, "slow down", {}), "does not answer.*429.*slow down"),
+    ],
+    ids=["refused", "words", "other-json", "empty", "error", "html", "503", "429"],
+)
+def test_a_server_without_a_usable_reply_stops_the_run_and_a_rerun_asks_what_is_open(answer, words, tmp_path):
+    tasks = [make_task(i) for i in range(40)]
     with serve(answer) as server, pytest.raises(ServiceError, match=words):
-        voter(server.url).vote([make_task(i) for i in range(4)])
-    with serve(answer) as server:  # also when they come in small portions
+        voter(server.url, cache=str(tmp_path), concurrency=2).vote(tasks)
+    assert len(server.requests) <= 5
+    with serve(*[VERDICT] * 10, answer) as server, pytest.raises(ServiceError, match=words):  # it breaks on the way
+        voter(server.url, cache=str(tmp_path), concurrency=1).vote([*tasks, *tasks])
+    assert 11 <= len(server.requests) <= 10 + 32
+    with serve() as server:
+        assert all(vote.verdict for vote in voter(server.url, cache=str(tmp_path)).vote(tasks))
+        assert len(server.requests) == 30
+
+
+def test_useless_replies_are_counted_over_small_portions_and_from_the_last_verdict():
+    with serve(REFUSAL) as server:
         asked = voter(server.url)
         assert [vote.verdict for vote in asked.vote([make_task(i) for i in range(2)])] == [None, None]
-        with pytest.raises(ServiceError, match=words):
+        with pytest.raises(ServiceError, match="the last 4 requests were refused"):
             asked.vote([make_task(i) for i in (2, 3)])
-    with serve(answer, answer, VERDICT, answer) as server:
-        asked = voter(server.url, concurrency=1)
-        for numbers in ((0, 1), (2,), (3, 4)):
-            asked.vote([make_task(i) for i in numbers])
+    with serve("well", "well", "well", VERDICT, *["well"] * 31, VERDICT, "well") as server:
+        votes = voter(server.url, concurrency=1).vote([make_task(i) for i in range(60)])
+        assert sum(vote.verdict is None for vote in votes) == 58
 
 
 def test_a_prompt_file_of_ones_own(tmp_path):

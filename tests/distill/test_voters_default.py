@@ -68,6 +68,11 @@ def kinds(votes):
     return {vote.details["kind"] for vote in votes.values() if vote.verdict is False}
 
 
+def named(votes):
+    """The kinds of all findings of the voters that say no, not only those that give the reason."""
+    return kinds(votes) | {kind for vote in votes.values() for kind in vote.details.get("also", [])}
+
+
 def test_good_pairs_of_another_kind_of_rain_are_kept():
     for seed in range(4):
         gt = scene(seed)
@@ -84,7 +89,7 @@ def test_the_shift_is_measured(dx, dy):
     assert figures["shift"] == pytest.approx(np.hypot(dx, dy), abs=0.15)
     assert figures["shift_gain"] > 0.3
     votes = votes_on(lq[20:276, 20:276], gt[20 + dy : 276 + dy, 20 + dx : 276 + dx])
-    assert "misaligned" in kinds(votes) | {k for v in votes.values() for k in v.details.get("also", [])}
+    assert "misaligned" in named(votes)
     assert not decide(list(votes.values()), 3).keep
 
 
@@ -170,7 +175,7 @@ def test_streaks_that_darken_are_rain_of_the_clean_picture(dark, bad):
 def test_work_of_other_limits_is_not_taken_over():
     load_parts()
     for name in TYPES:
-        assert build_part(VOTER, {"type": name}, "v").fingerprint()["version"] == VERSION >= 2
+        assert build_part(VOTER, {"type": name}, "v").fingerprint()["version"] == VERSION >= 3
 
 
 def test_dense_rain_coded_as_jpeg_is_not_taken_for_a_blurred_clean_picture():
@@ -185,6 +190,87 @@ def test_dense_rain_coded_as_jpeg_is_not_taken_for_a_blurred_clean_picture():
         assert evidence(coded(lq, 85), coded(gt, 85))["lost_detail"] > 0.6  # which alone would look like blur
     lighter = streaks(gt, seed, density=0.003)
     assert "blurred" in kinds(votes_on(lighter, cv2.GaussianBlur(gt, (0, 0), 2.0)))
+
+
+def hue_turned(image, degrees):
+    hsv = cv2.cvtColor(np.float32(image) / 255, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + degrees) % 360
+    return np.round(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("degrees", [-45, -30, 20, 30, 90])
+def test_a_turned_hue_is_measured_in_degrees(degrees):
+    gt = scene()
+    lq = streaks(gt)
+    assert evidence(lq, gt)["hue_turn"] < 3
+    assert evidence(lq, hue_turned(gt, degrees))["hue_turn"] == pytest.approx(abs(degrees), abs=4)
+    for pair in ((lq, hue_turned(gt, degrees)), (hue_turned(lq, degrees), gt)):
+        votes = votes_on(*pair)
+        assert "colour_shift" in named(votes) and not decide(list(votes.values()), 3).keep
+
+
+def faded(image, share):
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return np.round(image + share * (grey.astype(float) - image)).astype(np.uint8)
+
+
+def test_colour_that_one_picture_lost_is_told_and_a_grey_pair_is_kept():
+    gt = scene()
+    lq = streaks(gt)
+    for pair in ((lq, faded(gt, 1)), (lq, faded(gt, 0.6)), (faded(lq, 1), gt)):
+        votes = votes_on(*pair)
+        assert "colour_shift" in named(votes) and not decide(list(votes.values()), 3).keep
+    assert all(vote.verdict for vote in votes_on(faded(lq, 1), faded(gt, 1)).values())
+
+
+@pytest.mark.parametrize("sides", [("top", "bottom", "left", "right"), ("left",), ("top", "bottom")])
+@pytest.mark.parametrize(("edge", "colour"), [(1, (0, 0, 0)), (6, (255, 255, 255)), (30, (200, 30, 60))])
+def test_a_border_on_the_clean_picture_alone_is_seen_at_any_size(sides, edge, colour):
+    gt = scene(side=900)  # larger than the window that is measured otherwise
+    places = {"top": np.s_[:edge], "bottom": np.s_[-edge:], "left": np.s_[:, :edge], "right": np.s_[:, -edge:]}
+    framed, both = gt.copy(), streaks(gt)
+    for side in sides:
+        framed[places[side]] = colour
+    votes = votes_on(streaks(gt), framed)
+    assert votes["pair_consistency"].details["kind"] == votes["gt_quality"].details["kind"] == "framed"
+    for side in sides:
+        both[places[side]] = colour
+    assert "framed" not in named(votes_on(both, framed))  # both have it: nothing to learn there, but no harm
+
+
+def _woven(gt):
+    moved = gt.copy()
+    moved[1::2] = np.roll(gt[1::2], 3, axis=1)
+    return moved
+
+
+def _woven_both_ways(gt):
+    moved = _woven(gt)
+    moved[::2] = np.roll(gt[::2], -3, axis=1)
+    return moved
+
+
+def _half_the_lines(gt):
+    doubled = gt.copy()
+    doubled[1::2] = gt[:-1:2]
+    return doubled
+
+
+def _scan_lines(gt):
+    dark = gt.copy()
+    dark[1::2] //= 2
+    return dark
+
+
+@pytest.mark.parametrize("spoil", [_woven, _woven_both_ways, _half_the_lines, _scan_lines])
+@pytest.mark.parametrize("side", [256, 1400])
+def test_an_interlaced_clean_picture_is_seen_at_full_resolution(spoil, side):
+    gt = scene(side=side)
+    votes = votes_on(streaks(gt), spoil(gt))
+    assert "interlaced" in named(votes)
+    assert not decide(list(votes.values()), 3).keep
+    good = evidence(streaks(gt), gt)
+    assert good["line_parity"] < 0.06 and good["weave"] < 0.2
 
 
 def test_swapped_pictures_are_called_swapped():
@@ -258,7 +344,20 @@ def test_most_planted_pairs_are_found_and_most_good_ones_kept(good, judge):
     kept = [judge(pair)[0] for pair in good]
     assert np.mean(kept) >= 0.85
     rng = np.random.default_rng(0)
-    for kind in ("misaligned_3px", "wrong_scene", "swapped", "blurred", "exposure_shift", "flat_rain", "still_rainy"):
+    for kind in (
+        "misaligned_3px",
+        "wrong_scene",
+        "swapped",
+        "blurred",
+        "exposure_shift",
+        "flat_rain",
+        "still_rainy",
+        "half_left",
+        "hue_turned",
+        "grey_clean",
+        "framed_clean",
+        "interlaced_clean",
+    ):
         bad = [plant(kind, pair, good[(i + 1) % len(good)], rng) for i, pair in enumerate(good[:12])]
         rejected = [not judge(pair)[0] for pair in bad]
         assert np.mean(rejected) >= 0.75, kind

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, walk_images
 from unirain_plugin.data.manifest import ManifestRecord, parse_record, read_manifest
-from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
+from unirain_plugin.data.rainrag_folder import GT_FOLDER, LQ_FOLDER, find_types, scan_rainrag
 from unirain_plugin.distill.options import CandidateOptions, ReferenceOptions
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.errors import DataError
@@ -27,7 +28,7 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
     """
     root = options.images
     if root.is_dir():
-        found = [Reference(id=name, path=root / name) for name in sorted(walk_images(root))]
+        found = [Reference(id=name, path=root / name) for name in _rainy_below(root)]
     elif root.is_file():
         found = list(_read_list(root))
     else:
@@ -44,6 +45,23 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
             folders = [part for part in Path(reference.id).parts[:-1] if part in RAIN_TYPES]
             reference.rain_type = folders[-1] if folders else None
     return found
+
+
+def _rainy_below(root: Path) -> list[str]:
+    """The images below a folder, but not those of a folder ``target`` beside ``input``: they are clean.
+
+    What is left out is logged.
+    """
+    names = sorted(walk_images(root))
+    folders = {parent for name in names for parent in PurePosixPath(name).parents}
+    beside = {folder.parent for folder in folders if folder.name.lower() == LQ_FOLDER}
+    clean = {folder for folder in folders if folder.name.lower() == GT_FOLDER and folder.parent in beside}
+    if clean:
+        logging.getLogger("basicsr").warning(
+            "references.images: left out %s: beside '%s' it holds the clean images of pairs, and references are rainy.",
+            ", ".join(str(root / folder) for folder in sorted(clean)), LQ_FOLDER,
+        )  # fmt: skip
+    return [name for name in names if clean.isdisjoint(PurePosixPath(name).parents)]
 
 
 def _read_list(path: Path) -> Iterator[Reference]:

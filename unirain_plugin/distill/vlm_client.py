@@ -1,20 +1,25 @@
 """Asks a vision-language model behind an OpenAI-compatible server (``/v1/chat/completions``).
 
 vLLM, SGLang, llama.cpp, Ollama and ``transformers serve`` speak this protocol. The key comes from the environment and
-appears in no message; what goes wrong for one reply (:class:`UnusableReplyError`) is told apart from what goes wrong
-for all (:class:`~unirain_plugin.distill.errors.ServiceError`).
+appears in no reply and no message, even if the server repeats it. What goes wrong for one reply
+(:class:`UnusableReplyError`) is told apart from what goes wrong for all
+(:class:`~unirain_plugin.distill.errors.ServiceError`).
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
-import random
+import re
+import threading
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import cv2
@@ -28,8 +33,12 @@ DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_HOST = "api.openai.com"
 MOST_BYTES = 1 << 20
 """Longest answer that is read: a verdict takes some hundred bytes, and a broken server may never stop."""
-LONGEST_PAUSE = 60.0
 PASSING_STATUS = (408, 409, 425, 429)
+SHORTEST_KEY = 6
+"""A shorter key is none that anyone keeps secret, such as ``none``; taken out of replies it would spoil them."""
+_OPENING = threading.Lock()
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class UnusableReplyError(DistillError):
@@ -59,9 +68,9 @@ class VlmClient:
         temperature: 0 for the likeliest reply.
         seed: Passed to servers that know it; None leaves it out.
         timeout: Seconds for one request in all.
-        retries: Further tries after a time-out, a lost connection, 408, 409, 425, 429 or 5xx.
-        backoff: Seconds before the first retry; doubled each time up to a minute, times a random 0.5 to 1.
-            A server's ``Retry-After`` is respected.
+        retries: Further tries after a time-out, a lost connection, 408, 409, 429 or 5xx: those of the client library,
+            half a second apart, then twice that and so on to 8 seconds, with jitter, or as ``Retry-After`` says.
+        backoff: Without effect since the client library sets the pauses.
         max_side: Pictures are shrunk to this longer side, pixels.
         extra_body: Further fields of the request, for example ``{"chat_template_kwargs": …}``.
     """
@@ -74,7 +83,7 @@ class VlmClient:
     seed: int | None = 0
     timeout: float = 120.0
     retries: int = 5
-    backoff: float = 1.0
+    backoff: float | None = None
     max_side: int = 768
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
@@ -88,13 +97,15 @@ class VlmClient:
             raise OptionError(f"model: expected the name of a model on the server, got {self.model!r}.")
         for name, low, high in (
             ("max_tokens", 16, 1 << 16), ("temperature", 0, 2), ("timeout", 0.1, 3600), ("retries", 0, 100),
-            ("backoff", 0, 60), ("max_side", 32, 768),
+            ("max_side", 32, 768),
         ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise OptionError(f"{name}: expected a number from {low} to {high}, got {value!r}.")
         if not isinstance(self.extra_body, Mapping):
             raise OptionError(f"extra_body: expected a mapping, got {self.extra_body!r}.")
+        if self.backoff is not None:
+            warnings.warn("backoff: has no effect, the client library sets the pauses.", FutureWarning, stacklevel=2)
         self._connection: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,7 +169,12 @@ class VlmClient:
         if schema is not None:
             named = {"name": "reply", "strict": True, "schema": dict(schema)}
             request["response_format"] = {"type": "json_schema", "json_schema": named}
-        return _content(self._send(request))
+        try:
+            return self._scrub(_content(self._send(request)))
+        except UnusableReplyError as error:
+            raise UnusableReplyError(self._scrub(str(error)), self._scrub(error.raw), error.refused) from None
+        except DistillError as error:
+            raise type(error)(self._scrub(str(error))) from None
 
     def close(self) -> None:
         """Close the connection; a later question opens it again."""
@@ -174,12 +190,18 @@ class VlmClient:
         return key or None
 
     def _open(self) -> Any:
-        if self._connection is None:
-            openai = require("openai", "openai", "vlm")
-            self._connection = openai.OpenAI(
-                api_key=self._key() or "none", base_url=self.base_url, timeout=self.timeout, max_retries=0
-            )
-        return self._connection
+        openai = require("openai", "openai", "vlm")
+        with _OPENING:
+            if self._connection is None:
+                for transport in ("httpcore", "httpcore2"):  # they log headers, in which a server may repeat the key
+                    logging.getLogger(transport).setLevel(logging.INFO)
+                self._connection = openai.OpenAI(
+                    api_key=self._key() or "none",
+                    base_url=self.base_url,
+                    timeout=self.timeout,
+                    max_retries=self.retries,
+                )
+            return self._connection
 
     def _send(self, request: Mapping[str, Any]) -> str:
         """Send a request until it is answered; returns the body.
@@ -189,20 +211,22 @@ class VlmClient:
             ServiceError: As :meth:`ask`.
         """
         openai, connection = require("openai", "openai", "vlm"), self._open()
-        for attempt in range(self.retries + 1):
+        problem = ""
+        for _ in range(self.retries + 1):
             try:
                 return self._receive(connection, request)
-            except (openai.APIConnectionError, TimeoutError) as error:  # time-outs are connection errors there
-                problem, pause = self._clean(error.__cause__ or error) or type(error).__name__, None
+            except TimeoutError as error:  # in the middle of the reply, which is beyond the client library's retries
+                problem = str(error)
+            except openai.APIConnectionError as error:  # time-outs are connection errors there
+                problem = str(error.__cause__ or "") or type(error.__cause__ or error).__name__
+                break
             except openai.APIStatusError as error:
                 if error.status_code < 500 and error.status_code not in PASSING_STATUS:
                     raise self._refused(error) from None
-                problem, pause = f"status {error.status_code}: {self._clean(error)}", _retry_after(error.response)
+                problem = f"status {error.status_code}: {self._line(error.response.text)}"
+                break
             except openai.OpenAIError as error:
-                raise ServiceError(f"{self.base_url}: {self._clean(error)}") from None
-            if attempt < self.retries:
-                wait = min(self.backoff * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1)
-                time.sleep(max(wait, min(pause or 0.0, LONGEST_PAUSE)))
+                raise ServiceError(f"{self.base_url}: {self._line(str(error))}") from None
         raise ServiceError(f"{self.base_url} does not answer (model {self.model}): {problem}. Tried {self.retries + 1} "
                            "times. Finished work is kept: start the server and run again.")  # fmt: skip
 
@@ -215,18 +239,20 @@ class VlmClient:
                 for part in response.iter_bytes():
                     body += part
                     if len(body) > MOST_BYTES:
-                        raise UnusableReplyError(f"the reply is longer than {MOST_BYTES} bytes", _text(body))
+                        raise UnusableReplyError(
+                            f"the reply is longer than {MOST_BYTES} bytes", self._scrub(_text(body))
+                        )
                     if time.monotonic() > end:
                         raise TimeoutError(f"the reply took longer than {self.timeout:g} s")
             except (UnusableReplyError, TimeoutError):
                 raise
             except Exception as error:  # the transport's own errors: a connection cut in the middle, a slow read
                 raise TimeoutError(f"the reply broke off: {type(error).__name__}: {error}") from error
-        return _text(body)
+        return self._scrub(_text(body))
 
     def _refused(self, error: Any) -> DistillError:
         """What a 4xx means."""
-        status, text = error.status_code, self._clean(error)
+        status, text = error.status_code, self._line(error.response.text)
         if status in (401, 403):
             name = self.api_key_env or DEFAULT_KEY_VARIABLE
             return ServiceError(
@@ -241,14 +267,53 @@ class VlmClient:
 
     def _models(self) -> list[str]:
         try:
-            return [model.id for model in self._open().models.list(timeout=10).data]
+            return [model.id for model in self._open().with_options(max_retries=0).models.list(timeout=10).data]
         except Exception:  # only to make a message better
             return []
 
-    def _clean(self, error: BaseException) -> str:
-        """An error's text in one line, without the key."""
-        text, key = " ".join(str(error).split())[:500], self._key()
-        return text.replace(key, "***") if key else text
+    def _line(self, text: str) -> str:
+        """A text in one line, the key taken out before it can be cut in two."""
+        return self._scrub(" ".join(text.split()))[:500]
+
+    def _scrub(self, text: str) -> str:
+        """Take the key out of what a server sent, as it is, percent-encoded, escaped as in JSON, or in base64."""
+        key = self._key()
+        return re.sub("|".join(_forms_of(key)), "***", text) if key and len(key) >= SHORTEST_KEY else text
+
+
+def ask_all(ask: Callable[[T], R], items: Sequence[T], concurrency: int, client: VlmClient) -> list[R]:
+    """Ask about several items at a time; at the first failure nothing more is asked.
+
+    Raises:
+        Exception: The first failure.
+    """
+    failures: list[Exception] = []
+
+    def guarded(item: T) -> R | None:
+        if failures:
+            return None
+        try:
+            return ask(item)
+        except Exception as error:
+            failures.append(error)
+            client.close()  # ends the retries of the others
+            return None
+
+    with ThreadPoolExecutor(min(concurrency, max(len(items), 1)), thread_name_prefix="vlm") as pool:
+        answers = list(pool.map(guarded, items))
+    if failures:
+        raise failures[0]
+    return answers
+
+
+def _forms_of(key: str) -> Iterator[str]:
+    """Regular expressions of what a key looks like in replies."""
+    yield "".join(rf"(?:{re.escape(c)}|%(?i:{ord(c):02x})|\\+u(?i:{ord(c):04x}))" for c in key)
+    data = key.encode()
+    for before in range(3):  # bytes that precede it in its group of three, as of "Bearer "
+        code = base64.b64encode(b"\0" * before + data).decode()
+        whole = code[(0, 2, 3)[before] : (before + len(data)) * 8 // 6]  # the characters that the key alone decides
+        yield re.escape(whole).replace(r"\+", r"[+\-]").replace("/", "[/_]")
 
 
 def data_url(image: np.ndarray, max_side: int) -> str:
@@ -263,13 +328,6 @@ def data_url(image: np.ndarray, max_side: int) -> str:
 
 def _text(body: bytes | bytearray) -> str:
     return bytes(body).decode("utf-8", "replace")
-
-
-def _retry_after(response: Any) -> float | None:
-    try:
-        return max(0.0, float(response.headers.get("retry-after")))
-    except (TypeError, ValueError):
-        return None
 
 
 def _content(body: str) -> str:

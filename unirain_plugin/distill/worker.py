@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 
+from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.base import Stage
@@ -13,6 +14,8 @@ from unirain_plugin.distill.stages.base import Stage
 Step = tuple[str, int]
 """A stage's name and a shard of it."""
 
+TRIES = 3
+"""How often a shard is begun that its worker dies on, before the run ends."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT = 256 << 20
@@ -47,6 +50,15 @@ class Worker:
     def close(self) -> None:
         """Free what was built."""
         self._context.close()
+
+
+def died_on(steps: list[Step]) -> DistillError:
+    """What a run ends with whose workers died on these steps again and again."""
+    names = ", ".join(f"{name}/{shard:06d}" for name, shard in steps)
+    return DistillError(
+        f"a worker died (killed, or out of memory) on the shard {names}, {TRIES} times in turn. Finished shards are "
+        "kept: run again, with a smaller batch_size or shard_size if memory was short."
+    )
 
 
 def limit_threads(threads: int) -> None:

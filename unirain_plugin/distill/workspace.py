@@ -19,7 +19,7 @@ from unirain_plugin.support.files import whole_file
 from unirain_plugin.support.locks import sole_user
 
 STATE_FILE = "state.json"
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
                errno.ENAMETOOLONG}  # fmt: skip
 
@@ -83,7 +83,7 @@ class Workspace:
         final = self.shard(stage, index)
         with disk_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=final.parent))
+            temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=final.parent))
             try:
                 yield temporary
                 _sync_folder(temporary)
@@ -98,7 +98,7 @@ class Workspace:
 
     def remove_leftovers(self) -> None:
         """Delete temporary folders that a killed run left behind."""
-        for folder in (*self.root.glob(f"{_TEMPORARY}*"), *self.root.glob(f"*/{_TEMPORARY}*")):
+        for folder in (*self.root.glob(f"{TEMPORARY}*"), *self.root.glob(f"*/{TEMPORARY}*")):
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
@@ -149,7 +149,7 @@ class Workspace:
         write_text(self.root / name, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
     def _has_shards(self, stage: str) -> bool:
-        return any(not path.name.startswith(_TEMPORARY) for path in (self.root / stage).glob("*"))
+        return any(not path.name.startswith(TEMPORARY) for path in (self.root / stage).glob("*"))
 
     def _read_state(self) -> dict[str, Any]:
         path = self.root / STATE_FILE
@@ -164,7 +164,7 @@ class Workspace:
         """Delete a stage's shards; the rename first, so that a kill in the middle leaves no half of a stage."""
         folder = self.root / stage
         if folder.exists():
-            grave = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.root))
+            grave = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.root))
             os.rename(folder, grave / stage)
             shutil.rmtree(grave, ignore_errors=True)
 

@@ -94,7 +94,7 @@ def save_training_state(model: BaseModel, epoch: int, current_iter: int, ranks: 
     keep = _keep_checkpoints(model.opt)
     if model.opt["rank"] != 0:
         return
-    models = Path(model.opt["path"]["models"])
+    models, states = (Path(model.opt["path"][key]) for key in ("models", "training_states"))
     atomic_save(_training_state(model, epoch, current_iter, ranks), states / f"{current_iter}.state")
     if keep is not None:
         prune_checkpoints(states, models, keep, current_iter)

@@ -162,6 +162,46 @@ def _cast(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
     return _one_of_two(pair, rng, lambda image: _codes(image * gains))
 
 
+def _hue_turned(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    """By 30 degrees, either way."""
+    turn = 30.0 * rng.choice([-1, 1])
+
+    def change(image: np.ndarray) -> np.ndarray:
+        hsv = cv2.cvtColor(np.float32(image) / 255, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0] + turn) % 360
+        return _codes(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+
+    return _one_of_two(pair, rng, change)
+
+
+def _grey_clean(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    return replace(pair, gt=cv2.cvtColor(cv2.cvtColor(pair.gt, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
+
+
+def _framed_clean(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    """A border of one colour, on all sides or on two opposite ones."""
+    gt, (height, width) = pair.gt.copy(), pair.gt.shape[:2]
+    edge = max(2, round(rng.uniform(0.01, 0.06) * min(height, width)))
+    colour = rng.choice([0, 255]) if rng.random() < 0.5 else rng.integers(0, 256, 3)
+    sides = rng.choice(["rows", "columns", "all"], p=[0.25, 0.25, 0.5])
+    if sides != "columns":
+        gt[:edge] = gt[height - edge :] = colour
+    if sides != "rows":
+        gt[:, :edge] = gt[:, width - edge :] = colour
+    return replace(pair, gt=gt)
+
+
+def _interlaced_clean(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    """Every second line is of another moment, at which the camera had moved sideways."""
+    gt, step = pair.gt.copy(), int(rng.integers(2, 9) * rng.choice([-1, 1]))
+    gt[1::2] = np.roll(gt[1::2], step, axis=1)
+    return replace(pair, gt=gt)
+
+
+def _half_left(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    return replace(pair, gt=_codes(pair.gt + 0.5 * (pair.lq.astype(np.float32) - pair.gt)))
+
+
 def _gamma(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
     exponent = rng.choice([0.6, 1.6])
     return _one_of_two(pair, rng, lambda image: _codes(255 * (image / 255) ** exponent))
@@ -214,6 +254,11 @@ KINDS: dict[str, Spoil] = {
     "flat_rain": _flat_rain,
     "exposure_shift": _exposure,
     "swapped": _swapped,
+    "hue_turned": _hue_turned,
+    "grey_clean": _grey_clean,
+    "framed_clean": _framed_clean,
+    "interlaced_clean": _interlaced_clean,
+    "half_left": _half_left,
     DUPLICATE: _duplicate,
 }
 FURTHER_KINDS: dict[str, Spoil] = {

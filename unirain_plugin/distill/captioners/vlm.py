@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from unirain_plugin.distill.captioners.base import Captioner, Scene
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.registry import CAPTIONER
-from unirain_plugin.distill.vlm_client import UnusableReplyError, VlmClient
+from unirain_plugin.distill.vlm_client import UnusableReplyError, VlmClient, ask_all
 from unirain_plugin.errors import OptionError
 
 DEFAULT_PROMPT = (
@@ -35,7 +34,7 @@ class VlmCaptioner(Captioner):
         seed: Of the decoding; None leaves it out.
         timeout: Seconds a request.
         retries: After passing failures.
-        backoff: Seconds before the first retry.
+        backoff: Without effect.
         max_side: Longer side of the pictures sent, at most 768 pixels.
         extra_body: Further fields of the request.
     """
@@ -54,7 +53,7 @@ class VlmCaptioner(Captioner):
         seed: int | None = 0,
         timeout: float = 120.0,
         retries: int = 5,
-        backoff: float = 1.0,
+        backoff: float | None = None,
         max_side: int = 768,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
@@ -87,8 +86,7 @@ class VlmCaptioner(Captioner):
             ServiceError: If the server is down, too slow, refuses the key, or does not know the model.
             DistillError: If a reply is no sentence (HTML, empty, cut off): a rerun asks again from there.
         """
-        with ThreadPoolExecutor(self._concurrency) as threads:
-            return list(threads.map(self._describe, scenes))
+        return ask_all(self._describe, scenes, self._concurrency, self._client)
 
     def close(self) -> None:
         """See the base class."""
@@ -98,7 +96,9 @@ class VlmCaptioner(Captioner):
         try:
             reply = self._client.ask(self.prompt, [scene.image], ["Picture:"])
         except UnusableReplyError as error:
-            raise DistillError(f"captioner: no caption for '{scene.id}': {error}") from error
+            raise DistillError(
+                f"captioner: no caption for '{scene.id}': {error}. It sent: {error.raw[:300]!r}."
+            ) from error
         text = " ".join(reply.split())
         if not text or len(text) > _LONGEST:
             raise DistillError(

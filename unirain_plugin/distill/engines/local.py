@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import forkserver
+from pathlib import Path
 
 from unirain_plugin.distill.engines.base import Engine
-from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Job
-from unirain_plugin.distill.worker import THREAD_VARIABLES, Step, Worker, keep_freed_memory, limit_threads
+from unirain_plugin.distill.worker import (
+    THREAD_VARIABLES,
+    TRIES,
+    Step,
+    Worker,
+    died_on,
+    keep_freed_memory,
+    limit_threads,
+)
+from unirain_plugin.distill.workspace import Workspace
 from unirain_plugin.support.processes import end_with_parent
 
 _PRELOAD = ["unirain_plugin.distill.engines.local", "faiss"]
+_Shares = Generator[tuple[str, int], None, list[list[Step]]]
 _job: Job | None = None
 _worker: Worker | None = None
 
@@ -39,25 +50,55 @@ class LocalEngine(Engine):
         """See the base class."""
         if not units:
             return
-        workers = min(self.options.workers, len(units))
-        if workers == 0:
+        if self.options.workers == 0:
             yield from in_this_process(job, units)
             return
+        waiting = deque(units)
+        while waiting:
+            for unit in (yield from self._share(job, waiting, self.options.workers)):
+                yield from self._alone(job, unit)
+
+    def _share(self, job: Job, waiting: deque[list[Step]], workers: int) -> _Shares:
+        """Have units made until none waits or a worker dies; returns those that were in work then.
+
+        No more units are handed out than there are workers: one of those in work killed its worker.
+        """
+        running: dict[Future, list[Step]] = {}
+        try:
+            with self._pool(job, min(workers, len(waiting))) as pool:
+                while waiting or running:
+                    while waiting and len(running) < workers:
+                        running[pool.submit(_make, waiting[0])] = waiting[0]
+                        waiting.popleft()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        made = future.result()
+                        del running[future]
+                        yield from made
+        except BrokenProcessPool:
+            Workspace(Path(job.root)).remove_leftovers()  # of those that were ended with the one that died
+        return list(running.values())
+
+    def _alone(self, job: Job, unit: list[Step]) -> Iterator[tuple[str, int]]:
+        """Make a unit during which a worker died once more, but with nothing beside it."""
+        for _ in range(TRIES - 1):
+            if not (yield from self._share(job, deque([unit]), 1)):
+                return
+        raise died_on(unit)
+
+    @contextmanager
+    def _pool(self, job: Job, workers: int) -> Iterator[ProcessPoolExecutor]:
+        """Processes that are ended at once if anything goes wrong: none of them asks a server any longer."""
         with self._thread_limit():
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(_PRELOAD)
+            others = multiprocessing.active_children()
             pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job, self._threads))
             try:
-                waiting = {pool.submit(_make, unit) for unit in units}
-                while waiting:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield from future.result()
-            except BrokenProcessPool as error:
-                raise DistillError(
-                    "a worker died (killed, or out of memory). Finished shards are kept: run again, with fewer workers "
-                    "or a smaller batch_size if memory was short."
-                ) from error
+                yield pool
+            except BaseException:
+                for process in set(multiprocessing.active_children()).difference(others):
+                    process.kill()  # its shard is not there, which the next run makes
+                raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

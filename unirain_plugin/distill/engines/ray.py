@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,8 @@ from unirain_plugin.distill.engines.base import Engine
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Job
 from unirain_plugin.distill.parts import require
-from unirain_plugin.distill.worker import Step
+from unirain_plugin.distill.worker import TRIES, Step, died_on
+from unirain_plugin.distill.workspace import TEMPORARY
 from unirain_plugin.errors import UniRainError
 
 
@@ -96,14 +100,35 @@ class ShardMaker:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Make the shards of a batch."""
         made, errors = [], []
-        for unit in batch["unit"].tolist():
+        for unit in map(json.loads, batch["unit"].tolist()):
             done, text = [], ""
             try:
-                if self._worker is None:
-                    self._worker = self._build(self._job)
-                done = self._worker.make(json.loads(unit))
+                with self._tried(unit):
+                    if self._worker is None:
+                        self._worker = self._build(self._job)
+                    done = self._worker.make(unit)
             except UniRainError as error:
                 text = str(error)
             made.append(json.dumps(done))
             errors.append(text)
         return {"made": np.array(made, dtype=object), "error": np.array(errors, dtype=object)}
+
+    @contextmanager
+    def _tried(self, unit: list[Step]) -> Iterator[None]:
+        """Leave a mark while a unit is in work: an actor that dies leaves it, and Ray would begin anew without end.
+
+        Raises:
+            DistillError: If there are as many marks as tries.
+        """
+        name, shard = unit[0]
+        folder = Path(self._job.root, name)
+        marks = [folder / f"{TEMPORARY}try-{shard:06d}-{number}" for number in range(TRIES)]
+        mark = next((path for path in marks if not path.exists()), None)
+        try:
+            if mark is None:
+                raise died_on(unit)
+            mark.mkdir(parents=True)
+            yield
+        finally:
+            for path in marks:
+                shutil.rmtree(path, ignore_errors=True)

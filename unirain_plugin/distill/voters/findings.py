@@ -12,6 +12,11 @@ Figures = Mapping[str, float]
 TONE_LIMIT = 1.9
 """Largest ``tone_shift`` outside the rain: 0.2 of a middle tone, 8 levels in the dark."""
 
+LEFT_LIMIT = 0.18
+"""Largest ``leftover`` of a good pair: rendered up to 0.16, half of the rain left mostly above 0.25."""
+TURN_LIMIT = 13.0
+"""Largest turn of the hue, degrees: coloured lights by night turn it by up to 10."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -77,23 +82,47 @@ def exposure(f: Figures) -> Finding:
 
 
 def colour(f: Figures) -> Finding:
-    """The channels differ from one another where there is no rain."""
-    words = f"colour: without rain the channels differ unequally, by {f['colour_shift']:.1f} × what is usual"
-    return Finding("colour_shift", f["colour_shift"] / 1.15, words)
+    """Where there is no rain the channels differ from one another, the hue is turned, or one picture lost colour."""
+    fade = max(f["lq_chroma"] / (1.6 * f["gt_chroma"] + 2), f["gt_chroma"] / (2.5 * f["lq_chroma"] + 2))
+    severity, words = max(
+        (
+            f["colour_shift"] / 1.15,
+            f"without rain the channels differ unequally, by {f['colour_shift']:.1f} × the usual",
+        ),
+        (f["hue_turn"] / TURN_LIMIT, f"the hue is turned by {f['hue_turn']:.0f} degrees"),
+        (fade, f"the clean picture has {f['gt_chroma']:.0f} levels of chroma, the rainy one {f['lq_chroma']:.0f}"),
+    )
+    return Finding("colour_shift", severity, f"colour: {words}")
+
+
+def framed(f: Figures) -> Finding:
+    """A straight step along a whole side of the clean picture, as the inner edge of a border is."""
+    words = f"a border around the clean picture only: a straight step of {f['border']:.0f} levels along a side"
+    return Finding("framed", f["border"] / 10, words)
+
+
+def interlaced(f: Figures) -> Finding:
+    """Every second line of the clean picture is of another moment, or not of this picture at all."""
+    words = (
+        f"interlaced: moving every second line of the clean picture sideways removes {f['weave']:.0%} of their "
+        f"difference; odd and even lines fit the rainy picture unequally (by {f['line_parity']:.2f} octaves)"
+    )
+    return Finding("interlaced", max(f["line_parity"] / 0.06, f["weave"] / 0.2), words)
 
 
 def leftover(f: Figures) -> Finding:
-    """The clean picture bears a share of the same rain: much in some places, or a little in all."""
-    # Rain that is merely added to the scene leaves the surety at 0 ± 1, rain that hides the scene below 0.
-    much, everywhere = f["leftover"] / 0.15, f["likeness_surety"] / 3.5
-    words = f"the clean picture is still rainy: {f['leftover']:.0%} of the rain's structure is in it too"
+    """The clean picture bears a share of the same rain: seen edge by edge, or, where that is faint, over all blocks."""
+    words = (
+        f"the clean picture is still rainy: {f['leftover']:.0%} more of the rain's edges than by chance are in it too"
+    )
+    # Rain that is merely added to the scene leaves the surety at 0 ± 1, rain that hides the scene below 0. In a picture
+    # of another exposure the difference holds the scene itself, which looks like leftover rain.
+    much, everywhere = f["leftover"] / LEFT_LIMIT, f["likeness_surety"] / 3.5 * (f["tone_shift"] < TONE_LIMIT)
     if everywhere > max(much, 1):
         words = (
             f"the clean picture is still rainy: all over it bears a little of the rain ({f['likeness_surety']:.0f} σ)"
         )
-    severity = max(much, everywhere)
-    # In a picture of another exposure the difference holds the scene itself, which looks like leftover rain.
-    return Finding("still_rainy", severity if f["tone_shift"] < TONE_LIMIT else 0.0, words)
+    return Finding("still_rainy", max(much, everywhere), words)
 
 
 def blurred(f: Figures) -> Finding:

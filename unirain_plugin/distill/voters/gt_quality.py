@@ -22,5 +22,5 @@ class GtQuality(DefaultVoter):
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
         """See :class:`DefaultVoter`."""
-        checks = (found.flat, found.blocky, found.noisy, found.blurred, found.leftover)
+        checks = (found.flat, found.framed, found.interlaced, found.blocky, found.noisy, found.blurred, found.leftover)
         return [*(check(figures) for check in checks), rain_in_clean(figures, rain_type)]

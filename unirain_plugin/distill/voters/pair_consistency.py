@@ -20,6 +20,8 @@ class PairConsistency(DefaultVoter):
         checks = (
             found.identical,
             found.wrong_scene,
+            found.framed,
+            found.interlaced,
             found.misaligned,
             found.blocks_apart,
             found.exposure,

@@ -30,9 +30,9 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
 
     Returns:
         Figures: ``tone_shift`` (largest difference that mist does not explain, in units of 4 levels + 5 % of the
-        tone), ``tone_levels`` (the same in levels, with sign), ``mist`` (opacity) and ``colour_shift`` (difference
-        between the channels, in the same units). And a table (256,) uint8 that maps the clean picture's luma to what
-        it is in the rainy one where there is no rain.
+        tone), ``tone_levels`` (the same in levels, with sign), ``mist`` (opacity), ``colour_shift`` (difference
+        between the channels, in the same units) and those of :func:`_chroma`. And a table (256,) uint8 that maps the
+        clean picture's luma to what it is in the rainy one where there is no rain.
     """
     clean, rainy = (np.ascontiguousarray(image[::STRIDE, ::STRIDE]).reshape(-1, 3) for image in (frame.gt, frame.lq))
     luma = frame.gt_luma[0][::STRIDE, ::STRIDE].ravel()
@@ -57,6 +57,7 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
         "tone_levels": float(shift[worst]),
         "mist": mist,
         "colour_shift": float(colour),
+        **_chroma(frame),
     }
     table = np.arange(256) + np.interp(np.arange(256), levels, curve)
     return figures, np.clip(np.round(table), 0, 255).astype(np.uint8)
@@ -91,3 +92,26 @@ def _mist(levels: np.ndarray, curve: np.ndarray) -> tuple[float, np.ndarray]:
     if not -MAX_MIST < slope < -0.02 or offset <= 0 or not AIRLIGHT[0] < -offset / slope < AIRLIGHT[1]:
         return nothing
     return -slope, slope * levels + offset
+
+
+def _chroma(frame: Frame) -> dict[str, float]:
+    """Compare the colours at quarter size, where a sensor's colour noise has averaged out.
+
+    Rain has no colour: it fades what is behind it but does not turn its hue.
+
+    Returns:
+        ``hue_turn``: degrees by which the hue is turned between the pictures, 0 where colours are too few or do not
+        belong together; ``lq_chroma``, ``gt_chroma``: mean distance from grey, levels.
+    """
+    planes = [cv2.resize(image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA) for image in (frame.lq, frame.gt)]
+    # Red lies at 0, green at 120, blue at 240 degrees.
+    rainy, clean = (plane @ np.exp(2j / 3 * np.pi * np.arange(3)).astype(np.complex64) for plane in planes)
+    turned, sizes = rainy * clean.conj(), (np.abs(rainy), np.abs(clean))
+    weight = np.minimum(*sizes)
+    phasor = complex((weight * turned / (np.abs(turned) + 1e-3)).sum()) / (float(weight.sum()) + 1e-3)
+    sure = weight.mean() > 1.5 and abs(phasor) > 0.7
+    return {
+        "hue_turn": float(abs(np.degrees(np.angle(phasor)))) if sure else 0.0,
+        "lq_chroma": float(sizes[0].mean()),
+        "gt_chroma": float(sizes[1].mean()),
+    }

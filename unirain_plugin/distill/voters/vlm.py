@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from unirain_plugin.distill.errors import ServiceError
 from unirain_plugin.distill.records import Vote, VoteTask
 from unirain_plugin.distill.registry import VOTER
-from unirain_plugin.distill.vlm_client import UnusableReplyError, VlmClient
+from unirain_plugin.distill.vlm_client import UnusableReplyError, VlmClient, ask_all
 from unirain_plugin.distill.voters.base import Cost, Voter
 from unirain_plugin.distill.voters.vlm_cache import ReplyCache, default_folder
 from unirain_plugin.distill.voters.vlm_prompt import contact_sheet, fill, load_prompt, pictures
@@ -20,16 +19,16 @@ from unirain_plugin.distill.voters.vlm_verdict import SCHEMA, parse_verdict
 from unirain_plugin.errors import OptionError
 
 MODES = ("several", "sheet")
-_REFUSALS = 4
-"""When a server refuses all requests of one or several calls in turn, this many, they are wrong, not the pairs."""
+USELESS_AT_FIRST, USELESS_IN_TURN = 4, 32
+"""So many replies without a verdict, before the first one with it or in turn, are not the pairs' fault (our choice)."""
 
 
 @VOTER.register()
 class Vlm(Voter):
     """Shows the pair and its retrieved references to a model and takes its verdict.
 
-    A reply without exactly one valid verdict is an abstention with the reason and the raw reply recorded. It is asked
-    only while the majority is open (``costly``).
+    A reply without exactly one valid verdict is an abstention with the reason and the raw reply recorded, until there
+    are too many of them (:data:`USELESS_AT_FIRST`). It is asked only while the majority is open (``costly``).
 
     Args:
         base_url: Server's address up to ``/v1``.
@@ -46,7 +45,7 @@ class Vlm(Voter):
         seed: Of the decoding; None leaves it out.
         timeout: Seconds a request.
         retries: After passing failures.
-        backoff: Seconds before the first retry.
+        backoff: Without effect.
         max_side: Longer side of the pictures sent, at most 768 pixels.
         extra_body: Further fields of the request.
     """
@@ -69,7 +68,7 @@ class Vlm(Voter):
         seed: int | None = 0,
         timeout: float = 120.0,
         retries: int = 5,
-        backoff: float = 1.0,
+        backoff: float | None = None,
         max_side: int = 768,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
@@ -84,7 +83,8 @@ class Vlm(Voter):
                                  max_side, extra_body or {})  # fmt: skip
         self._images, self._concurrency = images, concurrency
         self._prompt = load_prompt(prompt)
-        self._refused = 0
+        self._useless: list[UnusableReplyError] = []  # in turn
+        self._useful = False
         self._cache = ReplyCache(None if cache is False else cache or default_folder())
 
     def check(self) -> None:
@@ -107,32 +107,12 @@ class Vlm(Voter):
         """Ask about all tasks, several at a time; at the first failure of the server the rest is not asked.
 
         Raises:
-            ServiceError: If the server is down, too slow, refuses the key or all requests, or does not know the model.
+            ServiceError: If the server is down, too slow, refuses the key, does not know the model, or gives too many
+                useless replies in turn.
             DistillError: If the cache cannot be written.
         """
         self._client.check()
-        pool = ThreadPoolExecutor(min(self._concurrency, max(len(tasks), 1)), thread_name_prefix="vlm")
-        failures: list[Exception] = []
-
-        def guarded(task: VoteTask) -> Vote:
-            if failures:
-                raise failures[0]
-            try:
-                return self._vote(task)
-            except Exception as error:
-                failures.append(error)
-                raise
-
-        try:
-            votes = list(pool.map(guarded, tasks))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        refused = [vote.details["failure"] for vote in votes if vote.details.get("refused")]
-        self._refused = self._refused + len(refused) if len(refused) == len(votes) else 0
-        if self._refused >= _REFUSALS:
-            raise ServiceError(f"{self._client.base_url}: the last {self._refused} requests were refused. "
-                               f"{refused[0]}. Perhaps it takes fewer pictures: try images: sheet.")  # fmt: skip
-        return votes
+        return ask_all(self._vote, tasks, self._concurrency, self._client)
 
     def close(self) -> None:
         """Close the connection."""
@@ -149,12 +129,26 @@ class Vlm(Voter):
                 reply = self._ask(task, images, labels)
             keep, reason = parse_verdict(reply)
         except UnusableReplyError as error:
+            self._count(error)
             failure = {"failure": str(error), "raw": error.raw, **({"refused": True} if error.refused else {})}
             return Vote(self.name, None, f"no usable verdict: {error}", {**details, **failure})
         if fresh:
+            self._useful = True
+            self._useless.clear()
             self._cache.put(key, reply)
         kind = {} if keep else {"kind": "model"}
         return Vote(self.name, keep, reason, {**details, **kind, "raw": reply})
+
+    def _count(self, error: UnusableReplyError) -> None:
+        self._useless.append(error)
+        if len(self._useless) >= (USELESS_IN_TURN if self._useful else USELESS_AT_FIRST):
+            what = "refused" if error.refused else "answered without a verdict"
+            hint = " Perhaps it takes fewer images: try images: sheet." if error.refused else ""
+            raise ServiceError(
+                f"{self._client.base_url} (model {self._client.model}): the last {len(self._useless)} requests were "
+                f"{what}. {error}. It sent: {error.raw[:300]!r}.{hint} Verdicts so far are kept: mend the server and "
+                "run again."
+            )
 
     def _ask(self, task: VoteTask, images: list[np.ndarray], labels: list[str]) -> str:
         if self._images == "sheet":
