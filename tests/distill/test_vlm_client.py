@@ -68,9 +68,9 @@ def test_pictures_are_shrunk_to_768_pixels_and_keep_their_colours():
 
 @pytest.mark.parametrize(
     "failure",
-    [(408, "", {}), (409, "", {}), (425, "", {}), (429, "slow down", {}), (500, "oops", {}),
+    [(408, "", {}), (409, "", {}), (429, "slow down", {}), (500, "oops", {}),
      (503, "<html>busy</html>", {"Content-Type": "text/html"}), ("drop", "", {}), (200, "dribble", {})],
-    ids=["408", "409", "425", "429", "500", "503-html", "connection-lost", "too-slow"],
+    ids=["408", "409", "429", "500", "503-html", "connection-lost", "too-slow"],
 )  # fmt: skip
 def test_passing_failures_are_tried_again(failure):
     with serve(failure, failure, VERDICT) as server:

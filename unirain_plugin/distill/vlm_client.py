@@ -33,7 +33,7 @@ DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_HOST = "api.openai.com"
 MOST_BYTES = 1 << 20
 """Longest answer that is read: a verdict takes some hundred bytes, and a broken server may never stop."""
-PASSING_STATUS = (408, 409, 425, 429)
+PASSING_STATUS = (408, 409, 429)
 SHORTEST_KEY = 6
 """A shorter key is none that anyone keeps secret, such as ``none``; taken out of replies it would spoil them."""
 _OPENING = threading.Lock()
