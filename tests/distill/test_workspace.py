@@ -8,8 +8,9 @@ import pytest
 
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.shards import concatenate_rows, load_lines, load_rows, save_lines, save_rows
-from unirain_plugin.distill.workspace import Workspace, canonical_hash, write_text
+from unirain_plugin.distill.workspace import Workspace, write_text
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.files import canonical_hash
 
 
 def test_shard_appears_with_its_contents_only(tmp_path):

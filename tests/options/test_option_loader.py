@@ -3,7 +3,8 @@
 import pytest
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.options.yaml_loader import number_meant, read_option_file
+from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.support.words import number_meant
 
 
 def read(text: str | bytes, folder):

@@ -12,8 +12,9 @@ from tiny_run import tiny_train_options
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.runs.distributed import fork_workers, model_to_device
 from unirain_plugin.runs.loaders import build_training_loader, build_validation_loaders
+from unirain_plugin.runs.remedies import LazyPrefetcher, archive_folder, unused_path
 from unirain_plugin.runs.run import Run, without_worker_traceback
-from unirain_plugin.toolbox import LazyPrefetcher, archive_folder, replaced, unused_path
+from unirain_plugin.toolbox import replaced
 from unirain_plugin.train import main
 
 

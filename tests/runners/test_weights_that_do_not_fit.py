@@ -7,8 +7,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unirain_plugin.errors import CheckpointError, OptionError
+from unirain_plugin.runs.remedies import explain_loading_errors
 from unirain_plugin.runs.run import parse_arguments
-from unirain_plugin.toolbox import explain_loading_errors, replaced
+from unirain_plugin.toolbox import replaced
 
 
 def load(path, network=None, **more):

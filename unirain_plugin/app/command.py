@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"--max-megapixels: got {args.max_megapixels:g}; expected more than 0.")
     with tempfile.TemporaryDirectory(prefix="unirain-app-") as folder:
         set_environment(Path(folder))
-        from unirain_plugin.distill.parts import require
+        from unirain_plugin.support.packages import require
 
         require("gradio", "gradio", "app")
         from unirain_plugin.app.interface import fetches_nothing

@@ -10,10 +10,10 @@ import torch
 
 from unirain_plugin.app.restoration import Restorer, preview
 from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES
-from unirain_plugin.distill.parts import require
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.inference.restoring import PRECISIONS, RestoreOptions
 from unirain_plugin.inference.sizes import LARGE_RAIN
+from unirain_plugin.support.packages import require
 from unirain_plugin.toolbox import replaced
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import os
 import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ from torch import Tensor
 
 from unirain_plugin.checkpoints.states import unread_reason
 from unirain_plugin.errors import CheckpointError, DataError, OptionError
-from unirain_plugin.inference.sizes import check_sizes
 from unirain_plugin.support.files import write_whole
 
 ARCHITECTURE = "architecture"
@@ -39,6 +39,8 @@ WRAPPERS = (
 """Names under which training programs keep a network's parameters, averaged ones first. One may hold another."""
 PREFIXES = ("module.", "_orig_mod.", "ema_model.", "net_g.", "netG.", "generator.", "model.", "network.", "net.")
 """What wrappers (parallel training, compilation, averaging, Lightning) put before the names of parameters."""
+LEAST_SIZE = 64
+"""Options and weights files that name a longer edge of fewer pixels are refused, see :func:`check_sizes`."""
 
 
 @dataclass(frozen=True)
@@ -239,3 +241,15 @@ def _safetensors(part: str = "") -> object:
         return importlib.import_module("safetensors" + (f".{part}" if part else ""))
     except ImportError:
         raise CheckpointError("safetensors files need the package safetensors: pip install safetensors.") from None
+
+
+def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Longer edges as a tuple.
+
+    Raises:
+        OptionError: If one is no whole number of at least :data:`LEAST_SIZE` pixels.
+    """
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < LEAST_SIZE:
+            raise OptionError(f"sizes: got {size!r}; expected longer edges of at least {LEAST_SIZE} pixels.")
+    return tuple(map(int, sizes))

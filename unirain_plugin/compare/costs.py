@@ -11,8 +11,8 @@ from unirain_plugin.compare.journal import Journal
 from unirain_plugin.compare.network_process import NetworkDied, NetworkError, NetworkProcess, reason
 from unirain_plugin.compare.networks import NetworkSpec
 from unirain_plugin.compare.options import CostOptions
-from unirain_plugin.distill.workspace import canonical_hash
 from unirain_plugin.errors import UniRainError
+from unirain_plugin.support.files import canonical_hash
 
 MIB = 2**20
 

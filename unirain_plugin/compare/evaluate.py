@@ -21,9 +21,9 @@ from unirain_plugin.compare.results import INPUT, ImageResult
 from unirain_plugin.compare.samples import Sample, Source, decode
 from unirain_plugin.data.image_io import CONVERSIONS
 from unirain_plugin.data.strict_decode import decode_strictly
-from unirain_plugin.distill.workspace import canonical_hash
 from unirain_plugin.errors import DataError, UniRainError
 from unirain_plugin.metrics.scoring import Metric
+from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.names import safe_path
 
 _LISTED = 3

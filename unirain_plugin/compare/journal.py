@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from unirain_plugin.distill.workspace import disk_errors
+from unirain_plugin.support.files import write_errors
 
 Key = tuple[str, ...]
 
@@ -32,7 +32,7 @@ class Journal:
             record = _parse(line)
             if record is not None:
                 self._records[tuple(record["key"])] = record
-        with disk_errors(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab")
             if data and not data.endswith(b"\n"):
@@ -54,10 +54,10 @@ class Journal:
         """Write a record through to the disk.
 
         Raises:
-            DistillError: If the disk is full or read-only.
+            DataError: If the disk is full or read-only.
         """
         record = {"key": list(key), **content}
-        with disk_errors(self.path):
+        with write_errors(self.path):
             self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, ModelOptions
-from unirain_plugin.distill.workspace import canonical_hash
 from unirain_plugin.errors import CheckpointError
+from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.version import __version__
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import numpy as np
 from unirain_plugin.compare.cost import CONVENTION
 from unirain_plugin.compare.results import GT, INPUT, OK, Comparison, ImageResult
 from unirain_plugin.compare.zoom import models_with_results
-from unirain_plugin.distill.parts import require
-from unirain_plugin.distill.workspace import write_text
 from unirain_plugin.errors import OptionError
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.packages import require
 
 _TEMPLATE = "page.html.j2"
 _STATUS = "status"
@@ -100,7 +100,7 @@ def write_page(
             "images": [_image(comparison, r, scores, options) for r in chosen],
         },
     )
-    write_text(path, text)
+    write_whole(path, text)
 
 
 def choose_evenly(images: Sequence[ImageResult], limit: int) -> list[ImageResult]:

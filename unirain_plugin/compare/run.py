@@ -18,9 +18,10 @@ from unirain_plugin.compare.results import GT, INPUT, OK, Comparison, ModelRow
 from unirain_plugin.compare.samples import Sample, list_samples
 from unirain_plugin.compare.summary import SetSummary, summarise
 from unirain_plugin.compare.zoom import find_picture
-from unirain_plugin.distill.workspace import Workspace
 from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.scoring import Metric, make_metrics
+from unirain_plugin.support.files import check_folder
+from unirain_plugin.support.locks import sole_user
 
 UNTRAINED = "untrained: cost only, no scores"
 """Status of a network that was taken without weights, as asked."""
@@ -72,7 +73,8 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
     networks = [m for m in options.models if m.results is None]
     for spec in (spec_of(model, options) for model in networks):
         spec.restore_options().check_device(device)
-    with Workspace(options.output_folder).locked():
+    check_folder(options.output_folder)
+    with sole_user(options.output_folder, "another run is working in this folder; wait for its end."):
         samples = [s for test_set in options.test_sets for s in list_samples(test_set, options.output_folder / "data")]
         metrics, missing = make_metrics(options.metrics, str(device))
         if not metrics:

@@ -13,9 +13,9 @@ from unirain_plugin.compare import tables
 from unirain_plugin.compare.network_process import reason
 from unirain_plugin.compare.options import CompareOptions
 from unirain_plugin.compare.run import UNTRAINED, Outcome
-from unirain_plugin.distill.workspace import write_text
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.inference.loading import choose_device
+from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.provenance import provenance
 
 
@@ -81,7 +81,7 @@ def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
         "summary.json": summary_json(outcome, options),
     }
     for name, text in texts.items():
-        write_text(folder / name, text)
+        write_whole(folder / name, text)
     return [*(folder / name for name in texts), *written]
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unirain_plugin.distill.parts import file_stamp, require
+from unirain_plugin.distill.parts import file_stamp
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.support.packages import require
 
 if TYPE_CHECKING:
     import torch

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from unirain_plugin.errors import OptionError
@@ -40,19 +38,6 @@ class Part:
 
     def close(self) -> None:
         """Free connections and models; called once when a worker ends."""
-
-
-def require(module: str, pip_name: str, extra: str | None = None) -> ModuleType:
-    """Import a heavy dependency where it is used.
-
-    Raises:
-        OptionError: With the pip name, if it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        way = f"pip install {pip_name}" + (f" (or 'unirain_plugin[{extra}]')" if extra else "")
-        raise OptionError(f"the package {module!r} is needed here and cannot be imported ({error}): {way}.") from error
 
 
 def file_stamp(path: str | Path) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from unirain_plugin.distill.inputs import (
 )
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions
-from unirain_plugin.distill.parts import require
 from unirain_plugin.distill.records import Reference
 from unirain_plugin.distill.results.files import MetaInfo, write_rows
 from unirain_plugin.distill.results.rows import result_rows
@@ -36,8 +35,10 @@ from unirain_plugin.distill.shards import load_lines, save_lines, save_rows
 from unirain_plugin.distill.stages import GROUPS, STAGES
 from unirain_plugin.distill.stages.base import WholeStage
 from unirain_plugin.distill.worker import Step
-from unirain_plugin.distill.workspace import Workspace, canonical_hash
+from unirain_plugin.distill.workspace import Workspace
 from unirain_plugin.errors import UniRainError
+from unirain_plugin.support.files import canonical_hash
+from unirain_plugin.support.packages import require
 
 _FOLDER_MANIFEST = "candidates.jsonl"
 

@@ -26,8 +26,8 @@ import cv2
 import numpy as np
 
 from unirain_plugin.distill.errors import DistillError, ServiceError
-from unirain_plugin.distill.parts import require
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.support.packages import require
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_HOST = "api.openai.com"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -22,12 +21,6 @@ STATE_FILE = "state.json"
 TEMPORARY = ".tmp-"
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
                errno.ENAMETOOLONG}  # fmt: skip
-
-
-def canonical_hash(value: object) -> str:
-    """SHA-256 (32 hex digits) of a JSON-able value, the order of keys not counting."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @contextmanager

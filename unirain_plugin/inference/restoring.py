@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unirain_plugin.checkpoints.weights import check_sizes
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.feature_maps import MapStore
-from unirain_plugin.inference.sizes import check_sizes, restore_at_sizes
+from unirain_plugin.inference.sizes import restore_at_sizes
 from unirain_plugin.support.tiling import restore_in_tiles
 from unirain_plugin.version import __version__
 

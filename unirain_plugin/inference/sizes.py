@@ -10,18 +10,13 @@ of the paper.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unirain_plugin.errors import OptionError
-
 LARGE_RAIN = (640, 427)
 """Longer edges that serve the weights the package ships."""
-LEAST_SIZE = 64
-"""Options and weights files that name a longer edge of fewer pixels are refused, see :func:`check_sizes`."""
 SMALLER = 0.75
 """A size is used where it is less than this share of the longer edge: little below full size shows nothing new."""
 NEIGHBOURHOOD = 80
@@ -33,18 +28,6 @@ CONFIDENCE = 0.95
 Chosen with the package's weights on their held-out photographs: clean scenery that is taken for rain when shrunk is
 damaged 0.4 dB less than with 1, and rendered rain gains as much (shares from 0.85 to 1.05 lie within 0.03 dB).
 """
-
-
-def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Longer edges as a tuple.
-
-    Raises:
-        OptionError: If one is no whole number of at least :data:`LEAST_SIZE` pixels.
-    """
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < LEAST_SIZE:
-            raise OptionError(f"sizes: got {size!r}; expected longer edges of at least {LEAST_SIZE} pixels.")
-    return tuple(map(int, sizes))
 
 
 def used_sizes(sizes: Sequence[int], height: int, width: int) -> list[int]:

@@ -9,7 +9,7 @@ from unirain_plugin.options.check_data import check_data
 from unirain_plugin.options.check_labels import check_labels
 from unirain_plugin.options.check_own import check_own
 from unirain_plugin.options.check_run import check_run
-from unirain_plugin.options.problems import KeyPath, Problems, found, nearest
+from unirain_plugin.options.problems import KeyPath, Problems
 from unirain_plugin.options.registries import named_class, section
 from unirain_plugin.options.schema import (
     Known,
@@ -22,7 +22,7 @@ from unirain_plugin.options.schema import (
 )
 from unirain_plugin.options.toolbox_keys import REQUIRED, SET_BY_TOOLBOX, STOCK_KEYS, rule_for
 from unirain_plugin.options.vocabulary import Reads, is_known, is_own, reads_of
-from unirain_plugin.options.yaml_loader import number_meant
+from unirain_plugin.support.words import found, nearest, number_meant
 
 
 def find_problems(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool = True) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 
-from unirain_plugin.options.problems import Problems, found
+from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.registries import section
 from unirain_plugin.options.schema import called, model_class
 from unirain_plugin.options.vocabulary import is_known, is_stock, network_options_of, reads_of, signature_of
+from unirain_plugin.support.words import found
 
 
 def check_run(opt: Mapping, problems: Problems, is_train: bool) -> None:

@@ -11,11 +11,11 @@ import yaml
 
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.options.problems import KeyPath, Problems
+from unirain_plugin.support.words import number_meant
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + name for name in ("null", "bool", "int", "float", "str")}
 _MERGE = _TAG + "merge"
-_LOOSE_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _MOST_VALUES = 100_000
 """Values in one file, aliases counted wherever they are used: a few lines of nested aliases can stand for 10⁹."""
 
@@ -71,18 +71,6 @@ def parse_value(text: str, path: KeyPath, source: str) -> object:
     value = None if node is None else _Builder(problems).build(node, path, keep_lines=False)
     problems.raise_if_any()
     return value
-
-
-def number_meant(text: str) -> str | None:
-    """For text such as ``1e-4`` the spelling that YAML 1.1 reads as a number (``1.0e-4``), else None."""
-    if not _LOOSE_FLOAT.fullmatch(text):
-        return None
-    mantissa, exponent = re.split("[eE]", text)
-    if "." not in mantissa:
-        mantissa += ".0"
-    if mantissa.lstrip("+-").startswith("."):
-        mantissa = mantissa.replace(".", "0.", 1)
-    return f"{mantissa}e{exponent if exponent[0] in '+-' else '+' + exponent}"
 
 
 def _read_text(path: Path) -> str:

@@ -77,7 +77,7 @@ def _with_halves(args: argparse.Namespace, pairing: Pairing) -> tuple[str, list[
         raise OptionError("index-dataset: both images are in one file: give --halves DIR for the halves.")
     from tqdm import tqdm
 
-    from unirain_plugin.data.halves import prepare_halves, split_halves
+    from unirain_plugin.preparation.halves import prepare_halves, split_halves
 
     prepare_halves(args.root, args.halves, args.rainy_half)
     for joint in tqdm(pairing.joint, desc="split", unit="image"):

@@ -16,14 +16,9 @@ import yaml
 
 import unirain_plugin
 from unirain_plugin.errors import OptionError, UniRainError
+from unirain_plugin.runs.remedies import archive_folder, explain_loading_errors, forward_loader_errors, unused_path
 from unirain_plugin.support.processes import end_with_parent
-from unirain_plugin.toolbox import (
-    archive_folder,
-    explain_loading_errors,
-    forward_loader_errors,
-    replaced,
-    unused_path,
-)
+from unirain_plugin.toolbox import replaced
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from unirain_plugin.checkpoints.states import newest_checkpoint, read_checkpoint
 from unirain_plugin.errors import OptionError
 from unirain_plugin.runs.distributed import agreed
 from unirain_plugin.runs.loaders import build_training_loader, build_validation_loaders
+from unirain_plugin.runs.remedies import LazyPrefetcher
 from unirain_plugin.runs.run import Run, RunArguments
 from unirain_plugin.support.files import write_whole
-from unirain_plugin.toolbox import LazyPrefetcher
 
 
 class TrainingRun(Run):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -196,3 +197,9 @@ def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
         found = None
     if found != origin:
         raise DataError(f"{folder}: {refusal}")
+
+
+def canonical_hash(value: object) -> str:
+    """SHA-256 (32 hex digits) of a JSON-able value, the order of keys not counting."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

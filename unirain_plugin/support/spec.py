@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.options.problems import found, nearest
-from unirain_plugin.options.yaml_loader import number_meant
+from unirain_plugin.support.words import found, nearest, number_meant
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from unirain_plugin.distill.captioners.base import Captioner, Scene
 from unirain_plugin.distill.clip_models import ClipModel
-from unirain_plugin.distill.parts import require
 from unirain_plugin.distill.registry import CAPTIONER
 from unirain_plugin.errors import OptionError
+from unirain_plugin.support.packages import require
 
 if TYPE_CHECKING:
     import torch

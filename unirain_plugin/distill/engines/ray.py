@@ -17,10 +17,10 @@ import numpy as np
 from unirain_plugin.distill.engines.base import Engine
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Job
-from unirain_plugin.distill.parts import require
 from unirain_plugin.distill.worker import TRIES, Step, died_on
 from unirain_plugin.distill.workspace import TEMPORARY
 from unirain_plugin.errors import UniRainError
+from unirain_plugin.support.packages import require
 
 
 class RayEngine(Engine):

@@ -15,10 +15,10 @@ from unirain_plugin.distill.errors import UnreadableImageError
 from unirain_plugin.distill.images import read_rgb
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.options import ReportOptions
-from unirain_plugin.distill.parts import require
 from unirain_plugin.distill.results.rows import ResultRow, result_row
 from unirain_plugin.distill.workspace import write_text
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.support.packages import require
 
 REPORT = "report.html"
 _TEMPLATE = "report.html.j2"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from unirain_plugin.distill.errors import DistillError
-from unirain_plugin.distill.parts import require
 from unirain_plugin.errors import OptionError
+from unirain_plugin.support.packages import require
 
 _SPARE = 16
 _ADD_ROWS = 65536

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unirain_plugin.distill.job import Context, Job
-from unirain_plugin.distill.parts import file_stamp, require
+from unirain_plugin.distill.parts import file_stamp
 from unirain_plugin.distill.retrieval.text_index import build_index, read_index
 from unirain_plugin.distill.shards import concatenate_rows, load_lines, load_rows, row_blocks, save_rows
 from unirain_plugin.distill.stages.base import WholeStage
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.packages import require
 
 ARRAYS = ("text", "visual", "thumbnails")
 

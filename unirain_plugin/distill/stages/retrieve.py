@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unirain_plugin.distill.job import Context, Job
-from unirain_plugin.distill.parts import require
 from unirain_plugin.distill.retrieval.cascade import Cascade, ReferenceArrays
 from unirain_plugin.distill.retrieval.text_index import TextIndex
 from unirain_plugin.distill.shards import load_lines, load_rows, save_rows
 from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.stages.index import ARRAYS
+from unirain_plugin.support.packages import require
 
 
 class Retrieve(Stage):

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from unirain_plugin.distill.parts import require
 from unirain_plugin.distill.registry import TEXT_ENCODER
 from unirain_plugin.distill.text_encoders.base import TextEncoder
 from unirain_plugin.errors import OptionError
+from unirain_plugin.support.packages import require
 
 
 @TEXT_ENCODER.register()

@@ -1,0 +1,141 @@
+"""What our runner puts in place of the toolbox's own during a run; see ``Run.replacements`` for the list."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from unirain_plugin.errors import CheckpointError, UniRainError
+
+
+def unused_path(path: Path) -> Path:
+    """``path``, or where that exists ``STEM_1.SUFFIX``, ``STEM_2.SUFFIX``, …: the toolbox's names tell seconds only."""
+    candidates = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
+    return path if not path.exists() else next(name for name in candidates if not name.exists())
+
+
+def archive_folder(path: str | os.PathLike[str]) -> Path | None:
+    """Make an empty folder; what was there moves to ``NAME_archived_TIME`` (and is never overwritten).
+
+    Replaces the toolbox's ``mkdir_and_rename``, which fails when two runs start within one second.
+
+    Returns:
+        Where the old folder has gone, or None if there was none.
+    """
+    path, target = Path(path), None
+    if path.exists():
+        target = unused_path(path.with_name(f"{path.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"))
+        path.rename(target)
+    path.mkdir(parents=True)
+    return target
+
+
+def forward_loader_errors() -> tuple[object, str, object]:
+    """A replacement for ``PrefetchGenerator`` (``prefetch_mode: cpu``) whose reading thread passes its errors on.
+
+    In the toolbox's the thread dies with its error, and training waits for the next batch for ever.
+    """
+    from basicsr.data import prefetch_dataloader
+
+    class PrefetchGenerator(prefetch_dataloader.PrefetchGenerator):
+        def run(self) -> None:
+            try:
+                for item in self.generator:
+                    self.queue.put(item)
+                self.queue.put(None)
+            except BaseException as error:
+                self.queue.put(error)
+
+        def __next__(self) -> object:
+            item = super().__next__()
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+    return prefetch_dataloader, "PrefetchGenerator", PrefetchGenerator
+
+
+def explain_loading_errors() -> tuple[object, str, object]:
+    """A replacement for ``BaseModel.load_network``: says in one message what does not fit.
+
+    It reads .safetensors and checkpoints of other programs as well, as inference does.
+    """
+    import pickle
+
+    from basicsr.models.base_model import BaseModel
+
+    load = BaseModel.load_network
+
+    def load_network(
+        self: object, net: object, load_path: str, strict: bool = True, param_key: str | None = "params"
+    ) -> None:
+        try:
+            if str(load_path).lower().endswith(".safetensors"):
+                _load_weights(self, net, str(load_path), strict)
+                return
+            try:
+                load(self, net, load_path, strict, param_key)
+            except KeyError as error:
+                if param_key not in ("params", "params_ema"):  # another part was asked for
+                    raise
+                try:
+                    _load_weights(self, net, str(load_path), strict)
+                except CheckpointError:
+                    raise error from None
+        except UniRainError:  # our networks explain themselves
+            raise
+        except Exception as error:
+            from unirain_plugin.checkpoints.states import unread_reason
+
+            if isinstance(error, KeyError):
+                reason = f"it has no entry {error} (path: param_key_g)"
+            elif isinstance(error, (pickle.UnpicklingError, EOFError)):
+                reason = "it is no checkpoint, or holds more than tensors and plain values"
+            else:  # a state dict that does not fit tells every key, a line each
+                lines = [line.strip() for line in str(error).splitlines()]
+                reason = " ".join(lines[:4]) + (f" … ({len(lines) - 4} more)" if len(lines) > 4 else "")
+                reason = unread_reason(error) if "weights_only" in reason else reason
+            name = type(self.get_bare_model(net)).__name__
+            raise CheckpointError(f"{load_path}: these weights cannot be loaded into {name}: {reason}") from error
+
+    return BaseModel, "load_network", load_network
+
+
+def _load_weights(model: object, net: object, path: str, strict: bool) -> None:
+    """Weights from a file that is not laid out as the toolbox's own."""
+    from basicsr.utils import get_root_logger
+
+    from unirain_plugin.checkpoints.weights import read_weights
+
+    net, file = model.get_bare_model(net), read_weights(path)
+    state = file.state_for(net.state_dict())
+    part = f", part {file.parts[0]}" if file.parts else ""
+    get_root_logger().info(f"Loading {type(net).__name__} model from {path}{part}.")
+    model._print_different_keys_loading(net, state, strict)
+    net.load_state_dict(state, strict=strict)
+
+
+class LazyPrefetcher:
+    """Replaces ``CPUPrefetcher``, which enters the loader once in vain before training begins.
+
+    That starts all workers twice, and with ``prefetch_mode: cpu`` leaves a thread behind that reads from the same
+    workers as the thread of the first epoch.
+
+    Args:
+        loader: The training loader.
+    """
+
+    def __init__(self, loader: Iterable[object]) -> None:
+        self.loader = loader
+        self.items: Iterator[object] = iter(())
+
+    def next(self) -> object:
+        """The next batch, or None at the end of the epoch."""
+        return next(self.items, None)
+
+    def reset(self) -> None:
+        """Begin the next epoch."""
+        self.items = iter(self.loader)
