@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from inspect import Parameter
 
+from unirain_plugin.errors import nearest
 from unirain_plugin.options.check_data import check_data
 from unirain_plugin.options.check_labels import check_labels
 from unirain_plugin.options.check_own import check_own
@@ -22,7 +23,7 @@ from unirain_plugin.options.schema import (
 )
 from unirain_plugin.options.toolbox_keys import REQUIRED, SET_BY_TOOLBOX, STOCK_KEYS, rule_for
 from unirain_plugin.options.vocabulary import Reads, is_known, is_own, reads_of
-from unirain_plugin.support.words import found, nearest, number_meant
+from unirain_plugin.support.words import found, number_meant
 
 
 def find_problems(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool = True) -> None:

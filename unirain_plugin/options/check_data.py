@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from unirain_plugin.data.lmdb import META_FILE, check_file
-from unirain_plugin.errors import DataError, did_you_mean
+from unirain_plugin.errors import DataError, did_you_mean, nearest
 from unirain_plugin.options.problems import KeyPath, Problems
 from unirain_plugin.options.registries import section
 from unirain_plugin.options.schema import dataset_class
 from unirain_plugin.options.vocabulary import is_own, reads_of
-from unirain_plugin.support.words import found, nearest
+from unirain_plugin.support.words import found
 
 
 def check_data(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool) -> None:

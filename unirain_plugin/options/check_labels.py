@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.errors import DataError, OptionError, nearest
 from unirain_plugin.options.problems import KeyPath, Problems
 from unirain_plugin.options.registries import section
 from unirain_plugin.options.schema import called, dataset_class, model_class
 from unirain_plugin.options.vocabulary import is_own, is_stock
 from unirain_plugin.rain_types import rain_type_ids
-from unirain_plugin.support.words import nearest
 
 Types = tuple[str, ...]
 

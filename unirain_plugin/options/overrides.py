@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, MutableMapping
 
+from unirain_plugin.errors import nearest
 from unirain_plugin.options.problems import KeyPath, Problems
 from unirain_plugin.options.schema import known_keys
 from unirain_plugin.options.toolbox_keys import rule_for
 from unirain_plugin.options.yaml_loader import parse_value
-from unirain_plugin.support.words import nearest
 
 _FLAG = "--force_yml"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from unirain_plugin.errors import nearest
 from unirain_plugin.options.problems import KeyPath, Problems
-from unirain_plugin.support.words import nearest
 from unirain_plugin.toolbox import registered
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from unirain_plugin.errors import nearest
 from unirain_plugin.options.problems import KeyPath
-from unirain_plugin.support.words import found, nearest, number_meant
+from unirain_plugin.support.words import found, number_meant
 
 
 @dataclass(frozen=True)

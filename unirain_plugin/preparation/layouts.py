@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-import yaml
-
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import rain_type_ids
 
 RULES = {
@@ -129,14 +128,7 @@ def load_layout(path: str) -> Layout:
     Raises:
         OptionError: If the file is missing, no YAML, or no layout.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = yaml.safe_load(file)
-    except OSError as error:
-        raise OptionError(f"{path}: the layout cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: no YAML: {error}.") from None
-    return parse_layout(data, path)
+    return parse_layout(read_option_file(path).opt, path)
 
 
 def _checked(data: object, known: set[str], needed: set[str], where: str) -> Mapping[str, Any]:

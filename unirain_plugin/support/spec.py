@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from unirain_plugin.errors import OptionError
-from unirain_plugin.support.words import found, nearest, number_meant
+from unirain_plugin.errors import OptionError, nearest
+from unirain_plugin.support.words import found, number_meant
 
 T = TypeVar("T")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 _LOOSE_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
@@ -22,40 +21,6 @@ def found(value: object) -> str:
     if isinstance(value, list):
         return f"the list {str(value)[:80]}"
     return f"{value}"[:80]
-
-
-def nearest(name: object, choices: Iterable[object]) -> str | None:
-    """The one of ``choices`` that ``name`` most probably was meant to be, or None if it resembles none.
-
-    Near means: the same but for case, at most two edits (one for names of up to four letters, where a swap of
-    neighbours counts as one edit), or alike by more than four fifths. Names that differ by a trailing number only
-    (``val_1`` and ``val_2``) are taken for different names.
-    """
-    name, words = str(name), sorted(map(str, choices))
-    for word in words:
-        if word.lower() == name.lower():
-            return word
-    words = [word for word in words if word.rstrip("_0123456789") != name.rstrip("_0123456789")]
-    allowed = 1 if len(name) <= 4 else 2
-    best = min(((_edits(name, word), word) for word in words if abs(len(word) - len(name)) <= 2), default=(99, ""))
-    if best[0] <= allowed:
-        return best[1]
-    close = difflib.get_close_matches(name, words, n=1, cutoff=0.8)
-    return close[0] if close else None
-
-
-def _edits(a: str, b: str) -> int:
-    """Insertions, deletions, replacements and swaps of neighbours that make ``a`` into ``b``."""
-    rows = [list(range(len(b) + 1))]
-    for i, letter in enumerate(a, 1):
-        row = [i]
-        for j, other in enumerate(b, 1):
-            cost = min(row[j - 1] + 1, rows[-1][j] + 1, rows[-1][j - 1] + (letter != other))
-            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
-                cost = min(cost, rows[-2][j - 2] + 1)
-            row.append(cost)
-        rows.append(row)
-    return rows[-1][-1]
 
 
 def number_meant(text: str) -> str | None:

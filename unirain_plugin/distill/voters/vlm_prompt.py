@@ -9,10 +9,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 
 from unirain_plugin.distill.records import VoteTask
 from unirain_plugin.errors import OptionError
+from unirain_plugin.options.yaml_loader import read_option_file
 
 DEFAULT_PROMPT = Path(__file__).parents[1] / "prompts" / "derain_pair.yml"
 _PARTS = ("system", "images", "sheet", "question")
@@ -47,21 +47,10 @@ def load_prompt(path: str | Path | None = None) -> Prompt:
         OptionError: If the file is missing, no YAML, or lacks a part.
     """
     path = Path(path or DEFAULT_PROMPT)
-    try:
-        data = path.read_bytes()
-        parts = yaml.safe_load(data.decode("utf-8"))
-    except OSError as error:
-        raise OptionError(f"prompt: {path}: cannot be read: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise OptionError(f"prompt: {path}: is no YAML text: {error}.") from error
-    if (
-        not isinstance(parts, dict)
-        or sorted(parts) != sorted(_PARTS)
-        or not all(map(str.strip, map(str, parts.values())))
-    ):
-        found = sorted(parts) if isinstance(parts, dict) else type(parts).__name__
-        raise OptionError(f"prompt: {path}: expected the texts {', '.join(_PARTS)}; found {found}.")
-    return Prompt(**{key: str(parts[key]) for key in _PARTS}, digest=hashlib.sha256(data).hexdigest())
+    parts = read_option_file(path).opt
+    if sorted(parts) != sorted(_PARTS) or not all(map(str.strip, map(str, parts.values()))):
+        raise OptionError(f"prompt: {path}: expected the texts {', '.join(_PARTS)}; found {sorted(parts)}.")
+    return Prompt(**{key: str(parts[key]) for key in _PARTS}, digest=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def fill(text: str, task: VoteTask) -> str:
