@@ -18,7 +18,7 @@ from unirain_plugin.rain_types import RAIN_TYPES
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 7
+RENDERER_VERSION = 8
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""
@@ -119,7 +119,7 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
             raise OptionError(f"{option}: found {value}; expected at least {least}.")
     if args.dull_share is not None and not args.vary_rain:
         raise OptionError("--dull-share: needs --vary-rain; without it nothing is made dull.")
-    args.dull_share = 0.7 if args.dull_share is None else args.dull_share
+    args.dull_share = 0.3 if args.dull_share is None else args.dull_share
     for option, share in (("--dry-share", args.dry_share), ("--dull-share", args.dull_share)):
         if not 0 <= share <= 1:
             raise OptionError(f"{option}: found {share}; expected a share from 0 to 1.")

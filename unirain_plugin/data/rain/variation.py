@@ -36,24 +36,16 @@ def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return to_codes(linear + share * (blurred - linear))
 
 
-def soften_rain(rainy: np.ndarray, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur what rain adds to a picture, (H, W, 3) uint8, not the picture.
-
-    The blur is Gaussian, of 1.6 to 2.8 pixels (standard deviation), or a box's, 5, 7 or 9 pixels wide (1.4 to 2.6).
-    What it adds is linear light or, as simple programs do it, codes.
-    """
-    deviation, width = rng.uniform(1.6, 2.8), int(rng.choice([5, 7, 9]))
-    is_box, in_light = rng.random(2) < 0.5
-    scene, rain = (to_linear(picture) if in_light else picture.astype(np.float32) for picture in (clean, rainy))
-    added = rain - scene
-    result = scene + (cv2.blur(added, (width, width)) if is_box else cv2.GaussianBlur(added, (0, 0), deviation))
-    return to_codes(result) if in_light else np.clip(np.round(result), 0, 255).astype(np.uint8)
+def toned(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give a photograph, (H, W, 3) uint8, less light and another contrast: what is dark or dull is not yet rainy."""
+    return to_codes(np.float32(rng.uniform(0.3, 1)) * to_linear(photo) ** np.float32(rng.uniform(0.7, 1.5)))
 
 
-def dull(picture: np.ndarray, blur: float, light: float) -> np.ndarray:
-    """Change a picture's light, (H, W, 3) uint8, by a factor, blurred by ``blur`` pixels (standard deviation) or 0."""
-    linear = to_linear(picture)
-    return to_codes(np.float32(light) * (cv2.GaussianBlur(linear, (0, 0), blur) if blur else linear))
+def compressed(photo: np.ndarray, rng: np.random.Generator, quality: tuple[float, float] = (50, 95)) -> np.ndarray:
+    """A picture, (H, W, 3) uint8, as JPEG of a random quality shows it."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, round(rng.uniform(*quality))]
+    data = cv2.imencode(".jpg", photo[..., ::-1], options)[1]
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
 
 
 def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
