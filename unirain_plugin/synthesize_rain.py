@@ -44,10 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
         "photographs (the clean picture is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="for training, not for testing: 70 %% of the pairs show one of the "
-        "kinds of rain that real photographs show; some photographs are first darkened, put out of focus, crossed by bars "
-        "or compressed, in both images")  # fmt: skip
-    add("--dull-share", type=float, metavar="SHARE", help="with --vary-rain: share of those kinds' streaks by day before "
-        "a darker scene, whose target keeps its light (default: 0.3)")  # fmt: skip
+        "kinds of rain that real photographs show; some photographs are first darkened, put out of focus, crossed by "
+        "bars or compressed, in both images")  # fmt: skip
+    add("--dull-share", type=float, metavar="SHARE", help="with --vary-rain: share of those kinds' streaks by day "
+        "before a darker scene, whose target keeps its light (default: 0.3)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "
