@@ -29,7 +29,7 @@ from unirain_plugin.errors import DataError
 
 INPUT, TARGET = "input", "target"
 
-_REAL_SHARE = 0.7
+_REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
 _TONED_SHARE = 0.3
 """Share of the photographs that first get another light and contrast where rain varies (our choice)."""
@@ -59,7 +59,8 @@ class PairJob:
             :func:`toned`, made :func:`soft`, crossed by bars (:func:`add_bars`) or :func:`compressed`.
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
-        dull_share: Share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its light.
+        dull_share: Share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its
+            light. None for the kinds' own shares.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
     """
 
@@ -75,7 +76,7 @@ class PairJob:
     vary_rain: bool
     rain_scale: float
     dry_share: float
-    dull_share: float
+    dull_share: float | None
     convert: tuple[str, ...]
 
     @property
@@ -180,6 +181,8 @@ def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
     """Ranges of one of the kinds of real rain."""
     kinds = REAL_RAIN[job.rain_type]
     params = kinds[rng.integers(len(kinds))]
+    if job.dull_share is None:
+        return params
     return replace(params, camera=replace(params.camera, dark_share=job.dull_share))
 
 

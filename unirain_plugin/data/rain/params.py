@@ -169,8 +169,8 @@ class CameraParams(_Ranges):
     """
 
     dark_share: float = 0.0
-    gain: Range = (0.6, 1.0)
-    gamma: Range = (1.0, 1.5)
+    gain: Range = (0.5, 1.0)
+    gamma: Range = (1.0, 1.6)
     jpeg_share: float = 0.0
     jpeg: Range = (50.0, 95.0)
 
@@ -207,8 +207,8 @@ _STREAKS = StreakParams(
     depths=(1, 4),
     brightness=(0.7, 2.0),
     modulation=0.15,
-    veil_share=0.3,
-    veil=(0.03, 0.4),
+    veil_share=0.4,
+    veil=(0.03, 0.5),
     veil_light=(0.3, 1.0),
     fan=(-15.0, 15.0),
     clumping=(0.0, 1.0),
@@ -224,7 +224,12 @@ _DROPS = DropParams(
 def _kinds(part: str, base: StreakParams | DropParams, *changes: dict) -> tuple[RainParams, ...]:
     """One table of ranges for each kind of rain."""
     return tuple(
-        RainParams(night=_NIGHT, camera=_CAMERA, daylight=(0.1, 1.0), **{part: replace(base, **change)})
+        RainParams(
+            night=_NIGHT,
+            camera=replace(_CAMERA, dark_share=change.pop("dark_share", _CAMERA.dark_share)),
+            daylight=(0.1, 1.0),
+            **{part: replace(base, **change)},
+        )
         for change in changes
     )
 
@@ -239,8 +244,11 @@ _STREAK_KINDS = _kinds(
     # a downpour
     dict(length=(20, 120), width=(0.5, 2.2), density=(40, 350), opacity=(0.4, 1), depths=(2, 5), veil_share=0.5),
     # veiled distance, seen from a car
-    dict(length=(10, 70), width=(0.4, 1.8), density=(10, 150), opacity=(0.15, 0.9), veil_share=1, veil=(0.15, 0.65),
+    dict(length=(10, 70), width=(0.4, 1.8), density=(10, 150), opacity=(0.15, 0.9), veil_share=1, veil=(0.2, 0.7),
          fan=(-45, 45)),
+    # dense and drawn: before a darker scene of more contrast
+    dict(length=(8, 40), width=(0.5, 1.6), density=(100, 1200), opacity=(0.15, 0.8), depths=(1, 2), angle=(-30, 30),
+         code_share=1, added_share=0.7, dark_share=0.8),
     # short exposures and splashes
     dict(length=(2, 14), width=(0.5, 2), density=(20, 300), opacity=(0.15, 0.9), angle_jitter=(0, 20)),
 )  # fmt: skip
