@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.rain.light import to_linear
-from unirain_plugin.data.rain.variation import add_bars, compressed, soft, toned
+from unirain_plugin.data.rain.variation import add_bars, add_strands, compressed, soft, toned
 
 
 def test_toned_photographs_have_less_light_and_keep_the_order_of_their_values():
@@ -32,6 +32,15 @@ def test_soft_photographs_keep_their_light_and_most_often_a_sharp_part():
         assert result.std() < 0.97 * photo.std()
         sharp_parts.append((result == photo).all(axis=2).mean() > 0.02)
     assert sum(sharp_parts) > 10
+
+
+def test_strands_are_as_dark_as_light_fine_and_in_the_colour_of_what_they_lie_on():
+    photo = np.full((96, 96, 3), (60, 120, 40), np.uint8)
+    for seed in range(5):
+        ratio = to_linear(add_strands(photo, np.random.default_rng(seed))) / to_linear(photo)
+        change = np.log(ratio)
+        assert np.abs(change).mean() > 0.02 and abs(change.mean()) < 0.35 * np.abs(change).mean()
+        assert np.abs(change - change.mean(axis=2, keepdims=True)).mean() < 0.2 * np.abs(change).mean()
 
 
 def test_bars_are_few_long_and_opaque_and_more_of_them_upright():

@@ -9,9 +9,8 @@ from photo_files import picture, save
 from unirain_plugin.data.rain import pair_files
 from unirain_plugin.data.rain.pair_files import read_photo
 from unirain_plugin.data.rain.params import REAL_RAIN
+from unirain_plugin.data.rain.variation import add_bars
 from unirain_plugin.synthesize_rain import main
-
-SHARES = ("_TONED_SHARE", "_BARS_SHARE", "_SOFT_SHARE", "_OLD_JPEG_SHARE")
 
 
 def pairs_of(tmp_path, rain_type, *options) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -29,7 +28,7 @@ def test_most_rain_is_of_one_of_the_kinds_that_real_rain_shows(tmp_path, monkeyp
     monkeypatch.setattr(pair_files, "render_rain", lambda *args: used.append(args[3]) or render(*args))
     pairs_of(tmp_path, rain_type, "--dull-share", "0.8")
     real = [params for params in used if params is not None]
-    assert 0.5 < len(real) / 60 < 0.9
+    assert 0.6 < len(real) / 60 < 0.95
     assert all(params.camera.dark_share == 0.8 for params in real)
     drawn = [[kind.streaks == params.streaks and kind.drops == params.drops for params in real].count(True)
              for kind in REAL_RAIN[rain_type]]  # fmt: skip
@@ -40,15 +39,13 @@ def test_dry_images_are_their_own_targets_whatever_was_done_to_the_photograph(tm
     pairs = pairs_of(tmp_path, "drd", "--dry-share", "1")
     assert all(np.array_equal(lq, gt) for lq, gt in pairs)
     photo = read_photo(tmp_path / "photos" / "a.png")
-    assert 0.5 < np.mean([not np.array_equal(gt, photo) for _, gt in pairs]) < 0.95
+    assert 0.5 < np.mean([not np.array_equal(gt, photo) for _, gt in pairs]) < 0.97
 
 
 def test_bars_go_through_some_photographs_of_both_pictures(tmp_path, monkeypatch):
     save(tmp_path / "photos" / "a.png", picture(64, 64, seed=4))
     photo = read_photo(tmp_path / "photos" / "a.png")
-    for name in SHARES:
-        if name != "_BARS_SHARE":
-            monkeypatch.setattr(pair_files, name, 0)
+    monkeypatch.setattr(pair_files, "CHANGES", {add_bars: 0.3})
     arguments = ["--input", str(tmp_path / "photos"), "--types", "drd", "--per-image", "60"]
     main([*arguments, "--vary-rain", "--output", str(tmp_path / "out")])
     crossed = []

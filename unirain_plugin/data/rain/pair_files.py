@@ -22,7 +22,7 @@ import numpy as np
 from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.rain.params import REAL_RAIN, RainParams
-from unirain_plugin.data.rain.variation import add_bars, compressed, soft, toned, vary_colours
+from unirain_plugin.data.rain.variation import add_bars, add_strands, compressed, soft, toned, vary_colours
 from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.data.writing import write_whole
 from unirain_plugin.errors import DataError
@@ -31,14 +31,8 @@ INPUT, TARGET = "input", "target"
 
 _REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
-_TONED_SHARE = 0.3
-"""Share of the photographs that first get another light and contrast where rain varies (our choice)."""
-_SOFT_SHARE = 0.3
-"""Share of the photographs that are first made soft where rain varies (our choice)."""
-_OLD_JPEG_SHARE = 0.25
-"""Share of the photographs that are first compressed where rain varies: blocks are no rain, either (our choice)."""
-_BARS_SHARE = 0.3
-"""Share of the photographs that first get bars where rain varies (our choice)."""
+CHANGES = {add_strands: 0.1, toned: 0.3, add_bars: 0.3, soft: 0.3, compressed: 0.25}
+"""What is done to a photograph first where rain varies, in this order, and in which share of the pairs (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +159,7 @@ def make_pair(job: PairJob) -> None:
         varied = job.vary_rain or job.dry_share > 0
         real, dry = rng.random(2) < (_REAL_SHARE * job.vary_rain, job.dry_share) if varied else (False, False)
         if job.vary_rain:
-            changes = (toned, _TONED_SHARE), (add_bars, _BARS_SHARE), (soft, _SOFT_SHARE), (compressed, _OLD_JPEG_SHARE)
-            for change, share in changes:
+            for change, share in CHANGES.items():
                 frame = change(frame, rng) if rng.random() < share else frame
         pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
     except DataError as error:

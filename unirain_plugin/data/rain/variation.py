@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.rain.light import LUMA, smoothstep, to_codes, to_linear
+from unirain_plugin.data.rain.params import StreakParams
+from unirain_plugin.data.rain.streaks import streak_opacity
 
 
 def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -46,6 +48,20 @@ def compressed(photo: np.ndarray, rng: np.random.Generator, quality: tuple[float
     options = [cv2.IMWRITE_JPEG_QUALITY, round(rng.uniform(*quality))]
     data = cv2.imencode(".jpg", photo[..., ::-1], options)[1]
     return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def add_strands(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lay grass, fur or hair over parts of a photograph, (H, W, 3) uint8: fine lines that are no streaks.
+
+    They are as many darker ones as lighter ones, in the colour of what they lie on.
+    """
+    lean, jitter = rng.uniform(-60, 60), rng.uniform(5, 25)
+    params = StreakParams(
+        angle=(lean, lean), angle_jitter=(jitter, jitter), length=(8, 40), width=(0.3, 0.9), density=(800, 3000),
+        depths=(1, 2), opacity=(0.5, 1), clumping=(0, 1),
+    )  # fmt: skip
+    light, dark = (streak_opacity(photo.shape[:2], rng, params) for _ in range(2))
+    return to_codes(to_linear(photo) * np.exp(np.float32(rng.uniform(0.3, 1.5)) * (light - dark))[..., None])
 
 
 def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
