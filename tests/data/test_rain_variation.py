@@ -23,15 +23,16 @@ def test_compressed_images_differ_the_more_the_lower_the_quality():
     assert np.abs(compressed(red, np.random.default_rng(0)).astype(int) - red).max() < 12  # channels stay in order
 
 
-def test_soft_photographs_keep_their_light_and_most_often_a_sharp_part():
+def test_soft_photographs_keep_their_light_but_for_glints_and_most_often_a_sharp_part():
     photo = np.random.default_rng(0).integers(60, 200, (96, 96, 3), dtype=np.uint8)
-    sharp_parts = []
+    sharp_parts, light = [], []
     for seed in range(20):
         result = soft(photo, np.random.default_rng(seed))
-        assert abs(to_linear(result).mean() / to_linear(photo).mean() - 1) < 0.02
+        light.append(to_linear(result).mean() / to_linear(photo).mean())
         assert result.std() < 0.97 * photo.std()
         sharp_parts.append((result == photo).all(axis=2).mean() > 0.02)
     assert sum(sharp_parts) > 10
+    assert min(light) > 0.98 and np.median(light) < 1.05 and max(light) > 1.03
 
 
 def test_strands_are_darker_and_lighter_fine_and_in_the_colour_of_what_they_lie_on():
@@ -39,7 +40,7 @@ def test_strands_are_darker_and_lighter_fine_and_in_the_colour_of_what_they_lie_
     changes = [to_linear(add_strands(photo, np.random.default_rng(s))) / to_linear(photo) for s in range(12)]
     changes = np.log(changes)
     assert min(np.abs(change).mean() for change in changes) > 0.02
-    assert abs(changes.mean()) < 0.2 * np.abs(changes).mean()
+    assert min((changes > 0.05).mean(), (changes < -0.05).mean()) > 0.1
     assert np.abs(changes - changes.mean(axis=3, keepdims=True)).mean() < 0.2 * np.abs(changes).mean()
 
 

@@ -32,7 +32,9 @@ def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     radius = int(rng.integers(2, max(min(photo.shape[:2]) // 20, 3), endpoint=True))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.float32)
     linear = to_linear(photo)
-    blurred = cv2.filter2D(linear, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101)
+    glints = rng.random(photo.shape[:2]) < 10 ** rng.uniform(-5, -2.5)  # they become discs of light
+    glinting = linear * (1 + np.float32(rng.uniform(0, 80)) * glints[..., None])
+    blurred = cv2.filter2D(glinting, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101)
     relief = rng.standard_normal((4, 4)).astype(np.float32) + np.float32(rng.uniform(-0.5, 2))
     share = smoothstep(-0.3, 0.3, cv2.resize(relief, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC))[..., None]
     return to_codes(linear + share * (blurred - linear))
@@ -53,7 +55,7 @@ def compressed(photo: np.ndarray, rng: np.random.Generator, quality: tuple[float
 def add_strands(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Lay grass, fur or hair over parts of a photograph, (H, W, 3) uint8: fine lines that are no streaks.
 
-    They are as many darker ones as lighter ones, in the colour of what they lie on.
+    They are darker and lighter ones, in the colour of what they lie on.
     """
     lean, jitter = rng.uniform(-60, 60), rng.uniform(5, 25)
     params = StreakParams(
@@ -61,7 +63,8 @@ def add_strands(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         depths=(1, 2), opacity=(0.5, 1), clumping=(0, 1),
     )  # fmt: skip
     light, dark = (streak_opacity(photo.shape[:2], rng, params) for _ in range(2))
-    return to_codes(to_linear(photo) * np.exp(np.float32(rng.uniform(0.3, 1.5)) * (light - dark))[..., None])
+    lighter, darker = np.float32(rng.uniform(0.3, 1.5)), np.float32(rng.uniform(0, 1.5))
+    return to_codes(to_linear(photo) * np.exp(lighter * light - darker * dark)[..., None])
 
 
 def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
