@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import time
 from multiprocessing import get_context
-from unirain_plugin.child_process import end_with_parent
+from unirain_plugin.support.processes import end_with_parent
 
 def child(follow):
     if follow:

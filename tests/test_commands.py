@@ -11,7 +11,7 @@ import pytest
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.errors import OptionError
-from unirain_plugin.resources import option_file, options_root
+from unirain_plugin.support.resources import option_file, options_root
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,8 +1,8 @@
 """The demo's distillation step: planted pairs go, rendered ones stay, LMDBs hold what is kept."""
 
-from unirain_plugin import synthesize_rain
 from unirain_plugin.data.manifest import read_manifest
-from unirain_plugin.demo_distill import GOOD, distil
+from unirain_plugin.rain import command as synthesize_rain
+from unirain_plugin.study.demo_distill import GOOD, distil
 
 
 def test_planted_pairs_are_distilled_away(tmp_path):

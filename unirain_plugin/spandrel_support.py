@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, SizeRequirements, StateDict
 from torch import Tensor
 
+from unirain_plugin.checkpoints.weights import ARCHITECTURE, WeightsFile, unpack_architecture
 from unirain_plugin.errors import CheckpointError
 from unirain_plugin.inference.loading import build_network, fill, guess_architecture
-from unirain_plugin.inference.weights_file import ARCHITECTURE, WeightsFile, unpack_architecture
 
 _SIGNS = ("embed.weight", "output.weight", "fuse.0.skip.weight", "encoder.0.0.attention.temperature")
 

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UniRainError: For what a user can mend: options, data, checkpoints.
     """
-    from unirain_plugin.runner import Run, parse_arguments, quiet_interrupt
+    from unirain_plugin.runs.run import Run, parse_arguments, quiet_interrupt
 
     arguments = parse_arguments(argv, is_train=False)
     with quiet_interrupt():

@@ -1,7 +1,7 @@
 """Small remedies for BasicSR 1.4.2 on a current stack. Installed BasicSR is never edited.
 
 What our runner puts in place of the toolbox's own during a run is listed in ``Run.replacements`` and
-``TrainingRun.replacements``; several processes are in :mod:`unirain_plugin.distributed`.
+``TrainingRun.replacements``; several processes are in :mod:`unirain_plugin.runs.distributed`.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _load_safetensors(model: object, net: object, path: str, strict: bool) -> No
     """Weights from a .safetensors file, which has one part only."""
     from basicsr.utils import get_root_logger
 
-    from unirain_plugin.inference.weights_file import read_weights
+    from unirain_plugin.checkpoints.weights import read_weights
 
     net, state = model.get_bare_model(net), read_weights(path).state
     get_root_logger().info(f"Loading {type(net).__name__} model from {path}.")

@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 
 from inference_helpers import SMALL, random_network, random_picture
 
-from unirain_plugin.inference.weights_file import write_weights
+from unirain_plugin.checkpoints.weights import write_weights
 
 __all__ = ["random_network", "random_picture", "write_network"]
 

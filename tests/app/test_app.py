@@ -16,7 +16,7 @@ from browser import Browser, find_chromium
 from PIL import Image
 
 from unirain_plugin.app import command, interface
-from unirain_plugin.inference.pictures import read_picture
+from unirain_plugin.inference.images import read_picture
 from unirain_plugin.inference.restoring import restore
 
 pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from unirain_plugin.archs.moe import HardMoE, SoftMoE
-from unirain_plugin.benchmarks.reference_net import PlainAttention, PlainLayerNorm
+from unirain_plugin.study.benchmarks.reference_net import PlainAttention, PlainLayerNorm
 
 
 def layer_norm(norm, x):

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unirain_plugin.archs.presets import ABLATIONS, PRESETS, preset
 from unirain_plugin.archs.unirain_arch import UniRain
-from unirain_plugin.compare.complexity import complexity
+from unirain_plugin.metrics.complexity import complexity
 
 TRAIN = Path(__file__).parents[2] / "options" / "train"
 ABLATION_FILES = {name: TRAIN / "ablation" / f"train_UniRain-Tiny_{name}.yml" for name in ABLATIONS}

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from unirain_plugin.benchmarks import arch, cli, measuring
-from unirain_plugin.benchmarks.reference_net import TextbookNet
 from unirain_plugin.errors import OptionError, UniRainError
+from unirain_plugin.study.benchmarks import arch, cli, measuring
+from unirain_plugin.study.benchmarks.reference_net import TextbookNet
 
 
 def test_the_yardstick_has_restormers_size():

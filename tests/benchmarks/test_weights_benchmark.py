@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from unirain_plugin.benchmarks import weights
-from unirain_plugin.benchmarks.weights import smeared_noise, standard_error
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.study.benchmarks import weights
+from unirain_plugin.study.benchmarks.weights import smeared_noise, standard_error
 
 
 def test_a_row_for_each_rain_with_its_gain(capsys):

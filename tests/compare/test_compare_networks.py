@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny_run import TINY_NETWORK
 
+from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.compare.networks import load_network, spec_of
 from unirain_plugin.compare.options import CompareOptions, CostOptions, ModelOptions, SetOptions
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference.loading import build_network
 from unirain_plugin.inference.restoring import restore
-from unirain_plugin.inference.weights_file import write_weights
 
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 1}
 TOOLBOX = {

@@ -16,15 +16,15 @@ import yaml
 from tiny_run import TINY_NETWORK, write_rainrag
 
 from unirain_plugin import __main__ as cli
+from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.compare import network_process
-from unirain_plugin.compare.metrics import psnr
 from unirain_plugin.compare.options import parse_options
 from unirain_plugin.compare.run import UNTRAINED, run
 from unirain_plugin.compare.samples import Source
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.inference.loading import build_network, load
 from unirain_plugin.inference.restoring import restore
-from unirain_plugin.inference.weights_file import write_weights
+from unirain_plugin.metrics.psnr_ssim import psnr
 
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 1}
 NO_EXTRAS = {"cost": {"enabled": False}, "figure": {"enabled": False}, "device": "cpu"}
@@ -251,7 +251,7 @@ def test_a_wrong_picture_or_corner_of_the_figure_is_told_before_anything_runs(da
 
 
 def test_a_missing_metric_is_told_and_the_others_are_computed(data, tmp_path, monkeypatch):
-    from unirain_plugin.compare import scoring
+    from unirain_plugin.metrics import scoring
 
     find = scoring.importlib.util.find_spec
     monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None if name == "pyiqa" else find(name))
@@ -283,7 +283,7 @@ def test_two_runs_do_not_meet(data, tmp_path, capsys):
 
 
 def test_a_metric_that_fails_once_is_told_and_tried_anew(data, tmp_path, monkeypatch):
-    from unirain_plugin.compare import scoring
+    from unirain_plugin.metrics import scoring
 
     calls = []
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.compare import metrics
-from unirain_plugin.compare.metrics import luma, psnr, ssim
 from unirain_plugin.errors import DataError
+from unirain_plugin.metrics import psnr_ssim as metrics
+from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
 from unirain_plugin.toolbox import prepare_import
 
 prepare_import()

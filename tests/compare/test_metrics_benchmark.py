@@ -5,7 +5,7 @@ import json
 import pytest
 
 from unirain_plugin import __main__ as cli
-from unirain_plugin.benchmarks import metrics
+from unirain_plugin.study.benchmarks import metrics
 
 
 def test_it_reports_values_and_times(tmp_path, capsys):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from unirain_plugin.compare import scoring
-from unirain_plugin.compare.scoring import check_names, make_metrics
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.metrics import scoring
+from unirain_plugin.metrics.scoring import check_names, make_metrics
 
 
 def picture(size=200, seed=0):

@@ -2,8 +2,8 @@
 
 from data_pictures import encode, picture
 
-from unirain_plugin.data.commands import index_dataset
 from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.preparation import index_dataset
 
 
 def plant(root, *paths, size=(8, 12)):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from data_pictures import encode, picture, write_pair
 
-from unirain_plugin.data.commands import extract_subimages, generate_meta_info
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
-from unirain_plugin.data.subimages import CutPlan
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.preparation import extract_subimages, generate_meta_info
+from unirain_plugin.preparation.subimages import CutPlan
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from unirain_plugin.benchmarks import data
 from unirain_plugin.data.lmdb import close_environments
 from unirain_plugin.errors import OptionError
+from unirain_plugin.study.benchmarks import data
 
 
 def test_every_case_is_measured(capsys, tmp_path):

@@ -6,11 +6,11 @@ import pytest
 from data_pictures import encode, picture, write_pair
 from indexed_folder import index, plant
 
-from unirain_plugin.data.commands import index_dataset
-from unirain_plugin.data.layouts import RULES, load_layout, parse_layout
 from unirain_plugin.data.manifest import read_manifest
-from unirain_plugin.data.public_layouts import public_layout, public_layouts
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.preparation import index_dataset
+from unirain_plugin.preparation.layouts import RULES, load_layout, parse_layout
+from unirain_plugin.preparation.public_layouts import public_layout, public_layouts
 
 TREES = {
     "rainrag": [("drs/input/a.png", "drs/target/a.png", "drs"), ("nrd/input/a.png", "nrd/target/a.png", "nrd")],

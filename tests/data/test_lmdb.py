@@ -16,15 +16,14 @@ from data_pictures import encode, picture, write_pair
 from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
-from unirain_plugin.data import lmdb_writer
-from unirain_plugin.data.commands import create_lmdb
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.lmdb import close_environments, read_meta, read_value
 from unirain_plugin.data.lmdb_keys import make_key, unique_keys
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.sample_index import SampleIndex
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.locks import sole_user
+from unirain_plugin.preparation import create_lmdb, lmdb_writer
+from unirain_plugin.support.locks import sole_user
 
 
 @pytest.fixture(autouse=True)

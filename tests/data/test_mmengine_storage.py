@@ -8,10 +8,10 @@ from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
 from unirain_plugin.data import mmengine_storage
-from unirain_plugin.data.commands import create_lmdb
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.preparation import create_lmdb
 
 pytest.importorskip("mmengine")
 

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.data.rain.drops import drop_field
-from unirain_plugin.data.rain.light import LUMA, kelvin_to_rgb, to_codes, to_linear
-from unirain_plugin.data.rain.night import make_night
-from unirain_plugin.data.rain.streaks import streak_opacity, veil_opacity
-from unirain_plugin.data.rain_synthesis import DropParams, NightParams, RainParams, StreakParams, render_rain
-from unirain_plugin.data.sample_photos import SPLITS, sample_photos
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.rain.drops import drop_field
+from unirain_plugin.rain.light import LUMA, kelvin_to_rgb, to_codes, to_linear
+from unirain_plugin.rain.night import make_night
+from unirain_plugin.rain.render import DropParams, NightParams, RainParams, StreakParams, render_rain
+from unirain_plugin.rain.sample_photos import SPLITS, sample_photos
+from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
 from unirain_plugin.rain_types import RAIN_TYPES
 
 SEEDS = range(4)
@@ -261,8 +261,8 @@ def test_sample_photos_are_divided_by_scene():
 
 def test_renderer_needs_no_torch():
     code = (
-        "import sys, unirain_plugin.data.rain_synthesis, unirain_plugin.data.sample_photos, "
-        "unirain_plugin.data.rain.pair_files, unirain_plugin.synthesize_rain\n"
+        "import sys, unirain_plugin.rain.render, unirain_plugin.rain.sample_photos, "
+        "unirain_plugin.rain.pair_files, unirain_plugin.rain.command\n"
         "sys.exit([m for m in ('torch', 'basicsr', 'skimage') if m in sys.modules] or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

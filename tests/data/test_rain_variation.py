@@ -1,8 +1,8 @@
 import cv2
 import numpy as np
 
-from unirain_plugin.data.rain.light import to_linear
-from unirain_plugin.data.rain.variation import add_bars, add_strands, compressed, soft, toned
+from unirain_plugin.rain.light import to_linear
+from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned
 
 
 def test_toned_photographs_have_less_light_and_keep_the_order_of_their_values():

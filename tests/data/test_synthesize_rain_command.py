@@ -16,10 +16,10 @@ import pytest
 from photo_files import picture, save
 
 from unirain_plugin.__main__ import main as command_table
-from unirain_plugin.data.rain.pair_files import cut, output_names, read_photo
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.rain.command import main
+from unirain_plugin.rain.pair_files import cut, output_names, read_photo
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.synthesize_rain import main
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "data_preparation" / "synthesize_rain.py"
 
@@ -323,7 +323,7 @@ def test_full_disk_or_read_only_output_is_a_message(photos, tmp_path, monkeypatc
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("unirain_plugin.data.rain.pair_files.os.replace", fail)
+    monkeypatch.setattr("unirain_plugin.rain.pair_files.os.replace", fail)
     with pytest.raises(DataError, match="cannot be written: No space left on device"):
         main(["--input", str(photos), "--output", str(tmp_path / "o"), "--types", "drs"])
     shutil.rmtree(tmp_path / "o")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from photo_files import picture, save
 
-from unirain_plugin.data.rain import pair_files
-from unirain_plugin.data.rain.pair_files import read_photo
-from unirain_plugin.data.rain.params import REAL_RAIN
-from unirain_plugin.data.rain.variation import add_bars
-from unirain_plugin.synthesize_rain import main
+from unirain_plugin.rain import pair_files
+from unirain_plugin.rain.command import main
+from unirain_plugin.rain.pair_files import read_photo
+from unirain_plugin.rain.params import REAL_RAIN
+from unirain_plugin.rain.variation import add_bars
 
 
 def pairs_of(tmp_path, rain_type, *options) -> list[tuple[np.ndarray, np.ndarray]]:

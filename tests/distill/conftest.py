@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # stub_voters, for `imports` in this process and in workers
 from rain_pictures import photographs, write_png
 
-from unirain_plugin.data.rain_synthesis import render_rain
+from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain_types import RAIN_TYPES
 
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from unirain_plugin.benchmarks import distill_speed, retrieval
 from unirain_plugin.errors import OptionError
+from unirain_plugin.study.benchmarks import distill_speed, retrieval
 
 
 def test_retrieval_prints_growth_and_equal_ssim(tmp_path, capsys):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from rain_pictures import photographs
 
-from unirain_plugin.data.rain_synthesis import render_rain
 from unirain_plugin.distill.duplicates import find_duplicates_among
 from unirain_plugin.distill.records import Candidate
+from unirain_plugin.rain.render import render_rain
 
 PHOTOS = photographs(192)
 

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.benchmarks.distill import render_pairs
-from unirain_plugin.data.sample_photos import sample_photos
-from unirain_plugin.distill.planted import FURTHER_KINDS, GOOD_KINDS, KINDS, plant
 from unirain_plugin.errors import OptionError
+from unirain_plugin.rain.sample_photos import sample_photos
+from unirain_plugin.study.benchmarks.distill import render_pairs
+from unirain_plugin.study.planted import FURTHER_KINDS, GOOD_KINDS, KINDS, plant
 
 ALL = [*KINDS, *FURTHER_KINDS, *GOOD_KINDS]
 

@@ -7,12 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.benchmarks import distill as benchmark
-from unirain_plugin.data.rain.pair_files import cut, read_photo
-from unirain_plugin.data.rain_synthesis import render_rain
-from unirain_plugin.data.sample_photos import sample_photos
 from unirain_plugin.distill.majority import decide
-from unirain_plugin.distill.planted import Pair, plant
 from unirain_plugin.distill.records import Reference, VoteTask
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
 from unirain_plugin.distill.voters.evidence import VERSION, pair_evidence
@@ -20,6 +15,11 @@ from unirain_plugin.distill.voters.findings import Finding
 from unirain_plugin.distill.voters.findings import judge as judge_findings
 from unirain_plugin.distill.voters.rain_owner import STREAK_LIMIT, rain_in_clean
 from unirain_plugin.errors import OptionError
+from unirain_plugin.rain.pair_files import cut, read_photo
+from unirain_plugin.rain.render import render_rain
+from unirain_plugin.rain.sample_photos import sample_photos
+from unirain_plugin.study.benchmarks import distill as benchmark
+from unirain_plugin.study.planted import Pair, plant
 
 TYPES = ("realism", "pair_consistency", "gt_quality")
 

@@ -11,10 +11,10 @@ import yaml
 from tiny_run import tiny_train_options
 
 from unirain_plugin import load, restore, test, train
-from unirain_plugin.benchmarks import arch, cli, measuring
 from unirain_plugin.compare import cost
-from unirain_plugin.compare.complexity import Complexity
 from unirain_plugin.inference.restoring import RestoreOptions
+from unirain_plugin.metrics.complexity import Complexity
+from unirain_plugin.study.benchmarks import arch, cli, measuring
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from unirain_plugin import load, restore
-from unirain_plugin.compare.metrics import psnr
-from unirain_plugin.data.rain.pair_files import cut, read_photo
-from unirain_plugin.data.rain_synthesis import render_rain
-from unirain_plugin.data.sample_photos import sample_photos
 from unirain_plugin.inference.loading import DEFAULT_WEIGHTS
+from unirain_plugin.metrics.psnr_ssim import psnr
+from unirain_plugin.rain.pair_files import cut, read_photo
+from unirain_plugin.rain.render import render_rain
+from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
 
 

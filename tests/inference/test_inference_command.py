@@ -10,10 +10,10 @@ from inference_helpers import SMALL, random_network, random_picture
 from PIL import Image
 
 from unirain_plugin import __main__ as cli
+from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.inference import folder
-from unirain_plugin.inference.pictures import Picture, read_picture, write_picture
+from unirain_plugin.inference.images import Picture, read_picture, write_picture
 from unirain_plugin.inference.restoring import restore
-from unirain_plugin.inference.weights_file import write_weights
 
 
 @pytest.fixture(scope="module")

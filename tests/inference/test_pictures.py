@@ -8,7 +8,7 @@ from inference_helpers import random_picture
 from PIL import Image, ImageOps
 
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.pictures import Picture, as_stored, read_picture, side_by_side, write_picture
+from unirain_plugin.inference.images import Picture, as_stored, read_picture, side_by_side, write_picture
 
 
 def exif_with(orientation):

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 
 from unirain_plugin import load, restore
+from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.errors import CheckpointError, OptionError
-from unirain_plugin.export.command import main as export
 from unirain_plugin.inference.command import main as inference
-from unirain_plugin.inference.pictures import Picture, read_picture, write_picture
+from unirain_plugin.inference.export_command import main as export
+from unirain_plugin.inference.images import Picture, read_picture, write_picture
 from unirain_plugin.inference.sizes import LARGE_RAIN, restore_at_sizes
-from unirain_plugin.inference.weights_file import write_weights
 
 
 def blob(height, width, radius):

@@ -11,10 +11,10 @@ from inference_helpers import SMALL, random_network, random_picture
 from safetensors import safe_open
 
 from unirain_plugin import __main__ as cli
+from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference import loading
 from unirain_plugin.inference.loading import guess_architecture, load
-from unirain_plugin.inference.weights_file import write_weights
 
 
 def assert_same_network(net, other):
@@ -219,7 +219,7 @@ def test_export_command(tmp_path, name, capsys):
 def test_export_onnx_runs_at_other_sizes(tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    from unirain_plugin.export.formats import export_onnx
+    from unirain_plugin.inference.export_formats import export_onnx
 
     net = random_network(num_blocks=[1, 0], decoder_blocks=[1], heads=[1, 2], refinement_blocks=0)
     remark = export_onnx(net, tmp_path / "w.onnx")

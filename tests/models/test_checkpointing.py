@@ -9,8 +9,8 @@ import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 
+from unirain_plugin.checkpoints.states import newest_checkpoint, read_state
 from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
-from unirain_plugin.models.checkpoint_files import newest_checkpoint, read_state
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
 
 

@@ -6,9 +6,8 @@ import signal
 import pytest
 import torch
 
-from unirain_plugin.errors import CheckpointError
-from unirain_plugin.models import checkpoint_files
-from unirain_plugin.models.checkpoint_files import (
+from unirain_plugin.checkpoints import states as checkpoint_files
+from unirain_plugin.checkpoints.states import (
     atomic_save,
     broken_reason,
     newest_checkpoint,
@@ -16,6 +15,7 @@ from unirain_plugin.models.checkpoint_files import (
     read_state,
     remove_leftovers,
 )
+from unirain_plugin.errors import CheckpointError
 
 
 def checkpoint(folder, iteration):

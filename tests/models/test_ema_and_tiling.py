@@ -8,7 +8,7 @@ from model_helpers import StubNet, batch_of, build, options
 from torch import nn
 
 from unirain_plugin.models.ema import update_average
-from unirain_plugin.models.tiling import restore_in_tiles, tile_starts
+from unirain_plugin.support.tiling import restore_in_tiles, tile_starts
 
 
 def test_average_of_parameters_and_buffers():

@@ -69,7 +69,7 @@ def worker(rank, folder):
     import conftest  # noqa: F401  (registers the plugin)
     from basicsr.models.base_model import BaseModel
 
-    from unirain_plugin.distributed import model_to_device
+    from unirain_plugin.runs.distributed import model_to_device
 
     torch.set_num_threads(1)
     BaseModel.model_to_device = model_to_device

@@ -3,7 +3,7 @@
 import pytest
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.option_files.loader import number_meant, read_option_file
+from unirain_plugin.options.yaml_loader import number_meant, read_option_file
 
 
 def read(text: str | bytes, folder):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from unirain_plugin.reproduce.data import DataFolder
-from unirain_plugin.reproduce.options import load_options
-from unirain_plugin.reproduce.plan import GridRun, Variant, base_training, merged, plan_runs, run_options, variants_of
-from unirain_plugin.resources import option_file
+from unirain_plugin.study.data import DataFolder
+from unirain_plugin.study.options import load_options
+from unirain_plugin.study.plan import GridRun, Variant, base_training, merged, plan_runs, run_options, variants_of
+from unirain_plugin.support.resources import option_file
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from unirain_plugin.reproduce.statistics import Spread, mean_of_types, spread, summarise, verdict, worst_type
-from unirain_plugin.reproduce.usage import ExpertUse, expert_lines, expert_use, weight_lines
+from unirain_plugin.study.statistics import Spread, mean_of_types, spread, summarise, verdict, worst_type
+from unirain_plugin.study.usage import ExpertUse, expert_lines, expert_use, weight_lines
 
 
 def figures(drs, drd, nrs, nrd):

@@ -27,7 +27,7 @@ def main() -> None:
     prepare_import()
     unirain_plugin.register()
     import unirain_plugin.options
-    import unirain_plugin.training_run
+    import unirain_plugin.runs.training
 
     torch.set_num_threads(1)
     # What every run would work out anew for itself: which keys the registered classes read.
@@ -85,7 +85,7 @@ def die_while_saving(name, moment):
     """SIGKILL this process while it saves the file ``name``: half written, before its fsync, before its rename."""
     import torch
 
-    from unirain_plugin.models import checkpoint_files
+    from unirain_plugin.checkpoints import states as checkpoint_files
 
     def die(*args):
         os.kill(os.getpid(), signal.SIGKILL)

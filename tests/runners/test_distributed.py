@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from unirain_plugin import distributed
-from unirain_plugin.distributed import agreed, init_process_group, leave_process_group
 from unirain_plugin.errors import OptionError
+from unirain_plugin.runs import distributed
+from unirain_plugin.runs.distributed import agreed, init_process_group, leave_process_group
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 

@@ -9,10 +9,10 @@ import torch
 from run_helpers import merge, stock_sections
 from tiny_run import tiny_train_options
 
-from unirain_plugin.data.training_loader import build_training_loader, build_validation_loaders
-from unirain_plugin.distributed import fork_workers, model_to_device
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.runner import Run, without_worker_traceback
+from unirain_plugin.runs.distributed import fork_workers, model_to_device
+from unirain_plugin.runs.loaders import build_training_loader, build_validation_loaders
+from unirain_plugin.runs.run import Run, without_worker_traceback
 from unirain_plugin.toolbox import LazyPrefetcher, archive_folder, replaced, unused_path
 from unirain_plugin.train import main
 

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unirain_plugin.errors import CheckpointError, OptionError
-from unirain_plugin.runner import parse_arguments
+from unirain_plugin.runs.run import parse_arguments
 from unirain_plugin.toolbox import explain_loading_errors, replaced
 
 

@@ -80,8 +80,8 @@ def find_weights(paths: list[Path] | None) -> list[Path]:
         DataError: If a folder holds none.
         CheckpointError: If none were named and the package ships none.
     """
+    from unirain_plugin.checkpoints.weights import SUFFIXES
     from unirain_plugin.inference.loading import DEFAULT_WEIGHTS
-    from unirain_plugin.inference.weights_file import SUFFIXES
 
     if not paths:
         if not DEFAULT_WEIGHTS.is_file():

@@ -10,7 +10,7 @@ import torch
 from unirain_plugin.app.restoration import Restorer, preview
 from unirain_plugin.distill.parts import require
 from unirain_plugin.errors import UniRainError
-from unirain_plugin.inference.pictures import PICTURE_SUFFIXES
+from unirain_plugin.inference.images import PICTURE_SUFFIXES
 from unirain_plugin.inference.restoring import PRECISIONS, RestoreOptions
 from unirain_plugin.inference.sizes import LARGE_RAIN
 

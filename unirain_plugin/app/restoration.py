@@ -17,8 +17,8 @@ from torch import nn
 
 from unirain_plugin.data.image_header import read_header
 from unirain_plugin.errors import DataError, OptionError, UniRainError
+from unirain_plugin.inference.images import Picture, read_picture, write_picture
 from unirain_plugin.inference.loading import load
-from unirain_plugin.inference.pictures import Picture, read_picture, write_picture
 from unirain_plugin.inference.restoring import RestoreOptions, restore
 
 PREVIEW = 1600

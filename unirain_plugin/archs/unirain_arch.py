@@ -10,13 +10,13 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unirain_plugin.archs import checkpoint_keys
 from unirain_plugin.archs.blocks import Conv3x3, Downsample, Fuse, TransformerBlock, Upsample
 from unirain_plugin.archs.mmengine_registry import register_in_mmengine
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.padding import crop, pad_to_multiple
 from unirain_plugin.archs.routing import RoutingRecord, auxiliary_losses
 from unirain_plugin.archs.streaming import wants_slow_bfloat16
+from unirain_plugin.checkpoints import mismatch as checkpoint_keys
 from unirain_plugin.errors import OptionError
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from unirain_plugin.compare.complexity import complexity
 from unirain_plugin.inference.restoring import RestoreOptions, restore_tensor
+from unirain_plugin.metrics.complexity import complexity
 
 if TYPE_CHECKING:
-    from unirain_plugin.compare.complexity import Complexity
+    from unirain_plugin.metrics.complexity import Complexity
 
 CONVENTION = (
     "Multiply-adds are those of convolutions and matrix products of one forward pass (papers often call this number "

@@ -19,11 +19,11 @@ from unirain_plugin.compare.networks import NetworkSpec
 from unirain_plugin.compare.options import ModelOptions
 from unirain_plugin.compare.results import INPUT, ImageResult
 from unirain_plugin.compare.samples import Sample, Source, decode
-from unirain_plugin.compare.scoring import Metric
 from unirain_plugin.data.image_io import CONVERSIONS
 from unirain_plugin.data.strict_decode import decode_strictly
 from unirain_plugin.distill.workspace import canonical_hash
 from unirain_plugin.errors import DataError, UniRainError
+from unirain_plugin.metrics.scoring import Metric
 
 _LISTED = 3
 

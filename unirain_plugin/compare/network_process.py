@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.compare.networks import NetworkSpec, load_network
 from unirain_plugin.compare.samples import Source
 from unirain_plugin.errors import UniRainError
+from unirain_plugin.support.processes import end_with_parent
 
 _PRELOADED = "unirain_plugin.compare.preloaded"
 _GRACE = 5
@@ -131,7 +131,7 @@ def _serve(connection: Connection, spec: NetworkSpec) -> None:
 
 def _requests(net: Any, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
     from unirain_plugin.compare import cost
-    from unirain_plugin.inference.pictures import Picture, write_picture
+    from unirain_plugin.inference.images import Picture, write_picture
     from unirain_plugin.inference.restoring import restore
 
     options = spec.restore_options()

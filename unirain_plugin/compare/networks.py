@@ -145,8 +145,8 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
 
 def _fill_partly(net: nn.Module, spec: NetworkSpec) -> str:
     """Load the weights that fit by name and shape; the remark."""
+    from unirain_plugin.checkpoints.weights import read_weights
     from unirain_plugin.inference.loading import fill
-    from unirain_plugin.inference.weights_file import read_weights
 
     file = read_weights(spec.weights, spec.options.param_key)
     wanted = net.state_dict()

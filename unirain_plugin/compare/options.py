@@ -11,8 +11,8 @@ from typing import Any
 from unirain_plugin.compare.results import GT, INPUT
 from unirain_plugin.compare.set_options import SetOptions, check_name
 from unirain_plugin.errors import OptionError, did_you_mean
-from unirain_plugin.option_files.loader import read_option_file
-from unirain_plugin.option_files.sections import parse_section
+from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.support.spec import parse_section
 
 DEFAULT_WEIGHTS = "default"
 """``weights: default`` names the network that the package ships."""
@@ -243,7 +243,7 @@ def parse_options(mapping: Mapping[str, Any], where: str) -> CompareOptions:
         OptionError: As :func:`load_options`.
     """
     options = parse_section(CompareOptions, mapping, where)
-    from unirain_plugin.compare.scoring import check_names  # the tables of known metrics
+    from unirain_plugin.metrics.scoring import check_names  # the tables of known metrics
 
     check_names(options.metrics, where)
     return options

@@ -16,11 +16,11 @@ from unirain_plugin.compare.networks import NetworkSpec, spec_of
 from unirain_plugin.compare.options import CompareOptions, ModelOptions
 from unirain_plugin.compare.results import GT, INPUT, OK, Comparison, ModelRow
 from unirain_plugin.compare.samples import Sample, list_samples
-from unirain_plugin.compare.scoring import Metric, make_metrics
 from unirain_plugin.compare.summary import SetSummary, summarise
 from unirain_plugin.compare.zoom import find_picture
 from unirain_plugin.distill.workspace import Workspace
 from unirain_plugin.errors import DataError
+from unirain_plugin.metrics.scoring import Metric, make_metrics
 
 UNTRAINED = "untrained: cost only, no scores"
 """Status of a network that was taken without weights, as asked."""

@@ -130,7 +130,7 @@ def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
         DataError: As the command ``synthesize-rain``.
         OptionError: Likewise.
     """
-    from unirain_plugin import synthesize_rain
+    from unirain_plugin.rain import command as synthesize_rain
 
     chosen = [str(options.input), options.split, options.rain_types, options.per_image, options.size, options.seed]
     settings = [*chosen, synthesize_rain.RENDERER_VERSION]

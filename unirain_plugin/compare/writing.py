@@ -16,7 +16,7 @@ from unirain_plugin.compare.run import UNTRAINED, Outcome
 from unirain_plugin.distill.workspace import write_text
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.inference.loading import choose_device
-from unirain_plugin.provenance import provenance
+from unirain_plugin.support.provenance import provenance
 
 
 def markdown(outcome: Outcome, options: CompareOptions) -> str:

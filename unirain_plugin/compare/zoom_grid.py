@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from unirain_plugin.compare.figures import INK, PAPER, error_colours, error_map, text_font
-from unirain_plugin.compare.metrics import psnr
 from unirain_plugin.compare.results import GT, INPUT, Comparison
 from unirain_plugin.compare.zoom import Box, choose_images, models_with_results, most_different_box
+from unirain_plugin.metrics.psnr_ssim import psnr
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
 
 if TYPE_CHECKING:

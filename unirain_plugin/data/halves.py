@@ -9,9 +9,9 @@ import cv2
 
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.pair_files import read_file
-from unirain_plugin.data.pairing import PairedFiles
-from unirain_plugin.data.writing import claim_folder, write_errors, write_whole
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.preparation.pairing import PairedFiles
+from unirain_plugin.support.writing import claim_folder, write_errors, write_whole
 
 
 def prepare_halves(root: str, output: str, rainy_half: str) -> None:

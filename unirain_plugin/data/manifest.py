@@ -17,9 +17,9 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
-from unirain_plugin.data.writing import umask, write_errors
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import rain_type_ids
+from unirain_plugin.support.writing import umask, write_errors
 
 SIMILARITIES = ("s_txt", "s_vis", "s_perc")
 """The three similarities of a retrieved reference (paper.md §2): semantic, visual, structural."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from unirain_plugin.data.sample_index import SampleIndex
-from unirain_plugin.random_streams import seeded_streams
+from unirain_plugin.support.random_streams import seeded_streams
 
 
 class ReseededDataset(Dataset):

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 from unirain_plugin.data.sample_index import SampleIndex
 from unirain_plugin.errors import DataError
-from unirain_plugin.random_streams import mixed_seed
+from unirain_plugin.support.random_streams import mixed_seed
 
 
 class ResumableSampler(Sampler[SampleIndex]):

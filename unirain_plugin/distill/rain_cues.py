@@ -4,7 +4,7 @@ The cues rest on how such pictures come about. Streaks brighten all three channe
 direction all over the picture: they show in the minimum of the channels as lines of one steep direction, in most
 places. Drops are lenses: compact and round. At night the sensor's amplification makes neighbouring pixels differ in
 colour, and most of the picture is dark. The two logistic combinations at the end were calibrated on pictures rendered
-by :mod:`unirain_plugin.data.rain_synthesis` (our choice: no labelled real pictures come with the package).
+by :mod:`unirain_plugin.rain.render` (our choice: no labelled real pictures come with the package).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.errors import OptionError
-from unirain_plugin.locks import sole_user
+from unirain_plugin.support.locks import sole_user
 
 STATE_FILE = "state.json"
 _TEMPORARY = ".tmp-"

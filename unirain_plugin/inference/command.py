@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from unirain_plugin.inference.folder import Outcome, restore_files
+from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import plan_jobs
-from unirain_plugin.inference.pictures import FORMATS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from unirain_plugin.inference.images import Picture, read_picture, side_by_side, write_picture
 from unirain_plugin.inference.jobs import Job
-from unirain_plugin.inference.pictures import Picture, read_picture, side_by_side, write_picture
 from unirain_plugin.inference.video import probe, read_frames, writer
 
 _AHEAD = 3

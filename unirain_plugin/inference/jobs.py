@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.pictures import PICTURE_SUFFIXES
+from unirain_plugin.inference.images import PICTURE_SUFFIXES
 from unirain_plugin.inference.video import VIDEO_SUFFIXES, video_target
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unirain_plugin.checkpoints.weights import WeightsFile, read_weights
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
-from unirain_plugin.inference.weights_file import WeightsFile, read_weights
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "UniRain-Tiny.safetensors"
 """The small trained network that the package ships."""
@@ -167,7 +167,7 @@ def network_section(path: Path) -> dict[str, object]:
     Raises:
         OptionError: If the file is broken or has no such section.
     """
-    from unirain_plugin.option_files.loader import read_option_file
+    from unirain_plugin.options.yaml_loader import read_option_file
 
     section = read_option_file(path).opt.get("network_g")
     if not isinstance(section, Mapping) or "type" not in section:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.feature_maps import MapStore
 from unirain_plugin.inference.sizes import check_sizes, restore_at_sizes
-from unirain_plugin.models.tiling import restore_in_tiles
+from unirain_plugin.support.tiling import restore_in_tiles
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

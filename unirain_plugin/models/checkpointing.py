@@ -28,9 +28,9 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from torch.optim.lr_scheduler import LRScheduler
 
+from unirain_plugin.checkpoints.states import atomic_save, prune_checkpoints, remove_leftovers
 from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
-from unirain_plugin.models.checkpoint_files import atomic_save, prune_checkpoints, remove_leftovers
-from unirain_plugin.random_streams import random_state, set_random_state
+from unirain_plugin.support.random_streams import random_state, set_random_state
 
 __all__ = ["atomic_save", "load_training_state", "network_content", "save_checkpoint"]
 

@@ -20,10 +20,10 @@ from unirain_plugin.models.checkpointing import atomic_save, network_content
 from unirain_plugin.models.metrics import MetricSuite
 from unirain_plugin.models.model_options import ModelOptions
 from unirain_plugin.models.routing import draw_routing
-from unirain_plugin.models.tiling import restore_in_tiles
 from unirain_plugin.models.training_log import validation_text, write_routing_picture, write_validation
 from unirain_plugin.models.validation import ValidationResult, gather_in_order, preserved_random_state, type_names
 from unirain_plugin.models.validation_run import validate_images
+from unirain_plugin.support.tiling import restore_in_tiles
 
 
 class PerTypeValidation(SRModel):

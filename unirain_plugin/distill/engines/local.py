@@ -10,11 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from multiprocessing import forkserver
 
-from unirain_plugin.child_process import end_with_parent
 from unirain_plugin.distill.engines.base import Engine
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.job import Job
 from unirain_plugin.distill.worker import THREAD_VARIABLES, Step, Worker, keep_freed_memory, limit_threads
+from unirain_plugin.support.processes import end_with_parent
 
 _PRELOAD = ["unirain_plugin.distill.engines.local", "faiss"]
 _job: Job | None = None

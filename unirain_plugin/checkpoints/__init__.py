@@ -1,0 +1,1 @@
+"""Files of weights and training states: read, checked and written whole."""

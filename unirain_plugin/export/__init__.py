@@ -1,1 +1,0 @@
-"""Trained weights as files for other programs."""

@@ -1,0 +1,173 @@
+"""The metrics of a comparison: our PSNR and SSIM, the toolbox's NIQE, and those of pyiqa where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
+
+BUILT_IN = ("psnr", "ssim", "psnr_y", "ssim_y", "niqe")
+"""Metrics that need nothing further. PSNR and SSIM are taken in RGB, or on MATLAB's Y."""
+
+PYIQA_NAMES = (
+    "lpips", "lpips-vgg", "dists", "pieapp", "ahiq", "topiq_fr", "topiq_nr", "fsim", "vif", "vsi", "gmsd", "nlpd",
+    "mad", "ms_ssim", "cw_ssim", "ssimc", "psnry", "ilniqe", "brisque", "nrqm", "pi", "musiq", "maniqa", "clipiqa",
+    "clipiqa+", "nima", "dbcnn", "hyperiqa", "tres", "paq2piq", "cnniqa", "liqe", "qalign", "arniqa",
+)  # fmt: skip
+"""Names of pyiqa, for messages where it is not installed."""
+
+_NIQE_SIDE = 192
+_INSTALL = "needs the package pyiqa: pip install pyiqa (it downloads weights at a metric's first use)"
+
+Function = Callable[[np.ndarray, np.ndarray | None], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: As in the option file.
+        higher_is_better: Its direction.
+        needs_gt: Whether it compares with the clean picture.
+        function: Maps (picture, clean picture or None), uint8 RGB (H, W, 3), to a value; NaN where there is none.
+    """
+
+    name: str
+    higher_is_better: bool
+    needs_gt: bool
+    function: Function = field(repr=False)
+
+    def __call__(self, image: np.ndarray, target: np.ndarray | None) -> float | None:
+        """The value, or None where the picture has none (no clean picture, too small, flat).
+
+        Raises:
+            DataError: If a metric of pyiqa fails on it.
+        """
+        if self.needs_gt and target is None:
+            return None
+        value = float(self.function(image, target))
+        return None if math.isnan(value) else value
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Refuse names that are misspelt for certain.
+
+    Raises:
+        OptionError: With the nearest valid name.
+    """
+    known = (*BUILT_IN, *PYIQA_NAMES)
+    for index, name in enumerate(names):
+        if name in known:
+            continue
+        hint = did_you_mean(name, _pyiqa_names() or known)
+        near_miss = did_you_mean(name, BUILT_IN)
+        if near_miss or (_pyiqa_names() and name not in _pyiqa_names()):
+            raise OptionError(f"{where}: metrics[{index}]: unknown metric '{name}'.{near_miss or hint} "
+                              f"Known: {', '.join(BUILT_IN)}, and those of pyiqa.")  # fmt: skip
+
+
+def make_metrics(names: Sequence[str], device: str = "cpu") -> tuple[list[Metric], dict[str, str]]:
+    """Build the metrics; one that cannot be had is left out and the others are kept.
+
+    Returns:
+        The metrics, and for each name that is missing a line that says why and what helps.
+    """
+    metrics, missing = [], {}
+    for name in names:
+        if name in _MAKERS:
+            metrics.append(_MAKERS[name](name))
+            continue
+        try:
+            metrics.append(_from_pyiqa(name, device))
+        except DataError as error:
+            missing[name] = str(error)
+    return metrics, missing
+
+
+def _plain(function: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[str], Metric]:
+    return lambda name: Metric(name, True, True, function)
+
+
+def _on_luma(function: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[str], Metric]:
+    return lambda name: Metric(name, True, True, lambda image, target: function(luma(image), luma(target)))
+
+
+def _niqe(name: str) -> Metric:
+    from unirain_plugin.toolbox import prepare_import
+
+    prepare_import()
+    from basicsr.metrics import calculate_niqe
+
+    def value(image: np.ndarray, _: np.ndarray | None) -> float:
+        if min(image.shape[:2]) < _NIQE_SIDE:  # 2 × 2 blocks of 96 × 96 for a covariance
+            return math.nan
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # means over nothing, of a flat picture
+                return float(calculate_niqe(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), crop_border=0))
+        except np.linalg.LinAlgError:
+            return math.nan
+
+    return Metric(name, False, False, value)
+
+
+_MAKERS: dict[str, Callable[[str], Metric]] = {
+    "psnr": _plain(psnr),
+    "ssim": _plain(ssim),
+    "psnr_y": _on_luma(psnr),
+    "ssim_y": _on_luma(ssim),
+    "niqe": _niqe,
+}
+
+
+def _pyiqa_names() -> Sequence[str]:
+    """What an installed pyiqa knows; empty without it."""
+    if importlib.util.find_spec("pyiqa") is None:
+        return ()
+    try:
+        import pyiqa
+
+        return pyiqa.list_models()
+    except Exception:  # a broken installation is told when the metric is made
+        return ()
+
+
+def _from_pyiqa(name: str, device: str) -> Metric:
+    if importlib.util.find_spec("pyiqa") is None:
+        raise DataError(f"{name}: {_INSTALL}")
+    import torch
+
+    try:
+        import pyiqa
+
+        model = pyiqa.create_metric(name, device=torch.device(device))
+    except Exception as error:  # no network, a broken installation, an unknown name: the others go on
+        reason = str(error).strip().splitlines()
+        raise DataError(
+            f"{name}: pyiqa cannot make it ({reason[0] if reason else type(error).__name__}); its weights are "
+            "downloaded at first use: run once with network access, or put them into pyiqa's cache folder"
+        ) from error
+
+    def tensor(image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float().div(255).to(device)
+
+    def value(image: np.ndarray, target: np.ndarray | None) -> float:
+        try:
+            with torch.no_grad():
+                inputs = [tensor(image)] if not needs_gt else [tensor(image), tensor(target)]
+                return float(model(*inputs).mean())
+        except Exception as error:  # too small a picture, no memory left, …
+            raise DataError(f"{name}: no value for a {image.shape[1]}×{image.shape[0]} picture: "
+                              f"{error or type(error).__name__}") from error  # fmt: skip
+
+    needs_gt = getattr(model, "metric_mode", "FR") == "FR"
+    return Metric(name, not getattr(model, "lower_better", False), needs_gt, value)

@@ -1,1 +1,0 @@
-"""Reading and checking BasicSR option files. The public face is :mod:`unirain_plugin.options`."""

@@ -1,0 +1,149 @@
+"""Option files, checked before the toolbox sees them. This is the public face of :mod:`unirain_plugin.option_files`.
+
+BasicSR reads option files with an unsafe loader, applies ``--force_yml`` by ``exec``, stops at about 45 keys with a
+bare ``KeyError`` and passes misspelled optional keys over in silence. :func:`load_options` reads the same files safely
+and reports every mistake at once, each with file and line, key path, what was found and what was expected.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.options.problems import KeyPath, Problems
+from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.support.spec import parse_section
+
+__all__ = ["OptionError", "apply_overrides", "check_options", "checked_loader", "load_options", "parse_section"]
+
+
+def load_options(
+    path: str | Path, overrides: Iterable[str] | None = None, is_train: bool = True, check_paths: bool = True
+) -> OrderedDict:
+    """Read an option file, apply the command line's overrides, and check the result.
+
+    Registers the plugin, since the names in the file are looked up in BasicSR's registries. Warnings go to the logger
+    ``basicsr``.
+
+    Args:
+        path: The YAML file.
+        overrides: ``section:key=value`` texts, as behind ``--force_yml``.
+        is_train: Whether the file is for training (``train_pipeline``) or testing (``test_pipeline``).
+        check_paths: Whether data folders, manifests and weights must exist already.
+
+    Returns:
+        What BasicSR's own loader would return for a file without mistakes.
+
+    Raises:
+        OptionError: Listing everything that is wrong.
+    """
+    document = read_option_file(path)
+    problems = Problems(document.file, document.lines)
+    _override(document.opt, overrides or (), problems)
+    _find(document.opt, problems, is_train, check_paths)
+    problems.raise_if_any()
+    if os.environ.get("RANK", "0") == "0":  # of several processes one is enough to say it
+        for warning in problems.warnings:
+            logging.getLogger("basicsr").warning(warning)
+    return document.opt
+
+
+def check_options(
+    opt: Mapping,
+    file: str | Path = "options",
+    is_train: bool = True,
+    *,
+    lines: Mapping[KeyPath, int | str] | None = None,
+    check_paths: bool = True,
+) -> list[str]:
+    """Check options that are loaded already; ``opt`` is not changed.
+
+    Args:
+        opt: The options.
+        file: Names their source in messages.
+        is_train: Whether they are for training or for testing.
+        lines: Key path → line in the source, where it is known.
+        check_paths: Whether data folders, manifests and weights must exist already.
+
+    Returns:
+        The warnings: what is odd but does not stop a run.
+
+    Raises:
+        OptionError: Listing everything that is wrong, a line each: file, key path, what was found, what was expected,
+            and the nearest valid name.
+    """
+    problems = Problems(str(file), lines)
+    _find(opt, problems, is_train, check_paths)
+    problems.raise_if_any()
+    return problems.warnings
+
+
+def apply_overrides(opt: OrderedDict, overrides: Iterable[str]) -> OrderedDict:
+    """Apply ``section:key=value`` texts to a copy of ``opt``, without executing anything.
+
+    The value is everything behind the first ``=``, read by the rules of the option file; ``none`` is null, as in the
+    toolbox. A key must exist in ``opt`` or be one that its section's class or the toolbox reads: nothing is created in
+    the wrong place.
+
+    Raises:
+        OptionError: Listing every override that does not fit, with the nearest key path.
+    """
+    opt = deepcopy(opt)
+    problems = Problems("--force_yml")
+    _override(opt, overrides, problems)
+    problems.raise_if_any()
+    return opt
+
+
+def checked_loader(
+    path: str | Path, overrides: Iterable[str] | None = None, is_train: bool = True, check_paths: bool = True
+) -> type:
+    """Load and check an option file now, and return it in the shape of a YAML loader class.
+
+    ``yaml.load(stream, Loader=checked_loader(path))`` gives the checked options whatever the stream holds. So a runner
+    puts it in place of ``basicsr.utils.options.ordered_yaml()[0]``, and the toolbox's own ``parse_options`` works on
+    with checked options. Overrides are in them already: ``--force_yml`` must not reach the toolbox's parser.
+
+    Args:
+        path: The YAML file.
+        overrides: ``section:key=value`` texts, as behind ``--force_yml``.
+        is_train: Whether the file is for training or for testing.
+        check_paths: Whether data folders, manifests and weights must exist already.
+
+    Raises:
+        OptionError: At once, as :func:`load_options`.
+    """
+    options = load_options(path, overrides, is_train, check_paths)
+
+    class CheckedLoader:
+        """Gives a fresh copy of the options at every load."""
+
+        def __init__(self, stream: object) -> None:
+            self.stream = stream
+
+        def get_single_data(self) -> OrderedDict:
+            return deepcopy(options)
+
+        def dispose(self) -> None:
+            self.stream = None
+
+    return CheckedLoader
+
+
+def _override(opt: OrderedDict, overrides: Iterable[str], problems: Problems) -> None:
+    overrides = list(overrides)
+    if overrides:
+        from unirain_plugin.options.overrides import set_overrides  # imports BasicSR
+
+        set_overrides(opt, overrides, problems)
+
+
+def _find(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool) -> None:
+    from unirain_plugin.options.check import find_problems  # imports BasicSR
+
+    find_problems(opt, problems, is_train, check_paths)

@@ -1,0 +1,146 @@
+"""How keys of the run must fit together and fit the machine: devices, schedules, validation, loggers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+
+from unirain_plugin.options.problems import Problems, found
+from unirain_plugin.options.registries import section
+from unirain_plugin.options.schema import called, model_class
+from unirain_plugin.options.vocabulary import reads_of
+
+
+def check_run(opt: Mapping, problems: Problems, is_train: bool) -> None:
+    """Note what the single values do not show.
+
+    Args:
+        opt: The options as loaded.
+        problems: Takes errors and warnings.
+        is_train: Whether the file is for training or for testing.
+    """
+    _check_name(opt, problems)
+    _check_devices(opt, problems)
+    _check_logger(opt, problems)
+    if is_train:
+        _check_losses(opt, problems)
+        _check_optimizers(opt, problems)
+        _check_schedule(opt, problems)
+        _check_validation(opt, problems)
+    else:
+        _check_weights(opt, problems)
+
+
+def _check_name(opt: Mapping, problems: Problems) -> None:
+    name = opt.get("name")
+    if not isinstance(name, str):
+        return
+    if "/" in name or "\\" in name or name in (".", ".."):
+        text = f"found {found(name)}; expected a name without slashes (it becomes the folder of the run)."
+        problems.error(("name",), text)
+    elif "debug" in name:
+        text = "a name with 'debug' in it makes the toolbox log every iteration, save and validate every 8, and write "
+        problems.warn(("name",), text + "no TensorBoard log.")
+
+
+def _check_devices(opt: Mapping, problems: Problems) -> None:
+    import torch
+
+    count, wanted = torch.cuda.device_count(), opt.get("num_gpu")
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        return
+    if count == 0:
+        text = f"found {wanted}, but PyTorch sees no CUDA device here; write 'auto' (uses what is there) or 0 (CPU)."
+        problems.error(("num_gpu",), text)
+    elif wanted > count:
+        problems.warn(("num_gpu",), f"found {wanted}, but PyTorch sees {count} CUDA device(s) on this machine.")
+
+
+def _check_logger(opt: Mapping, problems: Problems) -> None:
+    logger = section(opt, "logger")
+    if logger.get("use_tb_logger") is True and importlib.util.find_spec("tensorboard") is None:
+        problems.error(("logger", "use_tb_logger"), "needs TensorBoard: pip install tensorboard, or write false.")
+    if section(logger, "wandb").get("project") is None:
+        return
+    if logger.get("use_tb_logger") is not True:
+        problems.error(("logger", "wandb", "project"), "needs 'use_tb_logger: true': wandb copies TensorBoard's log.")
+    if importlib.util.find_spec("wandb") is None:
+        problems.error(("logger", "wandb", "project"), "needs wandb: pip install wandb, or write ~ to do without.")
+
+
+def _check_losses(opt: Mapping, problems: Problems) -> None:
+    from basicsr.models.sr_model import SRModel
+
+    cls, train = model_class(opt), section(opt, "train")
+    reads = reads_of(cls) if cls is not None and issubclass(cls, SRModel) else None
+    if reads is None or ("train", "gan_opt") in reads.paths:
+        return
+    if train and not train.get("pixel_opt") and not train.get("perceptual_opt"):
+        text = "no loss is given; expected 'pixel_opt' (or 'perceptual_opt'), e.g. {type: L1Loss, loss_weight: 1.0}."
+        if not any(path[:2] == ("train", "pixel_opt") for path in problems.wrong) and not _has_typo(train, problems):
+            problems.error(("train", "pixel_opt"), text)
+
+
+def _has_typo(train: Mapping, problems: Problems) -> bool:
+    """Whether a misspelled ``…_opt`` has been reported already."""
+    return any(("train", key) in problems.wrong for key in train if str(key).endswith("_opt") or "pixel" in str(key))
+
+
+def _check_optimizers(opt: Mapping, problems: Problems) -> None:
+    """Build each optimiser once for a parameter of no use: torch checks the ranges of its options itself."""
+    import torch
+
+    for key in section(opt, "train"):
+        path = ("train", key)
+        target = called(opt, path) if str(key).startswith("optim_") else None
+        if target is None or any(wrong[:2] == path for wrong in problems.wrong):
+            continue
+        cls, own_keys, _ = target
+        arguments = {name: value for name, value in section(opt, *path).items() if name not in own_keys}
+        try:
+            cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
+        except (ValueError, TypeError, RuntimeError, LookupError) as error:
+            problems.error(path, f"{cls.__name__} refuses its options: {error}.")
+
+
+def _check_schedule(opt: Mapping, problems: Problems) -> None:
+    train = section(opt, "train")
+    scheduler, total = section(train, "scheduler"), train.get("total_iter")
+    kind, where = scheduler.get("type"), ("train", "scheduler")
+    if not isinstance(total, (int, float)) or isinstance(total, bool):
+        total = None
+    warmup = train.get("warmup_iter")
+    if total is not None and isinstance(warmup, (int, float)) and warmup > total:
+        text = f"found {warmup}, more than total_iter ({total:g}): the learning rate never reaches its full value."
+        problems.warn(("train", "warmup_iter"), text)
+    if any(path[:2] == where for path in problems.wrong) or not isinstance(kind, str):
+        return
+    cycles = "periods" if "periods" in scheduler else "restarts"
+    lengths = len(scheduler.get(cycles, [0])), len(scheduler.get("restart_weights", [1]))
+    if lengths[0] != lengths[1]:
+        text = f"found {lengths[1]} weight(s) for {lengths[0]} entries of '{cycles}'; expected as many of each."
+        problems.error((*where, "restart_weights"), text)
+    covered = sum(scheduler["periods"]) if isinstance(scheduler.get("periods"), list) else None
+    # The toolbox asks for the rate at steps 0 to total_iter - 1 and fails at the first that no period covers.
+    if total is not None and covered is not None and covered < total - 1:
+        text = f"add up to {covered:g}, less than total_iter ({total:g}): training would stop with an error there."
+        problems.error((*where, "periods"), text)
+    late = [step for step in scheduler.get("milestones") or [] if total is not None and step > total]
+    if late:
+        problems.warn((*where, "milestones"), f"{late} lie(s) behind total_iter ({total:g}) and is never reached.")
+
+
+def _check_validation(opt: Mapping, problems: Problems) -> None:
+    phases = [phase for phase in section(opt, "datasets") if str(phase).split("_")[0] == "val"]
+    if phases and opt.get("val") is None and not any(path[0] == "val" for path in problems.wrong if path):
+        text = "is never used: there is no section 'val:' (with val_freq, save_img, metrics)."
+        problems.warn(("datasets", phases[0]), text)
+    if section(opt, "val") and not phases:
+        problems.warn(("val",), "nothing to validate on: 'datasets' has no 'val' section.")
+
+
+def _check_weights(opt: Mapping, problems: Problems) -> None:
+    path = section(opt, "path")
+    if "network_g" in opt and isinstance(opt.get("path"), Mapping) and path.get("pretrain_network_g") is None:
+        text = "no weights are named, so the network is tested as it is initialised, at random."
+        problems.warn(("path", "pretrain_network_g"), text)

@@ -1,0 +1,97 @@
+"""``--force_yml a:b=value`` without exec or eval: values are data, keys must exist or be known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, MutableMapping
+
+from unirain_plugin.options.problems import KeyPath, Problems, nearest
+from unirain_plugin.options.schema import known_keys
+from unirain_plugin.options.toolbox_keys import rule_for
+from unirain_plugin.options.yaml_loader import parse_value
+
+_FLAG = "--force_yml"
+
+
+def set_overrides(opt: MutableMapping, entries: Iterable[str], problems: Problems) -> None:
+    """Apply overrides in place.
+
+    Args:
+        opt: The options.
+        entries: ``section:key=value`` texts; the value is everything behind the first ``=``, read as YAML.
+        problems: Takes the errors; also learns that these values come from the command line.
+
+    Raises:
+        OptionError: If a value is not plain YAML.
+    """
+    for entry in entries:
+        keys, equals, value = entry.partition("=")
+        path: KeyPath = tuple(key.strip() for key in keys.split(":"))
+        source = f"{_FLAG} {entry}"
+        if not equals or not all(path):
+            problems.errors.append(f"{source}: expected section:key=value, e.g. train:ema_decay=0.999.")
+            continue
+        where = _find(opt, path, source, problems)
+        if where is None:
+            continue
+        parsed = parse_value(value, path, source)
+        if isinstance(where.get(path[-1]), Mapping) and parsed is not None and not isinstance(parsed, Mapping):
+            problems.errors.append(
+                f"{source}: '{_colons(path)}' is a section; name one of its keys: {', '.join(where[path[-1]])}."
+            )
+            continue
+        where[path[-1]] = parsed
+        problems.lines = {at: line for at, line in problems.lines.items() if at[: len(path)] != path}
+        problems.lines[path] = source
+
+
+def _find(opt: MutableMapping, path: KeyPath, source: str, problems: Problems) -> MutableMapping | None:
+    """The section that holds, or may hold, the last key of ``path``."""
+    here: object = opt
+    for index, key in enumerate(path):
+        if not isinstance(here, MutableMapping):
+            problems.errors.append(f"{source}: '{_colons(path[:index])}' is no section, so it has no key '{key}'.")
+            return None
+        last = index == len(path) - 1
+        if key not in here and not (last and _may_be_set(opt, path)):
+            problems.errors.append(f"{source}: there is no key '{_colons(path[: index + 1])}'.{_suggest(opt, path)}")
+            return None
+        if not last:
+            here = here[key]
+    return here
+
+
+def _colons(path: KeyPath) -> str:
+    return ":".join(map(str, path))
+
+
+def _may_be_set(opt: Mapping, path: KeyPath) -> bool:
+    """Whether a key that the file does not hold is one that somebody reads in its section."""
+    known = known_keys(opt, path[:-1])
+    if known is not None and (path[-1] in known.keys or (known.own and not known.strict)):
+        return True  # an open constructor of ours refuses what it does not know
+    return len(path) > 1 and rule_for(path) is not None and known is None
+
+
+def _suggest(opt: Mapping, path: KeyPath) -> str:
+    """The nearest key path that exists or may be set: first by its last key, wherever it stands, then as a whole."""
+    paths = sorted(_paths(opt), key=len)
+    ends = [_colons(candidate) for candidate in paths if candidate[-1] == path[-1]]
+    if ends:
+        closest = max(ends, key=lambda end: difflib.SequenceMatcher(None, _colons(path), end).ratio())
+        return f" Did you mean '{closest}'?"
+    match = nearest(_colons(path), {_colons(candidate) for candidate in paths})
+    if match is None:
+        last = nearest(path[-1], {candidate[-1] for candidate in paths})
+        match = next((_colons(candidate) for candidate in paths if candidate[-1] == last), None)
+    return f" Did you mean '{match}'?" if match else ""
+
+
+def _paths(opt: Mapping, path: tuple[str, ...] = (), root: Mapping | None = None) -> set[tuple[str, ...]]:
+    root = opt if root is None else root
+    known = known_keys(root, path)
+    found = {(*path, key) for key in (known.keys if known is not None else ())} | {(*path, str(key)) for key in opt}
+    for key, value in opt.items():
+        if isinstance(value, Mapping):
+            found |= _paths(value, (*path, str(key)), root)
+    return found

@@ -1,0 +1,229 @@
+"""From the files of a data set to a manifest: every pair is looked at, everything odd is reported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter
+from unirain_plugin.data.pair_files import read_file
+from unirain_plugin.data.strict_decode import decode_strictly, map_in_processes
+from unirain_plugin.errors import DataError
+from unirain_plugin.preparation.pairing import PairedFiles
+
+CHECKS = ("decode", "header")
+
+
+class FileFacts(NamedTuple):
+    """What was found in one image file; ``error`` is empty for a good one."""
+
+    size: tuple[int, int]
+    digest: bytes
+    error: str
+
+
+@dataclass
+class IndexReport:
+    """Everything that a user has to know of an indexing run.
+
+    Attributes:
+        about: Layout, folder and options.
+        pairs: Number of pairs written, by rain type and source.
+        problems: (kind, message); the pairs concerned are not written.
+        warnings: Messages.
+        duplicates: Groups of files with the same bytes, as messages.
+    """
+
+    about: dict[str, Any]
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """The report file's text."""
+        kinds = Counter(kind for kind, _ in self.problems)
+        data = {
+            **self.about,
+            "pairs": sum(self.pairs.values()),
+            "pairs_by_type_and_source": {f"{t} {s}".strip(): n for (t, s), n in sorted(self.pairs.items())},
+            "problems_by_kind": dict(sorted(kinds.items())),
+            "problems": [{"kind": kind, "message": message} for kind, message in self.problems],
+            "duplicates": self.duplicates,
+            "warnings": self.warnings,
+        }
+        return json.dumps(data, indent=1, ensure_ascii=True) + "\n"
+
+    def summary(self) -> str:
+        """A few lines for the terminal."""
+        lines = [f"pairs: {sum(self.pairs.values())}"]
+        lines += [f"  {t} {s}: {n}" for (t, s), n in sorted(self.pairs.items())]
+        kinds = Counter(kind for kind, _ in self.problems)
+        lines.append(f"problems: {len(self.problems)}")
+        lines += [f"  {kind}: {n}" for kind, n in sorted(kinds.items())]
+        lines.append(f"files with the same bytes as another: {len(self.duplicates)}")
+        lines += [f"warning: {message}" for message in self.warnings]
+        return "\n".join(lines)
+
+
+def write_index(
+    output: str,
+    root: str,
+    pairs: Iterable[PairedFiles],
+    report: IndexReport,
+    *,
+    total: int,
+    check: str = "decode",
+    convert: Collection[str] = (),
+    workers: int = 1,
+    skip: bool = False,
+    drop_duplicates: bool = False,
+    allow_dry: bool = False,
+) -> None:
+    """Look at every pair and write the manifest; what is wrong goes to ``report``.
+
+    Args:
+        output: The manifest's path.
+        root: Folder that the pairs are relative to.
+        pairs: The pairs.
+        report: Is filled in.
+        total: Number of pairs, for the progress bar.
+        check: ``decode`` decodes every image, ``header`` looks at its beginning and end only.
+        convert: Kinds of images to accept.
+        workers: Number of processes.
+        skip: Write the good pairs even if there are problems; otherwise nothing is written.
+        drop_duplicates: Leave out a pair whose two files have the bytes of an earlier pair's.
+        allow_dry: Accept pairs without rain, whose two files have the same bytes.
+
+    Raises:
+        DataError: If there are problems and ``skip`` is off, or no pair is left.
+    """
+    look = partial(examine_pair, root, check, tuple(convert))
+    examine_file.cache_clear()  # files may have changed since this process last looked
+    with ManifestWriter(output) as writer:
+        found = tqdm(map_in_processes(look, pairs, workers), total=total, desc="index", unit="pair")
+        for record in _good_records(found, _prefix(root, output), report, drop_duplicates, allow_dry):
+            writer.write(record)
+            report.pairs[record.rain_type, record.source] += 1
+        if report.problems and not skip:
+            raise DataError(_complaint(report))
+        if not writer.count:
+            raise DataError(f"{root}: no good pair is left.\n{report.summary()}")
+
+
+def _prefix(root: str, output: str) -> str:
+    """Return the way from the manifest's folder to the data; real paths, for ``..`` does not climb out of a link."""
+    return os.path.relpath(os.path.realpath(root), os.path.realpath(os.path.dirname(os.path.abspath(output))))
+
+
+def _good_records(
+    found: Iterable[tuple[PairedFiles, FileFacts, FileFacts]],
+    prefix: str,
+    report: IndexReport,
+    drop_duplicates: bool,
+    allow_dry: bool,
+) -> Iterator[ManifestRecord]:
+    """Yield the records of good pairs; the others and the duplicates go to the report."""
+    seen = _Duplicates()
+    for pair, lq, gt in found:
+        problem = pair_problem(pair.lq, pair.gt, lq, gt, allow_dry)
+        if problem is not None:
+            report.problems.append(problem)
+            continue
+        messages, again = seen.add(pair, lq.digest, gt.digest)
+        report.duplicates += messages
+        if not (again and drop_duplicates):
+            paths = (os.path.normpath(os.path.join(prefix, name)) for name in (pair.lq, pair.gt))
+            yield ManifestRecord(*paths, pair.rain_type, pair.source, lq.size)
+
+
+def examine_pair(root: str, check: str, convert: tuple[str, ...], pair: PairedFiles) -> tuple[PairedFiles, FileFacts, FileFacts]:  # fmt: skip  # noqa: E501
+    """Look at both files of a pair."""
+    return pair, *(examine_file(os.path.join(root, name), check, convert) for name in (pair.lq, pair.gt))
+
+
+@lru_cache(maxsize=64)  # a clean image is shared by its neighbours in the list
+def examine_file(path: str, check: str, convert: tuple[str, ...]) -> FileFacts:
+    """Look at one file."""
+    try:
+        data = read_file(path)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        image = decode_strictly(data, path, convert) if check == "decode" else EncodedImage(data, path, convert)
+    except DataError as error:
+        return FileFacts((0, 0), b"", str(error))
+    return FileFacts((image.height, image.width), digest, "")
+
+
+def pair_problem(
+    lq: str, gt: str, lq_facts: FileFacts, gt_facts: FileFacts, allow_dry: bool = False
+) -> tuple[str, str] | None:
+    """Return (kind, message) of what is wrong with a pair, or None; a pair without rain is, unless ``allow_dry``."""
+    for facts in (lq_facts, gt_facts):
+        if facts.error:
+            return "unreadable", facts.error
+    if lq_facts.size != gt_facts.size:
+        sizes = ["×".join(map(str, facts.size)) for facts in (lq_facts, gt_facts)]
+        return "size", f"{lq} is {sizes[0]} (height × width), but {gt} is {sizes[1]}; expected equal sizes."
+    if lq_facts.digest == gt_facts.digest and not allow_dry:
+        return "identical", f"{lq} and {gt} have the same bytes: there is no rain to remove (--allow-dry accepts this)."
+    return None
+
+
+class _Duplicates:
+    """Remembers what was seen by its digest: 16 bytes a file, not the file."""
+
+    def __init__(self) -> None:
+        self._files: dict[bytes, str] = {}
+        self._pairs: set[bytes] = set()
+
+    def add(self, pair: PairedFiles, lq: bytes, gt: bytes) -> tuple[list[str], bool]:
+        """Return messages on files that equal earlier ones under another name, and whether the pair was there."""
+        messages = []
+        for name, digest in ((pair.lq, lq), (pair.gt, gt)):
+            first = self._files.setdefault(digest, name)
+            if first != name:
+                messages.append(f"{name} has the same bytes as {first}.")
+        again = lq + gt in self._pairs
+        self._pairs.add(lq + gt)
+        return messages, again
+
+
+def _complaint(report: IndexReport) -> str:
+    shown = "\n".join(f"  {kind}: {message}" for kind, message in report.problems[:10])
+    more = f"\n  … and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
+    return (f"{len(report.problems)} problem(s), so no manifest was written:\n{shown}{more}\n"
+            "Mend them, or leave these files out with --on-error skip.")  # fmt: skip
+
+
+def check_manifest(
+    path: str,
+    records: Iterable[ManifestRecord],
+    check: str,
+    convert: Collection[str],
+    workers: int,
+    allow_dry: bool = False,
+) -> Iterator[tuple[str, str]]:
+    """Yield (kind, message) for every line of a manifest that does not keep what it promises."""
+    root = os.path.dirname(os.path.abspath(path))
+    examine_file.cache_clear()
+    look = partial(_examine_record, root, check, tuple(convert))
+    for number, (record, lq, gt) in enumerate(tqdm(map_in_processes(look, records, workers), unit="pair"), 1):
+        problem = pair_problem(record.lq, record.gt, lq, gt, allow_dry)
+        if problem is None and record.size not in (None, lq.size):
+            sizes = ["×".join(map(str, size)) for size in (lq.size, record.size)]
+            problem = ("size", f"{record.lq} is {sizes[0]} (height × width), but the line says {sizes[1]}.")
+        if problem is not None:
+            yield problem[0], f"{path}:{number}: {problem[1]}"
+
+
+def _examine_record(root: str, check: str, convert: tuple[str, ...], record: ManifestRecord) -> tuple[ManifestRecord, FileFacts, FileFacts]:  # fmt: skip  # noqa: E501
+    return record, *(examine_file(os.path.join(root, name), check, convert) for name in (record.lq, record.gt))

@@ -1,0 +1,102 @@
+"""Cutting pairs into sub-images once, so that training never decodes more than it needs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import cv2
+import numpy as np
+
+from unirain_plugin.data.lmdb_keys import unique_stems
+from unirain_plugin.data.manifest import ManifestRecord
+from unirain_plugin.data.pair_files import read_pair
+from unirain_plugin.data.strict_decode import map_in_processes
+from unirain_plugin.errors import DataError
+from unirain_plugin.support.writing import write_errors, write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class CutPlan:
+    """How images are cut.
+
+    Attributes:
+        size: Side of the square sub-images in pixels. 320 is our choice for crops of 128: small enough to read fast.
+        step: Distance of neighbouring sub-images; 256 lets them overlap by 64, at 1.6 times the pixels.
+        threshold: A rest at the lower or right border above this many pixels gets a sub-image of its own.
+        level: PNG compression, 0 to 9.
+        convert: Kinds of images to accept.
+    """
+
+    size: int = 320
+    step: int = 256
+    threshold: int = 0
+    level: int = 3
+    convert: tuple[str, ...] = ()
+
+    def positions(self, length: int) -> list[int]:
+        """Return where sub-images begin along a side; an image smaller than ``size`` stays whole."""
+        if length <= self.size:
+            return [0]
+        starts = list(range(0, length - self.size + 1, self.step))
+        if length - (starts[-1] + self.size) > self.threshold:
+            starts.append(length - self.size)
+        return starts
+
+    def fingerprint(self, records: Collection[ManifestRecord]) -> dict[str, str]:
+        """Say what the sub-images are made of."""
+        digest = hashlib.sha256()
+        for record in records:
+            digest.update(f"{record.lq}\0{record.gt}\n".encode("utf-8", "surrogateescape"))
+        how = f"size {self.size} step {self.step} threshold {self.threshold} level {self.level}"
+        return {"entries": str(len(records)), "sha256_of_list": digest.hexdigest(), "cut": how}
+
+
+def cut_pairs(
+    records: list[ManifestRecord], root: str, output: str, plan: CutPlan, workers: int = 1
+) -> Iterator[list[ManifestRecord]]:
+    """Write ``{output}/{type}/{input,target}/NAME_sNNN.png``; yield the sub-images of one pair after another.
+
+    A pair whose files are all there, from an interrupted run, is not cut again; every file is written beside its name
+    and moved there, so none is ever half written.
+
+    Raises:
+        DataError: Naming the file if one is missing or bad, or the two sizes differ.
+    """
+    names = unique_stems((record.lq, record.gt) for record in records)
+    for rain_type in {record.rain_type for record in records}:
+        for side in ("input", "target"):
+            folder = os.path.join(output, rain_type, side)
+            with write_errors(folder):
+                os.makedirs(folder, exist_ok=True)
+    yield from map_in_processes(partial(_cut, root, output, plan), zip(records, names, strict=True), workers)
+
+
+def _cut(root: str, output: str, plan: CutPlan, item: tuple[ManifestRecord, str]) -> list[ManifestRecord]:
+    record, name = item
+    images = read_pair(root, record, plan.convert)
+    height, width = images[0].height, images[0].width
+    corners = [(top, left) for top in plan.positions(height) for left in plan.positions(width)]
+    size = (min(plan.size, height), min(plan.size, width))
+    parts = []
+    for number in range(1, len(corners) + 1):
+        paths = (f"{record.rain_type}/{side}/{name}_s{number:03d}.png" for side in ("input", "target"))
+        parts.append(replace(record, lq=next(paths), gt=next(paths), size=size))
+    for image, side in zip(images, ("lq", "gt"), strict=True):
+        paths = [os.path.join(output, getattr(part, side)) for part in parts]
+        if all(os.path.exists(path) for path in paths):
+            continue
+        pixels = image.decode()
+        for (top, left), path in zip(corners, paths, strict=True):
+            _write_png(path, pixels[top : top + size[0], left : left + size[1]], plan.level)
+    return parts
+
+
+def _write_png(path: str, pixels: np.ndarray, level: int) -> None:
+    ok, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, level])
+    if not ok:
+        raise DataError(f"{path}: the sub-image cannot be encoded.")
+    write_whole(path, data.tobytes(), sync=False)

@@ -1,0 +1,1 @@
+"""Parts of the rain renderer; :mod:`unirain_plugin.rain.render` is its public face."""

@@ -1,0 +1,286 @@
+"""``python -m unirain_plugin synthesize-rain``: four types of rain on clean photographs, in RainRAG's layout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.support.writing import write_errors, write_whole
+
+SETTINGS_FILE = "synthesis.json"
+"""Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
+RENDERER_VERSION = 8
+"""To be raised whenever the same seed gives other pixels."""
+KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
+"""Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="synthesize-rain",
+        description="Render rain onto clean photographs: writes OUTPUT/{type}/{input,target}/NAME_k.png.",
+        epilog="A pair depends only on its photograph (name and pixels), its type and number, the seed and the options "
+        "that shape it; not on the order, the other photographs or --workers.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--input", type=Path, metavar="DIR", help="folder of photographs, searched with its sub-folders (default: the "
+        "photographs that scikit-image installs)")  # fmt: skip
+    add("--output", type=Path, metavar="DIR", required=True, help="folder to write to; must be empty or new")
+    add("--types", nargs="+", metavar="TYPE", default=list(RAIN_TYPES), help="rain types (default: drs drd nrs nrd)")
+    add("--per-image", type=int, metavar="N", default=1, help="pairs for each photograph and type (default: 1)")
+    add("--size", type=int, nargs="+", metavar="PX", help="height and width (one number: both) of random windows at "
+        "random scale (default: whole photographs)")  # fmt: skip
+    add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
+        "photographs (the clean picture is the changed one)")  # fmt: skip
+    add("--vary-rain", action="store_true", help="for training, not for testing: 80 %% of the pairs show one of the "
+        "kinds of rain that real photographs show; some photographs are first darkened, put out of focus, crossed by "
+        "bars or compressed, in both images")  # fmt: skip
+    add("--dull-share", type=float, metavar="SHARE", help="with --vary-rain: share of those kinds' streaks by day "
+        "before a darker scene, whose target keeps its light (default: 0.3, of dense ones 0.8)")  # fmt: skip
+    add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
+        "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
+    add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "
+        "network learns to leave clean pictures alone (default: 0)")  # fmt: skip
+    add("--seed", type=int, default=0, help="seed, 0 or more (default: 0)")
+    add("--workers", type=int, metavar="N", default=1, help="processes (default: 1, no extra process)")
+    add("--split", metavar="NAME", help="without --input: train, held-out or all (default: all)")
+    add("--convert", nargs="*", metavar="KIND", default=list(KEPT_CONVERSIONS), help="kinds of photographs to accept "
+        "with a conversion: grey alpha depth16 cmyk exif (default: depth16 exif cmyk)")  # fmt: skip
+    add("--skip-bad", action="store_true", help="leave out photographs that cannot be used, and name them at the end")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="first remove the pairs that it wrote to OUTPUT")
+    existing.add_argument("--resume", action="store_true", help="keep the pairs that are there, make those missing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Raises:
+        OptionError: If an argument is wrong.
+        DataError: If there is no photograph, one cannot be used, or the output holds something else.
+    """
+    from unirain_plugin.rain.pair_files import output_names
+
+    args = build_parser().parse_args(argv)
+    size = _check_arguments(args)
+    photos = _find_photos(args)
+    names = output_names([key for key, _ in photos])
+    _prepare_output(args, size, names)
+    jobs = list(_plan(args, photos, names, size))
+    todo = [job for job in jobs if not (args.resume and all(path.exists() for path in job.paths))]
+    try:
+        failures = _work(todo, args.workers, args.skip_bad)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted: the pairs written to {args.output} are whole; go on with --resume.\n")
+        return 130
+    for photo, message in failures.items():
+        sys.stderr.write(f"left out: {message if photo in message else f'{photo}: {message}'}\n")
+    made = len(jobs) - sum(job.photo in failures for job in jobs)
+    if not made:
+        raise DataError(f"none of the {len(photos)} photographs could be used; see above.")
+    sys.stdout.write(f"{args.output}: {made} pairs of {len(photos) - len(failures)} photographs, "
+                     f"{len(args.types)} rain types, {len(failures)} photographs left out\n")  # fmt: skip
+    return 0
+
+
+def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
+    """Check what argparse cannot; return the size as (height, width)."""
+    from unirain_plugin.data.image_io import CONVERSIONS
+    from unirain_plugin.rain.render import MIN_SIDE
+
+    for option, values, known in (("--types", args.types, RAIN_TYPES), ("--convert", args.convert, CONVERSIONS)):
+        for value in values:
+            if value not in known:
+                hint = did_you_mean(value, known)
+                raise OptionError(f"{option}: {value!r} is unknown; expected some of {', '.join(known)}.{hint}")
+        if len(set(values)) < len(values):
+            raise OptionError(f"{option}: {' '.join(values)}: something is listed twice.")
+    for option, value, least in (
+        ("--per-image", args.per_image, 1),
+        ("--seed", args.seed, 0),
+        ("--workers", args.workers, 1),
+    ):
+        if value < least:
+            raise OptionError(f"{option}: found {value}; expected at least {least}.")
+    if args.dull_share is not None and not args.vary_rain:
+        raise OptionError("--dull-share: needs --vary-rain; without it nothing is made dull.")
+    for option, share in (("--dry-share", args.dry_share), ("--dull-share", args.dull_share or 0)):
+        if not 0 <= share <= 1:
+            raise OptionError(f"{option}: found {share}; expected a share from 0 to 1.")
+    if not 1 <= args.rain_scale < math.inf:
+        raise OptionError(f"--rain-scale: found {args.rain_scale}; expected a number of at least 1.")
+    if args.rain_scale > 1 and args.size is None:
+        raise OptionError("--rain-scale: needs --size; on whole photographs rain has the size that fits them.")
+    if args.split is not None and args.input is not None:
+        raise OptionError("--split divides the embedded photographs; it cannot be used together with --input.")
+    if args.size is None:
+        return None
+    if len(args.size) > 2:
+        raise OptionError(f"--size: found {len(args.size)} numbers; expected height and width, or one number for both.")
+    if min(args.size) < MIN_SIDE:
+        raise OptionError(f"--size: found {min(args.size)}; expected at least {MIN_SIDE} pixels.")
+    return args.size[0], args.size[-1]
+
+
+def _find_photos(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Key (path relative to the input) and path of every photograph, sorted."""
+    from unirain_plugin.data.image_io import IMAGE_SUFFIXES
+    from unirain_plugin.data.rainrag_folder import walk_images
+    from unirain_plugin.rain.sample_photos import sample_photos
+
+    if args.input is None:
+        return [(path.name, str(path)) for path in sample_photos(args.split or "all")]
+    if not args.input.is_dir():
+        raise DataError(f"--input {args.input}: {'is a file' if args.input.exists() else 'no such folder'}; expected "
+                        "a folder of photographs.")  # fmt: skip
+    if args.output.resolve().is_relative_to(args.input.resolve()):
+        raise OptionError(f"--output {args.output} lies inside --input {args.input}: its pictures would be taken for "
+                          "photographs; name a folder elsewhere.")  # fmt: skip
+    if args.input.resolve().is_relative_to(args.output.resolve()):
+        raise OptionError(f"--input {args.input} lies inside --output {args.output}, which is written to; name a "
+                          "folder elsewhere.")  # fmt: skip
+    keys = sorted(walk_images(str(args.input)))
+    if not keys:
+        raise DataError(f"--input {args.input}: holds no photographs; expected files ending in "
+                        f"{', '.join(sorted(IMAGE_SUFFIXES))}.")  # fmt: skip
+    return [(key, os.path.join(args.input, key)) for key in keys]
+
+
+def _plan(
+    args: argparse.Namespace, photos: list[tuple[str, str]], names: list[str], size: tuple[int, int] | None
+) -> Iterator:
+    """One job a pair; those of one photograph follow each other, so that it is decoded once."""
+    from unirain_plugin.rain.pair_files import PairJob
+
+    for (key, path), name in zip(photos, names, strict=True):
+        for rain_type in args.types:
+            for k in range(args.per_image):
+                yield PairJob(
+                    photo=path,
+                    key=key,
+                    output=str(args.output),
+                    name=_file_name(name, k),
+                    rain_type=rain_type,
+                    index=k,
+                    size=size,
+                    seed=args.seed,
+                    vary_colours=args.vary_colours,
+                    vary_rain=args.vary_rain,
+                    rain_scale=args.rain_scale,
+                    dry_share=args.dry_share,
+                    dull_share=args.dull_share,
+                    convert=tuple(args.convert),
+                )
+
+
+def _file_name(name: str, k: int) -> str:
+    return f"{name}_{k}.png"
+
+
+def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, names: list[str]) -> None:
+    """Refuse, clear or take over what is in the output, then make the folders and note settings and pairs."""
+    output, record = args.output, args.output / SETTINGS_FILE
+    pairs = {"names": names, "types": args.types, "per_image": args.per_image}
+    settings = {
+        "renderer": RENDERER_VERSION,
+        "seed": args.seed,
+        "size": size and list(size),
+        "vary_colours": args.vary_colours,
+        "vary_rain": args.vary_rain,
+        "rain_scale": args.rain_scale,
+        "dry_share": args.dry_share,
+        "dull_share": args.dull_share,
+        "convert": sorted(args.convert),
+    }
+    if output.exists() and not output.is_dir():
+        raise DataError(f"--output {output}: is a file; expected a folder.")
+    if output.is_dir() and any(output.iterdir()):
+        if not (args.overwrite or args.resume):
+            raise DataError(f"--output {output}: is not empty. Name another folder, or add --overwrite (make all anew) "
+                            "or --resume (make what is missing).")  # fmt: skip
+        earlier = _read_settings(record)
+        made = earlier.pop("pairs")
+        if args.resume and earlier != settings:
+            changed = ", ".join(f"{k} {earlier.get(k)} → {v}" for k, v in settings.items() if earlier.get(k) != v)
+            raise DataError(
+                f"--resume: {output} was made with other settings ({changed}); use the same or --overwrite."
+            )
+        _remove_scratch(output)
+        if args.overwrite:
+            _remove_pairs(output, made)
+        else:
+            pairs = {"names": sorted({*names, *made["names"]}), "types": sorted({*args.types, *made["types"]}),
+                     "per_image": max(args.per_image, made["per_image"])}  # fmt: skip
+    with write_errors(f"--output {output}"):
+        for folder in _folders(output, args.types):
+            folder.mkdir(parents=True, exist_ok=True)
+    write_whole(record, json.dumps({**settings, "pairs": pairs}, indent=1) + "\n")
+
+
+def _remove_scratch(output: Path) -> None:
+    """Remove what a killed run has half written."""
+    for folder in _folders(output, RAIN_TYPES):
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+
+
+def _remove_pairs(output: Path, made: dict) -> None:
+    """Remove the pairs that were made, other files stay; and the folders that this empties."""
+    for folder in _folders(output, made["types"]):
+        for name in made["names"]:
+            for k in range(made["per_image"]):
+                (folder / _file_name(name, k)).unlink(missing_ok=True)
+        for empty in (folder, folder.parent):
+            if empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
+
+
+def _folders(output: Path, types: Sequence[str]) -> list[Path]:
+    return [output / rain_type / side for rain_type in types for side in ("input", "target")]
+
+
+def _read_settings(record: Path) -> dict:
+    """The settings of an earlier run and, as ``pairs``, what it made."""
+    try:
+        settings = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        settings = None
+    if not isinstance(settings, dict) or not isinstance(settings.get("pairs"), dict):
+        raise DataError(
+            f"--output {record.parent}: is not empty and was not made by this command ({record.name} is missing, "
+            "broken or of an earlier version), so nothing in it is touched; name another folder."
+        )
+    return settings
+
+
+def _work(jobs: list, workers: int, skip_bad: bool) -> dict[str, str]:
+    """Make the pairs behind a progress bar; return photograph → message for those left out."""
+    from unirain_plugin.rain.pair_files import make_pairs
+
+    failures: dict[str, str] = {}
+    with tqdm(total=len(jobs), unit="pair", desc="rain", disable=not jobs) as bar:
+        for job, message in make_pairs(jobs, min(workers, max(len(jobs), 1))):
+            bar.update()
+            if message and not skip_bad:
+                raise DataError(f"{message} (--resume --skip-bad goes on and leaves such photographs out.)")
+            if message:
+                failures[job.photo] = message
+    return failures
+
+
+if __name__ == "__main__":
+    from unirain_plugin.__main__ import run
+
+    sys.exit(run("synthesize-rain", sys.argv[1:]))

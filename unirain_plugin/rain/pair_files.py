@@ -1,0 +1,250 @@
+"""From photographs on disk to pairs in RainRAG's layout: one independent, repeatable job a pair."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.errors import DataError
+from unirain_plugin.rain.params import REAL_RAIN, RainParams
+from unirain_plugin.rain.render import render_rain
+from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned, vary_colours
+from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.support.writing import write_whole
+
+INPUT, TARGET = "input", "target"
+
+_REAL_SHARE = 0.8
+"""Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
+CHANGES = {add_strands: 0.15, toned: 0.3, add_bars: 0.3, soft: 0.3, compressed: 0.25}
+"""What is done to a photograph first where rain varies, in this order, and in which share of the pairs (our choice)."""
+
+
+@dataclass(frozen=True)
+class PairJob:
+    """One pair to make. Its pixels depend on the photograph and on all that follows but ``output`` and ``name``.
+
+    Attributes:
+        photo: The photograph's file.
+        key: Its name relative to the input folder, with ``/``: what the random stream is derived from.
+        output: Root of the data set.
+        name: File name of the pair.
+        rain_type: Which rain.
+        index: Number of the pair among those of this photograph and type.
+        size: (height, width) of the crop, or None for the whole photograph.
+        seed: The run's seed.
+        vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
+        vary_rain: Whether most of the pairs show one of the kinds of :data:`REAL_RAIN`, and some photographs are first
+            :func:`toned`, made :func:`soft`, crossed by bars (:func:`add_bars`) or :func:`compressed`.
+        rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
+        dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
+        dull_share: Share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its
+            light. None for the kinds' own shares.
+        convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
+    """
+
+    photo: str
+    key: str
+    output: str
+    name: str
+    rain_type: str
+    index: int
+    size: tuple[int, int] | None
+    seed: int
+    vary_colours: bool
+    vary_rain: bool
+    rain_scale: float
+    dry_share: float
+    dull_share: float | None
+    convert: tuple[str, ...]
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """Files of the rainy and of the clean picture."""
+        folder = Path(self.output, self.rain_type)
+        return folder / INPUT / self.name, folder / TARGET / self.name
+
+    def generator(self) -> np.random.Generator:
+        """The pair's own random stream: independent of all other pairs, of the order and of the workers."""
+        key = unicodedata.normalize("NFC", self.key)
+        digest = hashlib.sha256(f"{key}\n{self.rain_type}\n{self.index}".encode("utf-8", "surrogateescape")).digest()
+        return np.random.default_rng([self.seed, *np.frombuffer(digest, "<u4").tolist()])
+
+
+def output_names(keys: Sequence[str]) -> list[str]:
+    """Base names for photographs given by relative paths: unique, also where upper and lower case are one.
+
+    ``a/b.jpg`` becomes ``a__b``; where two photographs would get one name, the ending is kept: ``b_jpg``, ``b_png``.
+
+    Raises:
+        DataError: If two names are still equal.
+    """
+    plain = [os.path.splitext(key)[0].replace("/", "__") for key in keys]
+    folded = [unicodedata.normalize("NFC", name).casefold() for name in plain]
+    counts = Counter(folded)
+    names, seen = [], {}
+    for key, name, fold in zip(keys, plain, folded, strict=True):
+        if counts[fold] > 1:
+            name = f"{name}_{os.path.splitext(key)[1][1:]}"
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), key)
+        if other != key:
+            raise DataError(f"{key} and {other} would both be written as '{name}'; rename one of them.")
+        names.append(name)
+    return names
+
+
+def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.ndarray:
+    """Read a colour photograph, (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        DataError: If the file cannot be read, is broken, grey, transparent, … (see ``EncodedImage``).
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+    return cv2.cvtColor(EncodedImage(data, str(path), convert).decode(), cv2.COLOR_BGR2RGB)
+
+
+_cached_photo = lru_cache(maxsize=1)(read_photo)
+
+
+def cut(photo: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generator) -> np.ndarray:
+    """Cut a random window of ``size`` out of a photograph that is first shrunk by a random factor.
+
+    The factor lies log-uniformly between 1 (a detail at full sharpness) and the one at which the window just fits.
+
+    Raises:
+        DataError: If the photograph is smaller than the window; pictures are never enlarged.
+    """
+    if size is None:
+        return photo
+    height, width = photo.shape[:2]
+    if height < size[0] or width < size[1]:
+        raise DataError(f"the photograph has {height}×{width} pixels, less than --size {size[0]} {size[1]}.")
+    smallest = max(size[0] / height, size[1] / width)
+    factor = float(np.exp(rng.uniform(np.log(smallest), 0)))
+    shape = max(round(width * factor), size[1]), max(round(height * factor), size[0])
+    if shape != (width, height):
+        photo = cv2.resize(photo, shape, interpolation=cv2.INTER_AREA)
+    return photo[_window(photo, size, rng)]
+
+
+def make_pair(job: PairJob) -> None:
+    """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it.
+
+    Raises:
+        DataError: With the photograph's name, if it cannot be used; or if a file cannot be written.
+    """
+    photo = _cached_photo(job.photo, job.convert)
+    rng = job.generator()
+    try:
+        frame = cut(photo, _frame_size(photo, job, rng), rng)
+        frame = vary_colours(frame, rng) if job.vary_colours else frame
+        varied = job.vary_rain or job.dry_share > 0
+        real, dry = rng.random(2) < (_REAL_SHARE * job.vary_rain, job.dry_share) if varied else (False, False)
+        if job.vary_rain:
+            for change, share in CHANGES.items():
+                frame = change(frame, rng) if rng.random() < share else frame
+        pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
+    except DataError as error:
+        raise DataError(f"{job.photo}: {error}") from None
+    window = _window(frame, job.size, rng)
+    lq, gt = job.paths
+    write_png(gt, pair.gt[window])
+    write_png(lq, (pair.gt if dry else pair.lq)[window])
+
+
+def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
+    """Ranges of one of the kinds of real rain."""
+    kinds = REAL_RAIN[job.rain_type]
+    params = kinds[rng.integers(len(kinds))]
+    if job.dull_share is None:
+        return params
+    return replace(params, camera=replace(params.camera, dark_share=job.dull_share))
+
+
+def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Size of the picture to render, of which the pair is a window: rain grows with the picture that it falls on."""
+    if job.size is None or job.rain_scale == 1:
+        return job.size
+    largest = min(job.rain_scale, *(have / want for have, want in zip(photo.shape, job.size, strict=False)))
+    scale = float(np.exp(rng.uniform(0, np.log(max(largest, 1))))) if rng.random() < 0.5 else 1.0
+    return round(scale * job.size[0]), round(scale * job.size[1])
+
+
+def _window(frame: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A random window of ``size`` in a picture."""
+    size = size or frame.shape[:2]
+    starts = [int(rng.integers(0, have - want + 1)) for have, want in zip(frame.shape, size, strict=False)]
+    return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
+
+
+def write_png(path: Path, rgb: np.ndarray) -> None:
+    """Write an (H, W, 3) uint8 RGB picture; the file appears whole or not at all.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+    write_whole(path, data, sync=False)
+
+
+def _attempt(job: PairJob) -> tuple[PairJob, str]:
+    """Make a pair; a bad photograph comes back as its message, so that the caller decides what to do."""
+    try:
+        make_pair(job)
+    except DataError as error:
+        return job, str(error)
+    return job, ""
+
+
+def _start_worker() -> None:
+    """One thread a process; Ctrl-C is for the parent, which lets the pairs in work be finished; end with the parent."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
+    """Make all pairs, in this process or in ``workers`` others.
+
+    Yields:
+        Each job with its error message, empty if all went well, in the order of completion.
+
+    Raises:
+        DataError: If a worker process dies.
+    """
+    if workers <= 1:
+        yield from map(_attempt, jobs)
+        return
+    queue = iter(jobs)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            pending = {pool.submit(_attempt, job) for job in islice(queue, 4 * workers)}
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                pending |= {pool.submit(_attempt, job) for job in islice(queue, len(done))}
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a worker process died, perhaps for lack of memory: use fewer --workers or a --size."
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

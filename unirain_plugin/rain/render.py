@@ -1,0 +1,91 @@
+"""Four-type rain on clean photographs: the public face of the renderer.
+
+From one clean photograph :func:`render_rain` makes a pair, rainy (``lq``) and clean (``gt``), for each of the paper's
+four rain types. It works in linear light and follows how such pictures come about:
+
+* streaks (``drs``, ``nrs``): drops fall at several depths; the shutter smears them along one common direction; they
+  mix the background with light gathered from their surroundings; unresolved far rain is mist
+  (:mod:`~unirain_plugin.rain.streaks`);
+* drops (``drd``, ``nrd``): outlines merged from metaballs; each drop shows an inverted, minified, blurred image of the
+  scene, a dark rim and a highlight, and is out of focus (:mod:`~unirain_plugin.rain.drops`);
+* night (``nrs``, ``nrd``): the scene is relit by lamps with glow, which also light the rain, and taken by a camera
+  with automatic exposure, a response curve and noise. The clean picture is the same night with the same noise
+  (:mod:`~unirain_plugin.rain.night`).
+
+All ranges are in :mod:`~unirain_plugin.rain.params`. Only numpy and OpenCV are needed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.rain.params import DropParams, NightParams, RainParams, StreakParams
+from unirain_plugin.rain.scene import SCENES, render
+from unirain_plugin.rain_types import RAIN_TYPES
+
+__all__ = ["MIN_SIDE", "DropParams", "NightParams", "RainPair", "RainParams", "StreakParams", "render_rain"]
+
+MIN_SIDE = 32
+"""Smallest height and width of a photograph, pixels: below it rain has no recognisable form."""
+
+
+class RainPair(NamedTuple):
+    """A rendered pair.
+
+    Attributes:
+        lq: Rainy picture, (H, W, 3) uint8 RGB.
+        gt: Clean picture of the same moment, (H, W, 3) uint8 RGB. By day it is the photograph itself.
+        mask: Opacity of the rain, (H, W) float32 in [0, 1]. Where it is 0, ``lq`` equals ``gt`` to the bit.
+    """
+
+    lq: np.ndarray
+    gt: np.ndarray
+    mask: np.ndarray
+
+
+def render_rain(
+    photo: np.ndarray, rain_type: str, rng: np.random.Generator | int, params: RainParams | None = None
+) -> RainPair:
+    """Render one rainy/clean pair.
+
+    Args:
+        photo: Clean photograph, (H, W, 3) RGB, uint8 or floating point in [0, 1] (rounded to 8 bits first).
+        rain_type: ``drs``, ``drd``, ``nrs`` or ``nrd``.
+        rng: Random generator, or a seed ≥ 0. From a seed each rain type gets a stream of its own. The same photograph,
+            type and seed give the same pair, whatever was rendered before.
+        params: Ranges of the rain; None means the defaults.
+
+    Raises:
+        OptionError: If the rain type is unknown or the seed is no integer ≥ 0.
+        DataError: If the photograph is not a colour picture of at least 32×32 pixels, or its values are out of range.
+    """
+    if rain_type not in SCENES:
+        raise OptionError(
+            f"rain type {rain_type!r} cannot be rendered; known types: {', '.join(SCENES)}."
+            f"{did_you_mean(rain_type, SCENES)}"
+        )
+    if not isinstance(rng, np.random.Generator):
+        if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)) or rng < 0:
+            raise OptionError(f"seed: found {rng!r}; expected an integer ≥ 0 or a numpy Generator.")
+        rng = np.random.default_rng([int(rng), RAIN_TYPES.index(rain_type)])
+    return RainPair(*render(_as_codes(photo), rain_type, rng, params or RainParams()))
+
+
+def _as_codes(photo: np.ndarray) -> np.ndarray:
+    """Check a photograph and bring it to uint8."""
+    if not isinstance(photo, np.ndarray) or photo.ndim != 3 or photo.shape[2] != 3:
+        found = f"shape {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
+        raise DataError(f"photo: found {found}; expected a colour picture, an array of shape (H, W, 3).")
+    if min(photo.shape[:2]) < MIN_SIDE:
+        raise DataError(f"photo: {photo.shape[0]}×{photo.shape[1]} pixels; expected at least {MIN_SIDE}×{MIN_SIDE}.")
+    if photo.dtype == np.uint8:
+        return photo
+    if not np.issubdtype(photo.dtype, np.floating):
+        raise DataError(f"photo: found values of type {photo.dtype}; expected uint8 or floating point in [0, 1].")
+    low, high = float(photo.min()), float(photo.max())
+    if not (low >= 0 and high <= 1):  # also true for NaN
+        raise DataError(f"photo: found values from {low:g} to {high:g}; floating point must lie in [0, 1].")
+    return np.round(photo * 255).astype(np.uint8)

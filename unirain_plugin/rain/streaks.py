@@ -1,0 +1,121 @@
+"""Rain streaks: depth layers of motion-blurred falling drops, and mist."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from unirain_plugin.rain.light import log_uniform, smoothstep
+from unirain_plugin.rain.params import REFERENCE_SIDE, StreakParams
+
+_SPACING = 0.5
+"""Distance of two samples along a streak, pixels."""
+_SPLAT_SIGMA = 0.45
+"""Blur that bilinear splatting itself causes, pixels (standard deviation, mean over positions)."""
+_MOST_COVERED = 1.5
+"""Most area of a layer's streaks, all added up, relative to the picture's: broad ones are fewer."""
+
+
+def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: StreakParams) -> np.ndarray:
+    """Opacity (H, W) float32 in [0, 1) of a scene's streaks, 0 where there are none.
+
+    Each layer is farther by ``depth_step``: its streaks are shorter, thinner, fainter and more. They share the
+    direction of the fall and differ in direction by a jitter, in length and in opacity.
+    """
+    scale = min(shape) / REFERENCE_SIDE
+    angle = rng.uniform(*params.angle)
+    jitter = rng.uniform(*params.angle_jitter)
+    length = rng.uniform(*params.length) * scale
+    width = rng.uniform(*params.width) * scale
+    opacity = rng.uniform(*params.opacity)
+    density = log_uniform(rng, params.density) * shape[0] * shape[1] / min(shape) ** 2
+    more = rng.spawn(1)[0]
+    fan, clumping, taper = (more.uniform(*bounds) for bounds in (params.fan, params.clumping, params.taper))
+    relief = cv2.resize(more.standard_normal((4, 4)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    presence = 1 - clumping * smoothstep(0.2, -0.4, relief)
+    clear = np.ones(shape, np.float32)
+    for layer in range(int(rng.integers(params.depths[0], params.depths[1], endpoint=True))):
+        depth = params.depth_step**layer
+        sigma = max(width / depth, 0.35)
+        count = int(rng.poisson(density * depth**params.density_growth))
+        count = min(count, int(_MOST_COVERED * shape[0] * shape[1] / (max(length / depth, 1) * 2.5 * sigma)))
+        direction = (angle, jitter, fan)
+        tracks = _tracks(presence, count, length / depth, direction, rng, (params.modulation, taper))
+        profile = _splat(shape, *tracks)
+        profile = cv2.GaussianBlur(profile, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+        peak = math.sqrt(2 * math.pi * (sigma**2 + _SPLAT_SIGMA**2)) * opacity * depth**-params.depth_fading
+        clear *= np.exp(-peak * profile)
+    return 1 - clear
+
+
+def _tracks(
+    presence: np.ndarray,
+    count: int,
+    length: float,
+    direction: tuple[float, float, float],
+    rng: np.random.Generator,
+    profile: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sample points (x, y) and weights of ``count`` streaks; a streak's weights add up to its strength x length.
+
+    ``presence`` (H, W) weakens the streaks whose middle it is; ``direction`` is angle, jitter and fan, degrees;
+    ``profile`` modulation and taper.
+    """
+    height, width = presence.shape
+    lengths = length * rng.uniform(0.5, 1.3, count)
+    angles = np.deg2rad(rng.normal(direction[0], direction[1], count))
+    strength = rng.uniform(0.3, 1.0, count)
+    phase, cycles = rng.uniform(0, 2 * np.pi, count), rng.uniform(1.0, 4.0, count)
+    margin = length
+    centre_x = rng.uniform(-margin, width + margin, count)
+    centre_y = rng.uniform(-margin, height + margin, count)
+    angles += np.deg2rad(direction[2]) * (centre_x / width - 0.5)
+    places = [np.clip(x, 0, n - 1).astype(np.int64) for x, n in ((centre_y, height), (centre_x, width))]
+    strength *= presence[tuple(places)]
+    samples = np.maximum((lengths / _SPACING).astype(np.int64), 2)
+    owner = np.repeat(np.arange(count), samples)
+    position = np.arange(owner.size) - np.repeat(np.cumsum(samples) - samples, samples)
+    t = (position + 0.5) / samples[owner] - 0.5  # -0.5 … 0.5 along the streak
+    fade = smoothstep(0.5, 0.49 - 0.29 * profile[1], np.abs(t))
+    wave = 1 + profile[0] * np.sin(phase[owner] + 2 * np.pi * cycles[owner] * t)
+    x = centre_x[owner] + t * lengths[owner] * np.sin(angles)[owner]
+    y = centre_y[owner] + t * lengths[owner] * np.cos(angles)[owner]
+    return x, y, strength[owner] * fade * wave * (lengths / samples)[owner]
+
+
+def _splat(shape: tuple[int, int], x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Add weighted points to a picture, each spread bilinearly over its four pixels."""
+    height, width = shape
+    inside = (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
+    x, y, weight = x[inside], y[inside], weight[inside]
+    column, row = x.astype(np.int64), y.astype(np.int64)
+    dx, dy = x - column, y - row
+    index = row * width + column
+    picture = np.zeros(height * width)
+    for offset, share in (
+        (0, (1 - dx) * (1 - dy)),
+        (1, dx * (1 - dy)),
+        (width, (1 - dx) * dy),
+        (width + 1, dx * dy),
+    ):
+        picture += np.bincount(index + offset, weight * share, picture.size)
+    return picture.reshape(shape).astype(np.float32)
+
+
+def veil_opacity(shape: tuple[int, int], rng: np.random.Generator, params: StreakParams) -> np.ndarray:
+    """Opacity (H, W) of the mist: that of rain too far to be resolved, 1 - exp(-beta * distance).
+
+    A photograph comes without depth: the distance grows towards the top with a soft random relief (our choice) and is
+    0 below a line, so that the near part of the picture stays free of mist.
+    """
+    drawn, strength = rng.random(), rng.uniform(*params.veil)
+    near, relief = rng.uniform(0.35, 0.8), rng.uniform(0.05, 0.2)
+    coarse = rng.standard_normal((5, 5)).astype(np.float32)
+    if drawn >= params.veil_share:
+        return np.zeros(shape, np.float32)
+    rows = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None]
+    distance = near - rows + relief * cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    distance = smoothstep(0, near, distance)
+    return (1 - np.exp(math.log(1 - strength) * distance)).astype(np.float32)

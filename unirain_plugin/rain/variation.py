@@ -1,0 +1,95 @@
+"""More variety from few photographs, for training: other colours, things that look like rain and are none."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from unirain_plugin.rain.light import LUMA, smoothstep, to_codes, to_linear
+from unirain_plugin.rain.params import StreakParams
+from unirain_plugin.rain.streaks import streak_opacity
+
+
+def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give a photograph other colours: channels exchanged, another white balance, contrast and saturation.
+
+    A handful of photographs holds a handful of colours; a network trained on them alone takes a new colour for rain.
+    """
+    linear = to_linear(photo)[..., rng.permutation(3)]
+    grey = (linear @ LUMA)[..., None]
+    linear = grey + (linear - grey) * np.float32(rng.uniform(0.3, 1.1))
+    gains = np.exp(rng.normal(0, 0.25) + rng.normal(0, 0.15, 3)).astype(np.float32)
+    return to_codes(np.maximum(linear * gains, 0) ** np.float32(np.exp(rng.normal(0, 0.15))))
+
+
+def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put a photograph, (H, W, 3) uint8, out of focus, most often in parts: soft forms are no drops, to be left alone.
+
+    The disc's radius is 2 pixels to a twentieth of the shorter side.
+    """
+    radius = int(rng.integers(2, max(min(photo.shape[:2]) // 20, 3), endpoint=True))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.float32)
+    linear = to_linear(photo)
+    glints = rng.random(photo.shape[:2]) < 10 ** rng.uniform(-5, -2.5)  # they become discs of light
+    glinting = linear * (1 + np.float32(rng.uniform(0, 80)) * glints[..., None])
+    blurred = cv2.filter2D(glinting, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101)
+    relief = rng.standard_normal((4, 4)).astype(np.float32) + np.float32(rng.uniform(-0.5, 2))
+    share = smoothstep(-0.3, 0.3, cv2.resize(relief, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC))[..., None]
+    return to_codes(linear + share * (blurred - linear))
+
+
+def toned(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give a photograph, (H, W, 3) uint8, less light and another contrast: what is dark or dull is not yet rainy."""
+    return to_codes(np.float32(rng.uniform(0.3, 1)) * to_linear(photo) ** np.float32(rng.uniform(0.7, 1.5)))
+
+
+def compressed(photo: np.ndarray, rng: np.random.Generator, quality: tuple[float, float] = (50, 95)) -> np.ndarray:
+    """A picture, (H, W, 3) uint8, as JPEG of a random quality shows it."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, round(rng.uniform(*quality))]
+    data = cv2.imencode(".jpg", photo[..., ::-1], options)[1]
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def add_strands(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lay grass, fur or hair over parts of a photograph, (H, W, 3) uint8: fine lines that are no streaks.
+
+    They are darker and lighter ones, in the colour of what they lie on.
+    """
+    lean, jitter = rng.uniform(-60, 60), rng.uniform(5, 25)
+    params = StreakParams(
+        angle=(lean, lean), angle_jitter=(jitter, jitter), length=(8, 40), width=(0.3, 0.9), density=(800, 3000),
+        depths=(1, 2), opacity=(0.5, 1), clumping=(0, 1),
+    )  # fmt: skip
+    light, dark = (streak_opacity(photo.shape[:2], rng, params) for _ in range(2))
+    lighter, darker = np.float32(rng.uniform(0.3, 1.5)), np.float32(rng.uniform(0, 1.5))
+    return to_codes(to_linear(photo) * np.exp(lighter * light - darker * dark)[..., None])
+
+
+def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put one to four ropes, rods or cables into a photograph, (H, W, 3) uint8: long and opaque, they are no streaks.
+
+    They are one pixel to a sixteenth of the shorter side wide, sharp or out of focus (thin ones are then translucent),
+    a third of the shorter side to three times it long, and may sag. Half of them are nearly upright, where they are
+    most alike to falling rain.
+    """
+    height, width = photo.shape[:2]
+    edge = min(height, width)
+    linear = to_linear(photo)
+    for _ in range(int(rng.integers(1, 4, endpoint=True))):
+        thickness = math.exp(rng.uniform(0, math.log(max(edge / 16, 1))))
+        half = 0.5 * edge * math.exp(rng.uniform(math.log(1 / 3), math.log(3)))
+        angle = rng.normal(0.5, 0.08) * math.pi if rng.random() < 0.5 else rng.uniform(0, math.pi)
+        along = np.linspace(-1, 1, 33)
+        sag = rng.normal(0, 0.04) * (1 - along**2)
+        direction = np.array([math.cos(angle), math.sin(angle)])
+        points = half * (along[:, None] * direction + sag[:, None] * direction[::-1] * (-1, 1))
+        points += rng.uniform(0, 1, 2) * (width, height)
+        drawn = np.zeros((height, width), np.uint8)  # only 8-bit pictures are drawn on without jags
+        cv2.polylines(drawn, [np.round(16 * points).astype(np.int32)], False, 255, round(thickness), cv2.LINE_AA, 4)
+        cover = cv2.GaussianBlur(np.float32(drawn / 255), (0, 0), rng.uniform(0.4, 0.4 + thickness / 2))[..., None]
+        relief = cv2.resize(rng.uniform(0.6, 1.2, (4, 4)).astype(np.float32), (width, height))[..., None]
+        colour = np.exp(rng.uniform(math.log(0.05), math.log(0.9)) + rng.normal(0, 0.1, 3)).astype(np.float32)
+        linear += cover * (relief * colour - linear)
+    return to_codes(linear)

@@ -1,1 +1,0 @@
-"""The paper's claims in miniature: makes data, trains a grid of variants, evaluates, writes tables. Stands on top."""

@@ -1,0 +1,235 @@
+"""What the train and the test program share: the command line, checked options, remedies around the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import unirain_plugin
+from unirain_plugin.errors import OptionError, UniRainError
+from unirain_plugin.toolbox import (
+    archive_folder,
+    explain_loading_errors,
+    forward_loader_errors,
+    replaced,
+    unused_path,
+)
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """The command line of a run.
+
+    Attributes:
+        option_file: The YAML file.
+        root: Absolute folder below which ``experiments/``, ``results/`` and ``tb_logger/`` are written and looked up.
+        launcher: ``none``, ``pytorch`` (torchrun) or ``slurm``.
+        auto_resume: Go on from the newest complete checkpoint, if there is one.
+        debug: The toolbox's debug mode.
+        overrides: ``a:b=value`` entries of ``--force_yml``.
+    """
+
+    option_file: Path
+    root: Path
+    launcher: str = "none"
+    auto_resume: bool = False
+    debug: bool = False
+    overrides: tuple[str, ...] = ()
+
+    def toolbox_argv(self) -> list[str]:
+        """The same for the toolbox's own parser. The overrides are applied by us: it would execute them as code."""
+        argv = ["-opt", str(self.option_file), "--launcher", self.launcher]
+        argv += ["--auto_resume"] * self.auto_resume
+        return argv + ["--debug"] * self.debug
+
+
+def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
+    """Parse the toolbox's flags and ``--root``.
+
+    Raises:
+        OptionError: If the option file does not exist or is a folder, or the root is no folder.
+    """
+    command = "train" if is_train else "test"
+    parser = argparse.ArgumentParser(prog=f"python -m unirain_plugin.{command}", allow_abbrev=False)
+    parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
+    parser.add_argument("--auto_resume", action="store_true", help="go on from the newest complete checkpoint")
+    parser.add_argument("--debug", action="store_true", help="the toolbox's debug mode: prints and validates often")
+    parser.add_argument(
+        "--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options, e.g. train:ema_decay=0.999"
+    )
+    parser.add_argument(
+        "--root", default=".", metavar="DIR", help="where experiments/, results/ and tb_logger/ are (default: here)"
+    )
+    # Old launchers pass it; torchrun's environment says the same.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    option_file = Path(args.opt)
+    if not option_file.is_file():
+        reason = "this is a folder; expected a YAML file" if option_file.is_dir() else "there is no such file"
+        raise OptionError(f"-opt {args.opt}: {reason} (working directory: {Path.cwd()}).")
+    root = Path(args.root).expanduser().resolve()
+    if root.exists() and not root.is_dir():
+        raise OptionError(f"--root {args.root}: this is a file; expected a folder.")
+    return RunArguments(option_file, root, args.launcher, args.auto_resume, args.debug, tuple(args.force_yml))
+
+
+class Run:
+    """One run of the toolbox's pipeline with our remedies around it. Nothing of installed BasicSR is edited.
+
+    Args:
+        arguments: The command line.
+        is_train: Training or testing.
+    """
+
+    def __init__(self, arguments: RunArguments, is_train: bool) -> None:
+        from unirain_plugin.options import checked_loader
+
+        unirain_plugin.register()
+        self.arguments = arguments
+        self.is_train = is_train
+        self.notes: list[str] = []
+        """Warnings from before the toolbox's logger was there to log them."""
+        with warnings_collected(self.notes):
+            self.loader = checked_loader(arguments.option_file, arguments.overrides, is_train)
+        self.option_text = arguments.option_file.read_text(encoding="utf-8")
+        # The loader yields the checked options whatever it is given to read.
+        self.options: dict[str, Any] = yaml.load("", Loader=self.loader)
+
+    def start(self) -> None:
+        """Run the pipeline to its end."""
+        from unirain_plugin.runs.distributed import fork_workers, leave_process_group
+
+        module = importlib.import_module(f"basicsr.{'train' if self.is_train else 'test'}")
+        fork_workers()
+        try:
+            with replaced(*self.replacements(module)):
+                (module.train_pipeline if self.is_train else module.test_pipeline)(str(self.arguments.root))
+        except UniRainError as error:
+            raise without_worker_traceback(error) from error
+        leave_process_group()  # not after an error: other ranks may be in a collective that would never end
+
+    def replacements(self, module: Any) -> list[tuple[object, str, object]]:
+        """What is replaced in the toolbox during the run: (module, name, value)."""
+        from basicsr.models.base_model import BaseModel
+        from basicsr.utils import misc
+
+        from unirain_plugin.runs.distributed import model_to_device
+
+        return [
+            (module, "parse_options", self.parse_options),
+            (module, "get_root_logger", self.logged_notes(module.get_root_logger)),
+            (misc, "mkdir_and_rename", self.archive),
+            (BaseModel, "model_to_device", model_to_device),
+            forward_loader_errors(),
+            explain_loading_errors(),
+        ]
+
+    def parse_options(self, root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
+        """The toolbox's ``parse_options`` with our loader, our process group and one seed for all ranks.
+
+        Raises:
+            OptionError: If GPUs are asked for where there are none.
+        """
+        import torch
+        from basicsr.utils import options, set_random_seed
+
+        from unirain_plugin.runs.distributed import agreed
+
+        with replaced(
+            (sys, "argv", [sys.argv[0], *self.arguments.toolbox_argv()]),
+            (options, "ordered_yaml", lambda: (self.loader, yaml.SafeDumper)),
+            (options, "init_dist", self.init_dist),
+        ):
+            opt, args = options.parse_options(root_path, is_train)
+        if opt["num_gpu"] != 0 and not torch.cuda.is_available():
+            raise OptionError(f"num_gpu: found {opt['num_gpu']}, but there is no CUDA device. Write 0 or auto.")
+        # Without manual_seed each rank draws one of its own, and the data order must be common to all.
+        opt["manual_seed"] = agreed(opt["manual_seed"])
+        set_random_seed(opt["manual_seed"] + opt["rank"])
+        return opt, args
+
+    def init_dist(self, launcher: str, backend: str = "nccl", port: int | str | None = None, **unknown: object) -> None:
+        """Replaces the toolbox's ``init_dist``; the backend follows from where the run computes.
+
+        Raises:
+            OptionError: If ``dist_params`` has unknown keys, or this process was not started by the launcher.
+        """
+        import torch
+
+        from unirain_plugin.runs.distributed import init_process_group
+
+        if unknown:
+            raise OptionError(f"dist_params: found {', '.join(unknown)}; expected only backend and port.")
+        init_process_group(launcher, torch.cuda.is_available() and self.options.get("num_gpu") != 0, port)
+
+    def archive(self, path: str) -> None:
+        """Make a folder anew; what was there is archived, and that is said in the log."""
+        target = archive_folder(path)
+        if target is not None:
+            self.notes.append(f"{path} was there already: the old folder is now {target}.")
+
+    def logged_notes(self, get_root_logger: Callable[..., Any]) -> Callable[..., Any]:
+        """``get_root_logger`` that begins a log of its own for this run, with the notes from before.
+
+        The toolbox sets its logger up once: had anything asked for it before (the option check builds a network), or
+        were this the second run of a program, there would be no log file. And it would overwrite the log of a run
+        that began within the same second.
+        """
+        from basicsr.utils import logger as toolbox_logger
+
+        def wrapper(logger_name: str = "basicsr", **kwargs: object) -> Any:
+            if "log_file" in kwargs:
+                kwargs["log_file"] = str(unused_path(Path(kwargs["log_file"])))
+                toolbox_logger.initialized_logger.pop(logger_name, None)
+                for handler in list(logging.getLogger(logger_name).handlers):
+                    logging.getLogger(logger_name).removeHandler(handler)
+                    handler.close()
+            logger = get_root_logger(logger_name, **kwargs)
+            while self.notes:
+                logger.warning(self.notes.pop(0))
+            return logger
+
+        return wrapper
+
+
+def without_worker_traceback(error: UniRainError) -> UniRainError:
+    """The error as it was raised in a loader worker; torch puts the worker's traceback into its message."""
+    _, found, message = str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")
+    return type(error)(message.rstrip()) if found else error
+
+
+@contextmanager
+def warnings_collected(notes: list[str]) -> Iterator[None]:
+    """Keep the toolbox's logger silent and collect its warnings, for a log that does not exist yet."""
+
+    def take(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            notes.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger("basicsr")
+    logger.addFilter(take)
+    try:
+        yield
+    finally:
+        logger.removeFilter(take)
+
+
+@contextmanager
+def quiet_interrupt(remedy: str = "") -> Iterator[None]:
+    """Ctrl-C ends the program with the usual exit status and without a traceback, and tells how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\ninterrupted{remedy}\n")
+        raise SystemExit(130) from None

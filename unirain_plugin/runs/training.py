@@ -1,0 +1,209 @@
+"""A training run: the toolbox's ``train_pipeline`` made exact to resume and impossible to stop short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unirain_plugin.checkpoints.states import newest_checkpoint, read_checkpoint, read_state
+from unirain_plugin.errors import OptionError
+from unirain_plugin.runs.distributed import agreed
+from unirain_plugin.runs.loaders import build_training_loader, build_validation_loaders
+from unirain_plugin.runs.run import Run, RunArguments
+from unirain_plugin.toolbox import LazyPrefetcher
+
+
+class TrainingRun(Run):
+    """One run of ``train_pipeline``. See :class:`~unirain_plugin.runs.run.Run`.
+
+    Args:
+        arguments: The command line.
+    """
+
+    def __init__(self, arguments: RunArguments) -> None:
+        super().__init__(arguments, is_train=True)
+        self.resume_state: dict[str, Any] | None = None
+        self.sampler: Any = None
+        self.val_loaders: list[Any] = []
+        self.model: Any = None
+        self.tb_logger: Any = None
+        self.last_validation: dict[int, int] = {}
+
+    def replacements(self, module: Any) -> list[tuple[object, str, object]]:
+        """What is replaced in the toolbox during the run: (module, name, value)."""
+        from unirain_plugin.models.training_log import UniRainMessageLogger
+
+        return [
+            *super().replacements(module),
+            (module, "mkdir_and_rename", self.archive),
+            (module, "load_resume_state", self.load_resume_state),
+            (module, "copy_opt_file", self.copy_opt_file),
+            (module, "init_tb_logger", self.init_tb_logger),
+            (module, "create_train_val_dataloader", self.create_train_val_dataloader),
+            (module, "CPUPrefetcher", LazyPrefetcher),
+            (module, "build_model", self.hooked_model(module.build_model)),
+            (module, "MessageLogger", self.message_logger(UniRainMessageLogger)),
+        ]
+
+    def load_resume_state(self, opt: dict[str, Any]) -> dict[str, Any] | None:
+        """Find and load the state to go on from, on the CPU; None begins a new run.
+
+        ``--auto_resume`` takes the newest complete checkpoint below the root, else ``path: resume_state``.
+
+        Raises:
+            CheckpointError: If the chosen checkpoint, or with ``--auto_resume`` every checkpoint, is broken.
+        """
+        from basicsr.utils import check_resume
+
+        path = agreed(self._find_state(opt) if opt["rank"] == 0 else None)
+        if path is None:
+            return None
+        self.resume_state = state = read_state(path)
+        opt["path"]["resume_state"] = str(path)
+        check_resume(opt, state["iter"])
+        for label in _network_labels(opt):
+            opt["path"][f"pretrain_network_{label}"] = str(
+                _models_beside(path, opt) / f"net_{label}_{state['iter']}.pth"
+            )
+        self._take_seed(opt, state)
+        for key in ("experiments_root", "models", "training_states", "log", "visualization"):
+            Path(opt["path"][key]).mkdir(parents=True, exist_ok=True)  # a state of another experiment may be given
+        return state
+
+    def _find_state(self, opt: dict[str, Any]) -> Path | None:
+        labels, paths = _network_labels(opt), opt["path"]
+        if self.arguments.auto_resume:
+            states, models = Path(paths["training_states"]), Path(paths["models"])
+            path, _, problems = newest_checkpoint(states, models, labels)
+            self.notes += [f"{problem} Falling back to {path}." for problem in problems]
+            if path is not None:
+                return path
+        if not paths.get("resume_state"):
+            return None
+        path = Path(paths["resume_state"])
+        read_checkpoint(path, _models_beside(path, opt), labels)
+        return path
+
+    def _take_seed(self, opt: dict[str, Any], state: dict[str, Any]) -> None:
+        """The data order goes on where the seed is the one of the first part of the run."""
+        from basicsr.utils import set_random_seed
+
+        saved = state.get("unirain", {}).get("manual_seed", opt["manual_seed"])
+        if self.options.get("manual_seed") is None:
+            opt["manual_seed"] = saved
+            set_random_seed(saved + opt["rank"])
+        elif opt["manual_seed"] != saved:
+            self.notes.append(
+                f"manual_seed is {opt['manual_seed']} but was {saved} before: from here the data come in another order."
+            )
+
+    def copy_opt_file(self, opt_file: str, experiments_root: str) -> None:
+        """The toolbox's copy of the option file, from memory: the file may lie in the folder just archived.
+
+        With overrides it is written anew with them: weights are restored later with the network that it names.
+        """
+        import sys
+        import time
+
+        import yaml
+        from basicsr.utils.dist_util import get_dist_info
+        from basicsr.utils.options import ordered_yaml
+
+        if get_dist_info()[0] == 0:
+            text = self.option_text
+            if self.arguments.overrides:
+                text = yaml.dump(self.options, Dumper=ordered_yaml()[1], sort_keys=False, allow_unicode=True)
+            header = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {' '.join(sys.argv)}\n\n"
+            (Path(experiments_root) / Path(opt_file).name).write_text(header + text, encoding="utf-8")
+
+    def init_tb_logger(self, log_dir: str) -> Any:
+        """TensorBoard on rank 0; what a killed part of the run wrote after its last checkpoint is purged.
+
+        Raises:
+            OptionError: If TensorBoard is not installed.
+        """
+        from basicsr.utils.dist_util import get_dist_info
+
+        if get_dist_info()[0] != 0:
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise OptionError("logger: use_tb_logger: TensorBoard is missing: pip install tensorboard") from error
+        step = self.resume_state["iter"] + 1 if self.resume_state else None
+        self.tb_logger = SummaryWriter(log_dir=log_dir, purge_step=step)
+        return self.tb_logger
+
+    def create_train_val_dataloader(self, opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
+        """Loaders whose training data are one stream of draws, entered where the checkpoint left it.
+
+        Returns:
+            The toolbox's five: training loader, its sampler, validation loaders, last epoch, iterations.
+        """
+        total_iters = int(opt["train"]["total_iter"])
+        state = self.resume_state or {"iter": 0}
+        position = state.get("unirain", {}).get("data") or {}
+        train_loader, self.sampler = build_training_loader(
+            opt, total_iters, state["iter"], position.get("next_draw"), logger
+        )
+        size = self.sampler.dataset_size
+        if position.get("dataset_size", size) != size:
+            logger.warning(
+                f"The training set has {size} images but had {position['dataset_size']} before: "
+                "from here the data come in another order."
+            )
+        state["epoch"] = self.sampler.first_epoch  # where an epoch ended with the checkpoint, the next one
+        self.val_loaders = build_validation_loaders(opt, logger)
+        return train_loader, self.sampler, self.val_loaders, self.sampler.last_epoch, total_iters
+
+    def hooked_model(self, build_model: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+        """``build_model`` whose models know the position in the data and do not validate the same weights twice."""
+
+        def wrapper(opt: dict[str, Any]) -> Any:
+            model = self.model = build_model(opt)
+            save, validation = model.save, model.validation
+
+            def save_and_flush(epoch: int, current_iter: int) -> None:
+                save(epoch, current_iter)
+                if self.tb_logger is not None:
+                    self.tb_logger.flush()
+
+            def validate_once(dataloader: Any, current_iter: int, *args: object, **kwargs: object) -> None:
+                if self.last_validation.get(id(dataloader)) != current_iter:
+                    self.last_validation[id(dataloader)] = current_iter
+                    validation(dataloader, current_iter, *args, **kwargs)
+
+            model.data_position = self.sampler.position_after
+            model.save, model.validation = save_and_flush, validate_once
+            return model
+
+        return wrapper
+
+    def message_logger(self, cls: type) -> Callable[..., Any]:
+        """The toolbox makes its message logger just before training begins: a resumed run catches up here.
+
+        The toolbox saves first and validates then. If the resumed iteration was due to be validated, that is done
+        (again), because it may change the loss weights and the best metric.
+        """
+
+        def factory(opt: dict[str, Any], start_iter: int, tb_logger: Any) -> Any:
+            val, total = opt.get("val"), int(opt["train"]["total_iter"])
+            if val is not None and 0 < start_iter < total and start_iter % val["val_freq"] == 0:
+                for loader in self.val_loaders:
+                    self.model.validation(loader, start_iter, tb_logger, val["save_img"])
+            return cls(opt, start_iter, tb_logger)
+
+        return factory
+
+
+def _network_labels(opt: dict[str, Any]) -> list[str]:
+    """Labels of the networks that a resume loads: ``g`` of ``network_g``, and so on."""
+    ignored = opt["path"].get("ignore_resume_networks") or ()
+    return [key.removeprefix("network_") for key in opt if key.startswith("network_") and key not in ignored]
+
+
+def _models_beside(state_path: Path, opt: dict[str, Any]) -> Path:
+    """The folder of a state's networks: beside its own folder, else this experiment's."""
+    beside = state_path.parent.parent / "models"
+    return beside if beside.is_dir() else Path(opt["path"]["models"])

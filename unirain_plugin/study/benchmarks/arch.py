@@ -1,0 +1,230 @@
+"""``benchmark arch``: size, cost, time and memory of the networks, as ratios to a Restormer-size dense one.
+
+The presets, their ablations and other networks are measured in groups, each in new processes and each with a baseline
+among them, so that no row depends on the other groups. Forward passes have a process that runs nothing else,
+as restoring pictures does, and are measured again, for the baseline and the full size, in the process that has run the
+training steps; the ratios differ, so both are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from unirain_plugin.archs.moe import HardMoE
+from unirain_plugin.archs.options import NetworkOptions
+from unirain_plugin.archs.presets import ABLATIONS, PRESETS
+from unirain_plugin.archs.products import has_bfloat16
+from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.metrics.complexity import complexity
+from unirain_plugin.study.benchmarks import measuring
+from unirain_plugin.study.benchmarks.candidates import BASELINE, candidates
+
+CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
+GPU_VARIANTS = (
+    "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
+)  # fmt: skip
+ABLATED = tuple(f"UniRain_{label}" for label in ABLATIONS)
+OTHERS = ("SwinIR", "RCAN")
+DEFAULT_NETWORKS = (BASELINE, *PRESETS, *ABLATED, *OTHERS)
+WARM_NETWORKS = ("UniRain",)
+DISPATCH_TURNS = 15
+"""Counted turns of the mixtures at least: they are short."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(prog="benchmark arch", description=__doc__)
+    p.add_argument("--networks", nargs="+", default=list(DEFAULT_NETWORKS), metavar="NAME", help="default: all")
+    p.add_argument("--variants", nargs="+", metavar="NAME", help=f"of {', '.join(measuring.VARIANTS)}")
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("--size", type=int, default=256, help="edge of the picture of the forward pass")
+    p.add_argument("--train-size", type=int, default=128, help="edge of the picture of the training step")
+    p.add_argument("--rounds", type=int, default=3, help="counted turns; the median is reported")
+    p.add_argument("--threads", type=int, default=2, help="CPU threads")
+    p.add_argument("--no-memory", action="store_true", help="leave out the peak memory of a training step")
+    p.add_argument("--no-dispatch", action="store_true", help="leave out the table of sparse against dense mixtures")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    return p
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse unknown names and sizes with a message."""
+    for option, given, known in (
+        ("--networks", args.networks, candidates()),
+        ("--variants", args.variants or (), measuring.VARIANTS),
+    ):
+        for name in given:
+            if name not in known:
+                raise OptionError(f"{option}: unknown {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    for option in ("size", "train_size", "rounds", "threads"):
+        value = getattr(args, option)
+        if value < 1 or (option.endswith("size") and value % 8):
+            allowed = "a multiple of 8, at least 8" if option.endswith("size") else "at least 1"
+            raise OptionError(f"--{option.replace('_', '-')}: got {value}; allowed: {allowed}.")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("--device cuda: torch finds no CUDA device here; leave it out to measure on the CPU.")
+
+
+def rows_of(args: argparse.Namespace) -> list[tuple[str, measuring.Variant]]:
+    """The table's rows. The first is the baseline in fp32, in its plain formulation: it is the unit."""
+    rows = [(BASELINE, measuring.VARIANTS["fp32"])]
+    for name in args.networks:
+        for label in args.variants or _usual_variants(name, args.device):
+            variant = measuring.VARIANTS[label]
+            if (name, variant) not in rows and not (variant.checkpointing and not name.startswith("UniRain")):
+                rows.append((name, variant))
+    return rows
+
+
+def _usual_variants(name: str, device: str) -> tuple[str, ...]:
+    if name in (*ABLATED, *OTHERS):
+        return ("fp32",)
+    if device == "cuda":
+        return GPU_VARIANTS
+    if name == BASELINE and not has_bfloat16():  # UniRain then computes in float32
+        _tell(f"{name} in bf16 is left out, it would take very long on this processor (--variants bf16 measures it)")
+        return ("fp32",)
+    return CPU_VARIANTS
+
+
+def groups_of(rows: list[measuring.Row]) -> list[list[measuring.Row]]:
+    """The rows that are measured together, each group with the baseline first."""
+    kinds = [[row for row in rows[1:] if row[0] in names] for names in (ABLATED, OTHERS)]
+    presets = [row for row in rows[1:] if row not in kinds[0] + kinds[1]]
+    return [[rows[0], *group] for group in (presets, *kinds) if group] or [rows]
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Measure every row; ratios are to the baseline of its group, the baseline's own row is of the first one."""
+    rows = rows_of(args)
+    figures: dict[str, dict[measuring.Row, tuple[float, float]]] = {"forward": {}, "step": {}, "warm": {}, "memory": {}}
+    for group in groups_of(rows):
+        for key, seconds in _group_seconds(group, args).items():
+            for row, value in seconds.items():
+                figures[key].setdefault(row, (value, seconds[group[0]]))
+    if not args.no_memory:
+        _tell("peak memory")
+        memory = {row: measuring.step_memory(*row, args.train_size, args.device) for row in rows}
+        figures["memory"] = {row: (value, memory[rows[0]]) for row, value in memory.items()}
+    _tell("multiply-adds")
+    builders = candidates()
+    counts = {name: complexity(builders[name](), (args.size, args.size)) for name in dict.fromkeys(r[0] for r in rows)}
+    results = []
+    for row in rows:
+        count = counts[row[0]]
+        result = {"network": row[0], "variant": row[1].label, "parameters": count.parameters}
+        result["multiply_adds"] = count.multiply_adds
+        for key, values in figures.items():
+            value, base = values.get(row, (None, None))
+            result |= {key: value, f"{key}_base": base, f"{key}_ratio": value / base if value and base else None}
+        results.append(result)
+    return results
+
+
+def _group_seconds(group: list[measuring.Row], args: argparse.Namespace) -> dict[str, dict[measuring.Row, float]]:
+    """Recomputation is for training: such rows have no forward time."""
+    restoring = [row for row in group if not row[1].checkpointing]
+    warm = [row for row in restoring if row[0] in WARM_NETWORKS]
+    warm = [group[0], *warm] if warm else []
+    what = f"{len(group)} rows ({', '.join(dict.fromkeys(name for name, _ in group))})"
+    _tell(f"forward passes at {args.size}², {what}")
+    forward = measuring.apart(measuring.forward_seconds, restoring, args.size, args.rounds, args.device)
+    _tell(f"training steps at {args.train_size}², {what}")
+    step, after = measuring.apart(
+        measuring.step_and_warm_seconds, group, warm, args.train_size, args.size, args.rounds, args.device
+    )
+    return {"forward": forward, "step": step, "warm": after}
+
+
+def _tell(what: str) -> None:
+    """All networks take minutes: say what is being measured, on stderr, so that stdout is the table."""
+    sys.stderr.write(f"benchmark arch: {what} …\n")
+
+
+def dispatch_rows(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Time of a hard top-1 mixture of three, sparse ÷ dense with masks, at the paper-size decoder's levels."""
+    results = []
+    for level, channels in ((1, 96), (2, 96), (3, 192)):
+        side = max(args.size // 2 ** (level - 1), 1)
+        for routing in ("image", "window"):
+            layers = {}
+            for dispatch in ("sparse", "dense"):
+                torch.manual_seed(0)
+                options = NetworkOptions(hard_routing=routing, window=32, dispatch=dispatch)
+                layers[dispatch] = HardMoE(channels, 2.5, options).eval().to(args.device)
+            x = torch.randn(1, side, side, channels, device=args.device)
+            actions = {name: lambda layer=layer, x=x: _quietly(layer, x) for name, layer in layers.items()}
+            seconds = measuring.interleaved(actions, max(args.rounds, DISPATCH_TURNS), args.device)
+            ratio = seconds["sparse"] / seconds["dense"]
+            results.append({"level": level, "side": side, "channels": channels, "routing": routing, "ratio": ratio})
+    return results
+
+
+def _quietly(layer: HardMoE, x: torch.Tensor) -> None:
+    with torch.inference_mode():
+        layer(x)
+
+
+def table(results: list[dict[str, object]], args: argparse.Namespace) -> str:
+    """The main table in Markdown. Seconds are given for the baseline only; the rest are ratios to it."""
+
+    def ratio(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+    base = results[0]
+    warm = "" if base["warm"] is None else f"warm {base['warm']:.2f} s, "
+    lines = [
+        f"{args.device}, {args.threads} threads; forward at {args.size}², training step at 1×{args.train_size}²; "
+        f"÷ {base['network']} in fp32 (forward {base['forward']:.2f} s, {warm}step {base['step']:.2f} s); median of "
+        f"{args.rounds} turns",
+        "",
+        "forward: in a process that runs forward passes only, as restoring pictures does. warm: in the process that "
+        "has run the training steps, whose allocator keeps freed memory: a network with large temporaries is then "
+        "spared the mapping of fresh memory. Presets, ablations and other networks run in processes of their own, each "
+        "group with the baseline.",
+        "",
+        f"| network | variant | params M | MACs G at {args.size}² | forward ÷ | warm ÷ | training step ÷ | "
+        "peak memory ÷ |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in results:
+        lines.append(
+            f"| {r['network']} | {r['variant']} | {r['parameters'] / 1e6:.2f} | {r['multiply_adds'] / 1e9:.1f} | "
+            f"{ratio(r['forward_ratio'])} | {ratio(r['warm_ratio'])} | {ratio(r['step_ratio'])} | "
+            f"{ratio(r['memory_ratio'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def dispatch_table(results: list[dict[str, object]]) -> str:
+    """The table of sparse against dense mixtures in Markdown."""
+    lines = ["| decoder level | map | channels | routed by | sparse ÷ dense |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {r['level']} | {r['side']}² | {r['channels']} | {r['routing']} | {r['ratio']:.2f} |" for r in results]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print."""
+    args = parser().parse_args(argv)
+    check(args)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    try:
+        networks = measure(args)
+        dispatch = []
+        if not args.no_dispatch:
+            _tell("sparse and dense mixtures")
+            dispatch = measuring.apart(dispatch_rows, args)
+    finally:
+        torch.set_num_threads(threads)
+    sys.stdout.write(table(networks, args))
+    if dispatch:
+        sys.stdout.write("\nHard mixture, top-1 of 3, against all experts and masks:\n\n" + dispatch_table(dispatch))
+    if args.json:
+        args.json.write_text(json.dumps({"networks": networks, "dispatch": dispatch}, indent=1), encoding="utf-8")
+    return 0

@@ -1,0 +1,193 @@
+"""``benchmark data``: how long a training pair takes, here and in the toolbox's ``PairedImageDataset``.
+
+Both read the same pictures, from the operating system's cache, in one process and one thread, in turn, pair by pair.
+The processor time of that thread is measured: on an idle machine it is the time that passes, and on a busy one other
+programs' share is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.manifest import ManifestRecord
+from unirain_plugin.data.partial_decode import INFLATER, decoders
+from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.errors import OptionError
+from unirain_plugin.rain.sample_photos import sample_photos
+
+RAIN_TYPE = "drs"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table.
+
+    Attributes:
+        title: What is read.
+        goal: How many times as fast as the toolbox it ought to be.
+        stock: The toolbox's data set.
+        ours: Ours.
+    """
+
+    title: str
+    goal: float
+    stock: Any
+    ours: Any
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print. Returns the exit status."""
+    args = _parser().parse_args(argv)
+    for name in ("images", "crops", "repeats", "gt_size"):
+        if getattr(args, name) < 1:
+            raise OptionError(f"--{name.replace('_', '-')}: expected 1 or more, found {getattr(args, name)}.")
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack:
+        folder = args.dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="unirain_benchmark_"))
+        cases = build_cases(Path(folder), args.images, args.gt_size)
+        sys.stdout.write(f"{'a training pair, one thread':<44} {'toolbox':>9} {'ours':>9} {'ratio':>7} {'goal':>6}\n")
+        for case in cases:
+            stock, ours = measure(case, args.images, args.crops, args.repeats)
+            times = f"{stock:>6.1f} ms {ours:>6.1f} ms {stock / ours:>6.1f}×"
+            sys.stdout.write(f"{case.title:<44} {times} {case.goal:>5}×\n")
+        jpeg = "simplejpeg" if decoders()["simplejpeg"] else "OpenCV"
+        sys.stdout.write(
+            f"gt_size {args.gt_size}; OpenCV {cv2.__version__}; our JPEG parts by {jpeg}, PNG by {INFLATER}\n"
+        )
+    return 0
+
+
+def measure(case: Case, images: int, crops: int, repeats: int) -> tuple[float, float]:
+    """Time ``images`` × ``crops`` pairs of both data sets in turn, the whole ``repeats`` times.
+
+    Our time depends on where a crop lies, so it is the mean over several crops of every image, each of which is the
+    same in all repeats; of the repeats of one crop the fastest counts, since whatever else runs only ever adds time.
+
+    Returns:
+        Milliseconds a pair, of the toolbox's data set and of ours.
+    """
+    _ = case.stock[0], case.ours[0]  # opens LMDBs, tries out decoders
+    best = np.full((2, images * crops), np.inf)
+    for _ in range(repeats):
+        for draw in range(images * crops):
+            for side, data in enumerate((case.stock, case.ours)):
+                index = SampleIndex(draw * 7919 % len(data), draw)
+                start = time.thread_time()
+                data[index]
+                best[side, draw] = min(best[side, draw], time.thread_time() - start)
+    return tuple(best.mean(axis=1) * 1000)
+
+
+def build_cases(folder: Path, images: int, gt_size: int) -> list[Case]:
+    """Write the pictures in every form and open them with both data sets."""
+    from unirain_plugin.preparation.lmdb_creation import LmdbRecipe, create_lmdbs
+    from unirain_plugin.preparation.subimages import CutPlan, cut_pairs
+
+    full, small = folder / "jpeg", folder / "png"
+    records = write_pairs(full, ".jpg", images, (1080, 1920))
+    write_pairs(small, ".png", images, (512, 512))
+    quiet = contextlib.redirect_stderr(io.StringIO())
+    with quiet:
+        create_lmdbs(str(folder / "lmdb"), records, LmdbRecipe(str(full)))
+        parts = [part for found in cut_pairs(records, str(full), str(folder / "cut"), CutPlan()) for part in found]
+        create_lmdbs(str(folder / "cut_lmdb"), parts, LmdbRecipe(str(folder / "cut")))
+    _write_stock_lmdb(full, folder / "stock_lmdb")
+    stock = {name: _stock(folder / name, gt_size) for name in ("jpeg", "png", "stock_lmdb")}
+    return [
+        Case("JPEG 1080p, files", 3.5, stock["jpeg"], _ours(full, gt_size)),
+        Case("JPEG 1080p, LMDB (the toolbox's holds PNG)", 10, stock["stock_lmdb"], _ours(folder / "lmdb", gt_size)),
+        Case("PNG 512², files", 1.6, stock["png"], _ours(small, gt_size)),
+        Case("JPEG 1080p files; ours pre-cut, 320² PNG", 8, stock["jpeg"], _ours(folder / "cut", gt_size)),
+        Case("JPEG 1080p files; ours pre-cut, in an LMDB", 8, stock["jpeg"], _ours(folder / "cut_lmdb", gt_size)),
+    ]
+
+
+def write_pairs(folder: Path, suffix: str, count: int, size: tuple[int, int]) -> list[ManifestRecord]:
+    """Write pairs made of the embedded photographs, at their own scale, and the same with bright streaks."""
+    rng = np.random.default_rng(0)
+    photos = sample_photos()
+    for side in ("input", "target"):
+        (folder / RAIN_TYPE / side).mkdir(parents=True, exist_ok=True)
+    records = []
+    for number in range(count):
+        clean = _fill(cv2.imread(str(photos[number % len(photos)])), size, number)
+        streaks = (rng.random(size) < 0.004).astype(np.float32) * 255
+        streaks = cv2.blur(streaks, (1, 15)) * 6
+        rainy = np.clip(clean + streaks[..., None], 0, 255).astype(np.uint8)
+        record = ManifestRecord(*(f"{RAIN_TYPE}/{s}/{number}{suffix}" for s in ("input", "target")), RAIN_TYPE)
+        for path, image in ((record.lq, rainy), (record.gt, clean)):
+            # JPEG of quality 90: about 3 bits a pixel here, as cameras and the public data sets have it
+            parameters = [cv2.IMWRITE_JPEG_QUALITY, 90] if suffix == ".jpg" else []
+            (folder / path).write_bytes(cv2.imencode(suffix, image, parameters)[1].tobytes())
+        records.append(record)
+    return records
+
+
+def _fill(photo: np.ndarray, size: tuple[int, int], shift: int) -> np.ndarray:
+    """Tile a photograph with its mirror images over ``size``, so that its detail keeps its scale."""
+    tile = np.concatenate([photo, photo[:, ::-1]], axis=1)
+    tile = np.concatenate([tile, tile[::-1]], axis=0)
+    repeats = [-(-(length + 97 * shift % side) // side) for length, side in zip(size, tile.shape, strict=False)]
+    tiled = np.tile(tile, (*repeats, 1))
+    top, left = (97 * shift % side for side in tile.shape[:2])
+    return np.ascontiguousarray(tiled[top : top + size[0], left : left + size[1]])
+
+
+def _write_stock_lmdb(source: Path, output: Path) -> None:
+    """Make the LMDBs of the toolbox's own script, from the same pictures."""
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
+    output.mkdir(exist_ok=True)
+    for side, name in (("input", "lq.lmdb"), ("target", "gt.lmdb")):
+        files = sorted(path.name for path in (source / RAIN_TYPE / side).iterdir())
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            keys = [os.path.splitext(name)[0] for name in files]
+            make_lmdb_from_imgs(str(source / RAIN_TYPE / side), str(output / name), files, keys, map_size=1 << 40)
+
+
+def _stock(root: Path, gt_size: int) -> Any:
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    lmdb = (root / "lq.lmdb").is_dir()
+    folders = (
+        (root / "lq.lmdb", root / "gt.lmdb") if lmdb else (root / RAIN_TYPE / "input", root / RAIN_TYPE / "target")
+    )
+    opt = {"dataroot_lq": str(folders[0]), "dataroot_gt": str(folders[1])}
+    return PairedImageDataset(opt | _common("lmdb" if lmdb else "disk", gt_size))
+
+
+def _ours(root: Path, gt_size: int) -> DistilledMixedPairedDataset:
+    lmdb = (root / RAIN_TYPE / "lq.lmdb").is_dir()
+    return DistilledMixedPairedDataset({"dataroot": str(root)} | _common("lmdb" if lmdb else "disk", gt_size))
+
+
+def _common(backend: str, gt_size: int) -> dict[str, Any]:
+    opt = {"name": "benchmark", "phase": "train", "scale": 1, "gt_size": gt_size, "use_hflip": True, "use_rot": True}
+    return opt | {"io_backend": {"type": backend}}
+
+
+def _parser() -> argparse.ArgumentParser:
+    description = "Time a training pair of this package's data set and of BasicSR's PairedImageDataset, in turn."
+    parser = argparse.ArgumentParser(prog="benchmark data", description=description)
+    parser.add_argument("--images", type=int, default=8, metavar="N", help="pairs of pictures (default 8)")
+    parser.add_argument("--crops", type=int, default=8, metavar="N", help="crops of each picture (default 8)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="repeats; the fastest counts (default 3)")
+    parser.add_argument("--gt-size", type=int, default=128, metavar="N", help="side of the crop (default 128)")
+    parser.add_argument("--dir", metavar="DIR", help="folder for the pictures (default: a temporary one, removed)")
+    return parser

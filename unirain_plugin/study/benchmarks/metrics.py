@@ -1,0 +1,108 @@
+"""``benchmark metrics``: our PSNR and SSIM against the toolbox's on one large picture, in time and in value."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unirain_plugin.errors import OptionError
+from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
+from unirain_plugin.toolbox import prepare_import
+
+GOAL = 1e-6
+"""Largest allowed difference to the toolbox's value."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(prog="benchmark metrics", description=__doc__)
+    p.add_argument("--size", type=int, nargs=2, default=(2160, 3840), metavar=("H", "W"), help="default: 2160 3840")
+    p.add_argument("--rounds", type=int, default=3, help="counted turns; the median is reported")
+    p.add_argument("--threads", type=int, help="OpenCV's threads, for both (default: OpenCV's choice)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    return p
+
+
+def pictures(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth random picture and a noisy copy, (H, W, 3) uint8 RGB."""
+    rng = np.random.default_rng(0)
+    target = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 2)
+    noise = rng.integers(-9, 10, target.shape)
+    return np.clip(target + noise, 0, 255).astype(np.uint8), target
+
+
+def contestants(image: np.ndarray, target: np.ndarray) -> dict[str, tuple[Callable[[], float], Callable[[], float]]]:
+    """Metric → (the toolbox's, ours)."""
+    prepare_import()
+    from basicsr.metrics import calculate_psnr, calculate_ssim
+
+    bgr = np.ascontiguousarray(image[..., ::-1]), np.ascontiguousarray(target[..., ::-1])
+    table: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {}
+    for name, theirs, ours in (("psnr", calculate_psnr, psnr), ("ssim", calculate_ssim, ssim)):
+        table[name] = (
+            lambda f=theirs: float(f(*bgr, crop_border=0)),
+            lambda f=ours: f(image, target),
+        )
+        table[f"{name}_y"] = (
+            lambda f=theirs: float(f(*bgr, crop_border=0, test_y_channel=True)),
+            lambda f=ours: f(luma(image), luma(target)),
+        )
+    return table
+
+
+def measure(size: tuple[int, int], rounds: int) -> list[dict[str, float | str]]:
+    """Time both, taking turns; the first turn is not counted."""
+    rows = []
+    for name, pair in contestants(*pictures(*size)).items():
+        values, times = [0.0, 0.0], ([], [])
+        for number in range(rounds + 1):
+            for index, function in enumerate(pair):
+                start = time.perf_counter()
+                values[index] = function()
+                if number:
+                    times[index].append(time.perf_counter() - start)
+        theirs, ours = map(statistics.median, times)
+        rows.append(
+            {"metric": name, "toolbox_s": theirs, "ours_s": ours, "faster": theirs / ours,
+             "difference": abs(values[0] - values[1])}
+        )  # fmt: skip
+    return rows
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print; exit status 1 if a value differs by more than ``GOAL``.
+
+    Raises:
+        OptionError: For sizes and numbers that are out of range.
+    """
+    args = parser().parse_args(argv)
+    if min(args.size) < 11 or args.rounds < 1 or (args.threads is not None and args.threads < 1):
+        raise OptionError("expected --size ≥ 11 11, --rounds ≥ 1 and --threads ≥ 1.")
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(args.threads or before)
+    try:
+        rows = measure(tuple(args.size), args.rounds)
+    finally:
+        cv2.setNumThreads(before)
+    lines = [
+        f"{args.size[1]}×{args.size[0]}, median of {args.rounds}",
+        "",
+        "| metric | toolbox, s | ours, s | times faster | difference |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {r['metric']} | {r['toolbox_s']:.3f} | {r['ours_s']:.3f} | {r['faster']:.1f} | {r['difference']:.1e} |"
+        for r in rows
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return int(any(r["difference"] > GOAL for r in rows))

@@ -1,0 +1,144 @@
+"""``benchmark weights``: what trained weights gain on pictures they have not seen, and what they do to clean ones."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+import cv2
+import numpy as np
+
+from unirain_plugin.compare.scores import Score, score
+from unirain_plugin.errors import DataError
+from unirain_plugin.rain_types import RAIN_TYPES
+
+FOREIGN = {
+    "RandomRain default": ("RandomRain", {}),
+    "RandomRain drizzle": ("RandomRain", {"rain_type": "drizzle"}),
+    "RandomRain heavy": ("RandomRain", {"rain_type": "heavy"}),
+    "RandomRain torrential": ("RandomRain", {"rain_type": "torrential"}),
+    "RandomRain sharp": ("RandomRain", {"brightness_coefficient": 1.0, "blur_value": 1}),
+    "Spatter rain": ("Spatter", {"mode": "rain"}),
+}
+"""Rows of rain that another renderer draws: name → albumentations' transform and its arguments."""
+
+Renderer = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""Photograph (RGB) and number of the pair → rainy and clean picture."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="benchmark weights", description=__doc__)
+    add = parser.add_argument
+    add("--weights", help=".safetensors or .pth (default: those the package ships)")
+    add("--photographs", type=Path, metavar="DIR", help="clean photographs (default: two that scikit-image installs)")
+    add("--size", type=int, default=256, metavar="PX", help="side of the windows, 0: whole photographs (%(default)s)")
+    add("--per-image", type=int, default=6, metavar="N", help="pairs for each photograph and row (%(default)s)")
+    add("--sizes", type=int, nargs="*", metavar="PX", help="as of inference.py: for whole photographs")
+    add("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a row for each rain type, for clean pictures, and for each foreign rain if albumentations is installed."""
+    from unirain_plugin.inference.loading import load
+    from unirain_plugin.inference.restoring import restore
+
+    args = build_parser().parse_args(argv)
+    network = load(args.weights)
+    windows = list(_windows(args))
+    write = sys.stdout.write
+    write(f"{len(windows)} windows a row; PSNR in dB and SSIM, RGB, means over the windows\n")
+    write(
+        f"{'rain':<22}{'PSNR: input':>12}{'restored':>10}{'gain':>8}{'worst':>8}{'SSIM: input':>14}{'restored':>10}\n"
+    )
+    gains = {}
+    for name, render in _rows(args.seed):
+        scores = []
+        for number, window in enumerate(windows):
+            rainy, clean = render(window, number)
+            scores.append((score(rainy, clean), score(restore(network, rainy, sizes=args.sizes), clean)))
+        gains[name] = _write_row(name, scores)
+    of_windows = [mean(of_types) for of_types in zip(*(gains[t] for t in RAIN_TYPES), strict=True)]
+    spread = f", standard error over these windows {standard_error(of_windows):.2f} dB" if len(of_windows) > 1 else ""
+    write(f"mean gain over {', '.join(RAIN_TYPES)}: {mean(of_windows):+.2f} dB{spread}\n")
+    return 0
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of at least two independent values: their standard deviation ÷ √n."""
+    return stdev(values) / len(values) ** 0.5
+
+
+def _write_row(name: str, scores: list[tuple[Score, Score]]) -> list[float]:
+    """Write means and the least gain, of clean pictures (whose PSNR is infinite) the least PSNR; return the gains."""
+    before, after = (mean(pair[i].psnr for pair in scores) for i in (0, 1))
+    gains = [b.psnr - a.psnr for a, b in scores]
+    ssim = [mean(pair[i].ssim for pair in scores) for i in (0, 1)]
+    least = min(pair[1].psnr for pair in scores)
+    shown = f"{mean(gains):>+8.2f}{min(gains):>+8.2f}" if np.isfinite(before) else f"{'':>8}{least:>8.2f}"
+    sys.stdout.write(f"{name:<22}{before:>12.2f}{after:>10.2f}{shown}{ssim[0]:>14.4f}{ssim[1]:>10.4f}\n")
+    return gains
+
+
+def _windows(args: argparse.Namespace) -> Iterator[np.ndarray]:
+    """Random windows of the photographs, the same for every row."""
+    from unirain_plugin.data.rainrag_folder import walk_images
+    from unirain_plugin.rain.pair_files import cut, read_photo
+    from unirain_plugin.rain.sample_photos import sample_photos
+
+    if args.photographs is None:
+        paths = sample_photos("held-out")
+    else:
+        paths = [args.photographs / key for key in sorted(walk_images(str(args.photographs)))]
+    if not paths:
+        raise DataError(f"--photographs {args.photographs}: holds no photographs.")
+    rng = np.random.default_rng(args.seed)
+    for path in paths:
+        photo = read_photo(path, convert=("exif",))
+        for _ in range(args.per_image):
+            yield cut(photo, (args.size, args.size) if args.size else None, rng)
+
+
+def smeared_noise(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rain as photo editors make it: sparse noise, smeared along one direction, added in white to (H, W, 3) uint8."""
+    length, angle = int(rng.integers(9, 40)), rng.uniform(-30, 30)
+    line = np.zeros((length, length), np.float32)
+    line[:, length // 2] = 1
+    turn = cv2.getRotationMatrix2D(((length - 1) / 2, (length - 1) / 2), angle, 1)
+    sparks = (rng.random(photo.shape[:2]) < rng.uniform(0.001, 0.008)).astype(np.float32)
+    rain = cv2.GaussianBlur(cv2.filter2D(sparks, -1, cv2.warpAffine(line, turn, line.shape)), (0, 0), 0.6)
+    rainy = photo + 255 * rng.uniform(0.4, 0.9) * np.minimum(rain, 1)[..., None]
+    return np.clip(np.round(rainy), 0, 255).astype(np.uint8)
+
+
+def _rows(seed: int) -> Iterator[tuple[str, Renderer]]:
+    """Rows of the table: our four types, clean pictures, other ways to draw rain."""
+    from unirain_plugin.rain.render import render_rain
+
+    for rain_type in RAIN_TYPES:
+        yield rain_type, lambda photo, k, t=rain_type: render_rain(photo, t, 1000 * seed + k)[:2]
+    yield "clean, day", lambda photo, k: (photo, photo)
+
+    def night(photo: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        clean = render_rain(photo, "nrs", 1000 * seed + k).gt
+        return clean, clean
+
+    yield "clean, night", night
+    yield "smeared noise", lambda photo, k: (smeared_noise(photo, np.random.default_rng([seed, k])), photo)
+    try:
+        import albumentations
+    except ImportError:
+        sys.stdout.write("(rain of another renderer needs albumentations: pip install albumentations)\n")
+        return
+    for name, (transform, options) in FOREIGN.items():
+        effect = getattr(albumentations, transform)(p=1, **options)
+
+        def foreign(photo: np.ndarray, k: int, effect: object = effect) -> tuple[np.ndarray, np.ndarray]:
+            pipeline = albumentations.Compose([effect], seed=1000 * seed + k)
+            return pipeline(image=np.ascontiguousarray(photo))["image"], photo
+
+        yield name, foreign

@@ -1,0 +1,190 @@
+"""``python -m unirain_plugin reproduce -opt FILE``: the paper's claims in miniature, measured.
+
+Makes the data, trains the grid through the project's runner, evaluates every run on the same held-out pictures and
+writes runs.jsonl, results.json, table.md, table.csv, curves.png and a picture for each question. Called again, it goes
+on: finished runs are kept, interrupted ones resume from their checkpoints, failed ones are tried again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.study.data import SUMMARY, DataFolder, check_photographs, make_data
+from unirain_plugin.study.files import read_json, write_json
+from unirain_plugin.study.grid import Grid, Outcome, start_fork_server
+from unirain_plugin.study.options import ReproduceOptions, differences, digest, load_options
+from unirain_plugin.study.plan import base_training, plan_runs, run_options
+from unirain_plugin.study.results import write_results, write_runs
+from unirain_plugin.study.statistics import mean_of_types, worst_type
+from unirain_plugin.support.locks import sole_user
+from unirain_plugin.support.provenance import provenance
+
+if TYPE_CHECKING:
+    from unirain_plugin.study.costs import Costs
+
+RECORD = "options.json"
+"""What the output folder was made with."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="reproduce", description=__doc__.split("\n\n", 1)[1], allow_abbrev=False)
+    add = parser.add_argument
+    add("-opt", "--opt", type=Path, required=True, metavar="FILE", help="option file: options/reproduce/NAME.yml")
+    add("--output", type=Path, metavar="DIR", help="folder for everything (default: results/reproduce/NAME)")
+    add("--photographs", type=Path, nargs=2, metavar=("TRAIN", "VAL"), help="two folders of clean photographs instead "
+        "of those that the file names")  # fmt: skip
+    add("--report-only", action="store_true", help="train nothing: write the tables from the runs that are finished")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Exit status 1 if a run failed, 130 after Ctrl-C.
+
+    Raises:
+        OptionError: If the option file is wrong, networks cost unequally, or the output was made with other options.
+        DataError: If the photographs or the output folder cannot be used.
+    """
+    args = build_parser().parse_args(argv)
+    options = load_options(args.opt, tuple(args.photographs) if args.photographs else None)
+    root = (args.output or Path("results", "reproduce", options.name)).resolve()
+    training = base_training(options)
+    photographs = check_photographs(options.photographs)
+    _say(f"{options.name}: {len(plan_runs(options))} runs, {', '.join(options.questions)}; output: {root}")
+    if args.report_only and not (root / RECORD).is_file():
+        raise DataError(f"--output {root}: holds no reproduction to report on.")
+    if not args.report_only:
+        _check_run_options(options, training, DataFolder(root / "data"), check_paths=False)
+    _claim(root, options, training, photographs)
+    costs = _measure_costs(options, training)
+    if args.report_only:
+        grid = Grid(root, {}, options.threads)
+        return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])
+    with sole_user(root, "another call of this command is at work there."), _terminable():
+        try:
+            return _report(root, options, costs, _work(root, options, training))
+        except KeyboardInterrupt:
+            sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+            return 130
+
+
+def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> list[Outcome]:
+    """Make the data and do the runs that are not finished; the outcome of all."""
+    started = time.monotonic()
+    start_fork_server(options.threads)
+    data = DataFolder(root / "data")
+    make_data(data, options.data, options.photographs, options.seeds, options.workers)
+    runs = plan_runs(options)
+    _check_run_options(options, training, data, check_paths=True)
+    grid = Grid(root, {run: run_options(options, training, run, data) for run in runs}, options.threads)
+    outcomes = {run: grid.outcome(run) for run in runs}
+
+    def report(outcome: Outcome) -> None:
+        outcomes[outcome.run] = outcome
+        write_runs(root, list(outcomes.values()))
+        ended = sum(o.status != "missing" for o in outcomes.values())
+        _say(f"[{ended}/{len(runs)}, {time.monotonic() - started:.0f} s] {outcome.run.name}: {_in_words(outcome)}")
+
+    grid.work(runs, options.workers, report)
+    return list(outcomes.values())
+
+
+def _report(root: Path, options: ReproduceOptions, costs: Costs, outcomes: list[Outcome]) -> int:
+    """Write and print what came out; the exit status."""
+    text = write_results(root, options, costs, read_json(root / "data" / SUMMARY), outcomes, read_json(root / RECORD))
+    sys.stdout.write(f"\n{text}\n")
+    failed = [o.run.name for o in outcomes if o.status == "failed"]
+    if failed:
+        sys.stderr.write(f"warning: {len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}\n")
+    return 1 if failed else 0
+
+
+def _measure_costs(options: ReproduceOptions, training: dict[str, Any]) -> Costs:
+    """Count the multiply-adds; what is not equal is refused before anything is trained."""
+    from unirain_plugin.study.costs import measure_costs  # imports torch: not for --help
+
+    costs = measure_costs(options, training)
+    _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
+    return costs
+
+
+def _check_run_options(
+    options: ReproduceOptions, training: dict[str, Any], data: DataFolder, check_paths: bool
+) -> None:
+    """Check one run's options of each kind: before the data are made without their paths, then with them.
+
+    Raises:
+        OptionError: With everything that the runner would not take.
+    """
+    from unirain_plugin.options import check_options
+
+    checked = set()
+    for run in plan_runs(options):
+        if run.variant not in checked:
+            checked.add(run.variant)
+            check_options(run_options(options, training, run, data), f"training of {run.name}", check_paths=check_paths)
+
+
+def _in_words(outcome: Outcome) -> str:
+    if outcome.result is None:
+        return f"FAILED, {outcome.error}"
+    name, worst = worst_type(outcome.result)
+    mean = mean_of_types(outcome.result)
+    return f"mean PSNR {mean:.2f} dB, worst {name} {worst:.2f} dB, {outcome.result['seconds']:.0f} s"
+
+
+def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], photographs: dict[str, list[str]]) -> None:
+    """Note in the output what it is made with, or check that it is the same.
+
+    Raises:
+        DataError: If the folder holds something else.
+        OptionError: If it was made with other options or photographs; the message names them.
+    """
+    now = {**options.fixed(training), "photographs": photographs}
+    record = root / RECORD
+    if not record.is_file():
+        if root.is_dir() and any(root.iterdir()):
+            raise DataError(f"--output {root}: is not empty and was not made by this command; name another folder.")
+        write_json(record, {"hash": digest(options.fixed(training)), "options": now, "begun_with": provenance()})
+        return
+    before = read_json(record)
+    changed = differences(before["options"], now)
+    if changed:
+        raise OptionError(
+            f"--output {root}: was made with other options (hash {before['hash']}, now "
+            f"{digest(options.fixed(training))}): {'; '.join(changed)}. Name another folder; only name, seeds, "
+            "questions and workers may change."
+        )
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A termination signal ends the call as Ctrl-C does, with its runs."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    from unirain_plugin.__main__ import run as run_command
+
+    sys.exit(run_command("reproduce", sys.argv[1:]))

@@ -1,0 +1,226 @@
+"""The option file of a reproduction as frozen dataclasses; unknown names are errors that name the nearest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unirain_plugin.archs.presets import ABLATIONS
+from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.losses.reweighting_options import MODES
+from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS
+from unirain_plugin.support.spec import parse_section
+
+OWN_NETWORK = "UniRain"
+SUBSETS = ("distilled", "everything", "random", "oracle")
+"""What is trained on: what distillation kept; all pairs, planted bad ones included; as many pairs as distillation kept,
+drawn from all; the pairs that were not spoilt, which only the planter knows."""
+BASELINE = {"experts": "soft-hard", "loss": "paper", "data": "distilled", "networks": OWN_NETWORK}
+"""Question → the paper's answer, which stands wherever the file does not ask."""
+FREE_KEYS = ("name", "workers", "seeds", "questions", "photographs")
+"""Keys that may change when a reproduction is gone on with: they change no run, only which runs there are. (Of the
+photographs the pixels must stay, not the folders.)"""
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Folders of clean photographs; none may be in both.
+
+    Attributes:
+        train: For the training pairs.
+        val: For the held-out pairs.
+    """
+
+    train: Path
+    val: Path
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is rendered, spoilt and distilled.
+
+    Attributes:
+        seed: Of the rain, of what is spoilt, of the random subset; 0 or more.
+        train_pairs: Pairs for each training photograph and rain type, before any is spoilt.
+        train_size: Side of a training picture in pixels.
+        val_pairs: Pairs for each held-out photograph and rain type.
+        val_size: Side of a held-out picture in pixels.
+        reference_pairs: Rainy pictures for each training photograph and rain type that stand in for real rain in the
+            distillation. They are rendered with another seed.
+        bad_share: Share of the training pairs of each type that is spoilt, above 0 and below 1.
+        bad_kinds: How, in turn: kinds of :mod:`unirain_plugin.study.planted`.
+    """
+
+    train_size: int
+    train_pairs: int
+    val_size: int
+    val_pairs: int = 1
+    seed: int = 0
+    reference_pairs: int = 1
+    bad_share: float = 0.4
+    bad_kinds: tuple[str, ...] = (
+        "misaligned_4px", "wrong_scene", "still_rainy", "blurred", "flat_rain", "exposure_shift", "swapped",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name in ("train_pairs", "val_pairs", "reference_pairs"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}: found {getattr(self, name)}; expected at least 1.")
+        for name in ("train_size", "val_size"):
+            if getattr(self, name) < 32:
+                raise OptionError(f"{name}: found {getattr(self, name)}; expected at least 32 pixels.")
+        if self.seed < 0:
+            raise OptionError(f"seed: found {self.seed}; expected 0 or more.")
+        if not 0 < self.bad_share < 1:
+            raise OptionError(f"bad_share: found {self.bad_share}; expected above 0 and below 1.")
+        known = [kind for kind in (*KINDS, *FURTHER_KINDS) if kind != DUPLICATE]
+        _known_names("bad_kinds", self.bad_kinds, known)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How every run is trained.
+
+    Attributes:
+        base: An option file of the package (``train/….yml``) or a path.
+        changes: Sections laid over it. What the grid varies (data folders, seed, network, loss mode) is set by it.
+    """
+
+    base: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """A whole option file.
+
+    Attributes:
+        name: Name; the default output folder is ``results/reproduce/<name>``.
+        data: What is rendered, spoilt and distilled.
+        training: How every run is trained.
+        questions: Question (``experts``, ``loss``, ``data``, ``networks``) → variants. The first of a question is the
+            baseline of all; the questions are worked through in their order.
+        networks: Name → the ``network_g`` section of a network of the toolbox, sized to cost what UniRain costs.
+        photographs: Two folders; None takes those that scikit-image installs.
+        seeds: One run a variant and seed.
+        workers: Runs at a time.
+        threads: CPU threads of a run.
+        tolerance: Largest relative difference between a network's multiply-adds and the baseline's.
+    """
+
+    name: str
+    data: DataOptions
+    training: TrainingOptions
+    questions: dict[str, list[str]]
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    photographs: Photographs | None = None
+    seeds: tuple[int, ...] = (1, 2, 3)
+    workers: int = 1
+    threads: int = 1
+    tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}: found {getattr(self, name)}; expected at least 1.")
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise OptionError(f"seeds: found {list(self.seeds)}; expected different numbers, 0 or more.")
+        if not 0 < self.tolerance < 1:
+            raise OptionError(f"tolerance: found {self.tolerance}; expected above 0 and below 1.")
+        if OWN_NETWORK in self.networks:
+            raise OptionError(f"networks: {OWN_NETWORK} is the plugin's own; change it under training: changes.")
+        for name, section in self.networks.items():
+            if not isinstance(section.get("type"), str):
+                raise OptionError(f"networks: {name}: 'type' is missing; expected a network of the registry.")
+        self._check_questions()
+
+    def _check_questions(self) -> None:
+        if not self.questions:
+            raise OptionError(f"questions: none is asked; expected some of {', '.join(BASELINE)}.")
+        _known_names("questions", tuple(self.questions), BASELINE)
+        known = {"experts": ABLATIONS, "loss": MODES, "data": SUBSETS, "networks": (OWN_NETWORK, *self.networks)}
+        for question, variants in self.questions.items():
+            _known_names(f"questions: {question}", tuple(variants), known[question])
+            if len(variants) < 2:
+                raise OptionError(f"questions: {question}: found {variants}; expected a baseline and a variant.")
+
+    @property
+    def baseline(self) -> dict[str, str]:
+        """Question → the variant that all others are compared with."""
+        return {question: self.questions.get(question, [default])[0] for question, default in BASELINE.items()}
+
+    def fixed(self, training: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that must not change when a reproduction is gone on with, as plain data.
+
+        Args:
+            training: The base file with the changes laid over it, which stands in for both.
+        """
+        values = {**asdict(self), "training": training}
+        return {key: plain(value) for key, value in values.items() if key not in FREE_KEYS}
+
+
+def digest(value: object) -> str:
+    """The first 16 digits of the SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(before: object, now: object, path: str = "") -> list[str]:
+    """Key paths whose values differ, each with both values."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*before, *now])
+        return [text for key in keys for text in differences(before.get(key), now.get(key), f"{path}:{key}")]
+    return [] if before == now else [f"{path.removeprefix(':')} ({_short(before)} → {_short(now)})"]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def load_options(path: Path, photographs: tuple[Path, Path] | None = None) -> ReproduceOptions:
+    """Read and check an option file.
+
+    Args:
+        path: The YAML file.
+        photographs: Folders that replace those of the file: for training, held out.
+
+    Raises:
+        OptionError: If the file is missing or no YAML, or anything in it is unknown or out of range.
+    """
+    options = parse_options(read_option_file(path).opt, str(path))
+    if photographs is not None:
+        options = replace(options, photographs=Photographs(*photographs))
+    return options
+
+
+def parse_options(mapping: Mapping[str, Any], where: str) -> ReproduceOptions:
+    """Check a whole option mapping.
+
+    Raises:
+        OptionError: As :func:`load_options`.
+    """
+    return parse_section(ReproduceOptions, mapping, where)
+
+
+def _known_names(where: str, found: tuple[str, ...], known: Any) -> None:
+    for name in found:
+        if name not in known:
+            raise OptionError(f"{where}: {name!r} is unknown.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    if len(set(found)) < len(found):
+        raise OptionError(f"{where}: {', '.join(found)}: something is listed twice.")
+    if not found:
+        raise OptionError(f"{where}: the list is empty; expected some of {', '.join(known)}.")
+
+
+def plain(value: object) -> object:
+    """Lists, dicts and texts for tuples, ordered dicts and paths, so that JSON gives the same back."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

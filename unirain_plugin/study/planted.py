@@ -1,0 +1,234 @@
+"""Known-bad pairs, planted among good ones to see whether the voters find them.
+
+Each kind of badness is a function that spoils a good pair. Those with a goal in the benchmark are in :data:`KINDS`;
+:data:`FURTHER_KINDS` are others that happen in public data sets. :data:`GOOD_KINDS` change a good pair in ways that
+leave it good: noise of a camera in both pictures, both coded as JPEG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.rain.render import render_rain
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A pair in memory.
+
+    Attributes:
+        lq: Rainy picture, uint8 RGB (H, W, 3).
+        gt: Clean picture of the same size.
+        rain_type: One of the rain types.
+        scene: Name of the photograph.
+    """
+
+    lq: np.ndarray
+    gt: np.ndarray
+    rain_type: str
+    scene: str = ""
+
+
+Spoil = Callable[[Pair, Pair, np.random.Generator], Pair]
+"""(good pair, a good pair of another scene and the same rain type, random generator) → bad pair."""
+
+
+def plant(kind: str, pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    """Spoil a good pair.
+
+    Args:
+        kind: A key of :data:`KINDS`, :data:`FURTHER_KINDS` or :data:`GOOD_KINDS`.
+        pair: The good pair; it is not changed.
+        other: A good pair of another scene, for ``wrong_scene`` and other rain.
+        rng: Draws shifts, strengths, places.
+
+    Raises:
+        OptionError: If the kind is unknown.
+    """
+    known = {**KINDS, **FURTHER_KINDS, **GOOD_KINDS}
+    if kind not in known:
+        raise OptionError(f"planted kind {kind!r} is unknown.{did_you_mean(kind, known)} Known: {', '.join(known)}.")
+    spoilt = known[kind](pair, other, rng)
+    return replace(spoilt, lq=np.ascontiguousarray(spoilt.lq), gt=np.ascontiguousarray(spoilt.gt))
+
+
+def _codes(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+def _misaligned(distance: int) -> Spoil:
+    def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+        angle = rng.uniform(0, 2 * np.pi)
+        dx, dy = round(distance * np.cos(angle)), round(distance * np.sin(angle))
+        height, width = pair.gt.shape[:2]
+        return replace(
+            pair,
+            lq=pair.lq[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)],
+            gt=pair.gt[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)],
+        )
+
+    return spoil
+
+
+def _wrong_scene(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    height, width = (min(a, b) for a, b in zip(pair.lq.shape[:2], other.gt.shape[:2], strict=True))
+    return replace(pair, lq=pair.lq[:height, :width], gt=other.gt[:height, :width])
+
+
+def _still_rainy(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    """Half of them keep a share of the same rain, up to all of it; the other half are taken in other rain."""
+    if rng.random() < 0.5:
+        share = rng.uniform(0.3, 1.0)
+        return replace(pair, gt=_codes(pair.gt + share * (pair.lq.astype(np.float32) - pair.gt)))
+    if pair.rain_type in ("drs", "drd"):
+        return replace(pair, gt=render_rain(pair.gt, pair.rain_type, rng).lq)
+    # By night the renderer would relight the scene: another night scene's rain is laid over this one.
+    rain = cv2.resize(other.lq.astype(np.float32) - other.gt, pair.gt.shape[1::-1])
+    return replace(pair, gt=_codes(pair.gt + rain))
+
+
+def _blurred(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    return replace(pair, gt=cv2.GaussianBlur(pair.gt, (0, 0), rng.uniform(1.0, 3.0)))
+
+
+def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+
+
+def _blocky(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    return replace(pair, gt=_jpeg(pair.gt, int(rng.integers(5, 26))))
+
+
+def _flat_rain(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    """Grey lines of one width and one colour, opaque or evenly translucent, some with smoothed edges."""
+    height, width = pair.gt.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    angle, length = np.deg2rad(rng.uniform(-30, 30)), rng.uniform(0.05, 0.2) * height
+    style = cv2.LINE_AA if rng.random() < 0.25 else cv2.LINE_8
+    thickness = int(rng.integers(1, 4))
+    for _ in range(int(rng.integers(40, 250))):
+        start = rng.uniform(0, width), rng.uniform(0, height)
+        end = start[0] + length * np.sin(angle), start[1] + length * np.cos(angle)
+        cv2.line(mask, (int(start[0]), int(start[1])), (int(end[0]), int(end[1])), 255, thickness, style)
+    opacity = mask[..., None] / 255 * rng.uniform(0.4, 1.0)
+    return replace(pair, lq=_codes(pair.gt * (1 - opacity) + rng.uniform(130, 235) * opacity))
+
+
+def _one_of_two(pair: Pair, rng: np.random.Generator, change: Callable[[np.ndarray], np.ndarray]) -> Pair:
+    """Change either picture."""
+    if rng.random() < 0.5:
+        return replace(pair, lq=change(pair.lq))
+    return replace(pair, gt=change(pair.gt))
+
+
+def _exposure(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    """Scaled by up to a factor of 1.6, or moved by up to 45 levels, up or down."""
+    if rng.random() < 0.5:
+        factor = rng.uniform(1.22, 1.6) ** rng.choice([-1, 1])
+        return _one_of_two(pair, rng, lambda image: _codes(image * factor))
+    offset = rng.choice([-1, 1]) * rng.uniform(15, 45)
+    return _one_of_two(pair, rng, lambda image: _codes(image + offset))
+
+
+def _swapped(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    return replace(pair, lq=pair.gt, gt=pair.lq)
+
+
+def _duplicate(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    """The same pair, half of them coded anew as JPEG."""
+    if rng.random() < 0.5:
+        return pair
+    quality = int(rng.integers(85, 96))
+    return replace(pair, lq=_jpeg(pair.lq, quality), gt=_jpeg(pair.gt, quality))
+
+
+def _noise(low: float, high: float, pictures: str) -> Spoil:
+    def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+        sigma = rng.uniform(low, high)
+        noisy = {name: _codes(getattr(pair, name) + rng.normal(0, sigma, pair.gt.shape)) for name in pictures.split()}
+        return replace(pair, **noisy)
+
+    return spoil
+
+
+def _cast(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    gains = np.ones(3)
+    gains[rng.integers(3)] = rng.choice([0.75, 1.3])
+    return _one_of_two(pair, rng, lambda image: _codes(image * gains))
+
+
+def _gamma(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    exponent = rng.choice([0.6, 1.6])
+    return _one_of_two(pair, rng, lambda image: _codes(255 * (image / 255) ** exponent))
+
+
+def _warped(angle: tuple[float, float], scale: tuple[float, float]) -> Spoil:
+    def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+        height, width = pair.gt.shape[:2]
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(*angle), rng.uniform(*scale))
+        moved = cv2.warpAffine(pair.gt, turn, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        return replace(pair, gt=moved)
+
+    return spoil
+
+
+def _flipped(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    return replace(pair, gt=pair.gt[:, ::-1])
+
+
+def _stamped(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    """A caption written into the clean picture."""
+    gt, (height, width) = pair.gt.copy(), pair.gt.shape[:2]
+    place = int(rng.uniform(0, width / 4)), int(rng.uniform(0.2, 0.95) * height)
+    cv2.putText(gt, "sample picture 2024", place, cv2.FONT_HERSHEY_SIMPLEX, width / 400, (255, 255, 255), 2)
+    return replace(pair, gt=gt)
+
+
+def _no_rain(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    return replace(pair, lq=pair.gt)
+
+
+def _black(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    return replace(pair, gt=np.zeros_like(pair.gt))
+
+
+def _both_coded(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    quality = int(rng.integers(80, 96))
+    return replace(pair, lq=_jpeg(pair.lq, quality), gt=_jpeg(pair.gt, quality))
+
+
+DUPLICATE = "duplicate"
+"""This kind is found among the candidates (:mod:`.duplicates`), not by voters."""
+
+KINDS: dict[str, Spoil] = {
+    **{f"misaligned_{distance}px": _misaligned(distance) for distance in range(1, 9)},
+    "wrong_scene": _wrong_scene,
+    "still_rainy": _still_rainy,
+    "blurred": _blurred,
+    "blocky": _blocky,
+    "flat_rain": _flat_rain,
+    "exposure_shift": _exposure,
+    "swapped": _swapped,
+    DUPLICATE: _duplicate,
+}
+FURTHER_KINDS: dict[str, Spoil] = {
+    "noisy_clean": _noise(8, 25, "gt"),
+    "noisy_rainy": _noise(10, 25, "lq"),
+    "colour_cast": _cast,
+    "gamma": _gamma,
+    "scaled": _warped((0, 0), (1.02, 1.1)),
+    "turned": _warped((1, 4), (1, 1)),
+    "flipped": _flipped,
+    "caption_in_clean": _stamped,
+    "no_rain": _no_rain,
+    "black_clean": _black,
+}
+GOOD_KINDS: dict[str, Spoil] = {
+    "good_with_noise": _noise(1, 4, "lq gt"),
+    "good_as_jpeg": _both_coded,
+}

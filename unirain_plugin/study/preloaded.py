@@ -1,0 +1,17 @@
+"""Imported once by the fork server, so that no run spends seconds on imports: the toolbox, the plugin, the runner."""
+
+from __future__ import annotations
+
+from unirain_plugin.toolbox import prepare_import
+
+prepare_import()
+
+import basicsr.train  # noqa: E402, F401
+
+import unirain_plugin  # noqa: E402
+import unirain_plugin.distill.engines.local  # noqa: E402  # its workers come from the same server
+import unirain_plugin.options  # noqa: E402
+import unirain_plugin.runs.training  # noqa: E402
+import unirain_plugin.study.worker  # noqa: E402
+
+unirain_plugin.register()

@@ -1,0 +1,1 @@
+"""Shared ground: files, processes, one option validator, random streams. Imports nothing of the package but errors."""
