@@ -2,48 +2,46 @@ import cv2
 import numpy as np
 
 from unirain_plugin.rain.light import to_linear
-from unirain_plugin.rain.variation import add_bars, dull, soft, soften_rain
+from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned
 
 
-def test_dull_pictures_have_the_given_share_of_light_and_are_blurred():
-    photo = np.random.default_rng(0).integers(60, 200, (64, 64, 3), dtype=np.uint8)
-    contrast = photo.std()
-    for blur, light in ((0.5, 0.9), (1, 0.6), (2, 0.35)):
-        result = dull(photo, blur, light)
-        assert abs(to_linear(result).mean() / to_linear(photo).mean() - light) < 0.01
-        assert result.std() < 0.8 * contrast
-        contrast = result.std()
-    np.testing.assert_array_equal(dull(photo, 0, 1), photo)
-    np.testing.assert_allclose(to_linear(dull(photo, 0, 0.5)), 0.5 * to_linear(photo), rtol=0.02)
+def test_toned_photographs_have_less_light_and_keep_the_order_of_their_values():
+    photo = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    curves = np.stack([toned(photo, np.random.default_rng(seed))[:, 0, 0].astype(int) for seed in range(20)])
+    assert (np.diff(curves, axis=1) >= 0).all()
+    assert (curves[:, 255] <= 255).all() and curves[:, 255].min() < 170
+    middle = curves[:, 128] / curves[:, 255]  # contrast: higher and lower than before
+    assert middle.min() < 0.45 and middle.max() > 0.55
 
 
-def test_softened_rain_is_blurred_before_an_unchanged_picture_and_keeps_its_light():
-    clean = np.random.default_rng(0).integers(0, 120, (64, 64, 3), dtype=np.uint8)
-    rainy = clean.copy()
-    rainy[:, 30:32] = 200
-    kept = []
-    for seed in range(20):
-        np.testing.assert_array_equal(soften_rain(clean, clean, np.random.default_rng(seed)), clean)
-        result = soften_rain(rainy, clean, np.random.default_rng(seed))
-        np.testing.assert_array_equal(result[:, :15], clean[:, :15])
-        in_light, in_codes = (
-            [convert(picture) - convert(clean) for picture in (result, rainy)] for convert in (to_linear, np.float32)
-        )
-        kept.append([added.sum() / before.sum() for added, before in (in_light, in_codes)])
-        assert in_codes[0].max() < 0.8 * in_codes[1].max()
-    kept = np.abs(np.array(kept) - 1) < 0.02  # of the light or of the codes: each in some
-    assert kept.any(axis=1).all() and kept.any(axis=0).all() and not kept.all(axis=1).any()
+def test_compressed_images_differ_the_more_the_lower_the_quality():
+    photo = np.random.default_rng(0).integers(60, 200, (64, 64, 1), dtype=np.uint8).repeat(3, axis=2)
+    high, low = (compressed(photo, np.random.default_rng(0), (q, q)).astype(int) - photo for q in (98, 30))
+    assert 0 < np.abs(high).mean() < 0.5 * np.abs(low).mean()
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 200
+    assert np.abs(compressed(red, np.random.default_rng(0)).astype(int) - red).max() < 12  # channels stay in order
 
 
-def test_soft_photographs_keep_their_light_and_most_often_a_sharp_part():
+def test_soft_photographs_keep_their_light_but_for_glints_and_most_often_a_sharp_part():
     photo = np.random.default_rng(0).integers(60, 200, (96, 96, 3), dtype=np.uint8)
-    sharp_parts = []
+    sharp_parts, light = [], []
     for seed in range(20):
         result = soft(photo, np.random.default_rng(seed))
-        assert abs(to_linear(result).mean() / to_linear(photo).mean() - 1) < 0.02
+        light.append(to_linear(result).mean() / to_linear(photo).mean())
         assert result.std() < 0.97 * photo.std()
         sharp_parts.append((result == photo).all(axis=2).mean() > 0.02)
     assert sum(sharp_parts) > 10
+    assert min(light) > 0.98 and np.median(light) < 1.05 and max(light) > 1.03
+
+
+def test_strands_are_darker_and_lighter_fine_and_in_the_colour_of_what_they_lie_on():
+    photo = np.full((96, 96, 3), (60, 120, 40), np.uint8)
+    changes = [to_linear(add_strands(photo, np.random.default_rng(s))) / to_linear(photo) for s in range(12)]
+    changes = np.log(changes)
+    assert min(np.abs(change).mean() for change in changes) > 0.02
+    assert min((changes > 0.05).mean(), (changes < -0.05).mean()) > 0.1
+    assert np.abs(changes - changes.mean(axis=3, keepdims=True)).mean() < 0.2 * np.abs(changes).mean()
 
 
 def test_bars_are_few_long_and_opaque_and_more_of_them_upright():

@@ -37,6 +37,9 @@ def test_own_aux_weights_complete_the_defaults():
         ({"compile": 1}, "train: compile: expected true or false, found 1"),
         ({"channels_last": "yes"}, "train: channels_last"),
         ({"max_nonfinite": -1}, "train: max_nonfinite"),
+        ({"progressive": 3}, r"train: progressive: expected a list of \{iters, gt_size, batch_size\}, found 3"),
+        ({"progressive": [{"iters": 5}]}, "train: progressive: expected a list"),
+        ({"progressive": [{"iters": 5, "gt_size": 8, "batch_size": 0}]}, "train: progressive: batch_size: expected a"),
         ({"aux_weights": 0.1}, "train: aux_weights: expected a mapping"),
         ({"aux_weights": {"load_balanse": 1}}, r"load_balanse: unknown auxiliary loss. Did you mean 'load_balance'\?"),
         ({"aux_weights": {"z_loss": -1}}, "train: aux_weights: z_loss: expected a number >= 0.0, found -1"),
@@ -79,9 +82,17 @@ def test_tiles_are_used_for_large_images_only():
 
 
 def test_option_names_are_told_to_the_checker():
-    assert {"amp", "accumulate", "grad_clip", "compile", "channels_last", "aux_weights", "max_nonfinite"} == set(
-        UniRainModel.TRAIN_OPTIONS
-    )
+    names = [
+        "amp",
+        "accumulate",
+        "grad_clip",
+        "compile",
+        "channels_last",
+        "aux_weights",
+        "max_nonfinite",
+        "progressive",
+    ]
+    assert set(names) == set(UniRainModel.TRAIN_OPTIONS)
     assert set(UniRainModel.VAL_OPTIONS) == {"tile", "tile_overlap", "best"}
 
 
@@ -91,6 +102,10 @@ def test_option_names_are_told_to_the_checker():
         (
             lambda o: o["train"].update(accumulate=5),
             "train: accumulate: 5 micro-batches cannot be cut from a batch of 4",
+        ),
+        (
+            lambda o: o["train"].update(progressive=[{"iters": 1, "gt_size": 8, "batch_size": 5}]),
+            "train: progressive: batch_size: found 5; expected at most 4",
         ),
         (lambda o: o["val"].update(best="snr"), r"val: best: metric: 'snr' is not among .*Did you mean 'psnr'\?"),
         (lambda o: o["logger"].update(progress="yes"), "logger: progress: expected auto, true or false"),

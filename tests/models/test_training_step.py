@@ -11,6 +11,7 @@ from model_helpers import StubNet, batch_of, build, options
 from torch import nn
 
 from unirain_plugin.errors import OptionError, TrainingError
+from unirain_plugin.models.settings import Stage
 from unirain_plugin.models.training_step import Batch
 
 REWEIGHTED = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 2, "warmup": 1, "window": 4}
@@ -372,3 +373,19 @@ def test_history_goes_through_a_checkpoint(tmp_path):
     assert other.training_step.scaler.get_scale() == 8.0
     assert (other.best_figure.value, other.best_figure.iteration) == (30.0, 4)
     assert other.training_step.scaler.state_dict() == model.training_step.scaler.state_dict()
+
+
+def test_progressive_stages_train_on_the_middle_of_the_first_samples(tmp_path):
+    stages = [{"iters": 2, "gt_size": 4, "batch_size": 1}, {"iters": 1, "gt_size": 6, "batch_size": 3}]
+    model = build(options(tmp_path, progressive=stages))
+    data = batch_of(range(4))
+    shapes = []
+    model.net_g.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    train(model, [data] * 4)
+    height, width = data["lq"].shape[2:]
+    assert shapes == [(1, 3, 4, 4), (1, 3, 4, 4), (3, 3, 6, 6), (4, 3, height, width)]
+    batch = Batch(data["lq"], data["gt"], data["rain_type"], data["lq_path"]).cut(Stage(1, 4, 3))
+    top, left = (height - 4) // 2, (width - 4) // 2
+    torch.testing.assert_close(batch.gt, data["gt"][:3, :, top : top + 4, left : left + 4])
+    torch.testing.assert_close(batch.rain_type, data["rain_type"][:3])
+    assert list(batch.paths) == list(data["lq_path"][:3])

@@ -57,7 +57,13 @@ class ModelOptions:
         self.new_best_figure()
         if "scheduler" in opt["train"]:
             check_scheduler(opt["train"])
-        batch = ((opt.get("datasets") or {}).get("train") or {}).get("batch_size_per_gpu")
+        data = (opt.get("datasets") or {}).get("train") or {}
+        for key, ours in (("gt_size", "gt_size"), ("batch_size_per_gpu", "batch_size")):
+            largest = max((getattr(stage, ours) for stage in self.training.progressive), default=0)
+            if isinstance(data.get(key), int) and largest > data[key]:
+                limit = f"{data[key]} (datasets: train: {key})"
+                raise OptionError(f"train: progressive: {ours}: found {largest}; expected at most {limit}.")
+        batch = data.get("batch_size_per_gpu")
         if isinstance(batch, int) and self.training.accumulate > batch:
             raise OptionError(
                 f"train: accumulate: {self.training.accumulate} micro-batches cannot be cut from a batch of {batch} "

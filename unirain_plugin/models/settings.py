@@ -45,6 +45,33 @@ def _chosen(section: Mapping[str, Any], owner: type) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of a training with smaller crops than those of ``datasets: train:``, as in Restormer's option files.
+
+    Attributes:
+        iters: Iterations that it lasts.
+        gt_size: Side of its crops in pixels, the middle of the data set's crops.
+        batch_size: Samples of a batch on each device, the first of the data set's batch.
+    """
+
+    iters: int
+    gt_size: int
+    batch_size: int
+
+    @classmethod
+    def parse(cls, value: Any) -> tuple[Stage, ...]:
+        """Parse ``train: progressive:``, a list of mappings.
+
+        Raises:
+            OptionError: If something is missing, unknown or out of range.
+        """
+        names = [f.name for f in fields(cls)]
+        if not isinstance(value, list) or not all(isinstance(v, Mapping) and set(v) == set(names) for v in value):
+            raise OptionError(f"train: progressive: expected a list of {{{', '.join(names)}}}, found {value!r}.")
+        return tuple(cls(**{name: _count("train: progressive", name, v[name], 1) for name in names}) for v in value)
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """Keys under ``train:``.
 
@@ -59,6 +86,7 @@ class TrainingSettings:
         channels_last: Keep weights and images in channels-last memory order.
         aux_weights: Weight of each auxiliary loss that the network returns, see :data:`AUX_WEIGHTS`.
         max_nonfinite: Training stops after so many skipped (non-finite) iterations in a row.
+        progressive: Stages that come first, one after the other; then whole batches of whole crops.
     """
 
     amp: str = "off"
@@ -68,6 +96,16 @@ class TrainingSettings:
     channels_last: bool = False
     aux_weights: Mapping[str, float] = field(default_factory=lambda: AUX_WEIGHTS)
     max_nonfinite: int = 10
+    progressive: tuple[Stage, ...] = ()
+
+    def stage(self, current_iter: int) -> Stage | None:
+        """The stage that an iteration, counted from 1, belongs to; None after the last."""
+        end = 0
+        for stage in self.progressive:
+            end += stage.iters
+            if current_iter <= end:
+                return stage
+        return None
 
     @classmethod
     def from_options(cls, section: Mapping[str, Any]) -> TrainingSettings:
@@ -94,6 +132,8 @@ class TrainingSettings:
             given["channels_last"] = _switch("train", "channels_last", given["channels_last"])
         if "aux_weights" in given:
             given["aux_weights"] = cls._parse_aux_weights(given["aux_weights"])
+        if "progressive" in given:
+            given["progressive"] = Stage.parse(given["progressive"])
         return cls(**given)
 
     @staticmethod

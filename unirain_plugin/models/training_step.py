@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unirain_plugin.models.nonfinite import NonFiniteGuard, describe_batch, from_all_ranks, running_statistics
 from unirain_plugin.models.objective import Objective, learned_parameters
-from unirain_plugin.models.settings import TrainingSettings
+from unirain_plugin.models.settings import Stage, TrainingSettings
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,6 +34,15 @@ class Batch:
     gt: Tensor
     rain_type: Tensor | None
     paths: Sequence[str] = ()
+
+    def cut(self, stage: Stage | None) -> Batch:
+        """The middle of the first samples, as a stage wants them; crops are random already, so no draw is needed."""
+        if stage is None:
+            return self
+        first, size = slice(stage.batch_size), stage.gt_size
+        top, left = ((edge - size) // 2 for edge in self.gt.shape[2:])
+        lq, gt = (x[first, :, top : top + size, left : left + size] for x in (self.lq, self.gt))
+        return Batch(lq, gt, None if self.rain_type is None else self.rain_type[first], self.paths[first])
 
     def split(self, parts: int) -> Iterable[tuple[Tensor, Tensor, Tensor | None]]:
         """Cut into at most ``parts`` micro-batches of (nearly) equal size."""

@@ -135,7 +135,7 @@ class UniRainModel(PerTypeValidation):
             TrainingError: If too many iterations in a row were not finite.
         """
         self.current_iter = current_iter
-        batch = Batch(self.lq, self.gt, self.rain_type, self._paths)
+        batch = Batch(self.lq, self.gt, self.rain_type, self._paths).cut(self.settings.stage(current_iter))
         try:
             self.log_dict, stepped = self.training_step.run(batch, current_iter)
         except TrainingError:

@@ -19,7 +19,7 @@ from unirain_plugin.support.names import safe_path
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 7
+RENDERER_VERSION = 8
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""
@@ -44,14 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
         "random scale (default: whole photographs)")  # fmt: skip
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
         "photographs (the clean picture is the changed one)")  # fmt: skip
-    add("--vary-rain", action="store_true", help="for training, not for testing: draw the rain of half of the pairs "
-        "from wider ranges than real rain shows; 40 %% of that is lines and round drops as simple programs draw them; "
-        "half of the streaks become soft before a sharp, darker picture, their targets keep the rain and are a tenth "
-        "brighter; a share of the other streaks and of the dry pictures is made dull (darker and blurred): dry ones "
-        "are their own targets, targets of rainy ones are without rain and have 60 %% more light than the dull "
-        "picture; 40 %% of the photographs are out of focus, through 30 %% go ropes, rods or cables")  # fmt: skip
-    add("--dull-share", type=float, metavar="SHARE", help="with --vary-rain: share of those other streaks and of the "
-        "dry pictures that is made dull (default: 0.7)")  # fmt: skip
+    add("--vary-rain", action="store_true", help="for training, not for testing: 80 %% of the pairs show one of the "
+        "kinds of rain that real photographs show; some photographs are first darkened, put out of focus, crossed by "
+        "bars or compressed, in both images")  # fmt: skip
+    add("--dull-share", type=float, metavar="SHARE", help="with --vary-rain: share of those kinds' streaks by day "
+        "before a darker scene, whose target keeps its light (default: 0.3, of dense ones 0.8)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "
@@ -120,8 +117,7 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
             raise OptionError(f"{option}: found {value}; expected at least {least}.")
     if args.dull_share is not None and not args.vary_rain:
         raise OptionError("--dull-share: needs --vary-rain; without it nothing is made dull.")
-    args.dull_share = 0.7 if args.dull_share is None else args.dull_share
-    for option, share in (("--dry-share", args.dry_share), ("--dull-share", args.dull_share)):
+    for option, share in (("--dry-share", args.dry_share), ("--dull-share", args.dull_share or 0)):
         if not 0 <= share <= 1:
             raise OptionError(f"{option}: found {share}; expected a share from 0 to 1.")
     if not 1 <= args.rain_scale < math.inf:

@@ -143,10 +143,23 @@ def add_drops(
     radiance += (rng.uniform(*params.highlight) * np.exp(-spot / 0.03))[..., None] * light
     confusion = rng.uniform(*params.defocus) * field.radius
     covered = np.dstack([radiance * inside[..., None], inside])
-    covered = _defocus(covered.astype(np.float32), confusion)
+    more = rng.spawn(1)[0]
+    covered = _defocus(covered.astype(np.float32), confusion, int(more.uniform(*params.blades)))
     mask = covered[..., 3]
     mask[mask < 2e-3] = 0
-    return scene * (1 - mask[..., None]) + covered[..., :3], mask
+    scene, film = _wet(scene, more, params)
+    return scene * (1 - mask[..., None]) + covered[..., :3], np.maximum(mask, film)
+
+
+def _wet(scene: np.ndarray, rng: np.random.Generator, params: DropParams) -> tuple[np.ndarray, np.ndarray]:
+    """The scene behind a film of water, which blurs parts of it, and where that is, (H, W) in [0, 1]."""
+    shape = scene.shape[:2]
+    sigma = rng.uniform(*params.film) * min(shape) / REFERENCE_SIDE
+    if rng.random() >= params.film_share:
+        return scene, np.zeros(shape, np.float32)
+    relief = cv2.resize(rng.standard_normal((5, 5)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    film = smoothstep(0.0, 0.8, relief)
+    return scene + film[..., None] * (cv2.GaussianBlur(scene, (0, 0), max(sigma, 0.3)) - scene), film
 
 
 def _refract(scene: np.ndarray, field: DropField, view: float) -> np.ndarray:
@@ -161,9 +174,11 @@ def _refract(scene: np.ndarray, field: DropField, view: float) -> np.ndarray:
     return cv2.remap(small, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
-def _defocus(picture: np.ndarray, radius: float) -> np.ndarray:
-    """Average over a disc with a soft edge, the aperture seen from the pane. Channels: any number."""
-    reach = int(np.ceil(radius)) + 1
-    grid = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])
+def _defocus(picture: np.ndarray, radius: float, blades: int) -> np.ndarray:
+    """Average over the aperture seen from the pane, with a soft edge: a disc, or a polygon from five blades on."""
+    reach = int(np.ceil(1.3 * radius)) + 1
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    turns = 2 * np.pi * np.arange(blades) / max(blades, 1)
+    grid = np.max([x * np.cos(t) + y * np.sin(t) for t in turns], axis=0) if blades >= 5 else np.hypot(x, y)
     kernel = np.clip(radius + 0.5 - grid, 0, 1)
     return cv2.filter2D(picture, -1, (kernel / kernel.sum()).astype(np.float32), borderType=cv2.BORDER_REFLECT_101)

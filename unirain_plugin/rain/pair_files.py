@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
@@ -21,35 +21,18 @@ import numpy as np
 
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.errors import DataError
-from unirain_plugin.rain.drawn import draw_drops, draw_lines
-from unirain_plugin.rain.params import WIDE_RAIN
+from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
-from unirain_plugin.rain.variation import add_bars, dull, soft, soften_rain, vary_colours
+from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned, vary_colours
 from unirain_plugin.support.png import write_png
 from unirain_plugin.support.processes import end_with_parent
 
 INPUT, TARGET = "input", "target"
 
-_STREAKS = ("drs", "nrs")
-_SOFT_RAIN_SHARE, _LIFT = 0.5, 1.1
-"""Share of the streaks of wider ranges that are soft before a sharp, dark picture; how much brighter their target is,
-in linear light (our choice).
-
-The target keeps this rain, which is what is bright in it: taken away without the darkness, of which nobody can tell
-from a sharp picture how much it is, it leaves the picture farther from the clean one than before.
-"""
-_DULL_BLUR, _DULL_LIGHT = (0.9, 2.4), (0.35, 0.65)
-"""Of a dull pair: standard deviation of the blur, pixels; share of the light that is left (our choice)."""
-_GIVEN_BACK = 1.6
-"""How much more light than a rainy dull picture its target has, without the rain (our choice): in the mean less than
-was taken. One factor can be learned, and outweighs the loss of bright rain. A dry dull picture is its own target.
-"""
-_DRAWN_SHARE = 0.4
-"""Share of the pairs of wider ranges whose rain is drawn as simple programs do (our choice)."""
-_SOFT_SHARE = 0.4
-"""Share of the photographs that are first made soft where rain varies (our choice)."""
-_BARS_SHARE = 0.3
-"""Share of the photographs that first get bars where rain varies (our choice)."""
+_REAL_SHARE = 0.8
+"""Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
+CHANGES = {add_strands: 0.15, toned: 0.3, add_bars: 0.3, soft: 0.3, compressed: 0.25}
+"""What is done to a photograph first where rain varies, in this order, and in which share of the pairs (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +49,12 @@ class PairJob:
         size: (height, width) of the crop, or None for the whole photograph.
         seed: The run's seed.
         vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
-        vary_rain: Whether half of the pairs draw their rain from the wider ranges or as simple programs do
-            (:mod:`unirain_plugin.rain.drawn`), some of their streaks are softened (:func:`soften_rain`), some
-            streaks and dry pictures among them made :func:`dull`, each with other targets, and some photographs made
-            :func:`soft` or crossed by bars (:func:`add_bars`).
+        vary_rain: Whether most of the pairs show one of the kinds of :data:`REAL_RAIN`, and some photographs are first
+            :func:`toned`, made :func:`soft`, crossed by bars (:func:`add_bars`) or :func:`compressed`.
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
-        dull_share: Share of the other streaks, and of the dry pictures, of wider ranges that are made dull, 0 to 1.
+        dull_share: Share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its
+            light. None for the kinds' own shares.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
     """
 
@@ -88,7 +70,7 @@ class PairJob:
     vary_rain: bool
     rain_scale: float
     dry_share: float
-    dull_share: float
+    dull_share: float | None
     convert: tuple[str, ...]
 
     @property
@@ -175,27 +157,26 @@ def make_pair(job: PairJob) -> None:
         frame = cut(photo, _frame_size(photo, job, rng), rng)
         frame = vary_colours(frame, rng) if job.vary_colours else frame
         varied = job.vary_rain or job.dry_share > 0
-        wide, dry = rng.random(2) < (0.5 * job.vary_rain, job.dry_share) if varied else (False, False)
-        frame = add_bars(frame, rng) if job.vary_rain and rng.random() < _BARS_SHARE else frame
-        frame = soft(frame, rng) if job.vary_rain and rng.random() < _SOFT_SHARE else frame
-        pair = render_rain(frame, job.rain_type, rng, WIDE_RAIN if wide else None)
+        real, dry = rng.random(2) < (_REAL_SHARE * job.vary_rain, job.dry_share) if varied else (False, False)
+        if job.vary_rain:
+            for change, share in CHANGES.items():
+                frame = change(frame, rng) if rng.random() < share else frame
+        pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
-    rainy, clean = pair.gt if dry else pair.lq, pair.gt
-    if wide and not dry and rng.random() < _DRAWN_SHARE:
-        rainy = (draw_lines if job.rain_type in _STREAKS else draw_drops)(clean, rng)
-    streaks, light = job.rain_type in _STREAKS, rng.uniform(*_DULL_LIGHT) if job.vary_rain else 1
-    if wide and streaks and not dry and rng.random() < _SOFT_RAIN_SHARE:
-        rainy = dull(soften_rain(rainy, clean, rng), 0, light)
-        clean = dull(rainy, 0, _LIFT)
-    elif wide and (dry or streaks) and rng.random() < job.dull_share:
-        blur = rng.uniform(*_DULL_BLUR)
-        rainy = dull(rainy, blur, light)
-        clean = rainy if dry else dull(clean, blur, _GIVEN_BACK * light)
     window = _window(frame, job.size, rng)
     lq, gt = job.paths
-    write_png(gt, clean[window][..., ::-1])
-    write_png(lq, rainy[window][..., ::-1])
+    write_png(gt, pair.gt[window][..., ::-1])
+    write_png(lq, (pair.gt if dry else pair.lq)[window][..., ::-1])
+
+
+def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
+    """Ranges of one of the kinds of real rain."""
+    kinds = REAL_RAIN[job.rain_type]
+    params = kinds[rng.integers(len(kinds))]
+    if job.dull_share is None:
+        return params
+    return replace(params, camera=replace(params.camera, dark_share=job.dull_share))
 
 
 def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ input lies near RainRAG's own figures (paper.md §6).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from unirain_plugin.errors import OptionError
 
@@ -51,6 +51,12 @@ class StreakParams(_Ranges):
         modulation: Relative variation of the brightness along a streak (the drop oscillates while it falls).
         veil_share: Share of the scenes that have mist.
         veil: Largest opacity of the mist, in the far (upper) part of the picture; nearer parts have none.
+        veil_light: Radiance of the mist relative to the bright part of its surroundings.
+        fan: By how many degrees the direction changes from the left to the right edge (a camera that moves or tilts).
+        clumping: How much the streaks keep to some parts of the picture, as in curtains of rain, 0 to 1.
+        taper: How softly a streak ends, 0 (square) to 1.
+        code_share: Share of the scenes in which sRGB codes are mixed, as simple programs do, not light.
+        added_share: Share of the scenes in which rain only adds light and hides nothing.
     """
 
     angle: Range = (-32.0, 32.0)
@@ -67,6 +73,12 @@ class StreakParams(_Ranges):
     modulation: float = 0.25
     veil_share: float = 0.4
     veil: Range = (0.04, 0.22)
+    veil_light: Range = (0.8, 0.8)
+    fan: Range = (0.0, 0.0)
+    clumping: Range = (0.0, 0.0)
+    taper: Range = (1.0, 1.0)
+    code_share: float = 0.0
+    added_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,10 +93,13 @@ class DropParams(_Ranges):
         trail_share: Share of the larger drops that have run down and left a trail of beads.
         view: Half the field that a drop shows, relative to the picture's shorter side (its image is minified).
         defocus: Radius of the circle of confusion relative to a mean drop's radius: the camera is focused on the scene.
+        blades: Blades of the aperture whose shape the circle of confusion has; fewer than five make a disc.
         opacity: Opacity in a drop's middle; less than 1 where the aperture looks past the drop.
         rim: Darkening towards a drop's rim, where light is refracted out of the view (and Fresnel's reflection grows).
         sky: Share of sky light in a drop's lower part, which an inverting lens fills with the upper surroundings.
         highlight: Radiance of the specular highlight relative to the bright part of the surroundings.
+        film_share: Share of the scenes in which parts of the pane are wet all over and blur what is behind.
+        film: Standard deviation of that blur, pixels.
     """
 
     count: Range = (16.0, 80.0)
@@ -94,10 +109,13 @@ class DropParams(_Ranges):
     trail_share: float = 0.15
     view: Range = (0.22, 0.5)
     defocus: Range = (0.12, 0.5)
+    blades: Range = (0, 0)
     opacity: Range = (0.65, 0.97)
     rim: Range = (0.35, 0.85)
     sky: Range = (0.05, 0.4)
     highlight: Range = (0.7, 2.0)
+    film_share: float = 0.0
+    film: Range = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -139,45 +157,118 @@ class NightParams(_Ranges):
 
 
 @dataclass(frozen=True)
+class CameraParams(_Ranges):
+    """What the weather and the camera do to a rainy picture beside the rain; the clean one keeps its light and detail.
+
+    Attributes:
+        dark_share: Share of the streaks by day before a darker scene of more contrast.
+        gain: Light that is left of such a scene.
+        gamma: Exponent that its light is raised to first.
+        jpeg_share: Share of the pictures that are compressed after the rain.
+        jpeg: Quality of that JPEG.
+    """
+
+    dark_share: float = 0.0
+    gain: Range = (0.5, 1.0)
+    gamma: Range = (1.0, 1.6)
+    jpeg_share: float = 0.0
+    jpeg: Range = (50.0, 95.0)
+
+
+@dataclass(frozen=True)
 class RainParams:
-    """All ranges of the renderer; ``dataclasses.replace`` makes lighter or heavier rain."""
+    """All ranges of the renderer; ``dataclasses.replace`` makes lighter or heavier rain.
+
+    ``daylight`` is the least luminance, a range, of the sky that rain and drops show by day, whatever a picture's
+    brightest part is: windows of the ground have a sky, too.
+    """
 
     streaks: StreakParams = field(default_factory=StreakParams)
     drops: DropParams = field(default_factory=DropParams)
     night: NightParams = field(default_factory=NightParams)
+    camera: CameraParams = field(default_factory=CameraParams)
+    daylight: Range = (0.0, 0.0)
 
 
-WIDE_RAIN = RainParams(
-    streaks=StreakParams(
-        angle=(-55.0, 55.0),
-        angle_jitter=(0.0, 8.0),
-        length=(8.0, 90.0),
-        width=(0.3, 1.8),
-        depths=(1, 4),
-        density=(5.0, 250.0),
-        opacity=(0.15, 0.9),
-        brightness=(0.7, 2.0),
-        modulation=0.15,
-        veil=(0.02, 0.3),
-    ),
-    drops=DropParams(
-        count=(6.0, 110.0),
-        radius=(3.0, 34.0),
-        view=(0.15, 0.7),
-        defocus=(0.05, 0.7),
-        opacity=(0.4, 1.0),
-        rim=(0.1, 0.9),
-        sky=(0.0, 0.6),
-        highlight=(0.2, 2.5),
-    ),
-    night=NightParams(
-        ambient=(0.02, 0.25),
-        lamps=(0, 5),
-        exposure=(0.02, 0.15),
-        shot_noise=(0.0, 0.0012),
-        read_noise=(0.0, 0.003),
-        streak_gain=(0.5, 3.0),
-        drop_gain=(1.0, 6.0),
-    ),
+_CAMERA = CameraParams(dark_share=0.3, jpeg_share=0.4)
+_NIGHT = NightParams(
+    ambient=(0.005, 0.25),
+    lamps=(0, 6),
+    far_lamps=(0, 25),
+    exposure=(0.006, 0.15),
+    shot_noise=(0.0, 0.0012),
+    read_noise=(0.0, 0.003),
+    streak_gain=(0.5, 4.0),
+    drop_gain=(1.0, 6.0),
 )
-"""Wider than what real rain shows, for training: a network that has seen more kinds meets less that is new."""
+_STREAKS = StreakParams(
+    angle=(-50.0, 50.0),
+    angle_jitter=(0.0, 6.0),
+    depths=(1, 4),
+    brightness=(0.7, 2.0),
+    modulation=0.15,
+    veil_share=0.4,
+    veil=(0.03, 0.5),
+    veil_light=(0.3, 1.0),
+    fan=(-15.0, 15.0),
+    clumping=(0.0, 1.0),
+    taper=(0.0, 1.0),
+    code_share=0.5,
+    added_share=0.3,
+)
+_DROPS = DropParams(
+    view=(0.3, 1.5), blades=(0, 9), sky=(0.1, 1.2), rim=(0.1, 0.9), opacity=(0.7, 1.0), film_share=0.2, film=(0.7, 3.0)
+)
+
+
+def _kinds(part: str, base: StreakParams | DropParams, *changes: dict) -> tuple[RainParams, ...]:
+    """One table of ranges for each kind of rain."""
+    return tuple(
+        RainParams(
+            night=_NIGHT,
+            camera=replace(_CAMERA, dark_share=change.pop("dark_share", _CAMERA.dark_share)),
+            daylight=(0.1, 1.0),
+            **{part: replace(base, **change)},
+        )
+        for change in changes
+    )
+
+
+_STREAK_KINDS = _kinds(
+    "streaks",
+    _STREAKS,
+    # fine, sharp lines
+    dict(length=(8, 70), width=(0.3, 1.2), density=(15, 300), opacity=(0.2, 0.95)),
+    # few near ones, broad and out of focus, before far ones
+    dict(length=(20, 110), width=(1.2, 4.5), density=(3, 60), opacity=(0.08, 0.6), angle=(-25, 25), taper=(0.3, 1)),
+    # a downpour
+    dict(length=(20, 120), width=(0.5, 2.2), density=(40, 350), opacity=(0.4, 1), depths=(2, 5), veil_share=0.5),
+    # veiled distance, seen from a car
+    dict(length=(10, 70), width=(0.4, 1.8), density=(10, 150), opacity=(0.15, 0.9), veil_share=1, veil=(0.2, 0.7),
+         fan=(-45, 45)),
+    # dense and drawn: before a darker scene of more contrast
+    dict(length=(8, 40), width=(0.5, 1.6), density=(100, 1200), opacity=(0.15, 0.8), depths=(1, 2), angle=(-30, 30),
+         code_share=1, added_share=0.7, dark_share=0.8),
+    # short exposures and splashes
+    dict(length=(2, 14), width=(0.5, 2), density=(20, 300), opacity=(0.15, 0.9), angle_jitter=(0, 20)),
+)  # fmt: skip
+_DROP_KINDS = _kinds(
+    "drops",
+    _DROPS,
+    # small ones a little out of focus
+    dict(count=(60, 500), radius=(1.5, 7), defocus=(0.2, 1.2), highlight=(0.2, 4)),
+    # discs and patches far out of focus
+    dict(count=(40, 400), radius=(2, 8), defocus=(0.8, 3.5), highlight=(0.0, 12), merge=1.5),
+    # large ones out of focus
+    dict(count=(15, 150), radius=(5, 18), defocus=(0.4, 2.5), highlight=(0.0, 8)),
+    # dark-rimmed ones on a windscreen
+    dict(count=(8, 60), radius=(5, 45), defocus=(0.03, 0.4), highlight=(0, 2.5), rim=(0.4, 0.98), sky=(0, 0.6)),
+)
+REAL_RAIN: dict[str, tuple[RainParams, ...]] = {
+    "drs": _STREAK_KINDS,
+    "drd": _DROP_KINDS,
+    "nrs": _STREAK_KINDS,
+    "nrd": _DROP_KINDS,
+}
+"""Rain type → kinds of rain that photographs of real rain and public test sets show, for training: each has ranges of
+its own, and every pair draws one of them."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain.params import DropParams, NightParams, RainParams, StreakParams
-from unirain_plugin.rain.scene import SCENES
+from unirain_plugin.rain.scene import SCENES, render
 from unirain_plugin.rain_types import RAIN_TYPES
 
 __all__ = ["MIN_SIDE", "DropParams", "NightParams", "RainPair", "RainParams", "StreakParams", "render_rain"]
@@ -71,7 +71,7 @@ def render_rain(
         if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)) or rng < 0:
             raise OptionError(f"seed: found {rng!r}; expected an integer ≥ 0 or a numpy Generator.")
         rng = np.random.default_rng([int(rng), RAIN_TYPES.index(rain_type)])
-    return RainPair(*SCENES[rain_type](_as_codes(photo), rng, params or RainParams()))
+    return RainPair(*render(_as_codes(photo), rain_type, rng, params or RainParams()))
 
 
 def _as_codes(photo: np.ndarray) -> np.ndarray:

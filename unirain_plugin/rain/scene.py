@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from unirain_plugin.rain.drops import add_drops
-from unirain_plugin.rain.light import surroundings, to_codes, to_linear
+from unirain_plugin.rain.light import LUMA, surroundings, to_codes, to_linear
 from unirain_plugin.rain.night import make_night
-from unirain_plugin.rain.params import RainParams
+from unirain_plugin.rain.params import CameraParams, RainParams, StreakParams
 from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
+from unirain_plugin.rain.variation import compressed
 
 Rendered = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Rainy and clean picture, (H, W, 3) uint8, and the rain's opacity, (H, W) float32 in [0, 1]."""
@@ -22,35 +23,55 @@ _LAMPS_AS_SKY = 0.35
 
 
 def _add_streaks(
-    scene: np.ndarray, light: np.ndarray, rng: np.random.Generator, params: RainParams
+    scene: np.ndarray, light: np.ndarray, rng: np.random.Generator, params: StreakParams
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mist first, then the streaks before it; both mix the scene with the light that the drops send to the camera."""
     shape = scene.shape[:2]
-    opacity = streak_opacity(shape, rng, params.streaks)
-    brightness = rng.uniform(*params.streaks.brightness)
-    veil = veil_opacity(shape, rng, params.streaks)
+    opacity = streak_opacity(shape, rng, params)[..., None]
+    brightness = rng.uniform(*params.brightness)
+    veil = veil_opacity(shape, rng, params)[..., None]
+    more = rng.spawn(1)[0]
+    in_codes, only_added = more.random(2) < (params.code_share, params.added_share)
+    misty = scene + veil * (more.uniform(*params.veil_light) * light - scene)
+    curve = 2.2 if in_codes else 1.0
+    before, rain = (np.maximum(x, 0) ** np.float32(1 / curve) for x in (misty, brightness * light))
+    rainy = (before * (1 - opacity * (not only_added)) + opacity * rain) ** np.float32(curve)
     mask = 1 - (1 - opacity) * (1 - veil)
     mask[mask < _VISIBLE] = 0
-    added = opacity * brightness + (1 - opacity) * veil * 0.8
-    return scene * (1 - mask)[..., None] + added[..., None] * light, mask
+    return np.where(mask > 0, rainy, scene), mask[..., 0]
+
+
+def _sky_light(scene: np.ndarray, rng: np.random.Generator, params: RainParams) -> np.ndarray:
+    """Linear RGB (3,) of what rain shows by day: the bright surroundings, or a sky outside the picture."""
+    light = surroundings(scene)
+    return light * max(1, rng.spawn(1)[0].uniform(*params.daylight) / max(float(light @ LUMA), 1e-3))
+
+
+def _darkened(scene: np.ndarray, rng: np.random.Generator, params: CameraParams) -> np.ndarray:
+    """The scene, or a share of its light at more contrast."""
+    more = rng.spawn(1)[0]
+    gain, gamma = more.uniform(*params.gain), more.uniform(*params.gamma)
+    return gain * scene ** np.float32(gamma) if more.random() < params.dark_share else scene
 
 
 def _day_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
     scene = to_linear(photo)
-    rainy, mask = _add_streaks(scene, surroundings(scene), rng, params)
-    return _outside_equal(to_codes(rainy), photo.copy(), mask)
+    light = _sky_light(scene, rng, params)
+    dark = _darkened(scene, rng, params.camera)
+    rainy, mask = _add_streaks(dark, light, rng, params.streaks)
+    return _outside_equal(to_codes(rainy), photo.copy(), mask if dark is scene else np.maximum(mask, _VISIBLE))
 
 
 def _day_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
     scene = to_linear(photo)
-    sky = surroundings(scene)
+    sky = _sky_light(scene, rng, params)
     rainy, mask = add_drops(scene, sky, sky, rng, params.drops)
     return _outside_equal(to_codes(rainy), photo.copy(), mask)
 
 
 def _night_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
     night = make_night(to_linear(photo), rng, params.night, params.night.streak_gain)
-    rainy, mask = _add_streaks(night.scene, night.light, rng, params)
+    rainy, mask = _add_streaks(night.scene, night.light, rng, params.streaks)
     return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
 
 
@@ -73,3 +94,12 @@ SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Render
     "nrd": _night_drops,
 }
 """Rain type → renderer of one pair."""
+
+
+def render(photo: np.ndarray, rain_type: str, rng: np.random.Generator, params: RainParams) -> Rendered:
+    """Render a pair of a rain type; the rainy picture may be compressed last."""
+    rainy, clean, mask = SCENES[rain_type](photo, rng, params)
+    more = rng.spawn(1)[0]
+    if more.random() < params.camera.jpeg_share:
+        rainy, mask = compressed(rainy, more, params.camera.jpeg), np.maximum(mask, _VISIBLE)
+    return rainy, clean, mask

@@ -14,6 +14,8 @@ _SPACING = 0.5
 """Distance of two samples along a streak, pixels."""
 _SPLAT_SIGMA = 0.45
 """Blur that bilinear splatting itself causes, pixels (standard deviation, mean over positions)."""
+_MOST_COVERED = 1.5
+"""Most area of a layer's streaks, all added up, relative to the picture's: broad ones are fewer."""
 
 
 def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: StreakParams) -> np.ndarray:
@@ -29,12 +31,18 @@ def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: Str
     width = rng.uniform(*params.width) * scale
     opacity = rng.uniform(*params.opacity)
     density = log_uniform(rng, params.density) * shape[0] * shape[1] / min(shape) ** 2
+    more = rng.spawn(1)[0]
+    fan, clumping, taper = (more.uniform(*bounds) for bounds in (params.fan, params.clumping, params.taper))
+    relief = cv2.resize(more.standard_normal((4, 4)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    presence = 1 - clumping * smoothstep(0.2, -0.4, relief)
     clear = np.ones(shape, np.float32)
     for layer in range(int(rng.integers(params.depths[0], params.depths[1], endpoint=True))):
         depth = params.depth_step**layer
-        count = int(rng.poisson(density * depth**params.density_growth))
         sigma = max(width / depth, 0.35)
-        tracks = _tracks(shape, count, length / depth, (angle, jitter), rng, params.modulation)
+        count = int(rng.poisson(density * depth**params.density_growth))
+        count = min(count, int(_MOST_COVERED * shape[0] * shape[1] / (max(length / depth, 1) * 2.5 * sigma)))
+        direction = (angle, jitter, fan)
+        tracks = _tracks(presence, count, length / depth, direction, rng, (params.modulation, taper))
         profile = _splat(shape, *tracks)
         profile = cv2.GaussianBlur(profile, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
         peak = math.sqrt(2 * math.pi * (sigma**2 + _SPLAT_SIGMA**2)) * opacity * depth**-params.depth_fading
@@ -43,15 +51,19 @@ def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: Str
 
 
 def _tracks(
-    shape: tuple[int, int],
+    presence: np.ndarray,
     count: int,
     length: float,
-    direction: tuple[float, float],
+    direction: tuple[float, float, float],
     rng: np.random.Generator,
-    modulation: float,
+    profile: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sample points (x, y) and weights of ``count`` streaks; a streak's weights add up to its strength x length."""
-    height, width = shape
+    """Sample points (x, y) and weights of ``count`` streaks; a streak's weights add up to its strength x length.
+
+    ``presence`` (H, W) weakens the streaks whose middle it is; ``direction`` is angle, jitter and fan, degrees;
+    ``profile`` modulation and taper.
+    """
+    height, width = presence.shape
     lengths = length * rng.uniform(0.5, 1.3, count)
     angles = np.deg2rad(rng.normal(direction[0], direction[1], count))
     strength = rng.uniform(0.3, 1.0, count)
@@ -59,12 +71,15 @@ def _tracks(
     margin = length
     centre_x = rng.uniform(-margin, width + margin, count)
     centre_y = rng.uniform(-margin, height + margin, count)
+    angles += np.deg2rad(direction[2]) * (centre_x / width - 0.5)
+    places = [np.clip(x, 0, n - 1).astype(np.int64) for x, n in ((centre_y, height), (centre_x, width))]
+    strength *= presence[tuple(places)]
     samples = np.maximum((lengths / _SPACING).astype(np.int64), 2)
     owner = np.repeat(np.arange(count), samples)
     position = np.arange(owner.size) - np.repeat(np.cumsum(samples) - samples, samples)
     t = (position + 0.5) / samples[owner] - 0.5  # -0.5 … 0.5 along the streak
-    fade = smoothstep(0.5, 0.2, np.abs(t))
-    wave = 1 + modulation * np.sin(phase[owner] + 2 * np.pi * cycles[owner] * t)
+    fade = smoothstep(0.5, 0.49 - 0.29 * profile[1], np.abs(t))
+    wave = 1 + profile[0] * np.sin(phase[owner] + 2 * np.pi * cycles[owner] * t)
     x = centre_x[owner] + t * lengths[owner] * np.sin(angles)[owner]
     y = centre_y[owner] + t * lengths[owner] * np.cos(angles)[owner]
     return x, y, strength[owner] * fade * wave * (lengths / samples)[owner]

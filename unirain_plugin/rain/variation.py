@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 
 from unirain_plugin.rain.light import LUMA, smoothstep, to_codes, to_linear
+from unirain_plugin.rain.params import StreakParams
+from unirain_plugin.rain.streaks import streak_opacity
 
 
 def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -30,30 +32,39 @@ def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     radius = int(rng.integers(2, max(min(photo.shape[:2]) // 20, 3), endpoint=True))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.float32)
     linear = to_linear(photo)
-    blurred = cv2.filter2D(linear, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101)
+    glints = rng.random(photo.shape[:2]) < 10 ** rng.uniform(-5, -2.5)  # they become discs of light
+    glinting = linear * (1 + np.float32(rng.uniform(0, 80)) * glints[..., None])
+    blurred = cv2.filter2D(glinting, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101)
     relief = rng.standard_normal((4, 4)).astype(np.float32) + np.float32(rng.uniform(-0.5, 2))
     share = smoothstep(-0.3, 0.3, cv2.resize(relief, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC))[..., None]
     return to_codes(linear + share * (blurred - linear))
 
 
-def soften_rain(rainy: np.ndarray, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur what rain adds to a picture, (H, W, 3) uint8, not the picture.
+def toned(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give a photograph, (H, W, 3) uint8, less light and another contrast: what is dark or dull is not yet rainy."""
+    return to_codes(np.float32(rng.uniform(0.3, 1)) * to_linear(photo) ** np.float32(rng.uniform(0.7, 1.5)))
 
-    The blur is Gaussian, of 1.6 to 2.8 pixels (standard deviation), or a box's, 5, 7 or 9 pixels wide (1.4 to 2.6).
-    What it adds is linear light or, as simple programs do it, codes.
+
+def compressed(photo: np.ndarray, rng: np.random.Generator, quality: tuple[float, float] = (50, 95)) -> np.ndarray:
+    """A picture, (H, W, 3) uint8, as JPEG of a random quality shows it."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, round(rng.uniform(*quality))]
+    data = cv2.imencode(".jpg", photo[..., ::-1], options)[1]
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def add_strands(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lay grass, fur or hair over parts of a photograph, (H, W, 3) uint8: fine lines that are no streaks.
+
+    They are darker and lighter ones, in the colour of what they lie on.
     """
-    deviation, width = rng.uniform(1.6, 2.8), int(rng.choice([5, 7, 9]))
-    is_box, in_light = rng.random(2) < 0.5
-    scene, rain = (to_linear(picture) if in_light else picture.astype(np.float32) for picture in (clean, rainy))
-    added = rain - scene
-    result = scene + (cv2.blur(added, (width, width)) if is_box else cv2.GaussianBlur(added, (0, 0), deviation))
-    return to_codes(result) if in_light else np.clip(np.round(result), 0, 255).astype(np.uint8)
-
-
-def dull(picture: np.ndarray, blur: float, light: float) -> np.ndarray:
-    """Change a picture's light, (H, W, 3) uint8, by a factor, blurred by ``blur`` pixels (standard deviation) or 0."""
-    linear = to_linear(picture)
-    return to_codes(np.float32(light) * (cv2.GaussianBlur(linear, (0, 0), blur) if blur else linear))
+    lean, jitter = rng.uniform(-60, 60), rng.uniform(5, 25)
+    params = StreakParams(
+        angle=(lean, lean), angle_jitter=(jitter, jitter), length=(8, 40), width=(0.3, 0.9), density=(800, 3000),
+        depths=(1, 2), opacity=(0.5, 1), clumping=(0, 1),
+    )  # fmt: skip
+    light, dark = (streak_opacity(photo.shape[:2], rng, params) for _ in range(2))
+    lighter, darker = np.float32(rng.uniform(0.3, 1.5)), np.float32(rng.uniform(0, 1.5))
+    return to_codes(to_linear(photo) * np.exp(lighter * light - darker * dark)[..., None])
 
 
 def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,135 @@
+"""What the kinds of real rain add to the renderer: each range does what its name says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from unirain_plugin.rain.drops import _defocus
+from unirain_plugin.rain.light import to_codes, to_linear
+from unirain_plugin.rain.params import REAL_RAIN, CameraParams
+from unirain_plugin.rain.render import DropParams, RainParams, StreakParams, render_rain
+from unirain_plugin.rain.streaks import streak_opacity
+from unirain_plugin.rain_types import RAIN_TYPES
+
+PHOTO = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 120, 3), dtype=np.uint8), (0, 0), 1.5)
+GREY = np.full((128, 128, 3), 60, np.uint8)
+CLEAR = StreakParams(veil_share=0, density=(20, 20))
+
+
+@pytest.mark.parametrize("rain_type", RAIN_TYPES)
+def test_each_kind_of_real_rain_is_repeatable_visible_and_leaves_the_rest_alone(rain_type):
+    for params in REAL_RAIN[rain_type]:
+        changed = []
+        for seed in range(3):
+            pair, again = (render_rain(PHOTO, rain_type, seed, params) for _ in range(2))
+            for one, other in zip(pair, again, strict=True):
+                np.testing.assert_array_equal(one, other)
+            dry = pair.mask == 0
+            np.testing.assert_array_equal(pair.lq[dry], pair.gt[dry])
+            changed.append(np.abs(pair.lq.astype(int) - pair.gt).mean())
+        assert max(changed) > 1
+
+
+def test_drops_out_of_focus_are_wide_and_half_transparent():
+    sharp, soft = (
+        render_rain(GREY, "drd", 3, RainParams(drops=DropParams(radius=(4, 4), count=(8, 8), merge=0, defocus=(c, c))))
+        for c in (0.1, 3.0)
+    )
+    assert sharp.mask.max() > 0.6 and soft.mask.max() < 0.35
+    assert (soft.mask > 0).sum() > 3 * (sharp.mask > 0).sum()
+
+
+def test_the_circle_of_confusion_has_the_shape_of_the_aperture():
+    point = np.zeros((61, 61), np.float32)
+    point[30, 30] = 1
+    disc, hexagon = (_defocus(point, 20, blades) for blades in (0, 6))
+    assert disc.sum() == pytest.approx(1, abs=1e-4) and hexagon.sum() == pytest.approx(1, abs=1e-4)
+    wide = [
+        [np.ptp(np.nonzero((kernel > 1e-5).any(axis=axis))[0]) + 1 for axis in (0, 1)] for kernel in (disc, hexagon)
+    ]
+    assert wide[0] == [41, 41]
+    assert wide[1] == pytest.approx([41, 2 * 20 / np.cos(np.pi / 6)], abs=2)  # between flats, between corners
+
+
+def test_a_film_of_water_blurs_parts_of_the_scene():
+    drops = DropParams(count=(3, 3), radius=(2, 2), film_share=1, film=(3, 3))
+    noise = np.random.default_rng(0).integers(0, 255, (96, 120, 3), dtype=np.uint8)
+    pair = render_rain(noise, "drd", 0, RainParams(drops=drops))
+    film = (pair.mask > 0.9) & (np.abs(pair.lq.astype(int) - pair.gt).max(axis=2) > 0)
+    assert 0.05 < film.mean() < 0.8
+    sharpness = [np.abs(cv2.Laplacian(image.astype(np.float32), -1))[film].mean() for image in (pair.lq, pair.gt)]
+    assert sharpness[0] < 0.5 * sharpness[1]
+
+
+def test_a_fan_turns_the_direction_from_left_to_right():
+    params = replace(CLEAR, angle=(0, 0), angle_jitter=(0.2, 0.2), fan=(40, 40), density=(60, 60))
+    mask = cv2.GaussianBlur(streak_opacity((160, 480), np.random.default_rng(0), params), (0, 0), 1.5)
+    gy, gx = np.gradient(mask)
+
+    def angle(part: slice) -> float:
+        x, y = gx[:, part], gy[:, part]
+        return -np.rad2deg(0.5 * np.arctan2(2 * (x * y).mean(), (x * x).mean() - (y * y).mean()))
+
+    left, right = angle(slice(0, 120)), angle(slice(360, None))
+    assert left == pytest.approx(-15, abs=5) and right == pytest.approx(15, abs=5)
+
+
+def test_clumped_streaks_keep_to_some_parts():
+    covers = []
+    for clumping in (0, 1):
+        params = replace(CLEAR, clumping=(clumping, clumping), length=(10, 10), density=(300, 300))
+        fields = [streak_opacity((128, 128), np.random.default_rng(s), params) for s in range(4)]
+        covers.append(np.mean([cv2.resize(f, (6, 6), interpolation=cv2.INTER_AREA).std() / f.mean() for f in fields]))
+    assert covers[1] > 1.7 * covers[0]
+
+
+def test_without_taper_streaks_end_square():
+    def ends(taper: float) -> float:
+        params = replace(CLEAR, taper=(taper, taper), length=(90, 90), angle=(0, 0), angle_jitter=(0, 0), depths=(1, 1))
+        mask = streak_opacity((128, 128), np.random.default_rng(1), params)
+        return float(np.abs(np.diff(mask, axis=0)).max() / mask.max())
+
+    assert ends(0.0) > 2 * ends(1.0)
+
+
+def test_broad_streaks_are_fewer_so_that_a_layer_does_not_fill_the_image():
+    params = replace(CLEAR, width=(4, 4), length=(100, 100), density=(5000, 5000), depths=(1, 1), opacity=(0.5, 0.5))
+    assert streak_opacity((128, 128), np.random.default_rng(0), params).mean() < 0.7
+
+
+@pytest.mark.parametrize("codes", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+def test_streaks_are_mixed_in_light_or_in_codes_and_hide_or_only_add(codes, added):
+    streaks = replace(CLEAR, brightness=(1, 1), code_share=float(codes), added_share=float(added))
+    pair = render_rain(GREY, "drs", 5, RainParams(streaks=streaks, daylight=(0.6, 0.6)))
+    wet = pair.mask > 0.05
+    curve = 2.2 if codes else 1.0
+    scene, rain = (value ** (1 / curve) for value in (float(to_linear(np.uint8(60))), 0.6))
+    expected = (scene * (1 - pair.mask * (not added)) + rain * pair.mask) ** curve
+    assert wet.sum() > 50
+    assert np.abs(pair.lq[..., 0].astype(int) - to_codes(expected))[wet].max() <= 1
+
+
+def test_before_a_darkened_scene_the_target_keeps_its_light():
+    camera = CameraParams(dark_share=1, gain=(0.5, 0.5), gamma=(1, 1))
+    pair = render_rain(PHOTO, "drs", 0, RainParams(streaks=CLEAR, camera=camera))
+    np.testing.assert_array_equal(pair.gt, PHOTO)
+    assert pair.mask.min() > 0
+    between = pair.mask < 0.005
+    bright = between[..., None] & (PHOTO > 100)
+    np.testing.assert_allclose(to_linear(pair.lq)[bright], 0.5 * to_linear(PHOTO)[bright], rtol=0.06)
+
+
+def test_compression_comes_after_the_rain_and_is_not_in_the_target():
+    plain, compressed = (
+        render_rain(PHOTO, "drd", 0, RainParams(camera=CameraParams(jpeg_share=share, jpeg=(40, 40))))
+        for share in (0, 1)
+    )
+    np.testing.assert_array_equal(compressed.gt, PHOTO)
+    assert compressed.mask.min() > 0
+    difference = np.abs(compressed.lq.astype(int) - plain.lq)
+    assert 0 < difference.mean() < 12 and difference[plain.mask == 0].any()
