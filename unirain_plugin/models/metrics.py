@@ -13,6 +13,7 @@ from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger
 
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.toolbox import registered
 
 NAMED_METRICS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -118,6 +119,6 @@ class MetricSuite:
 
 
 def mean_of(values: Iterable[float]) -> float:
-    """Mean of the values that are not NaN; NaN if there are none. The order of summation is that of ``values``."""
+    """Mean of the finite values, in their order; infinite where all that are no NaN are, NaN without any."""
     kept = [value for value in values if not math.isnan(value)]
-    return sum(kept) / len(kept) if kept else math.nan
+    return finite_mean(kept) if kept else math.nan

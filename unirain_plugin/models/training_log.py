@@ -59,13 +59,16 @@ def validation_text(result: ValidationResult, best: Mapping[str, Mapping[str, An
     for metric in result.better:
         record = best[metric]
         lines.append(f"\t # {metric}: {result.mean(metric):.4f}\tBest: {record['val']:.4f} @ {record['iter']} iter")
+    for metric in result.better:
+        if left_out := result.left_out(metric):
+            lines.append(f"\t {metric}: means leave out {left_out} (no finite value)")
     return "\n".join(lines) + "\n" + result.table()
 
 
 def write_validation(tb_logger: Any, result: ValidationResult, iteration: int) -> None:
     """Write figures (``metrics/SET/psnr/drs``) and the experts' shares (``routing/SET/LAYER/drs/expert0``)."""
     for name, value in result.figures().items():
-        if not math.isnan(value):
+        if math.isfinite(value):
             tb_logger.add_scalar(f"metrics/{result.dataset}/{name}", value, iteration)
     for name, layers in result.routing().items():
         for layer, shares in layers.items():

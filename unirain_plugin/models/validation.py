@@ -88,7 +88,8 @@ class ValidationResult:
     """The figures of one validation set.
 
     For a labelled set a metric's value is the mean of the types' means (the paper's "average" column), for an
-    unlabelled one the mean of all images, as in the toolbox.
+    unlabelled one the mean of all images, as in the toolbox. Means are over the finite values: an image equal to its
+    clean one has an infinite PSNR, and would hide all others.
 
     Args:
         dataset: Name of the set.
@@ -143,8 +144,14 @@ class ValidationResult:
 
     def losses(self) -> dict[str, float]:
         """Mean training loss of each type; types without a loss are left out."""
-        means = {name: mean_of(image.loss for image in images) for name, images in self._groups.items()}
-        return {name: value for name, value in means.items() if not math.isnan(value)}
+        known = {n: [i.loss for i in images if not math.isnan(i.loss)] for n, images in self._groups.items()}
+        return {name: sum(losses) / len(losses) for name, losses in known.items() if losses}
+
+    def left_out(self, metric: str) -> str:
+        """How many images, of which type, the means of a metric leave out, as text; empty if none."""
+        groups = self._groups or {"images": self._images}
+        counts = {name: sum(not math.isfinite(i.metrics[metric]) for i in images) for name, images in groups.items()}
+        return ", ".join(f"{count} of {len(groups[name])} {name}" for name, count in counts.items() if count)
 
     def routing(self) -> dict[str, Shares]:
         """Type name → the experts' mean shares; one type ``all`` without labels; empty without experts."""
