@@ -14,11 +14,11 @@ from model_helpers import StubSet, TensorBoardStub, batch_of, build, loader_of, 
 from torch.utils.data import DataLoader
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.models.best_checkpoint import BestFigure
+from unirain_plugin.models.figures import BestFigure
 from unirain_plugin.models.routing import RoutingMeter, draw_routing
 from unirain_plugin.models.settings import BestSettings
 from unirain_plugin.models.training_log import validation_text
-from unirain_plugin.models.validation import (
+from unirain_plugin.models.validating import (
     ImageResult,
     ValidationResult,
     gather_in_order,

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from unirain_plugin.support.names import safe_path
+from unirain_plugin.support.files import safe_path
 
 USUAL = ["a", "drs/input/000", "b c ö", "a.v1", "x..y/..z", "2024-01-01T10:20", "雨/1", "100%2E", "\udcff"]
 CLIMBING = [

@@ -16,15 +16,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.models.best_checkpoint import BestFigure
 from unirain_plugin.models.checkpointing import atomic_save, network_content
-from unirain_plugin.models.metrics import MetricSuite
+from unirain_plugin.models.figures import BestFigure, MetricSuite
 from unirain_plugin.models.model_options import ModelOptions
 from unirain_plugin.models.routing import draw_routing
 from unirain_plugin.models.training_log import validation_text, write_routing_picture, write_validation
-from unirain_plugin.models.validation import ValidationResult, gather_in_order, preserved_random_state, type_names
-from unirain_plugin.models.validation_run import validate_images
-from unirain_plugin.support.png import write_png
+from unirain_plugin.models.validating import (
+    ValidationResult,
+    gather_in_order,
+    preserved_random_state,
+    type_names,
+    validate_images,
+)
+from unirain_plugin.support.files import write_png
 from unirain_plugin.support.tiling import restore_in_tiles
 
 

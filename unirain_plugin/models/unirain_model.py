@@ -14,14 +14,19 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import TrainingError
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
-from unirain_plugin.models.ema import update_average
 from unirain_plugin.models.model_options import ModelOptions
-from unirain_plugin.models.objective import Objective, learned_parameters, loss_state
 from unirain_plugin.models.optimizers import build_optimizer
 from unirain_plugin.models.per_type_validation import PerTypeValidation
-from unirain_plugin.models.progress import TrainingBar, wants_bar
 from unirain_plugin.models.settings import TrainingSettings, ValidationSettings, option_names
-from unirain_plugin.models.training_step import Batch, TrainingStep
+from unirain_plugin.models.training_log import TrainingBar, wants_bar
+from unirain_plugin.models.training_step import (
+    Batch,
+    Objective,
+    TrainingStep,
+    learned_parameters,
+    loss_state,
+    update_average,
+)
 
 
 @MODEL_REGISTRY.register()

@@ -25,7 +25,7 @@ from unirain_plugin.rain.drawn import draw_drops, draw_lines
 from unirain_plugin.rain.params import WIDE_RAIN
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.variation import add_bars, dull, soft, soften_rain, vary_colours
-from unirain_plugin.support.png import write_png
+from unirain_plugin.support.files import write_png
 from unirain_plugin.support.processes import end_with_parent
 
 INPUT, TARGET = "input", "target"

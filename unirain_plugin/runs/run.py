@@ -122,7 +122,7 @@ class Run:
         from basicsr.models.base_model import BaseModel
         from basicsr.utils import misc
 
-        from unirain_plugin.models.saved_names import path_in_saved_names
+        from unirain_plugin.models.validating import path_in_saved_names
         from unirain_plugin.runs.distributed import model_to_device
 
         return [

@@ -1,0 +1,348 @@
+"""Validation image by image: names of saved images, the share of each rank, figures per rain type."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from basicsr.utils import get_root_logger, tensor2img
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from unirain_plugin.models.figures import mean_of
+from unirain_plugin.models.routing import RoutingMeter, Shares, mean_shares
+from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
+from unirain_plugin.support.files import safe_path, write_png
+
+Named = tuple[str, "int | None"]
+
+
+def image_paths(dataset: Any) -> list[Named]:
+    """Path or key and label of every image of a set in its order; empty for a set that does not list them."""
+    if hasattr(dataset, "lq_names"):
+        return dataset.lq_names()
+    entries = getattr(dataset, "paths", None)
+    if not isinstance(entries, Sequence):
+        return []
+    return [(str(entry["lq_path"] if isinstance(entry, Mapping) else entry), None) for entry in entries]
+
+
+def unique_names(paths: Sequence[str]) -> list[str]:
+    """A name for each path: without suffix, and without the folders that all have in common; unique."""
+    common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    names = []
+    for path in paths:
+        stem = os.path.splitext(os.path.relpath(path, common) if common else path)[0]
+        names.append(safe_path(stem))
+    return _distinct(names)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names; of equal ones the later ones get a number that makes no name that is there already."""
+    used, found, counts = set(names), [], Counter()
+    for name in names:
+        counts[name] += 1
+        if counts[name] > 1:
+            numbers = itertools.count(counts[name])
+            name = next(new for number in numbers if (new := f"{name}-{number}") not in used)
+            used.add(name)
+        found.append(name)
+    return found
+
+
+def names_by_type(dataset: Any) -> list[str]:
+    """The names of a set's images, unique among those of one label; empty where it does not list them."""
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    paths = image_paths(dataset)
+    for index, (_, label) in enumerate(paths):
+        groups[label].append(index)
+    names = [""] * len(paths)
+    for indices in groups.values():
+        for index, name in zip(indices, unique_names([paths[i][0] for i in indices]), strict=True):
+            names[index] = name
+    return names
+
+
+def validates_several(opt: Mapping[str, Any]) -> bool:
+    """Whether a training run validates several sets, whose images of one name must not overwrite each other."""
+    return sum(key.split("_")[0] == "val" for key in opt.get("datasets") or ()) > 1
+
+
+def saved_path(opt: Mapping[str, Any], dataset: str, name: str, rain_type: str | None, iteration: Any) -> Path:
+    """Where a restored image is saved: as in the toolbox, with the rain type where there is one.
+
+    Args:
+        opt: The run's options.
+        dataset: Name of the set.
+        name: The image's, with ``/``.
+        rain_type: Its rain type.
+        iteration: Of a training run.
+    """
+    root = Path(opt["path"]["visualization"])
+    if not opt["is_train"]:
+        folder = root / dataset / rain_type if rain_type else root / dataset
+        return folder / f"{name}_{opt['val'].get('suffix') or opt['name']}.png"
+    folder = (root / dataset if validates_several(opt) else root) / (f"{rain_type}_{name}" if rain_type else name)
+    stem = name.rpartition("/")[2]
+    return folder / f"{rain_type}_{stem}_{iteration}.png" if rain_type else folder / f"{stem}_{iteration}.png"
+
+
+class _Renamed:
+    """A loader whose items are named for models that save by the stem of ``lq_path``."""
+
+    def __init__(self, loader: DataLoader, names: Sequence[str]) -> None:
+        self._loader, self._names, self.dataset = loader, names, loader.dataset
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for name, item in zip(self._names, self._loader, strict=True):
+            yield {**item, "lq_path": [f"{name}.png"]}
+
+
+def path_in_saved_names() -> tuple[object, str, object]:
+    """A replacement for ``BaseModel.validation``: the toolbox's models save by stem, and lose all but one of a stem."""
+    from basicsr.models.base_model import BaseModel
+
+    from unirain_plugin.models.per_type_validation import PerTypeValidation
+
+    validation = BaseModel.validation
+
+    def wrapper(self: Any, dataloader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
+        if save_img and not isinstance(self, PerTypeValidation):
+            paths = [path for path, _ in image_paths(dataloader.dataset)]
+            several = self.opt["is_train"] and validates_several(self.opt)
+            prefix = f"{dataloader.dataset.opt['name']}_" if several else ""
+            names = _distinct([prefix + name.replace("/", "_") for name in unique_names(paths)])
+            dataloader = _Renamed(dataloader, names) if names else dataloader
+        validation(self, dataloader, current_iter, tb_logger, save_img)
+
+    return BaseModel, "validation", wrapper
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What the validation of one image gave.
+
+    Attributes:
+        index: Place in the data set.
+        rain_type: Label, or None where the data set has no labels.
+        metrics: Metric name → value; NaN where the image has none.
+        loss: The plain training loss; NaN if it was not asked for.
+        shares: The experts' shares, per layer.
+    """
+
+    index: int
+    rain_type: int | None
+    metrics: Mapping[str, float]
+    loss: float = math.nan
+    shares: Shares = field(default_factory=dict)
+
+
+def images_of_rank(dataloader: DataLoader, rank: int, world_size: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (index, batch of one) of every ``world_size``-th image, without loading the others.
+
+    With one rank the loader is used as it is.
+    """
+    if world_size == 1:
+        yield from enumerate(dataloader)
+        return
+    indices = range(rank, len(dataloader.dataset), world_size)
+    loader = DataLoader(
+        Subset(dataloader.dataset, indices), collate_fn=dataloader.collate_fn, pin_memory=dataloader.pin_memory
+    )
+    yield from zip(indices, loader, strict=True)
+
+
+def gather_in_order(results: list[ImageResult], world_size: int) -> list[ImageResult]:
+    """The results of all ranks in the order of the data set, so that sums are those of a single process."""
+    if world_size > 1:
+        parts: list[Any] = [None] * world_size
+        dist.all_gather_object(parts, results)
+        results = [result for part in parts for result in part]
+    return sorted(results, key=lambda result: result.index)
+
+
+@contextlib.contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Leave the random streams as they were: even making a loader's iterator draws from torch's stream.
+
+    Without this a resumed run, which does not repeat the validation at its first iteration, would go another way.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def type_names(dataset: Any) -> dict[int, str]:
+    """Label → name for a data set: its own ``rain_types``, those in its options, or the paper's four."""
+    options = getattr(dataset, "opt", None) or {}
+    names = getattr(dataset, "rain_types", None) or options.get("rain_types") or RAIN_TYPES
+    return {label: name for name, label in rain_type_ids(names).items()}
+
+
+class ValidationResult:
+    """The figures of one validation set.
+
+    For a labelled set a metric's value is the mean of the types' means (the paper's "average" column), for an
+    unlabelled one the mean of all images, as in the toolbox. Means are over the finite values: an image equal to its
+    clean one has an infinite PSNR, and would hide all others.
+
+    Args:
+        dataset: Name of the set.
+        images: Results of all images, in the set's order.
+        names: Label → type name.
+        better: Metric name → ``higher`` or ``lower``.
+    """
+
+    def __init__(
+        self, dataset: str, images: Sequence[ImageResult], names: Mapping[int, str], better: Mapping[str, str]
+    ) -> None:
+        self.dataset = dataset
+        self.better = better
+        self._groups: dict[str, list[ImageResult]] = {}
+        self._images = images
+        for label in sorted({image.rain_type for image in images if image.rain_type is not None}):
+            name = names.get(label, f"type{label}")
+            self._groups[name] = [image for image in images if image.rain_type == label]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each type; empty for an unlabelled set."""
+        return {name: len(images) for name, images in self._groups.items()}
+
+    def by_type(self, metric: str) -> dict[str, float]:
+        """Mean of a metric over the images of each type."""
+        return {name: mean_of(image.metrics[metric] for image in images) for name, images in self._groups.items()}
+
+    def mean(self, metric: str) -> float:
+        """Mean over types, or over images if the set has no labels."""
+        if self._groups:
+            return mean_of(self.by_type(metric).values())
+        return mean_of(image.metrics[metric] for image in self._images)
+
+    def worst(self, metric: str) -> tuple[str, float] | None:
+        """The type with the worst mean, and that mean; None without labels or values."""
+        known = [(name, value) for name, value in self.by_type(metric).items() if not math.isnan(value)]
+        if not known:
+            return None
+        choose = min if self.better[metric] == "higher" else max
+        return choose(known, key=lambda item: item[1])
+
+    def figures(self) -> dict[str, float]:
+        """All figures by name: ``psnr``, and for labelled sets ``psnr/drs``, …, ``psnr/worst``."""
+        figures: dict[str, float] = {}
+        for metric in self.better:
+            figures[metric] = self.mean(metric)
+            figures.update({f"{metric}/{name}": value for name, value in self.by_type(metric).items()})
+            if worst := self.worst(metric):
+                figures[f"{metric}/worst"] = worst[1]
+        return figures
+
+    def losses(self) -> dict[str, float]:
+        """Mean training loss of each type; types without a loss are left out."""
+        known = {n: [i.loss for i in images if not math.isnan(i.loss)] for n, images in self._groups.items()}
+        return {name: sum(losses) / len(losses) for name, losses in known.items() if losses}
+
+    def left_out(self, metric: str) -> str:
+        """How many images, of which type, the means of a metric leave out, as text; empty if none."""
+        groups = self._groups or {"images": self._images}
+        counts = {name: sum(not math.isfinite(i.metrics[metric]) for i in images) for name, images in groups.items()}
+        return ", ".join(f"{count} of {len(groups[name])} {name}" for name, count in counts.items() if count)
+
+    def routing(self) -> dict[str, Shares]:
+        """Type name → the experts' mean shares; one type ``all`` without labels; empty without experts."""
+        groups = self._groups or {"all": list(self._images)}
+        shares = {name: mean_shares([image.shares for image in images]) for name, images in groups.items()}
+        return {name: layers for name, layers in shares.items() if layers}
+
+    def table(self) -> str:
+        """The figures per type as lines of text; empty for an unlabelled set."""
+        if not self._groups or not self.better:
+            return ""
+        width = max(5, *map(len, self._groups))
+        lines = [f"\t {'type':<{width}} {'images':>7}" + "".join(f" {metric:>10}" for metric in self.better)]
+        for name, count in self.counts.items():
+            lines.append(
+                f"\t {name:<{width}} {count:>7}" + "".join(f" {self.by_type(m)[name]:>10.4f}" for m in self.better)
+            )
+        lines.append(
+            f"\t {'mean':<{width}} {len(self._images):>7}" + "".join(f" {self.mean(m):>10.4f}" for m in self.better)
+        )
+        worst = [self.worst(metric) for metric in self.better]
+        lines.append(f"\t {'worst':<{width}} {'':>7}" + "".join(f" {w[0] if w else '-':>10}" for w in worst))
+        return "\n".join(lines) + "\n"
+
+
+if TYPE_CHECKING:
+    from unirain_plugin.models.unirain_model import UniRainModel
+
+
+def validate_images(
+    model: UniRainModel, dataloader: DataLoader, iteration: Any, save_img: bool, rank: int, world_size: int
+) -> list[ImageResult]:
+    """Validate this rank's share of a data set.
+
+    Args:
+        model: The model; its ``lq``, ``gt`` and ``output`` are gone afterwards.
+        dataloader: Yields single images.
+        iteration: For the names of saved images.
+        save_img: Whether to save the restored images.
+        rank: This process's rank.
+        world_size: Number of processes that share the work.
+    """
+    dataset = dataloader.dataset.opt["name"]
+    names = type_names(dataloader.dataset)
+    meter = RoutingMeter(model.evaluated_network())
+    total = len(range(rank, len(dataloader.dataset), world_size))
+    show = bool((model.opt.get("val") or {}).get("pbar")) and rank == 0
+    saved = names_by_type(dataloader.dataset) if save_img else []
+    results = []
+    with tqdm(total=total, unit="image", desc=f"Validation {dataset}", disable=not show, leave=False) as bar:
+        for index, data in images_of_rank(dataloader, rank, world_size):
+            label = int(data["rain_type"][0]) if "rain_type" in data else None
+            model.feed_data(data)
+            model.test(meter.observe)
+            if not torch.isfinite(model.output).all():
+                get_root_logger().warning(f"Validation {dataset}: the output for {data['lq_path'][0]} is not finite.")
+            loss = _plain_loss(model)  # first: tensor2img clamps the output in place
+            image = tensor2img([model.output])
+            if save_img:
+                name = saved[index] if saved else PurePath(data["lq_path"][0]).stem
+                path = saved_path(model.opt, dataset, name, None if label is None else names.get(label), iteration)
+                write_png(path, image)
+            metrics = _measure(model, image, data["lq_path"][0])
+            results.append(ImageResult(index, label, metrics, loss, meter.take()))
+            model.forget_data()
+            bar.update()
+    return results
+
+
+def _plain_loss(model: UniRainModel) -> float:
+    """The base loss of the current image, where the reweighting asks for it; else NaN."""
+    if not model.validates_loss or not hasattr(model, "gt"):
+        return math.nan
+    with torch.no_grad():
+        return float(model.cri_pix(model.output, model.gt))
+
+
+def _measure(model: UniRainModel, image: np.ndarray, path: str) -> dict[str, float]:
+    if model.metrics is None:
+        return {}
+    return model.metrics(image, tensor2img([model.gt]) if hasattr(model, "gt") else None, path)
