@@ -9,11 +9,7 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import CheckpointError
 
-WRAPPERS = ("params_ema", "params", "state_dict", "model", "net_g")
-"""Keys under which programs store a network's weights; BasicSR writes ``params`` and ``params_ema``."""
-PREFIXES = ("module.", "_orig_mod.", "net_g.")
-"""Prefixes that DistributedDataParallel, torch.compile and whole-model checkpoints put before the keys."""
-SHOWN = 5
+_SHOWN = 5
 
 
 def convert(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
@@ -58,7 +54,7 @@ def describe(state: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def check(network: nn.Module, state: Mapping[str, object], strict: bool = True) -> None:
+def check_fit(network: nn.Module, state: Mapping[str, object], strict: bool = True) -> None:
     """Raise if ``state`` cannot be loaded into ``network``.
 
     Args:
@@ -82,8 +78,8 @@ def check(network: nn.Module, state: Mapping[str, object], strict: bool = True) 
     lines = [f"The checkpoint does not fit this {type(network).__name__}."]
     for title, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshaped)):
         if keys:
-            more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-            lines.append(f"  {len(keys)} {title}: {', '.join(keys[:SHOWN])}{more}")
+            more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+            lines.append(f"  {len(keys)} {title}: {', '.join(keys[:_SHOWN])}{more}")
     raise CheckpointError("\n".join([*lines, f"  What to do: {_advice(own, state)}"]))
 
 
@@ -92,12 +88,12 @@ def _advice(own: Mapping[str, Tensor], state: Mapping[str, object]) -> str:
         if isinstance(state.get(name), Mapping):
             return (
                 f"the weights lie under '{name}'; set path.param_key_g: {name}, or load "
-                "unirain_plugin.checkpoints.mismatch.convert(checkpoint)."
+                "unirain_plugin.checkpoints.weights.convert(checkpoint)."
             )
     converted = convert(state)
     if set(converted) != set(state):
         return (
-            "the keys carry a prefix of another program; load unirain_plugin.checkpoints.mismatch.convert(checkpoint)."
+            "the keys carry a prefix of another program; load unirain_plugin.checkpoints.weights.convert(checkpoint)."
         )
     if not set(own) & set(state):
         return "no key agrees: this is the checkpoint of another network; check path.pretrain_network_g."

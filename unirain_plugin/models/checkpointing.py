@@ -334,8 +334,8 @@ def _restore_optimizer(
         for key, value in options.items():
             was = group.get(key)
             scheduled = key == "lr" and "initial_lr" in options  # the rate itself follows from the schedule
-            if not scheduled and _plain(value) != _plain(was):
-                yield f"train.{name}.{key.removeprefix('initial_')} {_plain(value)} (checkpoint: {_plain(was)})"
+            if not scheduled and _comparable(value) != _comparable(was):
+                yield f"train.{name}.{key.removeprefix('initial_')} {_comparable(value)} (checkpoint: {_comparable(was)})"
         if choice == "file":
             group.update(options)
 
@@ -349,7 +349,7 @@ def _restore_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any], choice:
     arguments = set(inspect.signature(type(scheduler)).parameters) - {"optimizer", "last_epoch"}
     derived = {"cumulative_period"}  # from the periods, by the toolbox's cosine
     plan = {name: value for name, value in scheduler.state_dict().items() if name in arguments | derived}
-    changed = {name for name in arguments & plan.keys() if name in saved and _plain(saved[name]) != _plain(plan[name])}
+    changed = {name for name in arguments & plan.keys() if name in saved and _comparable(saved[name]) != _comparable(plan[name])}
     if choice == "file":
         with warnings.catch_warnings():  # torch expects a step of the optimiser before each
             warnings.simplefilter("ignore")
@@ -376,8 +376,8 @@ def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else str(key))
     else:
-        yield path, _plain(value)
+        yield path, _comparable(value)
 
 
-def _plain(value: object) -> object:
+def _comparable(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
