@@ -349,7 +349,11 @@ def _restore_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any], choice:
     arguments = set(inspect.signature(type(scheduler)).parameters) - {"optimizer", "last_epoch"}
     derived = {"cumulative_period"}  # from the periods, by the toolbox's cosine
     plan = {name: value for name, value in scheduler.state_dict().items() if name in arguments | derived}
-    changed = {name for name in arguments & plan.keys() if name in saved and _comparable(saved[name]) != _comparable(plan[name])}
+    changed = {
+        name
+        for name in arguments & plan.keys()
+        if name in saved and _comparable(saved[name]) != _comparable(plan[name])
+    }
     if choice == "file":
         with warnings.catch_warnings():  # torch expects a step of the optimiser before each
             warnings.simplefilter("ignore")

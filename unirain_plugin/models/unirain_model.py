@@ -16,7 +16,6 @@ from unirain_plugin.errors import TrainingError
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
 from unirain_plugin.models.model_options import ModelOptions
 from unirain_plugin.models.optimizers import build_optimizer
-from unirain_plugin.models.per_type_validation import PerTypeValidation
 from unirain_plugin.models.settings import TrainingSettings, ValidationSettings, option_names
 from unirain_plugin.models.training_log import TrainingBar, wants_bar
 from unirain_plugin.models.training_step import (
@@ -27,6 +26,7 @@ from unirain_plugin.models.training_step import (
     loss_state,
     update_average,
 )
+from unirain_plugin.models.validating import PerTypeValidation
 
 
 @MODEL_REGISTRY.register()
