@@ -334,8 +334,8 @@ def _restore_optimizer(
         for key, value in options.items():
             was = group.get(key)
             scheduled = key == "lr" and "initial_lr" in options  # the rate itself follows from the schedule
-            if not scheduled and _comparable(value) != _comparable(was):
-                yield f"train.{name}.{key.removeprefix('initial_')} {_comparable(value)} (checkpoint: {_comparable(was)})"
+            if not scheduled and _listed(value) != _listed(was):
+                yield f"train.{name}.{key.removeprefix('initial_')} {_listed(value)} (checkpoint: {_listed(was)})"
         if choice == "file":
             group.update(options)
 
@@ -350,9 +350,7 @@ def _restore_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any], choice:
     derived = {"cumulative_period"}  # from the periods, by the toolbox's cosine
     plan = {name: value for name, value in scheduler.state_dict().items() if name in arguments | derived}
     changed = {
-        name
-        for name in arguments & plan.keys()
-        if name in saved and _comparable(saved[name]) != _comparable(plan[name])
+        name for name in arguments & plan.keys() if name in saved and _listed(saved[name]) != _listed(plan[name])
     }
     if choice == "file":
         with warnings.catch_warnings():  # torch expects a step of the optimiser before each
@@ -380,8 +378,8 @@ def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else str(key))
     else:
-        yield path, _comparable(value)
+        yield path, _listed(value)
 
 
-def _comparable(value: object) -> object:
+def _listed(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 
 from unirain_plugin.errors import DataError
@@ -247,6 +246,8 @@ def write_png(path: str | os.PathLike[str], pixels: np.ndarray, level: int | Non
     Raises:
         DataError: If it cannot be written.
     """
+    import cv2  # most who write files write no images
+
     parameters = [] if level is None else [cv2.IMWRITE_PNG_COMPRESSION, level]
     write_whole(path, cv2.imencode(".png", np.ascontiguousarray(pixels), parameters)[1].data, sync)
 
