@@ -10,7 +10,6 @@ to do.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unirain_plugin.checkpoints.states import unread_reason
+from unirain_plugin.checkpoints.states import saved, unread_reason
 from unirain_plugin.errors import CheckpointError, DataError, OptionError
 from unirain_plugin.support.files import write_whole
 
@@ -53,7 +52,7 @@ class WeightsFile:
         path: The file.
         state: Parameter name → tensor, on the CPU.
         architecture: ``{'type': registered class, **its arguments}``, or None where the file does not tell.
-        sizes: Longer edges at which larger pictures are to be restored as well; none where the file does not tell.
+        sizes: Longer edges at which larger images are to be restored as well; none where the file does not tell.
         parts: The parts of the file that may be chosen.
     """
 
@@ -124,22 +123,17 @@ def write_weights(
     notes = {ARCHITECTURE: text} | ({SIZES: json.dumps(check_sizes(sizes))} if sizes else {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if suffix == ".safetensors":
+        import safetensors.torch
+
         # Shared storage is refused by the format, so every tensor is a copy of its own.
         tensors = {name: tensor.clone() for name, tensor in tensors.items()} | {ARCHITECTURE: pack_architecture(text)}
-        data = _safetensors("torch").save(tensors, metadata={"format": "pt", **notes})
+        data = safetensors.torch.save(tensors, metadata={"format": "pt", **notes})
     else:
         data = saved({"params": tensors, **notes})
     try:
         write_whole(path, data)
     except DataError as error:
         raise CheckpointError(str(error)) from error
-
-
-def saved(content: object) -> memoryview:
-    """What ``torch.save`` writes; into a file on a full disk it would raise an error of its own, or abort."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getbuffer()
 
 
 def pack_architecture(text: str) -> Tensor:
@@ -185,7 +179,8 @@ def unpack_sizes(text: str, source: str) -> tuple[int, ...]:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name, and what the file notes beside them."""
-    safetensors = _safetensors()
+    import safetensors
+
     try:
         with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -236,15 +231,6 @@ def _parts(content: Mapping) -> dict[str, Mapping]:
     return found
 
 
-def _safetensors(part: str = "") -> object:
-    try:
-        import importlib
-
-        return importlib.import_module("safetensors" + (f".{part}" if part else ""))
-    except ImportError:
-        raise CheckpointError("safetensors files need the package safetensors: pip install safetensors.") from None
-
-
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     """Longer edges as a tuple.
 
@@ -269,10 +255,7 @@ def convert(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
     Returns:
         Weights by plain key, for ``load_state_dict``.
     """
-    for name in WRAPPERS:
-        if isinstance(checkpoint.get(name), Mapping):
-            return convert(checkpoint[name])
-    state = dict(checkpoint)
+    state = dict(next(iter(_parts(checkpoint).values()), checkpoint))
     for prefix in PREFIXES * 2:
         if state and all(key.startswith(prefix) for key in state):
             state = {key[len(prefix) :]: value for key, value in state.items()}

@@ -83,10 +83,10 @@ def write_validation(tb_logger: Any, result: ValidationResult, iteration: int) -
                 tb_logger.add_scalar(f"routing/{result.dataset}/{layer}/{name}/expert{expert}", share, iteration)
 
 
-def write_routing_picture(tb_logger: Any, result: ValidationResult, iteration: int) -> None:
+def write_routing(tb_logger: Any, result: ValidationResult, iteration: int) -> None:
     """Write the heat map of the experts' shares per type as an image."""
-    picture = draw_routing(result.routing())
-    tb_logger.add_image(f"routing/{result.dataset}", picture, iteration, dataformats="HWC")
+    image = draw_routing(result.routing())
+    tb_logger.add_image(f"routing/{result.dataset}", image, iteration, dataformats="HWC")
 
 
 def wants_bar(setting: Any, rank: int) -> bool:

@@ -23,7 +23,7 @@ from unirain_plugin.models.settings import TrainingSettings
 def learned_parameters(loss: nn.Module | None) -> list[nn.Parameter]:
     """What a loss wants trained along with the network: what its ``learned_parameters()`` names, nothing in others.
 
-    A network inside a loss judges the pictures. Given to the optimiser, it would learn to be content.
+    A network inside a loss judges the images. Given to the optimiser, it would learn to be content.
     """
     return getattr(loss, "learned_parameters", list)()
 

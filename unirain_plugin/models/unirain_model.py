@@ -36,7 +36,7 @@ class UniRainModel(PerTypeValidation):
     It works with stock networks, losses and data sets as well: labels, auxiliary losses and routing are used where
     they exist. The keys it adds to an option file are those of :class:`TrainingSettings` under ``train:``, of
     :class:`ValidationSettings` under ``val:``, and under ``logger:`` ``progress`` (``auto``, true or false: a live
-    bar) and ``routing_freq`` (iterations between two routing pictures).
+    bar) and ``routing_freq`` (iterations between two routing images).
 
     Args:
         opt: The parsed option file; copied, not changed.

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
 import os
-import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from basicsr.models.sr_model import SRModel
@@ -30,15 +27,14 @@ from unirain_plugin.models.checkpointing import atomic_save, network_content
 from unirain_plugin.models.figures import BestFigure, MetricSuite, mean_of
 from unirain_plugin.models.model_options import ModelOptions
 from unirain_plugin.models.routing import RoutingMeter, Shares, draw_routing, mean_shares
-from unirain_plugin.models.training_log import validation_text, write_routing_picture, write_validation
+from unirain_plugin.models.training_log import validation_text, write_routing, write_validation
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_png
+from unirain_plugin.support.random_streams import preserved_streams
 from unirain_plugin.support.tiling import restore_in_tiles
 
-Named = tuple[str, "int | None"]
 
-
-def image_paths(dataset: Any) -> list[Named]:
+def image_paths(dataset: Any) -> list[tuple[str, int | None]]:
     """Path or key and label of every image of a set in its order; empty for a set that does not list them."""
     if hasattr(dataset, "lq_names"):
         return dataset.lq_names()
@@ -126,8 +122,6 @@ def path_in_saved_names() -> tuple[object, str, object]:
     """A replacement for ``BaseModel.validation``: the toolbox's models save by stem, and lose all but one of a stem."""
     from basicsr.models.base_model import BaseModel
 
-    from unirain_plugin.models.validating import PerTypeValidation
-
     validation = BaseModel.validation
 
     def wrapper(self: Any, dataloader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
@@ -183,21 +177,6 @@ def gather_in_order(results: list[ImageResult], world_size: int) -> list[ImageRe
         dist.all_gather_object(parts, results)
         results = [result for part in parts for result in part]
     return sorted(results, key=lambda result: result.index)
-
-
-@contextlib.contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Leave the random streams as they were: even making a loader's iterator draws from torch's stream.
-
-    Without this a resumed run, which does not repeat the validation at its first iteration, would go another way.
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 def type_names(dataset: Any) -> dict[int, str]:
@@ -300,64 +279,6 @@ class ValidationResult:
         return "\n".join(lines) + "\n"
 
 
-if TYPE_CHECKING:
-    from unirain_plugin.models.unirain_model import UniRainModel
-
-
-def validate_images(
-    model: UniRainModel, dataloader: DataLoader, iteration: Any, save_img: bool, rank: int, world_size: int
-) -> list[ImageResult]:
-    """Validate this rank's share of a data set.
-
-    Args:
-        model: The model; its ``lq``, ``gt`` and ``output`` are gone afterwards.
-        dataloader: Yields single images.
-        iteration: For the names of saved images.
-        save_img: Whether to save the restored images.
-        rank: This process's rank.
-        world_size: Number of processes that share the work.
-    """
-    dataset = dataloader.dataset.opt["name"]
-    names = type_names(dataloader.dataset)
-    meter = RoutingMeter(model.evaluated_network())
-    total = len(range(rank, len(dataloader.dataset), world_size))
-    show = bool((model.opt.get("val") or {}).get("pbar")) and rank == 0
-    saved = names_by_type(dataloader.dataset) if save_img else []
-    results = []
-    with tqdm(total=total, unit="image", desc=f"Validation {dataset}", disable=not show, leave=False) as bar:
-        for index, data in images_of_rank(dataloader, rank, world_size):
-            label = int(data["rain_type"][0]) if "rain_type" in data else None
-            model.feed_data(data)
-            model.test(meter.observe)
-            if not torch.isfinite(model.output).all():
-                get_root_logger().warning(f"Validation {dataset}: the output for {data['lq_path'][0]} is not finite.")
-            loss = _plain_loss(model)  # first: tensor2img clamps the output in place
-            image = tensor2img([model.output])
-            if save_img:
-                name = saved[index] if saved else PurePath(data["lq_path"][0]).stem
-                path = saved_path(model.opt, dataset, name, None if label is None else names.get(label), iteration)
-                write_png(path, image)
-            metrics = _measure(model, image, data["lq_path"][0])
-            results.append(ImageResult(index, label, metrics, loss, meter.take()))
-            model.forget_data()
-            bar.update()
-    return results
-
-
-def _plain_loss(model: UniRainModel) -> float:
-    """The base loss of the current image, where the reweighting asks for it; else NaN."""
-    if not model.validates_loss or not hasattr(model, "gt"):
-        return math.nan
-    with torch.no_grad():
-        return float(model.cri_pix(model.output, model.gt))
-
-
-def _measure(model: UniRainModel, image: np.ndarray, path: str) -> dict[str, float]:
-    if model.metrics is None:
-        return {}
-    return model.metrics(image, tensor2img([model.gt]) if hasattr(model, "gt") else None, path)
-
-
 class PerTypeValidation(SRModel):
     """Replaces the toolbox's two validation hooks; not registered itself.
 
@@ -424,8 +345,8 @@ class PerTypeValidation(SRModel):
     def _validate(
         self, loader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool, rank: int, world_size: int
     ) -> None:
-        with preserved_random_state():
-            images = validate_images(self, loader, current_iter, save_img, rank, world_size)
+        with preserved_streams():
+            images = list(self._images(loader, current_iter, save_img, rank, world_size))
         images = gather_in_order(images, world_size)
         name = loader.dataset.opt["name"]
         result = ValidationResult(name, images, type_names(loader.dataset), self.model_options.better)
@@ -436,6 +357,41 @@ class PerTypeValidation(SRModel):
             self._learn_from(result, current_iter)
         if rank == 0:
             self._draw_routing(result, current_iter, tb_logger)
+
+    def _images(
+        self, loader: DataLoader, current_iter: Any, save_img: bool, rank: int, world_size: int
+    ) -> Iterator[ImageResult]:
+        """Restore, measure and save this rank's share of a data set; ``lq``, ``gt`` and ``output`` are gone then."""
+        dataset, names = loader.dataset.opt["name"], type_names(loader.dataset)
+        saved = names_by_type(loader.dataset) if save_img else []
+        meter = RoutingMeter(self.evaluated_network())
+        total = len(range(rank, len(loader.dataset), world_size))
+        show = bool((self.opt.get("val") or {}).get("pbar")) and rank == 0
+        images = images_of_rank(loader, rank, world_size)
+        title = f"Validation {dataset}"
+        for index, data in tqdm(images, title, total, unit="image", disable=not show, leave=False):
+            label = int(data["rain_type"][0]) if "rain_type" in data else None
+            self.feed_data(data)
+            self.test(meter.observe)
+            path = data["lq_path"][0]
+            if not torch.isfinite(self.output).all():
+                get_root_logger().warning(f"{title}: the output for {path} is not finite.")
+            loss = self._plain_loss()  # first: tensor2img clamps the output in place
+            image = tensor2img([self.output])
+            if save_img:
+                name = saved[index] if saved else PurePath(path).stem
+                write_png(saved_path(self.opt, dataset, name, names.get(label), current_iter), image)
+            target = tensor2img([self.gt]) if self.metrics and hasattr(self, "gt") else None
+            metrics = self.metrics(image, target, path) if self.metrics else {}
+            yield ImageResult(index, label, metrics, loss, meter.take())
+            self.forget_data()
+
+    def _plain_loss(self) -> float:
+        """The base loss of the current image, where the reweighting asks for it; else NaN."""
+        if not self.validates_loss or not hasattr(self, "gt"):
+            return math.nan
+        with torch.no_grad():
+            return float(self.cri_pix(self.output, self.gt))
 
     def _publish(self, result: ValidationResult, current_iter: Any, tb_logger: Any) -> None:
         """Log the figures and remember the best ones."""
@@ -471,7 +427,7 @@ class PerTypeValidation(SRModel):
         atomic_save(network_content(self), Path(self.opt["path"]["models"]) / "net_g_best.pth")
 
     def _draw_routing(self, result: ValidationResult, current_iter: Any, tb_logger: Any) -> None:
-        """Save a picture of which experts serve which type.
+        """Save an image of which experts serve which type.
 
         In training that is done with the first validation after each multiple of ``logger: routing_freq`` iterations.
         """
@@ -485,7 +441,7 @@ class PerTypeValidation(SRModel):
         path = Path(self.opt["path"]["visualization"]) / "routing" / f"{result.dataset}_{current_iter}.png"
         write_png(path, draw_routing(result.routing())[..., ::-1])
         if tb_logger:
-            write_routing_picture(tb_logger, result, current_iter)
+            write_routing(tb_logger, result, current_iter)
 
 
 def silence_warning_of_several_sets() -> None:
