@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basicsr.utils import MessageLogger
 from basicsr.utils.dist_util import master_only
@@ -17,7 +17,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.models.routing import draw_routing
-from unirain_plugin.models.validating import ValidationResult
+
+if TYPE_CHECKING:
+    from unirain_plugin.models.validating import ValidationResult
 
 _GROUPS = {
     "l": "losses",
@@ -64,8 +66,8 @@ def validation_text(result: ValidationResult, best: Mapping[str, Mapping[str, An
     """
     lines = [f"Validation {result.dataset}"]
     for metric in result.better:
-        record = best[metric]
-        lines.append(f"\t # {metric}: {result.mean(metric):.4f}\tBest: {record['val']:.4f} @ {record['iter']} iter")
+        value, iteration = best[metric]["val"], best[metric]["iter"]
+        lines.append(f"\t # {metric}: {result.mean(metric):.4f}\tBest: {value:.4f} @ {iteration} iter")
     for metric in result.better:
         if left_out := result.left_out(metric):
             lines.append(f"\t {metric}: means leave out {left_out} (no finite value)")

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from unirain_plugin.errors import OptionError, TrainingError, did_you_mean
-from unirain_plugin.models.settings import TrainingSettings
+from unirain_plugin.models.settings import AUX_WEIGHTS, TrainingSettings
 
 
 def learned_parameters(loss: nn.Module | None) -> list[nn.Parameter]:
@@ -102,8 +102,6 @@ class Objective:
 
     def _check_names(self, losses: Mapping[str, Tensor]) -> None:
         """Once, after the first forward: only then does the network tell which auxiliary losses it has."""
-        from unirain_plugin.models.settings import AUX_WEIGHTS
-
         self._checked = True
         for name in self._aux_weights:
             if name not in losses and name not in AUX_WEIGHTS:
