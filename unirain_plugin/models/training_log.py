@@ -43,7 +43,7 @@ class UniRainMessageLogger(MessageLogger):
 
     @master_only
     def __call__(self, log_vars: dict[str, Any]) -> None:
-        """See the toolbox. ``log_vars`` is left as it is."""
+        """Log an iteration; ``log_vars`` is left as it is."""
         values = {name: value for name, value in log_vars.items() if name not in _TOOLBOX}
         if self.use_tb_logger and self.tb_logger is not None:
             for name, value in values.items():

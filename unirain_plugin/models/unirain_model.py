@@ -73,7 +73,7 @@ class UniRainModel(PerTypeValidation):
         ModelOptions.parse(opt, is_train)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """See the toolbox; memory order and compilation are set before the wrapping."""
+        """Move a network to the device and wrap it; memory order and compilation are set before."""
         if self.settings.channels_last:
             _to_channels_last(net)
         if self.settings.compile:
@@ -82,7 +82,7 @@ class UniRainModel(PerTypeValidation):
         return super().model_to_device(net)
 
     def init_training_settings(self) -> None:
-        """See the toolbox; then the training step is put together."""
+        """Build losses, optimisers and schedules as the toolbox does, then the training step."""
         super().init_training_settings()
         if self.settings.channels_last and hasattr(self, "net_g_ema"):
             _to_channels_last(self.net_g_ema)
@@ -100,7 +100,7 @@ class UniRainModel(PerTypeValidation):
         )
 
     def setup_optimizers(self) -> None:
-        """See the toolbox; what the loss has to learn forms a second group without weight decay.
+        """Optimise what the toolbox would, and what the loss has to learn as a second group without weight decay.
 
         Without decay is our choice: learned log-variances would otherwise be drawn towards equal weights.
         """
@@ -114,7 +114,7 @@ class UniRainModel(PerTypeValidation):
         return build_optimizer(optim_type, params, lr, **kwargs)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """See the toolbox: linear warm-up, then the schedule.
+        """Linear warm-up, then the schedule.
 
         A step of ``MultiStepLR`` starts from the current learning rate. It is given the schedule's own one here, as
         else the rate would stay at that of the last warm-up iteration.
@@ -152,7 +152,7 @@ class UniRainModel(PerTypeValidation):
         self._show_progress(current_iter)
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """See the toolbox; buffers are averaged too."""
+        """Average the weights, as the toolbox does, and the buffers."""
         update_average(self.net_g_ema, self.get_bare_model(self.net_g), decay)
 
     def get_current_log(self) -> dict[str, float]:
@@ -164,7 +164,7 @@ class UniRainModel(PerTypeValidation):
         return {**self.log_dict, **log}
 
     def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
-        """See the toolbox; the progress bar makes room."""
+        """Validate; the progress bar makes room."""
         if self._bar is not None:
             self._bar.clear()
         super().validation(dataloader, current_iter, tb_logger, save_img)
