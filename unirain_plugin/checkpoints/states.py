@@ -37,9 +37,9 @@ def atomic_save(content: object, path: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: If the file cannot be written.
     """
-    data = saved(content)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
+            data = saved(content)
             with whole_file(path) as file:
                 file.write(data)
             return

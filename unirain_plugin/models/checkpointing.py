@@ -39,7 +39,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from unirain_plugin.checkpoints.states import atomic_save, prune_checkpoints
 from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
-from unirain_plugin.models.training_step import loss_state
+from unirain_plugin.models.training_step import from_all_ranks, loss_state
 from unirain_plugin.support.random_streams import random_state, set_random_state
 
 __all__ = ["atomic_save", "load_training_state", "network_content", "save_checkpoint", "save_training_state"]
@@ -81,9 +81,7 @@ def states_of_ranks(model: BaseModel) -> list[dict[str, Any]]:
     own = {"random": random_state(), "history": _history(model)}
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
-    ranks: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(ranks, _plain(own))
-    return ranks
+    return from_all_ranks([_plain(own)])
 
 
 def save_training_state(model: BaseModel, epoch: int, current_iter: int, ranks: list[dict[str, Any]]) -> None:

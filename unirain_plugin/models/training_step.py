@@ -187,8 +187,8 @@ def describe_batch(paths: Sequence[str], images: Mapping[str, Tensor | None]) ->
 
 def from_all_ranks(items: list[Any]) -> list[Any]:
     """Concatenate a list over ranks. Every rank must call it."""
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, items)
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
 
 

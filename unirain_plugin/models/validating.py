@@ -14,7 +14,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger, tensor2img
 from basicsr.utils.dist_util import get_dist_info
@@ -28,6 +27,7 @@ from unirain_plugin.models.figures import BestFigure, MetricSuite, mean_of
 from unirain_plugin.models.model_options import ModelOptions
 from unirain_plugin.models.routing import RoutingMeter, Shares, draw_routing, mean_shares
 from unirain_plugin.models.training_log import validation_text, write_routing, write_validation
+from unirain_plugin.models.training_step import from_all_ranks
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_png
 from unirain_plugin.support.random_streams import preserved_streams
@@ -172,10 +172,7 @@ def images_of_rank(dataloader: DataLoader, rank: int, world_size: int) -> Iterat
 
 def gather_in_order(results: list[ImageResult], world_size: int) -> list[ImageResult]:
     """The results of all ranks in the order of the data set, so that sums are those of a single process."""
-    if world_size > 1:
-        parts: list[Any] = [None] * world_size
-        dist.all_gather_object(parts, results)
-        results = [result for part in parts for result in part]
+    results = from_all_ranks(results) if world_size > 1 else results
     return sorted(results, key=lambda result: result.index)
 
 
