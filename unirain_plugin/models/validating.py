@@ -47,11 +47,8 @@ def image_paths(dataset: Any) -> list[tuple[str, int | None]]:
 def unique_names(paths: Sequence[str]) -> list[str]:
     """A name for each path: without suffix, and without the folders that all have in common; unique."""
     common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
-    names = []
-    for path in paths:
-        stem = os.path.splitext(os.path.relpath(path, common) if common else path)[0]
-        names.append(safe_path(stem))
-    return _distinct(names)
+    below = [os.path.relpath(path, common) if common else os.path.normpath(f"/{path}")[1:] for path in paths]
+    return _distinct([safe_path(os.path.splitext(path)[0]) for path in below])
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
