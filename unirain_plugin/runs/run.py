@@ -7,7 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -216,6 +216,8 @@ def log_not_written(handler: logging.FileHandler, record: logging.LogRecord) -> 
     if not isinstance(error, OSError):
         logging.Handler.handleError(handler, record)
         return
+    with suppress(OSError):  # what it could not write it would try again at the end
+        handler.close()
     with write_errors(handler.baseFilename):
         raise error
 
