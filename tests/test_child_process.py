@@ -57,6 +57,21 @@ def test_a_child_ends_with_its_killed_parent_if_it_asked_to(tmp_path, method, fo
         parent.stdout.close()
 
 
+def assert_ends(pid, parent):
+    """Kill a parent; its child must go."""
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        assert not lives(pid)
+    finally:
+        if lives(pid):
+            os.kill(pid, signal.SIGKILL)
+        parent.stdout.close()
+
+
 RANK = """
 import os, sys
 from unirain_plugin.support.processes import end_with_parent
@@ -75,15 +90,27 @@ subprocess.run([sys.executable, "-c", sys.argv[1]])
 def test_a_rank_ends_with_a_killed_torchrun():
     environment = {**os.environ, "TORCHELASTIC_RUN_ID": "none"}
     agent = subprocess.Popen([sys.executable, "-c", AGENT, RANK], stdout=subprocess.PIPE, text=True, env=environment)
-    pid = int(agent.stdout.readline())
-    agent.send_signal(signal.SIGKILL)
-    agent.wait()
-    deadline = time.monotonic() + 10
-    while lives(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    try:
-        assert not lives(pid)
-    finally:
-        if lives(pid):
-            os.kill(pid, signal.SIGKILL)
-        agent.stdout.close()
+    assert_ends(int(agent.stdout.readline()), agent)
+
+
+POOL = """
+import os, sys, time
+from unirain_plugin.support.processes import process_pool
+
+def work(seconds):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    with process_pool(1, preload={preload}) as pool:
+        pool.submit(work, 30).result()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("preload", [(), ("unirain_plugin.errors",)])
+def test_a_pools_processes_end_with_its_killed_owner(tmp_path, preload):
+    program = tmp_path / "program.py"
+    program.write_text(POOL.format(preload=preload), encoding="utf-8")
+    owner = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
+    assert_ends(int(owner.stdout.readline()), owner)

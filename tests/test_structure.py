@@ -134,9 +134,10 @@ def test_a_second_renaming_is_found(planted):
 ONLY_IN = {
     r"\byaml\.(compose|load|safe_load|full_load|parse|SafeLoader)\(": ("options/yaml_loader.py", "runs/run.py"),
     r"\bget_close_matches\(": ("errors.py",),
+    r"\b(ProcessPoolExecutor|Pool)\(": ("support/processes.py",),
 }
 """Pattern → the only files that may hold it: one YAML loader (the runner passes the toolbox a checked one), one
-spelling helper."""
+spelling helper, one way to make a pool of processes."""
 
 
 def misplaced(package: Path, rules: dict[str, tuple[str, ...]]) -> set[str]:
@@ -149,7 +150,7 @@ def misplaced(package: Path, rules: dict[str, tuple[str, ...]]) -> set[str]:
     return found
 
 
-def test_yaml_and_spelling_have_one_place(tmp_path):
+def test_yaml_spelling_and_pools_have_one_place(tmp_path):
     assert misplaced(PACKAGE, ONLY_IN) == set()
     (tmp_path / "a.py").write_text('"""yaml.load(x)"""\nimport yaml\nyaml.safe_load(x)\n')
     assert misplaced(tmp_path, ONLY_IN) == {f"a.py: {next(iter(ONLY_IN))}"}

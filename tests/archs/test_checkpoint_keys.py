@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unirain_plugin.checkpoints.mismatch import convert, describe
+from unirain_plugin.checkpoints.weights import convert, describe
 from unirain_plugin.errors import CheckpointError
 
 

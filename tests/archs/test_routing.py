@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unirain_plugin.archs.mixtures import (
+    HardMoE,
     Router,
     RoutingRecord,
     auxiliary_losses,
@@ -11,6 +12,7 @@ from unirain_plugin.archs.mixtures import (
     load_balance_loss,
     z_loss,
 )
+from unirain_plugin.archs.options import NetworkOptions
 
 
 def record(logits, chosen=None):
@@ -131,6 +133,17 @@ def test_noise_only_in_training(small):
     assert torch.equal(choices(), choices())
     net.train()
     assert any(not torch.equal(choices(), choices()) for _ in range(5))
+
+
+def test_the_record_holds_the_routers_own_logits_and_the_noisy_probabilities():
+    """The z-loss keeps the router's outputs small; the noise is none of its affair."""
+    mixture = HardMoE(8, 1.0, NetworkOptions(router_noise=5.0, hard_routing="image")).train()
+    x = torch.rand(3, 4, 4, 8)
+    _, record = mixture(x)
+    expected = mixture.router(x.mean((1, 2), keepdim=True)).flatten(1, 2)
+    torch.testing.assert_close(record.logits, expected)
+    assert (record.probabilities - expected.softmax(-1)).abs().max() > 1e-3
+    assert torch.equal(record.chosen[..., 0], record.probabilities.argmax(-1))
 
 
 def test_statistics_have_a_row_a_picture_that_sums_to_one(small):

@@ -23,7 +23,7 @@ from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_ma
 from unirain_plugin.data.sample_index import SampleIndex
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation import create_lmdb, lmdb_writer
-from unirain_plugin.support.locks import sole_user
+from unirain_plugin.support.files import sole_user
 
 
 @pytest.fixture(autouse=True)

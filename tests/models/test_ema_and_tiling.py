@@ -7,7 +7,7 @@ import torch
 from model_helpers import StubNet, batch_of, build, options
 from torch import nn
 
-from unirain_plugin.models.ema import update_average
+from unirain_plugin.models.training_step import update_average
 from unirain_plugin.support.tiling import restore_in_tiles, tile_starts
 
 

@@ -8,8 +8,7 @@ from basicsr.utils import get_root_logger
 from model_helpers import TensorBoardStub, batch_of, build, options
 
 from unirain_plugin.errors import OptionError, TrainingError
-from unirain_plugin.models.progress import TrainingBar, wants_bar
-from unirain_plugin.models.training_log import UniRainMessageLogger, tag_of
+from unirain_plugin.models.training_log import TrainingBar, UniRainMessageLogger, tag_of, wants_bar
 
 REWEIGHTED = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 1, "warmup": 0, "window": 3}
 

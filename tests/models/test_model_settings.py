@@ -27,7 +27,7 @@ def test_own_aux_weights_complete_the_defaults():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"amp": "bf61"}, r"train: amp: expected one of off, bf16, fp16, found 'bf61'. Did you mean 'bf16'\?"),
+        ({"amp": "fb16"}, r"train: amp: expected one of off, bf16, fp16, found 'fb16'. Did you mean 'bf16'\?"),
         ({"amp": True}, "train: amp: expected one of"),
         ({"accumulate": 0}, "train: accumulate: expected a whole number of at least 1, found 0"),
         ({"accumulate": True}, "train: accumulate"),

@@ -7,7 +7,7 @@ from basicsr.models.sr_model import SRModel
 from model_helpers import StubSet, build
 from torch.utils.data import DataLoader
 
-from unirain_plugin.models.saved_names import path_in_saved_names, saved_path, unique_names
+from unirain_plugin.models.validating import path_in_saved_names, saved_path, unique_names
 from unirain_plugin.toolbox import replaced
 
 

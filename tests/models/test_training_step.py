@@ -118,6 +118,7 @@ def test_micro_batches_give_the_gradients_of_the_batch(tmp_path, pixel, parts):
     found = []
     for accumulate in (1, parts):
         opt = options(tmp_path, pixel_opt=pixel, accumulate=accumulate, aux_weights={"load_balance": 0.1})
+        opt["train"]["perceptual_opt"] = {"type": "StubPerceptualLoss"}
         opt["datasets"]["train"]["batch_size_per_gpu"] = 6
         model = build(opt)
         found.append((gradients(model, batch_of(UNEVEN)), model.get_current_log(), model.output))
@@ -176,8 +177,11 @@ def test_unknown_auxiliary_losses_are_named(tmp_path, warnings_of):
     with pytest.raises(OptionError, match=r"no auxiliary loss 'diversity' \(it has: load_balance\)"):
         train(model, [batch_of([0, 1])])
     model = build(options(tmp_path))
+    with torch.no_grad():
+        model.net_g.gate.fill_(2.0)
     model.net_g.auxiliary_losses = lambda: {"diversity": model.net_g.gate.sum()}
     assert train(model, [batch_of([0, 1])])[0]["l_aux_diversity"] == 0
+    assert model.net_g.gate.tolist() == [2.0, 2.0]
     assert any("names no weight for 'diversity'" in text for text in warnings_of)
 
 

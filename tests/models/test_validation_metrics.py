@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.models.metrics import NAMED_METRICS, MetricSuite, mean_of, resolve_metrics
+from unirain_plugin.models.figures import NAMED_METRICS, MetricSuite, mean_of, resolve_metrics
 
 
 def picture(size=32, seed=0):

@@ -14,11 +14,11 @@ from model_helpers import StubSet, TensorBoardStub, batch_of, build, loader_of, 
 from torch.utils.data import DataLoader
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.models.best_checkpoint import BestFigure
+from unirain_plugin.models.figures import BestFigure
 from unirain_plugin.models.routing import RoutingMeter, draw_routing
 from unirain_plugin.models.settings import BestSettings
 from unirain_plugin.models.training_log import validation_text
-from unirain_plugin.models.validation import (
+from unirain_plugin.models.validating import (
     ImageResult,
     ValidationResult,
     gather_in_order,
@@ -55,6 +55,24 @@ def test_images_without_a_value_are_left_out():
     assert math.isnan(figures["psnr/drd"])
     for better in ("higher", "lower"):
         assert result_of([(0, math.nan), (1, 30.0), (2, math.nan)], better).worst("psnr") == ("drd", 30.0)
+
+
+@pytest.mark.parametrize("labels", [(0, 0, 0, 3), (None,) * 4])
+def test_a_perfect_image_hides_no_other(labels):
+    result = result_of(zip(labels, (math.inf, 30.0, 34.0, 20.0), strict=True))
+    figures, left_out = (result.figures(), "1 of 3 drs") if labels[0] == 0 else (result.figures(), "1 of 4 images")
+    assert figures["psnr"] == pytest.approx(26.0 if labels[0] == 0 else 28.0)
+    assert figures.get("psnr/drs", 32.0) == 32.0
+    text = validation_text(result, {"psnr": {"val": 26.0, "iter": 8}})
+    assert f"\t psnr: means leave out {left_out} (no finite value)\n" in text
+    figures = result_of([(0, math.inf), (1, 30.0), (2, math.inf)]).figures()
+    assert figures["psnr/drs"] == math.inf and figures["psnr"] == figures["psnr/worst"] == 30.0
+    assert result_of([(0, math.inf), (1, math.inf)]).figures()["psnr"] == math.inf
+
+
+def test_an_infinite_loss_is_no_perfect_image():
+    images = [ImageResult(i, 0, {}, loss) for i, loss in enumerate((math.inf, 1.0, math.nan))]
+    assert ValidationResult("val", images, NAMES, {}).losses() == {"drs": math.inf}
 
 
 def test_each_rank_has_its_own_images_and_all_are_put_in_order():

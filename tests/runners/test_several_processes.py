@@ -1,8 +1,11 @@
 """Two gloo ranks on the CPU: the same run as one process, no dead-lock, exact resume, user errors."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,13 +83,57 @@ def test_stock_model_on_two_ranks(programs, options, tmp_path, port, rain):
     assert sorted(logged(tmp_path / "experiments/stock")) == [1, 2, 3, 4]
 
 
+def torchrun(path, port):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    return [*command, "-m", "unirain_plugin.train", "-opt", str(path), "--launcher", "pytorch"]
+
+
 def test_through_torchrun(options, tmp_path, port):
     """As a user does it, with workers, from a fresh interpreter."""
     path = options(total_iter=4, datasets={"train": {"num_worker_per_gpu": 1}})
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    command += ["-m", "unirain_plugin.train", "-opt", str(path), "--launcher", "pytorch"]
     environment = {**os.environ, **ENVIRONMENT}
+    command = torchrun(path, port)
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert sorted(logged(tmp_path / "experiments/tiny")) == [1, 2, 3, 4]
     assert "destroy_process_group" not in result.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+def test_ranks_and_their_workers_end_with_a_killed_torchrun(options, tmp_path, port):
+    path = options(total_iter=999, val=None, datasets={"train": {"num_worker_per_gpu": 1}})
+    environment = {**os.environ, **ENVIRONMENT}
+    agent = subprocess.Popen(torchrun(path, port), cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        text = line = "begin"
+        while line and "iter:       1," not in line:
+            line = agent.stderr.readline()
+            text += line
+        assert line, text[-3000:]
+        others = descendants(agent.pid)
+    finally:
+        agent.kill()
+        agent.wait()
+    assert len(others) >= 4  # two ranks with a worker each
+    deadline = time.monotonic() + 30  # a worker looks for its rank every five seconds
+    while (left := [pid for pid in others if lives(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    agent.stderr.close()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def descendants(pid):
+    """The processes that a process has started, theirs too."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return children + [other for child in children for other in descendants(child)]
+
+
+def lives(pid):
+    """Whether a process runs; one that has ended but that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,12 +1,15 @@
 """The test program reproduces the validation's figures from saved weights, on the CPU."""
 
 import re
+import resource
 import subprocess
 import sys
 
 import pytest
 import yaml
 from run_helpers import stock_sections
+
+from unirain_plugin.__main__ import run
 
 
 def test_options(path, weights, name="test_tiny", **val):
@@ -57,6 +60,24 @@ def test_missing_weights_are_one_message(programs, options, tmp_path):
     test = test_options(options(), tmp_path / "nothing.pth")
     text = programs.run("test", "-opt", test, "--root", tmp_path, status=2)
     assert text.startswith("error: ") and "nothing.pth" in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("command", ["train", "test"])
+def test_a_full_disk_is_one_message(options, tmp_path, capsys, command):
+    """The first file that does not fit is the log: no traceback of Python's logging."""
+    path = options()
+    if command == "test":
+        opt = yaml.safe_load(test_options(path, "").read_text())
+        path.write_text(yaml.safe_dump({**opt, "path": {}}))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(path.read_text()) + 500, limits[1]))
+    try:
+        status = run(command, ["-opt", str(path), "--root", str(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    text = capsys.readouterr().err
+    assert status == 2 and "Traceback" not in text and "Logging error" not in text
+    assert re.search(rf"\nerror: {tmp_path}/\S+/{command}_\w+\.log: cannot be written: File too large\.\n$", text)
 
 
 def test_help_tells_the_flags():

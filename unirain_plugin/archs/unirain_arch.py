@@ -15,7 +15,7 @@ from unirain_plugin.archs.kernels import wants_slow_bfloat16
 from unirain_plugin.archs.mixtures import RoutingRecord, auxiliary_losses
 from unirain_plugin.archs.mmengine_registry import register_in_mmengine
 from unirain_plugin.archs.options import NetworkOptions
-from unirain_plugin.checkpoints import mismatch as checkpoint_keys
+from unirain_plugin.checkpoints.weights import check_fit
 from unirain_plugin.errors import OptionError
 
 
@@ -141,7 +141,7 @@ class UniRain(nn.Module):
             CheckpointError: With the missing, unexpected and mis-shaped keys.
         """
         state_dict = {key: value for key, value in state_dict.items() if key != "architecture"}
-        checkpoint_keys.check(self, state_dict, strict)
+        check_fit(self, state_dict, strict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def __getstate__(self) -> dict[str, object]:

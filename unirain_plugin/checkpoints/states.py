@@ -22,6 +22,13 @@ _NETWORK = re.compile(r"net_\w+?_(\d+)\.pth")
 _ATTEMPTS = 3
 
 
+def saved(content: object) -> memoryview:
+    """What ``torch.save`` writes; into a file on a full disk it would raise an error of its own, or abort."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
+
+
 def atomic_save(content: object, path: str | os.PathLike[str]) -> None:
     """``torch.save`` that leaves either the whole new file or what was there before, whenever it is killed.
 
@@ -32,10 +39,9 @@ def atomic_save(content: object, path: str | os.PathLike[str]) -> None:
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            buffer = io.BytesIO()
-            torch.save(content, buffer)  # into a file on a full disk it would raise an error of its own, or abort
+            data = saved(content)
             with whole_file(path) as file:
-                file.write(buffer.getbuffer())
+                file.write(data)
             return
         except OSError as error:
             if attempt == _ATTEMPTS:

@@ -3,25 +3,26 @@
 A safetensors file of ours names its network in the file's metadata (``architecture``, JSON) and, because spandrel drops
 metadata, in a uint8 tensor ``architecture`` with the same JSON. A ``.pth`` file of ours is
 ``{'params': {…}, 'architecture': JSON}``, which BasicSR reads as one of its own. Beside the architecture a file may
-hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores large pictures as well.
-Nothing stored in a file is executed.
+hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores large images as well.
+Nothing stored in a file is executed. Where weights do not fit a network, it is said which keys, which shapes, and what
+to do.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unirain_plugin.checkpoints.states import unread_reason
+from unirain_plugin.checkpoints.states import saved, unread_reason
 from unirain_plugin.errors import CheckpointError, DataError, OptionError
 from unirain_plugin.support.files import write_whole
 
@@ -51,7 +52,7 @@ class WeightsFile:
         path: The file.
         state: Parameter name → tensor, on the CPU.
         architecture: ``{'type': registered class, **its arguments}``, or None where the file does not tell.
-        sizes: Longer edges at which larger pictures are to be restored as well; none where the file does not tell.
+        sizes: Longer edges at which larger images are to be restored as well; none where the file does not tell.
         parts: The parts of the file that may be chosen.
     """
 
@@ -122,22 +123,17 @@ def write_weights(
     notes = {ARCHITECTURE: text} | ({SIZES: json.dumps(check_sizes(sizes))} if sizes else {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if suffix == ".safetensors":
+        import safetensors.torch
+
         # Shared storage is refused by the format, so every tensor is a copy of its own.
         tensors = {name: tensor.clone() for name, tensor in tensors.items()} | {ARCHITECTURE: pack_architecture(text)}
-        data = _safetensors("torch").save(tensors, metadata={"format": "pt", **notes})
+        data = safetensors.torch.save(tensors, metadata={"format": "pt", **notes})
     else:
         data = saved({"params": tensors, **notes})
     try:
         write_whole(path, data)
     except DataError as error:
         raise CheckpointError(str(error)) from error
-
-
-def saved(content: object) -> memoryview:
-    """What ``torch.save`` writes; into a file on a full disk it would raise an error of its own, or abort."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getbuffer()
 
 
 def pack_architecture(text: str) -> Tensor:
@@ -183,7 +179,8 @@ def unpack_sizes(text: str, source: str) -> tuple[int, ...]:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name, and what the file notes beside them."""
-    safetensors = _safetensors()
+    import safetensors
+
     try:
         with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -234,15 +231,6 @@ def _parts(content: Mapping) -> dict[str, Mapping]:
     return found
 
 
-def _safetensors(part: str = "") -> object:
-    try:
-        import importlib
-
-        return importlib.import_module("safetensors" + (f".{part}" if part else ""))
-    except ImportError:
-        raise CheckpointError("safetensors files need the package safetensors: pip install safetensors.") from None
-
-
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     """Longer edges as a tuple.
 
@@ -253,3 +241,98 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
         if isinstance(size, bool) or not isinstance(size, Integral) or size < LEAST_SIZE:
             raise OptionError(f"sizes: got {size!r}; expected longer edges of at least {LEAST_SIZE} pixels.")
     return tuple(map(int, sizes))
+
+
+_SHOWN = 5
+
+
+def convert(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
+    """Unwrap a checkpoint and strip the prefixes of other programs from its keys.
+
+    Args:
+        checkpoint: What ``torch.load`` returned: weights by key, possibly under one of :data:`WRAPPERS`.
+
+    Returns:
+        Weights by plain key, for ``load_state_dict``.
+    """
+    state = dict(next(iter(_parts(checkpoint).values()), checkpoint))
+    for prefix in PREFIXES * 2:
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key[len(prefix) :]: value for key, value in state.items()}
+    return state
+
+
+def describe(state: Mapping[str, object]) -> dict[str, object]:
+    """The constructor options of UniRain that the shapes of its weights tell.
+
+    ``soft`` and ``hard`` mixtures have the same weights, so the kind of a mixture is not among them.
+    """
+    found: dict[str, object] = {}
+    shapes = {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
+    if len(shapes.get("embed.weight", ())) == 4:
+        found["dim"], found["in_channels"] = shapes["embed.weight"][:2]
+    for option, stage in (("num_blocks", "encoder"), ("decoder_blocks", "decoder")):
+        numbers = [re.match(rf"{stage}\.(\d+)\.(\d+)\.", key) for key in shapes]
+        pairs = {(int(m[1]), int(m[2])) for m in numbers if m}
+        if pairs:
+            levels = max(level for level, _ in pairs) + 1
+            found[option] = [sum(level == wanted for level, _ in pairs) for wanted in range(levels)]
+    refinement = {m[1] for m in (re.match(r"refinement\.(\d+)\.", key) for key in shapes) if m}
+    found["refinement_blocks"] = len(refinement)
+    experts = [shape[0] for key, shape in shapes.items() if key.endswith("feed_forward.experts.expand")]
+    if experts:
+        found["num_experts"] = experts[0]
+    return found
+
+
+def check_fit(network: nn.Module, state: Mapping[str, object], strict: bool = True) -> None:
+    """Raise if ``state`` cannot be loaded into ``network``.
+
+    Args:
+        network: The network as built.
+        state: Weights by key.
+        strict: Also demand that no key is missing or left over.
+
+    Raises:
+        CheckpointError: Names the missing, unexpected and mis-shaped keys and what to do about them.
+    """
+    own = network.state_dict()
+    missing = [key for key in own if key not in state] if strict else []
+    unexpected = [key for key in state if key not in own] if strict else []
+    misshaped = [
+        f"{key} (checkpoint {tuple(state[key].shape)}, network {tuple(own[key].shape)})"
+        for key in own
+        if key in state and hasattr(state[key], "shape") and state[key].shape != own[key].shape
+    ]
+    if not (missing or unexpected or misshaped):
+        return
+    lines = [f"The checkpoint does not fit this {type(network).__name__}."]
+    for title, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshaped)):
+        if keys:
+            more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+            lines.append(f"  {len(keys)} {title}: {', '.join(keys[:_SHOWN])}{more}")
+    raise CheckpointError("\n".join([*lines, f"  What to do: {_advice(own, state)}"]))
+
+
+def _advice(own: Mapping[str, Tensor], state: Mapping[str, object]) -> str:
+    for name in WRAPPERS:
+        if isinstance(state.get(name), Mapping):
+            return (
+                f"the weights lie under '{name}'; set path.param_key_g: {name}, or load "
+                "unirain_plugin.checkpoints.weights.convert(checkpoint)."
+            )
+    converted = convert(state)
+    if set(converted) != set(state):
+        return (
+            "the keys carry a prefix of another program; load unirain_plugin.checkpoints.weights.convert(checkpoint)."
+        )
+    if not set(own) & set(state):
+        return "no key agrees: this is the checkpoint of another network; check path.pretrain_network_g."
+    mine, theirs = describe(own), describe(state)
+    other = [f"{key}: {value}" for key, value in theirs.items() if mine.get(key) != value]
+    if other:
+        return f"set in network_g what the checkpoint was made with: {'; '.join(other)}."
+    return (
+        "it was made with other options of network_g (encoder_moe, latent_moe, decoder_moe, the expansions, heads or "
+        "top_k); use the option file it was trained with."
+    )

@@ -23,8 +23,7 @@ from unirain_plugin.data.image_io import CONVERSIONS
 from unirain_plugin.data.strict_decode import decode_strictly
 from unirain_plugin.errors import DataError, UniRainError
 from unirain_plugin.metrics.scoring import Metric
-from unirain_plugin.support.files import canonical_hash
-from unirain_plugin.support.names import safe_path
+from unirain_plugin.support.files import canonical_hash, safe_path
 
 _LISTED = 3
 

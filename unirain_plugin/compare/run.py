@@ -20,8 +20,7 @@ from unirain_plugin.compare.summary import SetSummary, summarise
 from unirain_plugin.compare.zoom import find_picture
 from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.scoring import Metric, make_metrics
-from unirain_plugin.support.files import check_folder
-from unirain_plugin.support.locks import sole_user
+from unirain_plugin.support.files import check_folder, sole_user
 
 UNTRAINED = "untrained: cost only, no scores"
 """Status of a network that was taken without weights, as asked."""

@@ -24,7 +24,7 @@ from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.data.rainrag_folder import find_types, list_folders, scan_rainrag
 from unirain_plugin.errors import DataError, did_you_mean
-from unirain_plugin.support.names import safe_path
+from unirain_plugin.support.files import safe_path
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 _LISTED = 5

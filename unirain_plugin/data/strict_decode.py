@@ -11,14 +11,13 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
-from multiprocessing import get_context
 from typing import IO, TypeVar
 
 from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.processes import process_pool
 
 # A few bytes too many before the end marker are an old habit of some cameras; many are the rest of a lost picture.
 _HARMLESS = r"[^\n]* \d extraneous bytes before marker 0xd9"
@@ -66,7 +65,7 @@ def map_in_processes(function: Callable[[_T], _R], items: Iterable[_T], workers:
         yield from map(function, chain(first, source))
         return
     source = chain(first, source)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         while batch := list(islice(source, chunk)):
             waiting.append(pool.submit(_apply, function, batch))
             if len(waiting) > 3 * workers:

@@ -14,8 +14,7 @@ from typing import Any
 
 from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.errors import OptionError
-from unirain_plugin.support.files import whole_file
-from unirain_plugin.support.locks import sole_user
+from unirain_plugin.support.files import sole_user, whole_file
 
 STATE_FILE = "state.json"
 TEMPORARY = ".tmp-"

@@ -21,8 +21,7 @@ import numpy as np
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.video_merging import Plan, merge, plan_streams
 from unirain_plugin.inference.video_reading import COLOURS, Video, output_tags, probe, read_frames, reason, ycbcr
-from unirain_plugin.support.files import put_in_place
-from unirain_plugin.support.locks import sole_user
+from unirain_plugin.support.files import put_in_place, sole_user
 
 __all__ = ["FilmWriter", "Video", "probe", "read_frames", "writer"]
 

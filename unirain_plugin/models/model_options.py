@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.models.best_checkpoint import BestFigure
-from unirain_plugin.models.metrics import resolve_metrics
+from unirain_plugin.models.figures import BestFigure, resolve_metrics
 from unirain_plugin.models.optimizers import check_scheduler
-from unirain_plugin.models.progress import wants_bar
 from unirain_plugin.models.settings import TrainingSettings, ValidationSettings
+from unirain_plugin.models.training_log import wants_bar
 
 
 @dataclass(frozen=True)

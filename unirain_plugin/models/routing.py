@@ -1,4 +1,4 @@
-"""Which experts serve which rain type: shares per layer, measured during validation, and a picture of them."""
+"""Which experts serve which rain type: shares per layer, measured during validation, and an image of them."""
 
 from __future__ import annotations
 

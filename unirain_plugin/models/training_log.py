@@ -1,16 +1,25 @@
-"""Where training figures go: a compact line of text, and everything in groups to TensorBoard."""
+"""Where training figures go: a compact line of text, everything in groups to TensorBoard, a live bar on a terminal."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import os
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basicsr.utils import MessageLogger
 from basicsr.utils.dist_util import master_only
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from unirain_plugin.errors import OptionError
 from unirain_plugin.models.routing import draw_routing
-from unirain_plugin.models.validation import ValidationResult
+
+if TYPE_CHECKING:
+    from unirain_plugin.models.validating import ValidationResult
 
 _GROUPS = {
     "l": "losses",
@@ -34,7 +43,7 @@ class UniRainMessageLogger(MessageLogger):
 
     @master_only
     def __call__(self, log_vars: dict[str, Any]) -> None:
-        """See the toolbox. ``log_vars`` is left as it is."""
+        """Log an iteration; ``log_vars`` is left as it is."""
         values = {name: value for name, value in log_vars.items() if name not in _TOOLBOX}
         if self.use_tb_logger and self.tb_logger is not None:
             for name, value in values.items():
@@ -57,15 +66,18 @@ def validation_text(result: ValidationResult, best: Mapping[str, Mapping[str, An
     """
     lines = [f"Validation {result.dataset}"]
     for metric in result.better:
-        record = best[metric]
-        lines.append(f"\t # {metric}: {result.mean(metric):.4f}\tBest: {record['val']:.4f} @ {record['iter']} iter")
+        value, iteration = best[metric]["val"], best[metric]["iter"]
+        lines.append(f"\t # {metric}: {result.mean(metric):.4f}\tBest: {value:.4f} @ {iteration} iter")
+    for metric in result.better:
+        if left_out := result.left_out(metric):
+            lines.append(f"\t {metric}: means leave out {left_out} (no finite value)")
     return "\n".join(lines) + "\n" + result.table()
 
 
 def write_validation(tb_logger: Any, result: ValidationResult, iteration: int) -> None:
     """Write figures (``metrics/SET/psnr/drs``) and the experts' shares (``routing/SET/LAYER/drs/expert0``)."""
     for name, value in result.figures().items():
-        if not math.isnan(value):
+        if math.isfinite(value):
             tb_logger.add_scalar(f"metrics/{result.dataset}/{name}", value, iteration)
     for name, layers in result.routing().items():
         for layer, shares in layers.items():
@@ -73,7 +85,77 @@ def write_validation(tb_logger: Any, result: ValidationResult, iteration: int) -
                 tb_logger.add_scalar(f"routing/{result.dataset}/{layer}/{name}/expert{expert}", share, iteration)
 
 
-def write_routing_picture(tb_logger: Any, result: ValidationResult, iteration: int) -> None:
+def write_routing(tb_logger: Any, result: ValidationResult, iteration: int) -> None:
     """Write the heat map of the experts' shares per type as an image."""
-    picture = draw_routing(result.routing())
-    tb_logger.add_image(f"routing/{result.dataset}", picture, iteration, dataformats="HWC")
+    image = draw_routing(result.routing())
+    tb_logger.add_image(f"routing/{result.dataset}", image, iteration, dataformats="HWC")
+
+
+def wants_bar(setting: Any, rank: int) -> bool:
+    """Whether to show a bar.
+
+    Args:
+        setting: ``logger: progress:`` — ``auto`` (or None: on a terminal), true or false.
+        rank: Only rank 0 shows one.
+
+    Raises:
+        OptionError: If the setting is something else.
+    """
+    if setting not in (None, "auto", True, False):
+        raise OptionError(f"logger: progress: expected auto, true or false, found {setting!r}.")
+    return rank == 0 and (sys.stderr.isatty() if setting in (None, "auto") else bool(setting))
+
+
+class TrainingBar:
+    """Iterations, loss, time left, images per second and the worst rain type, below the lines of the log.
+
+    Args:
+        name: Title.
+        total: Iterations of the whole run.
+        done: Iterations that are already behind (a resumed run).
+        images: Images of an iteration, over all ranks.
+    """
+
+    def __init__(self, name: str, total: int, done: int, images: int) -> None:
+        self._images = images
+        self._cleanup = contextlib.ExitStack()
+        # log lines on the console are printed above the bar instead of through it
+        self._cleanup.enter_context(logging_redirect_tqdm([logging.getLogger("basicsr")]))
+        width = {"dynamic_ncols": True} if _has_width() else {"ncols": 100, "nrows": 20}
+        self.bar = tqdm(total=total, initial=done, desc=name, unit="it", mininterval=0.2, **width)
+        self._cleanup.callback(self.bar.close)
+
+    def update(self, iteration: int, logs: Mapping[str, float], worst: str | None) -> None:
+        """Show an iteration; redrawn only a few times a second.
+
+        Args:
+            iteration: The iteration that has just ended.
+            logs: The logged values; the sum of those that start with ``l_`` is shown as the loss.
+            worst: The worst type in words, or None.
+        """
+        loss = sum(value for name, value in logs.items() if name.startswith("l_"))
+        state = self.bar.format_dict  # its rate is a moving average, known from the second drawing on
+        rate = state["rate"] or (iteration - state["initial"]) / max(state["elapsed"], 1e-9)
+        parts = [f"loss {loss:.4f}", f"{rate * self._images:.1f} images/s"]
+        if worst:
+            parts.append(f"worst {worst}")
+        self.bar.set_postfix_str(", ".join(parts), refresh=False)
+        self.bar.update(iteration - self.bar.n)
+        if iteration >= self.bar.total:
+            self.close()
+
+    def clear(self) -> None:
+        """Take the bar off the screen until the next update (a validation prints its own)."""
+        self.bar.clear()
+
+    def close(self) -> None:
+        """End the bar and give the log its console back. Safe to call twice."""
+        self._cleanup.close()
+
+
+def _has_width() -> bool:
+    """Whether the terminal tells its width: some pseudo-terminals say 0, and tqdm would draw nothing there."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):  # no terminal: tqdm does not ask
+        return False

@@ -1,20 +1,234 @@
-"""One training iteration: micro-batches, mixed precision, the finite check common to all ranks, clipping, the step."""
+"""One training iteration: the loss, micro-batches, mixed precision, the finite check common to all ranks, the step."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
-from unirain_plugin.models.nonfinite import NonFiniteGuard, describe_batch, from_all_ranks, running_statistics
-from unirain_plugin.models.objective import Objective, learned_parameters
-from unirain_plugin.models.settings import Stage, TrainingSettings
+from unirain_plugin.errors import OptionError, TrainingError, did_you_mean
+from unirain_plugin.models.settings import AUX_WEIGHTS, Stage, TrainingSettings
+
+
+def learned_parameters(loss: nn.Module | None) -> list[nn.Parameter]:
+    """What a loss wants trained along with the network: what its ``learned_parameters()`` names, nothing in others.
+
+    A network inside a loss judges the images. Given to the optimiser, it would learn to be content.
+    """
+    return getattr(loss, "learned_parameters", list)()
+
+
+def loss_state(loss: nn.Module) -> dict[str, Any]:
+    """A loss's ``state_dict()`` without the parameters that nobody trains: the option file names them."""
+    learned = {id(parameter) for parameter in learned_parameters(loss)}
+    fixed = {name for name, parameter in loss.named_parameters() if id(parameter) not in learned}
+    return {name: value for name, value in loss.state_dict().items() if name not in fixed}
+
+
+class Objective:
+    """Sums up the terms of the loss for one micro-batch.
+
+    Args:
+        network: The network without wrappers; its ``auxiliary_losses()`` are read after each forward if it has them.
+            None: there are none.
+        pixel: The loss of ``train: pixel_opt``, or None.
+        perceptual: The loss of ``train: perceptual_opt``, or None.
+        aux_weights: Weight of each auxiliary loss.
+    """
+
+    def __init__(
+        self, network: nn.Module | None, pixel: Any, perceptual: Any, aux_weights: Mapping[str, float]
+    ) -> None:
+        self._network, self._pixel, self._perceptual = network, pixel, perceptual
+        self._aux_weights = aux_weights
+        self._takes_labels = pixel is not None and "rain_type" in inspect.signature(pixel.forward).parameters
+        self._checked = False
+        self._whole_batch = False
+
+    def begin_batch(self, rain_type: Tensor | None, parts: int) -> None:
+        """Announce a batch that will be cut into ``parts`` micro-batches.
+
+        A loss that is no plain mean over samples (ours: a mean per type) needs the labels of the whole batch to give
+        each micro-batch its share; stock losses are weighted by the number of samples instead.
+        """
+        begin = getattr(self._pixel, "begin_batch", None)
+        self._whole_batch = parts > 1 and self._takes_labels and rain_type is not None and begin is not None
+        if self._whole_batch:
+            begin(rain_type)
+
+    def __call__(
+        self, output: Tensor, target: Tensor, rain_type: Tensor | None, share: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the share of a micro-batch in the loss of its batch.
+
+        Args:
+            output: (n, 3, H, W) float32.
+            target: (n, 3, H, W) in [0, 1].
+            rain_type: (n,) int64 or None.
+            share: n divided by the size of the whole batch.
+
+        Returns:
+            The sum of all terms, and the detached terms by their names in the log.
+        """
+        terms: dict[str, Tensor] = {}
+        if self._pixel is not None:
+            labels = {"rain_type": rain_type} if self._takes_labels and rain_type is not None else {}
+            is_share = self._whole_batch or getattr(self._pixel, "reduction", "mean") == "sum"
+            terms["l_pix"] = self._pixel(output, target, **labels) * (1.0 if is_share else share)
+        if self._perceptual is not None:
+            for name, value in zip(("l_percep", "l_style"), self._perceptual(output, target), strict=True):
+                if value is not None:
+                    terms[name] = value * share
+        for name, value in self._auxiliary().items():
+            terms[f"l_aux_{name}"] = value * (self._aux_weights.get(name, 0.0) * share)
+        total = torch.stack([term.float().reshape(()) for term in terms.values()]).sum()
+        return total, {name: term.detach().float().reshape(()) for name, term in terms.items()}
+
+    def _auxiliary(self) -> dict[str, Tensor]:
+        losses = getattr(self._network, "auxiliary_losses", dict)()
+        if not self._checked:
+            self._check_names(losses)
+        return losses
+
+    def _check_names(self, losses: Mapping[str, Tensor]) -> None:
+        """Once, after the first forward: only then does the network tell which auxiliary losses it has."""
+        self._checked = True
+        for name in self._aux_weights:
+            if name not in losses and name not in AUX_WEIGHTS:
+                known = ", ".join(losses) or "none"
+                hint = did_you_mean(name, losses)
+                raise OptionError(
+                    f"train: aux_weights: the network has no auxiliary loss '{name}' (it has: {known}).{hint}"
+                )
+        for name in losses:
+            if name not in self._aux_weights:
+                get_root_logger().warning(
+                    f"train: aux_weights names no weight for '{name}': it is logged as 0 and not trained on."
+                )
+
+
+class NonFiniteGuard:
+    """Counts skipped iterations.
+
+    Args:
+        limit: Training stops after so many in a row.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.total = 0
+        self.in_row = 0
+
+    def passed(self) -> None:
+        """Note an iteration whose step was taken."""
+        self.in_row = 0
+
+    def skipped(self, iteration: int, what: str, files: Sequence[str]) -> None:
+        """Note and log an iteration whose step was not taken.
+
+        Args:
+            iteration: The current iteration.
+            what: What was not finite, for the message.
+            files: Descriptions of the batch's images, over all ranks.
+
+        Raises:
+            TrainingError: If this was the last of ``limit`` in a row.
+        """
+        self.total += 1
+        self.in_row += 1
+        batch = ", ".join(files) or "(the data set gives no file names)"
+        get_root_logger().warning(
+            f"Iteration {iteration}: {what} is not finite; the step is skipped "
+            f"({self.in_row} in a row, {self.total} in all). Batch: {batch}"
+        )
+        if self.in_row >= self.limit:
+            raise TrainingError(
+                f"Training stopped at iteration {iteration}: loss or gradient were not finite {self.in_row} times in a "
+                f"row (train: max_nonfinite: {self.limit}). The weights are those of the last good step. "
+                f"Last batch: {batch}. Check these files; else lower the learning rate, set train: grad_clip, "
+                "or use amp: off."
+            )
+
+    def state_dict(self) -> dict[str, int]:
+        """The counters, for a checkpoint."""
+        return {"total": self.total, "in_row": self.in_row}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Take up counters that :meth:`state_dict` gave."""
+        self.total, self.in_row = state["total"], state["in_row"]
+
+
+def describe_batch(paths: Sequence[str], images: Mapping[str, Tensor | None]) -> list[str]:
+    """File names of a batch, each with what is not finite about it.
+
+    Args:
+        paths: A path for each image; may be empty.
+        images: Name (``lq``, ``gt``, ``output``) → (N, …) tensor; the first that is not finite is named.
+    """
+    remarks: dict[int, str] = {}
+    for name, batch in images.items():
+        if batch is None:
+            continue
+        bad = (~torch.isfinite(batch.detach()).flatten(1).all(dim=1)).nonzero().flatten().tolist()
+        for index in bad:
+            remarks.setdefault(index, f" ({name} is not finite)")
+    return [f"{path}{remarks.get(index, '')}" for index, path in enumerate(paths)]
+
+
+def from_all_ranks(items: list[Any]) -> list[Any]:
+    """Concatenate a list over ranks. Every rank must call it."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def running_statistics(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers of batch normalisation with copies of their values, to undo what a skipped batch does to them.
+
+    Empty for networks without it, such as UniRain.
+    """
+    norms = (module for module in network.modules() if isinstance(module, _NormBase))
+    return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move ``average`` towards ``network``: a ← decay · a + (1 − decay) · n, in one fused call per dtype.
+
+    Unlike the toolbox, floating-point buffers (running statistics) are averaged as well; all other buffers, such as
+    counters, are copied.
+
+    Args:
+        average: The averaged network, changed in place.
+        network: The trained network, of the same architecture, without wrappers.
+        decay: In [0, 1]; 0 copies.
+    """
+    targets, sources = [], []
+    for (name, target), source in zip(average.state_dict().items(), network.state_dict().values(), strict=True):
+        if not isinstance(target, torch.Tensor):
+            continue  # a module's extra state
+        if target.shape != source.shape:
+            raise ValueError(
+                f"EMA: {name} is {tuple(target.shape)} in the average, {tuple(source.shape)} in the network."
+            )
+        if target.is_floating_point():
+            targets.append(target)
+            sources.append(source)
+        else:
+            target.copy_(source)
+    torch._foreach_mul_(targets, decay)
+    torch._foreach_add_(targets, sources, alpha=1 - decay)
+
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

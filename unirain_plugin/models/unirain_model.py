@@ -14,14 +14,19 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import TrainingError
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
-from unirain_plugin.models.ema import update_average
 from unirain_plugin.models.model_options import ModelOptions
-from unirain_plugin.models.objective import Objective, learned_parameters, loss_state
 from unirain_plugin.models.optimizers import build_optimizer
-from unirain_plugin.models.per_type_validation import PerTypeValidation
-from unirain_plugin.models.progress import TrainingBar, wants_bar
 from unirain_plugin.models.settings import TrainingSettings, ValidationSettings, option_names
-from unirain_plugin.models.training_step import Batch, TrainingStep
+from unirain_plugin.models.training_log import TrainingBar, wants_bar
+from unirain_plugin.models.training_step import (
+    Batch,
+    Objective,
+    TrainingStep,
+    learned_parameters,
+    loss_state,
+    update_average,
+)
+from unirain_plugin.models.validating import PerTypeValidation
 
 
 @MODEL_REGISTRY.register()
@@ -31,7 +36,7 @@ class UniRainModel(PerTypeValidation):
     It works with stock networks, losses and data sets as well: labels, auxiliary losses and routing are used where
     they exist. The keys it adds to an option file are those of :class:`TrainingSettings` under ``train:``, of
     :class:`ValidationSettings` under ``val:``, and under ``logger:`` ``progress`` (``auto``, true or false: a live
-    bar) and ``routing_freq`` (iterations between two routing pictures).
+    bar) and ``routing_freq`` (iterations between two routing images).
 
     Args:
         opt: The parsed option file; copied, not changed.
@@ -68,7 +73,7 @@ class UniRainModel(PerTypeValidation):
         ModelOptions.parse(opt, is_train)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """See the toolbox; memory order and compilation are set before the wrapping."""
+        """Move a network to the device and wrap it; memory order and compilation are set before."""
         if self.settings.channels_last:
             _to_channels_last(net)
         if self.settings.compile:
@@ -77,7 +82,7 @@ class UniRainModel(PerTypeValidation):
         return super().model_to_device(net)
 
     def init_training_settings(self) -> None:
-        """See the toolbox; then the training step is put together."""
+        """Build losses, optimisers and schedules as the toolbox does, then the training step."""
         super().init_training_settings()
         if self.settings.channels_last and hasattr(self, "net_g_ema"):
             _to_channels_last(self.net_g_ema)
@@ -95,7 +100,7 @@ class UniRainModel(PerTypeValidation):
         )
 
     def setup_optimizers(self) -> None:
-        """See the toolbox; what the loss has to learn forms a second group without weight decay.
+        """Optimise what the toolbox would, and what the loss has to learn as a second group without weight decay.
 
         Without decay is our choice: learned log-variances would otherwise be drawn towards equal weights.
         """
@@ -109,7 +114,7 @@ class UniRainModel(PerTypeValidation):
         return build_optimizer(optim_type, params, lr, **kwargs)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """See the toolbox: linear warm-up, then the schedule.
+        """Linear warm-up, then the schedule.
 
         A step of ``MultiStepLR`` starts from the current learning rate. It is given the schedule's own one here, as
         else the rate would stay at that of the last warm-up iteration.
@@ -147,7 +152,7 @@ class UniRainModel(PerTypeValidation):
         self._show_progress(current_iter)
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """See the toolbox; buffers are averaged too."""
+        """Average the weights, as the toolbox does, and the buffers."""
         update_average(self.net_g_ema, self.get_bare_model(self.net_g), decay)
 
     def get_current_log(self) -> dict[str, float]:
@@ -159,7 +164,7 @@ class UniRainModel(PerTypeValidation):
         return {**self.log_dict, **log}
 
     def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
-        """See the toolbox; the progress bar makes room."""
+        """Validate; the progress bar makes room."""
         if self._bar is not None:
             self._bar.clear()
         super().validation(dataloader, current_iter, tb_logger, save_img)

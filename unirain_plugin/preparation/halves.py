@@ -9,9 +9,7 @@ from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.data.pair_files import read_file
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.pairing import PairedFiles
-from unirain_plugin.support.files import claim_folder
-from unirain_plugin.support.names import safe_path
-from unirain_plugin.support.png import write_png
+from unirain_plugin.support.files import claim_folder, safe_path, write_png
 
 
 def prepare_halves(root: str, output: str, rainy_half: str) -> None:

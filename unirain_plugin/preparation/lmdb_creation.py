@@ -17,8 +17,7 @@ from unirain_plugin.data.lmdb_keys import unique_keys
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.pair_files import read_pair
 from unirain_plugin.preparation.lmdb_writer import SOURCE_BYTES, LmdbSources, LmdbWriter
-from unirain_plugin.support.files import write_errors
-from unirain_plugin.support.locks import sole_user
+from unirain_plugin.support.files import sole_user, write_errors
 
 _BATCH_BYTES = 64 << 20
 

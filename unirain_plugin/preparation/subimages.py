@@ -12,8 +12,7 @@ from unirain_plugin.data.lmdb_keys import unique_stems
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.pair_files import read_pair
 from unirain_plugin.data.strict_decode import map_in_processes
-from unirain_plugin.support.files import write_errors
-from unirain_plugin.support.png import write_png
+from unirain_plugin.support.files import write_errors, write_png
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.support.files import write_errors, write_whole
-from unirain_plugin.support.names import safe_path
+from unirain_plugin.support.files import safe_path, write_errors, write_whole
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""

@@ -8,12 +8,11 @@ import signal
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -23,9 +22,16 @@ from unirain_plugin.data.image_io import EncodedImage
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
-from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned, vary_colours
-from unirain_plugin.support.png import write_png
-from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.rain.variation import (
+    add_bars,
+    add_strands,
+    compressed,
+    soft,
+    toned,
+    vary_colours,
+)
+from unirain_plugin.support.files import write_png
+from unirain_plugin.support.processes import process_pool
 
 INPUT, TARGET = "input", "target"
 
@@ -205,10 +211,9 @@ def _attempt(job: PairJob) -> tuple[PairJob, str]:
 
 
 def _start_worker() -> None:
-    """One thread a process; Ctrl-C is for the parent, which lets the pairs in work be finished; end with the parent."""
+    """One thread a process; Ctrl-C is for the parent, which lets the pairs in work be finished."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
 
 
 def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
@@ -224,7 +229,7 @@ def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob,
         yield from map(_attempt, jobs)
         return
     queue = iter(jobs)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+    with process_pool(workers, _start_worker) as pool:
         try:
             pending = {pool.submit(_attempt, job) for job in islice(queue, 4 * workers)}
             while pending:

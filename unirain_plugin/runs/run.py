@@ -7,8 +7,9 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 import unirain_plugin
 from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.runs.remedies import archive_folder, explain_loading_errors, forward_loader_errors, unused_path
+from unirain_plugin.support.files import write_errors
 from unirain_plugin.support.processes import end_with_parent
 from unirain_plugin.toolbox import replaced
 
@@ -120,7 +122,7 @@ class Run:
         from basicsr.models.base_model import BaseModel
         from basicsr.utils import misc
 
-        from unirain_plugin.models.saved_names import path_in_saved_names
+        from unirain_plugin.models.validating import path_in_saved_names
         from unirain_plugin.runs.distributed import model_to_device
 
         return [
@@ -194,11 +196,30 @@ class Run:
                     logging.getLogger(logger_name).removeHandler(handler)
                     handler.close()
             logger = get_root_logger(logger_name, **kwargs)
+            for handler in logger.handlers:
+                if isinstance(handler, logging.FileHandler):
+                    handler.handleError = partial(log_not_written, handler)
             while self.notes:
                 logger.warning(self.notes.pop(0))
             return logger
 
         return wrapper
+
+
+def log_not_written(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """End a run whose log cannot be written (a full disk); logging itself would print a traceback at every line.
+
+    Raises:
+        DataError: If the system refused to write.
+    """
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        logging.Handler.handleError(handler, record)
+        return
+    with suppress(OSError):  # what it could not write it would try again at the end
+        handler.close()
+    with write_errors(handler.baseFilename):
+        raise error
 
 
 def without_worker_traceback(error: UniRainError) -> UniRainError:

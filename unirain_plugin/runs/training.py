@@ -170,7 +170,7 @@ class TrainingRun(Run):
         from basicsr.utils import get_root_logger
 
         from unirain_plugin.models.checkpointing import states_of_ranks
-        from unirain_plugin.models.per_type_validation import silence_warning_of_several_sets
+        from unirain_plugin.models.validating import silence_warning_of_several_sets
 
         def wrapper(opt: dict[str, Any]) -> Any:
             model = self.model = build_model(opt)

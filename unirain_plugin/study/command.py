@@ -24,7 +24,7 @@ from unirain_plugin.study.options import ReproduceOptions, differences, digest, 
 from unirain_plugin.study.plan import base_training, plan_runs, run_options
 from unirain_plugin.study.results import write_results, write_runs
 from unirain_plugin.study.statistics import mean_of_types, worst_type
-from unirain_plugin.support.locks import sole_user
+from unirain_plugin.support.files import sole_user
 from unirain_plugin.support.provenance import provenance
 
 if TYPE_CHECKING:

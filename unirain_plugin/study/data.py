@@ -25,8 +25,7 @@ from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.files import read_json, write_json
 from unirain_plugin.study.options import DataOptions, Photographs
 from unirain_plugin.study.planted import Pair, plant
-from unirain_plugin.support.files import write_whole
-from unirain_plugin.support.png import write_png
+from unirain_plugin.support.files import write_png, write_whole
 
 GOOD = "rendered"
 """``source`` of a pair that was not spoilt; that of a spoilt one is its kind."""

@@ -23,7 +23,7 @@ from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
 from unirain_plugin.study.demo_distill import distil
-from unirain_plugin.support.png import write_png
+from unirain_plugin.support.files import write_png
 from unirain_plugin.support.resources import option_file
 
 TRAIN_OPTIONS = "train/train_UniRain-Tiny_demo.yml"

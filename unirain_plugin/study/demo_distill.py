@@ -16,8 +16,7 @@ from unirain_plugin.distill.results.report import REPORT
 from unirain_plugin.preparation import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.study.planted import Pair, plant
-from unirain_plugin.support.files import write_whole
-from unirain_plugin.support.png import write_png
+from unirain_plugin.support.files import write_png, write_whole
 
 KINDS = ("misaligned_4px", "wrong_scene", "still_rainy", "flat_rain", "swapped", "duplicate")
 GOOD = "rendered"

@@ -23,8 +23,7 @@ from unirain_plugin.study.report import (
     type_table,
     usage_tables,
 )
-from unirain_plugin.support.files import write_whole
-from unirain_plugin.support.png import write_png
+from unirain_plugin.support.files import write_png, write_whole
 from unirain_plugin.support.provenance import provenance
 
 

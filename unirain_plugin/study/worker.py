@@ -15,7 +15,7 @@ from unirain_plugin.runs.run import RunArguments
 from unirain_plugin.runs.training import TrainingRun
 from unirain_plugin.study.files import CURVE, RESULT, write_json
 from unirain_plugin.study.plan import VAL_NAME
-from unirain_plugin.support.png import write_png
+from unirain_plugin.support.files import write_png
 from unirain_plugin.support.processes import end_with_parent
 from unirain_plugin.support.provenance import commit, now
 

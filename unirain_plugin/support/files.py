@@ -2,6 +2,7 @@
 
 A temporary file is locked by the process that writes it. What a killed process has left is not, and is deleted by the
 next one that writes into the folder; a file that is being written is never touched, nor is one of another name.
+Folders are locked for one process, and strangers' names (LMDB keys, manifests, option files) become safe paths here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
+
+import numpy as np
 
 from unirain_plugin.errors import DataError
 
@@ -203,3 +206,76 @@ def canonical_hash(value: object) -> str:
     """SHA-256 (32 hex digits) of a JSON-able value, the order of keys not counting."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def sole_user(folder: str | os.PathLike[str], refusal: str) -> Iterator[None]:
+    """Hold a lock on a folder, through a file ``.lock`` in it; it goes with the process, however that ends.
+
+    Args:
+        folder: The folder; it must be there.
+        refusal: What to say where another process holds it: ``{folder}: {refusal}``.
+
+    Raises:
+        DataError: If another process holds it, the folder cannot be written, or its file system has no locks.
+    """
+    path = os.path.join(folder, ".lock")
+    with write_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # for writing, or NFS locks nothing
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{os.fspath(folder)}: {refusal}") from None
+        except OSError as error:
+            raise DataError(f"{os.fspath(folder)}: cannot be locked: {error.strerror}.") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_png(path: str | os.PathLike[str], pixels: np.ndarray, level: int | None = None, sync: bool = False) -> None:
+    """Write an image.
+
+    Args:
+        path: The file; its folder is made if missing.
+        pixels: (H, W, 3) or (H, W), uint8 or uint16, in OpenCV's order (BGR).
+        level: Compression, 0 to 9; None leaves it to OpenCV.
+        sync: See :func:`unirain_plugin.support.files.whole_file`.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    import cv2  # most who write files write no images
+
+    parameters = [] if level is None else [cv2.IMWRITE_PNG_COMPRESSION, level]
+    write_whole(path, cv2.imencode(".png", np.ascontiguousarray(pixels), parameters)[1].data, sync)
+
+
+_LONGEST = 200
+"""Bytes of a folder's or file's name; most systems allow 255, and endings are added."""
+_UNSAFE = re.compile("[\\0-\\x1f\\x7f\\ud800-\\udc7f\\udd00-\\udfff]")
+_DRIVE = re.compile("^[A-Za-z]:")
+
+
+def safe_path(name: str) -> str:
+    """Return a relative path, without ending as ``name`` is, that stays below the folder that it is put to.
+
+    Usual names come back as they are. Whatever would climb out or be no file's name (``..``, ``/`` at the beginning,
+    empty parts, backslashes, drive letters, control characters, too many bytes) is replaced, and a hash of the whole
+    name is added, so that two names never become one.
+    """
+    parts = [_safe_part(part) for part in _DRIVE.sub("", name.replace("\\", "/")).split("/")]
+    path = "/".join(part for part in parts if part)
+    if path == name:
+        return path
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{path}-{digest}" if path else digest
+
+
+def _safe_part(part: str) -> str:
+    if part in (".", ".."):
+        return ""
+    part = _UNSAFE.sub("_", part)
+    data = part.encode("utf-8", "surrogateescape")
+    return part if len(data) <= _LONGEST else data[:_LONGEST].decode("utf-8", "ignore")

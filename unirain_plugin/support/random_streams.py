@@ -37,6 +37,16 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
+@contextmanager
+def preserved_streams() -> Iterator[None]:
+    """Leave the random streams as they were: even making a loader's iterator draws from torch's."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
 def mixed_seed(*numbers: int) -> int:
     """One well-mixed seed in [0, 2⁶³) from several small non-negative ones: neighbours give unrelated streams."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -24,7 +24,7 @@ from unirain_plugin.distill.worker import (
     limit_threads,
 )
 from unirain_plugin.distill.workspace import Workspace
-from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.support.processes import process_pool
 
 _PRELOAD = ["unirain_plugin.distill.engines.local", "faiss"]
 _Shares = Generator[tuple[str, int], None, list[list[Step]]]
@@ -89,10 +89,8 @@ class LocalEngine(Engine):
     def _pool(self, job: Job, workers: int) -> Iterator[ProcessPoolExecutor]:
         """Processes that are ended at once if anything goes wrong: none of them asks a server any longer."""
         with self._thread_limit():
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(_PRELOAD)
             others = multiprocessing.active_children()
-            pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job, self._threads))
+            pool = process_pool(workers, _start, job, self._threads, preload=_PRELOAD)
             try:
                 yield pool
             except BaseException:
@@ -124,7 +122,6 @@ def in_this_process(job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str
 
 def _start(job: Job, threads: int) -> None:
     global _job
-    end_with_parent()  # a shard half written is a temporary folder that the next run deletes
     limit_threads(threads)
     keep_freed_memory()
     _job = job

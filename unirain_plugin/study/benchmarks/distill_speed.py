@@ -24,7 +24,7 @@ from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.support.png import write_png
+from unirain_plugin.support.files import write_png
 
 
 def main(argv: list[str] | None = None) -> int:

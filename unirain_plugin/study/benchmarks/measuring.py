@@ -12,17 +12,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from unirain_plugin.errors import UniRainError
-from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.support.processes import process_pool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,19 +69,13 @@ def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     Raises:
         UniRainError: If the process was killed, most often for lack of memory.
     """
-    threads = torch.get_num_threads()
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(threads,)) as pool:
+    with process_pool(1, torch.set_num_threads, torch.get_num_threads()) as pool:
         try:
             return pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool:
             raise UniRainError(
                 "a measuring process was killed, perhaps for lack of memory: name fewer --networks or a smaller --size."
             ) from None
-
-
-def _start(threads: int) -> None:
-    end_with_parent()
-    torch.set_num_threads(threads)
 
 
 def build(builder: Callable[..., nn.Module], variant: Variant, device: str) -> nn.Module:

@@ -15,6 +15,7 @@ import resource
 import sys
 import tempfile
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,7 @@ from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index
 from unirain_plugin.distill.worker import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
 from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.processes import process_pool
 
 _BLOCK = 4096
 _BATCH = 256
@@ -96,9 +98,8 @@ def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> di
 
 def _ssim_together(size: int, count: int, workers: int, repeats: int) -> float:
     """Microseconds a pair when several processes compute at once, as the pipeline's workers do."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _meet_at, (context.Barrier(workers),)) as pool:
-        rounds = pool.map(_ssim_rounds, [(size, count, repeats)] * workers, chunksize=1)
+    with process_pool(workers, _meet_at, multiprocessing.get_context("spawn").Barrier(workers)) as pool:
+        rounds = list(pool.map(_ssim_rounds, [(size, count, repeats)] * workers))
     return min(map(max, zip(*rounds, strict=True))) / (count * workers) * 1e6
 
 
@@ -125,21 +126,15 @@ def _ssim_rounds(settings: tuple[int, int, int]) -> list[float]:
 
 def _in_a_process(args: argparse.Namespace, folder: Path, candidates: dict[str, np.ndarray], count: int) -> dict:
     """One size in a fresh process, so that its peak memory is its own."""
-    context = multiprocessing.get_context("spawn")
-    parent, child = context.Pipe()
     paths = {name: str(array.filename) for name, array in candidates.items()}
-    process = context.Process(target=_measure, args=(child, vars(args), str(folder), paths, count))
-    process.start()
-    child.close()
-    try:
-        return parent.recv()
-    except EOFError as error:
-        raise OptionError(f"the process for {count} references died; see its message above.") from error
-    finally:
-        process.join()
+    with process_pool(1) as pool:
+        try:
+            return pool.submit(_measure, vars(args), str(folder), paths, count).result()
+        except BrokenProcessPool as error:
+            raise OptionError(f"the process for {count} references died, perhaps for lack of memory.") from error
 
 
-def _measure(pipe: object, options: dict, folder: str, candidates: dict[str, str], count: int) -> None:
+def _measure(options: dict, folder: str, candidates: dict[str, str], count: int) -> dict:
     limit_threads(1)
     keep_freed_memory()
     args = argparse.Namespace(**options)
@@ -166,8 +161,7 @@ def _measure(pipe: object, options: dict, folder: str, candidates: dict[str, str
         ssim_of_pairs(queries[: len(kept)], kept, references.thumbnails.__getitem__)
         seconds += (middle - start, end - middle, time.perf_counter() - end)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    pipe.send({"references": count, "build": build, "levels": (seconds / len(chosen)).tolist(), "peak_gib": peak})  # type: ignore[attr-defined]
-    pipe.close()  # type: ignore[attr-defined]
+    return {"references": count, "build": build, "levels": (seconds / len(chosen)).tolist(), "peak_gib": peak}
 
 
 def _write_features(folder: Path, count: int, text_dim: int, visual_dim: int, seed: int) -> dict[str, np.ndarray]:
