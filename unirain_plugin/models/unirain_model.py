@@ -20,7 +20,7 @@ from unirain_plugin.models.objective import Objective, learned_parameters, loss_
 from unirain_plugin.models.optimizers import build_optimizer
 from unirain_plugin.models.per_type_validation import PerTypeValidation
 from unirain_plugin.models.progress import TrainingBar, wants_bar
-from unirain_plugin.models.settings import TrainingSettings, ValidationSettings, option_names
+from unirain_plugin.models.settings import LoggerSettings, TrainingSettings, ValidationSettings, option_names
 from unirain_plugin.models.training_step import Batch, TrainingStep
 
 
@@ -30,8 +30,7 @@ class UniRainModel(PerTypeValidation):
 
     It works with stock networks, losses and data sets as well: labels, auxiliary losses and routing are used where
     they exist. The keys it adds to an option file are those of :class:`TrainingSettings` under ``train:``, of
-    :class:`ValidationSettings` under ``val:``, and under ``logger:`` ``progress`` (``auto``, true or false: a live
-    bar) and ``routing_freq`` (iterations between two routing pictures).
+    :class:`ValidationSettings` under ``val:`` and of :class:`LoggerSettings` under ``logger:``.
 
     Args:
         opt: The parsed option file; copied, not changed.
@@ -42,7 +41,7 @@ class UniRainModel(PerTypeValidation):
 
     TRAIN_OPTIONS = option_names(TrainingSettings)
     VAL_OPTIONS = option_names(ValidationSettings)
-    LOGGER_OPTIONS = frozenset({"progress", "routing_freq"})
+    LOGGER_OPTIONS = option_names(LoggerSettings)
 
     def __init__(self, opt: dict[str, Any]) -> None:
         opt = copy.deepcopy(opt)
