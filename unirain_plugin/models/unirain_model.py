@@ -211,7 +211,7 @@ def _check_labels(opt: Mapping[str, Any]) -> None:
     Raises:
         OptionError: If they do not agree.
     """
-    from unirain_plugin.options.check_labels import check_labels
+    from unirain_plugin.options.check_data import check_labels
     from unirain_plugin.options.problems import Problems
 
     problems = Problems(opt.get("name", "options"))

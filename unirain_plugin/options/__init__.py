@@ -15,9 +15,9 @@ from copy import deepcopy
 from pathlib import Path
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.options.problems import KeyPath, Problems
+from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.yaml_loader import read_option_file
-from unirain_plugin.support.spec import parse_section
+from unirain_plugin.support.spec import KeyPath, parse_section
 
 __all__ = ["OptionError", "apply_overrides", "check_options", "checked_loader", "load_options", "parse_section"]
 

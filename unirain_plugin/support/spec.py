@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import re
 import sys
 import types
 import typing
@@ -26,7 +27,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from unirain_plugin.errors import OptionError, did_you_mean, nearest
-from unirain_plugin.support.words import found, number_meant
 
 T = TypeVar("T")
 KeyPath = tuple[object, ...]
@@ -69,7 +69,7 @@ def above(low: float) -> Rule:
 
 def at_most(high: float) -> Rule:
     """A number of ``high`` or less."""
-    return Rule(f"≤ {high:.10g}", lambda value: value <= high)
+    return Rule(f"≤ {high:g}", lambda value: value <= high)
 
 
 def below(high: float) -> Rule:
@@ -103,26 +103,22 @@ class SectionError(OptionError):
         problems: Key path within the section and complaint, in the order of the keys.
     """
 
-    def __init__(
-        self,
-        where: str,
-        problems: Iterable[Located],
-        lines: Mapping[KeyPath, int | str] | None = None,
-    ) -> None:
+    def __init__(self, message: str, problems: Iterable[Located] = ()) -> None:
+        super().__init__(message)
         self.problems = list(problems)
-        super().__init__("\n".join(located(where, lines or {}, path, text) for path, text in self.problems))
 
 
-def located(where: str, lines: Mapping[KeyPath, int | str], path: KeyPath, text: str) -> str:
-    """A complaint behind its place: ``file:line: key path: text``, or ``section.key path: text`` without lines.
+def located(where: str, lines: Mapping[KeyPath, int | str] | None, path: KeyPath, text: str) -> str:
+    """A complaint behind its place: ``file:line: key path: text`` in a file, else ``section.key path: text``.
 
-    The line is that of the key, or of the nearest section around it that has one; a text stands for both.
+    The line is that of the key, or of the nearest section around it that has one; a text stands for file and line.
     """
+    if lines is None:
+        place = ".".join(filter(None, (where, dotted(path))))
+        return f"{place}: {text}" if place else text
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-    if line is not None or lines:
-        place = where if line is None else f"{where}:{line}" if isinstance(line, int) else line
-        return f"{place}: {dotted(path)}: {text}" if path else f"{place}: {text}"
-    return f"{'.'.join(filter(None, (where, dotted(path))))}: {text}" if where or path else text
+    place = where if line is None else f"{where}:{line}" if isinstance(line, int) else line
+    return f"{place}: {dotted(path)}: {text}" if path else f"{place}: {text}"
 
 
 def dotted(path: KeyPath) -> str:
@@ -161,7 +157,7 @@ def parse_section(
     problems: Problems = []
     value = _section(cls, mapping, (), problems, passed_over, empty_is_default)
     if problems:
-        raise SectionError(where, problems, lines)
+        raise SectionError("\n".join(located(where, lines, at, text) for at, text in problems), problems)
     return value
 
 
@@ -375,3 +371,33 @@ def _kind(hint: Any) -> str:
     if origin in (list, tuple, Sequence):
         return f"a list, each {words(arguments[0])}" if arguments else "a list"
     return "a list" if hint in (list, tuple) else "a section of 'key: value' lines"
+
+
+def found(value: object) -> str:
+    """A value as it is quoted in a message, shortened, with its YAML type where that helps."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {value[:80]!r}"
+    if isinstance(value, Mapping):
+        return "a section with the keys " + ", ".join(map(str, list(value)[:5])) if value else "an empty section"
+    if isinstance(value, list):
+        return f"the list {str(value)[:80]}"
+    return f"{value}"[:80]
+
+
+_LOOSE_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def number_meant(text: str) -> str | None:
+    """For text such as ``1e-4`` the spelling that YAML 1.1 reads as a number (``1.0e-4``), else None."""
+    if not _LOOSE_FLOAT.fullmatch(text):
+        return None
+    mantissa, exponent = re.split("[eE]", text)
+    if "." not in mantissa:
+        mantissa += ".0"
+    if mantissa.lstrip("+-").startswith("."):
+        mantissa = mantissa.replace(".", "0.", 1)
+    return f"{mantissa}e{exponent if exponent[0] in '+-' else '+' + exponent}"
