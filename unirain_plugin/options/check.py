@@ -99,7 +99,7 @@ def _check_values(opt: Mapping, problems: Problems) -> None:
         known = known_keys(opt, path)
         for key, value in here.items():
             at = (*path, key)
-            if _asked_of_the_class(opt, at) or _resolves_metrics(opt, at):
+            if (value is not None and _asked_of_the_class(opt, at)) or _resolves_metrics(opt, at):
                 continue
             kind = rule_for(at)
             if kind is not None:

@@ -296,9 +296,7 @@ def _one_member(value: object, members: tuple[object, ...], path: KeyPath, probl
         converted = _convert(value, member, path, tries[-1])
         if not tries[-1]:
             return converted, True
-    deep = next((found for found in tries if any(len(at) > len(path) for at, _ in found)), None)
-    if deep is not None or (len(tries) == 1 and dataclasses.is_dataclass(_split(members[0])[0])):
-        problems += deep or tries[0]
+    problems += next((told for told in tries if any(len(at) > len(path) for at, _ in told)), [])
     return value, False
 
 
