@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType, SimpleNamespace
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from unirain_plugin.errors import UniRainError, nearest
@@ -92,7 +92,7 @@ class Known:
     strict: bool
     owner: str
     own: bool
-    defaults: Mapping[str, object] = MappingProxyType({})
+    defaults: Mapping[str, object] = field(default_factory=dict)
     foreign: bool = False
 
 
