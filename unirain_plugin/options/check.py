@@ -115,7 +115,7 @@ def _asked_of_the_class(opt: Mapping, path: KeyPath) -> bool:
     """Whether ``path`` is an option that a class of ours checks itself, see :func:`check_own`."""
     if path[0] == "datasets" and len(path) > 2:
         return is_own(dataset_class(opt, str(path[1]))) and path[2] not in LOADER_KEYS | {"name", "type"}
-    target = called(opt, path[:-1])
+    target = called(opt, path[:-1]) if role_of(path[:-1]) in ("arch", "loss") else None
     return target is not None and is_own(target[0]) and hasattr(target[0], "OPTIONS") and path[-1] != "type"
 
 
