@@ -31,22 +31,22 @@ class TrainingError(UniRainError, RuntimeError):
 
 def did_you_mean(name: object, choices: Iterable[object]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest of ``choices``, or an empty string."""
-    match = nearest(name, choices, alike=0.6, numbered=True)
+    match = nearest(name, choices, alike=0.6, numbered=False)
     return f" Did you mean '{match}'?" if match else ""
 
 
-def nearest(name: object, choices: Iterable[object], alike: float = 0.8, numbered: bool = False) -> str | None:
+def nearest(name: object, choices: Iterable[object], alike: float = 0.8, numbered: bool = True) -> str | None:
     """The one of ``choices`` that ``name`` most probably was meant to be, or None if it resembles none.
 
     Near means: the same but for case, at most two edits (one for names of up to four letters, where a swap of
-    neighbours counts as one edit), or alike by at least ``alike`` (difflib's ratio). Names that differ by a trailing
-    number only (``val_1`` and ``val_2``) are taken for different names, unless ``numbered``.
+    neighbours counts as one edit), or alike by at least ``alike`` (difflib's ratio). Where names are ``numbered``,
+    those that differ by a trailing number only (``val_1`` and ``val_2``) are taken for different ones.
     """
     name, words = str(name), sorted(map(str, choices))
     for word in words:
         if word.lower() == name.lower():
             return word
-    if not numbered:
+    if numbered:
         words = [word for word in words if word.rstrip("_0123456789") != name.rstrip("_0123456789")]
     allowed = 1 if len(name) <= 4 else 2
     best = min(((_edits(name, word), word) for word in words if abs(len(word) - len(name)) <= 2), default=(99, ""))

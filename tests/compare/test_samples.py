@@ -10,8 +10,8 @@ from tiny_run import write_rainrag
 from unirain_plugin.compare import evaluate
 from unirain_plugin.compare.evaluate import check_sample
 from unirain_plugin.compare.journal import Journal
+from unirain_plugin.compare.options import SetOptions, SynthesizeOptions
 from unirain_plugin.compare.samples import Source, list_samples
-from unirain_plugin.compare.set_options import SetOptions, SynthesizeOptions
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.errors import DataError
 from unirain_plugin.toolbox import prepare_import

@@ -128,7 +128,7 @@ def test_a_data_set_refuses_by_name(pairs):
     assert dataset[1]["lq"].shape == (3, 40, 40)
     with pytest.raises(DataError, match=r"input/large\.png: 60 × 60 pixels are too many"):
         dataset[0]
-    with pytest.raises(OptionError, match=r"max_megapixels: got 0; expected a number of megapixels above 0"):
+    with pytest.raises(OptionError, match=r"max_megapixels: found 0; expected a number > 0"):
         DistilledMixedPairedDataset({**options, "max_megapixels": 0})
 
 

@@ -52,14 +52,14 @@ def test_section_errors_name_the_nearest(settings):
     [
         ({"retrieval": {"k1": 5, "k2": 6, "k3": 1}}, "k1 ≥ k2 ≥ k3 ≥ 1, got 5, 6, 1"),
         ({"retrieval": {"k3": 0}}, "k1 ≥ k2 ≥ k3 ≥ 1"),
-        ({"retrieval": {"working_size": 8}}, "working_size: expected at least 11"),
+        ({"retrieval": {"working_size": 8}}, "working_size: found 8; expected an integer ≥ 11 .SSIM"),
         ({"retrieval": {"working_sizes": 5}}, "Did you mean 'working_size'"),
         ({"engine": {"type": "dask"}}, "one of local, ray"),
-        ({"engine": {"workers": -1}}, "workers ≥ 0"),
+        ({"engine": {"workers": -1}}, "workers: found -1; expected an integer ≥ 0"),
         ({"candidates": {}}, "exactly one of `manifest` and `dataroot`"),
         ({"unreadable": "skip"}, "one of stop, reject"),
-        ({"shard_size": 0}, "shard_size: expected at least 1"),
-        ({"voters": []}, "at least one"),
+        ({"shard_size": 0}, "shard_size: found 0; expected an integer ≥ 1"),
+        ({"voters": []}, "voters: found the list .*not empty"),
         ({"refrences": {}}, "Did you mean 'references'"),
     ],
 )

@@ -169,7 +169,7 @@ def test_the_manifest_holds_only_what_the_data_set_accepts(settings, copied):
     assert [r.keep for r in read_manifest(manifest) if r.lq.endswith(f"input/{lq.name}")].count(False) >= 1
     run(settings, candidates={**settings["candidates"], "convert": ["depth16"]}, restart=True)
     assert all(r.size == (128, 128) for r in read_manifest(manifest))
-    with pytest.raises(OptionError, match=r"convert: expected some of .*got 'gray'"):
+    with pytest.raises(OptionError, match=r"convert\[0\]: found the text 'gray'; .* Did you mean 'grey'"):
         run(settings, candidates={**settings["candidates"], "convert": ["gray"]})
 
 

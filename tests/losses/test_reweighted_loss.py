@@ -407,7 +407,7 @@ def test_images_of_different_shape():
     [
         ({"windw": 3}, r"windw: unknown key; .*Did you mean 'window'\?"),
         ({"rain_typs": ["drs"]}, r"rain_typs: unknown key; .*Did you mean 'rain_types'\?"),
-        ({"mode": "papre"}, r"mode: found 'papre'.*Did you mean 'paper'\?"),
+        ({"mode": "papre"}, r"mode: found the text 'papre'.*Did you mean 'paper'\?"),
         ({"rain_types": "drs"}, r"rain_types: found the text 'drs'; expected a list"),
         ({"rain_types": ["drs", "drs"]}, r"rain_types: 'drs' is listed twice"),
         ({"rain_types": []}, r"rain_types: the list is empty"),

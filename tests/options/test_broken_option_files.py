@@ -46,7 +46,12 @@ UNIRAIN_MISTAKES = [
     ("use_rot: true", "use_rotation: true", "datasets.train.use_rotation", "no such option. Known: batch_size_per_gpu"),
     ("grad_clip: 1.0", "grad_clp: 1.0", "train.grad_clp", "Did you mean 'grad_clip'?"),
     ("grad_clip: 1.0", "wibble: 1.0", "train.wibble", "UniRainModel has no such option. Known: accumulate, amp"),
-    ("grad_clip: 1.0", "amp: fp17", "train.amp", "found 'fp17'. Did you mean 'fp16'?"),
+    (
+        "grad_clip: 1.0",
+        "amp: fp17",
+        "train.amp",
+        "found the text 'fp17'; expected one of off, bf16, fp16. Did you mean 'fp16'?",
+    ),
     ("grad_clip: 1.0", "compile: max-autotun", "train.compile", "Did you mean 'max-autotune'?"),
     ("resume_state: ~", "param_key_g: parms_ema", "path.param_key_g", "Did you mean 'params_ema'?"),
     ("mode: paper", "windw: 4", "train.pixel_opt.windw", "Did you mean 'window'?"),

@@ -144,7 +144,7 @@ def test_every_stock_class_is_known():
     import basicsr.data
     import basicsr.models  # noqa: F401
 
-    from unirain_plugin.options.vocabulary import is_stock
+    from unirain_plugin.options.toolbox_keys import is_stock
 
     for registry in (MODEL_REGISTRY, DATASET_REGISTRY):
         ours = [cls for _, cls in registry if cls.__module__.startswith("basicsr.")]

@@ -4,7 +4,7 @@ import pytest
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
-from unirain_plugin.support.words import number_meant
+from unirain_plugin.support.spec import number_meant
 
 
 def read(text: str | bytes, folder):

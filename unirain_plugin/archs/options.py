@@ -1,17 +1,17 @@
-"""The constructor arguments of UniRain, checked once and frozen."""
+"""The constructor arguments of UniRain, checked once (by :mod:`unirain_plugin.support.spec`) and frozen."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.support.spec import Problem, above, at_least, between
 
-MOE_KINDS = ("soft", "hard", "none")
-HARD_ROUTING = ("image", "window")
-SOFT_ROUTING = ("pixel", "window", "image")
-MAX_LEVELS = 6
+_Channels = Annotated[int, between(1, 4096)]
+_Depths = tuple[Annotated[int, at_least(0)], ...]
+_Expansion = Annotated[float, above(0)]
+_Mixture = Literal["soft", "hard", "none"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class NetworkOptions:
     What the paper leaves open is our choice, made for speed at that size; see ``presets.py``.
 
     Attributes:
-        in_channels: Channels of the input picture, ≥ 1.
+        in_channels: Channels of the input image, ≥ 1.
         out_channels: Channels of the output; equal to ``in_channels`` because the network predicts a correction.
         dim: Channels of the first level, ≥ 1; level l has ``dim · 2**(l-1)``.
         num_blocks: Blocks of encoder level 1, 2, … and, last, of the latent level; 2 to 6 entries, each ≥ 0
@@ -50,122 +50,63 @@ class NetworkOptions:
         use_checkpoint: Recompute each block in the backward pass: less memory, more time.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    dim: int = 48
-    num_blocks: Sequence[int] = (3, 6, 6, 6)
-    decoder_blocks: Sequence[int] = (2, 4, 4)
-    refinement_blocks: int = 4
-    heads: Sequence[int] = (2, 2, 4, 8)
-    num_experts: int = 3
-    top_k: int = 1
-    encoder_moe: str = "soft"
-    latent_moe: str = "none"
-    decoder_moe: str = "hard"
-    encoder_expansion: float = 5.0
-    latent_expansion: float = 2.0
-    decoder_expansion: float = 2.5
-    refinement_expansion: float = 2.0
+    in_channels: _Channels = 3
+    out_channels: _Channels = 3
+    dim: _Channels = 48
+    num_blocks: _Depths = (3, 6, 6, 6)
+    decoder_blocks: _Depths = (2, 4, 4)
+    refinement_blocks: Annotated[int, between(0, 64)] = 4
+    heads: _Depths = (2, 2, 4, 8)
+    num_experts: Annotated[int, between(1, 64)] = 3
+    top_k: Annotated[int, at_least(1)] = 1
+    encoder_moe: _Mixture = "soft"
+    latent_moe: _Mixture = "none"
+    decoder_moe: _Mixture = "hard"
+    encoder_expansion: _Expansion = 5.0
+    latent_expansion: _Expansion = 2.0
+    decoder_expansion: _Expansion = 2.5
+    refinement_expansion: _Expansion = 2.0
     widen_last: bool = True
-    hard_routing: str = "image"
-    soft_routing: str = "pixel"
-    window: int = 32
-    router_noise: float = 0.0
-    dispatch: str = "sparse"
+    hard_routing: Literal["image", "window"] = "image"
+    soft_routing: Literal["pixel", "window", "image"] = "pixel"
+    window: Annotated[int, between(4, 1024)] = 32
+    router_noise: Annotated[float, at_least(0)] = 0.0
+    dispatch: Literal["sparse", "dense"] = "sparse"
     use_checkpoint: bool = False
 
-    def __post_init__(self) -> None:
-        for name in ("in_channels", "out_channels", "dim"):
-            self._integer(name, 1, 4096)
-        self._integer("refinement_blocks", 0, 64)
-        self._integer("num_experts", 1, 64)
-        self._integer("top_k", 1, None)
-        self._integer("window", 4, 1024)
+    def check_channels(self) -> Iterator[Problem]:
+        """The output is a correction of the input."""
         if self.out_channels != self.in_channels:
-            raise OptionError(
-                f"out_channels: got {self.out_channels} with in_channels {self.in_channels}; the network predicts a "
-                "correction of its input, so both must be equal."
+            yield (
+                "out_channels",
+                f"got {self.out_channels} with in_channels {self.in_channels}; the network predicts a correction of "
+                "its input, so both must be equal.",
             )
-        if self.top_k > self.num_experts:
-            raise OptionError(
-                f"top_k: got {self.top_k} with num_experts {self.num_experts}; allowed: 1 to {self.num_experts}."
-            )
-        for name in ("encoder_moe", "latent_moe", "decoder_moe"):
-            self._choice(name, MOE_KINDS)
-        self._choice("hard_routing", HARD_ROUTING)
-        self._choice("soft_routing", SOFT_ROUTING)
-        self._choice("dispatch", ("sparse", "dense"))
-        for name in ("widen_last", "use_checkpoint"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name}: got {getattr(self, name)!r}; allowed: true or false.")
-        for name in ("encoder_expansion", "latent_expansion", "decoder_expansion", "refinement_expansion"):
-            self._number(name, positive=True)
-        self._number("router_noise", positive=False)
-        self._levels()
 
-    def _levels(self) -> None:
-        blocks = self._depths("num_blocks")
-        decoder = self._depths("decoder_blocks")
-        heads = self._depths("heads")
-        if not 2 <= len(blocks) <= MAX_LEVELS:
-            raise OptionError(f"num_blocks: got {len(blocks)} entries {blocks}; allowed: 2 to {MAX_LEVELS} levels.")
-        if len(heads) != len(blocks):
-            raise OptionError(
-                f"heads: got {len(heads)} entries {heads} for the {len(blocks)} levels of num_blocks {blocks}; "
-                "give one entry a level."
-            )
+    def check_top_k(self) -> Iterator[Problem]:
+        """No more experts can run than there are."""
+        if self.top_k > self.num_experts:
+            yield "top_k", f"got {self.top_k} with num_experts {self.num_experts}; allowed: 1 to {self.num_experts}."
+
+    def check_levels(self) -> Iterator[Problem]:
+        """The lists have an entry a level."""
+        blocks, decoder, heads = list(self.num_blocks), list(self.decoder_blocks), list(self.heads)
+        given = f"for the {len(blocks)} levels of num_blocks {blocks}; give"
+        if not 2 <= len(blocks) <= 6:
+            yield "num_blocks", f"got {len(blocks)} entries {blocks}; allowed: 2 to 6 levels."
+            return
         if len(decoder) != len(blocks) - 1:
-            raise OptionError(
-                f"decoder_blocks: got {len(decoder)} entries {decoder} for the {len(blocks)} levels of num_blocks "
-                f"{blocks}; give {len(blocks) - 1} (the latent level has no decoder)."
-            )
+            text = f"got {len(decoder)} entries {decoder} {given} {len(blocks) - 1} (the latent level has no decoder)."
+            yield "decoder_blocks", text
+        if len(heads) != len(blocks):
+            yield "heads", f"got {len(heads)} entries {heads} {given} one entry a level."
+            return
         for level, count in enumerate(heads):
             channels = self.channels(level)
             if count < 1 or channels % count:
-                raise OptionError(
-                    f"heads: got {count} for level {level + 1} with {channels} channels (dim {self.dim}); "
-                    f"allowed: a divisor of {channels}."
-                )
+                text = f"got {count} for level {level + 1} with {channels} channels (dim {self.dim}); "
+                yield "heads", f"{text}allowed: a divisor of {channels}."
 
     def channels(self, level: int) -> int:
         """Channels of a level, counted from 0."""
         return self.dim * 2**level
-
-    def _depths(self, name: str) -> tuple[int, ...]:
-        value = getattr(self, name)
-        if isinstance(value, str) or not isinstance(value, Sequence) or not all(_is_int(v) and v >= 0 for v in value):
-            raise OptionError(f"{name}: got {value!r}; allowed: a list of integers ≥ 0, one a level.")
-        object.__setattr__(self, name, tuple(value))
-        return tuple(value)
-
-    def _integer(self, name: str, low: int, high: int | None) -> None:
-        value = getattr(self, name)
-        if not _is_int(value) or value < low or (high is not None and value > high):
-            span = f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}"
-            raise OptionError(f"{name}: got {value!r}; allowed: {span}.")
-
-    def _number(self, name: str, positive: bool) -> None:
-        value = getattr(self, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < 0 or (positive and value == 0):
-            raise OptionError(f"{name}: got {value!r}; allowed: a number {'>' if positive else '≥'} 0.")
-
-    def _choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in allowed:
-            raise OptionError(f"{name}: got {value!r}; allowed: {', '.join(allowed)}.{did_you_mean(value, allowed)}")
-
-    @classmethod
-    def parse(cls, arguments: dict[str, object]) -> NetworkOptions:
-        """Build from keyword arguments; an unknown key is an error that names the nearest known one."""
-        names = [field.name for field in fields(cls)]
-        for key in arguments:
-            if key not in names:
-                raise OptionError(
-                    f"UniRain: unknown option '{key}'.{did_you_mean(key, names)} Known: {', '.join(names)}."
-                )
-        return cls(**arguments)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -17,6 +17,7 @@ from unirain_plugin.archs.mmengine_registry import register_in_mmengine
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.checkpoints.weights import check_fit
 from unirain_plugin.errors import OptionError
+from unirain_plugin.support.spec import parse_section
 
 
 @ARCH_REGISTRY.register()
@@ -30,7 +31,7 @@ class UniRain(nn.Module):
         **options: See :class:`~unirain_plugin.archs.options.NetworkOptions`; the defaults are the paper's size.
 
     Raises:
-        OptionError: A ValueError that names the option, what it got and what is allowed.
+        OptionError: A ValueError that names every wrong option, what it got and what is allowed.
     """
 
     OPTIONS = frozenset(field.name for field in fields(NetworkOptions))
@@ -38,7 +39,7 @@ class UniRain(nn.Module):
 
     def __init__(self, **options: object) -> None:
         super().__init__()
-        self.options = opt = NetworkOptions.parse(options)
+        self.options = opt = parse_section(NetworkOptions, options, "UniRain")
         self._records: dict[str, RoutingRecord] = {}
         levels = len(opt.num_blocks)
         self.stride = 2 ** (levels - 1)

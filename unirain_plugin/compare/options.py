@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from unirain_plugin.compare.results import GT, INPUT
-from unirain_plugin.compare.set_options import SetOptions, check_name
-from unirain_plugin.data.image_limit import check_megapixels
-from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.errors import did_you_mean
 from unirain_plugin.options.yaml_loader import read_option_file
-from unirain_plugin.support.spec import parse_section
+from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.support.spec import KeyPath, Problem, Rule, above, at_least, at_most, below, filled, parse_section
 
 DEFAULT_WEIGHTS = "default"
 """``weights: default`` names the network that the package ships."""
 
 _PLACEHOLDERS = {"test_set", "rain_type", "image", "stem"}
+_RESERVED = {INPUT: "rainy input", GT: "clean image"}
+
+_Count = Annotated[int, at_least(1)]
+_Side = Annotated[int, at_least(16)]
+_FolderName = Annotated[
+    str,
+    filled,
+    Rule(
+        'that can name a folder: no slashes, no < > : " | ? *, no leading dot',
+        lambda name: not re.search(r'[/\\\0<>:"|?*\n]', name) and not name.startswith("."),
+    ),
+]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """One model: a network, or a folder of finished pictures.
+    """One model: a network, or a folder of finished images.
 
     Attributes:
         name: Its name in tables, figures and folders.
@@ -33,25 +44,25 @@ class ModelOptions:
         untrained: Take ``network`` with random weights: it gets its cost columns and no scores.
         param_key: Part of a .pth file; null for ``params_ema`` where it exists, else ``params``.
         strict_load: Whether every weight must fit; false takes those that do and says how many.
-        pad_multiple: The picture's sides are padded (mirrored) to a multiple of this for the network and the result is
+        pad_multiple: The image's sides are padded (mirrored) to a multiple of this for the network and the result is
             cut back; null for the network's ``window_size`` where it has that argument (SwinIR), else 1.
         tile: For this model, instead of the file's ``tile``; likewise ``overlap``, ``precision`` and ``sizes``.
         overlap: See ``tile``.
         precision: See ``tile``.
         sizes: See ``tile``.
-        results: Folder of finished pictures, searched with its subfolders and matched by stem.
-        suffix: Text that the finished pictures' stems have behind the input's stem, such as ``_SwinIR``.
-        pattern: Where each finished picture is below ``results`` instead: ``{test_set}``, ``{rain_type}``, ``{image}``
+        results: Folder of finished images, searched with its subfolders and matched by stem.
+        suffix: Text that the finished images' stems have behind the input's stem, such as ``_SwinIR``.
+        pattern: Where each finished image is below ``results`` instead: ``{test_set}``, ``{rain_type}``, ``{image}``
             (path without suffix) and ``{stem}`` are filled in, for example ``{rain_type}/{stem}_x1.png``.
     """
 
-    name: str
+    name: _FolderName
     weights: str | None = None
     network: dict[str, Any] | str | None = None
     untrained: bool = False
     param_key: str | None = None
     strict_load: bool = True
-    pad_multiple: int | None = None
+    pad_multiple: _Count | None = None
     tile: int | None = None
     overlap: int | None = None
     precision: str | None = None
@@ -60,37 +71,41 @@ class ModelOptions:
     suffix: str = ""
     pattern: str | None = None
 
-    def __post_init__(self) -> None:
-        check_name(self.name)
-        if self.name in (INPUT, GT):
-            raise ValueError(f"name: '{self.name}' stands for the {_RESERVED[self.name]}; choose another.")
+    def check_name(self) -> Iterator[Problem]:
+        """Two names stand for columns of every comparison."""
+        if self.name in _RESERVED:
+            yield "name", f"'{self.name}' stands for the {_RESERVED[self.name]}; choose another."
+
+    def check_origin(self) -> Iterator[Problem]:
+        """The images come from weights, or from a folder."""
         if self.results is not None:
             if self.weights is not None or self.network is not None or self.untrained:
-                raise ValueError("a folder of finished `results` takes neither `weights`, `network` nor `untrained`.")
+                yield (), "a folder of finished `results` takes neither `weights`, `network` nor `untrained`."
         elif self.network is None and self.weights is None:
-            raise ValueError("expected `weights`, `network` (with weights, or untrained: true) or `results`.")
-        elif self.untrained == (self.weights is not None):
-            raise ValueError(
-                "`untrained: true` is for a network without weights; leave one of the two out."
-                if self.untrained
-                else "`network` without `weights` would be scored with random weights; name its weights, or say "
-                "`untrained: true` to get its cost only."
-            )
+            yield (), "expected `weights`, `network` (with weights, or untrained: true) or `results`."
+        elif self.untrained and self.weights is not None:
+            yield (), "`untrained: true` is for a network without weights; leave one of the two out."
+        elif not self.untrained and self.weights is None:
+            text = "`network` without `weights` would be scored with random weights; name its weights, or say "
+            yield (), f"{text}`untrained: true` to get its cost only."
+
+    def check_network(self) -> Iterator[Problem]:
+        """A section of a network names its class."""
         if isinstance(self.network, Mapping) and "type" not in self.network:
-            raise ValueError("network: expected a `type`, the name of a registered network such as UniRain or SwinIR.")
-        if self.pad_multiple is not None and self.pad_multiple < 1:
-            raise ValueError(f"pad_multiple: expected at least 1, got {self.pad_multiple}.")
-        try:
-            (self.pattern or "").format(**dict.fromkeys(_PLACEHOLDERS, "x"))
-        except ValueError as error:
-            raise ValueError(f"pattern: {self.pattern!r} cannot be filled in: {error}.") from None
-        except LookupError:
-            pass  # told below
-        unknown = set(re.findall(r"{(\w*)}", self.pattern or "")) - _PLACEHOLDERS
+            yield "network", "expected a `type`, the name of a registered network such as UniRain or SwinIR."
+
+    def check_pattern(self) -> Iterator[Problem]:
+        """The pattern can be filled in."""
+        pattern = self.pattern or ""
+        unknown = sorted(set(re.findall(r"{(\w*)}", pattern)) - _PLACEHOLDERS)
         if unknown:
-            raise ValueError(
-                f"pattern: unknown {{{unknown.pop()}}}; known: {', '.join(f'{{{p}}}' for p in sorted(_PLACEHOLDERS))}."
-            )
+            known = ", ".join(f"{{{name}}}" for name in sorted(_PLACEHOLDERS))
+            yield "pattern", f"unknown {{{unknown[0]}}}; known: {known}."
+            return
+        try:
+            pattern.format(**dict.fromkeys(_PLACEHOLDERS, "x"))
+        except (ValueError, LookupError, AttributeError) as error:
+            yield "pattern", f"{pattern!r} cannot be filled in: {error}."
 
 
 @dataclass(frozen=True)
@@ -99,30 +114,22 @@ class CostOptions:
 
     Attributes:
         enabled: Whether parameters, multiply-adds, latency and memory are found out.
-        size: Side of the square picture of the latency and memory measurement.
+        size: Side of the square image of the latency and memory measurement.
         rounds: Counted turns, of which the median is taken; the networks take turns.
-        multiply_adds_size: Side of the square picture whose multiply-adds are counted (256: as the paper).
+        multiply_adds_size: Side of the square image whose multiply-adds are counted (256: as the paper).
         threads: CPU threads of each network; null leaves torch's choice.
     """
 
     enabled: bool = True
-    size: int = 128
-    rounds: int = 3
-    multiply_adds_size: int = 256
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        if (
-            min(self.size, self.multiply_adds_size) < 16
-            or self.rounds < 1
-            or (self.threads is not None and self.threads < 1)
-        ):
-            raise ValueError("expected size and multiply_adds_size ≥ 16, rounds ≥ 1 and threads ≥ 1.")
+    size: _Side = 128
+    rounds: _Count = 3
+    multiply_adds_size: _Side = 256
+    threads: _Count | None = None
 
 
 @dataclass(frozen=True)
 class BootstrapOptions:
-    """Confidence intervals of the difference to the reference model, pictures resampled within each rain type.
+    """Confidence intervals of the difference to the reference model, images resampled within each rain type.
 
     Attributes:
         samples: Resamplings; 0 leaves the intervals out.
@@ -130,24 +137,18 @@ class BootstrapOptions:
         seed: Of the resampling.
     """
 
-    samples: int = 10_000
-    confidence: float = 0.95
+    samples: Annotated[int, at_least(0)] = 10_000
+    confidence: Annotated[float, at_least(0.5), below(1)] = 0.95
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.samples < 0 or not 0.5 <= self.confidence < 1:
-            raise ValueError(
-                f"expected samples ≥ 0 and 0.5 ≤ confidence < 1, got {self.samples} and {self.confidence}."
-            )
 
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """The grid of pictures with zoomed crops.
+    """The grid of images with zoomed crops.
 
     Attributes:
         enabled: Whether it and the HTML page are made.
-        images: ``test set/image`` of each row; empty for the picture of each rain type at which the last scored model
+        images: ``test set/image`` of each row; empty for the image of each rain type at which the last scored model
             gains most over the input.
         crop: Side of the zoomed window in pixels.
         error_scale: Absolute error (of a range of 1) that gets the brightest colour of an error map.
@@ -155,12 +156,71 @@ class FigureOptions:
 
     enabled: bool = True
     images: list[str] = field(default_factory=list)
-    crop: int = 64
-    error_scale: float = 0.2
+    crop: Annotated[int, at_least(8)] = 64
+    error_scale: Annotated[float, above(0), at_most(1)] = 0.2
 
-    def __post_init__(self) -> None:
-        if self.crop < 8 or not 0 < self.error_scale <= 1:
-            raise ValueError(f"expected crop ≥ 8 and 0 < error_scale ≤ 1, got {self.crop} and {self.error_scale}.")
+
+@dataclass(frozen=True)
+class SynthesizeOptions:
+    """A test set rendered with ``synthesize-rain`` into the output folder; the same settings give the same images.
+
+    Attributes:
+        input: Folder of clean photographs; null for those that scikit-image installs.
+        split: Without ``input``: ``held-out``, ``train`` or ``all``.
+        rain_types: What is rendered onto each photograph.
+        per_image: Pairs for each photograph and type.
+        size: Side of the images, or [height, width]; null for whole photographs.
+        seed: Of the rain.
+    """
+
+    input: Path | None = None
+    split: Literal["held-out", "train", "all"] = "held-out"
+    rain_types: list[str] = field(default_factory=lambda: list(RAIN_TYPES))
+    per_image: _Count = 1
+    size: int | list[int] | None = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """One test set: exactly one of ``lq``, ``dataroot``, ``manifest`` and ``synthesize``.
+
+    Attributes:
+        name: Its name in tables.
+        lq: Folder of rainy images, or an LMDB of them.
+        gt: Folder (LMDB) of the clean images with the same names; null where there are none.
+        rain_type: The rain type of the images in ``lq``, if they have one.
+        dataroot: Folder ``{type}/{input,target}`` (RainRAG's layout), or of LMDBs ``{type}/{lq,gt}.lmdb``; with
+            ``manifest``: the folder that its paths are relative to.
+        rain_types: Which types of ``dataroot`` or ``manifest``; null for all.
+        manifest: JSON lines of pairs.
+        rejected: Take also the pairs that distillation has rejected.
+        synthesize: Renders a test set.
+        limit: At most so many images of each rain type, the first ones.
+    """
+
+    name: _FolderName
+    lq: Path | None = None
+    gt: Path | None = None
+    rain_type: str | None = None
+    dataroot: Path | None = None
+    rain_types: list[str] | None = None
+    manifest: Path | None = None
+    rejected: bool = False
+    synthesize: SynthesizeOptions | None = None
+    limit: _Count | None = None
+
+    def check_source(self) -> Iterator[Problem]:
+        """The images come from one place, and each key has its own."""
+        root = self.dataroot if self.manifest is None else None
+        if sum(source is not None for source in (self.lq, root, self.manifest, self.synthesize)) != 1:
+            yield (), "give exactly one of `lq`, `dataroot`, `manifest` and `synthesize`."
+            return
+        for key, owner in (("gt", "lq"), ("rain_type", "lq"), ("rejected", "manifest")):
+            if getattr(self, key) and getattr(self, owner) is None:
+                yield key, f"`{key}` goes with `{owner}`."
+        if self.rain_types is not None and root is None and self.manifest is None:
+            yield "rain_types", "`rain_types` goes with `dataroot` or `manifest`."
 
 
 @dataclass(frozen=True)
@@ -174,23 +234,23 @@ class CompareOptions:
         metrics: ``psnr``, ``ssim``, ``psnr_y``, ``ssim_y``, ``niqe``, or any metric of pyiqa where it is installed.
         include_input: Whether the rainy input is the tables' first row.
         reference: The model that differences are taken to; null for the first row.
-        tile: Edge of what a network computes at a time, 0 for the whole picture.
+        tile: Edge of what a network computes at a time, 0 for the whole image.
         overlap: Pixels that tiles share (networks other than UniRain).
         precision: ``fp32``, ``bf16`` or ``fp16``.
-        sizes: Longer edges at which larger pictures are restored as well, ``[]`` for the network's own result; null for
+        sizes: Longer edges at which larger images are restored as well, ``[]`` for the network's own result; null for
             what the weights' file names.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         cost: What a network costs.
         bootstrap: Confidence intervals.
-        figure: The grid of pictures.
+        figure: The grid of images.
         output: Folder for everything that is written.
         max_megapixels: Pictures that declare more are refused before they are decoded; null for what memory takes.
     """
 
-    name: str
-    models: list[ModelOptions]
-    test_sets: list[SetOptions]
-    metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])
+    name: _FolderName
+    models: Annotated[list[ModelOptions], filled]
+    test_sets: Annotated[list[SetOptions], filled]
+    metrics: Annotated[list[str], filled] = field(default_factory=lambda: ["psnr", "ssim"])
     include_input: bool = True
     reference: str | None = None
     tile: int = 512
@@ -202,21 +262,19 @@ class CompareOptions:
     bootstrap: BootstrapOptions = field(default_factory=BootstrapOptions)
     figure: FigureOptions = field(default_factory=FigureOptions)
     output: Path | None = None
-    max_megapixels: float | None = None
+    max_megapixels: Annotated[float, above(0)] | None = None
 
-    def __post_init__(self) -> None:
-        check_name(self.name)
-        if self.max_megapixels is not None:
-            check_megapixels("max_megapixels", self.max_megapixels)
-        for key in ("models", "test_sets", "metrics"):
-            if not getattr(self, key):
-                raise ValueError(f"{key}: the list is empty; expected at least one entry.")
-        _check_unique("models", [model.name for model in self.models])
-        _check_unique("test_sets", [test_set.name for test_set in self.test_sets])
-        _check_unique("metrics", self.metrics)
+    def check_names(self) -> Iterator[Problem]:
+        """Rows, test sets and metrics have names of their own; they name folders too."""
+        yield from _repeated("models", [model.name for model in self.models])
+        yield from _repeated("test_sets", [test_set.name for test_set in self.test_sets])
+        yield from _repeated("metrics", self.metrics)
+
+    def check_reference(self) -> Iterator[Problem]:
+        """Differences are taken to a row."""
         if self.reference is not None and self.reference not in self.rows:
-            hint = did_you_mean(self.reference, self.rows)
-            raise ValueError(f"reference: there is no model '{self.reference}'; found {', '.join(self.rows)}.{hint}")
+            text = f"there is no model '{self.reference}'; found {', '.join(self.rows)}."
+            yield "reference", text + did_you_mean(self.reference, self.rows)
 
     @property
     def rows(self) -> list[str]:
@@ -229,33 +287,39 @@ class CompareOptions:
         return self.output or Path("results", "compare", self.name)
 
 
-_RESERVED = {INPUT: "rainy input", GT: "clean picture"}
-
-
 def load_options(path: str | Path) -> CompareOptions:
     """Read and check an option file.
 
     Raises:
-        OptionError: Naming every key that is unknown, missing or of the wrong type, with the nearest valid spelling.
+        OptionError: As :func:`parse_options`, and for a file that is missing or no YAML.
     """
-    return parse_options(read_option_file(path).opt, str(path))
+    document = read_option_file(path)
+    return parse_options(document.opt, document.file, document.lines)
 
 
-def parse_options(mapping: Mapping[str, Any], where: str) -> CompareOptions:
-    """Check a whole option mapping, the networks' settings of restoring included.
+def parse_options(
+    mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
+) -> CompareOptions:
+    """Check a whole option mapping, the metrics' names included.
+
+    Args:
+        mapping: The options.
+        where: Their source, for messages.
+        lines: Key path → line, where they come from a file.
 
     Raises:
-        OptionError: As :func:`load_options`.
+        OptionError: Naming every wrong key, with the nearest valid spelling.
     """
-    options = parse_section(CompareOptions, mapping, where)
+    options = parse_section(CompareOptions, mapping, where, lines=lines)
     from unirain_plugin.metrics.scoring import check_names  # the tables of known metrics
 
     check_names(options.metrics, where)
     return options
 
 
-def _check_unique(key: str, names: Sequence[str]) -> None:
+def _repeated(key: str, names: Sequence[str]) -> Iterator[Problem]:
     folded = [name.casefold() for name in names]
     for name in names:
         if folded.count(name.casefold()) > 1:
-            raise OptionError(f"{key}: '{name}' is there twice (upper and lower case count as one); rename one.")
+            yield key, f"'{name}' is there twice (upper and lower case count as one); rename one."
+            return

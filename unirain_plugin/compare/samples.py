@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from unirain_plugin.compare.set_options import SetOptions, SynthesizeOptions
+from unirain_plugin.compare.options import SetOptions, SynthesizeOptions
 from unirain_plugin.data.folder_walk import walk_images
 from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
 from unirain_plugin.data.lmdb import read_meta, read_value, scan_lmdb

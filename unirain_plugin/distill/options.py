@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from unirain_plugin.data.image_io import CONVERSIONS
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, check_section, load_parts
 from unirain_plugin.distill.retrieval.ssim import MIN_SIZE
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
-from unirain_plugin.support.spec import parse_section
+from unirain_plugin.support.spec import KeyPath, Problem, Rule, at_least, between, filled, one_of, parse_section
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,12 @@ class CandidateOptions:
     manifest: Path | None = None
     dataroot: Path | None = None
     source: str = ""
-    convert: list[str] = field(default_factory=list)
+    convert: list[Annotated[str, one_of(*CONVERSIONS)]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
+    def check_source(self) -> Iterator[Problem]:
+        """The pairs come from one place."""
         if (self.manifest is None) == (self.dataroot is None):
-            raise ValueError("give exactly one of `manifest` and `dataroot`.")
-        for kind in self.convert:
-            if kind not in CONVERSIONS:
-                raise ValueError(f"convert: expected some of {', '.join(CONVERSIONS)}, got {kind!r}.")
+            yield (), "give exactly one of `manifest` and `dataroot`."
 
 
 @dataclass(frozen=True)
@@ -72,20 +70,20 @@ class RetrievalOptions:
     k1: int = 100
     k2: int = 20
     k3: int = 3
-    working_size: int = 128
+    working_size: Annotated[int, at_least(MIN_SIZE, "(SSIM's window)")] = 128
     index: str = "Flat"
-    nprobe: int | None = None
+    nprobe: Annotated[int, at_least(1)] | None = None
     index_file: Path | None = None
 
-    def __post_init__(self) -> None:
+    def check_cascade(self) -> Iterator[Problem]:
+        """Each level keeps some of what the level before it kept."""
         if not self.k1 >= self.k2 >= self.k3 >= 1:
-            raise ValueError(f"the cascade narrows: expected k1 ≥ k2 ≥ k3 ≥ 1, got {self.k1}, {self.k2}, {self.k3}.")
-        if self.working_size < MIN_SIZE:
-            raise ValueError(f"working_size: expected at least {MIN_SIZE} (SSIM's window), got {self.working_size}.")
-        if self.nprobe is not None and self.nprobe < 1:
-            raise ValueError(f"nprobe: expected at least 1, got {self.nprobe}.")
+            yield (), f"the cascade narrows: expected k1 ≥ k2 ≥ k3 ≥ 1, got {self.k1}, {self.k2}, {self.k3}."
+
+    def check_nprobe(self) -> Iterator[Problem]:
+        """Only IVF indexes have lists."""
         if self.nprobe is not None and self.index_file is None and "IVF" not in self.index:
-            raise ValueError(f"nprobe: is of IVF indexes, got index {self.index!r}.")
+            yield "nprobe", f"is of IVF indexes, got index {self.index!r}."
 
 
 @dataclass(frozen=True)
@@ -101,17 +99,15 @@ class EngineOptions:
     """
 
     type: Literal["local", "ray"] = "local"
-    workers: int = 2
-    prefetch: int = 0
+    workers: Annotated[int, at_least(0)] = 2
+    prefetch: Annotated[int, at_least(0)] = 0
     address: str | None = None
-    num_gpus: float = 0.0
+    num_gpus: Annotated[float, at_least(0)] = 0.0
 
-    def __post_init__(self) -> None:
-        if self.workers < (1 if self.type == "ray" else 0) or self.prefetch < 0 or self.num_gpus < 0:
-            raise ValueError(
-                "expected workers ≥ 0 (ray: ≥ 1), prefetch ≥ 0 and num_gpus ≥ 0, "
-                f"got {self.workers}, {self.prefetch} and {self.num_gpus}."
-            )
+    def check_workers(self) -> Iterator[Problem]:
+        """Ray's actors do all the work."""
+        if self.type == "ray" and self.workers < 1:
+            yield "workers", "found 0; expected an integer ≥ 1 with type ray."
 
 
 @dataclass(frozen=True)
@@ -121,18 +117,12 @@ class ReportOptions:
     Attributes:
         enabled: Write it (needs jinja2).
         examples: Kept and rejected examples shown for each rain type.
-        image_size: Longer side of the pictures in it, pixels.
+        image_size: Longer side of the images in it, pixels.
     """
 
     enabled: bool = True
-    examples: int = 6
-    image_size: int = 256
-
-    def __post_init__(self) -> None:
-        if self.examples < 0 or not 16 <= self.image_size <= 2048:
-            raise ValueError(
-                f"expected examples ≥ 0 and 16 ≤ image_size ≤ 2048, got {self.examples}, {self.image_size}."
-            )
+    examples: Annotated[int, at_least(0)] = 6
+    image_size: Annotated[int, between(16, 2048)] = 256
 
 
 @dataclass(frozen=True)
@@ -160,13 +150,13 @@ class DistillOptions:
         early_exit: Do not ask costly voters once the majority stands.
     """
 
-    name: str
+    name: Annotated[str, filled, Rule("and holds no '/'", lambda name: "/" not in name)]
     references: ReferenceOptions
     candidates: CandidateOptions
     captioner: dict[str, Any] = field(default_factory=lambda: {"type": "attributes"})
     embedder: dict[str, Any] = field(default_factory=lambda: {"type": "statistics"})
     text_encoder: dict[str, Any] = field(default_factory=lambda: {"type": "attributes"})
-    voters: list[dict[str, Any]] = field(
+    voters: Annotated[list[dict[str, Any]], filled] = field(
         default_factory=lambda: [{"type": "realism"}, {"type": "pair_consistency"}, {"type": "gt_quality"}]
     )
     retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
@@ -175,18 +165,10 @@ class DistillOptions:
     imports: list[str] = field(default_factory=list)
     output: Path | None = None
     work: Path | None = None
-    shard_size: int = 256
+    shard_size: Annotated[int, at_least(1)] = 256
     unreadable: Literal["stop", "reject"] = "stop"
     duplicates: Literal["reject", "keep"] = "reject"
     early_exit: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.name or "/" in self.name:
-            raise ValueError(f"name: expected a name without '/', got {self.name!r}.")
-        if self.shard_size < 1:
-            raise ValueError(f"shard_size: expected at least 1, got {self.shard_size}.")
-        if not self.voters:
-            raise ValueError("voters: expected at least one.")
 
     @property
     def output_folder(self) -> Path:
@@ -199,13 +181,20 @@ class DistillOptions:
         return self.work or self.output_folder / "work"
 
 
-def parse_options(mapping: Mapping[str, Any], where: str) -> DistillOptions:
+def parse_options(
+    mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
+) -> DistillOptions:
     """Check a whole option mapping, the parts' own sections included.
 
+    Args:
+        mapping: The options.
+        where: Their source, for messages.
+        lines: Key path → line, where they come from a file.
+
     Raises:
-        OptionError: Naming the file, the key and the nearest valid spelling.
+        OptionError: Naming every wrong key and the nearest valid spelling.
     """
-    options = parse_section(DistillOptions, mapping, where)
+    options = parse_section(DistillOptions, mapping, where, lines=lines)
     load_parts(options.imports)
     for registry, section, key in (
         (CAPTIONER, options.captioner, "captioner"),
@@ -226,4 +215,5 @@ def load_options(path: str | Path) -> DistillOptions:
     Raises:
         OptionError: As :func:`parse_options`, and for a file that is missing or no YAML.
     """
-    return parse_options(read_option_file(path).opt, str(path))
+    document = read_option_file(path)
+    return parse_options(document.opt, document.file, document.lines)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Annotated, Literal
 
 import numpy as np
 
-from unirain_plugin.errors import CheckpointError, DataError, OptionError, did_you_mean
+from unirain_plugin.errors import CheckpointError, DataError
+from unirain_plugin.support.spec import Problem, above, at_least, below, one_of, parse_section
 
 MODES = ("paper", "coba", "released", "equal", "dwa", "uncertainty", "rlw", "famo")
 """The ways to weight the rain types; see :mod:`unirain_plugin.losses.reweighting`."""
-
-SOURCES = ("train", "val")
-"""Where the per-type losses come from: means over the training interval, or the validation."""
 
 
 @dataclass(frozen=True)
@@ -44,35 +42,24 @@ class ReweightingOptions:
         gamma: Decay of ``famo``'s logits (γ, 0 or more; 0.01 in its paper).
     """
 
-    num_types: int
-    mode: str = "paper"
-    window: int = 10
-    tau: float = 5.0
-    warmup: int = 20
-    update_freq: int = 100
-    source: str = "train"
-    floor: float | None = None
-    ema: float = 0.0
-    temperature: float = 2.0
-    seed: int = 0
-    lr: float = 0.025
-    gamma: float = 0.01
+    num_types: Annotated[int, at_least(1)]
+    mode: Annotated[str, one_of(*MODES)] = "paper"
+    window: Annotated[int, at_least(2)] = 10
+    tau: Annotated[float, at_least(0)] = 5.0
+    warmup: Annotated[int, at_least(0)] = 20
+    update_freq: Annotated[int, at_least(1)] = 100
+    source: Literal["train", "val"] = "train"
+    floor: Annotated[float, at_least(0)] | None = None
+    ema: Annotated[float, at_least(0), below(1)] = 0.0
+    temperature: Annotated[float, above(0)] = 2.0
+    seed: Annotated[int, at_least(0)] = 0
+    lr: Annotated[float, above(0)] = 0.025
+    gamma: Annotated[float, at_least(0)] = 0.01
 
-    def __post_init__(self) -> None:
-        _integer("num_types", self.num_types, 1)
-        _choice("mode", self.mode, MODES)
-        _integer("window", self.window, 2)
-        _number("tau", self.tau, 0.0)
-        _integer("warmup", self.warmup, 0)
-        _integer("update_freq", self.update_freq, 1)
-        _choice("source", self.source, SOURCES)
-        if self.floor is not None:
-            _number("floor", self.floor, 0.0, 1.0 / self.num_types, f"0 to 1/num_types = {1 / self.num_types:.6g}")
-        _number("ema", self.ema, 0.0, math.nextafter(1.0, 0.0), "0 up to but not including 1")
-        _number("temperature", self.temperature, math.nextafter(0.0, 1.0), text="above 0")
-        _integer("seed", self.seed, 0)
-        _number("lr", self.lr, math.nextafter(0.0, 1.0), text="above 0")
-        _number("gamma", self.gamma, 0.0)
+    def check_floor(self) -> Iterator[Problem]:
+        """All weights together are 1."""
+        if self.floor is not None and self.floor > 1 / self.num_types:
+            yield "floor", f"found {self.floor}; expected a number from 0 to 1/num_types = {1 / self.num_types:.6g}."
 
 
 OPTION_NAMES = tuple(field.name for field in fields(ReweightingOptions))
@@ -83,34 +70,9 @@ def parse_options(mode: str, num_types: int, more: dict[str, object]) -> Reweigh
     """Check the options and freeze them.
 
     Raises:
-        OptionError: For an unknown name (the nearest valid one is named), a wrong type or a value out of range.
+        OptionError: For each unknown name (the nearest valid one is named), wrong type and value out of range.
     """
-    for name in more:
-        if name not in OPTION_NAMES:
-            raise OptionError(
-                f"{name}: unknown reweighting option; expected one of {', '.join(OPTION_NAMES)}."
-                + did_you_mean(name, OPTION_NAMES)
-            )
-    return ReweightingOptions(num_types=num_types, mode=mode, **more)
-
-
-def _integer(name: str, value: object, lowest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise OptionError(f"{name}: found {value!r}; expected an integer, {lowest} or more.")
-
-
-def _number(name: str, value: object, lowest: float, highest: float = math.inf, text: str | None = None) -> None:
-    expected = f"expected a number, {text or f'{lowest:g} or more'}."
-    if isinstance(value, str):
-        expected += " It is text: YAML reads 1e-4 as text, write 1.0e-4."
-    wrong_type = isinstance(value, bool) or not isinstance(value, (int, float))
-    if wrong_type or not math.isfinite(value) or not lowest <= value <= highest:
-        raise OptionError(f"{name}: found {value!r}; {expected}")
-
-
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise OptionError(f"{name}: found {value!r}; expected {' | '.join(choices)}." + did_you_mean(value, choices))
+    return parse_section(ReweightingOptions, {"mode": mode, "num_types": num_types, **more}, "")
 
 
 _LARGEST = 1e100  # a ratio beyond this tells no more; sums and products of ratios then stay finite in float64

@@ -9,8 +9,7 @@ from typing import Any
 from unirain_plugin.errors import OptionError
 from unirain_plugin.models.figures import BestFigure, resolve_metrics
 from unirain_plugin.models.optimizers import check_scheduler
-from unirain_plugin.models.settings import TrainingSettings, ValidationSettings
-from unirain_plugin.models.training_log import wants_bar
+from unirain_plugin.models.settings import Settings, TrainingSettings, ValidationSettings
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class ModelOptions:
         training: Our keys under ``train:``; defaults when testing.
         validation: Our keys under ``val:``.
         metrics: ``val: metrics:`` in the toolbox's form; empty for none.
-        routing_freq: ``logger: routing_freq:``, iterations between two routing pictures; None: each validation.
+        routing_freq: ``logger: routing_freq:``, iterations between two routing images; None: each validation.
     """
 
     training: TrainingSettings
@@ -34,20 +33,11 @@ class ModelOptions:
         """Parse and check an option file.
 
         Raises:
-            OptionError: If a value cannot be used; the message names the key.
+            OptionError: Naming every key whose value cannot be used.
         """
-        val, logger = opt.get("val") or {}, opt.get("logger") or {}
-        training = TrainingSettings.from_options(opt["train"]) if is_train else TrainingSettings()
-        options = cls(
-            training,
-            ValidationSettings.from_options(val),
-            resolve_metrics(val.get("metrics")) or {},
-            logger.get("routing_freq"),
-        )
-        wants_bar(logger.get("progress"), rank=0)
-        frequency = options.routing_freq
-        if frequency is not None and (isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1):
-            raise OptionError(f"logger: routing_freq: expected a whole number of at least 1, found {frequency!r}.")
+        settings = Settings.parse(opt if is_train else {**opt, "train": {}})
+        metrics = resolve_metrics((opt.get("val") or {}).get("metrics")) or {}
+        options = cls(settings.train, settings.val, metrics, settings.logger.routing_freq)
         if is_train:
             options._check_training(opt)
         return options

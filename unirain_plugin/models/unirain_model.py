@@ -16,7 +16,7 @@ from unirain_plugin.errors import TrainingError
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
 from unirain_plugin.models.model_options import ModelOptions
 from unirain_plugin.models.optimizers import build_optimizer
-from unirain_plugin.models.settings import TrainingSettings, ValidationSettings, option_names
+from unirain_plugin.models.settings import LoggerSettings, TrainingSettings, ValidationSettings, option_names
 from unirain_plugin.models.training_log import TrainingBar, wants_bar
 from unirain_plugin.models.training_step import (
     Batch,
@@ -35,8 +35,7 @@ class UniRainModel(PerTypeValidation):
 
     It works with stock networks, losses and data sets as well: labels, auxiliary losses and routing are used where
     they exist. The keys it adds to an option file are those of :class:`TrainingSettings` under ``train:``, of
-    :class:`ValidationSettings` under ``val:``, and under ``logger:`` ``progress`` (``auto``, true or false: a live
-    bar) and ``routing_freq`` (iterations between two routing images).
+    :class:`ValidationSettings` under ``val:`` and of :class:`LoggerSettings` under ``logger:``.
 
     Args:
         opt: The parsed option file; copied, not changed.
@@ -47,7 +46,7 @@ class UniRainModel(PerTypeValidation):
 
     TRAIN_OPTIONS = option_names(TrainingSettings)
     VAL_OPTIONS = option_names(ValidationSettings)
-    LOGGER_OPTIONS = frozenset({"progress", "routing_freq"})
+    LOGGER_OPTIONS = option_names(LoggerSettings)
 
     def __init__(self, opt: dict[str, Any]) -> None:
         opt = copy.deepcopy(opt)
@@ -217,7 +216,7 @@ def _check_labels(opt: Mapping[str, Any]) -> None:
     Raises:
         OptionError: If they do not agree.
     """
-    from unirain_plugin.options.check_labels import check_labels
+    from unirain_plugin.options.check_data import check_labels
     from unirain_plugin.options.problems import Problems
 
     problems = Problems(opt.get("name", "options"))

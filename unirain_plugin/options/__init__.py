@@ -1,4 +1,4 @@
-"""Option files, checked before the toolbox sees them. This is the public face of :mod:`unirain_plugin.option_files`.
+"""Option files, checked before the toolbox sees them.
 
 BasicSR reads option files with an unsafe loader, applies ``--force_yml`` by ``exec``, stops at about 45 keys with a
 bare ``KeyError`` and passes misspelled optional keys over in silence. :func:`load_options` reads the same files safely
@@ -15,9 +15,9 @@ from copy import deepcopy
 from pathlib import Path
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.options.problems import KeyPath, Problems
+from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.yaml_loader import read_option_file
-from unirain_plugin.support.spec import parse_section
+from unirain_plugin.support.spec import KeyPath, parse_section
 
 __all__ = ["OptionError", "apply_overrides", "check_options", "checked_loader", "load_options", "parse_section"]
 
@@ -45,8 +45,7 @@ def load_options(
     document = read_option_file(path)
     problems = Problems(document.file, document.lines)
     _override(document.opt, overrides or (), problems)
-    _find(document.opt, problems, is_train, check_paths)
-    problems.raise_if_any()
+    _check(document.opt, problems, is_train, check_paths)
     if os.environ.get("RANK", "0") == "0":  # of several processes one is enough to say it
         for warning in problems.warnings:
             logging.getLogger("basicsr").warning(warning)
@@ -78,8 +77,7 @@ def check_options(
             and the nearest valid name.
     """
     problems = Problems(str(file), lines)
-    _find(opt, problems, is_train, check_paths)
-    problems.raise_if_any()
+    _check(opt, problems, is_train, check_paths)
     return problems.warnings
 
 
@@ -109,11 +107,7 @@ def checked_loader(
     puts it in place of ``basicsr.utils.options.ordered_yaml()[0]``, and the toolbox's own ``parse_options`` works on
     with checked options. Overrides are in them already: ``--force_yml`` must not reach the toolbox's parser.
 
-    Args:
-        path: The YAML file.
-        overrides: ``section:key=value`` texts, as behind ``--force_yml``.
-        is_train: Whether the file is for training or for testing.
-        check_paths: Whether data folders, manifests and weights must exist already.
+    The arguments are those of :func:`load_options`.
 
     Raises:
         OptionError: At once, as :func:`load_options`.
@@ -136,14 +130,14 @@ def checked_loader(
 
 
 def _override(opt: OrderedDict, overrides: Iterable[str], problems: Problems) -> None:
-    overrides = list(overrides)
     if overrides:
         from unirain_plugin.options.overrides import set_overrides  # imports BasicSR
 
         set_overrides(opt, overrides, problems)
 
 
-def _find(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool) -> None:
+def _check(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool) -> None:
     from unirain_plugin.options.check import find_problems  # imports BasicSR
 
     find_problems(opt, problems, is_train, check_paths)
+    problems.raise_if_any()

@@ -1,29 +1,45 @@
-"""Checking a whole option file before the toolbox sees it: every mistake is found and named in one go."""
+"""Checking a whole option file before the toolbox sees it: every mistake is found and named in one go.
+
+Sections of this package's own classes are checked by the classes themselves (:func:`check_own`), the toolbox's keys by
+the table of :mod:`unirain_plugin.options.toolbox_keys`, constructor arguments of other classes by their signatures.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import Parameter
+from typing import Any
 
+from unirain_plugin.data.dataset_options import LOADER_KEYS
 from unirain_plugin.errors import nearest
-from unirain_plugin.options.check_data import check_data
-from unirain_plugin.options.check_labels import check_labels
-from unirain_plugin.options.check_own import check_own
+from unirain_plugin.options.check_data import check_data, check_labels
 from unirain_plugin.options.check_run import check_run
-from unirain_plugin.options.problems import KeyPath, Problems
-from unirain_plugin.options.registries import named_class, section
-from unirain_plugin.options.schema import (
+from unirain_plugin.options.problems import Problems
+from unirain_plugin.options.sections import (
     Known,
+    buildable,
+    called,
     dataset_class,
     doubtful,
     known_keys,
     model_class,
-    optimizers,
-    schedulers,
+    named_class,
+    role_of,
+    section,
 )
-from unirain_plugin.options.toolbox_keys import REQUIRED, SET_BY_TOOLBOX, STOCK_KEYS, rule_for
-from unirain_plugin.options.vocabulary import Reads, is_known, is_own, reads_of
-from unirain_plugin.support.words import found, number_meant
+from unirain_plugin.options.toolbox_keys import (
+    REQUIRED,
+    SET_BY_TOOLBOX,
+    STOCK_KEYS,
+    Reads,
+    is_known,
+    is_own,
+    reads_of,
+    rule_for,
+)
+from unirain_plugin.support.spec import KeyPath, SectionError, complaint, dotted, found, number_meant, words
 
 
 def find_problems(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool = True) -> None:
@@ -36,18 +52,14 @@ def find_problems(opt: Mapping, problems: Problems, is_train: bool, check_paths:
         check_paths: Whether data folders, manifests and weights must exist already.
     """
     problems.doubts = doubtful(opt)
-    steps: tuple[Callable[[], None], ...] = (
-        lambda: _check_types(opt, problems),
-        lambda: _check_values(opt, problems),
-        lambda: _check_keys(opt, problems),
-        lambda: _check_required(opt, problems, is_train),
-        lambda: check_run(opt, problems, is_train),
-        lambda: check_data(opt, problems, is_train, check_paths),
-        lambda: check_own(opt, problems, is_train),
-        lambda: check_labels(opt, problems, is_train, check_paths),
-    )
-    for step in steps:
-        step()
+    _check_types(opt, problems)
+    _check_values(opt, problems)
+    _check_keys(opt, problems)
+    _check_required(opt, problems, is_train)
+    check_run(opt, problems, is_train)
+    check_data(opt, problems, is_train, check_paths)
+    check_own(opt, problems, is_train)
+    check_labels(opt, problems, is_train, check_paths)
 
 
 def sections(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Mapping]]:
@@ -64,33 +76,21 @@ def sections(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Mappi
 def _check_types(opt: Mapping, problems: Problems) -> None:
     """Every ``type`` names something that exists."""
     named_class("model", opt.get("model_type"), ("model_type",), problems)
+    model = model_class(opt)
     for path, here in sections(opt):
-        kind, where = here.get("type"), (*path, "type")
-        if not path or "type" not in here:
-            continue
-        first, second = str(path[0]), str(path[1]) if len(path) > 1 else ""
-        if first.startswith("network_") and len(path) == 1:
-            named_class("arch", kind, where, problems)
-        elif first == "datasets" and len(path) == 2:
-            named_class("dataset", kind, where, problems)
-        elif path[:2] == ("val", "metrics") and len(path) == 3:
-            named_class("metric", kind, where, problems)
-        elif first == "train" and second.endswith("_opt"):
-            named_class("loss", kind, where, problems)
-        elif first == "train" and len(path) == 2 and model_class(opt) is not None:
-            model = model_class(opt)
-            if second.startswith("optim_") and (is_known(model) or hasattr(model, "OPTIMIZERS")):
-                _check_name(kind, optimizers(opt), "optimiser", opt, where, problems)
-            elif second == "scheduler":
-                _check_name(kind, schedulers(opt), "scheduler", opt, where, problems)
+        role, kind, where = role_of(path), here.get("type"), (*path, "type")
+        if role in ("optimiser", "scheduler"):
+            if model is not None and (is_known(model) or role == "scheduler" or hasattr(model, "OPTIMIZERS")):
+                _check_name(kind, buildable(opt, role), role, opt, where, problems)
+        elif role is not None:
+            named_class(role, kind, where, problems)
 
 
 def _check_name(kind: object, known: Mapping, word: str, opt: Mapping, where: KeyPath, problems: Problems) -> None:
-    if not isinstance(kind, str) or kind in known or not known:
-        return
-    match = nearest(kind, known)
-    hint = f"Did you mean '{match}'?" if match else f"Known: {', '.join(sorted(known))}."
-    problems.error(where, f"{opt['model_type']} has no {word} '{kind}'. {hint}")
+    if isinstance(kind, str) and known and kind not in known:
+        match = nearest(kind, known)
+        hint = f"Did you mean '{match}'?" if match else f"Known: {', '.join(sorted(known))}."
+        problems.error(where, f"{opt['model_type']} has no {word} '{kind}'. {hint}")
 
 
 def _check_values(opt: Mapping, problems: Problems) -> None:
@@ -98,13 +98,25 @@ def _check_values(opt: Mapping, problems: Problems) -> None:
     for path, here in sections(opt):
         known = known_keys(opt, path)
         for key, value in here.items():
-            rule = rule_for((*path, key)) if not _resolves_metrics(opt, (*path, key)) else None
-            complaint = rule.complaint(value) if rule is not None else None
-            if complaint is None and rule is None and known is not None and known.signature is not None:
-                complaint = _mismatch(value, known.signature.defaults.get(key))
-            if complaint is not None:
-                note = problems.warn if rule is None and known is not None and known.foreign else problems.error
-                note((*path, key), complaint)
+            at = (*path, key)
+            if (value is not None and _asked_of_the_class(opt, at)) or _resolves_metrics(opt, at):
+                continue
+            kind = rule_for(at)
+            if kind is not None:
+                text, note = complaint(value, kind), problems.error
+            else:
+                text = _mismatch(value, known.defaults.get(key)) if known is not None and known.defaults else None
+                note = problems.warn if known is not None and known.foreign else problems.error
+            if text is not None:
+                note(at, text)
+
+
+def _asked_of_the_class(opt: Mapping, path: KeyPath) -> bool:
+    """Whether ``path`` is an option that a class of ours checks itself, see :func:`check_own`."""
+    if path[0] == "datasets" and len(path) > 2:
+        return is_own(dataset_class(opt, str(path[1]))) and path[2] not in LOADER_KEYS | {"name", "type"}
+    target = called(opt, path[:-1]) if role_of(path[:-1]) in ("arch", "loss") else None
+    return target is not None and is_own(target[0]) and hasattr(target[0], "OPTIONS") and path[-1] != "type"
 
 
 def _resolves_metrics(opt: Mapping, path: KeyPath) -> bool:
@@ -134,7 +146,7 @@ def _check_keys(opt: Mapping, problems: Problems) -> None:
         if known is None or (known.own and not known.strict):
             continue  # our open constructors are asked themselves, see check_own
         for key in here:
-            if ".".join(map(str, (*path, key))) in SET_BY_TOOLBOX:
+            if dotted((*path, key)) in SET_BY_TOOLBOX:
                 problems.warn((*path, key), "is set by the toolbox itself; what the file says is not used.")
             elif key not in known.keys:
                 _unknown(opt, (*path, key), known, here, problems)
@@ -165,7 +177,7 @@ def _home(key: str, section_path: KeyPath) -> str | None:
     if not homes or key in ("name", "type", "phase", "scale"):
         return None
     home = homes[0].replace("datasets.*", "datasets: train")
-    return None if homes[0] == ".".join(map(str, section_path)) else home
+    return None if homes[0] == dotted(section_path) else home
 
 
 def _check_required(opt: Mapping, problems: Problems, is_train: bool) -> None:
@@ -184,7 +196,7 @@ def _check_required(opt: Mapping, problems: Problems, is_train: bool) -> None:
             continue  # the whole section is missing, which is said already
         rule = rule_for(path)
         owner = known_keys(opt, path[:-1])
-        expected = rule.expected() if rule is not None else f"a value for {owner.owner if owner else 'the toolbox'}"
+        expected = words(rule) if rule is not None else f"a value for {owner.owner if owner else 'the toolbox'}"
         empty = " (empty: the usual name)" if path == ("val", "suffix") else ""
         problems.error(path, f"is missing; expected {expected}{empty}.")
 
@@ -237,13 +249,117 @@ def _required_by_data(opt: Mapping) -> list[KeyPath]:
 def _required_by_calls(opt: Mapping) -> list[KeyPath]:
     required: list[KeyPath] = []
     for path, here in sections(opt):
-        is_network = len(path) == 1 and str(path[0]).startswith("network_")
-        is_metric = len(path) == 3 and path[:2] == ("val", "metrics")
-        if is_network or (is_metric and not _resolves_metrics(opt, path)):
-            required.append((*path, "type"))
-        if len(path) == 2 and path[0] == "train" and str(path[1]).endswith("_opt") and here:
+        role = role_of(path)
+        is_loss = role == "loss" and len(path) == 2 and bool(here)
+        if role == "arch" or is_loss or (role == "metric" and not _resolves_metrics(opt, path)):
             required.append((*path, "type"))
         known = known_keys(opt, path)
-        if known is not None and known.signature is not None:
-            required += [(*path, name) for name in known.signature.required]
+        defaults = {} if known is None else known.defaults
+        required += [(*path, name) for name, default in defaults.items() if default is Parameter.empty]
     return required
+
+
+def check_own(opt: Mapping, problems: Problems, is_train: bool) -> None:
+    """Ask our model, data sets, network and loss whether they accept their sections.
+
+    The model and the data sets are asked by their class method ``check_options`` if they have one; network and loss
+    are built once without memory (on torch's meta device) and thrown away.
+
+    Args:
+        opt: The options as loaded; not changed.
+        problems: Takes the errors, each with the key path that the message begins with.
+        is_train: Whether the file is for training or for testing.
+    """
+    model = model_class(opt)
+    if is_own(model) and hasattr(model, "check_options"):
+        _ask(lambda: model.check_options(_plain(opt), is_train), opt, (), problems)
+    for phase, here in section(opt, "datasets").items():
+        cls = dataset_class(opt, str(phase))
+        if is_own(cls) and hasattr(cls, "check_options"):
+            full = {**_plain(here), "phase": str(phase).split("_")[0]}
+            if "scale" in opt:
+                full["scale"] = opt["scale"]
+            _ask(lambda cls=cls, full=full: cls.check_options(full), opt, ("datasets", phase), problems)
+    built = [(key,) for key in opt if str(key).startswith("network_")]
+    built += [("train", key) for key in section(opt, "train") if str(key).endswith("_opt")] if is_train else []
+    for path in built:
+        _try_to_build(opt, path, problems)
+
+
+def _try_to_build(opt: Mapping, path: KeyPath, problems: Problems) -> None:
+    import torch
+
+    target = called(opt, path)
+    if target is None or not is_own(target[0]):
+        return
+    cls, own_keys, _ = target
+    arguments = {key: value for key, value in _plain(section(opt, *path)).items() if key not in own_keys}
+
+    def build() -> None:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            cls(**arguments)
+
+    _ask(build, opt, path, problems)
+
+
+def _ask(question: Callable[[], None], opt: Mapping, base: KeyPath, problems: Problems) -> None:
+    """Ask, and turn an exception into problems, unless what it names is known to be wrong already."""
+    try:
+        with _logger_untouched():
+            question()
+    except SectionError as error:
+        for path, text in error.problems:
+            at = (*base, *path)
+            if not any(at[: len(wrong)] == wrong for wrong in problems.wrong):
+                problems.error(at, text)
+    except (ValueError, TypeError) as error:
+        path, text = _locate(str(error), opt, base)
+        reported = problems.is_wrong(path) or any(path[: len(wrong)] == wrong for wrong in problems.wrong)
+        vague = bool(problems.wrong) and len(path) < 2 and not base  # may well follow from what is reported already
+        if not reported and not vague:
+            problems.error(path, text)
+    except NotImplementedError:
+        pass  # something cannot be built on the meta device; the toolbox builds it for real
+    except (LookupError, AttributeError, ArithmeticError):
+        if not problems.wrong:
+            raise  # no consequence of a mistake in the file: a bug of ours, which must be seen as such
+
+
+@contextmanager
+def _logger_untouched() -> Iterator[None]:
+    """Leave the toolbox's logger as it was.
+
+    Whoever asks for it first sets it up for good: if a constructor asks while options are checked, the pipeline comes
+    too late to give it a log file.
+    """
+    from basicsr.utils.logger import initialized_logger
+
+    logger, ready = logging.getLogger("basicsr"), dict(initialized_logger)
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    try:
+        yield
+    finally:
+        initialized_logger.clear()
+        initialized_logger.update(ready)
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _plain(value: object) -> Any:
+    """A deep copy with plain dicts, which read better in messages than ordered ones."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _locate(message: str, opt: Mapping, base: KeyPath) -> tuple[KeyPath, str]:
+    """Split ``train: amp: expected …`` into the key path and the rest of the message."""
+    here: object = section(opt, *base)
+    path = base
+    while ": " in message and isinstance(here, Mapping):
+        key, rest = message.split(": ", 1)
+        if key not in here:
+            break
+        path, here, message = (*path, key), here[key], rest
+    return path, message

@@ -6,10 +6,9 @@ import importlib.util
 from collections.abc import Mapping
 
 from unirain_plugin.options.problems import Problems
-from unirain_plugin.options.registries import section
-from unirain_plugin.options.schema import called, model_class
-from unirain_plugin.options.vocabulary import is_known, is_stock, network_options_of, reads_of, signature_of
-from unirain_plugin.support.words import found
+from unirain_plugin.options.sections import arguments_of, called, model_class, network_options_of, section
+from unirain_plugin.options.toolbox_keys import is_known, is_stock, reads_of
+from unirain_plugin.support.spec import found
 
 
 def check_run(opt: Mapping, problems: Problems, is_train: bool) -> None:
@@ -80,7 +79,7 @@ def _check_network_options(opt: Mapping, problems: Problems, is_train: bool) -> 
         target, here = called(opt, (network,)), section(opt, network)
         if target is None or name in here:
             continue
-        lacks = name not in signature_of(target[0]).defaults
+        lacks = name not in arguments_of(target[0])[0]
         text = f"is missing; {opt['model_type']} reads it here" + (
             f", but {here['type']} has no such option: take another model_type, such as UniRainModel or SRModel."
             if lacks
@@ -98,7 +97,7 @@ def _check_losses(opt: Mapping, problems: Problems) -> None:
         return
     if train and not train.get("pixel_opt") and not train.get("perceptual_opt"):
         text = "no loss is given; expected 'pixel_opt' (or 'perceptual_opt'), e.g. {type: L1Loss, loss_weight: 1.0}."
-        if not any(path[:2] == ("train", "pixel_opt") for path in problems.wrong) and not _has_typo(train, problems):
+        if not problems.is_wrong(("train", "pixel_opt")) and not _has_typo(train, problems):
             problems.error(("train", "pixel_opt"), text)
 
 
@@ -114,7 +113,7 @@ def _check_optimizers(opt: Mapping, problems: Problems) -> None:
     for key in section(opt, "train"):
         path = ("train", key)
         target = called(opt, path) if str(key).startswith("optim_") else None
-        if target is None or any(wrong[:2] == path for wrong in problems.wrong):
+        if target is None or problems.is_wrong(path):
             continue
         cls, own_keys, _ = target
         arguments = {name: value for name, value in section(opt, *path).items() if name not in own_keys}
@@ -134,7 +133,7 @@ def _check_schedule(opt: Mapping, problems: Problems) -> None:
     if total is not None and isinstance(warmup, (int, float)) and warmup > total:
         text = f"found {warmup}, more than total_iter ({total:g}): the learning rate never reaches its full value."
         problems.warn(("train", "warmup_iter"), text)
-    if any(path[:2] == where for path in problems.wrong) or not isinstance(kind, str):
+    if problems.is_wrong(where) or not isinstance(kind, str):
         return
     cycles = "periods" if "periods" in scheduler else "restarts"
     lengths = len(scheduler.get(cycles, [0])), len(scheduler.get("restart_weights", [1]))

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from unirain_plugin.errors import OptionError
-
-KeyPath = tuple[object, ...]
-"""Where a value stands: ``('train', 'optim_g', 'lr')``."""
-
-
-def dotted(path: KeyPath) -> str:
-    """The key path as users read it: ``train.optim_g.lr``."""
-    return ".".join(map(str, path))
+from unirain_plugin.support.spec import KeyPath, located
 
 
 class Problems:
@@ -44,13 +37,9 @@ class Problems:
         """Note something odd that the toolbox can live with."""
         self._note(self.warnings, path, text)
 
-    def place(self, path: KeyPath) -> str:
-        """``file:line`` of the key, or of the nearest section around it that has a line."""
-        for length in range(len(path), 0, -1):
-            line = self.lines.get(path[:length])
-            if line is not None:
-                return f"{self.file}:{line}" if isinstance(line, int) else str(line)
-        return self.file
+    def is_wrong(self, path: KeyPath) -> bool:
+        """Whether something is wrong at ``path`` or below."""
+        return any(wrong[: len(path)] == path for wrong in self.wrong)
 
     def raise_if_any(self) -> None:
         """Raise one :class:`OptionError` that tells every error found."""
@@ -60,6 +49,6 @@ class Problems:
             raise OptionError(f"{len(self.errors)} mistakes in {self.file}:\n  " + "\n  ".join(self.errors))
 
     def _note(self, notes: list[str], path: KeyPath, text: str) -> None:
-        note = f"{self.place(path)}: {dotted(path)}: {text}" if path else f"{self.place(path)}: {text}"
+        note = located(self.file, self.lines, path, text)
         if note not in notes:
             notes.append(note)

@@ -1,183 +1,105 @@
-"""What the toolbox's own keys may hold: kinds and ranges, which keys a run cannot start without, and why."""
+"""What the toolbox's own keys may hold, which of them a run cannot start without, and what its classes read."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal
 
-from unirain_plugin.errors import nearest
-from unirain_plugin.options.problems import KeyPath
-from unirain_plugin.support.words import found, number_meant
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One kind of value.
-
-    Attributes:
-        kind: ``integer``, ``number``, ``flag``, ``text``, ``section``, ``numbers`` (a list) or ``any``.
-        low: Smallest value allowed.
-        high: Largest value allowed.
-        above: Whether ``low`` itself is excluded.
-        below: Whether ``high`` itself is excluded.
-        empty: Whether null is allowed.
-        choices: The words allowed; for other kinds the words allowed besides (``num_gpu: auto``).
-        example: A sample value for the message about a missing key.
-        length: How many numbers a list must hold; None for any.
-    """
-
-    kind: str
-    low: float | None = None
-    high: float | None = None
-    above: bool = False
-    below: bool = False
-    empty: bool = False
-    choices: tuple[str, ...] = ()
-    example: str = ""
-    length: int | None = None
-
-    def expected(self) -> str:
-        """What is allowed, in words."""
-        names = {"flag": "true or false", "integer": "an integer", "number": "a number", "text": "a text"}
-        names |= {"section": "a section of 'key: value' lines", "numbers": "a list of numbers"}
-        if self.kind == "text" and self.choices:
-            words = "one of " + ", ".join(self.choices)
-        else:
-            words = names.get(self.kind, "a value") if self.length is None else f"a list of {self.length} numbers"
-            if self.low is not None:
-                words += f" {'>' if self.above else '≥'} {self.low:g}"
-            if self.high is not None:
-                words += f" {'and ' if self.low is not None else ''}{'<' if self.below else '≤'} {self.high:g}"
-            words += "".join(f" or '{choice}'" for choice in self.choices)
-        words += " or ~ (none)" if self.empty else ""
-        return words + (f", e.g. {self.example}" if self.example else "")
-
-    def complaint(self, value: object) -> str | None:
-        """Why ``value`` breaks the rule, as the text of a message, or None if it does not."""
-        if (value is None and self.empty) or self.kind == "any" or self._fits(value):
-            return None
-        hint = ""
-        if isinstance(value, str) and self.kind in ("integer", "number"):
-            meant = number_meant(value) or (value if value.lstrip("+-").replace(".", "", 1).isdigit() else None)
-            hint = f" Write {meant}, without quotes." if meant else ""
-        match = nearest(value, self.choices) if isinstance(value, str) else None
-        hint = f" Did you mean '{match}'?" if match else hint
-        return f"found {found(value)}; expected {self.expected()}.{hint}"
-
-    def _fits(self, value: object) -> bool:
-        if isinstance(value, str):
-            return value in self.choices if self.choices else self.kind == "text" and bool(value.strip())
-        if self.kind == "flag":
-            return isinstance(value, bool)
-        if self.kind == "section":
-            return isinstance(value, Mapping)
-        if self.kind == "numbers":
-            fits = isinstance(value, list) and all(_is_number(item) and self._in_range(item) for item in value)
-            return fits and self.length in (None, len(value))
-        return self.kind in ("integer", "number") and _is_number(value) and self._in_range(value)
-
-    def _in_range(self, value: float) -> bool:
-        if not math.isfinite(value) or (self.kind == "integer" and value != int(value)):
-            return False  # 5.0e+3 passes as an integer: the toolbox's own files write frequencies so
-        if self.low is not None and (value < self.low or (self.above and value == self.low)):
-            return False
-        return self.high is None or value < self.high or (value == self.high and not self.below)
+from unirain_plugin.support.spec import KeyPath, Rule, above, at_least, below, between, example, filled
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _whole(*rules: Rule) -> object:
+    """A whole number; 5.0e+3 passes: the toolbox's own files write frequencies so."""
+    return Annotated[float, Rule(kind="an integer", holds=float.is_integer), *rules]
 
 
-def _integer(low: int, **more: object) -> Rule:
-    return Rule("integer", low=low, **more)
+def _are_betas(values: list) -> bool:
+    return len(values) == 2 and all(type(v) in (int, float) and 0 <= v < 1 for v in values)
 
 
-_FLAG = Rule("flag")
-_OPTIONAL_FLAG = Rule("flag", empty=True)
-_TEXT = Rule("text")
-_SECTION = Rule("section")
-_PATH = Rule("text", empty=True)
-_POSITIVE = Rule("number", low=0, above=True)
-_NOT_NEGATIVE = Rule("number", low=0)
+_Text = Annotated[str, filled]
+_Positive = Annotated[float, above(0)]
 
-RULES: dict[str, Rule] = {
-    "name": Rule("text", example="train_UniRain"),
-    "model_type": Rule("text", example="UniRainModel"),
-    "scale": _integer(1, example="1"),
-    "num_gpu": _integer(0, choices=("auto",)),
-    "manual_seed": _integer(0, high=2**32 - 1, empty=True),
-    "find_unused_parameters": _OPTIONAL_FLAG,
-    "dist_params": Rule("section", empty=True),
-    "datasets": _SECTION,
-    "datasets.*": _SECTION,
-    "datasets.*.name": _TEXT,
-    "datasets.*.type": _TEXT,
-    "datasets.*.io_backend": _SECTION,
-    "datasets.*.io_backend.type": Rule("text", choices=("disk", "lmdb", "memcached")),
-    "datasets.*.gt_size": _integer(1, example="128"),
-    "datasets.*.use_hflip": _FLAG,
-    "datasets.*.use_rot": _FLAG,
-    "datasets.*.filename_tmpl": _TEXT,
-    "datasets.*.mean": Rule("numbers", empty=True),
-    "datasets.*.std": Rule("numbers", empty=True),
-    "datasets.*.batch_size_per_gpu": _integer(1, example="8"),
-    "datasets.*.num_worker_per_gpu": _integer(0, example="4"),
-    "datasets.*.dataset_enlarge_ratio": _POSITIVE,
-    "datasets.*.prefetch_mode": Rule("text", choices=("cpu", "cuda"), empty=True),
-    "datasets.*.num_prefetch_queue": _integer(1),
-    "datasets.*.pin_memory": _OPTIONAL_FLAG,
-    "datasets.*.persistent_workers": _OPTIONAL_FLAG,
-    "network_*": _SECTION,
-    "network_*.type": _TEXT,
-    "path": _SECTION,
-    "path.pretrain_network_*": _PATH,
-    "path.resume_state": _PATH,
-    "path.strict_load_*": _OPTIONAL_FLAG,
-    "path.param_key_*": _PATH,
-    "train": _SECTION,
-    "train.total_iter": _integer(1, example="300000"),
-    "train.warmup_iter": _integer(-1),
-    "train.resume_options": Rule("text", choices=("checkpoint", "file"), empty=True),
-    "train.ema_decay": Rule("number", low=0, high=1, below=True, example="0.999"),
-    "train.optim_*": Rule("section", example="{type: Adam, lr: 2.0e-4}"),
-    "train.optim_*.type": Rule("text", example="Adam"),
-    "train.optim_*.lr": Rule("number", low=0, above=True, example="2.0e-4"),
-    "train.optim_*.weight_decay": _NOT_NEGATIVE,
-    "train.optim_*.eps": _POSITIVE,
-    "train.optim_*.betas": Rule("numbers", low=0, high=1, below=True, length=2, example="[0.9, 0.999]"),
-    "train.scheduler": Rule("section", example="{type: MultiStepLR, milestones: [200000], gamma: 0.5}"),
-    "train.scheduler.type": Rule("text", example="MultiStepLR"),
-    "train.scheduler.periods": Rule("numbers", low=0, above=True),
-    "train.scheduler.restart_weights": Rule("numbers"),
-    "train.scheduler.restarts": Rule("numbers"),
-    "train.scheduler.milestones": Rule("numbers"),
-    "train.scheduler.gamma": _POSITIVE,
-    "train.scheduler.eta_min": _NOT_NEGATIVE,
-    "train.*_opt": Rule("section", empty=True),
-    "train.*_opt.type": _TEXT,
-    "train.*_opt.loss_weight": Rule("number"),
-    "train.*_opt.reduction": Rule("text", choices=("none", "mean", "sum")),
-    "val": Rule("section", empty=True),
-    "val.val_freq": _integer(1, example="5000"),
-    "val.save_img": Rule("flag", example="false"),
-    "val.pbar": _OPTIONAL_FLAG,
-    "val.suffix": Rule("any"),
-    "val.metrics": Rule("section", empty=True),
-    "val.metrics.*": Rule("section", example="{type: calculate_psnr, crop_border: 0}"),
-    "val.metrics.*.type": Rule("text", example="calculate_psnr"),
-    "val.metrics.*.better": Rule("text", choices=("higher", "lower")),
-    "val.metrics.*.crop_border": _integer(0, example="0"),
-    "val.metrics.*.test_y_channel": _OPTIONAL_FLAG,
-    "logger": _SECTION,
-    "logger.print_freq": _integer(1, example="100"),
-    "logger.save_checkpoint_freq": _integer(1, example="5000"),
-    "logger.use_tb_logger": Rule("flag", example="true"),
-    "logger.keep_checkpoints": _integer(1, empty=True),
-    "logger.wandb": Rule("section", empty=True),
+RULES: dict[str, object] = {
+    "name": Annotated[str, filled, example("train_UniRain")],
+    "model_type": Annotated[str, filled, example("UniRainModel")],
+    "scale": _whole(at_least(1), example("1")),
+    "num_gpu": _whole(at_least(0)) | Literal["auto"],
+    "manual_seed": _whole(between(0, 2**32 - 1)) | None,
+    "find_unused_parameters": bool | None,
+    "dist_params": dict | None,
+    "datasets": dict,
+    "datasets.*": dict,
+    "datasets.*.name": _Text,
+    "datasets.*.type": _Text,
+    "datasets.*.io_backend": dict,
+    "datasets.*.io_backend.type": Literal["disk", "lmdb", "memcached"],
+    "datasets.*.gt_size": _whole(at_least(1), example("128")),
+    "datasets.*.use_hflip": bool,
+    "datasets.*.use_rot": bool,
+    "datasets.*.filename_tmpl": _Text,
+    "datasets.*.mean": list[float] | None,
+    "datasets.*.std": list[float] | None,
+    "datasets.*.batch_size_per_gpu": _whole(at_least(1), example("8")),
+    "datasets.*.num_worker_per_gpu": _whole(at_least(0), example("4")),
+    "datasets.*.dataset_enlarge_ratio": _Positive,
+    "datasets.*.prefetch_mode": Literal["cpu", "cuda"] | None,
+    "datasets.*.num_prefetch_queue": _whole(at_least(1)),
+    "datasets.*.pin_memory": bool | None,
+    "datasets.*.persistent_workers": bool | None,
+    "network_*": dict,
+    "network_*.type": _Text,
+    "path": dict,
+    "path.pretrain_network_*": _Text | None,
+    "path.resume_state": _Text | None,
+    "path.strict_load_*": bool | None,
+    "path.param_key_*": _Text | None,
+    "train": dict,
+    "train.total_iter": _whole(at_least(1), example("300000")),
+    "train.warmup_iter": _whole(at_least(-1)),
+    "train.resume_options": Literal["checkpoint", "file"] | None,
+    "train.ema_decay": Annotated[float, at_least(0), below(1), example("0.999")],
+    "train.optim_*": Annotated[dict, example("{type: Adam, lr: 2.0e-4}")],
+    "train.optim_*.type": Annotated[str, filled, example("Adam")],
+    "train.optim_*.lr": Annotated[float, above(0), example("2.0e-4")],
+    "train.optim_*.weight_decay": Annotated[float, at_least(0)],
+    "train.optim_*.eps": _Positive,
+    "train.optim_*.betas": Annotated[
+        list,
+        Rule(kind="a list of 2 numbers ≥ 0 and < 1", holds=_are_betas, example="[0.9, 0.999]"),
+    ],
+    "train.scheduler": Annotated[dict, example("{type: MultiStepLR, milestones: [200000], gamma: 0.5}")],
+    "train.scheduler.type": Annotated[str, filled, example("MultiStepLR")],
+    "train.scheduler.periods": list[_Positive],
+    "train.scheduler.restart_weights": list[float],
+    "train.scheduler.restarts": list[float],
+    "train.scheduler.milestones": list[float],
+    "train.scheduler.gamma": _Positive,
+    "train.scheduler.eta_min": Annotated[float, at_least(0)],
+    "train.*_opt": dict | None,
+    "train.*_opt.type": _Text,
+    "train.*_opt.loss_weight": float,
+    "train.*_opt.reduction": Literal["none", "mean", "sum"],
+    "val": dict | None,
+    "val.val_freq": _whole(at_least(1), example("5000")),
+    "val.save_img": Annotated[bool, example("false")],
+    "val.pbar": bool | None,
+    "val.suffix": Any,
+    "val.metrics": dict | None,
+    "val.metrics.*": Annotated[dict, example("{type: calculate_psnr, crop_border: 0}")],
+    "val.metrics.*.type": Annotated[str, filled, example("calculate_psnr")],
+    "val.metrics.*.better": Literal["higher", "lower"],
+    "val.metrics.*.crop_border": _whole(at_least(0), example("0")),
+    "val.metrics.*.test_y_channel": bool | None,
+    "logger": dict,
+    "logger.print_freq": _whole(at_least(1), example("100")),
+    "logger.save_checkpoint_freq": _whole(at_least(1), example("5000")),
+    "logger.use_tb_logger": Annotated[bool, example("true")],
+    "logger.keep_checkpoints": _whole(at_least(1)) | None,
+    "logger.wandb": dict | None,
 }
-"""Dotted pattern → rule; the first pattern that fits a key path counts."""
+"""Dotted pattern → type for :mod:`unirain_plugin.support.spec`; the first pattern that fits a key path counts."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -187,20 +109,14 @@ def _names(text: str) -> frozenset[str]:
 REQUIRED: dict[str, tuple[str, ...]] = {
     "always": ("name", "model_type", "num_gpu", "datasets", "path"),
     "train": (
-        "train",
-        "train.total_iter",
-        "logger",
-        "logger.print_freq",
-        "logger.save_checkpoint_freq",
-        "logger.use_tb_logger",
-        "datasets.train",
-        "datasets.train.batch_size_per_gpu",
-        "datasets.train.num_worker_per_gpu",
+        *("train", "train.total_iter"),
+        *("logger", "logger.print_freq", "logger.save_checkpoint_freq", "logger.use_tb_logger"),
+        *("datasets.train", "datasets.train.batch_size_per_gpu", "datasets.train.num_worker_per_gpu"),
     ),
     "train with val": ("val.val_freq", "val.save_img"),
     "test": ("val", "val.save_img"),
 }
-"""Keys that the toolbox's runners read in every run, besides those of model and data set (``vocabulary``)."""
+"""Keys that the toolbox's runners read in every run, besides those of model and data set (below)."""
 
 STOCK_KEYS: dict[str, frozenset[str]] = {
     "": _names(
@@ -227,10 +143,120 @@ SET_BY_TOOLBOX = _names(
 """Keys that the toolbox overwrites, so that giving them is of no use."""
 
 
-def rule_for(path: KeyPath) -> Rule | None:
-    """The rule for a key path, or None if any value will do."""
-    for pattern, rule in RULES.items():
+@dataclass(frozen=True)
+class Reads:
+    """The option keys that a class of the toolbox reads, as paths from the dict that its constructor gets.
+
+    Attributes:
+        required: Those without which every run stops.
+        in_training: Those without which a training stops.
+        optional: Those that may be left out.
+    """
+
+    required: frozenset[KeyPath] = frozenset()
+    in_training: frozenset[KeyPath] = frozenset()
+    optional: frozenset[KeyPath] = frozenset()
+
+    def keys(self, section: KeyPath = ()) -> set[str]:
+        """The names read directly below ``section``."""
+        depth, paths = len(section), self.required | self.in_training | self.optional
+        return {str(path[depth]) for path in paths if len(path) > depth and path[:depth] == section}
+
+
+def _table(text: str) -> dict[str, Reads]:
+    """Lines ``class: required | in training | optional``; those that begin with a space go on the line above."""
+    table = {}
+    for line in text.replace("\n ", " ").strip().splitlines():
+        name, _, keys = line.partition(":")
+        columns = [[key for word in part.split() for key in _SHORT.get(word, word).split()] for part in keys.split("|")]
+        table[name] = Reads(*(frozenset(tuple(key.split(".")) for key in column) for column in columns))
+    return table
+
+
+def _twice(names: str) -> str:
+    return " ".join(f"{name} {name}2" for name in names.split())
+
+
+_SHORT = {
+    "IO": "io_backend io_backend.type",
+    "BLUR": _twice("blur_kernel_size kernel_list kernel_prob blur_sigma betag_range betap_range sinc_prob"),
+    "DEGRADATION": "high_order_degradation second_blur_prob queue_size gt_size "
+    + _twice("gaussian_noise_prob gray_noise_prob jpeg_range noise_range poisson_scale_range resize_prob resize_range"),
+    "OPTIM_G": "train.optim_g train.optim_g.type train.optim_g.lr train.scheduler train.scheduler.type",
+    "OPTIM_D": "network_d train.optim_d train.optim_d.type",
+    "GAN": "train.gan_opt train.net_d_iters train.net_d_init_iters",
+}
+
+DATASETS = _table("""
+FFHQDataset: dataroot_gt mean std use_hflip IO
+PairedImageDataset: dataroot_gt dataroot_lq scale IO | gt_size use_hflip use_rot
+ | color filename_tmpl mean meta_info_file std
+REDSDataset: dataroot_flow dataroot_gt dataroot_lq gt_size interval_list meta_info_file num_frame random_reverse scale
+ val_partition IO || use_hflip use_rot
+REDSRecurrentDataset: dataroot_gt dataroot_lq gt_size meta_info_file num_frame scale test_mode use_hflip use_rot
+ val_partition IO || interval_list random_reverse
+RealESRGANDataset: dataroot_gt final_sinc_prob use_hflip use_rot BLUR IO || meta_info
+RealESRGANPairedDataset: dataroot_gt dataroot_lq scale IO | gt_size use_hflip use_rot | filename_tmpl mean meta_info std
+SingleImageDataset: dataroot_lq IO || color mean meta_info_file std
+VideoTestDataset: cache_data dataroot_gt dataroot_lq num_frame padding IO || meta_info_file
+VideoTestDUFDataset: cache_data dataroot_gt dataroot_lq num_frame padding IO
+ || meta_info_file scale use_duf_downsampling
+VideoRecurrentTestDataset: cache_data dataroot_gt dataroot_lq IO || meta_info_file num_frame padding
+VideoTestVimeo90KDataset: cache_data dataroot_gt dataroot_lq meta_info_file num_frame IO
+Vimeo90KDataset: dataroot_gt dataroot_lq gt_size meta_info_file num_frame random_reverse scale use_hflip use_rot IO
+Vimeo90KRecurrentDataset: dataroot_gt dataroot_lq flip_sequence gt_size meta_info_file num_frame random_reverse scale
+ use_hflip use_rot IO
+""")
+"""What the data sets of basicsr 1.4.2 read, by class."""
+
+MODELS = _table("""
+SRModel: network_g num_gpu | train OPTIM_G
+ | train.ema_decay train.pixel_opt train.perceptual_opt val.metrics val.pbar val.suffix
+SRGANModel: | OPTIM_D | train.ldl_opt GAN
+HiFaceGANModel: | OPTIM_D | train.feature_matching_opt GAN
+RealESRNetModel: || gt_usm DEGRADATION
+RealESRGANModel: || l1_gt_usm percep_gt_usm gan_gt_usm DEGRADATION
+StyleGAN2Model: network_g num_gpu val | train OPTIM_G OPTIM_D train.gan_opt train.mixing_prob train.net_d_reg_every
+ train.net_g_reg_every train.optim_d.lr train.path_reg_weight train.r1_reg_weight
+ | train.path_batch_shrink val.num_val_samples val.metrics
+EDVRModel: || train.dcn_lr_mul train.tsa_iter
+VideoRecurrentModel: || train.fix_flow train.flow_lr_mul train.lr_flow val.center_frame_only val.flip_seq
+SwinIRModel:
+ESRGANModel:
+VideoBaseModel:
+VideoGANModel:
+VideoRecurrentGANModel: | OPTIM_D | GAN
+""")
+"""What the models of basicsr 1.4.2 read themselves, by class; what their bases read comes on top."""
+
+
+def is_own(obj: object) -> bool:
+    """Whether a class is this package's, so that its section holds no key that we do not know."""
+    return getattr(obj, "__module__", "").split(".")[0] == "unirain_plugin"
+
+
+def is_stock(cls: object) -> bool:
+    """Whether a model or data set is one of the toolbox's own (not one that was added to a checkout of it)."""
+    return getattr(cls, "__module__", "").startswith("basicsr.") and getattr(cls, "__name__", "") in DATASETS | MODELS
+
+
+def is_known(cls: object) -> bool:
+    """Whether we know what a model or data set reads: it is ours or the toolbox's."""
+    return is_own(cls) or is_stock(cls)
+
+
+def reads_of(cls: type | None) -> Reads:
+    """What the toolbox's classes among a model or data set and its bases read."""
+    names = [base.__name__ for base in getattr(cls, "__mro__", ()) if is_stock(base)]
+    found = [DATASETS[name] for name in names if name in DATASETS][:1] or [MODELS[name] for name in names]
+    return Reads(*(frozenset().union(*(getattr(reads, name) for reads in found))
+                   for name in ("required", "in_training", "optional")))  # fmt: skip
+
+
+def rule_for(path: KeyPath) -> object | None:
+    """The type of the value at a key path, or None if any value will do."""
+    for pattern, kind in RULES.items():
         parts = pattern.split(".")
         if len(parts) == len(path) and all(fnmatchcase(str(key), part) for key, part in zip(path, parts, strict=True)):
-            return rule
+            return kind
     return None

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from unirain_plugin.errors import OptionError, did_you_mean
-from unirain_plugin.options.problems import KeyPath, Problems
-from unirain_plugin.support.words import number_meant
+from unirain_plugin.options.problems import Problems
+from unirain_plugin.support.spec import KeyPath, number_meant
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + name for name in ("null", "bool", "int", "float", "str")}

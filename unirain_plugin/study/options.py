@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from unirain_plugin.archs.presets import ABLATIONS
-from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.errors import did_you_mean
 from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS
-from unirain_plugin.support.spec import parse_section
+from unirain_plugin.support.spec import KeyPath, Problem, above, at_least, below, filled, parse_section
 
 OWN_NETWORK = "UniRain"
 SUBSETS = ("distilled", "everything", "random", "oracle")
@@ -47,39 +47,29 @@ class DataOptions:
     Attributes:
         seed: Of the rain, of what is spoilt, of the random subset; 0 or more.
         train_pairs: Pairs for each training photograph and rain type, before any is spoilt.
-        train_size: Side of a training picture in pixels.
+        train_size: Side of a training image in pixels.
         val_pairs: Pairs for each held-out photograph and rain type.
-        val_size: Side of a held-out picture in pixels.
-        reference_pairs: Rainy pictures for each training photograph and rain type that stand in for real rain in the
+        val_size: Side of a held-out image in pixels.
+        reference_pairs: Rainy images for each training photograph and rain type that stand in for real rain in the
             distillation. They are rendered with another seed.
         bad_share: Share of the training pairs of each type that is spoilt, above 0 and below 1.
         bad_kinds: How, in turn: kinds of :mod:`unirain_plugin.study.planted`.
     """
 
-    train_size: int
-    train_pairs: int
-    val_size: int
-    val_pairs: int = 1
-    seed: int = 0
-    reference_pairs: int = 1
-    bad_share: float = 0.4
+    train_size: Annotated[int, at_least(32, "pixels")]
+    train_pairs: Annotated[int, at_least(1)]
+    val_size: Annotated[int, at_least(32, "pixels")]
+    val_pairs: Annotated[int, at_least(1)] = 1
+    seed: Annotated[int, at_least(0)] = 0
+    reference_pairs: Annotated[int, at_least(1)] = 1
+    bad_share: Annotated[float, above(0), below(1)] = 0.4
     bad_kinds: tuple[str, ...] = (
         "misaligned_4px", "wrong_scene", "still_rainy", "blurred", "flat_rain", "exposure_shift", "swapped",
     )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        for name in ("train_pairs", "val_pairs", "reference_pairs"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}: found {getattr(self, name)}; expected at least 1.")
-        for name in ("train_size", "val_size"):
-            if getattr(self, name) < 32:
-                raise OptionError(f"{name}: found {getattr(self, name)}; expected at least 32 pixels.")
-        if self.seed < 0:
-            raise OptionError(f"seed: found {self.seed}; expected 0 or more.")
-        if not 0 < self.bad_share < 1:
-            raise OptionError(f"bad_share: found {self.bad_share}; expected above 0 and below 1.")
-        known = [kind for kind in (*KINDS, *FURTHER_KINDS) if kind != DUPLICATE]
-        _known_names("bad_kinds", self.bad_kinds, known)
+    def check_kinds(self) -> Iterator[Problem]:
+        """The planter knows them."""
+        yield from _unknown("bad_kinds", self.bad_kinds, [k for k in (*KINDS, *FURTHER_KINDS) if k != DUPLICATE])
 
 
 @dataclass(frozen=True)
@@ -119,35 +109,32 @@ class ReproduceOptions:
     questions: dict[str, list[str]]
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     photographs: Photographs | None = None
-    seeds: tuple[int, ...] = (1, 2, 3)
-    workers: int = 1
-    threads: int = 1
-    tolerance: float = 0.05
+    seeds: Annotated[tuple[Annotated[int, at_least(0)], ...], filled] = (1, 2, 3)
+    workers: Annotated[int, at_least(1)] = 1
+    threads: Annotated[int, at_least(1)] = 1
+    tolerance: Annotated[float, above(0), below(1)] = 0.05
 
-    def __post_init__(self) -> None:
-        for name in ("workers", "threads"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}: found {getattr(self, name)}; expected at least 1.")
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise OptionError(f"seeds: found {list(self.seeds)}; expected different numbers, 0 or more.")
-        if not 0 < self.tolerance < 1:
-            raise OptionError(f"tolerance: found {self.tolerance}; expected above 0 and below 1.")
+    def check_seeds(self) -> Iterator[Problem]:
+        """Each run is another one."""
+        if len(set(self.seeds)) < len(self.seeds):
+            yield "seeds", f"found {list(self.seeds)}; expected different numbers."
+
+    def check_networks(self) -> Iterator[Problem]:
+        """Networks of the toolbox, beside ours."""
         if OWN_NETWORK in self.networks:
-            raise OptionError(f"networks: {OWN_NETWORK} is the plugin's own; change it under training: changes.")
+            yield ("networks", OWN_NETWORK), "is the plugin's own; change it under training: changes."
         for name, section in self.networks.items():
             if not isinstance(section.get("type"), str):
-                raise OptionError(f"networks: {name}: 'type' is missing; expected a network of the registry.")
-        self._check_questions()
+                yield ("networks", name, "type"), "is missing; expected a network of the registry."
 
-    def _check_questions(self) -> None:
-        if not self.questions:
-            raise OptionError(f"questions: none is asked; expected some of {', '.join(BASELINE)}.")
-        _known_names("questions", tuple(self.questions), BASELINE)
+    def check_questions(self) -> Iterator[Problem]:
+        """Questions and their variants are known, and each compares something."""
+        yield from _unknown("questions", self.questions, BASELINE)
         known = {"experts": ABLATIONS, "loss": MODES, "data": SUBSETS, "networks": (OWN_NETWORK, *self.networks)}
         for question, variants in self.questions.items():
-            _known_names(f"questions: {question}", tuple(variants), known[question])
+            yield from _unknown(("questions", question), variants, known.get(question, variants))
             if len(variants) < 2:
-                raise OptionError(f"questions: {question}: found {variants}; expected a baseline and a variant.")
+                yield ("questions", question), f"found {variants}; expected a baseline and a variant."
 
     @property
     def baseline(self) -> dict[str, str]:
@@ -192,29 +179,36 @@ def load_options(path: Path, photographs: tuple[Path, Path] | None = None) -> Re
     Raises:
         OptionError: If the file is missing or no YAML, or anything in it is unknown or out of range.
     """
-    options = parse_options(read_option_file(path).opt, str(path))
-    if photographs is not None:
-        options = replace(options, photographs=Photographs(*photographs))
-    return options
+    document = read_option_file(path)
+    options = parse_options(document.opt, document.file, document.lines)
+    return options if photographs is None else replace(options, photographs=Photographs(*photographs))
 
 
-def parse_options(mapping: Mapping[str, Any], where: str) -> ReproduceOptions:
+def parse_options(
+    mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
+) -> ReproduceOptions:
     """Check a whole option mapping.
 
+    Args:
+        mapping: The options.
+        where: Their source, for messages.
+        lines: Key path → line, where they come from a file.
+
     Raises:
-        OptionError: As :func:`load_options`.
+        OptionError: Naming every wrong key and the nearest valid spelling.
     """
-    return parse_section(ReproduceOptions, mapping, where)
+    return parse_section(ReproduceOptions, mapping, where, lines=lines)
 
 
-def _known_names(where: str, found: tuple[str, ...], known: Any) -> None:
-    for name in found:
+def _unknown(path: str | KeyPath, names: Iterable[str], known: Iterable[str]) -> Iterator[Problem]:
+    names, known = list(names), list(known)
+    for name in names:
         if name not in known:
-            raise OptionError(f"{where}: {name!r} is unknown.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    if len(set(found)) < len(found):
-        raise OptionError(f"{where}: {', '.join(found)}: something is listed twice.")
-    if not found:
-        raise OptionError(f"{where}: the list is empty; expected some of {', '.join(known)}.")
+            yield path, f"{name!r} is unknown.{did_you_mean(name, known)} Known: {', '.join(known)}."
+    if len(set(names)) < len(names):
+        yield path, f"{', '.join(names)}: something is listed twice."
+    if not names:
+        yield path, f"is empty; expected some of {', '.join(known)}."
 
 
 def plain(value: object) -> object:

@@ -1,0 +1,266 @@
+"""Which class a section of an option file belongs to, and which keys it may hold.
+
+The source of classes is not read for this: what somebody else's class needs, only that class can tell. So a class that
+is neither ours nor in the table of the toolbox's is asked for nothing, and what looks odd in its sections is a warning.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from unirain_plugin.errors import UniRainError, nearest
+from unirain_plugin.options.problems import Problems
+from unirain_plugin.options.toolbox_keys import REQUIRED, STOCK_KEYS, is_known, is_own, reads_of
+from unirain_plugin.support.spec import KeyPath, dotted
+from unirain_plugin.toolbox import registered
+
+
+def registry_entries(kind: str) -> dict[str, object]:
+    """Everything registered under ``kind`` (arch, loss, dataset, model, metric) by the name an option file may use."""
+    import unirain_plugin
+
+    unirain_plugin.register()
+    return registered(kind)
+
+
+def named_class(kind: str, name: object, path: KeyPath, problems: Problems) -> object | None:
+    """The class that an option file names, or None after noting that there is none.
+
+    Args:
+        kind: The registry.
+        name: What the file says.
+        path: Where it says so.
+        problems: Takes the error, with the nearest registered name.
+    """
+    words = {"arch": "network", "dataset": "data set"}
+    if not isinstance(name, str):
+        return None  # its rule has complained
+    entries = registry_entries(kind)
+    if name not in entries:
+        match = nearest(name, entries)
+        names = sorted(entry for entry in entries if not entry.endswith("_basicsr"))
+        hint = f"Did you mean '{match}'?" if match else f"Known: {', '.join(names)}."
+        problems.error(path, f"no {words.get(kind, kind)} is named '{name}'. {hint}")
+    return entries.get(name)
+
+
+def section(opt: object, *path: object) -> Mapping:
+    """The section at ``path``, or an empty mapping where there is none or something else stands."""
+    for key in path:
+        try:
+            opt = opt[key]
+        except (KeyError, IndexError, TypeError):
+            return {}
+    return opt if isinstance(opt, Mapping) else {}
+
+
+def arguments_of(obj: object, skip: tuple[str, ...] = ()) -> tuple[dict[str, object], bool]:
+    """The keyword arguments that ``obj`` takes, without those that the toolbox passes itself (``skip``).
+
+    Returns:
+        Argument → default value (``inspect.Parameter.empty`` where it has to be given), and whether further names are
+        swallowed by ``**kwargs``.
+    """
+    try:
+        parameters = inspect.signature(obj).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return {}, True
+    named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in skip]
+    return {p.name: p.default for p in named}, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The keys of one section.
+
+    Attributes:
+        keys: Every key that somebody reads.
+        strict: Whether another key is an error whatever it is called: the toolbox would stop at it (constructor
+            arguments), or the section is ours.
+        owner: Who reads the section, for messages.
+        own: Whether the owner is a class of this package.
+        defaults: The constructor's arguments, where the section becomes a call; see :func:`arguments_of`.
+        foreign: Whether the owner is a class of somebody else's.
+    """
+
+    keys: frozenset[str]
+    strict: bool
+    owner: str
+    own: bool
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    foreign: bool = False
+
+
+def known_keys(opt: Mapping, path: KeyPath) -> Known | None:
+    """What the section at ``path`` may hold, or None where nothing is known about it.
+
+    What depends on a class is taken from the class: the constructor arguments of networks, losses, metrics, optimisers
+    and schedulers, and what models and data sets name as theirs; the toolbox's are in a table.
+    """
+    target = called(opt, path)
+    if target is not None:
+        return _call(*target)
+    if len(path) == 2 and path[0] == "datasets":
+        return _dataset(opt, path)
+    name = dotted(path)
+    return _of_model(opt, name) if name in STOCK_KEYS else None
+
+
+def role_of(path: KeyPath) -> str | None:
+    """What the ``type`` of the section at ``path`` names: a registry, ``optimiser`` or ``scheduler``."""
+    names = [str(key) for key in path]
+    if len(path) == 1 and names[0].startswith("network_"):
+        return "arch"
+    if len(path) == 2 and names[0] == "datasets":
+        return "dataset"
+    if len(path) == 3 and names[:2] == ["val", "metrics"]:
+        return "metric"
+    if len(path) == 2 and names[0] == "train" and names[1].startswith("optim_"):
+        return "optimiser"
+    if path == ("train", "scheduler"):
+        return "scheduler"
+    return "loss" if names[:1] == ["train"] and len(path) > 1 and names[1].endswith("_opt") else None
+
+
+_CALLS: Mapping[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "arch": (("type",), ()),
+    "loss": (("type",), ()),
+    "metric": (("type", "better"), ("img", "img2")),
+    "optimiser": (("type",), ("params",)),
+    "scheduler": (("type",), ("optimizer", "last_epoch")),
+}
+"""Role → keys of the section that are no arguments, and arguments that the toolbox passes itself."""
+
+
+def called(opt: Mapping, path: KeyPath) -> tuple[object, tuple[str, ...], tuple[str, ...]] | None:
+    """What the section at ``path`` is turned into by a call.
+
+    Returns:
+        The class or function, the keys of the section that are not its arguments, and the arguments that the toolbox
+        passes itself; None if the section is no call or its ``type`` is unknown.
+    """
+    role, kind = role_of(path), section(opt, *path).get("type")
+    if role not in _CALLS or not isinstance(kind, str):
+        return None
+    obj = buildable(opt, role).get(kind) if role in ("optimiser", "scheduler") else registry_entries(role).get(kind)
+    return None if obj is None else (obj, *_CALLS[role])
+
+
+def model_class(opt: Mapping) -> type | None:
+    """The registered model that the file names, if there is such."""
+    name = opt.get("model_type")
+    return registry_entries("model").get(name) if isinstance(name, str) else None
+
+
+def dataset_class(opt: Mapping, phase: str) -> type | None:
+    """The registered data set that ``datasets.<phase>`` names, if there is such."""
+    name = section(opt, "datasets", phase).get("type")
+    return registry_entries("dataset").get(name) if isinstance(name, str) else None
+
+
+def buildable(opt: Mapping, role: str) -> dict[str, type]:
+    """The optimisers or schedulers that the file's model can build, by name.
+
+    Of a model of somebody else's they are all of torch's optimisers, and no schedulers, since it may have its own.
+    """
+    import torch
+    from basicsr.models import lr_scheduler
+
+    model = model_class(opt)
+    named = getattr(model, {"optimiser": "OPTIMIZERS", "scheduler": "SCHEDULERS"}[role], None)
+    if isinstance(named, Mapping):
+        return dict(named)
+    if role == "optimiser":
+        classes = {name: cls for name, cls in inspect.getmembers(torch.optim, inspect.isclass) if name != "Optimizer"}
+    else:
+        classes = dict(inspect.getmembers(lr_scheduler, lambda entry: hasattr(entry, "get_lr")))
+        classes["MultiStepLR"] = lr_scheduler.MultiStepRestartLR  # the toolbox's short name
+    if not is_known(model):
+        return classes if role == "optimiser" else {}
+    return {name: cls for name, cls in classes.items() if _builds(model, role, name)}
+
+
+def _builds(model: Any, role: str, name: str) -> bool:
+    """Whether a model builds something of this name; the toolbox's raise NotImplementedError where they do not."""
+    import torch
+
+    try:
+        if role == "optimiser":
+            model.get_optimizer(None, name, [torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+        else:
+            options = {"train": {"scheduler": {"type": name}}}
+            model.setup_schedulers(SimpleNamespace(opt=options, optimizers=[], schedulers=[]))
+    except (NotImplementedError, UniRainError):
+        return False
+    return True
+
+
+def doubtful(opt: Mapping) -> Callable[[KeyPath], bool]:
+    """Which keys may be right whatever we think of them, since a model or data set of somebody else's reads them."""
+    model = model_class(opt)
+    foreign_model = model is not None and not is_known(model)
+    classes = {phase: dataset_class(opt, str(phase)) for phase in section(opt, "datasets")}
+    foreign = {phase for phase, cls in classes.items() if cls is not None and not is_known(cls)}
+
+    def doubts(path: KeyPath) -> bool:
+        name = dotted(path)
+        if not path or name in _READ_BY_RUNNER or path[0] == "logger":
+            return False
+        if path[0] == "datasets":
+            return len(path) > 2 and path[1] in foreign and path[2] not in STOCK_KEYS["datasets.*"]
+        known = name in STOCK_KEYS[""] or str(path[0]).startswith("network_")
+        return foreign_model and not known
+
+    return doubts
+
+
+_READ_BY_RUNNER = {name for names in REQUIRED.values() for name in names} | {"train.warmup_iter", "path.resume_state"}
+
+
+def _call(obj: object, own_keys: tuple[str, ...], passed: tuple[str, ...]) -> Known:
+    defaults, is_open = arguments_of(obj, passed)
+    named = frozenset(getattr(obj, "OPTIONS", ()))
+    foreign = obj.__module__.split(".")[0] not in ("unirain_plugin", "basicsr", "torch")
+    keys = named.union(defaults, own_keys)
+    return Known(keys, bool(named) or not is_open, obj.__name__, is_own(obj), defaults, foreign)
+
+
+def _dataset(opt: Mapping, path: KeyPath) -> Known | None:
+    cls = dataset_class(opt, str(path[1]))
+    if cls is None:
+        return None
+    keys = STOCK_KEYS["datasets.*"].union(getattr(cls, "OPTIONS", ()), reads_of(cls).keys())
+    return Known(keys, is_own(cls), cls.__name__, is_own(cls))
+
+
+def _of_model(opt: Mapping, name: str) -> Known | None:
+    cls = model_class(opt)
+    keys = STOCK_KEYS[name] | frozenset(getattr(cls, f"{name.upper()}_OPTIONS", ()))
+    keys |= reads_of(cls).keys(tuple(name.split(".")) if name else ())
+    if name == "path":
+        networks = [key.removeprefix("network_") for key in opt if str(key).startswith("network_")]
+        keys = keys | {f"{word}_{net}" for net in networks for word in ("pretrain_network", "strict_load", "param_key")}
+    strict = is_own(cls) and name in ("train", "val")
+    return Known(frozenset(keys), strict, cls.__name__ if cls is not None else "the toolbox", strict)
+
+
+_NETWORK_OPTION = re.compile(r"""\[["'](network_\w+)["']\]\s*\[["'](\w+)["']\](?!\s*=[^=])""")
+
+
+def network_options_of(cls: type) -> set[tuple[str, str]]:
+    """The options of networks that a model takes out of their sections, such as ``('network_g', 'window_size')``.
+
+    They are searched for in the source of the class and its bases, as far as there is one: for warnings.
+    """
+    found: set[tuple[str, str]] = set()
+    for base in cls.__mro__[:-1]:
+        try:
+            found |= set(_NETWORK_OPTION.findall(inspect.getsource(base)))
+        except (OSError, TypeError):
+            continue
+    return {pair for pair in found if pair[1] != "type"}
