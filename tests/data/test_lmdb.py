@@ -306,6 +306,50 @@ def test_new_pairs_are_added_wherever_they_stand_in_the_list(rainrag_root, tmp_p
         create_lmdb.main(command)
 
 
+LISTS = {
+    "lq": "1f8848d4e69737924c356f36a899b47e526d4996f8a1f3a5b7065633f9840411",
+    "gt": "0e03cff5ab2735655f803a4feb8d3c287419bfbc230ba2dbd891221ed4357374",
+}
+"""What the version before sources.jsonl noted of the three pairs of ``drs``."""
+
+
+def as_of_earlier_versions(folder, side):
+    (folder / "sources.jsonl").unlink()
+    noted = {"entries": "3", "sha256_of_list": LISTS[side], "stored_as": "source bytes"}
+    (folder / "made_from.json").write_text(json.dumps(noted))
+
+
+def test_lmdbs_of_earlier_versions_are_known_again_and_added_to(rainrag_root, lmdb_root):
+    folders = {side: lmdb_root / f"drs/{side}.lmdb" for side in ("lq", "gt")}
+    before = {side: (folder / "data.mdb").stat().st_mtime_ns for side, folder in folders.items()}
+    for more in (False, True):
+        for side, folder in folders.items():
+            as_of_earlier_versions(folder, side)
+        if more:
+            write_pair(rainrag_root, "drs", "0001.png", encode(picture(seed=3)), encode(picture(seed=8)))
+        make(rainrag_root, lmdb_root, "--rain-type", "drs", "--verify")
+        for side, folder in folders.items():
+            assert more or (folder / "data.mdb").stat().st_mtime_ns == before[side]
+            assert len((folder / "sources.jsonl").read_text().splitlines()) == len(stored(folder)) == 3 + more
+    for side, folder in folders.items():
+        as_of_earlier_versions(folder, side)
+    (rainrag_root / "drs/input/002.png").rename(rainrag_root / "drs/input/009.png")
+    (rainrag_root / "drs/target/002.png").rename(rainrag_root / "drs/target/009.png")
+    with pytest.raises(DataError, match=r"lq.lmdb: exists already .* other data .* An earlier version made it"):
+        make(rainrag_root, lmdb_root, "--rain-type", "drs")
+
+
+def test_an_unfinished_lmdb_of_an_earlier_version_is_taken_up(rainrag_root, tmp_path):
+    (rainrag_root / "drs/input/002.png").write_bytes(b"")
+    with pytest.raises(DataError, match="the file is empty"):
+        make(rainrag_root, tmp_path / "out", "--rain-type", "drs", "--commit-every", "1")
+    for side in LISTS:
+        as_of_earlier_versions(tmp_path / f"out/drs/.{side}.lmdb.partial", side)
+    write_rainrag(rainrag_root)
+    make(rainrag_root, tmp_path / "out", "--rain-type", "drs", "--verify")
+    assert len(stored(tmp_path / "out/drs/lq.lmdb")) == 3
+
+
 def test_adding_that_was_killed_goes_on(rainrag_root, lmdb_root, monkeypatch):
     for n in "34":
         write_pair(rainrag_root, "drs", f"00{n}.png", encode(picture(seed=int(n))), encode(picture(seed=8)))

@@ -132,7 +132,9 @@ def environment(path: str) -> lmdb.Environment:
             raise ImportError("io_backend lmdb needs the package lmdb: pip install lmdb") from error
         check_file(path)
         try:
-            _environments[real] = lmdb.open(real, readonly=True, lock=False, readahead=False, meminit=False)
+            _environments[real] = lmdb.open(
+                os.fsencode(real), readonly=True, lock=False, readahead=False, meminit=False
+            )
         except lmdb.Error as error:
             raise DataError(f"{path}: the LMDB cannot be opened: {error}.") from None
     return _environments[real]

@@ -21,8 +21,8 @@ from unirain_plugin.errors import DataError
 from unirain_plugin.preparation.lmdb_writer import SOURCE_BYTES, read_sources
 
 _READ_ALL = """
-import sys, lmdb
-with lmdb.open(sys.argv[1], readonly=True, lock=False).begin(buffers=True) as transaction:
+import os, sys, lmdb
+with lmdb.open(os.fsencode(sys.argv[1]), readonly=True, lock=False).begin(buffers=True) as transaction:
     for key, value in transaction.cursor():
         value[:1], value[-1:]
 """

@@ -8,9 +8,10 @@ place: until its ``meta_info.txt`` is replaced, readers see those of before.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -58,6 +59,17 @@ class LmdbSources(NamedTuple):
             for key, path in other.paths.items()
         )
 
+    def earlier_origin(self, listed: Collection[str] | None) -> dict[str, str]:
+        """What an earlier version noted of an LMDB of these sources, in place of their list.
+
+        Args:
+            listed: The keys that the LMDB is made of; None for all.
+        """
+        keys = [key for key in self.paths if listed is None or key in listed]
+        text = "".join(f"{key}\0{self.paths[key]}\n" for key in keys)
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        return {"entries": str(len(keys)), "sha256_of_list": digest, "stored_as": self.stored_as}
+
     def write(self, folder: str) -> None:
         """Note it in an LMDB's folder.
 
@@ -74,14 +86,22 @@ class LmdbSources(NamedTuple):
 def read_sources(folder: str) -> LmdbSources | None:
     """What an LMDB's folder says that it is made of; None where it does not tell, or not all."""
     try:
-        with open(os.path.join(folder, ORIGIN_FILE), encoding="utf-8") as file:
-            origin = json.load(file)
         with open(os.path.join(folder, SOURCES_FILE), encoding="utf-8") as file:
             paths = dict(json.loads(line) for line in file)
+        origin = _read_origin(folder)
         root = os.path.normpath(os.path.join(os.path.realpath(os.path.dirname(folder)), origin["root"]))
         return LmdbSources(paths, root, origin["stored_as"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _read_origin(folder: str) -> dict[str, str]:
+    try:
+        with open(os.path.join(folder, ORIGIN_FILE), encoding="utf-8") as file:
+            origin = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
 
 
 class LmdbWriter:
@@ -103,22 +123,18 @@ class LmdbWriter:
         with write_errors(self._folder):
             os.makedirs(self._folder, exist_ok=True)
         size = _file_size(os.path.join(self._folder, DATA_FILE))
-        known = read_sources(self._folder)
         if finished or size:
-            if known is None or not sources.includes(known):
-                what, remedy = "is an unfinished LMDB", "remove it or go on with those"
-                if finished:
-                    what, remedy = "exists already", "choose another folder or remove it"
-                verb = "and was made" if finished else "made"
-                raise DataError(f"{self._folder}: {what} {verb} from other data or with other options; {remedy}.")
             check_file(self._folder)
         self._listed = {entry.key for entry in read_meta(path)} if finished else set()
+        known = read_sources(self._folder)
+        if finished or size:
+            self._check_sources(sources, known)
         if known is None or not (known.includes(sources) and known.root == os.path.realpath(sources.root)):
             sources.write(self._folder)
         whole = self._listed == sources.paths.keys()
         try:
             self._environment: lmdb.Environment | None = lmdb.open(
-                self._folder, max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole, lock=not whole
+                os.fsencode(self._folder), max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole, lock=not whole
             )
         except lmdb.Error as error:
             raise DataError(f"{self._folder}: the LMDB cannot be opened: {error}.") from None
@@ -129,6 +145,24 @@ class LmdbWriter:
                 f"{path}: {stored} entries are stored, but {META_FILE} lists {len(self._listed)}; remove it and start "
                 "anew."
             )
+
+    def _check_sources(self, sources: LmdbSources, known: LmdbSources | None) -> None:
+        """Refuse to go on with what was made of something else."""
+        origin, finished = _read_origin(self._folder), self._folder == self.path
+        if known is not None:
+            same = sources.includes(known)
+        else:
+            same = origin == sources.earlier_origin(self._listed if finished else None)
+        if same:
+            return
+        what, remedy = "is an unfinished LMDB", "remove it or go on with those"
+        if finished:
+            what, remedy = "exists already", "choose another folder or remove it"
+        verb = "and was made" if finished else "made"
+        if known is None and "sha256_of_list" in origin:
+            remedy += (". An earlier version made it, which noted a hash of its list: it is known again by the same "
+                       "manifest or folder, with no pair left out, moved or told from elsewhere")  # fmt: skip
+        raise DataError(f"{self._folder}: {what} {verb} from other data or with other options; {remedy}.")
 
     def missing(self, keys: Iterable[str]) -> Iterator[bool]:
         """Yield for each key whether it still has to be written."""

@@ -53,10 +53,16 @@ def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoF
             files[key] = MetaInfoFile(record.rain_type, *paths, _template(lq, gt), [])
         stem, suffix = os.path.splitext(gt)
         found = files[key].filename_tmpl.format(stem) + suffix
-        if " " in gt or found != lq:
-            why = "a name with a blank" if " " in gt else f"the toolbox would look for {found}"
-            raise DataError(f"{record.lq} and {record.gt} cannot be told in a meta_info_file: {why}.")
-        files[key].lines.append(f"{gt} ({','.join(map(str, _shape(record, root)))})")
+        if any(map(str.isspace, gt)):
+            why = "a name with a blank"
+        elif gt != gt.encode("utf-8", "replace").decode():
+            why = "a name that is not UTF-8"
+        elif found != lq:
+            why = f"the toolbox would look for {found}"
+        else:
+            files[key].lines.append(f"{gt} ({','.join(map(str, _shape(record, root)))})")
+            continue
+        raise DataError(f"{record.lq} and {record.gt} cannot be told in a meta_info_file: {why}.")
     return list(files.values())
 
 

@@ -11,6 +11,7 @@ from unirain_plugin.data.image_limit import add_limit_argument
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest
 from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.rain_types import rain_type_ids
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -45,7 +46,12 @@ def chosen_records(args: argparse.Namespace) -> tuple[str, Iterator[ManifestReco
 
 
 def _folder_records(root: str, types: list[str] | None) -> Iterator[ManifestRecord]:
-    table = scan_rainrag(root, find_types(root, types))
+    names = find_types(root, types)
+    try:
+        rain_type_ids(names)
+    except OptionError as error:
+        raise DataError(f"{root}: {error} Rename the folder, or choose others by --rain-type.") from None
+    table = scan_rainrag(root, names)
     for number in range(len(table)):
         pair = table[number]
         yield ManifestRecord(pair.lq, pair.gt, pair.rain_type)
