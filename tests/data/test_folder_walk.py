@@ -10,10 +10,10 @@ from PIL import Image
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
-from unirain_plugin.data.folder_walk import walk_files, walk_images
-from unirain_plugin.data.image_io import EncodedImage
-from unirain_plugin.data.image_limit import VARIABLE, limited, max_pixels
-from unirain_plugin.data.lmdb import close_environments
+from unirain_plugin.data.folders import walk_files, walk_images
+from unirain_plugin.data.image_header import VARIABLE, limited, max_pixels
+from unirain_plugin.data.images import EncodedImage
+from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import DataError, OptionError
 
 

@@ -10,8 +10,8 @@ from indexed_folder import plant
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
-from unirain_plugin.data.lmdb import close_environments
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
+from unirain_plugin.data.sources import close_environments
 from unirain_plugin.preparation.layouts import parse_layout
 from unirain_plugin.preparation.pairing import PairingOptions, find_pairs
 

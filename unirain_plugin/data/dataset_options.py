@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-from unirain_plugin.data.image_io import CONVERSIONS
-from unirain_plugin.data.image_limit import check_megapixels
+from unirain_plugin.data.image_header import check_megapixels
+from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.data.sampling import check_sampling
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.rain_types import rain_type_ids

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from unirain_plugin.data.lmdb import META_FILE, check_file
+from unirain_plugin.data.sources import META_FILE, check_file
 from unirain_plugin.errors import DataError, did_you_mean, nearest
 from unirain_plugin.options.problems import KeyPath, Problems
 from unirain_plugin.options.registries import section

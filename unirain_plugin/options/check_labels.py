@@ -36,9 +36,8 @@ def check_labels(opt: Mapping, problems: Problems, is_train: bool, check_paths: 
 
 def _types_of(opt: Mapping, phase: str, problems: Problems, check_paths: bool) -> Types | None:
     """The rain types of a data set of ours; None where they cannot be known without reading it all."""
+    from unirain_plugin.data.folders import GT_FOLDER, LQ_FOLDER, find_types, types_in_order
     from unirain_plugin.data.manifest import rain_types_in
-    from unirain_plugin.data.pair_sources import types_in_order
-    from unirain_plugin.data.rainrag_folder import GT_FOLDER, LQ_FOLDER, find_types
 
     cls, here, where = dataset_class(opt, phase), section(opt, "datasets", phase), ("datasets", phase)
     is_wrong = any(path[:2] == where for path in problems.wrong)

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from unirain_plugin.data.image_io import EncodedImage, image_shape
+from unirain_plugin.data.images import image_shape
 from unirain_plugin.data.manifest import ManifestRecord
-from unirain_plugin.data.pair_files import read_file
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
 
 _LINE = re.compile(r"(?P<name>\S+)(?: \((?P<h>\d+),(?P<w>\d+),\d+\))?\s*")
@@ -76,12 +76,7 @@ def _shape(record: ManifestRecord, root: str) -> tuple[int, int, int]:
     if record.size is not None:
         return *record.size, 3
     path = os.path.join(root, record.gt)
-    data = read_file(path)
-    shape = image_shape(data, path)
-    if shape is None:
-        image = EncodedImage(data, path)
-        shape = (image.height, image.width, 3)
-    return shape
+    return image_shape(read_file(path), path)
 
 
 def from_meta_info(

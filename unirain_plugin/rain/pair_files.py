@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain.drawn import draw_drops, draw_lines
 from unirain_plugin.rain.params import WIDE_RAIN
@@ -73,7 +73,7 @@ class PairJob:
         rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         dull_share: Share of the other streaks, and of the dry pictures, of wider ranges that are made dull, 0 to 1.
-        convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
+        convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.images.CONVERSIONS`).
     """
 
     photo: str
