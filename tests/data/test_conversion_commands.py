@@ -60,14 +60,17 @@ def test_an_interrupted_run_is_taken_up(tmp_path, rainrag_root):
     assert files[-1].stat().st_mtime_ns == kept and (tmp_path / "cut/manifest.jsonl").is_file()
 
 
-def test_other_data_or_sizes_are_not_mixed_in(tmp_path, rainrag_root):
+def test_other_data_or_sizes_are_not_mixed_in(tmp_path, rainrag_root, capsys):
     cut(rainrag_root, tmp_path / "cut")
     with pytest.raises(DataError, match="holds sub-images of other data or with other sizes"):
         cut(rainrag_root, tmp_path / "cut", "--step", "8")
     with pytest.raises(DataError, match="the folder is not empty"):
         cut(rainrag_root, rainrag_root)
-    with pytest.raises(OptionError, match="--step: expected 1 or more, found 0"):
-        cut(rainrag_root, tmp_path / "new", "--step", "0")
+    for option, least, wrong in (("--step", 1, "0"), ("--crop-size", 1, "-1"), ("--thresh-size", 0, "x")):
+        with pytest.raises(SystemExit, match="2"):
+            cut(rainrag_root, tmp_path / "new", option, wrong)
+        assert f"argument {option}: expected {least} or more, found {wrong}" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_small_images_stay_whole_and_names_do_not_collide(tmp_path):

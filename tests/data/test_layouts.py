@@ -297,22 +297,34 @@ def test_layout_of_ones_own(tmp_path):
     ]
 
 
+PART = {"rule": "same_name", "lq": "{name}", "gt": "b"}
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"parts": []}, "missing key 'parts'|expected a list of parts"),
-        ({"part": []}, "unknown key 'part'. Did you mean 'parts'"),
+        ({"parts": []}, "x.yml: .*expected a name and a list of at least one part"),
+        ({"name": ""}, "x.yml: .*expected a name"),
+        ({"name": 7}, "x.yml.name: found 7; expected a text"),
+        ({"part": []}, "x.yml.part: unknown key. Did you mean 'parts'"),
         ({"status": "sure"}, "status: expected read, recalled, guess, custom, found 'sure'"),
         ({"parts": [{"rule": "same_nam", "lq": "a", "gt": "b"}]}, r"parts\[0\]: rule: .* Did you mean 'same_name'"),
         ({"parts": [{"rule": "same_name", "lq": "{name}"}]}, "missing key 'gt'"),
-        (
-            {"parts": [{"rule": "same_name", "lq": "{name}", "gt": "{nam}"}]},
-            "{nam} is no field of lq .* Did you mean 'name'",
-        ),
-        ({"parts": [{"rule": "same_name", "lq": "{n}", "gt": "x", "fields": {"n": "("}}]}, "a pattern is wrong"),
-        ({"parts": [{"rule": "same_name", "lq": "{n", "gt": "x"}]}, "a pattern is wrong"),
-        ({"parts": [{"rule": "same_name", "lq": "a", "gt": "b", "types": {"a": "X Y"}}]}, "'X Y' is no rain-type name"),
-        ({"parts": ["same_name"]}, "expected keys and values"),
+        ({"parts": [{"rule": "same_name", "gt": "b"}]}, r"x.yml.parts\[0\].lq: is missing"),
+        ({"parts": [PART | {"lq": 5}]}, r"x.yml.parts\[0\].lq: found 5; expected a text"),
+        ({"parts": [PART | {"lq": ""}]}, "lq: expected a pattern"),
+        ({"parts": [PART | {"gt": {"a": "b"}}]}, r"parts\[0\].gt: found a section .*; expected a text or a list"),
+        ({"parts": [PART | {"fields": ["a"]}]}, r"parts\[0\].fields: found the list"),
+        ({"parts": [PART | {"types": {"a": 1}}]}, r"parts\[0\].types.a: found 1; expected a text"),
+        ({"parts": [PART | {"gt": "{nam}"}]}, "{nam} is no field of lq .* Did you mean 'name'"),
+        ({"parts": [PART | {"lq": "{n}", "gt": "x", "fields": {"n": "("}}]}, "a pattern is wrong"),
+        ({"parts": [PART | {"lq": "{n", "gt": "x"}]}, "a pattern is wrong"),
+        ({"parts": [PART | {"gt": "{name:3}"}]}, "gt: '{name:3}': a field is a name in braces and nothing else"),
+        ({"parts": [PART | {"rain_type": "{}"}]}, "rain_type: {} is no field of lq"),
+        ({"parts": [PART | {"source": "{"}]}, "a pattern is wrong"),
+        ({"parts": [{"rule": "list_file", "lq": "*.txt", "rain_type": "{kind}"}]}, "{kind} is no field of lq"),
+        ({"parts": [PART | {"types": {"a": "X Y"}}]}, "'X Y' is no rain-type name"),
+        ({"parts": ["same_name"]}, "expected a section of 'key: value' lines"),
     ],
 )
 def test_wrong_layouts_say_what_is_wrong(change, text):

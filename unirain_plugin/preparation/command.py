@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifest, write_manifest
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.preparation.indexing import IndexReport, check_manifest, write_index
-from unirain_plugin.preparation.layouts import RULES, STATUSES, Layout, load_layout, public_layout, public_layouts
+from unirain_plugin.preparation.layouts import RULES, STATUSES, load_layout, public_layout, public_layouts
 from unirain_plugin.preparation.lmdbs import LmdbRecipe, create_lmdbs, verify_lmdbs
 from unirain_plugin.preparation.meta_info import from_meta_info, to_meta_info
 from unirain_plugin.preparation.pairing import Pairing, PairingOptions, find_pairs, prepare_halves, split_halves
@@ -44,18 +45,13 @@ def _make_manifest(args: argparse.Namespace) -> int:
     own = args.layout.endswith((".yml", ".yaml"))
     layout = load_layout(args.layout) if own else public_layout(args.layout)
     sys.stdout.write(f"layout {layout.name} ({layout.title}): {STATUSES[layout.status]}. {layout.note}\n")
-    _index(args, layout)
-    return 0
-
-
-def _index(args: argparse.Namespace, layout: Layout) -> None:
     if os.path.exists(args.output) and not args.overwrite:
         raise OptionError(f"--output {args.output}: this file exists; name another, or give --overwrite.")
     pairing = find_pairs(args.root, layout, _pairing_options(args))
     root, problems = _with_halves(args, pairing)
     report = IndexReport({"layout": layout.name, "status": layout.status, "root": args.root, "split": args.split})
     report.problems, report.warnings = problems, list(pairing.warnings)
-    if layout.status != "read" and layout.status != "custom":
+    if layout.status not in ("read", "custom"):
         report.warnings.insert(0, f"the layout {layout.name} is {STATUSES[layout.status]}.")
     report_path = args.report or f"{args.output}.report.json"
     try:
@@ -68,6 +64,7 @@ def _index(args: argparse.Namespace, layout: Layout) -> None:
         write_whole(report_path, report.to_json())
         sys.stdout.write(f"{report.summary()}\nreport: {report_path}\n")
     sys.stdout.write(f"manifest: {args.output}\n")
+    return 0
 
 
 def _pairing_options(args: argparse.Namespace) -> PairingOptions:
@@ -95,10 +92,9 @@ def _with_halves(args: argparse.Namespace, pairing: Pairing) -> tuple[str, list[
 
 def _check_manifest(args: argparse.Namespace) -> int:
     records = read_manifest(args.check_manifest)
-    found = check_manifest(
-        args.check_manifest, records, args.check, args.convert, args.workers, allow_dry=args.allow_dry
+    problems = list(
+        check_manifest(args.check_manifest, records, args.check, args.convert, args.workers, args.allow_dry)
     )
-    problems = list(found)
     if problems:
         shown = "\n".join(f"  {kind}: {message}" for kind, message in problems[:20])
         raise DataError(f"{args.check_manifest}: {len(problems)} problem(s), the first of them:\n{shown}")
@@ -147,7 +143,7 @@ def _index_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace the manifest if it exists")
     add("--drop-duplicates", action="store_true", help="leave out pairs whose bytes are an earlier pair's")
     add("--allow-dry", action="store_true", help="accept pairs without rain (both files have the same bytes)")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    _add_workers(parser, "processes")
     add("--report", metavar="FILE", help="the report (default: OUTPUT.report.json)")
     add("--halves", metavar="DIR", help="where to write the halves of side-by-side images")
     add("--rainy-half", choices=["left", "right"], default="right", help="of side-by-side images (default: right)")
@@ -195,24 +191,11 @@ def _lmdb_parser() -> argparse.ArgumentParser:
     _add_pair_arguments(parser, required=False)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the LMDBs")
     parser.add_argument("--recompress", choices=["png"], help="store PNG instead of the sources' own bytes")
-    parser.add_argument(
-        "--level",
-        type=int,
-        choices=range(10),
-        default=1,
-        metavar="N",
-        help="PNG compression of --recompress, 0 to 9 (default 1)",
-    )
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="reading threads or processes")
-    parser.add_argument("--commit-every", type=_positive, default=1000, metavar="N", help="pairs in a transaction")
+    parser.add_argument("--level", type=int, choices=range(10), default=1, help="PNG, 0 to 9 (default 1)")
+    _add_workers(parser, "reading threads or processes")
+    parser.add_argument("--commit-every", type=_number, default=1000, metavar="N", help="pairs in a transaction")
     parser.add_argument("--verify", action="store_true", help="decode every entry afterwards (alone: only verify)")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
-    return int(text)
 
 
 def _verify_lmdbs(args: argparse.Namespace) -> None:
@@ -226,9 +209,6 @@ def _verify_lmdbs(args: argparse.Namespace) -> None:
 def extract_subimages(argv: list[str] | None = None) -> int:
     """``extract-subimages``: cut pairs into sub-images in RainRAG's layout, with a manifest. Returns the status."""
     args = _subimages_parser().parse_args(argv)
-    for name, least in (("crop_size", 1), ("step", 1), ("thresh_size", 0), ("workers", 1)):
-        if getattr(args, name) < least:
-            raise OptionError(f"--{name.replace('_', '-')}: expected {least} or more, found {getattr(args, name)}.")
     root, records = _chosen_records(args)
     records = list(records)
     plan = CutPlan(args.crop_size, args.step, args.thresh_size, args.compression_level, tuple(args.convert))
@@ -251,11 +231,12 @@ def _subimages_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="extract-subimages", description=description)
     _add_pair_arguments(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="an empty folder, or an interrupted run's")
-    parser.add_argument("--crop-size", type=int, default=320, metavar="N", help="side of a sub-image (default 320)")
-    parser.add_argument("--step", type=int, default=256, metavar="N", help="distance of neighbours (default 256)")
-    parser.add_argument("--thresh-size", type=int, default=0, metavar="N", help="rests up to N pixels are dropped")
+    parser.add_argument("--crop-size", type=_number, default=320, metavar="N", help="side of a sub-image (default 320)")
+    parser.add_argument("--step", type=_number, default=256, metavar="N", help="distance of neighbours (default 256)")
+    rest = partial(_number, least=0)
+    parser.add_argument("--thresh-size", type=rest, default=0, metavar="N", help="rests up to N pixels are dropped")
     parser.add_argument("--compression-level", type=int, choices=range(10), default=3, help="PNG, 0 to 9 (default 3)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    _add_workers(parser, "processes")
     return parser
 
 
@@ -334,6 +315,16 @@ def _add_pair_arguments(parser: argparse.ArgumentParser, required: bool = True) 
     parser.add_argument("--rain-type", nargs="+", metavar="TYPE", help="take these rain types only")
     parser.add_argument("--keep-only", action="store_true", help="take only pairs that distillation kept (keep: true)")
     _add_image_arguments(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--workers", type=_number, default=os.cpu_count() or 1, metavar="N", help=what)
+
+
+def _number(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected {least} or more, found {text}")
+    return int(text)
 
 
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:

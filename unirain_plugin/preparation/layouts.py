@@ -11,7 +11,7 @@ Of the public data sets, ``status`` says how a row came about: ``read`` in a loa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from string import Formatter
@@ -20,6 +20,7 @@ from typing import Any
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import rain_type_ids
+from unirain_plugin.support.spec import parse_section
 
 RULES = {
     "same_name": "the clean image has the same name in another folder",
@@ -58,12 +59,47 @@ class Part:
 
     rule: str
     lq: str
-    gt: tuple[str, ...] = ()
+    gt: str | tuple[str, ...] = ()
     rain_type: str | None = None
     types: Mapping[str, str] | None = None
     fields: Mapping[str, str] | None = None
     split: str | None = None
     source: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what belongs together.
+
+        Raises:
+            OptionError: If the rule is unknown, a pattern is missing or wrong, or uses a field that ``lq`` lacks.
+        """
+        if self.rule not in RULES:
+            hint = did_you_mean(self.rule, RULES)
+            raise OptionError(f"rule: expected one of {', '.join(RULES)}, found {self.rule!r}.{hint}")
+        object.__setattr__(self, "gt", (self.gt,) if isinstance(self.gt, str) else self.gt)
+        if not self.lq:
+            raise OptionError("lq: expected a pattern, found none.")
+        if not self.gt and self.rule not in ("list_file", "side_by_side"):
+            raise OptionError(f"missing key 'gt'; the rule {self.rule} needs a pattern of the clean images.")
+        for name in (self.types or {}).values():
+            rain_type_ids([name])
+        try:
+            self._check_patterns()
+        except (re.error, ValueError) as error:
+            if isinstance(error, OptionError):
+                raise
+            raise OptionError(f"a pattern is wrong: {error}.") from None
+
+    def _check_patterns(self) -> None:
+        fields = {} if self.rule == "list_file" else self.lq_regex().groupindex
+        self.gt_regexes()
+        uses = {"gt": self.gt, "rain_type": (self.rain_type or "",), "source": (self.source or "",)}
+        for key, pattern in ((key, pattern) for key, patterns in uses.items() for pattern in patterns):
+            for _, name, spec, conversion in Formatter().parse(pattern):
+                if spec or conversion:
+                    raise OptionError(f"{key}: {pattern!r}: a field is a name in braces and nothing else.")
+                if name is not None and name not in fields and not (key == "gt" and self.rule == "sorted"):
+                    hint = did_you_mean(name, fields)
+                    raise OptionError(f"{key}: {{{name}}} is no field of lq ({', '.join(fields)}).{hint}")
 
     def lq_regex(self) -> re.Pattern[str]:
         """Compile the pattern of the rainy images."""
@@ -95,17 +131,29 @@ class Layout:
 
     Attributes:
         name: Name on the command line.
+        parts: Tried in this order for every image; the first whose clean image exists is taken.
         title: Name in the literature.
         status: One of :data:`STATUSES`: how far the layout can be trusted.
         note: What the user should know.
-        parts: Tried in this order for every image; the first whose clean image exists is taken.
     """
 
     name: str
-    title: str
-    status: str
-    note: str
     parts: tuple[Part, ...]
+    title: str = ""
+    status: str = "custom"
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the keys; the title is the name where none is given.
+
+        Raises:
+            OptionError: If the status is unknown or there are no parts.
+        """
+        if self.status not in STATUSES:
+            raise OptionError(f"status: expected {', '.join(STATUSES)}, found {self.status!r}.")
+        if not self.name or not self.parts:
+            raise OptionError("name and parts: expected a name and a list of at least one part.")
+        object.__setattr__(self, "title", self.title or self.name)
 
 
 def parse_layout(data: Mapping[str, Any], where: str) -> Layout:
@@ -114,16 +162,7 @@ def parse_layout(data: Mapping[str, Any], where: str) -> Layout:
     Raises:
         OptionError: Naming ``where``, the key, what was found and what was expected.
     """
-    data = _checked(data, {"name", "title", "status", "note", "parts"}, {"name", "parts"}, where)
-    status = data.get("status", "custom")
-    if status not in STATUSES:
-        raise OptionError(f"{where}: status: expected {', '.join(STATUSES)}, found {status!r}.")
-    parts = data["parts"]
-    if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
-        raise OptionError(f"{where}: parts: expected a list of parts, found {parts!r}.")
-    checked = tuple(_parse_part(part, f"{where}: parts[{number}]") for number, part in enumerate(parts))
-    title = str(data.get("title", data["name"]))
-    return Layout(str(data["name"]), title, status, str(data.get("note", "")), checked)
+    return parse_section(Layout, data, where)
 
 
 def load_layout(path: str) -> Layout:
@@ -133,54 +172,6 @@ def load_layout(path: str) -> Layout:
         OptionError: If the file is missing, no YAML, or no layout.
     """
     return parse_layout(read_option_file(path).opt, path)
-
-
-def _checked(data: object, known: set[str], needed: set[str], where: str) -> Mapping[str, Any]:
-    if not isinstance(data, Mapping):
-        raise OptionError(f"{where}: expected keys and values ({', '.join(sorted(needed))}, …), found {data!r}.")
-    for key in data:
-        if key not in known:
-            raise OptionError(f"{where}: unknown key '{key}'.{did_you_mean(key, known)}")
-    for key in sorted(needed):
-        if data.get(key) in (None, ""):
-            raise OptionError(f"{where}: missing key '{key}'.")
-    return data
-
-
-def _parse_part(data: object, where: str) -> Part:
-    known = {"rule", "lq", "gt", "rain_type", "types", "fields", "split", "source"}
-    data = _checked(data, known, {"rule", "lq"}, where)
-    rule, gt = data["rule"], data.get("gt", ())
-    if rule not in RULES:
-        raise OptionError(
-            f"{where}: rule: expected one of {', '.join(RULES)}, found {rule!r}.{did_you_mean(rule, RULES)}"
-        )
-    gt = (gt,) if isinstance(gt, str) else tuple(gt)
-    if not gt and rule not in ("list_file", "side_by_side"):
-        raise OptionError(f"{where}: missing key 'gt'; the rule {rule} needs a pattern of the clean images.")
-    types = data.get("types")
-    for name in (types or {}).values() if isinstance(types, Mapping) else ():
-        rain_type_ids([name])
-    part = Part(rule, data["lq"], gt, data.get("rain_type"), types, data.get("fields"), data.get("split"), data.get("source"))  # fmt: skip  # noqa: E501
-    _check_patterns(part, where)
-    return part
-
-
-def _check_patterns(part: Part, where: str) -> None:
-    if part.rule == "list_file":
-        return
-    try:
-        fields = part.lq_regex().groupindex.keys()
-        part.gt_regexes()
-    except (re.error, ValueError) as error:
-        raise OptionError(f"{where}: a pattern is wrong: {error}.") from None
-    uses = {"gt": part.gt, "rain_type": (part.rain_type or "",), "source": (part.source or "",)}
-    for key, patterns in uses.items():
-        for pattern in patterns:
-            for _, name, _, _ in Formatter().parse(pattern):
-                if name and name not in fields and not (key == "gt" and part.rule == "sorted"):
-                    hint = did_you_mean(name, fields)
-                    raise OptionError(f"{where}: {key}: {{{name}}} is no field of lq ({', '.join(fields)}).{hint}")
 
 
 _NUMBER = {"n": r"\d+"}

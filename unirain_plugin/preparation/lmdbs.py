@@ -17,7 +17,6 @@ import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -145,7 +144,8 @@ class LmdbWriter:
         self._folder = path if finished else os.path.join(folder, f".{name}.partial")
         with write_errors(self._folder):
             os.makedirs(self._folder, exist_ok=True)
-        size = _file_size(os.path.join(self._folder, DATA_FILE))
+        data = os.path.join(self._folder, DATA_FILE)
+        size = os.path.getsize(data) if os.path.exists(data) else 0
         if finished or size:
             check_file(self._folder)
         self._listed = {entry.key for entry in read_meta(path)} if finished else set()
@@ -156,7 +156,7 @@ class LmdbWriter:
             sources.write(self._folder)
         whole = self._listed == sources.paths.keys()
         try:
-            self._environment: lmdb.Environment | None = lmdb.open(
+            self._environment = lmdb.open(
                 os.fsencode(self._folder), max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole, lock=not whole
             )
         except lmdb.Error as error:
@@ -234,20 +234,12 @@ class LmdbWriter:
 
     def close(self) -> None:
         """Close the environment; what was committed stays."""
-        if self._environment is not None:
-            self._environment.close()
-            self._environment = None
+        self._environment.close()
 
 
 def _meta_line(key: str, value: memoryview, level: int) -> str:
     """Format a line as the toolbox writes and reads it; whatever the format of the bytes, it says ``.png``."""
     return f"{key}.png ({','.join(map(str, image_shape(value, key)))}) {level}\n"
-
-
-def _file_size(path: str) -> int:
-    with suppress(FileNotFoundError):
-        return os.path.getsize(path)
-    return 0
 
 
 _BATCH_BYTES = 64 << 20
