@@ -93,11 +93,12 @@ class Part:
         fields = {} if self.rule == "list_file" else self.lq_regex().groupindex
         self.gt_regexes()
         uses = {"gt": self.gt, "rain_type": (self.rain_type or "",), "source": (self.source or "",)}
+        by_field = self.rule not in ("sorted", "list_file")
         for key, pattern in ((key, pattern) for key, patterns in uses.items() for pattern in patterns):
             for _, name, spec, conversion in Formatter().parse(pattern):
                 if spec or conversion:
                     raise OptionError(f"{key}: {pattern!r}: a field is a name in braces and nothing else.")
-                if name is not None and name not in fields and not (key == "gt" and self.rule == "sorted"):
+                if name is not None and name not in fields and (key != "gt" or by_field):
                     hint = did_you_mean(name, fields)
                     raise OptionError(f"{key}: {{{name}}} is no field of lq ({', '.join(fields)}).{hint}")
 
