@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 from unirain_plugin.errors import UniRainError, did_you_mean
 from unirain_plugin.version import __version__
 
+_PREPARATION = "unirain_plugin.preparation.command"
 COMMANDS = {
     "train": ("unirain_plugin.train", "train a model: -opt FILE, and the toolbox's flags"),
     "test": ("unirain_plugin.test", "test a trained model: -opt FILE"),
@@ -21,16 +23,16 @@ COMMANDS = {
     "demo": ("unirain_plugin.study.demo", "the main job end to end on embedded photographs, with table and picture"),
     "reproduce": ("unirain_plugin.study.command", "test the paper's claims in miniature: -opt FILE"),
     "synthesize-rain": ("unirain_plugin.rain.command", "render four types of rain onto clean photographs"),
-    "create-lmdb": ("unirain_plugin.preparation.create_lmdb", "put pairs into LMDBs that BasicSR reads"),
-    "index-dataset": ("unirain_plugin.preparation.index_dataset", "make a manifest of a public data set's pairs"),
-    "extract-subimages": ("unirain_plugin.preparation.extract_subimages", "cut pairs into sub-images"),
-    "generate-meta-info": ("unirain_plugin.preparation.generate_meta_info", "meta_info_file of pairs, or back"),
+    "create-lmdb": (f"{_PREPARATION}:create_lmdb", "put pairs into LMDBs that BasicSR reads"),
+    "index-dataset": (f"{_PREPARATION}:index_dataset", "make a manifest of a public data set's pairs"),
+    "extract-subimages": (f"{_PREPARATION}:extract_subimages", "cut pairs into sub-images"),
+    "generate-meta-info": (f"{_PREPARATION}:generate_meta_info", "meta_info_file of pairs, or back"),
     "benchmark": (
         "unirain_plugin.study.benchmarks.cli",
         "measure: arch, data, distill, distill-speed, metrics, retrieval, weights",
     ),
 }
-"""Command name → (module with ``main(argv) -> int | None``, one line of help)."""
+"""Command name → (module, or ``module:function``; the default is ``main(argv) -> int | None``), one line of help."""
 
 
 def usage() -> str:
@@ -44,13 +46,19 @@ def usage() -> str:
     )
 
 
+def entry(command: str) -> Callable[[list[str]], int | None]:
+    """The function that runs a command."""
+    module, _, function = COMMANDS[command][0].partition(":")
+    return getattr(importlib.import_module(module), function or "main")
+
+
 def run(command: str, argv: list[str]) -> int:
     """Run one command; a user's mistake, or a file that the system refuses, becomes one message and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files need not be text of the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = importlib.import_module(COMMANDS[command][0]).main(argv) or 0
+        status = entry(command)(argv) or 0
         sys.stdout.flush()
         return status
     except UniRainError as error:

@@ -11,9 +11,8 @@ from unirain_plugin.compare.options import parse_options
 from unirain_plugin.compare.run import run
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.inference.loading import build_network
-from unirain_plugin.preparation.create_lmdb import main as create_lmdb
-from unirain_plugin.preparation.extract_subimages import main as extract_subimages
-from unirain_plugin.preparation.halves import prepare_halves, split_halves
+from unirain_plugin.preparation.command import create_lmdb, extract_subimages
+from unirain_plugin.preparation.pairing import prepare_halves, split_halves
 
 KEYS = ["../../out", "../../../out", "/tmp/out", "a/../../../../out", "..\\..\\out", "out"]
 

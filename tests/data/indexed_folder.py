@@ -3,7 +3,7 @@
 from data_pictures import encode, picture
 
 from unirain_plugin.data.manifest import read_manifest
-from unirain_plugin.preparation import index_dataset
+from unirain_plugin.preparation.command import index_dataset
 
 
 def plant(root, *paths, size=(8, 12)):
@@ -19,6 +19,6 @@ def plant(root, *paths, size=(8, 12)):
 def index(root, layout, *arguments, output=None):
     output = output or root.parent / "m.jsonl"
     base = ["--layout", str(layout), "--root", str(root), "--output", str(output), "--workers", "1", "--overwrite"]
-    assert index_dataset.main([*base, *arguments]) == 0
+    assert index_dataset([*base, *arguments]) == 0
     prefix = f"{root.name}/"
     return [(r.lq.removeprefix(prefix), r.gt.removeprefix(prefix), r.rain_type) for r in read_manifest(output)]

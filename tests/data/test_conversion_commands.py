@@ -9,7 +9,7 @@ from data_pictures import encode, picture, write_pair
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.preparation import extract_subimages, generate_meta_info
+from unirain_plugin.preparation.command import extract_subimages, generate_meta_info
 from unirain_plugin.preparation.subimages import CutPlan
 
 
@@ -23,7 +23,7 @@ def test_positions_along_a_side(length, positions):
 
 def cut(root, output, *arguments):
     base = ["--dataroot", str(root), "--output", str(output), "--crop-size", "24", "--step", "16", "--workers", "1"]
-    assert extract_subimages.main([*base, *arguments]) == 0
+    assert extract_subimages([*base, *arguments]) == 0
 
 
 def test_sub_images_are_pieces_of_the_pair(tmp_path):
@@ -60,14 +60,17 @@ def test_an_interrupted_run_is_taken_up(tmp_path, rainrag_root):
     assert files[-1].stat().st_mtime_ns == kept and (tmp_path / "cut/manifest.jsonl").is_file()
 
 
-def test_other_data_or_sizes_are_not_mixed_in(tmp_path, rainrag_root):
+def test_other_data_or_sizes_are_not_mixed_in(tmp_path, rainrag_root, capsys):
     cut(rainrag_root, tmp_path / "cut")
     with pytest.raises(DataError, match="holds sub-images of other data or with other sizes"):
         cut(rainrag_root, tmp_path / "cut", "--step", "8")
     with pytest.raises(DataError, match="the folder is not empty"):
         cut(rainrag_root, rainrag_root)
-    with pytest.raises(OptionError, match="--step: expected 1 or more, found 0"):
-        cut(rainrag_root, tmp_path / "new", "--step", "0")
+    for option, least, wrong in (("--step", 1, "0"), ("--crop-size", 1, "-1"), ("--thresh-size", 0, "x")):
+        with pytest.raises(SystemExit, match="2"):
+            cut(rainrag_root, tmp_path / "new", option, wrong)
+        assert f"argument {option}: expected {least} or more, found {wrong}" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_small_images_stay_whole_and_names_do_not_collide(tmp_path):
@@ -110,7 +113,7 @@ def test_bad_pairs_are_named(tmp_path):
 def test_meta_info_is_read_by_the_stock_data_set_and_comes_back(tmp_path, rainrag_root, capsys):
     from basicsr.data.paired_image_dataset import PairedImageDataset
 
-    assert generate_meta_info.main(["--dataroot", str(rainrag_root), "--output", str(tmp_path / "meta")]) == 0
+    assert generate_meta_info(["--dataroot", str(rainrag_root), "--output", str(tmp_path / "meta")]) == 0
     path = tmp_path / "meta/meta_info_drd.txt"
     assert path.read_text() == "000.png (48,56,3)\n001.png (48,56,3)\n002.png (48,56,3)\n"
     assert f"dataroot_lq: {rainrag_root}/drd/input" in capsys.readouterr().out
@@ -122,7 +125,7 @@ def test_meta_info_is_read_by_the_stock_data_set_and_comes_back(tmp_path, rainra
     )
     assert len(stock) == 3 and all(torch.equal(a["lq"], b["lq"]) for a, b in zip(stock, ours, strict=True))
     back = ["--from-meta-info", str(path), "--lq-folder", folders[0], "--gt-folder", folders[1]]
-    assert generate_meta_info.main([*back, "--rain-type", "drd", "--output", str(tmp_path / "m.jsonl")]) == 0
+    assert generate_meta_info([*back, "--rain-type", "drd", "--output", str(tmp_path / "m.jsonl")]) == 0
     assert [r.lq for r in read_manifest(tmp_path / "m.jsonl")] == [f"rainrag/drd/input/00{n}.png" for n in range(3)]
     assert next(read_manifest(tmp_path / "m.jsonl")).size == (48, 56)
 
@@ -131,23 +134,23 @@ def test_rejected_pairs_do_not_come_back_through_meta_info(tmp_path, capsys):
     records = [ManifestRecord(f"r/{n}.png", f"g/{n}.png", "drs", size=(4, 5), keep=n != 1) for n in range(3)]
     write_manifest(tmp_path / "m.jsonl", records)
     arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "meta")]
-    assert generate_meta_info.main(arguments) == 0
+    assert generate_meta_info(arguments) == 0
     assert (tmp_path / "meta/meta_info_drs.txt").read_text() == "0.png (4,5,3)\n2.png (4,5,3)\n"
     assert "left out: 1 of 3 pairs" in capsys.readouterr().out
     (tmp_path / "meta/meta_info_drs.txt").write_text("mine")
     with pytest.raises(OptionError, match=r"meta_info_drs\.txt: this file exists and differs"):
-        generate_meta_info.main(arguments)
-    assert generate_meta_info.main([*arguments, "--overwrite"]) == 0
+        generate_meta_info(arguments)
+    assert generate_meta_info([*arguments, "--overwrite"]) == 0
     write_manifest(tmp_path / "m.jsonl", records[1:2])
     with pytest.raises(DataError, match="distillation has rejected all 1 pairs"):
-        generate_meta_info.main(arguments)
+        generate_meta_info(arguments)
 
 
 def test_templates_are_found(tmp_path):
     records = [ManifestRecord(f"r/{n}_rain.png", f"g/{n}.png", "drs", size=(4, 5)) for n in range(2)]
     write_manifest(tmp_path / "m.jsonl", records)
     arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "meta")]
-    assert generate_meta_info.main(arguments) == 0
+    assert generate_meta_info(arguments) == 0
     assert (tmp_path / "meta/meta_info_drs.txt").read_text() == "0.png (4,5,3)\n1.png (4,5,3)\n"
 
 
@@ -162,7 +165,7 @@ def test_templates_are_found(tmp_path):
 def test_what_the_toolbox_cannot_express_is_an_error(tmp_path, pairs, text):
     write_manifest(tmp_path / "m.jsonl", [ManifestRecord(lq, gt, "drs", size=(4, 5)) for lq, gt in pairs])
     with pytest.raises(DataError, match=text):
-        generate_meta_info.main(["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "meta")])
+        generate_meta_info(["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "meta")])
 
 
 def test_wrong_meta_info_lines(tmp_path, rainrag_root):
@@ -174,9 +177,9 @@ def test_wrong_meta_info_lines(tmp_path, rainrag_root):
     ]:
         (tmp_path / "i.txt").write_text(text)
         with pytest.raises(DataError, match=message):
-            generate_meta_info.main(back)
+            generate_meta_info(back)
     assert not (tmp_path / "m.jsonl").exists()
     with pytest.raises(OptionError, match="--from-meta-info needs --lq-folder"):
-        generate_meta_info.main(["--from-meta-info", "x", "--output", "y"])
+        generate_meta_info(["--from-meta-info", "x", "--output", "y"])
     with pytest.raises(OptionError, match="give --manifest or --dataroot"):
-        generate_meta_info.main(["--output", "y"])
+        generate_meta_info(["--output", "y"])

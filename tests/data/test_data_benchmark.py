@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from unirain_plugin.data.lmdb import close_environments
+from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import OptionError
 from unirain_plugin.study.benchmarks import data
 

@@ -11,10 +11,9 @@ from data_pictures import broken_images, encode, picture, write_pair
 from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
-from unirain_plugin.data.augmentation import draw_augmentation
-from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset, draw_augmentation
+from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
-from unirain_plugin.data.sample_index import SampleIndex
 from unirain_plugin.errors import DataError, OptionError
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
-from unirain_plugin.data.folder_walk import walk_files, walk_images
-from unirain_plugin.data.image_io import EncodedImage
-from unirain_plugin.data.image_limit import VARIABLE, limited, max_pixels
+from unirain_plugin.data.folders import walk_files, walk_images
+from unirain_plugin.data.image_header import VARIABLE, limited, max_pixels
+from unirain_plugin.data.images import EncodedImage
+from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import DataError, OptionError
 
 
@@ -119,15 +120,24 @@ def test_commands_refuse_by_name_and_go_on(pairs, capsys):
     lmdb = ["create-lmdb", "--dataroot", f"{pairs}/D", "--output", f"{pairs}/L", "--workers", "1"]
     assert cli.main([*lmdb, "--max-megapixels", "0.002"]) == 2
     assert "large.png: 60 × 60 pixels are too many" in capsys.readouterr().err
+    cut = ["extract-subimages", "--dataroot", f"{pairs}/D", "--output", f"{pairs}/S", "--workers", "1"]
+    check = ["index-dataset", "--check-manifest", f"{pairs}/D/m.jsonl", "--workers", "1", "--max-megapixels"]
+    for command in ([*cut, "--max-megapixels", "0.002"], [*check, "0.001"]):
+        assert cli.main(command) == 2
+        assert "pixels are too many: at most 0.00" in capsys.readouterr().err
+    assert cli.main([*check, "0.002"]) == 0
     assert VARIABLE not in os.environ
 
 
 def test_a_data_set_refuses_by_name(pairs):
     options = {"name": "t", "phase": "val", "dataroot": str(pairs / "D"), "max_megapixels": 0.002}
-    dataset = DistilledMixedPairedDataset(options)
-    assert dataset[1]["lq"].shape == (3, 40, 40)
-    with pytest.raises(DataError, match=r"input/large\.png: 60 × 60 pixels are too many"):
-        dataset[0]
+    assert cli.main(["create-lmdb", "--dataroot", f"{pairs}/D", "--output", f"{pairs}/L", "--workers", "1"]) == 0
+    for more in ({}, {"dataroot": str(pairs / "L"), "io_backend": {"type": "lmdb"}}):
+        dataset = DistilledMixedPairedDataset({**options, **more})
+        assert dataset[1]["lq"].shape == (3, 40, 40)
+        with pytest.raises(DataError, match=r"input/large.*: 60 × 60 pixels are too many"):
+            dataset[0]
+    close_environments()
     with pytest.raises(OptionError, match=r"max_megapixels: found 0; expected a number > 0"):
         DistilledMixedPairedDataset({**options, "max_megapixels": 0})
 

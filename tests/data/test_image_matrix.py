@@ -9,7 +9,7 @@ import tifffile
 from image_matrix import all_cells
 from PIL import Image
 
-from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
+from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.images import read_picture, write_picture
 

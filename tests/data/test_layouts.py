@@ -8,10 +8,9 @@ from indexed_folder import index, plant
 
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.preparation import index_dataset
-from unirain_plugin.preparation.layouts import RULES, load_layout, parse_layout
+from unirain_plugin.preparation.command import index_dataset
+from unirain_plugin.preparation.layouts import RULES, load_layout, parse_layout, public_layout, public_layouts
 from unirain_plugin.preparation.pairing import PairingOptions, find_pairs
-from unirain_plugin.preparation.public_layouts import public_layout, public_layouts
 
 TREES = {
     "rainrag": [("drs/input/a.png", "drs/target/a.png", "drs"), ("nrd/input/a.png", "nrd/target/a.png", "nrd")],
@@ -210,8 +209,8 @@ def test_pairs_without_rain_are_a_problem_unless_allowed(tmp_path):
     assert len(index(tmp_path / "data", "rainrag", "--allow-dry")) == 1
     manifest = str(tmp_path / "m.jsonl")
     with pytest.raises(DataError, match=r"identical: .*no rain to remove"):
-        index_dataset.main(["--check-manifest", manifest])
-    assert index_dataset.main(["--check-manifest", manifest, "--allow-dry"]) == 0
+        index_dataset(["--check-manifest", manifest])
+    assert index_dataset(["--check-manifest", manifest, "--allow-dry"]) == 0
 
 
 def test_damage_inside_a_jpeg_is_found_by_decoding_only(tmp_path):
@@ -243,7 +242,7 @@ def test_empty_and_missing_folders_and_wrong_layouts(tmp_path):
     with pytest.raises(OptionError, match=r"no layout 'rain14k'. Did you mean"):
         index(tmp_path / "data", "rain14k")
     with pytest.raises(OptionError, match="--root is missing"):
-        index_dataset.main(["--layout", "spa"])
+        index_dataset(["--layout", "spa"])
 
 
 def test_one_clean_image_for_two_where_one_belongs(tmp_path):
@@ -264,18 +263,18 @@ def test_a_manifest_is_not_replaced_unasked(tmp_path):
     index(tmp_path / "data", "rainrag")
     base = ["--layout", "rainrag", "--root", str(tmp_path / "data"), "--output", str(tmp_path / "m.jsonl")]
     with pytest.raises(OptionError, match=r"m\.jsonl: this file exists; name another, or give --overwrite"):
-        index_dataset.main(base)
+        index_dataset(base)
 
 
 def test_check_manifest(tmp_path, capsys):
     root = tmp_path / "data"
     plant(root, *(f"{side}/{n}.png" for side in ("input", "target") for n in range(3)))
     index(root, "rain13k")
-    assert index_dataset.main(["--check-manifest", str(tmp_path / "m.jsonl"), "--workers", "1"]) == 0
+    assert index_dataset(["--check-manifest", str(tmp_path / "m.jsonl"), "--workers", "1"]) == 0
     plant(root, "input/1.png", "target/1.png", size=(16, 16))
     (root / "target/2.png").unlink()
     with pytest.raises(DataError) as error:
-        index_dataset.main(["--check-manifest", str(tmp_path / "m.jsonl"), "--workers", "1"])
+        index_dataset(["--check-manifest", str(tmp_path / "m.jsonl"), "--workers", "1"])
     assert "m.jsonl:2: data/input/1.png is 16×16 (height × width), but the line says 8×12" in str(error.value)
     assert "m.jsonl:3: " in str(error.value) and "target/2.png: cannot be read" in str(error.value)
 
@@ -298,22 +297,34 @@ def test_layout_of_ones_own(tmp_path):
     ]
 
 
+PART = {"rule": "same_name", "lq": "{name}", "gt": "b"}
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"parts": []}, "missing key 'parts'|expected a list of parts"),
-        ({"part": []}, "unknown key 'part'. Did you mean 'parts'"),
+        ({"parts": []}, "x.yml: .*expected a name and a list of at least one part"),
+        ({"name": ""}, "x.yml: .*expected a name"),
+        ({"name": 7}, "x.yml.name: found 7; expected a text"),
+        ({"part": []}, "x.yml.part: unknown key. Did you mean 'parts'"),
         ({"status": "sure"}, "status: expected read, recalled, guess, custom, found 'sure'"),
         ({"parts": [{"rule": "same_nam", "lq": "a", "gt": "b"}]}, r"parts\[0\]: rule: .* Did you mean 'same_name'"),
         ({"parts": [{"rule": "same_name", "lq": "{name}"}]}, "missing key 'gt'"),
-        (
-            {"parts": [{"rule": "same_name", "lq": "{name}", "gt": "{nam}"}]},
-            "{nam} is no field of lq .* Did you mean 'name'",
-        ),
-        ({"parts": [{"rule": "same_name", "lq": "{n}", "gt": "x", "fields": {"n": "("}}]}, "a pattern is wrong"),
-        ({"parts": [{"rule": "same_name", "lq": "{n", "gt": "x"}]}, "a pattern is wrong"),
-        ({"parts": [{"rule": "same_name", "lq": "a", "gt": "b", "types": {"a": "X Y"}}]}, "'X Y' is no rain-type name"),
-        ({"parts": ["same_name"]}, "expected keys and values"),
+        ({"parts": [{"rule": "same_name", "gt": "b"}]}, r"x.yml.parts\[0\].lq: is missing"),
+        ({"parts": [PART | {"lq": 5}]}, r"x.yml.parts\[0\].lq: found 5; expected a text"),
+        ({"parts": [PART | {"lq": ""}]}, "lq: expected a pattern"),
+        ({"parts": [PART | {"gt": {"a": "b"}}]}, r"parts\[0\].gt: found a section .*; expected a text or a list"),
+        ({"parts": [PART | {"fields": ["a"]}]}, r"parts\[0\].fields: found the list"),
+        ({"parts": [PART | {"types": {"a": 1}}]}, r"parts\[0\].types.a: found 1; expected a text"),
+        ({"parts": [PART | {"gt": "{nam}"}]}, "{nam} is no field of lq .* Did you mean 'name'"),
+        ({"parts": [PART | {"lq": "{n}", "gt": "x", "fields": {"n": "("}}]}, "a pattern is wrong"),
+        ({"parts": [PART | {"lq": "{n", "gt": "x"}]}, "a pattern is wrong"),
+        ({"parts": [PART | {"gt": "{name:3}"}]}, "gt: '{name:3}': a field is a name in braces and nothing else"),
+        ({"parts": [PART | {"rain_type": "{}"}]}, "rain_type: {} is no field of lq"),
+        ({"parts": [PART | {"source": "{"}]}, "a pattern is wrong"),
+        ({"parts": [{"rule": "list_file", "lq": "*.txt", "rain_type": "{kind}"}]}, "{kind} is no field of lq"),
+        ({"parts": [PART | {"types": {"a": "X Y"}}]}, "'X Y' is no rain-type name"),
+        ({"parts": ["same_name"]}, "expected a section of 'key: value' lines"),
     ],
 )
 def test_wrong_layouts_say_what_is_wrong(change, text):
@@ -333,7 +344,7 @@ def test_unreadable_layout_files(tmp_path):
 
 
 def test_list_names_every_layout(capsys):
-    assert index_dataset.main(["--list"]) == 0
+    assert index_dataset(["--list"]) == 0
     out = capsys.readouterr().out
     assert all(f"{name}: " in out for name in public_layouts()) and all(rule in out for rule in RULES)
     assert "a guess" in out

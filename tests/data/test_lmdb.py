@@ -17,12 +17,13 @@ from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
-from unirain_plugin.data.lmdb import close_environments, read_meta, read_value
-from unirain_plugin.data.lmdb_keys import make_key, unique_keys
+from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
-from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.data.names import make_key, unique_keys
+from unirain_plugin.data.sources import close_environments, read_meta, read_value
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.preparation import create_lmdb, lmdb_writer
+from unirain_plugin.preparation import lmdbs
+from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.support.files import sole_user
 
 
@@ -38,7 +39,7 @@ def build(root, phase="train", kind="lmdb", **kwargs):
 
 
 def make(root, output, *arguments):
-    assert create_lmdb.main(["--dataroot", str(root), "--output", str(output), "--workers", "1", *arguments]) == 0
+    assert create_lmdb(["--dataroot", str(root), "--output", str(output), "--workers", "1", *arguments]) == 0
     return output
 
 
@@ -122,7 +123,7 @@ def test_a_full_disk_is_told_with_the_lmdbs_name_and_the_same_command_goes_on(ra
     opened = lmdb.open
     with monkeypatch.context() as patch:
         environment = opened(str(tmp_path / "other"))
-        patch.setattr(lmdb_writer.lmdb, "open", lambda *_, **__: Full())
+        patch.setattr(lmdbs.lmdb, "open", lambda *_, **__: Full())
         with pytest.raises(DataError, match=r"drs/\.lq\.lmdb\.partial: cannot be written: .*No space left.*goes on"):
             make(rainrag_root, tmp_path / "out")
     make(rainrag_root, tmp_path / "out", "--verify")
@@ -136,8 +137,8 @@ def test_manifest_keys_types_and_keep(rainrag_root, tmp_path):
     ]
     write_manifest(tmp_path / "m.jsonl", records)
     arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "out"), "--keep-only"]
-    assert create_lmdb.main([*arguments, "--rain-type", "drs"]) == 0
-    assert create_lmdb.main([*arguments, "--rain-type", "nrd"]) == 0
+    assert create_lmdb([*arguments, "--rain-type", "drs"]) == 0
+    assert create_lmdb([*arguments, "--rain-type", "nrd"]) == 0
     made = list(read_manifest(tmp_path / "out/manifest.jsonl"))
     assert [(r.lq, r.gt, r.source, r.keep) for r in made if r.rain_type == "nrd"] == [
         (f"rainrag/nrd/input/00{n}", f"rainrag/nrd/input/00{n}", "syn", True) for n in (0, 2)
@@ -232,7 +233,7 @@ def test_keys_are_short_and_unique():
 
 
 def test_the_map_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_writer, "_FIRST_MAP_SIZE", 1 << 16)
+    monkeypatch.setattr(lmdbs, "_FIRST_MAP_SIZE", 1 << 16)
     rng = np.random.default_rng(0)
     for n in range(12):
         noise = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -287,9 +288,9 @@ def test_new_pairs_are_added_wherever_they_stand_in_the_list(rainrag_root, tmp_p
     output, manifest = tmp_path / "out", tmp_path / "m.jsonl"
     write_manifest(manifest, pairs[1:2])
     command = ["--manifest", str(manifest), "--output", str(output), "--workers", "1", "--verify"]
-    assert create_lmdb.main(command) == 0
+    assert create_lmdb(command) == 0
     write_manifest(manifest, pairs)
-    assert create_lmdb.main(command) == 0
+    assert create_lmdb(command) == 0
     keys = [f"rainrag/drs/input/00{n}" for n in range(3)]
     for side, folder in (("lq", "input"), ("gt", "target")):
         path = output / f"drs/{side}.lmdb"
@@ -300,23 +301,67 @@ def test_new_pairs_are_added_wherever_they_stand_in_the_list(rainrag_root, tmp_p
     moved = [ManifestRecord(f"../{pair.lq}", f"../{pair.gt}", "drs") for pair in pairs]
     command[1] = str(tmp_path / "elsewhere/m.jsonl")
     write_manifest(command[1], moved)
-    assert create_lmdb.main(command) == 0  # the same files, told from another folder
+    assert create_lmdb(command) == 0  # the same files, told from another folder
     write_manifest(command[1], [moved[0], ManifestRecord("../rainrag/drs/input/001.png", pairs[2].gt, "drs"), moved[2]])
     with pytest.raises(DataError, match=r"gt.lmdb: exists already and was made from other data"):
-        create_lmdb.main(command)
+        create_lmdb(command)
+
+
+LISTS = {
+    "lq": "1f8848d4e69737924c356f36a899b47e526d4996f8a1f3a5b7065633f9840411",
+    "gt": "0e03cff5ab2735655f803a4feb8d3c287419bfbc230ba2dbd891221ed4357374",
+}
+"""What the version before sources.jsonl noted of the three pairs of ``drs``."""
+
+
+def as_of_earlier_versions(folder, side):
+    (folder / "sources.jsonl").unlink()
+    noted = {"entries": "3", "sha256_of_list": LISTS[side], "stored_as": "source bytes"}
+    (folder / "made_from.json").write_text(json.dumps(noted))
+
+
+def test_lmdbs_of_earlier_versions_are_known_again_and_added_to(rainrag_root, lmdb_root):
+    folders = {side: lmdb_root / f"drs/{side}.lmdb" for side in ("lq", "gt")}
+    before = {side: (folder / "data.mdb").stat().st_mtime_ns for side, folder in folders.items()}
+    for more in (False, True):
+        for side, folder in folders.items():
+            as_of_earlier_versions(folder, side)
+        if more:
+            write_pair(rainrag_root, "drs", "0001.png", encode(picture(seed=3)), encode(picture(seed=8)))
+        make(rainrag_root, lmdb_root, "--rain-type", "drs", "--verify")
+        for side, folder in folders.items():
+            assert more or (folder / "data.mdb").stat().st_mtime_ns == before[side]
+            assert len((folder / "sources.jsonl").read_text().splitlines()) == len(stored(folder)) == 3 + more
+    for side, folder in folders.items():
+        as_of_earlier_versions(folder, side)
+    (rainrag_root / "drs/input/002.png").rename(rainrag_root / "drs/input/009.png")
+    (rainrag_root / "drs/target/002.png").rename(rainrag_root / "drs/target/009.png")
+    with pytest.raises(DataError, match=r"lq.lmdb: exists already .* other data .* An earlier version made it"):
+        make(rainrag_root, lmdb_root, "--rain-type", "drs")
+
+
+def test_an_unfinished_lmdb_of_an_earlier_version_is_taken_up(rainrag_root, tmp_path):
+    (rainrag_root / "drs/input/002.png").write_bytes(b"")
+    with pytest.raises(DataError, match="the file is empty"):
+        make(rainrag_root, tmp_path / "out", "--rain-type", "drs", "--commit-every", "1")
+    for side in LISTS:
+        as_of_earlier_versions(tmp_path / f"out/drs/.{side}.lmdb.partial", side)
+    write_rainrag(rainrag_root)
+    make(rainrag_root, tmp_path / "out", "--rain-type", "drs", "--verify")
+    assert len(stored(tmp_path / "out/drs/lq.lmdb")) == 3
 
 
 def test_adding_that_was_killed_goes_on(rainrag_root, lmdb_root, monkeypatch):
     for n in "34":
         write_pair(rainrag_root, "drs", f"00{n}.png", encode(picture(seed=int(n))), encode(picture(seed=8)))
-    finish = lmdb_writer.LmdbWriter.finish
+    finish = lmdbs.LmdbWriter.finish
     for finished in ("nothing", "lq"):
 
         def finish_some(self, *arguments, finished=finished):
             return finish(self, *arguments) if f"/{finished}." in self.path else 1 / 0
 
         with monkeypatch.context() as patch:
-            patch.setattr(lmdb_writer.LmdbWriter, "finish", finish_some)
+            patch.setattr(lmdbs.LmdbWriter, "finish", finish_some)
             with pytest.raises(ZeroDivisionError):
                 make(rainrag_root, lmdb_root, "--rain-type", "drs")
         listed = [len(list(read_meta(str(lmdb_root / f"drs/{side}.lmdb")))) for side in ("lq", "gt")]
@@ -331,9 +376,9 @@ def test_verification_notices_exchanged_sources(rainrag_root, tmp_path, recompre
     (rainrag_root / "drs/target/001.png").write_bytes(encode(picture(48, 56, seed=77)))
     for arguments in (["--dataroot", str(rainrag_root), *recompress, "--rain-type", "drs"], []):
         with pytest.raises(DataError, match=r"1 problem.*\n.*gt.lmdb: key 'drs/input/001': its source .*exchanged"):
-            create_lmdb.main([*arguments, "--output", str(output), "--verify", "--workers", "1"])
+            create_lmdb([*arguments, "--output", str(output), "--verify", "--workers", "1"])
     (rainrag_root / "drs/target/001.png").unlink()
-    assert create_lmdb.main(["--output", str(output), "--verify"]) == 0, "sources that have gone are no damage"
+    assert create_lmdb(["--output", str(output), "--verify"]) == 0, "sources that have gone are no damage"
 
 
 DAMAGE = {
@@ -369,7 +414,7 @@ def test_damaged_files_are_told_before_lmdb_opens_them(lmdb_root, rainrag_root, 
     with pytest.raises(DataError, match=message):
         read_value(str(lmdb_root / "drs/gt.lmdb"), "drs/input/000")
     with pytest.raises(DataError, match=message):
-        create_lmdb.main(["--output", str(lmdb_root), "--rain-type", "drs", "--verify", "--workers", "1"])
+        create_lmdb(["--output", str(lmdb_root), "--rain-type", "drs", "--verify", "--workers", "1"])
     with pytest.raises(DataError, match=message):
         make(rainrag_root, lmdb_root)
     assert not [path for path in opened if path.endswith("drs/gt.lmdb")]
@@ -398,9 +443,9 @@ def test_a_finished_lmdb_without_its_list_is_told(rainrag_root, lmdb_root):
     [("import os; os.kill(os.getpid(), 7)", "Bus error"), ("raise SystemExit('MDB_CORRUPTED')", "MDB_CORRUPTED")],
 )
 def test_verification_outlives_damage_inside(lmdb_root, monkeypatch, program, reason):
-    monkeypatch.setattr("unirain_plugin.preparation.lmdb_verification._READ_ALL", program)
+    monkeypatch.setattr("unirain_plugin.preparation.lmdbs._READ_ALL", program)
     with pytest.raises(DataError, match=rf"drs/lq.lmdb: the LMDB is damaged: reading its entries ends with '{reason}'"):
-        create_lmdb.main(["--output", str(lmdb_root), "--verify", "--workers", "1"])
+        create_lmdb(["--output", str(lmdb_root), "--verify", "--workers", "1"])
 
 
 def test_an_unfinished_lmdb_of_something_else_is_refused(rainrag_root, tmp_path):
@@ -422,7 +467,7 @@ def test_two_writers_at_once_are_refused(rainrag_root, tmp_path):
 
 
 def test_verification_finds_damage(lmdb_root, capsys):
-    assert create_lmdb.main(["--output", str(lmdb_root), "--verify"]) == 0
+    assert create_lmdb(["--output", str(lmdb_root), "--verify"]) == 0
     assert "24 entries verified" in capsys.readouterr().out
     jpeg = bytearray(encode(picture(48, 56), ".jpg"))
     jpeg[len(jpeg) // 2 : -2] = bytes(len(jpeg) - 2 - len(jpeg) // 2)
@@ -436,7 +481,7 @@ def test_verification_finds_damage(lmdb_root, capsys):
         transaction.put(b"more", b"x")
     environment.close()
     with pytest.raises(DataError) as error:
-        create_lmdb.main(["--output", str(lmdb_root), "--verify"])
+        create_lmdb(["--output", str(lmdb_root), "--verify"])
     text = str(error.value)
     assert "4 entries are stored, but meta_info.txt lists 3" in text
     assert "key 'drs/input/000': the image is damaged: Corrupt JPEG data" in text
@@ -459,7 +504,7 @@ def test_pairs_of_different_size_are_refused(tmp_path):
 )
 def test_wrong_arguments(arguments, text):
     with pytest.raises(OptionError, match=text):
-        create_lmdb.main(arguments)
+        create_lmdb(arguments)
 
 
 def test_origin_is_noted(lmdb_root):

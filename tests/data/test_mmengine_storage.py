@@ -7,11 +7,11 @@ import torch
 from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
-from unirain_plugin.data import mmengine_storage
+from unirain_plugin.data import sources as mmengine_storage
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.preparation import create_lmdb
+from unirain_plugin.preparation.command import create_lmdb
 
 pytest.importorskip("mmengine")
 
@@ -51,7 +51,7 @@ def test_local_backend_with_folder_and_with_manifest(root):
 
 def test_lmdb_backend_reads_our_lmdbs_and_can_be_pickled(root, tmp_path):
     output = tmp_path / "lmdb"
-    assert create_lmdb.main(["--dataroot", str(root), "--output", str(output)]) == 0
+    assert create_lmdb(["--dataroot", str(root), "--output", str(output)]) == 0
     backend = {"type": "mmengine", "backend": "lmdb", "db_path": f"{output}/{{rain_type}}/{{side}}.lmdb"}
     data = build(backend, manifest=str(output / "manifest.jsonl"))
     assert same(data, build({"type": "disk"}, dataroot=str(root)))
@@ -66,7 +66,7 @@ def test_missing_files_and_keys_are_named(root, tmp_path):
     with pytest.raises(DataError, match=r"drs/input/9.png: cannot be read through mmengine"):
         build({"type": "mmengine", "backend": "local"}, manifest=str(root / "m.jsonl"))[0]
     output = tmp_path / "lmdb"
-    create_lmdb.main(["--dataroot", str(root), "--output", str(output)])
+    create_lmdb(["--dataroot", str(root), "--output", str(output)])
     backend = {"type": "mmengine", "backend": "lmdb", "db_path": f"{output}/{{rain_type}}/{{side}}.lmdb"}
     with pytest.raises(DataError, match=r"drs/input/9.png: mmengine's backend 'lmdb' has no such entry"):
         build(backend, manifest=str(root / "m.jsonl"))[0]

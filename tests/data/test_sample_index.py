@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.data.draws import SampleIndex
 
 
 def test_it_is_an_int_that_survives_pickling():

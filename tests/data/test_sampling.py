@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from unirain_plugin.data.pair_table import Pair, PairTable
+from unirain_plugin.data.pairs import Pair, PairTable
 from unirain_plugin.data.sampling import MAX_EPOCHS, SamplePlan
 from unirain_plugin.errors import OptionError
 

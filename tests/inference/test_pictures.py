@@ -134,7 +134,7 @@ def test_unusable_files_are_explained(tmp_path):
         with pytest.raises(DataError) as error:
             read_picture(path)
         assert str(path) in str(error.value), path
-    with pytest.raises(DataError, match=r"film.webp: holds 2 pictures; expected one"):
+    with pytest.raises(DataError, match=r"film.webp: holds 2 images; expected one"):
         read_picture(tmp_path / "film.webp")
     with pytest.raises(DataError, match="float32 values; expected 8 or 16 bits"):
         read_picture(tmp_path / "float.tif")

@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from unirain_plugin.data.reseeded_dataset import ReseededDataset
-from unirain_plugin.data.resumable_sampler import ResumableSampler
-from unirain_plugin.data.sample_index import SampleIndex
+from unirain_plugin.data.draws import ReseededDataset, ResumableSampler, SampleIndex
 from unirain_plugin.errors import DataError
 
 

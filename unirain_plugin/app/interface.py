@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unirain_plugin.app.restoration import Restorer, preview
-from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES
+from unirain_plugin.data.folders import IMAGE_SUFFIXES
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.inference.restoring import PRECISIONS, RestoreOptions
 from unirain_plugin.inference.sizes import LARGE_RAIN

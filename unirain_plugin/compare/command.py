@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, load_options
-from unirain_plugin.data.image_limit import limited
+from unirain_plugin.data.image_header import limited
 
 
 def parser() -> argparse.ArgumentParser:

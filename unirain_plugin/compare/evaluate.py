@@ -19,8 +19,7 @@ from unirain_plugin.compare.networks import NetworkSpec
 from unirain_plugin.compare.options import ModelOptions
 from unirain_plugin.compare.results import INPUT, ImageResult
 from unirain_plugin.compare.samples import Sample, Source, decode
-from unirain_plugin.data.image_io import CONVERSIONS
-from unirain_plugin.data.strict_decode import decode_strictly
+from unirain_plugin.data.images import CONVERSIONS, decode_strictly
 from unirain_plugin.errors import DataError, UniRainError
 from unirain_plugin.metrics.scoring import Metric
 from unirain_plugin.support.files import canonical_hash, safe_path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unirain_plugin.compare.options import ModelOptions
 from unirain_plugin.compare.samples import Sample, Source
-from unirain_plugin.data.folder_walk import walk_images
+from unirain_plugin.data.folders import walk_images
 from unirain_plugin.errors import DataError, did_you_mean
 
 ImageKey = tuple[str, str]

@@ -16,13 +16,12 @@ import cv2
 import numpy as np
 
 from unirain_plugin.compare.options import SetOptions, SynthesizeOptions
-from unirain_plugin.data.folder_walk import walk_images
-from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
-from unirain_plugin.data.lmdb import read_meta, read_value, scan_lmdb
-from unirain_plugin.data.lmdb_keys import unique_keys
+from unirain_plugin.data.folders import find_types, list_folders, scan_rainrag, walk_images
+from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.data.manifest import read_manifest
-from unirain_plugin.data.pair_files import read_file
-from unirain_plugin.data.rainrag_folder import find_types, list_folders, scan_rainrag
+from unirain_plugin.data.names import unique_keys
+from unirain_plugin.data.pairs import read_file
+from unirain_plugin.data.sources import read_meta, read_value, scan_lmdb
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
 
@@ -153,7 +152,7 @@ def _from_root(options: SetOptions, root: Path) -> Iterator[Sample]:
     if _holds_lmdbs(base):
         for rain_type in find_types(base, options.rain_types, _LMDB_SIDES):
             folder = os.path.join(base, rain_type)
-            for pair, _ in scan_lmdb(base, rain_type):
+            for pair in scan_lmdb(base, rain_type):
                 lq, gt = (Source(os.path.join(folder, side), pair.lq) for side in _LMDB_SIDES)
                 yield Sample(options.name, f"{rain_type}/{pair.lq}", rain_type, lq, gt)
         return

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from unirain_plugin.data.image_io import CONVERSIONS
+from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.data.sampling import check_sampling
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.rain_types import rain_type_ids

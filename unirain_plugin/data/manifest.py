@@ -114,11 +114,13 @@ def parse_record(data: Mapping[str, Any], where: str) -> ManifestRecord:
     """
     checked = {}
     for key, value in data.items():
-        check = _CHECKS.get(key)
-        if check is None:
+        if key not in _CHECKS:
             raise DataError(f"{where}: unknown key '{key}'.{did_you_mean(key, _FIELDS)}")
         if value is not None or key in ("lq", "gt", "rain_type"):
-            checked[key] = check(value, where, key)
+            fits, expected = _CHECKS[key]
+            if not fits(value):
+                raise DataError(f"{where}: {key}: expected {expected}, found {_short(value)}.")
+            checked[key] = tuple(value) if isinstance(value, list) else value
     try:
         return ManifestRecord(**checked)
     except TypeError:
@@ -201,67 +203,55 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _path(value: object, where: str, key: str) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise DataError(f"{where}: {key}: expected a path or LMDB key, found {_short(value)}.")
-    return value
-
-
 _known_types: set[str] = set()
 
 
-def _rain_type(value: object, where: str, key: str) -> str:
-    if not isinstance(value, str) or value not in _known_types:
-        try:
-            _known_types.update(rain_type_ids([value]))  # type: ignore[list-item]
-        except OptionError:
-            raise DataError(f"{where}: {key}: expected a lower-case name such as drs, found {_short(value)}.") from None
-    return value
+def _is_rain_type(value: object) -> bool:
+    if isinstance(value, str) and value not in _known_types:
+        with suppress(OptionError):
+            _known_types.update(rain_type_ids([value]))
+    return isinstance(value, str) and value in _known_types
 
 
-def _text(value: object, where: str, key: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {key}: expected text, found {_short(value)}.")
-    return value
+def _is_retrieved(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("id"), str)
+        and not entry.keys() - {"id", *SIMILARITIES}
+        and all(type(entry.get(s, 0)) in (int, float) and math.isfinite(entry.get(s, 0)) for s in SIMILARITIES)
+        for entry in value
+    )
 
 
-def _size(value: object, where: str, key: str) -> tuple[int, int]:
-    if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
-        raise DataError(f"{where}: {key}: expected [height, width] in pixels, found {_short(value)}.")
-    return value[0], value[1]
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
-def _keep(value: object, where: str, key: str) -> bool:
-    if not isinstance(value, bool):
-        raise DataError(f"{where}: {key}: expected true or false, found {_short(value)}.")
-    return value
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value
 
 
-def _votes(value: object, where: str, key: str) -> Mapping[str, bool | None]:
-    if not isinstance(value, dict) or not all(v is None or isinstance(v, bool) for v in value.values()):
-        raise DataError(f"{where}: {key}: expected voters with true, false or null, found {_short(value)}.")
-    return value
+def _is_size(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)
 
 
-def _retrieved(value: object, where: str, key: str) -> tuple[Mapping[str, Any], ...]:
-    def fits(entry: object) -> bool:
-        return (
-            isinstance(entry, dict)
-            and isinstance(entry.get("id"), str)
-            and not entry.keys() - {"id", *SIMILARITIES}
-            and all(type(entry.get(s, 0)) in (int, float) and math.isfinite(entry.get(s, 0)) for s in SIMILARITIES)
-        )
-
-    if not isinstance(value, (list, tuple)) or not all(fits(entry) for entry in value):
-        expected = "a list of objects with id and the numbers " + ", ".join(SIMILARITIES)
-        raise DataError(f"{where}: {key}: expected {expected}, found {_short(value)}.")
-    return tuple(value)
+def _is_votes(value: object) -> bool:
+    return isinstance(value, dict) and all(v is None or isinstance(v, bool) for v in value.values())
 
 
+_PATH = (_is_path, "a path or LMDB key")
 _CHECKS = {
-    "lq": _path, "gt": _path, "rain_type": _rain_type, "source": _text, "size": _size, "keep": _keep,
-    "votes": _votes, "retrieved": _retrieved, "reason": _text,
-}  # fmt: skip
+    "lq": _PATH,
+    "gt": _PATH,
+    "rain_type": (_is_rain_type, "a lower-case name such as drs"),
+    "source": (_is_text, "text"),
+    "size": (_is_size, "[height, width] in pixels"),
+    "keep": (lambda value: isinstance(value, bool), "true or false"),
+    "votes": (_is_votes, "voters with true, false or null"),
+    "retrieved": (_is_retrieved, "a list of objects with id and the numbers " + ", ".join(SIMILARITIES)),
+    "reason": (_is_text, "text"),
+}
+"""Key → (whether a value fits, what is expected)."""
 
 
 def rain_types_in(path: str | os.PathLike[str]) -> set[str]:

@@ -77,7 +77,7 @@ def _by_simplejpeg(data: bytes, header: ImageHeader, stop: int) -> np.ndarray | 
 
 @cache
 def decoders() -> dict[str, bool]:
-    """Try out once, on a small picture, what this installation's JPEG decoders make of a part.
+    """Try out once, on a small image, what this installation's JPEG decoders make of a part.
 
     Returns:
         ``partial``: whether OpenCV's pixels of a part are those of the whole; ``simplejpeg``: whether simplejpeg is

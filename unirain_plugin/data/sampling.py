@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from unirain_plugin.data.pair_table import PairTable
+from unirain_plugin.data.pairs import PairTable
 from unirain_plugin.errors import OptionError, did_you_mean
 
 MAX_EPOCHS = 8

@@ -16,9 +16,8 @@ import tifffile
 from PIL import Image
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 
-from unirain_plugin.data.image_decode import scaled
-from unirain_plugin.data.image_limit import check_pixels
-from unirain_plugin.data.samples import Samples, decode_with_pillow
+from unirain_plugin.data.image_decode import Samples, decode_with_pillow, scaled
+from unirain_plugin.data.image_header import check_pixels
 from unirain_plugin.errors import DataError
 
 _CHANNELS = {PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.RGB: 3, PHOTOMETRIC.PALETTE: 1,
@@ -41,9 +40,8 @@ def decode_tiff(data: bytes, name: str, limit: int | None = None) -> Samples:
             page = file.pages.first
             check_pixels(page.imagelength, page.imagewidth, name, limit)
             if len(file.pages) > 1:
-                raise DataError(
-                    f"{name}: holds {len(file.pages)} pictures; expected one (for a film, give a video file)."
-                )
+                what = f"{len(file.pages)} images; expected one (for a film, give a video file)"
+                raise DataError(f"{name}: holds {what}.")
             _check(page, name)
             orientation = page.tags.valueof(274, 1)
             try:

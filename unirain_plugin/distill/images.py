@@ -11,7 +11,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from unirain_plugin.data.image_io import CONVERSIONS, EncodedImage
+from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.distill.errors import UnreadableImageError
 from unirain_plugin.distill.fast_png import decode_png
 from unirain_plugin.errors import DataError

@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, walk_images
+from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, find_types, scan_rainrag, walk_images
 from unirain_plugin.data.manifest import ManifestRecord, parse_record, read_manifest
-from unirain_plugin.data.rainrag_folder import GT_FOLDER, LQ_FOLDER, find_types, scan_rainrag
 from unirain_plugin.distill.options import CandidateOptions, ReferenceOptions
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.errors import DataError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from unirain_plugin.data.image_io import CONVERSIONS
+from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, check_section, load_parts
 from unirain_plugin.distill.retrieval.ssim import MIN_SIZE
 from unirain_plugin.errors import OptionError

@@ -60,7 +60,7 @@ def _count(options: DistillOptions) -> int:
     candidates = options.candidates
     if candidates.manifest is not None:
         return scan_candidates(candidates.manifest, options.shard_size)[0]
-    from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
+    from unirain_plugin.data.folders import find_types, scan_rainrag
 
     root = str(candidates.dataroot)
     return len(scan_rainrag(root, find_types(root, None)))

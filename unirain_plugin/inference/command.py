@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unirain_plugin.data.image_limit import add_limit_argument, limited
+from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.inference.folder import Outcome, restore_files
 from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import PIXEL_FORMATS, VideoSettings, plan_jobs

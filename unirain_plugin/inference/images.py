@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from unirain_plugin.data.image_decode import decode_samples
-from unirain_plugin.data.image_io import upright
-from unirain_plugin.data.pair_files import read_file
+from unirain_plugin.data.images import upright
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.metadata import PARTS, not_held, read_metadata, tiff_tags, with_png_chunks
 from unirain_plugin.support.files import write_whole
@@ -74,7 +74,7 @@ def read_picture(path: str | os.PathLike[str], max_pixels: int | None = None) ->
 
     Args:
         path: The file.
-        max_pixels: How many pixels to accept; None for the process's limit (:mod:`unirain_plugin.data.image_limit`).
+        max_pixels: How many pixels to accept; None for the process's limit (:mod:`unirain_plugin.data.image_header`).
 
     Raises:
         DataError: If it is missing, empty, truncated, broken, too large, or of a kind that cannot be restored

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, UNWRITTEN, walk_files
+from unirain_plugin.data.folders import IMAGE_SUFFIXES, UNWRITTEN, walk_files
 from unirain_plugin.errors import DataError
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts")

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from unirain_plugin.data.image_decode import is_heif, is_tiff, open_heif
+from unirain_plugin.data.image_decode import is_heif, is_tiff, open_heif, opened
 from unirain_plugin.data.image_header import PNG_SIGNATURE, png_chunks
-from unirain_plugin.data.samples import opened
 
 if TYPE_CHECKING:
     from unirain_plugin.inference.images import Picture

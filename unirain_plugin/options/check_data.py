@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from unirain_plugin.data.lmdb import META_FILE, check_file
+from unirain_plugin.data.sources import META_FILE, check_file
 from unirain_plugin.errors import DataError, OptionError, did_you_mean, nearest
 from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import called, dataset_class, model_class, section
@@ -200,9 +200,8 @@ def check_labels(opt: Mapping, problems: Problems, is_train: bool, check_paths: 
 
 def _types_of(opt: Mapping, phase: str, problems: Problems, check_paths: bool) -> Types | None:
     """The rain types of a data set of ours; None where they cannot be known without reading it all."""
+    from unirain_plugin.data.folders import GT_FOLDER, LQ_FOLDER, find_types, types_in_order
     from unirain_plugin.data.manifest import rain_types_in
-    from unirain_plugin.data.pair_sources import types_in_order
-    from unirain_plugin.data.rainrag_folder import GT_FOLDER, LQ_FOLDER, find_types
 
     cls, here, where = dataset_class(opt, phase), section(opt, "datasets", phase), ("datasets", phase)
     is_wrong = problems.is_wrong(where)

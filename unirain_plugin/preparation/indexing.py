@@ -9,18 +9,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.images import EncodedImage, decode_strictly, map_in_processes
 from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter
-from unirain_plugin.data.pair_files import read_file
-from unirain_plugin.data.strict_decode import decode_strictly, map_in_processes
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
 from unirain_plugin.preparation.pairing import PairedFiles
 
-CHECKS = ("decode", "header")
+_T = TypeVar("_T", PairedFiles, ManifestRecord)
 
 
 class FileFacts(NamedTuple):
@@ -146,8 +145,8 @@ def _good_records(
             yield ManifestRecord(*paths, pair.rain_type, pair.source, lq.size)
 
 
-def examine_pair(root: str, check: str, convert: tuple[str, ...], pair: PairedFiles) -> tuple[PairedFiles, FileFacts, FileFacts]:  # fmt: skip  # noqa: E501
-    """Look at both files of a pair."""
+def examine_pair(root: str, check: str, convert: tuple[str, ...], pair: _T) -> tuple[_T, FileFacts, FileFacts]:
+    """Look at both files of a pair or of a manifest's record."""
     return pair, *(examine_file(os.path.join(root, name), check, convert) for name in (pair.lq, pair.gt))
 
 
@@ -215,7 +214,7 @@ def check_manifest(
     """Yield (kind, message) for every line of a manifest that does not keep what it promises."""
     root = os.path.dirname(os.path.abspath(path))
     examine_file.cache_clear()
-    look = partial(_examine_record, root, check, tuple(convert))
+    look = partial(examine_pair, root, check, tuple(convert))
     for number, (record, lq, gt) in enumerate(tqdm(map_in_processes(look, records, workers), unit="pair"), 1):
         problem = pair_problem(record.lq, record.gt, lq, gt, allow_dry)
         if problem is None and record.size not in (None, lq.size):
@@ -223,7 +222,3 @@ def check_manifest(
             problem = ("size", f"{record.lq} is {sizes[0]} (height × width), but the line says {sizes[1]}.")
         if problem is not None:
             yield problem[0], f"{path}:{number}: {problem[1]}"
-
-
-def _examine_record(root: str, check: str, convert: tuple[str, ...], record: ManifestRecord) -> tuple[ManifestRecord, FileFacts, FileFacts]:  # fmt: skip  # noqa: E501
-    return record, *(examine_file(os.path.join(root, name), check, convert) for name in (record.lq, record.gt))

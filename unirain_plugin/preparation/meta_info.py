@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from unirain_plugin.data.image_io import EncodedImage, image_shape
+from unirain_plugin.data.images import image_shape
 from unirain_plugin.data.manifest import ManifestRecord
-from unirain_plugin.data.pair_files import read_file
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
 
 _LINE = re.compile(r"(?P<name>\S+)(?: \((?P<h>\d+),(?P<w>\d+),\d+\))?\s*")
@@ -53,10 +53,16 @@ def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoF
             files[key] = MetaInfoFile(record.rain_type, *paths, _template(lq, gt), [])
         stem, suffix = os.path.splitext(gt)
         found = files[key].filename_tmpl.format(stem) + suffix
-        if " " in gt or found != lq:
-            why = "a name with a blank" if " " in gt else f"the toolbox would look for {found}"
-            raise DataError(f"{record.lq} and {record.gt} cannot be told in a meta_info_file: {why}.")
-        files[key].lines.append(f"{gt} ({','.join(map(str, _shape(record, root)))})")
+        if any(map(str.isspace, gt)):
+            why = "a name with a blank"
+        elif gt != gt.encode("utf-8", "replace").decode():
+            why = "a name that is not UTF-8"
+        elif found != lq:
+            why = f"the toolbox would look for {found}"
+        else:
+            files[key].lines.append(f"{gt} ({','.join(map(str, _shape(record, root)))})")
+            continue
+        raise DataError(f"{record.lq} and {record.gt} cannot be told in a meta_info_file: {why}.")
     return list(files.values())
 
 
@@ -70,12 +76,7 @@ def _shape(record: ManifestRecord, root: str) -> tuple[int, int, int]:
     if record.size is not None:
         return *record.size, 3
     path = os.path.join(root, record.gt)
-    data = read_file(path)
-    shape = image_shape(data, path)
-    if shape is None:
-        image = EncodedImage(data, path)
-        shape = (image.height, image.width, 3)
-    return shape
+    return image_shape(read_file(path), path)
 
 
 def from_meta_info(

@@ -1,4 +1,7 @@
-"""Finding the pairs of a data set by its layout: every file is paired, or named as one that is not."""
+"""Finding the pairs of a data set by its layout: every file is paired, or named as one that is not.
+
+Images that hold the rainy and the clean image side by side are split into the halves.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, walk_files, walk_images
+from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_files, walk_images
+from unirain_plugin.data.images import EncodedImage
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.layouts import ONE_TO_ONE, Layout, Part
+from unirain_plugin.support.files import claim_folder, safe_path, write_png
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
            "validation": "val"}  # fmt: skip
@@ -290,3 +296,55 @@ def _columns(line: str) -> list[str]:
         if len(columns) == 2 and all(os.path.splitext(c)[1].lower() in IMAGE_SUFFIXES for c in columns):
             return columns
     return []
+
+
+def prepare_halves(root: str, output: str, rainy_half: str) -> None:
+    """Make the folder for the halves of the images below ``root``; one made earlier from the same ones will do.
+
+    Raises:
+        OptionError: If it lies inside ``root``, where the halves would be taken for images with two halves.
+        DataError: If it holds something else.
+    """
+    real_root, real_output = os.path.realpath(root), os.path.realpath(output)
+    if os.path.commonpath([real_root, real_output]) == real_root:
+        raise OptionError(f"--halves {output}: lies inside --root {root}; name a folder elsewhere.")
+    origin = {"root": real_root, "rainy_half": rainy_half}
+    claim_folder(output, origin, "holds the halves of other images or the other way round; choose another folder.")
+
+
+def split_halves(
+    root: str, joint: tuple[str, str, str], output: str, rainy_half: str, convert: Collection[str] = ()
+) -> PairedFiles:
+    """Write the halves of an image as PNG to ``{output}/input`` and ``{output}/target``, in sub-folders as below root.
+
+    Args:
+        root: Folder of the joint image.
+        joint: Its path, rain type and source.
+        output: Folder of the halves, see :func:`prepare_halves`.
+        rainy_half: ``left`` or ``right``.
+        convert: Kinds of images to accept.
+
+    Returns:
+        The pair, relative to ``output``.
+
+    Raises:
+        DataError: If the image is bad, its width is odd, or a half cannot be written.
+    """
+    name, rain_type, source = joint
+    path = os.path.join(root, name)
+    image = EncodedImage(read_file(path), path, convert)
+    if image.width % 2:
+        raise DataError(f"{path}: {image.width} columns cannot be two halves of one width.")
+    stem, ending = (name[:-4], name[-4:]) if name.lower().endswith(".png") else (name, ".png")
+    written = f"{safe_path(stem)}{ending}"
+    if written != name and os.path.exists(os.path.join(root, written)):
+        raise DataError(
+            f"{path}: {os.path.basename(written)} is there too, and the halves of both would get that name; rename one."
+        )
+    pixels, middle = image.decode(), image.width // 2
+    halves = {"left": pixels[:, :middle], "right": pixels[:, middle:]}
+    pair = PairedFiles(f"input/{written}", f"target/{written}", rain_type, source)
+    for half_name, half in ((pair.lq, rainy_half), (pair.gt, "left" if rainy_half == "right" else "right")):
+        target = os.path.join(output, half_name)
+        write_png(target, halves[half])
+    return pair

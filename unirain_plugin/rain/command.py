@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     """Check what argparse cannot; return the size as (height, width)."""
-    from unirain_plugin.data.image_io import CONVERSIONS
+    from unirain_plugin.data.images import CONVERSIONS
     from unirain_plugin.rain.render import MIN_SIDE
 
     for option, values, known in (("--types", args.types, RAIN_TYPES), ("--convert", args.convert, CONVERSIONS)):
@@ -136,7 +136,7 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
 
 def _find_photos(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Key (path relative to the input) and path of every photograph, sorted."""
-    from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, walk_images
+    from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_images
     from unirain_plugin.rain.sample_photos import sample_photos
 
     if args.input is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.data.image_io import EncodedImage
+from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
@@ -61,7 +61,7 @@ class PairJob:
         dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
         dull_share: Share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its
             light. None for the kinds' own shares.
-        convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.image_io.CONVERSIONS`).
+        convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.images.CONVERSIONS`).
     """
 
     photo: str

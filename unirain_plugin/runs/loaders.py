@@ -10,8 +10,7 @@ import torch
 from basicsr.data import build_dataloader, build_dataset
 from torch.utils.data import DataLoader
 
-from unirain_plugin.data.reseeded_dataset import ReseededDataset
-from unirain_plugin.data.resumable_sampler import ResumableSampler
+from unirain_plugin.data.draws import ReseededDataset, ResumableSampler
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.toolbox import registered
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from unirain_plugin.compare.scores import read_bgr, score
-from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, walk_images
+from unirain_plugin.data.folders import IMAGE_SUFFIXES, find_types, scan_rainrag, walk_images
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
-from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
 from unirain_plugin.distill.images import read_rgb
 from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline

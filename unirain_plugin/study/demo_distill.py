@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from unirain_plugin.data.folders import find_types, scan_rainrag
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
-from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
 from unirain_plugin.distill.images import read_rgb
 from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline
 from unirain_plugin.distill.results.report import REPORT
-from unirain_plugin.preparation import create_lmdb
+from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.study.planted import Pair, plant
 from unirain_plugin.support.files import write_png, write_whole
@@ -58,7 +58,7 @@ def distil(train: Path, output: Path, seed: int = 0, workers: int = 2) -> str:
     options["report"] = {"enabled": _has_jinja2()}
     outcome = Pipeline(parse_options(options, "demo")).run()
     manifest = output / "distilled" / "manifest.jsonl"
-    create_lmdb.main(["--manifest", str(manifest), "--keep-only", "--output", str(output / "lmdb")])
+    create_lmdb(["--manifest", str(manifest), "--keep-only", "--output", str(output / "lmdb")])
     report = outcome.folder / REPORT
     return _table(manifest) + (f"\nReport: {report}\n" if report.exists() else "\n")
 

@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.partial_decode import INFLATER, decoders
-from unirain_plugin.data.sample_index import SampleIndex
 from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.sample_photos import sample_photos
 
@@ -96,7 +96,7 @@ def measure(case: Case, images: int, crops: int, repeats: int) -> tuple[float, f
 
 def build_cases(folder: Path, images: int, gt_size: int) -> list[Case]:
     """Write the pictures in every form and open them with both data sets."""
-    from unirain_plugin.preparation.lmdb_creation import LmdbRecipe, create_lmdbs
+    from unirain_plugin.preparation.lmdbs import LmdbRecipe, create_lmdbs
     from unirain_plugin.preparation.subimages import CutPlan, cut_pairs
 
     full, small = folder / "jpeg", folder / "png"

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from unirain_plugin.data.folder_walk import walk_images
+from unirain_plugin.data.folders import walk_images
 from unirain_plugin.distill.duplicates import find_duplicates_among
 from unirain_plugin.distill.majority import decide
 from unirain_plugin.distill.records import Candidate, Reference, VoteTask

@@ -86,7 +86,7 @@ def _write_row(name: str, scores: list[tuple[Score, Score]]) -> list[float]:
 
 def _windows(args: argparse.Namespace) -> Iterator[np.ndarray]:
     """Random windows of the photographs, the same for every row."""
-    from unirain_plugin.data.folder_walk import walk_images
+    from unirain_plugin.data.folders import walk_images
     from unirain_plugin.rain.pair_files import cut, read_photo
     from unirain_plugin.rain.sample_photos import sample_photos
 

@@ -1,21 +1,34 @@
-"""From bytes to uint8 BGR pixels: checked, only as many rows as the crop needs, pixels as OpenCV gives them."""
+"""From bytes to uint8 BGR pixels: checked, only as many rows as the crop needs, pixels as OpenCV gives them.
+
+Of damage that a decoder papers over (a JPEG whose middle is destroyed still "decodes", with grey patches) libjpeg tells
+on the process's standard error only, so that is what :func:`decode_strictly` watches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import re
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import IO, TypeVar
 
 import cv2
 import numpy as np
 
 from unirain_plugin.data.image_decode import decode_samples
-from unirain_plugin.data.image_header import ImageHeader, read_header
-from unirain_plugin.data.image_limit import check_pixels
+from unirain_plugin.data.image_header import ImageHeader, check_pixels, read_header
 from unirain_plugin.data.partial_decode import decode_upper
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.processes import process_pool
 
 CONVERSIONS = ("grey", "alpha", "depth16", "cmyk", "exif")
 """What may be converted to 8-bit BGR on request, as OpenCV does it; without a request each is an error."""
 
+_HEAD = 1 << 16  # bytes: enough of an image for its header, as a rule
 _REMEDY = {
     "grey": "is grey, expected 3 colour channels",
     "alpha": "has an alpha channel, expected 3 colour channels",
@@ -25,14 +38,19 @@ _REMEDY = {
 }
 
 
-def image_shape(head: bytes, name: str) -> tuple[int, int, int] | None:
-    """Return (height, width, channels) as decoded, from the first bytes of a file; None if they do not tell."""
+def image_shape(data: bytes | memoryview, name: str) -> tuple[int, int, int]:
+    """Return (height, width, channels) as decoded; of a JPEG or PNG from the first bytes alone.
+
+    Raises:
+        DataError: If it is no image.
+    """
     try:
-        header = read_header(head, name, whole=False)
+        header = read_header(bytes(data[:_HEAD]), name, whole=False)
     except DataError:
-        return None
+        header = None
     if header is None:
-        return None
+        image = EncodedImage(bytes(data), name, CONVERSIONS)
+        return image.height, image.width, 3
     size = (header.height, header.width) if header.orientation < 5 else (header.width, header.height)
     return *size, header.channels
 
@@ -41,8 +59,8 @@ class EncodedImage:
     """An image file's bytes, its header checked, nothing decoded yet (formats other than JPEG and PNG: decoded).
 
     Attributes:
-        height: Rows of the picture as it will be decoded.
-        width: Columns of the picture as it will be decoded.
+        height: Rows of the image as it will be decoded.
+        width: Columns of the image as it will be decoded.
     """
 
     def __init__(self, data: bytes, name: str, convert: Collection[str] = (), max_pixels: int | None = None) -> None:
@@ -52,7 +70,7 @@ class EncodedImage:
             data: The file's bytes.
             name: The file's name for error texts.
             convert: Which of :data:`CONVERSIONS` to accept.
-            max_pixels: How many pixels to accept; None for the process's limit (:mod:`.image_limit`).
+            max_pixels: How many pixels to accept; None for the process's limit (see :func:`.max_pixels`).
 
         Raises:
             DataError: If the file is empty, truncated, broken, too large, or of a kind that is not accepted.
@@ -138,3 +156,62 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return pixels
+
+
+# A few bytes too many before the end marker are an old habit of some cameras; many are the rest of a lost image.
+_HARMLESS = r"[^\n]* \d extraneous bytes before marker 0xd9"
+_DAMAGE = re.compile(rf"^(?!{_HARMLESS}).*(Corrupt JPEG data|Premature end|Invalid SOS).*$", re.M)
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@contextmanager
+def captured_stderr() -> Iterator[IO[bytes]]:
+    """Collect what C libraries write to file descriptor 2 in a temporary file, which is yielded."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield file
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def decode_strictly(data: bytes, name: str, convert: Collection[str] = ()) -> EncodedImage:
+    """Decode a whole image.
+
+    Raises:
+        DataError: If it is bad in any way that :class:`EncodedImage` or the decoder's warnings tell.
+    """
+    image = EncodedImage(data, name, convert)
+    with captured_stderr() as file:
+        image.decode()
+        file.seek(0)
+        text = file.read().decode("utf-8", "replace")
+    damage = _DAMAGE.search(text)
+    if damage:
+        raise DataError(f"{name}: the image is damaged: {damage[0].strip()}.")
+    return image
+
+
+def map_in_processes(function: Callable[[_T], _R], items: Iterable[_T], workers: int, chunk: int = 16) -> Iterator[_R]:
+    """Map in order and lazily: few items or ``workers`` ≤ 1 in this process, else in fresh ones."""
+    source, waiting = iter(items), deque()
+    first = list(islice(source, 16 * chunk))
+    if workers <= 1 or len(first) < 16 * chunk:
+        yield from map(function, chain(first, source))
+        return
+    source = chain(first, source)
+    with process_pool(workers) as pool:
+        while batch := list(islice(source, chunk)):
+            waiting.append(pool.submit(_apply, function, batch))
+            if len(waiting) > 3 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _apply(function: Callable[[_T], _R], batch: list[_T]) -> list[_R]:
+    return [function(item) for item in batch]

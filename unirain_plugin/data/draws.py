@@ -1,16 +1,53 @@
-"""The order of the training data: one endless stream of draws that can be entered anywhere."""
+"""The order of the training data: one endless stream of numbered draws that can be entered anywhere.
+
+Whatever is random of a sample belongs to its draw, so that a run is the same for any number of loader workers and of
+ranks, and after a resume.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
-from unirain_plugin.data.sample_index import SampleIndex
 from unirain_plugin.errors import DataError
-from unirain_plugin.support.random_streams import mixed_seed
+from unirain_plugin.support.random_streams import mixed_seed, seeded_streams
+
+
+class SampleIndex(int):
+    """An index into a data set that also knows which draw of the whole run it is.
+
+    A resumable sampler yields these. The data set seeds the sample's augmentation from (seed, draw), so a run is the
+    same for any number of loader workers and ranks, and after a resume. Everything else sees a plain ``int``.
+
+    Attributes:
+        draw: Number of the draw, counted from 0 over the whole run and over all ranks.
+    """
+
+    draw: int
+
+    def __new__(cls, index: int, draw: int) -> SampleIndex:
+        """Make the index of one draw.
+
+        Raises:
+            ValueError: If ``draw`` is negative.
+        """
+        if draw < 0:
+            raise ValueError(f"SampleIndex: draw must be 0 or more, found {draw}.")
+        self = super().__new__(cls, index)
+        self.draw = int(draw)
+        return self
+
+    def __reduce__(self) -> tuple[type[SampleIndex], tuple[int, int]]:
+        """Pickle with the draw, as the queues to loader workers need."""
+        return type(self), (int(self), self.draw)
+
+    def __repr__(self) -> str:
+        """Show both numbers."""
+        return f"SampleIndex({int(self)}, draw={self.draw})"
 
 
 class ResumableSampler(Sampler[SampleIndex]):
@@ -118,3 +155,32 @@ class ResumableSampler(Sampler[SampleIndex]):
     def _order(self, number: int) -> list[int]:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, number))
         return torch.randperm(self.dataset_size, generator=generator).tolist()
+
+
+class ReseededDataset(Dataset):
+    """Makes a data set that draws from the global random streams independent of workers, ranks and resumes.
+
+    The toolbox's data sets crop and flip by Python's ``random``. In a loader worker that stream starts afresh every
+    epoch (so every epoch repeats the same crops) and its position is unknown to a checkpoint. Here the streams are
+    seeded from (seed, draw) for the time of one item and put back afterwards.
+
+    Args:
+        dataset: The data set. It is called with a plain int.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: SampleIndex) -> Any:
+        with seeded_streams(self.seed, index.draw):
+            return self.dataset[int(index)]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # asked for while being unpickled in a spawned worker, before it is there
+            raise AttributeError(name)
+        return getattr(self.dataset, name)

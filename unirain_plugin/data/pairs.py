@@ -1,11 +1,19 @@
-"""Pairs in memory, packed: millions of them without millions of Python objects in every loader worker."""
+"""Pairs of images: packed in memory by the million, and their two files read and checked against each other."""
 
 from __future__ import annotations
 
+import os
 from array import array
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+from unirain_plugin.data.images import EncodedImage
+from unirain_plugin.data.manifest import ManifestRecord
+from unirain_plugin.errors import DataError
+
+Side = Literal["lq", "gt"]
 
 
 class Pair(NamedTuple):
@@ -26,6 +34,10 @@ class Pair(NamedTuple):
     source: str = ""
     kept: bool = True
     size: tuple[int, int] | None = None
+
+    def path(self, side: Side) -> str:
+        """Path (or LMDB key) of one of the two images."""
+        return self.lq if side == "lq" else self.gt
 
 
 class PairTable:
@@ -77,12 +89,12 @@ class PairTable:
     @property
     def types(self) -> np.ndarray:
         """Index into ``type_names`` of every pair, uint16."""
-        return np.frombuffer(self._types, np.uint16) if self._types else np.empty(0, np.uint16)
+        return np.array(self._types, np.uint16)
 
     @property
     def sources(self) -> np.ndarray:
         """Index into ``source_names`` of every pair, uint16."""
-        return np.frombuffer(self._sources, np.uint16) if self._sources else np.empty(0, np.uint16)
+        return np.array(self._sources, np.uint16)
 
     @property
     def kept(self) -> np.ndarray:
@@ -94,3 +106,41 @@ def _intern(names: list[str], name: str) -> int:
     if name not in names:
         names.append(name)
     return names.index(name)
+
+
+def read_file(path: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        DataError: Naming the file if it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
+
+
+def read_pair(root: str, record: ManifestRecord, convert: Collection[str] = ()) -> tuple[EncodedImage, EncodedImage]:
+    """Read both images of a pair; nothing is decoded yet.
+
+    Raises:
+        DataError: If a file is missing or bad, or the sizes differ from each other or from the record's.
+    """
+    paths = (os.path.join(root, record.lq), os.path.join(root, record.gt))
+    lq, gt = (EncodedImage(read_file(path), path, convert) for path in paths)
+    check_sizes(lq, gt, record.size, "the manifest")
+    return lq, gt
+
+
+def check_sizes(lq: EncodedImage, gt: EncodedImage, size: tuple[int, int] | None, listed: str) -> None:
+    """Check that both images have one size, and the one that is listed (None: unknown).
+
+    Raises:
+        DataError: Naming the files and the sizes.
+    """
+    if (lq.height, lq.width) != (gt.height, gt.width):
+        raise DataError(f"{lq.name} is {lq.height}×{lq.width} (height × width), but its clean image {gt.name} is "
+                        f"{gt.height}×{gt.width}; expected equal sizes.")  # fmt: skip
+    if size is not None and size != (lq.height, lq.width):
+        raise DataError(f"{lq.name} is {lq.height}×{lq.width} (height × width), but {listed} says {size[0]}×{size[1]}.")

@@ -1,0 +1,363 @@
+"""Where pairs come from: folders and manifests on disk, LMDBs in the toolbox's format, mmengine's file backends.
+
+py-lmdb refuses to open one path twice in a process, an environment must not be used after a fork, and it cannot be
+pickled. Environments therefore live in this module, by real path, are closed in a forked child, and never are part of
+a data set, so train and validation sets, both sides of a pair and any number of workers may read the same LMDB.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import lmdb
+
+from unirain_plugin.data.dataset_options import DatasetOptions
+from unirain_plugin.data.folders import find_types, scan_rainrag, types_in_order
+from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.pairs import Pair, PairTable, Side, read_file
+from unirain_plugin.errors import DataError, OptionError, did_you_mean
+
+
+class Storage:
+    """Reads the bytes of pairs: here from files below one folder, in the classes below from elsewhere."""
+
+    def __init__(self, root: str) -> None:
+        """Take the folder that the pairs' paths are relative to; nothing is opened yet."""
+        self.root = root
+
+    def locate(self, pair: Pair, side: Side) -> str:
+        """Return the name of the image for the item and for error texts."""
+        return os.path.join(self.root, pair.path(side))
+
+    def read(self, pair: Pair, side: Side) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            DataError: If there is none, naming it.
+        """
+        return read_file(self.locate(pair, side))
+
+
+META_FILE = "meta_info.txt"
+DATA_FILE = "data.mdb"
+_META_LINE = re.compile(r"(?P<key>\S.*)\.\w+ \((\d+),(\d+),(\d+)\) -?\d+")
+
+_environments: dict[str, lmdb.Environment] = {}
+_real_paths: dict[str, str] = {}
+
+
+def close_environments() -> None:
+    """Close all environments of this process: after a fork, or before their files are replaced."""
+    for environment in _environments.values():
+        environment.close()
+    _environments.clear()
+    _real_paths.clear()
+
+
+os.register_at_fork(after_in_child=close_environments)
+
+
+class _Head(NamedTuple):
+    """One of the two header pages of a data file, as LMDB 0.9 lays them out on 64-bit machines."""
+
+    flags: int
+    magic: int
+    version: int
+    page_size: int
+    free_root: int
+    root: int
+    last_page: int
+    transaction: int
+
+
+_HEAD = struct.Struct("<10xH4x II 16x I36xQ 40xQ QQ")
+_MAGIC, _VERSION, _META_PAGE, _TREE_PAGE, _NO_PAGE = 0xBEEFC0DE, 1, 0x08, 0x03, 2**64 - 1
+
+
+def check_file(path: str) -> None:
+    """Look at an LMDB's data file before lmdb maps it: on a damaged one lmdb ends the process, without a word.
+
+    A few hundred bytes are read: the two header pages and the heads of the pages that they point at.
+
+    Raises:
+        DataError: If there is none, or it is cut short or damaged, saying what was found.
+    """
+    name = os.path.join(path, DATA_FILE)
+    if not os.path.isfile(name):
+        raise DataError(f"{path}: no LMDB (a folder with {DATA_FILE} and {META_FILE}).")
+    try:
+        with open(name, "rb") as file:
+            problem = _file_problem(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror}.") from None
+    if problem:
+        raise DataError(f"{name}: the LMDB is damaged: {problem}. Make it anew, or take a copy that is whole.")
+
+
+def _file_problem(file: BinaryIO, size: int) -> str | None:
+    if not size:
+        return "the file is empty"
+    heads: list[_Head] = []
+    for number in (0, 1):
+        data = _read_at(file, heads[0].page_size if heads else 0, _HEAD.size)
+        if len(data) < _HEAD.size:
+            return f"its {size} bytes are too few for a header"
+        head = _Head(*_HEAD.unpack(data))
+        if head.magic != _MAGIC or not head.flags & _META_PAGE:
+            return f"header page {number} holds no LMDB header"
+        if head.version != _VERSION:
+            return f"header page {number} names version {head.version} of the format, expected {_VERSION}"
+        if head.page_size.bit_count() != 1 or not 256 <= head.page_size <= 65536:
+            return f"header page {number} names pages of {head.page_size} bytes"
+        heads.append(head)
+    if heads[0].page_size != heads[1].page_size:
+        return f"its headers name pages of {heads[0].page_size} and of {heads[1].page_size} bytes"
+    head = max(heads, key=lambda each: each.transaction)
+    expected = (head.last_page + 1) * head.page_size
+    if size < expected:
+        return f"it is cut short: found {size} bytes, expected {expected}"
+    for root in {head.free_root, head.root} - {_NO_PAGE}:
+        start = _read_at(file, root * head.page_size, 12) if root <= head.last_page else bytes(12)
+        page, flags = struct.unpack("<Q2xH", start)
+        if page != root or not flags & _TREE_PAGE:
+            return f"its header points at page {root}, which is no page of the index"
+    return None
+
+
+def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def environment(path: str) -> lmdb.Environment:
+    """Return the process's read-only environment of an LMDB, opened when first asked for.
+
+    Raises:
+        DataError: If it cannot be opened.
+    """
+    real = _real_paths.get(path)
+    if real is None:
+        real = _real_paths[path] = os.path.realpath(path)
+    if real not in _environments:
+        check_file(path)
+        try:
+            _environments[real] = lmdb.open(
+                os.fsencode(real), readonly=True, lock=False, readahead=False, meminit=False
+            )
+        except lmdb.Error as error:
+            raise DataError(f"{path}: the LMDB cannot be opened: {error}.") from None
+    return _environments[real]
+
+
+def read_value(path: str, key: str) -> bytes:
+    """Return the bytes stored under a key.
+
+    Raises:
+        DataError: Naming the LMDB and the key if there is no such entry or the LMDB is damaged.
+    """
+    try:
+        with environment(path).begin() as transaction:
+            value = transaction.get(key.encode("utf-8"))
+    except lmdb.Error as error:
+        raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
+    if value is None:
+        raise DataError(f"{path}: the LMDB has no key '{key}'.")
+    return value
+
+
+class MetaEntry(NamedTuple):
+    """One line of ``meta_info.txt``: key and shape."""
+
+    key: str
+    height: int
+    width: int
+    channels: int
+
+
+def read_meta(path: str) -> Iterator[MetaEntry]:
+    """Yield the entries of an LMDB's ``meta_info.txt`` (``key.png (h,w,c) level`` a line).
+
+    The key is all that stands before the last suffix; the toolbox cuts at the first dot, where two keys may collide.
+
+    Raises:
+        DataError: With ``file:line`` if a line is malformed or its key was seen before; if the LMDB is damaged.
+    """
+    check_file(path)
+    meta = os.path.join(path, META_FILE)
+    seen: set[str] = set()
+    try:
+        with open(meta, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                match = _META_LINE.fullmatch(line.rstrip("\n"))
+                if match is None:
+                    raise DataError(f"{meta}:{number}: expected 'key.png (height,width,channels) level', "
+                                    f"found {line.rstrip()[:80]!r}.")  # fmt: skip
+                key, *shape = match.groups()
+                if key in seen:
+                    raise DataError(f"{meta}:{number}: the key '{key}' is listed twice.")
+                seen.add(key)
+                yield MetaEntry(key, *map(int, shape))
+    except UnicodeDecodeError:
+        raise DataError(f"{meta}: not UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{meta}: cannot be read: {error.strerror}; an LMDB without it is incomplete.") from None
+
+
+class LmdbStorage(Storage):
+    """The LMDBs ``{root}/{type}/lq.lmdb`` and ``{root}/{type}/gt.lmdb``; the pairs' paths are keys."""
+
+    def _path(self, pair: Pair, side: Side) -> str:
+        return os.path.join(self.root, pair.rain_type, f"{side}.lmdb")
+
+    def locate(self, pair: Pair, side: Side) -> str:
+        """Return the LMDB and the key."""
+        return f"{self._path(pair, side)}/{pair.path(side)}"
+
+    def read(self, pair: Pair, side: Side) -> bytes:
+        """Return the value of the key, see :func:`read_value`."""
+        return read_value(self._path(pair, side), pair.path(side))
+
+
+def scan_lmdb(root: str, rain_type: str) -> Iterator[Pair]:
+    """Yield the pairs of one type, by key in order.
+
+    Raises:
+        DataError: If the keys or sizes of the two sides differ, or there are none.
+    """
+    folder = os.path.join(root, rain_type)
+    lq, gt = ({e.key: e for e in read_meta(os.path.join(folder, f"{side}.lmdb"))} for side in ("lq", "gt"))
+    only = sorted(lq.keys() ^ gt.keys())
+    if only:
+        raise DataError(f"{folder}: {len(only)} key(s) are in only one of lq.lmdb and gt.lmdb: {', '.join(only[:3])}.")
+    if not lq:
+        raise DataError(f"{folder}: the LMDBs are empty.")
+    for key in sorted(lq):
+        size = lq[key].height, lq[key].width
+        if size != (gt[key].height, gt[key].width):
+            raise DataError(f"{folder}: key '{key}' is {size[0]}×{size[1]} in lq.lmdb, but "
+                            f"{gt[key].height}×{gt[key].width} in gt.lmdb; expected equal sizes.")  # fmt: skip
+        yield Pair(key, key, rain_type, size=size)
+
+
+_clients: dict[tuple[tuple[str, str], ...], Any] = {}
+# shared by all data sets of a process (an LMDB cannot be opened twice), given up in a forked child
+os.register_at_fork(after_in_child=_clients.clear)
+
+
+class MmengineStorage(Storage):
+    """Reads through ``mmengine.fileio``.
+
+    ``io_backend: {type: mmengine, backend: local}`` and what else the backend's constructor takes. The text values may
+    hold ``{rain_type}`` and ``{side}`` (``lq`` or ``gt``), so that ``backend: lmdb`` with
+    ``db_path: /data/{rain_type}/{side}.lmdb`` reads our LMDBs.
+    """
+
+    def __init__(self, root: str, backend_args: Mapping[str, Any]) -> None:
+        """Take the prefix of the paths (empty: none) and the backend's arguments.
+
+        Raises:
+            OptionError: If the backend is unknown or refuses its arguments.
+        """
+        super().__init__(root)
+        self._arguments = {key: value for key, value in backend_args.items() if key != "type"}
+        if not isinstance(self._arguments.get("backend"), str):
+            raise OptionError("io_backend: mmengine needs the key backend, such as local, lmdb, http or petrel.")
+        self.client(Pair("", "", "drs"), "lq")
+
+    def client(self, pair: Pair, side: Side) -> Any:
+        """Return this process's backend for one side of a pair, made when first asked for."""
+        arguments = {
+            key: value.format(rain_type=pair.rain_type, side=side) if isinstance(value, str) else value
+            for key, value in self._arguments.items()
+        }
+        identity = tuple(sorted((key, str(value)) for key, value in arguments.items()))
+        if identity not in _clients:
+            try:
+                from mmengine.fileio import get_file_backend
+            except ImportError as error:
+                raise ImportError("io_backend mmengine needs the package mmengine: pip install mmengine") from error
+            path = str(arguments.get("db_path"))
+            if arguments["backend"] == "lmdb" and os.path.isdir(path):
+                check_file(path)
+            try:
+                _clients[identity] = get_file_backend(backend_args=arguments)
+            except (AssertionError, KeyError, TypeError, ValueError) as error:
+                raise OptionError(f"io_backend: mmengine refuses {arguments}: {error}.") from None
+        return _clients[identity]
+
+    def locate(self, pair: Pair, side: Side) -> str:
+        """Return the path behind the prefix."""
+        return f"{self.root.rstrip('/')}/{pair.path(side)}" if self.root else pair.path(side)
+
+    def read(self, pair: Pair, side: Side) -> bytes:
+        """Return what the backend has under the path, or for LMDBs under the key.
+
+        Raises:
+            DataError: Whatever the backend raises, and if it has no such entry.
+        """
+        name = self.locate(pair, side)
+        key = pair.path(side) if self._arguments["backend"] == "lmdb" else name
+        try:
+            value = self.client(pair, side).get(key)
+        except ImportError:
+            raise
+        except Exception as error:  # every backend has its own exceptions
+            raise DataError(f"{name}: cannot be read through mmengine: {error}.") from None
+        if value is None:
+            raise DataError(f"{name}: mmengine's backend '{self._arguments['backend']}' has no such entry.")
+        return bytes(value)
+
+
+def open_source(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str, ...]]:
+    """List the pairs that the options name.
+
+    Returns:
+        The pairs, their storage, and the rain types in the order of their labels.
+
+    Raises:
+        DataError: If folders, files or pairs are missing.
+    """
+    if options.manifest is not None:
+        return _from_manifest(options)
+    root = os.path.expanduser(options.dataroot)
+    if options.io_backend["type"] != "lmdb":
+        types = find_types(root, options.rain_types)
+        return scan_rainrag(root, types), _storage(options, root), tuple(types)
+    types = find_types(root, options.rain_types, ("lq.lmdb", "gt.lmdb"))
+    table = PairTable()
+    for rain_type in types:
+        for pair in scan_lmdb(root, rain_type):
+            table.append(pair)
+    return table, LmdbStorage(root), tuple(types)
+
+
+def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str, ...]]:
+    manifest = os.path.expanduser(options.manifest)
+    table, seen = PairTable(), set()
+    for record in read_manifest(manifest):
+        seen.add(record.rain_type)
+        wanted = options.rain_types is None or record.rain_type in options.rain_types
+        kept = record.keep is not False
+        if wanted and (kept or options.pyramid is not None):
+            table.append(Pair(record.lq, record.gt, record.rain_type, record.source, kept, record.size))
+    for name in options.rain_types or ():
+        if name not in seen:
+            raise DataError(
+                f"{manifest}: no pair of rain type '{name}'; found {sorted(seen)}.{did_you_mean(name, seen)}"
+            )
+    if not len(table):
+        raise DataError(f"{manifest}: distillation has rejected every pair of these rain types (keep: false), and no "
+                        "pyramid gives the rest a share.")  # fmt: skip
+    root = options.dataroot if options.dataroot is not None else os.path.dirname(os.path.abspath(manifest))
+    return table, _storage(options, os.path.expanduser(root)), tuple(options.rain_types or types_in_order(seen))
+
+
+def _storage(options: DatasetOptions, root: str) -> Storage:
+    kind = options.io_backend["type"]
+    if kind == "lmdb":
+        return LmdbStorage(root)
+    return MmengineStorage(root, options.io_backend) if kind == "mmengine" else Storage(root)

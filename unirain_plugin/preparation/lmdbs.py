@@ -1,0 +1,475 @@
+"""LMDBs of pairs in the toolbox's format, one a rain type and side: written, taken up after a kill, verified.
+
+An LMDB grows in a hidden folder beside its final name. LMDB's commits are atomic, and which keys it holds is the only
+record of progress, so a new run simply goes on with the keys that are missing. When all are there, ``meta_info.txt``
+is written and the folder is renamed: a folder with the final name is always whole. New entries are added to it in
+place: until its ``meta_info.txt`` is replaced, readers see those of before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
+
+import cv2
+import lmdb
+import numpy as np
+from tqdm import tqdm
+
+from unirain_plugin.data.folders import find_types
+from unirain_plugin.data.images import EncodedImage, decode_strictly, image_shape, map_in_processes
+from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
+from unirain_plugin.data.names import unique_keys
+from unirain_plugin.data.pairs import read_file, read_pair
+from unirain_plugin.data.sources import (
+    DATA_FILE,
+    META_FILE,
+    MetaEntry,
+    check_file,
+    close_environments,
+    environment,
+    read_meta,
+    read_value,
+)
+from unirain_plugin.errors import DataError
+from unirain_plugin.support.files import sole_user, write_errors, write_whole
+
+ORIGIN_FILE = "made_from.json"
+"""Says how the entries are stored and where their sources were."""
+SOURCES_FILE = "sources.jsonl"
+"""Says which source every key has, so that a run never goes on with another one's, and only adds to what is there."""
+
+SOURCE_BYTES = "source bytes"
+"""How entries are stored that are their sources' own bytes."""
+
+_FIRST_MAP_SIZE = 64 << 20
+
+
+class LmdbSources(NamedTuple):
+    """What an LMDB is made of.
+
+    Attributes:
+        paths: Key → file, relative to ``root``.
+        root: The folder of the files.
+        stored_as: :data:`SOURCE_BYTES`, or how the entries are encoded.
+    """
+
+    paths: dict[str, str]
+    root: str
+    stored_as: str
+
+    def file(self, key: str) -> str:
+        """The file that an entry was made of."""
+        return os.path.join(self.root, self.paths[key])
+
+    def includes(self, other: LmdbSources) -> bool:
+        """Whether all entries of another one are here, of the same files (by their names, or where they really are)."""
+        return self.stored_as == other.stored_as and all(
+            key in self.paths
+            and (path == self.paths[key] or os.path.realpath(other.file(key)) == os.path.realpath(self.file(key)))
+            for key, path in other.paths.items()
+        )
+
+    def earlier_origin(self, listed: Collection[str] | None) -> dict[str, str]:
+        """What an earlier version noted of an LMDB of these sources, in place of their list.
+
+        Args:
+            listed: The keys that the LMDB is made of; None for all.
+        """
+        keys = [key for key in self.paths if listed is None or key in listed]
+        text = "".join(f"{key}\0{self.paths[key]}\n" for key in keys)
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        return {"entries": str(len(keys)), "sha256_of_list": digest, "stored_as": self.stored_as}
+
+    def write(self, folder: str) -> None:
+        """Note it in an LMDB's folder.
+
+        Raises:
+            DataError: If it cannot be written.
+        """
+        lines = (json.dumps(item) + "\n" for item in self.paths.items())
+        write_whole(os.path.join(folder, SOURCES_FILE), "".join(lines))
+        root = os.path.relpath(os.path.realpath(self.root), os.path.realpath(os.path.dirname(folder)))
+        origin = {"entries": str(len(self.paths)), "root": root, "stored_as": self.stored_as}
+        write_whole(os.path.join(folder, ORIGIN_FILE), json.dumps(origin, indent=1))
+
+
+def read_sources(folder: str) -> LmdbSources | None:
+    """What an LMDB's folder says that it is made of; None where it does not tell, or not all."""
+    try:
+        with open(os.path.join(folder, SOURCES_FILE), encoding="utf-8") as file:
+            paths = dict(json.loads(line) for line in file)
+        origin = _read_origin(folder)
+        root = os.path.normpath(os.path.join(os.path.realpath(os.path.dirname(folder)), origin["root"]))
+        return LmdbSources(paths, root, origin["stored_as"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_origin(folder: str) -> dict[str, str]:
+    try:
+        with open(os.path.join(folder, ORIGIN_FILE), encoding="utf-8") as file:
+            origin = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
+class LmdbWriter:
+    """Writes ``path`` (which must end with ``.lmdb``), or adds to it what it lacks.
+
+    Args:
+        path: Folder of the LMDB.
+        sources: What it is to be made of; what an earlier run has noted must be among it.
+
+    Raises:
+        DataError: If the folder, finished or not, was made of something else or is damaged.
+    """
+
+    def __init__(self, path: str, sources: LmdbSources) -> None:
+        self.path = path
+        folder, name = os.path.split(path)
+        finished = os.path.isdir(path)
+        self._folder = path if finished else os.path.join(folder, f".{name}.partial")
+        with write_errors(self._folder):
+            os.makedirs(self._folder, exist_ok=True)
+        data = os.path.join(self._folder, DATA_FILE)
+        size = os.path.getsize(data) if os.path.exists(data) else 0
+        if finished or size:
+            check_file(self._folder)
+        self._listed = {entry.key for entry in read_meta(path)} if finished else set()
+        known = read_sources(self._folder)
+        if finished or size:
+            self._check_sources(sources, known)
+        if known is None or not (known.includes(sources) and known.root == os.path.realpath(sources.root)):
+            sources.write(self._folder)
+        whole = self._listed == sources.paths.keys()
+        try:
+            self._environment = lmdb.open(
+                os.fsencode(self._folder), max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole, lock=not whole
+            )
+        except lmdb.Error as error:
+            raise DataError(f"{self._folder}: the LMDB cannot be opened: {error}.") from None
+        stored = self._environment.stat()["entries"]
+        if whole and stored != len(self._listed):
+            self.close()
+            raise DataError(
+                f"{path}: {stored} entries are stored, but {META_FILE} lists {len(self._listed)}; remove it and start "
+                "anew."
+            )
+
+    def _check_sources(self, sources: LmdbSources, known: LmdbSources | None) -> None:
+        """Refuse to go on with what was made of something else."""
+        origin, finished = _read_origin(self._folder), self._folder == self.path
+        if known is not None:
+            same = sources.includes(known)
+        else:
+            same = origin == sources.earlier_origin(self._listed if finished else None)
+        if same:
+            return
+        what, remedy = "is an unfinished LMDB", "remove it or go on with those"
+        if finished:
+            what, remedy = "exists already", "choose another folder or remove it"
+        verb = "and was made" if finished else "made"
+        if known is None and "sha256_of_list" in origin:
+            remedy += (". An earlier version made it, which noted a hash of its list: it is known again by the same "
+                       "manifest or folder, with no pair left out, moved or told from elsewhere")  # fmt: skip
+        raise DataError(f"{self._folder}: {what} {verb} from other data or with other options; {remedy}.")
+
+    def missing(self, keys: Iterable[str]) -> Iterator[bool]:
+        """Yield for each key whether it still has to be written."""
+        with self._environment.begin() as transaction, transaction.cursor() as cursor:
+            for key in keys:
+                yield not cursor.set_key(key.encode())
+
+    def put(self, entries: list[tuple[str, bytes]]) -> None:
+        """Commit some entries in one transaction; those that are there already stay as they are.
+
+        Raises:
+            DataError: If they cannot be written.
+        """
+        while entries:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for key, value in entries:
+                        transaction.put(key.encode(), value, overwrite=False)
+                return
+            except lmdb.MapFullError:  # the transaction is undone; the map doubles and the batch starts over
+                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+            except lmdb.Error as error:
+                raise DataError(f"{self._folder}: cannot be written: {error}. Perhaps the disk is full; what is there "
+                                "is kept, the same command goes on with it.") from None  # fmt: skip
+
+    def finish(self, count: int, level: int) -> None:
+        """Write ``meta_info.txt`` and give the folder its name.
+
+        Args:
+            count: The number of entries that there must be.
+            level: The compression level that ``meta_info.txt`` states.
+
+        Raises:
+            DataError: If there are more or fewer entries.
+        """
+        with self._environment.begin(buffers=True) as transaction:
+            found = transaction.stat()["entries"]
+            if found != count:
+                raise DataError(f"{self._folder}: {found} entries, expected {count}; remove it and start anew.")
+            if len(self._listed) != count:
+                lines = (_meta_line(bytes(key).decode(), value, level) for key, value in transaction.cursor())
+                write_whole(os.path.join(self._folder, META_FILE), "".join(lines))
+        self.close()
+        if self._folder != self.path:
+            os.rename(self._folder, self.path)
+
+    def close(self) -> None:
+        """Close the environment; what was committed stays."""
+        self._environment.close()
+
+
+def _meta_line(key: str, value: memoryview, level: int) -> str:
+    """Format a line as the toolbox writes and reads it; whatever the format of the bytes, it says ``.png``."""
+    return f"{key}.png ({','.join(map(str, image_shape(value, key)))}) {level}\n"
+
+
+_BATCH_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class LmdbRecipe:
+    """How the entries are made.
+
+    Attributes:
+        root: Folder that the records' paths are relative to.
+        convert: Kinds of images to accept (see :class:`unirain_plugin.data.images.EncodedImage`).
+        recompress: Whether to store everything as PNG instead of the sources' own bytes.
+        level: PNG compression, 0 to 9.
+        workers: Number of reading threads.
+        commit_every: Pairs in one transaction, at most.
+    """
+
+    root: str
+    convert: tuple[str, ...] = ()
+    recompress: bool = False
+    level: int = 1
+    workers: int = 4
+    commit_every: int = 1000
+
+
+@dataclass
+class _Plan:
+    """The pairs of one rain type with their keys."""
+
+    records: list[ManifestRecord] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+    def sources(self, recipe: LmdbRecipe, side: str) -> LmdbSources:
+        paths = {key: getattr(record, side) for record, key in zip(self.records, self.keys, strict=True)}
+        return LmdbSources(paths, recipe.root, f"png level {recipe.level}" if recipe.recompress else SOURCE_BYTES)
+
+
+def create_lmdbs(output: str, records: Iterable[ManifestRecord], recipe: LmdbRecipe) -> dict[str, int]:
+    """Write ``{output}/{type}/lq.lmdb`` and ``gt.lmdb`` and ``{output}/manifest.jsonl``, whose paths are the keys.
+
+    What an interrupted run has left is taken up; what is complete is left alone; new pairs are added.
+
+    Returns:
+        The number of pairs of every type.
+
+    Raises:
+        DataError: Naming the file if one is missing or bad; what was written so far stays and is taken up later.
+    """
+    plans: dict[str, _Plan] = {}
+    for record in records:
+        slim = ManifestRecord(record.lq, record.gt, record.rain_type, record.source, record.size, record.keep)
+        plans.setdefault(record.rain_type, _Plan()).records.append(slim)
+    for plan in plans.values():
+        plan.keys = list(unique_keys((record.lq, record.gt) for record in plan.records))
+    close_environments()
+    with write_errors(output):
+        os.makedirs(output, exist_ok=True)
+    with sole_user(output, "another process is writing LMDBs here."):
+        for rain_type, plan in plans.items():
+            _create_type(os.path.join(output, rain_type), rain_type, plan, recipe)
+        _write_manifest(output, plans)
+    return {rain_type: len(plan.keys) for rain_type, plan in plans.items()}
+
+
+def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe) -> None:
+    os.makedirs(folder, exist_ok=True)
+    writers: list[LmdbWriter] = []
+    try:
+        for side in ("lq", "gt"):
+            writers.append(LmdbWriter(os.path.join(folder, f"{side}.lmdb"), plan.sources(recipe, side)))
+        missing = zip(*(list(writer.missing(plan.keys)) for writer in writers), strict=True)
+        todo = [number for number, sides in enumerate(missing) if any(sides)]
+        batch: list[tuple[str, bytes, bytes]] = []
+        size = 0
+        with tqdm(total=len(plan.keys), initial=len(plan.keys) - len(todo), desc=rain_type, unit="pair") as bar:
+            for key, lq, gt in _read_all(plan, todo, recipe):
+                batch.append((key, lq, gt))
+                size += len(lq) + len(gt)
+                if len(batch) >= recipe.commit_every or size >= _BATCH_BYTES:
+                    _commit(writers, batch, bar)
+                    batch, size = [], 0
+            _commit(writers, batch, bar)
+        for writer in writers:
+            writer.finish(len(plan.keys), recipe.level)
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+def _commit(writers: list[LmdbWriter], batch: list[tuple[str, bytes, bytes]], bar: tqdm) -> None:
+    for side, writer in enumerate(writers, 1):
+        writer.put([(entry[0], entry[side]) for entry in batch])
+    bar.update(len(batch))
+
+
+def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tuple[str, bytes, bytes]]:
+    """Read ahead in threads (reading, decoding and encoding all release the interpreter's lock), in order."""
+
+    def read(number: int) -> tuple[str, bytes, bytes]:
+        lq, gt = read_pair(recipe.root, plan.records[number], recipe.convert)
+        return plan.keys[number], _stored(lq, recipe), _stored(gt, recipe)
+
+    with ThreadPoolExecutor(recipe.workers) as pool:
+        ahead: deque = deque()
+        try:
+            for number in todo:
+                ahead.append(pool.submit(read, number))
+                if len(ahead) >= 4 * recipe.workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _stored(image: EncodedImage, recipe: LmdbRecipe) -> bytes:
+    if not recipe.recompress:
+        return image.data
+    return cv2.imencode(".png", image.decode(), [cv2.IMWRITE_PNG_COMPRESSION, recipe.level])[1].tobytes()
+
+
+def _write_manifest(output: str, plans: dict[str, _Plan]) -> None:
+    """Write the manifest of the LMDBs; lines of types that this run did not touch are kept."""
+    path = os.path.join(output, "manifest.jsonl")
+    kept = [r for r in read_manifest(path) if r.rain_type not in plans] if os.path.exists(path) else []
+    fresh = (
+        replace(record, lq=key, gt=key)
+        for plan in plans.values()
+        for record, key in zip(plan.records, plan.keys, strict=True)
+    )
+    write_manifest(path, [*kept, *fresh])
+
+
+_READ_ALL = """
+import os, sys, lmdb
+with lmdb.open(os.fsencode(sys.argv[1]), readonly=True, lock=False).begin(buffers=True) as transaction:
+    for key, value in transaction.cursor():
+        value[:1], value[-1:]
+"""
+"""Touches both ends of every entry."""
+
+
+def verify_lmdbs(
+    output: str, types: Sequence[str] | None = None, convert: Collection[str] = (), workers: int = 1
+) -> tuple[int, list[str]]:
+    """Check ``{output}/{type}/{lq,gt}.lmdb``, and sources that are still where they were.
+
+    Args:
+        output: Folder of the rain types.
+        types: The rain types to check; None checks all that are found.
+        convert: Kinds of images that are accepted.
+        workers: Number of decoding processes.
+
+    Returns:
+        The number of entries looked at and one line for every problem.
+
+    Raises:
+        DataError: If there are no LMDBs.
+    """
+    count, problems = 0, []
+    for rain_type in find_types(output, types, ("lq.lmdb", "gt.lmdb")):
+        folder = os.path.join(output, rain_type)
+        sides = []
+        for side in ("lq", "gt"):
+            path = os.path.join(folder, f"{side}.lmdb")
+            try:
+                entries = {entry.key: entry for entry in read_meta(path)}
+                _survive_reading(path)
+                problems += _count_problems(path, len(entries))
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            sides.append(entries)
+            sources = read_sources(path)
+            check = partial(_entry_problem, path, tuple(convert), sources is not None and sources.stored_as)
+            items = ((e, sources.file(key) if sources and key in sources.paths else None) for key, e in entries.items())
+            found = map_in_processes(check, items, workers)
+            problems += [p for p in tqdm(found, total=len(entries), desc=f"{rain_type} {side}", unit="image") if p]
+            count += len(entries)
+        if len(sides) == 2:
+            problems += _pair_problems(folder, *sides)
+    return count, problems
+
+
+def _count_problems(path: str, listed: int) -> list[str]:
+    stored = environment(path).stat()["entries"]
+    return [] if stored == listed else [f"{path}: {stored} entries are stored, but meta_info.txt lists {listed}."]
+
+
+def _survive_reading(path: str) -> None:
+    """Look at every entry in a process of its own: inside a damaged LMDB lmdb may end it without a word.
+
+    Raises:
+        DataError: If it does.
+    """
+    outcome = subprocess.run([sys.executable, "-c", _READ_ALL, path], stderr=subprocess.PIPE, text=True, check=False)
+    if outcome.returncode:
+        lines = outcome.stderr.strip().splitlines()
+        reason = (
+            signal.strsignal(-outcome.returncode) if outcome.returncode < 0 else lines[-1] if lines else "no reason"
+        )
+        raise DataError(f"{path}: the LMDB is damaged: reading its entries ends with '{reason}'.")
+
+
+def _entry_problem(
+    path: str, convert: tuple[str, ...], stored_as: str, item: tuple[MetaEntry, str | None]
+) -> str | None:
+    entry, source = item
+    name = f"{path}: key '{entry.key}'"
+    try:
+        value = read_value(path, entry.key)
+        image = decode_strictly(value, name, convert)
+        if (image.height, image.width) != (entry.height, entry.width):
+            return (f"{name} is {image.height}×{image.width} (height × width), but meta_info.txt says "
+                    f"{entry.height}×{entry.width}.")  # fmt: skip
+        if source is None or not os.path.isfile(source):
+            return None
+        data = read_file(source)
+        same = data == value
+        if not same and stored_as != SOURCE_BYTES:
+            same = np.array_equal(EncodedImage(data, source, convert).decode(), image.decode())
+    except DataError as error:
+        return str(error)
+    return None if same else f"{name}: its source {source} has been exchanged or changed since the LMDB was made."
+
+
+def _pair_problems(folder: str, lq: dict[str, MetaEntry], gt: dict[str, MetaEntry]) -> Iterator[str]:
+    for key in sorted(lq.keys() | gt.keys()):
+        if key not in lq or key not in gt:
+            yield f"{folder}: key '{key}' is in {'gt' if key in gt else 'lq'}.lmdb only."
+        elif lq[key][1:3] != gt[key][1:3]:
+            yield f"{folder}: key '{key}' has different sizes in lq.lmdb and gt.lmdb."
