@@ -65,7 +65,7 @@ def test_old_results_are_removed(restorer, tmp_path):
     done = restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", notes.append)
     assert not old.exists() and recent.exists() and done.file.name == "a_restored.png"
     assert np.array_equal(done.after, restore(random_network(), np.asarray(Image.open(path))))
-    assert notes == ["reading the picture", "loading the weights", "restoring 24 × 20 pixels", "writing the result"]
+    assert notes == ["reading the image", "loading the weights", "restoring 24 × 20 pixels", "writing the result"]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import os
 import signal
 
-from unirain_plugin.compare import network_process
+from unirain_plugin.compare import networks
 
-_serve = network_process._serve  # before a test puts another in its place
+_serve = networks._serve  # before a test puts another in its place
 
 
 def killed(connection, spec):
@@ -14,7 +14,7 @@ def killed(connection, spec):
 
 
 def out_of_memory(connection, spec):
-    """The second picture does not fit."""
+    """The second image does not fit."""
 
     def fail(number):
         if number == 2:
@@ -29,7 +29,7 @@ def leaving(connection, spec):
 
 
 def _with_requests(connection, spec, before):
-    requests = network_process._requests
+    requests = networks._requests
 
     def counted(net, spec):
         table, number = requests(net, spec), 0
@@ -42,5 +42,5 @@ def _with_requests(connection, spec, before):
 
         return {**table, "restore": restore}
 
-    network_process._requests = counted
+    networks._requests = counted
     _serve(connection, spec)

@@ -1,4 +1,4 @@
-"""What the app does with an uploaded picture; knows nothing of gradio."""
+"""What the app does with an uploaded image; knows nothing of gradio."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KEPT = 3600
 
 @dataclass(frozen=True)
 class Restored:
-    """A finished picture.
+    """A finished image.
 
     Attributes:
         before: Preview of the input, upright, (H, W, 3) uint8 RGB.
@@ -45,12 +45,12 @@ class Restored:
 
 
 class Restorer:
-    """Restores pictures with one of several networks, of which the one used last stays in memory.
+    """Restores images with one of several networks, of which the one used last stays in memory.
 
     Args:
         weights: Files that may be chosen.
         network: Option file with the networks' ``network_g``, or None where the weights tell it.
-        max_pixels: Pixels of a picture at most.
+        max_pixels: Pixels of an image at most.
         folder: Where results are put; those older than an hour are removed.
     """
 
@@ -78,17 +78,17 @@ class Restorer:
         return self._loaded[1]
 
     def open(self, path: Path) -> Picture:
-        """Read an uploaded picture.
+        """Read an uploaded image.
 
         Raises:
-            DataError: If it is broken, no picture, or has too many pixels.
+            DataError: If it is broken, no image, or has too many pixels.
         """
         return open_picture(path, self._max_pixels)
 
     def restore(
         self, path: Path, weights: str, options: RestoreOptions, device: str, note: Callable[[str], None]
     ) -> Restored:
-        """Restore an uploaded picture.
+        """Restore an uploaded image.
 
         Args:
             path: The file.
@@ -98,9 +98,9 @@ class Restorer:
             note: Is told what is being done.
 
         Raises:
-            UniRainError: If anything about the picture, the weights or the options is wrong.
+            UniRainError: If anything about the image, the weights or the options is wrong.
         """
-        note("reading the picture")
+        note("reading the image")
         before = self.open(path)
         note("loading the weights")
         net = self.net(weights, device)
@@ -126,10 +126,10 @@ class Restorer:
 
 
 def open_picture(path: Path, max_pixels: int) -> Picture:
-    """Read a picture whose size is checked before it is decoded; errors name the file without its folder.
+    """Read an image whose size is checked before it is decoded; errors name the file without its folder.
 
     Raises:
-        DataError: If it is broken, no picture, or has more than ``max_pixels`` pixels.
+        DataError: If it is broken, no image, or has more than ``max_pixels`` pixels.
     """
     try:
         return read_picture(path, max_pixels)

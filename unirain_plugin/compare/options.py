@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unirain_plugin.compare.results import GT, INPUT
 from unirain_plugin.compare.set_options import SetOptions, check_name
+from unirain_plugin.compare.summary import GT, INPUT
 from unirain_plugin.data.image_limit import check_megapixels
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.options.yaml_loader import read_option_file

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unirain_plugin.compare.scores import read_bgr, score
+from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.data.folder_walk import IMAGE_SUFFIXES, walk_images
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
