@@ -1,9 +1,11 @@
 """Bodies of network processes that go wrong; imported by name in the process itself."""
 
+import errno
 import os
 import signal
 
 from unirain_plugin.compare import networks
+from unirain_plugin.support.files import write_errors
 
 _serve = networks._serve  # before a test puts another in its place
 
@@ -19,6 +21,17 @@ def out_of_memory(connection, spec):
     def fail(number):
         if number == 2:
             raise MemoryError("DefaultCPUAllocator: can't allocate memory")
+
+    _with_requests(connection, spec, fail)
+
+
+def full_disk(connection, spec):
+    """The second image finds no room."""
+
+    def fail(number):
+        if number == 2:
+            with write_errors("001.png"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     _with_requests(connection, spec, fail)
 

@@ -257,6 +257,45 @@ def test_a_broken_test_picture_is_left_out_for_all(data, tmp_path):
     assert statuses(outcome) == {"input": "ok", "ours": "ok"} and len(outcome.comparison.results) == 2
 
 
+def test_an_image_above_the_limit_is_named_and_the_others_go_on(data, tmp_path):
+    root = write_rainrag(tmp_path / "test", 2, types=("drs",))
+    for side in ("input", "target"):
+        cv2.imwrite(str(root / f"drs/{side}/001.png"), np.zeros((60, 60, 3), np.uint8))
+    finished = [{"name": "finished", "results": str(root / "drs/target")}]
+
+    def left_out(**limit):
+        outcome = compare(tmp_path, tmp_path / "out", finished, metrics=["psnr"], **limit)
+        tables = (tmp_path / "out/tables.md").read_text()
+        assert all(line in tables for line in outcome.failures) and statuses(outcome)["finished"] == "ok"
+        return [r.image for r in outcome.comparison.results if r.model == "finished"], outcome.failures
+
+    assert left_out() == (["drs/000", "drs/001"], [])
+    images, (line,) = left_out(max_megapixels=0.003)  # it was found sound before
+    assert images == ["drs/000"] and line.startswith("test: left out for all models: ")
+    assert "drs/input/001.png: 60 × 60 pixels are too many: at most 0.003 megapixels" in line
+
+
+def test_a_full_disk_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(networks, "_serve", crashing_networks.full_disk)
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out", models(data)[::2])))
+    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: 001.png: cannot be written: No space left on device.\n" and captured.out == ""
+    records = [json.loads(line)["key"] for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert [key[3] for key in records if key[:2] == ["result", "ours"]] == ["drs/000"], "what was finished is kept"
+    assert not [key for key in records if key[:2] == ["result", "finished"]]
+
+
+@pytest.mark.parametrize("obstacle", ["out", "out/results.jsonl"])
+def test_an_output_that_cannot_be_written_is_one_line(data, tmp_path, capsys, obstacle):
+    path = tmp_path / obstacle
+    path.mkdir(parents=True) if "/" in obstacle else path.write_bytes(b"")
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out", models(data)[2:])))
+    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: cannot be written: ") and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from unirain_plugin.inference.images import Picture, read_picture, write_picture
 from unirain_plugin.inference.loading import load
 from unirain_plugin.inference.restoring import RestoreOptions, restore
 from unirain_plugin.inference.sizes import used_sizes
+from unirain_plugin.support.files import write_errors
+from unirain_plugin.support.names import safe_path
 
 PREVIEW = 1600
 """Longest edge in pixels of what the slider shows; the result to download has every pixel."""
@@ -78,12 +81,13 @@ class Restorer:
         return self._loaded[1]
 
     def open(self, path: Path) -> Picture:
-        """Read an uploaded image.
+        """Read an uploaded image, whose size is checked before it is decoded.
 
         Raises:
-            DataError: If it is broken, no image, or has too many pixels.
+            DataError: Naming it without its folder, if it is broken, no image, or has too many pixels.
         """
-        return open_picture(path, self._max_pixels)
+        with _told_by_name(path):
+            return read_picture(path, self._max_pixels)
 
     def restore(
         self, path: Path, weights: str, options: RestoreOptions, device: str, note: Callable[[str], None]
@@ -111,8 +115,10 @@ class Restorer:
         seconds = time.monotonic() - started
         note("writing the result")
         self._remove_old()
-        target = Path(tempfile.mkdtemp(dir=self._folder)) / f"{path.stem}_restored.png"
-        write_picture(target, after)
+        with write_errors("the result"):
+            target = Path(tempfile.mkdtemp(dir=self._folder)) / f"{safe_path(path.stem)}_restored.png"
+        with _told_by_name(target):
+            write_picture(target, after)
         where = next(net.parameters()).device
         ensemble = ", ensemble of 8" if options.ensemble else ""
         sizes = "".join(f", {size} pixels" for size in used_sizes(options.sizes or (), height, width))
@@ -125,14 +131,11 @@ class Restorer:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_picture(path: Path, max_pixels: int) -> Picture:
-    """Read an image whose size is checked before it is decoded; errors name the file without its folder.
-
-    Raises:
-        DataError: If it is broken, no image, or has more than ``max_pixels`` pixels.
-    """
+@contextmanager
+def _told_by_name(path: Path) -> Iterator[None]:
+    """Errors name a file without its folder, which is no user's affair."""
     try:
-        return read_picture(path, max_pixels)
+        yield
     except (UniRainError, cv2.error) as error:
         raise DataError(str(error).replace(str(path), path.name)) from None
 
