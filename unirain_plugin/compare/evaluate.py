@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from unirain_plugin.compare.networks import NetworkError, NetworkProcess, NetworkSpec, reason
 from unirain_plugin.compare.options import ModelOptions
-from unirain_plugin.compare.samples import ImageKey, Sample, Source, decode, match_finished
+from unirain_plugin.compare.samples import ImageKey, Sample, Source, decode, match_finished, some
 from unirain_plugin.compare.summary import INPUT, ImageResult
 from unirain_plugin.data.image_io import CONVERSIONS
 from unirain_plugin.data.image_limit import check_pixels
@@ -82,8 +82,8 @@ class Row:
         total = len(self.failures) + len(self.results)
         by_reason: dict[str, list[str]] = {}
         for key, text in self.failures.items():
-            by_reason.setdefault(text.rstrip("."), []).append("/".join(key))
-        listed = [f"{_some(names)}: {text}" for text, names in list(by_reason.items())[:_LISTED]]
+            by_reason.setdefault(text.rstrip("."), []).append("/".join(key).replace("\n", " "))
+        listed = [f"{some(names)}: {text}" for text, names in list(by_reason.items())[:_LISTED]]
         more = "; …" if len(by_reason) > _LISTED else ""
         return f"{len(self.failures)} of {total} images have no result: {'; '.join(listed)}{more}"
 
@@ -147,7 +147,7 @@ class Evaluator:
             self.bar.update(len(self.samples))
             return row
         if found.others and found.problems:
-            row.remarks.append(f"files that fit no test image ({len(found.others)}): {_some(found.others)}")
+            row.remarks.append(f"files that fit no test image ({len(found.others)}): {some(found.others)}")
         for checked in self.samples:
             if checked.key in found.problems:
                 self._fail(row, checked, DataError(found.problems[checked.key]))
@@ -257,10 +257,6 @@ def _answer(process: NetworkProcess) -> NetworkError | None:
     except NetworkError as error:
         return error
     return None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
 
 
 def _sized(image: np.ndarray, checked: Checked, source: Source) -> np.ndarray:

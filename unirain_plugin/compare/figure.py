@@ -446,8 +446,12 @@ def _shown(name: str) -> str:
 def _title(comparison: Comparison, test_set: str, image: str) -> str:
     types = {r.rain_type for r in comparison.results if (r.test_set, r.image) == (test_set, image)}
     rain_type = next(iter(types - {None}), None)
-    words = RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
-    return " · ".join(part for part in (words, f"{test_set} / {image}") if part)
+    return " · ".join([*([in_words(rain_type)] if rain_type else []), f"{test_set} / {image}"])
+
+
+def in_words(rain_type: str) -> str:
+    """The rain type for a reader."""
+    return RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
 
 
 def _footer(scale: float, automatic: bool) -> Image.Image:

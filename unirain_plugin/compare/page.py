@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.compare.figure import models_with_results
+from unirain_plugin.compare.figure import in_words, models_with_results
 from unirain_plugin.compare.summary import GT, INPUT, OK, Comparison, ImageResult
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.complexity import CONVENTION
-from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.packages import require
 
@@ -83,7 +83,7 @@ def write_page(
     source = (Path(__file__).parent / _TEMPLATE).read_text(encoding="utf-8")
     every = _images(comparison)
     chosen = choose_evenly(every, options.images)
-    scores = _scores(comparison)
+    scores = {(r.test_set, r.image, r.model): r.metrics for r in comparison.results}
     types = list(dict.fromkeys(r.rain_type for r in chosen if r.rain_type))
     text = environment.from_string(source).render(
         name=comparison.name,
@@ -111,11 +111,6 @@ def choose_evenly(images: Sequence[ImageResult], limit: int) -> list[ImageResult
     turns = max(map(len, groups.values()), default=0)
     in_turn = [group[turn] for turn in range(turns) for group in groups.values() if turn < len(group)]
     return [images[index] for index in sorted(in_turn[:limit])]
-
-
-def in_words(rain_type: str) -> str:
-    """The rain type for a reader."""
-    return RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
 
 
 def shown(values: Sequence[Cell]) -> list[str]:
@@ -156,10 +151,6 @@ def _images(comparison: Comparison) -> list[ImageResult]:
     """One result of each image, in the order of the test sets and of appearance."""
     found = {(r.test_set, r.image): r for r in reversed(comparison.results)}
     return sorted(reversed(found.values()), key=lambda r: comparison.test_sets.index(r.test_set))
-
-
-def _scores(comparison: Comparison) -> dict[tuple[str, str, str], dict[str, float]]:
-    return {(r.test_set, r.image, r.model): r.metrics for r in comparison.results}
 
 
 def _image(

@@ -28,7 +28,6 @@ from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.names import safe_path
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
-_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def _from_sides(options: SetOptions) -> Iterator[Sample]:
         hint = did_you_mean(missing[0], gt)
         raise DataError(
             f"{options.gt}: {len(missing)} of {len(lq)} images of {options.lq} have no clean image of their name "
-            f"here: {_some(missing)}.{hint} (Clean images named by another rule: make a manifest, index-dataset.)"
+            f"here: {some(missing)}.{hint} (Clean images named by another rule: make a manifest, index-dataset.)"
         )
     for name in sorted(lq):
         yield Sample(options.name, name, options.rain_type, lq[name], gt[name] if gt is not None else None)
@@ -241,8 +240,9 @@ def _limited(samples: Iterator[Sample], limit: int) -> list[Sample]:
     return kept
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f", … ({len(names)} in all)" if len(names) > _LISTED else "")
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """The first of the names, for a message."""
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
 ImageKey = tuple[str, str]
