@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 import time
 
 import cv2
@@ -137,3 +138,10 @@ def test_taken_port_is_told(restorer, capsys):
         port = str(taken.getsockname()[1])
         assert cli.main(["app", "--weights", str(restorer.weights[0]), "--port", port]) == 2
     assert f"--port {port}: cannot be served there: " in capsys.readouterr().err
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert cli.main(["app"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/gone/unirain-app-") and error.endswith(": No such file or directory\n")
