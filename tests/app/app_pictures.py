@@ -1,4 +1,4 @@
-"""A small network with random weights, and pictures, as the tests of inference have them."""
+"""A small network with random weights, and images, as the tests of inference have them."""
 
 import sys
 from pathlib import Path

@@ -27,7 +27,7 @@ from unirain_plugin.inference.restoring import restore
 
 pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")
 
-READY = "!!document.querySelector('#picture input[type=file]')"
+READY = "!!document.querySelector('#image input[type=file]')"
 DEFAULTS = {"tile": 512, "overlap": 32, "precision": "fp32", "ensemble": False, "large": False, "where": "cpu"}
 
 
@@ -126,7 +126,7 @@ def test_depth_and_alpha_are_kept(client, server, net, tmp_path):
 
 
 class Counted(BaseHTTPRequestHandler):
-    """Serves a picture to whoever asks, and notes it."""
+    """Serves an image to whoever asks, and notes it."""
 
     asked: ClassVar[list] = []
 
@@ -233,7 +233,7 @@ def test_large_pictures_are_shown_smaller_and_returned_whole(client, server, tmp
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        (None, {}, "There is no picture yet"),
+        (None, {}, "There is no image yet"),
         ("broken.png", {}, "broken.png: "),
         ("large.png", {}, r"large.png: 600 × 400 pixels are too many: at most 0.2 megapixels"),
         ("large.bmp", {}, r"large.bmp: 600 × 400 pixels are too many"),
@@ -285,9 +285,9 @@ def test_driven_in_chromium(server, tmp_path):
         until(browser, "document.querySelector('#summary')?.innerText.startsWith('90 × 60 pixels, 8 bits')")
         browser.click("#restore")
         until(browser, "document.querySelector('#summary')?.innerText.startsWith('90 × 60 pixels in')")
-        pictures = "[...document.querySelectorAll('#slider img')]"
-        assert browser.evaluate(f"new Set({pictures}.map(i => i.src)).size") == 2
-        until(browser, f"{pictures}.every(i => i.naturalWidth === 90 && i.naturalHeight === 60)")
+        shown = "[...document.querySelectorAll('#slider img')]"
+        assert browser.evaluate(f"new Set({shown}.map(i => i.src)).size") == 2
+        until(browser, f"{shown}.every(i => i.naturalWidth === 90 && i.naturalHeight === 60)")
         assert browser.evaluate("document.querySelector('#download').closest('button, a').disabled") is not True
         assert browser.errors == []
         browser.evaluate("window.isOld = true")
@@ -314,5 +314,5 @@ def drop(browser, path, tries=5):
 
 def _drop(browser, path):
     root = browser.call("DOM.getDocument", depth=1)["root"]["nodeId"]
-    node = browser.call("DOM.querySelector", nodeId=root, selector="#picture input[type=file]")["nodeId"]
+    node = browser.call("DOM.querySelector", nodeId=root, selector="#image input[type=file]")["nodeId"]
     browser.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])

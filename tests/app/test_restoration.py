@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 import time
 
 import cv2
@@ -12,7 +13,7 @@ from PIL import Image
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.app import command
-from unirain_plugin.app.restoration import Restorer, open_picture, preview
+from unirain_plugin.app.restoration import Restorer, preview
 from unirain_plugin.errors import CheckpointError, DataError, OptionError
 from unirain_plugin.inference.restoring import RestoreOptions, restore
 
@@ -26,25 +27,20 @@ def test_preview_by_hand():
     assert preview(np.zeros((10, 3000, 2), np.uint8), 1500).shape == (5, 1500, 3)
 
 
-def test_size_is_checked_before_decoding(tmp_path):
-    path = tmp_path / "bomb.png"
-    Image.fromarray(random_picture(30, 40)).save(path)
-    data = path.read_bytes()
-    path.write_bytes(data[:16] + (60_000).to_bytes(4, "big") * 2 + data[24:])  # 3.6 gigapixels, says the header
-    with pytest.raises(DataError, match=r"^bomb\.png: "):
-        open_picture(path, 10**6)
-    Image.fromarray(random_picture(30, 40)).save(path)
-    assert open_picture(path, 1200).pixels.shape == (30, 40, 3)
-    with pytest.raises(DataError, match=r"^bomb\.png: 40 × 30 pixels are too many: at most 0\.001199 megapixels"):
-        open_picture(path, 1199)
-
-
-def test_size_of_deep_tiff_is_checked(tmp_path):
-    path = tmp_path / "deep.tif"
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_size_is_checked_before_decoding(tmp_path, suffix):
+    path = tmp_path / f"large.{suffix}"
     cv2.imwrite(str(path), random_picture(30, 40, dtype=np.uint16))
-    assert open_picture(path, 1200).pixels.dtype == np.uint16
-    with pytest.raises(DataError, match=r"^deep\.tif: 40 × 30 pixels are too many"):
-        open_picture(path, 1199)
+    assert Restorer([], None, 1200, tmp_path).open(path).pixels.shape == (30, 40, 3)
+    with pytest.raises(
+        DataError, match=rf"^large\.{suffix}: 40 × 30 pixels are too many: at most 0\.001199 megapixels"
+    ):
+        Restorer([], None, 1199, tmp_path).open(path)
+    if suffix == "png":
+        data = path.read_bytes()
+        path.write_bytes(data[:16] + (60_000).to_bytes(4, "big") * 2 + data[24:])  # 3.6 gigapixels, says the header
+        with pytest.raises(DataError, match=r"^large\.png: 60000 × 60000 pixels"):
+            Restorer([], None, 1200, tmp_path).open(path)
 
 
 @pytest.fixture()
@@ -52,6 +48,22 @@ def restorer(tmp_path):
     (tmp_path / "results").mkdir()
     weights = write_network(tmp_path / "w.pth", random_network())
     return Restorer([weights], None, 10**6, tmp_path / "results")
+
+
+def test_a_result_of_a_long_name_is_written(restorer, tmp_path):
+    path = tmp_path / f"{'ä' * 120}.png"
+    Image.fromarray(random_picture(20, 24)).save(path)
+    done = restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", lambda text: None)
+    assert done.file.is_file() and done.file.name.startswith("ä" * 99) and done.file.name.endswith("_restored.png")
+
+
+def test_a_folder_that_cannot_be_written_is_told(restorer, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(random_picture(20, 24)).save(path)
+    remove_old, folder = restorer._remove_old, tmp_path / "results"
+    restorer._remove_old = lambda: (remove_old(), folder.rmdir())
+    with pytest.raises(DataError, match=r"^the result: cannot be written: No such file or directory\.$"):
+        restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", lambda text: None)
 
 
 def test_old_results_are_removed(restorer, tmp_path):
@@ -65,7 +77,7 @@ def test_old_results_are_removed(restorer, tmp_path):
     done = restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", notes.append)
     assert not old.exists() and recent.exists() and done.file.name == "a_restored.png"
     assert np.array_equal(done.after, restore(random_network(), np.asarray(Image.open(path))))
-    assert notes == ["reading the picture", "loading the weights", "restoring 24 × 20 pixels", "writing the result"]
+    assert notes == ["reading the image", "loading the weights", "restoring 24 × 20 pixels", "writing the result"]
 
 
 @pytest.mark.parametrize(
@@ -126,3 +138,10 @@ def test_taken_port_is_told(restorer, capsys):
         port = str(taken.getsockname()[1])
         assert cli.main(["app", "--weights", str(restorer.weights[0]), "--port", port]) == 2
     assert f"--port {port}: cannot be served there: " in capsys.readouterr().err
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert cli.main(["app"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/gone/unirain-app-") and error.endswith(": No such file or directory\n")

@@ -1,8 +1,8 @@
-"""A small comparison for the tests of figure and page: flat pictures, whose colours are easily found again."""
+"""A small comparison for the tests of figure and page: flat images, whose colours are easily found again."""
 
 import numpy as np
 
-from unirain_plugin.compare.results import Comparison, ImageResult, ModelRow
+from unirain_plugin.compare.summary import Comparison, ImageResult, ModelRow
 
 PAIRED, SNAPSHOTS = "Paired", "Snapshots"
 COLOURS = {"input": (200, 60, 60), "Good": (60, 124, 60), "Bad": (60, 60, 180), "gt": (60, 120, 60)}
@@ -10,7 +10,7 @@ TYPES = {"one": "drs", "two": "nrd", "three": "nrd"}
 
 
 def pictures(test_set, image):
-    """Flat colours; ``Bad`` has no result for ``two``, and snapshots have no clean picture."""
+    """Flat colours; ``Bad`` has no result for ``two``, and snapshots have no clean image."""
     size = (60, 100) if image != "three" else (90, 40)
     found = {name: np.full((*size, 3), colour, np.uint8) for name, colour in COLOURS.items()}
     if image == "two":

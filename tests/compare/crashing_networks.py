@@ -1,11 +1,13 @@
 """Bodies of network processes that go wrong; imported by name in the process itself."""
 
+import errno
 import os
 import signal
 
-from unirain_plugin.compare import network_process
+from unirain_plugin.compare import networks
+from unirain_plugin.support.files import write_errors
 
-_serve = network_process._serve  # before a test puts another in its place
+_serve = networks._serve  # before a test puts another in its place
 
 
 def killed(connection, spec):
@@ -14,11 +16,22 @@ def killed(connection, spec):
 
 
 def out_of_memory(connection, spec):
-    """The second picture does not fit."""
+    """The second image does not fit."""
 
     def fail(number):
         if number == 2:
             raise MemoryError("DefaultCPUAllocator: can't allocate memory")
+
+    _with_requests(connection, spec, fail)
+
+
+def full_disk(connection, spec):
+    """The second image finds no room."""
+
+    def fail(number):
+        if number == 2:
+            with write_errors("001.png"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     _with_requests(connection, spec, fail)
 
@@ -29,7 +42,7 @@ def leaving(connection, spec):
 
 
 def _with_requests(connection, spec, before):
-    requests = network_process._requests
+    requests = networks._requests
 
     def counted(net, spec):
         table, number = requests(net, spec), 0
@@ -42,5 +55,5 @@ def _with_requests(connection, spec, before):
 
         return {**table, "restore": restore}
 
-    network_process._requests = counted
+    networks._requests = counted
     _serve(connection, spec)

@@ -7,10 +7,11 @@ from tiny_run import TINY_NETWORK
 
 from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.compare.networks import load_network, spec_of
-from unirain_plugin.compare.options import CompareOptions, CostOptions, ModelOptions, SetOptions
+from unirain_plugin.compare.options import CompareOptions, ModelOptions, SetOptions
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference.loading import build_network
-from unirain_plugin.inference.restoring import restore
+from unirain_plugin.inference.restoring import restore, restore_tensor
+from unirain_plugin.metrics.complexity import complexity, seconds
 
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 1}
 TOOLBOX = {
@@ -146,13 +147,10 @@ def test_a_model_may_have_its_own_tile(tmp_path):
 
 
 def test_cost_of_a_network_by_hand(tmp_path):
-    from unirain_plugin.compare import cost
-
     net, _ = load_network(spec(tmp_path, EDSR, untrained=True))
-    counted = cost.count(net, 16)
+    counted = complexity(net, (16, 16))
     weights = 3 * 4 * 9 + 3 * (4 * 4 * 9) + 4 * 3 * 9  # first, two of the block and one behind it, last
     assert counted.multiply_adds == weights * 16 * 16
     assert counted.parameters == weights + 4 * 4 + 3
     options = spec(tmp_path, EDSR, untrained=True).restore_options()
-    assert cost.seconds(net, 16, options) > 0
-    assert CostOptions().multiply_adds_size == 256
+    assert seconds(lambda image: restore_tensor(net, image, options), 16, torch.device("cpu")) > 0

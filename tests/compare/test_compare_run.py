@@ -1,4 +1,4 @@
-"""Whole comparisons with tiny networks and pictures: results, resuming, and everything that can go wrong."""
+"""Whole comparisons with tiny networks and images: results, resuming, and everything that can go wrong."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tiny_run import TINY_NETWORK, write_rainrag
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
-from unirain_plugin.compare import network_process
+from unirain_plugin.compare import networks
 from unirain_plugin.compare.options import parse_options
 from unirain_plugin.compare.run import UNTRAINED, run
 from unirain_plugin.compare.samples import Source
@@ -33,7 +33,7 @@ NO_EXTRAS = {"cost": {"enabled": False}, "figure": {"enabled": False}, "device":
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two types × two pictures, weights of two networks, and finished pictures of a third program."""
+    """Two types × two images, weights of two networks, and finished images of a third program."""
     root = tmp_path_factory.mktemp("compare")
     write_rainrag(root / "test", 2, types=("drs", "nrd"))
     torch.manual_seed(0)
@@ -135,7 +135,7 @@ def test_one_perfect_image_does_not_hide_the_others(data, tmp_path, capsys):
 def test_a_rerun_computes_nothing_again(data, tmp_path, monkeypatch):
     first = compare(data, tmp_path, cost={"size": 16, "rounds": 1, "multiply_adds_size": 16})
     before, lines = files_of(tmp_path), (tmp_path / "results.jsonl").read_text()
-    monkeypatch.setattr(network_process, "_serve", crashing_networks.leaving)  # whoever starts a network fails
+    monkeypatch.setattr(networks, "_serve", crashing_networks.leaving)  # whoever starts a network fails
     again = compare(data, tmp_path, cost={"size": 16, "rounds": 1, "multiply_adds_size": 16})
     assert files_of(tmp_path) == before and (tmp_path / "results.jsonl").read_text() == lines
     assert again.comparison.results == first.comparison.results
@@ -145,7 +145,7 @@ def test_a_rerun_computes_nothing_again(data, tmp_path, monkeypatch):
 def test_a_new_metric_needs_no_restoring(data, tmp_path, monkeypatch):
     compare(data, tmp_path, metrics=["psnr"])
     before = files_of(tmp_path)
-    monkeypatch.setattr(network_process, "_serve", crashing_networks.leaving)
+    monkeypatch.setattr(networks, "_serve", crashing_networks.leaving)
     outcome = compare(data, tmp_path, metrics=["ssim_y", "psnr"])
     assert not outcome.failures and files_of(tmp_path) == before
     assert all(set(r.metrics) == {"psnr", "ssim_y"} for r in outcome.comparison.results)
@@ -200,11 +200,11 @@ def test_killed_in_the_middle_it_goes_on(data, tmp_path):
     [
         ("killed", "its process was killed (signal 9), most likely by the system for lack of memory"),
         ("leaving", "its process ended unexpectedly (exit status 7)"),
-        ("out_of_memory", "1 of 4 pictures have no result: test/drs/001: out of memory"),
+        ("out_of_memory", "1 of 4 images have no result: test/drs/001: out of memory"),
     ],
 )
 def test_a_model_that_crashes_leaves_the_others(data, tmp_path, monkeypatch, body, message):
-    monkeypatch.setattr(network_process, "_serve", getattr(crashing_networks, body))
+    monkeypatch.setattr(networks, "_serve", getattr(crashing_networks, body))
     outcome = compare(data, tmp_path, [models(data)[0], models(data)[2]])
     assert statuses(outcome)["ours"].startswith(message)
     assert statuses(outcome)["finished"] == "ok" and outcome.failures == [f"ours: {statuses(outcome)['ours']}"]
@@ -237,14 +237,14 @@ def test_unfit_models_say_so_and_the_others_finish(data, tmp_path, capsys):
     assert "made for another network" in status["foreign"] and "conv_first.weight (4, 3, 3, 3)" in status["foreign"]
     assert status["absent"].startswith("nowhere.pth: ")
     assert "type 'RIDnet' is not registered. Did you mean 'RIDNet'?" in status["unknown"]
-    assert "4 of 4 pictures have no result: test/drs/000, test/drs/001, test/nrd/000, …: " in status["larger"]
+    assert "4 of 4 images have no result: test/drs/000, test/drs/001, test/nrd/000, …: " in status["larger"]
     assert status["larger"].endswith("expected one that keeps the size (scale 1)")
     assert "| larger | – / – | – / – | – / – | – / – |" in (out / "tables.md").read_text()
-    assert "4 of 4" in status["sizes"] and "is 10×12 (height × width), but the test picture" in status["sizes"]
+    assert "4 of 4" in status["sizes"] and "is 10×12 (height × width), but the test image" in status["sizes"]
     assert "0001.png" in captured.out
-    assert "no picture named '000_x'" in status["names"] and status["finished"] == status["input"] == "ok"
+    assert "no image named '000_x'" in status["names"] and status["finished"] == status["input"] == "ok"
     assert "warning: foreign: " in captured.err and "### Went wrong" in captured.out
-    assert "names: files that fit no test picture (1): 000.png" in captured.out
+    assert "names: files that fit no test image (1): 000.png" in captured.out
 
 
 def test_a_broken_test_picture_is_left_out_for_all(data, tmp_path):
@@ -257,11 +257,50 @@ def test_a_broken_test_picture_is_left_out_for_all(data, tmp_path):
     assert statuses(outcome) == {"input": "ok", "ours": "ok"} and len(outcome.comparison.results) == 2
 
 
+def test_an_image_above_the_limit_is_named_and_the_others_go_on(data, tmp_path):
+    root = write_rainrag(tmp_path / "test", 2, types=("drs",))
+    for side in ("input", "target"):
+        cv2.imwrite(str(root / f"drs/{side}/001.png"), np.zeros((60, 60, 3), np.uint8))
+    finished = [{"name": "finished", "results": str(root / "drs/target")}]
+
+    def left_out(**limit):
+        outcome = compare(tmp_path, tmp_path / "out", finished, metrics=["psnr"], **limit)
+        tables = (tmp_path / "out/tables.md").read_text()
+        assert all(line in tables for line in outcome.failures) and statuses(outcome)["finished"] == "ok"
+        return [r.image for r in outcome.comparison.results if r.model == "finished"], outcome.failures
+
+    assert left_out() == (["drs/000", "drs/001"], [])
+    images, (line,) = left_out(max_megapixels=0.003)  # it was found sound before
+    assert images == ["drs/000"] and line.startswith("test: left out for all models: ")
+    assert "drs/input/001.png: 60 × 60 pixels are too many: at most 0.003 megapixels" in line
+
+
+def test_a_full_disk_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(networks, "_serve", crashing_networks.full_disk)
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out", models(data)[::2])))
+    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: 001.png: cannot be written: No space left on device.\n" and captured.out == ""
+    records = [json.loads(line)["key"] for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert [key[3] for key in records if key[:2] == ["result", "ours"]] == ["drs/000"], "what was finished is kept"
+    assert not [key for key in records if key[:2] == ["result", "finished"]]
+
+
+@pytest.mark.parametrize("obstacle", ["out", "out/results.jsonl"])
+def test_an_output_that_cannot_be_written_is_one_line(data, tmp_path, capsys, obstacle):
+    path = tmp_path / obstacle
+    path.mkdir(parents=True) if "/" in obstacle else path.write_bytes(b"")
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out", models(data)[2:])))
+    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: cannot be written: ") and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("test/drs/00", r"no picture 'test/drs/00' .* Did you mean 'test/drs/0"),
-        ("test/drs/000@900,0", "goes beyond the picture"),
+        ("test/drs/00", r"no image 'test/drs/00' .* Did you mean 'test/drs/0"),
+        ("test/drs/000@900,0", "goes beyond the image"),
     ],
 )
 def test_a_wrong_picture_or_corner_of_the_figure_is_told_before_anything_runs(data, tmp_path, entry, message):
@@ -310,13 +349,13 @@ def test_a_metric_that_fails_once_is_told_and_tried_anew(data, tmp_path, monkeyp
     def flaky(image, target):
         calls.append(image.shape)
         if len(calls) == 2:
-            raise DataError("flaky: no value for a picture: out of memory")
+            raise DataError("flaky: no value for an image: out of memory")
         return float(10 + len(calls))
 
     monkeypatch.setitem(scoring._MAKERS, "niqe", lambda name: scoring.Metric(name, False, False, flaky))
     chosen, out = [models(data)[0]], tmp_path / "out"
     first = compare(data, out, chosen, metrics=["psnr", "niqe"], include_input=False)
-    assert any("1 of 4 pictures have no value: flaky" in line for line in first.failures)
+    assert any("1 of 4 images have no value: flaky" in line for line in first.failures)
     table = first.summaries[0].values["ours"]
     assert table["mean"]["niqe"] is None and table["mean"]["psnr"] > 0
     second = compare(data, out, chosen, metrics=["psnr", "niqe"], include_input=False)
@@ -334,4 +373,4 @@ def test_dry_run_names_missing_files(data, tmp_path, capsys):
 def test_dry_run(data, tmp_path, capsys):
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out")))
     assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--dry-run"]) == 0
-    assert "test: 4 pictures" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert "test: 4 images" in capsys.readouterr().out and not (tmp_path / "out").exists()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from unirain_plugin.compare.options import BootstrapOptions
-from unirain_plugin.compare.results import ImageResult
-from unirain_plugin.compare.summary import group_images, rank, summarise
+from unirain_plugin.compare.summary import ImageResult, group_images, rank, summarise
 
 IMAGES = {"a": "drs", "b": "drs", "c": "nrd"}
 NONE = BootstrapOptions(samples=0)

@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from unirain_plugin.compare import tables
+from unirain_plugin.compare import report as tables
 from unirain_plugin.compare.options import BootstrapOptions, CostOptions
-from unirain_plugin.compare.results import ImageResult, ModelRow
-from unirain_plugin.compare.summary import Interval, SetSummary
-from unirain_plugin.compare.writing import _plain
+from unirain_plugin.compare.report import _plain
+from unirain_plugin.compare.summary import ImageResult, Interval, ModelRow, SetSummary
 
 METRICS = {"psnr": True, "lpips": False}
 GROUPS = ["drs", "nrd", "mean", "worst"]
@@ -39,7 +38,7 @@ def test_markdown_marks_best_and_second_of_the_contestants():
     assert text.splitlines() == [
         "### Rain_1",
         "",
-        "PSNR ↑ / LPIPS ↓; number of pictures in brackets; – where a model lacks a picture or a metric a value.",
+        "PSNR ↑ / LPIPS ↓; number of images in brackets; – where a model lacks an image or a metric a value.",
         "",
         "| model | DRS (3) | NRD (2) | average (5) | worst |",
         "| --- | --- | --- | --- | --- |",
@@ -92,7 +91,7 @@ def test_many_metrics_are_spread_over_tables():
 def test_intervals():
     text = tables.markdown_intervals(summary(**VALUES), "input", METRICS, BootstrapOptions(100, 0.9, 5))
     assert "Difference to input" in text and "90% interval" in text and "100 samples, seed 5" in text
-    assert "fewer than 10 pictures" in text
+    assert "fewer than 10 images" in text
     assert text.splitlines()[-1] == "| ours | **+1.50 [+1.25, +1.75]** | -0.0100 [-0.0300, +0.0100] |"
 
 

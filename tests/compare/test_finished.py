@@ -1,10 +1,9 @@
-"""Finished pictures find their test pictures."""
+"""Finished images find their test images."""
 
 import pytest
 
-from unirain_plugin.compare.finished import match_finished
 from unirain_plugin.compare.options import ModelOptions
-from unirain_plugin.compare.samples import Sample, Source
+from unirain_plugin.compare.samples import Sample, Source, match_finished
 from unirain_plugin.errors import DataError
 
 
@@ -52,7 +51,7 @@ def test_two_files_for_one_picture(tmp_path):
 
 def test_missing_ones_name_the_nearest(tmp_path):
     _, problems, others = match(tmp_path, ["picture_1_x1.png"], [sample("picture_1")])
-    assert "no picture named 'picture_1'" in problems["set", "picture_1"]
+    assert "no image named 'picture_1'" in problems["set", "picture_1"]
     assert "Did you mean 'picture_1_x1'?" in problems["set", "picture_1"] and others == ["picture_1_x1.png"]
 
 
@@ -66,7 +65,7 @@ def test_pattern(tmp_path):
 
 
 def test_empty_and_missing_folders(tmp_path):
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         match(tmp_path, [], [sample("a")])
     with pytest.raises(DataError, match="no such folder of results"):
         match_finished(ModelOptions("m", results=tmp_path / "nowhere"), [sample("a")])

@@ -1,11 +1,16 @@
 """Names that climb out of the folder: whatever tells them, a comparison writes below its output only."""
 
+import json
+import os
+
 import cv2
 import lmdb
 import numpy as np
 import pytest
+import yaml
 from tiny_run import TINY_NETWORK
 
+from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.compare.options import parse_options
 from unirain_plugin.compare.run import run
@@ -56,30 +61,87 @@ def everything(folder):
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
-def test_keys_of_an_lmdb(tmp_path, monkeypatch):
+def climbing_lmdbs(root):
+    for side in ("lq", "gt"):
+        (root / f"{side}.lmdb").mkdir()
+        write_lmdb(root / f"{side}.lmdb", KEYS)
+    return {"lq": str(root / "lq.lmdb"), "gt": str(root / "gt.lmdb")}, len(KEYS)
+
+
+def climbing_manifest(root):
+    (root / "home").mkdir()
+    for seed, name in enumerate(("out.png", "home/out.png")):
+        (root / name).write_bytes(image(seed=seed))
+    paths = ["../out.png", "out.png", str(root / "out.png"), "../home/../home/out.png"]
+    write_manifest(root / "home/m.jsonl", [ManifestRecord(path, path, "drs") for path in paths])
+    return {"manifest": str(root / "home/m.jsonl")}, len(paths)
+
+
+@pytest.mark.parametrize("make", [climbing_lmdbs, climbing_manifest])
+def test_a_comparison_writes_below_its_output_only(tmp_path, monkeypatch, make):
     monkeypatch.setattr("unirain_plugin.compare.evaluate.NetworkProcess", Copier)
     weights = tmp_path / "ours.safetensors"
     write_weights(weights, build_network(TINY_NETWORK, "t").state_dict(), TINY_NETWORK)
-    for side in ("lq", "gt"):
-        (tmp_path / f"{side}.lmdb").mkdir()
-        write_lmdb(tmp_path / f"{side}.lmdb", KEYS)
+    test_set, count = make(tmp_path)
+    (tmp_path / "finished/below").mkdir(parents=True)
+    (tmp_path / "finished/below/other.png").write_bytes(image())
     output = tmp_path / "deep/er/c"
+    finished = {"results": str(tmp_path / "finished")}
     options = {
         "name": "c",
-        "models": [{"name": "ours", "weights": str(weights)}],
-        "test_sets": [{"name": "s", "lq": str(tmp_path / "lq.lmdb"), "gt": str(tmp_path / "gt.lmdb")}],
+        "models": [
+            {"name": "ours", "weights": str(weights)},
+            {"name": "stems", **finished},
+            {"name": "pattern", "pattern": "below/../../{image}.png", **finished},
+        ],
+        "test_sets": [{"name": "s", **test_set}],
         "metrics": ["psnr"],
         "output": str(output),
         "cost": {"enabled": False},
-        "figure": {"enabled": False},
+        "figure": {"crop": 16},
         "device": "cpu",
     }
     before = everything(tmp_path)
     outcome = run(parse_options(options, "c.yml"), bar=False)
-    assert {model.status for model in outcome.comparison.models} == {"ok"}
+    statuses = {model.name: model.status for model in outcome.comparison.models}
+    assert statuses["ours"] == "ok"
+    assert f"{count} of {count} images have no result" in statuses["stems"]
+    assert f"{count} of {count} images have no result" in statuses["pattern"], "a file outside is no result"
     written = everything(tmp_path) - before
     assert all(path.is_relative_to(output) and ".." not in path.parts for path in written)
-    assert len([path for path in written if path.suffix == ".png"]) == len(KEYS)
+    assert len([path for path in written if path.is_relative_to(output / "pictures")]) == count
+    assert set(outcome.files) == {path for path in written if path.parent == output} - {
+        output / ".lock",
+        output / "results.jsonl",
+    }
+    assert {path.name for path in outcome.files} >= {"figure.png", "page.html", "tables.md"}
+
+
+def test_names_that_are_not_utf_8(tmp_path, capsys):
+    for side in ("lq", "gt", "finished"):
+        (tmp_path / side).mkdir()
+        for seed, name in enumerate((b"caf\xe9.png", b"line\nbreak.png", "größe.png".encode())):
+            (tmp_path / side / os.fsdecode(name)).write_bytes(image(seed=seed + (side == "lq")))
+    (tmp_path / "lq" / os.fsdecode(b"broken\xff.png")).write_bytes(b"")
+    (tmp_path / "gt" / os.fsdecode(b"broken\xff.png")).write_bytes(image())
+    options = {
+        "name": "c",
+        "models": [{"name": "done", "results": str(tmp_path / "finished")}],
+        "test_sets": [{"name": "s", "lq": str(tmp_path / "lq"), "gt": str(tmp_path / "gt")}],
+        "metrics": ["psnr"],
+        "output": str(tmp_path / "out"),
+        "figure": {"crop": 16, "images": ["s/line\nbreak", "s/größe"]},
+        "device": "cpu",
+    }
+    (tmp_path / "c.yml").write_text(yaml.safe_dump(options))
+    assert cli.main(["compare", "-opt", str(tmp_path / "c.yml"), "--quiet"]) == 1
+    told = capsys.readouterr()
+    assert "left out for all models" in told.err and r"broken\udcff.png" in told.err
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    texts = {name: data.decode("utf-8") for name, data in files.items() if name not in ("figure.png", "results.jsonl")}
+    assert r"s,,caf\udce9,done,inf" in texts["per_image.csv"]
+    assert "broken\udcff.png" in json.loads(texts["summary.json"])["failures"][0]
+    assert r"caf\udce9" in texts["page.html"] and "größe" in texts["per_image.csv"] and "figure.png" in files
 
 
 @pytest.mark.parametrize("command", ["lmdb", "subimages"])

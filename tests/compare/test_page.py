@@ -12,7 +12,7 @@ from comparison_data import COLOURS, PAIRED, comparison
 from PIL import Image
 
 from unirain_plugin.compare.page import PageOptions, choose_evenly, embedded, shown, write_page
-from unirain_plugin.compare.results import ImageResult
+from unirain_plugin.compare.summary import ImageResult
 from unirain_plugin.errors import OptionError
 
 pytest.importorskip("jinja2")
@@ -93,7 +93,7 @@ def test_number_of_pictures_is_bounded_evenly(tmp_path):
     assert choose_evenly(images, 100) == images
     write_page(comparison(), SUMMARY, tmp_path / "page.html", PageOptions(images=3, longest_edge=64))
     assert [image["name"] for image in data_of(tmp_path / "page.html")["images"]] == ["one", "two", "walk <i>"]
-    assert "3 of 4 pictures" in (tmp_path / "page.html").read_text()
+    assert "3 of 4 images" in (tmp_path / "page.html").read_text()
     with pytest.raises(OptionError, match="images ≥ 1, longest_edge ≥ 64 and quality 1 to 100, got 0, 9 and 101"):
         PageOptions(images=0, longest_edge=9, quality=101)
 
@@ -115,13 +115,13 @@ def test_infinite_psnr_is_sorted_first(tmp_path):
 
 
 def border(browser):
-    """Share of the picture, in percent, that the left one covers as drawn."""
+    """Share of the image, in percent, that the left one covers as drawn."""
     clip = browser.evaluate("getComputedStyle(document.getElementById('left')).clipPath")
     return 100 - float(re.fullmatch(r"inset\(0px ([\d.]+)% 0px 0px\)", clip)[1])
 
 
 def colours_beside(browser, share):
-    """Colours on the screen, 5 % of the picture's width left and right of a place."""
+    """Colours on the screen, 5 % of the image's width left and right of a place."""
     left, top, width, height = frame(browser)
     screen = Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
     return [screen.getpixel((int(left + (share + by) * width), int(top + 0.3 * height))) for by in (-0.05, 0.05)]
@@ -135,7 +135,7 @@ def frame(browser):
 
 
 def drag(browser, start, end):
-    """Drag with the mouse from one share of the picture's width to another."""
+    """Drag with the mouse from one share of the image's width to another."""
     left, top, width, height = frame(browser)
     mouse = {"y": top + height * 0.3, "button": "left", "clickCount": 1}
     browser.call("Input.dispatchMouseEvent", type="mousePressed", x=left + start * width, **mouse)

@@ -9,11 +9,11 @@ from tiny_run import write_rainrag
 
 from unirain_plugin.compare import evaluate
 from unirain_plugin.compare.evaluate import check_sample
-from unirain_plugin.compare.journal import Journal
 from unirain_plugin.compare.options import SetOptions, SynthesizeOptions
 from unirain_plugin.compare.samples import Source, list_samples
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.journal import Journal
 from unirain_plugin.toolbox import prepare_import
 
 
@@ -56,7 +56,7 @@ def test_folders(rainrag_root, tmp_path):
 def test_a_missing_clean_picture_is_named(rainrag_root, tmp_path):
     folder = rainrag_root / "drd"
     (folder / "target/001.png").rename(folder / "target/0011.png")
-    with pytest.raises(DataError, match=r"1 of 3 pictures of .*input have no clean picture .*: 001\. Did you mean"):
+    with pytest.raises(DataError, match=r"1 of 3 images of .*input have no clean image .*: 001\. Did you mean"):
         listed(tmp_path, lq=folder / "input", gt=folder / "target")
 
 
@@ -64,7 +64,7 @@ def test_names_that_differ_in_case_only_are_refused(rainrag_root, tmp_path):
     folder = rainrag_root / "drd" / "input"
     for name in ("a", "A"):
         (folder / f"{name}.png").write_bytes((folder / "000.png").read_bytes())
-    with pytest.raises(DataError, match="two pictures have the name 'a'"):
+    with pytest.raises(DataError, match="two images have the name 'a'"):
         listed(tmp_path, lq=folder)
 
 

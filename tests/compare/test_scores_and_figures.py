@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.compare.figures import ERROR_SCALE, Row, comparison_grid, error_map
-from unirain_plugin.compare.scores import Score, TypeScore, find_triplets, format_table, read_bgr, score, score_by_type
+from unirain_plugin.compare.figure import ERROR_SCALE, Row, comparison_grid, error_map
+from unirain_plugin.compare.summary import Score, TypeScore, find_triplets, format_table, read_bgr, score, score_by_type
 from unirain_plugin.errors import DataError
 
 
 @pytest.fixture()
 def results(rainrag_root, tmp_path):
-    """'Restored' pictures that are the clean ones but for an error of 5 in every pixel."""
+    """'Restored' images that are the clean ones but for an error of 5 in every pixel."""
     for rain_type in ("drs", "nrd"):
         folder = tmp_path / "results" / rain_type
         folder.mkdir(parents=True)
@@ -34,7 +34,7 @@ def test_scores_by_type(rainrag_root, results):
 
 def test_missing_result_is_named(rainrag_root, results):
     (results / "nrd" / "001_ours.png").unlink()
-    with pytest.raises(DataError, match=r"nrd/001_ours\.png: missing; expected the restored picture of .*001\.png"):
+    with pytest.raises(DataError, match=r"nrd/001_ours\.png: missing; expected the restored image of .*001\.png"):
         find_triplets(rainrag_root, results, "ours", ["drs", "nrd"])
 
 

@@ -80,7 +80,7 @@ def test_lpips_is_had_without_pyiqa(monkeypatch):
     first, second = picture(64), picture(64, seed=1)
     assert metric(first, first) == 0 and metric(first, None) is None
     assert metric(first, second) == pytest.approx(lpips_by_hand(weights, first, second), rel=1e-4)
-    with pytest.raises(DataError, match="lpips: no value for a 16×16 picture: "):
+    with pytest.raises(DataError, match="lpips: no value for a 16×16 image: "):
         metric(picture(16), picture(16))
 
 
@@ -146,7 +146,7 @@ def test_a_picture_that_pyiqa_refuses_is_told(monkeypatch):
     fake_pyiqa(monkeypatch, lambda name, device: refuse)
     refuse.metric_mode = "NR"
     (musiq,), _ = make_metrics(["musiq"])
-    with pytest.raises(DataError, match="musiq: no value for a 16×16 picture: at least 224 pixels"):
+    with pytest.raises(DataError, match="musiq: no value for a 16×16 image: at least 224 pixels"):
         musiq(picture(16), None)
 
 

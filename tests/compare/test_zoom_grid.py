@@ -5,10 +5,17 @@ import pytest
 from comparison_data import COLOURS, PAIRED, SNAPSHOTS, comparison, pictures
 from PIL import Image
 
-from unirain_plugin.compare.figures import error_map
+from unirain_plugin.compare.figure import (
+    WIDTH,
+    Box,
+    Chosen,
+    choose_images,
+    draw_block,
+    error_map,
+    most_different_box,
+    write_zoom_grid,
+)
 from unirain_plugin.compare.options import FigureOptions
-from unirain_plugin.compare.zoom import Box, Chosen, choose_images, most_different_box
-from unirain_plugin.compare.zoom_grid import WIDTH, draw_block, write_zoom_grid
 from unirain_plugin.errors import OptionError
 
 
@@ -30,7 +37,7 @@ def test_named_pictures_are_found():
     chosen = choose_images(comparison(), ["Snapshots/walk <i>", "Paired/two@10,20"])
     assert chosen == [Chosen(SNAPSHOTS, "walk <i>"), Chosen(PAIRED, "two", (10, 20))]
     assert chosen[1].box(32, (60, 100, 3)) == Box(20, 10, 32, 32)
-    with pytest.raises(OptionError, match=r"no picture 'Paired/tow' .* Did you mean 'Paired/two'\?"):
+    with pytest.raises(OptionError, match=r"no image 'Paired/tow' .* Did you mean 'Paired/two'\?"):
         choose_images(comparison(), ["Paired/tow"])
     with pytest.raises(OptionError, match=r"Paired/two@90,20.* 32×32 pixels .*\(100×60\)"):
         choose_images(comparison(), ["Paired/two@90,20"])[0].box(32, (60, 100, 3))
@@ -48,7 +55,7 @@ def count(picture, colour):
 def test_every_picture_and_error_is_drawn():
     block = draw_block("title", pictures(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
     assert block.width == WIDTH
-    # Four columns and a whole picture of 1.67: a cell of 231 pixels, of which the frame of 3 hides the rim.
+    # Four columns and a whole image of 1.67: a cell of 231 pixels, of which the frame of 3 hides the rim.
     for name in ("input", "Good", "Bad", "gt"):
         assert count(block, COLOURS[name]) >= 225 * 225
     gt = np.full((1, 1, 3), COLOURS["gt"], np.uint8)

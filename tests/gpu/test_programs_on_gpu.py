@@ -11,9 +11,8 @@ import yaml
 from tiny_run import tiny_train_options
 
 from unirain_plugin import load, restore, test, train
-from unirain_plugin.compare import cost
-from unirain_plugin.inference.restoring import RestoreOptions
-from unirain_plugin.metrics.complexity import Complexity
+from unirain_plugin.inference.restoring import RestoreOptions, restore_tensor
+from unirain_plugin.metrics.complexity import Complexity, peak_memory, seconds
 from unirain_plugin.study.benchmarks import arch, cli, measuring
 
 
@@ -115,9 +114,13 @@ def test_the_shipped_weights_restore_as_on_the_cpu(gpu, how):
 
 def test_a_comparison_measures_time_and_memory(gpu):
     with gpu():
-        net = load(device="cuda")
-        assert cost.seconds(net, 32, RestoreOptions()) > 0
-        assert cost.peak_memory(net, 32, RestoreOptions()) > 0
+        net, device = load(device="cuda"), torch.device("cuda")
+
+        def once(image):
+            return restore_tensor(net, image, RestoreOptions())
+
+        assert seconds(once, 32, device) > 0
+        assert peak_memory(once, 32, device) > 0
 
 
 def test_the_benchmark_of_networks_has_its_own_rows_and_waits(gpu, monkeypatch, capsys):

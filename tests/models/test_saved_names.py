@@ -31,7 +31,7 @@ def test_a_name_is_the_path_below_what_is_shared(paths, names):
 class ListedSet(StubSet):
     """Images in folders, as the toolbox's sets list them."""
 
-    NAMES = ("A/1.png", "B/1.png", "a_b/c.png", "a/b_c.png", "B/1.jpg")
+    NAMES = ("A/1.png", "B/1.png", "a_b/c.png", "a/b_c.png", "B/1.jpg", "B/caf\udce9.png")
 
     def __init__(self, opt, labelled=False):
         super().__init__({**opt, "length": len(self.NAMES), "labelled": labelled})
@@ -61,14 +61,14 @@ def options_of(tmp_path, is_train, **more):
 
 def test_our_model_keeps_folders(tmp_path):
     found = saved_by(build(options_of(tmp_path, False)), tmp_path, "one", "two")
-    names = ["A/1_r.png", "B/1-2_r.png", "B/1_r.png", "a/b_c_r.png", "a_b/c_r.png"]
+    names = ["A/1_r.png", "B/1-2_r.png", "B/1_r.png", "B/caf\udce9_r.png", "a/b_c_r.png", "a_b/c_r.png"]
     assert found == [f"{name}/{file}" for name in ("one", "two") for file in names]
 
 
 def test_several_sets_of_a_training_run_have_folders_of_their_own(tmp_path):
     model = build(options_of(tmp_path, True, datasets={"train": {}, "val_1": {}, "val_2": {}}))
     found = saved_by(model, tmp_path, "one", "two")
-    assert len(found) == 10 and "two/B/1/1_8.png" in found
+    assert len(found) == 12 and "two/B/1/1_8.png" in found
 
 
 def test_the_toolboxs_models_keep_all(tmp_path):
@@ -88,7 +88,7 @@ def test_the_toolboxs_models_keep_all(tmp_path):
     opt = {"is_train": False, "dist": False, "name": "run", "val": {"suffix": None},
            "path": {"visualization": str(tmp_path / "visualization")}}  # fmt: skip
     found = saved_by(Stock(opt), tmp_path, "one", "two")
-    names = ["A_1_run.png", "B_1-2_run.png", "B_1_run.png", "a_b_c-2_run.png", "a_b_c_run.png"]
+    names = ["A_1_run.png", "B_1-2_run.png", "B_1_run.png", "B_caf\ufffd_run.png", "a_b_c-2_run.png", "a_b_c_run.png"]
     assert found == [f"{name}/{file}" for name in ("one", "two") for file in names]
 
 

@@ -1,1 +1,1 @@
-"""The app: restore a picture in the browser. Stands on top of ``inference``; nothing imports it but its command."""
+"""The app: restore an image in the browser. Stands on top of ``inference``; nothing imports it but its command."""

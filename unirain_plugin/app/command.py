@@ -1,4 +1,4 @@
-"""``scripts/app.py``: restore pictures in the browser."""
+"""``scripts/app.py``: restore images in the browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="app",
-        description="Restore pictures in the browser: drop one, drag the slider, download the result. The server "
+        description="Restore images in the browser: drop one, drag the slider, download the result. The server "
         "listens on this machine only, unless --host or --share says otherwise, and asks nothing of any other.",
     )
     p.add_argument(
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     p.add_argument("--share", action="store_true", help="also a public address, through gradio's servers")
     p.add_argument("--open", action="store_true", help="open the page in the browser")
-    p.add_argument("--max-megapixels", type=float, default=100, help="refuse larger pictures (default: 100)")
+    p.add_argument("--max-megapixels", type=float, default=100, help="refuse larger images (default: 100)")
     p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, at first (default: 512)")
     p.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16, at first (default: fp32)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda:0, mps, at first (default: auto)")

@@ -23,7 +23,7 @@ TITLE = "UniRain"
 TILES = (256, 384, 512, 768, 1024, 2048)
 _FONTS = (["system-ui", "sans-serif"], ["ui-monospace", "monospace"])
 _ABOUT = """# UniRain
-Drop a rainy picture, press *Restore*, and drag the slider. The picture goes to the machine that serves this page and
+Drop a rainy image, press *Restore*, and drag the slider. The image goes to the machine that serves this page and
 nowhere else; what you download has the size, depth, transparency, orientation and metadata of yours."""
 
 
@@ -69,7 +69,7 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
         gr.Markdown(_ABOUT)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                file = gr.File(label="Rainy picture", file_types=list(IMAGE_SUFFIXES), height=150, elem_id="picture")
+                file = gr.File(label="Rainy image", file_types=list(IMAGE_SUFFIXES), height=150, elem_id="picture")
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
                 settings = _settings(restorer, defaults, device)
             with gr.Column(scale=3, min_width=320):
@@ -97,7 +97,7 @@ def _settings(restorer: Restorer, defaults: RestoreOptions, device: str) -> list
     choices = [(p.name if names.count(p.name) == 1 else str(p), str(p)) for p in restorer.weights]
     weights = gr.Dropdown(choices, value=choices[0][1], label="Weights")
     tile = gr.Dropdown(
-        [*sorted({*TILES, defaults.tile} - {0}), ("whole picture", 0)],
+        [*sorted({*TILES, defaults.tile} - {0}), ("whole image", 0)],
         value=defaults.tile,
         label="Tile",
         info="Edge in pixels of what is computed at a time: smaller needs less memory.",
@@ -110,7 +110,7 @@ def _settings(restorer: Restorer, defaults: RestoreOptions, device: str) -> list
     large = gr.Checkbox(
         bool(defaults.sizes),
         label="Large drops and streaks",
-        info=f"Restores larger pictures shrunk to {' and '.join(map(str, LARGE_RAIN))} pixels as well, and blends.",
+        info=f"Restores larger images shrunk to {' and '.join(map(str, LARGE_RAIN))} pixels as well, and blends.",
     )
     where = gr.Dropdown(list(dict.fromkeys([*devices(), device])), value=device, label="Device")
     return [weights, tile, overlap, precision, ensemble, large, where]
@@ -124,7 +124,7 @@ def _error(text: str) -> Exception:
 
 
 def _show(restorer: Restorer) -> object:
-    """Shows an uploaded picture, on both sides of the slider, before it is restored."""
+    """Shows an uploaded image, on both sides of the slider, before it is restored."""
     import gradio as gr
 
     def show(file: str) -> tuple:
@@ -154,7 +154,7 @@ def _restore(restorer: Restorer) -> object:
         progress: gr.Progress = gr.Progress(),  # noqa: B008  gradio finds it by this default
     ) -> tuple:
         if file is None:
-            raise _error("There is no picture yet: drop one first.")
+            raise _error("There is no image yet: drop one first.")
         try:
             sizes = (restorer.net(weights, device).restore_sizes or LARGE_RAIN) if large else ()
             options = RestoreOptions(int(tile), int(overlap), precision, bool(ensemble), sizes=sizes)

@@ -1,4 +1,4 @@
-"""What the app does with an uploaded picture; knows nothing of gradio."""
+"""What the app does with an uploaded image; knows nothing of gradio."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from unirain_plugin.inference.images import Picture, read_picture, write_picture
 from unirain_plugin.inference.loading import load
 from unirain_plugin.inference.restoring import RestoreOptions, restore
 from unirain_plugin.inference.sizes import used_sizes
+from unirain_plugin.support.files import safe_path, write_errors
 
 PREVIEW = 1600
 """Longest edge in pixels of what the slider shows; the result to download has every pixel."""
@@ -29,7 +31,7 @@ _KEPT = 3600
 
 @dataclass(frozen=True)
 class Restored:
-    """A finished picture.
+    """A finished image.
 
     Attributes:
         before: Preview of the input, upright, (H, W, 3) uint8 RGB.
@@ -45,12 +47,12 @@ class Restored:
 
 
 class Restorer:
-    """Restores pictures with one of several networks, of which the one used last stays in memory.
+    """Restores images with one of several networks, of which the one used last stays in memory.
 
     Args:
         weights: Files that may be chosen.
         network: Option file with the networks' ``network_g``, or None where the weights tell it.
-        max_pixels: Pixels of a picture at most.
+        max_pixels: Pixels of an image at most.
         folder: Where results are put; those older than an hour are removed.
     """
 
@@ -78,17 +80,18 @@ class Restorer:
         return self._loaded[1]
 
     def open(self, path: Path) -> Picture:
-        """Read an uploaded picture.
+        """Read an uploaded image, whose size is checked before it is decoded.
 
         Raises:
-            DataError: If it is broken, no picture, or has too many pixels.
+            DataError: Naming it without its folder, if it is broken, no image, or has too many pixels.
         """
-        return open_picture(path, self._max_pixels)
+        with _told_by_name(path):
+            return read_picture(path, self._max_pixels)
 
     def restore(
         self, path: Path, weights: str, options: RestoreOptions, device: str, note: Callable[[str], None]
     ) -> Restored:
-        """Restore an uploaded picture.
+        """Restore an uploaded image.
 
         Args:
             path: The file.
@@ -98,9 +101,9 @@ class Restorer:
             note: Is told what is being done.
 
         Raises:
-            UniRainError: If anything about the picture, the weights or the options is wrong.
+            UniRainError: If anything about the image, the weights or the options is wrong.
         """
-        note("reading the picture")
+        note("reading the image")
         before = self.open(path)
         note("loading the weights")
         net = self.net(weights, device)
@@ -111,8 +114,10 @@ class Restorer:
         seconds = time.monotonic() - started
         note("writing the result")
         self._remove_old()
-        target = Path(tempfile.mkdtemp(dir=self._folder)) / f"{path.stem}_restored.png"
-        write_picture(target, after)
+        with write_errors("the result"):
+            target = Path(tempfile.mkdtemp(dir=self._folder)) / f"{safe_path(path.stem)}_restored.png"
+        with _told_by_name(target):
+            write_picture(target, after)
         where = next(net.parameters()).device
         ensemble = ", ensemble of 8" if options.ensemble else ""
         sizes = "".join(f", {size} pixels" for size in used_sizes(options.sizes or (), height, width))
@@ -125,14 +130,11 @@ class Restorer:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_picture(path: Path, max_pixels: int) -> Picture:
-    """Read a picture whose size is checked before it is decoded; errors name the file without its folder.
-
-    Raises:
-        DataError: If it is broken, no picture, or has more than ``max_pixels`` pixels.
-    """
+@contextmanager
+def _told_by_name(path: Path) -> Iterator[None]:
+    """Errors name a file without its folder, which is no user's affair."""
     try:
-        return read_picture(path, max_pixels)
+        yield
     except (UniRainError, cv2.error) as error:
         raise DataError(str(error).replace(str(path), path.name)) from None
 

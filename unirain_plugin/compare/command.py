@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, load_options
-from unirain_plugin.data.image_header import limited
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,17 +41,15 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(plan(options))
         sys.stderr.write("".join(f"warning: {line}\n" for line in missing))
         return 1 if missing else 0
+    from unirain_plugin.compare.report import markdown
     from unirain_plugin.compare.run import run  # torch and BasicSR take seconds to import
-    from unirain_plugin.compare.writing import markdown, write_all
 
     try:
-        with limited(options.max_megapixels):
-            outcome = run(options, bar=not args.quiet)
-            files = write_all(outcome, options)
+        outcome = run(options, bar=not args.quiet)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; finished results are kept, the same command goes on with the rest\n")
         return 130
-    sys.stdout.write(markdown(outcome, options) + "\n" + "".join(f"{path}\n" for path in files))
+    sys.stdout.write(markdown(outcome, options) + "\n" + "".join(f"{path}\n" for path in outcome.files))
     for line in outcome.failures:
         sys.stderr.write(f"warning: {line}\n")
     return 1 if outcome.failures else 0
@@ -82,5 +79,5 @@ def plan(options: CompareOptions) -> str:
             lines.append(f"  {test_set.name}: to be rendered")
         else:
             count = len(list_samples(test_set, options.output_folder / "data"))
-            lines.append(f"  {test_set.name}: {count} pictures")
+            lines.append(f"  {test_set.name}: {count} images")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""From test pictures to scores: restores what is not restored yet, scores what is not scored yet."""
+"""From test images to scores: restores what is not restored yet, scores what is not scored yet."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unirain_plugin.compare.finished import ImageKey, match_finished
-from unirain_plugin.compare.journal import Journal
-from unirain_plugin.compare.network_process import NetworkDied, NetworkError, NetworkProcess, reason
-from unirain_plugin.compare.networks import NetworkSpec
+from unirain_plugin.compare.networks import NetworkError, NetworkProcess, NetworkSpec, reason
 from unirain_plugin.compare.options import ModelOptions
-from unirain_plugin.compare.results import INPUT, ImageResult
-from unirain_plugin.compare.samples import Sample, Source, decode
+from unirain_plugin.compare.samples import ImageKey, Sample, Source, decode, match_finished, some
+from unirain_plugin.compare.summary import INPUT, ImageResult
+from unirain_plugin.data.image_header import check_pixels
 from unirain_plugin.data.images import CONVERSIONS, decode_strictly
 from unirain_plugin.errors import DataError, UniRainError
 from unirain_plugin.metrics.scoring import Metric
-from unirain_plugin.support.files import canonical_hash, safe_path
+from unirain_plugin.support.files import canonical_hash, is_full, safe_path
+from unirain_plugin.support.journal import Journal
 
 _LISTED = 3
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A test picture whose files are there and can be decoded.
+    """A test image whose files are there and can be decoded.
 
     Attributes:
-        sample: The test picture.
+        sample: The test image.
         size: Height and width.
-        lq: SHA-256 of the rainy picture's bytes.
+        lq: SHA-256 of the rainy image's bytes.
         gt: SHA-256 of the clean one's, or an empty text.
     """
 
@@ -55,10 +54,10 @@ class Row:
 
     Attributes:
         name: Its name.
-        results: Of the pictures that were finished.
-        sources: Test picture → the file with the model's picture.
-        failures: Test picture → why it has no result.
-        unscored: Metric → why it failed on a picture that has a result, with the pictures.
+        results: Of the images that were finished.
+        sources: Test image → the file with the model's image.
+        failures: Test image → why it has no result.
+        unscored: Metric → why it failed on an image that has a result, with the images.
         failure: Why there are no results at all, or None.
         remarks: What is odd but no failure.
     """
@@ -76,22 +75,22 @@ class Row:
         if self.failure is not None:
             return self.failure
         if not self.failures:
-            return "; ".join(f"{len(texts)} of {len(self.results)} pictures have no value: {texts[0]}"
+            return "; ".join(f"{len(texts)} of {len(self.results)} images have no value: {texts[0]}"
                              for texts in self.unscored.values()) or "ok"  # fmt: skip
         total = len(self.failures) + len(self.results)
         by_reason: dict[str, list[str]] = {}
         for key, text in self.failures.items():
-            by_reason.setdefault(text.rstrip("."), []).append("/".join(key))
-        listed = [f"{_some(names)}: {text}" for text, names in list(by_reason.items())[:_LISTED]]
+            by_reason.setdefault(text.rstrip("."), []).append("/".join(key).replace("\n", " "))
+        listed = [f"{some(names)}: {text}" for text, names in list(by_reason.items())[:_LISTED]]
         more = "; …" if len(by_reason) > _LISTED else ""
-        return f"{len(self.failures)} of {total} pictures have no result: {'; '.join(listed)}{more}"
+        return f"{len(self.failures)} of {total} images have no result: {'; '.join(listed)}{more}"
 
 
 def check_sample(sample: Sample, journal: Journal) -> Checked:
-    """Look at a test picture's files; what was found sound before, byte for byte, is not decoded again.
+    """Look at a test image's files; what was found sound before, byte for byte, is not decoded again.
 
     Raises:
-        DataError: If one is missing, truncated or damaged, or the two differ in size.
+        DataError: If one is missing, truncated, damaged or too large, or the two differ in size.
     """
     data = sample.lq.read()
     gt_data = b"" if sample.gt is None else sample.gt.read()
@@ -100,27 +99,28 @@ def check_sample(sample: Sample, journal: Journal) -> Checked:
     key = ("sound", sample.test_set, sample.image)
     known = journal.get(*key)
     if known is not None and (known["lq"], known["gt"]) == (lq_digest, gt_digest):
+        check_pixels(*known["size"], str(sample.lq))  # the limit may be another today
         return Checked(sample, tuple(known["size"]), lq_digest, gt_digest)
     lq = decode_strictly(data, str(sample.lq), CONVERSIONS)
     size = lq.height, lq.width
     if sample.gt is not None:
         gt = decode_strictly(gt_data, str(sample.gt), CONVERSIONS)
         if (gt.height, gt.width) != size:
-            raise DataError(f"{sample.lq} is {size[0]}×{size[1]} (height × width), but its clean picture {sample.gt} "
+            raise DataError(f"{sample.lq} is {size[0]}×{size[1]} (height × width), but its clean image {sample.gt} "
                             f"is {gt.height}×{gt.width}.")  # fmt: skip
     journal.add(key, {"lq": lq_digest, "gt": gt_digest, "size": list(size)})
     return Checked(sample, size, lq_digest, gt_digest)
 
 
 class Evaluator:
-    """Scores models on test pictures, and remembers in a journal what is finished.
+    """Scores models on test images, and remembers in a journal what is finished.
 
     Args:
         journal: Where finished results are.
-        pictures: Folder for restored pictures: ``{model}/{test set}/{image}.png``.
-        samples: The test pictures.
+        pictures: Folder for restored images: ``{model}/{test set}/{image}.png``.
+        samples: The test images.
         metrics: What is computed.
-        bar: Progress bar, a step for each model and picture.
+        bar: Progress bar, a step for each model and image.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class Evaluator:
         self.journal, self.pictures, self.samples, self.metrics, self.bar = journal, pictures, samples, metrics, bar
 
     def input_row(self) -> Row:
-        """The rainy pictures themselves."""
+        """The rainy images themselves."""
         row = Row(INPUT)
         for checked in self.samples:
             self._finish(row, checked, checked.sample.lq, checked.lq)
         return row
 
     def finished_row(self, model: ModelOptions) -> Row:
-        """A folder of finished pictures."""
+        """A folder of finished images."""
         row = Row(model.name)
         try:
             found = match_finished(model, [checked.sample for checked in self.samples])
@@ -145,15 +145,15 @@ class Evaluator:
             self.bar.update(len(self.samples))
             return row
         if found.others and found.problems:
-            row.remarks.append(f"files that fit no test picture ({len(found.others)}): {_some(found.others)}")
+            row.remarks.append(f"files that fit no test image ({len(found.others)}): {some(found.others)}")
         for checked in self.samples:
             if checked.key in found.problems:
-                self._fail(row, checked, found.problems[checked.key])
+                self._fail(row, checked, DataError(found.problems[checked.key]))
                 continue
             try:
                 self._finish(row, checked, found.sources[checked.key], found.sources[checked.key].digest())
             except DataError as error:
-                self._fail(row, checked, reason(error))
+                self._fail(row, checked, error)
         return row
 
     def network_row(self, spec: NetworkSpec) -> Row:
@@ -165,6 +165,8 @@ class Evaluator:
             if todo:
                 self._restore(row, spec, fingerprint, todo)
         except (UniRainError, OSError) as error:
+            if is_full(error):
+                raise
             row.failure = reason(error)
             self.bar.update(len(self.samples) - len(row.results) - len(row.failures))
         order = {checked.key: index for index, checked in enumerate(self.samples)}
@@ -172,7 +174,7 @@ class Evaluator:
         return row
 
     def _take_over(self, row: Row, checked: Checked, picture_key: str) -> bool:
-        """Use the restored picture of an earlier run, if it is that of this network and unharmed."""
+        """Use the restored image of an earlier run, if it is that of this network and unharmed."""
         record = self.journal.get("result", row.name, *checked.key)
         target = self._target(row.name, checked)
         if record is None or record.get("picture") != picture_key or not target.is_file():
@@ -187,19 +189,18 @@ class Evaluator:
             remark = process.receive()
             row.remarks += [remark] if remark else []
             for checked, failure in self._in_turn(process, row.name, todo):
-                if failure is not None:
-                    self._fail(row, checked, failure)
-                    continue
-                key = canonical_hash([fingerprint, checked.lq])
                 try:
+                    if failure is not None:
+                        raise failure
+                    key = canonical_hash([fingerprint, checked.lq])
                     self._finish(row, checked, Source(str(self._target(row.name, checked))), key)
-                except DataError as error:
-                    self._fail(row, checked, reason(error))
+                except (DataError, NetworkError) as error:
+                    self._fail(row, checked, error)
 
     def _in_turn(
         self, process: NetworkProcess, name: str, todo: Sequence[Checked]
-    ) -> Iterator[tuple[Checked, str | None]]:
-        """Restore one after the other; while the caller scores a picture, the next one is being restored."""
+    ) -> Iterator[tuple[Checked, NetworkError | None]]:
+        """Restore one after the other; while the caller scores an image, the next one is being restored."""
         waiting: Checked | None = None
         for checked in [*todo, None]:
             failure = _answer(process) if waiting is not None else None
@@ -231,8 +232,11 @@ class Evaluator:
         row.sources[checked.key] = source
         self.bar.update()
 
-    def _fail(self, row: Row, checked: Checked, text: str) -> None:
-        row.failures[checked.key] = text
+    def _fail(self, row: Row, checked: Checked, error: UniRainError) -> None:
+        """Note a failure; one for want of room on the disk would meet every other image, too."""
+        if is_full(error):
+            raise error
+        row.failures[checked.key] = reason(error)
         self.bar.update()
 
     def _target(self, name: str, checked: Checked) -> Path:
@@ -240,28 +244,22 @@ class Evaluator:
         return self.pictures / f"{safe_path(f'{name}/{sample.test_set}/{sample.image}')}.png"
 
 
-def _answer(process: NetworkProcess) -> str | None:
-    """Wait for a restored picture; the reason if there is none.
+def _answer(process: NetworkProcess) -> NetworkError | None:
+    """Wait for a restored image; the error if there is none.
 
     Raises:
         NetworkDied: If the process has ended.
     """
     try:
         process.receive()
-    except NetworkDied:
-        raise
     except NetworkError as error:
-        return str(error)
+        return error
     return None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
 
 
 def _sized(image: np.ndarray, checked: Checked, source: Source) -> np.ndarray:
     if image.shape[:2] != checked.size:
-        raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test picture "
+        raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test image "
                         f"{checked.sample.lq} is {checked.size[0]}×{checked.size[1]}.")  # fmt: skip
     return image
 

@@ -1,23 +1,58 @@
-"""The networks of a comparison: how each is built and loaded, and what its results depend on."""
+"""The networks of a comparison, and the process of its own in which each runs, so that the rest goes on if it dies.
+
+The process loads the network, says so, and then answers one request after the other. A request may be sent before the
+last answer has been worked up, so that the parent scores one image while the next is being restored.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unirain_plugin.checkpoints.weights import read_weights
 from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, ModelOptions
-from unirain_plugin.errors import CheckpointError
+from unirain_plugin.compare.samples import Source
+from unirain_plugin.errors import CheckpointError, UniRainError
+from unirain_plugin.inference.images import Picture, write_picture
+from unirain_plugin.inference.loading import DEFAULT_WEIGHTS as SHIPPED
+from unirain_plugin.inference.loading import (
+    build_network,
+    choose_device,
+    experiment_network,
+    fill,
+    load,
+    network_section,
+)
+from unirain_plugin.inference.restoring import RestoreOptions, restore, restore_tensor
+from unirain_plugin.inference.sizes import CONFIDENCE
+from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
 from unirain_plugin.support.files import canonical_hash
+from unirain_plugin.support.processes import end_with_parent
 from unirain_plugin.version import __version__
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+_PRELOADED = [
+    "unirain_plugin.compare.networks",
+    "unirain_plugin.inference.streamed",
+    "unirain_plugin.models.unirain_model",
+    "basicsr.archs",
+]
+"""Imported once by the process from which the networks' processes are forked: each then starts in milliseconds. None
+of them computes anything at its import, so no threads exist when the fork happens."""
 
-    from unirain_plugin.inference.restoring import RestoreOptions
+_GRACE = 5
+"""Seconds that a process has to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +64,7 @@ class NetworkSpec:
         tile: See :class:`CompareOptions`, as the further ones.
         overlap: Pixels that tiles share.
         precision: ``fp32``, ``bf16`` or ``fp16``.
-        sizes: Longer edges at which larger pictures are restored as well; None: what the weights' file names.
+        sizes: Longer edges at which larger images are restored as well; None: what the weights' file names.
         device: Where it runs.
         threads: CPU threads, or None for torch's choice.
     """
@@ -45,31 +80,24 @@ class NetworkSpec:
     @property
     def weights(self) -> Path | None:
         """The file of weights, or None for an untrained network."""
-        from unirain_plugin.inference.loading import DEFAULT_WEIGHTS as SHIPPED  # torch takes a second to import
-
         given = self.options.weights
         return None if given is None else SHIPPED if given == DEFAULT_WEIGHTS else Path(given).expanduser()
 
     def restore_options(self) -> RestoreOptions:
-        """How pictures are restored.
+        """How images are restored.
 
         Raises:
             OptionError: If tile, overlap or precision are out of range.
         """
-        from unirain_plugin.inference.restoring import RestoreOptions
-
         sizes = None if self.sizes is None else tuple(self.sizes)
         return RestoreOptions(self.tile, self.overlap, self.precision, sizes=sizes)
 
     def fingerprint(self) -> str:
-        """Hash of all that a restored picture depends on beside its input.
+        """Hash of all that a restored image depends on beside its input.
 
         Raises:
             CheckpointError: If the weights are missing.
         """
-        from unirain_plugin.inference.loading import experiment_network
-        from unirain_plugin.inference.sizes import CONFIDENCE
-
         o = self.options
         network: Any = Path(o.network).read_text("utf-8") if isinstance(o.network, str) else o.network
         if network is None and self.weights is not None:
@@ -117,10 +145,6 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
         CheckpointError: If the weights are missing, broken or made for another network.
         OptionError: If the network or the device is wrong.
     """
-    import torch
-
-    from unirain_plugin.inference.loading import build_network, choose_device, load, network_section
-
     o, remark = spec.options, ""
     where = f"models: {o.name}: network"
     if spec.threads is not None:
@@ -132,22 +156,18 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
         torch.manual_seed(0)
         if section is None:
             raise CheckpointError(f"{where}: strict_load: false needs the network's `type` and arguments.")
-        net = build_network(_plain(section), where)
+        net = build_network(section, where)
         if not o.untrained:
             remark = _fill_partly(net, spec)
         net = net.eval().requires_grad_(False).to(device)
     else:
-        network = _plain(o.network) if isinstance(o.network, Mapping) else o.network
-        net = load(spec.weights, network, device, o.param_key)
+        net = load(spec.weights, o.network, device, o.param_key)
     multiple = o.pad_multiple or int(net.architecture.get("window_size", 1))
-    return (_padded(net, multiple) if multiple > 1 else net), remark
+    return (_Padded(net, multiple).eval() if multiple > 1 else net), remark
 
 
 def _fill_partly(net: nn.Module, spec: NetworkSpec) -> str:
     """Load the weights that fit by name and shape; the remark."""
-    from unirain_plugin.checkpoints.weights import read_weights
-    from unirain_plugin.inference.loading import fill
-
     file = read_weights(spec.weights, spec.options.param_key)
     wanted = net.state_dict()
     fitting = {k: v for k, v in file.state_for(wanted).items() if k in wanted and wanted[k].shape == v.shape}
@@ -157,27 +177,148 @@ def _fill_partly(net: nn.Module, spec: NetworkSpec) -> str:
     return "" if len(fitting) == len(wanted) else f"{len(fitting)} of {len(wanted)} weights loaded (strict_load: false)"
 
 
-def _padded(net: nn.Module, multiple: int) -> nn.Module:
-    from torch import nn
-    from torch.nn import functional as F
+class _Padded(nn.Module):
+    """Pads at the right and bottom to a multiple, and cuts the result back."""
 
-    class Padded(nn.Module):
-        """Pads at the right and bottom to a multiple, and cuts the result back."""
+    def __init__(self, net: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.net, self.multiple = net, multiple
+        self.architecture = net.architecture
+        self.restore_sizes = getattr(net, "restore_sizes", ())
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
-            self.architecture = net.architecture
-            self.restore_sizes = getattr(net, "restore_sizes", ())
-
-        def forward(self, x: Tensor) -> Tensor:
-            height, width = x.shape[2:]
-            bottom, right = -height % multiple, -width % multiple
-            mode = "reflect" if bottom < height and right < width else "replicate"
-            return self.net(F.pad(x, (0, right, 0, bottom), mode))[..., :height, :width]
-
-    return Padded().eval()
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        bottom, right = -height % self.multiple, -width % self.multiple
+        mode = "reflect" if bottom < height and right < width else "replicate"
+        return self.net(F.pad(x, (0, right, 0, bottom), mode))[..., :height, :width]
 
 
-def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in section.items()}
+class NetworkError(UniRainError):
+    """A request failed; the process goes on."""
+
+
+class NetworkDied(UniRainError):  # noqa: N818  it names an event
+    """The process has ended: it could not load the network, crashed, or was killed."""
+
+
+class NetworkProcess:
+    """Runs one network in another process. A context manager; leaving it ends the process.
+
+    Args:
+        spec: The network.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        context = _context(spec.device)
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> NetworkProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            with suppress(OSError):  # it has gone already
+                self._connection.send(None)
+                self._process.join(_GRACE)
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def send(self, request: str, *arguments: object) -> None:
+        """Send a request: ``restore``, ``peak``, ``seconds`` or ``complexity``, with the arguments of these."""
+        with suppress(OSError):  # it has ended; receive tells why
+            self._connection.send((request, arguments))
+
+    def receive(self) -> Any:
+        """The next answer; the first one, a remark on loading, comes unasked.
+
+        Raises:
+            NetworkError: If the request failed.
+            NetworkDied: If the process has ended.
+        """
+        try:
+            kind, content, cause = self._connection.recv()
+        except (EOFError, OSError):
+            raise NetworkDied(self._last_words()) from None
+        if kind == "answer":
+            return content
+        raise (NetworkDied if kind == "dead" else NetworkError)(content) from cause
+
+    def call(self, request: str, *arguments: object) -> Any:
+        """Send a request and wait for its answer.
+
+        Raises:
+            NetworkError: As :meth:`receive`.
+            NetworkDied: Likewise.
+        """
+        self.send(request, *arguments)
+        return self.receive()
+
+    def _last_words(self) -> str:
+        self._process.join(_GRACE)
+        code = self._process.exitcode
+        if code == -signal.SIGKILL:
+            return "its process was killed (signal 9), most likely by the system for lack of memory"
+        if code is not None and code < 0:
+            return f"its process crashed ({signal.Signals(-code).name})"
+        return f"its process ended unexpectedly (exit status {code})"
+
+
+def _context(device: str) -> multiprocessing.context.BaseContext:
+    """How processes are started: cheaply from one that has the imports done, where that is safe (not with CUDA)."""
+    if "forkserver" not in multiprocessing.get_all_start_methods() or choose_device(device).type != "cpu":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def _serve(connection: Connection, spec: NetworkSpec) -> None:
+    """Body of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process in order
+    end_with_parent()
+    try:
+        net, remark = load_network(spec)
+    except Exception as error:
+        connection.send(("dead", reason(error), None))
+        return
+    connection.send(("answer", remark, None))
+    requests = _requests(net, spec)
+    while (message := connection.recv()) is not None:
+        name, arguments = message
+        try:
+            connection.send(("answer", requests[name](*arguments), None))
+        except Exception as error:  # an image, or memory: other images may do
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else None  # a full disk is told by it
+            connection.send(("error", reason(error), cause))
+
+
+def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
+    options = spec.restore_options()
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+
+    def restore_file(source: Source, target: Path) -> None:
+        """Restore ``source`` into the PNG file ``target``."""
+        write_picture(target, Picture(restore(net, source.picture(), **vars(options))))
+
+    def once(image: Tensor) -> Tensor:
+        return restore_tensor(net, image, options)
+
+    return {
+        "restore": restore_file,
+        "peak": lambda size: peak_memory(once, size, device),
+        "seconds": lambda size: seconds(once, size, device),
+        "complexity": lambda size: complexity(net, (size, size)),
+    }
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line for a table's row; unexpected kinds say what they are."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:4])
+    if isinstance(error, MemoryError):
+        return f"out of memory {text}".strip()
+    return text if isinstance(error, UniRainError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""The page of a comparison: one HTML file with its pictures inside, a before/after slider and sortable tables."""
+"""The page of a comparison: one HTML file with its images inside, a before/after slider and sortable tables."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.compare.cost import CONVENTION
-from unirain_plugin.compare.results import GT, INPUT, OK, Comparison, ImageResult
-from unirain_plugin.compare.zoom import models_with_results
+from unirain_plugin.compare.figure import in_words, models_with_results
+from unirain_plugin.compare.summary import GT, INPUT, OK, Comparison, ImageResult
 from unirain_plugin.errors import OptionError
-from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.metrics.complexity import CONVENTION
+from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.packages import require
 
@@ -35,11 +35,11 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class PageOptions:
-    """Bounds of the page's size: 0.1 to 0.2 MB a picture and side at the defaults.
+    """Bounds of the page's size: 0.1 to 0.2 MB an image and side at the defaults.
 
     Attributes:
-        images: Pictures at most, taken evenly from test sets and rain types.
-        longest_edge: Longest edge of an embedded picture in pixels; larger ones are made smaller.
+        images: Images at most, taken evenly from test sets and rain types.
+        longest_edge: Longest edge of an embedded image in pixels; larger ones are made smaller.
         quality: WebP quality, 1 to 100.
     """
 
@@ -83,7 +83,7 @@ def write_page(
     source = (Path(__file__).parent / _TEMPLATE).read_text(encoding="utf-8")
     every = _images(comparison)
     chosen = choose_evenly(every, options.images)
-    scores = _scores(comparison)
+    scores = {(r.test_set, r.image, r.model): r.metrics for r in comparison.results}
     types = list(dict.fromkeys(r.rain_type for r in chosen if r.rain_type))
     text = environment.from_string(source).render(
         name=comparison.name,
@@ -100,22 +100,17 @@ def write_page(
             "images": [_image(comparison, r, scores, options) for r in chosen],
         },
     )
-    write_whole(path, text)
+    write_whole(path, text.encode("utf-8", "backslashreplace"))  # names of files need not be UTF-8
 
 
 def choose_evenly(images: Sequence[ImageResult], limit: int) -> list[ImageResult]:
-    """At most ``limit`` pictures, taken in turn from each test set and rain type; in their order."""
+    """At most ``limit`` images, taken in turn from each test set and rain type; in their order."""
     groups: dict[tuple[str, str | None], list[int]] = {}
     for index, result in enumerate(images):
         groups.setdefault((result.test_set, result.rain_type), []).append(index)
     turns = max(map(len, groups.values()), default=0)
     in_turn = [group[turn] for turn in range(turns) for group in groups.values() if turn < len(group)]
     return [images[index] for index in sorted(in_turn[:limit])]
-
-
-def in_words(rain_type: str) -> str:
-    """The rain type for a reader."""
-    return RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
 
 
 def shown(values: Sequence[Cell]) -> list[str]:
@@ -153,13 +148,9 @@ def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, object]:
 
 
 def _images(comparison: Comparison) -> list[ImageResult]:
-    """One result of each picture, in the order of the test sets and of appearance."""
+    """One result of each image, in the order of the test sets and of appearance."""
     found = {(r.test_set, r.image): r for r in reversed(comparison.results)}
     return sorted(reversed(found.values()), key=lambda r: comparison.test_sets.index(r.test_set))
-
-
-def _scores(comparison: Comparison) -> dict[tuple[str, str, str], dict[str, float]]:
-    return {(r.test_set, r.image, r.model): r.metrics for r in comparison.results}
 
 
 def _image(
@@ -168,7 +159,7 @@ def _image(
     scores: Mapping[tuple[str, str, str], Mapping[str, float]],
     options: PageOptions,
 ) -> dict[str, object]:
-    """Everything that the page shows of one picture, as JSON."""
+    """Everything that the page shows of one image, as JSON."""
     pictures = comparison.pictures(result.test_set, result.image)
     height, width = pictures[INPUT].shape[:2]
     rows = {name: scores.get((result.test_set, result.image, name), {}) for name in pictures if name != GT}
@@ -197,7 +188,7 @@ def _finite(value: Cell) -> float | int | None:
 
 
 def embedded(picture: np.ndarray, longest_edge: int, quality: int) -> str:
-    """An RGB picture (H, W, 3), made smaller if need be, as the data URI of a WebP."""
+    """An RGB image (H, W, 3), made smaller if need be, as the data URI of a WebP."""
     scale = min(1.0, longest_edge / max(picture.shape[:2]))
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture

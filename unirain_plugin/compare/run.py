@@ -1,94 +1,69 @@
-"""A whole comparison: lists the pictures, restores, scores, measures, and writes tables, figure and page."""
+"""A whole comparison: lists the images, restores, scores, measures, and writes tables, figure and page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
 
-from unirain_plugin.compare.costs import Cost, measure_costs
 from unirain_plugin.compare.evaluate import Checked, Evaluator, Row, check_sample
-from unirain_plugin.compare.journal import Journal
-from unirain_plugin.compare.network_process import reason
-from unirain_plugin.compare.networks import NetworkSpec, spec_of
-from unirain_plugin.compare.options import CompareOptions, ModelOptions
-from unirain_plugin.compare.results import GT, INPUT, OK, Comparison, ModelRow
+from unirain_plugin.compare.figure import find_picture
+from unirain_plugin.compare.measuring import Costs, measure_costs
+from unirain_plugin.compare.networks import NetworkSpec, reason, spec_of
+from unirain_plugin.compare.options import CompareOptions
+from unirain_plugin.compare.report import write_all
 from unirain_plugin.compare.samples import Sample, list_samples
-from unirain_plugin.compare.summary import SetSummary, summarise
-from unirain_plugin.compare.zoom import find_picture
+from unirain_plugin.compare.summary import GT, INPUT, OK, UNTRAINED, Comparison, ModelRow, Outcome, summarise
+from unirain_plugin.data.image_header import limited
 from unirain_plugin.errors import DataError
+from unirain_plugin.inference.loading import choose_device
 from unirain_plugin.metrics.scoring import Metric, make_metrics
-from unirain_plugin.support.files import check_folder, sole_user
-
-UNTRAINED = "untrained: cost only, no scores"
-"""Status of a network that was taken without weights, as asked."""
-
-
-@dataclass
-class Outcome:
-    """What a run gave.
-
-    Attributes:
-        comparison: Models and results.
-        summaries: One for each test set.
-        metrics: Those that were computed.
-        reference: The model that differences are taken to.
-        device: Where the networks ran.
-        failures: A line for each thing that went wrong; the exit status is 1 if there is one.
-        remarks: What is worth knowing and no failure.
-    """
-
-    comparison: Comparison
-    summaries: list[SetSummary]
-    metrics: list[Metric]
-    reference: str
-    device: str
-    failures: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    @property
-    def directions(self) -> dict[str, bool]:
-        """Metric → whether higher is better."""
-        return {metric.name: metric.higher_is_better for metric in self.metrics}
+from unirain_plugin.support.files import check_folder, is_full, sole_user
+from unirain_plugin.support.journal import Journal
 
 
 def run(options: CompareOptions, bar: bool = True) -> Outcome:
-    """Compute what is not finished yet; nothing is written but journal and pictures.
+    """Compute what is not finished yet, and write tables, figure and page.
 
     Args:
         options: The option file.
         bar: Whether to draw progress bars.
 
     Raises:
-        DataError: If a test set cannot be listed, or no metric or no sound picture is left.
-        OptionError: If the device, the settings of a network or the name of a picture of the figure are wrong.
-        DistillError: If another run works in the output folder, or the disk is full.
+        DataError: If a test set cannot be listed, no metric or no sound image is left, another run works in the output
+            folder, or that cannot be written.
+        OptionError: If the device, the settings of a network or the name of an image of the figure are wrong.
     """
-    from unirain_plugin.inference.loading import choose_device
-
     device = choose_device(options.device)
-    networks = [m for m in options.models if m.results is None]
-    for spec in (spec_of(model, options) for model in networks):
+    specs = {model.name: spec_of(model, options) for model in options.models if model.results is None}
+    for spec in specs.values():
         spec.restore_options().check_device(device)
-    check_folder(options.output_folder)
-    with sole_user(options.output_folder, "another run is working in this folder; wait for its end."):
-        samples = [s for test_set in options.test_sets for s in list_samples(test_set, options.output_folder / "data")]
+    folder = options.output_folder
+    check_folder(folder)
+    with (
+        limited(options.max_megapixels),
+        sole_user(folder, "another run is working in this folder; wait for its end."),
+        Journal(folder / "results.jsonl") as journal,
+    ):
+        samples = [s for test_set in options.test_sets for s in list_samples(test_set, folder / "data")]
         metrics, missing = make_metrics(options.metrics, str(device))
         if not metrics:
             raise DataError("none of the metrics can be computed: " + "; ".join(missing.values()))
-        with Journal(options.output_folder / "results.jsonl") as journal:
-            checked, broken = check_samples(samples, journal, bar)
-            _check_figure(options, checked)
-            rows, costs = _evaluate(options, checked, metrics, journal, bar)
-    outcome = _outcome(options, checked, metrics, rows, costs, str(device))
-    outcome.failures[:0] = [*broken, *missing.values()]
+        checked, broken = check_samples(samples, journal, bar)
+        _check_figure(options, checked)
+        rows = _evaluate(options, specs, checked, metrics, journal, bar)
+        running = [specs[row.name] for row in rows if row.name in specs and row.failure is None]
+        costs = measure_costs(running, options.cost, journal) if options.cost.enabled else ({}, {})
+        outcome = _outcome(options, checked, metrics, rows, *costs, str(device))
+        outcome.failures[:0] = [*broken, *missing.values()]
+        outcome.files = write_all(outcome, options)
     return outcome
 
 
 def _check_figure(options: CompareOptions, checked: Sequence[Checked]) -> None:
-    """Find the figure's pictures and boxes now, not after hours."""
+    """Find the figure's images and boxes now, not after hours."""
     sizes = {(c.sample.test_set, c.sample.image): c.size for c in checked}
     known = {"/".join(key): key for key in sizes}
     for entry in options.figure.images if options.figure.enabled else ():
@@ -97,56 +72,46 @@ def _check_figure(options: CompareOptions, checked: Sequence[Checked]) -> None:
 
 
 def check_samples(samples: Sequence[Sample], journal: Journal, bar: bool) -> tuple[list[Checked], list[str]]:
-    """The sound test pictures, and a line for each broken one.
+    """The sound test images, and a line for each broken one.
 
     Raises:
-        DataError: If none is sound.
+        DataError: If none is sound, or the disk is full.
     """
     sound, broken = [], []
-    for sample in tqdm(samples, desc="checking", unit="picture", disable=not bar, leave=False, ncols=100):
+    for sample in tqdm(samples, desc="checking", unit="image", disable=not bar, leave=False, ncols=100):
         try:
             sound.append(check_sample(sample, journal))
         except DataError as error:
+            if is_full(error):
+                raise
             broken.append(f"{sample.test_set}: left out for all models: {reason(error)}")
     if not sound:
-        raise DataError(f"none of the {len(samples)} test pictures can be used: {broken[0]}")
+        raise DataError(f"none of the {len(samples)} test images can be used: {broken[0]}")
     return sound, broken
 
 
-@dataclass
-class _Costs:
-    found: dict[str, Cost]
-    failures: dict[str, str]
-
-
 def _evaluate(
-    options: CompareOptions, checked: Sequence[Checked], metrics: Sequence[Metric], journal: Journal, bar: bool
-) -> tuple[list[Row], _Costs]:
+    options: CompareOptions,
+    specs: Mapping[str, NetworkSpec],
+    checked: Sequence[Checked],
+    metrics: Sequence[Metric],
+    journal: Journal,
+    bar: bool,
+) -> list[Row]:
     scored = [model for model in options.models if not model.untrained]
     total = (len(scored) + options.include_input) * len(checked)
-    rows = []
-    with tqdm(total=total, desc="comparing", unit="picture", disable=not bar, ncols=100) as progress:
+    with tqdm(total=total, desc="comparing", unit="image", disable=not bar, ncols=100) as progress:
         evaluator = Evaluator(journal, options.output_folder / "pictures", checked, metrics, progress)
-        if options.include_input:
-            rows.append(evaluator.input_row())
+        rows = [evaluator.input_row()] if options.include_input else []
         for model in options.models:
             progress.set_postfix_str(model.name[-24:])
-            rows.append(_row(evaluator, model, options))
-    by_name = {row.name: row for row in rows}
-    specs = [spec_of(m, options) for m in options.models if m.results is None and by_name[m.name].failure is None]
-    if not options.cost.enabled or not specs:
-        return rows, _Costs({}, {})
-    return rows, _Costs(*measure_costs(specs, options.cost, journal))
-
-
-def _row(evaluator: Evaluator, model: ModelOptions, options: CompareOptions) -> Row:
-    if model.untrained:
-        return Row(model.name, remarks=[UNTRAINED])
-    return evaluator.finished_row(model) if model.results is not None else evaluator.network_row(_spec(model, options))
-
-
-def _spec(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
-    return replace(spec_of(model, options), threads=None)  # `cost: threads` is for the measurement
+            if model.untrained:
+                rows.append(Row(model.name, remarks=[UNTRAINED]))
+            elif model.results is not None:
+                rows.append(evaluator.finished_row(model))
+            else:  # `cost: threads` is for the measurement
+                rows.append(evaluator.network_row(replace(specs[model.name], threads=None)))
+    return rows
 
 
 def _outcome(
@@ -154,40 +119,37 @@ def _outcome(
     checked: Sequence[Checked],
     metrics: list[Metric],
     rows: Sequence[Row],
-    costs: _Costs,
+    costs: Costs,
+    problems: Mapping[str, str],
     device: str,
 ) -> Outcome:
-    models = [_model_row(row, costs) for row in rows]
+    models = [_model_row(row, costs.get(row.name, {}), problems.get(row.name)) for row in rows]
     results = [result for row in rows for result in row.results]
     sets = [test_set.name for test_set in options.test_sets]
-    comparison = Comparison(
-        options.name, models, sets, results, [metric.name for metric in metrics], _reader(rows, checked)
-    )
-    reference = options.reference or options.rows[0]
-    scored = [row.name for row in rows if row.results]
-    directions = {metric.name: metric.higher_is_better for metric in metrics}
-    summaries = []
+    names = [metric.name for metric in metrics]
+    comparison = Comparison(options.name, models, sets, results, names, _reader(rows, checked))
+    outcome = Outcome(comparison, [], metrics, options.reference or options.rows[0], device)
     for name in sets:
         images = {c.sample.image: c.sample.rain_type for c in checked if c.sample.test_set == name}
         if images:
-            arguments = results, [row.name for row in rows], name, images, directions, reference, options.bootstrap
-            summaries.append(summarise(*arguments))
-    failures = [f"{m.name}: {m.status}" for m in models if m.status not in (OK, UNTRAINED)]
-    remarks = [f"{row.name}: {text}" for row in rows for text in row.remarks if text != UNTRAINED]
-    if not scored:
-        remarks.append("no model has results, so there is neither figure nor page")
-    return Outcome(comparison, summaries, metrics, reference, device, failures, remarks)
+            every = [row.name for row in rows]
+            outcome.summaries.append(
+                summarise(results, every, name, images, outcome.directions, outcome.reference, options.bootstrap)
+            )
+    outcome.failures = [f"{m.name}: {m.status}" for m in models if m.status not in (OK, UNTRAINED)]
+    outcome.remarks = [f"{row.name}: {text}" for row in rows for text in row.remarks if text != UNTRAINED]
+    if not results:
+        outcome.remarks.append("no model has results, so there is neither figure nor page")
+    return outcome
 
 
-def _model_row(row: Row, costs: _Costs) -> ModelRow:
-    cost = costs.found.get(row.name, Cost())
+def _model_row(row: Row, cost: Mapping[str, float | None], problem: str | None) -> ModelRow:
     status = row.status()
     if status == OK and UNTRAINED in row.remarks:
         status = UNTRAINED
-    if row.name in costs.failures:
-        problem = f"cost: {costs.failures[row.name]}"
-        status = problem if status in (OK, UNTRAINED) else f"{status}; {problem}"
-    return ModelRow(row.name, status, cost.parameters, cost.multiply_adds, cost.latency_ms, cost.peak_memory_mb)
+    if problem is not None:
+        status = f"cost: {problem}" if status in (OK, UNTRAINED) else f"{status}; cost: {problem}"
+    return ModelRow(row.name, status, **cost)
 
 
 def _reader(rows: Sequence[Row], checked: Sequence[Checked]) -> Callable[[str, str], dict[str, np.ndarray]]:
@@ -197,7 +159,7 @@ def _reader(rows: Sequence[Row], checked: Sequence[Checked]) -> Callable[[str, s
     def pictures(test_set: str, image: str) -> dict[str, np.ndarray]:
         key = test_set, image
         if key not in samples:
-            raise DataError(f"there is no test picture '{image}' in the test set '{test_set}'.")
+            raise DataError(f"there is no test image '{image}' in the test set '{test_set}'.")
         found = {INPUT: samples[key].lq.picture()}
         for row in rows:
             if row.name != INPUT and key in row.sources:

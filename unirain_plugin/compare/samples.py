@@ -1,4 +1,4 @@
-"""The pictures of the test sets: listed once, read one at a time."""
+"""The images of the test sets, listed once and read one at a time, and those that other programs have finished."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import hashlib
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 
-from unirain_plugin.compare.options import SetOptions, SynthesizeOptions
+from unirain_plugin.compare.options import ModelOptions, SetOptions, SynthesizeOptions
 from unirain_plugin.data.folders import find_types, list_folders, scan_rainrag, walk_images
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.data.manifest import read_manifest
@@ -26,12 +26,11 @@ from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
-_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the bytes of a picture are: a file, or an LMDB and a key. Small, and can be sent to another process."""
+    """Where the bytes of an image are: a file, or an LMDB and a key. Small, and can be sent to another process."""
 
     path: str
     key: str | None = None
@@ -40,7 +39,7 @@ class Source:
         return self.path if self.key is None else f"{self.path}/{self.key}"
 
     def read(self) -> bytes:
-        """The encoded picture.
+        """The encoded image.
 
         Raises:
             DataError: Naming it, if it cannot be read.
@@ -48,7 +47,7 @@ class Source:
         return read_file(self.path) if self.key is None else read_value(self.path, self.key)
 
     def picture(self) -> np.ndarray:
-        """The picture as the toolbox reads it: (H, W, 3) uint8 RGB, upright, without alpha.
+        """The image as the toolbox reads it: (H, W, 3) uint8 RGB, upright, without alpha.
 
         Raises:
             DataError: Naming it, if it is missing, empty, truncated or broken.
@@ -66,13 +65,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a test set.
+    """One image of a test set.
 
     Attributes:
         test_set: The test set's name.
         image: Its name in there: its path without the suffix, below the rain type's folder where there is one.
         rain_type: Its rain type, or None.
-        lq: The rainy picture.
+        lq: The rainy image.
         gt: The clean one, or None.
     """
 
@@ -92,20 +91,20 @@ def decode(data: bytes, name: str) -> np.ndarray:
     """Encoded bytes to (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: Naming the picture, if it is broken.
+        DataError: Naming the image, if it is broken.
     """
     return cv2.cvtColor(EncodedImage(data, name, CONVERSIONS).decode(), cv2.COLOR_BGR2RGB)
 
 
 def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
-    """List a test set's pictures; none is decoded.
+    """List a test set's images; none is decoded.
 
     Args:
         options: Its section.
         scratch: Folder for what is rendered.
 
     Raises:
-        DataError: If folders, files, LMDBs or partners are missing, or two pictures would have one name.
+        DataError: If folders, files, LMDBs or partners are missing, or two images would have one name.
     """
     if options.synthesize is not None:
         found = _from_root(options, render(options.name, options.synthesize, scratch))
@@ -118,9 +117,9 @@ def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
     samples = list(found) if options.limit is None else _limited(found, options.limit)
     doubles = [name for name, count in Counter(s.image.casefold() for s in samples).items() if count > 1]
     if doubles:
-        raise DataError(f"test set '{options.name}': two pictures have the name '{doubles[0]}'; rename one.")
+        raise DataError(f"test set '{options.name}': two images have the name '{doubles[0]}'; rename one.")
     if not samples:
-        raise DataError(f"test set '{options.name}': it holds no pictures.")
+        raise DataError(f"test set '{options.name}': it holds no images.")
     return samples
 
 
@@ -176,8 +175,8 @@ def _from_sides(options: SetOptions) -> Iterator[Sample]:
     if missing:
         hint = did_you_mean(missing[0], gt)
         raise DataError(
-            f"{options.gt}: {len(missing)} of {len(lq)} pictures of {options.lq} have no clean picture of their name "
-            f"here: {_some(missing)}.{hint} (Clean pictures named by another rule: make a manifest, index-dataset.)"
+            f"{options.gt}: {len(missing)} of {len(lq)} images of {options.lq} have no clean image of their name "
+            f"here: {some(missing)}.{hint} (Clean images named by another rule: make a manifest, index-dataset.)"
         )
     for name in sorted(lq):
         yield Sample(options.name, name, options.rain_type, lq[name], gt[name] if gt is not None else None)
@@ -189,12 +188,12 @@ def _side(path: Path) -> dict[str, Source]:
     if path.suffix == ".lmdb" or os.path.isfile(os.path.join(root, "data.mdb")):
         return {entry.key: Source(root, entry.key) for entry in read_meta(root)}
     if not os.path.isdir(root):
-        raise DataError(f"{path}: no such folder; expected one with pictures, or an LMDB.")
+        raise DataError(f"{path}: no such folder; expected one with images, or an LMDB.")
     return by_stem(root)
 
 
 def by_stem(root: str) -> dict[str, Source]:
-    """Path without suffix → file, for every picture below a folder.
+    """Path without suffix → file, for every image below a folder.
 
     Raises:
         DataError: If two files differ in their suffix only, or there is none.
@@ -204,10 +203,10 @@ def by_stem(root: str) -> dict[str, Source]:
         stem = os.path.splitext(name)[0]
         if stem in found:
             raise DataError(f"{root}: {os.path.basename(found[stem].path)} and {name} differ in their suffix only; "
-                            "expected one picture a name.")  # fmt: skip
+                            "expected one image a name.")  # fmt: skip
         found[stem] = Source(os.path.join(root, name))
     if not found:
-        raise DataError(f"{root}: the folder holds no pictures.")
+        raise DataError(f"{root}: the folder holds no images.")
     return found
 
 
@@ -239,5 +238,109 @@ def _limited(samples: Iterator[Sample], limit: int) -> list[Sample]:
     return kept
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f", … ({len(names)} in all)" if len(names) > _LISTED else "")
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """The first of the names, for a message."""
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+
+
+ImageKey = tuple[str, str]
+"""(test set, image)."""
+
+
+@dataclass
+class Finished:
+    """What a folder holds.
+
+    Attributes:
+        sources: Test image → its finished file.
+        problems: Test image → why it has none.
+        others: Files that belong to no test image.
+    """
+
+    sources: dict[ImageKey, Source] = field(default_factory=dict)
+    problems: dict[ImageKey, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+
+
+def match_finished(model: ModelOptions, samples: Sequence[Sample]) -> Finished:
+    """Find the finished image of every test image.
+
+    Without a pattern, files are matched by stem (plus ``suffix``). Where several have it, the folders above decide:
+    the test set's name, the rain type and the folders of the test image.
+
+    Raises:
+        DataError: If the folder is missing or holds no images.
+    """
+    root = os.path.expanduser(model.results)
+    if not os.path.isdir(root):
+        raise DataError(f"{model.results}: no such folder of results.")
+    files = sorted(walk_images(root))
+    if not files:
+        raise DataError(f"{model.results}: the folder of results holds no images.")
+    return _by_pattern(model, root, files, samples) if model.pattern else _by_stem(model, root, files, samples)
+
+
+def _by_pattern(model: ModelOptions, root: str, files: list[str], samples: Sequence[Sample]) -> Finished:
+    finished, known, used = Finished(), set(files), set()
+    for sample in samples:
+        name = model.pattern.format(
+            test_set=sample.test_set, rain_type=sample.rain_type or "", image=sample.image, stem=sample.stem
+        )
+        if name in known:
+            used.add(name)
+            finished.sources[sample.test_set, sample.image] = Source(os.path.join(root, name))
+        else:
+            finished.problems[sample.test_set, sample.image] = f"{root}/{name} is missing.{did_you_mean(name, files)}"
+    finished.others = sorted(known - used)
+    return finished
+
+
+def _by_stem(model: ModelOptions, root: str, files: list[str], samples: Sequence[Sample]) -> Finished:
+    finished = Finished()
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for name in files:
+        by_stem[Path(name).stem].append(name)
+    claims: dict[str, list[tuple[tuple[bool, int], Sample]]] = defaultdict(list)
+    for sample in samples:
+        wanted = sample.stem + model.suffix
+        ranked = sorted(((_shared_folders(name, sample), name) for name in by_stem.get(wanted, ())), reverse=True)
+        if not ranked:
+            finished.problems[sample.test_set, sample.image] = (
+                f"no image named '{wanted}' in {root}.{did_you_mean(wanted, by_stem)}"
+            )
+        elif len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+            finished.problems[sample.test_set, sample.image] = (
+                f"{ranked[1][1]} and {ranked[0][1]} in {root} could both be its result; give a `pattern`."
+            )
+        else:
+            claims[ranked[0][1]].append((ranked[0][0], sample))
+    for name, claimed in claims.items():
+        _award(finished, root, name, claimed)
+    used = {os.path.relpath(source.path, root) for source in finished.sources.values()}
+    finished.others = [name for name in files if name not in used]
+    return finished
+
+
+def _award(finished: Finished, root: str, name: str, claimed: list[tuple[tuple[bool, int], Sample]]) -> None:
+    """Give a file to the test image whose folders it shares most; to nobody if two are alike."""
+    best = max(rank for rank, _ in claimed)
+    winners = [sample for rank, sample in claimed if rank == best]
+    for _, sample in claimed:
+        key = sample.test_set, sample.image
+        if winners == [sample]:
+            finished.sources[key] = Source(os.path.join(root, name))
+        elif len(winners) > 1:
+            others = [f"{s.test_set}/{s.image}" for s in winners if s is not sample]
+            finished.problems[key] = (
+                f"{name} in {root} could be its result or that of {others[0] if others else winners[0].image}; put "
+                "results in folders named after the rain type or test set, or give a `pattern`."
+            )
+        else:
+            finished.problems[key] = f"no image named '{Path(name).stem}' for it in {root}."
+
+
+def _shared_folders(name: str, sample: Sample) -> tuple[bool, int]:
+    """Whether the test set's name is among a file's folders, and how many of the image's folders and its type are."""
+    folders = Path(name).parts[:-1]
+    wanted = {*Path(sample.image).parts[:-1], sample.rain_type}
+    return sample.test_set in folders, sum(part in folders for part in wanted)

@@ -1,20 +1,97 @@
-"""Means by rain type, over the types, the worst type, and how sure the differences between models are."""
+"""What a comparison found: records, means by rain type, and how sure the differences between models are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
-from unirain_plugin.compare.options import BootstrapOptions
-from unirain_plugin.compare.results import ImageResult
-from unirain_plugin.metrics.psnr_ssim import finite_mean
+from unirain_plugin.errors import DataError
+from unirain_plugin.metrics.psnr_ssim import finite_mean, psnr, ssim
+from unirain_plugin.metrics.scoring import Metric
 from unirain_plugin.rain_types import RAIN_TYPES
 
+if TYPE_CHECKING:
+    from unirain_plugin.compare.options import BootstrapOptions
+
+OK, UNTRAINED = "ok", "untrained: cost only, no scores"
+"""Status of a model that restored every image, and of one that was taken without weights, as asked."""
+
+INPUT, GT = "input", "gt"
+"""Names of the untouched rainy image and of the clean one; no model may have them, except the baseline ``input``."""
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One finished model × image.
+
+    Attributes:
+        model: The model's name, as in the option file.
+        test_set: The test set's name.
+        image: The image's name within its test set (its path without the suffix).
+        rain_type: Its rain type, or None where the test set does not tell.
+        metrics: Metric → value; a metric that needs the clean image is missing where there is none.
+    """
+
+    model: str
+    test_set: str
+    image: str
+    rain_type: str | None
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model of a comparison.
+
+    Attributes:
+        name: Its name, as in the option file.
+        status: ``ok``, or the reason why results are missing.
+        parameters: Number of weights; None for what is no network.
+        multiply_adds: Multiply-adds of one forward pass at the option file's size; None where they cannot be counted.
+        latency_ms: Median time of one forward pass in milliseconds, or None.
+        peak_memory_mb: Peak memory of one forward pass in a process of its own, in MiB above that of the loaded
+            libraries, or None.
+    """
+
+    name: str
+    status: str
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    latency_ms: float | None = None
+    peak_memory_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a run found.
+
+    Attributes:
+        name: The option file's name.
+        models: In the option file's order.
+        test_sets: Names, in the option file's order.
+        results: Of all models, test sets and images that were finished.
+        metrics: Names, in the option file's order.
+        pictures: ``(test set, image)`` → the images in order: ``input``, each model's name that finished this image,
+            and ``gt`` if there is one; uint8 RGB (H, W, 3) of one size. Read from files at every call. A model named
+            ``input`` is the first entry, not repeated.
+    """
+
+    name: str
+    models: list[ModelRow]
+    test_sets: list[str]
+    results: list[ImageResult]
+    metrics: list[str]
+    pictures: Callable[[str, str], dict[str, np.ndarray]]
+
+
 MEAN, WORST, ALL = "mean", "worst", "all"
-"""Groups beside the rain types: mean over the types, worst type, and all pictures of a test set without types."""
+"""Groups beside the rain types: mean over the types, worst type, and all images of a test set without types."""
 
 _CHUNK = 2**22
 """Resampled values held at a time."""
@@ -47,8 +124,8 @@ class SetSummary:
     Attributes:
         test_set: Its name.
         groups: Rain types (``all`` where it has none) and, of several types, ``mean`` and ``worst``.
-        images: Group → number of pictures.
-        values: Model → group → metric → value; None where the model lacks a picture or no picture has a value.
+        images: Group → number of images.
+        values: Model → group → metric → value; None where the model lacks an image or no image has a value.
         intervals: Model → metric → difference to the reference; missing where it cannot be told.
         left_out: Model → group → metric → number of images that its mean leaves out: of infinite PSNR (equal to the
             clean image), or without a value where others have one. Missing where there are none.
@@ -60,6 +137,36 @@ class SetSummary:
     values: dict[str, dict[str, dict[str, float | None]]]
     intervals: dict[str, dict[str, Interval]]
     left_out: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What a run gave.
+
+    Attributes:
+        comparison: Models and results.
+        summaries: One for each test set.
+        metrics: Those that were computed.
+        reference: The model that differences are taken to.
+        device: Where the networks ran.
+        failures: A line for each thing that went wrong; the exit status is 1 if there is one.
+        remarks: What is worth knowing and no failure.
+        files: Tables, results, figure and page, in the order of their use.
+    """
+
+    comparison: Comparison
+    summaries: list[SetSummary]
+    metrics: list[Metric]
+    reference: str
+    device: str
+    failures: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Metric → whether higher is better."""
+        return {metric.name: metric.higher_is_better for metric in self.metrics}
 
 
 Scores = dict[str, dict[str, float]]
@@ -77,14 +184,14 @@ def summarise(
 ) -> SetSummary:
     """Summarise one test set.
 
-    A model gets a mean only where it has a result for every picture, so that all means of a column are over the same
-    pictures.
+    A model gets a mean only where it has a result for every image, so that all means of a column are over the same
+    images.
 
     Args:
         results: Of all models; other test sets are passed over.
         models: Names, in order.
         test_set: Which test set.
-        images: Its sound pictures → rain type.
+        images: Its sound images → rain type.
         metrics: Name → whether higher is better.
         reference: The model that differences are taken to.
         bootstrap: The intervals.
@@ -107,7 +214,7 @@ def summarise(
 
 
 def group_images(images: Mapping[str, str | None]) -> dict[str, list[str]]:
-    """Rain type → pictures; the paper's four first. Pictures without one form the group ``all``."""
+    """Rain type → images; the paper's four first. Images without one form the group ``all``."""
     types = {images[image] for image in images}
     order = [t for t in RAIN_TYPES if t in types] + sorted(t for t in types if t is not None and t not in RAIN_TYPES)
     groups = {t: [image for image in images if images[image] == t] for t in order}
@@ -134,9 +241,9 @@ def _means(
 
 
 def _mean(scores: Scores, images: Sequence[str], metric: str) -> float | None:
-    """Mean over the pictures that have a finite value (NIQE has none for small ones).
+    """Mean over the images that have a finite value (NIQE has none for small ones).
 
-    None if a picture has no result, or the metric failed on one (NaN).
+    None if an image has no result, or the metric failed on one (NaN).
     """
     if any(image not in scores for image in images):
         return None
@@ -163,9 +270,9 @@ def _left_out(
 def _interval(
     ours: Scores, reference: Scores, types: Mapping[str, Sequence[str]], metric: str, options: BootstrapOptions
 ) -> Interval | None:
-    """Percentile interval of the mean over types, pictures being drawn with replacement within each type.
+    """Percentile interval of the mean over types, images being drawn with replacement within each type.
 
-    Images without a finite value on both sides are left out. None where a type has one picture only, whose resampling
+    Images without a finite value on both sides are left out. None where a type has one image only, whose resampling
     would feign certainty, or a model lacks a result or its metric failed.
     """
     differences = []
@@ -203,3 +310,123 @@ def rank(values: Sequence[float | None], higher_is_better: bool, digits: int) ->
     best = {i for i, v in shown.items() if v == places[0]}
     second = {i for i, v in shown.items() if len(places) > 1 and v == places[1]}
     return best, second
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """The files of one held-out image: rainy, restored, clean."""
+
+    rain_type: str
+    lq: Path
+    restored: Path
+    gt: Path
+
+
+@dataclass(frozen=True)
+class Score:
+    """PSNR (dB) and SSIM against the clean image, RGB, without border crop."""
+
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class TypeScore:
+    """Mean scores of one rain type, before and after, and how many images are perfect, which their PSNR leaves out."""
+
+    rain_type: str
+    images: int
+    rainy: Score
+    restored: Score
+    perfect: tuple[int, int] = (0, 0)
+
+
+def read_bgr(path: Path) -> np.ndarray:
+    """Read an 8-bit image as (H, W, 3) BGR.
+
+    Raises:
+        DataError: If the file is missing or no image.
+    """
+    data = np.fromfile(path, np.uint8) if path.is_file() else np.empty(0, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise DataError(f"{path}: cannot be read as an image (missing, empty or broken).")
+    return image
+
+
+def score(image: np.ndarray, target: np.ndarray) -> Score:
+    """Score an 8-bit image (H, W, 3), in RGB or, both of them, BGR.
+
+    Raises:
+        DataError: If the sizes differ.
+    """
+    return Score(psnr(image, target), ssim(image, target))
+
+
+def find_triplets(data_root: Path, results: Path, suffix: str, rain_types: Sequence[str]) -> list[Triplet]:
+    """Pair every image of ``data_root/{type}/{input,target}`` with ``results/{type}/NAME_{suffix}.png``.
+
+    Raises:
+        DataError: If a restored image is missing.
+    """
+    triplets = []
+    for rain_type in rain_types:
+        for lq in sorted((data_root / rain_type / "input").iterdir()):
+            restored = results / rain_type / f"{lq.stem}_{suffix}.png"
+            if not restored.is_file():
+                raise DataError(f"{restored}: missing; expected the restored image of {lq}.")
+            triplets.append(Triplet(rain_type, lq, restored, data_root / rain_type / "target" / lq.name))
+    return triplets
+
+
+def score_by_type(triplets: Sequence[Triplet]) -> list[TypeScore]:
+    """Mean scores for each rain type, in order of appearance."""
+    scores: dict[str, list[tuple[Score, Score]]] = {}
+    for triplet in triplets:
+        target = read_bgr(triplet.gt)
+        pair = score(read_bgr(triplet.lq), target), score(read_bgr(triplet.restored), target)
+        scores.setdefault(triplet.rain_type, []).append(pair)
+    return [
+        TypeScore(rain_type, len(pairs), _mean_score(before), _mean_score(after), (_perfect(before), _perfect(after)))
+        for rain_type, pairs in scores.items()
+        for before, after in [list(zip(*pairs, strict=True))]
+    ]
+
+
+def _mean_score(scores: Sequence[Score]) -> Score:
+    return Score(finite_mean([s.psnr for s in scores]), finite_mean([s.ssim for s in scores]))
+
+
+def _perfect(scores: Sequence[Score]) -> int:
+    return sum(math.isinf(s.psnr) for s in scores)
+
+
+def format_table(rows: Sequence[TypeScore]) -> str:
+    """A plain-text table: a line a type and their mean; PSNR in dB."""
+    lines = [
+        "rain type   images     PSNR (dB): rainy  restored    gain    SSIM: rainy  restored",
+        "-" * 82,
+    ]
+    for name, images, rainy, restored in [*((r.rain_type, r.images, r.rainy, r.restored) for r in rows), _total(rows)]:
+        gain = restored.psnr - rainy.psnr
+        lines.append(
+            f"{name:<11} {images:>6} {rainy.psnr:>20.2f} {restored.psnr:>9.2f} {gain:>+7.2f}"
+            f" {rainy.ssim:>14.4f} {restored.ssim:>9.4f}"
+        )
+    lines += [
+        f"{row.rain_type}: {row.perfect[0]} rainy and {row.perfect[1]} restored images equal the clean one; "
+        "their infinite PSNR is not in the mean."
+        for row in rows
+        if any(row.perfect)
+    ]
+    return "\n".join(lines)
+
+
+def _total(rows: Sequence[TypeScore]) -> tuple[str, int, Score, Score]:
+    """Mean over the types (not over the images), as the paper's tables have it."""
+    return (
+        "mean",
+        sum(r.images for r in rows),
+        _mean_score([r.rainy for r in rows]),
+        _mean_score([r.restored for r in rows]),
+    )

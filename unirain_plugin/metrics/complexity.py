@@ -1,13 +1,27 @@
-"""Parameters and multiply-adds of a network, counted with ``mmengine.analysis``."""
+"""What a network costs: parameters and multiply-adds, counted with ``mmengine.analysis``; time and memory, measured."""
 
 from __future__ import annotations
 
 import logging
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+
+CONVENTION = (
+    "Multiply-adds are those of convolutions and matrix products of one forward pass (papers often call this number "
+    "FLOPs; it is half of the floating-point operations); normalisations, activations and sums are left out, experts "
+    "that do not run are not counted."
+)
+
+_COUNTED = ("conv", "linear", "matmul", "einsum", "bmm", "mm", "addmm", "baddbmm")
+_SMALL = 16
 
 
 @dataclass(frozen=True)
@@ -16,8 +30,7 @@ class Complexity:
 
     Attributes:
         parameters: Number of trainable and fixed weights.
-        multiply_adds: Multiply-adds of one forward pass: convolutions and matrix products (papers call these FLOPs);
-            normalisations, activations and sums are left out. Experts that do not run are not counted.
+        multiply_adds: Of one forward pass, counted as :data:`CONVENTION` says.
     """
 
     parameters: int
@@ -27,14 +40,11 @@ class Complexity:
         return f"{self.parameters / 1e6:.2f} M parameters, {self.multiply_adds / 1e9:.2f} G multiply-adds"
 
 
-_COUNTED = ("conv", "linear", "matmul", "einsum", "bmm", "mm", "addmm", "baddbmm")
-
-
 def complexity(network: nn.Module, size: tuple[int, int] = (256, 256), channels: int = 3) -> Complexity:
-    """Count on one picture of the given size.
+    """Count on one image of the given size.
 
     Args:
-        network: Any network of pictures; it is run in evaluation mode and left in the mode it was in.
+        network: Any network of images; it is run in evaluation mode and left in the mode it was in.
         size: Height and width of the input in pixels.
         channels: Channels of the input.
 
@@ -45,15 +55,15 @@ def complexity(network: nn.Module, size: tuple[int, int] = (256, 256), channels:
         from mmengine.analysis import FlopAnalyzer
     except ImportError as error:
         raise ImportError("Counting multiply-adds needs mmengine: pip install mmengine") from error
-    picture = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0))
-    first = next(iter(network.parameters()), picture)
+    image = random_image(size, channels)
+    first = next(iter(network.parameters()), image)
     was_training = network.training
     network.eval()
     logger = logging.getLogger("mmengine")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        analyzer = FlopAnalyzer(network, (picture.to(first),))
+        analyzer = FlopAnalyzer(network, (image.to(first),))
         analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         # Nothing is kept for a gradient: SwinIR at 256² would need more than 24 GB. Gradients stay enabled, as networks
         # may take shortcuts without them whose operators cannot be traced.
@@ -64,3 +74,58 @@ def complexity(network: nn.Module, size: tuple[int, int] = (256, 256), channels:
         network.train(was_training)
     macs = sum(count for name, count in counts.items() if name in _COUNTED)
     return Complexity(sum(p.numel() for p in network.parameters()), int(macs))
+
+
+def random_image(size: tuple[int, int], channels: int = 3) -> Tensor:
+    """The same random image ``(1, channels, *size)`` in [0, 1] for every network."""
+    return torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0))
+
+
+def seconds(restore: Callable[[Tensor], Tensor], size: int, device: torch.device) -> float:
+    """Seconds of one restoration.
+
+    Args:
+        restore: Maps an image ``(1, 3, H, W)`` to the restored one, which it brings to the host: the device has
+            finished then.
+        size: Side of the image in pixels.
+        device: Where the network is.
+    """
+    lq = random_image((size, size))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    restore(lq)
+    return time.perf_counter() - start
+
+
+def peak_memory(restore: Callable[[Tensor], Tensor], size: int, device: torch.device) -> int | None:
+    """Bytes by which one restoration raises the memory of this process (CUDA: of torch's allocator) at its peak.
+
+    To be called first in a fresh process: memory that was used before and is kept for later use does not count.
+
+    Args:
+        restore: As for :func:`seconds`.
+        size: Side of the image in pixels.
+        device: Where the network is.
+
+    Returns:
+        The bytes, or None where the system does not tell (not Linux, no CUDA).
+    """
+    restore(random_image((_SMALL, _SMALL)))  # libraries load their kernels before the measurement
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        restore(random_image((size, size)))
+        return torch.cuda.max_memory_allocated(device) - before
+    if not sys.platform.startswith("linux") or device.type != "cpu":
+        return None
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
+    before = _resident("VmRSS")
+    restore(random_image((size, size)))
+    return max(_resident("VmHWM") - before, 0)
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))

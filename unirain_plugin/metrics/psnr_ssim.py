@@ -1,8 +1,8 @@
-"""PSNR and SSIM of 8-bit pictures, equal to the toolbox's ``calculate_psnr`` and ``calculate_ssim`` and faster.
+"""PSNR and SSIM of 8-bit images, equal to the toolbox's ``calculate_psnr`` and ``calculate_ssim`` and faster.
 
-The toolbox filters SSIM's five maps with an 11 × 11 window over the whole picture, a channel at a time. Here the window
+The toolbox filters SSIM's five maps with an 11 × 11 window over the whole image, a channel at a time. Here the window
 is taken apart into its two 11-tap factors (it is an outer product), the two variances, of which only the sum is needed,
-share a map, all channels go at once, and the picture is worked through in tiles that stay in the processor's cache.
+share a map, all channels go at once, and the image is worked through in tiles that stay in the processor's cache.
 Everything is in double precision, so that results agree to about 1e-14.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from unirain_plugin.errors import DataError
 
 WINDOW = 11
-"""Side of SSIM's Gaussian window (σ 1.5): the smallest picture that has an SSIM."""
+"""Side of SSIM's Gaussian window (σ 1.5): the smallest image that has an SSIM."""
 
 _TILE = 128
 _THREADS = min(4, os.cpu_count() or 1)
@@ -30,7 +30,7 @@ _WEIGHTS = (65.481, 128.553, 24.966)
 
 
 def psnr(image: np.ndarray, target: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal pictures.
+    """Peak signal-to-noise ratio in dB; infinite for equal images.
 
     Args:
         image: (H, W, 3) or (H, W, 1) uint8; or floating in [0, 255], as :func:`luma` gives it.
@@ -152,9 +152,7 @@ def _blur(tile: np.ndarray, out: np.ndarray, factor: float = 1, offset: float = 
 
 def _check(image: np.ndarray, target: np.ndarray) -> None:
     if image.shape != target.shape or image.ndim != 3:
-        raise DataError(
-            f"pictures of one size are compared; found {_size(image)} and {_size(target)} (height × width)."
-        )
+        raise DataError(f"images of one size are compared; found {_size(image)} and {_size(target)} (height × width).")
 
 
 def _size(image: np.ndarray) -> str:

@@ -43,8 +43,8 @@ class Metric:
     Attributes:
         name: As in the option file.
         higher_is_better: Its direction.
-        needs_gt: Whether it compares with the clean picture.
-        function: Maps (picture, clean picture or None), uint8 RGB (H, W, 3), to a value; NaN where there is none.
+        needs_gt: Whether it compares with the clean image.
+        function: Maps (image, clean image or None), uint8 RGB (H, W, 3), to a value; NaN where there is none.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Metric:
     function: Function = field(repr=False)
 
     def __call__(self, image: np.ndarray, target: np.ndarray | None) -> float | None:
-        """The value, or None where the picture has none (no clean picture, too small, flat).
+        """The value, or None where the image has none (no clean image, too small, flat).
 
         Raises:
             DataError: If a metric of pyiqa fails on it.
@@ -118,7 +118,7 @@ def _niqe(name: str) -> Metric:
             return math.nan
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # means over nothing, of a flat picture
+                warnings.simplefilter("ignore", RuntimeWarning)  # means over nothing, of a flat image
                 return float(calculate_niqe(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), crop_border=0))
         except np.linalg.LinAlgError:
             return math.nan
@@ -176,8 +176,8 @@ def _learned(name: str, device: str) -> Metric:
             with torch.no_grad():
                 inputs = [tensor(image)] if not needs_gt else [tensor(image), tensor(target)]
                 return float(model(*inputs).mean())
-        except Exception as error:  # too small a picture, no memory left, …
-            raise DataError(f"{name}: no value for a {image.shape[1]}×{image.shape[0]} picture: "
+        except Exception as error:  # too small an image, no memory left, …
+            raise DataError(f"{name}: no value for a {image.shape[1]}×{image.shape[0]} image: "
                               f"{error or type(error).__name__}") from error  # fmt: skip
 
     needs_gt = getattr(model, "metric_mode", "FR") == "FR"

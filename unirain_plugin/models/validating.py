@@ -126,7 +126,9 @@ def path_in_saved_names() -> tuple[object, str, object]:
             paths = [path for path, _ in image_paths(dataloader.dataset)]
             several = self.opt["is_train"] and validates_several(self.opt)
             prefix = f"{dataloader.dataset.opt['name']}_" if several else ""
-            names = _distinct([prefix + name.replace("/", "_") for name in unique_names(paths)])
+            names = [prefix + name.replace("/", "_") for name in unique_names(paths)]
+            # cv2.imwrite, by which they save, dies of a name that is not UTF-8
+            names = _distinct([os.fsencode(name).decode("utf-8", "replace") for name in names])
             dataloader = _Renamed(dataloader, names) if names else dataloader
         validation(self, dataloader, current_iter, tb_logger, save_img)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unirain_plugin.compare.scores import read_bgr, score
+from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.data.folders import IMAGE_SUFFIXES, find_types, scan_rainrag, walk_images
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.images import read_rgb

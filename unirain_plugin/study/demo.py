@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from unirain_plugin.compare.figures import Row, comparison_grid
-from unirain_plugin.compare.scores import (
+from unirain_plugin.compare.figure import Row, comparison_grid
+from unirain_plugin.compare.summary import (
     Triplet,
     TypeScore,
     find_triplets,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unirain_plugin.compare.scores import read_bgr, score
+from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.files import CURVE
 from unirain_plugin.study.grid import Outcome

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 import cv2
 import numpy as np
 
-from unirain_plugin.compare.scores import Score, score
+from unirain_plugin.compare.summary import Score, score
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain_types import RAIN_TYPES
 

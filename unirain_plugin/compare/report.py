@@ -1,20 +1,39 @@
-"""The tables of a comparison in Markdown and LaTeX, in the form of the paper's Table 1, and the results as CSV."""
+"""The tables of a comparison in Markdown, LaTeX (as in the paper), CSV and JSON, and the writing of all files."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-from unirain_plugin.compare.cost import CONVENTION
-from unirain_plugin.compare.options import BootstrapOptions, CostOptions
-from unirain_plugin.compare.results import INPUT, ImageResult, ModelRow
-from unirain_plugin.compare.summary import MEAN, WORST, SetSummary, rank
+from unirain_plugin.compare.figure import write_zoom_grid
+from unirain_plugin.compare.networks import reason
+from unirain_plugin.compare.options import BootstrapOptions, CompareOptions, CostOptions
+from unirain_plugin.compare.page import write_page
+from unirain_plugin.compare.summary import (
+    INPUT,
+    MEAN,
+    UNTRAINED,
+    WORST,
+    ImageResult,
+    ModelRow,
+    Outcome,
+    SetSummary,
+    rank,
+)
+from unirain_plugin.errors import UniRainError
+from unirain_plugin.metrics.complexity import CONVENTION
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.support.files import is_full, write_whole
+from unirain_plugin.support.provenance import provenance
 
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "niqe": "NIQE", "lpips": "LPIPS"}
 _DIGITS = {"psnr": 2, "psnr_y": 2, "niqe": 2}
@@ -70,7 +89,7 @@ def _printed(
 
 
 def present(summaries: Sequence[SetSummary], metrics: Mapping[str, bool]) -> dict[str, bool]:
-    """The metrics that have a value somewhere: those against clean pictures have none in a set without them."""
+    """The metrics that have a value somewhere: those against clean images have none in a set without them."""
 
     def has_value(summary: SetSummary, metric: str) -> bool:
         return any(group.get(metric) is not None for table in summary.values.values() for group in table.values())
@@ -115,8 +134,8 @@ def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[st
             for model in models
         }
         title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
-        title += "; number of pictures in brackets"
-        title += "; – where a model lacks a picture or a metric a value." if "–" in str(rows) else "."
+        title += "; number of images in brackets"
+        title += "; – where a model lacks an image or a metric a value." if "–" in str(rows) else "."
         title = f"{title} {left_out([summary], models, some)}".rstrip()
         parts.append(f"{title}\n\n{_markdown(['model', *heads], rows)}")
     return "\n".join(parts)
@@ -184,7 +203,7 @@ def markdown_intervals(
         f"bootstrap within each type, {options.samples} samples, seed {options.seed}; bold: zero lies outside)."
     )
     if min(count for group, count in summary.images.items() if group not in (MEAN, WORST)) < _FEW:
-        text += f" With fewer than {_FEW} pictures of a type such intervals are too narrow."
+        text += f" With fewer than {_FEW} images of a type such intervals are too narrow."
     if left_out([summary], [reference, *rows], metrics):
         text += " Over the images that have a finite value of both."
     heads = ["model", *(metric_title(metric, higher) for metric, higher in metrics.items())]
@@ -257,7 +276,7 @@ def latex_costs(models: Sequence[ModelRow], options: CostOptions) -> str:
 
 
 def results_csv(results: Sequence[ImageResult], metrics: Sequence[str]) -> str:
-    """Every picture's scores: a line for each model and picture, in full precision."""
+    """Every image's scores: a line for each model and image, in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["test_set", "rain_type", "image", "model", *metrics])
@@ -302,4 +321,106 @@ def _escape_bar(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    return re.sub(r"([#$%&_{}])", r"\\\1", text).replace("–", "--").replace("~", r"\textasciitilde{}")
+    escaped = re.sub(r"([#$%&_{}])", r"\\\1", text.replace("\\", "\0")).replace("\0", r"\textbackslash{}")
+    return escaped.replace("–", "--").replace("~", r"\textasciitilde{}")
+
+
+def markdown(outcome: Outcome, options: CompareOptions) -> str:
+    """All tables in Markdown."""
+    metrics = outcome.directions
+    scored = [m.name for m in outcome.comparison.models if m.status != UNTRAINED]
+    parts = [f"## {outcome.comparison.name}\n"]
+    for summary in outcome.summaries:
+        parts.append(markdown_set(summary, scored, metrics))
+        parts.append(markdown_intervals(summary, outcome.reference, metrics, options.bootstrap))
+    if len(outcome.summaries) > 1:
+        parts.append(markdown_overview(outcome.summaries, scored, metrics))
+    parts.append("### Models\n")
+    parts.append(markdown_costs(outcome.comparison.models, options.cost, outcome.device))
+    for title, lines in (("Went wrong", outcome.failures), ("Remarks", outcome.remarks)):
+        if lines:
+            parts.append(f"### {title}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n")
+    return "\n".join(part for part in parts if part)
+
+
+def latex(outcome: Outcome, options: CompareOptions) -> str:
+    """All tables in LaTeX."""
+    metrics = outcome.directions
+    scored = list(dict.fromkeys(r.model for r in outcome.comparison.results))
+    parts = ["% Needs \\usepackage{booktabs,graphicx}.\n"]
+    parts += [latex_set(summary, scored, metrics) for summary in outcome.summaries]
+    return "\n".join([*parts, latex_costs(outcome.comparison.models, options.cost)])
+
+
+def summary_json(outcome: Outcome, options: CompareOptions) -> str:
+    """Everything in JSON: provenance, options, means, intervals, costs, what went wrong. Infinite values: "inf"."""
+    content = {
+        "name": outcome.comparison.name,
+        "provenance": {**provenance(), "device": outcome.device},
+        "options": options,
+        "metrics": outcome.directions,
+        "reference": outcome.reference,
+        "models": outcome.comparison.models,
+        "test_sets": outcome.summaries,
+        "failures": outcome.failures,
+        "remarks": outcome.remarks,
+    }
+    return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
+    r"""Write every file; a figure or page that fails is noted among the failures, and the rest is written.
+
+    Every file is UTF-8: bytes of file names that are not are written as ``\udcXX``, as Python and JSON escape them.
+
+    Returns:
+        The files, in the order of their use.
+
+    Raises:
+        DataError: If one cannot be written; for figure and page only if the disk is full.
+    """
+    folder, comparison = options.output_folder, outcome.comparison
+    written = []
+    if options.figure.enabled and comparison.results:
+        for path, write in ((folder / "figure.png", _write_figure), (folder / "page.html", _write_page)):
+            try:
+                write(outcome, path, options)
+                written.append(path)
+            except (UniRainError, ImportError) as error:
+                if is_full(error):
+                    raise
+                outcome.failures.append(f"{path.name} was not written: {reason(error)}")
+    texts = {
+        "tables.md": markdown(outcome, options),
+        "tables.tex": latex(outcome, options),
+        "per_image.csv": results_csv(comparison.results, comparison.metrics),
+        "summary.json": summary_json(outcome, options),
+    }
+    for name, text in texts.items():
+        write_whole(folder / name, text.encode("utf-8", "backslashreplace"))
+    return [*(folder / name for name in texts), *written]
+
+
+def _write_figure(outcome: Outcome, path: Path, options: CompareOptions) -> None:
+    scored = {result.model for result in outcome.comparison.results}
+    shown = replace(outcome.comparison, models=[m for m in outcome.comparison.models if m.name in scored])
+    write_zoom_grid(shown, path, options.figure)
+
+
+def _write_page(outcome: Outcome, path: Path, _: CompareOptions) -> None:
+    rows = page_rows(outcome.comparison.models, outcome.summaries, outcome.directions)
+    note = left_out(outcome.summaries, [row["model"] for row in rows], outcome.directions)
+    write_page(outcome.comparison, rows, path, note=note)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path) else value

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unirain_plugin.compare.journal import Journal
+from unirain_plugin.support.journal import Journal
 
 
 def test_last_record_of_a_key_counts(tmp_path):

@@ -1,8 +1,9 @@
-"""The figure of a comparison: for each chosen picture the whole, and magnified crops with PSNR and error map."""
+"""The figure of a comparison: which images it shows, and how whole images, magnified crops and error maps are drawn."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,206 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from unirain_plugin.compare.figures import INK, PAPER, error_colours, error_map, text_font
-from unirain_plugin.compare.results import GT, INPUT, Comparison
-from unirain_plugin.compare.zoom import Box, choose_images, models_with_results, most_different_box
+from unirain_plugin.compare.summary import GT, INPUT, Comparison, ImageResult
+from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.psnr_ssim import psnr
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
-from unirain_plugin.support.files import whole_file
+from unirain_plugin.support.files import whole_file, write_errors
+
+ERROR_SCALE = 0.2
+"""Absolute error (mean over channels, of a range of 1) that gets the brightest colour of an error map."""
+
+INK, PAPER = (20, 20, 20), (255, 255, 255)
+"""Colours of text and background (RGB)."""
+
+_GAP, _HEAD, _FOOT = 6, 30, 24
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image: 8-bit BGR (H, W, 3) arrays of one size, a title, and the PSNR (dB) of both."""
+
+    title: str
+    lq: np.ndarray
+    restored: np.ndarray
+    gt: np.ndarray
+    psnr_lq: float
+    psnr_restored: float
+
+
+def text_font(size: float) -> ImageFont.FreeTypeFont:
+    """The font of all figures: the one inside Pillow, so that a figure looks alike on every machine."""
+    return ImageFont.load_default(size=size)
+
+
+def absolute_error(image: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Absolute error of 8-bit images, mean over the channels, of a range of 1: (H, W) float32."""
+    return np.abs(image.astype(np.float32) - target.astype(np.float32)).mean(axis=2) / 255
+
+
+def error_colours(error: np.ndarray, scale: float = ERROR_SCALE) -> np.ndarray:
+    """Errors on a fixed colour scale from 0 (black) to ``scale`` and above (pale yellow): (H, W, 3) BGR."""
+    return cv2.applyColorMap((error / scale * 255).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+
+
+def error_map(image: np.ndarray, target: np.ndarray, scale: float = ERROR_SCALE) -> np.ndarray:
+    """Absolute error of 8-bit images (H, W, 3) on the fixed colour scale: (H, W, 3) BGR."""
+    return error_colours(absolute_error(image, target), scale)
+
+
+def comparison_grid(rows: Sequence[Row], cell: int = 256) -> np.ndarray:
+    """Draw the rows below one another, every image ``cell`` pixels wide.
+
+    Returns:
+        An 8-bit RGB image.
+    """
+    titles = ("rainy", "restored", "clean", f"error, 0 to {ERROR_SCALE}")
+    strips = [_strip(row, cell) for row in rows]
+    width = len(titles) * (cell + _GAP) + _GAP
+    canvas = Image.new("RGB", (width, _HEAD + sum(s.shape[0] + _FOOT for s in strips)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    font = text_font(15)
+    for column, title in enumerate(titles):
+        draw.text((_GAP + column * (cell + _GAP), 7), title, INK, font)
+    top = _HEAD
+    for row, strip in zip(rows, strips, strict=True):
+        canvas.paste(Image.fromarray(strip), (0, top))
+        top += strip.shape[0]
+        for column, caption in enumerate((f"{row.title}: {row.psnr_lq:.2f} dB", f"{row.psnr_restored:.2f} dB")):
+            draw.text((_GAP + column * (cell + _GAP), top + 2), caption, INK, font)
+        top += _FOOT
+    return np.asarray(canvas)
+
+
+def _strip(row: Row, cell: int) -> np.ndarray:
+    height = round(row.gt.shape[0] * cell / row.gt.shape[1])
+    gap = np.full((height, _GAP, 3), 255, np.uint8)
+    parts = [gap]
+    for image in (row.lq, row.restored, row.gt, error_map(row.restored, row.gt)):
+        resized = cv2.resize(image, (cell, height), interpolation=cv2.INTER_AREA)
+        parts += [cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), gap]
+    return np.concatenate(parts, axis=1)
+
+
+_PLACE = re.compile(r"@(\d+),(\d+)$")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """The part of ``image`` (H, W, C)."""
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def most_different_box(image: np.ndarray, target: np.ndarray, edge: int) -> Box:
+    """The square in which two images differ most (mean absolute error): where there was most to restore.
+
+    Args:
+        image: 8-bit image (H, W, 3).
+        target: Another of the same shape.
+        edge: Edge of the square in pixels; an image smaller than that gives a smaller box.
+    """
+    height, width = min(edge, image.shape[0]), min(edge, image.shape[1])
+    sums = cv2.integral(absolute_error(image, target))
+    windows = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    # Rounded, so that among equal windows the first is taken whatever the rounding errors of the sums are.
+    top, left = np.unravel_index(np.argmax(windows.round(6)), windows.shape)
+    return Box(int(top), int(left), height, width)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An image of the figure, and the left and top of its box where they are given."""
+
+    test_set: str
+    image: str
+    corner: tuple[int, int] | None = None
+
+    def box(self, edge: int, shape: Sequence[int]) -> Box | None:
+        """The given box in an image of this shape (H, W, …), None where it is to be found.
+
+        Raises:
+            OptionError: If the corner lies outside of the image.
+        """
+        if self.corner is None:
+            return None
+        left, top = self.corner
+        height, width = min(edge, shape[0]), min(edge, shape[1])
+        if left + width > shape[1] or top + height > shape[0]:
+            raise OptionError(
+                f"figure: images: '{self.test_set}/{self.image}@{left},{top}': a box of {width}×{height} pixels there "
+                f"goes beyond the image ({shape[1]}×{shape[0]})."
+            )
+        return Box(top, left, height, width)
+
+
+def choose_images(comparison: Comparison, names: Sequence[str]) -> list[Chosen]:
+    """The images of the figure.
+
+    Args:
+        comparison: Where they are looked for.
+        names: ``test set/image``, with ``@left,top`` behind it where the box's corner is given; empty for one image
+            of each rain type (of each test set without types): that at which the last scored model gains most PSNR
+            over the input, the first one where there is no PSNR.
+
+    Raises:
+        OptionError: If there is no such image.
+    """
+    known = {f"{r.test_set}/{r.image}": (r.test_set, r.image) for r in comparison.results}
+    if not names:
+        return [Chosen(r.test_set, r.image) for r in _largest_gains(comparison)]
+    return [find_picture(entry, known) for entry in names]
+
+
+def find_picture(entry: str, known: Mapping[str, tuple[str, str]]) -> Chosen:
+    """What ``test set/image`` or ``test set/image@left,top`` names.
+
+    Args:
+        entry: The name.
+        known: ``test set/image`` → test set and image.
+
+    Raises:
+        OptionError: If there is no such image.
+    """
+    place = _PLACE.search(entry) if entry not in known else None
+    name = entry[: place.start()] if place else entry
+    if name not in known:
+        raise OptionError(
+            f"figure: images: there is no image '{name}' that can be shown; expected 'test set/image'."
+            f"{did_you_mean(name, known)}"
+        )
+    return Chosen(*known[name], (int(place[1]), int(place[2])) if place else None)
+
+
+def models_with_results(comparison: Comparison) -> list[str]:
+    """The models that finished an image, in order; the others (cost only, failed at once) have nothing to show."""
+    finished = {result.model for result in comparison.results}
+    return [row.name for row in comparison.models if row.name in finished]
+
+
+def _largest_gains(comparison: Comparison) -> list[ImageResult]:
+    """One result of each group (rain type, or test set where there is none), in order of appearance."""
+    psnr = {(r.model, r.test_set, r.image): r.metrics["psnr"] for r in comparison.results if "psnr" in r.metrics}
+    scored = [row.name for row in comparison.models if row.name != INPUT and any(row.name == key[0] for key in psnr)]
+    best: dict[str, tuple[float, ImageResult]] = {}
+    for result in comparison.results:
+        key = (result.test_set, result.image)
+        after, before = psnr.get((scored[-1], *key)) if scored else None, psnr.get((INPUT, *key))
+        gain = after - before if after is not None and before not in (None, float("inf")) else float("-inf")
+        group = result.rain_type or f"{result.test_set}/"
+        if group not in best or gain > best[group][0]:
+            best[group] = (gain, result)
+    return [result for _, result in best.values()]
+
 
 if TYPE_CHECKING:
     from unirain_plugin.compare.options import FigureOptions
@@ -30,10 +223,10 @@ _IN_A_ROW = 5
 """Crops beside one another at most; more are wrapped."""
 
 _WHOLE = (1.3, 2.4)
-"""Width of the whole picture, in crops: from, to."""
+"""Width of the whole image, in crops: from, to."""
 
 _SHRUNK = 0.8
-"""How much smaller than its room's width a whole picture may get, so that another fits below it."""
+"""How much smaller than its room's width a whole image may get, so that another fits below it."""
 
 _GREY, _FRAME, _BEST, _EMPTY = (105, 105, 105), (255, 196, 0), (0, 110, 60), (238, 238, 238)
 _TITLE, _NAME, _TEXT = 26, 22, 20
@@ -55,13 +248,14 @@ class _Cell:
 def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) -> None:
     """Write the figure as a PNG of ``WIDTH`` pixels.
 
-    For each picture that :func:`~unirain_plugin.compare.zoom.choose_images` returns: the whole input with the box;
-    then, for the input, every model and the clean picture, what is in the box, with the PSNR of the whole picture and
-    of the box; below each its error map on the fixed scale from 0 to ``options.error_scale``. Without a clean picture
+    For each image that :func:`~unirain_plugin.compare.figure.choose_images` returns: the whole input with the box;
+    then, for the input, every model and the clean image, what is in the box, with the PSNR of the whole image and
+    of the box; below each its error map on the fixed scale from 0 to ``options.error_scale``. Without a clean image
     there are neither PSNR nor error maps.
 
     Raises:
-        OptionError: If a chosen picture is not among the results, or its box goes beyond it.
+        OptionError: If a chosen image is not among the results, or its box goes beyond it.
+        DataError: If the file cannot be written.
     """
     blocks = []
     names = [name for name in models_with_results(comparison) if name != INPUT]
@@ -77,20 +271,20 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
     for block in (*blocks, footer):
         canvas.paste(block, (0, top))
         top += block.height + _MARGIN
-    with whole_file(path) as file:
+    with write_errors(path), whole_file(path) as file:
         canvas.save(file, format="PNG", optimize=True)
 
 
 def draw_block(
     title: str, pictures: Mapping[str, np.ndarray], models: Sequence[str], crop: int | Box, error_scale: float
 ) -> Image.Image:
-    """Draw one picture's part of the figure.
+    """Draw one image's part of the figure.
 
     Args:
         title: Its heading.
         pictures: As :attr:`Comparison.pictures` returns them.
         models: The models' names in order; one that is not in ``pictures`` gets an empty cell.
-        crop: Edge of the box in pixels, put where input and clean picture differ most (without a clean picture:
+        crop: Edge of the box in pixels, put where input and clean image differ most (without a clean image:
             input and the first model); or the box itself.
         error_scale: Absolute error that gets the brightest colour, of a range of 1.
     """
@@ -124,7 +318,7 @@ def draw_block(
 
 
 def _whole_width(fitting: float) -> float:
-    """Width in crops at which three, two or one whole picture are as high as the crops; ``fitting`` is that of one."""
+    """Width in crops at which three, two or one whole image are as high as the crops; ``fitting`` is that of one."""
     low, high = _WHOLE
     return next((fitting / n for n in (3, 2, 1) if low <= fitting / n <= high), min(max(fitting, low), high))
 
@@ -150,7 +344,7 @@ def _cells(pictures: Mapping[str, np.ndarray], models: Sequence[str], box: Box) 
 
 
 def _whole_pictures(pictures: Mapping[str, np.ndarray], box: Box, width: int, height: int) -> Image.Image:
-    """The whole input with the box and, as far as there is room below it, the clean and the first model's picture."""
+    """The whole input with the box and, as far as there is room below it, the clean and the first model's image."""
     source = pictures[INPUT]
     models = [name for name in pictures if name not in (INPUT, GT)]
     order = [name for name in (INPUT, GT, *models[:1]) if name in pictures]
@@ -205,7 +399,7 @@ def _draw_error(
 
 
 def _draw_scale(canvas: Image.Image, place: tuple[int, int], size: tuple[int, int], scale: float) -> None:
-    """The colour bar, in the place below the clean picture, which has no error map of its own."""
+    """The colour bar, in the place below the clean image, which has no error map of its own."""
     (x, y), (width, _) = place, size
     bar = error_colours(np.linspace(0, scale, width, dtype=np.float32)[None].repeat(24, axis=0), scale)
     canvas.paste(Image.fromarray(np.ascontiguousarray(bar[..., ::-1])), place)
@@ -233,7 +427,7 @@ def _draw_name(
 
 
 def _frame(draw: ImageDraw.ImageDraw, place: tuple[int, int], size: tuple[int, int]) -> None:
-    """The box: its colour with a dark line outside, so that it is seen on bright and dark pictures."""
+    """The box: its colour with a dark line outside, so that it is seen on bright and dark images."""
     (x, y), (width, height) = place, size
     draw.rectangle((x - 1, y - 1, x + width, y + height), outline=INK, width=1)
     draw.rectangle((x, y, x + width - 1, y + height - 1), outline=_FRAME, width=3)
@@ -252,17 +446,21 @@ def _shown(name: str) -> str:
 def _title(comparison: Comparison, test_set: str, image: str) -> str:
     types = {r.rain_type for r in comparison.results if (r.test_set, r.image) == (test_set, image)}
     rain_type = next(iter(types - {None}), None)
-    words = RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
-    return " · ".join(part for part in (words, f"{test_set} / {image}") if part)
+    return " · ".join([*([in_words(rain_type)] if rain_type else []), f"{test_set} / {image}"])
+
+
+def in_words(rain_type: str) -> str:
+    """The rain type for a reader."""
+    return RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
 
 
 def _footer(scale: float, automatic: bool) -> Image.Image:
     lines = [
-        "dB: PSNR in RGB against the ground truth, of the whole picture, and of the box alone; best in green.",
+        "dB: PSNR in RGB against the ground truth, of the whole image, and of the box alone; best in green.",
         f"Lower rows: absolute error, mean of R, G and B, on the fixed scale 0 to {scale:g} of the full range.",
     ]
     if automatic:
-        lines.append("Pictures: of each rain type the one at which the last model gains most PSNR over the input.")
+        lines.append("Images: of each rain type the one at which the last model gains most PSNR over the input.")
     canvas = Image.new("RGB", (WIDTH, _LINE * len(lines)), PAPER)
     for number, line in enumerate(lines):
         ImageDraw.Draw(canvas).text((_MARGIN, number * _LINE), line, _GREY, text_font(_TEXT))
