@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from unirain_plugin.errors import OptionError, UniRainError
-from unirain_plugin.study.benchmarks import arch, cli, measuring
+from unirain_plugin.study.benchmarks import arch, cli
+from unirain_plugin.study.benchmarks import arch as measuring
 from unirain_plugin.study.benchmarks.reference_net import TextbookNet
 
 

@@ -14,7 +14,8 @@ from unirain_plugin import load, restore, test, train
 from unirain_plugin.compare import cost
 from unirain_plugin.inference.restoring import RestoreOptions
 from unirain_plugin.metrics.complexity import Complexity
-from unirain_plugin.study.benchmarks import arch, cli, measuring
+from unirain_plugin.study.benchmarks import arch, cli
+from unirain_plugin.study.benchmarks import arch as measuring
 
 
 @pytest.fixture(autouse=True)

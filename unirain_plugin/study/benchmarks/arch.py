@@ -1,29 +1,251 @@
-"""``benchmark arch``: size, cost, time and memory of the networks, as ratios to a Restormer-size dense one.
-
-The presets, their ablations and other networks are measured in groups, each in new processes and each with a baseline
-among them, so that no row depends on the other groups. Forward passes have a process that runs nothing else,
-as restoring pictures does, and are measured again, for the baseline and the full size, in the process that has run the
-training steps; the ratios differ, so both are shown.
-"""
+"""X"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from unirain_plugin.archs.kernels import has_bfloat16
 from unirain_plugin.archs.mixtures import HardMoE
 from unirain_plugin.archs.options import NetworkOptions
-from unirain_plugin.archs.presets import ABLATIONS, PRESETS
-from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.archs.presets import ABLATIONS, PRESETS, preset
+from unirain_plugin.archs.unirain_arch import UniRain
+from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.metrics.complexity import complexity
-from unirain_plugin.study.benchmarks import measuring
-from unirain_plugin.study.benchmarks.candidates import BASELINE, candidates
+from unirain_plugin.study.benchmarks import arch as measuring
+from unirain_plugin.study.benchmarks.reference_net import TextbookNet
 from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.processes import end_with_parent
+
+BASELINE = "textbook"
+
+
+def _swinir() -> nn.Module:
+    from basicsr.archs.swinir_arch import SwinIR
+
+    return SwinIR(
+        upscale=1, img_size=128, window_size=8, img_range=1.0, depths=[6] * 6, embed_dim=180, num_heads=[6] * 6,
+        mlp_ratio=2, upsampler="", resi_connection="1conv",
+    )  # fmt: skip
+
+
+def _rcan() -> nn.Module:
+    from basicsr.archs.rcan_arch import RCAN
+
+    return RCAN(3, 3, num_feat=64, num_group=10, num_block=16, squeeze_factor=16, upscale=1)
+
+
+def candidates() -> dict[str, Callable[..., nn.Module]]:
+    """Name → builder. The baseline comes first; UniRain's builders take further constructor options."""
+    table: dict[str, Callable[..., nn.Module]] = {BASELINE: TextbookNet}
+    for name in PRESETS:
+        table[name] = lambda name=name, **changes: UniRain(**preset(name, **changes))
+    for label, kinds in ABLATIONS.items():
+        table[f"UniRain_{label}"] = lambda kinds=kinds, **changes: UniRain(**preset("UniRain", **kinds, **changes))
+    table["SwinIR"] = _swinir
+    table["RCAN"] = _rcan
+    table["textbook-tiny"] = lambda: TextbookNet(16, (1, 1, 1, 1), 1)
+    return table
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a network is run.
+
+    Attributes:
+        label: Name in the table.
+        bf16: Under bfloat16 autocast.
+        channels_last: With input and weights in channels_last.
+        compiled: Through ``torch.compile``.
+        checkpointing: With recomputation in the backward pass (networks that offer ``use_checkpoint`` only).
+    """
+
+    label: str
+    bf16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+    checkpointing: bool = False
+
+
+VARIANTS = {
+    variant.label: variant
+    for variant in (
+        Variant("fp32"),
+        Variant("bf16", bf16=True),
+        Variant("checkpointing", checkpointing=True),
+        Variant("channels_last", channels_last=True),
+        Variant("bf16+channels_last", bf16=True, channels_last=True),
+        Variant("compile", compiled=True),
+        Variant("bf16+channels_last+compile", bf16=True, channels_last=True, compiled=True),
+    )
+}
+
+
+Row = tuple[str, Variant]
+"""What is measured: a network of :func:`candidates` and how it is run."""
+
+
+def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a new process with as many threads; its exceptions are raised here.
+
+    Raises:
+        UniRainError: If the process was killed, most often for lack of memory.
+    """
+    threads = torch.get_num_threads()
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(threads,)) as pool:
+        try:
+            return pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool:
+            raise UniRainError(
+                "a measuring process was killed, perhaps for lack of memory: name fewer --networks or a smaller --size."
+            ) from None
+
+
+def _start(threads: int) -> None:
+    end_with_parent()
+    torch.set_num_threads(threads)
+
+
+def build(builder: Callable[..., nn.Module], variant: Variant, device: str) -> nn.Module:
+    """Build a network, with the same random weights every time, and prepare it for a variant."""
+    torch.manual_seed(0)
+    net = builder(use_checkpoint=True) if variant.checkpointing else builder()
+    net = net.to(device)
+    if variant.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    return torch.compile(net) if variant.compiled else net
+
+
+def forward_pass(net: nn.Module, variant: Variant, lq: Tensor) -> Tensor:
+    """One restoration without gradients."""
+    net.eval()
+    with torch.inference_mode(), torch.autocast(lq.device.type, torch.bfloat16, enabled=variant.bf16):
+        return net(lq)
+
+
+def training_step(net: nn.Module, variant: Variant, lq: Tensor) -> None:
+    """Forward, L1 and auxiliary losses, backward; no optimiser, which is the same for all."""
+    net.train()
+    with torch.autocast(lq.device.type, torch.bfloat16, enabled=variant.bf16):
+        loss = (net(lq) - lq).float().abs().mean()
+        for extra in getattr(net, "auxiliary_losses", dict)().values():
+            loss = loss + 0.01 * extra
+    loss.backward()
+    net.zero_grad(set_to_none=True)
+
+
+def picture(size: int, variant: Variant, device: str) -> Tensor:
+    """A random picture ``(1, 3, size, size)``."""
+    lq = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    return lq.to(memory_format=torch.channels_last) if variant.channels_last else lq
+
+
+def interleaved(actions: Mapping[object, Callable[[], object]], rounds: int, device: str) -> dict[object, float]:
+    """Median seconds of each action; they take turns, the first turn is not counted.
+
+    Args:
+        actions: What to time, by name.
+        rounds: Counted turns.
+        device: ``cpu``, or a GPU that is waited for after each action.
+    """
+    seconds: dict[object, list[float]] = {key: [] for key in actions}
+    for number in range(rounds + 1):
+        for key, action in actions.items():
+            start = time.perf_counter()
+            action()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if number:
+                seconds[key].append(time.perf_counter() - start)
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def forward_seconds(rows: Sequence[Row], size: int, rounds: int, device: str) -> dict[Row, float]:
+    """Median seconds of a forward pass of each row, see :func:`interleaved`."""
+    return _seconds(forward_pass, rows, size, rounds, device)
+
+
+def step_seconds(rows: Sequence[Row], size: int, rounds: int, device: str) -> dict[Row, float]:
+    """Likewise of a training step."""
+    return _seconds(training_step, rows, size, rounds, device)
+
+
+def step_and_warm_seconds(
+    rows: Sequence[Row], warm: Sequence[Row], step_size: int, warm_size: int, rounds: int, device: str
+) -> tuple[dict[Row, float], dict[Row, float]]:
+    """Median seconds of training steps, and then of forward passes of the rows ``warm`` in the same process."""
+    steps = step_seconds(rows, step_size, rounds, device)
+    return steps, forward_seconds(warm, warm_size, rounds, device)
+
+
+def _seconds(
+    action: Callable[[nn.Module, Variant, Tensor], object], rows: Sequence[Row], size: int, rounds: int, device: str
+) -> dict[Row, float]:
+    from unirain_plugin.study.benchmarks.arch import candidates
+
+    builders = candidates()
+    nets = {row: build(builders[row[0]], row[1], device) for row in rows}
+    actions = {
+        row: lambda row=row, net=net: action(net, row[1], picture(size, row[1], device)) for row, net in nets.items()
+    }
+    return interleaved(actions, rounds, device)
+
+
+def step_memory(name: str, variant: Variant, size: int, device: str) -> int | None:
+    """Bytes by which a training step raises the peak; None where it cannot be told."""
+    if device != "cpu":
+        return apart(allocated_growth, name, variant, size, device)
+    if not sys.platform.startswith("linux"):
+        return None
+    return apart(resident_growth, name, variant, size)
+
+
+def resident_growth(name: str, variant: Variant, size: int) -> int:
+    """By how many bytes a training step raises this process's peak resident set; for a process of its own."""
+    from unirain_plugin.study.benchmarks.arch import candidates
+
+    net = build(candidates()[name], variant, "cpu")
+    training_step(net, variant, picture(8, variant, "cpu"))  # libraries load their kernels before the measurement
+    resident = _status("VmRSS")
+    training_step(net, variant, picture(size, variant, "cpu"))
+    return (_status("VmHWM") - resident) * 1024
+
+
+def _status(key: str) -> int:
+    """A figure of /proc/self/status in KiB. (``ru_maxrss`` begins with the peak of the parent process.)"""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(key))
+
+
+def allocated_growth(name: str, variant: Variant, size: int, device: str) -> int:
+    """Likewise of what is allocated on the GPU."""
+    from unirain_plugin.study.benchmarks.arch import candidates
+
+    net = build(candidates()[name], variant, device)
+    lq = picture(size, variant, device)
+    training_step(net, variant, lq)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    training_step(net, variant, lq)
+    return torch.cuda.max_memory_allocated() - before
+
 
 CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
 GPU_VARIANTS = (
