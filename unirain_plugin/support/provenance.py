@@ -54,7 +54,7 @@ def _version(package: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """What git says of the package's own folder; None where that is no checkout or there is no git."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     if not (package.parent / ".git").exists():
         return None
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unirain_plugin.errors import OptionError, did_you_mean
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def options_root() -> Path:

@@ -1,4 +1,15 @@
-"""X"""
+"""``benchmark arch``: size, cost, time and memory of the networks, as ratios to a Restormer-size dense one.
+
+All contestants take turns in one process, so that a disturbance meets each alike, and medians are taken. The process is
+new and runs nothing else: what ran before leaves memory with the allocator, and a network that makes large temporaries
+no longer pays for mapping fresh memory at each.
+
+The presets, their ablations and other networks are measured in groups, each in new processes and each with a baseline
+among them, so that no row depends on the other groups. Forward passes have a process that runs nothing else,
+as restoring images does, and are measured again, for the baseline and the full size, in the process that has run the
+training steps; the ratios differ, so both are shown. Peak memory of a training step is the growth of the resident set
+in a process of its own (on a GPU: of the allocator's peak).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +36,6 @@ from unirain_plugin.archs.presets import ABLATIONS, PRESETS, preset
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.metrics.complexity import complexity
-from unirain_plugin.study.benchmarks import arch as measuring
 from unirain_plugin.study.benchmarks.reference_net import TextbookNet
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.processes import end_with_parent
@@ -151,8 +161,8 @@ def training_step(net: nn.Module, variant: Variant, lq: Tensor) -> None:
     net.zero_grad(set_to_none=True)
 
 
-def picture(size: int, variant: Variant, device: str) -> Tensor:
-    """A random picture ``(1, 3, size, size)``."""
+def random_image(size: int, variant: Variant, device: str) -> Tensor:
+    """A random image ``(1, 3, size, size)``."""
     lq = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     return lq.to(memory_format=torch.channels_last) if variant.channels_last else lq
 
@@ -177,35 +187,25 @@ def interleaved(actions: Mapping[object, Callable[[], object]], rounds: int, dev
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 
-def forward_seconds(rows: Sequence[Row], size: int, rounds: int, device: str) -> dict[Row, float]:
-    """Median seconds of a forward pass of each row, see :func:`interleaved`."""
-    return _seconds(forward_pass, rows, size, rounds, device)
-
-
-def step_seconds(rows: Sequence[Row], size: int, rounds: int, device: str) -> dict[Row, float]:
-    """Likewise of a training step."""
-    return _seconds(training_step, rows, size, rounds, device)
+def seconds_of(
+    action: Callable[[nn.Module, Variant, Tensor], object], rows: Sequence[Row], size: int, rounds: int, device: str
+) -> dict[Row, float]:
+    """Median seconds of :func:`forward_pass` or :func:`training_step` of each row, see :func:`interleaved`."""
+    builders = candidates()
+    nets = {row: build(builders[row[0]], row[1], device) for row in rows}
+    actions = {
+        row: lambda row=row, net=net: action(net, row[1], random_image(size, row[1], device))
+        for row, net in nets.items()
+    }
+    return interleaved(actions, rounds, device)
 
 
 def step_and_warm_seconds(
     rows: Sequence[Row], warm: Sequence[Row], step_size: int, warm_size: int, rounds: int, device: str
 ) -> tuple[dict[Row, float], dict[Row, float]]:
     """Median seconds of training steps, and then of forward passes of the rows ``warm`` in the same process."""
-    steps = step_seconds(rows, step_size, rounds, device)
-    return steps, forward_seconds(warm, warm_size, rounds, device)
-
-
-def _seconds(
-    action: Callable[[nn.Module, Variant, Tensor], object], rows: Sequence[Row], size: int, rounds: int, device: str
-) -> dict[Row, float]:
-    from unirain_plugin.study.benchmarks.arch import candidates
-
-    builders = candidates()
-    nets = {row: build(builders[row[0]], row[1], device) for row in rows}
-    actions = {
-        row: lambda row=row, net=net: action(net, row[1], picture(size, row[1], device)) for row, net in nets.items()
-    }
-    return interleaved(actions, rounds, device)
+    steps = seconds_of(training_step, rows, step_size, rounds, device)
+    return steps, seconds_of(forward_pass, warm, warm_size, rounds, device)
 
 
 def step_memory(name: str, variant: Variant, size: int, device: str) -> int | None:
@@ -219,12 +219,10 @@ def step_memory(name: str, variant: Variant, size: int, device: str) -> int | No
 
 def resident_growth(name: str, variant: Variant, size: int) -> int:
     """By how many bytes a training step raises this process's peak resident set; for a process of its own."""
-    from unirain_plugin.study.benchmarks.arch import candidates
-
     net = build(candidates()[name], variant, "cpu")
-    training_step(net, variant, picture(8, variant, "cpu"))  # libraries load their kernels before the measurement
+    training_step(net, variant, random_image(8, variant, "cpu"))  # libraries load their kernels before the measurement
     resident = _status("VmRSS")
-    training_step(net, variant, picture(size, variant, "cpu"))
+    training_step(net, variant, random_image(size, variant, "cpu"))
     return (_status("VmHWM") - resident) * 1024
 
 
@@ -236,10 +234,8 @@ def _status(key: str) -> int:
 
 def allocated_growth(name: str, variant: Variant, size: int, device: str) -> int:
     """Likewise of what is allocated on the GPU."""
-    from unirain_plugin.study.benchmarks.arch import candidates
-
     net = build(candidates()[name], variant, device)
-    lq = picture(size, variant, device)
+    lq = random_image(size, variant, device)
     training_step(net, variant, lq)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -263,10 +259,10 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(prog="benchmark arch", description=__doc__)
     p.add_argument("--networks", nargs="+", default=list(DEFAULT_NETWORKS), metavar="NAME", help="default: all")
-    p.add_argument("--variants", nargs="+", metavar="NAME", help=f"of {', '.join(measuring.VARIANTS)}")
+    p.add_argument("--variants", nargs="+", metavar="NAME", help=f"of {', '.join(VARIANTS)}")
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    p.add_argument("--size", type=int, default=256, help="edge of the picture of the forward pass")
-    p.add_argument("--train-size", type=int, default=128, help="edge of the picture of the training step")
+    p.add_argument("--size", type=int, default=256, help="edge of the image of the forward pass")
+    p.add_argument("--train-size", type=int, default=128, help="edge of the image of the training step")
     p.add_argument("--rounds", type=int, default=3, help="counted turns; the median is reported")
     p.add_argument("--threads", type=int, default=2, help="CPU threads")
     p.add_argument("--no-memory", action="store_true", help="leave out the peak memory of a training step")
@@ -279,7 +275,7 @@ def check(args: argparse.Namespace) -> None:
     """Refuse unknown names and sizes with a message."""
     for option, given, known in (
         ("--networks", args.networks, candidates()),
-        ("--variants", args.variants or (), measuring.VARIANTS),
+        ("--variants", args.variants or (), VARIANTS),
     ):
         for name in given:
             if name not in known:
@@ -293,12 +289,12 @@ def check(args: argparse.Namespace) -> None:
         raise OptionError("--device cuda: torch finds no CUDA device here; leave it out to measure on the CPU.")
 
 
-def rows_of(args: argparse.Namespace) -> list[tuple[str, measuring.Variant]]:
+def rows_of(args: argparse.Namespace) -> list[tuple[str, Variant]]:
     """The table's rows. The first is the baseline in fp32, in its plain formulation: it is the unit."""
-    rows = [(BASELINE, measuring.VARIANTS["fp32"])]
+    rows = [(BASELINE, VARIANTS["fp32"])]
     for name in args.networks:
         for label in args.variants or _usual_variants(name, args.device):
-            variant = measuring.VARIANTS[label]
+            variant = VARIANTS[label]
             if (name, variant) not in rows and not (variant.checkpointing and not name.startswith("UniRain")):
                 rows.append((name, variant))
     return rows
@@ -315,7 +311,7 @@ def _usual_variants(name: str, device: str) -> tuple[str, ...]:
     return CPU_VARIANTS
 
 
-def groups_of(rows: list[measuring.Row]) -> list[list[measuring.Row]]:
+def groups_of(rows: list[Row]) -> list[list[Row]]:
     """The rows that are measured together, each group with the baseline first."""
     kinds = [[row for row in rows[1:] if row[0] in names] for names in (ABLATED, OTHERS)]
     presets = [row for row in rows[1:] if row not in kinds[0] + kinds[1]]
@@ -325,14 +321,14 @@ def groups_of(rows: list[measuring.Row]) -> list[list[measuring.Row]]:
 def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     """Measure every row; ratios are to the baseline of its group, the baseline's own row is of the first one."""
     rows = rows_of(args)
-    figures: dict[str, dict[measuring.Row, tuple[float, float]]] = {"forward": {}, "step": {}, "warm": {}, "memory": {}}
+    figures: dict[str, dict[Row, tuple[float, float]]] = {"forward": {}, "step": {}, "warm": {}, "memory": {}}
     for group in groups_of(rows):
         for key, seconds in _group_seconds(group, args).items():
             for row, value in seconds.items():
                 figures[key].setdefault(row, (value, seconds[group[0]]))
     if not args.no_memory:
         _tell("peak memory")
-        memory = {row: measuring.step_memory(*row, args.train_size, args.device) for row in rows}
+        memory = {row: step_memory(*row, args.train_size, args.device) for row in rows}
         figures["memory"] = {row: (value, memory[rows[0]]) for row, value in memory.items()}
     _tell("multiply-adds")
     builders = candidates()
@@ -349,18 +345,16 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     return results
 
 
-def _group_seconds(group: list[measuring.Row], args: argparse.Namespace) -> dict[str, dict[measuring.Row, float]]:
+def _group_seconds(group: list[Row], args: argparse.Namespace) -> dict[str, dict[Row, float]]:
     """Recomputation is for training: such rows have no forward time."""
     restoring = [row for row in group if not row[1].checkpointing]
     warm = [row for row in restoring if row[0] in WARM_NETWORKS]
     warm = [group[0], *warm] if warm else []
     what = f"{len(group)} rows ({', '.join(dict.fromkeys(name for name, _ in group))})"
     _tell(f"forward passes at {args.size}², {what}")
-    forward = measuring.apart(measuring.forward_seconds, restoring, args.size, args.rounds, args.device)
+    forward = apart(seconds_of, forward_pass, restoring, args.size, args.rounds, args.device)
     _tell(f"training steps at {args.train_size}², {what}")
-    step, after = measuring.apart(
-        measuring.step_and_warm_seconds, group, warm, args.train_size, args.size, args.rounds, args.device
-    )
+    step, after = apart(step_and_warm_seconds, group, warm, args.train_size, args.size, args.rounds, args.device)
     return {"forward": forward, "step": step, "warm": after}
 
 
@@ -382,7 +376,7 @@ def dispatch_rows(args: argparse.Namespace) -> list[dict[str, object]]:
                 layers[dispatch] = HardMoE(channels, 2.5, options).eval().to(args.device)
             x = torch.randn(1, side, side, channels, device=args.device)
             actions = {name: lambda layer=layer, x=x: _quietly(layer, x) for name, layer in layers.items()}
-            seconds = measuring.interleaved(actions, max(args.rounds, DISPATCH_TURNS), args.device)
+            seconds = interleaved(actions, max(args.rounds, DISPATCH_TURNS), args.device)
             ratio = seconds["sparse"] / seconds["dense"]
             results.append({"level": level, "side": side, "channels": channels, "routing": routing, "ratio": ratio})
     return results
@@ -406,7 +400,7 @@ def table(results: list[dict[str, object]], args: argparse.Namespace) -> str:
         f"÷ {base['network']} in fp32 (forward {base['forward']:.2f} s, {warm}step {base['step']:.2f} s); median of "
         f"{args.rounds} turns",
         "",
-        "forward: in a process that runs forward passes only, as restoring pictures does. warm: in the process that "
+        "forward: in a process that runs forward passes only, as restoring images does. warm: in the process that "
         "has run the training steps, whose allocator keeps freed memory: a network with large temporaries is then "
         "spared the mapping of fresh memory. Presets, ablations and other networks run in processes of their own, each "
         "group with the baseline.",
@@ -442,7 +436,7 @@ def main(argv: list[str]) -> int:
         dispatch = []
         if not args.no_dispatch:
             _tell("sparse and dense mixtures")
-            dispatch = measuring.apart(dispatch_rows, args)
+            dispatch = apart(dispatch_rows, args)
     finally:
         torch.set_num_threads(threads)
     sys.stdout.write(table(networks, args))
