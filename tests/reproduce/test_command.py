@@ -116,7 +116,7 @@ def test_results_say_where_they_come_from(story):
     assert str(story.root) not in json.dumps(results), "results can be shown: no path of this machine"
 
 
-def test_pictures_and_curves_are_drawn(story):
+def test_images_and_curves_are_drawn(story):
     read = {path.name: cv2.imread(str(path)) for path in story.root.glob("*.png")}
     assert read.keys() == {"curves.png", "pictures_loss.png", "pictures_networks.png"}
     height, width = read["pictures_loss.png"].shape[:2]

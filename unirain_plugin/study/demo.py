@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout.write("For comparison, the trained weights that the package ships, on the same images:\n")
     shipped = restore_with_shipped_weights(output / "data/val", output / "shipped_weights")
     sys.stdout.write(format_table(score_by_type(shipped)) + "\n\n")
-    sys.stdout.write(f"Picture: {write_picture(triplets, output / 'demo.png')}\n")
+    sys.stdout.write(f"Image: {write_grid(triplets, output / 'demo.png')}\n")
     sys.stdout.write(f"Weights: {weights}\nTime: {time.monotonic() - started:.0f} s\n")
     return report_losers(rows)
 
@@ -153,7 +153,7 @@ def restore_with_shipped_weights(data: Path, results: Path) -> list[Triplet]:
     return find_triplets(data, results, SUFFIX, RAIN_TYPES)
 
 
-def write_picture(triplets: list[Triplet], path: Path) -> Path:
+def write_grid(triplets: list[Triplet], path: Path) -> Path:
     """Write the grid with the first held-out image of every type."""
     first = {t.rain_type: t for t in reversed(triplets)}
     rows = []
