@@ -24,7 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -71,48 +71,34 @@ def candidates() -> dict[str, Callable[..., nn.Module]]:
     return table
 
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How a network is run.
+    """How a network is run: what its label names, joined by ``+``.
 
-    Attributes:
-        label: Name in the table.
-        bf16: Under bfloat16 autocast.
-        channels_last: With input and weights in channels_last.
-        compiled: Through ``torch.compile``.
-        checkpointing: With recomputation in the backward pass (networks that offer ``use_checkpoint`` only).
+    ``bf16``: under bfloat16 autocast. ``channels_last``: input and weights in that order. ``compile``: through
+    ``torch.compile``. ``checkpointing``: with recomputation in the backward pass (networks that offer
+    ``use_checkpoint`` only). ``fp32``: nothing of these.
     """
 
     label: str
-    bf16: bool = False
-    channels_last: bool = False
-    compiled: bool = False
-    checkpointing: bool = False
+
+    def __contains__(self, option: str) -> bool:
+        return option in self.label.split("+")
 
 
-VARIANTS = {
-    variant.label: variant
-    for variant in (
-        Variant("fp32"),
-        Variant("bf16", bf16=True),
-        Variant("checkpointing", checkpointing=True),
-        Variant("channels_last", channels_last=True),
-        Variant("bf16+channels_last", bf16=True, channels_last=True),
-        Variant("compile", compiled=True),
-        Variant("bf16+channels_last+compile", bf16=True, channels_last=True, compiled=True),
-    )
-}
-
-
+GPU_VARIANTS = (
+    "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
+)  # fmt: skip
+CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
+VARIANTS = {label: Variant(label) for label in (*GPU_VARIANTS, "compile")}
 Row = tuple[str, Variant]
 """What is measured: a network of :func:`candidates` and how it is run."""
 
 
-def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def apart(function: Callable[..., T], *args: object) -> T:
     """Call a function in a new process with as many threads; its exceptions are raised here.
 
     Raises:
@@ -121,7 +107,7 @@ def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     threads = torch.get_num_threads()
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(threads,)) as pool:
         try:
-            return pool.submit(function, *args, **kwargs).result()
+            return pool.submit(function, *args).result()
         except BrokenProcessPool:
             raise UniRainError(
                 "a measuring process was killed, perhaps for lack of memory: name fewer --networks or a smaller --size."
@@ -136,24 +122,24 @@ def _start(threads: int) -> None:
 def build(builder: Callable[..., nn.Module], variant: Variant, device: str) -> nn.Module:
     """Build a network, with the same random weights every time, and prepare it for a variant."""
     torch.manual_seed(0)
-    net = builder(use_checkpoint=True) if variant.checkpointing else builder()
+    net = builder(use_checkpoint=True) if "checkpointing" in variant else builder()
     net = net.to(device)
-    if variant.channels_last:
+    if "channels_last" in variant:
         net = net.to(memory_format=torch.channels_last)
-    return torch.compile(net) if variant.compiled else net
+    return torch.compile(net) if "compile" in variant else net
 
 
 def forward_pass(net: nn.Module, variant: Variant, lq: Tensor) -> Tensor:
     """One restoration without gradients."""
     net.eval()
-    with torch.inference_mode(), torch.autocast(lq.device.type, torch.bfloat16, enabled=variant.bf16):
+    with torch.inference_mode(), torch.autocast(lq.device.type, torch.bfloat16, enabled="bf16" in variant):
         return net(lq)
 
 
 def training_step(net: nn.Module, variant: Variant, lq: Tensor) -> None:
     """Forward, L1 and auxiliary losses, backward; no optimiser, which is the same for all."""
     net.train()
-    with torch.autocast(lq.device.type, torch.bfloat16, enabled=variant.bf16):
+    with torch.autocast(lq.device.type, torch.bfloat16, enabled="bf16" in variant):
         loss = (net(lq) - lq).float().abs().mean()
         for extra in getattr(net, "auxiliary_losses", dict)().values():
             loss = loss + 0.01 * extra
@@ -164,7 +150,7 @@ def training_step(net: nn.Module, variant: Variant, lq: Tensor) -> None:
 def random_image(size: int, variant: Variant, device: str) -> Tensor:
     """A random image ``(1, 3, size, size)``."""
     lq = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    return lq.to(memory_format=torch.channels_last) if variant.channels_last else lq
+    return lq.to(memory_format=torch.channels_last) if "channels_last" in variant else lq
 
 
 def interleaved(actions: Mapping[object, Callable[[], object]], rounds: int, device: str) -> dict[object, float]:
@@ -209,44 +195,31 @@ def step_and_warm_seconds(
 
 
 def step_memory(name: str, variant: Variant, size: int, device: str) -> int | None:
-    """Bytes by which a training step raises the peak; None where it cannot be told."""
-    if device != "cpu":
-        return apart(allocated_growth, name, variant, size, device)
-    if not sys.platform.startswith("linux"):
+    """Bytes by which a training step raises the peak, in a process of its own; None where it cannot be told."""
+    if device == "cpu" and not sys.platform.startswith("linux"):
         return None
-    return apart(resident_growth, name, variant, size)
+    return apart(_memory_growth, name, variant, size, device)
 
 
-def resident_growth(name: str, variant: Variant, size: int) -> int:
-    """By how many bytes a training step raises this process's peak resident set; for a process of its own."""
-    net = build(candidates()[name], variant, "cpu")
-    training_step(net, variant, random_image(8, variant, "cpu"))  # libraries load their kernels before the measurement
-    resident = _status("VmRSS")
-    training_step(net, variant, random_image(size, variant, "cpu"))
-    return (_status("VmHWM") - resident) * 1024
-
-
-def _status(key: str) -> int:
-    """A figure of /proc/self/status in KiB. (``ru_maxrss`` begins with the peak of the parent process.)"""
-    with open("/proc/self/status", encoding="ascii") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(key))
-
-
-def allocated_growth(name: str, variant: Variant, size: int, device: str) -> int:
-    """Likewise of what is allocated on the GPU."""
+def _memory_growth(name: str, variant: Variant, size: int, device: str) -> int:
+    """By how much a training step raises the peak of the resident set; on a GPU that of the allocator."""
     net = build(candidates()[name], variant, device)
+    # Libraries load their kernels before the measurement; on the CPU a small image does, as memory is not given back.
+    training_step(net, variant, random_image(8 if device == "cpu" else size, variant, device))
     lq = random_image(size, variant, device)
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    before = _resident("VmRSS") if device == "cpu" else torch.cuda.memory_allocated()
     training_step(net, variant, lq)
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    training_step(net, variant, lq)
-    return torch.cuda.max_memory_allocated() - before
+    return (_resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()) - before
 
 
-CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
-GPU_VARIANTS = (
-    "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
-)  # fmt: skip
+def _resident(key: str) -> int:
+    """A figure of /proc/self/status in bytes. (``ru_maxrss`` begins with the peak of the parent process.)"""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith(key))
+
+
 ABLATED = tuple(f"UniRain_{label}" for label in ABLATIONS)
 OTHERS = ("SwinIR", "RCAN")
 DEFAULT_NETWORKS = (BASELINE, *PRESETS, *ABLATED, *OTHERS)
@@ -289,13 +262,13 @@ def check(args: argparse.Namespace) -> None:
         raise OptionError("--device cuda: torch finds no CUDA device here; leave it out to measure on the CPU.")
 
 
-def rows_of(args: argparse.Namespace) -> list[tuple[str, Variant]]:
+def rows_of(args: argparse.Namespace) -> list[Row]:
     """The table's rows. The first is the baseline in fp32, in its plain formulation: it is the unit."""
     rows = [(BASELINE, VARIANTS["fp32"])]
     for name in args.networks:
         for label in args.variants or _usual_variants(name, args.device):
             variant = VARIANTS[label]
-            if (name, variant) not in rows and not (variant.checkpointing and not name.startswith("UniRain")):
+            if (name, variant) not in rows and (name.startswith("UniRain") or "checkpointing" not in variant):
                 rows.append((name, variant))
     return rows
 
@@ -347,7 +320,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
 
 def _group_seconds(group: list[Row], args: argparse.Namespace) -> dict[str, dict[Row, float]]:
     """Recomputation is for training: such rows have no forward time."""
-    restoring = [row for row in group if not row[1].checkpointing]
+    restoring = [row for row in group if "checkpointing" not in row[1]]
     warm = [row for row in restoring if row[0] in WARM_NETWORKS]
     warm = [group[0], *warm] if warm else []
     what = f"{len(group)} rows ({', '.join(dict.fromkeys(name for name, _ in group))})"
@@ -375,16 +348,12 @@ def dispatch_rows(args: argparse.Namespace) -> list[dict[str, object]]:
                 options = NetworkOptions(hard_routing=routing, window=32, dispatch=dispatch)
                 layers[dispatch] = HardMoE(channels, 2.5, options).eval().to(args.device)
             x = torch.randn(1, side, side, channels, device=args.device)
-            actions = {name: lambda layer=layer, x=x: _quietly(layer, x) for name, layer in layers.items()}
-            seconds = interleaved(actions, max(args.rounds, DISPATCH_TURNS), args.device)
+            actions = {name: lambda layer=layer, x=x: layer(x) for name, layer in layers.items()}
+            with torch.inference_mode():
+                seconds = interleaved(actions, max(args.rounds, DISPATCH_TURNS), args.device)
             ratio = seconds["sparse"] / seconds["dense"]
             results.append({"level": level, "side": side, "channels": channels, "routing": routing, "ratio": ratio})
     return results
-
-
-def _quietly(layer: HardMoE, x: torch.Tensor) -> None:
-    with torch.inference_mode():
-        layer(x)
 
 
 def table(results: list[dict[str, object]], args: argparse.Namespace) -> str:
