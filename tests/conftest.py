@@ -18,5 +18,5 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 
 @pytest.fixture()
 def rainrag_root(tmp_path: Path) -> Path:
-    """A folder in RainRAG's layout: 4 types × 3 pairs of 48×56 pictures."""
+    """A folder in RainRAG's layout: 4 types × 3 pairs of 48×56 images."""
     return write_rainrag(tmp_path / "rainrag")

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -47,10 +48,18 @@ def test_a_users_mistake_is_one_message(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("script", sorted(p.relative_to(ROOT) for p in (ROOT / "scripts").rglob("*.py")), ids=str)
-def test_scripts_are_thin_and_run(script):
-    lines = (ROOT / script).read_text().splitlines()
-    assert len(lines) < 15
-    result = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=120)
+def test_scripts_are_thin_and_run(script, monkeypatch, capsys):
+    assert len((ROOT / script).read_text().splitlines()) < 15
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert stop.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_a_script_runs_by_itself():
+    command = [sys.executable, ROOT / "scripts/inference.py", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "usage:" in result.stdout
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from unirain_plugin.toolbox import prepare_import
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "unirain_plugin"
 ALLOWED = {
@@ -195,6 +197,16 @@ def test_every_import_is_declared(tmp_path):
 def test_option_files_are_named_after_their_experiment():
     names = {path: yaml.safe_load(path.read_text())["name"] for path in (ROOT / "options").rglob("*.yml")}
     assert names and {path for path, name in names.items() if name != path.stem} == set()
+
+
+def test_the_toolbox_reads_the_option_files_as_we_do():
+    """Its loader knows no merge keys (``<<``), for example."""
+    prepare_import()
+    from basicsr.utils.options import ordered_yaml
+
+    files = [path for folder in ("train", "test") for path in (ROOT / "options" / folder).rglob("*.yml")]
+    for text in map(Path.read_text, files):
+        assert yaml.load(text, Loader=ordered_yaml()[0]) == yaml.safe_load(text)
 
 
 def without_code_blocks(text: str) -> str:

@@ -11,7 +11,7 @@ from unirain_plugin.rain_types import RAIN_TYPES
 
 
 def write_rainrag(root: Path, per_type: int = 3, size: tuple[int, int] = (48, 56), types=RAIN_TYPES, seed: int = 0):
-    """Write ``{type}/{input,target}/NNN.png``: smooth random pictures, and the same with noise as "rain"."""
+    """Write ``{type}/{input,target}/NNN.png``: smooth random images, and the same with noise as "rain"."""
     rng = np.random.default_rng(seed)
     for rain_type in types:
         for folder in ("input", "target"):

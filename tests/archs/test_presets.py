@@ -12,6 +12,7 @@ from unirain_plugin.metrics.complexity import complexity
 
 TRAIN = Path(__file__).parents[2] / "options" / "train"
 ABLATION_FILES = {name: TRAIN / "ablation" / f"train_UniRain-Tiny_{name}.yml" for name in ABLATIONS}
+ABLATION_FILES["soft-hard"] = TRAIN / "train_UniRain-Tiny.yml"  # the preset itself
 
 
 def network_section(path):

@@ -1,4 +1,4 @@
-"""Training, testing, restoring and measuring on a GPU, if need be a pretended one."""
+"""Training, testing, restoring and arch on a GPU, if need be a pretended one."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from tiny_run import tiny_train_options
 from unirain_plugin import load, restore, test, train
 from unirain_plugin.inference.restoring import RestoreOptions, restore_tensor
 from unirain_plugin.metrics.complexity import Complexity, peak_memory, seconds
-from unirain_plugin.study.benchmarks import arch, cli, measuring
+from unirain_plugin.study.benchmarks import arch, cli
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_the_benchmark_of_networks_has_its_own_rows_and_waits(gpu, monkeypatch, 
     monkeypatch.setattr(arch, "BASELINE", "textbook-tiny")
     monkeypatch.setattr(arch, "DISPATCH_TURNS", 1)
     monkeypatch.setattr(arch, "complexity", lambda net, size: Complexity(1, 1))  # counted on no device at all
-    monkeypatch.setattr(measuring, "apart", lambda function, *args: function(*args))  # a new process knows no pretence
+    monkeypatch.setattr(arch, "apart", lambda function, *args: function(*args))  # a new process knows no pretence
     monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
     argv = ["arch", "--device", "cuda", "--networks", "UniRain-Tiny", "--size", "8", "--train-size", "8"]
     with (

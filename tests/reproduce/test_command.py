@@ -17,9 +17,9 @@ from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study import command
-from unirain_plugin.study.figures import read_curve
 from unirain_plugin.study.options import digest, load_options
 from unirain_plugin.study.plan import base_training
+from unirain_plugin.study.report import read_curve
 from unirain_plugin.support.resources import option_file
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
@@ -116,7 +116,7 @@ def test_results_say_where_they_come_from(story):
     assert str(story.root) not in json.dumps(results), "results can be shown: no path of this machine"
 
 
-def test_pictures_and_curves_are_drawn(story):
+def test_images_and_curves_are_drawn(story):
     read = {path.name: cv2.imread(str(path)) for path in story.root.glob("*.png")}
     assert read.keys() == {"curves.png", "pictures_loss.png", "pictures_networks.png"}
     height, width = read["pictures_loss.png"].shape[:2]

@@ -1,9 +1,21 @@
 """The tables' mathematics, against numbers worked out by hand."""
 
+import math
+
 import pytest
 
-from unirain_plugin.study.statistics import Spread, mean_of_types, spread, summarise, verdict, worst_type
-from unirain_plugin.study.usage import ExpertUse, expert_lines, expert_use, weight_lines
+from unirain_plugin.study.results import (
+    Spread,
+    expert_lines,
+    expert_use,
+    mean_of_types,
+    means_by_type,
+    spread,
+    summarise,
+    verdict,
+    weight_lines,
+    worst_type,
+)
 
 
 def figures(drs, drd, nrs, nrd):
@@ -45,6 +57,22 @@ def test_equal_figures_without_spread_are_a_tie():
     assert verdict(Spread(1.0, 0.0, 2), Spread(1.0, 0.0, 2)) == "tie"
 
 
+def test_a_perfect_image_is_counted_and_in_no_mean():
+    values = {"psnr": {"drs": [30.0, math.inf, 34.0], "nrd": [math.inf]}, "ssim": {"drs": [0.8, 1, 0.9], "nrd": [1]}}
+    found = means_by_type(values)
+    assert found["psnr"] == {"drs": 32.0, "nrd": math.inf}
+    assert found["ssim"]["drs"] == pytest.approx(0.9)
+    assert found["perfect"] == {"drs": 1, "nrd": 1}
+    assert mean_of_types(found) == 32.0 and worst_type(found) == ("drs", 32.0)
+
+
+def test_a_seed_with_infinite_figures_does_not_hide_the_others():
+    assert spread([30.0, math.inf, 34.0]) == Spread(32.0, pytest.approx(8**0.5), 3)
+    whole = spread([math.inf, math.inf])
+    assert whole.text() == "∞" and verdict(whole, Spread(30.0, 1.0, 2)) == "not told (infinite)"
+    assert summarise([figures(math.inf, 22.0, 24.0, 29.0), figures(20.0, 22.0, 24.0, 30.0)]).psnr.mean == 24.5
+
+
 @pytest.mark.parametrize("single", ["baseline", "variant"])
 def test_one_seed_tells_nothing(single):
     one, three = Spread(1.0, None, 1), Spread(9.0, 0.1, 3)
@@ -63,11 +91,11 @@ def test_the_worst_of_each_run_may_be_another_type():
 
 def test_use_of_experts_tells_collapse_from_specialisation():
     own = {"drs": {"decoder1.0": [1.0, 0.0]}, "nrd": {"decoder1.0": [0.0, 1.0]}}
-    assert expert_use(own) == ExpertUse(overall=0.5, by_type=1.0)
+    assert expert_use(own) == (0.5, 1.0)
     collapsed = {"drs": {"decoder1.0": [0.0, 1.0]}, "nrd": {"decoder1.0": [0.0, 1.0]}}
-    assert expert_use(collapsed) == ExpertUse(overall=1.0, by_type=1.0)
+    assert expert_use(collapsed) == (1.0, 1.0)
     two_layers = {"drs": {"a": [0.5, 0.5], "b": [0.25, 0.75]}}
-    assert expert_use(two_layers) == ExpertUse(overall=0.625, by_type=0.625)
+    assert expert_use(two_layers) == (0.625, 0.625)
     assert expert_use({"drs": {}}) is None
     assert expert_use({}) is None
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from unirain_plugin.compare.options import SetOptions
 from unirain_plugin.compare.summary import GT, INPUT
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.options.yaml_loader import read_option_file

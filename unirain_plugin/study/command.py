@@ -1,7 +1,7 @@
 """``python -m unirain_plugin reproduce -opt FILE``: the paper's claims in miniature, measured.
 
-Makes the data, trains the grid through the project's runner, evaluates every run on the same held-out pictures and
-writes runs.jsonl, results.json, table.md, table.csv, curves.png and a picture for each question. Called again, it goes
+Makes the data, trains the grid through the project's runner, evaluates every run on the same held-out images and
+writes runs.jsonl, results.json, table.md, table.csv, curves.png and an image for each question. Called again, it goes
 on: finished runs are kept, interrupted ones resume from their checkpoints, failed ones are tried again.
 """
 
@@ -14,21 +14,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.study.data import SUMMARY, DataFolder, check_photographs, make_data
-from unirain_plugin.study.files import read_json, write_json
+from unirain_plugin.options import check_options
+from unirain_plugin.study.data import SUMMARY, DataFolder, check_photographs, make_data, read_json, write_json
 from unirain_plugin.study.grid import Grid, Outcome, start_fork_server
 from unirain_plugin.study.options import ReproduceOptions, differences, digest, load_options
 from unirain_plugin.study.plan import base_training, plan_runs, run_options
-from unirain_plugin.study.results import write_results, write_runs
-from unirain_plugin.study.statistics import mean_of_types, worst_type
+from unirain_plugin.study.report import Report, write_runs
+from unirain_plugin.study.results import Costs, mean_of_types, measure_costs, worst_type
 from unirain_plugin.support.files import sole_user
 from unirain_plugin.support.provenance import provenance
-
-if TYPE_CHECKING:
-    from unirain_plugin.study.costs import Costs
 
 RECORD = "options.json"
 """What the output folder was made with."""
@@ -64,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.report_only:
         _check_run_options(options, training, DataFolder(root / "data"), check_paths=False)
     _claim(root, options, training, photographs)
-    costs = _measure_costs(options, training)
+    costs = measure_costs(options, training)  # networks of unequal cost are refused before anything is trained
+    _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
     if args.report_only:
         grid = Grid(root, {}, options.threads)
         return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])
@@ -99,21 +97,13 @@ def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> li
 
 def _report(root: Path, options: ReproduceOptions, costs: Costs, outcomes: list[Outcome]) -> int:
     """Write and print what came out; the exit status."""
-    text = write_results(root, options, costs, read_json(root / "data" / SUMMARY), outcomes, read_json(root / RECORD))
+    data, record = read_json(root / "data" / SUMMARY), read_json(root / RECORD)
+    text = Report(root, options, costs, data, outcomes, record).write()
     sys.stdout.write(f"\n{text}\n")
     failed = [o.run.name for o in outcomes if o.status == "failed"]
     if failed:
         sys.stderr.write(f"warning: {len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}\n")
     return 1 if failed else 0
-
-
-def _measure_costs(options: ReproduceOptions, training: dict[str, Any]) -> Costs:
-    """Count the multiply-adds; what is not equal is refused before anything is trained."""
-    from unirain_plugin.study.costs import measure_costs  # imports torch: not for --help
-
-    costs = measure_costs(options, training)
-    _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
-    return costs
 
 
 def _check_run_options(
@@ -124,8 +114,6 @@ def _check_run_options(
     Raises:
         OptionError: With everything that the runner would not take.
     """
-    from unirain_plugin.options import check_options
-
     checked = set()
     for run in plan_runs(options):
         if run.variant not in checked:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from unirain_plugin.errors import DataError
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.files import read_json, write_json
 from unirain_plugin.study.options import DataOptions, Photographs
+from unirain_plugin.study.plan import DataFolder
 from unirain_plugin.study.planted import Pair, plant
+from unirain_plugin.study.results import means_by_type
 from unirain_plugin.support.files import write_png, write_whole
 
 GOOD = "rendered"
@@ -32,24 +34,21 @@ SUMMARY = "data.json"
 """Written last: where it stands, the data are complete."""
 
 
-@dataclass(frozen=True)
-class DataFolder:
-    """Where the parts of the data are.
+def write_json(path: Path, value: object) -> None:
+    """Write plain data as JSON, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
-    Attributes:
-        root: The folder of them all.
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: If it is missing or broken.
     """
-
-    root: Path
-
-    @property
-    def val(self) -> Path:
-        """The held-out pairs, in RainRAG's layout."""
-        return self.root / "val"
-
-    def subset(self, name: str, seed: int) -> Path:
-        """The manifest to train on; the random subset is another one for each seed."""
-        return self.root / "subsets" / (f"random_{seed}.jsonl" if name == "random" else f"{name}.jsonl")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); remove it to have it made anew.") from None
 
 
 def check_photographs(photographs: Photographs | None) -> dict[str, list[str]]:
@@ -97,7 +96,8 @@ def make_data(
 
     Returns:
         The summary: ``pairs`` (rain type → kind → given and kept), ``subsets`` (name → pairs), ``rainy`` (rain type →
-        PSNR in dB and SSIM of the held-out rainy pictures).
+        PSNR in dB and SSIM of the held-out rainy images; ``perfect``: how many equal the clean one, and
+        are in no mean).
 
     Raises:
         DataError: If the photographs cannot be used or distillation leaves nothing of a rain type.
@@ -105,7 +105,10 @@ def make_data(
     if not (folder.root / SUMMARY).is_file():
         _render(folder, options, photographs, workers)
         candidates = _spoil(folder, options)
-        kept = _distil(folder, workers)
+        write_manifest(folder.root / "candidates.jsonl", candidates)
+        report = {"report": {"enabled": False}}
+        distilled = distil(folder.root, "reproduce", folder.root / "references", workers, report)
+        kept = [bool(record.keep) for record in distilled]
         summary = _write_subsets(folder, candidates, kept)
         summary["rainy"] = _rainy_scores(folder.val)
         write_json(folder.root / SUMMARY, summary)
@@ -135,46 +138,78 @@ def _render(folder: DataFolder, options: DataOptions, photographs: Photographs |
 
 
 def _spoil(folder: DataFolder, options: DataOptions) -> list[ManifestRecord]:
-    """Replace a share of each type's pairs by spoilt ones; the manifest of all says which in ``source``."""
-    train = folder.root / "train"
-    table = scan_rainrag(str(train), find_types(str(train), list(RAIN_TYPES)))
+    """Replace a share of each type's pairs by spoilt ones; returns all candidates."""
+    pairs = good_pairs(folder.root / "train", folder.root, RAIN_TYPES)
     rng = np.random.default_rng(options.seed)
-    pairs = [table[index] for index in range(len(table))]
     records = []
-    for rain_type in RAIN_TYPES:
-        same = [pair for pair in pairs if pair.rain_type == rain_type]
+    for same in (pairs[rain_type] for rain_type in RAIN_TYPES):
         spoilt = rng.permutation(len(same))[: round(options.bad_share * len(same))]
         kind_of = {int(place): options.bad_kinds[n % len(options.bad_kinds)] for n, place in enumerate(spoilt)}
         for place, pair in enumerate(same):
-            if (kind := kind_of.get(place)) is None:
-                records.append(ManifestRecord(f"train/{pair.lq}", f"train/{pair.gt}", rain_type, GOOD))
-                continue
-            other = same[(place + int(rng.integers(1, len(same)))) % len(same)] if len(same) > 1 else pair
-            both = [Pair(read_rgb(train / p.lq), read_rgb(train / p.gt), rain_type, p.gt) for p in (pair, other)]
-            bad = plant(kind, *both, rng)
-            paths = [f"planted/{rain_type}/{side}/{place:04d}_{kind}.png" for side in ("input", "target")]
-            for path, image in zip(paths, (bad.lq, bad.gt), strict=True):
-                write_png(folder.root / path, image[..., ::-1])
-            records.append(ManifestRecord(*paths, rain_type, kind))
-    write_manifest(folder.root / "candidates.jsonl", records)
+            if (kind := kind_of.get(place)) is not None:
+                other = same[(place + int(rng.integers(1, len(same)))) % len(same)] if len(same) > 1 else pair
+                pair = plant_pair(folder.root, kind, pair, other, rng, f"{place:04d}")
+            records.append(pair)
     return records
 
 
-def _distil(folder: DataFolder, workers: int) -> list[bool]:
-    """Run the distillation pipeline with its defaults; the verdict on each candidate, in their order."""
-    references = sorted((folder.root / "references").glob("*/input/*.png"))
-    lines = [path.relative_to(folder.root).as_posix() for path in references]
-    write_whole(folder.root / "references.txt", "\n".join(lines) + "\n")
-    options = {
-        "name": "reproduce",
-        "references": {"images": str(folder.root / "references.txt")},
-        "candidates": {"manifest": str(folder.root / "candidates.jsonl")},
+def good_pairs(train: Path, root: Path, types: Iterable[str] | None = None) -> dict[str, list[ManifestRecord]]:
+    """Rain type → pairs of a folder in RainRAG's layout, their paths relative to ``root`` if they lie below it."""
+    table = scan_rainrag(str(train), find_types(str(train), list(types) if types else None))
+    prefix = train.relative_to(root) if train.is_relative_to(root) else train
+    pairs: dict[str, list[ManifestRecord]] = {}
+    for pair in (table[index] for index in range(len(table))):
+        record = ManifestRecord(str(prefix / pair.lq), str(prefix / pair.gt), pair.rain_type, GOOD)
+        pairs.setdefault(pair.rain_type, []).append(record)
+    return pairs
+
+
+def plant_pair(
+    root: Path, kind: str, good: ManifestRecord, other: ManifestRecord, rng: np.random.Generator, name: str
+) -> ManifestRecord:
+    """Spoil a pair and write it to ``root/planted``; ``source`` of its record is the kind.
+
+    Args:
+        root: Folder that the records' paths are relative to.
+        kind: A kind of :mod:`unirain_plugin.study.planted`.
+        good: The pair.
+        other: A pair of another scene and the same rain type.
+        rng: Draws what the kind leaves open.
+        name: Beginning of the files' names.
+    """
+    pairs = [Pair(read_rgb(root / p.lq), read_rgb(root / p.gt), p.rain_type, p.gt) for p in (good, other)]
+    bad = plant(kind, *pairs, rng)
+    paths = [f"planted/{good.rain_type}/{side}/{name}_{kind}.png" for side in ("input", "target")]
+    for path, image in zip(paths, (bad.lq, bad.gt), strict=True):
+        write_png(root / path, image[..., ::-1])
+    return ManifestRecord(*paths, good.rain_type, kind)
+
+
+def distil(root: Path, name: str, references: Path, workers: int, options: Mapping[str, Any]) -> list[ManifestRecord]:
+    """Distil ``root/candidates.jsonl`` into ``root/distilled`` with the pipeline's defaults.
+
+    Args:
+        root: The folder.
+        name: The run's name.
+        references: Folder in RainRAG's layout below it, whose rainy images stand in for real rain.
+        workers: Processes.
+        options: Further options of the pipeline.
+
+    Returns:
+        The decided candidates, in their order.
+    """
+    paths = sorted(path.relative_to(root).as_posix() for path in references.glob("*/input/*"))
+    write_whole(root / "references.txt", "\n".join(paths) + "\n")
+    settings = {
+        "name": name,
+        "references": {"images": str(root / "references.txt")},
+        "candidates": {"manifest": str(root / "candidates.jsonl")},
         "engine": {"workers": workers},
-        "report": {"enabled": False},
-        "output": str(folder.root / "distilled"),
+        "output": str(root / "distilled"),
+        **options,
     }
-    Pipeline(parse_options(options, "reproduce")).run()
-    return [bool(record.keep) for record in read_manifest(folder.root / "distilled" / "manifest.jsonl")]
+    Pipeline(parse_options(settings, name)).run()
+    return list(read_manifest(root / "distilled" / "manifest.jsonl"))
 
 
 def _write_subsets(folder: DataFolder, candidates: list[ManifestRecord], kept: list[bool]) -> dict[str, Any]:
@@ -221,15 +256,12 @@ def _draw_random_subsets(folder: DataFolder, seed: int, seeds: Iterable[int]) ->
 
 
 def _rainy_scores(val: Path) -> dict[str, dict[str, float]]:
-    """PSNR (dB) and SSIM of the rainy inputs, means of each type."""
-    result = {}
+    """PSNR (dB) and SSIM of the rainy inputs, means of each type, and how many equal the clean image."""
+    scores = {}
     for rain_type in RAIN_TYPES:
-        folder = val / rain_type
-        scores = [
-            score(read_bgr(p), read_bgr(folder / "target" / p.name)) for p in sorted((folder / "input").iterdir())
-        ]
-        result[rain_type] = {
-            "psnr": float(np.mean([s.psnr for s in scores])),
-            "ssim": float(np.mean([s.ssim for s in scores])),
-        }
-    return result
+        inputs = sorted((val / rain_type / "input").iterdir())
+        targets = (val / rain_type / "target" / path.name for path in inputs)
+        scores[rain_type] = [score(read_bgr(lq), read_bgr(gt)) for lq, gt in zip(inputs, targets, strict=True)]
+    values = {m: {t: [getattr(s, m) for s in of_type] for t, of_type in scores.items()} for m in ("psnr", "ssim")}
+    means = means_by_type(values)
+    return {t: {key: means[key].get(t, 0) for key in ("psnr", "ssim", "perfect")} for t in scores}

@@ -7,7 +7,11 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
 
 from unirain_plugin.compare.figure import Row, comparison_grid
 from unirain_plugin.compare.summary import (
@@ -19,13 +23,18 @@ from unirain_plugin.compare.summary import (
     score,
     score_by_type,
 )
+from unirain_plugin.data.manifest import write_manifest
+from unirain_plugin.distill.results.report import REPORT
 from unirain_plugin.errors import OptionError, UniRainError
+from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
-from unirain_plugin.study.demo_distill import distil
+from unirain_plugin.study.data import distil, good_pairs, plant_pair
 from unirain_plugin.support.files import write_png
 from unirain_plugin.support.resources import option_file
 
+PLANTED = ("misaligned_4px", "wrong_scene", "still_rainy", "flat_rain", "swapped", "duplicate")
+"""Kinds of bad pairs that the demo plants."""
 TRAIN_OPTIONS = "train/train_UniRain-Tiny_demo.yml"
 TEST_OPTIONS = "test/test_UniRain-Tiny_demo.yml"
 SUFFIX = "restored"
@@ -39,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--iterations", type=int, help="training iterations (default: what the option file says)")
     parser.add_argument("--per-image", type=int, default=30, help="training pairs a photograph and type (%(default)s)")
-    parser.add_argument("--size", type=int, default=192, help="side of the training pictures in pixels (%(default)s)")
+    parser.add_argument("--size", type=int, default=192, help="side of the training images in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
     return parser
 
@@ -53,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     _say("1/4 Rendering four types of rain onto photographs, planting bad pairs, distilling them away")
     make_data(output / "data", args.per_image, args.size, args.seed)
-    sys.stdout.write(distil(output / "data/train", output / "distillation", args.seed) + "\n")
+    sys.stdout.write(plant_and_distil(output / "data/train", output / "distillation", args.seed) + "\n")
     _say("2/4 Training UniRain-Tiny through BasicSR's train_pipeline")
     overrides = [
         f"datasets:train:dataroot={output / 'distillation/lmdb'}",
@@ -62,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.iterations is not None:
         overrides += [f"train:total_iter={args.iterations}", f"train:scheduler:periods=[{args.iterations}]"]
     _run("unirain_plugin.train", TRAIN_OPTIONS, output, overrides)
-    _say("3/4 Restoring the held-out pictures through BasicSR's test_pipeline")
+    _say("3/4 Restoring the held-out images through BasicSR's test_pipeline")
     weights = output / "experiments" / Path(TRAIN_OPTIONS).stem / "models" / "net_g_latest.pth"
     overrides = [f"datasets:test:dataroot={output / 'data/val'}", f"path:pretrain_network_g={weights}"]
     _run("unirain_plugin.test", TEST_OPTIONS, output, overrides)
@@ -71,10 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     triplets = find_triplets(output / "data/val", results, SUFFIX, RAIN_TYPES)
     rows = score_by_type(triplets)
     sys.stdout.write(format_table(rows) + "\n\n")
-    sys.stdout.write("For comparison, the trained weights that the package ships, on the same pictures:\n")
+    sys.stdout.write("For comparison, the trained weights that the package ships, on the same images:\n")
     shipped = restore_with_shipped_weights(output / "data/val", output / "shipped_weights")
     sys.stdout.write(format_table(score_by_type(shipped)) + "\n\n")
-    sys.stdout.write(f"Picture: {write_picture(triplets, output / 'demo.png')}\n")
+    sys.stdout.write(f"Image: {write_grid(triplets, output / 'demo.png')}\n")
     sys.stdout.write(f"Weights: {weights}\nTime: {time.monotonic() - started:.0f} s\n")
     return report_losers(rows)
 
@@ -88,8 +97,51 @@ def make_data(folder: Path, per_image: int, size: int, seed: int) -> None:
     synthesize_rain.main([*common, *held_out, "--output", str(folder / "val")])
 
 
+def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2) -> str:
+    """Plant bad pairs among the rendered ones, distil them away, put what is kept into LMDBs.
+
+    The references that stand in for real rain are rendered anew, with another seed.
+
+    Args:
+        train: Folder in RainRAG's layout with the good pairs.
+        output: Folder for everything; the LMDBs are in ``output/lmdb``.
+        seed: Chooses and spoils pairs.
+        workers: Processes.
+
+    Returns:
+        A table of what was planted and what was kept, to print.
+
+    Raises:
+        UniRainError: As the pipeline.
+    """
+    rng = np.random.default_rng(seed)
+    good = good_pairs(train, output)
+    records = [pair for pairs in good.values() for pair in pairs]
+    for same in good.values():
+        for number, kind in enumerate(PLANTED * max(1, len(same) // 30)):
+            pair, other = (same[int(place)] for place in rng.choice(len(same), 2, replace=False))
+            records.append(plant_pair(output, kind, pair, other, rng, f"{number:03d}"))
+    write_manifest(output / "candidates.jsonl", records)
+    rain = ["--types", *sorted(good), "--split", "train", "--per-image", "2", "--size", "192", "--seed", str(seed + 1)]
+    synthesize_rain.main([*rain, "--output", str(output / "real")])
+    settings = {
+        "retrieval": {"k1": 40, "k2": 10, "k3": 3},
+        "shard_size": 64,
+        "report": {"enabled": find_spec("jinja2") is not None},
+    }
+    decided = distil(output, "demo", output / "real", workers, settings)
+    manifest = output / "distilled" / "manifest.jsonl"
+    create_lmdb.main(["--manifest", str(manifest), "--keep-only", "--output", str(output / "lmdb")])
+    given = Counter(record.source for record in decided)
+    kept = Counter(record.source for record in decided if record.keep)
+    lines = [f"{'pairs':<18} {'given':>6} {'kept':>6}"]
+    lines += [f"{source:<18} {count:>6} {kept[source]:>6}" for source, count in given.items()]
+    report = output / "distilled" / REPORT
+    return "\n".join(lines) + (f"\nReport: {report}\n" if report.exists() else "\n")
+
+
 def restore_with_shipped_weights(data: Path, results: Path) -> list[Triplet]:
-    """Restore every rainy picture below ``data`` into ``results/{type}/NAME_restored.png``."""
+    """Restore every rainy image below ``data`` into ``results/{type}/NAME_restored.png``."""
     from unirain_plugin import load, restore
 
     network = load()
@@ -101,8 +153,8 @@ def restore_with_shipped_weights(data: Path, results: Path) -> list[Triplet]:
     return find_triplets(data, results, SUFFIX, RAIN_TYPES)
 
 
-def write_picture(triplets: list[Triplet], path: Path) -> Path:
-    """Write the grid with the first held-out picture of every type."""
+def write_grid(triplets: list[Triplet], path: Path) -> Path:
+    """Write the grid with the first held-out image of every type."""
     first = {t.rain_type: t for t in reversed(triplets)}
     rows = []
     for rain_type in RAIN_TYPES:

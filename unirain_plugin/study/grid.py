@@ -1,9 +1,16 @@
-"""Works through the runs: several at a time, each a process; finished ones are passed over, failed ones named."""
+"""Works through the runs: several at a time, each a process; finished ones are passed over, failed ones named.
+
+A run trains through the project's runner, is evaluated, and writes what came out into its experiment's folder.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 import os
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
@@ -13,10 +20,20 @@ from typing import Any
 
 import yaml
 
-from unirain_plugin.study.files import RESULT, read_json
-from unirain_plugin.study.plan import GridRun
-from unirain_plugin.support.files import write_whole
+from unirain_plugin.errors import TrainingError, UniRainError
+from unirain_plugin.runs.run import RunArguments
+from unirain_plugin.runs.training import TrainingRun
+from unirain_plugin.study.data import read_json, write_json
+from unirain_plugin.study.plan import VAL_NAME, GridRun
+from unirain_plugin.study.results import means_by_type
+from unirain_plugin.support.files import write_png, write_whole
+from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.support.provenance import commit, now
 
+CURVE = "curve.jsonl"
+"""In a run's experiment folder: the figures of each validation, a line each."""
+RESULT = "evaluation.json"
+"""In a run's experiment folder: what came out. Where it stands, the run is finished."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_TAIL = 4000
 
@@ -62,9 +79,7 @@ class Grid:
     def outcome(self, run: GridRun) -> Outcome:
         """How a run stands, from its files."""
         path = self.root / "experiments" / run.name / RESULT
-        if not path.is_file():
-            return Outcome(run, "missing")
-        return Outcome(run, "finished", read_json(path))
+        return Outcome(run, "finished", read_json(path)) if path.is_file() else Outcome(run, "missing")
 
     def work(self, runs: Sequence[GridRun], workers: int, report: Callable[[Outcome], None]) -> None:
         """Do what is not finished yet.
@@ -97,25 +112,21 @@ class Grid:
                 process.join()
 
     def _start(self, run: GridRun) -> BaseProcess:
-        from unirain_plugin.study.worker import work
-
-        option_file = self.root / "options" / f"{run.name}.yml"
+        option_file, log = self.root / "options" / f"{run.name}.yml", self._log(run)
         write_whole(option_file, yaml.safe_dump(self.options[run], sort_keys=False))
-        log = self.log(run)
         log.parent.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=work, args=(option_file, self.root, log, self.threads))
         process.start()
         return process
 
-    def log(self, run: GridRun) -> Path:
-        """What a run said."""
+    def _log(self, run: GridRun) -> Path:
         return self.root / "logs" / f"{run.name}.log"
 
     def _ended(self, run: GridRun, status: int | None) -> Outcome:
         if status == 0:
             return self.outcome(run)
-        log = self.log(run)
+        log = self._log(run)
         said = last_line(log).replace(
             f"{self.root}{os.sep}", ""
         )  # results are shown to others: no path of this machine
@@ -127,3 +138,118 @@ def last_line(log: Path) -> str:
     text = log.read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace") if log.is_file() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "nothing was said"
+
+
+class RecordedRun(TrainingRun):
+    """A training run that keeps the figures of every validation in ``curve.jsonl`` of its experiment."""
+
+    def hooked_model(self, build_model: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+        """The model builder, whose models also write a line of the curve after each validation."""
+        build = super().hooked_model(build_model)
+
+        def wrapper(opt: dict[str, Any]) -> Any:
+            model = build(opt)
+            validation = model.validation
+
+            def recorded(dataloader: Any, current_iter: int, *args: object, **kwargs: object) -> None:
+                before = model.validation_results.get(VAL_NAME)
+                validation(dataloader, current_iter, *args, **kwargs)
+                if model.validation_results.get(VAL_NAME) is not before:
+                    line = {"iteration": current_iter, **self.figures(), "loss_weights": self.loss_weights()}
+                    with (self.folder / CURVE).open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
+
+            model.validation = recorded
+            return model
+
+        return wrapper
+
+    @property
+    def folder(self) -> Path:
+        """The experiment's folder."""
+        return Path(self.model.opt["path"]["experiments_root"])
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """The figures of the held-out images, as last validated: see :func:`means_by_type`."""
+        result = self.model.validation_results[VAL_NAME]
+        return means_by_type({metric: result.values(metric) for metric in ("psnr", "ssim")})
+
+    def loss_weights(self) -> dict[str, float]:
+        """Rain type → weight in the loss."""
+        loss = self.model.cri_pix
+        return dict(zip(loss.labels.names, loss.weights.tolist(), strict=True))
+
+
+def work(option_file: Path, root: Path, log: Path, threads: int) -> None:
+    """A run's process: everything it says goes into a log; it dies with the process that started it.
+
+    Args:
+        option_file: The run's options.
+        root: The output folder.
+        log: File for standard output and error.
+        threads: CPU threads.
+    """
+    import cv2
+    import torch
+
+    end_with_parent()
+    with log.open("wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    try:
+        train_and_evaluate(option_file, root)
+    except UniRainError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+
+
+def train_and_evaluate(option_file: Path, root: Path) -> None:
+    """Train, going on from the newest checkpoint if there is one; evaluate; write the result and images.
+
+    Raises:
+        UniRainError: As the runner; TrainingError if a figure is NaN.
+    """
+    import torch
+
+    started = time.monotonic()
+    run = RecordedRun(RunArguments(option_file, root, auto_resume=True))
+    run.start()
+    figures = run.figures()
+    if any(math.isnan(value) for types in figures.values() for value in types.values()):
+        raise TrainingError(f"{run.folder.name}: the figures are not finite: {figures}.")
+    write_images(run.model, run.val_loaders[0], run.folder / "pictures")
+    routing = run.model.validation_results[VAL_NAME].routing()
+    write_json(
+        run.folder / RESULT,
+        {
+            "iterations": int(run.model.opt["train"]["total_iter"]),
+            "resumed_from": run.resume_state["iter"] if run.resume_state else 0,
+            "device": torch.cuda.get_device_name() if run.model.device.type == "cuda" else "cpu",
+            "commit": commit(),
+            "ended": now(),
+            "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": round(time.process_time(), 1),
+            **figures,
+            "loss_weights": run.loss_weights(),
+            "routing": {t: {layer: share.tolist() for layer, share in s.items()} for t, s in routing.items()},
+        },
+    )
+
+
+def write_images(model: Any, loader: Any, folder: Path) -> None:
+    """Restore the first held-out image of every rain type; write it with its input and its clean image."""
+    from basicsr.utils import tensor2img
+
+    names = {label: name for name, label in loader.dataset.rain_types.items()}
+    for data in loader:
+        label = int(data["rain_type"][0])
+        if label not in names:
+            continue
+        name = names.pop(label)
+        model.feed_data(data)
+        model.test()
+        for kind, tensor in (("rainy", model.lq), ("restored", model.output), ("clean", model.gt)):
+            write_png(folder / f"{name}_{kind}.png", tensor2img([tensor]))
+        model.forget_data()

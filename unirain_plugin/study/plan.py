@@ -12,12 +12,31 @@ from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.data import DataFolder
 from unirain_plugin.study.options import OWN_NETWORK, ReproduceOptions, plain
 from unirain_plugin.support.resources import option_file
 
 VAL_NAME = "held-out"
 """Name of the validation set in every run."""
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """Where the parts of the data are.
+
+    Attributes:
+        root: The folder of them all.
+    """
+
+    root: Path
+
+    @property
+    def val(self) -> Path:
+        """The held-out pairs, in RainRAG's layout."""
+        return self.root / "val"
+
+    def subset(self, name: str, seed: int) -> Path:
+        """The manifest to train on; the random subset is another one for each seed."""
+        return self.root / "subsets" / (f"random_{seed}.jsonl" if name == "random" else f"{name}.jsonl")
 
 
 @dataclass(frozen=True, slots=True)

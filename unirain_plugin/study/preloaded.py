@@ -12,6 +12,6 @@ import unirain_plugin  # noqa: E402
 import unirain_plugin.distill.engines.local  # noqa: E402  # its workers come from the same server
 import unirain_plugin.options  # noqa: E402
 import unirain_plugin.runs.training  # noqa: E402
-import unirain_plugin.study.worker  # noqa: E402
+import unirain_plugin.study.grid  # noqa: E402
 
 unirain_plugin.register()

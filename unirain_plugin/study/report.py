@@ -1,21 +1,41 @@
-"""What came out, in words: tables as Markdown and CSV."""
+"""What came out, in words and images: tables, curves, restored images, and the files that hold them."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.metrics.complexity import Complexity
-from unirain_plugin.study.costs import Costs
-from unirain_plugin.study.grid import Outcome
+from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.study.data import write_json
+from unirain_plugin.study.grid import CURVE, Outcome
 from unirain_plugin.study.options import ReproduceOptions
-from unirain_plugin.study.plan import Variant, variants_of
-from unirain_plugin.study.statistics import Summary, summarise, verdict
-from unirain_plugin.study.usage import expert_lines, weight_lines
+from unirain_plugin.study.plan import GridRun, Variant, variants_of
+from unirain_plugin.study.results import (
+    Costs,
+    Summary,
+    expert_lines,
+    mean_of_types,
+    spread,
+    summarise,
+    verdict,
+    weight_lines,
+)
+from unirain_plugin.support.files import write_png, write_whole
+from unirain_plugin.support.provenance import provenance
 
 TITLES = {
     "experts": "Which experts: soft, hard or none, encoder-decoder",
@@ -23,6 +43,8 @@ TITLES = {
     "data": "Which pairs are trained on",
     "networks": "UniRain against networks of the toolbox",
 }
+_GAP, _HEAD, _FOOT = 4, 20, 18
+_INK, _PAPER = (20, 20, 20), (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,124 +59,322 @@ class Row:
     verdict_worst: str
 
 
-def make_rows(options: ReproduceOptions, costs: Costs, outcomes: Sequence[Outcome]) -> list[Row]:
-    """The rows of all questions; the first of a question is the baseline."""
-    finished = results_by_variant(outcomes)
-    rows = []
-    for question in options.questions:
-        baseline: Summary | None = None
-        for place, (name, variant) in enumerate(variants_of(options, question).items()):
-            summary = summarise(finished[variant]) if variant in finished else None
-            verdicts = ("not run", "not run")
-            if place == 0:
-                baseline, verdicts = summary, ("baseline", "baseline")
-            elif summary and baseline:
-                verdicts = verdict(baseline.psnr, summary.psnr), verdict(baseline.worst, summary.worst)
-            rows.append(Row(question, name, costs.networks[variant.name], summary, *verdicts))
-    return rows
+@dataclass(frozen=True)
+class Report:
+    """Everything that is told about the runs.
+
+    Attributes:
+        root: The output folder.
+        options: The option file.
+        costs: Of the networks.
+        data: Summary of the data, see :func:`~unirain_plugin.study.data.make_data`.
+        outcomes: Of all runs.
+        record: What the folder was begun with: ``hash`` and ``options``, and ``begun_with``: code, versions, machine.
+    """
+
+    root: Path
+    options: ReproduceOptions
+    costs: Costs
+    data: Mapping[str, Any]
+    outcomes: Sequence[Outcome]
+    record: Mapping[str, Any]
+
+    def write(self) -> str:
+        """Write runs, results, tables, curves and images; returns the text of ``table.md``."""
+        write_runs(self.root, self.outcomes)
+        text = self.markdown()
+        write_whole(self.root / "table.md", text)
+        write_whole(self.root / "table.csv", self.csv())
+        write_json(
+            self.root / "results.json",
+            {
+                "name": self.options.name,
+                "option_hash": self.record["hash"],
+                "options": self.record["options"],
+                "seeds": list(self.options.seeds),
+                "workers": self.options.workers,
+                "seconds_of_runs": sum(o.result["seconds"] for o in self.outcomes if o.result),
+                "begun_with": self.record["begun_with"],
+                "written_with": provenance(),
+                "multiply_adds": {name: asdict(cost) for name, cost in self.costs.networks.items()},
+                "data": self.data,
+                "rows": [asdict(row) for row in self.rows],
+                "runs": [_run(outcome) for outcome in self.outcomes],
+            },
+        )
+        if self.finished:
+            self.draw_curves(self.root / "curves.png")
+            for question in self.options.questions:
+                image = self.draw_images(question)
+                if image is not None:
+                    write_png(self.root / f"pictures_{question}.png", image[..., ::-1])
+        return text
+
+    @cached_property
+    def finished(self) -> dict[Variant, dict[int, Mapping[str, Any]]]:
+        """Variant → seed → result of the finished runs."""
+        finished: dict[Variant, dict[int, Mapping[str, Any]]] = {}
+        for outcome in self.outcomes:
+            if outcome.result is not None:
+                finished.setdefault(outcome.run.variant, {})[outcome.run.seed] = outcome.result
+        return finished
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows of all questions; the first of a question is the baseline."""
+        rows = []
+        for question in self.options.questions:
+            baseline: Summary | None = None
+            for place, (name, variant) in enumerate(variants_of(self.options, question).items()):
+                runs = self.finished.get(variant)
+                summary = summarise(list(runs.values())) if runs else None
+                verdicts = ("not run", "not run")
+                if place == 0:
+                    baseline, verdicts = summary, ("baseline", "baseline")
+                elif summary and baseline:
+                    verdicts = verdict(baseline.psnr, summary.psnr), verdict(baseline.worst, summary.worst)
+                rows.append(Row(question, name, self.costs.networks[variant.name], summary, *verdicts))
+        return rows
+
+    @property
+    def rainy_psnr(self) -> float:
+        """Mean PSNR of the held-out rainy images over the types, dB."""
+        return mean_of_types({"psnr": {t: scores["psnr"] for t, scores in self.data["rainy"].items()}})
+
+    def markdown(self) -> str:
+        """The text of ``table.md``."""
+        parts = [f"## Reproduction in miniature: {self.options.name}", *self._setting()]
+        for question in self.options.questions:
+            lines = [_HEADINGS, *(self._cells(row) for row in self.rows if row.question == question)]
+            parts.append(f"### {TITLES[question]}\n\n{_table(lines)}")
+        parts.append(f"### Gain over the rainy input by rain type, dB\n\n{_table(list(self._gains_by_type()))}")
+        parts += self._use()
+        parts.append(f"### What was planted and what distillation kept\n\n{_table(_planted(self.data['pairs']))}")
+        if failed := [f"- {o.run.name}: {o.error}" for o in self.outcomes if o.status == "failed"]:
+            parts.append("### Runs that failed\n\n" + "\n".join(failed))
+        return "\n\n".join([*parts, _origin(self.record)]) + "\n"
+
+    def _setting(self) -> Iterator[str]:
+        """What was done, and how to read the tables."""
+        done = [o.result for o in self.outcomes if o.result]
+        size = self.options.data.val_size
+        yield (
+            f"{len(done)} of {len(self.outcomes)} runs, seeds {', '.join(map(str, self.options.seeds))}"
+            + (f", {done[0]['iterations']} iterations each. " if done else ". ")
+            + f"Held-out images: {size}², never seen in training; mean PSNR of the rainy input {self.rainy_psnr:.2f} "
+            f"dB. Multiply-adds at {size}², equal within {self.costs.largest:.1%} (allowed: "
+            f"{self.costs.tolerance:.0%})."
+        )
+        yield (
+            "Mean ± standard deviation over the seeds, PSNR in dB. `tie`: the difference to the baseline (the first "
+            "line) is smaller than the spread of a difference, √(s₁² + s₂²). Over a few seeds the spread itself is "
+            "known roughly at best, so `better` and `worse` are hints, not proofs."
+        )
+        perfect = {"rainy": Counter(), "restored": Counter()}
+        perfect["rainy"].update({t: scores.get("perfect", 0) for t, scores in self.data["rainy"].items()})
+        for result in done:
+            perfect["restored"].update(result.get("perfect", {}))
+        for what, counts in perfect.items():
+            if found := ", ".join(f"{count} of {rain_type}" for rain_type, count in counts.items() if count):
+                yield f"Held-out {what} images that equal the clean one ({found}): their infinite PSNR is in no mean."
+
+    def _cells(self, row: Row) -> tuple[str, ...]:
+        cost = f"{row.cost.parameters / 1e3:.1f}", f"{row.cost.multiply_adds / 1e6:.1f}"
+        if row.summary is None:
+            return (row.name, *cost, "0", "", "", "", row.verdict, "", row.verdict_worst)
+        s = row.summary
+        return (
+            row.name, *cost, str(s.psnr.count), s.psnr.text(), _gain(s.psnr.mean, self.rainy_psnr), s.ssim.text(4),
+            row.verdict, f"{s.worst.text()} ({s.worst_name})", row.verdict_worst,
+        )  # fmt: skip
+
+    def _gains_by_type(self) -> Iterator[tuple[str, ...]]:
+        """Every variant once; the first line is the input itself."""
+        rainy = {t: scores["psnr"] for t, scores in self.data["rainy"].items()}
+        yield ("variant", *rainy)
+        yield ("(PSNR of the rainy input)", *(f"{psnr:.2f}" for psnr in rainy.values()))
+        seen = set()
+        for row in self.rows:
+            if row.summary is None or (row.verdict == "baseline" and "baseline" in seen):
+                continue
+            seen.add(row.verdict)
+            spreads = ((row.summary.by_type[t], psnr) for t, psnr in rainy.items())
+            yield (
+                row.name,
+                *(_gain(s.mean, r) + ("" if s.deviation is None else f" ± {s.deviation:.2f}") for s, r in spreads),
+            )
+
+    def _use(self) -> Iterator[str]:
+        """What the experts and the loss weights did, for the questions that are asked and have finished runs."""
+        for question, title, lines_of in (
+            ("experts", "Share of the most used expert, mean over layers and seeds", expert_lines),
+            ("loss", "Loss weights at the end, lowest to highest over the seeds", weight_lines),
+        ):
+            variants = variants_of(self.options, question) if question in self.options.questions else {}
+            results = {name: list(self.finished[v].values()) for name, v in variants.items() if v in self.finished}
+            if results:
+                yield f"### {title}\n\n{_table(lines_of(results))}"
+
+    def csv(self) -> str:
+        """The tables as CSV, figures in full and a column for each rain type."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        types = list(self.data["rainy"])
+        head = ["question", "variant", "parameters", "multiply_adds", "seeds", "psnr", "psnr_sd", "ssim", "ssim_sd",
+                "worst_psnr", "worst_psnr_sd", "worst_type", "verdict", "verdict_worst"]  # fmt: skip
+        writer.writerow([*head, *(f"psnr_{t}" for t in types), *(f"psnr_{t}_sd" for t in types)])
+        for row in self.rows:
+            start = [row.question, row.name, row.cost.parameters, row.cost.multiply_adds]
+            s = row.summary
+            if s is None:
+                writer.writerow([*start, 0, *[""] * 7, row.verdict, row.verdict_worst, *[""] * (2 * len(types))])
+                continue
+            middle = [cell for item in (s.psnr, s.ssim, s.worst) for cell in (item.mean, item.deviation)]
+            by_type = [s.by_type[t].mean for t in types], [s.by_type[t].deviation for t in types]
+            cells = [
+                *start,
+                s.psnr.count,
+                *middle,
+                s.worst_name,
+                row.verdict,
+                row.verdict_worst,
+                *by_type[0],
+                *by_type[1],
+            ]
+            writer.writerow(["" if cell is None else cell for cell in cells])
+        return file.getvalue()
+
+    def draw_curves(self, path: Path) -> None:
+        """A panel for each question: PSNR on the held-out images against iterations, mean ± deviation over seeds."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        columns = min(2, len(self.options.questions))
+        lines = -(-len(self.options.questions) // columns)
+        figure = Figure(figsize=(5 * columns, 3.6 * lines), dpi=90, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
+        for unused in panels[len(self.options.questions) :]:
+            unused.set_visible(False)
+        for axes, question in zip(panels, self.options.questions, strict=False):
+            for name, variant in variants_of(self.options, question).items():
+                folders = [self._folder(variant, seed) for seed in self.finished.get(variant, ())]
+                curves = [read_curve(folder / CURVE) for folder in folders]
+                iterations = sorted(set.intersection(*map(set, curves))) if curves else []
+                spreads = [spread([curve[i] for curve in curves]) for i in iterations]
+                means = np.array([s.mean for s in spreads])
+                deviations = np.array([s.deviation or 0.0 for s in spreads])
+                (line,) = axes.plot(iterations, means, marker=".", label=name)
+                axes.fill_between(
+                    iterations, means - deviations, means + deviations, color=line.get_color(), alpha=0.15
+                )
+            axes.axhline(self.rainy_psnr, color="grey", linestyle="--", linewidth=0.8)
+            axes.set_title(TITLES[question], fontsize=9)
+            axes.set_xlabel("iteration")
+            axes.set_ylabel("mean PSNR on held-out images, dB")
+            axes.legend(fontsize=7)
+        figure.savefig(path)
+
+    def draw_images(self, question: str) -> np.ndarray | None:
+        """A row for each rain type: rainy, restored by each variant (first finished seed), clean, with PSNR in dB.
+
+        Returns:
+            (H, W, 3) RGB; None if no run of the question is finished.
+        """
+        folders = {
+            name: self._folder(variant, next(seed for seed in self.options.seeds if seed in self.finished[variant]))
+            / "pictures"
+            for name, variant in variants_of(self.options, question).items()
+            if self.finished.get(variant, {}).keys() & set(self.options.seeds)
+        }
+        if not folders:
+            return None
+        first = next(iter(folders.values()))
+        rows = []
+        for rain_type in RAIN_TYPES:
+            if (first / f"{rain_type}_clean.png").is_file():
+                images = {"rainy": read_bgr(first / f"{rain_type}_rainy.png")}
+                images |= {name: read_bgr(folder / f"{rain_type}_restored.png") for name, folder in folders.items()}
+                rows.append((rain_type, images, read_bgr(first / f"{rain_type}_clean.png")))
+        return _draw_rows(rows)
+
+    def _folder(self, variant: Variant, seed: int) -> Path:
+        return self.root / "experiments" / GridRun(variant, seed).name
 
 
-def markdown_tables(rows: Sequence[Row], rainy: Mapping[str, Mapping[str, float]]) -> str:
-    """A table for each question: means over seeds ± standard deviation; PSNR in dB."""
-    parts = []
-    for question in dict.fromkeys(row.question for row in rows):
-        lines = [f"### {TITLES[question]}", ""]
-        lines += table_lines([_HEAD, *(_cells(row, rainy) for row in rows if row.question == question)])
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+def write_runs(root: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write ``runs.jsonl``: a line a run that ended, with its variant, seed, status, figures and seconds."""
+    lines = [json.dumps(_run(outcome), ensure_ascii=False) for outcome in outcomes if outcome.status != "missing"]
+    write_whole(root / "runs.jsonl", "".join(line + "\n" for line in lines))
 
 
-_HEAD = (
+def _run(outcome: Outcome) -> dict[str, Any]:
+    run = outcome.run
+    entry = {"name": run.name, **asdict(run.variant), "seed": run.seed, "status": outcome.status}
+    if outcome.error:
+        entry["error"] = outcome.error
+    return entry | {key: value for key, value in (outcome.result or {}).items() if key != "routing"}
+
+
+def read_curve(path: Path) -> dict[int, float]:
+    """Iteration → mean PSNR over the types (dB). Of an iteration validated twice, after a resume, the last counts."""
+    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return {line["iteration"]: mean_of_types(line) for line in lines}
+
+
+_HEADINGS = (
     "variant", "params k", "multiply-adds M", "seeds", "mean PSNR", "gain", "SSIM", "against baseline",
     "worst type's PSNR", "against baseline",
 )  # fmt: skip
 
 
-def _cells(row: Row, rainy: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
-    cost = f"{row.cost.parameters / 1e3:.1f}", f"{row.cost.multiply_adds / 1e6:.1f}"
-    if row.summary is None:
-        return (row.name, *cost, "0", "", "", "", row.verdict, "", row.verdict_worst)
-    summary = row.summary
-    gain = summary.psnr.mean - fmean(scores["psnr"] for scores in rainy.values())
-    return (
-        row.name, *cost, str(summary.psnr.count), summary.psnr.text(), f"{gain:+.2f}", summary.ssim.text(4),
-        row.verdict, f"{summary.worst.text()} ({summary.worst_name})", row.verdict_worst,
-    )  # fmt: skip
+def _gain(after: float, before: float) -> str:
+    """The gain in dB; ``∞`` where all images of one of them equal the clean ones."""
+    return f"{after - before:+.2f}" if math.isfinite(after - before) else "∞"
 
 
-def type_table(rows: Sequence[Row], rainy: Mapping[str, Mapping[str, float]]) -> str:
-    """Gain over the rainy input by rain type, dB, every variant once; the first line is the input itself."""
-    types = list(rainy)
-    lines = [("variant", *types), ("(PSNR of the rainy input)", *(f"{rainy[t]['psnr']:.2f}" for t in types))]
-    seen = set()
-    for row in rows:
-        if row.summary is None or (row.verdict == "baseline" and "baseline" in seen):
-            continue
-        seen.add(row.verdict)
-        gains = ((row.summary.by_type[t].mean - rainy[t]["psnr"], row.summary.by_type[t].deviation) for t in types)
-        lines.append((row.name, *(f"{g:+.2f}" + ("" if d is None else f" ± {d:.2f}") for g, d in gains)))
-    return "\n".join(table_lines(lines)) + "\n"
-
-
-def data_table(pairs: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
-    """What was planted and what distillation kept, by kind, over all rain types."""
-    kinds: dict[str, list[int]] = {}
+def _planted(pairs: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[tuple[str, ...]]:
+    """What was given and what distillation kept, by kind, over all rain types."""
+    given: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
     for by_kind in pairs.values():
         for kind, counts in by_kind.items():
-            entry = kinds.setdefault(kind, [0, 0])
-            entry[0] += counts["given"]
-            entry[1] += counts["kept"]
-    order = sorted(kinds, key=lambda kind: -kinds[kind][0])
-    return "\n".join(table_lines([("pairs", "given", "kept"), *((k, *map(str, kinds[k])) for k in order)])) + "\n"
+            given[kind] += counts["given"]
+            kept[kind] += counts["kept"]
+    return [("pairs", "given", "kept"), *((kind, str(count), str(kept[kind])) for kind, count in given.most_common())]
 
 
-def usage_tables(options: ReproduceOptions, outcomes: Sequence[Outcome]) -> str:
-    """What the experts and the loss weights did, for the questions that are asked; empty if nothing is finished."""
-    finished = results_by_variant(outcomes)
-    parts = []
-    for question, title, lines_of in (
-        ("experts", "Share of the most used expert, mean over layers and seeds", expert_lines),
-        ("loss", "Loss weights at the end, lowest to highest over the seeds", weight_lines),
-    ):
-        variants = variants_of(options, question) if question in options.questions else {}
-        results = {name: finished[variant] for name, variant in variants.items() if variant in finished}
-        if results:
-            parts.append("\n".join([f"### {title}", "", *table_lines(lines_of(results))]))
-    return "\n\n".join(parts) + "\n"
-
-
-def results_by_variant(outcomes: Sequence[Outcome]) -> dict[Variant, list[Mapping[str, Any]]]:
-    """The results of the finished runs, together for the seeds of a variant."""
-    finished: dict[Variant, list[Mapping[str, Any]]] = {}
-    for outcome in outcomes:
-        if outcome.result is not None:
-            finished.setdefault(outcome.run.variant, []).append(outcome.result)
-    return finished
-
-
-def table_lines(lines: Sequence[Sequence[str]]) -> list[str]:
+def _table(lines: Sequence[Sequence[str]]) -> str:
     """Cells as a Markdown table; the first line is its head."""
     rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
-    return ["| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:])]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
 
 
-def csv_table(rows: Sequence[Row], rainy: Mapping[str, Mapping[str, float]]) -> str:
-    """The same as CSV, figures in full and a column for each rain type."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    head = ["question", "variant", "parameters", "multiply_adds", "seeds", "psnr", "psnr_sd", "ssim", "ssim_sd",
-            "worst_psnr", "worst_psnr_sd", "worst_type", "verdict", "verdict_worst"]  # fmt: skip
-    writer.writerow([*head, *(f"psnr_{t}" for t in rainy), *(f"psnr_{t}_sd" for t in rainy)])
-    for row in rows:
-        start = [row.question, row.name, row.cost.parameters, row.cost.multiply_adds]
-        s = row.summary
-        if s is None:
-            writer.writerow([*start, 0, *[""] * 7, row.verdict, row.verdict_worst, *[""] * (2 * len(rainy))])
-            continue
-        middle = [s.psnr.count]
-        for item in (s.psnr, s.ssim, s.worst):
-            middle += [item.mean, "" if item.deviation is None else item.deviation]
-        types = [s.by_type[t].mean for t in rainy]
-        deviations = ["" if s.by_type[t].deviation is None else s.by_type[t].deviation for t in rainy]
-        writer.writerow([*start, *middle, s.worst_name, row.verdict, row.verdict_worst, *types, *deviations])
-    return file.getvalue()
+def _origin(record: Mapping[str, Any]) -> str:
+    origin = record["begun_with"]
+    versions = origin["versions"]
+    return (
+        f"Begun with commit {origin['commit'] or 'unknown'}"
+        f"{' and changes not committed' if origin['changed_since_commit'] else ''}, options {record['hash']}, "
+        f"unirain_plugin {versions['unirain_plugin']}, torch {versions['torch']}, basicsr {versions['basicsr']}, "
+        f"Python {versions['python']}, on {origin['gpu'] or origin['cpu']}; {origin['written']}."
+    )
+
+
+def _draw_rows(rows: Sequence[tuple[str, Mapping[str, np.ndarray], np.ndarray]]) -> np.ndarray:
+    """Draw (rain type, title → image, clean image) below one another: (H, W, 3) RGB."""
+    height, width = rows[0][2].shape[:2]
+    titles = [*rows[0][1], "clean"]
+    canvas = Image.new("RGB", (_GAP + len(titles) * (width + _GAP), _HEAD + len(rows) * (height + _FOOT)), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=11)
+    for column, title in enumerate(titles):
+        draw.text((_GAP + column * (width + _GAP), 4), title, _INK, font)
+    for number, (rain_type, images, clean) in enumerate(rows):
+        top = _HEAD + number * (height + _FOOT)
+        for column, image in enumerate([*images.values(), clean]):
+            left = _GAP + column * (width + _GAP)
+            canvas.paste(Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), (left, top))
+            caption = rain_type if image is clean else f"{score(image, clean).psnr:.2f} dB"
+            draw.text((left, top + height + 2), caption, _INK, font)
+    return np.asarray(canvas)

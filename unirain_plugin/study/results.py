@@ -1,153 +1,220 @@
-"""Writes what came out: runs.jsonl, results.json, tables, curves, pictures."""
+"""The figures of the tables: costs of the networks, mean and spread over seeds, use of experts and loss weights."""
 
 from __future__ import annotations
 
-import json
+import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from copy import deepcopy
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from unirain_plugin.study.costs import Costs
-from unirain_plugin.study.figures import draw_curves, draw_pictures
-from unirain_plugin.study.files import write_json
-from unirain_plugin.study.grid import Outcome
+from unirain_plugin.errors import OptionError
+from unirain_plugin.metrics.complexity import Complexity, complexity
+from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.study.options import ReproduceOptions
-from unirain_plugin.study.report import (
-    Row,
-    csv_table,
-    data_table,
-    make_rows,
-    markdown_tables,
-    type_table,
-    usage_tables,
-)
-from unirain_plugin.support.files import write_png, write_whole
-from unirain_plugin.support.provenance import provenance
+from unirain_plugin.study.plan import Variant, network_section, variants_of
+from unirain_plugin.toolbox import prepare_import
 
 
-def write_runs(root: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write ``runs.jsonl``: a line a run that ended, with its variant, seed, status, figures and seconds."""
-    lines = [json.dumps(_run(outcome), ensure_ascii=False) for outcome in outcomes if outcome.status != "missing"]
-    write_whole(root / "runs.jsonl", "".join(line + "\n" for line in lines))
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What the networks cost on one image of the held-out size.
+
+    Attributes:
+        networks: Variant's name → parameters and multiply-adds.
+        tolerance: Largest relative difference to the baseline that is allowed.
+        largest: Largest relative difference that there is.
+    """
+
+    networks: dict[str, Complexity]
+    tolerance: float
+    largest: float
 
 
-def _run(outcome: Outcome) -> dict[str, Any]:
-    run = outcome.run
-    entry = {"name": run.name, **asdict(run.variant), "seed": run.seed, "status": outcome.status}
-    if outcome.error:
-        entry["error"] = outcome.error
-    return entry | {key: value for key, value in (outcome.result or {}).items() if key != "routing"}
+def measure_costs(options: ReproduceOptions, training: Mapping[str, Any]) -> Costs:
+    """Count, and check that all are equal within the tolerance.
+
+    Raises:
+        OptionError: Naming every network that costs more or less.
+    """
+    baseline = Variant(**options.baseline)
+    variants = {baseline.name: baseline}
+    variants |= {v.name: v for question in options.questions for v in variants_of(options, question).values()}
+    counted: dict[str, Complexity] = {}
+    networks = {}
+    for name, variant in variants.items():
+        section = network_section(options, training, variant)
+        if (key := repr(sorted(section.items()))) not in counted:
+            counted[key] = _count(section, options.data.val_size, variant.name)
+        networks[name] = counted[key]
+    expected = networks[baseline.name].multiply_adds
+    off = {name: cost.multiply_adds / expected - 1 for name, cost in networks.items()}
+    wrong = [f"{name}: {networks[name]} ({d:+.1%})" for name, d in off.items() if abs(d) > options.tolerance]
+    if wrong:
+        raise OptionError(
+            f"networks: expected the multiply-adds of {baseline.name} ({networks[baseline.name]}) within "
+            f"{options.tolerance:.0%} (key 'tolerance'), found " + "; ".join(wrong) + ". Change their sizes."
+        )
+    return Costs(networks, options.tolerance, max(map(abs, off.values())))
 
 
-def write_results(
-    root: Path,
-    options: ReproduceOptions,
-    costs: Costs,
-    data: Mapping[str, Any],
-    outcomes: Sequence[Outcome],
-    record: Mapping[str, Any],
-) -> str:
-    """Write everything that is told about the runs.
+def _count(section: Mapping[str, Any], size: int, name: str) -> Complexity:
+    prepare_import()
+    from basicsr.archs import build_network
+
+    try:
+        network = build_network(deepcopy(dict(section)))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise OptionError(f"networks: {name} cannot be built: {type(error).__name__}: {error}") from None
+    return complexity(network, (size, size))
+
+
+Figures = Mapping[str, Mapping[str, float]]
+"""Metric (``psnr`` in dB, ``ssim``) → rain type → mean over the held-out images, see :func:`means_by_type`."""
+
+
+def means_by_type(values: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, Any]]:
+    """Means over the images of each type, without those that equal the clean image: their PSNR is infinite.
 
     Args:
-        root: The output folder.
-        options: The option file.
-        costs: Of the networks.
-        data: Summary of the data.
-        outcomes: Of all runs.
-        record: What the folder was begun with: ``hash`` and ``options``, and ``begun_with``: code, versions, machine.
+        values: Metric → rain type → a value an image.
 
     Returns:
-        The text of ``table.md``.
+        Metric → rain type → mean; ``perfect``: rain type → number of images that were left out, where there are some.
     """
-    write_runs(root, outcomes)
-    rows = make_rows(options, costs, outcomes)
-    text = _text(options, costs, data, outcomes, rows, record)
-    write_whole(root / "table.md", text)
-    write_whole(root / "table.csv", csv_table(rows, data["rainy"]))
-    write_json(
-        root / "results.json",
-        {
-            "name": options.name,
-            "option_hash": record["hash"],
-            "options": record["options"],
-            "seeds": list(options.seeds),
-            "workers": options.workers,
-            "seconds_of_runs": sum(o.result["seconds"] for o in outcomes if o.result),
-            "begun_with": record["begun_with"],
-            "written_with": provenance(),
-            "multiply_adds": {name: asdict(cost) for name, cost in costs.networks.items()},
-            "data": data,
-            "rows": [asdict(row) for row in rows],
-            "runs": [_run(outcome) for outcome in outcomes],
-        },
+    means = {metric: {t: finite_mean(v) for t, v in types.items()} for metric, types in values.items()}
+    perfect = {t: count for t, v in values["psnr"].items() if (count := sum(map(math.isinf, v)))}
+    return {**means, "perfect": perfect}
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and standard deviation over seeds.
+
+    Attributes:
+        mean: The mean of the finite values; infinite if there are none.
+        deviation: The sample's standard deviation (n − 1) of the finite values; None for fewer than two.
+        count: Number of seeds.
+    """
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    def text(self, digits: int = 2) -> str:
+        """``mean ± deviation``."""
+        mean = "∞" if math.isinf(self.mean) else f"{self.mean:.{digits}f}"
+        return mean if self.deviation is None else f"{mean} ± {self.deviation:.{digits}f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and spread of at least one value."""
+    finite = [value for value in values if not math.isinf(value)]
+    return Spread(finite_mean(values), statistics.stdev(finite) if len(finite) > 1 else None, len(values))
+
+
+def mean_of_types(figures: Figures, metric: str = "psnr") -> float:
+    """The mean of the types' means, as in the paper's tables, without types that are infinite as a whole."""
+    return finite_mean(list(figures[metric].values()))
+
+
+def worst_type(figures: Figures, metric: str = "psnr") -> tuple[str, float]:
+    """The type with the lowest mean, and that mean."""
+    return min(figures[metric].items(), key=lambda item: item[1])
+
+
+def verdict(baseline: Spread, variant: Spread) -> str:
+    """``better``, ``worse`` or ``tie``: how the variant does against the baseline.
+
+    A tie is a difference of means smaller than the spread of a difference, √(s₁² + s₂²), with s the standard deviations
+    over the seeds (our choice: it is what two single runs differ by). Without a spread (a single seed, infinite PSNR)
+    nothing is told.
+    """
+    if baseline.deviation is None or variant.deviation is None:
+        return "not told (one seed)" if 1 in (baseline.count, variant.count) else "not told (infinite)"
+    difference = variant.mean - baseline.mean
+    if difference == 0 or abs(difference) < math.hypot(baseline.deviation, variant.deviation):
+        return "tie"
+    return "better" if difference > 0 else "worse"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One variant over its seeds.
+
+    Attributes:
+        psnr: Mean PSNR over the types, dB.
+        ssim: Mean SSIM over the types.
+        worst: PSNR of each run's worst type, dB.
+        worst_name: The type that is worst by its mean over the seeds.
+        by_type: Rain type → PSNR, dB.
+    """
+
+    psnr: Spread
+    ssim: Spread
+    worst: Spread
+    worst_name: str
+    by_type: dict[str, Spread]
+
+
+def summarise(runs: Sequence[Figures]) -> Summary:
+    """Summarise the runs of one variant, at least one."""
+    by_type = {t: spread([run["psnr"][t] for run in runs]) for t in runs[0]["psnr"]}
+    return Summary(
+        psnr=spread([mean_of_types(run) for run in runs]),
+        ssim=spread([mean_of_types(run, "ssim") for run in runs]),
+        worst=spread([worst_type(run)[1] for run in runs]),
+        worst_name=min(by_type, key=lambda name: by_type[name].mean),
+        by_type=by_type,
     )
-    if any(outcome.status == "finished" for outcome in outcomes):
-        rainy = fmean(scores["psnr"] for scores in data["rainy"].values())
-        draw_curves(options, outcomes, root, rainy, root / "curves.png")
-        for question in options.questions:
-            picture = draw_pictures(options, question, outcomes, root)
-            if picture is not None:
-                write_png(root / f"pictures_{question}.png", picture[..., ::-1])
-    return text
 
 
-def _text(
-    options: ReproduceOptions,
-    costs: Costs,
-    data: Mapping[str, Any],
-    outcomes: Sequence[Outcome],
-    rows: Sequence[Row],
-    record: Mapping[str, Any],
-) -> str:
-    rainy = data["rainy"]
-    failed = [f"- {o.run.name}: {o.error}" for o in outcomes if o.status == "failed"]
-    lines = [
-        f"## Reproduction in miniature: {options.name}",
-        "",
-        *_setting(options, costs, rainy, outcomes),
-        "",
-        markdown_tables(rows, rainy),
-        "### Gain over the rainy input by rain type, dB",
-        "",
-        type_table(rows, rainy),
-        usage_tables(options, outcomes),
-        "### What was planted and what distillation kept",
-        "",
-        data_table(data["pairs"]),
-    ]
-    if failed:
-        lines += ["### Runs that failed", "", *failed, ""]
-    return "\n".join([*lines, _origin(record)]) + "\n"
+def expert_use(
+    routing: Mapping[str, Mapping[str, Sequence[float]]], decoder: bool | None = None
+) -> tuple[float, float] | None:
+    """How a run's experts are used, means over layers; with n experts each figure is from 1/n to 1.
+
+    Args:
+        routing: Rain type → layer → share of each expert.
+        decoder: True: only the decoder's layers; False: only the others.
+
+    Returns:
+        Share of a layer's most used expert over all rain types (1: a collapse onto one), and the same within one rain
+        type, mean over types (well above the first where types have experts of their own). None without experts.
+    """
+    overall, within = [], []
+    for layer in next(iter(routing.values()), {}):
+        if decoder in (None, layer.startswith("decoder")):
+            shares = [of_type[layer] for of_type in routing.values()]
+            overall.append(max(fmean(expert) for expert in zip(*shares, strict=True)))
+            within.append(fmean(max(share) for share in shares))
+    return (fmean(overall), fmean(within)) if overall else None
 
 
-def _setting(
-    options: ReproduceOptions, costs: Costs, rainy: Mapping[str, Mapping[str, float]], outcomes: Sequence[Outcome]
-) -> list[str]:
-    """What was done, and how to read the tables."""
-    done = [o.result for o in outcomes if o.result]
-    mean = fmean(scores["psnr"] for scores in rainy.values())
-    size = options.data.val_size
-    return [
-        f"{len(done)} of {len(outcomes)} runs, seeds {', '.join(map(str, options.seeds))}"
-        + (f", {done[0]['iterations']} iterations each. " if done else ". ")
-        + f"Held-out pictures: {size}², never seen in training; mean PSNR of the rainy input {mean:.2f} dB. "
-        f"Multiply-adds at {size}², equal within {costs.largest:.1%} (allowed: {costs.tolerance:.0%}).",
-        "",
-        "Mean ± standard deviation over the seeds, PSNR in dB. `tie`: the difference to the baseline (the first line) "
-        "is smaller than the spread of a difference, √(s₁² + s₂²). Over a few seeds the spread itself is known roughly "
-        "at best, so `better` and `worse` are hints, not proofs.",
-    ]
+def expert_lines(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, ...]]:
+    """Cells of a table: variant and its experts' use, means over seeds; encoder and latent apart from the decoder.
+
+    Args:
+        results: Variant's name → results of its finished runs.
+    """
+    lines = [("variant", "encoder: overall", "within a type", "decoder: overall", "within a type")]
+    for name, runs in results.items():
+        cells: list[str] = []
+        for decoder in (False, True):
+            uses = [use for run in runs if (use := expert_use(run["routing"], decoder))]
+            cells += [f"{fmean(figures):.2f}" for figures in zip(*uses, strict=True)] or ["", ""]
+        if any(cells):
+            lines.append((name, *cells))
+    return lines
 
 
-def _origin(record: Mapping[str, Any]) -> str:
-    origin = record["begun_with"]
-    versions = origin["versions"]
-    return (
-        f"Begun with commit {origin['commit'] or 'unknown'}"
-        f"{' and changes not committed' if origin['changed_since_commit'] else ''}, options {record['hash']}, "
-        f"unirain_plugin {versions['unirain_plugin']}, torch {versions['torch']}, basicsr {versions['basicsr']}, "
-        f"Python {versions['python']}, on {origin['gpu'] or origin['cpu']}; {origin['written']}."
-    )
+def weight_lines(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, ...]]:
+    """Cells of a table: mode and the rain types' weights in the loss at the end, lowest to highest over the seeds."""
+    types = list(next(iter(results.values()))[0]["loss_weights"])
+    lines = [("mode", *types)]
+    for name, runs in results.items():
+        ranges = [[run["loss_weights"][t] for run in runs] for t in types]
+        lines.append((name, *(f"{min(values):.2f} to {max(values):.2f}" for values in ranges)))
+    return lines

@@ -1,34 +1,217 @@
 """``benchmark arch``: size, cost, time and memory of the networks, as ratios to a Restormer-size dense one.
 
+All contestants take turns in one process, so that a disturbance meets each alike, and medians are taken. The process is
+new and runs nothing else: what ran before leaves memory with the allocator, and a network that makes large temporaries
+no longer pays for mapping fresh memory at each.
+
 The presets, their ablations and other networks are measured in groups, each in new processes and each with a baseline
 among them, so that no row depends on the other groups. Forward passes have a process that runs nothing else,
-as restoring pictures does, and are measured again, for the baseline and the full size, in the process that has run the
-training steps; the ratios differ, so both are shown.
+as restoring images does, and are measured again, for the baseline and the full size, in the process that has run the
+training steps; the ratios differ, so both are shown. Peak memory of a training step is the growth of the resident set
+in a process of its own (on a GPU: of the allocator's peak).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from unirain_plugin.archs.kernels import has_bfloat16
 from unirain_plugin.archs.mixtures import HardMoE
 from unirain_plugin.archs.options import NetworkOptions
-from unirain_plugin.archs.presets import ABLATIONS, PRESETS
-from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.archs.presets import ABLATIONS, PRESETS, preset
+from unirain_plugin.archs.unirain_arch import UniRain
+from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.metrics.complexity import complexity
-from unirain_plugin.study.benchmarks import measuring
-from unirain_plugin.study.benchmarks.candidates import BASELINE, candidates
+from unirain_plugin.study.benchmarks.reference_net import TextbookNet
 from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.processes import process_pool
 
-CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
+BASELINE = "textbook"
+
+
+def _swinir() -> nn.Module:
+    from basicsr.archs.swinir_arch import SwinIR
+
+    return SwinIR(
+        upscale=1, img_size=128, window_size=8, img_range=1.0, depths=[6] * 6, embed_dim=180, num_heads=[6] * 6,
+        mlp_ratio=2, upsampler="", resi_connection="1conv",
+    )  # fmt: skip
+
+
+def _rcan() -> nn.Module:
+    from basicsr.archs.rcan_arch import RCAN
+
+    return RCAN(3, 3, num_feat=64, num_group=10, num_block=16, squeeze_factor=16, upscale=1)
+
+
+def candidates() -> dict[str, Callable[..., nn.Module]]:
+    """Name → builder. The baseline comes first; UniRain's builders take further constructor options."""
+    table: dict[str, Callable[..., nn.Module]] = {BASELINE: TextbookNet}
+    for name in PRESETS:
+        table[name] = lambda name=name, **changes: UniRain(**preset(name, **changes))
+    for label, kinds in ABLATIONS.items():
+        table[f"UniRain_{label}"] = lambda kinds=kinds, **changes: UniRain(**preset("UniRain", **kinds, **changes))
+    table["SwinIR"] = _swinir
+    table["RCAN"] = _rcan
+    table["textbook-tiny"] = lambda: TextbookNet(16, (1, 1, 1, 1), 1)
+    return table
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a network is run: what its label names, joined by ``+``.
+
+    ``bf16``: under bfloat16 autocast. ``channels_last``: input and weights in that order. ``compile``: through
+    ``torch.compile``. ``checkpointing``: with recomputation in the backward pass (networks that offer
+    ``use_checkpoint`` only). ``fp32``: nothing of these.
+    """
+
+    label: str
+
+    def __contains__(self, option: str) -> bool:
+        return option in self.label.split("+")
+
+
 GPU_VARIANTS = (
     "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
 )  # fmt: skip
+CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
+VARIANTS = {label: Variant(label) for label in (*GPU_VARIANTS, "compile")}
+Row = tuple[str, Variant]
+"""What is measured: a network of :func:`candidates` and how it is run."""
+
+
+def apart(function: Callable[..., T], *args: object) -> T:
+    """Call a function in a new process with as many threads; its exceptions are raised here.
+
+    Raises:
+        UniRainError: If the process was killed, most often for lack of memory.
+    """
+    with process_pool(1, torch.set_num_threads, torch.get_num_threads()) as pool:
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool:
+            raise UniRainError(
+                "a measuring process was killed, perhaps for lack of memory: name fewer --networks or a smaller --size."
+            ) from None
+
+
+def build(builder: Callable[..., nn.Module], variant: Variant, device: str) -> nn.Module:
+    """Build a network, with the same random weights every time, and prepare it for a variant."""
+    torch.manual_seed(0)
+    net = builder(use_checkpoint=True) if "checkpointing" in variant else builder()
+    net = net.to(device)
+    if "channels_last" in variant:
+        net = net.to(memory_format=torch.channels_last)
+    return torch.compile(net) if "compile" in variant else net
+
+
+def forward_pass(net: nn.Module, variant: Variant, lq: Tensor) -> Tensor:
+    """One restoration without gradients."""
+    net.eval()
+    with torch.inference_mode(), torch.autocast(lq.device.type, torch.bfloat16, enabled="bf16" in variant):
+        return net(lq)
+
+
+def training_step(net: nn.Module, variant: Variant, lq: Tensor) -> None:
+    """Forward, L1 and auxiliary losses, backward; no optimiser, which is the same for all."""
+    net.train()
+    with torch.autocast(lq.device.type, torch.bfloat16, enabled="bf16" in variant):
+        loss = (net(lq) - lq).float().abs().mean()
+        for extra in getattr(net, "auxiliary_losses", dict)().values():
+            loss = loss + 0.01 * extra
+    loss.backward()
+    net.zero_grad(set_to_none=True)
+
+
+def random_image(size: int, variant: Variant, device: str) -> Tensor:
+    """A random image ``(1, 3, size, size)``."""
+    lq = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    return lq.to(memory_format=torch.channels_last) if "channels_last" in variant else lq
+
+
+def interleaved(actions: Mapping[object, Callable[[], object]], rounds: int, device: str) -> dict[object, float]:
+    """Median seconds of each action; they take turns, the first turn is not counted.
+
+    Args:
+        actions: What to time, by name.
+        rounds: Counted turns.
+        device: ``cpu``, or a GPU that is waited for after each action.
+    """
+    seconds: dict[object, list[float]] = {key: [] for key in actions}
+    for number in range(rounds + 1):
+        for key, action in actions.items():
+            start = time.perf_counter()
+            action()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if number:
+                seconds[key].append(time.perf_counter() - start)
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def seconds_of(
+    action: Callable[[nn.Module, Variant, Tensor], object], rows: Sequence[Row], size: int, rounds: int, device: str
+) -> dict[Row, float]:
+    """Median seconds of :func:`forward_pass` or :func:`training_step` of each row, see :func:`interleaved`."""
+    builders = candidates()
+    nets = {row: build(builders[row[0]], row[1], device) for row in rows}
+    actions = {
+        row: lambda row=row, net=net: action(net, row[1], random_image(size, row[1], device))
+        for row, net in nets.items()
+    }
+    return interleaved(actions, rounds, device)
+
+
+def step_and_warm_seconds(
+    rows: Sequence[Row], warm: Sequence[Row], step_size: int, warm_size: int, rounds: int, device: str
+) -> tuple[dict[Row, float], dict[Row, float]]:
+    """Median seconds of training steps, and then of forward passes of the rows ``warm`` in the same process."""
+    steps = seconds_of(training_step, rows, step_size, rounds, device)
+    return steps, seconds_of(forward_pass, warm, warm_size, rounds, device)
+
+
+def step_memory(name: str, variant: Variant, size: int, device: str) -> int | None:
+    """Bytes by which a training step raises the peak, in a process of its own; None where it cannot be told."""
+    if device == "cpu" and not sys.platform.startswith("linux"):
+        return None
+    return apart(_memory_growth, name, variant, size, device)
+
+
+def _memory_growth(name: str, variant: Variant, size: int, device: str) -> int:
+    """By how much a training step raises the peak of the resident set; on a GPU that of the allocator."""
+    net = build(candidates()[name], variant, device)
+    # Libraries load their kernels before the measurement; on the CPU a small image does, as memory is not given back.
+    training_step(net, variant, random_image(8 if device == "cpu" else size, variant, device))
+    lq = random_image(size, variant, device)
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    before = _resident("VmRSS") if device == "cpu" else torch.cuda.memory_allocated()
+    training_step(net, variant, lq)
+    return (_resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()) - before
+
+
+def _resident(key: str) -> int:
+    """A figure of /proc/self/status in bytes. (``ru_maxrss`` begins with the peak of the parent process.)"""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith(key))
+
+
 ABLATED = tuple(f"UniRain_{label}" for label in ABLATIONS)
 OTHERS = ("SwinIR", "RCAN")
 DEFAULT_NETWORKS = (BASELINE, *PRESETS, *ABLATED, *OTHERS)
@@ -41,10 +224,10 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(prog="benchmark arch", description=__doc__)
     p.add_argument("--networks", nargs="+", default=list(DEFAULT_NETWORKS), metavar="NAME", help="default: all")
-    p.add_argument("--variants", nargs="+", metavar="NAME", help=f"of {', '.join(measuring.VARIANTS)}")
+    p.add_argument("--variants", nargs="+", metavar="NAME", help=f"of {', '.join(VARIANTS)}")
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    p.add_argument("--size", type=int, default=256, help="edge of the picture of the forward pass")
-    p.add_argument("--train-size", type=int, default=128, help="edge of the picture of the training step")
+    p.add_argument("--size", type=int, default=256, help="edge of the image of the forward pass")
+    p.add_argument("--train-size", type=int, default=128, help="edge of the image of the training step")
     p.add_argument("--rounds", type=int, default=3, help="counted turns; the median is reported")
     p.add_argument("--threads", type=int, default=2, help="CPU threads")
     p.add_argument("--no-memory", action="store_true", help="leave out the peak memory of a training step")
@@ -57,7 +240,7 @@ def check(args: argparse.Namespace) -> None:
     """Refuse unknown names and sizes with a message."""
     for option, given, known in (
         ("--networks", args.networks, candidates()),
-        ("--variants", args.variants or (), measuring.VARIANTS),
+        ("--variants", args.variants or (), VARIANTS),
     ):
         for name in given:
             if name not in known:
@@ -71,13 +254,13 @@ def check(args: argparse.Namespace) -> None:
         raise OptionError("--device cuda: torch finds no CUDA device here; leave it out to measure on the CPU.")
 
 
-def rows_of(args: argparse.Namespace) -> list[tuple[str, measuring.Variant]]:
+def rows_of(args: argparse.Namespace) -> list[Row]:
     """The table's rows. The first is the baseline in fp32, in its plain formulation: it is the unit."""
-    rows = [(BASELINE, measuring.VARIANTS["fp32"])]
+    rows = [(BASELINE, VARIANTS["fp32"])]
     for name in args.networks:
         for label in args.variants or _usual_variants(name, args.device):
-            variant = measuring.VARIANTS[label]
-            if (name, variant) not in rows and not (variant.checkpointing and not name.startswith("UniRain")):
+            variant = VARIANTS[label]
+            if (name, variant) not in rows and (name.startswith("UniRain") or "checkpointing" not in variant):
                 rows.append((name, variant))
     return rows
 
@@ -93,7 +276,7 @@ def _usual_variants(name: str, device: str) -> tuple[str, ...]:
     return CPU_VARIANTS
 
 
-def groups_of(rows: list[measuring.Row]) -> list[list[measuring.Row]]:
+def groups_of(rows: list[Row]) -> list[list[Row]]:
     """The rows that are measured together, each group with the baseline first."""
     kinds = [[row for row in rows[1:] if row[0] in names] for names in (ABLATED, OTHERS)]
     presets = [row for row in rows[1:] if row not in kinds[0] + kinds[1]]
@@ -103,14 +286,14 @@ def groups_of(rows: list[measuring.Row]) -> list[list[measuring.Row]]:
 def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     """Measure every row; ratios are to the baseline of its group, the baseline's own row is of the first one."""
     rows = rows_of(args)
-    figures: dict[str, dict[measuring.Row, tuple[float, float]]] = {"forward": {}, "step": {}, "warm": {}, "memory": {}}
+    figures: dict[str, dict[Row, tuple[float, float]]] = {"forward": {}, "step": {}, "warm": {}, "memory": {}}
     for group in groups_of(rows):
         for key, seconds in _group_seconds(group, args).items():
             for row, value in seconds.items():
                 figures[key].setdefault(row, (value, seconds[group[0]]))
     if not args.no_memory:
         _tell("peak memory")
-        memory = {row: measuring.step_memory(*row, args.train_size, args.device) for row in rows}
+        memory = {row: step_memory(*row, args.train_size, args.device) for row in rows}
         figures["memory"] = {row: (value, memory[rows[0]]) for row, value in memory.items()}
     _tell("multiply-adds")
     builders = candidates()
@@ -127,18 +310,16 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     return results
 
 
-def _group_seconds(group: list[measuring.Row], args: argparse.Namespace) -> dict[str, dict[measuring.Row, float]]:
+def _group_seconds(group: list[Row], args: argparse.Namespace) -> dict[str, dict[Row, float]]:
     """Recomputation is for training: such rows have no forward time."""
-    restoring = [row for row in group if not row[1].checkpointing]
+    restoring = [row for row in group if "checkpointing" not in row[1]]
     warm = [row for row in restoring if row[0] in WARM_NETWORKS]
     warm = [group[0], *warm] if warm else []
     what = f"{len(group)} rows ({', '.join(dict.fromkeys(name for name, _ in group))})"
     _tell(f"forward passes at {args.size}², {what}")
-    forward = measuring.apart(measuring.forward_seconds, restoring, args.size, args.rounds, args.device)
+    forward = apart(seconds_of, forward_pass, restoring, args.size, args.rounds, args.device)
     _tell(f"training steps at {args.train_size}², {what}")
-    step, after = measuring.apart(
-        measuring.step_and_warm_seconds, group, warm, args.train_size, args.size, args.rounds, args.device
-    )
+    step, after = apart(step_and_warm_seconds, group, warm, args.train_size, args.size, args.rounds, args.device)
     return {"forward": forward, "step": step, "warm": after}
 
 
@@ -159,16 +340,12 @@ def dispatch_rows(args: argparse.Namespace) -> list[dict[str, object]]:
                 options = NetworkOptions(hard_routing=routing, window=32, dispatch=dispatch)
                 layers[dispatch] = HardMoE(channels, 2.5, options).eval().to(args.device)
             x = torch.randn(1, side, side, channels, device=args.device)
-            actions = {name: lambda layer=layer, x=x: _quietly(layer, x) for name, layer in layers.items()}
-            seconds = measuring.interleaved(actions, max(args.rounds, DISPATCH_TURNS), args.device)
+            actions = {name: lambda layer=layer, x=x: layer(x) for name, layer in layers.items()}
+            with torch.inference_mode():
+                seconds = interleaved(actions, max(args.rounds, DISPATCH_TURNS), args.device)
             ratio = seconds["sparse"] / seconds["dense"]
             results.append({"level": level, "side": side, "channels": channels, "routing": routing, "ratio": ratio})
     return results
-
-
-def _quietly(layer: HardMoE, x: torch.Tensor) -> None:
-    with torch.inference_mode():
-        layer(x)
 
 
 def table(results: list[dict[str, object]], args: argparse.Namespace) -> str:
@@ -184,7 +361,7 @@ def table(results: list[dict[str, object]], args: argparse.Namespace) -> str:
         f"÷ {base['network']} in fp32 (forward {base['forward']:.2f} s, {warm}step {base['step']:.2f} s); median of "
         f"{args.rounds} turns",
         "",
-        "forward: in a process that runs forward passes only, as restoring pictures does. warm: in the process that "
+        "forward: in a process that runs forward passes only, as restoring images does. warm: in the process that "
         "has run the training steps, whose allocator keeps freed memory: a network with large temporaries is then "
         "spared the mapping of fresh memory. Presets, ablations and other networks run in processes of their own, each "
         "group with the baseline.",
@@ -220,7 +397,7 @@ def main(argv: list[str]) -> int:
         dispatch = []
         if not args.no_dispatch:
             _tell("sparse and dense mixtures")
-            dispatch = measuring.apart(dispatch_rows, args)
+            dispatch = apart(dispatch_rows, args)
     finally:
         torch.set_num_threads(threads)
     sys.stdout.write(table(networks, args))

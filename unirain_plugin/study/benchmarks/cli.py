@@ -23,7 +23,7 @@ BENCHMARKS = {
     ),
     "weights": (
         "unirain_plugin.study.benchmarks.weights",
-        "trained weights: gains on rain they have not seen, harm to clean pictures",
+        "trained weights: gains on rain they have not seen, harm to clean images",
     ),
     "metrics": ("unirain_plugin.study.benchmarks.metrics", "PSNR and SSIM at 4K: time and value against the toolbox's"),
     "retrieval": (

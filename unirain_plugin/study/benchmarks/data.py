@@ -1,6 +1,6 @@
 """``benchmark data``: how long a training pair takes, here and in the toolbox's ``PairedImageDataset``.
 
-Both read the same pictures, from the operating system's cache, in one process and one thread, in turn, pair by pair.
+Both read the same images, from the operating system's cache, in one process and one thread, in turn, pair by pair.
 The processor time of that thread is measured: on an idle machine it is the time that passes, and on a busy one other
 programs' share is not in it.
 """
@@ -95,7 +95,7 @@ def measure(case: Case, images: int, crops: int, repeats: int) -> tuple[float, f
 
 
 def build_cases(folder: Path, images: int, gt_size: int) -> list[Case]:
-    """Write the pictures in every form and open them with both data sets."""
+    """Write the images in every form and open them with both data sets."""
     from unirain_plugin.preparation.lmdbs import LmdbRecipe, create_lmdbs
     from unirain_plugin.preparation.subimages import CutPlan, cut_pairs
 
@@ -150,7 +150,7 @@ def _fill(photo: np.ndarray, size: tuple[int, int], shift: int) -> np.ndarray:
 
 
 def _write_stock_lmdb(source: Path, output: Path) -> None:
-    """Make the LMDBs of the toolbox's own script, from the same pictures."""
+    """Make the LMDBs of the toolbox's own script, from the same images."""
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
     output.mkdir(exist_ok=True)
@@ -185,9 +185,9 @@ def _common(backend: str, gt_size: int) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     description = "Time a training pair of this package's data set and of BasicSR's PairedImageDataset, in turn."
     parser = argparse.ArgumentParser(prog="benchmark data", description=description)
-    parser.add_argument("--images", type=int, default=8, metavar="N", help="pairs of pictures (default 8)")
-    parser.add_argument("--crops", type=int, default=8, metavar="N", help="crops of each picture (default 8)")
+    parser.add_argument("--images", type=int, default=8, metavar="N", help="pairs of images (default 8)")
+    parser.add_argument("--crops", type=int, default=8, metavar="N", help="crops of each image (default 8)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="repeats; the fastest counts (default 3)")
     parser.add_argument("--gt-size", type=int, default=128, metavar="N", help="side of the crop (default 128)")
-    parser.add_argument("--dir", metavar="DIR", help="folder for the pictures (default: a temporary one, removed)")
+    parser.add_argument("--dir", metavar="DIR", help="folder for the images (default: a temporary one, removed)")
     return parser

@@ -1,4 +1,4 @@
-"""``benchmark metrics``: our PSNR and SSIM against the toolbox's on one large picture, in time and in value."""
+"""``benchmark metrics``: our PSNR and SSIM against the toolbox's on one large image, in time and in value."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def pictures(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth random picture and a noisy copy, (H, W, 3) uint8 RGB."""
+def random_images(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth random image and a noisy copy, (H, W, 3) uint8 RGB."""
     rng = np.random.default_rng(0)
     target = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 2)
     noise = rng.integers(-9, 10, target.shape)
@@ -62,7 +62,7 @@ def contestants(image: np.ndarray, target: np.ndarray) -> dict[str, tuple[Callab
 def measure(size: tuple[int, int], rounds: int) -> list[dict[str, float | str]]:
     """Time both, taking turns; the first turn is not counted."""
     rows = []
-    for name, pair in contestants(*pictures(*size)).items():
+    for name, pair in contestants(*random_images(*size)).items():
         values, times = [0.0, 0.0], ([], [])
         for number in range(rounds + 1):
             for index, function in enumerate(pair):

@@ -1,8 +1,9 @@
-"""``benchmark weights``: what trained weights gain on pictures they have not seen, and what they do to clean ones."""
+"""``benchmark weights``: what trained weights gain on images they have not seen, and what they do to clean ones."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,12 @@ import cv2
 import numpy as np
 
 from unirain_plugin.compare.summary import Score, score
-from unirain_plugin.errors import DataError
+from unirain_plugin.data.folders import walk_images
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.metrics.psnr_ssim import finite_mean
+from unirain_plugin.rain.pair_files import cut, read_photo
+from unirain_plugin.rain.render import render_rain
+from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
 
 FOREIGN = {
@@ -26,7 +32,7 @@ FOREIGN = {
 """Rows of rain that another renderer draws: name → albumentations' transform and its arguments."""
 
 Renderer = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""Photograph (RGB) and number of the pair → rainy and clean picture."""
+"""Photograph (RGB) and number of the pair → rainy and clean image."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,11 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a row for each rain type, for clean pictures, and for each foreign rain if albumentations is installed."""
+    """Print a row for each rain type, for clean images, and for each foreign rain if albumentations is installed."""
     from unirain_plugin.inference.loading import load
     from unirain_plugin.inference.restoring import restore
 
     args = build_parser().parse_args(argv)
+    if args.per_image < 1:
+        raise OptionError(f"--per-image: expected 1 or more, found {args.per_image}.")
     network = load(args.weights)
     windows = list(_windows(args))
     write = sys.stdout.write
@@ -61,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, window in enumerate(windows):
             rainy, clean = render(window, number)
             scores.append((score(rainy, clean), score(restore(network, rainy, sizes=args.sizes), clean)))
-        gains[name] = _write_row(name, scores)
-    of_windows = [mean(of_types) for of_types in zip(*(gains[t] for t in RAIN_TYPES), strict=True)]
+        gains[name] = write_row(name, scores)
+    by_window = zip(*(gains[t] for t in RAIN_TYPES), strict=True)
+    of_windows = [mean(known) for of_types in by_window if (known := [gain for gain in of_types if gain == gain])]
     spread = f", standard error over these windows {standard_error(of_windows):.2f} dB" if len(of_windows) > 1 else ""
     write(f"mean gain over {', '.join(RAIN_TYPES)}: {mean(of_windows):+.2f} dB{spread}\n")
     return 0
@@ -73,23 +82,29 @@ def standard_error(values: Sequence[float]) -> float:
     return stdev(values) / len(values) ** 0.5
 
 
-def _write_row(name: str, scores: list[tuple[Score, Score]]) -> list[float]:
-    """Write means and the least gain, of clean pictures (whose PSNR is infinite) the least PSNR; return the gains."""
-    before, after = (mean(pair[i].psnr for pair in scores) for i in (0, 1))
-    gains = [b.psnr - a.psnr for a, b in scores]
+def write_row(name: str, scores: Sequence[tuple[Score, Score]]) -> list[float]:
+    """Write means and the least gain; of clean images, whose PSNR is infinite, the least PSNR.
+
+    Returns:
+        The gain of each window in dB; NaN where the PSNR before or after is infinite.
+    """
+    clean = all(math.isinf(before.psnr) for before, _ in scores)
+    finite = [pair for pair in scores if not any(math.isinf(s.psnr) for s in pair)]
+    counted = scores if clean or not finite else finite
+    before, after = (finite_mean([pair[i].psnr for pair in counted]) for i in (0, 1))
+    gains = [a.psnr - b.psnr for b, a in finite]
     ssim = [mean(pair[i].ssim for pair in scores) for i in (0, 1)]
-    least = min(pair[1].psnr for pair in scores)
-    shown = f"{mean(gains):>+8.2f}{min(gains):>+8.2f}" if np.isfinite(before) else f"{'':>8}{least:>8.2f}"
+    least = min(after.psnr for _, after in scores)
+    shown = f"{mean(gains):>+8.2f}{min(gains):>+8.2f}" if gains else f"{'':>8}{least:>8.2f}"
     sys.stdout.write(f"{name:<22}{before:>12.2f}{after:>10.2f}{shown}{ssim[0]:>14.4f}{ssim[1]:>10.4f}\n")
-    return gains
+    if not clean and (left_out := len(scores) - len(finite)):
+        what = "window equals its" if left_out == 1 else "windows equal their"
+        sys.stdout.write(f"  ({left_out} {what} clean one before or after: its infinite PSNR is in no mean)\n")
+    return [a.psnr - b.psnr if (b, a) in finite else math.nan for b, a in scores]
 
 
 def _windows(args: argparse.Namespace) -> Iterator[np.ndarray]:
     """Random windows of the photographs, the same for every row."""
-    from unirain_plugin.data.folders import walk_images
-    from unirain_plugin.rain.pair_files import cut, read_photo
-    from unirain_plugin.rain.sample_photos import sample_photos
-
     if args.photographs is None:
         paths = sample_photos("held-out")
     else:
@@ -116,9 +131,7 @@ def smeared_noise(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _rows(seed: int) -> Iterator[tuple[str, Renderer]]:
-    """Rows of the table: our four types, clean pictures, other ways to draw rain."""
-    from unirain_plugin.rain.render import render_rain
-
+    """Rows of the table: our four types, clean images, other ways to draw rain."""
     for rain_type in RAIN_TYPES:
         yield rain_type, lambda photo, k, t=rain_type: render_rain(photo, t, 1000 * seed + k)[:2]
     yield "clean, day", lambda photo, k: (photo, photo)

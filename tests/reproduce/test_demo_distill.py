@@ -2,13 +2,14 @@
 
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.rain import command as synthesize_rain
-from unirain_plugin.study.demo_distill import GOOD, distil
+from unirain_plugin.study.data import GOOD
+from unirain_plugin.study.demo import plant_and_distil
 
 
 def test_planted_pairs_are_distilled_away(tmp_path):
     arguments = ["--types", "drs", "nrs", "--split", "train", "--per-image", "2", "--size", "192", "--seed", "0"]
     synthesize_rain.main([*arguments, "--output", str(tmp_path / "train")])
-    text = distil(tmp_path / "train", tmp_path / "out", workers=0)
+    text = plant_and_distil(tmp_path / "train", tmp_path / "out", workers=0)
     records = list(read_manifest(tmp_path / "out" / "distilled" / "manifest.jsonl"))
     good = [record.keep for record in records if record.source == GOOD]
     planted = [record.keep for record in records if record.source != GOOD]

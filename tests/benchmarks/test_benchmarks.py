@@ -1,0 +1,128 @@
+"""Every benchmark runs, prints its table and refuses nonsense (figures are for people, not for tests)."""
+
+import importlib
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from unirain_plugin import __main__ as cli
+from unirain_plugin.compare.summary import Score
+from unirain_plugin.data.sources import close_environments
+from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.study.benchmarks import arch, metrics, weights
+from unirain_plugin.study.benchmarks.cli import BENCHMARKS
+
+
+def test_every_benchmark_has_a_main():
+    assert all(callable(importlib.import_module(module).main) for module, _ in BENCHMARKS.values())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["arhc"], "unknown name 'arhc'. Did you mean 'arch'"),
+        (["arch", "--networks", "UniRian"], "--networks: unknown 'UniRian'. Did you mean 'UniRain'"),
+        (["arch", "--variants", "fp16"], "--variants: unknown 'fp16'"),
+        (["arch", "--size", "100"], "--size: got 100; allowed: a multiple of 8"),
+        (["arch", "--rounds", "0"], "--rounds: got 0; allowed: at least 1"),
+        (["data", "--crops", "0"], "--crops: expected 1 or more, found 0"),
+        (["metrics", "--size", "10", "40"], "expected --size ≥ 11 11"),
+        (["metrics", "--rounds", "0"], "expected --size ≥ 11 11"),
+        (["metrics", "--threads", "0"], "expected --size ≥ 11 11"),
+        (["weights", "--per-image", "0"], "--per-image: expected 1 or more, found 0"),
+    ],
+)
+def test_wrong_arguments_are_explained(argv, message, capsys):
+    assert cli.main(["benchmark", *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_arch_prints_every_row(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(arch, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(arch, "BASELINE", "textbook-tiny")
+    argv = ["arch", "--networks", "textbook-tiny", "UniRain-Tiny", "--size", "16", "--train-size", "16"]
+    argv += ["--rounds", "1", "--threads", "1", "--no-memory", "--json", str(tmp_path / "b.json")]
+    assert cli.main(["benchmark", *argv]) == 0
+    printed, told = capsys.readouterr()
+    assert "benchmark arch: training steps at 16², 5 rows (textbook-tiny, UniRain-Tiny) …" in told
+    assert "| textbook-tiny | fp32 | 0." in printed
+    assert "| UniRain-Tiny | bf16 | 0.73 |" in printed
+    assert printed.count("| window |") == 3
+    rows = json.loads((tmp_path / "b.json").read_text())["networks"]
+    assert rows[0]["forward_ratio"] == rows[0]["step_ratio"] == 1
+    assert all(row["warm"] is None for row in rows if row["network"] == "UniRain-Tiny")
+    checkpointing = next(row for row in rows if row["variant"] == "checkpointing")
+    assert checkpointing["forward"] is None and checkpointing["step"] > 0
+
+
+def test_data_measures_every_case(capsys, tmp_path):
+    try:
+        arguments = ["--images", "1", "--crops", "1", "--repeats", "1", "--dir", str(tmp_path)]
+        assert cli.main(["benchmark", "data", *arguments]) == 0
+    finally:
+        close_environments()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if re.search(r"\d+\.\d ms +\d+\.\d ms +\d+\.\d× +[\d.]+×$", line)]
+    assert len(rows) == 5
+    assert any(line.startswith("gt_size 128; OpenCV") for line in lines)
+
+
+def test_metrics_reports_values_and_times(tmp_path, capsys):
+    file = tmp_path / "m.json"
+    assert cli.main(["benchmark", "metrics", "--size", "30", "40", "--rounds", "1", "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())
+    assert [row["metric"] for row in rows] == ["psnr", "psnr_y", "ssim", "ssim_y"]
+    assert all(row["difference"] < 1e-9 and row["ours_s"] > 0 for row in rows)
+    assert "40×30, median of 1" in capsys.readouterr().out
+
+
+def test_a_wrong_metric_is_an_exit_status(monkeypatch):
+    monkeypatch.setattr(metrics, "ssim", lambda image, target: 0.5)
+    assert cli.main(["benchmark", "metrics", "--size", "30", "40", "--rounds", "1"]) == 1
+
+
+def test_weights_has_a_row_for_each_rain(capsys):
+    assert weights.main(["--size", "64", "--per-image", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line[:22].strip(): line[22:].split() for line in lines[2:]}
+    assert lines[0].startswith("2 windows a row")
+    for name in (*RAIN_TYPES, "smeared noise"):
+        before, after, gain = (float(value) for value in rows[name][:3])
+        assert abs(after - before - gain) < 0.011
+    assert rows["clean, day"][0] == rows["clean, night"][0] == "inf"
+    assert float(rows["clean, day"][1]) > 38
+    mean = sum(float(rows[name][2]) for name in RAIN_TYPES) / 4
+    text = r"mean gain over drs, drd, nrs, nrd: (.*) dB, standard error over these windows (.*) dB"
+    last = re.fullmatch(text, lines[-1])
+    assert abs(mean - float(last[1])) < 0.011
+    assert 0 < float(last[2]) < 5
+
+
+def test_a_perfect_window_is_counted_and_hides_no_other(capsys):
+    scores = [
+        (Score(30, 0.9), Score(33, 0.95)),
+        (Score(math.inf, 1), Score(40, 0.99)),
+        (Score(20, 0.5), Score(21, 0.5)),
+    ]
+    gains = weights.write_row("drs", scores)
+    assert gains[0] == 3 and math.isnan(gains[1]) and gains[2] == 1
+    row, note = capsys.readouterr().out.splitlines()
+    assert row.split()[:5] == ["drs", "25.00", "27.00", "+2.00", "+1.00"]
+    assert note == "  (1 window equals its clean one before or after: its infinite PSNR is in no mean)"
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    assert weights.standard_error([1, 3]) == pytest.approx(1)
+    assert weights.standard_error([1, 3] * 50) == pytest.approx(0.1, rel=0.01)
+
+
+def test_smeared_noise_brightens_along_one_direction():
+    photo = np.full((128, 128, 3), 60, np.uint8)
+    rain = weights.smeared_noise(photo, np.random.default_rng(3)).astype(int) - photo
+    assert rain.min() >= 0 and 0.02 < (rain[..., 0] > 10).mean() < 0.6
+    assert (rain[..., 0] == rain[..., 2]).all()
+    down, across = (np.abs(np.diff(rain[..., 0], axis=axis)).mean() for axis in (0, 1))
+    assert down < 0.7 * across
