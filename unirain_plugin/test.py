@@ -1,6 +1,6 @@
 """``python -m unirain_plugin.test -opt FILE``: the toolbox's ``test_pipeline`` with checked options, on any device.
 
-The same flags as for training. Pictures and the log go to ``results/NAME`` below ``--root``; an older folder of that
+The same flags as for training. Images and the log go to ``results/NAME`` below ``--root``; an older folder of that
 name is archived.
 """
 

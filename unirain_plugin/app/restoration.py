@@ -15,10 +15,9 @@ import numpy as np
 from torch import nn
 
 from unirain_plugin.errors import DataError, OptionError, UniRainError
-from unirain_plugin.inference.images import Picture, read_picture, write_picture
+from unirain_plugin.inference.images import StoredImage, read_image, write_image
 from unirain_plugin.inference.loading import load
-from unirain_plugin.inference.restoring import RestoreOptions, restore
-from unirain_plugin.inference.sizes import used_sizes
+from unirain_plugin.inference.restoring import RestoreOptions, restore, used_sizes
 
 PREVIEW = 1600
 """Longest edge in pixels of what the slider shows; the result to download has every pixel."""
@@ -77,7 +76,7 @@ class Restorer:
             self._loaded = (key, load(weights, self._network, device))
         return self._loaded[1]
 
-    def open(self, path: Path) -> Picture:
+    def open(self, path: Path) -> StoredImage:
         """Read an uploaded picture.
 
         Raises:
@@ -112,7 +111,7 @@ class Restorer:
         note("writing the result")
         self._remove_old()
         target = Path(tempfile.mkdtemp(dir=self._folder)) / f"{path.stem}_restored.png"
-        write_picture(target, after)
+        write_image(target, after)
         where = next(net.parameters()).device
         ensemble = ", ensemble of 8" if options.ensemble else ""
         sizes = "".join(f", {size} pixels" for size in used_sizes(options.sizes or (), height, width))
@@ -125,14 +124,14 @@ class Restorer:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_picture(path: Path, max_pixels: int) -> Picture:
+def open_picture(path: Path, max_pixels: int) -> StoredImage:
     """Read a picture whose size is checked before it is decoded; errors name the file without its folder.
 
     Raises:
         DataError: If it is broken, no picture, or has more than ``max_pixels`` pixels.
     """
     try:
-        return read_picture(path, max_pixels)
+        return read_image(path, max_pixels)
     except (UniRainError, cv2.error) as error:
         raise DataError(str(error).replace(str(path), path.name)) from None
 
@@ -141,7 +140,7 @@ def preview(pixels: np.ndarray, longest_edge: int = PREVIEW) -> np.ndarray:
     """What the browser shows: (H, W, 3) uint8, made smaller if need be, transparent parts on mid-grey.
 
     Args:
-        pixels: (H, W, C) uint8 or uint16 with 1 to 4 channels, as :class:`Picture` holds them.
+        pixels: (H, W, C) uint8 or uint16 with 1 to 4 channels, as :class:`StoredImage` holds them.
         longest_edge: In pixels.
     """
     scale = min(1.0, longest_edge / max(pixels.shape[:2]))

@@ -20,7 +20,7 @@ from unirain_plugin.archs.kernels import (
     linear,
     mixing_matrix,
     stream_attention_scores,
-    times_picture_matrix,
+    times_image_matrix,
 )
 from unirain_plugin.archs.mixtures import RoutingRecord, build_feed_forward
 from unirain_plugin.archs.options import NetworkOptions
@@ -40,7 +40,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad ``(N, C, H, W)`` at the bottom and right by reflection until H and W are multiples of ``multiple``."""
     for axis in (2, 3):
         size = x.shape[axis]
-        padded = -(-size // multiple) * multiple
+        padded = (size + multiple - 1) // multiple * multiple  # of numbers ≥ 0: ONNX divides towards zero
         if torch.compiler.is_exporting() or padded != size:  # exported: for every size, without a branch
             x = x.index_select(axis, reflect_indices(size, padded, x.device))
     return x
@@ -59,7 +59,7 @@ class ChannelAttention(nn.Module):
     """Attention across channels, as in Restormer's MDTA (Zamir et al., CVPR 2022, eq. 1).
 
     Two steps differ from the plain formulation, not their result: the c×c scores are divided by the norms of q and k
-    instead of normalising q and k; and W_o · A, a C×C matrix a picture, is multiplied once with v instead of A with v
+    instead of normalising q and k; and W_o · A, a C×C matrix an image, is multiplied once with v instead of A with v
     and then W_o with that.
 
     Attributes:
@@ -83,7 +83,7 @@ class ChannelAttention(nn.Module):
         """Map ``(N, H, W, C)`` to the same shape."""
         if can_stream(x):
             products, squares, v = stream_attention_scores(x, self.qkv, self.depthwise, self.heads)
-            return times_picture_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
+            return times_image_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
         z = depthwise_3x3(linear(x, self.qkv), self.depthwise).flatten(1, 2)
         if is_plain(z, self.project):
             return attend(z, self.temperature, self.project).view(x.shape)
@@ -93,7 +93,7 @@ class ChannelAttention(nn.Module):
             qk = (qk / squares.clamp_min(LEAST_SQUARE).sqrt().unsqueeze(1)).half()
             squares = torch.ones_like(squares)
         products = head_products(qk, self.heads).float()
-        return times_picture_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
+        return times_image_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
 
     def mixing(self, products: Tensor, squares: Tensor) -> Tensor:
         """:func:`~unirain_plugin.archs.kernels.mixing_matrix` with this layer's temperature and W_o."""

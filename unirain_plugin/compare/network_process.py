@@ -131,7 +131,7 @@ def _serve(connection: Connection, spec: NetworkSpec) -> None:
 
 def _requests(net: Any, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
     from unirain_plugin.compare import cost
-    from unirain_plugin.inference.images import Picture, write_picture
+    from unirain_plugin.inference.images import StoredImage, write_image
     from unirain_plugin.inference.restoring import restore
 
     options = spec.restore_options()
@@ -142,7 +142,7 @@ def _requests(net: Any, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
         start = time.perf_counter()
         restored = restore(net, picture, **vars(options))
         seconds = time.perf_counter() - start
-        write_picture(target, Picture(restored))
+        write_image(target, StoredImage(restored))
         return seconds
 
     return {

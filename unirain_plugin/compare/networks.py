@@ -68,7 +68,7 @@ class NetworkSpec:
             CheckpointError: If the weights are missing.
         """
         from unirain_plugin.inference.loading import experiment_network
-        from unirain_plugin.inference.sizes import CONFIDENCE
+        from unirain_plugin.inference.restoring import CONFIDENCE
 
         o = self.options
         network: Any = Path(o.network).read_text("utf-8") if isinstance(o.network, str) else o.network
