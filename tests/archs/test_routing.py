@@ -133,7 +133,7 @@ def test_noise_only_in_training(small):
     assert any(not torch.equal(choices(), choices()) for _ in range(5))
 
 
-def test_statistics_have_a_row_a_image_that_sums_to_one(small):
+def test_statistics_have_a_row_an_image_that_sums_to_one(small):
     net = small(hard_routing="window", window=4, top_k=2)
     net(torch.rand(3, 3, 20, 28))
     statistics = net.routing_statistics()

@@ -73,7 +73,7 @@ def test_memory_format_and_strides_do_not_matter(small):
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"hard_routing": "window", "window": 4}])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_image_does_not_depend_on_its_batch(small, options, training):
+def test_an_image_does_not_depend_on_its_batch(small, options, training):
     net = small(**options).train(training)
     lq = torch.rand(5, 3, 12, 20) * torch.tensor([0.1, 0.4, 1.0, 2.0, 0.7]).view(-1, 1, 1, 1)
     order = [3, 0, 4, 1, 2]

@@ -24,14 +24,14 @@ def test_orientation_is_turned_upright_and_kept(tmp_path, orientation, suffix):
     lossless = {"lossless": True} if suffix == ".webp" else {}
     Image.fromarray(random_image(20, 31)).save(path, exif=exif_with(orientation), icc_profile=b"profile", **lossless)
     image = read_image(path)
-    with Image.open(path) as image:
-        shown = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    with Image.open(path) as file:
+        shown = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
         np.testing.assert_array_equal(image.pixels, shown)
     write_image(out, image)
-    with Image.open(out) as image:
-        assert image.getexif()[0x0112] == orientation and image.getexif()[0x010F] == "camera"
-        assert image.info["icc_profile"] == b"profile"
-        again = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+    with Image.open(out) as file:
+        assert file.getexif()[0x0112] == orientation and file.getexif()[0x010F] == "camera"
+        assert file.info["icc_profile"] == b"profile"
+        again = np.asarray(ImageOps.exif_transpose(file).convert("RGB")).astype(int)
     assert np.abs(again - shown).max() <= (0 if suffix != ".jpg" else 40) and again.shape == shown.shape
 
 
@@ -105,9 +105,9 @@ def test_alpha_and_grey_are_kept(tmp_path, mode):
     image = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(image.pixels, pixels)
     write_image(tmp_path / "b.png", image)
-    with Image.open(tmp_path / "b.png") as image:
-        assert image.mode == mode
-        np.testing.assert_array_equal(np.asarray(image), pixels.squeeze())
+    with Image.open(tmp_path / "b.png") as file:
+        assert file.mode == mode
+        np.testing.assert_array_equal(np.asarray(file), pixels.squeeze())
 
 
 def test_palette_with_transparency_becomes_rgba(tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.inference.images import StoredImage, read_image, write_image
+from unirain_plugin.inference.jobs import plan_jobs, restore_files
 from unirain_plugin.inference.restoring import restore
 
 

@@ -162,7 +162,7 @@ def test_avif_is_turned_upright_and_becomes_png(tmp_path, orientation):
 def test_ten_bits_of_avif_and_its_colours_are_kept(tmp_path):
     levels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
     command = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-pix_fmt", "gbrp10le", "-s", "32x32", "-i", "-", "-c:v"]
-    command += ["libaom-av1", "-crf", "0", "-still-image", "1", "-color_primaries", "bt2020", "-color_trc"]
+    command += ["libaom-av1", "-crf", "0", "-still-picture", "1", "-color_primaries", "bt2020", "-color_trc"]
     command += ["smpte2084", "-colorspace", "rgb", "-color_range", "pc", "-f", "avif", str(tmp_path / "a.avif")]
     try:
         done = subprocess.run(command, input=np.stack([levels] * 3).tobytes(), capture_output=True)

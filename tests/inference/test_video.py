@@ -1,5 +1,6 @@
 """Videos: nothing of a film is lost unsaid, in any container, codec and rate."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from video_helpers import make_film, seen
 
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference import command, restoring, video, video_merging
-from unirain_plugin.inference.jobs import VideoSettings, plan_jobs, restore_files
+from unirain_plugin.inference.jobs import Job, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.inference.video import probe, read_frames, writer
 
 
@@ -202,7 +203,7 @@ def test_tags_of_streams_that_are_lost_are_told(tmp_path, monkeypatch):
     source = make_film(tmp_path / "film.mkv", sound=("aac",))
     monkeypatch.setattr(video_merging, "_copy_of", without_tags)
     _, notes, _ = restored(source, tmp_path / "out")
-    assert notes == "tags of its streams are lost: audio language: eng, audio title: microphone 0"
+    assert notes == "tags of its streams are lost: audio language, audio title"
 
 
 def test_data_is_kept_or_told(tmp_path):
@@ -427,6 +428,25 @@ def test_two_runs_do_not_write_the_same_film(tmp_path):
         for frame in read_frames(source):
             write(frame)
     assert len(seen(tmp_path / "out.mkv")["times"]) == 8
+
+
+def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(video, "put_in_place", full)
+    source = make_film(tmp_path / "film.mp4")
+    with pytest.raises(DataError, match=r"out/film\.mp4: cannot be written: No space left on device"):
+        restored(source, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    source = make_film(tmp_path / "film.mp4")
+    (tmp_path / "out").touch()
+    job = Job(source, tmp_path / "out/film.mp4", None, is_video=True)
+    ((_, reason),) = restore_files([job], lambda frame: frame, bar=False).failed
+    assert reason.startswith(f"{tmp_path}/out/film.mp4: cannot be written: ")
 
 
 def test_a_name_as_long_as_names_can_be(tmp_path):

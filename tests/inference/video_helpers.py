@@ -72,17 +72,17 @@ def make_film(
             )
         if attachment:
             output.add_attachment("font.ttf", "application/x-truetype-font", b"font")
-        data = io.BytesIO()
-        Image.new("RGB", (16, 16), (255, 0, 0)).save(data, "PNG")
+        png = io.BytesIO()
+        Image.new("RGB", (16, 16), (255, 0, 0)).save(png, "PNG")
         image = None
         if cover and path.suffix == ".mkv":
-            output.add_attachment("cover.png", "image/png", data.getvalue())
+            output.add_attachment("cover.png", "image/png", png.getvalue())
         elif cover:
             image = output.add_mux_stream("png", width=16, height=16)
             image.disposition = av.stream.Disposition.attached_pic
         if image is not None:
             output.start_encoding()
-            packet = av.Packet(data.getvalue())
+            packet = av.Packet(png.getvalue())
             packet.stream, packet.pts, packet.dts = image, 0, 0
             packet.is_keyframe = True
             output.mux(packet)

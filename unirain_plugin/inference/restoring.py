@@ -42,6 +42,11 @@ def used_sizes(sizes: Sequence[int], height: int, width: int) -> list[int]:
 def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: Sequence[int]) -> Tensor:
     """Blend the correction at full size with the mean of the corrections at smaller sizes.
 
+    A drop covers as large a part of an image of 4000 pixels as of one of 400, but a network trained on crops knows rain
+    up to some size in pixels. So the image is restored shrunk as well, and what changes there is enlarged and blended
+    with what changes at full size, by where either changes more. Detail is never resampled, only the correction is. How
+    much brighter or darker the whole image becomes is decided at full size. Our own; not part of the paper.
+
     y = x + d_f + c - m(c), c = 0.95 · e_s / (e_s + e_f) · (d_s - d_f), with d_f = R(x) - x, d_s the mean over the sizes
     of the enlarged R(shrunk x) - shrunk x, e the mean of d² over a neighbourhood and the channels, m the mean over the
     image, channel by channel, and 0.95 :data:`CONFIDENCE`.
@@ -98,9 +103,9 @@ class RestoreOptions:
         ensemble: Average over the eight flips and quarter turns: eight times the time.
         memory: GiB of memory for UniRain's feature maps, beyond which they go to a scratch file; None for half of
             what is free.
-        sizes: Longer edges in pixels at which larger images are restored as well, see
-            :func:`~unirain_plugin.inference.restoring.restore_at_sizes`; ``()`` for the network's own result, None for what
-            the weights' file names (the shipped one: 640 and 427; none for other networks).
+        sizes: Longer edges in pixels at which larger images are restored as well, see :func:`restore_at_sizes`; ``()``
+            for the network's own result, None for what the weights' file names (the shipped one: 640 and 427; none for
+            other networks).
     """
 
     tile: int = 512

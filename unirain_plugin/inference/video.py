@@ -83,28 +83,24 @@ class FilmWriter:
         self.stamps.append(stamp)
         if index < self.done:
             return
-        if self._part is None:
-            self._part = _Part(self.folder / "part.tmp", self.video, self.width)
-        try:
+        with _writing(self.path):
+            if self._part is None:
+                self._part = _Part(self.folder / "part.tmp", self.video, self.width)
             self._part.encode(frame, index % self.part_frames)
             if len(self.stamps) % self.part_frames == 0:
                 self._finish_part()
-        except av.FFmpegError as error:
-            raise DataError(f"{self.path}: encoding failed: {reason(error)}.") from None
 
     def finish(self) -> None:
         """Put the film together and in place."""
         if not self.stamps:
             raise DataError(f"{self.video.path}: no frame can be decoded.")
-        try:
+        with _writing(self.path):
             if self._part is not None:
                 self._finish_part()
             whole = self.folder / f"whole{self.path.suffix}"
             parts = sorted(self.folder.glob("[0-9]*.mp4"))
             self.notes += merge(whole, self.video, self.plan, parts, self.stamps, self.width)
             put_in_place(whole, self.path)
-        except (av.FFmpegError, OSError) as error:
-            raise DataError(f"{self.path}: cannot be written: {reason(error)}.") from None
 
     def abandon(self) -> None:
         """Drop what is not whole."""
@@ -116,6 +112,14 @@ class FilmWriter:
         part, self._part = self._part, None
         part.close()
         put_in_place(part.path, self.folder / f"{(len(self.stamps) - 1) // self.part_frames:06d}.mp4")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        raise DataError(f"{path}: cannot be written: {reason(error)}.") from error
 
 
 @contextmanager
@@ -135,10 +139,10 @@ def writer(path: Path, video: Video, width: int, made_from: object = None) -> It
     Raises:
         DataError: If encoding or writing fails, or another process writes to the same file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     folder = path.parent / f".{name}.parts"  # never longer than a name may be
-    folder.mkdir(exist_ok=True)
+    with _writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
     with sole_user(folder, f"another run is making {path.name}; wait for it, or end it."):
         film = None
         try:
@@ -222,7 +226,7 @@ _PIXELS_AT_ONCE = 2**22
 def restore_video(
     job: Job, function: Callable[[np.ndarray], np.ndarray], bar: bool, settings: VideoSettings
 ) -> list[str]:
-    """Restore one video.
+    """Restore one video: frames are decoded, restored and encoded at the same time, with a few of them in memory.
 
     Args:
         job: The file and its targets.

@@ -153,15 +153,15 @@ def _lost_tags(source: Path, target: Path, plan: Plan) -> tuple[str, ...]:
         of_streams = _counted_tags(streams) - _counted_tags(after.streams)
     notes = [f"tags are lost: {', '.join(lost)}"] if lost else []
     if of_streams:
-        named = sorted(f"{kind} {key}: {value}" for kind, key, value in of_streams)
+        named = sorted({f"{kind} {key}" for kind, key, _ in of_streams})
         notes.append(f"tags of its streams are lost: {', '.join(named)}")
     return tuple(notes)
 
 
 def _counted_tags(streams: Iterable[av.stream.Stream]) -> Counter[tuple[str, str, str]]:
-    """How many streams of a kind have a tag and value; players take no language for ``und``."""
+    """How many streams of a kind have a tag and value. Languages may change their code (deu, ger); und is none."""
     return Counter(
-        (stream.type, key.lower(), value)
+        (stream.type, key.lower(), "" if key == "language" else value)
         for stream in streams
         for key, value in _stream_tags(stream).items()
         if value != "und"
