@@ -146,7 +146,8 @@ def writer(path: Path, video: Video, width: int, made_from: object = None) -> It
     with sole_user(folder, f"another run is making {path.name}; wait for it, or end it."):
         film = None
         try:
-            _keep_if_same(folder, _identity(video, width, made_from), made_from is not None)
+            with _writing(path):
+                _keep_if_same(folder, _identity(video, width, made_from), made_from is not None)
             film = FilmWriter(path, video, width, folder, plan_streams(video, path))
             yield film
             film.finish()
