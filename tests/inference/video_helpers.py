@@ -96,6 +96,7 @@ def make_film(
             if data:
                 packet = av.Packet(b"place %d" % index)
                 packet.pts = packet.dts = 100 * index
+                packet.duration = 100
                 packet.time_base, packet.stream = Fraction(1, 1000), sensor
                 output.mux(packet)
         output.mux(stream.encode(None))
