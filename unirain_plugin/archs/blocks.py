@@ -31,9 +31,11 @@ def reflect_indices(size: int, padded: int, device: torch.device) -> Tensor:
 
     A triangle wave, so that any amount of padding works on any size ≥ 1; of a single row only copies can be made.
     """
-    period = max(2 * (size - 1), 1)
     index = torch.arange(padded, device=device)
-    index = index - index // period * period  # ONNX has no remainder by a number that depends on the size
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():  # no remainder by a symbolic number
+        return torch.minimum(index, 2 * (size - 1) - index)  # enough where less is added than the image has
+    period = max(2 * (size - 1), 1)
+    index = index % period
     return torch.minimum(index, period - index) if size > 1 else index
 
 
