@@ -61,7 +61,7 @@ class UniRainArchitecture(Architecture):
             input_channels=net.options.in_channels,
             output_channels=net.options.out_channels,
             size_requirements=SizeRequirements(),
-            tiling="discouraged",  # attention and routing look at the whole picture
+            tiling="discouraged",  # attention and routing look at the whole image
         )
 
 

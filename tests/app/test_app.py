@@ -17,12 +17,12 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import pytest
-from app_pictures import random_network, random_picture, write_network
+from app_pictures import random_image, random_network, write_network
 from browser import Browser, find_chromium
 from PIL import Image
 
 from unirain_plugin.app import command, interface
-from unirain_plugin.inference.images import read_picture
+from unirain_plugin.inference.images import read_image
 from unirain_plugin.inference.restoring import restore
 
 pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")
@@ -96,12 +96,12 @@ def test_says_where_it_serves(server):
 
 def test_result_is_exactly_that_of_restore(client, server, net, tmp_path):
     path = tmp_path / "größe 1.jpg"
-    Image.fromarray(random_picture(300, 260)).save(path, exif=exif(6))
+    Image.fromarray(random_image(300, 260)).save(path, exif=exif(6))
     slider, summary, result = ask(client, server, path, tile=256, overlap=16)
-    picture = read_picture(path)
+    picture = read_image(path)
     assert picture.pixels.shape == (260, 300, 3)
     expected = restore(net, picture.pixels, tile=256, overlap=16)
-    found = read_picture(result)
+    found = read_image(result)
     assert np.array_equal(found.pixels, expected) and found.orientation == 6
     assert result.name == "größe 1_restored.png" and summary.startswith("300 × 260 pixels in ")
     before, after = (np.asarray(Image.open(side)) for side in slider)
@@ -115,11 +115,11 @@ def exif(orientation):
 
 
 def test_depth_and_alpha_are_kept(client, server, net, tmp_path):
-    pixels = random_picture(40, 50, 4, np.uint16)
+    pixels = random_image(40, 50, 4, np.uint16)
     path = tmp_path / "deep.png"
     cv2.imwrite(str(path), pixels[..., [2, 1, 0, 3]])
     slider, _, result = ask(client, server, path, precision="bf16", ensemble=True)
-    found = read_picture(result).pixels
+    found = read_image(result).pixels
     assert found.dtype == np.uint16 and np.array_equal(found[..., 3], pixels[..., 3])
     assert np.array_equal(found, restore(net, pixels, precision="bf16", ensemble=True))
     assert np.asarray(Image.open(slider[0])).shape == (40, 50, 3)
@@ -191,7 +191,7 @@ def test_no_url_of_another_machine_is_fetched(client, server):
 @pytest.mark.parametrize("more", [{}, {"is_stream": True}, {"url": "http://127.0.0.1:9/a.png"}])
 def test_only_uploaded_files_are_read(server, tmp_path, elsewhere, more):
     secret = tmp_path / "secret.png"
-    Image.fromarray(random_picture(20, 24)).save(secret)
+    Image.fromarray(random_image(20, 24)).save(secret)
     uploads = next(server.temporary.glob("unirain-app-*")) / "uploads"
     climbing = uploads / "x" / os.path.relpath(secret, uploads / "x")
     for path in (secret, f"file://{secret}", f"HTTP{elsewhere[4:]}/a.png", climbing, server.weights[0]):
@@ -204,11 +204,11 @@ def test_only_uploaded_files_are_read(server, tmp_path, elsewhere, more):
 
 
 def test_large_rain_is_restored_at_smaller_sizes_as_well(client, server, net, tmp_path):
-    pixels = random_picture(60, 700)
+    pixels = random_image(60, 700)
     path = tmp_path / "long.png"
     Image.fromarray(pixels).save(path)
     _, summary, result = ask(client, server, path, large=True)
-    assert np.array_equal(read_picture(result).pixels, restore(net, pixels, sizes=(640, 427)))
+    assert np.array_equal(read_image(result).pixels, restore(net, pixels, sizes=(640, 427)))
     assert summary.endswith(", fp32, 427 pixels"), "640 is not below 3/4 of 700"
 
 
@@ -224,7 +224,7 @@ def test_large_rain_is_ticked_at_first_where_the_weights_name_sizes(monkeypatch,
 
 def test_large_pictures_are_shown_smaller_and_returned_whole(client, server, tmp_path):
     path = tmp_path / "wide.png"
-    Image.fromarray(random_picture(16, 2000)).save(path)
+    Image.fromarray(random_image(16, 2000)).save(path)
     slider, _, result = ask(client, server, path)
     assert Image.open(slider[0]).size == Image.open(slider[1]).size == (1600, 13)
     assert Image.open(result).size == (2000, 16)
@@ -245,7 +245,7 @@ def test_large_pictures_are_shown_smaller_and_returned_whole(client, server, tmp
 def test_errors_are_told(client, server, tmp_path, name, changes, message):
     from gradio_client.exceptions import AppError
 
-    good, large = Image.fromarray(random_picture(20, 24)), Image.fromarray(random_picture(400, 600))
+    good, large = Image.fromarray(random_image(20, 24)), Image.fromarray(random_image(400, 600))
     good.save(tmp_path / "good.png")
     large.save(tmp_path / "large.png")
     large.save(tmp_path / "large.bmp")
@@ -275,7 +275,7 @@ def test_driven_in_chromium(server, tmp_path):
     if find_chromium() is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     paths = [tmp_path / name for name in ("rain.png", "cut.png")]
-    Image.fromarray(random_picture(60, 90)).save(paths[0])
+    Image.fromarray(random_image(60, 90)).save(paths[0])
     paths[1].write_bytes(paths[0].read_bytes()[:-40])
     browser = Browser(find_chromium(), tmp_path / "profile")
     try:

@@ -28,7 +28,7 @@ def _threads_and_seed():
 
 @pytest.fixture()
 def small():
-    """Build a three-level network whose routers tell pictures apart (weights of 1, not of 0.02)."""
+    """Build a three-level network whose routers tell images apart (weights of 1, not of 0.02)."""
 
     def build(**changes):
         torch.manual_seed(1)

@@ -7,10 +7,10 @@ from unirain_plugin.archs.kernels import attend
 from unirain_plugin.archs.mixtures import FeedForward
 
 
-@pytest.mark.parametrize(("pictures", "heads"), [(1, 1), (2, 3)])
-def test_gradients_of_attend_are_those_of_small_differences(pictures, heads):
+@pytest.mark.parametrize(("images", "heads"), [(1, 1), (2, 3)])
+def test_gradients_of_attend_are_those_of_small_differences(images, heads):
     torch.manual_seed(0)
-    z = torch.randn(pictures, 7, 18, dtype=torch.float64, requires_grad=True)
+    z = torch.randn(images, 7, 18, dtype=torch.float64, requires_grad=True)
     temperature = torch.linspace(0.5, 2, heads, dtype=torch.float64).requires_grad_()
     project = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(attend, (z, temperature, project))
@@ -28,11 +28,11 @@ def gradients(module, x):
     return y, torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum(), [x, *module.parameters()])
 
 
-@pytest.mark.parametrize("pictures", [1, 3])
+@pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("build", [lambda: ChannelAttention(8, 2), lambda: FeedForward(8, 2.5)])
-def test_layers_equal_what_autograd_makes_of_them(pictures, build, monkeypatch):
+def test_layers_equal_what_autograd_makes_of_them(images, build, monkeypatch):
     torch.manual_seed(0)
-    layer, x = build(), torch.randn(pictures, 5, 6, 8, requires_grad=True)
+    layer, x = build(), torch.randn(images, 5, 6, 8, requires_grad=True)
     y, found = gradients(layer, x)
     used = []
     for module in (blocks, kernels):

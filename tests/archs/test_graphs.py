@@ -43,20 +43,20 @@ def test_compiles_with_inductor():
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-def test_a_trace_routes_every_picture_anew(small):
+def test_a_trace_routes_every_image_anew(small):
     net = small(hard_routing="image", dispatch="dense").eval().double()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(3)  # choices and corrections worth the name
-    pictures = torch.rand(12, 3, 16, 16).double() * torch.linspace(0.1, 1, 12).view(-1, 1, 1, 1)
-    traced = torch.jit.trace(net, pictures[:1], check_trace=False)
+    images = torch.rand(12, 3, 16, 16).double() * torch.linspace(0.1, 1, 12).view(-1, 1, 1, 1)
+    traced = torch.jit.trace(net, images[:1], check_trace=False)
     with torch.no_grad():
-        net(pictures)
+        net(images)
         assert len({tuple(row) for row in net.routing_statistics()["decoder1.0"].tolist()}) > 1
         for n in range(12):
-            expected = net(pictures[n : n + 1])
+            expected = net(images[n : n + 1])
             # Routers read float32 means; a choice that was kept from the example moves values by 6 % of the largest.
-            assert (traced(pictures[n : n + 1]) - expected).abs().max() < 1e-5 * expected.abs().max()
+            assert (traced(images[n : n + 1]) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_exports_for_any_size():

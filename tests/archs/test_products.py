@@ -61,10 +61,10 @@ def test_products_are_written_into_place(dtype):
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_each_picture_is_multiplied_with_its_own_matrix(pictures):
-    x, matrix = torch.randn(pictures, 5, 4, requires_grad=True), torch.randn(pictures, 4, 4, requires_grad=True)
-    y = kernels.times_picture_matrix(x, matrix)
+@pytest.mark.parametrize("images", [1, 2])
+def test_each_image_is_multiplied_with_its_own_matrix(images):
+    x, matrix = torch.randn(images, 5, 4, requires_grad=True), torch.randn(images, 4, 4, requires_grad=True)
+    y = kernels.times_image_matrix(x, matrix)
     torch.testing.assert_close(y, torch.einsum("npc,ncd->npd", x, matrix))
     found = torch.autograd.grad(y.square().sum(), (x, matrix))
     expected = torch.autograd.grad((x @ matrix).square().sum(), (x, matrix))

@@ -146,7 +146,7 @@ def test_the_record_holds_the_routers_own_logits_and_the_noisy_probabilities():
     assert torch.equal(record.chosen[..., 0], record.probabilities.argmax(-1))
 
 
-def test_statistics_have_a_row_a_picture_that_sums_to_one(small):
+def test_statistics_have_a_row_an_image_that_sums_to_one(small):
     net = small(hard_routing="window", window=4, top_k=2)
     net(torch.rand(3, 3, 20, 28))
     statistics = net.routing_statistics()

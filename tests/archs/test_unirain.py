@@ -73,12 +73,12 @@ def test_memory_format_and_strides_do_not_matter(small):
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"hard_routing": "window", "window": 4}])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_picture_does_not_depend_on_its_batch(small, options, training):
+def test_an_image_does_not_depend_on_its_batch(small, options, training):
     net = small(**options).train(training)
     lq = torch.rand(5, 3, 12, 20) * torch.tensor([0.1, 0.4, 1.0, 2.0, 0.7]).view(-1, 1, 1, 1)
     order = [3, 0, 4, 1, 2]
     with torch.set_grad_enabled(training):
-        alone = torch.cat([net(picture[None]) for picture in lq])
+        alone = torch.cat([net(image[None]) for image in lq])
         together, shuffled = net(lq), net(lq[order])
     chosen = net.routing_statistics()["decoder1.0"]
     assert options.get("hard_routing") or len({tuple(row) for row in chosen.tolist()}) > 1, "the batch must be mixed"
@@ -86,7 +86,7 @@ def test_a_picture_does_not_depend_on_its_batch(small, options, training):
     close(shuffled, alone[order])
 
 
-def test_every_parameter_gets_a_gradient_from_one_picture(small):
+def test_every_parameter_gets_a_gradient_from_one_image(small):
     for options in VARIANTS:
         net = small(**options)
         net(torch.rand(1, 3, 8, 8)).sum().backward()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.images import read_picture, write_picture
+from unirain_plugin.inference.images import read_image, write_image
 
 CELLS = all_cells()
 by_container = pytest.mark.parametrize("container", sorted({name.partition("-")[0] for name in CELLS}))
@@ -32,7 +32,7 @@ def levels_off(name, pixels, values):
 def test_values_are_right_in_restoring_and_in_training(tmp_path, container):
     for name, (data, values) in cells_of(container).items():
         (tmp_path / "a").write_bytes(data)
-        pixels = read_picture(tmp_path / "a").pixels
+        pixels = read_image(tmp_path / "a").pixels
         assert pixels.shape == values.shape, name
         assert pixels.dtype == (np.uint16 if values.max() > 255 else np.uint8), name
         assert levels_off(name, pixels, values) <= 1, name
@@ -47,7 +47,7 @@ def test_what_has_no_certain_meaning_is_refused_by_name(tmp_path):
     for name, (data, _) in cells.items():
         path = tmp_path / f"{name}.tif"
         path.write_bytes(data)
-        for read in (lambda: read_picture(path), lambda: EncodedImage(data, str(path), CONVERSIONS)):  # noqa: B023
+        for read in (lambda: read_image(path), lambda: EncodedImage(data, str(path), CONVERSIONS)):  # noqa: B023
             with pytest.raises(DataError, match=rf"{path}: holds "):
                 read()
 
@@ -56,8 +56,8 @@ def test_what_has_no_certain_meaning_is_refused_by_name(tmp_path):
 def test_results_are_read_alike_by_others(tmp_path, container):
     for name, (data, values) in cells_of(container).items():
         (tmp_path / "a").write_bytes(data)
-        picture = read_picture(tmp_path / "a")
-        write_picture(tmp_path / "b.tif", picture)
+        picture = read_image(tmp_path / "a")
+        write_image(tmp_path / "b.tif", picture)
         found = tifffile.TiffFile(tmp_path / "b.tif").pages[0].tags["Compression"].value
         if found != 5:  # LZW, which tifffile does not decode alone
             np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif").reshape(values.shape), picture.pixels)
@@ -65,7 +65,7 @@ def test_results_are_read_alike_by_others(tmp_path, container):
             np.testing.assert_array_equal(
                 np.asarray(Image.open(tmp_path / "b.tif")).reshape(values.shape), picture.pixels
             )
-        write_picture(tmp_path / "b.png", picture)
+        write_image(tmp_path / "b.png", picture)
         if picture.pixels.dtype == np.uint8:
             again = np.asarray(Image.open(tmp_path / "b.png"))
         else:

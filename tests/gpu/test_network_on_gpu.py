@@ -66,7 +66,7 @@ def test_autocast_is_as_near_as_its_type_allows(gpu, kind, dtype):
     assert low_norm == pytest.approx(norm, rel=0.1)
 
 
-def test_a_picture_on_the_cpu_is_refused(gpu):
+def test_an_image_on_the_cpu_is_refused(gpu):
     with gpu():
         net = network().to("cuda")
         with pytest.raises(RuntimeError, match=r"same device|should be the same"):

@@ -1,4 +1,4 @@
-"""Small networks with random weights, and pictures, for the tests of inference and export."""
+"""Small networks with random weights, and images, for the tests of inference and export."""
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def random_network(seed=0, strength=0.05, **changes):
     return net.eval().requires_grad_(False)
 
 
-def random_picture(height, width, channels=3, dtype=np.uint8, seed=0):
+def random_image(height, width, channels=3, dtype=np.uint8, seed=0):
     rng = np.random.default_rng(seed)
     y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     smooth = 0.5 + 0.3 * np.sin(x / 9)[..., None] * np.cos(y / 7)[..., None] * np.linspace(0.5, 1, channels)

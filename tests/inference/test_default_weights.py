@@ -38,5 +38,5 @@ def test_they_gain_on_every_rain_type(network, windows, rain_type):
     assert np.mean(gains) > 1.5
 
 
-def test_they_leave_clean_pictures_alone(network, windows):
+def test_they_leave_clean_images_alone(network, windows):
     assert min(psnr(restore(network, window), window) for window in windows) > 38

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unirain_plugin.errors import CheckpointError
-from unirain_plugin.inference.export_formats import export_onnx, export_torchscript
+from unirain_plugin.inference.export import export_onnx, export_torchscript
 
 
 class Network(nn.Module):
@@ -96,7 +96,7 @@ def test_onnxruntime_is_told_to_send_nothing(tmp_path):
     (tmp_path / "onnxruntime.py").write_text(FAKE)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from unirain_plugin.export import formats; assert 'onnxruntime' not in sys.modules; formats._onnx_runtime()"
+        "from unirain_plugin.inference import export; assert 'onnxruntime' not in sys.modules; export._onnx_runtime()"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -8,13 +8,12 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from inference_helpers import random_picture
+from inference_helpers import random_image
 from PIL import Image, PngImagePlugin
 
-from unirain_plugin.inference import folder
 from unirain_plugin.inference.command import summary
-from unirain_plugin.inference.images import read_picture, write_picture
-from unirain_plugin.inference.jobs import plan_jobs
+from unirain_plugin.inference.images import read_image, write_image
+from unirain_plugin.inference.jobs import plan_jobs, restore_files
 
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rating>5</rating></x:xmpmeta>"
 
@@ -32,7 +31,7 @@ def camera():
 def written(tmp_path, suffix, mode="RGB", **options):
     path = tmp_path / f"a{suffix}"
     channels = len(mode)
-    image = Image.fromarray(random_picture(20, 31, channels).squeeze(), mode)
+    image = Image.fromarray(random_image(20, 31, channels).squeeze(), mode)
     image.save(path, exif=camera(), icc_profile=b"profile", **options)
     return path
 
@@ -40,7 +39,7 @@ def written(tmp_path, suffix, mode="RGB", **options):
 def restored(path, suffix=None):
     """The file that comes of it, and what is told to be missing."""
     target = path.with_name(f"b{suffix or path.suffix}")
-    return target, write_picture(target, read_picture(path))
+    return target, write_image(target, read_image(path))
 
 
 def chunks_of(path):
@@ -82,20 +81,20 @@ def test_a_png_keeps_its_colour_chunks_and_texts_at_8_and_16_bits(tmp_path):
               (b"pHYs", struct.pack(">IIB", 2, 1, 0)), (b"tEXt", b"Author\0me")]  # fmt: skip
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
-    Image.fromarray(random_picture(9, 7)).save(tmp_path / "plain.png", pnginfo=info)
+    Image.fromarray(random_image(9, 7)).save(tmp_path / "plain.png", pnginfo=info)
     data = (tmp_path / "plain.png").read_bytes()
     parts = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
              for kind, body in chunks]  # fmt: skip
     (tmp_path / "a.png").write_bytes(data[:33] + b"".join(parts) + data[33:])
-    picture = read_picture(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
     for deep in (False, True):
-        pixels = picture.pixels.astype(np.uint16) * 257 if deep else picture.pixels
-        assert write_picture(tmp_path / "b.png", picture.with_pixels(pixels)) == ()
+        pixels = image.pixels.astype(np.uint16) * 257 if deep else image.pixels
+        assert write_image(tmp_path / "b.png", image.with_pixels(pixels)) == ()
         found = chunks_of(tmp_path / "b.png")
         assert all(chunk in found for chunk in chunks)
         assert [kind for kind, _ in found].index(b"cHRM") < [kind for kind, _ in found].index(b"IDAT")
         assert Image.open(tmp_path / "b.png").info["xmp"] == XMP
-    assert write_picture(tmp_path / "b.jpg", picture) == (
+    assert write_image(tmp_path / "b.jpg", image) == (
         "the colour description (cICP)", "the colour description (gAMA)", "the colour description (cHRM)",
         "the shape of pixels", "texts",
     )  # fmt: skip
@@ -104,7 +103,7 @@ def test_a_png_keeps_its_colour_chunks_and_texts_at_8_and_16_bits(tmp_path):
 def test_an_srgb_chunk_is_kept_and_missed_by_nobody(tmp_path):
     info = PngImagePlugin.PngInfo()
     info.add(b"sRGB", b"\0")
-    Image.fromarray(random_picture(9, 7)).save(tmp_path / "a.png", pnginfo=info)
+    Image.fromarray(random_image(9, 7)).save(tmp_path / "a.png", pnginfo=info)
     target, _ = restored(tmp_path / "a.png")
     assert (b"sRGB", b"\0") in chunks_of(target)
     assert restored(tmp_path / "a.png", ".jpg")[1] == ()
@@ -113,17 +112,17 @@ def test_an_srgb_chunk_is_kept_and_missed_by_nobody(tmp_path):
 def test_a_jpeg_keeps_iptc_and_tells_of_further_images(tmp_path):
     iptc = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x0a\x1c\x02\x19\0\x05rainy"
     segment = b"\xff\xed" + struct.pack(">H", len(iptc) + 2) + iptc
-    Image.fromarray(random_picture(16, 16)).save(tmp_path / "a.jpg", extra=segment)
+    Image.fromarray(random_image(16, 16)).save(tmp_path / "a.jpg", extra=segment)
     target, lost = restored(tmp_path / "a.jpg")
     assert segment in target.read_bytes() and lost == ()
     assert restored(tmp_path / "a.jpg", ".png")[1] == ("IPTC",)
-    two = [Image.fromarray(random_picture(16, 16, seed=seed)) for seed in (0, 1)]
+    two = [Image.fromarray(random_image(16, 16, seed=seed)) for seed in (0, 1)]
     two[0].save(tmp_path / "m.jpg", "MPO", save_all=True, append_images=two[1:])
     assert restored(tmp_path / "m.jpg")[1] == ("1 further image(s) in the file",)
 
 
 def test_deep_tiff_keeps_tags_and_tells_of_folders_of_tags(tmp_path):
-    pixels = random_picture(12, 10, 3, np.uint16)
+    pixels = random_image(12, 10, 3, np.uint16)
     tags = [(271, "s", 0, "camera", True), (700, "B", len(XMP), XMP, True)]
     options = {"resolution": (300, 240), "resolutionunit": "INCH", "software": "darkroom", "iccprofile": b"profile"}
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extratags=tags, metadata=None, **options)
@@ -135,20 +134,20 @@ def test_deep_tiff_keeps_tags_and_tells_of_folders_of_tags(tmp_path):
         assert page.iccprofile == b"profile" and page.get_resolution("INCH") == pytest.approx((300, 240))
     png, _ = restored(tmp_path / "a.tif", ".png")
     assert Image.open(png).info["dpi"] == pytest.approx((300, 240), abs=0.02) and Image.open(png).info["xmp"] == XMP
-    Image.fromarray(random_picture(12, 10)).save(tmp_path / "c.png", exif=camera())
-    picture = read_picture(tmp_path / "c.png").with_pixels(pixels)
-    assert write_picture(tmp_path / "c.tif", picture) == ("a part of EXIF",)
+    Image.fromarray(random_image(12, 10)).save(tmp_path / "c.png", exif=camera())
+    image = read_image(tmp_path / "c.png").with_pixels(pixels)
+    assert write_image(tmp_path / "c.tif", image) == ("a part of EXIF",)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8, 2])
 def test_avif_is_turned_upright_and_becomes_png(tmp_path, orientation):
-    pixels = np.repeat(np.repeat(random_picture(5, 8), 8, 0), 8, 1)
+    pixels = np.repeat(np.repeat(random_image(5, 8), 8, 0), 8, 1)
     exif = camera()
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(tmp_path / "a.avif", exif=exif, xmp=XMP, quality=100, subsampling="4:4:4")
     (job,) = plan_jobs(tmp_path / "a.avif", tmp_path / "out").jobs
     assert job.target.name == "a.png"
-    assert folder.restore_files([job], lambda x: x, bar=False).failed == []
+    assert restore_files([job], lambda x: x, bar=False).failed == []
     from PIL import ImageOps
 
     with Image.open(tmp_path / "a.avif") as source, Image.open(job.target) as result:
@@ -171,26 +170,26 @@ def test_ten_bits_of_avif_and_its_colours_are_kept(tmp_path):
         pytest.skip("ffmpeg is not installed")
     if done.returncode:
         pytest.skip("ffmpeg writes no AVIF here")
-    picture = read_picture(tmp_path / "a.avif")
-    assert picture.pixels.dtype == np.uint16
-    assert np.abs(picture.pixels - np.round(levels.astype(int) * 65535 / 1023)[..., None]).max() <= 65
-    assert picture.blocks == (("cICP", bytes([9, 16, 0, 1])),)
+    image = read_image(tmp_path / "a.avif")
+    assert image.pixels.dtype == np.uint16
+    assert np.abs(image.pixels - np.round(levels.astype(int) * 65535 / 1023)[..., None]).max() <= 65
+    assert image.blocks == (("cICP", bytes([9, 16, 0, 1])),)
 
 
 @pytest.mark.parametrize("bits", [8, 10])
 def test_heic_is_read_with_pillow_heif(tmp_path, bits):
     pillow_heif = pytest.importorskip("pillow_heif")
-    pixels = np.repeat(np.repeat(random_picture(4, 5), 16, 0), 16, 1)
+    pixels = np.repeat(np.repeat(random_image(4, 5), 16, 0), 16, 1)
     if bits == 8:
         heif = pillow_heif.from_pillow(Image.fromarray(pixels))
     else:
         heif = pillow_heif.from_bytes("RGB;16", (80, 64), (pixels.astype(np.uint16) * 257).tobytes())
     heif.save(tmp_path / "a.heic", quality=-1, chroma=444, exif=camera().tobytes(), matrix_coefficients=0)
-    picture = read_picture(tmp_path / "a.heic")
-    values = picture.pixels / (1 if bits == 8 else 257)
-    assert picture.pixels.dtype == (np.uint8 if bits == 8 else np.uint16)
+    image = read_image(tmp_path / "a.heic")
+    values = image.pixels / (1 if bits == 8 else 257)
+    assert image.pixels.dtype == (np.uint8 if bits == 8 else np.uint16)
     assert np.abs(values - pixels).max() <= 1
-    assert b"camera" in picture.exif
+    assert b"camera" in image.exif
     (job,) = plan_jobs(tmp_path / "a.heic", tmp_path / "out").jobs
     assert job.target.name == "a.png"
 
@@ -201,14 +200,14 @@ def test_without_pillow_heif_the_message_says_what_to_install(tmp_path, monkeypa
     with pytest.raises(
         ValueError, match=r"a\.heic: HEIC images need pillow-heif: pip install 'unirain_plugin\[heif\]'"
     ):
-        read_picture(tmp_path / "a.heic")
+        read_image(tmp_path / "a.heic")
 
 
 def test_the_summary_tells_what_is_missing(tmp_path):
     path = written(tmp_path, ".png", dpi=(300, 300))
     (tmp_path / "in").mkdir()
     path.rename(tmp_path / "in" / "a.png")
-    outcome = folder.restore_files(plan_jobs(tmp_path / "in", tmp_path / "out", "webp").jobs, lambda x: x, bar=False)
+    outcome = restore_files(plan_jobs(tmp_path / "in", tmp_path / "out", "webp").jobs, lambda x: x, bar=False)
     assert "1 without the resolution of the source: a.png" in summary(outcome, tmp_path / "out", [])
 
 
@@ -216,10 +215,10 @@ def test_pillows_bound_does_not_refuse_large_images(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for suffix in (".png", ".tif", ".jpg", ".webp", ".avif"):
         file = io.BytesIO()
-        image = Image.fromarray(random_picture(30, 40))
+        image = Image.fromarray(random_image(30, 40))
         image.save(
             file, Image.registered_extensions()[suffix], **({"compression": "tiff_lzw"} if suffix == ".tif" else {})
         )
         (tmp_path / f"a{suffix}").write_bytes(file.getvalue())
-        assert read_picture(tmp_path / f"a{suffix}").pixels.shape == (30, 40, 3)
+        assert read_image(tmp_path / f"a{suffix}").pixels.shape == (30, 40, 3)
     assert Image.MAX_IMAGE_PIXELS == 100

@@ -7,9 +7,9 @@ from unirain_plugin import load, restore
 from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference.command import main as inference
-from unirain_plugin.inference.export_command import main as export
-from unirain_plugin.inference.images import Picture, read_picture, write_picture
-from unirain_plugin.inference.sizes import LARGE_RAIN, restore_at_sizes
+from unirain_plugin.inference.export import main as export
+from unirain_plugin.inference.images import StoredImage, read_image, write_image
+from unirain_plugin.inference.restoring import LARGE_RAIN, restore_at_sizes
 
 
 def blob(height, width, radius):
@@ -32,7 +32,7 @@ def test_spots_too_large_for_the_network_go_at_a_smaller_size():
     inside = F.max_pool2d(1 - mask, 9, 1, 4) == 0
     assert float((blended - 0.5)[inside.expand_as(image)].abs().mean()) < 0.03
     outside = F.max_pool2d(mask, 25, 1, 12) == 0
-    shift = (blended - image)[outside.expand_as(image)]  # the same everywhere: it keeps the picture's mean colour
+    shift = (blended - image)[outside.expand_as(image)]  # the same everywhere: it keeps the image's mean colour
     torch.testing.assert_close(shift, shift.mean().expand_as(shift), atol=1e-3, rtol=0)
     assert 0 < float(shift.mean()) < 0.3 * float(mask.mean())
     torch.testing.assert_close(blended.mean((2, 3)), removes_small_spots(image).mean((2, 3)))
@@ -50,7 +50,7 @@ def test_detail_that_the_network_leaves_is_not_touched():
 
 
 def test_the_mean_colour_is_that_of_full_size():
-    """Rain seen at a smaller size only makes the picture neither brighter nor darker."""
+    """Rain seen at a smaller size only makes the image neither brighter nor darker."""
     image = torch.rand(1, 3, 90, 120)
     darkened = lambda x: x - 0.1 if x.shape[2] == 45 else x - 0.02  # noqa: E731
     blended = restore_at_sizes(darkened, image, [60])
@@ -68,7 +68,7 @@ def test_a_correction_from_smaller_sizes_is_shrunk():
 
 
 @pytest.mark.parametrize("sizes", [(), (91,), (4000, 120)])
-def test_pictures_that_are_not_much_larger_get_the_networks_own_result(sizes):
+def test_images_that_are_not_much_larger_get_the_networks_own_result(sizes):
     image = torch.rand(1, 3, 90, 120)
     calls = []
     out = restore_at_sizes(lambda x: calls.append(tuple(x.shape)) or x.sqrt(), image, sizes)
@@ -76,7 +76,7 @@ def test_pictures_that_are_not_much_larger_get_the_networks_own_result(sizes):
     assert calls == [(1, 3, 90, 120)]
 
 
-def test_narrow_pictures_keep_a_pixel():
+def test_narrow_images_keep_a_pixel():
     calls = []
     restore_at_sizes(lambda x: calls.append(tuple(x.shape[2:])) or x, torch.rand(1, 3, 1, 900), [64])
     assert calls == [(1, 900), (1, 64)]
@@ -89,10 +89,10 @@ def test_restore_and_command_take_sizes(tmp_path):
     plain, blended = restore(net, rainy, sizes=()), restore(net, rainy, sizes=(100, 70))
     assert blended.shape == plain.shape
     assert (blended != plain).any()
-    write_picture(tmp_path / "a.png", Picture(rainy))
+    write_image(tmp_path / "a.png", StoredImage(rainy))
     options = ["-i", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
     assert inference([*options, "--sizes", "100", "70"]) == 0
-    np.testing.assert_array_equal(read_picture(tmp_path / "out" / "a.png").pixels, blended)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.png").pixels, blended)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -113,13 +113,13 @@ def test_sizes_named_by_the_weights_file_are_the_default(tmp_path, suffix):
 
 def test_the_command_leaves_sizes_to_the_weights_or_turns_them_off(tmp_path):
     rainy = np.random.default_rng(0).integers(0, 256, (48, 600, 3), dtype=np.uint8)
-    write_picture(tmp_path / "a.png", Picture(rainy))
+    write_image(tmp_path / "a.png", StoredImage(rainy))
     options = ["-i", str(tmp_path / "a.png"), "--quiet", "--device", "cpu"]
     assert inference([*options, "-o", str(tmp_path / "named")]) == 0
     assert inference([*options, "-o", str(tmp_path / "none"), "--sizes"]) == 0
     net = load()
     for folder, sizes in (("named", LARGE_RAIN), ("none", ())):
-        found = read_picture(tmp_path / folder / "a.png").pixels
+        found = read_image(tmp_path / folder / "a.png").pixels
         np.testing.assert_array_equal(found, restore(net, rainy, sizes=sizes))
 
 

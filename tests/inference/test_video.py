@@ -1,8 +1,11 @@
 """Videos: nothing of a film is lost unsaid, in any container, codec and rate."""
 
+import errno
 import signal
+import subprocess
 import sys
 import time
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -10,15 +13,15 @@ import pytest
 from video_helpers import make_film, seen
 
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference import command, folder, restoring, video
-from unirain_plugin.inference.jobs import VideoSettings, plan_jobs
+from unirain_plugin.inference import command, restoring, video, video_merging
+from unirain_plugin.inference.jobs import Job, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.inference.video import probe, read_frames, writer
 
 
 def restored(source, out, function=lambda frame: frame, **settings):
     """Run one film; returns its target, what the run says of it, and why it failed."""
     (job,) = plan_jobs(source, out).jobs
-    outcome = folder.restore_files([job], function, bar=False, videos=VideoSettings(**settings))
+    outcome = restore_files([job], function, bar=False, videos=VideoSettings(**settings))
     return job.target, " | ".join(note for _, note in outcome.notes), " | ".join(text for _, text in outcome.failed)
 
 
@@ -48,9 +51,8 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("suffix", "codec", "pixels"), KINDS, ids=lambda value: value)
-@pytest.mark.parametrize("rate", ["25", "30000/1001"])
-def test_frames_times_and_sampling_are_kept(tmp_path, suffix, codec, pixels, rate):
-    source = make_film(tmp_path / f"film.{suffix}", codec, pixels, rate)
+def test_frames_times_and_sampling_are_kept(tmp_path, suffix, codec, pixels):
+    source = make_film(tmp_path / f"film.{suffix}", codec, pixels, "25" if codec == "libx264" else "30000/1001")
     target, _, failed = restored(source, tmp_path / "out")
     assert failed == ""
     before, after = seen(source), seen(target)
@@ -93,7 +95,7 @@ def test_odd_sizes(tmp_path, size):
     assert failed == "" and pixels_of(target).shape == (8, size[1], size[0], 3)
 
 
-@pytest.mark.parametrize("transfer", [1, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18])
+@pytest.mark.parametrize("transfer", [1, 8, 13, 16, 17, 18])
 def test_every_transfer_curve_is_kept(tmp_path, transfer):
     source = make_film(tmp_path / "film.mp4", color_trc=transfer, color_primaries=9, colorspace=9, color_range=1)
     target, notes, failed = restored(source, tmp_path / "out")
@@ -101,15 +103,14 @@ def test_every_transfer_curve_is_kept(tmp_path, transfer):
     assert ("HDR" in notes) == (transfer in (16, 18))
 
 
-@pytest.mark.parametrize("primaries", [1, 4, 5, 6, 7, 8, 9, 10, 11, 12])
+@pytest.mark.parametrize("primaries", [1, 8, 10, 12])
 def test_every_set_of_primaries_is_kept(tmp_path, primaries):
     source = make_film(tmp_path / "film.mkv", color_trc=1, color_primaries=primaries, colorspace=1, color_range=1)
     target, _, failed = restored(source, tmp_path / "out")
     assert failed == "" and seen(target)["colours"] == seen(source)["colours"] == (1, primaries, 1, 1)
 
 
-@pytest.mark.parametrize("matrix", [1, 2, 4, 5, 6, 7, 9])
-@pytest.mark.parametrize("span", [1, 2])
+@pytest.mark.parametrize(("matrix", "span"), [(1, 1), (2, 2), (4, 1), (5, 2), (6, 2), (7, 1), (9, 2)])
 def test_matrix_and_range_are_kept_and_used(tmp_path, matrix, span):
     source = make_film(tmp_path / "film.mp4", pixels="yuv444p", colorspace=matrix, color_range=span)
     target, _, failed = restored(source, tmp_path / "out")
@@ -126,14 +127,14 @@ def test_the_matrix_decides_what_the_network_sees(tmp_path):
     assert abs(first - second).max() > 5
 
 
-@pytest.mark.parametrize("matrix", [8, 10, 14])
+@pytest.mark.parametrize("matrix", [8, 14])
 def test_a_matrix_that_cannot_be_computed_is_refused(tmp_path, matrix):
     source = make_film(tmp_path / "film.mp4", colorspace=matrix)
     _, _, failed = restored(source, tmp_path / "out")
     assert f"colour matrix (code {matrix} of H.273) cannot be computed" in failed
 
 
-@pytest.mark.parametrize("rotation", [(90,), (-90,), (180,), (0, True), (0, False, True), (90, True)])
+@pytest.mark.parametrize("rotation", [(90,), (-90,), (180,), (0, False, True), (90, True)])
 def test_frames_are_turned_upright(tmp_path, rotation):
     source = make_film(tmp_path / "film.mp4", pixels="yuv444p", size=(48, 32), rotation=rotation)
     plain = make_film(tmp_path / "plain.mp4", pixels="yuv444p", size=(48, 32))
@@ -154,8 +155,6 @@ def test_a_crooked_rotation_is_told(tmp_path):
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv"])
 def test_aspect_of_pixels_is_kept(tmp_path, name):
-    from fractions import Fraction
-
     source = make_film(tmp_path / name, sample_aspect_ratio=Fraction(16, 11), size=(72, 58))
     assert probe(restored(source, tmp_path / "out")[0]).aspect == probe(source).aspect == "16/11"
 
@@ -172,7 +171,7 @@ def test_all_that_a_matroska_film_holds_is_kept(tmp_path):
     assert sorted(map(str, after["streams"])) == sorted(map(str, before["streams"]))
     assert {key: after["tags"].get(key) for key in tags} == tags
     assert after["chapters"] == before["chapters"] == [("one", 0), ("two", 0.3)]
-    assert after["languages"] == ["eng", "deu"]
+    assert after["tracks"] == [("eng", "microphone 0"), ("deu", "microphone 1")]
 
 
 def test_all_that_an_mp4_film_holds_is_kept(tmp_path):
@@ -184,6 +183,41 @@ def test_all_that_an_mp4_film_holds_is_kept(tmp_path):
     assert sorted(map(str, after["streams"])) == sorted(map(str, before["streams"]))
     assert {key: after["tags"].get(key) for key in tags} == {key: before["tags"].get(key) for key in tags}
     assert after["tags"]["title"] == "Ride" and after["chapters"] == [("one", 0)]
+    assert after["tracks"] == before["tracks"] == [("eng", "microphone 0"), ("deu", "microphone 1")]
+
+
+def test_sound_that_is_encoded_anew_keeps_its_tags(tmp_path, monkeypatch):
+    source = make_film(tmp_path / "film.mkv", sound=("aac",))
+    monkeypatch.setattr(video_merging, "_refusal", lambda *_: "not held here")
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "audio stream 1 (aac) is encoded anew as flac, without loss: not held here"
+    assert seen(target)["tracks"] == [("eng", "microphone 0")]
+
+
+def test_tags_of_streams_that_are_lost_are_told(tmp_path, monkeypatch):
+    def without_tags(output, stream, copy_of=video_merging._copy_of):
+        copy = copy_of(output, stream)
+        copy.metadata.clear()
+        return copy
+
+    source = make_film(tmp_path / "film.mkv", sound=("aac",))
+    monkeypatch.setattr(video_merging, "_copy_of", without_tags)
+    _, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "tags of its streams are lost: audio language, audio title"
+
+
+def test_data_is_kept_or_told(tmp_path):
+    source = make_film(tmp_path / "film.mp4", data="bin_data", sound=("aac",))
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "" and ("data", "bin_data") in seen(target)["streams"]
+    with av.open(str(target)) as film:
+        found = [
+            (bytes(packet), packet.pts * packet.time_base) for packet in film.demux(film.streams.data) if packet.size
+        ]
+    assert found == [(b"place %d" % index, Fraction(index, 10)) for index in range(8)]
+    source = make_film(tmp_path / "film.ts", data="klv", rate="25")
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert "data stream 1 (klv) is left out: " in notes and len(seen(target)["streams"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -257,7 +291,9 @@ def test_a_film_without_its_index_is_told_as_incomplete(tmp_path, suffix):
     ("suffix", "codec"),
     [("mp4", "libx264"), ("mkv", "libx264"), ("ts", "libx264"), ("avi", "mpeg4"), ("avi", "ffv1")],
 )
-def test_broken_packets_in_the_middle_are_told(tmp_path, suffix, codec):
+def test_broken_packets_in_the_middle_are_told(tmp_path, monkeypatch, suffix, codec):
+    monkeypatch.setattr(video, "_PART_PIXELS", 0)
+    monkeypatch.setattr(video, "_PART_FRAMES", 1)
     source = make_film(tmp_path / f"film.{suffix}", codec, size=(128, 96))
     with av.open(str(source)) as film:
         packets = [packet for packet in film.demux(video=0) if packet.size]
@@ -267,10 +303,12 @@ def test_broken_packets_in_the_middle_are_told(tmp_path, suffix, codec):
     for offset in range(where, where + size // 2, 7):
         data[offset] ^= 0x5A
     source.write_bytes(data)
-    _, _, failed = restored(source, tmp_path / "out")
+    _, _, failed = restored(source, tmp_path / "out", made_from="a")
     assert "the source is damaged" in failed
-    _, notes, _ = restored(source, tmp_path / "out", damaged=True)
+    target, notes, _ = restored(source, tmp_path / "out", made_from="a", damaged=True)
     assert "the source is damaged, the result is what could be decoded" in notes
+    alone, _, _ = restored(source, tmp_path / "alone", damaged=True)
+    assert seen(target) == seen(alone) and np.array_equal(pixels_of(target), pixels_of(alone))
 
 
 def test_interlaced_films_are_told_or_made_whole(tmp_path):
@@ -290,9 +328,30 @@ def test_frames_that_change_their_size_are_an_error(tmp_path):
     assert "its frames change from" in restored(source, tmp_path / "out", damaged=True)[2]
 
 
-def test_a_second_camera_and_transparency_are_told(tmp_path):
+@pytest.mark.parametrize("name", ["film.mkv", "film.mp4"])
+def test_a_second_camera_is_told(tmp_path, name):
+    source = make_film(tmp_path / name, second="libx264", sound=("aac",))
+    target, notes, _ = restored(source, tmp_path / "out")
+    assert notes == "video stream 2 (h264) is left out: one is restored"
+    assert seen(target)["streams"] == [("video", "h264"), ("audio", "aac")] and pixels_of(target).shape[1] == 32
+
+
+def test_transparency_is_told(tmp_path):
     source = make_film(tmp_path / "film.mkv", "ffv1", "yuva420p")
     assert "transparency is lost" in restored(source, tmp_path / "out")[1]
+
+
+KILLED = """
+import itertools, os, pathlib, signal, sys
+from unirain_plugin.inference import jobs, video
+video._PART_PIXELS, video._PART_FRAMES, count = 0, 3, itertools.count(1)
+def function(frame):
+    if next(count) == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return frame
+plan = jobs.plan_jobs(*map(pathlib.Path, sys.argv[1:]))
+jobs.restore_files(plan.jobs, function, bar=False, videos=jobs.VideoSettings(made_from="a"))
+"""
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -300,16 +359,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "_PART_FRAMES", 3)
     source = make_film(tmp_path / "film.mp4", stamps=[0, 30, 90, 100, 300, 320, 400, 410, 500, 700], sound=("aac",))
     whole, _, _ = restored(source, tmp_path / "whole", made_from="a")
-    seen_by = []
-
-    def killed(frame):
-        seen_by.append(frame.copy())
-        if len(seen_by) == 8:
-            raise RuntimeError("killed")
-        return frame
-
     out = tmp_path / "out"
-    assert restored(source, out, killed, made_from="a")[2] == "killed"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(source), str(out)]).returncode == -signal.SIGKILL
     (kept,) = out.iterdir()
     assert sorted(entry.name for entry in kept.glob("*.mp4")) == ["000000.mp4", "000001.mp4"]
     again = []
@@ -381,6 +432,25 @@ def test_two_runs_do_not_write_the_same_film(tmp_path):
     assert len(seen(tmp_path / "out.mkv")["times"]) == 8
 
 
+def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(video, "put_in_place", full)
+    source = make_film(tmp_path / "film.mp4")
+    with pytest.raises(DataError, match=r"out/film\.mp4: cannot be written: No space left on device"):
+        restored(source, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    source = make_film(tmp_path / "film.mp4")
+    (tmp_path / "out").touch()
+    job = Job(source, tmp_path / "out/film.mp4", None, is_video=True)
+    ((_, reason),) = restore_files([job], lambda frame: frame, bar=False).failed
+    assert reason.startswith(f"{tmp_path}/out/film.mp4: cannot be written: ")
+
+
 def test_a_name_as_long_as_names_can_be(tmp_path):
     source = make_film(tmp_path / ("x" * 251 + ".mkv"))
     assert restored(source, tmp_path / "out")[2] == ""
@@ -388,7 +458,7 @@ def test_a_name_as_long_as_names_can_be(tmp_path):
 
 def test_without_pyav_the_message_says_what_to_install(tmp_path, monkeypatch):
     source = make_film(tmp_path / "film.mp4")
-    monkeypatch.setitem(sys.modules, "unirain_plugin.inference.video_restoring", None)
+    monkeypatch.setitem(sys.modules, "unirain_plugin.inference.video", None)
     assert "videos need PyAV: pip install av" in restored(source, tmp_path / "out")[2]
 
 

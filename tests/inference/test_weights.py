@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import yaml
-from inference_helpers import SMALL, random_network, random_picture
+from inference_helpers import SMALL, random_image, random_network
 from safetensors import safe_open
 
 from unirain_plugin import __main__ as cli
@@ -327,7 +327,7 @@ def test_export_command(tmp_path, name, capsys):
 def test_export_onnx_runs_at_other_sizes(tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    from unirain_plugin.inference.export_formats import export_onnx
+    from unirain_plugin.inference.export import export_onnx
 
     net = random_network(num_blocks=[1, 0], decoder_blocks=[1], heads=[1, 2], refinement_blocks=0)
     remark = export_onnx(net, tmp_path / "w.onnx")
@@ -373,6 +373,6 @@ def test_restore_with_loaded_weights(tmp_path):
 
     net = random_network()
     write_weights(tmp_path / "w.safetensors", net.state_dict(), SMALL)
-    rainy = random_picture(30, 40)
+    rainy = random_image(30, 40)
     clean = restore(load(tmp_path / "w.safetensors", device="cpu"), rainy)
     assert clean.shape == rainy.shape and not (clean == rainy).all()

@@ -33,9 +33,12 @@ def make_film(
     rotation=None,
     container=None,
     count=8,
+    data=None,
+    second=None,
     **codec_settings,
 ):
-    """Write a film: ``stamps`` in thousandths of a second, ``sound`` the codecs of its tracks."""
+    """Write a film: ``stamps`` in thousandths of a second, ``sound`` the codecs of its tracks, ``data`` the codec of a
+    stream of data, ``second`` that of a second camera."""
     quality = {"libx264": {"crf": "4"}, "libx265": {"x265-params": "log-level=none:crf=4"}}.get(codec, {})
     rate = Fraction(rate)
     with av.open(str(path), "w", format=form, options=container or {}) as output:
@@ -51,8 +54,14 @@ def make_film(
         tracks = []
         for name in sound or ():
             track = output.add_stream(name, rate=48000)
-            track.metadata["language"] = "deu" if tracks else "eng"
+            track.metadata.update(language="deu" if tracks else "eng", title=f"microphone {len(tracks)}")
             tracks.append(track)
+        if second:
+            camera = output.add_stream(second, rate, width=16, height=16)
+            camera.codec_context.pix_fmt = pixels
+        if data:
+            sensor = output.add_data_stream(data)
+            sensor.time_base = Fraction(1, 1000)
         output.metadata.update(tags or {})
         if chapters:
             output.set_chapters(
@@ -63,18 +72,18 @@ def make_film(
             )
         if attachment:
             output.add_attachment("font.ttf", "application/x-truetype-font", b"font")
-        data = io.BytesIO()
-        Image.new("RGB", (16, 16), (255, 0, 0)).save(data, "PNG")
-        picture = None
+        png = io.BytesIO()
+        Image.new("RGB", (16, 16), (255, 0, 0)).save(png, "PNG")
+        image = None
         if cover and path.suffix == ".mkv":
-            output.add_attachment("cover.png", "image/png", data.getvalue())
+            output.add_attachment("cover.png", "image/png", png.getvalue())
         elif cover:
-            picture = output.add_mux_stream("png", width=16, height=16)
-            picture.disposition = av.stream.Disposition.attached_pic
-        if picture is not None:
+            image = output.add_mux_stream("png", width=16, height=16)
+            image.disposition = av.stream.Disposition.attached_pic
+        if image is not None:
             output.start_encoding()
-            packet = av.Packet(data.getvalue())
-            packet.stream, packet.pts, packet.dts = picture, 0, 0
+            packet = av.Packet(png.getvalue())
+            packet.stream, packet.pts, packet.dts = image, 0, 0
             packet.is_keyframe = True
             output.mux(packet)
         count = len(stamps) if stamps else count
@@ -82,7 +91,17 @@ def make_film(
             frame = av.VideoFrame.from_ndarray(pixel, "rgb24").reformat(format=pixels)
             frame.pts, frame.time_base = (stamps[index], Fraction(1, 1000)) if stamps else (index, 1 / rate)
             output.mux(stream.encode(frame))
+            if second:
+                output.mux(camera.encode(frame.reformat(width=16, height=16)))
+            if data:
+                packet = av.Packet(b"place %d" % index)
+                packet.pts = packet.dts = 100 * index
+                packet.duration = 100
+                packet.time_base, packet.stream = Fraction(1, 1000), sensor
+                output.mux(packet)
         output.mux(stream.encode(None))
+        if second:
+            output.mux(camera.encode(None))
         for track in tracks:
             context = track.codec_context
             planar = context.format.name if context.format else "s16"
@@ -114,5 +133,5 @@ def seen(path):
                 getattr(main.codec_context, name)
                 for name in ("colorspace", "color_primaries", "color_trc", "color_range")
             ),
-            "languages": [s.language for s in film.streams.audio],
+            "tracks": [(s.language, s.metadata.get("title", s.metadata.get("name"))) for s in film.streams.audio],
         }

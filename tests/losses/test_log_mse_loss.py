@@ -25,7 +25,7 @@ def test_values_by_hand():
     assert LogMSELoss()(target, target).item() == 0
 
 
-def test_ten_times_less_error_costs_the_same_on_every_picture():
+def test_ten_times_less_error_costs_the_same_on_every_image():
     target = torch.zeros(1, 3, 4, 4)
     loss = LogMSELoss(eps=1e-9)
     steps = [loss(target + 10 * e, target) - loss(target + e, target) for e in (0.01, 0.03)]

@@ -77,7 +77,7 @@ def test_what_the_system_refuses_is_one_line_and_status_2(monkeypatch, capsys, n
     def refuse(argv):
         raise OSError(number, os.strerror(number), "some/file")
 
-    monkeypatch.setattr("unirain_plugin.inference.export_command.main", refuse)
+    monkeypatch.setattr("unirain_plugin.inference.export.main", refuse)
     assert cli.run("export", []) == 2
     assert capsys.readouterr().err == f"error: some/file: {os.strerror(number)}\n"
 

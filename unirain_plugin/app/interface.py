@@ -11,8 +11,7 @@ import torch
 from unirain_plugin.app.restoration import Restorer, preview
 from unirain_plugin.data.folders import IMAGE_SUFFIXES
 from unirain_plugin.errors import UniRainError
-from unirain_plugin.inference.restoring import PRECISIONS, RestoreOptions
-from unirain_plugin.inference.sizes import LARGE_RAIN
+from unirain_plugin.inference.restoring import LARGE_RAIN, PRECISIONS, RestoreOptions
 from unirain_plugin.support.packages import require
 from unirain_plugin.toolbox import replaced
 

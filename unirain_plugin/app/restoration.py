@@ -16,10 +16,9 @@ import numpy as np
 from torch import nn
 
 from unirain_plugin.errors import DataError, OptionError, UniRainError
-from unirain_plugin.inference.images import Picture, read_picture, write_picture
+from unirain_plugin.inference.images import StoredImage, read_image, write_image
 from unirain_plugin.inference.loading import load
-from unirain_plugin.inference.restoring import RestoreOptions, restore
-from unirain_plugin.inference.sizes import used_sizes
+from unirain_plugin.inference.restoring import RestoreOptions, restore, used_sizes
 from unirain_plugin.support.files import safe_path, write_errors
 
 PREVIEW = 1600
@@ -79,14 +78,14 @@ class Restorer:
             self._loaded = (key, load(weights, self._network, device))
         return self._loaded[1]
 
-    def open(self, path: Path) -> Picture:
+    def open(self, path: Path) -> StoredImage:
         """Read an uploaded image, whose size is checked before it is decoded.
 
         Raises:
             DataError: Naming it without its folder, if it is broken, no image, or has too many pixels.
         """
         with _told_by_name(path):
-            return read_picture(path, self._max_pixels)
+            return read_image(path, self._max_pixels)
 
     def restore(
         self, path: Path, weights: str, options: RestoreOptions, device: str, note: Callable[[str], None]
@@ -117,7 +116,7 @@ class Restorer:
         with write_errors("the result"):
             target = Path(tempfile.mkdtemp(dir=self._folder)) / f"{safe_path(path.stem)}_restored.png"
         with _told_by_name(target):
-            write_picture(target, after)
+            write_image(target, after)
         where = next(net.parameters()).device
         ensemble = ", ensemble of 8" if options.ensemble else ""
         sizes = "".join(f", {size} pixels" for size in used_sizes(options.sizes or (), height, width))
@@ -143,7 +142,7 @@ def preview(pixels: np.ndarray, longest_edge: int = PREVIEW) -> np.ndarray:
     """What the browser shows: (H, W, 3) uint8, made smaller if need be, transparent parts on mid-grey.
 
     Args:
-        pixels: (H, W, C) uint8 or uint16 with 1 to 4 channels, as :class:`Picture` holds them.
+        pixels: (H, W, C) uint8 or uint16 with 1 to 4 channels, as :class:`StoredImage` holds them.
         longest_edge: In pixels.
     """
     scale = min(1.0, longest_edge / max(pixels.shape[:2]))

@@ -20,7 +20,7 @@ from unirain_plugin.archs.kernels import (
     linear,
     mixing_matrix,
     stream_attention_scores,
-    times_picture_matrix,
+    times_image_matrix,
 )
 from unirain_plugin.archs.mixtures import RoutingRecord, build_feed_forward
 from unirain_plugin.archs.options import NetworkOptions
@@ -31,8 +31,11 @@ def reflect_indices(size: int, padded: int, device: torch.device) -> Tensor:
 
     A triangle wave, so that any amount of padding works on any size ≥ 1; of a single row only copies can be made.
     """
+    index = torch.arange(padded, device=device)
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():  # no remainder by a symbolic number
+        return torch.minimum(index, 2 * (size - 1) - index)  # enough where less is added than the image has
     period = max(2 * (size - 1), 1)
-    index = torch.arange(padded, device=device) % period
+    index = index % period
     return torch.minimum(index, period - index) if size > 1 else index
 
 
@@ -40,7 +43,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad ``(N, C, H, W)`` at the bottom and right by reflection until H and W are multiples of ``multiple``."""
     for axis in (2, 3):
         size = x.shape[axis]
-        padded = -(-size // multiple) * multiple
+        padded = (size + multiple - 1) // multiple * multiple  # of numbers ≥ 0: ONNX divides towards zero
         if torch.compiler.is_exporting() or padded != size:  # exported: for every size, without a branch
             x = x.index_select(axis, reflect_indices(size, padded, x.device))
     return x
@@ -59,7 +62,7 @@ class ChannelAttention(nn.Module):
     """Attention across channels, as in Restormer's MDTA (Zamir et al., CVPR 2022, eq. 1).
 
     Two steps differ from the plain formulation, not their result: the c×c scores are divided by the norms of q and k
-    instead of normalising q and k; and W_o · A, a C×C matrix a picture, is multiplied once with v instead of A with v
+    instead of normalising q and k; and W_o · A, a C×C matrix an image, is multiplied once with v instead of A with v
     and then W_o with that.
 
     Attributes:
@@ -83,7 +86,7 @@ class ChannelAttention(nn.Module):
         """Map ``(N, H, W, C)`` to the same shape."""
         if can_stream(x):
             products, squares, v = stream_attention_scores(x, self.qkv, self.depthwise, self.heads)
-            return times_picture_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
+            return times_image_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
         z = depthwise_3x3(linear(x, self.qkv), self.depthwise).flatten(1, 2)
         if is_plain(z, self.project):
             return attend(z, self.temperature, self.project).view(x.shape)
@@ -93,7 +96,7 @@ class ChannelAttention(nn.Module):
             qk = (qk / squares.clamp_min(LEAST_SQUARE).sqrt().unsqueeze(1)).half()
             squares = torch.ones_like(squares)
         products = head_products(qk, self.heads).float()
-        return times_picture_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
+        return times_image_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
 
     def mixing(self, products: Tensor, squares: Tensor) -> Tensor:
         """:func:`~unirain_plugin.archs.kernels.mixing_matrix` with this layer's temperature and W_o."""

@@ -132,8 +132,8 @@ def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
         torch.mm(x, weight.t(), out=out)
 
 
-def times_picture_matrix(x: Tensor, matrix: Tensor) -> Tensor:
-    """Each picture's pixels ``(N, P, C)`` times its own ``(N, C, C)``."""
+def times_image_matrix(x: Tensor, matrix: Tensor) -> Tensor:
+    """Each image's pixels ``(N, P, C)`` times its own ``(N, C, C)``."""
     if is_plain(x, matrix) and len(x) == 1:  # in this order: a captured graph must not depend on the size
         return linear(x, matrix[0].t())
     return x @ matrix
@@ -150,7 +150,7 @@ def head_products(qk: Tensor, heads: int) -> Tensor:
 
 
 def mixing_matrix(products: Tensor, squares: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
-    """(W_o · A)ᵀ with A the attention weights: what a picture's v is multiplied with, from sums over its pixels.
+    """(W_o · A)ᵀ with A the attention weights: what an image's v is multiplied with, from sums over its pixels.
 
     Args:
         products: qᵀ k of each head, ``(N, heads, c, c)`` float32.
@@ -175,7 +175,7 @@ class _Attend(torch.autograd.Function):
         qk, v = z.split((2 * len(project), len(project)), -1)
         products, squares = head_products(qk, len(temperature)), qk.square().sum(1)
         ctx.save_for_backward(z, products, squares, temperature, project)
-        return times_picture_matrix(v, mixing_matrix(products, squares, temperature, project))
+        return times_image_matrix(v, mixing_matrix(products, squares, temperature, project))
 
     @staticmethod
     @once_differentiable
@@ -192,10 +192,10 @@ class _Attend(torch.autograd.Function):
         for_qk, for_v = for_z.split((qk.shape[-1], v.shape[-1]), -1)
         torch.mul(qk, 2 * for_squares.unsqueeze(1), out=for_qk)
         heads = 2, len(small[2]), -1
-        for n, picture in enumerate(for_qk):
+        for n, image in enumerate(for_qk):
             torch.mm(gradient[n], mixing[n].detach().t(), out=for_v[n])
             q, k = qk[n].unflatten(-1, heads).permute(1, 2, 0, 3)
-            for_q, for_k = picture.unflatten(-1, heads).permute(1, 2, 0, 3)
+            for_q, for_k = image.unflatten(-1, heads).permute(1, 2, 0, 3)
             for i, matrix in enumerate(for_products[n]):
                 for_q[i].addmm_(k[i], matrix.t())
                 for_k[i].addmm_(q[i], matrix)
@@ -291,7 +291,7 @@ def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[St
     """Yield ``(top, bottom, z)`` with z = D(W · x) of the rows top … bottom-1, ``(rows, width, channels)``.
 
     Args:
-        x: One picture's map ``(H, W, C)``.
+        x: One image's map ``(H, W, C)``.
         expand: W, ``(channels, C)``, of the same dtype.
         depthwise: D, ``(channels, 1, 3, 3)``, zero padding.
     """
@@ -371,8 +371,8 @@ def stream_feed_forward(
     with torch.autocast(x.device.type, enabled=False):
         x, expand, depthwise, project = (t.to(dtype) for t in (x, expand, depthwise, project))
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for n, picture in enumerate(x):
-            strips = expanded_strips(picture, expand, depthwise)
+        for n, image in enumerate(x):
+            strips = expanded_strips(image, expand, depthwise)
             for top, bottom, product in gated_strips(strips, None if weights is None else weights[n]):
                 linear_into(out[n, top:bottom].flatten(0, 1), product.flatten(0, 1), project)
     return out
@@ -398,8 +398,8 @@ def stream_attention_scores(x: Tensor, qkv: Tensor, depthwise: Tensor, heads: in
     v = x.new_empty(n, height * width, channels, dtype=dtype)
     with torch.autocast(x.device.type, enabled=False):
         x, qkv, depthwise = (t.to(dtype) for t in (x, qkv, depthwise))
-        for i, picture in enumerate(x):
-            for top, bottom, z in expanded_strips(picture, qkv, depthwise):
+        for i, image in enumerate(x):
+            for top, bottom, z in expanded_strips(image, qkv, depthwise):
                 z = z.reshape(-1, 3 * channels)
                 q, k = z[:, : 2 * channels].unflatten(-1, (2, heads, -1)).unbind(1)
                 products[i] += q.permute(1, 2, 0) @ k.transpose(0, 1)

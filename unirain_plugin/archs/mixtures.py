@@ -41,7 +41,7 @@ class RoutingRecord(NamedTuple):
     chosen: Tensor | None
 
     def share_of_use(self) -> Tensor:
-        """``(N, E)``: the share of a picture's units that each expert serves; rows sum to 1, no gradient."""
+        """``(N, E)``: the share of an image's units that each expert serves; rows sum to 1, no gradient."""
         if self.chosen is None:
             return self.probabilities.detach().mean(1)
         experts = self.logits.shape[-1]
@@ -69,7 +69,7 @@ def choose_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     constant 1, from which no router could learn; the value stays 1 but the gradient of the probability itself is
     passed (straight-through; our choice, the paper is silent). Exact ties go to the lower expert number. Logits that
     differ by less than float32 rounding (about 1e-6) can be decided otherwise when a batch makes the library pick
-    another kernel; nothing else ties a picture's result to its batch.
+    another kernel; nothing else ties an image's result to its batch.
 
     Args:
         logits: ``(N, U, E)`` float32.
@@ -93,12 +93,16 @@ def load_balance_loss(record: RoutingRecord, share: Tensor | None = None) -> Ten
     """E · Σ_e f_e · P_e: 1 when all experts are used evenly, up to E when one serves everything.
 
     Fedus et al., Switch Transformers (2021), eq. 4 to 6: f_e is the share of units sent to expert e, P_e its mean
-    probability. A soft mixture sends every unit everywhere, so there f = P (our choice).
+    probability.
+
+    A soft mixture sends every unit to every expert. We take the probabilities as its shares, so its loss is E · Σ P².
+    With several ranks P is the mean over all of them, f, but a rank has gradients for its own part p of it only. So
+    each rank computes E · Σ f · (2p − f) with f held constant. The mean of that over the ranks is E · Σ f², and its
+    gradient is that of E · Σ P²: the mean of p is f, and the gradient of 2 f · p is that of a square.
 
     Args:
         record: What the mixture decided.
-        share: f, ``(E,)`` without gradient, where it is known over more than this record's pictures. A soft mixture's
-            E · Σ f² then comes as f · (2P − f), whose mean over the ranks has that value and gradient.
+        share: f, ``(E,)`` without gradient, where it is known over more than this record's images.
     """
     share = record.share_of_use().mean(0) if share is None else share
     probability = record.probabilities.mean((0, 1))
@@ -114,7 +118,7 @@ def z_loss(record: RoutingRecord) -> Tensor:
 def auxiliary_losses(records: Mapping[str, RoutingRecord]) -> dict[str, Tensor]:
     """Unweighted scalars ``load_balance`` and ``z_loss``, each the mean over the layers; empty without mixtures.
 
-    In distributed training the experts' shares of use are averaged over all ranks, because two pictures a rank say
+    In distributed training the experts' shares of use are averaged over all ranks, because two images a rank say
     little about balance: one collective for all layers.
     """
     if not records:
@@ -203,7 +207,7 @@ class FeedForward(Experts):
 
 
 def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
-    """Each picture by its own experts. Pictures that share an expert run together."""
+    """Each image by its own experts. Images that share an expert run together."""
     unbound = experts.unbind()
     groups = chosen[:, 0].tolist()
     if len({tuple(row) for row in groups}) == 1:
@@ -219,7 +223,7 @@ def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
 
 
 def _sum_weighted(x: Tensor, chosen: list[tuple[Tensor, Tensor, Tensor]], weights: Tensor) -> Tensor:
-    """Σ_j w_j · E_j(x) for pictures with the same experts; ``weights`` is ``(N, K)``."""
+    """Σ_j w_j · E_j(x) for images with the same experts; ``weights`` is ``(N, K)``."""
     if len(chosen) == 1 and not weights.requires_grad:
         return run_expert(x, chosen[0])  # the weight of a single expert is 1
     total = None
@@ -346,7 +350,7 @@ class SoftMoE(nn.Module):
     """y = Σ_i R_i ⊗ E_i(x), R the softmax of a router's logits at every pixel (paper §4, encoder).
 
     Every expert contributes everywhere with a continuous weight, so no degradation cue is dropped. The router's input
-    is open in the paper; ours is the normalised feature of the pixel (or its mean over a window or the picture).
+    is open in the paper; ours is the normalised feature of the pixel (or its mean over a window or the image).
     """
 
     def __init__(self, channels: int, expansion: float, options: NetworkOptions) -> None:
@@ -357,7 +361,7 @@ class SoftMoE(nn.Module):
         self.experts = Experts(channels, hidden, options.num_experts)
 
     def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord]:
-        """Map ``(N, H, W, C)`` to the same shape, with the record of U = pixels, windows or 1 units a picture."""
+        """Map ``(N, H, W, C)`` to the same shape, with the record of U = pixels, windows or 1 units an image."""
         height, width = x.shape[1:3]
         if self.routing == "pixel":
             features = x
@@ -377,7 +381,7 @@ class SoftMoE(nn.Module):
 class HardMoE(nn.Module):
     """y = Σ_{i in top-k} R_i · E_i(x), only the chosen experts run (paper §4, decoder).
 
-    Routed by picture or by window; the router reads the mean of the normalised features over that unit (our choice).
+    Routed by image or by window; the router reads the mean of the normalised features over that unit (our choice).
     """
 
     def __init__(self, channels: int, expansion: float, options: NetworkOptions) -> None:
@@ -388,7 +392,7 @@ class HardMoE(nn.Module):
         self.experts = Experts(channels, hidden_width(channels, expansion, options.top_k), options.num_experts)
 
     def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord]:
-        """Map ``(N, H, W, C)`` to the same shape, with the record of U = windows or 1 units a picture."""
+        """Map ``(N, H, W, C)`` to the same shape, with the record of U = windows or 1 units an image."""
         height, width = x.shape[1:3]
         by_window = self.routing == "window"
         features = pool_windows(x, self.window) if by_window else x.mean((1, 2), keepdim=True, dtype=torch.float32)

@@ -60,7 +60,7 @@ class UniRain(nn.Module):
         )
         self.refinement = self._stage(widths[0], 0, opt.refinement_blocks, "none", opt.refinement_expansion)
         self.output = Conv3x3(widths[0], opt.out_channels)
-        # Our choice: a new network starts near the identity, so that short trainings need not first repair the picture.
+        # Our choice: a new network starts near the identity, so that short trainings need not first repair the image.
         with torch.no_grad():
             self.output.weight.mul_(0.1)
 
@@ -69,7 +69,7 @@ class UniRain(nn.Module):
         return nn.ModuleList(TransformerBlock(channels, heads, kind, expansion, self.options) for _ in range(blocks))
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Restore pictures.
+        """Restore images.
 
         Args:
             lq: ``(N, C, H, W)`` of any H, W ≥ 1, RGB in [0, 1].
@@ -79,7 +79,7 @@ class UniRain(nn.Module):
             :func:`~unirain_plugin.archs.kernels.has_bfloat16`) all is computed in float32.
 
         Raises:
-            OptionError: For another number of axes or channels, or an empty picture.
+            OptionError: For another number of axes or channels, or an empty image.
         """
         self._check(lq)
         if wants_slow_bfloat16(lq):

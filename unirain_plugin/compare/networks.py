@@ -25,7 +25,7 @@ from unirain_plugin.checkpoints.weights import read_weights
 from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, ModelOptions
 from unirain_plugin.compare.samples import Source
 from unirain_plugin.errors import CheckpointError, UniRainError
-from unirain_plugin.inference.images import Picture, write_picture
+from unirain_plugin.inference.images import StoredImage, write_image
 from unirain_plugin.inference.loading import DEFAULT_WEIGHTS as SHIPPED
 from unirain_plugin.inference.loading import (
     build_network,
@@ -35,8 +35,7 @@ from unirain_plugin.inference.loading import (
     load,
     network_section,
 )
-from unirain_plugin.inference.restoring import RestoreOptions, restore, restore_tensor
-from unirain_plugin.inference.sizes import CONFIDENCE
+from unirain_plugin.inference.restoring import CONFIDENCE, RestoreOptions, restore, restore_tensor
 from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.processes import end_with_parent
@@ -302,7 +301,7 @@ def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., obje
 
     def restore_file(source: Source, target: Path) -> None:
         """Restore ``source`` into the PNG file ``target``."""
-        write_picture(target, Picture(restore(net, source.picture(), **vars(options))))
+        write_image(target, StoredImage(restore(net, source.picture(), **vars(options))))
 
     def once(image: Tensor) -> Tensor:
         return restore_tensor(net, image, options)

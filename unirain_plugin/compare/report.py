@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from unirain_plugin.compare.figure import write_zoom_grid
-from unirain_plugin.compare.networks import reason
 from unirain_plugin.compare.options import BootstrapOptions, CompareOptions, CostOptions
 from unirain_plugin.compare.page import write_page
 from unirain_plugin.compare.summary import (
@@ -29,6 +28,7 @@ from unirain_plugin.compare.summary import (
     rank,
 )
 from unirain_plugin.errors import UniRainError
+from unirain_plugin.inference.video_reading import reason
 from unirain_plugin.metrics.complexity import CONVENTION
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain_types import RAIN_TYPES

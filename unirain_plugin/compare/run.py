@@ -11,7 +11,7 @@ from tqdm import tqdm
 from unirain_plugin.compare.evaluate import Checked, Evaluator, Row, check_sample
 from unirain_plugin.compare.figure import find_picture
 from unirain_plugin.compare.measuring import Costs, measure_costs
-from unirain_plugin.compare.networks import NetworkSpec, reason, spec_of
+from unirain_plugin.compare.networks import NetworkSpec, spec_of
 from unirain_plugin.compare.options import CompareOptions
 from unirain_plugin.compare.report import write_all
 from unirain_plugin.compare.samples import Sample, list_samples
@@ -19,6 +19,7 @@ from unirain_plugin.compare.summary import GT, INPUT, OK, UNTRAINED, Comparison,
 from unirain_plugin.data.image_header import limited
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.loading import choose_device
+from unirain_plugin.inference.video_reading import reason
 from unirain_plugin.metrics.scoring import Metric, make_metrics
 from unirain_plugin.support.files import check_folder, is_full, sole_user
 from unirain_plugin.support.journal import Journal

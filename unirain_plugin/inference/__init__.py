@@ -1,1 +1,1 @@
-"""Restoration of pictures, folders and videos of any size with trained weights."""
+"""Restoration of images, folders and videos of any size with trained weights."""

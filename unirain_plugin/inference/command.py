@@ -1,4 +1,4 @@
-"""``scripts/inference.py``: restore pictures, folders and videos."""
+"""``scripts/inference.py``: restore images, folders and videos."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unirain_plugin.data.image_header import add_limit_argument, limited
-from unirain_plugin.inference.folder import Outcome, restore_files
 from unirain_plugin.inference.images import FORMATS
-from unirain_plugin.inference.jobs import PIXEL_FORMATS, VideoSettings, plan_jobs
+from unirain_plugin.inference.jobs import PIXEL_FORMATS, Outcome, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.support.files import check_folder
 
 
@@ -21,10 +20,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="inference",
-        description="Remove rain from pictures, folders of pictures and videos. Exit status: 0 all restored, 1 some "
+        description="Remove rain from images, folders of images and videos. Exit status: 0 all restored, 1 some "
         "files failed (they are listed at the end), 2 nothing could be done.",
     )
-    p.add_argument("-i", "--input", required=True, type=Path, metavar="PATH", help="picture, video, or folder")
+    p.add_argument("-i", "--input", required=True, type=Path, metavar="PATH", help="image, video, or folder")
     p.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     p.add_argument(
         "--weights", metavar="FILE", help=".safetensors or .pth (default: the small network that is shipped)"
@@ -41,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         nargs="*",
         metavar="PX",
-        help="also restore larger pictures at these longer edges and blend: for photographs whose drops and streaks "
+        help="also restore larger images at these longer edges and blend: for photographs whose drops and streaks "
         "are larger than those the network was trained on; without numbers: the network's own result (default: what "
         "the weights' file names, 640 427 in the one that is shipped)",
     )

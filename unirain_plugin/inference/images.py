@@ -1,9 +1,12 @@
-"""Picture files, with all that a restored picture keeps: depth, alpha, and what :mod:`.metadata` reads."""
+"""Image files with all that a restored image keeps: depth, alpha, how it is to look, and how it is found again."""
 
 from __future__ import annotations
 
 import io
 import os
+import re
+import struct
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from unirain_plugin.data.image_decode import decode_samples
+from unirain_plugin.data.image_decode import decode_samples, is_heif, is_tiff, open_heif, opened
+from unirain_plugin.data.image_header import PNG_SIGNATURE, png_chunks
 from unirain_plugin.data.images import upright
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.metadata import PARTS, not_held, read_metadata, tiff_tags, with_png_chunks
 from unirain_plugin.support.files import write_whole
 
 FORMATS = ("keep", "png", "jpg", "webp", "tif", "avif")
@@ -40,8 +43,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture, turned upright.
+class StoredImage:
+    """A decoded image, turned upright.
 
     Attributes:
         pixels: ``(H, W, C)`` uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha (straight).
@@ -64,13 +67,13 @@ class Picture:
     blocks: tuple[tuple[str, bytes], ...] = ()
     lost: tuple[str, ...] = ()
 
-    def with_pixels(self, pixels: np.ndarray) -> Picture:
-        """The same picture with other (upright) pixels."""
+    def with_pixels(self, pixels: np.ndarray) -> StoredImage:
+        """The same image with other (upright) pixels."""
         return replace(self, pixels=pixels.reshape(*pixels.shape[:2], -1))
 
 
-def read_picture(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture:
-    """Read a picture.
+def read_image(path: str | os.PathLike[str], max_pixels: int | None = None) -> StoredImage:
+    """Read an image.
 
     Args:
         path: The file.
@@ -78,13 +81,13 @@ def read_picture(path: str | os.PathLike[str], max_pixels: int | None = None) ->
 
     Raises:
         DataError: If it is missing, empty, truncated, broken, too large, or of a kind that cannot be restored
-            (animations, floating-point pictures, unknown formats).
+            (animations, floating-point images, unknown formats).
     """
     name = os.fspath(path)
     data = read_file(name)
     samples = decode_samples(data, name, max_pixels)
     pixels = np.ascontiguousarray(upright(samples.pixels, samples.orientation))
-    return Picture(pixels, samples.orientation, **read_metadata(data, name, samples.cmyk))
+    return StoredImage(pixels, samples.orientation, **read_metadata(data, name, samples.cmyk))
 
 
 def as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -96,8 +99,8 @@ def as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels.transpose(1, 0, 2) if orientation >= 5 else pixels
 
 
-def write_picture(path: str | os.PathLike[str], picture: Picture) -> tuple[str, ...]:
-    """Write a picture atomically; the suffix chooses the format.
+def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, ...]:
+    """Write an image atomically; the suffix chooses the format.
 
     EXIF, XMP, colour profile and resolution are kept where the format can hold them, the source's other blocks in its
     own format. Where a file carries an EXIF orientation, pixels are stored turned as before and the tag is kept (TIFF
@@ -108,67 +111,66 @@ def write_picture(path: str | os.PathLike[str], picture: Picture) -> tuple[str, 
         In words, what of the source's data beside the pixels is not in the file.
 
     Raises:
-        DataError: If the format cannot hold the picture, or the file cannot be written.
+        DataError: If the format cannot hold the image, or the file cannot be written.
     """
     path = Path(path)
-    reason = why_unsuitable(path.suffix.lower(), picture)
+    reason = why_unsuitable(path.suffix.lower(), image)
     if reason:
         raise DataError(f"{path}: {reason}. Use --format png.")
     kind = _FILE_FORMATS[path.suffix.lower()]
-    lost = not_held(kind, picture)
-    keeps = kind in _STORED_TURNED and picture.exif is not None and picture.orientation != 1
-    pixels = np.ascontiguousarray(as_stored(picture.pixels, picture.orientation) if keeps else picture.pixels)
+    lost = not_held(kind, image)
+    keeps = kind in _STORED_TURNED and image.exif is not None and image.orientation != 1
+    pixels = np.ascontiguousarray(as_stored(image.pixels, image.orientation) if keeps else image.pixels)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if pixels.dtype == np.uint16 and kind == "TIFF":
-            data, more = _deep_tiff(pixels, picture)
+            data, more = _deep_tiff(pixels, image)
             lost += more
         else:
-            data = _deep(pixels, path.suffix) if pixels.dtype == np.uint16 else _encoded(kind, pixels, picture)
-        data = with_png_chunks(data, picture) if kind == "PNG" else data
+            data = _deep(pixels, path.suffix) if pixels.dtype == np.uint16 else _encoded(kind, pixels, image)
+        data = with_png_chunks(data, image) if kind == "PNG" else data
     except (OSError, ValueError, RuntimeError, cv2.error) as error:  # Pillow's are of many kinds
         raise DataError(f"{path}: cannot be written: {error}.") from error
     write_whole(path, data, sync=False)
     return lost
 
 
-def why_unsuitable(suffix: str, picture: Picture) -> str | None:
-    """Why a format cannot hold a picture, or None where it can."""
-    height, width, channels = picture.pixels.shape
+def why_unsuitable(suffix: str, image: StoredImage) -> str | None:
+    """Why a format cannot hold an image, or None where it can."""
+    height, width, channels = image.pixels.shape
     kind = _FILE_FORMATS.get(suffix)
     if kind is None:
-        return f"unknown picture format '{suffix}'; known: {', '.join(_FILE_FORMATS)}"
-    if picture.pixels.dtype == np.uint16 and kind not in _SIXTEEN_BITS:
-        return f"'{suffix}' holds 8 bits a channel, the picture has 16"
+        return f"unknown image format '{suffix}'; known: {', '.join(_FILE_FORMATS)}"
+    if image.pixels.dtype == np.uint16 and kind not in _SIXTEEN_BITS:
+        return f"'{suffix}' holds 8 bits a channel, the image has 16"
     if channels in (2, 4) and kind in ("JPEG", "PPM", "BMP"):
-        return f"'{suffix}' holds no alpha, the picture has it"
+        return f"'{suffix}' holds no alpha, the image has it"
     longest = _LONGEST.get(kind)
     if longest and max(height, width) > longest:
-        return f"'{suffix}' holds at most {longest} pixels an edge, the picture is {width}×{height}"
+        return f"'{suffix}' holds at most {longest} pixels an edge, the image is {width}×{height}"
     return None
 
 
-def _encoded(kind: str, pixels: np.ndarray, picture: Picture) -> bytes:
+def _encoded(kind: str, pixels: np.ndarray, image: StoredImage) -> bytes:
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
-    image = Image.fromarray(pixels[..., 0] if mode == "L" else pixels, mode)
     options = dict(_OPTIONS.get(kind, {}))
     if kind == "TIFF":
-        tags = tiff_tags(picture.exif)
-        if any(tags.get_ifd(part) for part in PARTS):  # Pillow cannot compress such files
+        tags = tiff_tags(image.exif)
+        if any(tags.get_ifd(part) for part in _PARTS):  # Pillow cannot compress such files
             options["compression"] = "raw"
-        if picture.xmp:
-            tags[700] = picture.xmp
+        if image.xmp:
+            tags[700] = image.xmp
         options |= {"exif": tags} if len(tags) else {}
     elif kind in ("JPEG", "WEBP", "AVIF"):
-        options |= {name: value for name, value in (("exif", picture.exif), ("xmp", picture.xmp)) if value}
-    if kind in ("TIFF", "JPEG", "WEBP", "AVIF") and picture.profile:
-        options["icc_profile"] = picture.profile
-    if kind in ("JPEG", "TIFF") and picture.density:
-        options["dpi"] = picture.density
+        options |= {name: value for name, value in (("exif", image.exif), ("xmp", image.xmp)) if value}
+    if kind in ("TIFF", "JPEG", "WEBP", "AVIF") and image.profile:
+        options["icc_profile"] = image.profile
+    if kind in ("JPEG", "TIFF") and image.density:
+        options["dpi"] = image.density
     if kind == "JPEG":
-        options["extra"] = b"".join(body for name, body in picture.blocks if body[:1] == b"\xff")
+        options["extra"] = b"".join(body for name, body in image.blocks if body[:1] == b"\xff")
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    Image.fromarray(pixels[..., 0] if mode == "L" else pixels, mode).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -181,15 +183,15 @@ def _deep(pixels: np.ndarray, suffix: str) -> bytes:
     return data.tobytes()
 
 
-def _deep_tiff(pixels: np.ndarray, picture: Picture) -> tuple[bytes, tuple[str, ...]]:
+def _deep_tiff(pixels: np.ndarray, image: StoredImage) -> tuple[bytes, tuple[str, ...]]:
     """Sixteen bits a channel as TIFF, and what is lost by it: tifffile writes no folders of EXIF tags."""
     import tifffile
 
-    tags = tiff_tags(picture.exif)
+    tags = tiff_tags(image.exif)
     simple = {tag: value for tag, value in tags.items() if isinstance(value, (str, bytes))}
     extra = [(tag, "s" if isinstance(value, str) else "B", 0 if isinstance(value, str) else len(value), value, True)
              for tag, value in simple.items() if tag != 305]  # fmt: skip
-    extra += [(700, "B", len(picture.xmp), picture.xmp, True)] if picture.xmp else []
+    extra += [(700, "B", len(image.xmp), image.xmp, True)] if image.xmp else []
     alpha = pixels.shape[2] in (2, 4)
     buffer = io.BytesIO()
     tifffile.imwrite(
@@ -199,9 +201,9 @@ def _deep_tiff(pixels: np.ndarray, picture: Picture) -> tuple[bytes, tuple[str, 
         planarconfig="contig" if pixels.shape[2] > 1 else None,
         extrasamples=["unassalpha"] if alpha else None,
         compression="zlib",
-        iccprofile=picture.profile,
-        resolution=picture.density,
-        resolutionunit="INCH" if picture.density else None,
+        iccprofile=image.profile,
+        resolution=image.density,
+        resolutionunit="INCH" if image.density else None,
         software=simple.get(305, False),
         extratags=extra,
         metadata=None,
@@ -209,8 +211,202 @@ def _deep_tiff(pixels: np.ndarray, picture: Picture) -> tuple[bytes, tuple[str, 
     return buffer.getvalue(), ("a part of EXIF",) if len(simple) < len(tags) else ()
 
 
-def side_by_side(before: Picture, after: Picture) -> Picture:
-    """Both pictures beside each other, upright, with a white line of 8 pixels between; for a look, so without EXIF."""
+def side_by_side(before: StoredImage, after: StoredImage) -> StoredImage:
+    """Both images beside each other, upright, with a white line of 8 pixels between; for a look, so without EXIF."""
     height, _, channels = before.pixels.shape
     line = np.full((height, 8, channels), np.iinfo(before.pixels.dtype).max, before.pixels.dtype)
-    return Picture(np.concatenate([before.pixels, line, after.pixels], axis=1), profile=before.profile)
+    return StoredImage(np.concatenate([before.pixels, line, after.pixels], axis=1), profile=before.profile)
+
+
+Density = tuple[float, float]
+
+_COLOUR_CHUNKS = ("cICP", "mDCV", "cLLI", "sRGB", "gAMA", "cHRM")
+_TEXT_CHUNKS = ("tEXt", "zTXt", "iTXt")
+_XMP_CHUNK = b"XML:com.adobe.xmp\0"
+_XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
+_SRGB_CODES = ((1, 13), (2, 2), (1, 1), (1, 2), (2, 13))
+"""Primaries and transfer curve of CICP that programs take for sRGB, which is what files without a description are."""
+_ORIENTATION, _XMP, _PROFILE = 274, 700, 34675
+_DESCRIPTIVE = {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, 33723, *range(40091, 40096)}
+"""TIFF tags that describe the image and not how the file stores it: names, maker, software, dates, rating, words."""
+_PARTS = (34665, 34853)
+"""EXIF and GPS, which are folders of tags."""
+_PLACES = {33550, 33922, 34264, 34735}  # GeoTIFF
+
+
+def read_metadata(data: bytes, name: str, cmyk: bool = False) -> dict[str, Any]:
+    """Read what a file that can be decoded says of its image, as attributes of a :class:`StoredImage`.
+
+    Args:
+        data: Its bytes.
+        name: Its name for error texts.
+        cmyk: Whether its colours are CMYK, and have become RGB, which its profile does not describe.
+    """
+    found = _tiff(data) if is_tiff(data) else _heif(data, name) if is_heif(data) else _others(data, name)
+    if cmyk:
+        found["profile"] = None
+        found["lost"] = (*found.get("lost", ()), "CMYK colours (they are RGB now)")
+    return found
+
+
+def _others(data: bytes, name: str) -> dict[str, Any]:
+    with opened(data, name) as image:
+        info = image.info
+        found: dict[str, Any] = {"exif": info.get("exif"), "profile": info.get("icc_profile"), "xmp": info.get("xmp"),
+                                 "density": _density(info.get("dpi"))}  # fmt: skip
+        if image.format in ("JPEG", "MPO"):
+            segments = [(kind, body) for kind, body in image.applist if kind == "APP13" or body.startswith(_XMP_MORE)]
+            blocks = [("IPTC" if kind == "APP13" else "XMP (extension)", _segment(kind, body))
+                      for kind, body in segments]  # fmt: skip
+            comment = info.get("comment")
+            found["blocks"] = (*blocks, *([("comment", _segment("COM", comment))] if comment else []))
+            further = getattr(image, "n_frames", 1) - 1
+            found["lost"] = (f"{further} further image(s) in the file",) if further else ()
+        elif image.format == "PNG":
+            found |= _png(data)
+        elif image.format == "AVIF":
+            found["blocks"] = _coding(data)
+    return found
+
+
+def _segment(kind: str, body: bytes) -> bytes:
+    marker = {"COM": 0xFE, "APP1": 0xE1, "APP13": 0xED}[kind]
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def _png(data: bytes) -> dict[str, Any]:
+    blocks, found = [], {}
+    for kind, body in png_chunks(data):
+        text = kind.decode("latin-1")
+        if kind == b"eXIf":
+            found["exif"] = b"Exif\0\0" + bytes(body)
+        elif kind == b"iTXt" and bytes(body[: len(_XMP_CHUNK)]) == _XMP_CHUNK:
+            found["xmp"] = _international_text(bytes(body))
+        elif text in _COLOUR_CHUNKS or text in _TEXT_CHUNKS or (kind == b"pHYs" and body[-1] == 0):
+            blocks.append((text, bytes(body)))
+    return {**found, "blocks": tuple(blocks)}
+
+
+def _international_text(body: bytes) -> bytes | None:
+    """The text of an iTXt chunk."""
+    _, _, rest = body.partition(b"\0")
+    text = rest[2:].split(b"\0", 2)[-1]
+    try:
+        return zlib.decompress(text) if rest[:1] == b"\1" else text
+    except zlib.error:
+        return None
+
+
+def _coding(data: bytes) -> tuple[tuple[str, bytes], ...]:
+    """The colours that an AVIF or HEIF file declares as numbers, as PNG's chunk, unless they are sRGB's."""
+    found = re.search(rb"colrnclx(..)(..)..", data[:65536], re.DOTALL)
+    if not found:
+        return ()
+    primaries, transfer = (int.from_bytes(code, "big") for code in found.groups())
+    if (primaries, transfer) in _SRGB_CODES or max(primaries, transfer) > 255:
+        return ()
+    return (("cICP", bytes([primaries, transfer, 0, 1])),)
+
+
+def _heif(data: bytes, name: str) -> dict[str, Any]:
+    heif = open_heif(data, name)
+    exif = heif.info.get("exif")
+    if exif:
+        exif = _block(_parsed(exif), upright=True)  # the decoder has turned it
+    further = len(heif) - 1
+    lost = (f"{further} further image(s) in the file",) if further else ()
+    return {"exif": exif, "profile": heif.info.get("icc_profile"), "xmp": heif.info.get("xmp"),
+            "blocks": _coding(data), "lost": lost}  # fmt: skip
+
+
+def _tiff(data: bytes) -> dict[str, Any]:
+    """The tags of a TIFF file that describe the image, as an EXIF block."""
+    tags = _parsed(data)
+    unit = {2: 1.0, 3: 2.54}.get(tags.get(296, 2))
+    density = _density((tags.get(282), tags.get(283)), unit) if unit else None
+    profile, xmp = tags.get(_PROFILE), tags.get(_XMP)
+    lost = ("its place on the map (GeoTIFF)",) if _PLACES & set(tags) else ()
+    kept = Image.Exif()
+    for tag in tags:
+        if tag in _DESCRIPTIVE and not str(tags[tag]).startswith('{"shape":'):  # tifffile's note on the arrangement
+            kept[tag] = tags[tag]
+        elif tag in _PARTS:
+            kept[tag] = dict(tags.get_ifd(tag))
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    return {"exif": _block(kept), "profile": profile, "xmp": bytes(xmp) if xmp else None, "density": density,
+            "lost": lost}  # fmt: skip
+
+
+def _parsed(block: bytes) -> Image.Exif:
+    """An EXIF block, or a TIFF file, as tags; none where it is broken."""
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+    except Exception:  # Pillow raises many kinds for broken blocks
+        return Image.Exif()
+    return exif
+
+
+def _block(tags: Image.Exif, upright: bool = False) -> bytes | None:
+    if upright:
+        tags.pop(_ORIENTATION, None)
+    try:
+        return tags.tobytes() if len(tags) else None
+    except Exception:  # as above
+        return None
+
+
+def _density(dpi: object, unit: float = 1.0) -> Density | None:
+    try:
+        across, down = (float(value) * unit for value in dpi)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if across > 0 and down > 0 else None
+
+
+def tiff_tags(exif: bytes | None) -> Image.Exif:
+    """An EXIF block as the tags of a TIFF file that is stored upright."""
+    tags = _parsed(exif) if exif else Image.Exif()
+    tags.pop(_ORIENTATION, None)
+    return tags
+
+
+def with_png_chunks(data: bytes, kept: StoredImage) -> bytes:
+    """Insert what is kept behind a PNG's header (Pillow orders colour chunks by itself, OpenCV writes none)."""
+    chunks = [(name, body) for name, body in kept.blocks if name in _COLOUR_CHUNKS]
+    if kept.profile:
+        chunks = [(name, body) for name, body in chunks if name != "sRGB"]
+        chunks.append(("iCCP", b"ICC Profile\0\0" + zlib.compress(kept.profile)))
+    if kept.density:
+        chunks.append(("pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in kept.density), 1)))
+    if kept.exif:
+        chunks.append(("eXIf", kept.exif.removeprefix(b"Exif\0\0")))
+    if kept.xmp:
+        chunks.append(("iTXt", _XMP_CHUNK + b"\0\0\0\0" + kept.xmp))
+    chunks += [(name, body) for name, body in kept.blocks if name in (*_TEXT_CHUNKS, "pHYs")]
+    behind = len(PNG_SIGNATURE) + 25
+    return data[:behind] + b"".join(_chunk(name.encode(), body) for name, body in chunks) + data[behind:]
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+_HOLDS = {
+    "PNG": {"exif", "profile", "xmp", "density", *_COLOUR_CHUNKS, *_TEXT_CHUNKS, "pHYs"},
+    "JPEG": {"exif", "profile", "xmp", "density", "IPTC", "comment", "XMP (extension)", "sRGB"},
+    "WEBP": {"exif", "profile", "xmp", "sRGB"},
+    "AVIF": {"exif", "profile", "xmp", "sRGB"},
+    "TIFF": {"exif", "profile", "xmp", "density", "sRGB"},
+}
+_NAMES = {"exif": "EXIF", "profile": "the colour profile", "xmp": "XMP", "density": "the resolution",
+          "pHYs": "the shape of pixels", **{name: f"the colour description ({name})" for name in _COLOUR_CHUNKS},
+          **dict.fromkeys(_TEXT_CHUNKS, "texts")}  # fmt: skip
+
+
+def not_held(file_format: str, kept: StoredImage) -> tuple[str, ...]:
+    """What a file of a format cannot take, in words, with what reading has left behind."""
+    there = [name for name in ("exif", "profile", "xmp", "density") if getattr(kept, name)]
+    there += [name for name, _ in kept.blocks]
+    missing = [_NAMES.get(name, name) for name in there if name not in _HOLDS.get(file_format, {"sRGB"})]
+    return tuple(dict.fromkeys([*kept.lost, *missing]))

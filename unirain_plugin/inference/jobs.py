@@ -1,15 +1,25 @@
-"""What is to be restored: from the command line's input to a list of files with their targets."""
+"""The files of a run, and their restoration: read ahead and written behind in threads while the network computes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
 
 from unirain_plugin.data.folders import IMAGE_SUFFIXES, UNWRITTEN, walk_files
 from unirain_plugin.errors import DataError
+from unirain_plugin.inference.images import StoredImage, read_image, side_by_side, write_image
+from unirain_plugin.support.files import is_full
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
 _KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")
+"""Those that can hold H.264; other videos become Matroska."""
 PIXEL_FORMATS = ("keep", "yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
 """What videos can be written as; ``keep``: the source's chroma sampling, and 10 bits if it has more than 8."""
 
@@ -34,17 +44,12 @@ class VideoSettings:
     made_from: object = None
 
 
-def video_target(path: Path) -> Path:
-    """The name of the restored video: H.264 in the same container where it can hold it, else in Matroska."""
-    return path if path.suffix.lower() in _KEPT_CONTAINERS else path.with_suffix(".mkv")
-
-
 @dataclass(frozen=True)
 class Job:
     """One file.
 
     Attributes:
-        source: The picture or video.
+        source: The image or video.
         target: Where the restored one goes.
         compare: Where the side-by-side one goes, or None.
         is_video: Whether it is a video.
@@ -66,30 +71,30 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a run, the files that are neither pictures nor videos, and (folder, reason) of those not searched."""
+    """The jobs of a run, the files that are neither images nor videos, and (folder, reason) of those not searched."""
 
     jobs: list[Job]
     other_files: list[Path]
     unlisted: list[tuple[str, str]]
 
 
-def plan_jobs(source: Path, output: Path, picture_format: str = "keep", compare: bool = False) -> Plan:
+def plan_jobs(source: Path, output: Path, image_format: str = "keep", compare: bool = False) -> Plan:
     """Find the files; a folder is searched with its subfolders, which the output mirrors.
 
     Args:
-        source: A picture, a video, or a folder.
+        source: An image, a video, or a folder.
         output: The folder for results; it may lie inside ``source``, and is not searched then.
-        picture_format: ``keep`` or the suffix (without dot) that all results get.
-        compare: Whether side-by-side pictures are wanted, in ``output/compare``.
+        image_format: ``keep`` or the suffix (without dot) that all results get.
+        compare: Whether side-by-side images are wanted, in ``output/compare``.
 
     Raises:
-        DataError: If the output is no folder, the source is missing or unsupported, the folder holds no picture, a
+        DataError: If the output is no folder, the source is missing or unsupported, the folder holds no image, a
             result would overwrite a source, or two files would be written to the same name.
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: the output must be a folder, this is a file.")
     if output.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not output.exists():
-        raise DataError(f"{output}: the output must be a folder, this is the name of a picture or video.")
+        raise DataError(f"{output}: the output must be a folder, this is the name of an image or video.")
     unlisted: list[tuple[str, str]] = []
     if source.is_dir():
         files = sorted(source / name for name in walk_files(source, unlisted, output))
@@ -98,25 +103,25 @@ def plan_jobs(source: Path, output: Path, picture_format: str = "keep", compare:
         files, root = [source], source.parent
     else:
         raise DataError(f"{source}: there is no such file or folder.")
-    jobs = [job for path in files if (job := _job(path, root, output, picture_format, compare))]
+    jobs = [job for path in files if (job := _job(path, root, output, image_format, compare))]
     others = [path for path in files if path.suffix.lower() not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
     if not jobs:
         known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        what = f"it holds no picture or video ({len(others)} other files)" if source.is_dir() else "unsupported file"
+        what = f"it holds no image or video ({len(others)} other files)" if source.is_dir() else "unsupported file"
         what += "".join(f"; {folder} {reason}" for folder, reason in unlisted)
         raise DataError(f"{source}: {what}; supported: {known}.")
     _refuse_collisions(jobs)
     return Plan(jobs, others, unlisted)
 
 
-def _job(path: Path, root: Path, output: Path, picture_format: str, compare: bool) -> Job | None:
+def _job(path: Path, root: Path, output: Path, image_format: str, compare: bool) -> Job | None:
     suffix, name = path.suffix.lower(), path.relative_to(root)
     if suffix in VIDEO_SUFFIXES:
-        name = video_target(name)
+        name = name if suffix in _KEPT_CONTAINERS else name.with_suffix(".mkv")
     elif suffix not in IMAGE_SUFFIXES:
         return None
-    elif picture_format != "keep" or suffix in UNWRITTEN:
-        name = name.with_suffix(f".{picture_format.replace('keep', 'png')}")
+    elif image_format != "keep" or suffix in UNWRITTEN:
+        name = name.with_suffix(f".{image_format.replace('keep', 'png')}")
     beside = output / "compare" / name if compare else None
     return Job(path, output / name, beside, suffix in VIDEO_SUFFIXES)
 
@@ -134,3 +139,124 @@ def _refuse_collisions(jobs: list[Job]) -> None:
             other = taken.setdefault(path.resolve(), job.source)
             if other != job.source:
                 raise DataError(f"{other} and {job.source} would both be written to {path}; rename one of them.")
+
+
+_AHEAD = 3
+"""Images read ahead and, again, waiting to be written: bounds the memory, and hides the coding."""
+
+ArrayFunction = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        done: Files that were restored.
+        skipped: Files whose results were there.
+        failed: (file, reason).
+        lost: What of a file's data is not in its result → the files.
+        notes: (file, what of it is lost or was changed).
+    """
+
+    done: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    lost: dict[str, list[Path]] = field(default_factory=dict)
+    notes: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def restore_files(
+    jobs: Sequence[Job],
+    function: ArrayFunction,
+    overwrite: bool = False,
+    bar: bool = True,
+    videos: VideoSettings | None = None,
+) -> Outcome:
+    """Restore every file; a broken one is noted and the others go on.
+
+    Args:
+        jobs: The files.
+        function: Maps an array (H, W, C) uint8 or uint16 to one of the same shape and type.
+        overwrite: Also those whose results exist.
+        bar: Whether to draw a progress bar.
+        videos: How videos are restored.
+    """
+    outcome = Outcome()
+    todo = []
+    for job in jobs:
+        if overwrite or not job.target.is_file():
+            todo.append(job)
+        elif job.is_done():
+            outcome.skipped.append(job.source)
+        else:
+            reason = f"{job.target} is there, without its side-by-side image; --overwrite makes both anew"
+            outcome.failed.append((job.source, reason))
+    waiting: deque[tuple[Job, Future]] = deque()
+    workers = min(_AHEAD, os.cpu_count() or 1)
+    with (
+        ThreadPoolExecutor(workers) as readers,
+        ThreadPoolExecutor(workers) as writers,
+        tqdm(total=len(todo), unit="file", disable=not bar, ncols=100) as progress,
+    ):
+
+        def finish(job: Job, result: Future) -> None:
+            _note(outcome, job, result)
+            progress.update()
+
+        for job, image in _read_ahead(todo, readers):
+            progress.set_postfix_str(job.source.name[-40:])
+            try:
+                if job.is_video:
+                    notes = _restore_video(job, function, bar, videos or VideoSettings())
+                    outcome.notes += [(job.source, note) for note in notes]
+                    waiting.append((job, writers.submit(lambda: None)))
+                else:
+                    before = image.result()
+                    after = before.with_pixels(function(before.pixels))
+                    waiting.append((job, writers.submit(_write, job, before, after)))
+            except Exception as error:  # whatever is wrong with one file, the others are to be restored
+                failed: Future = Future()
+                failed.set_exception(error)
+                waiting.append((job, failed))
+            while len(waiting) > _AHEAD:
+                finish(*waiting.popleft())
+        while waiting:
+            finish(*waiting.popleft())
+    return outcome
+
+
+def _note(outcome: Outcome, job: Job, result: Future) -> None:
+    try:
+        for what in result.result() or ():
+            outcome.lost.setdefault(what, []).append(job.source)
+        outcome.done.append(job.source)
+    except Exception as error:  # as above
+        if is_full(error):
+            raise
+        text = str(error) or type(error).__name__
+        outcome.failed.append((job.source, text.removeprefix(f"{job.source}: ")))
+
+
+def _read_ahead(jobs: Sequence[Job], readers: ThreadPoolExecutor) -> Iterator[tuple[Job, Future | None]]:
+    queue: deque[tuple[Job, Future | None]] = deque()
+    for job in jobs:
+        queue.append((job, None if job.is_video else readers.submit(read_image, job.source)))
+        if len(queue) > _AHEAD:
+            yield queue.popleft()
+    while queue:
+        yield queue.popleft()
+
+
+def _write(job: Job, before: StoredImage, after: StoredImage) -> tuple[str, ...]:
+    if job.compare is not None:
+        write_image(job.compare, side_by_side(before, after))
+    return write_image(job.target, after)  # last: its being there says that the job is done
+
+
+def _restore_video(job: Job, function: ArrayFunction, bar: bool, settings: VideoSettings) -> list[str]:
+    try:
+        from unirain_plugin.inference.video import restore_video
+    except ImportError as error:
+        raise DataError(f"{job.source}: videos need PyAV: pip install av ({error}).") from None
+    return restore_video(job, function, bar, settings)

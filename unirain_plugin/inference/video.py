@@ -1,4 +1,4 @@
-"""Videos: restored frames become a film again, with all else that the source holds.
+"""Videos: frames are restored and become a film again, with all else that the source holds.
 
 PyAV, not the program ffmpeg: time stamps, streams and errors are objects rather than text to be parsed, its wheel
 brings the libraries, and no child process can outlive a killed run.
@@ -10,17 +10,33 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
+from tqdm import tqdm
 
 from unirain_plugin.errors import DataError
+from unirain_plugin.inference.images import StoredImage, side_by_side
+from unirain_plugin.inference.jobs import Job, VideoSettings
 from unirain_plugin.inference.video_merging import Plan, merge, plan_streams
-from unirain_plugin.inference.video_reading import COLOURS, Video, output_tags, probe, read_frames, reason, ycbcr
+from unirain_plugin.inference.video_reading import (
+    COLOURS,
+    Video,
+    check_whole,
+    output_tags,
+    probe,
+    read_frames,
+    reason,
+    timed_frames,
+    ycbcr,
+)
 from unirain_plugin.support.files import put_in_place, sole_user
 
 __all__ = ["FilmWriter", "Video", "probe", "read_frames", "writer"]
@@ -66,28 +82,24 @@ class FilmWriter:
         self.stamps.append(stamp)
         if index < self.done:
             return
-        if self._part is None:
-            self._part = _Part(self.folder / "part.tmp", self.video, self.width)
-        try:
+        with _writing(self.path):
+            if self._part is None:
+                self._part = _Part(self.folder / "part.tmp", self.video, self.width)
             self._part.encode(frame, index % self.part_frames)
             if len(self.stamps) % self.part_frames == 0:
                 self._finish_part()
-        except av.FFmpegError as error:
-            raise DataError(f"{self.path}: encoding failed: {reason(error)}.") from None
 
     def finish(self) -> None:
         """Put the film together and in place."""
         if not self.stamps:
             raise DataError(f"{self.video.path}: no frame can be decoded.")
-        try:
+        with _writing(self.path):
             if self._part is not None:
                 self._finish_part()
             whole = self.folder / f"whole{self.path.suffix}"
             parts = sorted(self.folder.glob("[0-9]*.mp4"))
             self.notes += merge(whole, self.video, self.plan, parts, self.stamps, self.width)
             put_in_place(whole, self.path)
-        except (av.FFmpegError, OSError) as error:
-            raise DataError(f"{self.path}: cannot be written: {reason(error)}.") from None
 
     def abandon(self) -> None:
         """Drop what is not whole."""
@@ -99,6 +111,14 @@ class FilmWriter:
         part, self._part = self._part, None
         part.close()
         put_in_place(part.path, self.folder / f"{(len(self.stamps) - 1) // self.part_frames:06d}.mp4")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        raise DataError(f"{path}: cannot be written: {reason(error)}.") from error
 
 
 @contextmanager
@@ -118,14 +138,15 @@ def writer(path: Path, video: Video, width: int, made_from: object = None) -> It
     Raises:
         DataError: If encoding or writing fails, or another process writes to the same file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     folder = path.parent / f".{name}.parts"  # never longer than a name may be
-    folder.mkdir(exist_ok=True)
+    with _writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
     with sole_user(folder, f"another run is making {path.name}; wait for it, or end it."):
         film = None
         try:
-            _keep_if_same(folder, _identity(video, width, made_from), made_from is not None)
+            with _writing(path):
+                _keep_if_same(folder, _identity(video, width, made_from), made_from is not None)
             film = FilmWriter(path, video, width, folder, plan_streams(video, path))
             yield film
             film.finish()
@@ -180,10 +201,10 @@ class _Part:
             setattr(codec, name, code)
 
     def encode(self, frame: np.ndarray, index: int) -> None:
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), self.source)
-        picture.pts, picture.time_base = index, 1 / self.rate
-        picture.colorspace, picture.color_range = 0, 2  # RGB
-        self.graph.vpush(picture)
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), self.source)
+        image.pts, image.time_base = index, 1 / self.rate
+        image.colorspace, image.color_range = 0, 2  # RGB
+        self.graph.vpush(image)
         self.container.mux(self.stream.encode(self.graph.vpull()))
 
     def close(self) -> None:
@@ -194,3 +215,93 @@ class _Part:
         with suppress(av.FFmpegError):
             self.container.close()
         self.path.unlink(missing_ok=True)
+
+
+_AHEAD = 3
+"""How many frames are decoded ahead."""
+_PIXELS_AT_ONCE = 2**22
+"""Of the frames that are restored at the same time, together: bounds the memory."""
+
+
+def restore_video(
+    job: Job, function: Callable[[np.ndarray], np.ndarray], bar: bool, settings: VideoSettings
+) -> list[str]:
+    """Restore one video: frames are decoded, restored and encoded at the same time, with a few of them in memory.
+
+    Args:
+        job: The file and its targets.
+        function: Maps a frame (H, W, 3) uint8 or uint16 to one of the same shape and type; called by
+            ``settings.at_once`` threads.
+        bar: Whether to draw a progress bar.
+        settings: How.
+
+    Returns:
+        What the result does not hold of the source, or holds otherwise.
+
+    Raises:
+        DataError: If the source is damaged or cannot be kept in the result.
+    """
+    video = probe(job.source, settings)
+    damage: list[str] = []
+    total = check_whole(video, damage)
+    with ExitStack() as stack:
+        targets = [(job.target, video.width)]
+        if job.compare is not None:
+            targets.append((job.compare, 2 * video.width + 8))
+        films = [stack.enter_context(writer(path, video, width, settings.made_from)) for path, width in targets]
+        done = min(film.done for film in films)
+        frames = timed_frames(video, damage)
+        stack.callback(frames.close)
+        at_once = max(min(settings.at_once, _PIXELS_AT_ONCE // (video.width * video.height)), 1)
+        restored = stack.enter_context(_restored(frames, function, done, at_once))
+        for stamp, before, after in tqdm(
+            restored, total=total, unit="frame", disable=not bar, ncols=100, leave=False, initial=0
+        ):
+            films[0](after, stamp)
+            for film in films[1:]:
+                film(None if after is None else side_by_side(StoredImage(before), StoredImage(after)).pixels, stamp)
+    notes = list(films[0].notes)
+    if damage:
+        notes.append(f"the source is damaged, the result is what could be decoded: {_several(damage)}")
+    return notes
+
+
+def _several(damage: list[str]) -> str:
+    told = list(dict.fromkeys(damage))
+    return "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "")
+
+
+@contextmanager
+def _restored(
+    frames: Iterator[tuple[int, np.ndarray]], function: Callable[[np.ndarray], np.ndarray], done: int, at_once: int
+) -> Iterator[Iterator[tuple[int, np.ndarray, np.ndarray | None]]]:
+    """Time stamps, frames, and frames restored (None for the first ``done``), in order."""
+    threads = torch.get_num_threads()
+    share = max(threads // at_once, 1)
+    decoder = ThreadPoolExecutor(1)
+    workers = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,))
+
+    def results() -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        decoded = deque(decoder.submit(next, frames, None) for _ in range(_AHEAD))
+        waiting: deque[tuple[int, np.ndarray, Future | None]] = deque()
+        index = 0
+        while (item := decoded.popleft().result()) is not None:
+            decoded.append(decoder.submit(next, frames, None))
+            stamp, frame = item
+            waiting.append((stamp, frame, workers.submit(function, frame) if index >= done else None))
+            index += 1
+            if len(waiting) > at_once:
+                yield _result(*waiting.popleft())
+        while waiting:
+            yield _result(*waiting.popleft())
+
+    try:
+        yield results()
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)  # what is broken off is not waited for
+        decoder.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # new threads take over what was set last
+
+
+def _result(stamp: int, frame: np.ndarray, future: Future | None) -> tuple[int, np.ndarray, np.ndarray | None]:
+    return stamp, frame, None if future is None else future.result()

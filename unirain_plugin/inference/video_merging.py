@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import io
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,8 +18,11 @@ from unirain_plugin.inference.video_reading import COLOURS, Video, main_stream, 
 
 _LOSSLESS = {"matroska": "flac", "mp4": "alac", "mov": "alac"}
 """What sound becomes that a format cannot hold as it is."""
-_OF_THE_OLD_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps", "number_of_")
-"""Tags that tell of the source's file or stream, not of the film."""
+_OF_THE_OLD_FILE = (
+    *("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps", "number_of_", "_statistics"),
+    *("vendor_id", "rotate", "alpha_mode"),
+)
+"""Beginnings of tags that tell of the source's file or stream, not of the film."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,19 @@ def _refusal(kind: str, stream: av.stream.Stream, cover: bool) -> str | None:
 
 def _copy_of(output: av.container.OutputContainer, stream: av.stream.Stream) -> av.stream.Stream:
     copy = output.add_stream_from_template(stream, opaque=True)
-    copy.metadata.update(_told(stream.metadata))
+    copy.metadata.update(_stream_tags(stream))
     copy.disposition = stream.disposition
     return copy
 
 
 def _told(tags: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if not key.lower().startswith(_OF_THE_OLD_FILE)}
+
+
+def _stream_tags(stream: av.stream.Stream) -> dict[str, str]:
+    """What a stream's tags tell. MP4's ``name`` is called ``title`` when it is written."""
+    tags = _told(stream.metadata)
+    return {"title" if key == "name" else key: value for key, value in tags.items()}
 
 
 def merge(
@@ -122,36 +133,39 @@ def merge(
         film.codec_context.framerate = Fraction(video.rate) if _is_steady(stamps, video) else 0
         for name, code in zip(COLOURS, output_tags(video, width), strict=True):
             setattr(film.codec_context, name, code)
-        tags = {key: value for key, value in _told(main.metadata).items() if key not in ("rotate", "alpha_mode")}
-        film.metadata.update(tags)
+        film.metadata.update(_stream_tags(main))
         film.disposition = main.disposition
         tracks = _tracks(output, source, plan)
         shift = video.start
         output.set_chapters([_moved(chapter, shift) for chapter in source.chapters()])
-        frames = _frame_packets(parts, stamps, video, film)
-        waiting = next(frames, None)
-        last: dict[int, int] = {}
-        for packet in _other_packets(source, tracks, shift):
-            while waiting is not None and waiting.dts * waiting.time_base <= packet.dts * packet.time_base:
-                output.mux(waiting)
-                waiting = next(frames, None)
-            before = last.get(packet.stream.index)
-            if before is not None and packet.dts < before:  # a damaged source's clock may run back
-                packet.dts = before
-                packet.pts = max(packet.pts, before)
-            last[packet.stream.index] = packet.dts
+        frames, others = _frame_packets(parts, stamps, video, film), _other_packets(source, tracks, shift)
+        for packet in heapq.merge(frames, others, key=lambda packet: packet.dts * packet.time_base):
             output.mux(packet)
-        while waiting is not None:
-            output.mux(waiting)
-            waiting = next(frames, None)
-    return _lost_tags(video.path, target)
+    return _lost_tags(video.path, target, plan)
 
 
-def _lost_tags(source: Path, target: Path) -> tuple[str, ...]:
+def _lost_tags(source: Path, target: Path, plan: Plan) -> tuple[str, ...]:
     with opened(source) as before, opened(target) as after:
         kept = {key.lower() for key in after.metadata}
-        lost = [key for key in _told(before.metadata) if key.lower() not in kept]
-    return (f"tags are lost: {', '.join(sorted(lost))}",) if lost else ()
+        lost = sorted(key for key in _told(before.metadata) if key.lower() not in kept)
+        main = main_stream(before, source).index
+        streams = [before.streams[index] for index in (main, *plan.copied, *plan.encoded)]
+        of_streams = _counted_tags(streams) - _counted_tags(after.streams)
+    notes = [f"tags are lost: {', '.join(lost)}"] if lost else []
+    if of_streams:
+        named = sorted({f"{kind} {key}" for kind, key, _ in of_streams})
+        notes.append(f"tags of its streams are lost: {', '.join(named)}")
+    return tuple(notes)
+
+
+def _counted_tags(streams: Iterable[av.stream.Stream]) -> Counter[tuple[str, str, str]]:
+    """How many streams of a kind have a tag and value. Languages may change their code (deu, ger); und is none."""
+    return Counter(
+        (stream.type, key.lower(), "" if key == "language" else value)
+        for stream in streams
+        for key, value in _stream_tags(stream).items()
+        if value != "und"
+    )
 
 
 def _is_steady(stamps: Sequence[int], video: Video) -> bool:
@@ -219,7 +233,7 @@ class _SoundTrack(_Track):
         planar = "p" if codec == "alac" else ""
         self.stream.codec_context.format = f"{'s16' if narrow else 's32'}{planar}"
         self.stream.codec_context.layout = sound.layout
-        self.stream.metadata.update(_told(source.metadata))
+        self.stream.metadata.update(_stream_tags(source))
         self.stream.disposition = source.disposition
 
     def packets(self, packet: av.Packet) -> list[av.Packet]:
@@ -255,11 +269,14 @@ def _other_packets(
 ) -> Iterator[av.Packet]:
     """Packets for the result, in the source's order."""
     streams = [source.streams[index] for index in tracks]
-    if not streams:
-        return
-    for packet in source.demux(streams):
+    last: dict[int, int] = {}
+    for packet in source.demux(streams) if streams else ():
         for out in tracks[packet.stream.index].packets(packet):
             ticks = round(shift / out.time_base)
             out.dts = (out.pts if out.dts is None else out.dts) - ticks
             out.pts = out.dts if out.pts is None else out.pts - ticks
+            before = last.get(out.stream.index, out.dts)
+            if out.dts < before:  # a damaged source's clock may run back
+                out.dts, out.pts = before, max(out.pts, before)
+            last[out.stream.index] = out.dts
             yield out

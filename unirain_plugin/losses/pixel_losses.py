@@ -75,10 +75,10 @@ class FrequencyL1Loss(nn.Module):
 
 @LOSS_REGISTRY.register()
 class LogMSELoss(nn.Module):
-    r"""ln(1 + MSE / eps) of every sample: a gain of 1 dB counts the same on a hard picture and on an easy one.
+    r"""ln(1 + MSE / eps) of every sample: a gain of 1 dB counts the same on a hard image and on an easy one.
 
     Far above ``eps`` it is −ln(10)/10 · PSNR but for a constant, the loss of Chen et al., "Simple Baselines for Image
-    Restoration" (NAFNet, ECCV 2022); far below it is the MSE, so that clean pictures do not outweigh the rest. It is
+    Restoration" (NAFNet, ECCV 2022); far below it is the MSE, so that clean images do not outweigh the rest. It is
     never negative, which reweighting by loss ratios needs.
 
     Args:

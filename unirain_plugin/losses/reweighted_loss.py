@@ -8,13 +8,168 @@ import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
+from torch import distributed as dist
 
-from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.errors import CheckpointError, DataError, OptionError, did_you_mean
 from unirain_plugin.losses.base_terms import build_base_terms
-from unirain_plugin.losses.loss_records import LossRecords, sum_by_type, sum_over_ranks, world_size
-from unirain_plugin.losses.rain_labels import RainLabels
 from unirain_plugin.losses.reweighter import OPTION_NAMES, blend_with_floor
 from unirain_plugin.losses.reweighting import build_reweighter
+from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
+
+
+class RainLabels:
+    """The rain types of a loss, in their order, with the integer label of each.
+
+    Args:
+        rain_types: Names; their labels come from :func:`~unirain_plugin.rain_types.rain_type_ids`.
+        num_types: Instead: labels 0 to num_types − 1, named drs, drd, nrs, nrd, type4, type5, …. Both None: the four.
+
+    Raises:
+        OptionError: If a name is malformed, the number is no positive integer, or both are given and disagree.
+    """
+
+    def __init__(self, rain_types: Sequence[str] | None = None, num_types: int | None = None) -> None:
+        if num_types is not None and (isinstance(num_types, bool) or not isinstance(num_types, int) or num_types < 1):
+            raise OptionError(f"num_types: found {num_types!r}; expected an integer, 1 or more.")
+        if rain_types is None:
+            count = len(RAIN_TYPES) if num_types is None else num_types
+            rain_types = [RAIN_TYPES[i] if i < len(RAIN_TYPES) else f"type{i}" for i in range(count)]
+        elif isinstance(rain_types, str):
+            raise OptionError(f"rain_types: found the text {rain_types!r}; expected a list such as [drs, drd].")
+        ids = rain_type_ids(rain_types)
+        if num_types is not None and num_types != len(ids):
+            raise OptionError(f"num_types: found {num_types}, but rain_types lists {len(ids)}; give one of the two.")
+        self.names: tuple[str, ...] = tuple(ids)
+        self._position = {label: position for position, label in enumerate(ids.values())}
+
+    def indices(self, rain_type: Tensor | Sequence[int], batch: int) -> Tensor:
+        """Positions (N,), int64 on the CPU, of the labels (N,) among this loss's types.
+
+        Raises:
+            DataError: If the labels are not N integers, or one is none of this loss's types.
+        """
+        labels = rain_type if isinstance(rain_type, Tensor) else torch.as_tensor(rain_type)
+        if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch or labels.dim() > 1:
+            raise DataError(
+                f"rain_type: found shape {tuple(labels.shape)} of {labels.dtype}; expected ({batch},) integers, one "
+                "a sample."
+            )
+        found = labels.reshape(-1).tolist()
+        unknown = sorted(set(found) - set(self._position))
+        if unknown:
+            raise DataError(
+                f"rain_type: label {unknown[0]} is none of the loss's rain types "
+                f"({', '.join(f'{name} = {label}' for name, label in zip(self.names, self._position, strict=True))}); "
+                "the data set's and the loss's rain_types must agree."
+            )
+        return torch.tensor([self._position[label] for label in found], dtype=torch.int64)
+
+    def ordered(self, values: Mapping[str, float]) -> list[float | None]:
+        """Values by name, in the order of the types; None for those left out.
+
+        Raises:
+            DataError: If a name is none of this loss's types.
+        """
+        for name in values:
+            if name not in self.names:
+                raise DataError(
+                    f"{name!r} is none of the loss's rain types ({', '.join(self.names)})."
+                    + did_you_mean(name, self.names)
+                )
+        return [values.get(name) for name in self.names]
+
+    def check_same(self, names: object) -> None:
+        """Raise CheckpointError unless ``names``, from a checkpoint, are this loss's."""
+        if list(names or ()) != list(self.names):
+            raise CheckpointError(
+                f"loss state: it was saved for the rain types {names}, but this run has {list(self.names)}."
+            )
+
+
+def world_size() -> int:
+    """The number of ranks, 1 without ``torch.distributed``."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum in place over all ranks (a collective: every rank must call it) and return ``values``."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def sum_by_type(values: Tensor, index: Tensor, num_types: int) -> Tensor:
+    """Sum values (N,) per type, (K,), always in the same order (``index_add`` has none on a GPU)."""
+    is_type = index == torch.arange(num_types, device=index.device).unsqueeze(1)
+    return torch.where(is_type, values, torch.zeros_like(values)).sum(1)
+
+
+class LossRecords:
+    """Sums and counts of the per-sample losses of K types, for the running step and the running interval.
+
+    Everything is summed over the ranks as it is added, so all ranks hold the same numbers and one rank's state is
+    everybody's. Losses that are not finite are left out.
+    """
+
+    def __init__(self, num_types: int) -> None:
+        # Rows: sums of finite losses, their counts. float64: a sum must not depend on how long the interval is.
+        self._step = torch.zeros(2, num_types, dtype=torch.float64)
+        self._interval = torch.zeros_like(self._step)
+        self._last = torch.zeros_like(self._step)
+        self._open = False
+
+    def add(self, losses: Tensor, index: Tensor, counts: Tensor) -> Tensor:
+        """Record detached losses (N,) of the types ``index`` (N,); return ``counts`` (K,) summed over the ranks."""
+        k = len(counts)
+        finite = torch.isfinite(losses)
+        kept = torch.where(finite, losses, torch.zeros_like(losses)).double()
+        rows = [sum_by_type(kept, index, k), sum_by_type(finite.double(), index, k), counts.double()]
+        table = sum_over_ranks(torch.stack(rows))
+        self._step = self._step.to(table.device) + table[:2] if self._open else table[:2]
+        self._open = True
+        return table[2].to(counts.dtype)
+
+    def close_step(self) -> None:
+        """The optimiser has stepped: what was added since is "the last step" and counts in the interval."""
+        if self._open:
+            self._last = self._step
+            self._interval = self._interval.to(self._step.device) + self._step
+            self._open = False
+
+    def discard_step(self) -> None:
+        """Forget what was added since the last step."""
+        self._open = False
+
+    def take_interval(self) -> list[float | None]:
+        """Mean loss per type since the last call (None for types not seen), and start anew."""
+        means = _means(self._interval)
+        self._interval = torch.zeros_like(self._interval)
+        return means
+
+    def last_means(self) -> list[float | None]:
+        """Mean loss per type of the last step, or of the running one if it has begun."""
+        return _means(self._step if self._open else self._last)
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain lists; float64 numbers survive them exactly."""
+        return {
+            "step": self._step.tolist() if self._open else None,
+            "interval": self._interval.tolist(),
+            "last": self._last.tolist(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore what :meth:`state_dict` gave (on the CPU; it moves with the next losses)."""
+        self._open = state["step"] is not None
+        self._step = torch.tensor(state["step"] or state["last"], dtype=torch.float64)
+        self._interval = torch.tensor(state["interval"], dtype=torch.float64)
+        self._last = torch.tensor(state["last"], dtype=torch.float64)
+
+
+def _means(table: Tensor) -> list[float | None]:
+    sums, counts = table.tolist()
+    return [s / n if n else None for s, n in zip(sums, counts, strict=True)]
+
 
 _OPTIONS = tuple(dict.fromkeys(("base", "rain_types", "num_types", "loss_weight", "reduction", *OPTION_NAMES)))
 

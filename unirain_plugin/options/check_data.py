@@ -249,7 +249,7 @@ def _check_unlabelled(opt: Mapping, problems: Problems) -> None:
 
 def _check_loss(opt: Mapping, types: Mapping[str, Types | None], problems: Problems) -> None:
     """Labels of the training set, and names of the validation sets that ``source: val`` learns from."""
-    from unirain_plugin.losses.rain_labels import RainLabels
+    from unirain_plugin.losses.reweighted_loss import RainLabels
 
     where: KeyPath = ("train", "pixel_opt")
     target, loss = called(opt, where), section(opt, *where)

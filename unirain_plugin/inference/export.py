@@ -1,13 +1,17 @@
-"""The formats: weights with their network's options (safetensors, pth), and the network itself (onnx, torchscript)."""
+"""``scripts/export.py``: weights with their network's options (safetensors, pth), or the network itself (onnx,
+torchscript), for other programs.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.util
 import io
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from unirain_plugin.checkpoints.weights import ARCHITECTURE, write_weights
-from unirain_plugin.errors import CheckpointError, UniRainError
-from unirain_plugin.inference.loading import build_network
+from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
+from unirain_plugin.inference.loading import DEFAULT_WEIGHTS, build_network, load
+from unirain_plugin.inference.restoring import RestoreOptions
 from unirain_plugin.support.files import write_whole
-from unirain_plugin.toolbox import replaced
 
 _EXAMPLE, _OTHER_SIZE = (61, 45), (48, 72)
 _TOLERANCE = 1e-3
@@ -53,10 +57,10 @@ def export_onnx(net: nn.Module, path: Path) -> str:
     }
 
     def make() -> bytes:
-        with _exportable(net) as dense, contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):
             program = torch.onnx.export(
-                dense,
-                (_example(*_EXAMPLE, pictures=2),),
+                _without_branches(net),
+                (_example(*_EXAMPLE, images=2),),
                 dynamo=True,
                 verbose=False,
                 input_names=["lq"],
@@ -81,9 +85,9 @@ def export_torchscript(net: nn.Module, path: Path) -> str:
     """
 
     def make() -> bytes:
-        with _exportable(net) as dense, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each branch on a shape; the comparison at another size decides
-            traced = torch.jit.trace(dense, _example(*_EXAMPLE), check_trace=False)
+            traced = torch.jit.trace(_without_branches(net), _example(*_EXAMPLE), check_trace=False)
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer, _extra_files={ARCHITECTURE: json.dumps(net.architecture)})
         return buffer.getvalue()
@@ -103,6 +107,7 @@ EXPORTERS: dict[str, tuple[str, Callable[[nn.Module, Path], str]]] = {
     "torchscript": (".pt", export_torchscript),
 }
 """Format → (suffix, function)."""
+_WITH_SIZES = ("safetensors", "pth")
 
 
 def _write_checked(
@@ -158,41 +163,18 @@ def _without_log() -> Iterator[None]:
         logging.disable(before)
 
 
-@contextlib.contextmanager
-def _exportable(net: nn.Module) -> Iterator[nn.Module]:
-    """A copy of the network without branches on values: mixtures masked, ties and padding as ONNX can tell them."""
-    architecture = dict(net.architecture)
-    if architecture["type"] != "UniRain":
-        yield net.cpu()
-        return
-    from unirain_plugin.archs import mixtures as moe
-    from unirain_plugin.archs import unirain_arch
-
-    dense = build_network({**architecture, "dispatch": "dense"}, "export")
+def _without_branches(net: nn.Module) -> nn.Module:
+    """The network, or UniRain with all experts run and masked: no branches on values."""
+    net = net.cpu()
+    if net.architecture["type"] != "UniRain":
+        return net
+    dense = build_network({**net.architecture, "dispatch": "dense"}, "export")
     dense.load_state_dict(net.state_dict())
-    with replaced((unirain_arch, "pad_to_multiple", _pad_to_multiple), (moe, "choose_top_k", _choose_top_k)):
-        yield dense.eval().requires_grad_(False)
+    return dense.eval().requires_grad_(False)
 
 
-def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """The network's own padding, for pictures larger than it, in whole numbers ≥ 0 (ONNX divides towards zero)."""
-    for axis in (2, 3):
-        size = x.shape[axis]
-        index = torch.arange((size + multiple - 1) // multiple * multiple, device=x.device)
-        x = x.index_select(axis, torch.minimum(index, 2 * (size - 1) - index))
-    return x
-
-
-def _choose_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The network's own choice without its gradient; ONNX has no stable sort, and its TopK breaks ties the same way."""
-    probabilities = logits.softmax(-1)
-    chosen = logits.topk(top_k, dim=-1).indices
-    picked = probabilities.gather(-1, chosen)
-    return chosen, torch.ones_like(picked) if top_k == 1 else picked / picked.sum(-1, keepdim=True), probabilities
-
-
-def _example(height: int, width: int, pictures: int = 1) -> Tensor:
-    return torch.rand(pictures, 3, height, width, generator=torch.Generator().manual_seed(0))
+def _example(height: int, width: int, images: int = 1) -> Tensor:
+    return torch.rand(images, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def _onnx_runtime() -> ModuleType:
@@ -209,3 +191,48 @@ def _onnx_runtime() -> ModuleType:
 
     onnxruntime.disable_telemetry_events()
     return onnxruntime
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="export",
+        description="Write trained weights as one file that tells its network: safetensors or pth for --weights, "
+        "BasicSR and spandrel; onnx or torchscript to run elsewhere (each is compared with the network first).",
+    )
+    p.add_argument(
+        "--weights", metavar="FILE", help="weights or checkpoint (default: the small network that is shipped)"
+    )
+    p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
+    p.add_argument("--param-key", metavar="KEY", help="part of a .pth file (default: params_ema where it exists)")
+    p.add_argument("--format", choices=EXPORTERS, default="safetensors", help="default: safetensors")
+    p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: beside the weights, with the new suffix")
+    p.add_argument(
+        "--sizes",
+        type=int,
+        nargs="*",
+        metavar="PX",
+        help="safetensors and pth: name these longer edges for inference.py's --sizes (default: as the weights' file)",
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = parser().parse_args(argv)
+    suffix, export = EXPORTERS[args.format]
+    source = DEFAULT_WEIGHTS if args.weights in (None, "default") else Path(args.weights)
+    output = args.output or source.with_suffix(suffix)
+    if output.suffix.lower() != suffix:
+        raise OptionError(f"-o {output}: a file of format {args.format} ends with '{suffix}'.")
+    if output.exists() and not args.overwrite:
+        raise OptionError(f"-o {output}: this file exists; give another name with -o, or --overwrite.")
+    if args.sizes is not None and args.format not in _WITH_SIZES:
+        raise OptionError(f"--sizes: a file of format {args.format} cannot name them; {' or '.join(_WITH_SIZES)} can.")
+    net = load(args.weights, args.network, "cpu", args.param_key)
+    if args.sizes is not None:
+        net.restore_sizes = RestoreOptions(sizes=tuple(args.sizes)).sizes
+    remark = export(net, output)
+    sys.stdout.write(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {remark}\n")
+    return 0

@@ -1,18 +1,17 @@
-"""Pictures larger than a tile: UniRain layer by layer gives the whole picture's result, others blended tiles."""
+"""Images larger than a tile: UniRain layer by layer gives the whole image's result, others blended tiles."""
 
 import os
 
 import numpy as np
 import pytest
 import torch
-from inference_helpers import random_network, random_picture
+from inference_helpers import random_image, random_network
 
 from unirain_plugin.archs import kernels
 from unirain_plugin.errors import DataError, OptionError, UniRainError
 from unirain_plugin.inference import restoring
-from unirain_plugin.inference.feature_maps import MapStore
 from unirain_plugin.inference.restoring import RestoreOptions, restore, restore_tensor
-from unirain_plugin.inference.streamed import restore_streamed
+from unirain_plugin.inference.streamed import MapStore, restore_streamed
 
 VARIANTS = {
     "asymmetric": {},
@@ -27,14 +26,14 @@ VARIANTS = {
 CPU = torch.device("cpu")
 
 
-def picture_tensor(height, width):
+def image_tensor(height, width):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize("piece", [3, 17])
 def test_streamed_equals_whole(changes, piece):
-    net, x = random_network(**changes), picture_tensor(61, 47)
+    net, x = random_network(**changes), image_tensor(61, 47)
     with torch.no_grad():
         whole = net(x)
     assert (whole - x).abs().mean() > 0.02  # the network does something
@@ -43,7 +42,7 @@ def test_streamed_equals_whole(changes, piece):
 
 def test_scratch_files_hold_what_memory_may_not(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    net, x = random_network(), picture_tensor(40, 36)
+    net, x = random_network(), image_tensor(40, 36)
     made = []
     original = torch.from_file
     monkeypatch.setattr(torch, "from_file", lambda name, **kw: made.append(name) or original(name, **kw))
@@ -57,7 +56,7 @@ def test_scratch_files_hold_what_memory_may_not(tmp_path, monkeypatch):
 @pytest.mark.parametrize("usable", [True, False])
 def test_streamed_in_bf16_is_as_near_as_bf16_allows(usable, monkeypatch):
     monkeypatch.setattr(kernels, "has_bfloat16", lambda: usable)
-    net, x = random_network(), picture_tensor(50, 40)
+    net, x = random_network(), image_tensor(50, 40)
     with torch.no_grad():
         exact = net(x)
         with torch.autocast("cpu", torch.bfloat16):
@@ -70,7 +69,7 @@ def test_streamed_in_bf16_is_as_near_as_bf16_allows(usable, monkeypatch):
 
 def test_tiled_and_whole_agree_far_below_the_promised_hundredths_of_a_decibel():
     net = random_network()
-    clean, rainy = random_picture(180, 260, seed=1), random_picture(180, 260, seed=2)
+    clean, rainy = random_image(180, 260, seed=1), random_image(180, 260, seed=2)
 
     def psnr(image):
         return -10 * np.log10(np.mean((image / 255.0 - clean / 255.0) ** 2))
@@ -80,7 +79,7 @@ def test_tiled_and_whole_agree_far_below_the_promised_hundredths_of_a_decibel():
     assert np.abs(whole.astype(int) - tiled.astype(int)).max() <= 1
 
 
-def test_routing_of_the_whole_picture_serves_every_part():
+def test_routing_of_the_whole_image_serves_every_part():
     """Halves that are routed differently on their own are routed as one."""
     net = random_network(strength=0.3)
     x = torch.cat([torch.full((1, 3, 64, 64), 0.05), torch.rand(1, 3, 64, 64)], 3)
@@ -106,7 +105,7 @@ class Blur(torch.nn.Module):
 
 
 def test_other_networks_run_on_blended_tiles_without_a_seam():
-    net, x = Blur().requires_grad_(False), picture_tensor(150, 200)
+    net, x = Blur().requires_grad_(False), image_tensor(150, 200)
     whole = restore_tensor(net, x, RestoreOptions(tile=0))
     net.sizes.clear()
     tiled = restore_tensor(net, x, RestoreOptions(tile=64, overlap=16))
@@ -119,7 +118,7 @@ def test_ensemble_averages_eight_orientations():
         def forward(self, x):
             return x.roll(1, 3)
 
-    x = picture_tensor(12, 20)
+    x = image_tensor(12, 20)
     out = restore_tensor(Shift(), x, RestoreOptions(ensemble=True))
     neighbours = (x.roll(1, 3) + x.roll(-1, 3) + x.roll(1, 2) + x.roll(-1, 2)) / 4
     torch.testing.assert_close(out, neighbours)
@@ -130,7 +129,7 @@ def test_ensemble_averages_eight_orientations():
 def test_arrays_keep_shape_and_type(shape, dtype):
     net = random_network()
     depth = dtype if np.issubdtype(dtype, np.integer) else np.uint16
-    image = random_picture(*shape[:2], channels=shape[2] if len(shape) > 2 else 1, dtype=depth).reshape(shape)
+    image = random_image(*shape[:2], channels=shape[2] if len(shape) > 2 else 1, dtype=depth).reshape(shape)
     if depth != dtype:
         image = (image / 65535).astype(dtype)
     before = image.copy()
@@ -143,7 +142,7 @@ def test_arrays_keep_shape_and_type(shape, dtype):
 
 
 def test_bgr_views_are_taken():
-    net, image = random_network(), random_picture(16, 18)
+    net, image = random_network(), random_image(16, 18)
     np.testing.assert_array_equal(restore(net, image[..., ::-1][..., ::-1]), restore(net, image))
 
 
@@ -177,7 +176,7 @@ def test_wrong_arrays_are_explained(image, text):
 )
 def test_wrong_options_are_explained(options, text):
     with pytest.raises(OptionError, match=text):
-        restore(Blur(), random_picture(8, 8), **options)
+        restore(Blur(), random_image(8, 8), **options)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,7 @@ def test_only_a_lack_of_memory_is_called_so_and_its_cause_is_kept(error, is_memo
             raise error
 
     with pytest.raises(UniRainError if is_memory else RuntimeError) as caught:
-        restore(Failing(), random_picture(8, 8))
+        restore(Failing(), random_image(8, 8))
     assert (caught.value.__cause__ is error) if is_memory else (caught.value is error)
 
 
@@ -212,7 +211,7 @@ def test_what_the_network_does_wrong_is_told():
     for how, text in (("nan", "not finite"), ("memory", "smaller tile than 512"), ("scale", "keeps the size")):
         net.how = how
         with pytest.raises(UniRainError, match=text):
-            restore(net, random_picture(8, 8))
+            restore(net, random_image(8, 8))
 
 
 def test_three_lines():

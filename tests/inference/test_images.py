@@ -1,14 +1,14 @@
-"""Picture files: what is kept, and what is refused."""
+"""Image files: what is kept, and what is refused."""
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
-from inference_helpers import random_picture
+from inference_helpers import random_image
 from PIL import Image, ImageOps
 
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference.images import Picture, as_stored, read_picture, side_by_side, write_picture
+from unirain_plugin.inference.images import StoredImage, as_stored, read_image, side_by_side, write_image
 
 
 def exif_with(orientation):
@@ -22,16 +22,16 @@ def exif_with(orientation):
 def test_orientation_is_turned_upright_and_kept(tmp_path, orientation, suffix):
     path, out = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
     lossless = {"lossless": True} if suffix == ".webp" else {}
-    Image.fromarray(random_picture(20, 31)).save(path, exif=exif_with(orientation), icc_profile=b"profile", **lossless)
-    picture = read_picture(path)
-    with Image.open(path) as image:
-        shown = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        np.testing.assert_array_equal(picture.pixels, shown)
-    write_picture(out, picture)
-    with Image.open(out) as image:
-        assert image.getexif()[0x0112] == orientation and image.getexif()[0x010F] == "camera"
-        assert image.info["icc_profile"] == b"profile"
-        again = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+    Image.fromarray(random_image(20, 31)).save(path, exif=exif_with(orientation), icc_profile=b"profile", **lossless)
+    image = read_image(path)
+    with Image.open(path) as file:
+        shown = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+        np.testing.assert_array_equal(image.pixels, shown)
+    write_image(out, image)
+    with Image.open(out) as file:
+        assert file.getexif()[0x0112] == orientation and file.getexif()[0x010F] == "camera"
+        assert file.info["icc_profile"] == b"profile"
+        again = np.asarray(ImageOps.exif_transpose(file).convert("RGB")).astype(int)
     assert np.abs(again - shown).max() <= (0 if suffix != ".jpg" else 40) and again.shape == shown.shape
 
 
@@ -46,52 +46,52 @@ def write_tiff(path, pixels, orientation=1, **options):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_tiff_is_turned_upright_once_and_keeps_its_profile(tmp_path, orientation, dtype):
-    pixels = random_picture(20, 31, 3, dtype)
+    pixels = random_image(20, 31, 3, dtype)
     write_tiff(tmp_path / "a.tif", pixels, orientation, iccprofile=b"profile")
     for name in ("a.tif", "b.tif"):
-        picture = read_picture(tmp_path / name)
-        np.testing.assert_array_equal(picture.pixels, pixels)
-        assert picture.profile == b"profile"
-        write_picture(tmp_path / "b.tif", picture)
+        image = read_image(tmp_path / name)
+        np.testing.assert_array_equal(image.pixels, pixels)
+        assert image.profile == b"profile"
+        write_image(tmp_path / "b.tif", image)
 
 
 @pytest.mark.parametrize(
     ("channels", "dtype"), [(1, np.uint8), (2, np.uint8), (4, np.uint8), (1, np.uint16), (2, np.uint16), (4, np.uint16)]
 )
 def test_tiff_keeps_grey_and_alpha(tmp_path, channels, dtype):
-    pixels = random_picture(20, 31, channels, dtype)
+    pixels = random_image(20, 31, channels, dtype)
     write_tiff(tmp_path / "a.tif", pixels)
     for name in ("a.tif", "b.tif"):
-        picture = read_picture(tmp_path / name)
-        np.testing.assert_array_equal(picture.pixels, pixels)
-        write_picture(tmp_path / "b.tif", picture)
+        image = read_image(tmp_path / name)
+        np.testing.assert_array_equal(image.pixels, pixels)
+        write_image(tmp_path / "b.tif", image)
 
 
 def test_tiff_with_white_as_zero_is_inverted(tmp_path):
     for dtype in (np.uint8, np.uint16):
-        grey = random_picture(20, 31, 1, dtype)
+        grey = random_image(20, 31, 1, dtype)
         write_tiff(tmp_path / "a.tif", grey, photometric="miniswhite")
-        np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels, np.iinfo(dtype).max - grey)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, np.iinfo(dtype).max - grey)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bits_are_kept(tmp_path, channels, suffix):
-    pixels = random_picture(17, 22, channels, np.uint16)
+    pixels = random_image(17, 22, channels, np.uint16)
     cv2.imwrite(str(tmp_path / f"a{suffix}"), pixels)
-    picture = read_picture(tmp_path / f"a{suffix}")
+    image = read_image(tmp_path / f"a{suffix}")
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
-    np.testing.assert_array_equal(picture.pixels, pixels[..., order])
-    write_picture(tmp_path / f"b{suffix}", picture)
+    np.testing.assert_array_equal(image.pixels, pixels[..., order])
+    write_image(tmp_path / f"b{suffix}", image)
     again = cv2.imread(str(tmp_path / f"b{suffix}"), cv2.IMREAD_UNCHANGED)
     assert again.dtype == np.uint16
     np.testing.assert_array_equal(again.reshape(pixels.shape), pixels)
 
 
 def test_sixteen_bit_png_keeps_exif_and_profile(tmp_path):
-    pixels = random_picture(10, 14, 3, np.uint16)
-    write_picture(tmp_path / "a.png", Picture(pixels, 6, exif_with(6).tobytes(), b"profile"))
-    again = read_picture(tmp_path / "a.png")
+    pixels = random_image(10, 14, 3, np.uint16)
+    write_image(tmp_path / "a.png", StoredImage(pixels, 6, exif_with(6).tobytes(), b"profile"))
+    again = read_image(tmp_path / "a.png")
     assert (again.orientation, again.profile) == (6, b"profile")
     np.testing.assert_array_equal(again.pixels, pixels)
     assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).shape == (14, 10, 3)  # stored as it was
@@ -100,19 +100,19 @@ def test_sixteen_bit_png_keeps_exif_and_profile(tmp_path):
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "RGB"])
 def test_alpha_and_grey_are_kept(tmp_path, mode):
     channels = len(mode)
-    pixels = random_picture(12, 15, channels)
+    pixels = random_image(12, 15, channels)
     Image.fromarray(pixels.squeeze(), mode).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
-    np.testing.assert_array_equal(picture.pixels, pixels)
-    write_picture(tmp_path / "b.png", picture)
-    with Image.open(tmp_path / "b.png") as image:
-        assert image.mode == mode
-        np.testing.assert_array_equal(np.asarray(image), pixels.squeeze())
+    image = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(image.pixels, pixels)
+    write_image(tmp_path / "b.png", image)
+    with Image.open(tmp_path / "b.png") as file:
+        assert file.mode == mode
+        np.testing.assert_array_equal(np.asarray(file), pixels.squeeze())
 
 
 def test_palette_with_transparency_becomes_rgba(tmp_path):
     Image.new("P", (4, 4)).save(tmp_path / "a.png", transparency=0)
-    assert read_picture(tmp_path / "a.png").pixels.shape == (4, 4, 4)
+    assert read_image(tmp_path / "a.png").pixels.shape == (4, 4, 4)
 
 
 def write_frames(path, **kwargs):
@@ -124,7 +124,7 @@ def test_unusable_files_are_explained(tmp_path):
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
     for name in ("cut.jpg", "cut.png"):
-        Image.fromarray(random_picture(64, 64)).save(tmp_path / name)
+        Image.fromarray(random_image(64, 64)).save(tmp_path / name)
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
     write_frames(tmp_path / "film.webp")
@@ -132,33 +132,33 @@ def test_unusable_files_are_explained(tmp_path):
     cv2.imwrite(str(tmp_path / "float.tif"), np.zeros((4, 4, 3), np.float32))
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(DataError) as error:
-            read_picture(path)
+            read_image(path)
         assert str(path) in str(error.value), path
     with pytest.raises(DataError, match=r"film.webp: holds 2 images; expected one"):
-        read_picture(tmp_path / "film.webp")
+        read_image(tmp_path / "film.webp")
     with pytest.raises(DataError, match="float32 values; expected 8 or 16 bits"):
-        read_picture(tmp_path / "float.tif")
+        read_image(tmp_path / "float.tif")
     with pytest.raises(DataError, match="cannot be read: No such file"):
-        read_picture(tmp_path / "missing.png")
+        read_image(tmp_path / "missing.png")
 
 
 @pytest.mark.parametrize(
     ("name", "pixels", "text"),
     [
-        ("a.jpg", random_picture(4, 4, 4), "'.jpg' holds no alpha"),
-        ("a.jpg", random_picture(4, 4, 3, np.uint16), "'.jpg' holds 8 bits"),
+        ("a.jpg", random_image(4, 4, 4), "'.jpg' holds no alpha"),
+        ("a.jpg", random_image(4, 4, 3, np.uint16), "'.jpg' holds 8 bits"),
         ("a.webp", np.zeros((1, 16400, 3), np.uint8), "at most 16383 pixels"),
-        ("a.gif", random_picture(4, 4), "unknown picture format '.gif'"),
+        ("a.gif", random_image(4, 4), "unknown image format '.gif'"),
     ],
 )
 def test_what_a_format_cannot_hold_is_never_dropped(tmp_path, name, pixels, text):
     with pytest.raises(DataError, match=text):
-        write_picture(tmp_path / name, Picture(pixels))
+        write_image(tmp_path / name, StoredImage(pixels))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_side_by_side():
-    before, after = (Picture(random_picture(6, 9, seed=seed)) for seed in (0, 1))
+    before, after = (StoredImage(random_image(6, 9, seed=seed)) for seed in (0, 1))
     pixels = side_by_side(before, after).pixels
     assert pixels.shape == (6, 26, 3)
     np.testing.assert_array_equal(pixels[:, :9], before.pixels)
