@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unirain_plugin.distill.images import remembered
+from unirain_plugin.distill.records import remembered
 from unirain_plugin.distill.voters.frame import block_means, quantile
 from unirain_plugin.distill.voters.rain_layer import _evenness
 from unirain_plugin.distill.voters.tones import BINS, _equal_parts, _mist

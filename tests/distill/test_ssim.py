@@ -6,7 +6,7 @@ import pytest
 from basicsr.metrics import calculate_ssim
 from rain_pictures import photographs
 
-from unirain_plugin.distill.retrieval.ssim import ssim, ssim_of_pairs, ssim_one_to_many, ssim_terms
+from unirain_plugin.distill.cascade import ssim, ssim_of_pairs, ssim_one_to_many, ssim_terms
 
 
 def pictures():

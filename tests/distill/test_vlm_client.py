@@ -15,8 +15,8 @@ from fake_vlm_server import VERDICT, completion, serve
 
 pytest.importorskip("openai", reason="needs openai: pip install openai")
 
-from unirain_plugin.distill.errors import DistillError, ServiceError
-from unirain_plugin.distill.vlm_client import UnusableReplyError, VlmClient, ask_all, data_url
+from unirain_plugin.distill.records import DistillError, ServiceError
+from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, ask_all, data_url
 from unirain_plugin.errors import OptionError
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)

@@ -7,13 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.distill.majority import decide
 from unirain_plugin.distill.records import Reference, VoteTask
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
-from unirain_plugin.distill.voters.evidence import VERSION, pair_evidence
-from unirain_plugin.distill.voters.findings import Finding
+from unirain_plugin.distill.stages.vote import decide
+from unirain_plugin.distill.voters.default import VERSION, pair_evidence
+from unirain_plugin.distill.voters.findings import STREAK_LIMIT, Finding, rain_in_clean
 from unirain_plugin.distill.voters.findings import judge as judge_findings
-from unirain_plugin.distill.voters.rain_owner import STREAK_LIMIT, rain_in_clean
 from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain

@@ -14,9 +14,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unirain_plugin.distill.engines import build_engine
-from unirain_plugin.distill.engines.base import Engine
-from unirain_plugin.distill.engines.local import in_this_process
 from unirain_plugin.distill.inputs import (
     CandidateFile,
     file_digest,
@@ -28,14 +25,11 @@ from unirain_plugin.distill.inputs import (
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Reference
-from unirain_plugin.distill.results.files import MetaInfo, write_rows
-from unirain_plugin.distill.results.rows import result_rows
-from unirain_plugin.distill.results.statistics import Statistics
-from unirain_plugin.distill.shards import load_lines, save_lines, save_rows
+from unirain_plugin.distill.report import MetaInfo, Statistics, result_rows, write_rows
 from unirain_plugin.distill.stages import GROUPS, STAGES
 from unirain_plugin.distill.stages.base import WholeStage
-from unirain_plugin.distill.worker import Step
-from unirain_plugin.distill.workspace import Workspace
+from unirain_plugin.distill.workers import Engine, Step, build_engine, in_this_process
+from unirain_plugin.distill.workspace import Workspace, load_lines, save_lines, save_rows
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.packages import require
@@ -132,19 +126,20 @@ class Pipeline:
         manifest, root = self._candidate_manifest()
         digests = {"references": reference_digest(references), "candidates": file_digest(manifest)}
         shape = {**digests, "candidate folder": root, "source": self.options.candidates.source}
-        draft = self._whole_job(len(references), self._file(manifest, root, 0))
+        draft = self._whole_job(len(references), self.candidate_file(manifest, root, 0))
         adopted = self._state({"format": 1, "shard_size": self.options.shard_size, **shape}, Context(draft))
         for name in self.workspace.adopt(adopted, restart):
             self._log.info("%s: discarded, to be made anew", name)
         if not self.workspace.is_done("inputs", 0):
             self._write_inputs(references, manifest, root)
         count = load_lines(self.workspace.shard("inputs", 0), "candidates")[0]["count"]
-        return self._whole_job(len(references), self._file(manifest, root, count))
+        return self._whole_job(len(references), self.candidate_file(manifest, root, count))
 
     def _whole_job(self, references: int, candidates: CandidateFile) -> Job:
         return Job(self.options, os.path.abspath(self.workspace.root), references, candidates)
 
-    def _file(self, manifest: Path, root: str, count: int) -> CandidateFile:
+    def candidate_file(self, manifest: Path, root: str, count: int) -> CandidateFile:
+        """A manifest of ``count`` pairs with paths relative to ``root``, as the options say to read it."""
         source, size = self.options.candidates.source, self.options.shard_size
         convert = tuple(self.options.candidates.convert)
         return CandidateFile(os.path.abspath(manifest), os.path.abspath(root), source, count, size, convert)
@@ -172,7 +167,7 @@ class Pipeline:
             rows = ({"id": r.id, "path": os.path.abspath(r.path), "rain_type": r.rain_type} for r in references)
             save_lines(folder, "references", rows)
             save_rows(folder, "offsets", offsets)
-            save_lines(folder, "candidates", [self._file(manifest, root, count).to_json()])
+            save_lines(folder, "candidates", [self.candidate_file(manifest, root, count).to_json()])
 
     def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
         """Make the missing shards of a group of stages; returns how many of each."""
@@ -205,7 +200,7 @@ class Pipeline:
         statistics, meta = Statistics(references), MetaInfo()
         examples = None
         if self.options.report.enabled:
-            from unirain_plugin.distill.results.report import Examples
+            from unirain_plugin.distill.report import Examples
 
             examples = Examples(self.options.report)
         bar = tqdm(

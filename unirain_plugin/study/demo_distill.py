@@ -9,10 +9,10 @@ import numpy as np
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
-from unirain_plugin.distill.images import read_rgb
 from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline
-from unirain_plugin.distill.results.report import REPORT
+from unirain_plugin.distill.records import read_rgb
+from unirain_plugin.distill.report import REPORT
 from unirain_plugin.preparation import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.study.planted import Pair, plant

@@ -10,15 +10,23 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from unirain_plugin.distill.captioners.base import Scene
-from unirain_plugin.distill.duplicates import content_digest, pair_planes
-from unirain_plugin.distill.errors import DistillError, UnreadableImageError
-from unirain_plugin.distill.images import check_same_size, decode_rgb, read_file, shared_luminance, thumbnail
+from unirain_plugin.distill.describers.base import Scene
 from unirain_plugin.distill.job import Context, Job
-from unirain_plugin.distill.records import Candidate, Reference
-from unirain_plugin.distill.shards import save_lines, save_rows
+from unirain_plugin.distill.records import (
+    Candidate,
+    DistillError,
+    Reference,
+    UnreadableImageError,
+    check_same_size,
+    decode_rgb,
+    read_file,
+    shared_luminance,
+    thumbnail,
+)
 from unirain_plugin.distill.stages.base import Stage
+from unirain_plugin.distill.stages.duplicates import content_digest, pair_planes
 from unirain_plugin.distill.voters.base import Voter
+from unirain_plugin.distill.workspace import save_lines, save_rows
 
 T = TypeVar("T", Reference, Candidate)
 

@@ -1,11 +1,22 @@
-"""What speaks against a pair: each finding is a figure held against its limit, with words for the report."""
+"""What speaks against a pair: each finding is a figure held against its limit, with words for the report.
+
+References have no ground truth, so their rain cannot be measured as lq − gt. Two kinds of figures get around that.
+Those of the whole image (brightness, amount of fine detail) are taken from references and rainy candidates alike and
+compared directly. The strength of the rain is compared with a bound: rain that is part of an image adds to its local
+contrast, so whatever rain a reference holds is at most about as strong as its strongest local contrast. A candidate
+whose lq − gt exceeds what *any* reference shows has rain that no real image has.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from unirain_plugin.distill.records import Vote
+import cv2
+import numpy as np
+
+from unirain_plugin.distill.records import Vote, shared_luminance
+from unirain_plugin.distill.voters.frame import high_pass, quantile, window
 
 Figures = Mapping[str, float]
 
@@ -178,3 +189,84 @@ def noise_apart(f: Figures) -> Finding:
     # Dense rain looks like noise in the rainy picture, but brightens: then the symmetric part is small.
     felt = min(noisy / 4.5, 3 * f["noise"] / 4.5) if which == "rainy" else noisy / 4.0
     return Finding("noisy", felt if noisy > 1.8 * other else 0.0, words)
+
+
+STREAK_LIMIT = 0.04
+"""Share of the difference's structure that darkens. Streaks brighten whatever is behind them but the brightest."""
+DROP_LIMIT = 0.58
+"""The same with two more signs, for drops, which darken and brighten."""
+
+
+def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
+    """Rain of its own in the clean picture: swapped pictures, or a "clean" picture taken in (other) rain.
+
+    Seen from the clean picture this is rain that darkens the rainy one. Rain types whose name ends in ``rs`` are
+    streaks; for all others the stricter evidence that drops need is asked for.
+    """
+    dark = figures["darker_structure"]
+    if rain_type.endswith("rs"):
+        score, limit = dark, STREAK_LIMIT
+    else:
+        # Weights: of a linear discriminant between rendered drops and pairs swapped or rainy on both sides, rounded.
+        score, limit = dark + 0.25 * figures["out_of_place"] + 0.9 * figures["owned_by_gt"], DROP_LIMIT
+    if figures["brighter"] < 0.45 and score > limit and dark > 0.5:
+        words = f"swapped: the rain lies in the clean picture ({dark:.0%} of it darkens the rainy one)"
+        return Finding("swapped", score / limit, words)
+    both = 0.0 if rain_type.endswith("rs") else figures["leftover"] / LEFT_LIMIT
+    if both > score / limit:
+        return Finding(
+            "still_rainy", both, f"there are drops in both pictures, by {both:.1f} × what good pairs may show"
+        )
+    return Finding("still_rainy", score / limit, f"the clean picture bears rain of its own: {dark:.0%} of the "
+                   f"difference's structure darkens the rainy picture (limit {limit:.0%})")  # fmt: skip
+
+
+FEWEST = 8
+"""With fewer references no range is drawn from them (our choice)."""
+_MARGIN = 0.5
+"""Ranges are widened at both ends by this share of their width: a few references never span all real rain."""
+_NAMES = ("brightness", "detail", "contrast")
+
+
+def look(rainy: np.ndarray) -> dict[str, float]:
+    """Figures of one rainy picture, uint8 RGB (H, W, 3).
+
+    Returns:
+        ``brightness``: mean luma, levels; ``detail``: log₂ of the mean absolute high-pass at half size;
+        ``contrast``: 99th percentile of the local contrast there, levels.
+    """
+    luma = window(shared_luminance(rainy))
+    half = cv2.resize(luma, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) if min(luma.shape) >= 32 else luma
+    fine, coarse = (np.abs(high_pass(half, size)) for size in (5, 31))
+    return {
+        "brightness": float(half.mean()),
+        "detail": float(np.log2(fine.mean() + 0.1)),
+        "contrast": quantile(coarse[::2, ::2], 0.99),
+    }
+
+
+def learn_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Range of each figure over the references, 1st to 99th percentile, widened; empty if they are too few."""
+    if len(looks) < FEWEST:
+        return {}
+    ranges = {}
+    for name in _NAMES:
+        low, high = np.quantile([one[name] for one in looks], [0.01, 0.99])
+        extra = _MARGIN * (high - low)
+        ranges[name] = float(low - extra), float(high + extra)
+    return ranges
+
+
+def outside(ranges: Mapping[str, tuple[float, float]], figures: Figures) -> list[Finding]:
+    """Hold a candidate's ``brightness`` and ``detail``, of its rainy picture, and its rain's ``peak`` to them."""
+    if not ranges:
+        return []
+    findings = []
+    for name in ("brightness", "detail"):
+        low, high = ranges[name]
+        half = max((high - low) / 2, 0.5)
+        words = f"unlike any reference: {name} {figures[name]:.1f}, real rain {low:.1f} to {high:.1f}"
+        findings.append(Finding(f"unreal_{name}", abs(figures[name] - (low + high) / 2) / half, words))
+    bound = max(ranges["contrast"][1], 30.0)
+    words = f"rain stronger than in any reference: {figures['peak']:.0f} levels, real at most {bound:.0f}"
+    return [*findings, Finding("unreal_strength", figures["peak"] / bound, words)]

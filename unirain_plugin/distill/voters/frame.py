@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.images import luminance, shared_luminance
+from unirain_plugin.distill.records import luminance, shared_luminance
 
 MAX_SIDE = 640
 """Largest side of the window that is measured, pixels; its cost must not grow with the picture (our choice)."""

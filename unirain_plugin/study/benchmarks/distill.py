@@ -20,12 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.data.folder_walk import walk_images
-from unirain_plugin.distill.duplicates import find_duplicates_among
-from unirain_plugin.distill.majority import decide
 from unirain_plugin.distill.records import Candidate, Reference, VoteTask
-from unirain_plugin.distill.voters.gt_quality import GtQuality
-from unirain_plugin.distill.voters.pair_consistency import PairConsistency
-from unirain_plugin.distill.voters.realism import Realism
+from unirain_plugin.distill.stages.duplicates import find_duplicates_among
+from unirain_plugin.distill.stages.vote import decide
+from unirain_plugin.distill.voters.default import GtQuality, PairConsistency, Realism
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain

@@ -16,10 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.fast_png import DECODER
-from unirain_plugin.distill.images import read_rgb
+from unirain_plugin.data.partial_decode import INFLATER
 from unirain_plugin.distill.options import DistillOptions, parse_options
 from unirain_plugin.distill.pipeline import Outcome, Pipeline
+from unirain_plugin.distill.records import read_rgb
 from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         seconds, outcome = _timed(options, restart=False)
         sys.stdout.write(
-            f"{args.pairs} candidates of {args.size}² (PNG, decoded by {DECODER}), {args.references} references, "
+            f"{args.pairs} candidates of {args.size}² (PNG, inflated by {INFLATER}), {args.references} references, "
             f"{args.workers} workers\n"
         )
         for name, part in outcome.seconds.items():

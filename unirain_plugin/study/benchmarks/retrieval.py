@@ -20,10 +20,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.retrieval.cascade import ReferenceArrays, cosine
-from unirain_plugin.distill.retrieval.ssim import ssim_of_pairs, ssim_one_to_many, ssim_terms
-from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index
-from unirain_plugin.distill.worker import keep_freed_memory, limit_threads
+from unirain_plugin.distill.cascade import (
+    ReferenceArrays,
+    TextIndex,
+    build_index,
+    cosine,
+    ssim_of_pairs,
+    ssim_one_to_many,
+    ssim_terms,
+)
+from unirain_plugin.distill.workers import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
 from unirain_plugin.support.files import write_whole
 
