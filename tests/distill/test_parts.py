@@ -73,7 +73,7 @@ def test_shipped_option_files_are_valid(name):
     assert load_options(f"options/distill/{name}.yml").name == name
 
 
-def test_attributes_say_what_is_in_the_picture(rendered):
+def test_attributes_say_what_is_in_the_image(rendered):
     from unirain_plugin.distill.records import read_rgb
 
     captioner = build_part(CAPTIONER, {"type": "attributes"}, "captioner")

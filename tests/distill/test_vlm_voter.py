@@ -191,7 +191,7 @@ def test_placeholders_are_filled_once():
     assert text == '"{count}"|["a street", "a street"]|2|drs|{other}'
 
 
-def test_several_pictures_or_one_sheet():
+def test_several_images_or_one_sheet():
     with serve() as server:
         voter(server.url).vote([make_task()])
         voter(server.url, images="sheet").vote([make_task()])
@@ -202,7 +202,7 @@ def test_several_pictures_or_one_sheet():
     assert voter("http://h/v1", images="sheet").cost(100, 3).images == 100
 
 
-def test_the_sheet_holds_every_picture_whole_and_labelled():
+def test_the_sheet_holds_every_image_whole_and_labelled():
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
     images = [np.full((300, 200 + 50 * i, 3), colour, np.uint8) for i, colour in enumerate(colours)]
     sheet = contact_sheet(images, [f"PANEL {i}:" for i in range(5)], 768)

@@ -190,7 +190,7 @@ class Pipeline:
         stage = STAGES[name]
         done = stage.items(job) - sum(stage.items_in(job, shard) for shard in missing)
         return tqdm(
-            total=stage.items(job), initial=done, desc=stage.title, unit=stage.unit, disable=self.quiet,
+            total=stage.items(job), initial=done, desc=stage.title, unit="img", disable=self.quiet,
             file=sys.stderr, mininterval=0.5, dynamic_ncols=True, position=place,
         )  # fmt: skip
 

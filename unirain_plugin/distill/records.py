@@ -88,7 +88,7 @@ def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path
 
 
 def remembered(function: Callable[[np.ndarray], T]) -> Callable[[np.ndarray], T]:
-    """Have a function of one array keep its answers as long as the array lives: several parts ask about one picture.
+    """Have a function of one array keep its answers as long as the array lives: several parts ask about one image.
 
     The array must not be changed in place between two questions.
     """
@@ -113,7 +113,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
 
 
 shared_luminance = remembered(luminance)
-"""The same, computed once for each picture."""
+"""The same, computed once for each image."""
 
 
 def thumbnail(luma: np.ndarray, size: int) -> np.ndarray:

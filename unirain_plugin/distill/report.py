@@ -349,13 +349,13 @@ class Examples:
             "outcome": row.outcome,
             "reason": row.reason,
             "caption": row.caption or "",
-            "lq": self._picture(candidate.lq_path),
-            "gt": self._picture(candidate.gt_path),
+            "lq": self._image(candidate.lq_path),
+            "gt": self._image(candidate.gt_path),
             "votes": row.votes,
             "retrieved": [
                 {
                     "id": context.references[number].id,
-                    "picture": self._picture(context.references[number].path),
+                    "image": self._image(context.references[number].path),
                     "s_txt": s_txt,
                     "s_vis": s_vis,
                     "s_perc": s_perc,
@@ -364,7 +364,7 @@ class Examples:
             ],
         }
 
-    def _picture(self, path: Path) -> str | None:
+    def _image(self, path: Path) -> str | None:
         """A small JPEG as a data URL; None if the file cannot be read."""
         try:
             image = read_rgb(path)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def limit_threads(threads: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library reuse the memory of freed pictures instead of returning it to the system after each.
+    """Have the C library reuse the memory of freed images instead of returning it to the system after each.
 
     Planes of a megabyte come and go some hundred times a candidate; getting them anew from the system, page by page,
     takes about a tenth of the default pipeline's time. glibc only; what is kept is at most ``_KEPT`` bytes.
@@ -164,7 +164,7 @@ class LocalEngine(Engine):
                 forkserver.ensure_running()
 
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
-        """See the base class."""
+        """Make shards in the pool; one on which a worker died is tried again by itself."""
         if not units:
             return
         if self.options.workers == 0:
@@ -224,9 +224,18 @@ class LocalEngine(Engine):
         """A worker's share of the processor."""
         return max(1, (os.cpu_count() or 1) // self.options.workers)
 
-    def _thread_limit(self) -> AbstractContextManager[None]:
-        """For what is started inside the block."""
-        return _environment({name: str(self._threads) for name in THREAD_VARIABLES})
+    @contextmanager
+    def _thread_limit(self) -> Iterator[None]:
+        """For the processes that are started inside the block."""
+        before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(self._threads)))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def in_this_process(job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
@@ -254,24 +263,6 @@ def _make(unit: list[Step]) -> list[tuple[str, int]]:
     return _worker.make(unit)
 
 
-class _environment:  # noqa: N801  (used as a function)
-    """Environment variables for the processes started inside the block."""
-
-    def __init__(self, values: dict[str, str]) -> None:
-        self._values = values
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._values}
-        os.environ.update(self._values)
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 class RayEngine(Engine):
     """A pool of Ray Data actors, each with the same worker as the local engine's processes.
 
@@ -282,11 +273,11 @@ class RayEngine(Engine):
     _started = False
 
     def check(self) -> None:
-        """See the base class."""
+        """Look for Ray Data."""
         require("ray.data", "'ray[data]'", "ray")
 
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
-        """See the base class."""
+        """Make shards on the actors."""
         if not units:
             return
         ray = self._connect()
@@ -306,7 +297,7 @@ class RayEngine(Engine):
             yield from (tuple(pair) for pair in json.loads(row["made"]))
 
     def close(self) -> None:
-        """See the base class; a cluster that was there before stays."""
+        """Shut down the cluster that was started here; one that was there before stays."""
         if self._started:
             require("ray", "'ray[data]'", "ray").shutdown()
             self._started = False
@@ -336,14 +327,12 @@ class ShardMaker:
     """The actor: a worker behind Ray Data's batch interface. A user's mistake comes back as text, not as a crash."""
 
     def __init__(self, job: Job, folder: str, modules: list[str]) -> None:
-        from unirain_plugin.distill.workers import Worker, keep_freed_memory, limit_threads
-
         if os.path.isdir(folder):  # relative paths and the user's modules mean the same here as at home
             os.chdir(folder)
         sys.path += [path for path in modules if path not in sys.path]
         limit_threads(1)
         keep_freed_memory()
-        self._job, self._build = job, Worker
+        self._job = job
         self._worker: Worker | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -354,7 +343,7 @@ class ShardMaker:
             try:
                 with self._tried(unit):
                     if self._worker is None:
-                        self._worker = self._build(self._job)
+                        self._worker = Worker(self._job)
                     done = self._worker.make(unit)
             except UniRainError as error:
                 text = str(error)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unirain_plugin.distill.describers.base import Captioner, Embedder, Scene, TextEncoder
-from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, file_stamp
+from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, Part, file_stamp
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.support.packages import require
 
@@ -173,8 +173,23 @@ _START, _END, _PAD = 49406, 49407, 0
 _SHORTEST = 5  # tokens before the end may come, as in open_clip's own generation
 
 
+class _ClipPart(Part):
+    """What the parts with a model of open_clip share."""
+
+    registry_name: str
+    clip: ClipModel
+
+    def check(self) -> None:
+        """Look for the package, the model's name, the weights and the device."""
+        self.clip.check()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The model's name, weights and precision."""
+        return {"type": self.registry_name, "version": self.version, **self.clip.fingerprint()}
+
+
 @CAPTIONER.register()
-class CocaCaptioner(Captioner):
+class CocaCaptioner(_ClipPart, Captioner):
     """Writes captions with open_clip's CoCa (weights such as ``mscoco_finetuned_laion2b_s13b_b90k``).
 
     Args:
@@ -210,8 +225,8 @@ class CocaCaptioner(Captioner):
         self.generation, self.max_words = generation, max_words
 
     def check(self) -> None:
-        """See the base class."""
-        self.clip.check()
+        """Look also for what beam search needs."""
+        super().check()
         if self.generation == "beam_search":
             package = require("transformers", "'transformers<=4.56'")
             if not hasattr(package, "BeamSearchScorer"):
@@ -221,11 +236,11 @@ class CocaCaptioner(Captioner):
                 )
 
     def fingerprint(self) -> dict[str, Any]:
-        """See the base class."""
-        return {**super().fingerprint(), **self.clip.fingerprint()}
+        """The model and the kind of generation."""
+        return {**Part.fingerprint(self), **self.clip.fingerprint()}
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """See the base class.
+        """Caption images, ``batch_size`` at a time.
 
         Raises:
             OptionError: If the model has no text decoder.
@@ -270,7 +285,7 @@ def _clean(text: str) -> str:
 
 
 @EMBEDDER.register()
-class OpenClipEmbedder(Embedder):
+class OpenClipEmbedder(_ClipPart, Embedder):
     """CLIP image features; the weights are named or the run is refused.
 
     Args:
@@ -296,16 +311,8 @@ class OpenClipEmbedder(Embedder):
         self.clip = ClipModel(model, pretrained, device, precision, batch_size, config_dir)
         self.batch_size = batch_size
 
-    def check(self) -> None:
-        """See the base class."""
-        self.clip.check()
-
-    def fingerprint(self) -> dict:
-        """See the base class."""
-        return {"type": self.registry_name, "version": self.version, **self.clip.fingerprint()}
-
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """See the base class."""
+        """Encode images, ``batch_size`` at a time."""
         rows = []
         for batch in self.clip.image_batches(images):
             with self.clip.inference():
@@ -314,7 +321,7 @@ class OpenClipEmbedder(Embedder):
 
 
 @TEXT_ENCODER.register()
-class OpenClipTextEncoder(TextEncoder):
+class OpenClipTextEncoder(_ClipPart, TextEncoder):
     """CLIP text features, as they are (our choice: the paper's L2 distance is stated on φ_T itself).
 
     Args:
@@ -344,17 +351,12 @@ class OpenClipTextEncoder(TextEncoder):
             raise OptionError(f"normalize: expected true or false, got {normalize!r}.")
         self.normalize = normalize
 
-    def check(self) -> None:
-        """See the base class."""
-        self.clip.check()
-
-    def fingerprint(self) -> dict:
-        """See the base class."""
-        own = {"type": self.registry_name, "version": self.version, "normalize": self.normalize}
-        return {**own, **self.clip.fingerprint()}
+    def fingerprint(self) -> dict[str, Any]:
+        """The model and whether vectors are normalised."""
+        return {**super().fingerprint(), "normalize": self.normalize}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """See the base class."""
+        """Encode sentences, ``batch_size`` at a time."""
         rows = []
         for batch in self.clip.token_batches(texts):
             with self.clip.inference():

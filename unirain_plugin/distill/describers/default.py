@@ -18,14 +18,14 @@ from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER
 class AttributesCaptioner(Captioner):
     """Light, streak direction and density, drop count and size, blur, in words and in numbers.
 
-    The numbers keep neighbouring pictures apart that the same words describe; the text encoder ``attributes`` reads
+    The numbers keep neighbouring images apart that the same words describe; the text encoder ``attributes`` reads
     them, others see words and numbers as they are.
     """
 
     registry_name = "attributes"
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """See the base class."""
+        """Measure each image and put the figures into a sentence."""
         return [sentence(rain_cues(scene.image)) for scene in scenes]
 
 
@@ -66,10 +66,10 @@ class StatisticsEmbedder(Embedder):
     """
 
     registry_name = "statistics"
-    batch_size = 4  # nothing is gained by more, and few pictures stay in the processor's cache from part to part
+    batch_size = 4  # nothing is gained by more, and few images stay in the processor's cache from part to part
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """See the base class; d = 46."""
+        """Describe each image by 46 figures."""
         return np.stack([_describe(image) for image in images]).astype(np.float32)
 
 
@@ -133,7 +133,7 @@ class AttributesTextEncoder(TextEncoder):
     registry_name = "attributes"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """See the base class; d = 58."""
+        """Turn each sentence into 58 figures."""
         return np.stack([_encode(text.lower()) for text in texts]).astype(np.float32)
 
 

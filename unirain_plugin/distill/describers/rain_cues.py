@@ -1,10 +1,10 @@
 """What rain looks like in numbers, from the rainy image alone: light, streaks, drops, blur. No weights, no model.
 
-The cues rest on how such pictures come about. Streaks brighten all three channels alike, are thin, and share one
-direction all over the picture: they show in the minimum of the channels as lines of one steep direction, in most
+The cues rest on how such images come about. Streaks brighten all three channels alike, are thin, and share one
+direction all over the image: they show in the minimum of the channels as lines of one steep direction, in most
 places. Drops are lenses: compact and round. At night the sensor's amplification makes neighbouring pixels differ in
-colour, and most of the picture is dark. The two logistic combinations at the end were calibrated on pictures rendered
-by :mod:`unirain_plugin.rain.render` (our choice: no labelled real pictures come with the package).
+colour, and most of the image is dark. The two logistic combinations at the end were calibrated on images rendered
+by :mod:`unirain_plugin.rain.render` (our choice: no labelled real images come with the package).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from unirain_plugin.distill.records import remembered
 
 SIZE = 256
-"""Side to which pictures are shrunk (the aspect ratio given up); 2 to 5 pixels wide streaks of a 512² survive it."""
+"""Side to which images are shrunk (the aspect ratio given up); 2 to 5 pixels wide streaks of a 512² survive it."""
 ANGLES = tuple(range(50, 131, 8))
 """Directions of streaks that are looked for, in degrees; 90 is vertical, less leans to the right at the top."""
 _GRID = 8
@@ -27,7 +27,7 @@ _STREAK_WIDTH = 5
 
 @dataclass(frozen=True, slots=True)
 class RainCues:
-    """The measurements of one picture.
+    """The measurements of one image.
 
     Attributes:
         brightness: Mean luma, 0 to 1.
@@ -41,7 +41,7 @@ class RainCues:
         lines: Energy along each of :data:`ANGLES`.
         roundness: How round the compact structures are, 0 to 1.
         drops: Number of distinct round structures.
-        drop_size: Their mean diameter as a share of the picture's width; 0 if there are none.
+        drop_size: Their mean diameter as a share of the image's width; 0 if there are none.
         sharpness: Fine detail against coarse, 0 to about 1.
     """
 

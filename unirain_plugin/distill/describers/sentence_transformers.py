@@ -36,11 +36,11 @@ class SentenceTransformersEncoder(TextEncoder):
         self._loaded: Any = None
 
     def check(self) -> None:
-        """See the base class."""
+        """Look for the package."""
         require("sentence_transformers", "sentence-transformers")
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """See the base class.
+        """Encode sentences, ``batch_size`` at a time.
 
         Raises:
             OptionError: If the model cannot be loaded.

@@ -38,15 +38,15 @@ class SidecarCaptioner(Captioner):
         self._captions: dict[str, set[str]] | None = None
 
     def check(self) -> None:
-        """See the base class; reads the files."""
+        """Read the files."""
         self._load()
 
     def fingerprint(self) -> dict:
-        """See the base class; a changed file is noticed by size and time."""
+        """The files by size and time."""
         return {**super().fingerprint(), "stamps": [file_stamp(name) for name in self.files]}
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """See the base class.
+        """Look the captions up.
 
         Raises:
             DistillError: If an image has no caption, or several.

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.job import Context, Job
+from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.records import Candidate, luminance, shared_luminance, thumbnail
 from unirain_plugin.distill.stages.base import WholeStage
 from unirain_plugin.distill.workspace import load_rows, row_blocks, save_rows
@@ -148,18 +148,13 @@ class FindDuplicates(WholeStage):
     title: ClassVar[str] = "find duplicates"
     upstream: ClassVar[tuple[str, ...]] = ("candidates",)
 
-    @staticmethod
-    def items(job: Job) -> int:
-        """See the base class."""
-        return job.candidates.count
-
-    @staticmethod
-    def depends_on(context: Context) -> dict[str, Any]:
-        """See the base class."""
+    @classmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """Whether it looks at all."""
         return {"format": 1, "duplicates": context.options.duplicates}
 
     def run(self, shard: int) -> None:
-        """See the base class."""
+        """Compare all candidates that could be read."""
         context, job = self.context, self.context.job
         original = np.full(job.candidates.count, -1, np.int64)
         if context.options.duplicates == "reject":

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, build_index, read_index
-from unirain_plugin.distill.job import Context, Job
+from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.registry import file_stamp
 from unirain_plugin.distill.stages.base import Stage, WholeStage
 from unirain_plugin.distill.workspace import concatenate_rows, load_lines, load_rows, row_blocks, save_rows
@@ -24,22 +24,18 @@ class BuildIndex(WholeStage):
 
     name: ClassVar[str] = "index"
     title: ClassVar[str] = "index references"
+    of: ClassVar[str] = "references"
     upstream: ClassVar[tuple[str, ...]] = ("references",)
 
-    @staticmethod
-    def items(job: Job) -> int:
-        """See the base class."""
-        return job.references
-
-    @staticmethod
-    def depends_on(context: Context) -> dict[str, Any]:
-        """See the base class."""
+    @classmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """The index's kind, and the file's stamp where one is given."""
         retrieval = context.options.retrieval
         given = file_stamp(retrieval.index_file) if retrieval.index_file else None
         return {"format": 1, "index": retrieval.index, "index_file": given}
 
     def run(self, shard: int) -> None:
-        """See the base class.
+        """Join the references' rows and index their text vectors.
 
         Raises:
             DataError: If no reference could be read.
@@ -77,19 +73,14 @@ class Retrieve(Stage):
     title: ClassVar[str] = "retrieve references"
     upstream: ClassVar[tuple[str, ...]] = ("candidates", "index")
 
-    @staticmethod
-    def items(job: Job) -> int:
-        """See the base class."""
-        return job.candidates.count
-
-    @staticmethod
-    def depends_on(context: Context) -> dict[str, Any]:
-        """See the base class."""
+    @classmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """The cascade's sizes."""
         retrieval = context.options.retrieval
         return {"format": 1, "k1": retrieval.k1, "k2": retrieval.k2, "k3": retrieval.k3, "nprobe": retrieval.nprobe}
 
     def run(self, shard: int) -> None:
-        """See the base class."""
+        """Retrieve for the candidates that could be read."""
         workspace, k3 = self.context.workspace, self.context.options.retrieval.k3
         source = workspace.shard("candidates", shard)
         good = [place for place, line in enumerate(load_lines(source, "rows")) if line["error"] is None]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unirain_plugin.distill.job import Context, Job
+from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.records import Candidate, DistillError, Retrieved, Vote, VoteTask
 from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.voters.base import Voter
@@ -91,19 +91,14 @@ class AskVoters(Stage):
     title: ClassVar[str] = "vote"
     upstream: ClassVar[tuple[str, ...]] = ("candidates", "duplicates", "retrieval", "references")
 
-    @staticmethod
-    def items(job: Job) -> int:
-        """See the base class."""
-        return job.candidates.count
-
-    @staticmethod
-    def depends_on(context: Context) -> dict[str, Any]:
-        """See the base class."""
+    @classmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """The voters and when they are asked."""
         voters = [{"name": voter.name, **voter.fingerprint()} for voter in context.voters]
         return {"format": 1, "voters": voters, "early_exit": context.options.early_exit}
 
     def run(self, shard: int) -> None:
-        """See the base class."""
+        """Ask about what was read and is no repetition."""
         workspace = self.context.workspace
         lines = load_lines(workspace.shard("candidates", shard), "rows")
         first = shard * self.context.options.shard_size

@@ -21,7 +21,7 @@ _LONGEST = 1000
 
 @CAPTIONER.register()
 class VlmCaptioner(Captioner):
-    """Asks a model to describe each picture. A reply is plain text to the pipeline, whatever it says.
+    """Asks a model to describe each image. A reply is plain text to the pipeline, whatever it says.
 
     Args:
         base_url: Server's address up to ``/v1``.
@@ -35,7 +35,7 @@ class VlmCaptioner(Captioner):
         timeout: Seconds a request.
         retries: After passing failures.
         backoff: Without effect.
-        max_side: Longer side of the pictures sent, at most 768 pixels.
+        max_side: Longer side of the images sent, at most 768 pixels.
         extra_body: Further fields of the request.
     """
 
@@ -68,11 +68,11 @@ class VlmCaptioner(Captioner):
         self.prompt, self._concurrency = prompt, concurrency
 
     def check(self) -> None:
-        """See the base class: the package and the key."""
+        """Look for the package and the key."""
         self._client.check()
 
     def fingerprint(self) -> dict[str, Any]:
-        """See the base class; not the server's address."""
+        """The prompt, the model and its decoding; not the server's address."""
         return {**super().fingerprint(), "model": self._client.model, "decoding": self._client.decoding()}
 
     def calls(self, images: int) -> int:
@@ -80,7 +80,7 @@ class VlmCaptioner(Captioner):
         return images
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """See the base class.
+        """Ask about all images, several at a time; at the first failure the rest is not asked.
 
         Raises:
             ServiceError: If the server is down, too slow, refuses the key, or does not know the model.
@@ -89,7 +89,7 @@ class VlmCaptioner(Captioner):
         return ask_all(self._describe, scenes, self._concurrency, self._client)
 
     def close(self) -> None:
-        """See the base class."""
+        """Close the connection."""
         self._client.close()
 
     def _describe(self, scene: Scene) -> str:

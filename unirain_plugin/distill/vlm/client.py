@@ -71,7 +71,7 @@ class VlmClient:
         retries: Further tries after a time-out, a lost connection, 408, 409, 429 or 5xx: those of the client library,
             half a second apart, then twice that and so on to 8 seconds, with jitter, or as ``Retry-After`` says.
         backoff: Without effect since the client library sets the pauses.
-        max_side: Pictures are shrunk to this longer side, pixels.
+        max_side: Images are shrunk to this longer side, pixels.
         extra_body: Further fields of the request, for example ``{"chat_template_kwargs": …}``.
     """
 
@@ -121,7 +121,7 @@ class VlmClient:
         self._key()
 
     def decoding(self) -> dict[str, Any]:
-        """What the reply depends on beside prompt and pictures."""
+        """What the reply depends on beside prompt and images."""
         return {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed,
                 "max_side": self.max_side, "extra_body": dict(self.extra_body)}  # fmt: skip
 
@@ -134,15 +134,15 @@ class VlmClient:
         system: str | None = None,
         question: str | None = None,
     ) -> str:
-        """Ask about some pictures.
+        """Ask about some images.
 
         Args:
-            prompt: Text before the pictures.
+            prompt: Text before the images.
             images: uint8 RGB (H, W, 3); shrunk to ``max_side`` and sent as PNG.
-            labels: A text put before each picture.
+            labels: A text put before each image.
             schema: JSON schema of the reply, sent as ``response_format``; old servers ignore it, so check the reply.
             system: System message.
-            question: Text after the pictures.
+            question: Text after the images.
 
         Returns:
             The reply's text.
@@ -317,7 +317,7 @@ def _forms_of(key: str) -> Iterator[str]:
 
 
 def data_url(image: np.ndarray, max_side: int) -> str:
-    """A picture, uint8 RGB (H, W, 3), as ``data:image/png;base64,…``, shrunk to a longer side of ``max_side``."""
+    """An image, uint8 RGB (H, W, 3), as ``data:image/png;base64,…``, shrunk to a longer side of ``max_side``."""
     scale = max_side / max(image.shape[:2])
     if scale < 1:
         size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))

@@ -29,9 +29,9 @@ class Prompt:
 
     Attributes:
         system: System message.
-        images: Text before several pictures.
+        images: Text before several images.
         sheet: Text before one contact sheet.
-        question: Text after the pictures.
+        question: Text after the images.
         digest: Hash of the file's bytes.
     """
 
@@ -74,15 +74,15 @@ def fill(text: str, task: VoteTask) -> str:
     return "".join([*pieces, rest])
 
 
-def pictures(task: VoteTask) -> tuple[list[np.ndarray], list[str]]:
-    """The pictures of a task, uint8 RGB, and a label for each."""
+def labelled_images(task: VoteTask) -> tuple[list[np.ndarray], list[str]]:
+    """The images of a task, uint8 RGB, and a label for each."""
     images = [task.candidate.lq, task.candidate.gt, *(found.reference.image for found in task.retrieved)]
     labels = ["RAINY PICTURE:", "CLEAN PICTURE:"]
     return images, [*labels, *(f"REAL RAIN {i}:" for i in range(1, len(task.retrieved) + 1))]
 
 
 def contact_sheet(images: list[np.ndarray], labels: list[str], side: int) -> np.ndarray:
-    """All pictures in one, uint8 RGB (≤ side, ≤ side, 3), each whole and under its label."""
+    """All images in one, uint8 RGB (≤ side, ≤ side, 3), each whole and under its label."""
     columns = 2 if len(images) <= 4 else 3
     rows = -(-len(images) // columns)
     width, height = side // columns, side // rows
@@ -116,7 +116,7 @@ def parse_verdict(reply: str) -> tuple[bool, str]:
     """Read a reply.
 
     A model without guided decoding wraps its object in words or a code fence, or thinks aloud before it
-    (``<think>…</think>``); that is allowed, as long as the reply holds one JSON object only. Whatever a picture or a
+    (``<think>…</think>``); that is allowed, as long as the reply holds one JSON object only. Whatever an image or a
     caption says can reach the verdict only as the model's own answer: a verdict quoted inside the reason is a string,
     and one quoted beside the model's own makes two.
 

@@ -14,7 +14,7 @@ import numpy as np
 from unirain_plugin.distill.records import DistillError, ServiceError, Vote, VoteTask
 from unirain_plugin.distill.registry import VOTER
 from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, ask_all
-from unirain_plugin.distill.vlm.prompt import SCHEMA, contact_sheet, fill, load_prompt, parse_verdict, pictures
+from unirain_plugin.distill.vlm.prompt import SCHEMA, contact_sheet, fill, labelled_images, load_prompt, parse_verdict
 from unirain_plugin.distill.voters.base import Cost, Voter
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.support.files import write_whole
@@ -86,7 +86,7 @@ class Vlm(Voter):
         base_url: Server's address up to ``/v1``.
         model: The model's name there.
         name: Unique name within the pipeline.
-        images: ``several`` pictures with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet``
+        images: ``several`` images with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet``
             for models that are weak with several.
         prompt: Template file; None for :data:`.vlm_prompt.DEFAULT_PROMPT`.
         cache: Folder of replies; None for :func:`.vlm_cache.default_folder`, False for no cache.
@@ -98,7 +98,7 @@ class Vlm(Voter):
         timeout: Seconds a request.
         retries: After passing failures.
         backoff: Without effect.
-        max_side: Longer side of the pictures sent, at most 768 pixels.
+        max_side: Longer side of the images sent, at most 768 pixels.
         extra_body: Further fields of the request.
     """
 
@@ -140,7 +140,7 @@ class Vlm(Voter):
         self._cache = ReplyCache(None if cache is False else cache or default_folder())
 
     def check(self) -> None:
-        """See :meth:`.VlmClient.check`."""
+        """Look for the package and the key."""
         self._client.check()
 
     def fingerprint(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Vlm(Voter):
         self._client.close()
 
     def _vote(self, task: VoteTask) -> Vote:
-        images, labels = pictures(task)
+        images, labels = labelled_images(task)
         key = self._key(task, images)
         details = {"model": self._client.model, "prompt": self._prompt.digest[:16]}
         reply = self._cache.get(key)

@@ -18,12 +18,12 @@ _LAPLACIAN_OF_NOISE = 3.57
 
 
 def sharpness(frame: Frame) -> dict[str, float]:
-    """Measure the clean picture.
+    """Measure the clean image.
 
     Returns:
         ``gt_noise`` and ``lq_noise``: σ in levels in the calmest blocks; ``gt_blocks`` and ``lq_blocks``: how far the
         steps between the columns and rows of one of the eight phases of a JPEG grid exceed the others;
-        ``lost_detail``: log₂ of the rainy picture's fine detail over the clean one's in the half of the blocks
+        ``lost_detail``: log₂ of the rainy image's fine detail over the clean one's in the half of the blocks
         where they differ least at quarter size; ``gt_contrast``: standard deviation in levels.
     """
     lq, gt = frame.lq_luma[0], frame.gt_luma[0]
@@ -64,13 +64,13 @@ _REACH = 12
 
 
 def lines(lq: np.ndarray, gt: np.ndarray) -> dict[str, float]:
-    """Measure a pair of whole uint8 RGB pictures at full resolution: reduced, lines are lost.
+    """Measure a pair of whole uint8 RGB images at full resolution: reduced, lines are lost.
 
     Returns:
-        ``border``: levels of the largest straight step along a whole side that only the clean picture has;
+        ``border``: levels of the largest straight step along a whole side that only the clean image has;
         ``line_parity``: log₂ of the amounts of difference in odd and even lines, without sign; ``weave``: share of the
-        difference between the clean picture's odd and even lines that moving them sideways removes, beyond the rainy
-        picture's (fine textures fit better when moved, too).
+        difference between the clean image's odd and even lines that moving them sideways removes, beyond the rainy
+        image's (fine textures fit better when moved, too).
     """
     planes = [shared_luminance(image) for image in (lq, gt)]
     rainy, clean = (window(plane) for plane in planes)
@@ -101,7 +101,7 @@ def _sides(plane: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _step(rainy: np.ndarray, clean: np.ndarray) -> float:
-    """The largest step between neighbouring lines, in the median pixel, beyond the rainy picture's and the usual.
+    """The largest step between neighbouring lines, in the median pixel, beyond the rainy image's and the usual.
 
     Only where all lines outside it are of one colour: other straight edges of a scene may be hidden by drops.
     """

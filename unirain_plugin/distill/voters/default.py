@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from unirain_plugin.distill.records import Candidate, Reference, Vote, VoteTask
 from unirain_plugin.distill.registry import VOTER
 from unirain_plugin.distill.voters import findings as found
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.voters.clean_image import lines, sharpness
-from unirain_plugin.distill.voters.findings import Figures, Finding, judge, learn_ranges, look, outside, rain_in_clean
+from unirain_plugin.distill.voters.findings import (
+    Check,
+    Figures,
+    Finding,
+    judge,
+    learn_ranges,
+    look,
+    outside,
+    rain_in_clean,
+)
 from unirain_plugin.distill.voters.frame import MIN_SIDE, make_frame
 from unirain_plugin.distill.voters.rain_layer import rain_layer
 from unirain_plugin.distill.voters.registration import registration
@@ -23,7 +31,7 @@ VERSION = 3
 
 
 def pair_evidence(candidate: Candidate) -> dict[str, float]:
-    """Figures of a candidate, computed at the first call; empty for pictures too small to judge."""
+    """Figures of a candidate, computed at the first call; empty for images too small to judge."""
     return candidate.derived("pair_evidence", _measure)
 
 
@@ -48,7 +56,8 @@ class DefaultVoter(Voter):
     """
 
     version = VERSION
-    praise: str
+    praise: ClassVar[str]
+    checks: ClassVar[tuple[Check, ...]]
 
     def __init__(self, name: str | None = None, strictness: float = 1.0) -> None:
         super().__init__(name)
@@ -56,16 +65,16 @@ class DefaultVoter(Voter):
             raise OptionError(f"strictness: expected a number from 0.1 to 10, got {strictness!r}.")
         self.strictness = float(strictness)
 
-    @abstractmethod
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
         """What may speak against a pair, each with its severity."""
+        return [check(figures) for check in self.checks]
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
-        """The pair's evidence (shared, measured once); empty for pictures below :data:`.MIN_SIDE` pixels."""
+        """The pair's evidence (shared, measured once); empty for images below :data:`.MIN_SIDE` pixels."""
         return pair_evidence(candidate)
 
     def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
-        """Judge each pair by its figures; no picture is read if they were measured before."""
+        """Judge each pair by its figures; no image is read if they were measured before."""
         return [self._vote(task) for task in tasks]
 
     def _vote(self, task: VoteTask) -> Vote:
@@ -81,23 +90,32 @@ class DefaultVoter(Voter):
 @VOTER.register()
 class Realism(DefaultVoter):
     """Rain brightens (streaks) or is out of focus (drops), has soft edges and no colour of its own, leaves the scene's
-    edges and the tone elsewhere alone, and is no stronger than the references show (:mod:`.reference_range`).
+    edges and the tone elsewhere alone, and is no stronger than the references show (:mod:`.findings`).
     """
 
     registry_name = "realism"
     praise = "the difference looks like rain, within the range of the references"
+    checks = (
+        found.identical,
+        found.wrong_scene,
+        found.misaligned,
+        found.exposure,
+        found.colour,
+        found.noise_apart,
+        found.flat_rain,
+    )
 
     def __init__(self, name: str | None = None, strictness: float = 1.0) -> None:
         super().__init__(name, strictness)
         self._ranges: dict[str, tuple[float, float]] = {}
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
-        """The pair's evidence and the look of its rainy picture."""
+        """The pair's evidence and the look of its rainy image."""
         figures = pair_evidence(candidate)
         return {**figures, **look(candidate.lq)} if figures else {}
 
     def measure_reference(self, reference: Reference) -> Mapping[str, Any]:
-        """The look of a real rainy picture."""
+        """The look of a real rainy image."""
         return look(reference.image)
 
     def setup(self, references: Sequence[Reference]) -> None:
@@ -106,59 +124,46 @@ class Realism(DefaultVoter):
         self._ranges = learn_ranges(list(looks))
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """See :class:`DefaultVoter`."""
-        checks = (
-            found.identical,
-            found.wrong_scene,
-            found.misaligned,
-            found.exposure,
-            found.colour,
-            found.noise_apart,
-            found.flat_rain,
-        )
-        own = [check(figures) for check in checks]
+        """Also whose rain it is, and whether real rain looks so."""
+        own = super().findings(figures, rain_type)
         return [*own, rain_in_clean(figures, rain_type), *outside(self._ranges, figures)]
 
 
 @VOTER.register()
 class PairConsistency(DefaultVoter):
-    """Alignment, structure, tone, colour, detail, noise: what differs between the pictures where there is no rain."""
+    """Alignment, structure, tone, colour, detail, noise: what differs between the images where there is no rain."""
 
     registry_name = "pair_consistency"
-    praise = "the pictures agree where there is no rain"
-
-    def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """See :class:`DefaultVoter`."""
-        checks = (
-            found.identical,
-            found.wrong_scene,
-            found.framed,
-            found.interlaced,
-            found.misaligned,
-            found.blocks_apart,
-            found.exposure,
-            found.colour,
-            found.noise_apart,
-            found.blurred,
-            found.leftover,
-            found.flat_rain,
-            found.flat,
-        )
-        return [check(figures) for check in checks]
+    praise = "the images agree where there is no rain"
+    checks = (
+        found.identical,
+        found.wrong_scene,
+        found.framed,
+        found.interlaced,
+        found.misaligned,
+        found.blocks_apart,
+        found.exposure,
+        found.colour,
+        found.noise_apart,
+        found.blurred,
+        found.leftover,
+        found.flat_rain,
+        found.flat,
+    )
 
 
 @VOTER.register()
 class GtQuality(DefaultVoter):
-    """Content, compression blocks, noise, blur, and rain left in the clean picture; the rainy one is the witness.
+    """Content, compression blocks, noise, blur, and rain left in the clean image; the rainy one is the witness.
 
-    NIQE, which the toolbox has, is not used: it takes 100 ms and more a picture, fails below 192 pixels, and its
-    model of natural pictures calls clean night scenes bad.
+    NIQE, which the toolbox has, is not used: it takes 100 ms and more an image, fails below 192 pixels, and its
+    model of natural images calls clean night scenes bad.
     """
 
     registry_name = "gt_quality"
-    praise = "the clean picture is sharp and free of noise, compression blocks and rain"
+    praise = "the clean image is sharp and free of noise, compression blocks and rain"
+    checks = (found.flat, found.framed, found.interlaced, found.blocky, found.noisy, found.blurred, found.leftover)
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """See :class:`DefaultVoter`."""
-        checks = (found.flat, found.framed, found.interlaced, found.blocky, found.noisy, found.blurred, found.leftover)
-        return [*(check(figures) for check in checks), rain_in_clean(figures, rain_type)]
+        """Also whose rain it is."""
+        return [*super().findings(figures, rain_type), rain_in_clean(figures, rain_type)]

@@ -1,8 +1,8 @@
-"""Do the two pictures lie on each other? Shifts of the whole and of its quarters, and agreement of structure.
+"""Do the two images lie on each other? Shifts of the whole and of its quarters, and agreement of structure.
 
-The rainy and the clean picture are compared by their high-passed luma, so that neither exposure nor mist counts, with
+The rainy and the clean image are compared by their high-passed luma, so that neither exposure nor mist counts, with
 the mean absolute difference, which rain raises by the same amount at every shift (it is not part of the clean
-picture) while the scene's own edges fall into place at one only.
+image) while the scene's own edges fall into place at one only.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 from unirain_plugin.distill.voters.frame import Frame, block_means, high_pass, quantile
 
 COARSE_REACH = 4
-"""Shifts searched at the coarsest level, pixels of that level: ±32 pixels of the picture."""
+"""Shifts searched at the coarsest level, pixels of that level: ±32 pixels of the image."""
 SMALLEST_TILE = 16
 """Side of a tile at its coarsest level, pixels; below it too little is left to match."""
 
 
 def registration(frame: Frame) -> dict[str, float]:
-    """Measure how the pictures lie on each other.
+    """Measure how the images lie on each other.
 
     Returns:
         ``shift``: length of the best shift of the whole, pixels of the file, sub-pixel; ``shift_gain``: share of the
         difference that this shift removes; ``tile_gain``: the same for the second best of the four quarters, each
         with a shift of its own (0 where a quarter lies best as it is); ``agreement``: how much of the clean
-        structure is seen in the rainy picture, 1 all, 0 none.
+        structure is seen in the rainy image, 1 all, 0 none.
     """
     lq = [_relief(plane) for plane in frame.lq_luma]
     gt = [_relief(plane) for plane in frame.gt_luma]

@@ -133,7 +133,7 @@ class Judge:
     """The three default voters and the majority, on pairs in memory.
 
     Args:
-        references: Rainy pictures, uint8 RGB.
+        references: Rainy images, uint8 RGB.
     """
 
     def __init__(self, references: Sequence[np.ndarray]) -> None:
@@ -152,7 +152,7 @@ class Judge:
 
 
 def candidate_of(pair: Pair, name: str) -> Candidate:
-    """A candidate whose pictures are in memory."""
+    """A candidate whose images are in memory."""
     return Candidate(name, Path(f"{name}_lq"), Path(f"{name}_gt"), pair.rain_type, "", _lq=pair.lq, _gt=pair.gt)
 
 

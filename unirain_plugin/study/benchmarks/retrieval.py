@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> dict[str, float]:
-    """Our SSIM and the toolbox's loop in turn on the same pictures; microseconds a pair, best of all.
+    """Our SSIM and the toolbox's loop in turn on the same images; microseconds a pair, best of all.
 
     Returns:
         ``ours`` and ``toolbox``, one thread each; ``together``: ours in that many processes at once, time over pairs;
