@@ -93,16 +93,6 @@ def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarra
     return values / counted.size
 
 
-def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """SSIM of two uint8 images, (H, W) or (H, W, C) with channels averaged, as ``calculate_ssim(…, crop_border=0)``."""
-    first, second = np.atleast_3d(first), np.atleast_3d(second)
-    if first.shape != second.shape:
-        raise ValueError(f"SSIM needs images of one size; got {first.shape} and {second.shape}.")
-    channels = range(first.shape[2])
-    values = [ssim_one_to_many(ssim_terms(first[..., c]), [ssim_terms(second[..., c])])[0] for c in channels]
-    return float(np.mean(values))
-
-
 def ssim_of_pairs(
     queries: np.ndarray, rows: Sequence[np.ndarray], load: Callable[[int], np.ndarray]
 ) -> list[np.ndarray]:
@@ -310,7 +300,7 @@ class Cascade:
             block = slice(start, start + _BLOCK)
             levels = [
                 self._visual(query, *found)
-                for query, found in zip(visual[block], self._semantic(text[block]), strict=True)
+                for query, found in zip(visual[block], self._index.nearest(text[block], self._k1), strict=True)
             ]
             structural = ssim_of_pairs(
                 thumbnails[block], [c2 for c2, _ in levels], self._references.thumbnails.__getitem__
@@ -320,9 +310,6 @@ class Cascade:
                 rows[i, : len(best)] = c2[best]
                 similarities[i, : len(best)] = np.column_stack([first_two[best], s_perc[best]])
         return rows, similarities
-
-    def _semantic(self, text: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        return self._index.nearest(text, self._k1)
 
     def _visual(self, query: np.ndarray, c1: np.ndarray, s_txt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The rows of C2, most similar first, and their s_txt and s_vis (k2, 2)."""

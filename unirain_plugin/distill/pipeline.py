@@ -6,9 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +165,7 @@ class Pipeline:
             rows = ({"id": r.id, "path": os.path.abspath(r.path), "rain_type": r.rain_type} for r in references)
             save_lines(folder, "references", rows)
             save_rows(folder, "offsets", offsets)
-            save_lines(folder, "candidates", [self.candidate_file(manifest, root, count).to_json()])
+            save_lines(folder, "candidates", [asdict(self.candidate_file(manifest, root, count))])
 
     def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
         """Make the missing shards of a group of stages; returns how many of each."""
@@ -177,9 +175,12 @@ class Pipeline:
         makers = in_this_process(job, units) if whole else self.engine.make(job, units)
         bars = {name: self._bar(job, name, missing[name], place) for place, name in enumerate(group)}
         try:
-            with interruptible(self.workspace.root):
-                for name, items in makers:
-                    bars[name].update(items)
+            for name, items in makers:
+                bars[name].update(items)
+        except KeyboardInterrupt:
+            root = self.workspace.root
+            sys.stderr.write(f"\ninterrupted; finished shards are kept in {root}: run again to go on.\n")
+            raise
         finally:
             for bar in reversed(bars.values()):
                 bar.close()
@@ -226,13 +227,3 @@ def _units(missing: dict[str, list[int]]) -> list[list[Step]]:
         return [[(name, shard)] for name, shards in missing.items() for shard in shards]
     shards = sorted({shard for shards in missing.values() for shard in shards})
     return [[(name, shard) for name in missing if shard in missing[name]] for shard in shards]
-
-
-@contextmanager
-def interruptible(root: Path) -> Iterator[None]:
-    """Say, on Ctrl-C, that nothing finished is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\ninterrupted; finished shards are kept in {root}: run again to go on.\n")
-        raise

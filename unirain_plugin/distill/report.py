@@ -185,20 +185,14 @@ class MetaInfo:
 
 STATISTICS = "statistics.json"
 _HISTOGRAMS = {
-    "brightness": (0.0, 1.0),
-    "s_txt": (0.0, 10.0),
-    "s_vis": (-1.0, 1.0),
-    "s_perc": (0.0, 1.0),
-    "megapixels": (0.0, 4.0),
+    "brightness": ("mean luma of the rainy image", 0.0, 1.0),
+    "s_txt": ("distance of captions to the best reference", 0.0, 10.0),
+    "s_vis": ("cosine to the best reference", -1.0, 1.0),
+    "s_perc": ("SSIM with the best reference", 0.0, 1.0),
+    "megapixels": ("size in megapixels", 0.0, 4.0),
 }
+"""Figure → its title and the range of its histogram."""
 _BINS = 20
-_TITLES = {
-    "brightness": "mean luma of the rainy image",
-    "s_txt": "distance of captions to the best reference",
-    "s_vis": "cosine to the best reference",
-    "s_perc": "SSIM with the best reference",
-    "megapixels": "size in megapixels",
-}
 
 
 class Statistics:
@@ -227,7 +221,7 @@ class Statistics:
                 kind = str(vote["details"].get("kind") or "unspecified")
                 self._kinds.setdefault(vote["voter"], Counter())[kind] += 1
         for name, value in _figures(row).items():
-            low, high = _HISTOGRAMS[name]
+            _, low, high = _HISTOGRAMS[name]
             place = int(np.clip((value - low) / (high - low) * _BINS, 0, _BINS - 1))
             self._histograms[name][:, place] += (1, row.keep)
         self._add_agreement(row)
@@ -260,8 +254,8 @@ class Statistics:
             },
             "distributions": {
                 name: {
-                    "what": _TITLES[name],
-                    "range": list(_HISTOGRAMS[name]),
+                    "what": _HISTOGRAMS[name][0],
+                    "range": list(_HISTOGRAMS[name][1:]),
                     "before": counts[0].tolist(),
                     "after": counts[1].tolist(),
                 }

@@ -140,12 +140,9 @@ class Workspace:
         for name in [*removed, *stale]:
             self._remove(name)
         if known != wanted:
-            self.write_json(STATE_FILE, wanted)
+            text = json.dumps(wanted, indent=1, sort_keys=True, ensure_ascii=False)
+            write_text(self.root / STATE_FILE, text + "\n")
         return [name for name in removed if name in known]
-
-    def write_json(self, name: str, value: object) -> None:
-        """Write a JSON file by atomic rename."""
-        write_text(self.root / name, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
     def _has_shards(self, stage: str) -> bool:
         return any(not path.name.startswith(TEMPORARY) for path in (self.root / stage).glob("*"))

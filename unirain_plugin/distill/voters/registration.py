@@ -49,13 +49,8 @@ def _relief(plane: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(plane, 1, cv2.blur(plane, (9, 9)), -1, 128)
 
 
-def _difference(a: np.ndarray, b: np.ndarray, dx: int, dy: int, margin: int) -> float:
-    """Mean absolute difference of ``a`` and of ``b`` moved by (dx, dy), a margin left out on all sides."""
-    return _differences(a, b, [(dx, dy)], margin)[0]
-
-
 def _differences(a: np.ndarray, b: np.ndarray, shifts: list[tuple[int, int]], margin: int) -> list[float]:
-    """The same for several shifts."""
+    """Mean absolute differences of ``a`` and of ``b`` moved by each (dx, dy), a margin left out on all sides."""
     height, width = (side - 2 * margin for side in a.shape)
     inner = a[margin : margin + height, margin : margin + width]
     corners = [(margin + dx, margin + dy) for dx, dy in shifts]
@@ -102,7 +97,7 @@ def _sub_pixel(a: np.ndarray, b: np.ndarray, dx: int, dy: int) -> float:
     margin = min(max(abs(dx), abs(dy)) + 1, min(a.shape) // 3)
 
     def squared(x: int, y: int) -> float:
-        return _difference(a, b, x, y, margin) ** 2
+        return _differences(a, b, [(x, y)], margin)[0] ** 2
 
     def offset(low: float, middle: float, high: float) -> float:
         curvature = low - 2 * middle + high
