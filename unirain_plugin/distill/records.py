@@ -116,10 +116,19 @@ shared_luminance = remembered(luminance)
 """The same, computed once for each image."""
 
 
-def thumbnail(luma: np.ndarray, size: int) -> np.ndarray:
-    """Shrink (or enlarge) a luma plane (H, W) to (size, size), the aspect ratio given up, by area averaging."""
-    shrinks = luma.shape[0] >= size and luma.shape[1] >= size
-    return cv2.resize(luma, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+def thumbnail(image: np.ndarray, size: int) -> np.ndarray:
+    """Bring an image (H, W[, C]) to (size, size[, C]), the aspect ratio given up; shrunk by area averaging."""
+    shrinks = image.shape[0] >= size and image.shape[1] >= size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """Shrink an image whose longer side has more than ``side`` pixels to that, the aspect ratio kept."""
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ import numpy as np
 from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, path_from
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.options import ReportOptions
-from unirain_plugin.distill.records import Candidate, Reference, UnreadableImageError, read_rgb
+from unirain_plugin.distill.records import Candidate, Reference, UnreadableImageError, read_rgb, shrink
 from unirain_plugin.distill.workspace import disk_errors, load_lines, load_rows, write_text
 from unirain_plugin.rain_types import RAIN_TYPES, RainType
 from unirain_plugin.support.files import whole_file
@@ -364,9 +364,7 @@ class Examples:
             image = read_rgb(path)
         except UnreadableImageError:
             return None
-        scale = min(1.0, self._options.image_size / max(image.shape[:2]))
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        small = shrink(image, self._options.image_size)
         parameters = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), parameters)[1].tobytes()
         return "data:image/jpeg;base64," + base64.b64encode(data).decode()

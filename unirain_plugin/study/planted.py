@@ -243,7 +243,7 @@ def _both_coded(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
 
 
 DUPLICATE = "duplicate"
-"""This kind is found among the candidates (:mod:`.duplicates`), not by voters."""
+"""This kind is found among the candidates (:mod:`unirain_plugin.distill.stages.duplicates`), not by voters."""
 
 KINDS: dict[str, Spoil] = {
     **{f"misaligned_{distance}px": _misaligned(distance) for distance in range(1, 9)},

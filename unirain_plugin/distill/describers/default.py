@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from unirain_plugin.distill.describers.base import Captioner, Embedder, Scene, TextEncoder
-from unirain_plugin.distill.describers.rain_cues import RainCues, rain_cues, shrink
+from unirain_plugin.distill.describers.rain_cues import RainCues, rain_cues
+from unirain_plugin.distill.records import thumbnail
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER
 
 
@@ -75,7 +76,7 @@ class StatisticsEmbedder(Embedder):
 
 def _describe(image: np.ndarray) -> np.ndarray:
     cues = rain_cues(image)
-    small = shrink(image, _SIDE).astype(np.float32) / 255
+    small = thumbnail(image, _SIDE).astype(np.float32) / 255
     luma = small @ np.array([0.299, 0.587, 0.114], np.float32)
     lines = np.log(cues.lines + 0.05)
     return np.concatenate([

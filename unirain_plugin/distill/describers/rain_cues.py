@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.records import remembered
+from unirain_plugin.distill.records import remembered, thumbnail
 
 SIZE = 256
 """Side to which images are shrunk (the aspect ratio given up); 2 to 5 pixels wide streaks of a 512² survive it."""
@@ -66,14 +66,8 @@ def rain_cues(image: np.ndarray) -> RainCues:
     return _measure(image)
 
 
-def shrink(image: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """Bring an image to (size, size), the aspect ratio given up."""
-    smaller = image.shape[0] >= size and image.shape[1] >= size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-
-
 def _measure(image: np.ndarray) -> RainCues:
-    small = shrink(image)
+    small = thumbnail(image, SIZE)
     luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     red, green, blue = cv2.split(small)
     brightness, contrast = (float(v[0, 0]) / 255 for v in cv2.meanStdDev(luma))

@@ -22,10 +22,8 @@ from unirain_plugin.distill.stages.base import WholeStage
 from unirain_plugin.distill.workspace import load_rows, row_blocks, save_rows
 
 SIDE = 32
-_BANDS, _BITS = (
-    10,
-    12,
-)  # 12 bits of the scene and 12 of the rain a band: 2 M candidates share a band by chance 0.1 times
+_BANDS, _BITS = 10, 12
+"""12 bits of the scene and 12 of the rain a band: 2 M candidates share a band by chance 0.1 times."""
 _LEADERS = 16
 _PROJECTIONS = np.random.default_rng(20260303).choice([-1.0, 1.0], (_BANDS * _BITS, SIDE * SIDE)).astype(np.float32)
 

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.records import DistillError, ServiceError
+from unirain_plugin.distill.records import DistillError, ServiceError, shrink
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.support.packages import require
 
@@ -318,11 +318,7 @@ def _forms_of(key: str) -> Iterator[str]:
 
 def data_url(image: np.ndarray, max_side: int) -> str:
     """An image, uint8 RGB (H, W, 3), as ``data:image/png;base64,…``, shrunk to a longer side of ``max_side``."""
-    scale = max_side / max(image.shape[:2])
-    if scale < 1:
-        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    code = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+    code = cv2.imencode(".png", cv2.cvtColor(shrink(image, max_side), cv2.COLOR_RGB2BGR))[1].tobytes()
     return "data:image/png;base64," + base64.b64encode(code).decode("ascii")
 
 

@@ -88,8 +88,8 @@ class Vlm(Voter):
         name: Unique name within the pipeline.
         images: ``several`` images with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet``
             for models that are weak with several.
-        prompt: Template file; None for :data:`.vlm_prompt.DEFAULT_PROMPT`.
-        cache: Folder of replies; None for :func:`.vlm_cache.default_folder`, False for no cache.
+        prompt: Template file; None for :data:`.prompt.DEFAULT_PROMPT`.
+        cache: Folder of replies; None for :func:`default_folder`, False for no cache.
         concurrency: Requests at a time.
         api_key_env: Environment variable with the key (see :class:`.VlmClient`, also for the remaining keys).
         max_tokens: Longest reply.

@@ -198,7 +198,6 @@ def _row(
     lost: float,
     auroc: float | None,
     reasons: dict[str, int],
-    repeats: bool = False,
 ) -> Row:
     if kind in GOOD_KINDS:
         return Row(kind, count, rejected, None, None, MOST_GOOD_LOST, rejected <= MOST_GOOD_LOST, reasons)
