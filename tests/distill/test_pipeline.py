@@ -195,7 +195,7 @@ def test_duplicates_are_rejected_before_voting(settings, copied):
 
 def test_empty_or_missing_references(settings, tmp_path):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.bmp"):
+    with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.avif"):
         run(settings, references={"images": str(tmp_path / "nothing")})
     with pytest.raises(DataError, match=r"references\.images: .*gone: no such folder or list file"):
         run(settings, references={"images": str(tmp_path / "gone")})
