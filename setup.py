@@ -65,7 +65,7 @@ EXTRAS = {
     "sentence": ["sentence-transformers>=6.2"],
     "report": ["jinja2>=3.1"],
     "ray": ["ray[data]>=2.60"],
-    "speed": ["simplejpeg>=1.9", "isal>=1.9", "pyspng-seunglab>=1.1"],
+    "speed": ["simplejpeg>=1.9", "isal>=1.9"],
     "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7"],
     "app": ["gradio>=6.31"],
     "heif": ["pillow-heif>=1.0"],

@@ -164,7 +164,6 @@ DISTRIBUTIONS = {
     "faiss": "faiss-cpu",
     "open_clip": "open_clip_torch",
     "pillow_heif": "pillow-heif",
-    "pyspng": "pyspng-seunglab",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
 }

@@ -19,7 +19,7 @@ COMMANDS = {
     "app": ("unirain_plugin.app.command", "restore images in the browser: drop one, drag the slider"),
     "compare": ("unirain_plugin.compare.command", "compare models on test sets, with tables and page: -opt FILE"),
     "export": ("unirain_plugin.inference.export", "weights as safetensors, pth, onnx or torchscript"),
-    "distill": ("unirain_plugin.distill.__main__", "choose training pairs by retrieval and votes: -opt FILE"),
+    "distill": ("unirain_plugin.distill.command", "choose training pairs by retrieval and votes: -opt FILE"),
     "demo": ("unirain_plugin.study.demo", "the main job end to end on embedded photographs, with table and image"),
     "reproduce": ("unirain_plugin.study.command", "test the paper's claims in miniature: -opt FILE"),
     "synthesize-rain": ("unirain_plugin.rain.command", "render four types of rain onto clean photographs"),

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-VERDICT = '{"verdict": "keep", "reason": "soft streaks as in the real pictures"}'
+VERDICT = '{"verdict": "keep", "reason": "soft streaks as in the real images"}'
 
 
 def completion(content, finish_reason="stop"):

@@ -1,6 +1,6 @@
 """Voters for tests of the pipeline: cheap, deterministic, with something to say."""
 
-from unirain_plugin.distill.embedders.base import Embedder
+from unirain_plugin.distill.describers.base import Embedder
 from unirain_plugin.distill.records import Vote
 from unirain_plugin.distill.registry import EMBEDDER, VOTER
 from unirain_plugin.distill.voters.base import Cost, Voter

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from basicsr.metrics import calculate_ssim
 
-from unirain_plugin.distill.errors import DistillError
+from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, build_index, cosine, read_index
 from unirain_plugin.distill.options import RetrievalOptions
-from unirain_plugin.distill.retrieval.cascade import Cascade, ReferenceArrays, cosine
-from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index, read_index
+from unirain_plugin.distill.records import DistillError
 from unirain_plugin.errors import OptionError
 
 
@@ -80,7 +79,7 @@ def test_ties_do_not_go_by_the_order_in_which_an_index_finds_them():
 
 
 def test_result_does_not_depend_on_the_batch(monkeypatch):
-    monkeypatch.setattr("unirain_plugin.distill.retrieval.cascade._BLOCK", 10)
+    monkeypatch.setattr("unirain_plugin.distill.cascade._BLOCK", 10)
     rng = np.random.default_rng(3)
     references, queries = make_arrays(rng, 200), make_arrays(rng, 33)
     cascade = Cascade(
@@ -100,7 +99,7 @@ def nearest_by_hand(vectors, rows, query, k):
 
 
 def test_rows_left_out_of_the_index_are_never_found(monkeypatch):
-    monkeypatch.setattr("unirain_plugin.distill.retrieval.text_index._ADD_ROWS", 7)
+    monkeypatch.setattr("unirain_plugin.distill.cascade._ADD_ROWS", 7)
     rng = np.random.default_rng(4)
     vectors = rng.normal(size=(80, 6)).astype(np.float32)
     rows = np.arange(1, 80, 2)

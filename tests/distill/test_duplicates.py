@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from rain_pictures import photographs
 
-from unirain_plugin.distill.duplicates import files_alike, find_duplicates, find_duplicates_among, pair_planes
 from unirain_plugin.distill.records import Candidate
+from unirain_plugin.distill.stages.duplicates import files_alike, find_duplicates, find_duplicates_among, pair_planes
 from unirain_plugin.rain.render import render_rain
 
 PHOTOS = photographs(192)

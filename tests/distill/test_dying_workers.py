@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline
+from unirain_plugin.distill.records import DistillError
 
 
 @pytest.fixture(params=["local", "ray"])

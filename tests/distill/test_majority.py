@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from unirain_plugin.distill.majority import decide, is_settled, needed_votes
 from unirain_plugin.distill.records import Vote
+from unirain_plugin.distill.stages.vote import decide, is_settled, needed_votes
 
 
 def votes(*verdicts):

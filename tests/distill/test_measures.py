@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unirain_plugin.distill.images import remembered
+from unirain_plugin.distill.records import remembered
 from unirain_plugin.distill.voters.frame import block_means, quantile
 from unirain_plugin.distill.voters.rain_layer import _evenness
 from unirain_plugin.distill.voters.tones import BINS, _equal_parts, _mist
@@ -54,7 +54,7 @@ def test_mist_is_the_straight_line_of_least_squares():
     np.testing.assert_allclose(explained, slope * levels + offset)
 
 
-def test_remembered_asks_once_for_each_picture():
+def test_remembered_asks_once_for_each_image():
     asked = []
     mean = remembered(lambda image: asked.append(image.shape) or float(image.mean()))
     first, second = np.zeros((2, 2)), np.ones((3, 3))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rain_pictures import photographs
 
-from unirain_plugin.distill.captioners.base import Scene
+from unirain_plugin.distill.describers.base import Scene
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, build_part, load_parts
 from unirain_plugin.errors import OptionError
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rain_pictures import photographs
 
-from unirain_plugin.distill.captioners.base import Scene
-from unirain_plugin.distill.errors import DistillError
+from unirain_plugin.distill.describers.base import Scene
 from unirain_plugin.distill.options import load_options, parse_options
+from unirain_plugin.distill.records import DistillError
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
 from unirain_plugin.errors import DataError, OptionError
 
@@ -73,8 +73,8 @@ def test_shipped_option_files_are_valid(name):
     assert load_options(f"options/distill/{name}.yml").name == name
 
 
-def test_attributes_say_what_is_in_the_picture(rendered):
-    from unirain_plugin.distill.images import read_rgb
+def test_attributes_say_what_is_in_the_image(rendered):
+    from unirain_plugin.distill.records import read_rgb
 
     captioner = build_part(CAPTIONER, {"type": "attributes"}, "captioner")
     texts = {}
@@ -91,7 +91,7 @@ def test_attributes_say_what_is_in_the_picture(rendered):
 def test_streaks_and_their_direction_are_measured():
     import cv2
 
-    from unirain_plugin.distill.rain_cues import rain_cues
+    from unirain_plugin.distill.describers.rain_cues import rain_cues
 
     rng = np.random.default_rng(0)
     base = cv2.GaussianBlur(photographs(256)["coffee"], (0, 0), 3)

@@ -9,14 +9,14 @@ import pytest
 from rain_pictures import write_png
 
 from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.distill.command import describe_plan
 from unirain_plugin.distill.inputs import CandidateFile, list_references
 from unirain_plugin.distill.job import Context, Job
-from unirain_plugin.distill.majority import decide
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
 from unirain_plugin.distill.pipeline import Pipeline
-from unirain_plugin.distill.plan import describe_plan
 from unirain_plugin.distill.records import Vote
 from unirain_plugin.distill.stages import STAGES
+from unirain_plugin.distill.stages.vote import decide
 from unirain_plugin.errors import DataError, OptionError
 
 RESULTS = ("manifest.jsonl", "votes.jsonl", "statistics.json", "meta_info/index.json", "meta_info/drs.txt")
@@ -195,7 +195,7 @@ def test_duplicates_are_rejected_before_voting(settings, copied):
 
 def test_empty_or_missing_references(settings, tmp_path):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.bmp"):
+    with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.avif"):
         run(settings, references={"images": str(tmp_path / "nothing")})
     with pytest.raises(DataError, match=r"references\.images: .*gone: no such folder or list file"):
         run(settings, references={"images": str(tmp_path / "gone")})

@@ -29,7 +29,7 @@ def test_same_bytes_as_the_local_engine(settings, tmp_path):
 
 def test_a_user_s_mistake_comes_back_as_text(settings, tmp_path):
     pytest.importorskip("ray.data")
-    from unirain_plugin.distill.engines.ray import ShardMaker
+    from unirain_plugin.distill.workers import ShardMaker
 
     options = parse_options({**settings, "embedder": {"type": "BrokenEmbedder"}}, "t")
     pipeline = Pipeline(options, quiet=True)

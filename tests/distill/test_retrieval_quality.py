@@ -3,11 +3,10 @@
 import numpy as np
 from rain_pictures import photographs
 
-from unirain_plugin.distill.captioners.base import Scene
-from unirain_plugin.distill.images import luminance, thumbnail
+from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, build_index
+from unirain_plugin.distill.describers.base import Scene
+from unirain_plugin.distill.records import luminance, thumbnail
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, build_part, load_parts
-from unirain_plugin.distill.retrieval.cascade import Cascade, ReferenceArrays
-from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain_types import RAIN_TYPES
 

@@ -8,9 +8,9 @@ from fake_vlm_server import serve
 
 pytest.importorskip("openai", reason="needs openai: pip install openai")
 
-from unirain_plugin.distill.errors import DistillError
 from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline
+from unirain_plugin.distill.records import DistillError
 
 KEY = "sk-top/secret+123~x"
 KEEP = json.dumps({"verdict": "keep", "reason": "AUTHORIZATION, https://h/?key=sk-top%2Fsecret%2B123~x"})

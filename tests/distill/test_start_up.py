@@ -12,8 +12,8 @@ from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline
 from unirain_plugin.distill.records import Vote
 from unirain_plugin.distill.registry import VOTER
-from unirain_plugin.distill.shards import load_lines
 from unirain_plugin.distill.voters.base import Voter
+from unirain_plugin.distill.workspace import load_lines
 
 HEAVY = ("torch", "scipy", "basicsr", "matplotlib", "openai", "transformers", "skimage")
 
@@ -77,7 +77,7 @@ def test_workers_reuse_freed_memory():
     code = """
 import resource
 import numpy as np
-from unirain_plugin.distill.worker import keep_freed_memory
+from unirain_plugin.distill.workers import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

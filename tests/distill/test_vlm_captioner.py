@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unirain_plugin.distill.captioners.base import Scene
-from unirain_plugin.distill.errors import DistillError, ServiceError
+from unirain_plugin.distill.describers.base import Scene
+from unirain_plugin.distill.records import DistillError, ServiceError
 from unirain_plugin.distill.registry import CAPTIONER, build_part, load_parts
 
 pytest.importorskip("openai")

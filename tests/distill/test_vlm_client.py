@@ -15,8 +15,8 @@ from fake_vlm_server import VERDICT, completion, serve
 
 pytest.importorskip("openai", reason="needs openai: pip install openai")
 
-from unirain_plugin.distill.errors import DistillError, ServiceError
-from unirain_plugin.distill.vlm_client import UnusableReplyError, VlmClient, ask_all, data_url
+from unirain_plugin.distill.records import DistillError, ServiceError
+from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, ask_all, data_url
 from unirain_plugin.errors import OptionError
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
@@ -57,7 +57,7 @@ def test_the_request_is_what_the_protocol_asks_for():
     np.testing.assert_array_equal(sent, IMAGE)
 
 
-def test_pictures_are_shrunk_to_768_pixels_and_keep_their_colours():
+def test_images_are_shrunk_to_768_pixels_and_keep_their_colours():
     image = np.zeros((1000, 500, 3), np.uint8)
     image[..., 0] = 200
     code = base64.b64decode(data_url(image, 768).partition("base64,")[2])

@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 from vlm_tasks import make_task
 
-from unirain_plugin.distill.voters.vlm import Vlm
+from unirain_plugin.distill.vlm.voter import Vlm
 
 REPLY = '{"verdict": "reject", "reason": "drawn lines"}'
 

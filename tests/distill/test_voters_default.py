@@ -7,13 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.distill.majority import decide
 from unirain_plugin.distill.records import Reference, VoteTask
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
-from unirain_plugin.distill.voters.evidence import VERSION, pair_evidence
-from unirain_plugin.distill.voters.findings import Finding
+from unirain_plugin.distill.stages.vote import decide
+from unirain_plugin.distill.voters.default import VERSION, pair_evidence
+from unirain_plugin.distill.voters.findings import STREAK_LIMIT, Finding, rain_in_clean
 from unirain_plugin.distill.voters.findings import judge as judge_findings
-from unirain_plugin.distill.voters.rain_owner import STREAK_LIMIT, rain_in_clean
 from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain
@@ -35,7 +34,7 @@ def judge(good):
 
 
 def scene(seed=0, side=256):
-    """A sharp picture: rectangles of many sizes, and a little texture."""
+    """A sharp image: rectangles of many sizes, and a little texture."""
     rng = np.random.default_rng(seed)
     image = np.full((side, side, 3), 110, np.float32)
     for _ in range(120):
@@ -113,14 +112,14 @@ def test_exposure_is_told_from_mist():
     assert figures["tone_shift"] < 1
 
 
-def test_noise_is_measured_in_levels_and_blamed_on_its_picture():
+def test_noise_is_measured_in_levels_and_blamed_on_its_image():
     gt = scene()
     noisy = np.clip(gt + np.random.default_rng(0).normal(0, 12, gt.shape), 0, 255).astype(np.uint8)
     figures = evidence(streaks(gt), noisy)
     # Luma of independent noise in three channels: σ · √(.299² + .587² + .114²) = 0.67 σ.
     assert figures["gt_noise"] == pytest.approx(0.67 * 12, rel=0.15)
     votes = votes_on(streaks(gt), noisy)
-    assert "only the clean picture is noisy" in votes["pair_consistency"].reason
+    assert "only the clean image is noisy" in votes["pair_consistency"].reason
     assert not decide(list(votes.values()), 3).keep
 
 
@@ -133,7 +132,7 @@ def test_the_jpeg_grid_is_found_at_any_phase():
         assert figures["lq_blocks"] < 0.2
 
 
-def test_half_of_the_rain_left_in_the_clean_picture_is_seen():
+def test_half_of_the_rain_left_in_the_clean_image_is_seen():
     gt = scene()
     lq = streaks(gt)
     half = ((lq.astype(int) + gt) // 2).astype(np.uint8)
@@ -151,23 +150,23 @@ def test_a_third_of_faint_rain_left_in_a_rough_scene_is_seen(seed):
     dirty = np.clip(np.round(gt + 0.3 * (lq.astype(float) - gt)), 0, 255).astype(np.uint8)
     figures = evidence(lq, dirty)
     assert figures["leftover"] < 0.1 < 3.5 < figures["likeness_surety"]
-    assert votes_on(lq, dirty)["pair_consistency"].reason.startswith("the clean picture is still rainy: all over")
+    assert votes_on(lq, dirty)["pair_consistency"].reason.startswith("the clean image is still rainy: all over")
     assert abs(evidence(lq, gt)["likeness_surety"]) < 3
 
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket"])
-def test_half_of_the_drops_left_in_the_clean_picture_is_seen(name):
+def test_half_of_the_drops_left_in_the_clean_image_is_seen(name):
     photo = next(read_photo(path) for path in sample_photos("all") if path.stem == name)
     photo = cut(photo, (256, 256), np.random.default_rng(5))
     lq, gt = (image[..., ::-1].copy() for image in render_rain(photo, "drd", 1)[:2])
     half = ((lq.astype(int) + gt) // 2).astype(np.uint8)
     dirty, good = (rain_in_clean(evidence(lq, clean, "drd"), "drd") for clean in (half, gt))
-    assert dirty.severity > 1.5 and dirty.reason.startswith("there are drops in both pictures")
+    assert dirty.severity > 1.5 and dirty.reason.startswith("there are drops in both images")
     assert good.severity < 0.8
 
 
 @pytest.mark.parametrize(("dark", "bad"), [(0.9 * STREAK_LIMIT, False), (1.1 * STREAK_LIMIT, True)])
-def test_streaks_that_darken_are_rain_of_the_clean_picture(dark, bad):
+def test_streaks_that_darken_are_rain_of_the_clean_image(dark, bad):
     finding = rain_in_clean({"darker_structure": dark, "brighter": 0.9}, "drs")
     assert finding.kind == "still_rainy" and (finding.severity > 1) is bad
 
@@ -178,7 +177,7 @@ def test_work_of_other_limits_is_not_taken_over():
         assert build_part(VOTER, {"type": name}, "v").fingerprint()["version"] == VERSION >= 3
 
 
-def test_dense_rain_coded_as_jpeg_is_not_taken_for_a_blurred_clean_picture():
+def test_dense_rain_coded_as_jpeg_is_not_taken_for_a_blurred_clean_image():
     def coded(image, quality):
         return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
@@ -214,7 +213,7 @@ def faded(image, share):
     return np.round(image + share * (grey.astype(float) - image)).astype(np.uint8)
 
 
-def test_colour_that_one_picture_lost_is_told_and_a_grey_pair_is_kept():
+def test_colour_that_one_image_lost_is_told_and_a_grey_pair_is_kept():
     gt = scene()
     lq = streaks(gt)
     for pair in ((lq, faded(gt, 1)), (lq, faded(gt, 0.6)), (faded(lq, 1), gt)):
@@ -225,7 +224,7 @@ def test_colour_that_one_picture_lost_is_told_and_a_grey_pair_is_kept():
 
 @pytest.mark.parametrize("sides", [("top", "bottom", "left", "right"), ("left",), ("top", "bottom")])
 @pytest.mark.parametrize(("edge", "colour"), [(1, (0, 0, 0)), (6, (255, 255, 255)), (30, (200, 30, 60))])
-def test_a_border_on_the_clean_picture_alone_is_seen_at_any_size(sides, edge, colour):
+def test_a_border_on_the_clean_image_alone_is_seen_at_any_size(sides, edge, colour):
     gt = scene(side=900)  # larger than the window that is measured otherwise
     places = {"top": np.s_[:edge], "bottom": np.s_[-edge:], "left": np.s_[:, :edge], "right": np.s_[:, -edge:]}
     framed, both = gt.copy(), streaks(gt)
@@ -264,7 +263,7 @@ def _scan_lines(gt):
 
 @pytest.mark.parametrize("spoil", [_woven, _woven_both_ways, _half_the_lines, _scan_lines])
 @pytest.mark.parametrize("side", [256, 1400])
-def test_an_interlaced_clean_picture_is_seen_at_full_resolution(spoil, side):
+def test_an_interlaced_clean_image_is_seen_at_full_resolution(spoil, side):
     gt = scene(side=side)
     votes = votes_on(streaks(gt), spoil(gt))
     assert "interlaced" in named(votes)
@@ -273,14 +272,14 @@ def test_an_interlaced_clean_picture_is_seen_at_full_resolution(spoil, side):
     assert good["line_parity"] < 0.06 and good["weave"] < 0.2
 
 
-def test_swapped_pictures_are_called_swapped():
+def test_swapped_images_are_called_swapped():
     gt = scene()
     votes = votes_on(gt, streaks(gt))
     assert votes["realism"].details["kind"] == votes["gt_quality"].details["kind"] == "swapped"
-    assert "lies in the clean picture" in votes["realism"].reason
+    assert "lies in the clean image" in votes["realism"].reason
 
 
-def test_pictures_without_rain_or_content_are_rejected():
+def test_images_without_rain_or_content_are_rejected():
     gt = scene()
     assert kinds(votes_on(gt, gt)) == {"no_rain"}
     assert not decide(list(votes_on(gt, np.zeros_like(gt)).values()), 3).keep
@@ -298,18 +297,18 @@ def test_rain_beyond_all_references_is_unreal():
     assert build_part(VOTER, {"type": "realism"}, "v").vote([task])[0].verdict is True
 
 
-def test_measured_figures_give_the_same_vote_without_pictures():
+def test_measured_figures_give_the_same_vote_without_images():
     load_parts()
     gt = scene()
     candidate = benchmark.candidate_of(Pair(streaks(gt), gt, "drs"), "p")
     for name in TYPES:
         voter = build_part(VOTER, {"type": name, "name": f"my_{name}"}, "v")
         figures = json.loads(json.dumps(dict(voter.measure(candidate)), allow_nan=False))
-        blind = benchmark.candidate_of(Pair(None, None, "drs"), "p")  # reading a picture would raise
+        blind = benchmark.candidate_of(Pair(None, None, "drs"), "p")  # reading an image would raise
         assert voter.vote([VoteTask(blind, [], {voter.name: figures})]) == voter.vote([VoteTask(candidate, [])])
 
 
-def test_small_pictures_are_an_abstention():
+def test_small_images_are_an_abstention():
     tiny = scene(side=40)
     assert {vote.verdict for vote in votes_on(tiny, tiny).values()} == {None}
 

@@ -6,9 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from unirain_plugin.distill.errors import DistillError
-from unirain_plugin.distill.shards import concatenate_rows, load_lines, load_rows, save_lines, save_rows
-from unirain_plugin.distill.workspace import Workspace, write_text
+from unirain_plugin.distill.records import DistillError
+from unirain_plugin.distill.workspace import (
+    Workspace,
+    concatenate_rows,
+    load_lines,
+    load_rows,
+    save_lines,
+    save_rows,
+    write_text,
+)
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.files import canonical_hash
 

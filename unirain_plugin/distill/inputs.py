@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -114,10 +114,6 @@ class CandidateFile:
     count: int
     shard_size: int
     convert: tuple[str, ...] = ()
-
-    def to_json(self) -> dict:
-        """The fields, for the shard ``inputs``."""
-        return asdict(self)
 
 
 def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:

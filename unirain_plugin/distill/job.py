@@ -14,9 +14,8 @@ from unirain_plugin.distill.inputs import CandidateFile, read_candidates
 from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
-from unirain_plugin.distill.shards import load_lines, load_rows
 from unirain_plugin.distill.voters.base import Voter
-from unirain_plugin.distill.workspace import Workspace
+from unirain_plugin.distill.workspace import Workspace, load_lines, load_rows
 from unirain_plugin.errors import OptionError
 
 

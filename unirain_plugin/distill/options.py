@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from unirain_plugin.data.images import CONVERSIONS
+from unirain_plugin.distill.cascade import MIN_SIZE
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, check_section, load_parts
-from unirain_plugin.distill.retrieval.ssim import MIN_SIZE
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.spec import KeyPath, Problem, Rule, at_least, between, filled, one_of, parse_section

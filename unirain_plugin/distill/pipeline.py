@@ -6,17 +6,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from unirain_plugin.distill.engines import build_engine
-from unirain_plugin.distill.engines.base import Engine
-from unirain_plugin.distill.engines.local import in_this_process
 from unirain_plugin.distill.inputs import (
     CandidateFile,
     file_digest,
@@ -28,14 +23,11 @@ from unirain_plugin.distill.inputs import (
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Reference
-from unirain_plugin.distill.results.files import MetaInfo, write_rows
-from unirain_plugin.distill.results.rows import result_rows
-from unirain_plugin.distill.results.statistics import Statistics
-from unirain_plugin.distill.shards import load_lines, save_lines, save_rows
+from unirain_plugin.distill.report import MetaInfo, Statistics, result_rows, write_rows
 from unirain_plugin.distill.stages import GROUPS, STAGES
 from unirain_plugin.distill.stages.base import WholeStage
-from unirain_plugin.distill.worker import Step
-from unirain_plugin.distill.workspace import Workspace
+from unirain_plugin.distill.workers import Engine, Step, build_engine, in_this_process
+from unirain_plugin.distill.workspace import Workspace, load_lines, save_lines, save_rows
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.packages import require
@@ -132,19 +124,20 @@ class Pipeline:
         manifest, root = self._candidate_manifest()
         digests = {"references": reference_digest(references), "candidates": file_digest(manifest)}
         shape = {**digests, "candidate folder": root, "source": self.options.candidates.source}
-        draft = self._whole_job(len(references), self._file(manifest, root, 0))
+        draft = self._whole_job(len(references), self.candidate_file(manifest, root, 0))
         adopted = self._state({"format": 1, "shard_size": self.options.shard_size, **shape}, Context(draft))
         for name in self.workspace.adopt(adopted, restart):
             self._log.info("%s: discarded, to be made anew", name)
         if not self.workspace.is_done("inputs", 0):
             self._write_inputs(references, manifest, root)
         count = load_lines(self.workspace.shard("inputs", 0), "candidates")[0]["count"]
-        return self._whole_job(len(references), self._file(manifest, root, count))
+        return self._whole_job(len(references), self.candidate_file(manifest, root, count))
 
     def _whole_job(self, references: int, candidates: CandidateFile) -> Job:
         return Job(self.options, os.path.abspath(self.workspace.root), references, candidates)
 
-    def _file(self, manifest: Path, root: str, count: int) -> CandidateFile:
+    def candidate_file(self, manifest: Path, root: str, count: int) -> CandidateFile:
+        """A manifest of ``count`` pairs with paths relative to ``root``, as the options say to read it."""
         source, size = self.options.candidates.source, self.options.shard_size
         convert = tuple(self.options.candidates.convert)
         return CandidateFile(os.path.abspath(manifest), os.path.abspath(root), source, count, size, convert)
@@ -172,7 +165,7 @@ class Pipeline:
             rows = ({"id": r.id, "path": os.path.abspath(r.path), "rain_type": r.rain_type} for r in references)
             save_lines(folder, "references", rows)
             save_rows(folder, "offsets", offsets)
-            save_lines(folder, "candidates", [self._file(manifest, root, count).to_json()])
+            save_lines(folder, "candidates", [asdict(self.candidate_file(manifest, root, count))])
 
     def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
         """Make the missing shards of a group of stages; returns how many of each."""
@@ -182,9 +175,12 @@ class Pipeline:
         makers = in_this_process(job, units) if whole else self.engine.make(job, units)
         bars = {name: self._bar(job, name, missing[name], place) for place, name in enumerate(group)}
         try:
-            with interruptible(self.workspace.root):
-                for name, items in makers:
-                    bars[name].update(items)
+            for name, items in makers:
+                bars[name].update(items)
+        except KeyboardInterrupt:
+            root = self.workspace.root
+            sys.stderr.write(f"\ninterrupted; finished shards are kept in {root}: run again to go on.\n")
+            raise
         finally:
             for bar in reversed(bars.values()):
                 bar.close()
@@ -195,7 +191,7 @@ class Pipeline:
         stage = STAGES[name]
         done = stage.items(job) - sum(stage.items_in(job, shard) for shard in missing)
         return tqdm(
-            total=stage.items(job), initial=done, desc=stage.title, unit=stage.unit, disable=self.quiet,
+            total=stage.items(job), initial=done, desc=stage.title, unit="img", disable=self.quiet,
             file=sys.stderr, mininterval=0.5, dynamic_ncols=True, position=place,
         )  # fmt: skip
 
@@ -205,7 +201,7 @@ class Pipeline:
         statistics, meta = Statistics(references), MetaInfo()
         examples = None
         if self.options.report.enabled:
-            from unirain_plugin.distill.results.report import Examples
+            from unirain_plugin.distill.report import Examples
 
             examples = Examples(self.options.report)
         bar = tqdm(
@@ -231,13 +227,3 @@ def _units(missing: dict[str, list[int]]) -> list[list[Step]]:
         return [[(name, shard)] for name, shards in missing.items() for shard in shards]
     shards = sorted({shard for shards in missing.values() for shard in shards})
     return [[(name, shard) for name in missing if shard in missing[name]] for shard in shards]
-
-
-@contextmanager
-def interruptible(root: Path) -> Iterator[None]:
-    """Say, on Ctrl-C, that nothing finished is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\ninterrupted; finished shards are kept in {root}: run again to go on.\n")
-        raise

@@ -1,4 +1,4 @@
-"""The four registries of the pipeline's exchangeable parts, made with BasicSR's ``Registry``.
+"""The four registries of the pipeline's exchangeable parts, made with BasicSR's ``Registry``, and the parts' base.
 
 Example:
     A voter of your own, chosen in YAML by ``type: TooDark`` (with ``imports: [my_voters]``)::
@@ -14,14 +14,95 @@ Example:
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import importlib.util
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
-from unirain_plugin.distill.toolbox_registry import registry_class
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.toolbox import prepare_import
 
-Registry: type = registry_class()
+
+class Part:
+    """Base of captioners, embedders, text encoders and voters.
+
+    Constructors take the YAML section's keys, check them (``OptionError``) and stay cheap; models are loaded on first
+    use, in the worker process.
+
+    Attributes:
+        version: Raise it whenever results can change, so that old shards are not mixed with new ones.
+    """
+
+    version: int = 1
+
+    def check(self) -> None:
+        """Look, before the work begins, whether packages and files are there. Loads no model.
+
+        Raises:
+            OptionError: Naming what is missing and how to get it.
+        """
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the results depend on, JSON-able, for the config hash. The default: every public plain attribute.
+
+        Never a secret, and nothing that only changes speed.
+        """
+        plain = (str, int, float, bool, list, tuple, dict, type(None))
+        values = {k: v for k, v in vars(self).items() if not k.startswith("_") and isinstance(v, plain)}
+        return {"type": type(self).__qualname__, "version": self.version, **values}
+
+    def close(self) -> None:
+        """Free connections and models; called once when a worker ends."""
+
+
+def file_stamp(path: str | Path) -> dict[str, Any]:
+    """Name, size and time of a file, to notice that it was exchanged.
+
+    Raises:
+        OptionError: If it is missing.
+    """
+    try:
+        stat = Path(path).stat()
+    except OSError as error:
+        raise OptionError(f"{path}: {error.strerror or error}.") from error
+    return {"path": str(path), "bytes": stat.st_size, "mtime": int(stat.st_mtime)}
+
+
+_TOOLBOX = "basicsr.utils.registry"
+
+
+class _Attaching(importlib.abc.MetaPathFinder):
+    """Finds nothing; makes the registries' module an attribute of ``basicsr.utils`` once that is there."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        package = sys.modules.get("basicsr.utils")
+        if package is not None and fullname.startswith("basicsr.utils."):
+            package.registry = sys.modules[_TOOLBOX]  # type: ignore[attr-defined]
+
+
+def _registry_class() -> type:
+    """BasicSR's ``Registry`` without the rest of BasicSR, whose import takes seconds and brings torch and scipy.
+
+    Every worker starts with it. Its module needs no other one, so it is loaded from its own file under its own name:
+    where BasicSR is imported later, that very module is found, and there is one ``Registry`` in the process.
+    """
+    prepare_import()
+    package = None if "basicsr" in sys.modules else PathFinder.find_spec("basicsr")
+    if package is not None and package.submodule_search_locations:
+        file = Path(package.submodule_search_locations[0], "utils", "registry.py")
+        spec = importlib.util.spec_from_file_location(_TOOLBOX, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[_TOOLBOX] = module
+        sys.meta_path.insert(0, _Attaching())
+    return importlib.import_module(_TOOLBOX).Registry
+
+
+Registry: type = _registry_class()
 
 
 class PartRegistry(Registry):  # type: ignore[misc,valid-type]
@@ -43,12 +124,7 @@ TEXT_ENCODER = PartRegistry("text encoder")
 VOTER = PartRegistry("voter")
 """Candidate with its retrieved references → verdict (the paper's R^i)."""
 
-BUILT_IN_MODULES = (
-    "unirain_plugin.distill.captioners",
-    "unirain_plugin.distill.embedders",
-    "unirain_plugin.distill.text_encoders",
-    "unirain_plugin.distill.voters",
-)
+BUILT_IN_MODULES = ("unirain_plugin.distill.describers", "unirain_plugin.distill.voters")
 """Packages whose import registers the parts that come with the plugin."""
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.data.folders import IMAGE_SUFFIXES, find_types, scan_rainrag, walk_images
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
-from unirain_plugin.distill.images import read_rgb
 from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline
+from unirain_plugin.distill.records import read_rgb
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain.sample_photos import sample_photos

@@ -24,7 +24,7 @@ from unirain_plugin.compare.summary import (
     score_by_type,
 )
 from unirain_plugin.data.manifest import write_manifest
-from unirain_plugin.distill.results.report import REPORT
+from unirain_plugin.distill.report import REPORT
 from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain

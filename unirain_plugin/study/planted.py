@@ -2,7 +2,7 @@
 
 Each kind of badness is a function that spoils a good pair. Those with a goal in the benchmark are in :data:`KINDS`;
 :data:`FURTHER_KINDS` are others that happen in public data sets. :data:`GOOD_KINDS` change a good pair in ways that
-leave it good: noise of a camera in both pictures, both coded as JPEG.
+leave it good: noise of a camera in both images, both coded as JPEG.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Pair:
     """A pair in memory.
 
     Attributes:
-        lq: Rainy picture, uint8 RGB (H, W, 3).
-        gt: Clean picture of the same size.
+        lq: Rainy image, uint8 RGB (H, W, 3).
+        gt: Clean image of the same size.
         rain_type: One of the rain types.
         scene: Name of the photograph.
     """
@@ -120,7 +120,7 @@ def _flat_rain(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
 
 
 def _one_of_two(pair: Pair, rng: np.random.Generator, change: Callable[[np.ndarray], np.ndarray]) -> Pair:
-    """Change either picture."""
+    """Change either image."""
     if rng.random() < 0.5:
         return replace(pair, lq=change(pair.lq))
     return replace(pair, gt=change(pair.gt))
@@ -147,10 +147,10 @@ def _duplicate(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
     return replace(pair, lq=_jpeg(pair.lq, quality), gt=_jpeg(pair.gt, quality))
 
 
-def _noise(low: float, high: float, pictures: str) -> Spoil:
+def _noise(low: float, high: float, images: str) -> Spoil:
     def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
         sigma = rng.uniform(low, high)
-        noisy = {name: _codes(getattr(pair, name) + rng.normal(0, sigma, pair.gt.shape)) for name in pictures.split()}
+        noisy = {name: _codes(getattr(pair, name) + rng.normal(0, sigma, pair.gt.shape)) for name in images.split()}
         return replace(pair, **noisy)
 
     return spoil
@@ -222,7 +222,7 @@ def _flipped(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
 
 
 def _stamped(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    """A caption written into the clean picture."""
+    """A caption written into the clean image."""
     gt, (height, width) = pair.gt.copy(), pair.gt.shape[:2]
     place = int(rng.uniform(0, width / 4)), int(rng.uniform(0.2, 0.95) * height)
     cv2.putText(gt, "sample picture 2024", place, cv2.FONT_HERSHEY_SIMPLEX, width / 400, (255, 255, 255), 2)
@@ -243,7 +243,7 @@ def _both_coded(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
 
 
 DUPLICATE = "duplicate"
-"""This kind is found among the candidates (:mod:`.duplicates`), not by voters."""
+"""This kind is found among the candidates (:mod:`unirain_plugin.distill.stages.duplicates`), not by voters."""
 
 KINDS: dict[str, Spoil] = {
     **{f"misaligned_{distance}px": _misaligned(distance) for distance in range(1, 9)},

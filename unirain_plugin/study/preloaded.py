@@ -9,7 +9,7 @@ prepare_import()
 import basicsr.train  # noqa: E402, F401
 
 import unirain_plugin  # noqa: E402
-import unirain_plugin.distill.engines.local  # noqa: E402  # its workers come from the same server
+import unirain_plugin.distill.workers  # noqa: E402  # its workers come from the same server
 import unirain_plugin.options  # noqa: E402
 import unirain_plugin.runs.training  # noqa: E402
 import unirain_plugin.study.grid  # noqa: E402

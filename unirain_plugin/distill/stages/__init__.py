@@ -5,8 +5,7 @@ from __future__ import annotations
 from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.stages.describe import DescribeCandidates, DescribeReferences
 from unirain_plugin.distill.stages.duplicates import FindDuplicates
-from unirain_plugin.distill.stages.index import BuildIndex
-from unirain_plugin.distill.stages.retrieve import Retrieve
+from unirain_plugin.distill.stages.retrieve import BuildIndex, Retrieve
 from unirain_plugin.distill.stages.vote import AskVoters
 
 STAGES: dict[str, type[Stage]] = {

@@ -14,20 +14,22 @@ class Stage(ABC):
     Attributes:
         name: Folder of its shards.
         title: What it does, for the progress bar.
-        unit: What it counts.
+        of: What it counts: ``candidates`` or ``references``.
+        upstream: Stages whose shards it reads.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    unit: ClassVar[str] = "img"
+    of: ClassVar[str] = "candidates"
+    upstream: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    @staticmethod
-    @abstractmethod
-    def items(job: Job) -> int:
-        """Images, pairs or whatever it counts, in all shards."""
+    @classmethod
+    def items(cls, job: Job) -> int:
+        """Number of what it counts, in all shards."""
+        return job.references if cls.of == "references" else job.candidates.count
 
     @classmethod
     def shards(cls, job: Job) -> int:
@@ -40,13 +42,10 @@ class Stage(ABC):
         size = job.options.shard_size
         return min(size, cls.items(job) - shard * size)
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def depends_on(context: Context) -> dict[str, Any]:
+    def depends_on(cls, context: Context) -> dict[str, Any]:
         """What its shards depend on beside the stages before it: options, fingerprints; JSON-able."""
-
-    upstream: ClassVar[tuple[str, ...]] = ()
-    """Stages whose shards it reads."""
 
     @abstractmethod
     def run(self, shard: int) -> None:

@@ -4,30 +4,68 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from unirain_plugin.distill.captioners.base import Scene
-from unirain_plugin.distill.duplicates import content_digest, pair_planes
-from unirain_plugin.distill.errors import DistillError, UnreadableImageError
-from unirain_plugin.distill.images import check_same_size, decode_rgb, read_file, shared_luminance, thumbnail
-from unirain_plugin.distill.job import Context, Job
-from unirain_plugin.distill.records import Candidate, Reference
-from unirain_plugin.distill.shards import save_lines, save_rows
+from unirain_plugin.distill.describers.base import Scene
+from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.records import (
+    Candidate,
+    DistillError,
+    Reference,
+    UnreadableImageError,
+    check_same_size,
+    decode_rgb,
+    read_file,
+    shared_luminance,
+    thumbnail,
+)
 from unirain_plugin.distill.stages.base import Stage
+from unirain_plugin.distill.stages.duplicates import content_digest, pair_planes
 from unirain_plugin.distill.voters.base import Voter
+from unirain_plugin.distill.workspace import save_lines, save_rows
 
 T = TypeVar("T", Reference, Candidate)
 
 
 class Describe(Stage):
-    """What both have in common: read ahead, describe in batches, write one shard."""
+    """What both have in common: read ahead, describe in batches, write one shard.
+
+    Attributes:
+        measure: The voters' method that measures an item.
+        rainy: Item → its rainy image, uint8 RGB (H, W, 3).
+        path: Item → that image's file.
+    """
+
+    measure: ClassVar[str]
+    rainy: ClassVar[Callable[[Any], np.ndarray]]
+    path: ClassVar[Callable[[Any], Path]]
+
+    @classmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """The parts; of the voters, only those that measure; how images are read and laid out in shards."""
+        measuring = [
+            voter for voter in context.voters if getattr(type(voter), cls.measure) is not getattr(Voter, cls.measure)
+        ]
+        return {
+            "format": 1,
+            "captioner": context.captioner.fingerprint(),
+            "embedder": context.embedder.fingerprint(),
+            "text_encoder": context.text_encoder.fingerprint(),
+            "measuring voters": {voter.name: voter.fingerprint() for voter in measuring},
+            "working_size": context.options.retrieval.working_size,
+            "shard_size": context.options.shard_size,
+            "unreadable": context.options.unreadable,
+        }
 
     def run(self, shard: int) -> None:
-        """See the base class.
+        """Describe the items of a shard.
 
         Raises:
             UnreadableImageError: If an image cannot be read and the options say ``unreadable: stop``.
@@ -48,21 +86,19 @@ class Describe(Stage):
 
     def _batches(self, items: Sequence[T], size: int) -> Iterator[list[tuple[T, str | None]]]:
         """Batches of items with their images read, and the error where that failed; threads read one batch ahead."""
-        starts = range(0, len(items), size)
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
         if not self.context.options.engine.prefetch:
-            for start in starts:
-                yield [(item, self._try_to_read(item)) for item in items[start : start + size]]
+            for batch in batches:
+                yield [(item, self._try_to_read(item)) for item in batch]
             return
         with ThreadPoolExecutor(self.context.options.engine.prefetch) as threads:
-            ahead = None
-            for start in starts:
-                batch = items[start : start + size]
-                coming = [(item, threads.submit(self._try_to_read, item)) for item in batch]
-                if ahead is not None:
-                    yield [(item, future.result()) for item, future in ahead]
-                ahead = coming
-            if ahead is not None:
-                yield [(item, future.result()) for item, future in ahead]
+            ahead = deque()
+            for batch in batches:
+                ahead.append([(item, threads.submit(self._try_to_read, item)) for item in batch])
+                if len(ahead) > 1:
+                    yield [(item, future.result()) for item, future in ahead.popleft()]
+            for batch in ahead:
+                yield [(item, future.result()) for item, future in batch]
 
     def _try_to_read(self, item: T) -> str | None:
         try:
@@ -84,8 +120,8 @@ class Describe(Stage):
         columns: dict[str, np.ndarray] = {}
         if good:
             items = [batch[place][0] for place in good]
-            images = [self._rainy(item) for item in items]
-            scenes = [Scene(item.id, self._rainy_path(item), image) for item, image in zip(items, images, strict=True)]
+            images = [self.rainy(item) for item in items]
+            scenes = [Scene(item.id, self.path(item), image) for item, image in zip(items, images, strict=True)]
             texts = _checked(self.context.captioner.caption(scenes), len(good), "captioner")
             captions = dict(zip(good, texts, strict=True))
             for name, rows in self._columns(items, images, texts).items():
@@ -94,7 +130,7 @@ class Describe(Stage):
                 columns[name][good] = rows
         for place, (item, error) in enumerate(batch):
             measured = self._measurements(item) if error is None else {}
-            shape = list(self._rainy(item).shape[:2]) if error is None else None
+            shape = list(self.rainy(item).shape[:2]) if error is None else None
             lines.append({"caption": captions.get(place), "size": shape, "error": error, "measurements": measured})
         return columns or self._empty_columns(len(batch))
 
@@ -107,13 +143,13 @@ class Describe(Stage):
         }
 
     def _empty_columns(self, count: int) -> dict[str, np.ndarray]:
-        """Rows for a batch without any readable image: the shapes come from describing a grey picture."""
+        """Rows for a batch without any readable image: the shapes come from describing a grey image."""
         grey = np.full((64, 64, 3), 128, np.uint8)
         rows = self._columns([], [grey], ["grey"])
         return {name: np.zeros((count, *row.shape[1:]), row.dtype) for name, row in rows.items()}
 
-    def _measure_with(self, measure: Callable[[Voter], Mapping[str, Any]]) -> dict[str, Any]:
-        found = {voter.name: dict(measure(voter)) for voter in self.context.voters}
+    def _measurements(self, item: T) -> dict[str, Any]:
+        found = {voter.name: dict(getattr(voter, self.measure)(item)) for voter in self.context.voters}
         for name, values in found.items():
             for key, value in values.items():
                 if isinstance(value, float) and not math.isfinite(value):
@@ -126,31 +162,15 @@ class Describe(Stage):
     @abstractmethod
     def _read(self, item: T) -> None: ...
 
-    @abstractmethod
-    def _rainy(self, item: T) -> np.ndarray: ...
-
-    @abstractmethod
-    def _rainy_path(self, item: T) -> Any: ...
-
-    @abstractmethod
-    def _measurements(self, item: T) -> dict[str, Any]: ...
-
 
 class DescribeReferences(Describe):
     """The database of real rain, D_r."""
 
     name: ClassVar[str] = "references"
     title: ClassVar[str] = "describe references"
-
-    @staticmethod
-    def items(job: Job) -> int:
-        """See the base class."""
-        return job.references
-
-    @staticmethod
-    def depends_on(context: Context) -> dict[str, Any]:
-        """See the base class."""
-        return _description(context, "measure_reference")
+    of: ClassVar[str] = "references"
+    measure = "measure_reference"
+    rainy, path = attrgetter("image"), attrgetter("path")
 
     def _items(self, shard: int) -> Sequence[Reference]:
         return self.context.reference_slice(shard)
@@ -158,52 +178,30 @@ class DescribeReferences(Describe):
     def _read(self, item: Reference) -> None:
         _ = item.image
 
-    def _rainy(self, item: Reference) -> np.ndarray:
-        return item.image
-
-    def _rainy_path(self, item: Reference) -> Any:
-        return item.path
-
-    def _measurements(self, item: Reference) -> dict[str, Any]:
-        return self._measure_with(lambda voter: voter.measure_reference(item))
-
 
 class DescribeCandidates(Describe):
     """The pairs to choose from, each file read and decoded once for everything that needs its pixels."""
 
     name: ClassVar[str] = "candidates"
     title: ClassVar[str] = "describe candidates"
+    measure = "measure"
+    rainy, path = attrgetter("lq"), attrgetter("lq_path")
 
-    @staticmethod
-    def items(job: Job) -> int:
-        """See the base class."""
-        return job.candidates.count
-
-    @staticmethod
-    def depends_on(context: Context) -> dict[str, Any]:
-        """See the base class."""
-        convert = sorted(context.options.candidates.convert)
-        return {**_description(context, "measure"), "candidates.convert": convert}
+    @classmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """Also the conversions that are accepted."""
+        return {**super().depends_on(context), "candidates.convert": sorted(context.options.candidates.convert)}
 
     def _items(self, shard: int) -> Sequence[Candidate]:
         return self.context.candidates(shard)
 
     def _read(self, item: Candidate) -> None:
-        files = [read_file(path) for path in (item.lq_path, item.gt_path)]
         paths = (item.lq_path, item.gt_path)
+        files = [read_file(path) for path in paths]
         lq, gt = (decode_rgb(data, path, item.convert) for data, path in zip(files, paths, strict=True))
-        check_same_size(lq, gt, item.lq_path, item.gt_path)
+        check_same_size(lq, gt, *paths)
         item.preload(lq, gt)
         item.derived("digest", lambda _: content_digest(*files))
-
-    def _rainy(self, item: Candidate) -> np.ndarray:
-        return item.lq
-
-    def _rainy_path(self, item: Candidate) -> Any:
-        return item.lq_path
-
-    def _measurements(self, item: Candidate) -> dict[str, Any]:
-        return self._measure_with(lambda voter: voter.measure(item))
 
     def _columns(self, items: list[Candidate], images: list[np.ndarray], texts: list[str]) -> dict[str, np.ndarray]:
         columns = super()._columns(items, images, texts)
@@ -214,21 +212,6 @@ class DescribeCandidates(Describe):
             columns["planes"] = np.zeros((1, 2, 32, 32), np.int8)
             columns["digests"] = np.zeros((1, 2), np.uint64)
         return columns
-
-
-def _description(context: Context, hook: str) -> dict[str, Any]:
-    """What a description depends on; of the voters, only those that measure."""
-    measuring = [voter for voter in context.voters if getattr(type(voter), hook) is not getattr(Voter, hook)]
-    return {
-        "format": 1,
-        "captioner": context.captioner.fingerprint(),
-        "embedder": context.embedder.fingerprint(),
-        "text_encoder": context.text_encoder.fingerprint(),
-        "measuring voters": {voter.name: voter.fingerprint() for voter in measuring},
-        "working_size": context.options.retrieval.working_size,
-        "shard_size": context.options.shard_size,
-        "unreadable": context.options.unreadable,
-    }
 
 
 def _checked(texts: Sequence[str], count: int, what: str) -> list[str]:

@@ -1,19 +1,69 @@
-"""Runs the cascade over a shard of candidates."""
+"""Builds the semantic level's index over the references, and runs the cascade over the candidates."""
 
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from unirain_plugin.distill.job import Context, Job
-from unirain_plugin.distill.retrieval.cascade import Cascade, ReferenceArrays
-from unirain_plugin.distill.retrieval.text_index import TextIndex
-from unirain_plugin.distill.shards import load_lines, load_rows, save_rows
-from unirain_plugin.distill.stages.base import Stage
-from unirain_plugin.distill.stages.index import ARRAYS
+from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, build_index, read_index
+from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.registry import file_stamp
+from unirain_plugin.distill.stages.base import Stage, WholeStage
+from unirain_plugin.distill.workspace import concatenate_rows, load_lines, load_rows, row_blocks, save_rows
+from unirain_plugin.errors import DataError
 from unirain_plugin.support.packages import require
+
+ARRAYS = ("text", "visual", "thumbnails")
+
+
+class BuildIndex(WholeStage):
+    """Builds (or checks and copies) the FAISS index."""
+
+    name: ClassVar[str] = "index"
+    title: ClassVar[str] = "index references"
+    of: ClassVar[str] = "references"
+    upstream: ClassVar[tuple[str, ...]] = ("references",)
+
+    @classmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """The index's kind, and the file's stamp where one is given."""
+        retrieval = context.options.retrieval
+        given = file_stamp(retrieval.index_file) if retrieval.index_file else None
+        return {"format": 1, "index": retrieval.index, "index_file": given}
+
+    def run(self, shard: int) -> None:
+        """Join the references' rows and index their text vectors.
+
+        Raises:
+            DataError: If no reference could be read.
+            OptionError: If the index string or file does not fit.
+        """
+        job, workspace = self.context.job, self.context.workspace
+        shards = job.shards(job.references)
+        rows = self._readable(shards)
+        with workspace.writing(self.name, shard) as folder:
+            for name in ARRAYS:
+                concatenate_rows(row_blocks(workspace, "references", name, shards), job.references, folder, name)
+            vectors = load_rows(folder, "text")
+            retrieval = self.context.options.retrieval
+            if retrieval.index_file is not None:
+                index = read_index(Path(retrieval.index_file), vectors.shape[1], len(rows))
+            else:
+                index = build_index(vectors, rows, retrieval.index)
+            require("faiss", "faiss-cpu", "distill").write_index(index, str(folder / "index.faiss"))
+            save_rows(folder, "rows", rows)
+
+    def _readable(self, shards: int) -> np.ndarray:
+        """The numbers of the references that could be read."""
+        workspace = self.context.workspace
+        lines = (line for s in range(shards) for line in load_lines(workspace.shard("references", s), "rows"))
+        rows = np.array([number for number, line in enumerate(lines) if line["error"] is None], np.int64)
+        if not len(rows):
+            raise DataError(f"references.images: none of the {self.context.job.references} images can be read.")
+        return rows
 
 
 class Retrieve(Stage):
@@ -23,19 +73,14 @@ class Retrieve(Stage):
     title: ClassVar[str] = "retrieve references"
     upstream: ClassVar[tuple[str, ...]] = ("candidates", "index")
 
-    @staticmethod
-    def items(job: Job) -> int:
-        """See the base class."""
-        return job.candidates.count
-
-    @staticmethod
-    def depends_on(context: Context) -> dict[str, Any]:
-        """See the base class."""
+    @classmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """The cascade's sizes."""
         retrieval = context.options.retrieval
         return {"format": 1, "k1": retrieval.k1, "k2": retrieval.k2, "k3": retrieval.k3, "nprobe": retrieval.nprobe}
 
     def run(self, shard: int) -> None:
-        """See the base class."""
+        """Retrieve for the candidates that could be read."""
         workspace, k3 = self.context.workspace, self.context.options.retrieval.k3
         source = workspace.shard("candidates", shard)
         good = [place for place, line in enumerate(load_lines(source, "rows")) if line["error"] is None]

@@ -1,20 +1,84 @@
-"""Puts each candidate with its retrieved references before the voters."""
+"""Puts each candidate with its retrieved references before the voters, and applies the majority rule (paper §2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from unirain_plugin.distill.errors import DistillError
-from unirain_plugin.distill.job import Context, Job
-from unirain_plugin.distill.majority import decide, is_settled
-from unirain_plugin.distill.records import Candidate, Retrieved, Vote, VoteTask
-from unirain_plugin.distill.shards import load_lines, load_rows, save_lines
+from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.records import Candidate, DistillError, Retrieved, Vote, VoteTask
 from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.voters.base import Voter
+from unirain_plugin.distill.workspace import load_lines, load_rows, save_lines
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the votes amount to.
+
+    Attributes:
+        keep: R̂_q.
+        outcome: ``kept``, ``rejected`` (a majority against), ``tie`` (as many for as against) or ``undecided``
+            (abstentions left neither side a majority).
+        reason: The count and the deciding side's reasons, in words.
+    """
+
+    keep: bool
+    outcome: str
+    reason: str
+
+
+def needed_votes(voters: int) -> int:
+    """More than half of all voters: 2 of 3, as in the paper; abstentions do not lower it (our choice)."""
+    return voters // 2 + 1
+
+
+def is_settled(votes: Sequence[Vote], voters: int) -> bool:
+    """Whether the voters not yet asked can no longer change the decision (early exit)."""
+    needed = needed_votes(voters)
+    yes, no = _count(votes, True), _count(votes, False)
+    return yes >= needed or no >= needed
+
+
+def decide(votes: Sequence[Vote], voters: int) -> Decision:
+    """Apply the majority rule.
+
+    Only a majority of *all* voters keeps a candidate: with three voters one yes, one no and one abstention is a tie
+    and is not kept (our choice: 97 % are rejected in the paper, so doubt costs less than a bad pair).
+
+    Args:
+        votes: The votes given; fewer than ``voters`` after an early exit.
+        voters: Number of voters in the pipeline.
+
+    Raises:
+        ValueError: If there are more votes than voters or a voter voted twice.
+    """
+    names = [vote.voter for vote in votes]
+    if len(names) > voters or len(set(names)) != len(names):
+        raise ValueError(f"{len(names)} votes by {names} do not fit {voters} voters.")
+    yes, no, abstained = (_count(votes, verdict) for verdict in (True, False, None))
+    needed = needed_votes(voters)
+    count = f"{yes} for, {no} against" + (f", {abstained} abstained" if abstained else "")
+    if yes >= needed:
+        return Decision(True, "kept", f"{count}: {_reasons(votes, True)}")
+    if no >= needed:
+        return Decision(False, "rejected", f"{count}: {_reasons(votes, False)}")
+    if yes == no and yes > 0:
+        return Decision(False, "tie", f"tie, {count}: {_reasons(votes, False)}")
+    return Decision(False, "undecided", f"undecided, {count} of {voters} voters: {_reasons(votes, None)}")
+
+
+def _count(votes: Sequence[Vote], verdict: bool | None) -> int:
+    return sum(vote.verdict is verdict for vote in votes)
+
+
+def _reasons(votes: Sequence[Vote], verdict: bool | None) -> str:
+    return "; ".join(f"{vote.voter}: {vote.reason}" for vote in votes if vote.verdict is verdict) or "no reason given"
+
 
 _BATCH = 32
 """Tasks put before a voter at a time: what bounds the images in memory."""
@@ -27,19 +91,14 @@ class AskVoters(Stage):
     title: ClassVar[str] = "vote"
     upstream: ClassVar[tuple[str, ...]] = ("candidates", "duplicates", "retrieval", "references")
 
-    @staticmethod
-    def items(job: Job) -> int:
-        """See the base class."""
-        return job.candidates.count
-
-    @staticmethod
-    def depends_on(context: Context) -> dict[str, Any]:
-        """See the base class."""
+    @classmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """The voters and when they are asked."""
         voters = [{"name": voter.name, **voter.fingerprint()} for voter in context.voters]
         return {"format": 1, "voters": voters, "early_exit": context.options.early_exit}
 
     def run(self, shard: int) -> None:
-        """See the base class."""
+        """Ask about what was read and is no repetition."""
         workspace = self.context.workspace
         lines = load_lines(workspace.shard("candidates", shard), "rows")
         first = shard * self.context.options.shard_size

@@ -1,5 +1,6 @@
 """Voters; importing this package registers those that come with the plugin."""
 
-from unirain_plugin.distill.voters import gt_quality, pair_consistency, realism, vlm
+from unirain_plugin.distill.vlm import voter
+from unirain_plugin.distill.voters import default
 
-__all__ = ["gt_quality", "pair_consistency", "realism", "vlm"]
+__all__ = ["default", "voter"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unirain_plugin.distill.parts import Part
 from unirain_plugin.distill.records import Candidate, Reference, Vote, VoteTask
+from unirain_plugin.distill.registry import Part
 
 
 @dataclass(frozen=True, slots=True)

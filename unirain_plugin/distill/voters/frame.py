@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.images import luminance, shared_luminance
+from unirain_plugin.distill.records import luminance, shared_luminance
 
 MAX_SIDE = 640
-"""Largest side of the window that is measured, pixels; its cost must not grow with the picture (our choice)."""
+"""Largest side of the window that is measured, pixels; its cost must not grow with the image (our choice)."""
 REDUCE_ABOVE = 1152
-"""Pictures whose shorter side is longer are first reduced by a whole factor: 4K holds no detail at pixel level."""
+"""Images whose shorter side is longer are first reduced by a whole factor: 4K holds no detail at pixel level."""
 MIN_SIDE = 64
 """Below this there are too few blocks to tell anything; the voters abstain."""
 LEVELS = 4
@@ -23,8 +23,8 @@ class Frame:
     """The measured window of a pair.
 
     Attributes:
-        lq: Rainy picture, uint8 RGB (H, W, 3).
-        gt: Clean picture, likewise.
+        lq: Rainy image, uint8 RGB (H, W, 3).
+        gt: Clean image, likewise.
         lq_luma: Pyramid of the rainy luma planes, uint8: full, half, quarter, eighth.
         gt_luma: The same of the clean one.
         factor: Pixels of the file for one pixel of the window.
@@ -42,7 +42,7 @@ class Frame:
 
 
 def make_frame(lq: np.ndarray, gt: np.ndarray) -> Frame | None:
-    """Cut and reduce a pair of uint8 RGB pictures of one size; None if they are smaller than :data:`MIN_SIDE`."""
+    """Cut and reduce a pair of uint8 RGB images of one size; None if they are smaller than :data:`MIN_SIDE`."""
     if min(lq.shape[:2]) < MIN_SIDE:
         return None
     factor = 1 if min(lq.shape[:2]) <= REDUCE_ABOVE else round(min(lq.shape[:2]) / (REDUCE_ABOVE // 2))
@@ -55,7 +55,7 @@ def make_frame(lq: np.ndarray, gt: np.ndarray) -> Frame | None:
 
 
 def window(image: np.ndarray, factor: int = 1) -> np.ndarray:
-    """The middle of a picture, (≤ 640, ≤ 640, C), reduced by a whole factor."""
+    """The middle of an image, (≤ 640, ≤ 640, C), reduced by a whole factor."""
     height, width = (min(side, MAX_SIDE * factor) // factor * factor for side in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     part = image[top : top + height, left : left + width]

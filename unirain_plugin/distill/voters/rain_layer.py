@@ -1,4 +1,4 @@
-"""The rain itself: what is left of lq − gt once tone is set aside, and in which of the two pictures it lies."""
+"""The rain itself: what is left of lq − gt once tone is set aside, and in which of the two images it lies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
 
     Args:
         frame: The pair.
-        table: The clean luma as it is in the rainy picture where there is no rain (:func:`.tones.tones`).
+        table: The clean luma as it is in the rainy image where there is no rain (:func:`.tones.tones`).
 
     Returns:
         ``noise``: standard deviation, levels, of the difference in the calmer blocks; ``balance``: its weaker over its
@@ -92,7 +92,7 @@ def _signs(more: np.ndarray, less: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Structure(NamedTuple):
-    """Gradients of a pair's difference and of its clean picture, (H - 1, W - 1) float32 planes.
+    """Gradients of a pair's difference and of its clean image, (H - 1, W - 1) float32 planes.
 
     Attributes:
         difference: r = lq − gt itself, (H, W) float32, levels.
@@ -116,7 +116,7 @@ def _structure(lq: np.ndarray, gt: np.ndarray) -> _Structure:
 
 
 def _owner(half: _Structure, quarter: _Structure, limit: float) -> dict[str, float]:
-    """In which picture does the structure of the difference lie?
+    """In which image does the structure of the difference lie?
 
     With r = lq − gt, the regression of gt's gradients on those of r, c = −Σ∇r·∇gt / Σ|∇r|², is 0 where r was added to
     an independent gt and 1 where lq is the plain one and gt bears the structure.
@@ -167,7 +167,7 @@ def _likeness_surety(part: _Structure) -> float:
 
 
 def _out_of_place(frame: Frame) -> float:
-    """Which picture deviates from its surroundings where the two differ: −1 only lq (right), 0 both alike, 1 only gt.
+    """Which image deviates from its surroundings where the two differ: −1 only lq (right), 0 both alike, 1 only gt.
 
     Compared are the amounts of fine detail in blocks of 8² pixels with those of the nearby blocks without rain: a
     drop out of focus in a textured scene is smoother than its surroundings, a streak on a plain wall rougher.

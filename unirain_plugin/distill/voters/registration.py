@@ -1,8 +1,8 @@
-"""Do the two pictures lie on each other? Shifts of the whole and of its quarters, and agreement of structure.
+"""Do the two images lie on each other? Shifts of the whole and of its quarters, and agreement of structure.
 
-The rainy and the clean picture are compared by their high-passed luma, so that neither exposure nor mist counts, with
+The rainy and the clean image are compared by their high-passed luma, so that neither exposure nor mist counts, with
 the mean absolute difference, which rain raises by the same amount at every shift (it is not part of the clean
-picture) while the scene's own edges fall into place at one only.
+image) while the scene's own edges fall into place at one only.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 from unirain_plugin.distill.voters.frame import Frame, block_means, high_pass, quantile
 
 COARSE_REACH = 4
-"""Shifts searched at the coarsest level, pixels of that level: ±32 pixels of the picture."""
+"""Shifts searched at the coarsest level, pixels of that level: ±32 pixels of the image."""
 SMALLEST_TILE = 16
 """Side of a tile at its coarsest level, pixels; below it too little is left to match."""
 
 
 def registration(frame: Frame) -> dict[str, float]:
-    """Measure how the pictures lie on each other.
+    """Measure how the images lie on each other.
 
     Returns:
         ``shift``: length of the best shift of the whole, pixels of the file, sub-pixel; ``shift_gain``: share of the
         difference that this shift removes; ``tile_gain``: the same for the second best of the four quarters, each
         with a shift of its own (0 where a quarter lies best as it is); ``agreement``: how much of the clean
-        structure is seen in the rainy picture, 1 all, 0 none.
+        structure is seen in the rainy image, 1 all, 0 none.
     """
     lq = [_relief(plane) for plane in frame.lq_luma]
     gt = [_relief(plane) for plane in frame.gt_luma]
@@ -49,13 +49,8 @@ def _relief(plane: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(plane, 1, cv2.blur(plane, (9, 9)), -1, 128)
 
 
-def _difference(a: np.ndarray, b: np.ndarray, dx: int, dy: int, margin: int) -> float:
-    """Mean absolute difference of ``a`` and of ``b`` moved by (dx, dy), a margin left out on all sides."""
-    return _differences(a, b, [(dx, dy)], margin)[0]
-
-
 def _differences(a: np.ndarray, b: np.ndarray, shifts: list[tuple[int, int]], margin: int) -> list[float]:
-    """The same for several shifts."""
+    """Mean absolute differences of ``a`` and of ``b`` moved by each (dx, dy), a margin left out on all sides."""
     height, width = (side - 2 * margin for side in a.shape)
     inner = a[margin : margin + height, margin : margin + width]
     corners = [(margin + dx, margin + dy) for dx, dy in shifts]
@@ -102,7 +97,7 @@ def _sub_pixel(a: np.ndarray, b: np.ndarray, dx: int, dy: int) -> float:
     margin = min(max(abs(dx), abs(dy)) + 1, min(a.shape) // 3)
 
     def squared(x: int, y: int) -> float:
-        return _difference(a, b, x, y, margin) ** 2
+        return _differences(a, b, [(x, y)], margin)[0] ** 2
 
     def offset(low: float, middle: float, high: float) -> float:
         curvature = low - 2 * middle + high

@@ -1,6 +1,6 @@
-"""Where there is no rain, are the two pictures equally bright and of equal colour?
+"""Where there is no rain, are the two images equally bright and of equal colour?
 
-For each tone of the clean picture the most frequent difference lq − gt (the mode) is that of the pixels without rain,
+For each tone of the clean image the most frequent difference lq − gt (the mode) is that of the pixels without rain,
 as long as rain does not hide every pixel. A curve of modes over the tones tells exposure from mist: mist adds
 t · (A − tone), lifting the dark and leaving what is as bright as the air, whereas exposure scales and a camera's curve
 bends.
@@ -32,7 +32,7 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
         Figures: ``tone_shift`` (largest difference that mist does not explain, in units of 4 levels + 5 % of the
         tone), ``tone_levels`` (the same in levels, with sign), ``mist`` (opacity), ``colour_shift`` (difference
         between the channels, in the same units) and those of :func:`_chroma`. And a table (256,) uint8 that maps the
-        clean picture's luma to what it is in the rainy one where there is no rain.
+        clean image's luma to what it is in the rainy one where there is no rain.
     """
     clean, rainy = (np.ascontiguousarray(image[::STRIDE, ::STRIDE]).reshape(-1, 3) for image in (frame.gt, frame.lq))
     luma = frame.gt_luma[0][::STRIDE, ::STRIDE].ravel()
@@ -100,7 +100,7 @@ def _chroma(frame: Frame) -> dict[str, float]:
     Rain has no colour: it fades what is behind it but does not turn its hue.
 
     Returns:
-        ``hue_turn``: degrees by which the hue is turned between the pictures, 0 where colours are too few or do not
+        ``hue_turn``: degrees by which the hue is turned between the images, 0 where colours are too few or do not
         belong together; ``lq_chroma``, ``gt_chroma``: mean distance from grey, levels.
     """
     planes = [cv2.resize(image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA) for image in (frame.lq, frame.gt)]

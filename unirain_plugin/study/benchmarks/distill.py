@@ -20,12 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.data.folders import walk_images
-from unirain_plugin.distill.duplicates import find_duplicates_among
-from unirain_plugin.distill.majority import decide
 from unirain_plugin.distill.records import Candidate, Reference, VoteTask
-from unirain_plugin.distill.voters.gt_quality import GtQuality
-from unirain_plugin.distill.voters.pair_consistency import PairConsistency
-from unirain_plugin.distill.voters.realism import Realism
+from unirain_plugin.distill.stages.duplicates import find_duplicates_among
+from unirain_plugin.distill.stages.vote import decide
+from unirain_plugin.distill.voters.default import GtQuality, PairConsistency, Realism
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain
@@ -135,7 +133,7 @@ class Judge:
     """The three default voters and the majority, on pairs in memory.
 
     Args:
-        references: Rainy pictures, uint8 RGB.
+        references: Rainy images, uint8 RGB.
     """
 
     def __init__(self, references: Sequence[np.ndarray]) -> None:
@@ -154,7 +152,7 @@ class Judge:
 
 
 def candidate_of(pair: Pair, name: str) -> Candidate:
-    """A candidate whose pictures are in memory."""
+    """A candidate whose images are in memory."""
     return Candidate(name, Path(f"{name}_lq"), Path(f"{name}_gt"), pair.rain_type, "", _lq=pair.lq, _gt=pair.gt)
 
 
@@ -200,7 +198,6 @@ def _row(
     lost: float,
     auroc: float | None,
     reasons: dict[str, int],
-    repeats: bool = False,
 ) -> Row:
     if kind in GOOD_KINDS:
         return Row(kind, count, rejected, None, None, MOST_GOOD_LOST, rejected <= MOST_GOOD_LOST, reasons)

@@ -1,7 +1,7 @@
-"""``benchmark distill-speed``: candidates a second through the whole default pipeline, pictures read from the disk.
+"""``benchmark distill-speed``: candidates a second through the whole default pipeline, images read from the disk.
 
-Pairs are rendered onto photographs that the package brings (each mirrored three ways: other pictures, same cost),
-written as PNG, and distilled against rendered rainy pictures by the default parts and voters.
+Pairs are rendered onto photographs that the package brings (each mirrored three ways: other images, same cost),
+written as PNG, and distilled against rendered rainy images by the default parts and voters.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.fast_png import DECODER
-from unirain_plugin.distill.images import read_rgb
+from unirain_plugin.data.partial_decode import INFLATER
 from unirain_plugin.distill.options import DistillOptions, parse_options
 from unirain_plugin.distill.pipeline import Outcome, Pipeline
+from unirain_plugin.distill.records import read_rgb
 from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         seconds, outcome = _timed(options, restart=False)
         sys.stdout.write(
-            f"{args.pairs} candidates of {args.size}² (PNG, decoded by {DECODER}), {args.references} references, "
+            f"{args.pairs} candidates of {args.size}² (PNG, inflated by {INFLATER}), {args.references} references, "
             f"{args.workers} workers\n"
         )
         for name, part in outcome.seconds.items():
@@ -68,7 +68,7 @@ def _timed(options: DistillOptions, restart: bool) -> tuple[float, Outcome]:
 
 
 def write_pairs(folder: Path, pairs: int, references: int, size: int) -> None:
-    """Write ``pairs`` in RainRAG's layout and ``real`` pictures, rendered onto different photographs."""
+    """Write ``pairs`` in RainRAG's layout and ``real`` images, rendered onto different photographs."""
     photos = [_fit(photo, size) for photo in _read("train")]
     others = [_fit(photo, size) for photo in _read("held-out")]
     mirrors = (lambda x: x, np.fliplr, np.flipud, lambda x: x[::-1, ::-1])
@@ -100,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmark.py distill-speed", description=__doc__)
     add = parser.add_argument
     add("--pairs", type=int, default=512, metavar="N", help="candidates (default 512)")
-    add("--references", type=int, default=64, metavar="N", help="rainy pictures to retrieve from (default 64)")
-    add("--size", type=int, default=512, metavar="S", help="side of the pictures (default 512)")
+    add("--references", type=int, default=64, metavar="N", help="rainy images to retrieve from (default 64)")
+    add("--size", type=int, default=512, metavar="S", help="side of the images (default 512)")
     add("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
-    add("--dir", metavar="DIR", help="folder for the pictures (default: a temporary one, removed)")
+    add("--dir", metavar="DIR", help="folder for the images (default: a temporary one, removed)")
     return parser

@@ -21,10 +21,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.retrieval.cascade import ReferenceArrays, cosine
-from unirain_plugin.distill.retrieval.ssim import ssim_of_pairs, ssim_one_to_many, ssim_terms
-from unirain_plugin.distill.retrieval.text_index import TextIndex, build_index
-from unirain_plugin.distill.worker import keep_freed_memory, limit_threads
+from unirain_plugin.distill.cascade import (
+    ReferenceArrays,
+    TextIndex,
+    build_index,
+    cosine,
+    ssim_of_pairs,
+    ssim_one_to_many,
+    ssim_terms,
+)
+from unirain_plugin.distill.workers import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.processes import process_pool
@@ -66,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> dict[str, float]:
-    """Our SSIM and the toolbox's loop in turn on the same pictures; microseconds a pair, best of all.
+    """Our SSIM and the toolbox's loop in turn on the same images; microseconds a pair, best of all.
 
     Returns:
         ``ours`` and ``toolbox``, one thread each; ``together``: ours in that many processes at once, time over pairs;

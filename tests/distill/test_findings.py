@@ -1,0 +1,159 @@
+"""Each finding's limit, and figures of the default voters on images made so that the right value is known."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from unirain_plugin.distill.records import Candidate
+from unirain_plugin.distill.voters import findings as found
+from unirain_plugin.distill.voters.clean_image import lines, sharpness
+from unirain_plugin.distill.voters.default import Realism, pair_evidence
+from unirain_plugin.distill.voters.frame import make_frame
+from unirain_plugin.distill.voters.registration import registration
+from unirain_plugin.distill.voters.tones import _mist, tones
+
+CHECKS = [
+    (found.misaligned, {"shift_gain": 0.05, "tile_gain": 0.0, "shift": 2.0}, 1),
+    (found.misaligned, {"shift_gain": 0.1, "tile_gain": 0.0, "shift": 2.0}, 2),
+    (found.misaligned, {"shift_gain": 0.0, "tile_gain": 0.15, "shift": 0.0}, 3),
+    (found.wrong_scene, {"agreement": 0.35}, 1),
+    (found.wrong_scene, {"agreement": 1.0}, 0),
+    (found.identical, {"cover": 0.0019, "peak": 2.0}, 2),
+    (found.identical, {"cover": 0.002, "peak": 2.0}, 0),
+    (found.framed, {"border": 10.0}, 1),
+    (found.interlaced, {"line_parity": 0.06, "weave": 0.0}, 1),
+    (found.interlaced, {"line_parity": 0.0, "weave": 0.4}, 2),
+    (found.leftover, {"leftover": found.LEFT_LIMIT, "likeness_surety": 0.0, "tone_shift": 0.0}, 1),
+    (found.leftover, {"leftover": 0.0, "likeness_surety": 7.0, "tone_shift": 0.0}, 2),
+    (found.leftover, {"leftover": 0.0, "likeness_surety": 7.0, "tone_shift": found.TONE_LIMIT}, 0),
+    (found.blurred, {"lost_detail": 0.6, "balance": 1.0, "brighter": 0.5}, 1),
+    (found.blurred, {"lost_detail": 1.2, "balance": 0.02, "brighter": 0.5}, 0.5),
+    (found.blurred, {"lost_detail": 1.2, "balance": 1.0, "brighter": 0.98}, 0.5),
+    (found.blocky, {"gt_blocks": 0.6}, 1),
+    (found.blocks_apart, {"gt_blocks": 0.55, "lq_blocks": 0.1}, 1),
+    (found.noisy, {"gt_noise": 4.0, "lq_noise": 2.0}, 1),
+    (found.noisy, {"gt_noise": 4.0, "lq_noise": 4.0}, 0.5),
+    (found.flat, {"gt_contrast": 4.0}, 1),
+    (found.flat_rain, {"hard": 0.56, "even": 0.56}, 1),
+    (found.flat_rain, {"hard": 0.24, "even": 1.0}, 0.5),
+    (found.noise_apart, {"gt_noise": 4.0, "lq_noise": 2.0, "noise": 0.0}, 1),
+    (found.noise_apart, {"gt_noise": 2.0, "lq_noise": 9.0, "noise": 0.75}, 0.5),
+    (found.noise_apart, {"gt_noise": 4.0, "lq_noise": 3.0, "noise": 9.0}, 0),
+    (found.colour, {"colour_shift": 1.15, "hue_turn": 0.0, "lq_chroma": 9.0, "gt_chroma": 9.0}, 1),
+    (found.colour, {"colour_shift": 0.0, "hue_turn": 26.0, "lq_chroma": 9.0, "gt_chroma": 9.0}, 2),
+    (found.colour, {"colour_shift": 0.0, "hue_turn": 0.0, "lq_chroma": 18.0, "gt_chroma": 10.0}, 1),
+]
+
+
+@pytest.mark.parametrize(("check", "figures", "severity"), CHECKS)
+def test_severity_is_the_figure_over_its_limit(check, figures, severity):
+    assert check(figures).severity == pytest.approx(severity)
+
+
+def test_drops_weigh_three_signs_for_rain_in_the_clean_image():
+    figures = {"darker_structure": 0.3, "out_of_place": 0.4, "owned_by_gt": 0.2, "brighter": 0.9, "leftover": 0.0}
+    assert found.rain_in_clean(figures, "nrd").severity == pytest.approx((0.3 + 0.1 + 0.18) / found.DROP_LIMIT)
+    figures["leftover"] = 3 * found.LEFT_LIMIT
+    assert found.rain_in_clean(figures, "nrd").severity == pytest.approx(3)
+    assert found.rain_in_clean(figures, "nrs").severity == pytest.approx(0.3 / found.STREAK_LIMIT)
+
+
+def test_ranges_are_wider_than_the_references_and_bound_the_rain():
+    looks = [{"brightness": float(v), "detail": v / 10, "contrast": v + 50.0} for v in range(101)]
+    ranges = found.learn_ranges(looks)
+    assert ranges["brightness"] == pytest.approx((1 - 49, 99 + 49))  # 1st and 99th percentile, half their distance more
+    assert found.learn_ranges(looks[: found.FEWEST - 1]) == {} and found.outside({}, {}) == []
+    severity = {
+        finding.kind: finding.severity
+        for finding in found.outside(ranges, {"brightness": 148.0, "detail": 5.0, "peak": 99.0})
+    }
+    assert severity == pytest.approx({"unreal_brightness": 1, "unreal_detail": 0, "unreal_strength": 0.5})
+    pale = {name: (0.0, 1.0) for name in ("brightness", "detail", "contrast")}
+    assert found.outside(pale, {"brightness": 0.5, "detail": 0.5, "peak": 30.0})[-1].severity == pytest.approx(1)
+
+
+def blocks(side, seed=0):
+    """A sharp colourful image of random rectangles, uint8 (side, side, 3)."""
+    rng = np.random.default_rng(seed)
+    image = np.full((side, side, 3), 110, np.uint8)
+    for _ in range(side // 2):
+        x, y, w, h = rng.integers(0, side, 2).tolist() + rng.integers(5, side // 4, 2).tolist()
+        image[y : y + h, x : x + w] = rng.integers(40, 180, 3)
+    return image
+
+
+def test_a_shift_is_told_in_pixels_of_the_file_however_large_the_image():
+    image = blocks(1220)
+    frame = make_frame(image[8:1208, 8:1208], np.ascontiguousarray(image[8:1208, 16:1216]))
+    assert frame.factor == 2
+    assert registration(frame)["shift"] == pytest.approx(8, abs=0.3)
+
+
+def test_one_quarter_that_lies_elsewhere_is_no_warp():
+    image = blocks(256)
+    one = image.copy()
+    one[:128, :128] = np.roll(image[:128, :128], 3, axis=1)
+    two = one.copy()
+    two[128:, :128] = np.roll(image[128:, :128], 3, axis=0)
+    assert registration(make_frame(image, one))["tile_gain"] < 0.05
+    assert registration(make_frame(image, two))["tile_gain"] > 0.3
+
+
+def test_rain_nearly_everywhere_does_not_pass_for_another_exposure():
+    gt = np.tile(np.linspace(30, 180, 256).astype(np.uint8)[None, :, None], (256, 1, 3))
+    rain = np.random.default_rng(0).random((256, 256, 1)) < 0.7
+    lq = (gt + 40 * rain).astype(np.uint8)
+    assert tones(make_frame(lq, gt))[0]["tone_shift"] < 0.5
+    assert tones(make_frame((gt + 40).astype(np.uint8), gt))[0]["tone_shift"] > 3
+
+
+@pytest.mark.parametrize(
+    ("slope", "offset", "opacity"), [(-0.2, 40, 0.2), (-0.05, 30, 0), (-0.3, 15, 0), (-0.5, 99, 0)]
+)
+def test_mist_has_the_light_of_air_and_is_thin(slope, offset, opacity):
+    levels = np.array([20.0, 60.0, 100.0, 140.0, 180.0, 220.0])
+    assert _mist(levels, slope * levels + offset)[0] == pytest.approx(opacity)
+
+
+def test_noise_of_the_difference_is_measured_in_levels():
+    gt = blocks(256)
+    lq = np.clip(gt + np.random.default_rng(1).normal(0, 12, gt.shape), 0, 255).astype(np.uint8)
+    figures = pair_evidence(Candidate("p", Path("l"), Path("g"), "drs", "", _lq=lq, _gt=gt))
+    # Luma of independent noise in three channels has 0.67 σ; of the blocks' weaker signs a low quantile is taken.
+    assert 0.5 < figures["noise"] / (0.67 * 12) < 1
+
+
+def test_detail_is_compared_where_the_images_differ_least():
+    rng = np.random.default_rng(2)
+    gt = np.clip(blocks(256) + rng.normal(0, 8, (256, 256, 1)), 0, 255).astype(np.uint8)
+    lq = gt.copy()
+    lq[:, :112] = np.clip(lq[:, :112] + 60 * cv2.blur(rng.random((256, 112, 3)), (2, 2)) + 20, 0, 255)
+    assert abs(sharpness(make_frame(lq, gt))["lost_detail"]) < 0.05
+    soft = cv2.GaussianBlur(gt, (0, 0), 1.5)
+    assert sharpness(make_frame(gt, soft))["lost_detail"] > 1
+
+
+def test_a_straight_edge_of_the_scene_is_no_border():
+    rows, columns = np.mgrid[:256, :256]
+    gt = np.where(rows < 6, 20 + columns // 4, 120 + columns // 4).astype(np.uint8)[..., None].repeat(3, axis=2)
+    lq, framed = cv2.blur(gt, (1, 31)), gt.copy()
+    framed[:6] = 40
+    assert lines(lq, gt)["border"] == 0
+    assert lines(lq, framed)["border"] > 10
+
+
+def test_lines_of_two_moments_in_both_images_are_not_held_against_the_clean_one():
+    gt = blocks(256)
+    woven = gt.copy()
+    woven[1::2] = np.roll(gt[1::2], 4, axis=1)
+    assert lines(woven.copy(), woven)["weave"] == 0
+    assert lines(gt, woven)["weave"] > 0.2
+
+
+def test_realism_looks_at_the_rainy_image():
+    gt = blocks(128)
+    candidate = Candidate("p", Path("l"), Path("g"), "drs", "", _lq=(gt + 50).astype(np.uint8), _gt=gt)
+    assert Realism().measure(candidate)["brightness"] == pytest.approx(found.look(candidate.lq)["brightness"])
+    assert found.look(candidate.lq)["brightness"] == pytest.approx(found.look(gt)["brightness"] + 50, abs=0.5)

@@ -1,0 +1,111 @@
+"""``python -m unirain_plugin distill -opt FILE``: RAG-based dataset distillation (paper §2); the plan of a dry run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
+from unirain_plugin.distill.inputs import list_references, scan_candidates
+from unirain_plugin.distill.job import Context, Job
+from unirain_plugin.distill.options import DistillOptions, load_options
+from unirain_plugin.distill.pipeline import Pipeline
+from unirain_plugin.distill.stages import STAGES
+from unirain_plugin.distill.workspace import Workspace
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unirain_plugin distill",
+        description="Retrieve real rain for each candidate pair, let voters judge, keep the best. A run that was "
+        "stopped or killed goes on where it was.",
+    )
+    parser.add_argument("-opt", required=True, metavar="FILE", help="option file, options/distill/NAME.yml")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan (counts, VLM calls) and do nothing")
+    parser.add_argument(
+        "--restart", action="store_true", help="discard shards made with other options or inputs (all, if none changed)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Raises:
+        UniRainError: For whatever a user can mend.
+    """
+    arguments = build_parser().parse_args(argv)
+    options = load_options(arguments.opt)
+    if arguments.dry_run:
+        sys.stdout.write(describe_plan(options))
+        return 0
+    try:
+        outcome = Pipeline(options, quiet=arguments.quiet).run(restart=arguments.restart)
+    except KeyboardInterrupt:
+        return 130
+    counts = ", ".join(f"{number} {name}" for name, number in outcome.statistics["outcomes"].items())
+    seconds = sum(outcome.seconds.values())
+    sys.stdout.write(f"{outcome.statistics['candidates']} candidates: {counts} ({seconds:.0f} s) → {outcome.folder}\n")
+    return 0
+
+
+def describe_plan(options: DistillOptions) -> str:
+    """Check options and inputs and describe the run in a few lines; writes nothing.
+
+    Raises:
+        OptionError: If options are wrong or something is not installed.
+        DataError: If inputs are missing, empty or malformed.
+    """
+    pipeline = Pipeline(options, quiet=True)
+    pipeline.check()
+    references = len(list_references(options.references))
+    job = Job(options, str(options.work_folder), references, pipeline.candidate_file(Path(), "", _count(options)))
+    context = Context(job)
+    workspace = Workspace(options.work_folder)
+    lines = [
+        f"run        {options.name}: {references} references, {job.candidates.count} candidates",
+        f"parts      captioner {options.captioner['type']}, embedder {options.embedder['type']}, "
+        f"text encoder {options.text_encoder['type']}",
+        f"retrieval  K1 {options.retrieval.k1} → K2 {options.retrieval.k2} → K3 {options.retrieval.k3}, "
+        f"index {options.retrieval.index}, SSIM at {options.retrieval.working_size}²",
+        f"voters     {', '.join(voter.name for voter in context.voters)}; {len(context.voters) // 2 + 1} of "
+        f"{len(context.voters)} must agree",
+        f"engine     {options.engine.type}, {options.engine.workers} workers",
+        f"work       {options.work_folder} → {options.output_folder}",
+    ]
+    for name, stage in STAGES.items():
+        shards = stage.shards(job)
+        missing = len(workspace.missing(name, shards))
+        lines.append(f"stage      {stage.title}: {stage.items(job)} images, {missing} of {shards} shards to make")
+    return "\n".join([*lines, *_costs(context)]) + "\n"
+
+
+def _costs(context: Context) -> list[str]:
+    job = context.job
+    captions = context.captioner.calls(job.references + job.candidates.count)
+    lines = [f"calls      captioner: {captions}"] if captions else []
+    total = captions
+    for voter in context.voters:
+        cost = voter.cost(job.candidates.count, min(context.options.retrieval.k3, job.references))
+        total += cost.calls
+        if cost.calls:
+            lines.append(f"calls      voter {voter.name}: at most {cost.calls} requests with {cost.images} images")
+    early = " (early exit, rejected duplicates and the cache can only lessen them)" if total else ""
+    return [*lines, f"cost       at most {total} VLM calls{early}"]
+
+
+def _count(options: DistillOptions) -> int:
+    """Number of candidates; every line of a manifest is checked on the way."""
+    candidates = options.candidates
+    if candidates.manifest is not None:
+        return scan_candidates(candidates.manifest, options.shard_size)[0]
+<<<<<<< HEAD:unirain_plugin/distill/plan.py
+    from unirain_plugin.data.folders import find_types, scan_rainrag
+
+=======
+>>>>>>> p/D:unirain_plugin/distill/command.py
+    root = str(candidates.dataroot)
+    return len(scan_rainrag(root, find_types(root, None)))

@@ -1,0 +1,64 @@
+"""The interfaces of what describes an image: captioner, embedder, text encoder (the paper's relation triplets)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unirain_plugin.distill.registry import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A rainy image to be described.
+
+    Attributes:
+        id: Of the reference or candidate.
+        path: Its file.
+        image: uint8 RGB (H, W, 3).
+    """
+
+    id: str
+    path: Path
+    image: np.ndarray
+
+
+class Captioner(Part, ABC):
+    """Base of all captioners; register subclasses with ``@CAPTIONER.register()``."""
+
+    @abstractmethod
+    def caption(self, scenes: Sequence[Scene]) -> list[str]:
+        """Describe a batch: one sentence for each image, in order, the same whatever else is in the batch."""
+
+    def calls(self, images: int) -> int:
+        """Requests to a server that describing so many images takes, for ``--dry-run``."""
+        return 0
+
+
+class Embedder(Part, ABC):
+    """Base of all embedders; register subclasses with ``@EMBEDDER.register()``.
+
+    Attributes:
+        batch_size: Images that the pipeline hands over (and keeps in memory) at a time.
+    """
+
+    batch_size: int = 16
+
+    @abstractmethod
+    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Describe a batch of uint8 RGB images (H, W, 3), of any sizes, by vectors: float32 (n, d).
+
+        The pipeline compares them by cosine; they need not have unit length.
+        """
+
+
+class TextEncoder(Part, ABC):
+    """Base of all text encoders; register subclasses with ``@TEXT_ENCODER.register()``."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Turn sentences into vectors: float32 (n, d). The pipeline compares them by L2 distance."""

@@ -1,0 +1,100 @@
+"""Captions made elsewhere (the paper uses BLIP), read from a CSV or JSONL file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from unirain_plugin.distill.describers.base import Captioner, Scene
+from unirain_plugin.distill.records import DistillError
+from unirain_plugin.distill.registry import CAPTIONER, file_stamp
+from unirain_plugin.errors import DataError, OptionError
+
+_NAMES = ("image", "id", "path", "file", "filename")
+
+
+@CAPTIONER.register()
+class SidecarCaptioner(Captioner):
+    """Looks captions up by image: its absolute path, its path below the file's folder, its path as listed, or its id.
+
+    A CSV has a heading line with a column ``caption`` and one of ``image``, ``id``, ``path``, ``file``, ``filename``;
+    a JSONL has the same keys. Both are plain data: nothing in a caption is interpreted.
+
+    Args:
+        files: One file, or several (one for the references and one for the candidates, say).
+    """
+
+    registry_name = "sidecar"
+
+    def __init__(self, files: str | list[str]) -> None:
+        self.files = [files] if isinstance(files, str) else list(files)
+        if not self.files:
+            raise OptionError("files: expected at least one CSV or JSONL file.")
+        for name in self.files:
+            if Path(name).suffix.lower() not in (".csv", ".jsonl"):
+                raise OptionError(f"files: expected a name ending in .csv or .jsonl, got '{name}'.")
+        self._captions: dict[str, set[str]] | None = None
+
+    def check(self) -> None:
+        """Read the files."""
+        self._load()
+
+    def fingerprint(self) -> dict:
+        """The files by size and time."""
+        return {**super().fingerprint(), "stamps": [file_stamp(name) for name in self.files]}
+
+    def caption(self, scenes: Sequence[Scene]) -> list[str]:
+        """Look the captions up.
+
+        Raises:
+            DistillError: If an image has no caption, or several.
+        """
+        captions = self._load()
+        result = []
+        for scene in scenes:
+            keys = (str(scene.path.absolute()), str(scene.path), scene.id)
+            found = next((captions[key] for key in keys if key in captions), set())
+            if len(found) != 1:
+                count = "no caption" if not found else f"{len(found)} different captions"
+                raise DistillError(f"{', '.join(self.files)}: {count} for the image '{scene.id}' ({scene.path}).")
+            result += found
+        return result
+
+    def _load(self) -> dict[str, set[str]]:
+        if self._captions is None:
+            captions: dict[str, set[str]] = {}
+            for name in self.files:
+                for image, caption in _read(Path(name)):
+                    for key in {image, str((Path(name).parent / image).absolute())}:
+                        captions.setdefault(key, set()).add(caption)
+            self._captions = captions
+        return self._captions
+
+
+def _read(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file) if path.suffix.lower() == ".csv" else _json_lines(file, path)
+            for number, row in enumerate(rows, 2 if path.suffix.lower() == ".csv" else 1):
+                image = next((row[key] for key in _NAMES if row.get(key)), None)
+                caption = row.get("caption")
+                if not isinstance(image, str) or not isinstance(caption, str) or not caption.strip():
+                    raise DataError(f"{path}:{number}: expected a `caption` and one of {', '.join(_NAMES)}; got {row}.")
+                yield image, " ".join(caption.split())
+    except OSError as error:
+        raise DataError(f"{path}: the captions cannot be read: {error.strerror or error}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: the captions cannot be read: {error}.") from error
+
+
+def _json_lines(file: Iterator[str], path: Path) -> Iterator[dict]:
+    for number, line in enumerate(file, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: not valid JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: expected a JSON object with image and caption.")
+        yield row

@@ -1,1 +1,0 @@
-"""What comes out: manifest, votes, meta-info files, statistics, report."""

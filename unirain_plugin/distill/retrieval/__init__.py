@@ -1,1 +1,0 @@
-"""The three-level retrieval cascade (paper §2)."""

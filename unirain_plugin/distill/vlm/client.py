@@ -1,0 +1,351 @@
+"""Asks a vision-language model behind an OpenAI-compatible server (``/v1/chat/completions``).
+
+vLLM, SGLang, llama.cpp, Ollama and ``transformers serve`` speak this protocol. The key comes from the environment and
+appears in no reply and no message, even if the server repeats it. What goes wrong for one reply
+(:class:`UnusableReplyError`) is told apart from what goes wrong for all
+(:class:`~unirain_plugin.distill.records.ServiceError`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+
+from unirain_plugin.distill.records import DistillError, ServiceError, shrink
+from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.support.packages import require
+
+DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+OPENAI_HOST = "api.openai.com"
+MOST_BYTES = 1 << 20
+"""Longest answer that is read: a verdict takes some hundred bytes, and a broken server may never stop."""
+PASSING_STATUS = (408, 409, 429)
+SHORTEST_KEY = 6
+"""A shorter key is none that anyone keeps secret, such as ``none``; taken out of replies it would spoil them."""
+_OPENING = threading.Lock()
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class UnusableReplyError(DistillError):
+    """One reply cannot be used: HTML, no JSON, cut off, empty, too long, a refused request.
+
+    Attributes:
+        raw: What came, cut to a length that can be recorded.
+        refused: Whether the server refused the request (400, 413, 422).
+    """
+
+    def __init__(self, message: str, raw: str = "", refused: bool = False) -> None:
+        super().__init__(message)
+        self.raw = raw[:4000]
+        self.refused = refused
+
+
+@dataclass
+class VlmClient:
+    """A connection to one model; cheap to build, picklable, safe to use from several threads.
+
+    Attributes:
+        base_url: The server's address up to ``/v1``.
+        model: The model's name there.
+        api_key_env: Environment variable with the key. None: ``OPENAI_API_KEY`` if it is set (it must be for OpenAI's
+            own server), else no key, as most local servers want.
+        max_tokens: Longest reply.
+        temperature: 0 for the likeliest reply.
+        seed: Passed to servers that know it; None leaves it out.
+        timeout: Seconds for one request in all.
+        retries: Further tries after a time-out, a lost connection, 408, 409, 429 or 5xx: those of the client library,
+            half a second apart, then twice that and so on to 8 seconds, with jitter, or as ``Retry-After`` says.
+        backoff: Without effect since the client library sets the pauses.
+        max_side: Images are shrunk to this longer side, pixels.
+        extra_body: Further fields of the request, for example ``{"chat_template_kwargs": …}``.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+    max_tokens: int = 256
+    temperature: float = 0.0
+    seed: int | None = 0
+    timeout: float = 120.0
+    retries: int = 5
+    backoff: float | None = None
+    max_side: int = 768
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url) if isinstance(self.base_url, str) else None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+            raise OptionError(f"base_url: expected an address like http://localhost:8000/v1, got {self.base_url!r}.")
+        if parts.username or parts.password:
+            raise OptionError("base_url: holds a user or password; keys come from the environment only (api_key_env).")
+        if not isinstance(self.model, str) or not self.model:
+            raise OptionError(f"model: expected the name of a model on the server, got {self.model!r}.")
+        for name, low, high in (
+            ("max_tokens", 16, 1 << 16), ("temperature", 0, 2), ("timeout", 0.1, 3600), ("retries", 0, 100),
+            ("max_side", 32, 768),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise OptionError(f"{name}: expected a number from {low} to {high}, got {value!r}.")
+        if not isinstance(self.extra_body, Mapping):
+            raise OptionError(f"extra_body: expected a mapping, got {self.extra_body!r}.")
+        if self.backoff is not None:
+            warnings.warn("backoff: has no effect, the client library sets the pauses.", FutureWarning, stacklevel=2)
+        self._connection: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_connection": None}
+
+    def check(self) -> None:
+        """Look, without connecting, whether the package and the key are there.
+
+        Raises:
+            OptionError: Naming the package, or the environment variable.
+        """
+        require("openai", "openai", "vlm")
+        self._key()
+
+    def decoding(self) -> dict[str, Any]:
+        """What the reply depends on beside prompt and images."""
+        return {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed,
+                "max_side": self.max_side, "extra_body": dict(self.extra_body)}  # fmt: skip
+
+    def ask(
+        self,
+        prompt: str,
+        images: Sequence[np.ndarray],
+        labels: Sequence[str],
+        schema: Mapping[str, Any] | None = None,
+        system: str | None = None,
+        question: str | None = None,
+    ) -> str:
+        """Ask about some images.
+
+        Args:
+            prompt: Text before the images.
+            images: uint8 RGB (H, W, 3); shrunk to ``max_side`` and sent as PNG.
+            labels: A text put before each image.
+            schema: JSON schema of the reply, sent as ``response_format``; old servers ignore it, so check the reply.
+            system: System message.
+            question: Text after the images.
+
+        Returns:
+            The reply's text.
+
+        Raises:
+            UnusableReplyError: If this reply cannot be used, or the server refuses this request (400, 413, 422).
+            ServiceError: If no request can be answered: server down or too slow, key refused, model unknown.
+        """
+        content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
+        for image, label in zip(images, labels, strict=True):
+            content.append({"type": "text", "text": label})
+            content.append({"type": "image_url", "image_url": {"url": data_url(image, self.max_side)}})
+        if question:
+            content.append({"type": "text", "text": question})
+        messages = [{"role": "system", "content": system}] if system else []
+        request = {
+            "model": self.model,
+            "messages": [*messages, {"role": "user", "content": content}],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
+        if self.seed is not None:
+            request["seed"] = self.seed
+        if schema is not None:
+            named = {"name": "reply", "strict": True, "schema": dict(schema)}
+            request["response_format"] = {"type": "json_schema", "json_schema": named}
+        try:
+            return self._scrub(_content(self._send(request)))
+        except UnusableReplyError as error:
+            raise UnusableReplyError(self._scrub(str(error)), self._scrub(error.raw), error.refused) from None
+        except DistillError as error:
+            raise type(error)(self._scrub(str(error))) from None
+
+    def close(self) -> None:
+        """Close the connection; a later question opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _key(self) -> str | None:
+        name = self.api_key_env or DEFAULT_KEY_VARIABLE
+        key = os.environ.get(name, "").strip()
+        if not key and (self.api_key_env or urlsplit(self.base_url).hostname == OPENAI_HOST):
+            raise OptionError(f"the API key for {self.base_url} is missing: set the environment variable {name}.")
+        return key or None
+
+    def _open(self) -> Any:
+        openai = require("openai", "openai", "vlm")
+        with _OPENING:
+            if self._connection is None:
+                for transport in ("httpcore", "httpcore2"):  # they log headers, in which a server may repeat the key
+                    logging.getLogger(transport).setLevel(logging.INFO)
+                self._connection = openai.OpenAI(
+                    api_key=self._key() or "none",
+                    base_url=self.base_url,
+                    timeout=self.timeout,
+                    max_retries=self.retries,
+                )
+            return self._connection
+
+    def _send(self, request: Mapping[str, Any]) -> str:
+        """Send a request until it is answered; returns the body.
+
+        Raises:
+            UnusableReplyError: As :meth:`ask`.
+            ServiceError: As :meth:`ask`.
+        """
+        openai, connection = require("openai", "openai", "vlm"), self._open()
+        problem = ""
+        for _ in range(self.retries + 1):
+            try:
+                return self._receive(connection, request)
+            except TimeoutError as error:  # in the middle of the reply, which is beyond the client library's retries
+                problem = str(error)
+            except openai.APIConnectionError as error:  # time-outs are connection errors there
+                problem = str(error.__cause__ or "") or type(error.__cause__ or error).__name__
+                break
+            except openai.APIStatusError as error:
+                if error.status_code < 500 and error.status_code not in PASSING_STATUS:
+                    raise self._refused(error) from None
+                problem = f"status {error.status_code}: {self._line(error.response.text)}"
+                break
+            except openai.OpenAIError as error:
+                raise ServiceError(f"{self.base_url}: {self._line(str(error))}") from None
+        raise ServiceError(f"{self.base_url} does not answer (model {self.model}): {problem}. Tried {self.retries + 1} "
+                           "times. Finished work is kept: start the server and run again.")  # fmt: skip
+
+    def _receive(self, connection: Any, request: Mapping[str, Any]) -> str:
+        """One try. The body is read bit by bit, so that neither its length nor its slowness is without a bound."""
+        create = connection.chat.completions.with_streaming_response.create
+        body, end = bytearray(), time.monotonic() + self.timeout
+        with create(**request, extra_body=dict(self.extra_body) or None) as response:
+            try:
+                for part in response.iter_bytes():
+                    body += part
+                    if len(body) > MOST_BYTES:
+                        raise UnusableReplyError(
+                            f"the reply is longer than {MOST_BYTES} bytes", self._scrub(_text(body))
+                        )
+                    if time.monotonic() > end:
+                        raise TimeoutError(f"the reply took longer than {self.timeout:g} s")
+            except (UnusableReplyError, TimeoutError):
+                raise
+            except Exception as error:  # the transport's own errors: a connection cut in the middle, a slow read
+                raise TimeoutError(f"the reply broke off: {type(error).__name__}: {error}") from error
+        return self._scrub(_text(body))
+
+    def _refused(self, error: Any) -> DistillError:
+        """What a 4xx means."""
+        status, text = error.status_code, self._line(error.response.text)
+        if status in (401, 403):
+            name = self.api_key_env or DEFAULT_KEY_VARIABLE
+            return ServiceError(
+                f"{self.base_url} refuses the key (status {status}); check the environment variable {name}."
+            )
+        if status == 404 or ("model" in text.lower() and ("not exist" in text.lower() or "not found" in text.lower())):
+            known = self._models()
+            serves = f"{did_you_mean(self.model, known)} It serves: {', '.join(known[:20])}." if known else ""
+            return ServiceError(f"{self.base_url} does not know the model '{self.model}' or the address is not that of "
+                                f"an OpenAI-compatible server (status {status}).{serves}")  # fmt: skip
+        return UnusableReplyError(f"the server refuses the request (status {status}): {text}", text, refused=True)
+
+    def _models(self) -> list[str]:
+        try:
+            return [model.id for model in self._open().with_options(max_retries=0).models.list(timeout=10).data]
+        except Exception:  # only to make a message better
+            return []
+
+    def _line(self, text: str) -> str:
+        """A text in one line, the key taken out before it can be cut in two."""
+        return self._scrub(" ".join(text.split()))[:500]
+
+    def _scrub(self, text: str) -> str:
+        """Take the key out of what a server sent, as it is, percent-encoded, escaped as in JSON, or in base64."""
+        key = self._key()
+        return re.sub("|".join(_forms_of(key)), "***", text) if key and len(key) >= SHORTEST_KEY else text
+
+
+def ask_all(ask: Callable[[T], R], items: Sequence[T], concurrency: int, client: VlmClient) -> list[R]:
+    """Ask about several items at a time; at the first failure nothing more is asked.
+
+    Raises:
+        Exception: The first failure.
+    """
+    failures: list[Exception] = []
+
+    def guarded(item: T) -> R | None:
+        if failures:
+            return None
+        try:
+            return ask(item)
+        except Exception as error:
+            failures.append(error)
+            client.close()  # ends the retries of the others
+            return None
+
+    with ThreadPoolExecutor(min(concurrency, max(len(items), 1)), thread_name_prefix="vlm") as pool:
+        answers = list(pool.map(guarded, items))
+    if failures:
+        raise failures[0]
+    return answers
+
+
+def _forms_of(key: str) -> Iterator[str]:
+    """Regular expressions of what a key looks like in replies."""
+    yield "".join(rf"(?:{re.escape(c)}|%(?i:{ord(c):02x})|\\+u(?i:{ord(c):04x}))" for c in key)
+    data = key.encode()
+    for before in range(3):  # bytes that precede it in its group of three, as of "Bearer "
+        code = base64.b64encode(b"\0" * before + data).decode()
+        whole = code[(0, 2, 3)[before] : (before + len(data)) * 8 // 6]  # the characters that the key alone decides
+        yield re.escape(whole).replace(r"\+", r"[+\-]").replace("/", "[/_]")
+
+
+def data_url(image: np.ndarray, max_side: int) -> str:
+    """An image, uint8 RGB (H, W, 3), as ``data:image/png;base64,…``, shrunk to a longer side of ``max_side``."""
+    code = cv2.imencode(".png", cv2.cvtColor(shrink(image, max_side), cv2.COLOR_RGB2BGR))[1].tobytes()
+    return "data:image/png;base64," + base64.b64encode(code).decode("ascii")
+
+
+def _text(body: bytes | bytearray) -> str:
+    return bytes(body).decode("utf-8", "replace")
+
+
+def _content(body: str) -> str:
+    """The text of the one choice in a completion.
+
+    Raises:
+        UnusableReplyError: If the body is no completion, or the text was cut off or is empty.
+    """
+    try:
+        completion = json.loads(body)
+    except ValueError:
+        kind = "HTML" if body.lstrip()[:1] == "<" else "no JSON"
+        raise UnusableReplyError(f"the server sent {kind} instead of a completion", body) from None
+    try:
+        choice = completion["choices"][0]
+        content = choice["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        raise UnusableReplyError("the server's JSON is no chat completion", body) from None
+    if isinstance(content, list):  # some servers answer in parts, as they are asked
+        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    if not isinstance(content, str) or not content.strip():
+        raise UnusableReplyError("the reply is empty", body)
+    if choice.get("finish_reason") == "length":
+        raise UnusableReplyError("the reply was cut off at max_tokens", content)
+    return content

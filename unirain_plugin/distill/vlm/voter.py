@@ -1,0 +1,220 @@
+"""The voter that asks a vision-language model (the paper's generation stage, §2), and its replies on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unirain_plugin.distill.records import DistillError, ServiceError, Vote, VoteTask
+from unirain_plugin.distill.registry import VOTER
+from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, ask_all
+from unirain_plugin.distill.vlm.prompt import SCHEMA, contact_sheet, fill, labelled_images, load_prompt, parse_verdict
+from unirain_plugin.distill.voters.base import Cost, Voter
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.files import write_whole
+
+
+class ReplyCache:
+    """One small file a reply, named after the hash of everything that the reply depends on.
+
+    Only replies that held a verdict are kept; errors and unusable replies never are.
+
+    Args:
+        folder: Where; None keeps nothing.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self._folder = None if folder is None else Path(folder)
+
+    @staticmethod
+    def key(parts: Mapping[str, Any]) -> str:
+        """Hash of JSON-able parts."""
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def get(self, key: str) -> str | None:
+        """The reply, or None if there is none; a damaged file counts as none."""
+        if self._folder is None:
+            return None
+        try:
+            entry = json.loads(self._path(key).read_text(encoding="utf-8"))
+            return entry["reply"] if entry["key"] == key and isinstance(entry["reply"], str) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, key: str, reply: str) -> None:
+        """Keep a reply; the file appears whole or not at all.
+
+        Raises:
+            DistillError: If it cannot be written (disk full, no permission).
+        """
+        if self._folder is None:
+            return
+        path = self._path(key)
+        try:
+            write_whole(path, json.dumps({"key": key, "reply": reply}))
+        except DataError as error:
+            raise DistillError(f"cache: {error}") from error
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.json"
+
+
+def default_folder() -> Path:
+    """``$XDG_CACHE_HOME/unirain_plugin/vlm``, or that below ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unirain_plugin" / "vlm"
+
+
+MODES = ("several", "sheet")
+USELESS_AT_FIRST, USELESS_IN_TURN = 4, 32
+"""So many replies without a verdict, before the first one with it or in turn, are not the pairs' fault (our choice)."""
+
+
+@VOTER.register()
+class Vlm(Voter):
+    """Shows the pair and its retrieved references to a model and takes its verdict.
+
+    A reply without exactly one valid verdict is an abstention with the reason and the raw reply recorded, until there
+    are too many of them (:data:`USELESS_AT_FIRST`). It is asked only while the majority is open (``costly``).
+
+    Args:
+        base_url: Server's address up to ``/v1``.
+        model: The model's name there.
+        name: Unique name within the pipeline.
+        images: ``several`` images with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet``
+            for models that are weak with several.
+        prompt: Template file; None for :data:`.prompt.DEFAULT_PROMPT`.
+        cache: Folder of replies; None for :func:`default_folder`, False for no cache.
+        concurrency: Requests at a time.
+        api_key_env: Environment variable with the key (see :class:`.VlmClient`, also for the remaining keys).
+        max_tokens: Longest reply.
+        temperature: Of the decoding.
+        seed: Of the decoding; None leaves it out.
+        timeout: Seconds a request.
+        retries: After passing failures.
+        backoff: Without effect.
+        max_side: Longer side of the images sent, at most 768 pixels.
+        extra_body: Further fields of the request.
+    """
+
+    registry_name = "vlm"
+    costly = True
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        name: str | None = None,
+        images: str = "several",
+        prompt: str | None = None,
+        cache: str | bool | None = None,
+        concurrency: int = 8,
+        api_key_env: str | None = None,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = 0,
+        timeout: float = 120.0,
+        retries: int = 5,
+        backoff: float | None = None,
+        max_side: int = 768,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name)
+        if images not in MODES:
+            raise OptionError(f"images: expected one of {', '.join(MODES)}, got {images!r}.")
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= 512:
+            raise OptionError(f"concurrency: expected a whole number from 1 to 512, got {concurrency!r}.")
+        if cache is True or not isinstance(cache, (str, bool, type(None))):
+            raise OptionError(f"cache: expected a folder, or false for none, got {cache!r}.")
+        self._client = VlmClient(base_url, model, api_key_env, max_tokens, temperature, seed, timeout, retries, backoff,
+                                 max_side, extra_body or {})  # fmt: skip
+        self._images, self._concurrency = images, concurrency
+        self._prompt = load_prompt(prompt)
+        self._useless: list[UnusableReplyError] = []  # in turn
+        self._useful = False
+        self._cache = ReplyCache(None if cache is False else cache or default_folder())
+
+    def check(self) -> None:
+        """Look for the package and the key."""
+        self._client.check()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What verdicts depend on; not the server's address, nor what only changes speed."""
+        return {"type": type(self).__qualname__, "version": self.version, **self._settings()}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"model": self._client.model, "prompt": self._prompt.digest, "images": self._images,
+                "decoding": self._client.decoding(), "schema": SCHEMA}  # fmt: skip
+
+    def cost(self, candidates: int, references: int) -> Cost:
+        """One request a candidate; with each the pair and its references, or one sheet."""
+        return Cost(candidates, candidates * (1 if self._images == "sheet" else 2 + references))
+
+    def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
+        """Ask about all tasks, several at a time; at the first failure of the server the rest is not asked.
+
+        Raises:
+            ServiceError: If the server is down, too slow, refuses the key, does not know the model, or gives too many
+                useless replies in turn.
+            DistillError: If the cache cannot be written.
+        """
+        self._client.check()
+        return ask_all(self._vote, tasks, self._concurrency, self._client)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _vote(self, task: VoteTask) -> Vote:
+        images, labels = labelled_images(task)
+        key = self._key(task, images)
+        details = {"model": self._client.model, "prompt": self._prompt.digest[:16]}
+        reply = self._cache.get(key)
+        fresh = reply is None
+        try:
+            if fresh:
+                reply = self._ask(task, images, labels)
+            keep, reason = parse_verdict(reply)
+        except UnusableReplyError as error:
+            self._count(error)
+            failure = {"failure": str(error), "raw": error.raw, **({"refused": True} if error.refused else {})}
+            return Vote(self.name, None, f"no usable verdict: {error}", {**details, **failure})
+        if fresh:
+            self._useful = True
+            self._useless.clear()
+            self._cache.put(key, reply)
+        kind = {} if keep else {"kind": "model"}
+        return Vote(self.name, keep, reason, {**details, **kind, "raw": reply})
+
+    def _count(self, error: UnusableReplyError) -> None:
+        self._useless.append(error)
+        if len(self._useless) >= (USELESS_IN_TURN if self._useful else USELESS_AT_FIRST):
+            what = "refused" if error.refused else "answered without a verdict"
+            hint = " Perhaps it takes fewer images: try images: sheet." if error.refused else ""
+            raise ServiceError(
+                f"{self._client.base_url} (model {self._client.model}): the last {len(self._useless)} requests were "
+                f"{what}. {error}. It sent: {error.raw[:300]!r}.{hint} Verdicts so far are kept: mend the server and "
+                "run again."
+            )
+
+    def _ask(self, task: VoteTask, images: list[np.ndarray], labels: list[str]) -> str:
+        if self._images == "sheet":
+            images, labels = [contact_sheet(images, labels, self._client.max_side)], ["CONTACT SHEET:"]
+            text = self._prompt.sheet
+        else:
+            text = self._prompt.images
+        question = fill(self._prompt.question, task)
+        return self._client.ask(fill(text, task), images, labels, SCHEMA, self._prompt.system, question)
+
+    def _key(self, task: VoteTask, images: list[np.ndarray]) -> str:
+        """Hash of the query's pixels, the references (ids and pixels), captions, prompt, model and decoding."""
+        pixels = [hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest() for image in images]
+        ids = [found.reference.id for found in task.retrieved]
+        captions = [task.candidate.caption, *(found.reference.caption for found in task.retrieved)]
+        return ReplyCache.key({**self._settings(), "pixels": pixels, "references": ids, "captions": captions,
+                               "rain_type": task.candidate.rain_type})  # fmt: skip

@@ -1,0 +1,169 @@
+"""The three voters without weights: each looks for some of the findings among one set of figures a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from unirain_plugin.distill.records import Candidate, Reference, Vote, VoteTask
+from unirain_plugin.distill.registry import VOTER
+from unirain_plugin.distill.voters import findings as found
+from unirain_plugin.distill.voters.base import Voter
+from unirain_plugin.distill.voters.clean_image import lines, sharpness
+from unirain_plugin.distill.voters.findings import (
+    Check,
+    Figures,
+    Finding,
+    judge,
+    learn_ranges,
+    look,
+    outside,
+    rain_in_clean,
+)
+from unirain_plugin.distill.voters.frame import MIN_SIDE, make_frame
+from unirain_plugin.distill.voters.rain_layer import rain_layer
+from unirain_plugin.distill.voters.registration import registration
+from unirain_plugin.distill.voters.tones import tones
+from unirain_plugin.errors import OptionError
+
+VERSION = 3
+"""Part of the default voters' fingerprints: raise it whenever a figure or a limit changes."""
+
+
+def pair_evidence(candidate: Candidate) -> dict[str, float]:
+    """Figures of a candidate, computed at the first call; empty for images too small to judge."""
+    return candidate.derived("pair_evidence", _measure)
+
+
+def _measure(candidate: Candidate) -> dict[str, float]:
+    frame = make_frame(candidate.lq, candidate.gt)
+    if frame is None:
+        return {}
+    tone_figures, table = tones(frame)
+    of_lines = lines(candidate.lq, candidate.gt)
+    return {**registration(frame), **tone_figures, **rain_layer(frame, table), **sharpness(frame), **of_lines}
+
+
+class DefaultVoter(Voter):
+    """Base of the voters without weights. A subclass lists its findings, from the most specific to the most general.
+
+    Clear defects show from more than one side, so each is looked at by two of the three voters, and the paper's
+    majority rule alone rejects the pair; a doubt of one voter does not.
+
+    Args:
+        name: Unique name within the pipeline.
+        strictness: Above 1 all limits are tighter, below 1 wider.
+    """
+
+    version = VERSION
+    praise: ClassVar[str]
+    checks: ClassVar[tuple[Check, ...]]
+
+    def __init__(self, name: str | None = None, strictness: float = 1.0) -> None:
+        super().__init__(name)
+        if isinstance(strictness, bool) or not isinstance(strictness, (int, float)) or not 0.1 <= strictness <= 10:
+            raise OptionError(f"strictness: expected a number from 0.1 to 10, got {strictness!r}.")
+        self.strictness = float(strictness)
+
+    def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
+        """What may speak against a pair, each with its severity."""
+        return [check(figures) for check in self.checks]
+
+    def measure(self, candidate: Candidate) -> Mapping[str, Any]:
+        """The pair's evidence (shared, measured once); empty for images below :data:`.MIN_SIDE` pixels."""
+        return pair_evidence(candidate)
+
+    def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
+        """Judge each pair by its figures; no image is read if they were measured before."""
+        return [self._vote(task) for task in tasks]
+
+    def _vote(self, task: VoteTask) -> Vote:
+        figures = task.measurements.get(self.name)
+        if figures is None:
+            figures = self.measure(task.candidate)
+        if not figures:
+            return Vote(self.name, None, f"too small to judge: a side has less than {MIN_SIDE} pixels")
+        findings = self.findings(figures, task.candidate.rain_type)
+        return judge(self.name, findings, self.strictness, self.praise)
+
+
+@VOTER.register()
+class Realism(DefaultVoter):
+    """Rain brightens (streaks) or is out of focus (drops), has soft edges and no colour of its own, leaves the scene's
+    edges and the tone elsewhere alone, and is no stronger than the references show (:mod:`.findings`).
+    """
+
+    registry_name = "realism"
+    praise = "the difference looks like rain, within the range of the references"
+    checks = (
+        found.identical,
+        found.wrong_scene,
+        found.misaligned,
+        found.exposure,
+        found.colour,
+        found.noise_apart,
+        found.flat_rain,
+    )
+
+    def __init__(self, name: str | None = None, strictness: float = 1.0) -> None:
+        super().__init__(name, strictness)
+        self._ranges: dict[str, tuple[float, float]] = {}
+
+    def measure(self, candidate: Candidate) -> Mapping[str, Any]:
+        """The pair's evidence and the look of its rainy image."""
+        figures = pair_evidence(candidate)
+        return {**figures, **look(candidate.lq)} if figures else {}
+
+    def measure_reference(self, reference: Reference) -> Mapping[str, Any]:
+        """The look of a real rainy image."""
+        return look(reference.image)
+
+    def setup(self, references: Sequence[Reference]) -> None:
+        """Draw the ranges of real rain from all references."""
+        looks = (r.measurements.get(self.name) or self.measure_reference(r) for r in references)
+        self._ranges = learn_ranges(list(looks))
+
+    def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
+        """Also whose rain it is, and whether real rain looks so."""
+        own = super().findings(figures, rain_type)
+        return [*own, rain_in_clean(figures, rain_type), *outside(self._ranges, figures)]
+
+
+@VOTER.register()
+class PairConsistency(DefaultVoter):
+    """Alignment, structure, tone, colour, detail, noise: what differs between the images where there is no rain."""
+
+    registry_name = "pair_consistency"
+    praise = "the images agree where there is no rain"
+    checks = (
+        found.identical,
+        found.wrong_scene,
+        found.framed,
+        found.interlaced,
+        found.misaligned,
+        found.blocks_apart,
+        found.exposure,
+        found.colour,
+        found.noise_apart,
+        found.blurred,
+        found.leftover,
+        found.flat_rain,
+        found.flat,
+    )
+
+
+@VOTER.register()
+class GtQuality(DefaultVoter):
+    """Content, compression blocks, noise, blur, and rain left in the clean image; the rainy one is the witness.
+
+    NIQE, which the toolbox has, is not used: it takes 100 ms and more an image, fails below 192 pixels, and its
+    model of natural images calls clean night scenes bad.
+    """
+
+    registry_name = "gt_quality"
+    praise = "the clean image is sharp and free of noise, compression blocks and rain"
+    checks = (found.flat, found.framed, found.interlaced, found.blocky, found.noisy, found.blurred, found.leftover)
+
+    def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
+        """Also whose rain it is."""
+        return [*super().findings(figures, rain_type), rain_in_clean(figures, rain_type)]
