@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from unirain_plugin.data.rainrag_folder import find_types, scan_rainrag
+from unirain_plugin.data.folders import find_types, scan_rainrag
 from unirain_plugin.distill.inputs import list_references, scan_candidates
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions, load_options
@@ -102,10 +102,5 @@ def _count(options: DistillOptions) -> int:
     candidates = options.candidates
     if candidates.manifest is not None:
         return scan_candidates(candidates.manifest, options.shard_size)[0]
-<<<<<<< HEAD:unirain_plugin/distill/plan.py
-    from unirain_plugin.data.folders import find_types, scan_rainrag
-
-=======
->>>>>>> p/D:unirain_plugin/distill/command.py
     root = str(candidates.dataroot)
     return len(scan_rainrag(root, find_types(root, None)))
