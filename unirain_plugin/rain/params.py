@@ -1,4 +1,4 @@
-"""What the rain renderer draws from: every range of every rain scene, in three frozen dataclasses.
+"""What the rain renderer draws from: every range of every rain scene, in four frozen dataclasses.
 
 A pair of numbers is a range ``(low, high)`` from which each scene draws one value, uniformly unless it says otherwise.
 Lengths in pixels hold for a picture whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
