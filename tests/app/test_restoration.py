@@ -8,7 +8,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from app_pictures import random_network, random_picture, write_network
+from app_pictures import random_network, random_image, write_network
 from PIL import Image
 
 from unirain_plugin import __main__ as cli
@@ -30,7 +30,7 @@ def test_preview_by_hand():
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_size_is_checked_before_decoding(tmp_path, suffix):
     path = tmp_path / f"large.{suffix}"
-    cv2.imwrite(str(path), random_picture(30, 40, dtype=np.uint16))
+    cv2.imwrite(str(path), random_image(30, 40, dtype=np.uint16))
     assert Restorer([], None, 1200, tmp_path).open(path).pixels.shape == (30, 40, 3)
     with pytest.raises(
         DataError, match=rf"^large\.{suffix}: 40 × 30 pixels are too many: at most 0\.001199 megapixels"
@@ -52,14 +52,14 @@ def restorer(tmp_path):
 
 def test_a_result_of_a_long_name_is_written(restorer, tmp_path):
     path = tmp_path / f"{'ä' * 120}.png"
-    Image.fromarray(random_picture(20, 24)).save(path)
+    Image.fromarray(random_image(20, 24)).save(path)
     done = restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", lambda text: None)
     assert done.file.is_file() and done.file.name.startswith("ä" * 99) and done.file.name.endswith("_restored.png")
 
 
 def test_a_folder_that_cannot_be_written_is_told(restorer, tmp_path):
     path = tmp_path / "a.png"
-    Image.fromarray(random_picture(20, 24)).save(path)
+    Image.fromarray(random_image(20, 24)).save(path)
     remove_old, folder = restorer._remove_old, tmp_path / "results"
     restorer._remove_old = lambda: (remove_old(), folder.rmdir())
     with pytest.raises(DataError, match=r"^the result: cannot be written: No such file or directory\.$"):
@@ -72,7 +72,7 @@ def test_old_results_are_removed(restorer, tmp_path):
         folder.mkdir()
     os.utime(old, (time.time() - 4000,) * 2)
     path = tmp_path / "a.png"
-    Image.fromarray(random_picture(20, 24)).save(path)
+    Image.fromarray(random_image(20, 24)).save(path)
     notes = []
     done = restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", notes.append)
     assert not old.exists() and recent.exists() and done.file.name == "a_restored.png"
@@ -86,7 +86,7 @@ def test_old_results_are_removed(restorer, tmp_path):
 )
 def test_only_sizes_that_were_used_are_named(restorer, tmp_path, height, width, named):
     path = tmp_path / "a.png"
-    Image.fromarray(random_picture(height, width)).save(path)
+    Image.fromarray(random_image(height, width)).save(path)
     options = RestoreOptions(sizes=(640, 427))
     done = restorer.restore(path, str(restorer.weights[0]), options, "cpu", lambda text: None)
     assert done.summary.endswith(f", fp32{named}")

@@ -249,7 +249,7 @@ def test_wrong_inputs(photos, tmp_path):
     with pytest.raises(DataError, match="is a file; expected a folder of photographs"):
         main([*out, "--input", str(photos / "notes.txt")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: holds no photographs; expected files ending in .bmp"):
+    with pytest.raises(DataError, match=r"empty: holds no photographs; expected files ending in .*\.png"):
         main([*out, "--input", str(tmp_path / "empty")])
     with pytest.raises(OptionError, match="lies inside --input"):
         main(["--input", str(photos), "--output", str(photos / "o")])

@@ -9,6 +9,7 @@ from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, 
 from unirain_plugin.distill.options import RetrievalOptions
 from unirain_plugin.distill.records import DistillError
 from unirain_plugin.errors import OptionError
+from unirain_plugin.support.spec import parse_section
 
 
 def make_arrays(rng, count, same=1):
@@ -160,8 +161,8 @@ def test_index_errors_name_the_numbers(tmp_path):
         TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:, :5], 3)
     with pytest.raises(OptionError, match=r"retrieval\.nprobe: is of IVF indexes; the index is a IndexFlat"):
         TextIndex(build_index(vectors, rows, "Flat"), rows, vectors, nprobe=4)
-    with pytest.raises(ValueError, match="nprobe: is of IVF indexes, got index 'Flat'"):
-        RetrievalOptions(nprobe=4)
+    with pytest.raises(OptionError, match=r"retrieval\.nprobe: is of IVF indexes, got index 'Flat'"):
+        parse_section(RetrievalOptions, {"nprobe": 4}, "retrieval")
 
 
 def test_cosine_of_a_zero_vector_is_zero():

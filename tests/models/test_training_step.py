@@ -10,7 +10,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from model_helpers import StubNet, batch_of, build, options
 from torch import nn
 
-from unirain_plugin.distill.stages.base import Stage
+from unirain_plugin.models.settings import Stage
 from unirain_plugin.errors import OptionError, TrainingError
 from unirain_plugin.models.training_step import Batch
 

@@ -68,7 +68,7 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
         gr.Markdown(_ABOUT)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                file = gr.File(label="Rainy image", file_types=list(IMAGE_SUFFIXES), height=150, elem_id="picture")
+                file = gr.File(label="Rainy image", file_types=list(IMAGE_SUFFIXES), height=150, elem_id="image")
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
                 settings = _settings(restorer, defaults, device)
             with gr.Column(scale=3, min_width=320):

@@ -25,7 +25,7 @@ ERROR_SCALE = 0.2
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 """Colours of text and background (RGB)."""
 
-_GAP, _HEAD, _FOOT = 6, 30, 24
+_SEAM, _HEAD, _FOOT = 6, 30, 24
 
 
 @dataclass(frozen=True)
@@ -68,25 +68,25 @@ def comparison_grid(rows: Sequence[Row], cell: int = 256) -> np.ndarray:
     """
     titles = ("rainy", "restored", "clean", f"error, 0 to {ERROR_SCALE}")
     strips = [_strip(row, cell) for row in rows]
-    width = len(titles) * (cell + _GAP) + _GAP
+    width = len(titles) * (cell + _SEAM) + _SEAM
     canvas = Image.new("RGB", (width, _HEAD + sum(s.shape[0] + _FOOT for s in strips)), PAPER)
     draw = ImageDraw.Draw(canvas)
     font = text_font(15)
     for column, title in enumerate(titles):
-        draw.text((_GAP + column * (cell + _GAP), 7), title, INK, font)
+        draw.text((_SEAM + column * (cell + _SEAM), 7), title, INK, font)
     top = _HEAD
     for row, strip in zip(rows, strips, strict=True):
         canvas.paste(Image.fromarray(strip), (0, top))
         top += strip.shape[0]
         for column, caption in enumerate((f"{row.title}: {row.psnr_lq:.2f} dB", f"{row.psnr_restored:.2f} dB")):
-            draw.text((_GAP + column * (cell + _GAP), top + 2), caption, INK, font)
+            draw.text((_SEAM + column * (cell + _SEAM), top + 2), caption, INK, font)
         top += _FOOT
     return np.asarray(canvas)
 
 
 def _strip(row: Row, cell: int) -> np.ndarray:
     height = round(row.gt.shape[0] * cell / row.gt.shape[1])
-    gap = np.full((height, _GAP, 3), 255, np.uint8)
+    gap = np.full((height, _SEAM, 3), 255, np.uint8)
     parts = [gap]
     for image in (row.lq, row.restored, row.gt, error_map(row.restored, row.gt)):
         resized = cv2.resize(image, (cell, height), interpolation=cv2.INTER_AREA)

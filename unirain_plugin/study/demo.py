@@ -131,7 +131,7 @@ def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2)
     }
     decided = distil(output, "demo", output / "real", workers, settings)
     manifest = output / "distilled" / "manifest.jsonl"
-    create_lmdb.main(["--manifest", str(manifest), "--keep-only", "--output", str(output / "lmdb")])
+    create_lmdb(["--manifest", str(manifest), "--keep-only", "--output", str(output / "lmdb")])
     given = Counter(record.source for record in decided)
     kept = Counter(record.source for record in decided if record.keep)
     lines = [f"{'pairs':<18} {'given':>6} {'kept':>6}"]
