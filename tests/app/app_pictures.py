@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 
-from inference_helpers import SMALL, random_network, random_image
+from inference_helpers import SMALL, random_image, random_network
 
 from unirain_plugin.checkpoints.weights import write_weights
 
-__all__ = ["random_network", "random_image", "write_network"]
+__all__ = ["random_image", "random_network", "write_network"]
 
 
 def write_network(path, net):

@@ -10,8 +10,8 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from model_helpers import StubNet, batch_of, build, options
 from torch import nn
 
-from unirain_plugin.models.settings import Stage
 from unirain_plugin.errors import OptionError, TrainingError
+from unirain_plugin.models.settings import Stage
 from unirain_plugin.models.training_step import Batch
 
 REWEIGHTED = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 2, "warmup": 1, "window": 4}
