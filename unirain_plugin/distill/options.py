@@ -12,6 +12,7 @@ from unirain_plugin.distill.cascade import MIN_SIZE
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, check_section, load_parts
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import KeyPath, Problem, Rule, at_least, between, filled, one_of, parse_section
 
 
@@ -216,4 +217,5 @@ def load_options(path: str | Path) -> DistillOptions:
         OptionError: As :func:`parse_options`, and for a file that is missing or no YAML.
     """
     document = read_option_file(path)
+    import_own((), Path(path).parent)  # modules named under `imports` may lie beside the file
     return parse_options(document.opt, document.file, document.lines)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.toolbox import prepare_import
 
 
@@ -136,11 +137,7 @@ def load_parts(imports: Iterable[str] = ()) -> None:
     """
     for name in BUILT_IN_MODULES:
         importlib.import_module(name)
-    for name in imports:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise OptionError(f"imports: cannot import {name!r}: {error}") from error
+    import_own(imports)
 
 
 def check_section(registry: Registry, section: object, where: str) -> tuple[type, dict[str, Any]]:

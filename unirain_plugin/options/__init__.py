@@ -17,6 +17,7 @@ from pathlib import Path
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import KeyPath, parse_section
 
 __all__ = ["OptionError", "apply_overrides", "check_options", "checked_loader", "load_options", "parse_section"]
@@ -36,6 +37,8 @@ def load_options(
         is_train: Whether the file is for training (``train_pipeline``) or testing (``test_pipeline``).
         check_paths: Whether data folders, manifests and weights must exist already.
 
+    Modules that the file names under ``imports:`` are imported first: networks, losses, … of one's own register there.
+
     Returns:
         What BasicSR's own loader would return for a file without mistakes.
 
@@ -45,6 +48,9 @@ def load_options(
     document = read_option_file(path)
     problems = Problems(document.file, document.lines)
     _override(document.opt, overrides or (), problems)
+    imports = document.opt.get("imports")
+    if isinstance(imports, list):
+        import_own(map(str, imports), Path(path).parent)
     _check(document.opt, problems, is_train, check_paths)
     if os.environ.get("RANK", "0") == "0":  # of several processes one is enough to say it
         for warning in problems.warnings:

@@ -29,6 +29,7 @@ RULES: dict[str, object] = {
     "manual_seed": _whole(between(0, 2**32 - 1)) | None,
     "find_unused_parameters": bool | None,
     "dist_params": dict | None,
+    "imports": list[str] | None,
     "datasets": dict,
     "datasets.*": dict,
     "datasets.*.name": _Text,
@@ -121,7 +122,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 STOCK_KEYS: dict[str, frozenset[str]] = {
     "": _names(
         "name model_type scale num_gpu manual_seed dist_params find_unused_parameters datasets path train val logger"
-        " auto_resume is_train dist rank world_size root_path"
+        " auto_resume is_train dist rank world_size root_path imports"
     ),
     "path": _names("resume_state ignore_resume_networks strict_load param_key"),
     "train": _names("total_iter warmup_iter ema_decay resume_options scheduler optim_g pixel_opt perceptual_opt"),
