@@ -276,7 +276,7 @@ def timed_frames(video: Video, damage: list[str]) -> Iterator[tuple[int, np.ndar
             try:
                 graph.vpush(frame)
                 for ready in _pulled(graph):
-                    yield ready.pts - shift, ready.to_ndarray()
+                    yield ready.pts - shift, ready.to_ndarray().copy()  # PyAV gives a view of the frame's buffer
             except av.FFmpegError as error:
                 raise DataError(f"{video.path}: its frames cannot be made RGB: {reason(error)}.") from None
 
