@@ -35,7 +35,7 @@ class DatasetOptions:
         phase: ``train`` (crops, flips) or ``val`` / ``test`` (whole images).
         scale: 1, as the toolbox asks for it.
         dataroot: Folder in RainRAG's layout, or of the LMDBs.
-        manifest: JSON-lines file of pairs.
+        manifest: JSON-lines file of pairs, or several of them, whose paths are relative to each.
         rain_types: The types to take, in the order given; None takes all that are found.
         sampling: ``balanced``, ``natural``, or explicit weights (see :mod:`unirain_plugin.data.sampling`).
         pyramid: Weights of the tiers ``distilled`` and ``rest``; None takes the distilled pairs only.
@@ -55,7 +55,7 @@ class DatasetOptions:
     phase: Literal["train", "val", "test"] = "train"
     scale: Annotated[float, Rule(kind="1 (deraining keeps the size)", holds=lambda value: value == 1)] = 1
     dataroot: _Text | None = None
-    manifest: _Text | None = None
+    manifest: _Text | Annotated[list[_Text], filled] | None = None
     rain_types: Annotated[tuple[str, ...], Rule(kind="a list of names such as [drs, drd]")] | None = None
     sampling: Any = "balanced"
     pyramid: Any = None

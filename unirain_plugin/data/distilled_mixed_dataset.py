@@ -156,7 +156,7 @@ class DistilledMixedPairedDataset(Dataset):
         rng = self._generator(index) if self.options.is_train else None
         pair = self._pairs[self._plan_of_epoch.pair_number(int(index), rng)]
         lq, gt = (self._open(pair, side) for side in ("lq", "gt"))
-        check_sizes(lq, gt, pair.size, self.options.manifest or "meta_info.txt")
+        check_sizes(lq, gt, pair.size, str(self.options.manifest or "meta_info.txt"))
         plan = self._augmentation(lq, rng)
         return {
             "lq": self._tensor(lq, plan),

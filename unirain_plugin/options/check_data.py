@@ -208,9 +208,10 @@ def _types_of(opt: Mapping, phase: str, problems: Problems, check_paths: bool) -
     if not is_own(cls) or "rain_types" not in getattr(cls, "OPTIONS", ()) or is_wrong:
         return None
     listed, root, manifest = here.get("rain_types"), here.get("dataroot"), here.get("manifest")
-    if listed is None and isinstance(manifest, str) and check_paths:
-        file = os.path.expanduser(manifest)
-        return (types_in_order(rain_types_in(file)) or None) if os.path.isfile(file) else None
+    if listed is None and manifest is not None and check_paths:
+        files = [os.path.expanduser(text) for _, text in _texts(manifest, where)]
+        there = all(map(os.path.isfile, files))
+        return (types_in_order(set().union(*map(rain_types_in, files))) or None) if there else None
     if manifest is not None or not isinstance(root, str) or not check_paths:
         return tuple(listed) if listed else None
     on_lmdb = section(here, "io_backend").get("type") == "lmdb"
