@@ -398,7 +398,8 @@ def test_frames_side_by_side_in_threads_come_in_order(tmp_path):
     frames = pixels_of(restored(source, tmp_path / "out", slow_at_first, at_once=3)[0])
     assert frames.shape == plain.shape
     distance = np.abs(frames[:, None] - plain[None]).mean((2, 3, 4))  # of every frame to every one, levels
-    assert distance.argmin(1).tolist() == list(range(len(plain))) and np.diag(distance).max() < 1
+    assert distance.argmin(1).tolist() == list(range(len(plain)))
+    assert np.diag(distance).max() < 3  # neighbours differ by 9; H.264 itself was seen to differ by 1.2 between runs
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
