@@ -18,6 +18,12 @@ from unirain_plugin.inference.jobs import Job, VideoSettings, plan_jobs, restore
 from unirain_plugin.inference.video import probe, read_frames, writer
 
 
+def alike(path, other):
+    """Whether two films show the same frames; H.264 itself was seen to differ by 1.2 levels between runs."""
+    one, two = pixels_of(path), pixels_of(other)
+    return one.shape == two.shape and np.abs(one - two).mean((1, 2, 3)).max() < 3
+
+
 def restored(source, out, function=lambda frame: frame, **settings):
     """Run one film; returns its target, what the run says of it, and why it failed."""
     (job,) = plan_jobs(source, out).jobs
@@ -308,7 +314,7 @@ def test_broken_packets_in_the_middle_are_told(tmp_path, monkeypatch, suffix, co
     target, notes, _ = restored(source, tmp_path / "out", made_from="a", damaged=True)
     assert "the source is damaged, the result is what could be decoded" in notes
     alone, _, _ = restored(source, tmp_path / "alone", damaged=True)
-    assert seen(target) == seen(alone) and np.array_equal(pixels_of(target), pixels_of(alone))
+    assert seen(target) == seen(alone) and alike(target, alone)
 
 
 def test_interlaced_films_are_told_or_made_whole(tmp_path):
@@ -366,7 +372,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     again = []
     target, _, failed = restored(source, out, lambda frame: again.append(1) or frame, made_from="a")
     assert failed == "" and len(again) == 4 and list(out.iterdir()) == [target]
-    assert np.array_equal(pixels_of(target), pixels_of(whole)) and seen(target) == seen(whole)
+    assert alike(target, whole) and seen(target) == seen(whole)
 
 
 @pytest.mark.parametrize("other", ["b", None])
@@ -395,8 +401,11 @@ def test_frames_side_by_side_in_threads_come_in_order(tmp_path):
         time.sleep(0.02 * (frame.mean() < 130))
         return frame
 
-    target, _, _ = restored(source, tmp_path / "out", slow_at_first, at_once=3)
-    assert np.array_equal(pixels_of(target), plain)
+    frames = pixels_of(restored(source, tmp_path / "out", slow_at_first, at_once=3)[0])
+    assert frames.shape == plain.shape
+    distance = np.abs(frames[:, None] - plain[None]).mean((2, 3, 4))  # of every frame to every one, levels
+    assert distance.argmin(1).tolist() == list(range(len(plain)))
+    assert np.diag(distance).max() < 3  # neighbours differ by 9; H.264 itself was seen to differ by 1.2 between runs
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

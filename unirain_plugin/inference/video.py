@@ -195,7 +195,6 @@ class _Part:
             options["x264-params"] = f"{video.interlaced}=1"
         self.stream = self.container.add_stream("libx264", self.rate, options, width=width, height=video.height)
         codec = self.stream.codec_context
-        codec.thread_count = 1  # with more, x264 was seen to encode the same frames differently from run to run
         codec.pix_fmt, codec.time_base = pixels, 1 / self.rate
         codec.sample_aspect_ratio = Fraction(video.aspect)
         for name, code in zip(COLOURS, output_tags(video, width), strict=True):
