@@ -22,14 +22,7 @@ from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
-from unirain_plugin.rain.variation import (
-    add_bars,
-    add_strands,
-    compressed,
-    soft,
-    toned,
-    vary_colours,
-)
+from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned, vary_colours
 from unirain_plugin.support.files import write_png
 from unirain_plugin.support.processes import process_pool
 
@@ -70,14 +63,14 @@ class PairJob:
     name: str
     rain_type: str
     index: int
-    size: tuple[int, int] | None
+    size: Sequence[int] | None
     seed: int
     vary_colours: bool
     vary_rain: bool
     rain_scale: float
     dry_share: float
     dull_share: float | None
-    convert: tuple[str, ...]
+    convert: Sequence[str]
 
     @property
     def paths(self) -> tuple[Path, Path]:
@@ -130,7 +123,7 @@ def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.nda
 _cached_photo = lru_cache(maxsize=1)(read_photo)
 
 
-def cut(photo: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generator) -> np.ndarray:
+def cut(photo: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator) -> np.ndarray:
     """Cut a random window of ``size`` out of a photograph that is first shrunk by a random factor.
 
     The factor lies log-uniformly between 1 (a detail at full sharpness) and the one at which the window just fits.
@@ -157,7 +150,7 @@ def make_pair(job: PairJob) -> None:
     Raises:
         DataError: With the photograph's name, if it cannot be used; or if a file cannot be written.
     """
-    photo = _cached_photo(job.photo, job.convert)
+    photo = _cached_photo(job.photo, tuple(job.convert))
     rng = job.generator()
     try:
         frame = cut(photo, _frame_size(photo, job, rng), rng)
@@ -185,7 +178,7 @@ def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
     return replace(params, camera=replace(params.camera, dark_share=job.dull_share))
 
 
-def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> tuple[int, int] | None:
+def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> Sequence[int] | None:
     """Size of the picture to render, of which the pair is a window: rain grows with the picture that it falls on."""
     if job.size is None or job.rain_scale == 1:
         return job.size
@@ -194,7 +187,7 @@ def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> tu
     return round(scale * job.size[0]), round(scale * job.size[1])
 
 
-def _window(frame: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generator) -> tuple[slice, slice]:
+def _window(frame: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator) -> tuple[slice, slice]:
     """A random window of ``size`` in a picture."""
     size = size or frame.shape[:2]
     starts = [int(rng.integers(0, have - want + 1)) for have, want in zip(frame.shape, size, strict=False)]

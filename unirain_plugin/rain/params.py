@@ -237,7 +237,7 @@ def _kinds(part: str, base: StreakParams | DropParams, *changes: dict) -> tuple[
     return tuple(
         RainParams(
             night=_NIGHT,
-            camera=replace(_CAMERA, dark_share=change.pop("dark_share", _CAMERA.dark_share)),
+            camera=replace(_CAMERA, **change.pop("camera", {})),
             daylight=(0.1, 1.0),
             **{part: replace(base, **change)},
         )
@@ -258,18 +258,28 @@ _STREAK_KINDS = _kinds(
     # veiled distance, seen from a car
     dict(length=(10, 70), width=(0.4, 1.8), density=(10, 150), opacity=(0.15, 0.9), veil_share=1, veil=(0.2, 0.9),
          veil_depth=(0.2, 1), fan=(-45, 45)),
+    # rain and fog on a street
+    dict(length=(8, 60), width=(0.4, 1.5), density=(20, 250), opacity=(0.2, 0.9), veil_share=1, veil=(0.3, 0.95),
+         veil_depth=(0.4, 1), veil_light=(0.25, 0.8), angle=(-25, 25), camera=dict(dark_share=0)),
     # fine and dense, drawn before a darker scene of more contrast
     dict(length=(8, 40), width=(0.5, 1.6), density=(30, 1200), opacity=(0.05, 0.6), depths=(1, 2), angle=(-35, 35),
-         drizzle=(0.02, 0.25), drawn_share=1, grey=(0.75, 1), added_share=0.3, dark_share=0.65, veil_share=0.1),
+         drizzle=(0.02, 0.2), drawn_share=1, grey=(0.75, 1), added_share=0.3, veil_share=0,
+         camera=dict(dark_share=0.9, gain=(0.8, 1.1), gamma=(1, 1.4), contrast=(0.2, 0.8))),
+    # drizzle, drawn
+    dict(length=(10, 60), width=(0.5, 2), density=(30, 800), opacity=(0.1, 0.7), depths=(1, 2), drizzle=(0.03, 0.3),
+         drawn_share=1, grey=(0.8, 1), added_share=0.2, veil_share=0, camera=dict(dark_share=0)),
     # bright and drawn
     dict(length=(10, 80), width=(0.4, 1.8), density=(30, 500), opacity=(0.15, 1), depths=(1, 2), angle_jitter=(0, 3),
-         drizzle=(0, 0.1), drawn_share=1, added_share=0.7, dark_share=0, veil_share=0),
+         drizzle=(0, 0.1), drawn_share=1, added_share=0.7, veil_share=0, camera=dict(dark_share=0)),
     # a downpour, drawn
     dict(length=(20, 120), width=(0.6, 2.5), density=(60, 400), opacity=(0.3, 0.9), depths=(1, 3), angle_jitter=(0, 4),
-         drizzle=(0.03, 0.35), drawn_share=1, grey=(0.8, 1), added_share=0.8, dark_share=0, veil_share=0),
+         drizzle=(0.03, 0.35), drawn_share=1, grey=(0.8, 1), added_share=0.8, veil_share=0, camera=dict(dark_share=0)),
     # faint and thin, in a film
-    dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.45), depths=(1, 2), angle=(-25, 25),
-         dark_share=0, veil_share=0.2),
+    dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.5), depths=(1, 2), angle=(-20, 20),
+         angle_jitter=(0, 3), veil_share=0.1, camera=dict(dark_share=0, jpeg_share=0.7)),
+    # faint and broad, in a film
+    dict(length=(25, 110), width=(1, 4), density=(3, 40), opacity=(0.08, 0.5), depths=(1, 2), angle=(-12, 12),
+         angle_jitter=(0, 2), veil_share=0.1, taper=(0, 0.5), camera=dict(dark_share=0, jpeg_share=0.7)),
     # short exposures and splashes
     dict(length=(2, 14), width=(0.5, 2), density=(20, 300), opacity=(0.15, 0.9), angle_jitter=(0, 20)),
 )  # fmt: skip
