@@ -3,8 +3,7 @@
 A pair of numbers is a range ``(low, high)`` from which each scene draws one value, uniformly unless it says otherwise.
 Lengths in pixels hold for a picture whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
 rain keeps its look from a thumbnail to 4K. The paper does not render rain (it distils public data sets); all values
-here are our choice, set by eye against RainDS, Rain100L/H, GTAV-NightRain and Raindrop Clarity and so that the rainy
-input lies near RainRAG's own figures (paper.md §6).
+here are our choice, set by eye against public data sets.
 """
 
 from __future__ import annotations
@@ -203,30 +202,14 @@ class RainParams:
 
 _CAMERA = CameraParams(dark_share=0.3, gain=(0.6, 1.1), gamma=(0.9, 1.5), contrast=(0.0, 0.7), jpeg_share=0.4)
 _NIGHT = NightParams(
-    ambient=(0.005, 0.25),
-    lamps=(0, 6),
-    far_lamps=(0, 25),
-    exposure=(0.006, 0.15),
-    shot_noise=(0.0, 0.0012),
-    read_noise=(0.0, 0.003),
-    streak_gain=(0.5, 4.0),
-    drop_gain=(1.0, 6.0),
-)
+    ambient=(0.005, 0.25), lamps=(0, 6), far_lamps=(0, 25), exposure=(0.006, 0.15), shot_noise=(0.0, 0.0012),
+    read_noise=(0.0, 0.003), streak_gain=(0.5, 4.0), drop_gain=(1.0, 6.0)
+)  # fmt: skip
 _STREAKS = StreakParams(
-    angle=(-50.0, 50.0),
-    angle_jitter=(0.0, 6.0),
-    depths=(1, 4),
-    brightness=(0.7, 2.0),
-    modulation=0.15,
-    veil_share=0.4,
-    veil=(0.03, 0.5),
-    veil_light=(0.3, 1.0),
-    fan=(-15.0, 15.0),
-    clumping=(0.0, 1.0),
-    taper=(0.0, 1.0),
-    code_share=0.5,
-    added_share=0.3,
-)
+    angle=(-50.0, 50.0), angle_jitter=(0.0, 6.0), depths=(1, 4), brightness=(0.7, 2.0), modulation=0.15,
+    veil_share=0.4, veil=(0.03, 0.5), veil_light=(0.3, 1.0), fan=(-15.0, 15.0), clumping=(0.0, 1.0), taper=(0.0, 1.0),
+    code_share=0.5, added_share=0.3
+)  # fmt: skip
 _DROPS = DropParams(
     view=(0.3, 1.5), blades=(0, 9), sky=(0.1, 1.2), rim=(0.1, 0.9), opacity=(0.7, 1.0), film_share=0.25, film=(0.7, 5.0)
 )
@@ -295,11 +278,6 @@ _DROP_KINDS = _kinds(
     # dark-rimmed ones on a windscreen
     dict(count=(8, 60), radius=(5, 45), defocus=(0.03, 0.4), highlight=(0, 2.5), rim=(0.4, 0.98), sky=(0, 0.6)),
 )
-REAL_RAIN: dict[str, tuple[RainParams, ...]] = {
-    "drs": _STREAK_KINDS,
-    "drd": _DROP_KINDS,
-    "nrs": _STREAK_KINDS,
-    "nrd": _DROP_KINDS,
-}
+REAL_RAIN = {"drs": _STREAK_KINDS, "drd": _DROP_KINDS, "nrs": _STREAK_KINDS, "nrd": _DROP_KINDS}
 """Rain type → kinds of rain that photographs of real rain and public test sets show, for training: each has ranges of
 its own, and every pair draws one of them."""
