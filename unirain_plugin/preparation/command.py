@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -173,12 +174,14 @@ def create_lmdb(argv: list[str] | None = None) -> int:
 
 def _create_lmdbs(args: argparse.Namespace) -> None:
     root, records = _chosen_records(args)
-    recipe = LmdbRecipe(
-        root, tuple(args.convert), args.recompress == "png", args.level, args.workers, args.commit_every
-    )
-    counts = create_lmdbs(args.output, records, recipe)
+    png, seekable, done = args.recompress == "png", args.seekable, Counter()
+    recipe = LmdbRecipe(root, tuple(args.convert), png, seekable, args.level, args.workers, args.commit_every)
+    counts = create_lmdbs(args.output, records, recipe, done)
     pairs = ", ".join(f"{rain_type} {count}" for rain_type, count in counts.items())
     sys.stdout.write(f"{args.output}: {sum(counts.values())} pairs ({pairs})\n")
+    if seekable and done:
+        lines = "".join(f"  {count} {how}\n" for how, count in sorted(done.items()))
+        sys.stdout.write(f"of {done.total()} images that were added, with rows that can be entered, or kept:\n{lines}")
 
 
 def _lmdb_parser() -> argparse.ArgumentParser:
@@ -191,7 +194,9 @@ def _lmdb_parser() -> argparse.ArgumentParser:
     _add_pair_arguments(parser, required=False)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the LMDBs")
     parser.add_argument("--recompress", choices=["png"], help="store PNG instead of the sources' own bytes")
-    parser.add_argument("--level", type=int, choices=range(10), default=1, help="PNG, 0 to 9 (default 1)")
+    parser.add_argument("--seekable", action="store_true",
+                        help="write JPEG and PNG anew, without loss, so that crops are read several times as fast")  # fmt: skip
+    parser.add_argument("--level", type=int, choices=range(10), default=1, help="of --recompress, 0 to 9 (default 1)")
     _add_workers(parser, "reading threads or processes")
     parser.add_argument("--commit-every", type=_number, default=1000, metavar="N", help="pairs in a transaction")
     parser.add_argument("--verify", action="store_true", help="decode every entry afterwards (alone: only verify)")
