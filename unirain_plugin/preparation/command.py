@@ -194,8 +194,8 @@ def _lmdb_parser() -> argparse.ArgumentParser:
     _add_pair_arguments(parser, required=False)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the LMDBs")
     parser.add_argument("--recompress", choices=["png"], help="store PNG instead of the sources' own bytes")
-    parser.add_argument("--seekable", action="store_true",
-                        help="write JPEG and PNG anew, without loss, so that crops are read several times as fast")  # fmt: skip
+    text = "write JPEG and PNG anew, without loss, so that crops are read several times as fast"
+    parser.add_argument("--seekable", action="store_true", help=text)
     parser.add_argument("--level", type=int, choices=range(10), default=1, help="of --recompress, 0 to 9 (default 1)")
     _add_workers(parser, "reading threads or processes")
     parser.add_argument("--commit-every", type=_number, default=1000, metavar="N", help="pairs in a transaction")
