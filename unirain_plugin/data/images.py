@@ -108,7 +108,7 @@ class EncodedImage:
         return self._pixels
 
     def decode_rows(self, stop: int, start: int = 0) -> np.ndarray:
-        """Decode the rows from ``start`` up to ``stop``, or the lower end, and perhaps more: those of :meth:`decode`."""
+        """Decode the rows from ``start`` up to ``stop``, or the lower end, perhaps more: those of :meth:`decode`."""
         stop = min(stop, self.height)
         if self._pixels is None and self.header is not None:
             image = decode_part(self.data, self.header, self.index, start, stop, self.name)
