@@ -37,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input", type=Path, metavar="DIR", help="folder of photographs, searched with its sub-folders (default: the "
         "photographs that scikit-image installs)")  # fmt: skip
     add("--output", type=Path, metavar="DIR", required=True, help="folder to write to; must be empty or new")
-    add("--types", nargs="+", metavar="TYPE", default=list(RAIN_TYPES), help="rain types (default: drs drd nrs nrd)")
+    add("--types", nargs="+", metavar="TYPE", default=list(RAIN_TYPES), help="some of drs drd nrs nrd snow haze "
+        "(default: the four types of rain)")  # fmt: skip
     add("--per-image", type=int, metavar="N", default=1, help="pairs for each photograph and type (default: 1)")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width (one number: both) of random windows at "
         "random scale (default: whole photographs)")  # fmt: skip
@@ -99,8 +100,9 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     """Check what argparse cannot; return the size as (height, width)."""
     from unirain_plugin.data.images import CONVERSIONS
     from unirain_plugin.rain.render import MIN_SIDE
+    from unirain_plugin.rain.scene import SCENES
 
-    for option, values, known in (("--types", args.types, RAIN_TYPES), ("--convert", args.convert, CONVERSIONS)):
+    for option, values, known in (("--types", args.types, SCENES), ("--convert", args.convert, CONVERSIONS)):
         for value in values:
             if value not in known:
                 hint = did_you_mean(value, known)

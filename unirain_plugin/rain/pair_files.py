@@ -178,7 +178,7 @@ def make_pair(job: PairJob) -> None:
 
 def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
     """Ranges of one of the kinds of real rain."""
-    kinds = REAL_RAIN[job.rain_type]
+    kinds = REAL_RAIN.get(job.rain_type, (RainParams(),))
     params = kinds[rng.integers(len(kinds))]
     if job.dull_share is None:
         return params
