@@ -15,6 +15,7 @@ from tqdm import tqdm
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.files import safe_path, write_errors, write_whole
+from unirain_plugin.support.packages import import_own
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="DIR", required=True, help="folder to write to; must be empty or new")
     add("--types", nargs="+", metavar="TYPE", default=list(RAIN_TYPES), help="some of drs drd nrs nrd snow haze "
         "(default: the four types of rain)")  # fmt: skip
+    add("--imports", nargs="+", metavar="MODULE", default=[], help="modules of your own that add types")
     add("--per-image", type=int, metavar="N", default=1, help="pairs for each photograph and type (default: 1)")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width (one number: both) of random windows at "
         "random scale (default: whole photographs)")  # fmt: skip
@@ -75,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from unirain_plugin.rain.pair_files import output_names
 
     args = build_parser().parse_args(argv)
+    import_own(args.imports)
     size = _check_arguments(args)
     photos = _find_photos(args)
     names = output_names([key for key, _ in photos])
@@ -183,6 +186,7 @@ def _plan(
                     dry_share=args.dry_share,
                     dull_share=args.dull_share,
                     convert=tuple(args.convert),
+                    imports=tuple(args.imports),
                 )
 
 
