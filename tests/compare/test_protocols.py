@@ -127,6 +127,8 @@ def test_equal_and_small_images(name):
     assert PROTOCOLS[name].value("ssim", image, image) == pytest.approx(1)
     protocol, small = PROTOCOLS[name], image[:, : PROTOCOLS[name].smallest("ssim") - 1]
     assert math.isnan(protocol.value("ssim", small, small))
+    nothing = image[: protocol.multiple - 1]
+    assert math.isnan(protocol.value("psnr", nothing, nothing))
     with pytest.raises(DataError, match="found 45×54 and 44×54"):
         protocol.value("psnr", image, image[:44])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -83,7 +84,7 @@ class Protocol:
         return image[top : image.shape[0] - rest[0] + top, left : image.shape[1] - rest[1] + left]
 
     def value(self, measure: str, image: np.ndarray, target: np.ndarray) -> float:
-        """PSNR (dB; infinite for equal images unless ``epsilon`` limits it) or SSIM (NaN for too small images).
+        """PSNR (dB; infinite for equal images unless ``epsilon`` limits it) or SSIM; NaN for too small images.
 
         Args:
             measure: ``psnr`` or ``ssim``.
@@ -94,8 +95,11 @@ class Protocol:
             DataError: If the shapes differ.
         """
         check_sizes(image, target)
+        image, target = self.cut(image), self.cut(target)
+        if min(image.shape[:2]) < self.smallest(measure):
+            return math.nan
         colours = _COLOURS[getattr(self, measure)]
-        image, target = (colours(np.ascontiguousarray(self.cut(side))) for side in (image, target))
+        image, target = (colours(np.ascontiguousarray(side)) for side in (image, target))
         if measure == "ssim":
             return ssim(image, target, self.window, self.nonnegative)
         return psnr(image, target, self.epsilon)

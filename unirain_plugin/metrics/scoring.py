@@ -25,7 +25,8 @@ PYIQA_NAMES = (
 )  # fmt: skip
 """Names of pyiqa, for messages where it is not installed."""
 
-_NIQE_SIDE = 192
+NIQE_SIDE = 192
+"""Smallest side that NIQE takes: 2 × 2 blocks of 96 × 96 for a covariance."""
 _LPIPS_NETS = {"lpips": "alex", "lpips-vgg": "vgg"}
 _INSTALL = (
     "needs the package pyiqa: pip install pyiqa (its licence, PolyForm Noncommercial, forbids commercial use; it "
@@ -123,7 +124,7 @@ def _niqe(name: str) -> Metric:
     from basicsr.metrics import calculate_niqe
 
     def value(image: np.ndarray, _: np.ndarray | None) -> float:
-        if min(image.shape[:2]) < _NIQE_SIDE:  # 2 × 2 blocks of 96 × 96 for a covariance
+        if min(image.shape[:2]) < NIQE_SIDE:
             return math.nan
         try:
             with warnings.catch_warnings():
