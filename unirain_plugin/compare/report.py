@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ from unirain_plugin.compare.summary import (
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.inference.video_reading import reason
 from unirain_plugin.metrics.complexity import CONVENTION
+from unirain_plugin.metrics.protocols import PROTOCOLS, measure_of
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.files import is_full, write_whole
@@ -45,16 +46,40 @@ _FEW = 10
 Mark = Callable[[str], str]
 
 
+def _title(metric: str) -> str:
+    measure, at, protocol = metric.partition("@")
+    return f"{_TITLES.get(measure, measure)}{at}{protocol}"
+
+
 def metric_title(metric: str, higher_is_better: bool) -> str:
     """Such as ``PSNR ↑``."""
-    return f"{_TITLES.get(metric, metric)} {'↑' if higher_is_better else '↓'}"
+    return f"{_title(metric)} {'↑' if higher_is_better else '↓'}"
+
+
+def _digits(metric: str) -> int:
+    return _DIGITS.get(metric.partition("@")[0], 4)
+
+
+def protocol_note(metrics: Iterable[str], protocol: str | None) -> str:
+    """A sentence for each protocol that a table's PSNR and SSIM are taken under: crop, colours, window, rounding.
+
+    Args:
+        metrics: The table's.
+        protocol: That of ``psnr`` and ``ssim``; None if nothing is to be said.
+    """
+    titles: dict[str, list[str]] = {}
+    for metric in metrics if protocol else ():
+        found = measure_of(metric, protocol=protocol)
+        if found is not None:
+            titles.setdefault(found[1], []).append(_title(metric))
+    return " ".join(f"{', '.join(names)}: protocol {name}, {PROTOCOLS[name]}." for name, names in titles.items())
 
 
 def number(value: float | None, metric: str) -> str:
     """A value as it is printed; a dash where there is none."""
     if value is None:
         return "–"
-    return "∞" if math.isinf(value) else f"{value:.{_DIGITS.get(metric, 4)}f}"
+    return "∞" if math.isinf(value) else f"{value:.{_digits(metric)}f}"
 
 
 def marked_cells(
@@ -67,7 +92,7 @@ def marked_cells(
     printed = []
     for column in columns:
         contestants = [name for name in column if name != INPUT]
-        best, second = rank([column[name] for name in contestants], higher, _DIGITS.get(metric, 4))
+        best, second = rank([column[name] for name in contestants], higher, _digits(metric))
         cells = {name: number(value, metric) for name, value in column.items()}
         for places, mark in ((best, bold), (second, underline)):
             for index in places:
@@ -100,7 +125,7 @@ def present(summaries: Sequence[SetSummary], metrics: Mapping[str, bool]) -> dic
 def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool]) -> str:
     """A sentence about the images that are not in the means; empty where all are."""
     parts = [
-        f"{model}: {_TITLES.get(metric, metric)} of {count} of {summary.images[group]} images of "
+        f"{model}: {_title(metric)} of {count} of {summary.images[group]} images of "
         f"{f'{summary.test_set}, ' if len(summaries) > 1 else ''}{_GROUPS.get(group, group)}"
         for summary in summaries
         for model in models
@@ -120,7 +145,9 @@ def split_metrics(metrics: Mapping[str, bool]) -> list[dict[str, bool]]:
     return [dict(items[start:end]) for start, end in pairwise(ends)]
 
 
-def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+def markdown_set(
+    summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
+) -> str:
     """One test set: a row a model, a column a rain type, the metrics in a cell."""
     parts = [f"### {summary.test_set}\n"]
     for some in split_metrics(present([summary], metrics)):
@@ -136,12 +163,14 @@ def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[st
         title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
         title += "; number of images in brackets"
         title += "; – where a model lacks an image or a metric a value." if "–" in str(rows) else "."
-        title = f"{title} {left_out([summary], models, some)}".rstrip()
+        title = " ".join(filter(None, (title, protocol_note(some, protocol), left_out([summary], models, some))))
         parts.append(f"{title}\n\n{_markdown(['model', *heads], rows)}")
     return "\n".join(parts)
 
 
-def markdown_overview(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+def markdown_overview(
+    summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
+) -> str:
     """Several test sets: a column each, with the mean over its rain types, and their average."""
     parts = ["### All test sets\n"]
     for some in split_metrics(present(summaries, metrics)):
@@ -156,7 +185,8 @@ def markdown_overview(summaries: Sequence[SetSummary], models: Sequence[str], me
                 cells[model].append(" / ".join(printed[metric][model] for metric in some))
         title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
         heads = ["model", *(summary.test_set for summary in summaries), "average"]
-        title = f"{title}; means over the rain types of each test set. {left_out(summaries, models, some)}".rstrip()
+        title += "; means over the rain types of each test set."
+        title = " ".join(filter(None, (title, protocol_note(some, protocol), left_out(summaries, models, some))))
         parts.append(f"{title}\n\n{_markdown(heads, cells)}")
     return "\n".join(parts)
 
@@ -193,7 +223,7 @@ def markdown_intervals(
     for model, intervals in summary.intervals.items():
         row = []
         for metric in metrics:
-            found, digits = intervals.get(metric), _DIGITS.get(metric, 4)
+            found, digits = intervals.get(metric), _digits(metric)
             text = found and f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
             row.append("–" if text is None else f"**{text}**" if found.is_clear else text)
         if intervals:
@@ -225,23 +255,27 @@ def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str
     return f"{_markdown(heads, rows)}\n{note}\n"
 
 
-def latex_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+def latex_set(
+    summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
+) -> str:
     """One test set as a ``table*``, or several (packages booktabs, graphicx): columns as in the paper's Table 1."""
-    return "\n".join(_latex_table(summary, models, some) for some in split_metrics(present([summary], metrics)))
+    parts = split_metrics(present([summary], metrics))
+    return "\n".join(_latex_table(summary, models, some, protocol) for some in parts)
 
 
-def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None) -> str:
     cells = _printed(summary, models, metrics, r"\textbf{{{}}}".format, r"\underline{{{}}}".format)
     count = len(metrics)
     heads = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(_GROUPS.get(group, group))}}}" for group in summary.groups]
-    note = left_out([summary], models, metrics)
+    caption = f"{summary.test_set}. Best in bold, second best underlined. {protocol_note(metrics, protocol)} "
+    caption += left_out([summary], models, metrics)
     rules = [rf"\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(heads))]
     arrow = {True: r"$\uparrow$", False: r"$\downarrow$"}
-    arrows = [f"{_latex(_TITLES.get(metric, metric))} {arrow[higher]}" for metric, higher in metrics.items()]
+    arrows = [f"{_latex(_title(metric))} {arrow[higher]}" for metric, higher in metrics.items()]
     lines = [
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{_latex(f'{summary.test_set}. Best in bold, second best underlined. {note}'.rstrip())}}}",
+        rf"\caption{{{_latex(' '.join(caption.split()))}}}",
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'c' * (count * len(heads))}}}",
         r"\toprule",
@@ -322,7 +356,9 @@ def _escape_bar(text: str) -> str:
 
 def _latex(text: str) -> str:
     escaped = re.sub(r"([#$%&_{}])", r"\\\1", text.replace("\\", "\0")).replace("\0", r"\textbackslash{}")
-    return escaped.replace("–", "--").replace("~", r"\textasciitilde{}")
+    for character, command in {"–": "--", "~": r"\textasciitilde{}", "×": r"$\times$", "σ": r"$\sigma$"}.items():
+        escaped = escaped.replace(character, command)
+    return escaped
 
 
 def markdown(outcome: Outcome, options: CompareOptions) -> str:
@@ -331,10 +367,10 @@ def markdown(outcome: Outcome, options: CompareOptions) -> str:
     scored = [m.name for m in outcome.comparison.models if m.status != UNTRAINED]
     parts = [f"## {outcome.comparison.name}\n"]
     for summary in outcome.summaries:
-        parts.append(markdown_set(summary, scored, metrics))
+        parts.append(markdown_set(summary, scored, metrics, options.protocols[0]))
         parts.append(markdown_intervals(summary, outcome.reference, metrics, options.bootstrap))
     if len(outcome.summaries) > 1:
-        parts.append(markdown_overview(outcome.summaries, scored, metrics))
+        parts.append(markdown_overview(outcome.summaries, scored, metrics, options.protocols[0]))
     parts.append("### Models\n")
     parts.append(markdown_costs(outcome.comparison.models, options.cost, outcome.device))
     for title, lines in (("Went wrong", outcome.failures), ("Remarks", outcome.remarks)):
@@ -348,7 +384,7 @@ def latex(outcome: Outcome, options: CompareOptions) -> str:
     metrics = outcome.directions
     scored = list(dict.fromkeys(r.model for r in outcome.comparison.results))
     parts = ["% Needs \\usepackage{booktabs,graphicx}.\n"]
-    parts += [latex_set(summary, scored, metrics) for summary in outcome.summaries]
+    parts += [latex_set(summary, scored, metrics, options.protocols[0]) for summary in outcome.summaries]
     return "\n".join([*parts, latex_costs(outcome.comparison.models, options.cost)])
 
 
@@ -359,6 +395,7 @@ def summary_json(outcome: Outcome, options: CompareOptions) -> str:
         "provenance": {**provenance(), "device": outcome.device},
         "options": options,
         "metrics": outcome.directions,
+        "protocols": {m.name: f"{m.protocol}: {PROTOCOLS[m.protocol]}" for m in outcome.metrics if m.protocol},
         "reference": outcome.reference,
         "models": outcome.comparison.models,
         "test_sets": outcome.summaries,
@@ -407,10 +444,13 @@ def _write_figure(outcome: Outcome, path: Path, options: CompareOptions) -> None
     write_zoom_grid(shown, path, options.figure)
 
 
-def _write_page(outcome: Outcome, path: Path, _: CompareOptions) -> None:
+def _write_page(outcome: Outcome, path: Path, options: CompareOptions) -> None:
     rows = page_rows(outcome.comparison.models, outcome.summaries, outcome.directions)
-    note = left_out(outcome.summaries, [row["model"] for row in rows], outcome.directions)
-    write_page(outcome.comparison, rows, path, note=note)
+    notes = [
+        protocol_note(outcome.directions, options.protocols[0]),
+        left_out(outcome.summaries, [row["model"] for row in rows], outcome.directions),
+    ]
+    write_page(outcome.comparison, rows, path, note=" ".join(filter(None, notes)))
 
 
 def _plain(value: Any) -> Any:

@@ -49,7 +49,7 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
         Journal(folder / "results.jsonl") as journal,
     ):
         samples = [s for test_set in options.test_sets for s in list_samples(test_set, folder / "data")]
-        metrics, missing = make_metrics(options.metrics, str(device))
+        metrics, missing = make_metrics(options.metric_names, str(device), options.protocols[0])
         if not metrics:
             raise DataError("none of the metrics can be computed: " + "; ".join(missing.values()))
         checked, broken = check_samples(samples, journal, bar)
