@@ -167,7 +167,8 @@ def test_captions_name_the_protocols_of_their_metrics():
     names = {"psnr": True, "psnr@y-matlab": True, "psnr_y": True, "lpips": False}
     values = {"ours": {group: dict.fromkeys(names, 0.5) for group in GROUPS}}
     found = SetSummary("S", GROUPS, dict.fromkeys(GROUPS, 2), values, {})
-    first, second = (line for line in tables.markdown_set(found, ["ours"], names, "raindrop").splitlines() if "↑" in line)
+    text = tables.markdown_set(found, ["ours"], names, "raindrop")
+    first, second = (line for line in text.splitlines() if "↑" in line)
     assert "PSNR: protocol raindrop, sides cut to multiples of 4" in first and "flat window of 7 × 7" in first
     assert "PSNR@y-matlab: protocol y-matlab, no border cropped; PSNR and SSIM on MATLAB's Y (16 to 235), ro" in first
     assert "PSNR-Y: protocol y-basicsr, " in second and "raindrop" not in second

@@ -38,7 +38,8 @@ from unirain_plugin.support.provenance import provenance
 
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "niqe": "NIQE", "lpips": "LPIPS"}
 _DIGITS = {"psnr": 2, "psnr_y": 2, "niqe": 2}
-_GROUPS = {**{name: name.upper() for name in RAIN_TYPES}, MEAN: "average", WORST: "worst"}
+GROUP_TITLES = {**{name: name.upper() for name in RAIN_TYPES}, MEAN: "average", WORST: "worst"}
+"""Group of images → its column's title; others have their own name."""
 
 _WIDTH = 3
 _FEW = 10
@@ -126,7 +127,7 @@ def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Ma
     """A sentence about the images that are not in the means; empty where all are."""
     parts = [
         f"{model}: {_title(metric)} of {count} of {summary.images[group]} images of "
-        f"{f'{summary.test_set}, ' if len(summaries) > 1 else ''}{_GROUPS.get(group, group)}"
+        f"{f'{summary.test_set}, ' if len(summaries) > 1 else ''}{GROUP_TITLES.get(group, group)}"
         for summary in summaries
         for model in models
         for group, counts in summary.left_out.get(model, {}).items()
@@ -153,7 +154,7 @@ def markdown_set(
     for some in split_metrics(present([summary], metrics)):
         cells = _printed(summary, models, some, "**{}**".format, "<u>{}</u>".format)
         heads = [
-            _GROUPS.get(group, group) + ("" if group == WORST else f" ({summary.images[group]})")
+            GROUP_TITLES.get(group, group) + ("" if group == WORST else f" ({summary.images[group]})")
             for group in summary.groups
         ]
         rows = {
@@ -164,7 +165,7 @@ def markdown_set(
         title += "; number of images in brackets"
         title += "; – where a model lacks an image or a metric a value." if "–" in str(rows) else "."
         title = " ".join(filter(None, (title, protocol_note(some, protocol), left_out([summary], models, some))))
-        parts.append(f"{title}\n\n{_markdown(['model', *heads], rows)}")
+        parts.append(f"{title}\n\n{markdown_table(['model', *heads], rows)}")
     return "\n".join(parts)
 
 
@@ -187,7 +188,7 @@ def markdown_overview(
         heads = ["model", *(summary.test_set for summary in summaries), "average"]
         title += "; means over the rain types of each test set."
         title = " ".join(filter(None, (title, protocol_note(some, protocol), left_out(summaries, models, some))))
-        parts.append(f"{title}\n\n{_markdown(heads, cells)}")
+        parts.append(f"{title}\n\n{markdown_table(heads, cells)}")
     return "\n".join(parts)
 
 
@@ -206,7 +207,8 @@ def _overview_columns(
     return [*columns, average]
 
 
-def _markdown(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table: titles, then for each row its name and cells."""
     lines = [f"| {' | '.join(map(_escape_bar, heads))} |", f"|{' --- |' * len(heads)}"]
     lines += [f"| {_escape_bar(name)} | {' | '.join(cells)} |" for name, cells in rows.items()]
     return "\n".join(lines) + "\n"
@@ -237,13 +239,13 @@ def markdown_intervals(
     if left_out([summary], [reference, *rows], metrics):
         text += " Over the images that have a finite value of both."
     heads = ["model", *(metric_title(metric, higher) for metric, higher in metrics.items())]
-    return f"{text}\n\n{_markdown(heads, rows)}"
+    return f"{text}\n\n{markdown_table(heads, rows)}"
 
 
 def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str) -> str:
     """Cost and status of every model; the status alone where no cost was measured."""
     if all(row.parameters is None for row in models):
-        return _markdown(["model", "status"], {row.name: [_escape_bar(row.status)] for row in models})
+        return markdown_table(["model", "status"], {row.name: [_escape_bar(row.status)] for row in models})
     size, counted = options.size, options.multiply_adds_size
     heads = ["model", "parameters, M", f"multiply-adds at {counted}², G", f"latency at {size}², ms",
              f"peak memory at {size}², MiB", "status"]  # fmt: skip
@@ -252,7 +254,7 @@ def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str
         f"{CONVENTION} Latency: median of {options.rounds} rounds in which the networks take turns, on {device}; peak "
         "memory: rise during one restoration in a process of its own, without weights."
     )
-    return f"{_markdown(heads, rows)}\n{note}\n"
+    return f"{markdown_table(heads, rows)}\n{note}\n"
 
 
 def latex_set(
@@ -266,7 +268,7 @@ def latex_set(
 def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None) -> str:
     cells = _printed(summary, models, metrics, r"\textbf{{{}}}".format, r"\underline{{{}}}".format)
     count = len(metrics)
-    heads = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(_GROUPS.get(group, group))}}}" for group in summary.groups]
+    heads = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(GROUP_TITLES.get(group, group))}}}" for group in summary.groups]
     caption = f"{summary.test_set}. Best in bold, second best underlined. {protocol_note(metrics, protocol)} "
     caption += left_out([summary], models, metrics)
     rules = [rf"\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(heads))]
@@ -330,7 +332,7 @@ def page_rows(
             prefix = f"{summary.test_set}: " if len(summaries) > 1 else ""
             for group in sorted(summary.groups, key=lambda group: group not in (MEAN, WORST)):
                 for metric, higher in metrics.items():
-                    title = f"{prefix}{_GROUPS.get(group, group)} {metric_title(metric, higher)}"
+                    title = f"{prefix}{GROUP_TITLES.get(group, group)} {metric_title(metric, higher)}"
                     row[title] = summary.values[model.name][group].get(metric)
         row["parameters, M"] = model.parameters and model.parameters / 1e6
         row["multiply-adds, G"] = model.multiply_adds and model.multiply_adds / 1e9
