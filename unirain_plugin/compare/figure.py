@@ -272,7 +272,7 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
         canvas.paste(block, (0, top))
         top += block.height + _MARGIN
     with write_errors(path), whole_file(path) as file:
-        canvas.save(file, format="PNG", optimize=True)
+        canvas.save(file, format="PNG")
 
 
 def draw_block(
