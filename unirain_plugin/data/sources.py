@@ -17,7 +17,7 @@ import lmdb
 
 from unirain_plugin.data.dataset_options import DatasetOptions
 from unirain_plugin.data.folders import find_types, scan_rainrag, types_in_order
-from unirain_plugin.data.manifest import path_from, read_manifest
+from unirain_plugin.data.manifest import read_manifests
 from unirain_plugin.data.pairs import Pair, PairTable, Side, read_file
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 
@@ -339,21 +339,13 @@ def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[s
     given = [options.manifest] if isinstance(options.manifest, str) else options.manifest
     manifests = [os.path.expanduser(path) for path in given]
     manifest, root = ", ".join(manifests), os.path.dirname(os.path.abspath(manifests[0]))
-    table, seen, known = PairTable(), set(), {}
-    for number, path in enumerate(manifests):
-        for record in read_manifest(path):
-            seen.add(record.rain_type)
-            wanted = options.rain_types is None or record.rain_type in options.rain_types
-            kept = record.keep is not False
-            lq, gt = record.lq, record.gt
-            if number and options.dataroot is None:  # all paths are then relative to the first manifest's folder
-                lq, gt = (
-                    path_from(root, os.path.join(os.path.dirname(path), name)).removeprefix("./") for name in (lq, gt)
-                )
-            if len(manifests) > 1:
-                _check_agreement(known, lq, (gt, record.rain_type, kept, path))
-            if wanted and (kept or options.pyramid is not None):
-                table.append(Pair(lq, gt, record.rain_type, record.source, kept, record.size))
+    table, seen = PairTable(), set()
+    for record in read_manifests(manifests, options.dataroot is None):
+        seen.add(record.rain_type)
+        wanted = options.rain_types is None or record.rain_type in options.rain_types
+        kept = record.keep is not False
+        if wanted and (kept or options.pyramid is not None):
+            table.append(Pair(record.lq, record.gt, record.rain_type, record.source, kept, record.size))
     for name in options.rain_types or ():
         if name not in seen:
             raise DataError(
@@ -364,16 +356,6 @@ def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[s
                         "pyramid gives the rest a share.")  # fmt: skip
     root = options.dataroot if options.dataroot is not None else root
     return table, _storage(options, os.path.expanduser(root)), tuple(options.rain_types or types_in_order(seen))
-
-
-def _check_agreement(known: dict[str, tuple[str, str, bool, str]], lq: str, said: tuple[str, str, bool, str]) -> None:
-    """Several manifests may name an image again, but must then say the same of it."""
-    before = known.setdefault(lq, said)
-    for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
-        if old != new:
-            raise DataError(
-                f"{said[3]}: {lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
-            )
 
 
 def _storage(options: DatasetOptions, root: str) -> Storage:

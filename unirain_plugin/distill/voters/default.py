@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from unirain_plugin.distill.records import Candidate, Reference, Vote, VoteTask
 from unirain_plugin.distill.registry import VOTER
@@ -25,7 +26,7 @@ from unirain_plugin.distill.voters.rain_layer import rain_layer
 from unirain_plugin.distill.voters.registration import registration
 from unirain_plugin.distill.voters.tones import tones
 from unirain_plugin.distill.voters.veil import HAZE, VEILED, veiled
-from unirain_plugin.errors import OptionError
+from unirain_plugin.support.spec import between
 
 VERSION = 4
 """Part of the default voters' fingerprints: raise it whenever a figure or a limit changes."""
@@ -47,13 +48,14 @@ def _measure(candidate: Candidate) -> dict[str, float]:
     return {**figures, "veil": veil}
 
 
+@dataclass(eq=False)
 class DefaultVoter(Voter):
     """Base of the voters without weights. A subclass lists its findings, from the most specific to the most general.
 
     Clear defects show from more than one side, so each is looked at by two of the three voters, and the paper's
     majority rule alone rejects the pair; a doubt of one voter does not.
 
-    Args:
+    Attributes:
         name: Unique name within the pipeline.
         strictness: Above 1 all limits are tighter, below 1 wider.
     """
@@ -62,11 +64,13 @@ class DefaultVoter(Voter):
     praise: ClassVar[str]
     checks: ClassVar[tuple[Check, ...]]
 
-    def __init__(self, name: str | None = None, strictness: float = 1.0) -> None:
-        super().__init__(name)
-        if isinstance(strictness, bool) or not isinstance(strictness, (int, float)) or not 0.1 <= strictness <= 10:
-            raise OptionError(f"strictness: expected a number from 0.1 to 10, got {strictness!r}.")
-        self.strictness = float(strictness)
+    name: str | None = None
+    strictness: Annotated[float, between(0.1, 10)] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        super().__init__(self.name)
+        self.strictness = float(self.strictness)
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
         """What may speak against a pair, each with its severity; haze has no edges that could be left over."""
@@ -108,9 +112,7 @@ class Realism(DefaultVoter):
         found.flat_rain,
     )
 
-    def __init__(self, name: str | None = None, strictness: float = 1.0) -> None:
-        super().__init__(name, strictness)
-        self._ranges: dict[str, tuple[float, float]] = {}
+    _ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of each own references after `setup`
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
         """The pair's evidence and the look of its rainy image."""
