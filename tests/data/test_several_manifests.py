@@ -57,7 +57,7 @@ def test_an_image_that_two_manifests_name_counts_once(manifests, tmp_path):
 
 
 def test_keys_of_lmdbs_are_the_same_for_all_manifests_but_of_one_type_each(manifests):
-    assert [r.lq for r in read_manifests(manifests, in_folders=False)] == ["lq.png", "lq.png"]
+    assert [r.lq for r in read_manifests(manifests, files=False)] == ["lq.png", "lq.png"]
 
 
 def test_lmdbs_and_sub_images_are_made_of_several(manifests, tmp_path):

@@ -10,7 +10,8 @@ import hashlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -38,6 +39,7 @@ from unirain_plugin.inference.loading import (
 from unirain_plugin.inference.restoring import CONFIDENCE, RestoreOptions, restore, restore_tensor
 from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
 from unirain_plugin.support.files import canonical_hash
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.processes import end_with_parent
 from unirain_plugin.version import __version__
 
@@ -66,6 +68,7 @@ class NetworkSpec:
         sizes: Longer edges at which larger images are restored as well; None: what the weights' file names.
         device: Where it runs.
         threads: CPU threads, or None for torch's choice.
+        imports: Modules that register networks.
     """
 
     options: ModelOptions
@@ -75,6 +78,7 @@ class NetworkSpec:
     sizes: list[int] | None
     device: str
     threads: int | None
+    imports: tuple[str, ...] = ()
 
     @property
     def weights(self) -> Path | None:
@@ -107,9 +111,17 @@ class NetworkSpec:
                 "weights": self.weights and file_hash(self.weights),
                 "network": network,
                 "loading": [o.param_key, o.strict_load, o.pad_multiple],
+                **({"code": _code_of(self.imports)} if self.imports else {}),
                 "restoring": [self.tile, self.overlap, self.precision, self.sizes, CONFIDENCE],
             }
         )
+
+
+def _code_of(modules: Sequence[str]) -> list[str]:
+    """Hashes of the files of imported modules, and of what else of their packages is imported."""
+    packages = {name.partition(".")[0] for name in modules}
+    own = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] in packages]
+    return [file_hash(module.__file__) for module in own if getattr(module, "__file__", None)]
 
 
 def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
@@ -118,11 +130,12 @@ def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
         key: getattr(options, key) if getattr(model, key) is None else getattr(model, key)
         for key in ("tile", "overlap", "precision", "sizes")
     }
-    return NetworkSpec(model, **chosen, device=options.device, threads=options.cost.threads)
+    own = tuple(options.imports)
+    return NetworkSpec(model, **chosen, device=options.device, threads=options.cost.threads, imports=own)
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file of weights.
+    """SHA-256 of a file of weights or code.
 
     Raises:
         CheckpointError: If it cannot be read.
@@ -131,7 +144,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: the weights cannot be read: {error.strerror or error}.") from None
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
 
 def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
@@ -144,6 +157,7 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
         CheckpointError: If the weights are missing, broken or made for another network.
         OptionError: If the network or the device is wrong.
     """
+    import_own(spec.imports)
     o, remark = spec.options, ""
     where = f"models: {o.name}: network"
     if spec.threads is not None:

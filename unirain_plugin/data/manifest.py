@@ -87,27 +87,27 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
         raise DataError(f"{path}: the manifest is empty; expected one JSON object a line.")
 
 
-def read_manifests(paths: Sequence[str], in_folders: bool = True) -> Iterator[ManifestRecord]:
+def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) -> Iterator[ManifestRecord]:
     """Yield the records of several manifests as if they were one in the first one's folder.
 
     A rainy image that several of them name is yielded once; they must say the same of it.
 
     Args:
         paths: The manifests.
-        in_folders: Whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
+        files: Whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
 
     Raises:
         DataError: As :func:`read_manifest`, and if two disagree on an image.
     """
     known: dict[str, tuple[object, ...]] = {}
     root = os.path.dirname(os.path.abspath(paths[0]))
-    for number, path in enumerate(paths):
+    for number, path in enumerate(map(os.fspath, paths)):
         for record in read_manifest(path):
-            if number and in_folders:
+            if number and files:
                 sides = (os.path.join(os.path.dirname(os.path.abspath(path)), name) for name in (record.lq, record.gt))
                 lq, gt = (os.path.normpath(path_from(root, side)) for side in sides)
                 record = replace(record, lq=lq, gt=gt)
-            if len(paths) == 1 or is_new(known, record, path, root if in_folders else record.rain_type):
+            if len(paths) == 1 or is_new(known, record, path, root if files else record.rain_type):
                 yield record
 
 

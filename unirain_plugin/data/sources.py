@@ -398,7 +398,7 @@ def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[s
     given = [options.manifest] if isinstance(options.manifest, str) else options.manifest
     manifests = _there([os.path.expanduser(path) for path in given], options)
     names, table, seen = ", ".join(manifests), PairTable(), set()
-    for record in read_manifests(manifests, in_folders=options.dataroot is None):
+    for record in read_manifests(manifests, options.dataroot is None):
         seen.add(record.rain_type)
         wanted = options.rain_types is None or record.rain_type in options.rain_types
         kept = record.keep is not False
