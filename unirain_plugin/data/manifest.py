@@ -123,11 +123,11 @@ def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: s
     Raises:
         DataError: If another manifest says something else of the image.
     """
-    lq, gt = (os.path.normpath(os.path.join(root, name)) for name in (record.lq, record.gt))
+    lq, gt = (os.path.normpath(name) for name in (os.path.join(root, record.lq), record.gt))
     said = (gt, record.rain_type, record.keep is not False, path)
     before = known.setdefault(lq, said)
     for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
-        if old != new:
+        if os.path.join(root, str(old)) != os.path.join(root, str(new)):
             raise DataError(
                 f"{path}: {record.lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
             )
