@@ -10,11 +10,9 @@ import os
 import re
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
-from typing import IO, TypeVar
+from typing import IO
 
 import cv2
 import numpy as np
@@ -23,7 +21,6 @@ from unirain_plugin.data.image_decode import decode_samples
 from unirain_plugin.data.image_header import ImageHeader, check_pixels, read_header
 from unirain_plugin.data.partial_decode import RowIndex, decode_part
 from unirain_plugin.errors import DataError
-from unirain_plugin.support.processes import process_pool
 
 CONVERSIONS = ("grey", "alpha", "depth16", "cmyk", "exif")
 """What may be converted to 8-bit BGR on request, as OpenCV does it; without a request each is an error."""
@@ -170,8 +167,6 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 # A few bytes too many before the end marker are an old habit of some cameras; many are the rest of a lost image.
 _HARMLESS = r"[^\n]* \d extraneous bytes before marker 0xd9"
 _DAMAGE = re.compile(rf"^(?!{_HARMLESS}).*(Corrupt JPEG data|Premature end|Invalid SOS).*$", re.M)
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @contextmanager
@@ -203,24 +198,3 @@ def decode_strictly(data: bytes, name: str, convert: Collection[str] = ()) -> En
     if damage:
         raise DataError(f"{name}: the image is damaged: {damage[0].strip()}.")
     return image
-
-
-def map_in_processes(function: Callable[[_T], _R], items: Iterable[_T], workers: int, chunk: int = 16) -> Iterator[_R]:
-    """Map in order and lazily: few items or ``workers`` ≤ 1 in this process, else in fresh ones."""
-    source, waiting = iter(items), deque()
-    first = list(islice(source, 16 * chunk))
-    if workers <= 1 or len(first) < 16 * chunk:
-        yield from map(function, chain(first, source))
-        return
-    source = chain(first, source)
-    with process_pool(workers) as pool:
-        while batch := list(islice(source, chunk)):
-            waiting.append(pool.submit(_apply, function, batch))
-            if len(waiting) > 3 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def _apply(function: Callable[[_T], _R], batch: list[_T]) -> list[_R]:
-    return [function(item) for item in batch]

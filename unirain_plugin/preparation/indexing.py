@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from unirain_plugin.data.images import EncodedImage, decode_strictly, map_in_processes
+from unirain_plugin.data.images import EncodedImage, decode_strictly
 from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, is_new, read_manifest
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
 from unirain_plugin.preparation.pairing import PairedFiles
+from unirain_plugin.support.processes import map_in_processes
 
 _T = TypeVar("_T", PairedFiles, ManifestRecord)
 

@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.data.folders import find_types
-from unirain_plugin.data.images import EncodedImage, decode_strictly, image_shape, map_in_processes
+from unirain_plugin.data.images import EncodedImage, decode_strictly, image_shape
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.names import unique_keys
 from unirain_plugin.data.pairs import read_file, read_pair
@@ -46,6 +46,7 @@ from unirain_plugin.data.sources import (
 from unirain_plugin.errors import DataError
 from unirain_plugin.preparation.seekable import Seekable, make_seekable
 from unirain_plugin.support.files import sole_user, write_errors, write_whole
+from unirain_plugin.support.processes import map_in_order, map_in_processes
 
 ORIGIN_FILE = "made_from.json"
 """Says how the entries are stored and where their sources were."""
@@ -369,17 +370,7 @@ def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tupl
         return plan.keys[number], [_stored(image, recipe) for image in pair]
 
     with ThreadPoolExecutor(recipe.workers) as pool:
-        ahead: deque = deque()
-        try:
-            for number in todo:
-                ahead.append(pool.submit(read, number))
-                if len(ahead) >= 4 * recipe.workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        yield from map_in_order(pool, read, todo, 4 * recipe.workers)
 
 
 def _stored(image: EncodedImage, recipe: LmdbRecipe) -> Seekable:

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from unirain_plugin.data.images import map_in_processes
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.names import unique_stems
 from unirain_plugin.data.pairs import read_pair
 from unirain_plugin.support.files import write_errors, write_png
+from unirain_plugin.support.processes import map_in_processes
 
 
 @dataclass(frozen=True, slots=True)
