@@ -36,11 +36,7 @@ _REMEDY = {
 
 
 def image_shape(data: bytes | memoryview, name: str) -> tuple[int, int, int]:
-    """Return (height, width, channels) as decoded; of a JPEG or PNG from the first bytes alone.
-
-    Raises:
-        DataError: If it is no image.
-    """
+    """(height, width, channels) as decoded, of a JPEG or PNG from the first bytes alone; else DataError."""
     try:
         header = read_header(bytes(data[:_HEAD]), name, whole=False)
     except DataError:
@@ -55,9 +51,7 @@ def image_shape(data: bytes | memoryview, name: str) -> tuple[int, int, int]:
 class EncodedImage:
     """An image file's bytes, its header checked, nothing decoded yet (formats other than JPEG and PNG: decoded).
 
-    Attributes:
-        height: Rows of the image as it will be decoded.
-        width: Columns of the image as it will be decoded.
+    ``height`` and ``width`` are those of the decoded image.
     """
 
     def __init__(
@@ -74,12 +68,11 @@ class EncodedImage:
             data: The file's bytes.
             name: The file's name for error texts.
             convert: Which of :data:`CONVERSIONS` to accept.
-            max_pixels: How many pixels to accept; None for the process's limit (see :func:`.max_pixels`).
+            max_pixels: How many pixels to accept; None for the process's limit.
             index: Where rows can be entered; with it only the parts of ``data`` that are needed are looked at.
 
         Raises:
-            DataError: If the file is empty, truncated, broken, too large, of a kind that is not accepted, or another
-                one than the index is of.
+            DataError: If the file is broken, too large, of a kind that is not accepted, or not the index's.
         """
         self.data, self.name, self.convert, self.index = data, name, convert, index
         self.header: ImageHeader | None = index.header(data, name) if index else read_header(data, name)
@@ -184,11 +177,7 @@ def captured_stderr() -> Iterator[IO[bytes]]:
 
 
 def decode_strictly(data: bytes, name: str, convert: Collection[str] = ()) -> EncodedImage:
-    """Decode a whole image.
-
-    Raises:
-        DataError: If it is bad in any way that :class:`EncodedImage` or the decoder's warnings tell.
-    """
+    """Decode a whole image; bad in any way that the header or the decoder's warnings tell, it is a DataError."""
     image = EncodedImage(data, name, convert)
     with captured_stderr() as file:
         image.decode()

@@ -59,11 +59,7 @@ class RowIndex:
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, name: str) -> RowIndex:
-        """Read what :meth:`to_bytes` wrote.
-
-        Raises:
-            DataError: Naming the image, if it is cut short, no index, or one of a newer version.
-        """
+        """Read what :meth:`to_bytes` wrote; a DataError says if it is cut short or of a newer version."""
         if len(data) < _INDEX.size or bytes(data[:4]) != _MAGIC:
             raise DataError(f"{name}: its index of rows is damaged: {len(data)} bytes without its header. {_REMEDY}")
         _, version, rows, size, count = _INDEX.unpack_from(data)
@@ -76,11 +72,7 @@ class RowIndex:
         return cls(size, rows, array("I", np.frombuffer(data, "<u4", count, _INDEX.size).tolist()))
 
     def header(self, data: bytes | memoryview, name: str) -> ImageHeader:
-        """The header of the image, which the index is checked against; its blocks are when they are decoded.
-
-        Raises:
-            DataError: If the index cannot be the image's, saying why.
-        """
+        """The header of the image, which the index is checked against (else DataError); blocks are when decoded."""
         steps = np.diff(np.asarray(self.starts, np.int64))
         if len(data) != self.size:
             raise self.misfit(name, f"the image has {len(data)} bytes, the index is one of {self.size}")
@@ -101,18 +93,9 @@ class RowIndex:
 def decode_part(
     data: bytes | memoryview, header: ImageHeader, index: RowIndex | None, start: int, stop: int, name: str
 ) -> np.ndarray | None:
-    """Decode the rows from ``start`` up to ``stop``, or some more below, to uint8 BGR.
+    """Decode the rows from ``start`` up to ``stop`` (at most the height), or some more below, to uint8 BGR.
 
-    Args:
-        data: The file's bytes.
-        header: Their header.
-        index: Where they can be entered; None: all rows above ``stop`` are decoded.
-        start: First row that is needed.
-        stop: The row behind the last that is needed, at most the image's height.
-        name: The file's name for error texts.
-
-    Returns:
-        None where the whole image has to be decoded otherwise.
+    Without an index all rows above are decoded. None where the whole image has to be decoded otherwise.
 
     Raises:
         DataError: If a PNG's data is damaged, or the index does not fit.

@@ -71,11 +71,7 @@ class SamplePlan:
 
 
 def check_sampling(sampling: str | Mapping[str, Any], pyramid: Mapping[str, float] | None) -> None:
-    """Check what can be checked without the pairs.
-
-    Raises:
-        OptionError: As :class:`SamplePlan` does.
-    """
+    """Check what can be checked without the pairs; OptionError as of :class:`SamplePlan`."""
     _split(sampling)
     _tier_shares(pyramid)
 

@@ -36,10 +36,7 @@ class Seekable(NamedTuple):
 def make_seekable(data: bytes, name: str, block: int = 24_000) -> Seekable:
     """Write an image anew, or leave it as it is, where that gains nothing or cannot be done without loss.
 
-    Args:
-        data: The file's bytes.
-        name: The file's name for error texts.
-        block: Least bytes of a PNG's block before compression: smaller ones make the file larger and crops faster.
+    Of a PNG's block at least ``block`` bytes are compressed together: fewer make the file larger and crops faster.
 
     Raises:
         DataError: If the file is broken.

@@ -56,11 +56,7 @@ def cut_pairs(
 ) -> Iterator[list[ManifestRecord]]:
     """Write ``{output}/{type}/{input,target}/NAME_sNNN.png``; yield the sub-images of one pair after another.
 
-    A pair whose files are all there, from an interrupted run, is not cut again; every file is written beside its name
-    and moved there, so none is ever half written.
-
-    Raises:
-        DataError: Naming the file if one is missing or bad, or the two sizes differ.
+    A pair whose files are all there, from an interrupted run, is not cut again. Bad files are a DataError.
     """
     names = unique_stems((record.lq, record.gt) for record in records)
     for rain_type in {record.rain_type for record in records}:

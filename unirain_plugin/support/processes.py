@@ -35,14 +35,9 @@ def end_with_parent() -> None:
 def process_pool(
     workers: int, initializer: Callable[..., None] | None = None, *arguments: object, preload: Sequence[str] = ()
 ) -> ProcessPoolExecutor:
-    """A pool of fresh processes that end with this one.
+    """A pool of ``workers`` fresh processes that end with this one; each begins with ``initializer(*arguments)``.
 
-    Args:
-        workers: How many.
-        initializer: Called in each with ``arguments`` before it takes up work.
-        *arguments: Its arguments.
-        preload: Modules that a fork server imports once for all of them (without threads or CUDA); else each process
-            imports anew.
+    ``preload``: modules that a fork server imports once for all of them (without threads or CUDA).
     """
     context = multiprocessing.get_context("forkserver" if preload else "spawn")
     if preload:
