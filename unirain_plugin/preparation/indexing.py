@@ -35,8 +35,8 @@ class FileFacts(NamedTuple):
 class IndexReport:
     """Everything that a user has to know of an indexing run.
 
-    ``about``: layout, folder, options; ``pairs``: numbers by type and source; ``problems``: (kind, message) of pairs that
-    are not written; warnings; ``duplicates``: files with the same bytes.
+    ``about``: layout, folder, options; ``pairs``: numbers by type and source; ``problems``: (kind, message) of pairs
+    that are not written; warnings; ``duplicates``: files with the same bytes.
     """
 
     about: dict[str, Any]

@@ -20,7 +20,7 @@ _LINE = re.compile(r"(?P<name>\S+)(?: \((?P<h>\d+),(?P<w>\d+),\d+\))?\s*")
 
 
 class MetaInfoFile(NamedTuple):
-    """One meta info file to be: the lines of one rain type's pairs in a folder for ``dataroot_lq`` and ``dataroot_gt``."""
+    """One meta info file to be: the lines of one type's pairs in folders for ``dataroot_lq`` and ``dataroot_gt``."""
 
     rain_type: str
     lq_folder: str

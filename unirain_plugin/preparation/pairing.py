@@ -47,8 +47,8 @@ class Pairing:
 class PairingOptions:
     """The user's choices.
 
-    ``split``: ``train``, ``test``, ``val`` or a folder's name (None: all). In place of the layout's: ``rain_type`` of all
-    pairs, translations of types (``{"rainstreak_raindrop": "drs"}``), the source's name.
+    ``split``: ``train``, ``test``, ``val`` or a folder's name (None: all). In place of the layout's: ``rain_type`` of
+    all pairs, translations of types (``{"rainstreak_raindrop": "drs"}``), the source's name.
     """
 
     split: str | None = None
