@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from unirain_plugin.data.image_header import ImageHeader, check_pixels, exif_orientation, read_header
+from unirain_plugin.data.partial_decode import inflated
 from unirain_plugin.errors import DataError
 
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"] * features.check("avif")))
@@ -112,6 +113,8 @@ def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:
         check_pixels(header.height, header.width, name, limit)
         if header.bits > 8:
             return _deep_png(data, name, header)
+        if header.format == "png":
+            inflated(data, header, name)
         return replace(decode_with_pillow(data, name, limit), orientation=header.orientation)
     if is_tiff(data):
         from unirain_plugin.data.tiff import decode_tiff

@@ -240,10 +240,38 @@ def _png(
     return first, wrapped_png(about, head[33:], b"".join(rows))
 
 
-def row_bytes(data: bytes | memoryview) -> int:
-    """Bytes of a row of a PNG, before its compression and without the filter's number."""
-    width, _, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    return (width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour] + 7) // 8
+_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+"""The passes of an interlaced PNG: first row and column, and the steps to the next."""
+
+
+def pixel_bits(data: bytes | memoryview) -> int:
+    """Bits of a pixel of a PNG, as it is stored."""
+    return data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
+
+
+def row_bytes(data: bytes | memoryview, step: int = 1, first: int = 0) -> int:
+    """Bytes of a row of a PNG, or of every ``step``-th pixel of it, before compression and without the filter."""
+    (width,) = struct.unpack_from(">I", data, 16)
+    return (-(-(width - first) // step) * pixel_bits(data) + 7) // 8
+
+
+def inflated(data: bytes, header: ImageHeader, name: str) -> bytes:
+    """All rows of a PNG with their filters.
+
+    Raises:
+        DataError: If its data is damaged or ends early, which Pillow would fill up with black.
+    """
+    inflater = _inflater.decompressobj()
+    try:
+        rows = b"".join(map(inflater.decompress, _idat_chunks(data, header.data_at, name)))
+    except (zlib.error, _inflater.error) as error:
+        raise DataError(f"{name}: the PNG's data is damaged: {error}.") from None
+    passes = _ADAM7 if data[28] else ((0, 0, 1, 1),)
+    sizes = [(-(-(header.height - top) // down), row_bytes(data, right, left)) for top, left, down, right in passes]
+    expected = sum(count * (1 + size) for count, size in sizes if size)
+    if len(rows) < expected:
+        raise DataError(f"{name}: the PNG's data ends early: it inflates to {len(rows)} bytes, expected {expected}.")
+    return rows
 
 
 def wrapped_png(about: bytes | memoryview, before: bytes, rows: bytes) -> bytes:
