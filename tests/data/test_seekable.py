@@ -277,8 +277,9 @@ def moved(data, number, by):
 
 
 FAULTS = {
-    "cut short": (lambda data: data[:-3], "is damaged: found 33 bytes, expected 36"),
+    "cut short": (lambda data: data[:-3], "is damaged: found 37 bytes, expected 40"),
     "empty": (lambda data: b"", "is damaged: 0 bytes without its header"),
+    "a byte": (lambda data: data[:25] + b"\xff" + data[26:], "is damaged: its checksum is wrong"),
     "newer": (lambda data: data[:4] + b"\2" + data[5:], "has version 2; this release reads version 1"),
     "of other bytes": (
         lambda data: replace(RowIndex.from_bytes(data, "x"), size=77).to_bytes(), "has .* the index is one of 77",

@@ -37,10 +37,6 @@ class SampleIndex(int):
         """Pickle with the draw, as the queues to loader workers need."""
         return type(self), (int(self), self.draw)
 
-    def __repr__(self) -> str:
-        """Show both numbers."""
-        return f"SampleIndex({int(self)}, draw={self.draw})"
-
 
 class ResumableSampler(Sampler[SampleIndex]):
     """Replaces the toolbox's ``EnlargedSampler``, which always starts an epoch over and whose epochs end early.

@@ -33,7 +33,7 @@ except ImportError:
 from unirain_plugin.data.image_header import PNG_SIGNATURE, ImageHeader, read_header
 from unirain_plugin.errors import DataError
 
-_INDEX = struct.Struct("<4sHHII")
+_INDEX = struct.Struct("<4sHHIII")
 _MAGIC, VERSION = b"rows", 1
 _REMEDY = "Make the LMDB anew, or read whole images with decode_region: false."
 
@@ -55,20 +55,22 @@ class RowIndex:
     def to_bytes(self) -> bytes:
         """As it is stored beside the image."""
         starts = np.asarray(self.starts, "<u4").tobytes()
-        return _INDEX.pack(_MAGIC, VERSION, self.rows, self.size, len(self.starts)) + starts
+        return _INDEX.pack(_MAGIC, VERSION, self.rows, self.size, len(self.starts), zlib.crc32(starts)) + starts
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, name: str) -> RowIndex:
         """Read what :meth:`to_bytes` wrote; a DataError says if it is cut short or of a newer version."""
         if len(data) < _INDEX.size or bytes(data[:4]) != _MAGIC:
             raise DataError(f"{name}: its index of rows is damaged: {len(data)} bytes without its header. {_REMEDY}")
-        _, version, rows, size, count = _INDEX.unpack_from(data)
+        _, version, rows, size, count, checksum = _INDEX.unpack_from(data)
         if version != VERSION:
             raise DataError(f"{name}: its index of rows has version {version}; this release reads version {VERSION}. "
                             f"{_REMEDY}")  # fmt: skip
-        if len(data) != _INDEX.size + 4 * count or not rows or count < 2:
+        if len(data) != _INDEX.size + 4 * count:
             raise DataError(f"{name}: its index of rows is damaged: found {len(data)} bytes, expected "
                             f"{_INDEX.size + 4 * count}. {_REMEDY}")  # fmt: skip
+        if zlib.crc32(data[_INDEX.size :]) != checksum or not rows or count < 2:
+            raise DataError(f"{name}: its index of rows is damaged: its checksum is wrong. {_REMEDY}")
         return cls(size, rows, array("I", np.frombuffer(data, "<u4", count, _INDEX.size).tolist()))
 
     def header(self, data: bytes | memoryview, name: str) -> ImageHeader:
@@ -224,7 +226,8 @@ def _png(
     inflater, size, rows = _inflater.decompressobj(-15 if first else 15), (stop - first) * (1 + row_bytes(data)), []
     needed = size
     try:
-        for chunk in _idat_chunks(data, position, name):
+        chunks = _idat_chunks(data, position, name)
+        for chunk in chunks if index else list(chunks):  # damage anywhere is told, but with an index only what is read
             rows.append(inflater.decompress(chunk, needed))
             needed -= len(rows[-1])
             if needed <= 0:
@@ -233,11 +236,12 @@ def _png(
         raise DataError(f"{name}: the PNG's data is damaged: {error}.") from None
     if needed > 0:
         raise DataError(f"{name}: the PNG's data ends before row {stop} of {header.height}.")
-    if first and rows[0][0] > 1:
+    raw = b"".join(rows)
+    if first and raw[0] > 1:
         raise index.misfit(name, f"row {first} needs the one above it")
     head = bytes(data[: header.data_at])
     about = head[16:20] + struct.pack(">I", stop - first) + head[24:29]
-    return first, wrapped_png(about, head[33:], b"".join(rows))
+    return first, wrapped_png(about, head[33:], raw)
 
 
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))

@@ -28,13 +28,10 @@ MODES = ("balanced", "natural")
 class SamplePlan:
     """Maps slots to pairs.
 
-    Args:
-        table: The pairs.
-        sampling: ``balanced`` (equal shares of the types), ``natural`` (every pair equally often), weights of the types
-            (``{drs: 2, nrd: 1}``), or ``{types: …, sources: …}`` with one of these for the types and one for the
-            sources within each type (default: natural).
-        pyramid: Weights of the tiers ``distilled`` and ``rest`` within each type and source (paper.md §2; the shares
-            are our choice). None leaves out what distillation has rejected.
+    ``sampling``: ``balanced`` (equal shares of the types), ``natural`` (every pair equally often), weights of the types
+    (``{drs: 2, nrd: 1}``), or ``{types: …, sources: …}`` with one of these for the types and one for the sources within
+    each type (default: natural). ``pyramid``: weights of the tiers ``distilled`` and ``rest`` within each type and
+    source (paper.md §2; the shares are our choice); None leaves out what distillation has rejected.
 
     Raises:
         OptionError: If a weight is wrong, or a name is missing or unknown.

@@ -50,8 +50,7 @@ class Part:
         rule: One of :data:`RULES`.
         lq: Pattern of the rainy images (``list_file``: glob of the list files; ``side_by_side``: of the joint images).
         gt: Patterns of the clean image; the first that exists is taken.
-        rain_type: The type's name; ``{field}`` takes the field's value; None means that the user has to say.
-        types: Translates the value of ``rain_type`` into a rain type; others stay as they are.
+        rain_type: The type's name; ``{field}`` takes the field's value, which ``types`` translates; None: to be said.
         fields: Regular expressions of fields.
         split: The split that these pairs are, where the folders do not tell.
         source: Name of the source; fields may be used. None: the layout's name.

@@ -226,16 +226,11 @@ _BATCH_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class LmdbRecipe:
-    """How the entries are made.
+    """How the entries are made: of files below ``root``, kinds of images in ``convert`` accepted.
 
-    Attributes:
-        root: Folder that the records' paths are relative to.
-        convert: Kinds of images to accept (see :class:`unirain_plugin.data.images.EncodedImage`).
-        recompress: Whether to store everything as PNG instead of the sources' own bytes.
-        seekable: Whether to write images anew, without loss, so that a crop is decoded without what lies above it.
-        level: PNG compression, 0 to 9.
-        workers: Number of reading threads.
-        commit_every: Pairs in one transaction, at most.
+    ``recompress``: all as PNG of ``level`` (0 to 9) instead of the sources' bytes; ``seekable``: written anew, without
+    loss, so that a crop is decoded without what lies above it. ``workers`` threads read; at most ``commit_every``
+    pairs are in one transaction.
     """
 
     root: str

@@ -17,14 +17,10 @@ from unirain_plugin.support.processes import map_in_processes
 
 @dataclass(frozen=True, slots=True)
 class CutPlan:
-    """How images are cut.
+    """How images are cut: square sub-images of side ``size``, ``step`` apart, as PNG of a level from 0 to 9.
 
-    Attributes:
-        size: Side of the square sub-images in pixels. 320 is our choice for crops of 128: small enough to read fast.
-        step: Distance of neighbouring sub-images; 256 lets them overlap by 64, at 1.6 times the pixels.
-        threshold: A rest at the lower or right border above this many pixels gets a sub-image of its own.
-        level: PNG compression, 0 to 9.
-        convert: Kinds of images to accept.
+    320 is our choice for crops of 128: small enough to read fast; 256 lets neighbours overlap by 64, at 1.6 times the
+    pixels. A rest at the border of more than ``threshold`` pixels gets a sub-image of its own.
     """
 
     size: int = 320
