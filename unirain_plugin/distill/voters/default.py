@@ -27,7 +27,7 @@ from unirain_plugin.distill.voters.registration import registration
 from unirain_plugin.distill.voters.tones import tones
 from unirain_plugin.support.spec import between
 
-VERSION = 3
+VERSION = 4
 """Part of the default voters' fingerprints: raise it whenever a figure or a limit changes."""
 
 
