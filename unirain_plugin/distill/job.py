@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,11 @@ class Context:
         """The candidates of a shard as listed."""
         return read_candidates(self.job.candidates, self._offsets, shard)
 
+    def candidate(self, number: int) -> Candidate:
+        """One candidate by its number."""
+        shard, row = divmod(number, self.options.shard_size)
+        return _kept_candidates(self, shard)[row]
+
     def reference_slice(self, shard: int) -> Sequence[Reference]:
         """The references of a shard."""
         size = self.options.shard_size
@@ -108,3 +113,8 @@ class Context:
         built = [self.__dict__[name] for name in ("captioner", "embedder", "text_encoder") if name in self.__dict__]
         for part in [*built, *self.__dict__.get("voters", ())]:
             part.close()
+
+
+@lru_cache(maxsize=64)
+def _kept_candidates(context: Context, shard: int) -> list[Candidate]:
+    return context.candidates(shard)
