@@ -1,14 +1,7 @@
 """The four registries of the pipeline's exchangeable parts, made with BasicSR's ``Registry``, and the parts' base.
 
-Example:
-    A voter of your own, chosen in YAML by ``type: TooDark`` (with ``imports: [my_voters]``)::
-
-        from unirain_plugin.distill.registry import VOTER
-        from unirain_plugin.distill.voters.base import Voter
-
-        @VOTER.register()
-        class TooDark(Voter):
-            ...
+A voter of your own, chosen in YAML by ``type: TooDark`` (with ``imports: [my_voters]``), is a subclass of
+:class:`~unirain_plugin.distill.voters.base.Voter` with ``@VOTER.register()`` above it.
 """
 
 from __future__ import annotations
@@ -70,11 +63,7 @@ class Part:
 
 
 def file_stamp(path: str | Path) -> dict[str, Any]:
-    """Name, size and time of a file, to notice that it was exchanged.
-
-    Raises:
-        OptionError: If it is missing.
-    """
+    """Name, size and time of a file, to notice that it was exchanged; OptionError if it is missing."""
     try:
         stat = Path(path).stat()
     except OSError as error:
@@ -134,9 +123,6 @@ TEXT_ENCODER = PartRegistry("text encoder")
 VOTER = PartRegistry("voter")
 """Candidate with its retrieved references → verdict (the paper's R^i)."""
 
-BUILT_IN_MODULES = ("unirain_plugin.distill.describers", "unirain_plugin.distill.voters")
-"""Packages whose import registers the parts that come with the plugin."""
-
 
 def load_parts(imports: Iterable[str] = ()) -> None:
     """Import the built-in parts and the user's own modules, so that their classes are registered.
@@ -144,8 +130,8 @@ def load_parts(imports: Iterable[str] = ()) -> None:
     Raises:
         OptionError: If a module of the user cannot be imported.
     """
-    for name in BUILT_IN_MODULES:
-        importlib.import_module(name)
+    for room in ("describers", "voters"):
+        importlib.import_module(f"unirain_plugin.distill.{room}")
     import_own(imports)
 
 
@@ -181,11 +167,8 @@ def check_section(registry: Registry, section: object, where: str) -> tuple[type
                 known = sorted(parameters)
                 raise OptionError(f"{where}: unknown key '{key}'.{did_you_mean(key, known)} '{name}' knows {known}.")
     for key, parameter in parameters.items():
-        needed = parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_KEYWORD,
-            parameter.VAR_POSITIONAL,
-        )
-        if needed and key not in kwargs:
+        variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if parameter.default is parameter.empty and not variable and key not in kwargs:
             raise OptionError(f"{where}: '{name}' needs the key '{key}'.")
     return cls, kwargs
 
