@@ -52,6 +52,7 @@ def test_defaults():
         ({"test_sets": [{**SET, "gt": "y"}]}, "`gt` goes with `lq`"),
         ({"test_sets": [{**SET, "rejected": True}]}, "`rejected` goes with `manifest`"),
         ({"test_sets": [{**SET, "limit": 0}]}, "limit: found 0; expected an integer ≥ 1"),
+        ({"test_sets": [{"name": "s", "manifest": []}]}, r"manifest: found the list \[\]; expected a path or a list"),
         ({"metrics": ["pnsr"]}, r"metrics\[0\]: unknown metric 'pnsr'\. Did you mean 'psnr'\?"),
         ({"reference": "inputt"}, r"no model 'inputt'; found input, a\. Did you mean 'input'\?"),
         ({"bootstrap": {"confidence": 95}}, r"confidence: found 95; expected a number ≥ 0\.5 and < 1"),
@@ -65,6 +66,8 @@ def test_mistakes_are_named(changes, message):
         parse(**changes)
 
 
-def test_manifest_may_have_a_dataroot():
+def test_a_manifest_may_have_a_dataroot_and_others_beside_it():
     options = parse(test_sets=[{"name": "m", "manifest": "m.jsonl", "dataroot": "pictures", "rain_types": ["drs"]}])
     assert options.test_sets[0].manifest == Path("m.jsonl")
+    options = parse(test_sets=[{"name": "m", "manifest": ["m.jsonl", "n.jsonl"]}])
+    assert options.test_sets[0].manifest == [Path("m.jsonl"), Path("n.jsonl")]

@@ -18,10 +18,9 @@ import numpy as np
 from unirain_plugin.compare.options import ModelOptions, SetOptions, SynthesizeOptions
 from unirain_plugin.data.folders import find_types, list_folders, scan_rainrag, walk_images
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
-from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.data.names import unique_keys
 from unirain_plugin.data.pairs import read_file
-from unirain_plugin.data.sources import read_meta, read_value, scan_lmdb
+from unirain_plugin.data.sources import read_manifests, read_meta, read_value, scan_lmdb
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
 
@@ -211,10 +210,15 @@ def by_stem(root: str) -> dict[str, Source]:
 
 
 def _from_manifest(options: SetOptions) -> Iterator[Sample]:
-    manifest = os.path.expanduser(options.manifest)
-    root = os.path.dirname(os.path.abspath(manifest)) if options.dataroot is None else options.dataroot
+    given = options.manifest if isinstance(options.manifest, list) else [options.manifest]
+    manifests = [os.path.expanduser(path) for path in given]
+    manifest = ", ".join(manifests)
+    root = os.path.dirname(os.path.abspath(manifests[0])) if options.dataroot is None else options.dataroot
     base = os.path.expanduser(root)
-    records = [r for r in read_manifest(manifest) if r.keep is not False or options.rejected]
+    found = read_manifests(manifests, options.dataroot is None)
+    records = [r for r in found if r.keep is not False or options.rejected]
+    if len(manifests) > 1:  # they may name a pair again
+        records = list({(r.lq, r.gt): r for r in records}.values())
     types = {r.rain_type for r in records}
     for name in options.rain_types or ():
         if name not in types:
