@@ -54,10 +54,13 @@ def test_folders(rainrag_root, tmp_path):
     assert all(s.gt is None and s.rain_type is None for s in listed(tmp_path, lq=folder / "input"))
 
 
-def test_a_missing_clean_picture_is_named(rainrag_root, tmp_path):
+@pytest.mark.parametrize(("side", "other"), [("input", "target"), ("target", "input")])
+def test_images_without_a_partner_are_named(rainrag_root, tmp_path, side, other):
     folder = rainrag_root / "drd"
-    (folder / "target/001.png").rename(folder / "target/0011.png")
-    with pytest.raises(DataError, match=r"1 of 3 images of .*input have no clean image .*: 001\. Did you mean"):
+    for name in ("001.png", "002.png"):
+        (folder / other / name).unlink()
+    message = f"test set 's': 2 of 3 images of .*{side} have no partner of their name in .*{other}: 001, 002"
+    with pytest.raises(DataError, match=message):
         listed(tmp_path, lq=folder / "input", gt=folder / "target")
 
 

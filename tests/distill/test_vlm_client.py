@@ -16,7 +16,7 @@ from fake_vlm_server import VERDICT, completion, serve
 pytest.importorskip("openai", reason="needs openai: pip install openai")
 
 from unirain_plugin.distill.records import DistillError, ServiceError
-from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, ask_all, data_url
+from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, data_url
 from unirain_plugin.errors import OptionError
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
@@ -296,9 +296,9 @@ def test_after_a_failure_nothing_more_is_asked():
         return (401, "{}", {}) if "3" in request["messages"][0]["content"][0]["text"] else busy
 
     with serve(answer) as server:
-        connection = client(server.url, retries=20)
+        connection = client(server.url, retries=20, concurrency=4)
         with pytest.raises(ServiceError, match="refuses the key"):
-            ask_all(lambda item: connection.ask(str(item), [], []), range(100), 4, connection)
+            connection.ask_all(lambda item: connection.ask(str(item), [], []), range(100))
         assert len(server.requests) <= 8
 
 

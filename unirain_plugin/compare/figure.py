@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from unirain_plugin.compare.summary import GT, INPUT, Comparison, ImageResult
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.psnr_ssim import psnr
-from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import whole_file, write_errors
 
 ERROR_SCALE = 0.2
@@ -446,12 +446,7 @@ def _shown(name: str) -> str:
 def _title(comparison: Comparison, test_set: str, image: str) -> str:
     types = {r.rain_type for r in comparison.results if (r.test_set, r.image) == (test_set, image)}
     rain_type = next(iter(types - {None}), None)
-    return " · ".join([*([in_words(rain_type)] if rain_type else []), f"{test_set} / {image}"])
-
-
-def in_words(rain_type: str) -> str:
-    """The rain type for a reader."""
-    return RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
+    return " · ".join([*([describe(rain_type)] if rain_type else []), f"{test_set} / {image}"])
 
 
 def _footer(scale: float, automatic: bool) -> Image.Image:

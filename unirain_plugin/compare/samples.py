@@ -18,11 +18,15 @@ import numpy as np
 from unirain_plugin.compare.options import ModelOptions, SetOptions, SynthesizeOptions
 from unirain_plugin.data.folders import find_types, list_folders, scan_rainrag, walk_images
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
+from unirain_plugin.data.manifest import read_manifests
 from unirain_plugin.data.names import unique_keys
 from unirain_plugin.data.pairs import read_file
-from unirain_plugin.data.sources import read_manifests, read_meta, read_value, scan_lmdb
+from unirain_plugin.data.sources import read_meta, read_value, scan_lmdb
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
+
+_NAMED = 20
+"""Images without a partner that an error names."""
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 
@@ -170,13 +174,15 @@ def _holds_lmdbs(base: str) -> bool:
 def _from_sides(options: SetOptions) -> Iterator[Sample]:
     lq = _side(options.lq)
     gt = _side(options.gt) if options.gt is not None else None
-    missing = sorted(lq.keys() - gt.keys()) if gt is not None else []
-    if missing:
-        hint = did_you_mean(missing[0], gt)
-        raise DataError(
-            f"{options.gt}: {len(missing)} of {len(lq)} images of {options.lq} have no clean image of their name "
-            f"here: {some(missing)}.{hint} (Clean images named by another rule: make a manifest, index-dataset.)"
-        )
+    sides = [(lq, gt, options.lq, options.gt), (gt, lq, options.gt, options.lq)] if gt is not None else []
+    for here, there, path, other in sides:
+        missing = sorted(here.keys() - there.keys())
+        if missing:
+            raise DataError(
+                f"test set '{options.name}': {len(missing)} of {len(here)} images of {path} have no partner of their "
+                f"name in {other}: {some(missing, _NAMED)}.{did_you_mean(missing[0], there)} (Pairs named by another "
+                "rule: make a manifest, index-dataset.)"
+            )
     for name in sorted(lq):
         yield Sample(options.name, name, options.rain_type, lq[name], gt[name] if gt is not None else None)
 

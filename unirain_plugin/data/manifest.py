@@ -10,9 +10,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -85,6 +85,35 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
         raise DataError(f"{path}: the manifest cannot be read: {error.strerror or error}.") from None
     if not number:
         raise DataError(f"{path}: the manifest is empty; expected one JSON object a line.")
+
+
+def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) -> Iterator[ManifestRecord]:
+    """Yield the records of several manifests, their paths as if they stood in the first one's folder.
+
+    Args:
+        paths: The manifests.
+        files: Whether paths are relative to each manifest's folder; else (LMDB keys, say) they stay as they are.
+
+    Raises:
+        DataError: As :func:`read_manifest`, and where two manifests name one rainy image but differ in its clean image,
+            rain type or verdict.
+    """
+    first = os.path.dirname(os.path.abspath(paths[0]))
+    known: dict[str, tuple[str, str, bool, str]] = {}
+    for path in map(os.fspath, paths):
+        for record in read_manifest(path):
+            if len(paths) > 1:
+                if files:
+                    names = (os.path.join(os.path.dirname(path), name) for name in (record.lq, record.gt))
+                    lq, gt = (path_from(first, name).removeprefix("./") for name in names)
+                    record = replace(record, lq=lq, gt=gt)
+                said = record.gt, record.rain_type, record.keep is not False, path
+                before = known.setdefault(record.lq, said)
+                for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
+                    if old != new:
+                        raise DataError(f"{path}: {record.lq}: its {what} is {new!r} here and {old!r} in {before[3]}; "
+                                        "expected the same.")  # fmt: skip
+            yield record
 
 
 def _parse(line: bytes, where: str) -> ManifestRecord:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import lmdb
 
 from unirain_plugin.data.dataset_options import DatasetOptions
 from unirain_plugin.data.folders import find_types, scan_rainrag, types_in_order
-from unirain_plugin.data.manifest import ManifestRecord, path_from, read_manifest
+from unirain_plugin.data.manifest import read_manifests
 from unirain_plugin.data.pairs import Pair, PairTable, Side, read_file
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 
@@ -336,41 +335,17 @@ def open_source(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str,
     return table, LmdbStorage(root), tuple(types)
 
 
-def read_manifests(paths: Sequence[str], are_rebased: bool = True) -> Iterator[ManifestRecord]:
-    """The records of several manifests, one after the other; an image that is named again must mean the same.
-
-    Args:
-        paths: The files.
-        are_rebased: Whether paths, relative to each manifest's folder, become relative to that of the first.
-
-    Raises:
-        DataError: As :func:`read_manifest`, or if two say different things of an image.
-    """
-    root, known = os.path.dirname(os.path.abspath(paths[0])), {}
-    for number, path in enumerate(paths):
-        for record in read_manifest(path):
-            if number and are_rebased:
-                folder = os.path.dirname(path)
-                lq, gt = (
-                    path_from(root, os.path.join(folder, name)).removeprefix("./") for name in (record.lq, record.gt)
-                )
-                record = replace(record, lq=lq, gt=gt)
-            if len(paths) > 1:
-                said = record.gt, record.rain_type, record.keep is not False, path
-                _check_agreement(known, record.lq, said)
-            yield record
-
-
 def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str, ...]]:
     given = [options.manifest] if isinstance(options.manifest, str) else options.manifest
     manifests = [os.path.expanduser(path) for path in given]
     manifest, root = ", ".join(manifests), os.path.dirname(os.path.abspath(manifests[0]))
     table, seen = PairTable(), set()
-    for r in read_manifests(manifests, options.dataroot is None):
-        seen.add(r.rain_type)
-        kept = r.keep is not False
-        if (options.rain_types is None or r.rain_type in options.rain_types) and (kept or options.pyramid is not None):
-            table.append(Pair(r.lq, r.gt, r.rain_type, r.source, kept, r.size))
+    for record in read_manifests(manifests, options.dataroot is None):
+        seen.add(record.rain_type)
+        wanted = options.rain_types is None or record.rain_type in options.rain_types
+        kept = record.keep is not False
+        if wanted and (kept or options.pyramid is not None):
+            table.append(Pair(record.lq, record.gt, record.rain_type, record.source, kept, record.size))
     for name in options.rain_types or ():
         if name not in seen:
             raise DataError(
@@ -381,16 +356,6 @@ def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[s
                         "pyramid gives the rest a share.")  # fmt: skip
     root = options.dataroot if options.dataroot is not None else root
     return table, _storage(options, os.path.expanduser(root)), tuple(options.rain_types or types_in_order(seen))
-
-
-def _check_agreement(known: dict[str, tuple[str, str, bool, str]], lq: str, said: tuple[str, str, bool, str]) -> None:
-    """Several manifests may name an image again, but must then say the same of it."""
-    before = known.setdefault(lq, said)
-    for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
-        if old != new:
-            raise DataError(
-                f"{said[3]}: {lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
-            )
 
 
 def _storage(options: DatasetOptions, root: str) -> Storage:

@@ -12,13 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.distill.inputs import (
     CandidateFile,
     file_digest,
+    list_candidates,
     list_references,
     reference_digest,
     scan_candidates,
-    write_folder_manifest,
 )
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions
@@ -32,7 +33,7 @@ from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.packages import require
 
-_FOLDER_MANIFEST = "candidates.jsonl"
+_LISTING = "candidates.jsonl"
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,13 @@ class Pipeline:
         return CandidateFile(os.path.abspath(manifest), os.path.abspath(root), source, count, size, convert)
 
     def _candidate_manifest(self) -> tuple[Path, str]:
-        """The manifest and the folder of its paths; for a plain folder a manifest is written first."""
-        candidates = self.options.candidates
-        if candidates.manifest is not None:
-            return candidates.manifest, str(candidates.manifest.parent)
-        listing = self.workspace.root / _FOLDER_MANIFEST
-        write_folder_manifest(candidates, listing)
-        return listing, str(candidates.dataroot)
+        """The manifest and the folder of its paths; for a folder, or several manifests, one is written first."""
+        root, records = list_candidates(self.options.candidates)
+        if isinstance(self.options.candidates.manifest, Path):
+            return self.options.candidates.manifest, root
+        listing = self.workspace.root / _LISTING
+        write_manifest(listing, records)
+        return listing, root
 
     def _state(self, inputs: dict[str, Any], context: Context) -> dict[str, dict[str, Any]]:
         """Stage → what its shards depend on, the hashes of the stages upstream included."""

@@ -19,12 +19,14 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_type_hints
 
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.support.packages import import_own
+from unirain_plugin.support.spec import complaint, words
 from unirain_plugin.toolbox import prepare_import
 
 
@@ -32,13 +34,20 @@ class Part:
     """Base of captioners, embedders, text encoders and voters.
 
     Constructors take the YAML section's keys, check them (``OptionError``) and stay cheap; models are loaded on first
-    use, in the worker process.
+    use, in the worker process. In a dataclass the fields are the keys, held to their types and rules.
 
     Attributes:
         version: Raise it whenever results can change, so that old shards are not mixed with new ones.
     """
 
-    version: int = 1
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if complaint(value, hints[field.name]):
+                raise OptionError(f"{field.name}: expected {words(hints[field.name])}, got {value!r}.")
 
     def check(self) -> None:
         """Look, before the work begins, whether packages and files are there. Loads no model.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from unirain_plugin.distill.report import REPORT
 from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
-from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.rain_types import RAIN_TYPES, describe
 from unirain_plugin.study.data import distil, good_pairs, plant_pair
 from unirain_plugin.support.files import write_png
 from unirain_plugin.support.resources import option_file
@@ -50,6 +51,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--per-image", type=int, default=30, help="training pairs a photograph and type (%(default)s)")
     parser.add_argument("--size", type=int, default=192, help="side of the training images in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
+    parser.add_argument(
+        "--types",
+        nargs="+",
+        default=RAIN_TYPES,
+        metavar="TYPE",
+        help="some of drs drd nrs nrd snow haze (default: the four types of rain)",
+    )
     return parser
 
 
@@ -58,15 +66,16 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if (args.output / "data").exists():
         raise OptionError(f"--output {args.output}: holds an earlier demo; remove the folder or name another.")
-    output = args.output.resolve()
+    output, listed = args.output.resolve(), f"[{', '.join(args.types)}]"
     started = time.monotonic()
-    _say("1/4 Rendering four types of rain onto photographs, planting bad pairs, distilling them away")
-    make_data(output / "data", args.per_image, args.size, args.seed)
+    _say(f"1/4 Rendering {', '.join(args.types)} onto photographs, planting bad pairs, distilling them away")
+    make_data(output / "data", args.per_image, args.size, args.seed, args.types)
     sys.stdout.write(plant_and_distil(output / "data/train", output / "distillation", args.seed) + "\n")
     _say("2/4 Training UniRain-Tiny through BasicSR's train_pipeline")
     overrides = [
         f"datasets:train:dataroot={output / 'distillation/lmdb'}",
         f"datasets:val:dataroot={output / 'data/val'}",
+        *(f"{section}:rain_types={listed}" for section in ("datasets:train", "datasets:val", "train:pixel_opt")),
     ]
     if args.iterations is not None:
         overrides += [f"train:total_iter={args.iterations}", f"train:scheduler:periods=[{args.iterations}]"]
@@ -74,23 +83,24 @@ def main(argv: list[str] | None = None) -> int:
     _say("3/4 Restoring the held-out images through BasicSR's test_pipeline")
     weights = output / "experiments" / Path(TRAIN_OPTIONS).stem / "models" / "net_g_latest.pth"
     overrides = [f"datasets:test:dataroot={output / 'data/val'}", f"path:pretrain_network_g={weights}"]
+    overrides += [f"datasets:test:rain_types={listed}"]
     _run("unirain_plugin.test", TEST_OPTIONS, output, overrides)
     _say("4/4 Results on held-out photographs")
     results = output / "results" / Path(TEST_OPTIONS).stem / "visualization" / "held-out"
-    triplets = find_triplets(output / "data/val", results, SUFFIX, RAIN_TYPES)
+    triplets = find_triplets(output / "data/val", results, SUFFIX, args.types)
     rows = score_by_type(triplets)
     sys.stdout.write(format_table(rows) + "\n\n")
     sys.stdout.write("For comparison, the trained weights that the package ships, on the same images:\n")
-    shipped = restore_with_shipped_weights(output / "data/val", output / "shipped_weights")
+    shipped = restore_with_shipped_weights(output / "data/val", output / "shipped_weights", args.types)
     sys.stdout.write(format_table(score_by_type(shipped)) + "\n\n")
     sys.stdout.write(f"Image: {write_grid(triplets, output / 'demo.png')}\n")
     sys.stdout.write(f"Weights: {weights}\nTime: {time.monotonic() - started:.0f} s\n")
     return report_losers(rows)
 
 
-def make_data(folder: Path, per_image: int, size: int, seed: int) -> None:
+def make_data(folder: Path, per_image: int, size: int, seed: int, types: Sequence[str] = RAIN_TYPES) -> None:
     """Write ``train`` and ``val`` in RainRAG's layout; the held-out photographs are rendered thrice, larger."""
-    common = ["--types", *RAIN_TYPES, "--seed", str(seed)]
+    common = ["--types", *types, "--seed", str(seed)]
     train = ["--split", "train", "--per-image", str(per_image), "--size", str(size), "--vary-colours"]
     synthesize_rain.main([*common, *train, "--output", str(folder / "train")])
     held_out = ["--split", "held-out", "--per-image", "3", "--size", "256"]
@@ -140,28 +150,27 @@ def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2)
     return "\n".join(lines) + (f"\nReport: {report}\n" if report.exists() else "\n")
 
 
-def restore_with_shipped_weights(data: Path, results: Path) -> list[Triplet]:
+def restore_with_shipped_weights(data: Path, results: Path, types: Sequence[str] = RAIN_TYPES) -> list[Triplet]:
     """Restore every rainy image below ``data`` into ``results/{type}/NAME_restored.png``."""
     from unirain_plugin import load, restore
 
     network = load()
-    for rain_type in RAIN_TYPES:
+    for rain_type in types:
         (results / rain_type).mkdir(parents=True)
         for path in sorted((data / rain_type / "input").iterdir()):
             restored = restore(network, read_bgr(path)[..., ::-1])
             write_png(results / rain_type / f"{path.stem}_{SUFFIX}.png", restored[..., ::-1])
-    return find_triplets(data, results, SUFFIX, RAIN_TYPES)
+    return find_triplets(data, results, SUFFIX, types)
 
 
 def write_grid(triplets: list[Triplet], path: Path) -> Path:
     """Write the grid with the first held-out image of every type."""
     first = {t.rain_type: t for t in reversed(triplets)}
     rows = []
-    for rain_type in RAIN_TYPES:
-        triplet = first[rain_type]
+    for rain_type, triplet in reversed(first.items()):
         lq, restored, gt = (read_bgr(p) for p in (triplet.lq, triplet.restored, triplet.gt))
         psnr = score(lq, gt).psnr, score(restored, gt).psnr
-        rows.append(Row(RainType[rain_type.upper()].description, lq, restored, gt, *psnr))
+        rows.append(Row(describe(rain_type), lq, restored, gt, *psnr))
     write_png(path, comparison_grid(rows)[..., ::-1])
     return path
 

@@ -124,13 +124,16 @@ def _owner(half: _Structure, quarter: _Structure, limit: float) -> dict[str, flo
     Returns:
         ``darker_structure``: share in places where lq is the darker one; ``owned_by_gt``: Σ over those places of the
         share that gt bears. Rain streaks brighten, so both are near 0 for them; drops have dark rims and hide bright
-        parts, up to 0.45.
+        parts, up to 0.45. ``only_in_gt``: share in those places where lq has hardly any structure, so that it is gt's
+        alone: not noise or motion in lq, nor contrast lost in mist, as real rain has them.
     """
     totals = [float(part.energy.sum()) + 50 for part in (half, quarter)]
     dark = [cv2.blur(part.difference, (3, 3))[:-1, :-1] < -max(3.0, limit / 2) for part in (half, quarter)]
+    rainy = half.energy + 2 * half.shared + half.scene  # |∇lq|²
     return {
         "darker_structure": float((half.energy * dark[0]).sum()) / totals[0],
         "owned_by_gt": float((-quarter.shared * dark[1]).sum()) / totals[1],
+        "only_in_gt": float(half.energy[dark[0] & (rainy < 0.3 * half.energy)].sum()) / totals[0],
     }
 
 
