@@ -134,7 +134,7 @@ def test_large_pictures_are_restored_at_the_sizes_that_the_weights_name(tmp_path
 
     def restored(**keys):
         chosen = spec(tmp_path, weights=weights, **keys)
-        return restore(load_network(chosen)[0], image, **vars(chosen.restore_options()))
+        return restore(load_network(chosen)[0], image, **vars(chosen.restoring))
 
     named, alone = restored(), restored(sizes=[])
     np.testing.assert_array_equal(alone, restore(original.eval(), image))
@@ -147,7 +147,7 @@ def test_large_pictures_are_restored_at_the_sizes_that_the_weights_name(tmp_path
 def test_a_model_may_have_its_own_tile(tmp_path):
     model = ModelOptions("m", network=EDSR, untrained=True, tile=128)
     options = CompareOptions("c", [model], [SetOptions("s", lq=tmp_path)], tile=256, precision="bf16")
-    found = spec_of(model, options)
+    found = spec_of(model, options).restoring
     assert (found.tile, found.overlap, found.precision) == (128, 32, "bf16")
 
 
@@ -157,7 +157,7 @@ def test_cost_of_a_network_by_hand(tmp_path):
     weights = 3 * 4 * 9 + 3 * (4 * 4 * 9) + 4 * 3 * 9  # first, two of the block and one behind it, last
     assert counted.multiply_adds == weights * 16 * 16
     assert counted.parameters == weights + 4 * 4 + 3
-    options = spec(tmp_path, EDSR, untrained=True).restore_options()
+    options = spec(tmp_path, EDSR, untrained=True).restoring
     assert seconds(lambda image: restore_tensor(net, image, options), 16, torch.device("cpu")) > 0
 
 
