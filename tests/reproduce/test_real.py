@@ -184,7 +184,7 @@ def test_the_data_are_made_of_the_users_folders(images, tmp_path):
         "rain_scale": 2,
         "reference_pairs": 1,
         "distill": {"voters": [{**voter, "strictness": 0.1} for voter in voters]},  # few images: nothing is rejected
-        "bad_kinds": ["odd_rain", "implausible_rain"],
+        "bad_kinds": ["odd_rain"],
     }
     changes = {
         "references": str(images / "rainy"),
@@ -203,7 +203,7 @@ def test_the_data_are_made_of_the_users_folders(images, tmp_path):
     subset = {name: list(read_manifest(folder.subset(name, 0))) for name in ("distilled", "defaults", "everything")}
     assert len(subset["distilled"]) == len(subset["defaults"]) == kept <= len(subset["everything"])
     assert all("../defaults/" in record.lq for record in subset["defaults"])
-    assert {record.source for record in subset["everything"]} == {"rendered", "odd_rain", "implausible_rain"}
+    assert {record.source for record in subset["everything"]} == {"rendered", "odd_rain"}
     listed = (tmp_path / "out" / "references.txt").read_text().split()
     assert listed == [f"references/{number:05d}_0.png" for number in range(8)]
 
