@@ -55,7 +55,7 @@ def sides(images, names=("rainy", "clean")):
 
 
 def test_rain_and_clean_photographs_pass(images):
-    assert len(check_references(images / "rainy", sides(images)[1])) == 8
+    assert len(check_references("references", images / "rainy", sides(images)[1])) == 8
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def test_rain_and_clean_photographs_pass(images):
 )  # fmt: skip
 def test_images_of_the_wrong_kind_are_refused(images, rainy, clean, message):
     with pytest.raises(DataError, match=message):
-        check_references(images / rainy, sides(images, [clean])[0] if clean else None)
+        check_references("references", images / rainy, sides(images, [clean])[0] if clean else None)
 
 
 def test_missing_and_too_few_references_are_told(tmp_path, images):
     with pytest.raises(DataError, match=r"references: .*none: no such folder; expected a folder of photographs"):
-        check_references(tmp_path / "none", None)
+        check_references("references", tmp_path / "none", None)
     with pytest.raises(DataError, match=r"references: .*: holds no photographs; expected files ending in"):
-        check_references(tmp_path, None)
+        check_references("references", tmp_path, None)
     for name in ("00.png", "01.png"):
         shutil.copy(images / "rainy" / name, tmp_path)
     with pytest.raises(DataError, match=r"references: .*: holds 2 image\(s\); at least 8 are needed"):
-        check_references(tmp_path, None)
+        check_references("references", tmp_path, None)
 
 
 def test_sets(images, folder):
@@ -130,8 +130,8 @@ def name_twice(folder):
     ("harm", "message"),
     [
         (remove_partner, r"b: 1 image\(s\) in 'input' without a partner of the same name in 'target': 01\.png"),
-        (remove_side, "test_sets: .*b: found 'input' alone; expected input and target"),
-        (swap, "test_sets: .*b: 'input' and 'target' seem to be the wrong way round"),
+        (remove_side, "test_sets: .*b: holds no folder 'target'; expected input and target in it"),
+        (swap, "test_sets: .*: b: 'input' and 'target' seem to be the wrong way round"),
         (name_twice, "'Set-A' and 'set_a' would both be called set_a"),
         (shutil.rmtree, "test_sets: .*: no such folder; expected NAME/input"),
     ],

@@ -71,7 +71,7 @@ def check_images(options: ReproduceOptions, look: bool = True) -> dict[str, list
         paths = {split: list_images(f"photographs: {split}", folder) for split, folder in folders.items() if folder}
     if options.references is not None:
         clean = None if photographs is None else (f"photographs: train: {photographs.train}", paths["train"])
-        paths["references"] = check_references(options.references, clean, look)
+        paths["references"] = check_references("references", options.references, clean, look)
     if options.test_sets is not None:
         paths["test_sets"] = [
             p for pairs in check_test_sets(options.test_sets, look).values() for pair in pairs for p in pair

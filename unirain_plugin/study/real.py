@@ -124,15 +124,17 @@ def check_rain_and_clean(rainy: tuple[str, Sequence[Path]] | None, clean: tuple[
         )
 
 
-def check_references(folder: Path, clean: tuple[str, Sequence[Path]] | None, look: bool = True) -> list[Path]:
+def check_references(
+    what: str, folder: Path, clean: tuple[str, Sequence[Path]] | None, look: bool = True
+) -> list[Path]:
     """List photographs of real rain and, where asked to, look at them and at the clean photographs.
 
     Raises:
         DataError: If they are fewer than the voters need, or as :func:`check_rain_and_clean`.
     """
-    paths = list_images("references", folder, FEWEST)
+    paths = list_images(what, folder, FEWEST)
     if look:
-        check_rain_and_clean((f"references: {folder}", paths), clean)
+        check_rain_and_clean((f"{what}: {folder}", paths), clean)
     return paths
 
 
@@ -183,17 +185,32 @@ def check_test_sets(folder: Path, look: bool = True) -> dict[str, list[tuple[Pat
     """
     if not folder.is_dir():
         raise DataError(f"test_sets: {folder}: no such folder; expected NAME/input and NAME/target below it.")
-    pairs = {}
-    for found in list_folders(str(folder)):
-        sides = [side for side in (LQ_FOLDER, GT_FOLDER) if (folder / found / side).is_dir()]
-        if len(sides) == 1:
-            raise DataError(f"test_sets: {folder / found}: found '{sides[0]}' alone; expected input and target.")
-    for name, found in set_names(folder).items():
-        table = scan_rainrag(str(folder), [found])
-        pairs[name] = [(folder / pair.lq, folder / pair.gt) for pair in (table[n] for n in range(len(table)))]
-        if look:
-            check_direction(f"test_sets: {folder / found}", pairs[name])
+    half = [name for name in list_folders(str(folder)) if _sides(folder / name) == 1]
+    for name in half:
+        list_pairs("test_sets", folder / name)  # says which side is missing
+    pairs = {name: list_pairs("test_sets", folder / found) for name, found in set_names(folder).items()}
+    for name, found in pairs.items() if look else ():
+        check_direction(f"test_sets: {folder}: {name}", found)
     return pairs
+
+
+def _sides(folder: Path) -> int:
+    return sum((folder / side).is_dir() for side in (LQ_FOLDER, GT_FOLDER))
+
+
+def list_pairs(what: str, folder: Path) -> list[tuple[Path, Path]]:
+    """The pairs of ``folder/input`` and ``folder/target``, rainy and clean, by equal names.
+
+    Raises:
+        DataError: Naming ``what``, if the folder or a side of it is missing; or partners or images are.
+    """
+    for side in (LQ_FOLDER, GT_FOLDER):
+        if not (folder / side).is_dir():
+            found = "no such folder" if not folder.is_dir() else f"holds no folder '{side}'"
+            raise DataError(f"{what}: {folder}: {found}; expected input and target in it.")
+    root, name = folder.absolute().parent, folder.absolute().name
+    table = scan_rainrag(str(root), [name])
+    return [(root / pair.lq, root / pair.gt) for pair in (table[number] for number in range(len(table)))]
 
 
 def check_direction(what: str, pairs: Sequence[tuple[Path, Path]]) -> None:

@@ -51,13 +51,39 @@ def _texture_view(image: np.ndarray) -> np.ndarray:
 VIEWS = {"cues": _cue_view, "texture": _texture_view}
 
 
+class Known:
+    """What references look like in one view.
+
+    Args:
+        looks: Figures of each reference, (N, F), at least four references. Each figure counts in units of its spread.
+    """
+
+    def __init__(self, looks: Sequence[Sequence[float]]) -> None:
+        table = np.array(looks)
+        self._scale = table.std(axis=0) + 1e-3
+        self._table = table / self._scale
+
+    def distance(self, look: Sequence[float] | np.ndarray) -> float:
+        """Mean distance of an image to the three nearest references, root mean square over the figures."""
+        return _to_nearest(np.asarray(look) / self._scale, self._table)
+
+    def among(self, coverage: float) -> float:
+        """The distance to the others that this share of the references does not exceed."""
+        own = [_to_nearest(row, np.delete(self._table, place, axis=0)) for place, row in enumerate(self._table)]
+        return float(np.quantile(own, coverage))
+
+
+def _to_nearest(row: np.ndarray, table: np.ndarray) -> float:
+    distances = np.sqrt(((table - row) ** 2).mean(axis=1))
+    return float(np.partition(distances, _NEIGHBOURS - 1)[:_NEIGHBOURS].mean())
+
+
 @VOTER.register()
 class Likeness(DefaultVoter):
     """Says no to rain of which the references show no like, and to pairs with a defect.
 
-    An image is described by a view; each figure counts in units of its spread over the references. The mean distance to
-    the three nearest references is held against what the references have among themselves. Two such voters of
-    different views make a majority: what both find unlike is rejected.
+    The distance to the three nearest references in a view is held against what references have among themselves. Two
+    such voters of different views make a majority: what both find unlike is rejected.
 
     Args:
         name: Unique name within the pipeline.
@@ -79,8 +105,8 @@ class Likeness(DefaultVoter):
         if isinstance(coverage, bool) or not isinstance(coverage, (int, float)) or not 0.5 <= coverage <= 1:
             raise OptionError(f"coverage: expected a number from 0.5 to 1, got {coverage!r}.")
         self.view, self.coverage = view, float(coverage)
-        self._known = np.empty((0, 0))
-        self._scale, self._limit = np.empty(0), np.inf
+        self._known: Known | None = None
+        self._limit = np.inf
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
         """The pair's evidence and the view of its rainy image."""
@@ -96,24 +122,15 @@ class Likeness(DefaultVoter):
         looks = [(r.measurements.get(self.name) or self.measure_reference(r))["view"] for r in references]
         if len(looks) < FEWEST:
             return
-        table = np.array(looks)
-        self._scale = table.std(axis=0) + 1e-3
-        self._known = table / self._scale
-        own = [self._distance(row, np.delete(self._known, place, axis=0)) for place, row in enumerate(self._known)]
-        self._limit = float(np.quantile(own, self.coverage))
+        self._known = Known(looks)
+        self._limit = self._known.among(self.coverage)
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
         """Also whether the references show the like."""
         own = [*super().findings(figures, rain_type), rain_in_clean(figures, rain_type)]
-        if not len(self._known):
+        if self._known is None:
             return own
-        distance = self._distance(np.array(figures["view"]) / self._scale, self._known)
+        distance = self._known.distance(figures["view"])
         words = f"unlike the references: {distance:.2f} from the nearest three, {self.coverage:.0%} of them "
         words += f"are within {self._limit:.2f} of others"
         return [*own, Finding(f"unlike_{self.view}", distance / self._limit, words)]
-
-    @staticmethod
-    def _distance(row: np.ndarray, known: np.ndarray) -> float:
-        """Mean distance to the nearest of ``known``, root mean square over the figures."""
-        distances = np.sqrt(((known - row) ** 2).mean(axis=1))
-        return float(np.partition(distances, _NEIGHBOURS - 1)[:_NEIGHBOURS].mean())
