@@ -49,7 +49,7 @@ def expected(opt, name, measure="psnr"):
             values.append(PROTOCOLS[name].value(measure, *sides))
         types.append(values)
     means = [float(np.mean(values)) for values in types]
-    return [*means, float(np.mean(means)), float(np.mean(sum(types, [])))]
+    return [*means, float(np.mean(means)), float(np.mean([*types[0], *types[1]]))]
 
 
 def scores(opt, capsys, *flags):

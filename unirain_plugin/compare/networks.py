@@ -62,20 +62,14 @@ class NetworkSpec:
 
     Attributes:
         options: Its section of the option file.
-        tile: See :class:`CompareOptions`, as the further ones.
-        overlap: Pixels that tiles share.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        sizes: Longer edges at which larger images are restored as well; None: what the weights' file names.
+        restoring: How images are restored.
         device: Where it runs.
         threads: CPU threads, or None for torch's choice.
         imports: Modules that register networks.
     """
 
     options: ModelOptions
-    tile: int
-    overlap: int
-    precision: str
-    sizes: list[int] | None
+    restoring: RestoreOptions
     device: str
     threads: int | None
     imports: tuple[str, ...] = ()
@@ -86,22 +80,13 @@ class NetworkSpec:
         given = self.options.weights
         return None if given is None else SHIPPED if given == DEFAULT_WEIGHTS else Path(given).expanduser()
 
-    def restore_options(self) -> RestoreOptions:
-        """How images are restored.
-
-        Raises:
-            OptionError: If tile, overlap or precision are out of range.
-        """
-        sizes = None if self.sizes is None else tuple(self.sizes)
-        return RestoreOptions(self.tile, self.overlap, self.precision, sizes=sizes)
-
     def fingerprint(self) -> str:
         """Hash of all that a restored image depends on beside its input.
 
         Raises:
             CheckpointError: If the weights are missing.
         """
-        o = self.options
+        o, r = self.options, self.restoring
         network: Any = Path(o.network).read_text("utf-8") if isinstance(o.network, str) else o.network
         if network is None and self.weights is not None:
             network = experiment_network(self.weights)
@@ -112,7 +97,7 @@ class NetworkSpec:
                 "network": network,
                 "loading": [o.param_key, o.strict_load, o.pad_multiple],
                 **({"code": _code_of(self.imports)} if self.imports else {}),
-                "restoring": [self.tile, self.overlap, self.precision, self.sizes, CONFIDENCE],
+                "restoring": [r.tile, r.overlap, r.precision, r.sizes, CONFIDENCE],
             }
         )
 
@@ -125,17 +110,19 @@ def _code_of(modules: Sequence[str]) -> list[str]:
 
 
 def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
-    """The network of a model's section; what it leaves out is as for all."""
-    chosen = {
-        key: getattr(options, key) if getattr(model, key) is None else getattr(model, key)
-        for key in ("tile", "overlap", "precision", "sizes")
-    }
-    own = tuple(options.imports)
-    return NetworkSpec(model, **chosen, device=options.device, threads=options.cost.threads, imports=own)
+    """The network of a model's section; what it leaves out is as for all.
+
+    Raises:
+        OptionError: If tile, overlap, precision or sizes are out of range.
+    """
+    keys = ("tile", "overlap", "precision", "sizes")
+    chosen = {key: getattr(options if getattr(model, key) is None else model, key) for key in keys}
+    chosen["sizes"] = None if chosen["sizes"] is None else tuple(chosen["sizes"])
+    return NetworkSpec(model, RestoreOptions(**chosen), options.device, options.cost.threads, tuple(options.imports))
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file of weights or code.
+    """SHA-256 of a file of weights (or of code).
 
     Raises:
         CheckpointError: If it cannot be read.
@@ -144,7 +131,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}.") from None
+        raise CheckpointError(f"{path}: the weights cannot be read: {error.strerror or error}.") from None
 
 
 def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
@@ -163,7 +150,7 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     device = choose_device(spec.device)
-    spec.restore_options().check_device(device)
+    spec.restoring.check_device(device)
     if o.untrained or not o.strict_load:
         section = network_section(Path(o.network)) if isinstance(o.network, str) else o.network
         torch.manual_seed(0)
@@ -310,7 +297,7 @@ def _serve(connection: Connection, spec: NetworkSpec) -> None:
 
 
 def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
-    options = spec.restore_options()
+    options = spec.restoring
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
 
     def restore_file(source: Source, target: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -152,19 +152,14 @@ def markdown_set(
     """One test set: a row a model, a column a rain type, the metrics in a cell."""
     parts = [f"### {summary.test_set}\n"]
     for some in split_metrics(present([summary], metrics)):
-        cells = _printed(summary, models, some, "**{}**".format, "<u>{}</u>".format)
+        rows = _rows(summary, models, some)
         heads = [
             GROUP_TITLES.get(group, group) + ("" if group == WORST else f" ({summary.images[group]})")
             for group in summary.groups
         ]
-        rows = {
-            model: [" / ".join(cells[group][metric][model] for metric in some) for group in summary.groups]
-            for model in models
-        }
-        title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
-        title += "; number of images in brackets"
-        title += "; – where a model lacks an image or a metric a value." if "–" in str(rows) else "."
-        title = " ".join(filter(None, (title, protocol_note(some, protocol), left_out([summary], models, some))))
+        dash = "; – where a model lacks an image or a metric a value" if "–" in str(rows) else ""
+        title = f"{_titles(some)}; number of images in brackets{dash}."
+        title = _sentences(title, protocol_note(some, protocol), left_out([summary], models, some))
         parts.append(f"{title}\n\n{markdown_table(['model', *heads], rows)}")
     return "\n".join(parts)
 
@@ -174,37 +169,38 @@ def markdown_overview(
 ) -> str:
     """Several test sets: a column each, with the mean over its rain types, and their average."""
     parts = ["### All test sets\n"]
+    columns = {f"{number} {s.test_set}": s for number, s in enumerate(summaries)}
     for some in split_metrics(present(summaries, metrics)):
-        cells: dict[str, list[str]] = {model: [] for model in models}
-        columns = {metric: _overview_columns(summaries, models, metric) for metric in some}
-        for index in range(len(summaries) + 1):
-            printed = {
-                metric: marked_cells([columns[metric][index]], metric, higher, "**{}**".format, "<u>{}</u>".format)[0]
-                for metric, higher in some.items()
-            }
+        values: dict[str, dict[str, dict[str, float | None]]] = {model: {MEAN: {}} for model in models}
+        for model in models:
+            for name, summary in columns.items():
+                values[model][name] = summary.values[model][MEAN if MEAN in summary.groups else summary.groups[0]]
+        for metric in some:
+            # an average over those test sets in which the metric has a value at all
+            sets = [name for name in columns if any(values[model][name].get(metric) is not None for model in models)]
             for model in models:
-                cells[model].append(" / ".join(printed[metric][model] for metric in some))
-        title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
+                known = [values[model][name].get(metric) for name in sets]
+                values[model][MEAN][metric] = finite_mean(known) if known and None not in known else None
+        rows = _rows(SetSummary("", [*columns, MEAN], {}, values, {}), models, some)
+        title = f"{_titles(some)}; means over the rain types of each test set."
+        title = _sentences(title, protocol_note(some, protocol), left_out(summaries, models, some))
         heads = ["model", *(summary.test_set for summary in summaries), "average"]
-        title += "; means over the rain types of each test set."
-        title = " ".join(filter(None, (title, protocol_note(some, protocol), left_out(summaries, models, some))))
-        parts.append(f"{title}\n\n{markdown_table(heads, cells)}")
+        parts.append(f"{title}\n\n{markdown_table(heads, rows)}")
     return "\n".join(parts)
 
 
-def _overview_columns(
-    summaries: Sequence[SetSummary], models: Sequence[str], metric: str
-) -> list[dict[str, float | None]]:
-    columns = []
-    for summary in summaries:
-        group = MEAN if MEAN in summary.groups else summary.groups[0]
-        columns.append({model: summary.values[model][group].get(metric) for model in models})
-    average: dict[str, float | None] = {}
-    for model in models:
-        values = [column[model] for column in columns if any(value is not None for value in column.values())]
-        known = [value for value in values if value is not None]
-        average[model] = finite_mean(known) if known and len(known) == len(values) else None
-    return [*columns, average]
+def _rows(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> dict[str, list[str]]:
+    """Model → a cell for each group, with all metrics in it, in Markdown."""
+    cells = _printed(summary, models, metrics, "**{}**".format, "<u>{}</u>".format)
+    return {m: [" / ".join(cells[group][metric][m] for metric in metrics) for group in summary.groups] for m in models}
+
+
+def _titles(metrics: Mapping[str, bool]) -> str:
+    return " / ".join(metric_title(metric, higher) for metric, higher in metrics.items())
+
+
+def _sentences(*texts: str) -> str:
+    return " ".join(filter(None, texts))
 
 
 def markdown_table(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
@@ -269,15 +265,15 @@ def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[st
     cells = _printed(summary, models, metrics, r"\textbf{{{}}}".format, r"\underline{{{}}}".format)
     count = len(metrics)
     heads = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(GROUP_TITLES.get(group, group))}}}" for group in summary.groups]
-    caption = f"{summary.test_set}. Best in bold, second best underlined. {protocol_note(metrics, protocol)} "
-    caption += left_out([summary], models, metrics)
+    caption = f"{summary.test_set}. Best in bold, second best underlined."
+    caption = _sentences(caption, protocol_note(metrics, protocol), left_out([summary], models, metrics))
     rules = [rf"\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(heads))]
     arrow = {True: r"$\uparrow$", False: r"$\downarrow$"}
     arrows = [f"{_latex(_title(metric))} {arrow[higher]}" for metric, higher in metrics.items()]
     lines = [
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{_latex(' '.join(caption.split()))}}}",
+        rf"\caption{{{_latex(caption)}}}",
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'c' * (count * len(heads))}}}",
         r"\toprule",
@@ -421,9 +417,12 @@ def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
     folder, comparison = options.output_folder, outcome.comparison
     written = []
     if options.figure.enabled and comparison.results:
-        for path, write in ((folder / "figure.png", _write_figure), (folder / "page.html", _write_page)):
+        for path, write in (
+            (folder / "figure.png", lambda path: write_zoom_grid(comparison, path, options.figure)),
+            (folder / "page.html", lambda path: _write_page(outcome, path, options.protocols[0])),
+        ):
             try:
-                write(outcome, path, options)
+                write(path)
                 written.append(path)
             except (UniRainError, ImportError) as error:
                 if is_full(error):
@@ -440,19 +439,11 @@ def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
     return [*(folder / name for name in texts), *written]
 
 
-def _write_figure(outcome: Outcome, path: Path, options: CompareOptions) -> None:
-    scored = {result.model for result in outcome.comparison.results}
-    shown = replace(outcome.comparison, models=[m for m in outcome.comparison.models if m.name in scored])
-    write_zoom_grid(shown, path, options.figure)
-
-
-def _write_page(outcome: Outcome, path: Path, options: CompareOptions) -> None:
+def _write_page(outcome: Outcome, path: Path, protocol: str) -> None:
     rows = page_rows(outcome.comparison.models, outcome.summaries, outcome.directions)
-    notes = [
-        protocol_note(outcome.directions, options.protocols[0]),
-        left_out(outcome.summaries, [row["model"] for row in rows], outcome.directions),
-    ]
-    write_page(outcome.comparison, rows, path, note=" ".join(filter(None, notes)))
+    missing = left_out(outcome.summaries, [row["model"] for row in rows], outcome.directions)
+    note = _sentences(protocol_note(outcome.directions, protocol), missing)
+    write_page(outcome.comparison, rows, path, note=note)
 
 
 def _plain(value: Any) -> Any:

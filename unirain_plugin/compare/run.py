@@ -41,7 +41,7 @@ def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcom
     device = choose_device(options.device)
     specs = {model.name: spec_of(model, options) for model in options.models if model.results is None}
     for spec in specs.values():
-        spec.restore_options().check_device(device)
+        spec.restoring.check_device(device)
     folder = options.output_folder
     check_folder(folder)
     with (
