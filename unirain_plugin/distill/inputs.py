@@ -16,7 +16,7 @@ from unirain_plugin.data.manifest import ManifestRecord, parse_record, path_from
 from unirain_plugin.distill.options import CandidateOptions, ReferenceOptions
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.errors import DataError
-from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.rain_types import KNOWN_TYPES
 
 
 def list_references(options: ReferenceOptions) -> list[Reference]:
@@ -38,7 +38,7 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
             if place is not places[0] and not named:
                 reference.id = path_from(first, reference.path).removeprefix("./")
             if reference.rain_type is None and options.rain_types_from_folders:
-                folders = [part for part in Path(reference.id).parts[:-1] if part in RAIN_TYPES]
+                folders = [part for part in Path(reference.id).parts[:-1] if part in KNOWN_TYPES]
                 reference.rain_type = folders[-1] if folders else None
             if len(places) > 1:
                 before, other = files.setdefault(path_from(first, reference.path), (reference, place))

@@ -7,20 +7,16 @@ A voter of your own, chosen in YAML by ``type: TooDark`` (with ``imports: [my_vo
 from __future__ import annotations
 
 import importlib
-import importlib.abc
-import importlib.util
 import inspect
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import complaint, words
-from unirain_plugin.toolbox import prepare_import
+from unirain_plugin.toolbox import registries
 
 
 class Part:
@@ -71,37 +67,7 @@ def file_stamp(path: str | Path) -> dict[str, Any]:
     return {"path": str(path), "bytes": stat.st_size, "mtime": int(stat.st_mtime)}
 
 
-_TOOLBOX = "basicsr.utils.registry"
-
-
-class _Attaching(importlib.abc.MetaPathFinder):
-    """Finds nothing; makes the registries' module an attribute of ``basicsr.utils`` once that is there."""
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        package = sys.modules.get("basicsr.utils")
-        if package is not None and fullname.startswith("basicsr.utils."):
-            package.registry = sys.modules[_TOOLBOX]  # type: ignore[attr-defined]
-
-
-def _registry_class() -> type:
-    """BasicSR's ``Registry`` without the rest of BasicSR, whose import takes seconds and brings torch and scipy.
-
-    Every worker starts with it. Its module needs no other one, so it is loaded from its own file under its own name:
-    where BasicSR is imported later, that very module is found, and there is one ``Registry`` in the process.
-    """
-    prepare_import()
-    package = None if "basicsr" in sys.modules else PathFinder.find_spec("basicsr")
-    if package is not None and package.submodule_search_locations:
-        file = Path(package.submodule_search_locations[0], "utils", "registry.py")
-        spec = importlib.util.spec_from_file_location(_TOOLBOX, file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[_TOOLBOX] = module
-        sys.meta_path.insert(0, _Attaching())
-    return importlib.import_module(_TOOLBOX).Registry
-
-
-Registry: type = _registry_class()
+Registry: type = registries().Registry
 
 
 class PartRegistry(Registry):  # type: ignore[misc,valid-type]

@@ -25,6 +25,7 @@ from unirain_plugin.distill.voters.frame import MIN_SIDE, make_frame
 from unirain_plugin.distill.voters.rain_layer import rain_layer
 from unirain_plugin.distill.voters.registration import registration
 from unirain_plugin.distill.voters.tones import tones
+from unirain_plugin.distill.voters.veil import HAZE, VEILED, veiled
 from unirain_plugin.support.spec import between
 
 VERSION = 4
@@ -37,12 +38,14 @@ def pair_evidence(candidate: Candidate) -> dict[str, float]:
 
 
 def _measure(candidate: Candidate) -> dict[str, float]:
-    frame = make_frame(candidate.lq, candidate.gt)
+    gt, veil = veiled(candidate.lq, candidate.gt) if candidate.rain_type in VEILED else (candidate.gt, 0.0)
+    frame = make_frame(candidate.lq, gt)
     if frame is None:
         return {}
     tone_figures, table = tones(frame)
-    of_lines = lines(candidate.lq, candidate.gt)
-    return {**registration(frame), **tone_figures, **rain_layer(frame, table), **sharpness(frame), **of_lines}
+    of_lines = lines(candidate.lq, gt)
+    figures = {**registration(frame), **tone_figures, **rain_layer(frame, table), **sharpness(frame), **of_lines}
+    return {**figures, "veil": veil}
 
 
 @dataclass(eq=False)
@@ -70,8 +73,8 @@ class DefaultVoter(Voter):
         self.strictness = float(self.strictness)
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """What may speak against a pair, each with its severity."""
-        return [check(figures) for check in self.checks]
+        """What may speak against a pair, each with its severity; haze has no edges that could be left over."""
+        return [check(figures) for check in self.checks if rain_type != HAZE or check is not found.leftover]
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
         """The pair's evidence (shared, measured once); empty for images below :data:`.MIN_SIDE` pixels."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from unirain_plugin.distill.records import Vote, shared_luminance
 from unirain_plugin.distill.voters.frame import high_pass, quantile, window
+from unirain_plugin.distill.voters.veil import HAZE
 
 Figures = Mapping[str, float]
 
@@ -83,7 +84,7 @@ def wrong_scene(f: Figures) -> Finding:
 def identical(f: Figures) -> Finding:
     """Nothing to learn from: less rain than one pixel in a thousand and none above rounding."""
     words = f"no rain: the images differ in {f['cover']:.2%} of the pixels, by at most about {f['peak']:.0f} levels"
-    return Finding("no_rain", 4.0 / max(f["peak"], 1.0) if f["cover"] < 0.002 else 0.0, words)
+    return Finding("no_rain", 4.0 / max(f["peak"], 1.0) if f["cover"] < 0.002 and f["veil"] < 0.03 else 0.0, words)
 
 
 def exposure(f: Figures) -> Finding:
@@ -201,6 +202,8 @@ def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
     Seen from the clean image this is rain that darkens the rainy one. Rain types whose name ends in ``rs`` are
     streaks; for all others the stricter evidence that drops need is asked for.
     """
+    if rain_type == HAZE:
+        return Finding("still_rainy", 0.0, "haze has no edges of its own that could be in the clean image")
     dark, alone = figures["darker_structure"], figures["only_in_gt"]
     if rain_type.endswith("rs"):
         score, limit = alone * alone / max(dark, 1e-6), STREAK_LIMIT
