@@ -14,9 +14,10 @@ from unirain_plugin.distill.inputs import CandidateFile, list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
 from unirain_plugin.distill.pipeline import Pipeline
-from unirain_plugin.distill.records import Vote
+from unirain_plugin.distill.records import DistillError, Vote
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.vote import decide
+from unirain_plugin.distill.workspace import load_rows
 from unirain_plugin.errors import DataError, OptionError
 
 RESULTS = ("manifest.jsonl", "votes.jsonl", "statistics.json", "meta_info/index.json", "meta_info/drs.txt")
@@ -74,6 +75,7 @@ def test_second_run_makes_nothing_and_a_lost_shard_is_made_again(settings):
     }  # fmt: skip
     assert set(run(settings).made.values()) == {0}
     work = Path(settings["output"]) / "work"
+    assert [len(load_rows(work / "retrieval" / shard, "rows")) for shard in ("000000", "000005")] == [3, 1]  # of 16
     shutil.rmtree(work / "retrieval" / "000002")
     (work / "votes" / ".tmp-leftover").mkdir()
     for name in RESULTS:
@@ -192,6 +194,14 @@ def test_duplicates_are_rejected_before_voting(settings, copied):
     record = next(r for r in read_manifest(Path(settings["output"]) / "manifest.jsonl") if "zz_copy" in r.lq)
     assert (record.keep, record.votes, record.reason) == (False, {}, "duplicate of drs/input/coffee0.png")
     assert run(settings, restart=True, duplicates="keep").statistics["outcomes"].get("duplicate") is None
+
+
+def test_a_voter_that_measures_nonsense_is_named(settings, monkeypatch):
+    from stub_voters import HashVoter
+
+    monkeypatch.setattr(HashVoter, "measure", lambda *_: {"mean": float("nan")})
+    with pytest.raises(DistillError, match="the voter 'first' measured mean = nan; expected a finite number"):
+        run(settings)
 
 
 def test_empty_or_missing_references(settings, tmp_path):
