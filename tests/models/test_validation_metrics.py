@@ -1,6 +1,7 @@
 """Which figures are computed, and for which images there are none."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,13 @@ def test_metrics_under_a_protocol(protocol):
     ):
         values = MetricSuite(resolve_metrics(section, **keys))(a, b, "x")
         assert list(values.values()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_log_says_what_a_named_protocol_is(monkeypatch):
+    told = []
+    monkeypatch.setattr("unirain_plugin.models.figures.get_root_logger", lambda: SimpleNamespace(info=told.append))
+    MetricSuite(resolve_metrics(["psnr", "ssim@raindrop"]))
+    assert told == [f"Metric ssim@raindrop: protocol raindrop, {PROTOCOLS['raindrop']}."]
 
 
 def test_only_names_without_options_follow_the_protocol_of_the_section():

@@ -81,10 +81,17 @@ def _named(name: Any, protocol: str) -> dict[str, Any]:
 
 
 class MetricSuite:
-    """Computes all metrics of one image and warns, once each, about those that an image is too small for."""
+    """Computes all metrics of one image and warns, once each, about those that an image is too small for.
+
+    What a protocol that an option file names is, the log says at the start.
+    """
 
     def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
         self.metrics = metrics
+        for name, options in metrics.items():
+            if "protocol" in options:
+                protocol = options["protocol"]
+                get_root_logger().info(f"Metric {name}: protocol {protocol}, {PROTOCOLS[protocol]}.")
         self._warned: set[str] = set()
 
     def __call__(self, restored: np.ndarray, target: np.ndarray | None, name: str) -> dict[str, float]:
