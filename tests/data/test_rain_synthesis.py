@@ -171,11 +171,13 @@ def test_rain_scales_with_the_picture():
 
 def test_veil_is_bounded_and_leaves_the_near_part_free():
     params = StreakParams(veil_share=1.0, veil=(0.2, 0.2))
-    veils = [veil_opacity((120, 100), np.random.default_rng(s), params) for s in range(8)]
+    veils = [veil_opacity(np.zeros((120, 100, 3), np.float32), np.random.default_rng(s), params) for s in range(8)]
     assert all(veil.shape == (120, 100) and veil.min() >= 0 and veil.max() <= 0.2 + 1e-6 for veil in veils)
     assert all(veil[:12].mean() > veil[-12:].mean() for veil in veils)
     assert all((veil[-12:] == 0).mean() > 0.5 for veil in veils)
-    assert not veil_opacity((120, 100), np.random.default_rng(0), replace(params, veil_share=0.0)).any()
+    assert not veil_opacity(
+        np.zeros((120, 100, 3), np.float32), np.random.default_rng(0), replace(params, veil_share=0.0)
+    ).any()
 
 
 def test_night_noise_is_the_same_in_both_pictures(photo):

@@ -108,11 +108,6 @@ def test_changed_inputs_are_noticed(settings, rendered, tmp_path):
         run(settings)
 
 
-def test_engine_and_report_may_change(settings):
-    run(settings)
-    assert set(run(settings, engine={"workers": 1}, name="renamed").made.values()) == {0}
-
-
 @pytest.fixture()
 def copied(settings, rendered, tmp_path):
     """The settings with pairs and references that a test may spoil."""

@@ -88,32 +88,50 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
 
 
 def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) -> Iterator[ManifestRecord]:
-    """Yield the records of several manifests, their paths as if they stood in the first one's folder.
+    """Yield the records of several manifests as if they were one in the first one's folder.
+
+    A rainy image that several of them name is yielded once; they must say the same of it.
 
     Args:
         paths: The manifests.
-        files: Whether paths are relative to each manifest's folder; else (LMDB keys, say) they stay as they are.
+        files: Whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
 
     Raises:
-        DataError: As :func:`read_manifest`, and where two manifests name one rainy image but differ in its clean image,
-            rain type or verdict.
+        DataError: As :func:`read_manifest`, and if two disagree on an image.
     """
-    first = os.path.dirname(os.path.abspath(paths[0]))
-    known: dict[str, tuple[str, str, bool, str]] = {}
-    for path in map(os.fspath, paths):
+    known: dict[str, tuple[object, ...]] = {}
+    root = os.path.dirname(os.path.abspath(paths[0]))
+    for number, path in enumerate(map(os.fspath, paths)):
         for record in read_manifest(path):
-            if len(paths) > 1:
-                if files:
-                    names = (os.path.join(os.path.dirname(path), name) for name in (record.lq, record.gt))
-                    lq, gt = (path_from(first, name).removeprefix("./") for name in names)
-                    record = replace(record, lq=lq, gt=gt)
-                said = record.gt, record.rain_type, record.keep is not False, path
-                before = known.setdefault(record.lq, said)
-                for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
-                    if old != new:
-                        raise DataError(f"{path}: {record.lq}: its {what} is {new!r} here and {old!r} in {before[3]}; "
-                                        "expected the same.")  # fmt: skip
-            yield record
+            if number and files:
+                sides = (os.path.join(os.path.dirname(os.path.abspath(path)), name) for name in (record.lq, record.gt))
+                lq, gt = (os.path.normpath(path_from(root, side)) for side in sides)
+                record = replace(record, lq=lq, gt=gt)
+            if len(paths) == 1 or is_new(known, record, path, root if files else record.rain_type):
+                yield record
+
+
+def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: str, root: str) -> bool:
+    """Whether no other manifest has named this rainy image; what is said of it is noted in ``known``.
+
+    Args:
+        known: What was said of the images so far.
+        record: What is said now.
+        path: The manifest that says it.
+        root: The folder of the record's paths.
+
+    Raises:
+        DataError: If another manifest says something else of the image.
+    """
+    lq, gt = (os.path.normpath(os.path.join(root, name)) for name in (record.lq, record.gt))
+    said = (gt, record.rain_type, record.keep is not False, path)
+    before = known.setdefault(lq, said)
+    for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
+        if old != new:
+            raise DataError(
+                f"{path}: {record.lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
+            )
+    return before[3] == path
 
 
 def _parse(line: bytes, where: str) -> ManifestRecord:

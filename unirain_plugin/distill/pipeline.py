@@ -24,7 +24,7 @@ from unirain_plugin.distill.inputs import (
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Reference
-from unirain_plugin.distill.report import MetaInfo, Statistics, result_rows, write_rows
+from unirain_plugin.distill.report import Examples, MetaInfo, Statistics, result_rows, write_rows
 from unirain_plugin.distill.stages import GROUPS, STAGES
 from unirain_plugin.distill.stages.base import WholeStage
 from unirain_plugin.distill.workers import Engine, Step, build_engine, in_this_process
@@ -188,7 +188,6 @@ class Pipeline:
         return {name: len(shards) for name, shards in missing.items()}
 
     def _bar(self, job: Job, name: str, missing: list[int], place: int) -> tqdm:
-        """A stage's progress bar: count, rate, remaining time."""
         stage = STAGES[name]
         done = stage.items(job) - sum(stage.items_in(job, shard) for shard in missing)
         return tqdm(
@@ -199,25 +198,17 @@ class Pipeline:
     def _finish(self, context: Context) -> dict[str, Any]:
         """Write manifest, votes, meta-info files, statistics and report."""
         folder, references = self.options.output_folder, context.references
-        statistics, meta = Statistics(references), MetaInfo()
-        examples = None
-        if self.options.report.enabled:
-            from unirain_plugin.distill.report import Examples
-
-            examples = Examples(self.options.report)
-        bar = tqdm(
+        statistics, meta, examples = Statistics(references), MetaInfo(), Examples(self.options.report)
+        with tqdm(
             total=context.job.candidates.count, desc="write results", unit="img", disable=self.quiet, file=sys.stderr
-        )
-        with bar:
+        ) as bar:
             for row in write_rows(result_rows(context), references, folder):
-                statistics.add(row)
-                meta.add(row)
-                if examples is not None:
-                    examples.add(row)
+                for gatherer in (statistics, meta, examples):
+                    gatherer.add(row)
                 bar.update()
         meta.write(folder)
         statistics.write(folder)
-        if examples is not None:
+        if self.options.report.enabled:
             examples.write(context, statistics.as_dict(), folder)
         return statistics.as_dict()
 

@@ -19,7 +19,7 @@ from unirain_plugin.support.packages import import_own
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 8
+RENDERER_VERSION = 9
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""
@@ -171,23 +171,15 @@ def _plan(
     for (key, path), name in zip(photos, names, strict=True):
         for rain_type in args.types:
             for k in range(args.per_image):
-                yield PairJob(
-                    photo=path,
-                    key=key,
-                    output=str(args.output),
-                    name=_file_name(name, k),
-                    rain_type=rain_type,
-                    index=k,
-                    size=size,
-                    seed=args.seed,
-                    vary_colours=args.vary_colours,
-                    vary_rain=args.vary_rain,
-                    rain_scale=args.rain_scale,
-                    dry_share=args.dry_share,
-                    dull_share=args.dull_share,
-                    convert=tuple(args.convert),
-                    imports=tuple(args.imports),
-                )
+                shape = {**_settings(args, size), "imports": tuple(args.imports)}
+                yield PairJob(path, key, str(args.output), _file_name(name, k), rain_type, k, **shape)
+
+
+def _settings(args: argparse.Namespace, size: tuple[int, int] | None) -> dict[str, object]:
+    """What shapes every pair, by the names of ``PairJob``; as JSON reads it back."""
+    names = ["seed", "vary_colours", "vary_rain", "rain_scale", "dry_share", "dull_share"]
+    chosen = {name: getattr(args, name) for name in names}
+    return {**chosen, "size": size and list(size), "convert": sorted(args.convert)}
 
 
 def _file_name(name: str, k: int) -> str:
@@ -198,17 +190,7 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, name
     """Refuse, clear or take over what is in the output, then make the folders and note settings and pairs."""
     output, record = args.output, args.output / SETTINGS_FILE
     pairs = {"names": names, "types": args.types, "per_image": args.per_image}
-    settings = {
-        "renderer": RENDERER_VERSION,
-        "seed": args.seed,
-        "size": size and list(size),
-        "vary_colours": args.vary_colours,
-        "vary_rain": args.vary_rain,
-        "rain_scale": args.rain_scale,
-        "dry_share": args.dry_share,
-        "dull_share": args.dull_share,
-        "convert": sorted(args.convert),
-    }
+    settings = {"renderer": RENDERER_VERSION, **_settings(args, size)}
     if output.exists() and not output.is_dir():
         raise DataError(f"--output {output}: is a file; expected a folder.")
     if output.is_dir() and any(output.iterdir()):

@@ -1,19 +1,9 @@
 """Rain, snow and haze on clean photographs: the public face of the renderer.
 
-From one clean photograph :func:`render_rain` makes a pair, rainy (``lq``) and clean (``gt``), for each
-type. It works in linear light and follows how such pictures come about:
-
-* streaks (``drs``, ``nrs``): drops fall at several depths; the shutter smears them along one common direction; they
-  mix the background with light gathered from their surroundings; unresolved far rain is mist
-  (:mod:`~unirain_plugin.rain.streaks`);
-* drops (``drd``, ``nrd``): outlines merged from metaballs; each drop shows an inverted, minified, blurred image of the
-  scene, a dark rim and a highlight, and is out of focus (:mod:`~unirain_plugin.rain.drops`);
-* night (``nrs``, ``nrd``): the scene is relit by lamps with glow, which also light the rain, and taken by a camera
-  with automatic exposure, a response curve and noise. The clean picture is the same night with the same noise
-  (:mod:`~unirain_plugin.rain.night`);
-* ``snow`` and ``haze`` by day (:mod:`~unirain_plugin.rain.weather`).
-
-All ranges are in :mod:`~unirain_plugin.rain.params`. Only numpy and OpenCV are needed.
+From one clean photograph :func:`render_rain` makes a pair, rainy (``lq``) and clean (``gt``), for each type, in linear
+light: streaks (:mod:`~unirain_plugin.rain.streaks`) or drops (:mod:`~unirain_plugin.rain.drops`), by day or at night
+(:mod:`~unirain_plugin.rain.night`); snow or haze by day (:mod:`~unirain_plugin.rain.weather`). All ranges are in
+:mod:`~unirain_plugin.rain.params`. Only numpy and OpenCV are needed.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,16 +31,24 @@ def _add_streaks(
     shape = scene.shape[:2]
     opacity = streak_opacity(shape, rng, params)[..., None]
     brightness = rng.uniform(*params.brightness)
-    veil = veil_opacity(shape, rng, params)[..., None]
+    veil = veil_opacity(scene, rng, params)[..., None]
     more = rng.spawn(1)[0]
     in_codes, only_added = more.random(2) < (params.code_share, params.added_share)
     misty = scene + veil * (more.uniform(*params.veil_light) * light - scene)
-    curve = 2.2 if in_codes else 1.0
+    curve = 2.2 if in_codes or params.drawn_share == 1 else 1.0
     before, rain = (np.maximum(x, 0) ** np.float32(1 / curve) for x in (misty, brightness * light))
+    if params.drawn_share == 1:
+        rain = np.float32(more.uniform(*params.grey))
     rainy = (before * (1 - opacity * (not only_added)) + opacity * rain) ** np.float32(curve)
     mask = 1 - (1 - opacity) * (1 - veil)
     mask[mask < _VISIBLE] = 0
     return np.where(mask > 0, rainy, scene), mask[..., 0]
+
+
+def _drawn(rng: np.random.Generator, params: StreakParams) -> StreakParams:
+    """The same ranges for a scene whose rain is certainly drawn, or certainly not."""
+    share = params.drawn_share
+    return replace(params, drawn_share=float(rng.spawn(1)[0].random() < share)) if 0 < share < 1 else params
 
 
 def _sky_light(scene: np.ndarray, rng: np.random.Generator, params: RainParams) -> np.ndarray:
@@ -52,14 +61,20 @@ def _darkened(scene: np.ndarray, rng: np.random.Generator, params: CameraParams)
     """The scene, or a share of its light at more contrast."""
     more = rng.spawn(1)[0]
     gain, gamma = more.uniform(*params.gain), more.uniform(*params.gamma)
-    return gain * scene ** np.float32(gamma) if more.random() < params.dark_share else scene
+    if more.random() >= params.dark_share:
+        return scene
+    dark = gain * scene ** np.float32(gamma)
+    if contrast := more.uniform(*params.contrast):
+        codes = np.clip(dark, 0, 1) ** np.float32(1 / 2.2)
+        dark = np.maximum(codes - contrast / (2 * np.pi) * np.sin(2 * np.pi * codes), 0) ** np.float32(2.2)
+    return dark
 
 
 def _day_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
     scene = to_linear(photo)
     light = _sky_light(scene, rng, params)
     dark = _darkened(scene, rng, params.camera)
-    rainy, mask = _add_streaks(dark, light, rng, params.streaks)
+    rainy, mask = _add_streaks(dark, light, rng, _drawn(rng, params.streaks))
     return _outside_equal(to_codes(rainy), photo.copy(), mask if dark is scene else np.maximum(mask, _VISIBLE))
 
 
@@ -72,8 +87,13 @@ def _day_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams) 
 
 def _night_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
     night = make_night(to_linear(photo), rng, params.night, params.night.streak_gain)
-    rainy, mask = _add_streaks(night.scene, night.light, rng, params.streaks)
-    return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
+    streaks, clean = _drawn(rng, params.streaks), night.photograph(night.scene)
+    if streaks.drawn_share:
+        scene = to_linear(clean)
+        rainy, mask = _add_streaks(scene, surroundings(scene), rng, streaks)
+        return _outside_equal(to_codes(rainy), clean, mask)
+    rainy, mask = _add_streaks(night.scene, night.light, rng, streaks)
+    return _outside_equal(night.photograph(rainy), clean, mask)
 
 
 def _night_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,14 +57,9 @@ class ClipPart(Part):
                 f"pretrained: '{self.model}' would be a random model; give a tag of open_clip or a weights file, "
                 f"or a model '{_LOCAL_DIR}DIR' that holds its weights."
             )
-        self._loaded: tuple[Any, Any] | None = None
 
     def check(self) -> None:
-        """Look for the package, the model's name, the weights and the device.
-
-        Raises:
-            OptionError: Naming what is missing.
-        """
+        """Look for the package, the model's name, the weights and the device; OptionError names what is missing."""
         clip = self._open_clip()
         if self.model.startswith(_LOCAL_DIR):
             folder = Path(self.model.removeprefix(_LOCAL_DIR))
@@ -99,7 +95,7 @@ class ClipPart(Part):
         import torch
         from PIL import Image
 
-        transform = self.load()[1]
+        transform = self.loaded[1]
         for start in range(0, len(images), self.batch_size):
             batch = [transform(Image.fromarray(image)) for image in images[start : start + self.batch_size]]
             yield torch.stack(batch).to(self.device)
@@ -110,13 +106,11 @@ class ClipPart(Part):
         for start in range(0, len(texts), self.batch_size):
             yield tokenizer(list(texts[start : start + self.batch_size])).to(self.device)
 
-    def inference(self) -> AbstractContextManager:
+    def inference(self) -> ExitStack:
         """No gradients, and autocast for half precision (plain half weights fail on fp32 input on a CPU)."""
-        import contextlib
-
         import torch
 
-        stack = contextlib.ExitStack()
+        stack = ExitStack()
         stack.enter_context(torch.inference_mode())
         if self.precision != "fp32":
             dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
@@ -131,21 +125,19 @@ class ClipPart(Part):
             clip.add_model_config(self.config_dir)
         return clip
 
-    def load(self) -> tuple[Any, Any]:
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
         """The model in evaluation mode on its device, and its transform."""
-        if self._loaded is None:
-            self.check()
-            clip = self._open_clip()
-            try:
-                model, _, transform = clip.create_model_and_transforms(
-                    self.model, pretrained=self.pretrained, device=self.device, require_pretrained=True
-                )
-            except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-                raise OptionError(
-                    f"open_clip cannot load '{self.model}' with the weights '{self.pretrained}': {error}"
-                ) from error
-            self._loaded = model.eval(), transform
-        return self._loaded
+        self.check()
+        try:
+            model, _, transform = self._open_clip().create_model_and_transforms(
+                self.model, pretrained=self.pretrained, device=self.device, require_pretrained=True
+            )
+        except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise OptionError(
+                f"open_clip cannot load '{self.model}' with the weights '{self.pretrained}': {error}"
+            ) from error
+        return model.eval(), transform
 
 
 def _check_device(device: str) -> None:
@@ -204,7 +196,7 @@ class CocaCaptioner(ClipPart, Captioner):
         Raises:
             OptionError: If the model has no text decoder.
         """
-        model = self.load()[0]
+        model = self.loaded[0]
         if not hasattr(model, "text_decoder"):
             raise OptionError(f"captioner: the model '{self.model}' is no CoCa: it has no text decoder.")
         decode = require("open_clip", "open_clip_torch", "distill").decode
@@ -254,7 +246,7 @@ class OpenClipEmbedder(ClipPart, Embedder):
         rows = []
         for batch in self.image_batches(images):
             with self.inference():
-                rows.append(self.load()[0].encode_image(batch).float().cpu().numpy())
+                rows.append(self.loaded[0].encode_image(batch).float().cpu().numpy())
         return np.concatenate(rows)
 
 
@@ -281,6 +273,6 @@ class OpenClipTextEncoder(ClipPart, TextEncoder):
         rows = []
         for batch in self.token_batches(texts):
             with self.inference():
-                features = self.load()[0].encode_text(batch, normalize=self.normalize)
+                features = self.loaded[0].encode_text(batch, normalize=self.normalize)
                 rows.append(features.float().cpu().numpy())
         return np.concatenate(rows)

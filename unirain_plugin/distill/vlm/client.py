@@ -110,11 +110,7 @@ class VlmClient(Part):
         return {**vars(self), "_connection": None}
 
     def check(self) -> None:
-        """Look, without connecting, whether the package and the key are there.
-
-        Raises:
-            OptionError: Naming the package, or the environment variable.
-        """
+        """Look, without connecting, whether the package and the key are there."""
         require("openai", "openai", "vlm")
         self._key()
 
@@ -226,12 +222,7 @@ class VlmClient(Part):
             return self._connection
 
     def _send(self, request: Mapping[str, Any]) -> str:
-        """Send a request until it is answered; returns the body.
-
-        Raises:
-            UnusableReplyError: As :meth:`ask`.
-            ServiceError: As :meth:`ask`.
-        """
+        """Send a request until it is answered; returns the body, errors as :meth:`ask`."""
         openai, connection = require("openai", "openai", "vlm"), self._open()
         problem = ""
         for _ in range(self.retries + 1):
@@ -262,7 +253,7 @@ class VlmClient(Part):
                     body += part
                     if len(body) > MOST_BYTES:
                         raise UnusableReplyError(
-                            f"the reply is longer than {MOST_BYTES} bytes", self._scrub(_text(body))
+                            f"the reply is longer than {MOST_BYTES} bytes", self._scrub(body.decode("utf-8", "replace"))
                         )
                     if time.monotonic() > end:
                         raise TimeoutError(f"the reply took longer than {self.timeout:g} s")
@@ -270,7 +261,7 @@ class VlmClient(Part):
                 raise
             except Exception as error:  # the transport's own errors: a connection cut in the middle, a slow read
                 raise TimeoutError(f"the reply broke off: {type(error).__name__}: {error}") from error
-        return self._scrub(_text(body))
+        return self._scrub(body.decode("utf-8", "replace"))
 
     def _refused(self, error: Any) -> DistillError:
         """What a 4xx means."""
@@ -319,16 +310,8 @@ def data_url(image: np.ndarray, max_side: int) -> str:
     return "data:image/png;base64," + base64.b64encode(code).decode("ascii")
 
 
-def _text(body: bytes | bytearray) -> str:
-    return bytes(body).decode("utf-8", "replace")
-
-
 def _content(body: str) -> str:
-    """The text of the one choice in a completion.
-
-    Raises:
-        UnusableReplyError: If the body is no completion, or the text was cut off or is empty.
-    """
+    """The text of the one choice in a completion."""
     try:
         completion = json.loads(body)
     except ValueError:

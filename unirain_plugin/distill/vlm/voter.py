@@ -23,12 +23,9 @@ from unirain_plugin.support.spec import Rule
 
 
 class ReplyCache:
-    """One small file a reply, named after the hash of everything that the reply depends on.
+    """One small file a reply, named after the hash of everything that the reply depends on; None keeps nothing.
 
     Only replies that held a verdict are kept; errors and unusable replies never are.
-
-    Args:
-        folder: Where; None keeps nothing.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
@@ -50,16 +47,11 @@ class ReplyCache:
             return None
 
     def put(self, key: str, reply: str) -> None:
-        """Keep a reply; the file appears whole or not at all.
-
-        Raises:
-            DistillError: If it cannot be written (disk full, no permission).
-        """
+        """Keep a reply, whole or not at all; DistillError if it cannot be written (disk full, no permission)."""
         if self._folder is None:
             return
-        path = self._path(key)
         try:
-            write_whole(path, json.dumps({"key": key, "reply": reply}))
+            write_whole(self._path(key), json.dumps({"key": key, "reply": reply}))
         except DataError as error:
             raise DistillError(f"cache: {error}") from error
 
