@@ -26,6 +26,7 @@ from unirain_plugin.support.spec import (
     one_of,
     parse_section,
 )
+from unirain_plugin.toolbox import prepare_import
 
 DEFAULT_WEIGHTS = "default"
 """``weights: default`` names the network that the package ships."""
@@ -348,6 +349,7 @@ def parse_options(
         OptionError: Naming every wrong key, with the nearest valid spelling, or the module that cannot be imported.
     """
     options = parse_section(CompareOptions, mapping, where, lines=lines)
+    prepare_import()
     import_own(options.imports)
     from unirain_plugin.metrics.scoring import check_names  # the tables of known metrics
 
