@@ -19,7 +19,7 @@ from unirain_plugin.archs.kernels import (
     compute_dtype,
     depthwise_3x3,
     expanded_region,
-    gate,
+    gated,
     gated_strips,
     linear,
     stream_feed_forward,
@@ -182,17 +182,20 @@ class Experts(nn.Module):
         project = self.project.transpose(0, 1).flatten(1)
         if can_stream(x):
             return stream_feed_forward(x, expand, depthwise, project, weights)
-        z = gate(depthwise_3x3(linear(x, expand), depthwise))
-        z = z.unflatten(-1, (experts, hidden)) * weights.to(z.dtype).unsqueeze(-1)
-        return linear(z.flatten(-2), project)
+        return gated(depthwise_3x3(linear(x, expand), depthwise), project, weights)
 
 
-def run_expert(x: Tensor, expert: tuple[Tensor, Tensor, Tensor], padding: int = 1) -> Tensor:
-    """One expert on ``(N, H, W, C)``; with ``padding`` 0 the output lacks the input's outermost pixels."""
+def run_expert(
+    x: Tensor, expert: tuple[Tensor, Tensor, Tensor], padding: int = 1, weights: Tensor | None = None
+) -> Tensor:
+    """One expert on ``(N, H, W, C)``; with ``padding`` 0 the output lacks the input's outermost pixels.
+
+    Its output is multiplied with ``weights``, ``(N, H, W, 1)`` or with H = W = 1, where they are given.
+    """
     expand, depthwise, project = expert
     if padding and can_stream(x):
-        return stream_feed_forward(x, expand, depthwise, project)
-    return linear(gate(depthwise_3x3(linear(x, expand), depthwise, padding)), project)
+        return stream_feed_forward(x, expand, depthwise, project, weights)
+    return gated(depthwise_3x3(linear(x, expand), depthwise, padding), project, weights)
 
 
 class FeedForward(Experts):
@@ -224,8 +227,8 @@ def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
 
 def _sum_weighted(x: Tensor, chosen: list[tuple[Tensor, Tensor, Tensor]], weights: Tensor) -> Tensor:
     """Σ_j w_j · E_j(x) for images with the same experts; ``weights`` is ``(N, K)``."""
-    if len(chosen) == 1 and not weights.requires_grad:
-        return run_expert(x, chosen[0])  # the weight of a single expert is 1
+    if len(chosen) == 1:  # the weight of a single expert is 1, but may have a gradient
+        return run_expert(x, chosen[0], weights=weights[:, :, None, None] if weights.requires_grad else None)
     total = None
     for j, expert in enumerate(chosen):
         y = run_expert(x, expert)
