@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unirain_plugin.archs.presets import ABLATIONS, PRESETS
+from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
 from unirain_plugin.support.packages import import_own
@@ -97,14 +100,12 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
     Raises:
         OptionError: If the type is unknown or the arguments do not fit.
     """
-    import unirain_plugin
-
-    unirain_plugin.register()
-    import basicsr.archs  # noqa: F401  the toolbox's own networks register at import
-
     arguments = dict(architecture)
     name = arguments.pop("type", None)
     known = registered("arch")
+    if name not in known:  # the toolbox's own networks register when it is imported, which takes seconds
+        importlib.import_module("basicsr.archs")
+        known = registered("arch")
     if name not in known:
         raise OptionError(f"{source}: network type {name!r} is not registered.{did_you_mean(name, known)}")
     try:
@@ -236,12 +237,6 @@ def experiment_network(path: Path) -> dict[str, object] | None:
 
 def guess_architecture(state: Mapping[str, Tensor]) -> dict[str, object] | None:
     """The preset, or ablation of one, whose parameters have exactly these names and shapes; None if there is none."""
-    import unirain_plugin
-
-    unirain_plugin.register()
-    from unirain_plugin.archs.presets import ABLATIONS, PRESETS
-    from unirain_plugin.archs.unirain_arch import UniRain
-
     named = (bare for bare in without_prefixes(state) if "embed.weight" in bare)
     shapes = {name: tuple(tensor.shape) for name, tensor in next(named, {}).items()}
     if not shapes:
