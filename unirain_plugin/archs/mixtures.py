@@ -211,6 +211,8 @@ class FeedForward(Experts):
 
 def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
     """Each image by its own experts. Images that share an expert run together."""
+    if x.device.type != "cpu":
+        return dispatch_gathered(x, experts, chosen, weights)
     unbound = experts.unbind()
     groups = chosen[:, 0].tolist()
     if len({tuple(row) for row in groups}) == 1:
@@ -225,10 +227,28 @@ def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
     return torch.stack(out)
 
 
+def dispatch_gathered(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
+    """Likewise, by a copy of its experts' weights for each image: a GPU's host need not wait for the choice."""
+    n, height, width, channels = x.shape
+    pixels, total = x.flatten(1, 2), 0.0
+    for slot in range(chosen.shape[-1]):
+        number = chosen[:, 0, slot]
+        expand, project = experts.expand[number], experts.project[number]
+        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, -1))[number].flatten(0, 1)
+        z = (expand @ pixels.transpose(1, 2)).reshape(1, len(depthwise), height, width)
+        z = F.conv2d(z, depthwise, padding=1, groups=len(depthwise)).view(n, 2, experts.hidden, -1)
+        y = (project @ (z[:, 0] * z[:, 1])).transpose(1, 2)
+        total = total + y * weights[:, 0, slot, None, None].to(y.dtype)
+    return total.reshape(n, height, width, channels)
+
+
 def _sum_weighted(x: Tensor, chosen: list[tuple[Tensor, Tensor, Tensor]], weights: Tensor) -> Tensor:
     """Σ_j w_j · E_j(x) for images with the same experts; ``weights`` is ``(N, K)``."""
-    if len(chosen) == 1:  # the weight of a single expert is 1, but may have a gradient
-        return run_expert(x, chosen[0], weights=weights[:, :, None, None] if weights.requires_grad else None)
+    if len(chosen) == 1:  # its weight is 1, but may have a gradient
+        expand, depthwise, project = chosen[0]
+        if not weights.requires_grad or len(x) > 1:
+            return run_expert(x, chosen[0], weights=weights[:, :, None, None] if weights.requires_grad else None)
+        return run_expert(x, (expand, depthwise, project * weights))
     total = None
     for j, expert in enumerate(chosen):
         y = run_expert(x, expert)
