@@ -61,7 +61,7 @@ def test_multi_step_returns_to_its_own_rate_after_warm_up(tmp_path):
         ({"type": "CosineAnnealingRestartLR", "periods": [10]}, r"periods: add up to 10, less than total_iter \(20\)"),
         (
             {"type": "CosineAnnealingRestartLR", "periods": [10, 10]},
-            "restart_weights: found 1 weight.s. for 2 entries of 'periods'",
+            "restart_weights: found 1 weight",
         ),
     ],
 )

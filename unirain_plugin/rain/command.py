@@ -171,16 +171,8 @@ def _plan(
     for (key, path), name in zip(photos, names, strict=True):
         for rain_type in args.types:
             for k in range(args.per_image):
-                yield PairJob(
-                    path,
-                    key,
-                    str(args.output),
-                    _file_name(name, k),
-                    rain_type,
-                    k,
-                    **_settings(args, size),
-                    imports=tuple(args.imports),
-                )
+                shape = {**_settings(args, size), "imports": tuple(args.imports)}
+                yield PairJob(path, key, str(args.output), _file_name(name, k), rain_type, k, **shape)
 
 
 def _settings(args: argparse.Namespace, size: tuple[int, int] | None) -> dict[str, object]:

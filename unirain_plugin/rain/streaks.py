@@ -62,7 +62,7 @@ def _drizzle(
     t = length * np.linspace(-0.5, 0.5, 2 * math.ceil(length / _SPACING) + 1)
     middle = math.ceil(length / 2) + 1
     turn = math.radians(angle)
-    kernel = _splat((2 * middle + 1,) * 2, middle + t * math.sin(turn), middle + t * math.cos(turn), np.ones_like(t))
+    kernel = splat((2 * middle + 1,) * 2, middle + t * math.sin(turn), middle + t * math.cos(turn), np.ones_like(t))
     smeared = cv2.filter2D(noise, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
     return np.clip(opacity * (1 + contrast * smeared / smeared.std()), 0, 0.95)
 

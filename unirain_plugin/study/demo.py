@@ -24,7 +24,7 @@ from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.data import distil, good_pairs, plant_pair
+from unirain_plugin.study.data import distil, distil_options, good_pairs, plant_pair
 from unirain_plugin.support.resources import option_file
 
 PLANTED = ("misaligned_4px", "wrong_scene", "still_rainy", "flat_rain", "swapped", "duplicate")
@@ -123,13 +123,13 @@ def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2)
             records.append(plant_pair(output, kind, pair, other, rng, f"{number:03d}"))
     write_manifest(output / "candidates.jsonl", records)
     rain = ["--types", *sorted(good), "--split", "train", "--per-image", "2", "--size", "192", "--seed", str(seed + 1)]
-    synthesize_rain.main([*rain, "--output", str(output / "real")])
+    synthesize_rain.main([*rain, "--output", str(output / "references")])
     settings = {
         "retrieval": {"k1": 40, "k2": 10, "k3": 3},
         "shard_size": 64,
         "report": {"enabled": find_spec("jinja2") is not None},
     }
-    decided = distil(output, "demo", output / "real", workers, settings)
+    decided = distil(output, distil_options(output, "demo", workers, settings))
     manifest = output / "distilled" / "manifest.jsonl"
     create_lmdb(["--manifest", str(manifest), "--keep-only", "--output", str(output / "lmdb")])
     given = Counter(record.source for record in decided)
