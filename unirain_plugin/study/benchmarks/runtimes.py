@@ -8,11 +8,12 @@ one restoration in a process of its own. int8 is onnxruntime's own quantisation 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
+import importlib.util
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import mean
 
@@ -77,33 +78,35 @@ def _opencv(weights: Path) -> Run:
     return run
 
 
-RUNTIMES: dict[str, tuple[str, Callable[[Path], Run]]] = {
-    "torch": ("torch", _torch),
-    "pt2": ("torch", _pt2),
-    "torchscript": ("torch", _torchscript),
-    "onnxruntime": ("onnxruntime", _onnxruntime),
-    "openvino f32": ("openvino", lambda weights: _openvino(weights, INFERENCE_PRECISION_HINT="f32")),
-    "openvino": ("openvino", _openvino),
-    "opencv": ("opencv-python", _opencv),
-    "int8 dynamic": ("onnxruntime", lambda weights: _onnxruntime(weights, ".dynamic.onnx")),
-    "int8 static": ("onnxruntime", lambda weights: _onnxruntime(weights, ".static.onnx")),
+RUNTIMES: dict[str, tuple[str, str, Callable[[Path], Run]]] = {
+    "torch": ("torch", ".safetensors", _torch),
+    "pt2": ("torch", ".pt2", _pt2),
+    "torchscript": ("torch", ".pt", _torchscript),
+    "onnxruntime": ("onnxruntime", ".onnx", _onnxruntime),
+    "openvino f32": ("openvino", ".onnx", lambda weights: _openvino(weights, INFERENCE_PRECISION_HINT="f32")),
+    "openvino": ("openvino", ".onnx", _openvino),
+    "opencv": ("cv2", ".onnx", _opencv),
+    "int8 dynamic": ("onnxruntime", ".dynamic.onnx", lambda weights: _onnxruntime(weights, ".dynamic.onnx")),
+    "int8 static": ("onnxruntime", ".static.onnx", lambda weights: _onnxruntime(weights, ".static.onnx")),
 }
-"""Name → (pip package whose version is shown, what runs the files beside the weights)."""
+"""Name → (module whose version is shown, suffix of the file beside the weights, what runs it)."""
 BASELINE = "torch"
 
 
-def write_files(weights: Path, calibration: list[np.ndarray]) -> None:
+def write_files(weights: Path, suffixes: Collection[str], calibration: list[np.ndarray]) -> None:
     """Export the weights to files beside them, and quantise the ONNX one."""
     net = load(weights, device="cpu")
     for export, suffix in ((export_onnx, ".onnx"), (export_pt2, ".pt2"), (export_torchscript, ".pt")):
-        _tell(f"exporting {suffix}")
-        export(net, weights.with_suffix(suffix))
+        if any(wanted.endswith(suffix) for wanted in suffixes):
+            _tell(f"exporting {suffix}")
+            export(net, weights.with_suffix(suffix))
+    if not {".dynamic.onnx", ".static.onnx"} & set(suffixes):
+        return
     onnx_runtime("benchmark runtimes")
     from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 
     class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.images = iter(calibration)
+        images = iter(calibration)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(self.images, None)
@@ -128,8 +131,8 @@ def rainy_pairs(photos: list[Path], size: int, seed: int) -> list[tuple[np.ndarr
 def peak_memory(name: str, weights: Path, image: np.ndarray) -> int:
     """Bytes by which loading and the first restoration raise the peak of this process."""
     torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
-    return peak_growth(lambda: RUNTIMES[name][1](weights)(image))
+    with torch.inference_mode():
+        return peak_growth(lambda: RUNTIMES[name][-1](weights)(image))
 
 
 def measure(names: list[str], weights: Path, pairs: list[tuple[np.ndarray, np.ndarray]], rounds: int) -> list[dict]:
@@ -140,7 +143,7 @@ def measure(names: list[str], weights: Path, pairs: list[tuple[np.ndarray, np.nd
         _tell(f"{name}: peak memory")
         memory[name] = apart(peak_memory, name, weights, image)
     _tell("differences and times")
-    runs = {name: RUNTIMES[name][1](weights) for name in names}
+    runs = {name: RUNTIMES[name][-1](weights) for name in names}
     results = {name: [run(lq) for lq, _ in pairs] for name, run in runs.items()}
     clean = [gt for _, gt in pairs]
     scores = {name: mean(map(psnr, map(_image, found), clean)) for name, found in results.items()}
@@ -149,7 +152,7 @@ def measure(names: list[str], weights: Path, pairs: list[tuple[np.ndarray, np.nd
     return [
         {
             "runtime": name,
-            "version": importlib.metadata.version(RUNTIMES[name][0]),
+            "version": re.match("[0-9.]*", importlib.import_module(RUNTIMES[name][0]).__version__)[0],
             "difference": max(np.abs(a - b).max() for a, b in zip(results[name], results[BASELINE], strict=True)),
             "psnr": scores[name] - scores[BASELINE],
             "time": seconds[name] / seconds[BASELINE],
@@ -167,11 +170,22 @@ def _tell(what: str) -> None:
     sys.stderr.write(f"benchmark runtimes: {what} …\n")
 
 
+def compare(args: argparse.Namespace, names: list[str]) -> list[dict]:
+    """Write the files that the runtimes read to a temporary folder, and measure."""
+    with tempfile.TemporaryDirectory(prefix="unirain_benchmark_") as folder, torch.inference_mode():
+        weights = Path(folder) / "w.safetensors"
+        export_weights(load(args.weights, device="cpu"), weights)
+        calibration = [lq for lq, _ in rainy_pairs(sample_photos("train")[:2], args.size, 1)]
+        write_files(weights, {RUNTIMES[name][1] for name in names}, calibration)
+        return measure(names, weights, rainy_pairs(sample_photos("held-out"), args.size, 0), args.rounds)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(prog="benchmark runtimes", description=__doc__)
     p.add_argument("--weights", metavar="FILE", help="default: those the package ships")
-    p.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), metavar="NAME", help=f"of {', '.join(RUNTIMES)}")
+    known = f"of {', '.join(RUNTIMES)} (default: those that are installed)"
+    p.add_argument("--runtimes", nargs="+", metavar="NAME", help=known)
     p.add_argument("--size", type=int, default=256, help="edge of the images (default: 256)")
     p.add_argument("--rounds", type=int, default=5, help="counted turns; the median is reported (default: 5)")
     return p
@@ -180,20 +194,25 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Measure and print."""
     args = parser().parse_args(argv)
-    for name in args.runtimes:
+    missing = {name for name, (module, *_) in RUNTIMES.items() if importlib.util.find_spec(module) is None}
+    for name in args.runtimes or ():
         if name not in RUNTIMES:
-            raise OptionError(
-                f"--runtimes: unknown {name!r}.{did_you_mean(name, RUNTIMES)} Known: {', '.join(RUNTIMES)}."
-            )
+            hint = did_you_mean(name, RUNTIMES)
+            raise OptionError(f"--runtimes: unknown {name!r}.{hint} Known: {', '.join(RUNTIMES)}.")
+        if name in missing:
+            raise OptionError(f"--runtimes: {name} needs the package {RUNTIMES[name][0]}, which is not installed.")
+    if missing and not args.runtimes:
+        _tell(f"left out, not installed: {', '.join(sorted(missing))}")
     if args.size < 16 or args.rounds < 1:
         raise OptionError(f"expected --size ≥ 16 and --rounds ≥ 1; found {args.size} and {args.rounds}.")
-    names = list(dict.fromkeys([BASELINE, *args.runtimes]))
+    names = list(dict.fromkeys([BASELINE, *(args.runtimes or [name for name in RUNTIMES if name not in missing])]))
+    threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="unirain_benchmark_") as folder, torch.inference_mode():
-        weights = Path(folder) / "w.safetensors"
-        export_weights(load(args.weights, device="cpu"), weights)
-        write_files(weights, [lq for lq, _ in rainy_pairs(sample_photos("train")[:2], args.size, 1)])
-        rows = measure(names, weights, rainy_pairs(sample_photos("held-out"), args.size, 0), args.rounds)
+    try:
+        rows = compare(args, names)
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
     sys.stdout.write(
         f"one thread, {args.size}² images, median of {args.rounds} turns; PSNR: mean change on rendered rain\n\n"
         "| runtime | version | largest difference | PSNR, dB | time ÷ torch | peak memory ÷ torch |\n"
