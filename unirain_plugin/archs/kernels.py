@@ -1,18 +1,15 @@
 """Kernels: what the layers compute their maps with, equal to the plain formulas and faster.
 
-Matrix products: in float32 torch calls MKL. On an AMD processor with AVX-512, oneDNN, which torch carries too, was
-faster at the tall and narrow products of 1×1 convolutions (one thread: 1.03 to 1.8 times); on an Intel processor it was
-up to 1.3 times slower.
+Matrix products: in float32 torch calls MKL. On an AMD processor with AVX-512 oneDNN, which torch carries too, is as
+fast forward and faster in training (the paper's size: 1.00 and 0.89 of the time); on an Intel one it was slower.
 
-Gates and channel attention have backward passes written by hand. Left to autograd, the gradient of each part of a
-tensor is a tensor of its own, and all are put together at the end; here each is computed in its place (0.6 to 0.9 of
-the time).
+Gates and channel attention have backward passes of their own, which write the gradient of each part of a tensor into
+its place (0.6 to 0.9 of the time) and compute again what is cheap.
 
 Strips: every layer starts with W · x (1×1) and a 3×3 depth-wise convolution of the result, a map several times as wide
-as x that exceeds the cache. Without gradients nobody needs the whole map, so it is made strip by strip; the two rows
-that neighbouring strips share are carried over, and the result is that of the whole map (a feed-forward with 48
-channels at 256×256 takes 0.5 to 0.6 of the time). With gradients, on a GPU, while a graph is captured and where
-operations are counted, the whole map is used.
+as x that exceeds the cache. Without gradients it is made strip by strip; the two rows that neighbouring strips share
+are carried over, and the result is that of the whole map (48 channels at 256×256: 0.5 to 0.6 of the time). With
+gradients, on a GPU, while a graph is captured and where operations are counted, the whole map is used.
 """
 
 from __future__ import annotations
@@ -126,7 +123,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
-    """Write x Wᵀ of ``(P, C)`` and ``(O, C)`` to ``out`` ``(P, O)``, without gradients."""
+    """Write x Wᵀ of ``(P, C)`` and ``(O, C)`` to ``out`` ``(P, O)``."""
     if is_plain(x, weight) and prefers_onednn():  # which has no such form
         out.copy_(_onednn(x, weight))
     else:
@@ -204,15 +201,12 @@ class _Attend(torch.autograd.Function):
 
 
 def attend(z: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
-    """Attention across channels: v times the matrix that q and k give. Differentiable once.
+    """Attention across channels: v times the matrix that q and k give, ``(N, P, C)``. Differentiable once.
 
     Args:
         z: q, k and v beside each other, each head by head, ``(N, P, 3C)`` float32 on the CPU.
         temperature: ``(heads,)``.
         project: W_o, ``(C, C)``.
-
-    Returns:
-        ``(N, P, C)``.
     """
     return _Attend.apply(z, temperature, project)
 

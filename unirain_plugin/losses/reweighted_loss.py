@@ -106,10 +106,9 @@ def sum_by_type(values: Tensor, index: Tensor, num_types: int) -> Tensor:
 
 
 class LossRecords:
-    """Sums and counts of the per-sample losses of K types, for the running step and the running interval.
+    """Sums and counts of the finite per-sample losses of K types, for the running step and the running interval.
 
-    Everything is summed over the ranks as it is added, so all ranks hold the same numbers and one rank's state is
-    everybody's. Losses that are not finite are left out.
+    Everything is summed over the ranks as it is added: one rank's state is everybody's.
     """
 
     def __init__(self, num_types: int) -> None:
@@ -152,7 +151,7 @@ class LossRecords:
         return _means(self._step if self._open else self._last)
 
     def state_dict(self) -> dict[str, object]:
-        """Plain lists; float64 numbers survive them exactly."""
+        """Plain lists."""
         return {
             "step": self._step.tolist() if self._open else None,
             "interval": self._interval.tolist(),

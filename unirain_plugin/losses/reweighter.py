@@ -74,10 +74,9 @@ _LARGEST = 1e100  # a ratio beyond this tells no more; sums and products of rati
 class Reweighter(ABC):
     """Turns the per-type losses of successive updates into K weights that sum to 1. Plain float64 numbers, no torch.
 
-    A type that is absent from an update (None, NaN) keeps its history, its last slope and thereby a sensible weight;
-    when it returns, its next slope is fitted to its last N *seen* losses at the updates they were seen at, so the
-    slope is per update, whatever the gap. A type never seen counts as flat (slope 0). An infinite or NaN loss is
-    treated as absent and counted, so it cannot poison the history. Our choices: the paper has no absent types.
+    A type that is absent from an update (None, NaN, infinite) keeps its history and its last slope; when it returns,
+    its next slope is fitted to its last N *seen* losses at the updates they were seen at. A type never seen counts as
+    flat (slope 0). Our choices: the paper has no absent types.
 
     Subclasses implement :meth:`_compute` and name in ``_kept`` what attributes they keep besides.
 
