@@ -79,6 +79,13 @@ def test_channels_of_zeros_have_finite_gradients():
     assert all(bool(torch.isfinite(g).all()) for g in found)
 
 
+def test_float16_sums_over_many_pixels_do_not_overflow():
+    layer, x = ChannelAttention(8, 2), 40 * torch.randn(1, 64, 64, 8)
+    expected = layer(x)
+    found = layer.half()(x.half())
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02 * expected.abs().max().item())
+
+
 def test_autograd_keeps_nothing_but_the_tensor_that_holds_q_k_and_v():
     layer, x = ChannelAttention(16, 2), torch.randn(1, 32, 32, 16, requires_grad=True)
     kept = []

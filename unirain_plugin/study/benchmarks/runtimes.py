@@ -154,7 +154,7 @@ def measure(names: list[str], weights: Path, pairs: list[tuple[np.ndarray, np.nd
             "runtime": name,
             "version": re.match("[0-9.]*", importlib.import_module(RUNTIMES[name][0]).__version__)[0],
             "difference": max(np.abs(a - b).max() for a, b in zip(results[name], results[BASELINE], strict=True)),
-            "psnr": scores[name] - scores[BASELINE],
+            "psnr": round(scores[name] - scores[BASELINE], 3) + 0.0,  # no -0.000
             "time": seconds[name] / seconds[BASELINE],
             "memory": memory[name] / memory[BASELINE],
         }
