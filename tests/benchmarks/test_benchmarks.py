@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from unirain_plugin import __main__ as cli
 from unirain_plugin.compare.summary import Score
 from unirain_plugin.data.sources import close_environments
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.benchmarks import arch, metrics, weights
+from unirain_plugin.study.benchmarks import arch, data, metrics, weights
 from unirain_plugin.study.benchmarks.cli import BENCHMARKS
 
 
@@ -58,15 +59,19 @@ def test_arch_prints_every_row(monkeypatch, capsys, tmp_path):
     assert checkpointing["forward"] is None and checkpointing["step"] > 0
 
 
-def test_data_measures_every_case(capsys, tmp_path):
+@pytest.mark.skipif(shutil.which("jpegtran") is None, reason="needs jpegtran")
+def test_data_measures_every_case(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(data, "LMDBS", [(title, suffix, (180, 340), *rest) for title, suffix, _, *rest in data.LMDBS])
     try:
         arguments = ["--images", "1", "--crops", "1", "--repeats", "1", "--dir", str(tmp_path)]
         assert cli.main(["benchmark", "data", *arguments]) == 0
     finally:
         close_environments()
     lines = capsys.readouterr().out.splitlines()
-    rows = [line for line in lines if re.search(r"\d+\.\d ms +\d+\.\d ms +\d+\.\d× +[\d.]+×$", line)]
-    assert len(rows) == 5
+    rows = [
+        line for line in lines if re.search(r"\d+\.\d ms +\d+\.\d\d ms +\d+\.\d× +[\d.]+× +\d+( +\d\.\d\d| +)$", line)
+    ]
+    assert len(rows) == 9 and sum("seekable LMDB" in row for row in rows) == 4
     assert any(line.startswith("gt_size 128; OpenCV") for line in lines)
 
 

@@ -161,3 +161,16 @@ def test_json_is_strict():
     content = {"a": math.inf, "b": [math.nan, 1.5], "c": summary(**VALUES)}
     text = json.dumps(_plain(content), allow_nan=False)
     assert json.loads(text)["a"] == "inf" and json.loads(text)["c"]["intervals"]["ours"]["psnr"]["low"] == 1.25
+
+
+def test_captions_name_the_protocols_of_their_metrics():
+    names = {"psnr": True, "psnr@y-matlab": True, "psnr_y": True, "lpips": False}
+    values = {"ours": {group: dict.fromkeys(names, 0.5) for group in GROUPS}}
+    found = SetSummary("S", GROUPS, dict.fromkeys(GROUPS, 2), values, {})
+    text = tables.markdown_set(found, ["ours"], names, "raindrop")
+    first, second = (line for line in text.splitlines() if "↑" in line)
+    assert "PSNR: protocol raindrop, sides cut to multiples of 4" in first and "flat window of 7 × 7" in first
+    assert "PSNR@y-matlab: protocol y-matlab, no border cropped; PSNR and SSIM on MATLAB's Y (16 to 235), ro" in first
+    assert "PSNR-Y: protocol y-basicsr, " in second and "raindrop" not in second
+    assert "protocol raindrop, sides" in tables.markdown_overview([found, found], ["ours"], names, "raindrop")
+    assert r"window of 7 $\times$ 7" in tables.latex_set(found, ["ours"], names, "raindrop")

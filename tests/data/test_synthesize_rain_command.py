@@ -217,7 +217,10 @@ def test_settings_are_recorded(photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--types", "drs", "ndr"], "--types: 'ndr' is unknown; expected some of drs, drd, nrs, nrd. Did you mean"),
+        (
+            ["--types", "drs", "ndr"],
+            "--types: 'ndr' is unknown; expected some of drs, drd, nrs, nrd, snow, haze. Did you mean",
+        ),
         (["--types", "drs", "drs"], "--types: drs drs: something is listed twice"),
         (["--per-image", "0"], "--per-image: found 0; expected at least 1"),
         (["--seed", "-1"], "--seed: found -1; expected at least 0"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rain_pictures import write_png
 
-from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.command import describe_plan
 from unirain_plugin.distill.inputs import CandidateFile, list_references
 from unirain_plugin.distill.job import Context, Job
@@ -106,11 +106,6 @@ def test_changed_inputs_are_noticed(settings, rendered, tmp_path):
     shutil.copy(tmp_path / "real/drs/rocket0.png", tmp_path / "real/drs/rocket9.png")
     with pytest.raises(OptionError, match=r"references: .* before, .* now"):
         run(settings)
-
-
-def test_engine_and_report_may_change(settings):
-    run(settings)
-    assert set(run(settings, engine={"workers": 1}, name="renamed").made.values()) == {0}
 
 
 @pytest.fixture()
@@ -238,6 +233,71 @@ def test_reference_list_with_types(settings, rendered, tmp_path):
     (tmp_path / "refs.jsonl").write_text("\n".join(map(json.dumps, rows * 2)))
     with pytest.raises(DataError, match="the id 'a' occurs twice"):
         run(settings, references={"images": str(tmp_path / "refs.jsonl")}, restart=True)
+
+
+@pytest.fixture()
+def halves(rendered, tmp_path):
+    """The pairs in two manifests and the references in a list and a folder, each in a folder of its own."""
+    manifests = []
+    for rain_type in ("drs", "nrd"):
+        shutil.copytree(rendered / "pairs" / rain_type, tmp_path / rain_type)
+        records = [ManifestRecord(f"input/{path.name}", f"target/{path.name}", rain_type)
+                   for path in sorted((tmp_path / rain_type / "input").iterdir())]  # fmt: skip
+        write_manifest(tmp_path / rain_type / "pairs.jsonl", records)
+        manifests.append(str(tmp_path / rain_type / "pairs.jsonl"))
+    shutil.copytree(rendered / "real/drs", tmp_path / "one/drs")
+    shutil.copytree(rendered / "real/nrd", tmp_path / "two/nrd")
+    (tmp_path / "one/list.txt").write_text("drs/chelsea0.png\ndrs/rocket0.png\n")
+    return manifests, [str(tmp_path / "one/list.txt"), str(tmp_path / "two")]
+
+
+def test_several_manifests_and_lists_are_one_set_with_paths_relative_to_each(settings, halves):
+    manifests, references = halves
+    changes = {"candidates": {"manifest": manifests}, "references": {"images": references}}
+    assert "6 references, 8 candidates" in describe_plan(parse_options({**settings, **changes}, "t"))
+    assert not Path(settings["output"]).exists()
+    outcome = run(settings, **changes)
+    records = list(read_manifest(Path(settings["output"]) / "manifest.jsonl"))
+    assert [r.rain_type for r in records] == ["drs"] * 4 + ["nrd"] * 4
+    assert all((Path(settings["output"]) / path).is_file() for r in records for path in (r.lq, r.gt))
+    ids = {entry["id"] for r in records for entry in r.retrieved}
+    assert ids <= {"drs/chelsea0.png", "drs/rocket0.png", *(f"../two/nrd/{n}{i}.png" for n in ("chelsea", "rocket")
+                                                            for i in (0, 1))}  # fmt: skip
+    assert outcome.statistics["retrieved references of the candidate's rain type"]["candidates judged"] == 8
+    write_manifest(manifests[1], list(read_manifest(manifests[1]))[1:])
+    with pytest.raises(OptionError, match=r"made with other options or inputs \(candidates:"):
+        run(settings, **changes)
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        (("drs/input/coffee0.png", "drs/target/coffee0.png", "nrs"), "its rain type is 'nrs' here and 'drs' in .*drs"),
+        (("drs/input/coffee0.png", "drs/target/coffee1.png", "drs"), "its clean image is 'target/coffee1.png' here"),
+    ],
+)
+def test_manifests_that_disagree_on_a_file_are_refused(settings, halves, tmp_path, pair, words):
+    write_manifest(tmp_path / "more.jsonl", [ManifestRecord(*pair)])
+    with pytest.raises(DataError, match=rf"more\.jsonl: input/coffee0\.png: {words}"):
+        run(settings, candidates={"manifest": [halves[0][0], str(tmp_path / "more.jsonl")]})
+
+
+def test_references_named_in_two_lists_count_once_and_must_agree(halves, tmp_path):
+    lists = [tmp_path / "one/list.txt", tmp_path / "more.jsonl"]
+    row = {"image": "one/drs/rocket0.png", "rain_type": "drs"}
+
+    def listed(row):
+        lists[1].write_text(json.dumps(row))
+        return [(r.id, r.rain_type) for r in list_references(ReferenceOptions(lists, False))]
+
+    assert listed(row) == [("drs/chelsea0.png", None), ("drs/rocket0.png", "drs")]
+    with pytest.raises(DataError, match=r"more\.jsonl: .*rocket0\.png: its id is 'x' here and 'drs/rocket0\.png' in"):
+        listed({**row, "id": "x"})
+    with pytest.raises(DataError, match=r"more\.jsonl: the id 'drs/rocket0\.png' occurs twice"):
+        listed({**row, "image": "two/nrd/rocket0.png", "id": "drs/rocket0.png"})
+    lists[0].write_text(json.dumps({"image": "drs/rocket0.png", "rain_type": "nrs"}))
+    with pytest.raises(DataError, match=r"its rain type is 'drs' here and 'nrs' in .*list\.txt; expected the same"):
+        listed(row)
 
 
 def test_dry_run_counts_and_writes_nothing(settings):

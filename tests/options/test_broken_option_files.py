@@ -187,6 +187,8 @@ TEST_MISTAKES = [
     ("test_1:", "tset_1:", "datasets.tset_1", "unknown phase; expected 'test_1'"),
     ("test_1:", "train:", "datasets.train", "is a training set"),
     ("[psnr, ssim]", "[psnr, sim]", "val.metrics", "ssim"),
+    ("[psnr, ssim]", "[psnr, ssim@y-matlap]", "val.metrics", "Did you mean 'y-matlab'?"),
+    ("save_img: true", "save_img: true\n  protocol: y-matlap", "val.protocol", "Did you mean 'y-matlab'?"),
     ("    dataroot: DATA", "    dataroot: nowhere", "datasets.test_1.dataroot", "there is no folder 'nowhere'"),
     ("WEIGHTS", "nothing.pth", "path.pretrain_network_g", "there is no file 'nothing.pth'"),
 ]

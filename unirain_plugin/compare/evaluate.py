@@ -217,7 +217,7 @@ class Evaluator:
         record = self.journal.get(*key) or {}
         same = record.get("picture") == picture_key and record.get("gt") == checked.gt
         scores: dict[str, Any] = dict(record["metrics"]) if same else {}
-        wanted = [metric for metric in self.metrics if metric.name not in scores]
+        wanted = [metric for metric in self.metrics if metric.key not in scores]
         if wanted or not same:
             data = source.read()
             fresh, failed = _scores(wanted, _sized(decode(data, str(source)), checked, source), checked)
@@ -226,7 +226,7 @@ class Evaluator:
                 row.unscored.setdefault(metric, []).append(text)
             file = hashlib.sha256(data).hexdigest()
             self.journal.add(key, {"picture": picture_key, "gt": checked.gt, "file": file, "metrics": scores})
-        found = {m.name: scores.get(m.name, math.nan) for m in self.metrics}  # what failed is tried anew next time
+        found = {m.name: scores.get(m.key, math.nan) for m in self.metrics}  # what failed is tried anew next time
         values = {name: value for name, value in found.items() if value is not None}
         sample = checked.sample
         row.results.append(ImageResult(row.name, sample.test_set, sample.image, sample.rain_type, values))
@@ -274,7 +274,7 @@ def _scores(
     scores, failures = {}, {}
     for metric in metrics:
         try:
-            scores[metric.name] = metric(image, target)
+            scores[metric.key] = metric(image, target)
         except DataError as error:
             failures[metric.name] = reason(error)
     return scores, failures

@@ -36,6 +36,7 @@ class DatasetOptions:
         scale: 1, as the toolbox asks for it.
         dataroot: Folder in RainRAG's layout, or of the LMDBs.
         manifest: JSON-lines file of pairs, or several of them, whose paths are relative to each.
+        missing_manifests: What to do if some are not there: ``stop``, or ``skip`` those and say which.
         rain_types: The types to take, in the order given; None takes all that are found.
         sampling: ``balanced``, ``natural``, or explicit weights (see :mod:`unirain_plugin.data.sampling`).
         pyramid: Weights of the tiers ``distilled`` and ``rest``; None takes the distilled pairs only.
@@ -56,6 +57,7 @@ class DatasetOptions:
     scale: Annotated[float, Rule(kind="1 (deraining keeps the size)", holds=lambda value: value == 1)] = 1
     dataroot: _Text | None = None
     manifest: _Text | Annotated[list[_Text], filled] | None = None
+    missing_manifests: Literal["stop", "skip"] = "stop"
     rain_types: Annotated[tuple[str, ...], Rule(kind="a list of names such as [drs, drd]")] | None = None
     sampling: Any = "balanced"
     pyramid: Any = None

@@ -91,7 +91,7 @@ class DistilledMixedPairedDataset(Dataset):
     ``rain_type``, the integer label of :func:`unirain_plugin.rain_types.rain_type_ids`; ``lq_path`` and ``gt_path``.
     Training items are crops of ``gt_size``²; ``phase: val`` and ``test`` give whole images. Pixels are those of the
     toolbox's ``PairedImageDataset`` for the same crop, but only the crop is converted to float, and where the format
-    allows it only the rows above its lower end are decoded.
+    allows it only the rows above its lower end are decoded, of seekable LMDBs only its own.
 
     With a :class:`SampleIndex` the augmentation depends on (``seed``, draw) alone; with a plain ``int``, as the
     toolbox's ``EnlargedSampler`` yields it, its seed is drawn from torch's random stream, which differs between
@@ -172,8 +172,10 @@ class DistilledMixedPairedDataset(Dataset):
         return np.random.default_rng((self.options.seed, int(torch.randint(2**63 - 1, ()))))
 
     def _open(self, pair: Pair, side: str) -> EncodedImage:
-        data, name = self._storage.read(pair, side), self._storage.locate(pair, side)
-        return EncodedImage(data, name, self.options.convert, self.options.max_pixels)
+        parts = self.options.is_train and self.options.decode_region
+        data, index = self._storage.read_part(pair, side) if parts else (self._storage.read(pair, side), None)
+        name = self._storage.locate(pair, side)
+        return EncodedImage(data, name, self.options.convert, self.options.max_pixels, index)
 
     def _augmentation(self, image: EncodedImage, rng: np.random.Generator | None) -> Augmentation:
         if rng is None:
@@ -193,10 +195,9 @@ class DistilledMixedPairedDataset(Dataset):
             pixels = image.decode()
         else:
             stop = plan.top + plan.size
-            pixels = image.decode_rows(stop) if self.options.decode_region else image.decode()
-            if pixels.shape[0] < stop or pixels.shape[1] < plan.size:
-                pixels = pad_to(pixels, stop, plan.size)
-            pixels = pixels[plan.top : stop, plan.left : plan.left + plan.size]
+            pixels = image.decode_rows(stop, plan.top) if self.options.decode_region else image.decode()[plan.top :]
+            pixels = pad_to(pixels, plan.size, plan.size)
+            pixels = pixels[: plan.size, plan.left : plan.left + plan.size]
         tensor = torch.from_numpy(to_float_chw(plan.apply(pixels)))
         if self._mean_std is not None:
             mean, std = self._mean_std

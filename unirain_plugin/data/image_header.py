@@ -123,11 +123,13 @@ class ImageHeader:
         channels: 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha (PNG) or CMYK (JPEG).
         bits: Bits a sample.
         orientation: EXIF orientation, 1 (upright) to 8.
-        height_at: Offset of the height; 0 where rows cannot be left out (JPEG: progressive, restart markers, several
-            scans; PNG: interlaced, palette).
-        scan_at: JPEG: offset of the scan's header.
+        cuttable: Whether lower rows can be left out (JPEG: not progressive, no restart markers, one scan; PNG: not
+            interlaced).
+        several: JPEG: whether a second image follows.
+        data_at: Offset of the scan's header (JPEG) or of the first chunk of data (PNG).
         end_at: JPEG: offset of the end marker.
-        mcu_rows: JPEG: rows of pixels in one row of coding units (8 or 16).
+        height_at: JPEG: offset of the height.
+        mcu_rows: JPEG: rows of pixels in one row of coding units.
     """
 
     format: str
@@ -136,9 +138,11 @@ class ImageHeader:
     channels: int
     bits: int
     orientation: int = 1
-    height_at: int = 0
-    scan_at: int = 0
+    cuttable: bool = False
+    several: bool = False
+    data_at: int = 0
     end_at: int = 0
+    height_at: int = 0
     mcu_rows: int = 0
 
 
@@ -184,8 +188,8 @@ def _png(data: bytes, name: str, whole: bool) -> ImageHeader:
         elif kind == b"IEND":
             raise DataError(f"{name}: the PNG holds no image data (no IDAT).")
         position += 12 + length
-    height_at = 20 if colour == 2 and bits == 8 and data[28] == 0 else 0
-    return ImageHeader("png", height, width, channels, 8 if colour == 3 else bits, orientation, height_at)
+    bits = 8 if colour == 3 else bits
+    return ImageHeader("png", height, width, channels, bits, orientation, cuttable=data[28] == 0, data_at=position)
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -225,10 +229,11 @@ def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
     if whole and end < 0:
         raise DataError(f"{name}: the JPEG is truncated: its end (EOI) is missing after {len(data)} bytes.")
     kind, height_at, bits, height, width, channels = frame
-    if kind not in (0xC0, 0xC1) or restarts or data[position + 4] != channels:
-        height_at = 0
-    mcu_rows = 8 * max(sampling & 15 for sampling in samplings)
-    return ImageHeader("jpeg", height, width, channels, bits, orientation, height_at, position, end, mcu_rows)
+    cuttable = kind in (0xC0, 0xC1) and not restarts and data[position + 4] == channels
+    mcu_rows = 8 * (max(sampling & 15 for sampling in samplings) if channels > 1 else 1)
+    return ImageHeader(
+        "jpeg", height, width, channels, bits, orientation, cuttable, several, position, end, height_at, mcu_rows
+    )
 
 
 def exif_orientation(block: bytes) -> int:

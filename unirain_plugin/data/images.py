@@ -21,7 +21,7 @@ import numpy as np
 
 from unirain_plugin.data.image_decode import decode_samples
 from unirain_plugin.data.image_header import ImageHeader, check_pixels, read_header
-from unirain_plugin.data.partial_decode import decode_upper
+from unirain_plugin.data.partial_decode import RowIndex, decode_part
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.processes import process_pool
 
@@ -63,7 +63,14 @@ class EncodedImage:
         width: Columns of the image as it will be decoded.
     """
 
-    def __init__(self, data: bytes, name: str, convert: Collection[str] = (), max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        name: str,
+        convert: Collection[str] = (),
+        max_pixels: int | None = None,
+        index: RowIndex | None = None,
+    ) -> None:
         """Check the bytes.
 
         Args:
@@ -71,12 +78,14 @@ class EncodedImage:
             name: The file's name for error texts.
             convert: Which of :data:`CONVERSIONS` to accept.
             max_pixels: How many pixels to accept; None for the process's limit (see :func:`.max_pixels`).
+            index: Where rows can be entered; with it only the parts of ``data`` that are needed are looked at.
 
         Raises:
-            DataError: If the file is empty, truncated, broken, too large, or of a kind that is not accepted.
+            DataError: If the file is empty, truncated, broken, too large, of a kind that is not accepted, or another
+                one than the index is of.
         """
-        self.data, self.name, self.convert = data, name, convert
-        self.header: ImageHeader | None = read_header(data, name)
+        self.data, self.name, self.convert, self.index = data, name, convert, index
+        self.header: ImageHeader | None = index.header(data, name) if index else read_header(data, name)
         self._pixels: np.ndarray | None = None
         if self.header is None:
             self._pixels = self._decode_other(max_pixels)
@@ -98,14 +107,14 @@ class EncodedImage:
                                 f"decodes to {found} (height × width).")  # fmt: skip
         return self._pixels
 
-    def decode_rows(self, stop: int) -> np.ndarray:
-        """Decode at least the rows below ``stop``: (≥ min(stop, H), W, 3), identical to :meth:`decode` there."""
-        if self._pixels is not None or self.header is None:
-            return self.decode()
-        image = decode_upper(self.data, self.header, min(stop, self.height), self.name)
-        if image is None or image.shape[0] < min(stop, self.height) or image.shape[1] != self.width:
-            return self.decode()  # which tells what is wrong, if something is
-        return image
+    def decode_rows(self, stop: int, start: int = 0) -> np.ndarray:
+        """Decode the rows from ``start`` up to ``stop``, or the lower end, perhaps more: those of :meth:`decode`."""
+        stop = min(stop, self.height)
+        if self._pixels is None and self.header is not None:
+            image = decode_part(self.data, self.header, self.index, start, stop, self.name)
+            if image is not None and image.shape[0] >= stop - start and image.shape[1] == self.width:
+                return image
+        return self.decode()[start:]  # which tells what is wrong, if something is
 
     def _check_kind(self, header: ImageHeader) -> None:
         if header.format == "jpeg" and header.channels == 4:
@@ -124,7 +133,7 @@ class EncodedImage:
             raise DataError(f"{self.name}: the image {_REMEDY[kind]}. Convert the file, or accept OpenCV's conversion "
                             f"with the option convert: [{kind}].")  # fmt: skip
 
-    def _imdecode(self, data: bytes) -> np.ndarray:
+    def _imdecode(self, data: bytes | memoryview) -> np.ndarray:
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error as error:

@@ -10,9 +10,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -85,6 +85,53 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
         raise DataError(f"{path}: the manifest cannot be read: {error.strerror or error}.") from None
     if not number:
         raise DataError(f"{path}: the manifest is empty; expected one JSON object a line.")
+
+
+def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) -> Iterator[ManifestRecord]:
+    """Yield the records of several manifests as if they were one in the first one's folder.
+
+    A rainy image that several of them name is yielded once; they must say the same of it.
+
+    Args:
+        paths: The manifests.
+        files: Whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
+
+    Raises:
+        DataError: As :func:`read_manifest`, and if two disagree on an image.
+    """
+    known: dict[str, tuple[object, ...]] = {}
+    root = os.path.dirname(os.path.abspath(paths[0]))
+    for number, path in enumerate(map(os.fspath, paths)):
+        for record in read_manifest(path):
+            if number and files:
+                sides = (os.path.join(os.path.dirname(os.path.abspath(path)), name) for name in (record.lq, record.gt))
+                lq, gt = (os.path.normpath(path_from(root, side)) for side in sides)
+                record = replace(record, lq=lq, gt=gt)
+            if len(paths) == 1 or is_new(known, record, path, root if files else record.rain_type):
+                yield record
+
+
+def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: str, root: str) -> bool:
+    """Whether no other manifest has named this rainy image; what is said of it is noted in ``known``.
+
+    Args:
+        known: What was said of the images so far.
+        record: What is said now.
+        path: The manifest that says it.
+        root: The folder of the record's paths.
+
+    Raises:
+        DataError: If another manifest says something else of the image.
+    """
+    lq, gt = (os.path.normpath(os.path.join(root, name)) for name in (record.lq, record.gt))
+    said = (gt, record.rain_type, record.keep is not False, path)
+    before = known.setdefault(lq, said)
+    for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
+        if old != new:
+            raise DataError(
+                f"{path}: {record.lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
+            )
+    return before[3] == path
 
 
 def _parse(line: bytes, where: str) -> ManifestRecord:

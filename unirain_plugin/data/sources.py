@@ -17,8 +17,9 @@ import lmdb
 
 from unirain_plugin.data.dataset_options import DatasetOptions
 from unirain_plugin.data.folders import find_types, scan_rainrag, types_in_order
-from unirain_plugin.data.manifest import path_from, read_manifest
+from unirain_plugin.data.manifest import read_manifests
 from unirain_plugin.data.pairs import Pair, PairTable, Side, read_file
+from unirain_plugin.data.partial_decode import RowIndex
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 
 
@@ -41,12 +42,24 @@ class Storage:
         """
         return read_file(self.locate(pair, side))
 
+    def read_part(self, pair: Pair, side: Side) -> tuple[bytes | memoryview, RowIndex | None]:
+        """Return the encoded image and, where there is one, the index of its rows; then its bytes are not copied.
+
+        Raises:
+            DataError: As :meth:`read`, and if the index is damaged.
+        """
+        return self.read(pair, side), None
+
 
 META_FILE = "meta_info.txt"
 DATA_FILE = "data.mdb"
 _META_LINE = re.compile(r"(?P<key>\S.*)\.\w+ \((\d+),(\d+),(\d+)\) -?\d+")
 
+ROWS = b".rows"
+"""Name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot."""
+
 _environments: dict[str, lmdb.Environment] = {}
+_row_tables: dict[str, Any] = {}
 _real_paths: dict[str, str] = {}
 
 
@@ -54,8 +67,8 @@ def close_environments() -> None:
     """Close all environments of this process: after a fork, or before their files are replaced."""
     for environment in _environments.values():
         environment.close()
-    _environments.clear()
-    _real_paths.clear()
+    for known in (_environments, _row_tables, _real_paths):
+        known.clear()
 
 
 os.register_at_fork(after_in_child=close_environments)
@@ -146,11 +159,33 @@ def environment(path: str) -> lmdb.Environment:
         check_file(path)
         try:
             _environments[real] = lmdb.open(
-                os.fsencode(real), readonly=True, lock=False, readahead=False, meminit=False
+                os.fsencode(real), readonly=True, lock=False, readahead=False, meminit=False, max_dbs=1
             )
         except lmdb.Error as error:
             raise DataError(f"{path}: the LMDB cannot be opened: {error}.") from None
     return _environments[real]
+
+
+def row_table(path: str) -> Any:
+    """Return the handle of an LMDB's table of row indexes; None where it has none.
+
+    Raises:
+        DataError: If the LMDB cannot be opened.
+    """
+    opened = environment(path)
+    real = _real_paths[path]
+    if real not in _row_tables:
+        try:
+            _row_tables[real] = opened.open_db(ROWS, create=False)
+        except lmdb.NotFoundError:
+            _row_tables[real] = None
+    return _row_tables[real]
+
+
+def count_entries(opened: lmdb.Environment) -> int:
+    """Number of images in an LMDB."""
+    with opened.begin() as transaction:
+        return transaction.stat()["entries"] - (transaction.get(ROWS) is not None)
 
 
 def read_value(path: str, key: str) -> bytes:
@@ -159,14 +194,34 @@ def read_value(path: str, key: str) -> bytes:
     Raises:
         DataError: Naming the LMDB and the key if there is no such entry or the LMDB is damaged.
     """
+    return bytes(_view(path, key)[0])
+
+
+def read_seekable(path: str, key: str) -> tuple[bytes | memoryview, RowIndex | None]:
+    """Return the bytes stored under a key and the index of their rows, if there is one.
+
+    With an index the bytes are a view of the file, good until :func:`close_environments`: what is not looked at is not
+    read from the disk.
+
+    Raises:
+        DataError: As :func:`read_value`, and if the index is damaged or of a newer version.
+    """
+    value, index = _view(path, key, row_table(path))
+    if index is None:
+        return bytes(value), None
+    return value, RowIndex.from_bytes(index, f"{path}/{key}")
+
+
+def _view(path: str, key: str, table: Any = None) -> tuple[memoryview, memoryview | None]:
     try:
-        with environment(path).begin() as transaction:
+        with environment(path).begin(buffers=True) as transaction:
             value = transaction.get(key.encode("utf-8"))
+            index = None if table is None else transaction.get(key.encode("utf-8"), db=table)
     except lmdb.Error as error:
         raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
     if value is None:
         raise DataError(f"{path}: the LMDB has no key '{key}'.")
-    return value
+    return value, index
 
 
 class MetaEntry(NamedTuple):
@@ -220,6 +275,10 @@ class LmdbStorage(Storage):
     def read(self, pair: Pair, side: Side) -> bytes:
         """Return the value of the key, see :func:`read_value`."""
         return read_value(self._path(pair, side), pair.path(side))
+
+    def read_part(self, pair: Pair, side: Side) -> tuple[bytes | memoryview, RowIndex | None]:
+        """Return the value and its index, see :func:`read_seekable`."""
+        return read_seekable(self._path(pair, side), pair.path(side))
 
 
 def scan_lmdb(root: str, rain_type: str) -> Iterator[Pair]:
@@ -337,43 +396,37 @@ def open_source(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str,
 
 def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str, ...]]:
     given = [options.manifest] if isinstance(options.manifest, str) else options.manifest
-    manifests = [os.path.expanduser(path) for path in given]
-    manifest, root = ", ".join(manifests), os.path.dirname(os.path.abspath(manifests[0]))
-    table, seen, known = PairTable(), set(), {}
-    for number, path in enumerate(manifests):
-        for record in read_manifest(path):
-            seen.add(record.rain_type)
-            wanted = options.rain_types is None or record.rain_type in options.rain_types
-            kept = record.keep is not False
-            lq, gt = record.lq, record.gt
-            if number and options.dataroot is None:  # all paths are then relative to the first manifest's folder
-                lq, gt = (
-                    path_from(root, os.path.join(os.path.dirname(path), name)).removeprefix("./") for name in (lq, gt)
-                )
-            if len(manifests) > 1:
-                _check_agreement(known, lq, (gt, record.rain_type, kept, path))
-            if wanted and (kept or options.pyramid is not None):
-                table.append(Pair(lq, gt, record.rain_type, record.source, kept, record.size))
+    manifests = _there([os.path.expanduser(path) for path in given], options)
+    names, table, seen = ", ".join(manifests), PairTable(), set()
+    for record in read_manifests(manifests, options.dataroot is None):
+        seen.add(record.rain_type)
+        wanted = options.rain_types is None or record.rain_type in options.rain_types
+        kept = record.keep is not False
+        if wanted and (kept or options.pyramid is not None):
+            table.append(Pair(record.lq, record.gt, record.rain_type, record.source, kept, record.size))
     for name in options.rain_types or ():
         if name not in seen:
-            raise DataError(
-                f"{manifest}: no pair of rain type '{name}'; found {sorted(seen)}.{did_you_mean(name, seen)}"
-            )
+            raise DataError(f"{names}: no pair of rain type '{name}'; found {sorted(seen)}.{did_you_mean(name, seen)}")
     if not len(table):
-        raise DataError(f"{manifest}: distillation has rejected every pair of these rain types (keep: false), and no "
+        raise DataError(f"{names}: distillation has rejected every pair of these rain types (keep: false), and no "
                         "pyramid gives the rest a share.")  # fmt: skip
-    root = options.dataroot if options.dataroot is not None else root
+    root = os.path.dirname(os.path.abspath(manifests[0])) if options.dataroot is None else options.dataroot
     return table, _storage(options, os.path.expanduser(root)), tuple(options.rain_types or types_in_order(seen))
 
 
-def _check_agreement(known: dict[str, tuple[str, str, bool, str]], lq: str, said: tuple[str, str, bool, str]) -> None:
-    """Several manifests may name an image again, but must then say the same of it."""
-    before = known.setdefault(lq, said)
-    for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
-        if old != new:
-            raise DataError(
-                f"{said[3]}: {lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
-            )
+def _there(manifests: list[str], options: DatasetOptions) -> list[str]:
+    """Leave out manifests that are missing, if the options allow it, and tell which."""
+    missing = [path for path in manifests if not os.path.isfile(path)]
+    if options.missing_manifests == "stop" or not missing:
+        return manifests
+    if len(missing) == len(manifests):
+        raise DataError(f"{options.name}: none of the {len(missing)} manifests is there: {', '.join(missing)}.")
+    from basicsr.utils import get_root_logger
+
+    get_root_logger().warning(
+        f"{options.name}: {len(missing)} of {len(manifests)} manifests are missing and left out: {', '.join(missing)}."
+    )
+    return [path for path in manifests if path not in missing]
 
 
 def _storage(options: DatasetOptions, root: str) -> Storage:

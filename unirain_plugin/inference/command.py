@@ -26,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-i", "--input", required=True, type=Path, metavar="PATH", help="image, video, or folder")
     p.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     p.add_argument(
-        "--weights", metavar="FILE", help=".safetensors or .pth (default: the small network that is shipped)"
+        "--weights",
+        metavar="FILE",
+        help=".safetensors, .pth, or .onnx by export (default: the small network that is shipped)",
     )
     p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
     p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     sizes = None if args.sizes is None else tuple(args.sizes)
     options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, sizes)
     net = load(args.weights, args.network, args.device)
-    options.check_device(next(net.parameters()).device)
+    options.check_network(net)
     check_folder(args.output)
     videos = VideoSettings(args.deinterlace, args.pixel_format, args.damaged)
     if any(job.is_video for job in plan.jobs):

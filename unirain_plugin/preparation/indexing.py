@@ -7,14 +7,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
 from unirain_plugin.data.images import EncodedImage, decode_strictly, map_in_processes
-from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, is_new, read_manifest
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
 from unirain_plugin.preparation.pairing import PairedFiles
@@ -87,6 +87,7 @@ def write_index(
     skip: bool = False,
     drop_duplicates: bool = False,
     allow_dry: bool = False,
+    append: bool = False,
 ) -> None:
     """Look at every pair and write the manifest; what is wrong goes to ``report``.
 
@@ -102,20 +103,28 @@ def write_index(
         skip: Write the good pairs even if there are problems; otherwise nothing is written.
         drop_duplicates: Leave out a pair whose two files have the bytes of an earlier pair's.
         allow_dry: Accept pairs without rain, whose two files have the same bytes.
+        append: Keep the lines of the manifest if it is there, and add the pairs that it lacks.
 
     Raises:
-        DataError: If there are problems and ``skip`` is off, or no pair is left.
+        DataError: If there are problems and ``skip`` is off, no pair is left, or the manifest that is there says
+            something else of an image.
     """
     look = partial(examine_pair, root, check, tuple(convert))
     examine_file.cache_clear()  # files may have changed since this process last looked
+    known: dict[str, tuple[object, ...]] = {}
+    folder = os.path.dirname(os.path.abspath(output))
     with ManifestWriter(output) as writer:
+        for record in read_manifest(output) if append and os.path.exists(output) else ():
+            is_new(known, replace(record, keep=None), output, folder)
+            writer.write(record)
         found = tqdm(map_in_processes(look, pairs, workers), total=total, desc="index", unit="pair")
         for record in _good_records(found, _prefix(root, output), report, drop_duplicates, allow_dry):
-            writer.write(record)
+            if not append or is_new(known, record, root, folder):
+                writer.write(record)
             report.pairs[record.rain_type, record.source] += 1
         if report.problems and not skip:
             raise DataError(_complaint(report))
-        if not writer.count:
+        if not report.pairs:
             raise DataError(f"{root}: no good pair is left.\n{report.summary()}")
 
 

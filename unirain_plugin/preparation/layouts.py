@@ -279,6 +279,15 @@ _TABLE: tuple[dict[str, Any], ...] = (
      "parts": [_usual("{kind}", "{dir}{kind}/{rest}", types={"rain": "drs"},
                       fields={"kind": "rain|haze|snow", "rest": "(?:[^/]+/)*"})]},
     {"name": "uav-rain1k", "title": "UAV-Rain1k", "status": "guess", "note": "Same names.", "parts": [_usual("drd")]},
+    {"name": "snow100k", "title": "Snow100K", "status": "recalled",
+     "note": "synthetic and gt, same names; the test set's three parts are folders Snow100K-S, -M and -L.",
+     "parts": [{"rule": "same_name", "lq": "{dir}synthetic/{name}", "gt": "{dir}gt/{name}", "rain_type": "snow"}]},
+    {"name": "csd", "title": "CSD", "status": "recalled", "note": "Train and Test with Snow and Gt, same names.",
+     "parts": [{"rule": "same_name", "lq": "{dir}Snow/{name}", "gt": "{dir}Gt/{name}", "rain_type": "snow"}]},
+    {"name": "reside", "title": "RESIDE (ITS, OTS, SOTS)", "status": "recalled",
+     "note": "hazy/1400_1.png or hazy/0001_0.8_0.2.jpg, and clear/ or gt/ with 1400.png or 0001.jpg.",
+     "parts": [{"rule": "many_to_one", "lq": "{dir}hazy/{id}_{n}", "gt": ["{dir}gt/{id}", "{dir}clear/{id}"],
+                "rain_type": "haze", "fields": {"id": r"[^/_]+", "n": r"[\d._]+"}}]},
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -34,14 +34,17 @@ from unirain_plugin.data.pairs import read_file, read_pair
 from unirain_plugin.data.sources import (
     DATA_FILE,
     META_FILE,
+    ROWS,
     MetaEntry,
     check_file,
     close_environments,
+    count_entries,
     environment,
     read_meta,
-    read_value,
+    read_seekable,
 )
 from unirain_plugin.errors import DataError
+from unirain_plugin.preparation.seekable import Seekable, make_seekable
 from unirain_plugin.support.files import sole_user, write_errors, write_whole
 
 ORIGIN_FILE = "made_from.json"
@@ -156,11 +159,12 @@ class LmdbWriter:
         whole = self._listed == sources.paths.keys()
         try:
             self._environment = lmdb.open(
-                os.fsencode(self._folder), max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole, lock=not whole
-            )
+                os.fsencode(self._folder), max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole,
+                lock=not whole, max_dbs=1,
+            )  # fmt: skip
         except lmdb.Error as error:
             raise DataError(f"{self._folder}: the LMDB cannot be opened: {error}.") from None
-        stored = self._environment.stat()["entries"]
+        stored = count_entries(self._environment)
         if whole and stored != len(self._listed):
             self.close()
             raise DataError(
@@ -192,17 +196,21 @@ class LmdbWriter:
             for key in keys:
                 yield not cursor.set_key(key.encode())
 
-    def put(self, entries: list[tuple[str, bytes]]) -> None:
-        """Commit some entries in one transaction; those that are there already stay as they are.
+    def put(self, entries: list[tuple[str, Seekable]]) -> None:
+        """Commit some entries in one transaction, with their indexes; those that are there already stay as they are.
 
         Raises:
             DataError: If they cannot be written.
         """
         while entries:
             try:
+                indexed = any(entry.index for _, entry in entries)
+                rows = self._environment.open_db(ROWS) if indexed else None
                 with self._environment.begin(write=True) as transaction:
-                    for key, value in entries:
-                        transaction.put(key.encode(), value, overwrite=False)
+                    for key, entry in entries:
+                        fresh = transaction.put(key.encode(), entry.data, overwrite=False)
+                        if fresh and entry.index:
+                            transaction.put(key.encode(), entry.index.to_bytes(), db=rows)
                 return
             except lmdb.MapFullError:  # the transaction is undone; the map doubles and the batch starts over
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
@@ -220,12 +228,13 @@ class LmdbWriter:
         Raises:
             DataError: If there are more or fewer entries.
         """
+        found = count_entries(self._environment)
+        if found != count:
+            raise DataError(f"{self._folder}: {found} entries, expected {count}; remove it and start anew.")
         with self._environment.begin(buffers=True) as transaction:
-            found = transaction.stat()["entries"]
-            if found != count:
-                raise DataError(f"{self._folder}: {found} entries, expected {count}; remove it and start anew.")
             if len(self._listed) != count:
-                lines = (_meta_line(bytes(key).decode(), value, level) for key, value in transaction.cursor())
+                entries = ((bytes(key), value) for key, value in transaction.cursor())
+                lines = (_meta_line(key.decode(), value, level) for key, value in entries if key != ROWS)
                 write_whole(os.path.join(self._folder, META_FILE), "".join(lines))
         self.close()
         if self._folder != self.path:
@@ -252,6 +261,7 @@ class LmdbRecipe:
         root: Folder that the records' paths are relative to.
         convert: Kinds of images to accept (see :class:`unirain_plugin.data.images.EncodedImage`).
         recompress: Whether to store everything as PNG instead of the sources' own bytes.
+        seekable: Whether to write images anew, without loss, so that a crop is decoded without what lies above it.
         level: PNG compression, 0 to 9.
         workers: Number of reading threads.
         commit_every: Pairs in one transaction, at most.
@@ -260,9 +270,16 @@ class LmdbRecipe:
     root: str
     convert: tuple[str, ...] = ()
     recompress: bool = False
+    seekable: bool = False
     level: int = 1
     workers: int = 4
     commit_every: int = 1000
+
+    @property
+    def stored_as(self) -> str:
+        """How the entries are stored: :data:`SOURCE_BYTES`, or what is done to them."""
+        done = [f"png level {self.level}"] * self.recompress + ["seekable 1"] * self.seekable
+        return ", ".join(done) or SOURCE_BYTES
 
 
 @dataclass
@@ -274,13 +291,21 @@ class _Plan:
 
     def sources(self, recipe: LmdbRecipe, side: str) -> LmdbSources:
         paths = {key: getattr(record, side) for record, key in zip(self.records, self.keys, strict=True)}
-        return LmdbSources(paths, recipe.root, f"png level {recipe.level}" if recipe.recompress else SOURCE_BYTES)
+        return LmdbSources(paths, recipe.root, recipe.stored_as)
 
 
-def create_lmdbs(output: str, records: Iterable[ManifestRecord], recipe: LmdbRecipe) -> dict[str, int]:
+def create_lmdbs(
+    output: str, records: Iterable[ManifestRecord], recipe: LmdbRecipe, done: Counter[str] | None = None
+) -> dict[str, int]:
     """Write ``{output}/{type}/lq.lmdb`` and ``gt.lmdb`` and ``{output}/manifest.jsonl``, whose paths are the keys.
 
     What an interrupted run has left is taken up; what is complete is left alone; new pairs are added.
+
+    Args:
+        output: Folder of the rain types.
+        records: The pairs.
+        recipe: How their entries are made.
+        done: Takes what was done to the images that this call added, and how often, where they are made seekable.
 
     Returns:
         The number of pairs of every type.
@@ -299,12 +324,12 @@ def create_lmdbs(output: str, records: Iterable[ManifestRecord], recipe: LmdbRec
         os.makedirs(output, exist_ok=True)
     with sole_user(output, "another process is writing LMDBs here."):
         for rain_type, plan in plans.items():
-            _create_type(os.path.join(output, rain_type), rain_type, plan, recipe)
+            _create_type(os.path.join(output, rain_type), rain_type, plan, recipe, Counter() if done is None else done)
         _write_manifest(output, plans)
     return {rain_type: len(plan.keys) for rain_type, plan in plans.items()}
 
 
-def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe) -> None:
+def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe, done: Counter[str]) -> None:
     os.makedirs(folder, exist_ok=True)
     writers: list[LmdbWriter] = []
     try:
@@ -312,12 +337,13 @@ def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe) -
             writers.append(LmdbWriter(os.path.join(folder, f"{side}.lmdb"), plan.sources(recipe, side)))
         missing = zip(*(list(writer.missing(plan.keys)) for writer in writers), strict=True)
         todo = [number for number, sides in enumerate(missing) if any(sides)]
-        batch: list[tuple[str, bytes, bytes]] = []
+        batch: list[tuple[str, list[Seekable]]] = []
         size = 0
         with tqdm(total=len(plan.keys), initial=len(plan.keys) - len(todo), desc=rain_type, unit="pair") as bar:
-            for key, lq, gt in _read_all(plan, todo, recipe):
-                batch.append((key, lq, gt))
-                size += len(lq) + len(gt)
+            for key, images in _read_all(plan, todo, recipe):
+                batch.append((key, images))
+                size += sum(len(image.data) for image in images)
+                done.update(image.how for image in images)
                 if len(batch) >= recipe.commit_every or size >= _BATCH_BYTES:
                     _commit(writers, batch, bar)
                     batch, size = [], 0
@@ -329,18 +355,18 @@ def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe) -
             writer.close()
 
 
-def _commit(writers: list[LmdbWriter], batch: list[tuple[str, bytes, bytes]], bar: tqdm) -> None:
-    for side, writer in enumerate(writers, 1):
-        writer.put([(entry[0], entry[side]) for entry in batch])
+def _commit(writers: list[LmdbWriter], batch: list[tuple[str, list[Seekable]]], bar: tqdm) -> None:
+    for side, writer in enumerate(writers):
+        writer.put([(key, images[side]) for key, images in batch])
     bar.update(len(batch))
 
 
-def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tuple[str, bytes, bytes]]:
+def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tuple[str, list[Seekable]]]:
     """Read ahead in threads (reading, decoding and encoding all release the interpreter's lock), in order."""
 
-    def read(number: int) -> tuple[str, bytes, bytes]:
-        lq, gt = read_pair(recipe.root, plan.records[number], recipe.convert)
-        return plan.keys[number], _stored(lq, recipe), _stored(gt, recipe)
+    def read(number: int) -> tuple[str, list[Seekable]]:
+        pair = read_pair(recipe.root, plan.records[number], recipe.convert)
+        return plan.keys[number], [_stored(image, recipe) for image in pair]
 
     with ThreadPoolExecutor(recipe.workers) as pool:
         ahead: deque = deque()
@@ -356,10 +382,11 @@ def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tupl
                 future.cancel()
 
 
-def _stored(image: EncodedImage, recipe: LmdbRecipe) -> bytes:
-    if not recipe.recompress:
-        return image.data
-    return cv2.imencode(".png", image.decode(), [cv2.IMWRITE_PNG_COMPRESSION, recipe.level])[1].tobytes()
+def _stored(image: EncodedImage, recipe: LmdbRecipe) -> Seekable:
+    data = image.data
+    if recipe.recompress:
+        data = cv2.imencode(".png", image.decode(), [cv2.IMWRITE_PNG_COMPRESSION, recipe.level])[1].tobytes()
+    return make_seekable(data, image.name) if recipe.seekable else Seekable(data, None, "")
 
 
 def _write_manifest(output: str, plans: dict[str, _Plan]) -> None:
@@ -426,7 +453,7 @@ def verify_lmdbs(
 
 
 def _count_problems(path: str, listed: int) -> list[str]:
-    stored = environment(path).stat()["entries"]
+    stored = count_entries(environment(path))
     return [] if stored == listed else [f"{path}: {stored} entries are stored, but meta_info.txt lists {listed}."]
 
 
@@ -451,8 +478,11 @@ def _entry_problem(
     entry, source = item
     name = f"{path}: key '{entry.key}'"
     try:
-        value = read_value(path, entry.key)
+        view, index = read_seekable(path, entry.key)
+        value = bytes(view)
         image = decode_strictly(value, name, convert)
+        if index is not None:
+            _check_rows(EncodedImage(value, name, convert, index=index), image.decode())
         if (image.height, image.width) != (entry.height, entry.width):
             return (f"{name} is {image.height}×{image.width} (height × width), but meta_info.txt says "
                     f"{entry.height}×{entry.width}.")  # fmt: skip
@@ -465,6 +495,19 @@ def _entry_problem(
     except DataError as error:
         return str(error)
     return None if same else f"{name}: its source {source} has been exchanged or changed since the LMDB was made."
+
+
+def _check_rows(image: EncodedImage, whole: np.ndarray) -> None:
+    """Decode every block of rows by itself.
+
+    Raises:
+        DataError: If one does not hold what the whole image has there, or the index does not fit.
+    """
+    step = image.index.rows
+    for top in range(0, image.height, step):
+        stop = min(top + step, image.height)
+        if not np.array_equal(image.decode_rows(stop, top)[: stop - top], whole[top:stop]):
+            raise image.index.misfit(image.name, f"rows {top} to {stop - 1} are not those of the whole image")
 
 
 def _pair_problems(folder: str, lq: dict[str, MetaEntry], gt: dict[str, MetaEntry]) -> Iterator[str]:
