@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from unirain_plugin.toolbox import prepare_import
+from unirain_plugin.toolbox import registries
 
 REGISTERED_MODULES = (
     "unirain_plugin.archs.unirain_arch",
@@ -19,10 +19,7 @@ REGISTERED_MODULES = (
 
 def register() -> dict[str, tuple[str, ...]]:
     """See :func:`unirain_plugin.register`."""
-    prepare_import()
-    from basicsr.utils import registry as registries
-
-    every = [registries.ARCH_REGISTRY, registries.LOSS_REGISTRY, registries.DATASET_REGISTRY, registries.MODEL_REGISTRY]
+    every = [getattr(registries(), f"{kind}_REGISTRY") for kind in ("ARCH", "LOSS", "DATASET", "MODEL")]
     before = [dict(iter(registry)) for registry in every]  # a Registry has keys() but no []
     loaded = set(sys.modules)
     try:

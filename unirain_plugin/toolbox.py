@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 
@@ -38,6 +41,67 @@ def prepare_import() -> None:
         sys.meta_path.append(_FunctionalTensorAlias())  # last: an older torchvision's own module wins
 
 
+class ActingLoader(importlib.abc.Loader):
+    """A module's own loader, and an action once the module is there. The module looks as if we had not been here."""
+
+    def __init__(self, original: importlib.abc.Loader, action: Callable[[], None]) -> None:
+        self.original, self.action = original, action
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self.original.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__.loader = module.__loader__ = self.original
+        self.original.exec_module(module)
+        self.action()
+
+
+class _Waiting(importlib.abc.MetaPathFinder):
+    """Finds one module as if this finder did not exist, and has its loader act."""
+
+    def __init__(self, name: str, action: Callable[[], None]) -> None:
+        self.name, self.action = name, action
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> object:
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = ActingLoader(spec.loader, self.action)
+        return spec
+
+
+def after_import(name: str, action: Callable[[], None]) -> None:
+    """Call ``action`` when a module has been imported: now, or if anybody ever imports it. Imports nothing itself."""
+    if name in sys.modules:
+        action()
+    else:
+        sys.meta_path.insert(0, _Waiting(name, action))
+
+
+_REGISTRIES = "basicsr.utils.registry"
+
+
+@cache
+def registries() -> ModuleType:
+    """BasicSR's module of registries without the rest of BasicSR, whose import takes seconds and much memory.
+
+    That module needs no other one, so it is loaded from its own file under its own name: where BasicSR is imported
+    later, that very module is found, and there is one of each registry in the process.
+    """
+    prepare_import()
+    package = None if "basicsr" in sys.modules else importlib.machinery.PathFinder.find_spec("basicsr")
+    if package is not None and package.submodule_search_locations:
+        file = Path(package.submodule_search_locations[0], "utils", "registry.py")
+        spec = importlib.util.spec_from_file_location(_REGISTRIES, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[_REGISTRIES] = module
+        after_import("basicsr.utils", lambda: setattr(sys.modules["basicsr.utils"], "registry", module))
+    return importlib.import_module(_REGISTRIES)
+
+
 @contextmanager
 def replaced(*replacements: tuple[object, str, object]) -> Iterator[None]:
     """Set attributes of modules or classes for a while: ``(owner, name, value)`` each; put back in reverse order."""
@@ -60,7 +124,5 @@ def registered(kind: str) -> dict[str, object]:
     Args:
         kind: ``arch``, ``loss``, ``dataset``, ``model`` or ``metric``.
     """
-    from basicsr.utils import registry
-
-    entries = dict(iter(getattr(registry, f"{kind.upper()}_REGISTRY")))
+    entries = dict(iter(getattr(registries(), f"{kind.upper()}_REGISTRY")))
     return {name.removesuffix("_basicsr"): entry for name, entry in entries.items()} | entries

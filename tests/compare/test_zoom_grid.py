@@ -110,3 +110,10 @@ def test_written_figure(tmp_path):
     first = path.read_bytes()
     write_zoom_grid(comparison(), path, options)
     assert path.read_bytes() == first
+
+
+def test_error_map_is_on_a_fixed_scale():
+    black = np.zeros((4, 4, 3), np.uint8)
+    brightest, saturated = (error_map(np.full_like(black, level), black, 0.2) for level in (51, 255))
+    assert np.array_equal(brightest, saturated)
+    assert not np.array_equal(error_map(black, black, 0.2), brightest)

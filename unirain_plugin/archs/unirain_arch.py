@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,9 +17,10 @@ from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.checkpoints.weights import check_fit
 from unirain_plugin.errors import OptionError
 from unirain_plugin.support.spec import parse_section
+from unirain_plugin.toolbox import registries
 
 
-@ARCH_REGISTRY.register()
+@registries().ARCH_REGISTRY.register()
 class UniRain(nn.Module):
     """Four-level encoder-decoder transformer with soft mixtures of experts in the encoder and hard ones in the decoder.
 

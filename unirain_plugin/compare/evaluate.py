@@ -204,7 +204,12 @@ class Evaluator:
         """Restore one after the other; while the caller scores an image, the next one is being restored."""
         waiting: Checked | None = None
         for checked in [*todo, None]:
-            failure = _answer(process) if waiting is not None else None
+            failure = None
+            try:
+                if waiting is not None:
+                    process.receive()
+            except NetworkError as error:
+                failure = error
             if checked is not None:
                 process.send("restore", checked.sample.lq, self._target(name, checked))
             if waiting is not None:
@@ -217,16 +222,20 @@ class Evaluator:
         record = self.journal.get(*key) or {}
         same = record.get("picture") == picture_key and record.get("gt") == checked.gt
         scores: dict[str, Any] = dict(record["metrics"]) if same else {}
-        wanted = [metric for metric in self.metrics if metric.name not in scores]
+        wanted = [metric for metric in self.metrics if metric.key not in scores]
         if wanted or not same:
             data = source.read()
-            fresh, failed = _scores(wanted, _sized(decode(data, str(source)), checked, source), checked)
+            image = decode(data, str(source))
+            if image.shape[:2] != checked.size:
+                raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test image "
+                                f"{checked.sample.lq} is {checked.size[0]}×{checked.size[1]}.")  # fmt: skip
+            fresh, failed = _scores(wanted, image, checked)
             scores |= fresh
             for metric, text in failed.items():
                 row.unscored.setdefault(metric, []).append(text)
             file = hashlib.sha256(data).hexdigest()
             self.journal.add(key, {"picture": picture_key, "gt": checked.gt, "file": file, "metrics": scores})
-        found = {m.name: scores.get(m.name, math.nan) for m in self.metrics}  # what failed is tried anew next time
+        found = {m.name: scores.get(m.key, math.nan) for m in self.metrics}  # what failed is tried anew next time
         values = {name: value for name, value in found.items() if value is not None}
         sample = checked.sample
         row.results.append(ImageResult(row.name, sample.test_set, sample.image, sample.rain_type, values))
@@ -245,26 +254,6 @@ class Evaluator:
         return self.pictures / f"{safe_path(f'{name}/{sample.test_set}/{sample.image}')}.png"
 
 
-def _answer(process: NetworkProcess) -> NetworkError | None:
-    """Wait for a restored image; the error if there is none.
-
-    Raises:
-        NetworkDied: If the process has ended.
-    """
-    try:
-        process.receive()
-    except NetworkError as error:
-        return error
-    return None
-
-
-def _sized(image: np.ndarray, checked: Checked, source: Source) -> np.ndarray:
-    if image.shape[:2] != checked.size:
-        raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test image "
-                        f"{checked.sample.lq} is {checked.size[0]}×{checked.size[1]}.")  # fmt: skip
-    return image
-
-
 def _scores(
     metrics: Sequence[Metric], image: np.ndarray, checked: Checked
 ) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -274,7 +263,7 @@ def _scores(
     scores, failures = {}, {}
     for metric in metrics:
         try:
-            scores[metric.name] = metric(image, target)
+            scores[metric.key] = metric(image, target)
         except DataError as error:
             failures[metric.name] = reason(error)
     return scores, failures

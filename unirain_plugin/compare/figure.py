@@ -16,28 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 from unirain_plugin.compare.summary import GT, INPUT, Comparison, ImageResult
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.psnr_ssim import psnr
-from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import whole_file, write_errors
-
-ERROR_SCALE = 0.2
-"""Absolute error (mean over channels, of a range of 1) that gets the brightest colour of an error map."""
 
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 """Colours of text and background (RGB)."""
-
-_SEAM, _HEAD, _FOOT = 6, 30, 24
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image: 8-bit BGR (H, W, 3) arrays of one size, a title, and the PSNR (dB) of both."""
-
-    title: str
-    lq: np.ndarray
-    restored: np.ndarray
-    gt: np.ndarray
-    psnr_lq: float
-    psnr_restored: float
 
 
 def text_font(size: float) -> ImageFont.FreeTypeFont:
@@ -50,48 +33,14 @@ def absolute_error(image: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.abs(image.astype(np.float32) - target.astype(np.float32)).mean(axis=2) / 255
 
 
-def error_colours(error: np.ndarray, scale: float = ERROR_SCALE) -> np.ndarray:
+def error_colours(error: np.ndarray, scale: float) -> np.ndarray:
     """Errors on a fixed colour scale from 0 (black) to ``scale`` and above (pale yellow): (H, W, 3) BGR."""
     return cv2.applyColorMap((error / scale * 255).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
 
 
-def error_map(image: np.ndarray, target: np.ndarray, scale: float = ERROR_SCALE) -> np.ndarray:
+def error_map(image: np.ndarray, target: np.ndarray, scale: float) -> np.ndarray:
     """Absolute error of 8-bit images (H, W, 3) on the fixed colour scale: (H, W, 3) BGR."""
     return error_colours(absolute_error(image, target), scale)
-
-
-def comparison_grid(rows: Sequence[Row], cell: int = 256) -> np.ndarray:
-    """Draw the rows below one another, every image ``cell`` pixels wide.
-
-    Returns:
-        An 8-bit RGB image.
-    """
-    titles = ("rainy", "restored", "clean", f"error, 0 to {ERROR_SCALE}")
-    strips = [_strip(row, cell) for row in rows]
-    width = len(titles) * (cell + _SEAM) + _SEAM
-    canvas = Image.new("RGB", (width, _HEAD + sum(s.shape[0] + _FOOT for s in strips)), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    font = text_font(15)
-    for column, title in enumerate(titles):
-        draw.text((_SEAM + column * (cell + _SEAM), 7), title, INK, font)
-    top = _HEAD
-    for row, strip in zip(rows, strips, strict=True):
-        canvas.paste(Image.fromarray(strip), (0, top))
-        top += strip.shape[0]
-        for column, caption in enumerate((f"{row.title}: {row.psnr_lq:.2f} dB", f"{row.psnr_restored:.2f} dB")):
-            draw.text((_SEAM + column * (cell + _SEAM), top + 2), caption, INK, font)
-        top += _FOOT
-    return np.asarray(canvas)
-
-
-def _strip(row: Row, cell: int) -> np.ndarray:
-    height = round(row.gt.shape[0] * cell / row.gt.shape[1])
-    gap = np.full((height, _SEAM, 3), 255, np.uint8)
-    parts = [gap]
-    for image in (row.lq, row.restored, row.gt, error_map(row.restored, row.gt)):
-        resized = cv2.resize(image, (cell, height), interpolation=cv2.INTER_AREA)
-        parts += [cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), gap]
-    return np.concatenate(parts, axis=1)
 
 
 _PLACE = re.compile(r"@(\d+),(\d+)$")
@@ -272,7 +221,7 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
         canvas.paste(block, (0, top))
         top += block.height + _MARGIN
     with write_errors(path), whole_file(path) as file:
-        canvas.save(file, format="PNG", optimize=True)
+        canvas.save(file, format="PNG")
 
 
 def draw_block(
@@ -446,12 +395,7 @@ def _shown(name: str) -> str:
 def _title(comparison: Comparison, test_set: str, image: str) -> str:
     types = {r.rain_type for r in comparison.results if (r.test_set, r.image) == (test_set, image)}
     rain_type = next(iter(types - {None}), None)
-    return " · ".join([*([in_words(rain_type)] if rain_type else []), f"{test_set} / {image}"])
-
-
-def in_words(rain_type: str) -> str:
-    """The rain type for a reader."""
-    return RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
+    return " · ".join([*([describe(rain_type)] if rain_type else []), f"{test_set} / {image}"])
 
 
 def _footer(scale: float, automatic: bool) -> Image.Image:

@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.compare.figure import in_words, models_with_results
+from unirain_plugin.compare.figure import models_with_results
 from unirain_plugin.compare.summary import GT, INPUT, OK, Comparison, ImageResult
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.complexity import CONVENTION
-from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.rain_types import RAIN_TYPES, describe
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.packages import require
 
@@ -90,7 +90,7 @@ def write_page(
         summary=_table(summary_rows),
         notes=[note, CONVENTION if any(row.multiply_adds for row in comparison.models) else ""],
         failures=[(row.name, row.status) for row in comparison.models if row.status != OK],
-        types=[(name, in_words(name)) for name in sorted(types, key=_type_order)],
+        types=[(name, describe(name)) for name in sorted(types, key=_type_order)],
         test_sets=[(name, name) for name in comparison.test_sets if any(r.test_set == name for r in chosen)],
         total=len(every),
         options=options,
@@ -168,7 +168,7 @@ def _image(
         "set": result.test_set,
         "name": result.image,
         "type": result.rain_type or "",
-        "words": in_words(result.rain_type) if result.rain_type else "",
+        "words": describe(result.rain_type) if result.rain_type else "",
         "width": width,
         "height": height,
         "thumbnail": embedded(pictures[INPUT], _THUMBNAIL, _THUMBNAIL_QUALITY),

@@ -25,12 +25,13 @@ from unirain_plugin.support.files import check_folder, is_full, sole_user
 from unirain_plugin.support.journal import Journal
 
 
-def run(options: CompareOptions, bar: bool = True) -> Outcome:
-    """Compute what is not finished yet, and write tables, figure and page.
+def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcome:
+    """Compute what is not finished yet, and write tables, figure and page, as the command does.
 
     Args:
         options: The option file.
         bar: Whether to draw progress bars.
+        write: Whether files are written beside restored images and the journal.
 
     Raises:
         DataError: If a test set cannot be listed, no metric or no sound image is left, another run works in the output
@@ -40,7 +41,7 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
     device = choose_device(options.device)
     specs = {model.name: spec_of(model, options) for model in options.models if model.results is None}
     for spec in specs.values():
-        spec.restore_options().check_device(device)
+        spec.restoring.check_device(device)
     folder = options.output_folder
     check_folder(folder)
     with (
@@ -49,7 +50,7 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
         Journal(folder / "results.jsonl") as journal,
     ):
         samples = [s for test_set in options.test_sets for s in list_samples(test_set, folder / "data")]
-        metrics, missing = make_metrics(options.metrics, str(device))
+        metrics, missing = make_metrics(options.metric_names, str(device), options.protocols[0])
         if not metrics:
             raise DataError("none of the metrics can be computed: " + "; ".join(missing.values()))
         checked, broken = check_samples(samples, journal, bar)
@@ -59,7 +60,7 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
         costs = measure_costs(running, options.cost, journal) if options.cost.enabled else ({}, {})
         outcome = _outcome(options, checked, metrics, rows, *costs, str(device))
         outcome.failures[:0] = [*broken, *missing.values()]
-        outcome.files = write_all(outcome, options)
+        outcome.files = write_all(outcome, options) if write else []
     return outcome
 
 

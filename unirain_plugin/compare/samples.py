@@ -18,12 +18,15 @@ import numpy as np
 from unirain_plugin.compare.options import ModelOptions, SetOptions, SynthesizeOptions
 from unirain_plugin.data.folders import find_types, list_folders, scan_rainrag, walk_images
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
-from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.manifest import read_manifests
 from unirain_plugin.data.names import unique_keys
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.data.sources import read_meta, read_value, scan_lmdb
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
+
+_NAMED = 20
+"""Images without a partner that an error names."""
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 
@@ -171,13 +174,15 @@ def _holds_lmdbs(base: str) -> bool:
 def _from_sides(options: SetOptions) -> Iterator[Sample]:
     lq = _side(options.lq)
     gt = _side(options.gt) if options.gt is not None else None
-    missing = sorted(lq.keys() - gt.keys()) if gt is not None else []
-    if missing:
-        hint = did_you_mean(missing[0], gt)
-        raise DataError(
-            f"{options.gt}: {len(missing)} of {len(lq)} images of {options.lq} have no clean image of their name "
-            f"here: {some(missing)}.{hint} (Clean images named by another rule: make a manifest, index-dataset.)"
-        )
+    sides = [(lq, gt, options.lq, options.gt), (gt, lq, options.gt, options.lq)] if gt is not None else []
+    for here, there, path, other in sides:
+        missing = sorted(here.keys() - there.keys())
+        if missing:
+            raise DataError(
+                f"test set '{options.name}': {len(missing)} of {len(here)} images of {path} have no partner of their "
+                f"name in {other}: {some(missing, _NAMED)}.{did_you_mean(missing[0], there)} (Pairs named by another "
+                "rule: make a manifest, index-dataset.)"
+            )
     for name in sorted(lq):
         yield Sample(options.name, name, options.rain_type, lq[name], gt[name] if gt is not None else None)
 
@@ -211,10 +216,15 @@ def by_stem(root: str) -> dict[str, Source]:
 
 
 def _from_manifest(options: SetOptions) -> Iterator[Sample]:
-    manifest = os.path.expanduser(options.manifest)
-    root = os.path.dirname(os.path.abspath(manifest)) if options.dataroot is None else options.dataroot
+    given = options.manifest if isinstance(options.manifest, list) else [options.manifest]
+    manifests = [os.path.expanduser(path) for path in given]
+    manifest = ", ".join(manifests)
+    root = os.path.dirname(os.path.abspath(manifests[0])) if options.dataroot is None else options.dataroot
     base = os.path.expanduser(root)
-    records = [r for r in read_manifest(manifest) if r.keep is not False or options.rejected]
+    found = read_manifests(manifests, options.dataroot is None)
+    records = [r for r in found if r.keep is not False or options.rejected]
+    if len(manifests) > 1:  # they may name a pair again
+        records = list({(r.lq, r.gt): r for r in records}.values())
     types = {r.rain_type for r in records}
     for name in options.rain_types or ():
         if name not in types:

@@ -42,34 +42,22 @@ _KEPT = 256 << 20
 
 
 class Worker:
-    """Makes shards; models and arrays are built at the first shard that needs them and kept.
-
-    Args:
-        job: The job.
-    """
+    """Makes shards; models and arrays are built at the first shard that needs them and kept."""
 
     def __init__(self, job: Job) -> None:
-        self._context = Context(job)
+        self.context = Context(job)
         self._stages: dict[str, Stage] = {}
 
     def make(self, steps: list[Step]) -> list[tuple[str, int]]:
-        """Make shards, one after the other, unless they are there already.
-
-        Returns:
-            Stage and number of items of each that was made.
-        """
+        """Make shards that are not there yet; returns stage and number of items of each."""
         made = []
         for name, shard in steps:
-            if not self._context.workspace.is_done(name, shard):
+            if not self.context.workspace.is_done(name, shard):
                 if name not in self._stages:
-                    self._stages[name] = STAGES[name](self._context)
+                    self._stages[name] = STAGES[name](self.context)
                 self._stages[name].run(shard)
-                made.append((name, STAGES[name].items_in(self._context.job, shard)))
+                made.append((name, STAGES[name].items_in(self.context.job, shard)))
         return made
-
-    def close(self) -> None:
-        """Free what was built."""
-        self._context.close()
 
 
 def died_on(steps: list[Step]) -> DistillError:
@@ -112,21 +100,13 @@ def keep_freed_memory() -> None:
 
 
 class Engine(ABC):
-    """Distributes shards over workers.
-
-    Args:
-        options: The engine's section.
-    """
+    """Distributes shards over workers."""
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
 
     def check(self) -> None:  # noqa: B027  (an optional hook)
-        """Look, before the work begins, whether everything is installed.
-
-        Raises:
-            OptionError: With the pip name of what is missing.
-        """
+        """Look, before the work begins, whether everything is installed; OptionError if not."""
 
     @abstractmethod
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
@@ -136,7 +116,7 @@ class Engine(ABC):
             Stage and number of items of each shard that was made.
 
         Raises:
-            UniRainError: The first error of a worker; shards finished until then are kept.
+            UniRainError: The first error of a worker.
         """
 
     def close(self) -> None:  # noqa: B027  (an optional hook)
@@ -196,7 +176,7 @@ class LocalEngine(Engine):
         return list(running.values())
 
     def _alone(self, job: Job, unit: list[Step]) -> Iterator[tuple[str, int]]:
-        """Make a unit during which a worker died once more, but with nothing beside it."""
+        """Make a unit during which a worker died again, with nothing beside it."""
         for _ in range(TRIES - 1):
             if not (yield from self._share(job, deque([unit]), 1)):
                 return
@@ -243,7 +223,7 @@ def in_this_process(job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str
         for unit in units:
             yield from worker.make(unit)
     finally:
-        worker.close()
+        worker.context.close()
 
 
 def _start(job: Job, threads: int) -> None:
@@ -296,12 +276,12 @@ class RayEngine(Engine):
     def close(self) -> None:
         """Shut down the cluster that was started here; one that was there before stays."""
         if self._started:
-            require("ray", "'ray[data]'", "ray").shutdown()
+            sys.modules["ray"].shutdown()
             self._started = False
 
     def _connect(self) -> Any:
-        ray = require("ray", "'ray[data]'", "ray")
         require("ray.data", "'ray[data]'", "ray")
+        ray = sys.modules["ray"]
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             local = {"num_cpus": self.options.workers} if self.options.address is None else {}
@@ -350,11 +330,7 @@ class ShardMaker:
 
     @contextmanager
     def _tried(self, unit: list[Step]) -> Iterator[None]:
-        """Leave a mark while a unit is in work: an actor that dies leaves it, and Ray would begin anew without end.
-
-        Raises:
-            DistillError: If there are as many marks as tries.
-        """
+        """Leave a mark while a unit is in work: an actor that dies leaves it, and Ray would begin anew without end."""
         name, shard = unit[0]
         folder = Path(self._job.root, name)
         marks = [folder / f"{TEMPORARY}try-{shard:06d}-{number}" for number in range(TRIES)]
@@ -371,10 +347,4 @@ class ShardMaker:
 
 def build_engine(options: EngineOptions) -> Engine:
     """Build the engine that the options name."""
-    if options.type == "ray":
-        from unirain_plugin.distill.workers import RayEngine
-
-        return RayEngine(options)
-    from unirain_plugin.distill.workers import LocalEngine
-
-    return LocalEngine(options)
+    return RayEngine(options) if options.type == "ray" else LocalEngine(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,9 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unirain_plugin.archs.presets import ABLATIONS, PRESETS
+from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
-from unirain_plugin.toolbox import registered
+from unirain_plugin.support.packages import import_own
+from unirain_plugin.toolbox import prepare_import, registered
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "UniRain-Tiny.safetensors"
 """The small trained network that the package ships."""
@@ -33,8 +37,8 @@ def load(
     training run lies; by the shapes, if they are those of one of our presets.
 
     Args:
-        weights: A .safetensors or .pth file, also a checkpoint of BasicSR; None or ``default`` for the weights the
-            package ships.
+        weights: A .safetensors or .pth file, also a checkpoint of BasicSR, or an .onnx file of ``scripts/export.py``;
+            None or ``default`` for the weights the package ships.
         network: An option file with a section ``network_g``, or that section itself (``{'type': 'UniRain', …}``).
         device: ``auto`` (CUDA where present), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``, else
@@ -49,8 +53,13 @@ def load(
         CheckpointError: If the weights are missing, broken, or made for another network (which keys differ is told).
         OptionError: If the network's options or the device are wrong.
     """
+    path = _weights_path(weights)
+    if path.suffix.lower() == ".onnx":
+        from unirain_plugin.inference.onnx_network import load_onnx
+
+        return load_onnx(path, network, device, param_key)
     target = choose_device(device)
-    file = read_weights(_weights_path(weights), param_key)
+    file = read_weights(path, param_key)
     architecture = _architecture_of(file, network)
     net = build_network(architecture, str(file.path))
     fill(net, file, str(architecture["type"]))
@@ -91,14 +100,12 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
     Raises:
         OptionError: If the type is unknown or the arguments do not fit.
     """
-    import unirain_plugin
-
-    unirain_plugin.register()
-    import basicsr.archs  # noqa: F401  the toolbox's own networks register at import
-
     arguments = dict(architecture)
     name = arguments.pop("type", None)
     known = registered("arch")
+    if name not in known:  # the toolbox's own networks register when it is imported, which takes seconds
+        importlib.import_module("basicsr.archs")
+        known = registered("arch")
     if name not in known:
         raise OptionError(f"{source}: network type {name!r} is not registered.{did_you_mean(name, known)}")
     try:
@@ -163,7 +170,7 @@ def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
     if isinstance(network, Mapping):
         return dict(network)
     if network is not None:
-        return network_section(Path(network))
+        return network_section(Path(network), with_imports=True)
     found = file.architecture or experiment_network(file.path) or guess_architecture(file.state)
     if found is None:
         raise CheckpointError(
@@ -174,17 +181,28 @@ def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
     return found
 
 
-def network_section(path: Path) -> dict[str, object]:
+def network_section(path: Path, with_imports: bool = False) -> dict[str, object]:
     """The section ``network_g`` of an option file.
 
+    Args:
+        path: The file.
+        with_imports: Import the modules that it names under ``imports``: only of a file that the user has named, since
+            this runs their code.
+
     Raises:
-        OptionError: If the file is broken or has no such section.
+        OptionError: If the file is broken or has no such section, or a module cannot be imported.
     """
     from unirain_plugin.options.yaml_loader import read_option_file
 
-    section = read_option_file(path).opt.get("network_g")
+    opt = read_option_file(path).opt
+    section, modules = opt.get("network_g"), opt.get("imports") if with_imports else None
     if not isinstance(section, Mapping) or "type" not in section:
         raise OptionError(f"{path}: expected a section 'network_g' with a 'type', found {section!r}.")
+    if modules is not None and not isinstance(modules, list):
+        raise OptionError(f"{path}: imports: expected a list of modules, found {modules!r}.")
+    if modules:
+        prepare_import()
+        import_own(map(str, modules), path.parent)
     return _plain(section)
 
 
@@ -219,12 +237,6 @@ def experiment_network(path: Path) -> dict[str, object] | None:
 
 def guess_architecture(state: Mapping[str, Tensor]) -> dict[str, object] | None:
     """The preset, or ablation of one, whose parameters have exactly these names and shapes; None if there is none."""
-    import unirain_plugin
-
-    unirain_plugin.register()
-    from unirain_plugin.archs.presets import ABLATIONS, PRESETS
-    from unirain_plugin.archs.unirain_arch import UniRain
-
     named = (bare for bare in without_prefixes(state) if "embed.weight" in bare)
     shapes = {name: tuple(tensor.shape) for name, tensor in next(named, {}).items()}
     if not shapes:

@@ -136,6 +136,17 @@ class RestoreOptions:
         if self.precision == "fp16" and device.type == "cpu":
             raise OptionError("precision: fp16 is for accelerators; use bf16 or fp32 on the CPU.")
 
+    def check_network(self, net: nn.Module) -> None:
+        """Refuse what the network, on its device, cannot compute in.
+
+        Raises:
+            OptionError: For fp16 on the CPU, and for another precision than an ONNX network's.
+        """
+        self.check_device(next((p.device for p in net.parameters()), torch.device("cpu")))
+        only = getattr(net, "precision", self.precision)
+        if self.precision != only:
+            raise OptionError(f"precision: got '{self.precision}', but {net.path} computes in {only} only.")
+
 
 def restore(
     net: nn.Module,
@@ -205,7 +216,7 @@ def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None
     """
     options = options or RestoreOptions()
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    options.check_device(device)
+    options.check_network(net)
     net.eval()
     method = _ensemble if options.ensemble else _once
     sizes = getattr(net, "restore_sizes", ()) if options.sizes is None else options.sizes

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.files import safe_path, write_errors, write_whole
+from unirain_plugin.support.packages import import_own
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
@@ -37,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input", type=Path, metavar="DIR", help="folder of photographs, searched with its sub-folders (default: the "
         "photographs that scikit-image installs)")  # fmt: skip
     add("--output", type=Path, metavar="DIR", required=True, help="folder to write to; must be empty or new")
-    add("--types", nargs="+", metavar="TYPE", default=list(RAIN_TYPES), help="rain types (default: drs drd nrs nrd)")
+    add("--types", nargs="+", metavar="TYPE", default=list(RAIN_TYPES), help="some of drs drd nrs nrd snow haze "
+        "(default: the four types of rain)")  # fmt: skip
+    add("--imports", nargs="+", metavar="MODULE", default=[], help="modules of your own that add types")
     add("--per-image", type=int, metavar="N", default=1, help="pairs for each photograph and type (default: 1)")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width (one number: both) of random windows at "
         "random scale (default: whole photographs)")  # fmt: skip
@@ -74,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from unirain_plugin.rain.pair_files import output_names
 
     args = build_parser().parse_args(argv)
+    import_own(args.imports)
     size = _check_arguments(args)
     photos = _find_photos(args)
     names = output_names([key for key, _ in photos])
@@ -99,8 +103,9 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     """Check what argparse cannot; return the size as (height, width)."""
     from unirain_plugin.data.images import CONVERSIONS
     from unirain_plugin.rain.render import MIN_SIDE
+    from unirain_plugin.rain.scene import SCENES
 
-    for option, values, known in (("--types", args.types, RAIN_TYPES), ("--convert", args.convert, CONVERSIONS)):
+    for option, values, known in (("--types", args.types, SCENES), ("--convert", args.convert, CONVERSIONS)):
         for value in values:
             if value not in known:
                 hint = did_you_mean(value, known)
@@ -166,7 +171,8 @@ def _plan(
     for (key, path), name in zip(photos, names, strict=True):
         for rain_type in args.types:
             for k in range(args.per_image):
-                yield PairJob(path, key, str(args.output), _file_name(name, k), rain_type, k, **_settings(args, size))
+                shape = {**_settings(args, size), "imports": tuple(args.imports)}
+                yield PairJob(path, key, str(args.output), _file_name(name, k), rain_type, k, **shape)
 
 
 def _settings(args: argparse.Namespace, size: tuple[int, int] | None) -> dict[str, object]:

@@ -24,6 +24,7 @@ from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned, vary_colours
 from unirain_plugin.support.files import write_png
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.processes import process_pool
 
 INPUT, TARGET = "input", "target"
@@ -55,6 +56,7 @@ class PairJob:
         dull_share: Share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its
             light. None for the kinds' own shares.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.images.CONVERSIONS`).
+        imports: Modules of a user's own, which add rain types.
     """
 
     photo: str
@@ -71,6 +73,7 @@ class PairJob:
     dry_share: float
     dull_share: float | None
     convert: Sequence[str]
+    imports: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, Path]:
@@ -171,7 +174,7 @@ def make_pair(job: PairJob) -> None:
 
 def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
     """Ranges of one of the kinds of real rain."""
-    kinds = REAL_RAIN[job.rain_type]
+    kinds = REAL_RAIN.get(job.rain_type, (RainParams(),))
     params = kinds[rng.integers(len(kinds))]
     if job.dull_share is None:
         return params
@@ -196,6 +199,7 @@ def _window(frame: np.ndarray, size: Sequence[int] | None, rng: np.random.Genera
 
 def _attempt(job: PairJob) -> tuple[PairJob, str]:
     """Make a pair; a bad photograph comes back as its message, so that the caller decides what to do."""
+    import_own(job.imports)  # a worker process knows none of them yet
     try:
         make_pair(job)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""What the rain renderer draws from: every range of every rain scene, in four frozen dataclasses.
+"""What the rain renderer draws from: every range of every rain scene, in frozen dataclasses.
 
 A pair of numbers is a range ``(low, high)`` from which each scene draws one value, uniformly unless it says otherwise.
 Lengths in pixels hold for a picture whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
@@ -166,6 +166,58 @@ class NightParams(_Ranges):
 
 
 @dataclass(frozen=True)
+class HazeParams(_Ranges):
+    """Haze by day.
+
+    Attributes:
+        far: Opacity at the greatest distance, at the top of the image.
+        near: Distance of the bottom, relative to the greatest.
+        relief: Standard deviation of the distance, relative to the greatest, beside its growth towards the top.
+        airlight: Radiance of the haze relative to the bright part of the surroundings.
+        tint: Standard deviation of the airlight's colour channels, relative.
+    """
+
+    far: Range = (0.4, 0.9)
+    near: Range = (0.05, 0.5)
+    relief: Range = (0.05, 0.2)
+    airlight: Range = (0.75, 1.1)
+    tint: float = 0.04
+
+
+@dataclass(frozen=True)
+class SnowParams(_Ranges):
+    """Falling snow by day.
+
+    Attributes:
+        radius: Radius of a flake at depth 1, pixels.
+        length: Way that it falls while the shutter is open, pixels at depth 1.
+        angle: Direction of the fall common to the scene, degrees from the vertical.
+        angle_jitter: Standard deviation of a single flake's direction around it, degrees.
+        density: Flakes in the nearest layer of an image of the reference size, drawn log-uniformly.
+        depths: Number of depth layers.
+        depth_step: Ratio of the distances of two neighbouring layers; the next one holds its square times as many.
+        opacity: Opacity of a flake at depth 1.
+        depth_fading: Opacity falls with ``depth ** -depth_fading``.
+        defocus: Blur of the nearest flakes relative to their radius; it shrinks with the depth.
+        brightness: Radiance of a flake relative to the bright part of the surroundings.
+        veil: Snow too far to be resolved.
+    """
+
+    radius: Range = (1.5, 5.0)
+    length: Range = (0.0, 12.0)
+    angle: Range = (-45.0, 45.0)
+    angle_jitter: Range = (3.0, 20.0)
+    density: Range = (6.0, 50.0)
+    depths: Range = (2, 4)
+    depth_step: float = 1.8
+    opacity: Range = (0.5, 0.95)
+    depth_fading: float = 0.3
+    defocus: Range = (0.1, 0.5)
+    brightness: Range = (0.9, 1.3)
+    veil: HazeParams = field(default_factory=lambda: HazeParams(far=(0.0, 0.35)))
+
+
+@dataclass(frozen=True)
 class CameraParams(_Ranges):
     """What the weather and the camera do to a rainy picture beside the rain; the clean one keeps its light and detail.
 
@@ -198,6 +250,8 @@ class RainParams:
     drops: DropParams = field(default_factory=DropParams)
     night: NightParams = field(default_factory=NightParams)
     camera: CameraParams = field(default_factory=CameraParams)
+    snow: SnowParams = field(default_factory=SnowParams)
+    haze: HazeParams = field(default_factory=HazeParams)
     daylight: Range = (0.0, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""The four rain scenes: which parts make a pair of each type."""
+"""The scenes of rain, snow and haze: which parts make a pair of each type."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from unirain_plugin.rain.night import make_night
 from unirain_plugin.rain.params import CameraParams, RainParams, StreakParams
 from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
 from unirain_plugin.rain.variation import compressed
+from unirain_plugin.rain.weather import add_haze, add_snow
 
 Rendered = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Rainy and clean picture, (H, W, 3) uint8, and the rain's opacity, (H, W) float32 in [0, 1]."""
@@ -102,6 +103,18 @@ def _night_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams
     return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
 
 
+def _snow(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    scene = to_linear(photo)
+    snowy, mask = add_snow(scene, surroundings(scene), rng, params.snow)
+    return _outside_equal(to_codes(snowy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
+
+
+def _haze(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    scene = to_linear(photo)
+    hazy, mask = add_haze(scene, surroundings(scene), rng, params.haze)
+    return _outside_equal(to_codes(hazy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
+
+
 def _outside_equal(lq: np.ndarray, gt: np.ndarray, mask: np.ndarray) -> Rendered:
     """Make the pair equal to the bit wherever there is no rain."""
     return np.where(mask[..., None] > 0, lq, gt), gt, mask
@@ -112,6 +125,8 @@ SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Render
     "drd": _day_drops,
     "nrs": _night_streaks,
     "nrd": _night_drops,
+    "snow": _snow,
+    "haze": _haze,
 }
 """Rain type → renderer of one pair."""
 

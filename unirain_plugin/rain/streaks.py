@@ -42,8 +42,8 @@ def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: Str
         count = int(rng.poisson(density * depth**params.density_growth))
         count = min(count, int(_MOST_COVERED * shape[0] * shape[1] / (max(length / depth, 1) * 2.5 * sigma)))
         direction = (angle, jitter, fan)
-        tracks = _tracks(presence, count, length / depth, direction, rng, (params.modulation, taper))
-        profile = _splat(shape, *tracks)
+        streaks = tracks(presence, count, length / depth, direction, rng, (params.modulation, taper))
+        profile = splat(shape, *streaks)
         profile = cv2.GaussianBlur(profile, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
         peak = math.sqrt(2 * math.pi * (sigma**2 + _SPLAT_SIGMA**2)) * opacity * depth**-params.depth_fading
         clear *= np.exp(-peak * profile)
@@ -63,12 +63,12 @@ def _drizzle(
     t = length * np.linspace(-0.5, 0.5, 2 * math.ceil(length / _SPACING) + 1)
     middle = math.ceil(length / 2) + 1
     turn = math.radians(angle)
-    kernel = _splat((2 * middle + 1,) * 2, middle + t * math.sin(turn), middle + t * math.cos(turn), np.ones_like(t))
+    kernel = splat((2 * middle + 1,) * 2, middle + t * math.sin(turn), middle + t * math.cos(turn), np.ones_like(t))
     smeared = cv2.filter2D(noise, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
     return np.clip(opacity * (1 + contrast * smeared / smeared.std()), 0, 0.95)
 
 
-def _tracks(
+def tracks(
     presence: np.ndarray,
     count: int,
     length: float,
@@ -103,7 +103,7 @@ def _tracks(
     return x, y, strength[owner] * fade * wave * (lengths / samples)[owner]
 
 
-def _splat(shape: tuple[int, int], x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def splat(shape: tuple[int, int], x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Add weighted points to a picture, each spread bilinearly over its four pixels."""
     height, width = shape
     inside = (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)

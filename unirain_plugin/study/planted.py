@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
+from unirain_plugin.study.draws import other_rain
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,18 @@ def _flat_rain(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
         cv2.line(mask, (int(start[0]), int(start[1])), (int(end[0]), int(end[1])), 255, thickness, style)
     opacity = mask[..., None] / 255 * rng.uniform(0.4, 1.0)
     return replace(pair, lq=_codes(pair.gt * (1 - opacity) + rng.uniform(130, 235) * opacity))
+
+
+def _other_rain(reach: float) -> Spoil:
+    """Rain whose parameters are up to ``reach`` times what the renderer's ranges allow, or a ``reach``-th of it."""
+
+    def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+        rain_type = "drs" if pair.rain_type.endswith("rs") else "drd"  # by night it would relight the scene
+        kinds = (RainParams(), *REAL_RAIN[rain_type])
+        params = other_rain(kinds[rng.integers(len(kinds))], rng, reach)
+        return replace(pair, lq=render_rain(pair.gt, rain_type, rng, params).lq)
+
+    return spoil
 
 
 def _one_of_two(pair: Pair, rng: np.random.Generator, change: Callable[[np.ndarray], np.ndarray]) -> Pair:
@@ -272,6 +286,8 @@ FURTHER_KINDS: dict[str, Spoil] = {
     "caption_in_clean": _stamped,
     "no_rain": _no_rain,
     "black_clean": _black,
+    "odd_rain": _other_rain(2),
+    "implausible_rain": _other_rain(6),
 }
 GOOD_KINDS: dict[str, Spoil] = {
     "good_with_noise": _noise(1, 4, "lq gt"),
