@@ -70,11 +70,7 @@ def died_on(steps: list[Step]) -> DistillError:
 
 
 def limit_threads(threads: int) -> None:
-    """Keep the libraries of this process from starting more threads than the worker's share of the processor.
-
-    Libraries that are imported later read their number from the environment; the default parts never need torch, and
-    importing it only to limit it would take longer than a shard.
-    """
+    """Keep the libraries of this process, loaded now or later, to the worker's share of the processor."""
     import cv2
 
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
@@ -86,10 +82,9 @@ def limit_threads(threads: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library reuse the memory of freed images instead of returning it to the system after each.
+    """Have the C library (glibc) reuse the memory of freed images, at most ``_KEPT`` bytes, for a tenth of the time.
 
-    Planes of a megabyte come and go some hundred times a candidate; getting them anew from the system, page by page,
-    takes about a tenth of the default pipeline's time. glibc only; what is kept is at most ``_KEPT`` bytes.
+    Planes of a megabyte come and go some hundred times a candidate.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -132,8 +127,8 @@ _worker: Worker | None = None
 class LocalEngine(Engine):
     """A pool of processes; ``workers: 0`` works in the calling process.
 
-    Processes come from a fork server, which imports everything once and has neither threads nor CUDA: safe to fork and
-    quick to multiply. They end when the main process dies, however it dies.
+    They come from a fork server, which imports everything once and has neither threads nor CUDA, and end when the main
+    process dies, however it dies.
     """
 
     def check(self) -> None:
@@ -243,8 +238,7 @@ def _make(unit: list[Step]) -> list[tuple[str, int]]:
 class RayEngine(Engine):
     """A pool of Ray Data actors, each with the same worker as the local engine's processes.
 
-    Ray Data has no resume of its own; the shards have: what is there is not made again, and a shard that Ray makes
-    twice after losing a node is the same shard.
+    A shard that Ray makes twice after losing a node is the same shard.
     """
 
     _started = False
