@@ -37,6 +37,11 @@ def test_one_chosen_expert_has_weight_one_and_passes_the_gradient_of_its_probabi
     assert logits.grad[0, 0].tolist() == pytest.approx([p * (1 - p), -p * (1 - p)], rel=1e-5)
 
 
+def test_the_weight_of_one_chosen_expert_is_exactly_one():
+    _, weights, _ = choose_top_k(torch.randn(500, 4, 5), 1)
+    assert (weights == 1).all()
+
+
 def test_exact_ties_go_to_the_lower_number():
     chosen, _, _ = choose_top_k(torch.tensor([[[0.5, 1.0, 1.0, 1.0]]]), 2)
     assert chosen.tolist() == [[[1, 2]]]

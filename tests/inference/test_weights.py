@@ -304,9 +304,10 @@ def test_import_stays_light():
 
 @pytest.mark.parametrize("name", ["pth", "safetensors", "torchscript", "pt2"])
 def test_export_command(tmp_path, name, capsys):
-    net = random_network()
+    two_levels = {"num_blocks": [1, 0], "decoder_blocks": [1], "heads": [1, 2], "refinement_blocks": 0}
+    net = random_network(**two_levels)
     torch.save({"params": net.state_dict()}, tmp_path / "net_g_7.pth")
-    yml = option_file(tmp_path / "net.yml")
+    yml = option_file(tmp_path / "net.yml", **two_levels)
     target = tmp_path / "out" / f"w{'.pt' if name == 'torchscript' else '.' + name}"
     arguments = ["export", "--weights", str(tmp_path / "net_g_7.pth"), "--network", str(yml), "--format", name]
     arguments += ["-o", str(target)]

@@ -6,6 +6,8 @@ LayerNorm over channels reads contiguous rows.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from unirain_plugin.archs.kernels import (
     LEAST_SQUARE,
     attend,
     can_stream,
+    computed_again,
     depthwise_3x3,
     head_products,
     is_plain,
@@ -135,6 +138,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, kind: str, expansion: float, options: NetworkOptions) -> None:
         super().__init__()
+        self.recomputed = options.use_checkpoint
         self.norm1 = ChannelNorm(channels)
         self.attention = ChannelAttention(channels, heads)
         self.norm2 = ChannelNorm(channels)
@@ -142,9 +146,15 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord | None]:
         """Map ``(N, H, W, C)`` to the same shape, with the routing record of a mixture."""
-        x = x + self.attention(self.norm1(x))
-        y, record = self.feed_forward(self.norm2(x))
+        x = x + self._normalised(self.norm1, x, self.attention)
+        y, record = self._normalised(self.norm2, x, self.feed_forward)
         return x + y, record
+
+    def _normalised(self, norm: ChannelNorm, x: Tensor, layer: nn.Module) -> object:
+        """``layer(norm(x))``. Where blocks are not recomputed as a whole, the normalised map alone is."""
+        y = norm(x)
+        with nullcontext() if self.recomputed else computed_again(y, lambda: norm(x)):
+            return layer(y)
 
 
 class Downsample(nn.Module):
