@@ -14,7 +14,7 @@ from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
-from unirain_plugin.study import command
+from unirain_plugin.study import command, real
 from unirain_plugin.study.data import distil_options, make_data
 from unirain_plugin.study.draws import other_rain
 from unirain_plugin.study.options import load_options, parse_options, plain
@@ -229,6 +229,20 @@ def test_folders_named_on_the_command_line_are_checked_first(tmp_path, monkeypat
     with pytest.raises(error, match=message):
         command.main(["-opt", str(SMOKE), "--output", "out", *arguments])
     assert not Path("out").exists()
+
+
+def test_the_shipped_file_asks_for_the_users_folders(tmp_path, monkeypatch, images):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(real, "rain_shown", lambda paths: np.array([0.0 if "clean" in str(paths[0]) else 9.0]))
+    arguments = ["-opt", str(REAL), "--output", "out"]
+    for key, folder, message in (
+        ("--photographs", images / "clean", "photographs: train: datasets/clean: no such folder"),
+        ("--references", images / "rainy", "references: datasets/real_rain: no such folder"),
+        ("--test-sets", None, "test_sets: datasets/public: no such folder; expected NAME/input and NAME/target"),
+    ):
+        with pytest.raises(DataError, match=message):
+            command.main(arguments)
+        arguments += [key, str(folder)]
 
 
 def test_a_wrong_voter_is_told_before_anything_is_made(tmp_path):

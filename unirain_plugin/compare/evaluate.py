@@ -204,7 +204,12 @@ class Evaluator:
         """Restore one after the other; while the caller scores an image, the next one is being restored."""
         waiting: Checked | None = None
         for checked in [*todo, None]:
-            failure = _answer(process) if waiting is not None else None
+            failure = None
+            try:
+                if waiting is not None:
+                    process.receive()
+            except NetworkError as error:
+                failure = error
             if checked is not None:
                 process.send("restore", checked.sample.lq, self._target(name, checked))
             if waiting is not None:
@@ -220,7 +225,11 @@ class Evaluator:
         wanted = [metric for metric in self.metrics if metric.key not in scores]
         if wanted or not same:
             data = source.read()
-            fresh, failed = _scores(wanted, _sized(decode(data, str(source)), checked, source), checked)
+            image = decode(data, str(source))
+            if image.shape[:2] != checked.size:
+                raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test image "
+                                f"{checked.sample.lq} is {checked.size[0]}×{checked.size[1]}.")  # fmt: skip
+            fresh, failed = _scores(wanted, image, checked)
             scores |= fresh
             for metric, text in failed.items():
                 row.unscored.setdefault(metric, []).append(text)
@@ -243,26 +252,6 @@ class Evaluator:
     def _target(self, name: str, checked: Checked) -> Path:
         sample = checked.sample
         return self.pictures / f"{safe_path(f'{name}/{sample.test_set}/{sample.image}')}.png"
-
-
-def _answer(process: NetworkProcess) -> NetworkError | None:
-    """Wait for a restored image; the error if there is none.
-
-    Raises:
-        NetworkDied: If the process has ended.
-    """
-    try:
-        process.receive()
-    except NetworkError as error:
-        return error
-    return None
-
-
-def _sized(image: np.ndarray, checked: Checked, source: Source) -> np.ndarray:
-    if image.shape[:2] != checked.size:
-        raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test image "
-                        f"{checked.sample.lq} is {checked.size[0]}×{checked.size[1]}.")  # fmt: skip
-    return image
 
 
 def _scores(

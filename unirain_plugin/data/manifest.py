@@ -72,8 +72,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
     """Yield the records of a manifest, each checked.
 
     Raises:
-        DataError: With ``file:line``, if the file is missing or empty, or a line is no JSON object, lacks a key, has an
-            unknown one, or a value of the wrong kind.
+        DataError: With ``file:line``, if the file is missing or empty, or a line is no record.
     """
     path = os.fspath(path)
     number = 0
@@ -123,11 +122,11 @@ def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: s
     Raises:
         DataError: If another manifest says something else of the image.
     """
-    lq, gt = (os.path.normpath(os.path.join(root, name)) for name in (record.lq, record.gt))
+    lq, gt = (os.path.normpath(name) for name in (os.path.join(root, record.lq), record.gt))
     said = (gt, record.rain_type, record.keep is not False, path)
     before = known.setdefault(lq, said)
     for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
-        if old != new:
+        if os.path.join(root, str(old)) != os.path.join(root, str(new)):
             raise DataError(
                 f"{path}: {record.lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
             )
@@ -150,14 +149,10 @@ def _parse(line: bytes, where: str) -> ManifestRecord:
 
 
 def parse_record(data: Mapping[str, Any], where: str) -> ManifestRecord:
-    """Check one record and build it.
-
-    Args:
-        data: The decoded JSON object.
-        where: ``file:line`` for error texts.
+    """Check one record, a decoded JSON object, and build it.
 
     Raises:
-        DataError: Naming ``where``, the key, what was found and what was expected.
+        DataError: Naming ``where`` (``file:line``), the key, what was found and what was expected.
     """
     checked = {}
     for key, value in data.items():
@@ -176,10 +171,7 @@ def parse_record(data: Mapping[str, Any], where: str) -> ManifestRecord:
 
 
 class ManifestWriter:
-    """Writes a manifest beside its final name and moves it there when all is well: readers never see half of one.
-
-    Use it as a context manager; if the block raises, nothing is left behind and an older file stays as it was.
-    """
+    """Writes a manifest whole or not at all: as a context manager; if the block raises, an older file stays."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Take the manifest's name; its folder is made if missing."""
@@ -188,11 +180,7 @@ class ManifestWriter:
         self._stack = ExitStack()
 
     def write(self, record: ManifestRecord) -> None:
-        """Add one record.
-
-        Raises:
-            DataError: If the record would not be readable again, or cannot be written.
-        """
+        """Add one record; a DataError if it would not be readable again, or cannot be written."""
         line = record.to_json()
         parse_record(json.loads(line), f"{self.path}: record {self.count + 1}")
         with write_errors(self.path):

@@ -254,23 +254,14 @@ class Report:
                 "worst_psnr", "worst_psnr_sd", "worst_type", "verdict", "verdict_worst"]  # fmt: skip
         writer.writerow([*head, *(f"psnr_{t}" for t in types), *(f"psnr_{t}_sd" for t in types)])
         for row in self.rows:
-            start = [row.question, row.name, row.cost.parameters, row.cost.multiply_adds]
+            start, verdicts = [row.question, row.name, *asdict(row.cost).values()], [row.verdict, row.verdict_worst]
             s = row.summary
             if s is None:
-                writer.writerow([*start, 0, *[""] * 7, row.verdict, row.verdict_worst, *[""] * (2 * len(types))])
+                writer.writerow([*start, 0, *[""] * 7, *verdicts, *[""] * (2 * len(types))])
                 continue
             middle = [cell for item in (s.psnr, s.ssim, s.worst) for cell in (item.mean, item.deviation)]
             by_type = [s.by_type[t].mean for t in types], [s.by_type[t].deviation for t in types]
-            cells = [
-                *start,
-                s.psnr.count,
-                *middle,
-                s.worst_name,
-                row.verdict,
-                row.verdict_worst,
-                *by_type[0],
-                *by_type[1],
-            ]
+            cells = [*start, s.psnr.count, *middle, s.worst_name, *verdicts, *by_type[0], *by_type[1]]
             writer.writerow(["" if cell is None else cell for cell in cells])
         return file.getvalue()
 

@@ -53,11 +53,7 @@ class Journal:
         return self._records.get(key)
 
     def add(self, key: Key, content: Mapping[str, Any]) -> None:
-        """Write a record through to the disk.
-
-        Raises:
-            DataError: If the disk is full or read-only.
-        """
+        """Write a record through to the disk; DataError if that is full or read-only."""
         record = {"key": list(key), **content}
         with write_errors(self.path):
             self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
