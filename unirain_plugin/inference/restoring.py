@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -88,6 +90,7 @@ def _strength(correction: Tensor, reach: int) -> Tensor:
 if TYPE_CHECKING:
     from unirain_plugin.inference.jobs import VideoSettings
 
+AnyImage = TypeVar("AnyImage")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -150,7 +153,7 @@ class RestoreOptions:
 
 def restore(
     net: nn.Module,
-    image: np.ndarray,
+    image: AnyImage,
     *,
     tile: int = 512,
     overlap: int = 32,
@@ -158,7 +161,7 @@ def restore(
     ensemble: bool = False,
     memory: float | None = None,
     sizes: Sequence[int] | None = None,
-) -> np.ndarray:
+) -> AnyImage | np.ndarray:
     """Remove the rain from an image of any size.
 
     Example::
@@ -166,12 +169,13 @@ def restore(
         from unirain_plugin import load, restore
 
         net = load()  # or load("UniRain.safetensors", device="cuda")
-        clean = restore(net, rainy)
+        clean = restore(net, "photo.jpg")
 
     Args:
         net: A network that :func:`~unirain_plugin.load` returned (or any that maps (N, 3, H, W) to the same shape).
         image: (H, W, 3) RGB, uint8, uint16, or floating in [0, 1]; (H, W, 4) with alpha, which is kept; (H, W) grey.
-            (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.)
+            (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or a Pillow image of mode RGB, RGBA, L or LA, or the
+            path of an image file.
         tile: See :class:`RestoreOptions`, as the further arguments.
         overlap: Pixels that the tiles of networks other than UniRain share.
         precision: ``fp32``, ``bf16`` or ``fp16``.
@@ -181,22 +185,26 @@ def restore(
             network's own result, None for what its weights' file names.
 
     Returns:
-        An array of the same shape and dtype; floating ones are clamped to [0, 1].
+        An array of the same shape and dtype; floating ones are clamped to [0, 1]. For a Pillow image one of its mode;
+        for a path the upright array (H, W, 1 to 4), uint8 or uint16.
 
     Raises:
-        OptionError: If the array or an option is not of the kind described.
+        OptionError: If the image or an option is not of the kind described.
+        DataError: If the file cannot be read.
     """
     chosen = None if sizes is None else tuple(sizes)
     options = RestoreOptions(tile, overlap, precision, ensemble, memory, chosen)
-    colour, alpha, grey = _split(image)
+    array = _as_array(image)
+    colour, alpha, grey = _split(array)
     tensor = torch.from_numpy(_to_float(colour)).permute(2, 0, 1)[None]
     out = restore_tensor(net, tensor, options)[0].permute(1, 2, 0).clamp_(0, 1).numpy()
     if grey:
         out = out.mean(axis=2, keepdims=True)
-    result = _from_float(out, image.dtype)
+    result = _from_float(out, array.dtype)
     if alpha is not None:
         result = np.concatenate([result, alpha], axis=2)
-    return result.reshape(image.shape)
+    result = result.reshape(array.shape)
+    return sys.modules["PIL.Image"].fromarray(result) if _is_pillow(image) else result
 
 
 def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None = None) -> Tensor:
@@ -290,6 +298,22 @@ def videos_with(net: nn.Module, options: RestoreOptions, videos: VideoSettings) 
 def is_unirain(net: nn.Module) -> bool:
     """Whether the network is our own, which can be evaluated layer by layer."""
     return type(net).__module__ == "unirain_plugin.archs.unirain_arch"
+
+
+def _is_pillow(image: object) -> bool:
+    return "PIL.Image" in sys.modules and isinstance(image, sys.modules["PIL.Image"].Image)
+
+
+def _as_array(image: object) -> np.ndarray:
+    if isinstance(image, (str, os.PathLike)):
+        from unirain_plugin.inference.images import read_image  # arrays need no decoders
+
+        return read_image(image).pixels
+    if not _is_pillow(image):
+        return image
+    if image.mode not in ("RGB", "RGBA", "L", "LA"):
+        raise OptionError(f"image: got a Pillow image of mode {image.mode}; expected RGB, RGBA, L or LA (convert it).")
+    return np.asarray(image)
 
 
 def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
