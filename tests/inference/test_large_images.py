@@ -9,7 +9,7 @@ from inference_helpers import random_image, random_network
 
 from unirain_plugin.archs import kernels
 from unirain_plugin.errors import DataError, OptionError, UniRainError
-from unirain_plugin.inference import restoring
+from unirain_plugin.inference import restoring, streamed
 from unirain_plugin.inference.restoring import RestoreOptions, restore, restore_tensor
 from unirain_plugin.inference.streamed import MapStore, restore_streamed
 
@@ -31,8 +31,10 @@ def image_tensor(height, width):
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-@pytest.mark.parametrize("piece", [3, 17])
-def test_streamed_equals_whole(changes, piece):
+@pytest.mark.parametrize(("piece", "columns"), [(3, 96), (17, 96), (64, 10)])
+def test_streamed_equals_whole(changes, piece, columns, monkeypatch):
+    monkeypatch.setattr(streamed, "_STRIP_COLUMNS", columns)
+    monkeypatch.setattr(streamed, "_STRIP_BYTES", 2**14)
     net, x = random_network(**changes), image_tensor(61, 47)
     with torch.no_grad():
         whole = net(x)
