@@ -15,6 +15,7 @@ from unirain_plugin.archs.presets import ABLATIONS, PRESETS
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.toolbox import registered
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "UniRain-Tiny.safetensors"
@@ -176,14 +177,19 @@ def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
 
 
 def network_section(path: Path) -> dict[str, object]:
-    """The section ``network_g`` of an option file.
+    """The section ``network_g`` of an option file, whose ``imports`` are made known.
 
     Raises:
-        OptionError: If the file is broken or has no such section.
+        OptionError: If the file is broken, has no such section, or names modules that cannot be imported.
     """
     from unirain_plugin.options.yaml_loader import read_option_file
 
-    section = read_option_file(path).opt.get("network_g")
+    opt = read_option_file(path).opt
+    imports = opt.get("imports") or []
+    if not isinstance(imports, list):
+        raise OptionError(f"{path}: imports: expected a list of modules, found {imports!r}.")
+    import_own(map(str, imports), path.parent)
+    section = opt.get("network_g")
     if not isinstance(section, Mapping) or "type" not in section:
         raise OptionError(f"{path}: expected a section 'network_g' with a 'type', found {section!r}.")
     return _plain(section)
