@@ -57,6 +57,14 @@ def gradients(module, x):
     return y, torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum(), [x, *module.parameters()])
 
 
+def test_who_sees_to_what_is_kept_gets_the_normalised_maps_too():
+    block, seen, normalised = TransformerBlock(8, 2, "none", 1.0, NetworkOptions()), [], []
+    block.norm1.register_forward_hook(lambda _, __, y: normalised.append(y.data_ptr()))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.data_ptr()) or t, lambda t: t):
+        block(torch.randn(1, 5, 6, 8))
+    assert set(normalised) <= set(seen)
+
+
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("build", [lambda: ChannelAttention(8, 2), lambda: FeedForward(8, 2.5)])
 def test_layers_equal_what_autograd_makes_of_them(images, build, monkeypatch):

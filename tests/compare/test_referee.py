@@ -139,6 +139,13 @@ def test_what_is_no_claim(opt, capsys, claim):
     assert f"expected a PSNR such as 33.2 (dB) or an SSIM such as 0.9123, found '{claim}'" in capsys.readouterr().err
 
 
+def test_a_claim_needs_images(opt, capsys):
+    network = {"name": "n", "network": {"type": "EDSR"}, "untrained": True}
+    opt.write_text(yaml.safe_dump({**yaml.safe_load(opt.read_text()), "models": [network]}))
+    assert cli.main(["compare", "-opt", str(opt), "--which-protocol", "30"]) == 2
+    assert "no model has images; expected one with `results`" in capsys.readouterr().err
+
+
 def test_unknown_protocols_of_a_file(opt):
     content = yaml.safe_load(opt.read_text())
     for keys, message in (

@@ -33,7 +33,7 @@ def user(tmp_path_factory):
         (root / folder).mkdir(parents=True)
     photo = cv2.imread(str(sample_photos("train")[0]))[..., ::-1]
     for number in range(8):
-        window = np.ascontiguousarray(photo[20 * number : 20 * number + 72, :72])
+        window = np.ascontiguousarray(photo[20 * number : 20 * number + 72, :96])
         rainy = render_rain(window, "drs", number, RainParams()).lq
         cv2.imwrite(str(root / "rainy" / f"{number}.png"), rainy[..., ::-1])
         cv2.imwrite(str(root / "clean" / f"{number}.png"), window[..., ::-1])
@@ -68,10 +68,13 @@ def test_the_data_hold_rain_like_the_users_and_other_rain(adapted):
     output, _, _ = adapted
     records = list(read_manifest(output / "data" / "train.jsonl"))
     sources = {source: [r for r in records if r.source == source] for source in ("other", "fitted", "pairs")}
-    assert len(sources["other"]) == 8 and len(sources["pairs"]) == 2, "one pair in three is held out"
+    assert len(sources["other"]) == 8 and len(sources["pairs"]) == 3
     assert 8 <= len(sources["fitted"]) <= 16
     assert {record.rain_type for record in sources["fitted"]} <= {"drs", "nrs"}, "as the user's streaks, dark or not"
     assert all((output / "data" / path).is_file() for record in records for path in (record.lq, record.gt))
+    sides = {cv2.imread(str(output / "data" / record.lq)).shape[:2] for record in sources["pairs"]}
+    strips = [cv2.imread(str(path)).shape[:2] for path in (output / "held_out/pairs").rglob("*.png")]
+    assert sides == {(72, 72)} and strips == [(72, 24)] * 6, "a quarter of each of few pairs is held out"
     held = sorted(path.name for path in (output / "held_out").iterdir())
     assert held == ["fitted", "other", "pairs"]
     draws = json.loads((output / "data" / "draws.json").read_text())
@@ -146,6 +149,7 @@ def test_the_best_share_that_loses_little_is_taken(found, best):
         ({"minutes": 0}, "--minutes: found 0.0; expected a time above 0"),
         ({"images": 3}, "--images: found 3; expected at least 16"),
         ({"size": 80}, "is smaller than --size 80"),
+        ({"size": 72, "pairs": "small"}, "0.png: has 95×72 pixels; at least 96×72 are needed"),
         ({"weights": "none.pth"}, "--weights none.pth: cannot be read"),
     ],
 )
@@ -166,7 +170,7 @@ def test_wrong_arguments_are_told_and_nothing_is_made(user, tmp_path, monkeypatc
         ({"clean": "rainy"}, "--clean: .*seem to be rainy"),
         ({"pairs": "swapped"}, "--pairs: .*'input' and 'target' seem to be the wrong way round"),
         ({"pairs": "lonely"}, r"lonely: 1 image\(s\) in 'input' without a partner"),
-        ({"pairs": "single"}, "holds 1 pair; at least 2 are needed: one is held out"),
+        ({"pairs": "single"}, "holds 1 pair; at least 2 are needed"),
     ],
 )
 def test_folders_of_the_wrong_kind_are_told(user, tmp_path, capsys, more, message):

@@ -6,8 +6,6 @@ LayerNorm over channels reads contiguous rows.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -138,7 +136,6 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, kind: str, expansion: float, options: NetworkOptions) -> None:
         super().__init__()
-        self.recomputed = options.use_checkpoint
         self.norm1 = ChannelNorm(channels)
         self.attention = ChannelAttention(channels, heads)
         self.norm2 = ChannelNorm(channels)
@@ -150,10 +147,11 @@ class TransformerBlock(nn.Module):
         y, record = self._normalised(self.norm2, x, self.feed_forward)
         return x + y, record
 
-    def _normalised(self, norm: ChannelNorm, x: Tensor, layer: nn.Module) -> object:
-        """``layer(norm(x))``. Where blocks are not recomputed as a whole, the normalised map alone is."""
+    @staticmethod
+    def _normalised(norm: ChannelNorm, x: Tensor, layer: nn.Module) -> object:
+        """``layer(norm(x))``; for the backward pass the normalised map is made again."""
         y = norm(x)
-        with nullcontext() if self.recomputed else computed_again(y, lambda: norm(x)):
+        with computed_again(y, lambda: norm(x)):
             return layer(y)
 
 

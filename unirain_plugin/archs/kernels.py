@@ -279,9 +279,11 @@ def gated(z: Tensor, project: Tensor, weights: Tensor | None = None) -> Tensor:
 def computed_again(value: Tensor, compute: Callable[[], Tensor]) -> AbstractContextManager[object]:
     """A context in which autograd keeps ``compute`` instead of ``value``, which it gives again in the backward pass.
 
-    Whatever is kept besides is left alone; so is everything without gradients and while somebody watches.
+    Whatever is kept besides is left alone; so is everything without gradients, while somebody watches, and where others
+    see to what is kept (``torch.utils.checkpoint``, ``save_on_cpu``): of several such contexts only the inner one acts.
     """
-    if not torch.is_grad_enabled() or is_watched():
+    others = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)  # no public name
+    if not torch.is_grad_enabled() or is_watched() or others(False):
         return nullcontext()
     place, size, uses, again = value.data_ptr(), value.numel(), 0, None
 

@@ -43,11 +43,6 @@ class Checked:
     lq: str
     gt: str
 
-    @property
-    def key(self) -> ImageKey:
-        """(test set, image)."""
-        return self.sample.test_set, self.sample.image
-
 
 @dataclass
 class Row:
@@ -97,7 +92,7 @@ def check_sample(sample: Sample, journal: Journal) -> Checked:
     gt_data = b"" if sample.gt is None else sample.gt.read()
     lq_digest = hashlib.sha256(data).hexdigest()
     gt_digest = hashlib.sha256(gt_data).hexdigest() if sample.gt is not None else ""
-    key = ("sound", sample.test_set, sample.image)
+    key = ("sound", *sample.key)
     known = journal.get(*key)
     if known is not None and (known["lq"], known["gt"]) == (lq_digest, gt_digest):
         check_pixels(*known["size"], str(sample.lq))  # the limit may be another today
@@ -148,11 +143,11 @@ class Evaluator:
         if found.others and found.problems:
             row.remarks.append(f"files that fit no test image ({len(found.others)}): {some(found.others)}")
         for checked in self.samples:
-            if checked.key in found.problems:
-                self._fail(row, checked, DataError(found.problems[checked.key]))
-                continue
+            key = checked.sample.key
             try:
-                self._finish(row, checked, found.sources[checked.key], found.sources[checked.key].digest())
+                if key in found.problems:
+                    raise DataError(found.problems[key])
+                self._finish(row, checked, found.sources[key], found.sources[key].digest())
             except DataError as error:
                 self._fail(row, checked, error)
         return row
@@ -170,13 +165,13 @@ class Evaluator:
                 raise
             row.failure = reason(error)
             self.bar.update(len(self.samples) - len(row.results) - len(row.failures))
-        order = {checked.key: index for index, checked in enumerate(self.samples)}
+        order = {checked.sample.key: index for index, checked in enumerate(self.samples)}
         row.results.sort(key=lambda result: order[result.test_set, result.image])
         return row
 
     def _take_over(self, row: Row, checked: Checked, picture_key: str) -> bool:
         """Use the restored image of an earlier run, if it is that of this network and unharmed."""
-        record = self.journal.get("result", row.name, *checked.key)
+        record = self.journal.get("result", row.name, *checked.sample.key)
         target = self._target(row.name, checked)
         if record is None or record.get("picture") != picture_key or not target.is_file():
             return False
@@ -218,7 +213,7 @@ class Evaluator:
 
     def _finish(self, row: Row, checked: Checked, source: Source, picture_key: str) -> None:
         """Score what is not scored yet, write it down, and add the result to the row."""
-        key = ("result", row.name, *checked.key)
+        key = ("result", row.name, *checked.sample.key)
         record = self.journal.get(*key) or {}
         same = record.get("picture") == picture_key and record.get("gt") == checked.gt
         scores: dict[str, Any] = dict(record["metrics"]) if same else {}
@@ -239,14 +234,14 @@ class Evaluator:
         values = {name: value for name, value in found.items() if value is not None}
         sample = checked.sample
         row.results.append(ImageResult(row.name, sample.test_set, sample.image, sample.rain_type, values))
-        row.sources[checked.key] = source
+        row.sources[checked.sample.key] = source
         self.bar.update()
 
     def _fail(self, row: Row, checked: Checked, error: UniRainError) -> None:
         """Note a failure; one for want of room on the disk would meet every other image, too."""
         if is_full(error):
             raise error
-        row.failures[checked.key] = reason(error)
+        row.failures[checked.sample.key] = reason(error)
         self.bar.update()
 
     def _target(self, name: str, checked: Checked) -> Path:

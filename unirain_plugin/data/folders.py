@@ -114,11 +114,7 @@ def list_folders(root: str) -> list[str]:
 
 
 def scan_rainrag(root: str, types: Sequence[str]) -> PairTable:
-    """List the pairs of these types; paths are relative to ``root``, types in order, names sorted.
-
-    Raises:
-        DataError: If a folder holds no images, or an image has no partner.
-    """
+    """List the pairs of these types, in order, paths relative to ``root``; an image without partner is a DataError."""
     table = PairTable()
     for rain_type in types:
         sides = []

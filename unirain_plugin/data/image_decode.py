@@ -103,11 +103,7 @@ _DEEP_PNM = re.compile(rb"P[2356](?:(?:\s|#[^\n\r]*[\n\r])+(\d+)){3}")
 
 
 def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:
-    """Decode a whole file of at most ``limit`` pixels (None: the process's limit).
-
-    Raises:
-        DataError: If it is empty, truncated, broken, too large, or of a kind that cannot be read right.
-    """
+    """Decode a whole file of at most ``limit`` pixels (None: the process's); DataError if it cannot be read right."""
     header = read_header(data, name)
     if header is not None:
         check_pixels(header.height, header.width, name, limit)

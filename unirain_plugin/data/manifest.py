@@ -69,11 +69,7 @@ _FIELDS = tuple(field.name for field in fields(ManifestRecord))
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
-    """Yield the records of a manifest, each checked.
-
-    Raises:
-        DataError: With ``file:line``, if the file is missing or empty, or a line is no record.
-    """
+    """Yield the records of a manifest, each checked; a DataError tells ``file:line`` of what is wrong."""
     path = os.fspath(path)
     number = 0
     try:
@@ -113,14 +109,8 @@ def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) 
 def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: str, root: str) -> bool:
     """Whether no other manifest has named this rainy image; what is said of it is noted in ``known``.
 
-    Args:
-        known: What was said of the images so far.
-        record: What is said now.
-        path: The manifest that says it.
-        root: The folder of the record's paths.
-
-    Raises:
-        DataError: If another manifest says something else of the image.
+    ``path`` is the manifest that says it, ``root`` the folder of the record's paths. A DataError, if another one has
+    said something else.
     """
     lq, gt = (os.path.normpath(name) for name in (os.path.join(root, record.lq), record.gt))
     said = (gt, record.rain_type, record.keep is not False, path)
@@ -149,11 +139,7 @@ def _parse(line: bytes, where: str) -> ManifestRecord:
 
 
 def parse_record(data: Mapping[str, Any], where: str) -> ManifestRecord:
-    """Check one record, a decoded JSON object, and build it.
-
-    Raises:
-        DataError: Naming ``where`` (``file:line``), the key, what was found and what was expected.
-    """
+    """Check one record, a decoded JSON object, and build it; a DataError tells ``where`` and the key."""
     checked = {}
     for key, value in data.items():
         if key not in _CHECKS:

@@ -260,11 +260,7 @@ def row_bytes(data: bytes | memoryview, step: int = 1, first: int = 0) -> int:
 
 
 def inflated(data: bytes, header: ImageHeader, name: str) -> bytes:
-    """All rows of a PNG with their filters.
-
-    Raises:
-        DataError: If its data is damaged or ends early, which Pillow would fill up with black.
-    """
+    """All rows of a PNG with their filters; DataError if damaged or too few, which Pillow would fill up with black."""
     inflater = _inflater.decompressobj()
     try:
         rows = b"".join(map(inflater.decompress, _idat_chunks(data, header.data_at, name)))

@@ -341,11 +341,7 @@ class MmengineStorage(Storage):
 
 
 def open_source(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str, ...]]:
-    """List the pairs that the options name: these, their storage, the rain types in the order of their labels.
-
-    Raises:
-        DataError: If folders, files or pairs are missing.
-    """
+    """List the pairs that the options name: these, their storage, the rain types in the order of their labels."""
     if options.manifest is not None:
         return _from_manifest(options)
     root = os.path.expanduser(options.dataroot)

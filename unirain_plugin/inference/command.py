@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
     p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
     p.add_argument("--overlap", type=int, default=32, help="shared pixels of tiles; UniRain needs none (default: 32)")
-    p.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default: fp32)")
+    p.add_argument("--precision", default="fp32", help="fp32, bf16, fp16 or auto (default: fp32)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     p.add_argument("--compare", action="store_true", help="also write before and after side by side, to DIR/compare")
     p.add_argument("--ensemble", action="store_true", help="average over 8 flips and turns: 8 times the time")

@@ -183,7 +183,7 @@ def _create_lmdbs(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{args.output}: {sum(counts.values())} pairs ({pairs})\n")
     if seekable and done:
         lines = "".join(f"  {count} {how}\n" for how, count in sorted(done.items()))
-        sys.stdout.write(f"of {done.total()} images that were added, with rows that can be entered, or kept:\n{lines}")
+        sys.stdout.write(f"of {done.total()} images that were added, made seekable or kept:\n{lines}")
 
 
 def _lmdb_parser() -> argparse.ArgumentParser:

@@ -97,13 +97,10 @@ def write_index(
         check: ``decode`` decodes every image, ``header`` looks at its beginning and end only.
         convert: Kinds of images to accept.
         workers: Number of processes.
-        skip: Write the good pairs even if there are problems; otherwise nothing is written.
+        skip: Write the good pairs even if there are problems; otherwise nothing is written (DataError).
         drop_duplicates: Leave out a pair whose two files have the bytes of an earlier pair's.
         allow_dry: Accept pairs without rain, whose two files have the same bytes.
         append: Keep the lines of the manifest if it is there, and add the pairs that it lacks.
-
-    Raises:
-        DataError: If there are problems and ``skip`` is off, no pair is left, or the manifest says otherwise.
     """
     look = partial(examine_pair, root, check, tuple(convert))
     examine_file.cache_clear()  # files may have changed since this process last looked

@@ -60,9 +60,7 @@ class PairingOptions:
 def find_pairs(root: str, layout: Layout, options: PairingOptions) -> Pairing:
     """Pair the files below ``root``.
 
-    Raises:
-        DataError: If there is no such folder or nothing is found in it.
-        OptionError: If a split or rain type is not told.
+    DataError if there is no such folder or nothing in it; OptionError if a split or rain type is not told.
     """
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder.")

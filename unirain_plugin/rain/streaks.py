@@ -141,7 +141,7 @@ def veil_opacity(scene: np.ndarray, rng: np.random.Generator, params: StreakPara
     more = rng.spawn(1)[0]
     if depth := more.uniform(*params.veil_depth):
         distance = (1 - depth) * distance + depth * _distance(scene, more)
-    return (1 - np.exp(math.log(1 - strength) * distance)).astype(np.float32)
+    return (1 - np.exp(math.log(max(1 - strength, 1e-9)) * distance)).astype(np.float32)
 
 
 def _distance(scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -59,6 +59,8 @@ LATEST = Path("experiments", "adapt", "models", "net_g_latest.pth")
 BASE = "train/train_UniRain-Tiny_demo.yml"
 FALL = 0.3
 """Largest loss on other rain, dB, for which a gain on one's own is taken."""
+MANY = 8
+"""With fewer own pairs a quarter of each image is held out, with more a quarter of the pairs."""
 GAIN = 0.05
 """Least gain on one's own rain, dB, for which weights are saved."""
 SHARES = (1.0, 0.75, 0.5, 0.25)
@@ -101,6 +103,11 @@ class Adaptation:
     def data(self) -> Path:
         """Folder of the training data."""
         return self.output / "data"
+
+    @property
+    def crop(self) -> int:
+        """Side of a training crop, pixels."""
+        return min(128, self.size) // 8 * 8
 
     @property
     def held_out(self) -> Path:
@@ -205,9 +212,14 @@ def check(task: Adaptation) -> Inputs:
     if task.pairs is not None:
         pairs = list_pairs("--pairs", task.pairs)
         if len(pairs) < 2:
-            raise DataError(f"--pairs: {task.pairs}: holds {len(pairs)} pair; at least 2 are needed: one is held out.")
+            raise DataError(f"--pairs: {task.pairs}: holds {len(pairs)} pair; at least 2 are needed.")
         check_direction(f"--pairs: {task.pairs}", pairs)
-    return Inputs(rainy, _split(clean), _split(pairs))
+        for lq, _ in pairs:
+            sides = sorted(read_rgb(lq).shape[:2])
+            if sides[0] < task.crop or sides[1] < task.crop * 4 / 3:
+                raise DataError(f"--pairs: {lq}: has {sides[1]}×{sides[0]} pixels; at least {-(-task.crop * 4 // 3)}×"
+                                f"{task.crop} are needed.")  # fmt: skip
+    return Inputs(rainy, _split(clean), (pairs, pairs) if len(pairs) < MANY else _split(pairs))
 
 
 def _split(items: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -284,10 +296,10 @@ def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None
                 f"these photographs; at least {FEWEST} are needed: raise --images, or give more photographs of rain."
             )
         records += [replace(record, source="fitted") for record in kept]
-    for folder, pairs in ((task.data / "pairs", inputs.pairs[0]), (task.held_out / "pairs", inputs.pairs[1])):
-        own = copy_pairs(folder, pairs)
-        if folder.parent == task.data:
-            records += [replace(record, lq=f"pairs/{record.lq}", gt=f"pairs/{record.gt}") for record in own]
+    parts = (slice(0, 0.75), slice(0.75, 1)) if inputs.pairs[0] == inputs.pairs[1] else (slice(0, 1), slice(0, 1))
+    own = copy_pairs(task.data / "pairs", inputs.pairs[0], parts[0])
+    records += [replace(record, lq=f"pairs/{record.lq}", gt=f"pairs/{record.gt}") for record in own]
+    copy_pairs(task.held_out / "pairs", inputs.pairs[1], parts[1])
     write_manifest(manifest, records)
 
 
@@ -337,8 +349,13 @@ def fit(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> list[Draw]
     return chosen
 
 
-def copy_pairs(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> list[ManifestRecord]:
+def copy_pairs(folder: Path, pairs: Sequence[tuple[Path, Path]], part: slice) -> list[ManifestRecord]:
     """Write own pairs as ``TYPE/{input,target}/NUMBER.png``; records with paths relative to the folder.
+
+    Args:
+        folder: Where to.
+        pairs: Rainy and clean files.
+        part: From which share to which share of its longer side an image is taken.
 
     Raises:
         DataError: If an image cannot be read, or the sizes of a pair differ.
@@ -349,8 +366,10 @@ def copy_pairs(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> list[Manifes
         check_same_size(lq, gt, lq_path, gt_path)
         rain_type = rain_type_of(lq)
         paths = [f"{rain_type}/{side}/{number:04d}.png" for side in _SIDES]
+        axis = int(lq.shape[1] > lq.shape[0])
+        start, stop = (round(share * lq.shape[axis]) for share in (part.start, part.stop))
         for path, image in zip(paths, (lq, gt), strict=True):
-            write_png(folder / path, image[..., ::-1])
+            write_png(folder / path, np.take(image, range(start, stop), axis=axis)[..., ::-1])
         records.append(ManifestRecord(*paths, rain_type, "pairs"))
     return records
 
@@ -387,8 +406,7 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
     weights = {"other": 0.2, "fitted": 0.4, "pairs": 1.0}
     held = [t for t in RAIN_TYPES if any(record.rain_type == t for record in records)]
     own = {record.rain_type for record in records if record.source != "other"}
-    crop = min(128, task.size) // 8 * 8
-    total = max(32, int(60 * task.minutes / seconds_of_step(net, crop)))
+    total = max(32, int(60 * task.minutes / seconds_of_step(net, task.crop)))
     is_own = net.architecture["type"] == "UniRain"
     changes = {
         "name": "adapt",
@@ -397,7 +415,7 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
         "path": {"pretrain_network_g": str((task.output / "start.pth").resolve()), "param_key_g": "params"},
         "datasets": {
             "train": {
-                "gt_size": crop,
+                "gt_size": task.crop,
                 "batch_size_per_gpu": 4,
                 "manifest": str((task.data / "train.jsonl").resolve()),
                 "io_backend": {"type": "disk"},

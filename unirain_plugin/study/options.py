@@ -13,7 +13,7 @@ from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
-from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS
+from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_KINDS
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import KeyPath, Problem, above, at_least, below, filled, parse_section
 
@@ -76,7 +76,8 @@ class DataOptions:
 
     def check_kinds(self) -> Iterator[Problem]:
         """The planter knows them."""
-        yield from _unknown("bad_kinds", self.bad_kinds, [k for k in (*KINDS, *FURTHER_KINDS) if k != DUPLICATE])
+        known = [kind for kind in (*KINDS, *FURTHER_KINDS, *RAIN_KINDS) if kind != DUPLICATE]
+        yield from _unknown("bad_kinds", self.bad_kinds, known)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Each kind of badness is a function that spoils a good pair. Those with a goal in the benchmark are in :data:`KINDS`;
 :data:`FURTHER_KINDS` are others that happen in public data sets. :data:`GOOD_KINDS` change a good pair in ways that
-leave it good: noise of a camera in both images, both coded as JPEG.
+leave it good: noise of a camera in both images, both coded as JPEG. :data:`RAIN_KINDS` are sound pairs of rain that is
+seldom or never seen.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def plant(kind: str, pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
     """Spoil a good pair.
 
     Args:
-        kind: A key of :data:`KINDS`, :data:`FURTHER_KINDS` or :data:`GOOD_KINDS`.
+        kind: A key of :data:`KINDS`, :data:`FURTHER_KINDS`, :data:`GOOD_KINDS` or :data:`RAIN_KINDS`.
         pair: The good pair; it is not changed.
         other: A good pair of another scene, for ``wrong_scene`` and other rain.
         rng: Draws shifts, strengths, places.
@@ -52,7 +53,7 @@ def plant(kind: str, pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
     Raises:
         OptionError: If the kind is unknown.
     """
-    known = {**KINDS, **FURTHER_KINDS, **GOOD_KINDS}
+    known = {**KINDS, **FURTHER_KINDS, **GOOD_KINDS, **RAIN_KINDS}
     if kind not in known:
         raise OptionError(f"planted kind {kind!r} is unknown.{did_you_mean(kind, known)} Known: {', '.join(known)}.")
     spoilt = known[kind](pair, other, rng)
@@ -286,9 +287,8 @@ FURTHER_KINDS: dict[str, Spoil] = {
     "caption_in_clean": _stamped,
     "no_rain": _no_rain,
     "black_clean": _black,
-    "odd_rain": _other_rain(2),
-    "implausible_rain": _other_rain(6),
 }
+RAIN_KINDS: dict[str, Spoil] = {"odd_rain": _other_rain(2), "implausible_rain": _other_rain(6)}
 GOOD_KINDS: dict[str, Spoil] = {
     "good_with_noise": _noise(1, 4, "lq gt"),
     "good_as_jpeg": _both_coded,

@@ -20,9 +20,6 @@ class Journal:
 
     A process that is killed in the middle of a line leaves a torn one: it is passed over, and the next record begins on
     a line of its own.
-
-    Args:
-        path: The file; it need not exist.
     """
 
     def __init__(self, path: Path) -> None:
