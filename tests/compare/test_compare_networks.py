@@ -177,12 +177,12 @@ class Brighter_{name}(torch.nn.Module):
 """
 
 
-@pytest.mark.parametrize("place", ["options", "work"])
+@pytest.mark.parametrize("place", ["options", "work", "nets"])
 def test_a_network_of_ones_own_is_compared(tmp_path, monkeypatch, place):
-    """Named under ``imports:``, beside the option file or in the working directory; its process knows nothing of it."""
+    """Named under ``imports:``, beside the option file, in the working directory, or beside the network's own file."""
     name = f"my_package_in_{place}"
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for folder in ("options", "work", "lq", f"{place}/{name}"):
+    for folder in ("options", "work", "nets", "lq", f"{place}/{name}"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "work")
     package = tmp_path / place / name
@@ -198,6 +198,9 @@ def test_a_network_of_ones_own_is_compared(tmp_path, monkeypatch, place):
         "metrics": ["psnr"], "output": str(tmp_path / "out"), "cost": {"enabled": False}, "figure": {"enabled": False},
         "device": "cpu",
     }  # fmt: skip
+    if place == "nets":
+        (tmp_path / "nets/n.yml").write_text(yaml.safe_dump({"network_g": network, "imports": content.pop("imports")}))
+        content["models"][0]["network"] = str(tmp_path / "nets/n.yml")
     (tmp_path / "options/c.yml").write_text(yaml.safe_dump(content))
     for levels in (5, 7):  # changed code is another network, although weights and options are the same
         (package / "parts.py").write_text(f"LEVELS = {levels}\n")

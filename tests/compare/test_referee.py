@@ -121,10 +121,29 @@ def test_digits_decide_what_meets_a_claim(opt, capsys):
     assert "rgb" in met[1] < met[0]
 
 
+def test_two_folders_do(opt, capsys, monkeypatch):
+    monkeypatch.chdir(opt.parent)
+    folders = ["--results", "finished/drs", "--gt", str(next(opt.parent.rglob("drs/target")))]
+    claim = f"{expected(opt, 'y-matlab')[0]:.5f}"
+    assert cli.main(["compare", "--quiet", "--which-protocol", claim, *folders]) == 0
+    out = capsys.readouterr().out
+    assert "### drs on target" in out and f"**{claim} is met under y-matlab (all).**" in out
+    for flags in ((), folders, ["--which-protocol", claim, *folders[:2]], ["-opt", str(opt), *folders]):
+        assert cli.main(["compare", *flags]) == 2
+        assert "expected -opt YML, or --which-protocol NUMBER --results DIR --gt DIR." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("claim", ["high", "-3", "0", "nan", "333"])
 def test_what_is_no_claim(opt, capsys, claim):
     assert cli.main(["compare", "-opt", str(opt), f"--which-protocol={claim}"]) == 2
     assert f"expected a PSNR such as 33.2 (dB) or an SSIM such as 0.9123, found '{claim}'" in capsys.readouterr().err
+
+
+def test_a_claim_needs_images(opt, capsys):
+    network = {"name": "n", "network": {"type": "EDSR"}, "untrained": True}
+    opt.write_text(yaml.safe_dump({**yaml.safe_load(opt.read_text()), "models": [network]}))
+    assert cli.main(["compare", "-opt", str(opt), "--which-protocol", "30"]) == 2
+    assert "no model has images; expected one with `results`" in capsys.readouterr().err
 
 
 def test_unknown_protocols_of_a_file(opt):

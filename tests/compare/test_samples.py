@@ -153,7 +153,7 @@ def test_missing_folder(tmp_path):
 
 def test_checked_sample(rainrag_root, tmp_path):
     checked = check_first(tmp_path, dataroot=rainrag_root)
-    assert checked.size == (48, 56) and checked.key == ("s", "drs/000")
+    assert checked.size == (48, 56) and checked.sample.key == ("s", "drs/000")
     assert checked.lq == hashlib.sha256((rainrag_root / "drs/input/000.png").read_bytes()).hexdigest()
 
 

@@ -2,13 +2,14 @@
 
 import io
 import json
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 from data_pictures import write_pair
-from image_matrix import all_cells
+from image_matrix import HEIGHT, WIDTH, all_cells, png
 from PIL import Image
 
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
@@ -132,6 +133,19 @@ def test_without_a_request_no_kind_is_converted():
                        ("tiff-CMYK-raw", "CMYK"), ("tiff-miniswhite-8-contig-strips-zlib", "grey")):  # fmt: skip
         with pytest.raises(DataError, match=kind):
             EncodedImage(CELLS[name][0], "a")
+
+
+@pytest.mark.parametrize("bits", [1, 8, 16])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_whose_data_ends_early_is_told(tmp_path, bits, interlaced):
+    size = (WIDTH, HEIGHT)
+    data = bytearray(png(bits, 0, [bytes(-(-WIDTH * bits // 8))] * (HEIGHT - 1), size=size))
+    data[28] = interlaced
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data)
+    for read in (read_image, lambda path: EncodedImage(path.read_bytes(), str(path), CONVERSIONS).decode()):
+        with pytest.raises(DataError, match=r"a\.png: the (PNG's data ends early: it inf|image cannot be decoded)"):
+            read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("part", [0.5, 0.9])

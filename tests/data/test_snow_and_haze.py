@@ -8,7 +8,7 @@ import pytest
 
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain.light import LUMA, to_linear
-from unirain_plugin.rain.params import HazeParams, RainParams, SnowParams
+from unirain_plugin.rain.params import HazeParams, RainParams, SnowParams, StreakParams
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 
@@ -33,6 +33,13 @@ def test_haze_thickens_with_the_distance(photo):
     assert (np.diff(rows) <= 1e-6).all()
     assert rows[0] == pytest.approx(0.8, abs=0.01)
     assert rows[-1] == pytest.approx(1 - 0.2**0.1, abs=0.01)  # a tenth of the greatest distance
+
+
+def test_a_wall_of_haze_or_mist_is_finite(photo):
+    full = RainParams(haze=HazeParams(far=(1, 1)), streaks=StreakParams(veil_share=1.0, veil=(1, 1)))
+    for rain_type in ("haze", "drs"):
+        mask = render_rain(photo, rain_type, 0, full).mask
+        assert np.isfinite(mask).all() and mask.max() > 0.99
 
 
 def test_flakes_brighten_what_is_darker_than_they_are(photo):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -322,13 +321,3 @@ def test_command_table_and_messages(tmp_path, capsys):
     text = capsys.readouterr().err
     assert text.startswith("error: --types: 'rain' is unknown") and "Traceback" not in text
     assert command_table(["--help"]) == 0 and "synthesize-rain" in capsys.readouterr().out
-
-
-def test_full_disk_or_read_only_output_is_a_message(photos, tmp_path, monkeypatch):
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("unirain_plugin.rain.pair_files.os.replace", fail)
-    with pytest.raises(DataError, match="cannot be written: No space left on device"):
-        main(["--input", str(photos), "--output", str(tmp_path / "o"), "--types", "drs"])
-    shutil.rmtree(tmp_path / "o")

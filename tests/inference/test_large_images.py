@@ -1,15 +1,17 @@
 """Images larger than a tile: UniRain layer by layer gives the whole image's result, others blended tiles."""
 
 import os
+import pathlib
 
 import numpy as np
 import pytest
 import torch
 from inference_helpers import random_image, random_network
+from PIL import Image
 
 from unirain_plugin.archs import kernels
 from unirain_plugin.errors import DataError, OptionError, UniRainError
-from unirain_plugin.inference import restoring
+from unirain_plugin.inference import restoring, streamed
 from unirain_plugin.inference.restoring import RestoreOptions, restore, restore_tensor
 from unirain_plugin.inference.streamed import MapStore, restore_streamed
 
@@ -31,8 +33,10 @@ def image_tensor(height, width):
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-@pytest.mark.parametrize("piece", [3, 17])
-def test_streamed_equals_whole(changes, piece):
+@pytest.mark.parametrize(("piece", "columns"), [(3, 96), (17, 96), (64, 10)])
+def test_streamed_equals_whole(changes, piece, columns, monkeypatch):
+    monkeypatch.setattr(streamed, "_STRIP_COLUMNS", columns)
+    monkeypatch.setattr(streamed, "_STRIP_BYTES", 2**14)
     net, x = random_network(**changes), image_tensor(61, 47)
     with torch.no_grad():
         whole = net(x)
@@ -141,6 +145,42 @@ def test_arrays_keep_shape_and_type(shape, dtype):
     assert np.abs(out[..., 0].astype(float) - image[..., 0]).max() > 0
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "I;16"])
+def test_images_of_pillow_keep_their_mode(mode):
+    net, channels = random_network(), {"L": 1, "LA": 2, "I;16": 1, "RGB": 3, "RGBA": 4}[mode]
+    pixels = random_image(20, 23, channels=channels, dtype=np.uint16 if mode == "I;16" else np.uint8)
+    pixels = pixels[..., 0] if channels == 1 else pixels
+    out = restore(net, Image.fromarray(pixels))
+    assert out.mode == mode and out.size == (23, 20)
+    np.testing.assert_array_equal(np.asarray(out), restore(net, pixels))
+
+
+def test_palettes_become_colours():
+    net, image = random_network(), Image.fromarray(random_image(20, 23)).quantize(16)
+    out = restore(net, image)
+    assert out.mode == "RGB" and np.array_equal(np.asarray(out), restore(net, np.asarray(image.convert("RGB"))))
+    image.info["transparency"] = 0
+    assert restore(net, image).mode == "RGBA"
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_the_name_of_a_file_is_taken(tmp_path, kind):
+    net, pixels = random_network(), random_image(20, 23)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    np.testing.assert_array_equal(restore(net, kind(tmp_path / "photo.png")), restore(net, pixels))
+    with pytest.raises(DataError, match=r"other\.png"):
+        restore(net, kind(tmp_path / "other.png"))
+
+
+@pytest.mark.parametrize(
+    ("found", "dtype"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)],
+)
+def test_automatic_precision_is_bf16_where_the_processor_has_it(monkeypatch, found, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert RestoreOptions(precision="auto").dtype(CPU) == dtype and RestoreOptions().dtype(CPU) == torch.float32
+
+
 def test_bgr_views_are_taken():
     net, image = random_network(), random_image(16, 18)
     np.testing.assert_array_equal(restore(net, image[..., ::-1][..., ::-1]), restore(net, image))
@@ -149,7 +189,8 @@ def test_bgr_views_are_taken():
 @pytest.mark.parametrize(
     ("image", "text"),
     [
-        ("x.png", "got str; expected an array"),
+        (5, "got int; expected an array"),
+        (Image.new("CMYK", (4, 4)), "Pillow's mode 'CMYK'; expected RGB"),
         (np.zeros((3, 4, 5, 6), np.uint8), r"shape \(3, 4, 5, 6\)"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
         (np.zeros((4, 4, 5), np.uint8), "got 5 channels"),

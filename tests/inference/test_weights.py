@@ -304,9 +304,10 @@ def test_import_stays_light():
 
 @pytest.mark.parametrize("name", ["pth", "safetensors", "torchscript", "pt2"])
 def test_export_command(tmp_path, name, capsys):
-    net = random_network()
+    two_levels = {"num_blocks": [1, 0], "decoder_blocks": [1], "heads": [1, 2], "refinement_blocks": 0}
+    net = random_network(**two_levels)
     torch.save({"params": net.state_dict()}, tmp_path / "net_g_7.pth")
-    yml = option_file(tmp_path / "net.yml")
+    yml = option_file(tmp_path / "net.yml", **two_levels)
     target = tmp_path / "out" / f"w{'.pt' if name == 'torchscript' else '.' + name}"
     arguments = ["export", "--weights", str(tmp_path / "net_g_7.pth"), "--network", str(yml), "--format", name]
     arguments += ["-o", str(target)]
@@ -399,3 +400,19 @@ def test_restore_with_loaded_weights(tmp_path):
     rainy = random_image(30, 40)
     clean = restore(load(tmp_path / "w.safetensors", device="cpu"), rainy)
     assert clean.shape == rainy.shape and not (clean == rainy).all()
+
+
+def test_a_network_file_may_name_modules_of_ones_own(tmp_path):
+    (tmp_path / "nets_of_mine.py").write_text(
+        "import torch\nfrom basicsr.utils.registry import ARCH_REGISTRY\n\n\n@ARCH_REGISTRY.register()\n"
+        "class MyOwnNet(torch.nn.Conv2d):\n    pass\n"
+    )
+    option_file = tmp_path / "net.yml"
+    text = "imports: {}\nnetwork_g: {{type: MyOwnNet, in_channels: 3, out_channels: 3, kernel_size: 1}}\n"
+    option_file.write_text(text.format("[nets_of_mine]"))
+    torch.save({"params": torch.nn.Conv2d(3, 3, 1).state_dict()}, tmp_path / "net.pth")
+    assert type(loading.load(tmp_path / "net.pth", option_file, "cpu")).__name__ == "MyOwnNet"
+    for wrong, message in (("[no_such_net]", "cannot import 'no_such_net'"), ("nets", "imports: expected a list")):
+        option_file.write_text(text.format(wrong))
+        with pytest.raises(OptionError, match=message):
+            loading.load(tmp_path / "net.pth", option_file, "cpu")

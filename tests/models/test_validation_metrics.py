@@ -1,6 +1,7 @@
 """Which figures are computed, and for which images there are none."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,20 +46,34 @@ def test_the_toolboxs_form_and_the_short_forms_mean_the_same():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_metrics_under_a_protocol(protocol):
-    """By ``val: protocol``, by a metric's option beside the toolbox's, and by its name."""
+    """By ``val: protocol``, by a metric's own option, and by its name."""
     a, b = picture(40, 1), picture(40, 2)
     expected = [PROTOCOLS[protocol].value(measure, a[..., ::-1], b[..., ::-1]) for measure in ("psnr", "ssim")]
     for section, keys in (
         (["psnr", "ssim"], {"protocol": protocol}),
+        (
+            {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False}, "ssim": {}},
+            {"protocol": protocol},
+        ),
+        ({"psnr": {"protocol": protocol}, "ssim": {"protocol": protocol}}, {"protocol": "rgb"}),
         ({f"psnr@{protocol}": None, "s": {"type": "calculate_ssim", "crop_border": 0, "protocol": protocol}}, {}),
     ):
         values = MetricSuite(resolve_metrics(section, **keys))(a, b, "x")
         assert list(values.values()) == pytest.approx(expected, abs=1e-6)
 
 
-def test_only_names_without_options_follow_the_protocol_of_the_section():
-    metrics = resolve_metrics({"psnr_y": None, "mine": {"type": "calculate_psnr"}, "niqe": None}, "y-matlab")
+def test_the_log_says_what_a_named_protocol_is(monkeypatch):
+    told = []
+    monkeypatch.setattr("unirain_plugin.models.figures.get_root_logger", lambda: SimpleNamespace(info=told.append))
+    MetricSuite(resolve_metrics(["psnr", "ssim@raindrop"]))
+    assert told == [f"Metric ssim@raindrop: protocol raindrop, {PROTOCOLS['raindrop']}."]
+
+
+def test_the_protocol_of_the_section_is_for_psnr_and_ssim_that_name_none():
+    metrics = resolve_metrics({"psnr_y": None, "niqe": None, "own": {"type": "calculate_niqe"}}, "y-matlab")
     assert metrics["psnr_y"]["test_y_channel"] and not any("protocol" in options for options in metrics.values())
+    with pytest.raises(OptionError, match="mine: protocol: it says what is cropped"):
+        resolve_metrics({"mine": {"type": "calculate_psnr", "crop_border": 4}}, "y-matlab")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--open", action="store_true", help="open the page in the browser")
     p.add_argument("--max-megapixels", type=float, default=100, help="refuse larger images (default: 100)")
     p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, at first (default: 512)")
-    p.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16, at first (default: fp32)")
+    p.add_argument("--precision", default="fp32", help="fp32, bf16, fp16 or auto, at first (default: fp32)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda:0, mps, at first (default: auto)")
     return p
 

@@ -7,7 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, load_options
+from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, ModelOptions, SetOptions, load_options
+from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.protocols import PROTOCOLS, check_protocol
 
 
@@ -19,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         "one was stopped. Exit status: 0 all went well, 1 something failed (told in its row and at the end), 2 nothing "
         "could be done.",
     )
-    p.add_argument("-opt", required=True, metavar="YML", help="option file, such as options/compare/held_out.yml")
+    p.add_argument("-opt", metavar="YML", help="option file, such as options/compare/held_out.yml")
     p.add_argument("--output", type=Path, metavar="DIR", help="instead of the option file's output folder")
     p.add_argument("--device", help="instead of the option file's device: auto, cpu, cuda, cuda:1, mps")
     p.add_argument(
@@ -36,6 +37,10 @@ def parser() -> argparse.ArgumentParser:
         "with the differences of all; no tables are written",
     )
     p.add_argument(
+        "--results", type=Path, metavar="DIR", help="in place of -opt, for --which-protocol: finished images"
+    )
+    p.add_argument("--gt", type=Path, metavar="DIR", help="the clean images that go with --results, equal names")
+    p.add_argument(
         "--dry-run",
         action="store_true",
         help="check the option file and that files are there, list models and test sets, compute nothing",
@@ -47,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = parser().parse_args(argv)
-    options = load_options(args.opt)
+    options = _options(args)
     for name in args.protocol or ():
         check_protocol(name, "--protocol")
     given = {"output": args.output, "device": args.device, "protocol": args.protocol}
@@ -74,6 +79,17 @@ def main(argv: list[str] | None = None) -> int:
     for line in outcome.failures:
         sys.stderr.write(f"warning: {line}\n")
     return 1 if outcome.failures else 0
+
+
+def _options(args: argparse.Namespace) -> CompareOptions:
+    """The option file's, or for a claim those of two folders."""
+    folders = args.results is not None and args.gt is not None
+    if (args.opt is None) != folders or (folders and args.which_protocol is None):
+        raise OptionError("compare: expected -opt YML, or --which-protocol NUMBER --results DIR --gt DIR.")
+    if args.opt is not None:
+        return load_options(args.opt)
+    models = [ModelOptions(args.results.name, results=args.results)]
+    return CompareOptions("claim", models, [SetOptions(args.gt.name, lq=args.gt, gt=args.gt)])
 
 
 def missing_files(options: CompareOptions) -> list[str]:

@@ -38,9 +38,11 @@ from unirain_plugin.inference.loading import (
 )
 from unirain_plugin.inference.restoring import CONFIDENCE, RestoreOptions, restore, restore_tensor
 from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
+from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.toolbox import prepare_import
 from unirain_plugin.version import __version__
 
 _PRELOADED = [
@@ -118,7 +120,21 @@ def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
     keys = ("tile", "overlap", "precision", "sizes")
     chosen = {key: getattr(options if getattr(model, key) is None else model, key) for key in keys}
     chosen["sizes"] = None if chosen["sizes"] is None else tuple(chosen["sizes"])
-    return NetworkSpec(model, RestoreOptions(**chosen), options.device, options.cost.threads, tuple(options.imports))
+    own = (*options.imports, *_imports_of(model.network))
+    return NetworkSpec(model, RestoreOptions(**chosen), options.device, options.cost.threads, own)
+
+
+def _imports_of(network: dict[str, Any] | str | None) -> list[str]:
+    """Modules that a network's own option file names, imported; what is wrong with it is told when it is loaded."""
+    if not isinstance(network, str):
+        return []
+    with suppress(UniRainError):
+        modules = read_option_file(network).opt.get("imports")
+        if isinstance(modules, list):
+            prepare_import()
+            import_own(map(str, modules), Path(network).parent)
+            return list(map(str, modules))
+    return []
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
@@ -144,6 +160,7 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
         CheckpointError: If the weights are missing, broken or made for another network.
         OptionError: If the network or the device is wrong.
     """
+    prepare_import()
     import_own(spec.imports)
     o, remark = spec.options, ""
     where = f"models: {o.name}: network"
@@ -152,7 +169,7 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
     device = choose_device(spec.device)
     spec.restoring.check_device(device)
     if o.untrained or not o.strict_load:
-        section = network_section(Path(o.network)) if isinstance(o.network, str) else o.network
+        section = network_section(Path(o.network), with_imports=True) if isinstance(o.network, str) else o.network
         torch.manual_seed(0)
         if section is None:
             raise CheckpointError(f"{where}: strict_load: false needs the network's `type` and arguments.")

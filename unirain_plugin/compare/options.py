@@ -26,6 +26,7 @@ from unirain_plugin.support.spec import (
     one_of,
     parse_section,
 )
+from unirain_plugin.toolbox import prepare_import
 
 DEFAULT_WEIGHTS = "default"
 """``weights: default`` names the network that the package ships."""
@@ -290,6 +291,11 @@ class CompareOptions:
         yield from _repeated("test_sets", [test_set.name for test_set in self.test_sets])
         yield from _repeated("metrics", self.metrics)
 
+    def check_protocol(self) -> Iterator[Problem]:
+        """A protocol has something to say."""
+        if self.protocols != [DEFAULT] and not set(MEASURES) & set(self.metrics):
+            yield "protocol", f"nothing follows it: `metrics` holds neither {' nor '.join(MEASURES)}."
+
     def check_reference(self) -> Iterator[Problem]:
         """Differences are taken to a row."""
         if self.reference is not None and self.reference not in self.rows:
@@ -299,7 +305,7 @@ class CompareOptions:
     @property
     def protocols(self) -> list[str]:
         """The protocols, that of ``psnr`` and ``ssim`` first."""
-        return [self.protocol] if isinstance(self.protocol, str) else self.protocol
+        return [self.protocol] if isinstance(self.protocol, str) else list(dict.fromkeys(self.protocol))
 
     @property
     def metric_names(self) -> list[str]:
@@ -343,6 +349,7 @@ def parse_options(
         OptionError: Naming every wrong key, with the nearest valid spelling, or the module that cannot be imported.
     """
     options = parse_section(CompareOptions, mapping, where, lines=lines)
+    prepare_import()
     import_own(options.imports)
     from unirain_plugin.metrics.scoring import check_names  # the tables of known metrics
 

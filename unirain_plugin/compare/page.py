@@ -14,9 +14,10 @@ import numpy as np
 
 from unirain_plugin.compare.figure import models_with_results
 from unirain_plugin.compare.summary import GT, INPUT, OK, Comparison, ImageResult
+from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.complexity import CONVENTION
-from unirain_plugin.rain_types import RAIN_TYPES, describe
+from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.packages import require
 
@@ -84,13 +85,13 @@ def write_page(
     every = _images(comparison)
     chosen = choose_evenly(every, options.images)
     scores = {(r.test_set, r.image, r.model): r.metrics for r in comparison.results}
-    types = list(dict.fromkeys(r.rain_type for r in chosen if r.rain_type))
+    types = [r.rain_type for r in chosen if r.rain_type]
     text = environment.from_string(source).render(
         name=comparison.name,
         summary=_table(summary_rows),
         notes=[note, CONVENTION if any(row.multiply_adds for row in comparison.models) else ""],
         failures=[(row.name, row.status) for row in comparison.models if row.status != OK],
-        types=[(name, describe(name)) for name in sorted(types, key=_type_order)],
+        types=[(name, describe(name)) for name in types_in_order(types)],
         test_sets=[(name, name) for name in comparison.test_sets if any(r.test_set == name for r in chosen)],
         total=len(every),
         options=options,
@@ -194,7 +195,3 @@ def embedded(picture: np.ndarray, longest_edge: int, quality: int) -> str:
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
     data = cv2.imencode(".webp", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def _type_order(name: str) -> tuple[bool, int, str]:
-    return (name not in RAIN_TYPES, RAIN_TYPES.index(name) if name in RAIN_TYPES else 0, name)

@@ -69,12 +69,14 @@ def which_protocol(options: CompareOptions, text: str, bar: bool = True) -> tupl
         Tables and verdicts in Markdown, and the outcome with what went wrong.
 
     Raises:
-        OptionError: If the claim is no such number.
+        OptionError: If the claim is no such number, or no model has images.
         DataError: As :func:`~unirain_plugin.compare.run.run`.
     """
     claim = Claim.parse(text)
     finished = [model for model in options.models if model.results is not None]
     models = finished or [model for model in options.models if not model.untrained]
+    if not models:
+        raise OptionError("--which-protocol: no model has images; expected one with `results` (or weights).")
     names = [f"{claim.measure}@{name}" for name in PROTOCOLS]
     nothing = {"cost": replace(options.cost, enabled=False), "figure": replace(options.figure, enabled=False)}
     outcome = run(

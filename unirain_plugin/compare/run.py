@@ -66,7 +66,7 @@ def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcom
 
 def _check_figure(options: CompareOptions, checked: Sequence[Checked]) -> None:
     """Find the figure's images and boxes now, not after hours."""
-    sizes = {(c.sample.test_set, c.sample.image): c.size for c in checked}
+    sizes = {c.sample.key: c.size for c in checked}
     known = {"/".join(key): key for key in sizes}
     for entry in options.figure.images if options.figure.enabled else ():
         chosen = find_picture(entry, known)
@@ -156,7 +156,7 @@ def _model_row(row: Row, cost: Mapping[str, float | None], problem: str | None) 
 
 def _reader(rows: Sequence[Row], checked: Sequence[Checked]) -> Callable[[str, str], dict[str, np.ndarray]]:
     """The function behind :attr:`Comparison.pictures`."""
-    samples = {c.key: c.sample for c in checked}
+    samples = {c.sample.key: c.sample for c in checked}
 
     def pictures(test_set: str, image: str) -> dict[str, np.ndarray]:
         key = test_set, image

@@ -28,6 +28,9 @@ from unirain_plugin.support.files import safe_path
 _NAMED = 20
 """Images without a partner that an error names."""
 
+ImageKey = tuple[str, str]
+"""(test set, image)."""
+
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 
 
@@ -83,6 +86,11 @@ class Sample:
     rain_type: str | None
     lq: Source
     gt: Source | None
+
+    @property
+    def key(self) -> ImageKey:
+        """(test set, image)."""
+        return self.test_set, self.image
 
     @property
     def stem(self) -> str:
@@ -253,10 +261,6 @@ def some(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
-ImageKey = tuple[str, str]
-"""(test set, image)."""
-
-
 @dataclass
 class Finished:
     """What a folder holds.
@@ -298,9 +302,9 @@ def _by_pattern(model: ModelOptions, root: str, files: list[str], samples: Seque
         )
         if name in known:
             used.add(name)
-            finished.sources[sample.test_set, sample.image] = Source(os.path.join(root, name))
+            finished.sources[sample.key] = Source(os.path.join(root, name))
         else:
-            finished.problems[sample.test_set, sample.image] = f"{root}/{name} is missing.{did_you_mean(name, files)}"
+            finished.problems[sample.key] = f"{root}/{name} is missing.{did_you_mean(name, files)}"
     finished.others = sorted(known - used)
     return finished
 
@@ -315,11 +319,9 @@ def _by_stem(model: ModelOptions, root: str, files: list[str], samples: Sequence
         wanted = sample.stem + model.suffix
         ranked = sorted(((_shared_folders(name, sample), name) for name in by_stem.get(wanted, ())), reverse=True)
         if not ranked:
-            finished.problems[sample.test_set, sample.image] = (
-                f"no image named '{wanted}' in {root}.{did_you_mean(wanted, by_stem)}"
-            )
+            finished.problems[sample.key] = f"no image named '{wanted}' in {root}.{did_you_mean(wanted, by_stem)}"
         elif len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
-            finished.problems[sample.test_set, sample.image] = (
+            finished.problems[sample.key] = (
                 f"{ranked[1][1]} and {ranked[0][1]} in {root} could both be its result; give a `pattern`."
             )
         else:
@@ -336,17 +338,16 @@ def _award(finished: Finished, root: str, name: str, claimed: list[tuple[tuple[b
     best = max(rank for rank, _ in claimed)
     winners = [sample for rank, sample in claimed if rank == best]
     for _, sample in claimed:
-        key = sample.test_set, sample.image
         if winners == [sample]:
-            finished.sources[key] = Source(os.path.join(root, name))
+            finished.sources[sample.key] = Source(os.path.join(root, name))
         elif len(winners) > 1:
             others = [f"{s.test_set}/{s.image}" for s in winners if s is not sample]
-            finished.problems[key] = (
+            finished.problems[sample.key] = (
                 f"{name} in {root} could be its result or that of {others[0] if others else winners[0].image}; put "
                 "results in folders named after the rain type or test set, or give a `pattern`."
             )
         else:
-            finished.problems[key] = f"no image named '{Path(name).stem}' for it in {root}."
+            finished.problems[sample.key] = f"no image named '{Path(name).stem}' for it in {root}."
 
 
 def _shared_folders(name: str, sample: Sample) -> tuple[bool, int]:

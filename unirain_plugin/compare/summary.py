@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.psnr_ssim import finite_mean, psnr, ssim
 from unirain_plugin.metrics.scoring import Metric
-from unirain_plugin.rain_types import RAIN_TYPES
 
 if TYPE_CHECKING:
     from unirain_plugin.compare.options import BootstrapOptions
@@ -215,10 +215,9 @@ def summarise(
 
 def group_images(images: Mapping[str, str | None]) -> dict[str, list[str]]:
     """Rain type → images; the paper's four first. Images without one form the group ``all``."""
-    types = {images[image] for image in images}
-    order = [t for t in RAIN_TYPES if t in types] + sorted(t for t in types if t is not None and t not in RAIN_TYPES)
+    order = types_in_order(t for t in images.values() if t is not None)
     groups = {t: [image for image in images if images[image] == t] for t in order}
-    if None in types:
+    if None in images.values():
         groups[ALL] = [image for image in images if images[image] is None]
     return groups
 

@@ -33,7 +33,7 @@ except ImportError:
 from unirain_plugin.data.image_header import PNG_SIGNATURE, ImageHeader, read_header
 from unirain_plugin.errors import DataError
 
-_INDEX = struct.Struct("<4sHHII")
+_INDEX = struct.Struct("<4sHHIII")
 _MAGIC, VERSION = b"rows", 1
 _REMEDY = "Make the LMDB anew, or read whole images with decode_region: false."
 
@@ -55,32 +55,26 @@ class RowIndex:
     def to_bytes(self) -> bytes:
         """As it is stored beside the image."""
         starts = np.asarray(self.starts, "<u4").tobytes()
-        return _INDEX.pack(_MAGIC, VERSION, self.rows, self.size, len(self.starts)) + starts
+        return _INDEX.pack(_MAGIC, VERSION, self.rows, self.size, len(self.starts), zlib.crc32(starts)) + starts
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, name: str) -> RowIndex:
-        """Read what :meth:`to_bytes` wrote.
-
-        Raises:
-            DataError: Naming the image, if it is cut short, no index, or one of a newer version.
-        """
+        """Read what :meth:`to_bytes` wrote; a DataError says if it is cut short or of a newer version."""
         if len(data) < _INDEX.size or bytes(data[:4]) != _MAGIC:
             raise DataError(f"{name}: its index of rows is damaged: {len(data)} bytes without its header. {_REMEDY}")
-        _, version, rows, size, count = _INDEX.unpack_from(data)
+        _, version, rows, size, count, checksum = _INDEX.unpack_from(data)
         if version != VERSION:
             raise DataError(f"{name}: its index of rows has version {version}; this release reads version {VERSION}. "
                             f"{_REMEDY}")  # fmt: skip
-        if len(data) != _INDEX.size + 4 * count or not rows or count < 2:
+        if len(data) != _INDEX.size + 4 * count:
             raise DataError(f"{name}: its index of rows is damaged: found {len(data)} bytes, expected "
                             f"{_INDEX.size + 4 * count}. {_REMEDY}")  # fmt: skip
+        if zlib.crc32(data[_INDEX.size :]) != checksum or not rows or count < 2:
+            raise DataError(f"{name}: its index of rows is damaged: its checksum is wrong. {_REMEDY}")
         return cls(size, rows, array("I", np.frombuffer(data, "<u4", count, _INDEX.size).tolist()))
 
     def header(self, data: bytes | memoryview, name: str) -> ImageHeader:
-        """The header of the image, which the index is checked against; its blocks are when they are decoded.
-
-        Raises:
-            DataError: If the index cannot be the image's, saying why.
-        """
+        """The header of the image, which the index is checked against (else DataError); blocks are when decoded."""
         steps = np.diff(np.asarray(self.starts, np.int64))
         if len(data) != self.size:
             raise self.misfit(name, f"the image has {len(data)} bytes, the index is one of {self.size}")
@@ -101,18 +95,9 @@ class RowIndex:
 def decode_part(
     data: bytes | memoryview, header: ImageHeader, index: RowIndex | None, start: int, stop: int, name: str
 ) -> np.ndarray | None:
-    """Decode the rows from ``start`` up to ``stop``, or some more below, to uint8 BGR.
+    """Decode the rows from ``start`` up to ``stop`` (at most the height), or some more below, to uint8 BGR.
 
-    Args:
-        data: The file's bytes.
-        header: Their header.
-        index: Where they can be entered; None: all rows above ``stop`` are decoded.
-        start: First row that is needed.
-        stop: The row behind the last that is needed, at most the image's height.
-        name: The file's name for error texts.
-
-    Returns:
-        None where the whole image has to be decoded otherwise.
+    Without an index all rows above are decoded. None where the whole image has to be decoded otherwise.
 
     Raises:
         DataError: If a PNG's data is damaged, or the index does not fit.
@@ -241,7 +226,8 @@ def _png(
     inflater, size, rows = _inflater.decompressobj(-15 if first else 15), (stop - first) * (1 + row_bytes(data)), []
     needed = size
     try:
-        for chunk in _idat_chunks(data, position, name):
+        chunks = _idat_chunks(data, position, name)
+        for chunk in chunks if index else list(chunks):  # damage anywhere is told, but with an index only what is read
             rows.append(inflater.decompress(chunk, needed))
             needed -= len(rows[-1])
             if needed <= 0:
@@ -250,17 +236,42 @@ def _png(
         raise DataError(f"{name}: the PNG's data is damaged: {error}.") from None
     if needed > 0:
         raise DataError(f"{name}: the PNG's data ends before row {stop} of {header.height}.")
-    if first and rows[0][0] > 1:
+    raw = b"".join(rows)
+    if first and raw[0] > 1:
         raise index.misfit(name, f"row {first} needs the one above it")
     head = bytes(data[: header.data_at])
     about = head[16:20] + struct.pack(">I", stop - first) + head[24:29]
-    return first, wrapped_png(about, head[33:], b"".join(rows))
+    return first, wrapped_png(about, head[33:], raw)
 
 
-def row_bytes(data: bytes | memoryview) -> int:
-    """Bytes of a row of a PNG, before its compression and without the filter's number."""
-    width, _, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    return (width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour] + 7) // 8
+_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+"""The passes of an interlaced PNG: first row and column, and the steps to the next."""
+
+
+def pixel_bits(data: bytes | memoryview) -> int:
+    """Bits of a pixel of a PNG, as it is stored."""
+    return data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
+
+
+def row_bytes(data: bytes | memoryview, step: int = 1, first: int = 0) -> int:
+    """Bytes of a row of a PNG, or of every ``step``-th pixel of it, before compression and without the filter."""
+    (width,) = struct.unpack_from(">I", data, 16)
+    return (-(-(width - first) // step) * pixel_bits(data) + 7) // 8
+
+
+def inflated(data: bytes, header: ImageHeader, name: str) -> bytes:
+    """All rows of a PNG with their filters; DataError if damaged or too few, which Pillow would fill up with black."""
+    inflater = _inflater.decompressobj()
+    try:
+        rows = b"".join(map(inflater.decompress, _idat_chunks(data, header.data_at, name)))
+    except (zlib.error, _inflater.error) as error:
+        raise DataError(f"{name}: the PNG's data is damaged: {error}.") from None
+    passes = _ADAM7 if data[28] else ((0, 0, 1, 1),)
+    sizes = [(-(-(header.height - top) // down), row_bytes(data, right, left)) for top, left, down, right in passes]
+    expected = sum(count * (1 + size) for count, size in sizes if size)
+    if len(rows) < expected:
+        raise DataError(f"{name}: the PNG's data ends early: it inflates to {len(rows)} bytes, expected {expected}.")
+    return rows
 
 
 def wrapped_png(about: bytes | memoryview, before: bytes, rows: bytes) -> bytes:

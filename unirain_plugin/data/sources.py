@@ -35,19 +35,11 @@ class Storage:
         return os.path.join(self.root, pair.path(side))
 
     def read(self, pair: Pair, side: Side) -> bytes:
-        """Return the encoded image.
-
-        Raises:
-            DataError: If there is none, naming it.
-        """
+        """Return the encoded image; a DataError names one that is missing."""
         return read_file(self.locate(pair, side))
 
     def read_part(self, pair: Pair, side: Side) -> tuple[bytes | memoryview, RowIndex | None]:
-        """Return the encoded image and, where there is one, the index of its rows; then its bytes are not copied.
-
-        Raises:
-            DataError: As :meth:`read`, and if the index is damaged.
-        """
+        """Return the encoded image, and the index of its rows where there is one; then its bytes are not copied."""
         return self.read(pair, side), None
 
 
@@ -94,10 +86,8 @@ _MAGIC, _VERSION, _META_PAGE, _TREE_PAGE, _NO_PAGE = 0xBEEFC0DE, 1, 0x08, 0x03, 
 def check_file(path: str) -> None:
     """Look at an LMDB's data file before lmdb maps it: on a damaged one lmdb ends the process, without a word.
 
-    A few hundred bytes are read: the two header pages and the heads of the pages that they point at.
-
-    Raises:
-        DataError: If there is none, or it is cut short or damaged, saying what was found.
+    A few hundred bytes are read: the two header pages and the heads of the pages that they point at. A DataError says
+    what is missing, cut short or damaged.
     """
     name = os.path.join(path, DATA_FILE)
     if not os.path.isfile(name):
@@ -147,11 +137,7 @@ def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
 
 
 def environment(path: str) -> lmdb.Environment:
-    """Return the process's read-only environment of an LMDB, opened when first asked for.
-
-    Raises:
-        DataError: If it cannot be opened.
-    """
+    """The process's read-only environment of an LMDB, opened when first asked for; else DataError."""
     real = _real_paths.get(path)
     if real is None:
         real = _real_paths[path] = os.path.realpath(path)
@@ -167,11 +153,7 @@ def environment(path: str) -> lmdb.Environment:
 
 
 def row_table(path: str) -> Any:
-    """Return the handle of an LMDB's table of row indexes; None where it has none.
-
-    Raises:
-        DataError: If the LMDB cannot be opened.
-    """
+    """The handle of an LMDB's table of row indexes; None where it has none."""
     opened = environment(path)
     real = _real_paths[path]
     if real not in _row_tables:
@@ -189,22 +171,15 @@ def count_entries(opened: lmdb.Environment) -> int:
 
 
 def read_value(path: str, key: str) -> bytes:
-    """Return the bytes stored under a key.
-
-    Raises:
-        DataError: Naming the LMDB and the key if there is no such entry or the LMDB is damaged.
-    """
+    """The bytes stored under a key; a DataError names the LMDB and the key."""
     return bytes(_view(path, key)[0])
 
 
 def read_seekable(path: str, key: str) -> tuple[bytes | memoryview, RowIndex | None]:
-    """Return the bytes stored under a key and the index of their rows, if there is one.
+    """The bytes stored under a key, and the index of their rows if there is one.
 
     With an index the bytes are a view of the file, good until :func:`close_environments`: what is not looked at is not
-    read from the disk.
-
-    Raises:
-        DataError: As :func:`read_value`, and if the index is damaged or of a newer version.
+    read from the disk. A missing entry or damaged index is a DataError.
     """
     value, index = _view(path, key, row_table(path))
     if index is None:
@@ -236,10 +211,8 @@ class MetaEntry(NamedTuple):
 def read_meta(path: str) -> Iterator[MetaEntry]:
     """Yield the entries of an LMDB's ``meta_info.txt`` (``key.png (h,w,c) level`` a line).
 
-    The key is all that stands before the last suffix; the toolbox cuts at the first dot, where two keys may collide.
-
-    Raises:
-        DataError: With ``file:line`` if a line is malformed or its key was seen before; if the LMDB is damaged.
+    The key is all that stands before the last suffix; the toolbox cuts at the first dot, where two keys may collide. A
+    DataError tells ``file:line`` of what is malformed or listed twice, or what of the LMDB is damaged.
     """
     check_file(path)
     meta = os.path.join(path, META_FILE)
@@ -282,11 +255,7 @@ class LmdbStorage(Storage):
 
 
 def scan_lmdb(root: str, rain_type: str) -> Iterator[Pair]:
-    """Yield the pairs of one type, by key in order.
-
-    Raises:
-        DataError: If the keys or sizes of the two sides differ, or there are none.
-    """
+    """Yield the pairs of one type, by key in order; DataError if keys or sizes of the sides differ."""
     folder = os.path.join(root, rain_type)
     lq, gt = ({e.key: e for e in read_meta(os.path.join(folder, f"{side}.lmdb"))} for side in ("lq", "gt"))
     only = sorted(lq.keys() ^ gt.keys())
@@ -328,7 +297,7 @@ class MmengineStorage(Storage):
         self.client(Pair("", "", "drs"), "lq")
 
     def client(self, pair: Pair, side: Side) -> Any:
-        """Return this process's backend for one side of a pair, made when first asked for."""
+        """This process's backend for one side of a pair, made when first asked for."""
         arguments = {
             key: value.format(rain_type=pair.rain_type, side=side) if isinstance(value, str) else value
             for key, value in self._arguments.items()
@@ -372,14 +341,7 @@ class MmengineStorage(Storage):
 
 
 def open_source(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str, ...]]:
-    """List the pairs that the options name.
-
-    Returns:
-        The pairs, their storage, and the rain types in the order of their labels.
-
-    Raises:
-        DataError: If folders, files or pairs are missing.
-    """
+    """List the pairs that the options name: these, their storage, the rain types in the order of their labels."""
     if options.manifest is not None:
         return _from_manifest(options)
     root = os.path.expanduser(options.dataroot)

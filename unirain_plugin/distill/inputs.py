@@ -183,19 +183,12 @@ def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRe
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (32 hex digits) of a file.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    digest = hashlib.sha256()
+    """SHA-256 (32 hex digits) of a file; DataError if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
     except OSError as error:
         raise DataError(f"candidates: {path}: cannot be read: {error.strerror or error}.") from error
-    return digest.hexdigest()[:32]
 
 
 def read_candidates(source: CandidateFile, offsets: np.ndarray, shard: int) -> list[Candidate]:

@@ -212,11 +212,7 @@ def parse_options(
 
 
 def load_options(path: str | Path) -> DistillOptions:
-    """Read and check an option file.
-
-    Raises:
-        OptionError: As :func:`parse_options`, and for a file that is missing or no YAML.
-    """
+    """Read and check an option file: errors as :func:`parse_options`, and for a file that is missing or no YAML."""
     document = read_option_file(path)
     import_own((), Path(path).parent)  # modules named under `imports` may lie beside the file
     return parse_options(document.opt, document.file, document.lines)

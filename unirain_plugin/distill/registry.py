@@ -33,10 +33,10 @@ class Part:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if complaint(value, hints[field.name]):
-                raise OptionError(f"{field.name}: expected {words(hints[field.name])}, got {value!r}.")
+        for name in (field.name for field in fields(self) if field.init):
+            value = getattr(self, name)
+            if complaint(value, hints[name]):
+                raise OptionError(f"{name}: expected {words(hints[name])}, got {value!r}.")
 
     def check(self) -> None:
         """Look, before the work begins, whether packages and files are there. Loads no model.

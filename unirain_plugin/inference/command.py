@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import PIXEL_FORMATS, Outcome, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.support.files import check_folder
+from unirain_plugin.support.processes import Terminated, terminable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
     p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
     p.add_argument("--overlap", type=int, default=32, help="shared pixels of tiles; UniRain needs none (default: 32)")
-    p.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default: fp32)")
+    p.add_argument("--precision", default="fp32", help="fp32, bf16, fp16 or auto (default: fp32)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     p.add_argument("--compare", action="store_true", help="also write before and after side by side, to DIR/compare")
     p.add_argument("--ensemble", action="store_true", help="average over 8 flips and turns: 8 times the time")
@@ -78,40 +75,19 @@ def main(argv: list[str] | None = None) -> int:
     if any(job.is_video for job in plan.jobs):
         videos = videos_with(net, options, videos)
     try:
-        with _terminable(), limited(args.max_megapixels):
+        with terminable(), limited(args.max_megapixels):
             outcome = restore_files(
                 plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet, videos
             )
-    except (KeyboardInterrupt, _Terminated) as end:
+    except KeyboardInterrupt as end:
         sys.stderr.write(
             "\ninterrupted; finished results are kept, and finished parts of a long video: "
             "the same command goes on with the rest\n"
         )
-        return 143 if isinstance(end, _Terminated) else 130
+        return 143 if isinstance(end, Terminated) else 130
     outcome.failed += [(Path(folder), reason) for folder, reason in plan.unlisted]
     sys.stdout.write(summary(outcome, args.output, plan.other_files))
     return 1 if outcome.failed else 0
-
-
-class _Terminated(BaseException):
-    """The process was asked to end."""
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does, so that nothing half-written is left behind."""
-
-    def end(*_: object) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def summary(outcome: Outcome, output: Path, others: list[Path]) -> str:

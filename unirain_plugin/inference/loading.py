@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unirain_plugin.archs.presets import ABLATIONS, PRESETS
+from unirain_plugin.archs.pretrained import WEIGHTS as HUB_WEIGHTS
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
@@ -37,8 +38,8 @@ def load(
     training run lies; by the shapes, if they are those of one of our presets.
 
     Args:
-        weights: A .safetensors or .pth file, also a checkpoint of BasicSR, or an .onnx file of ``scripts/export.py``;
-            None or ``default`` for the weights the package ships.
+        weights: A .safetensors or .pth file, also a checkpoint of BasicSR, an .onnx file of ``scripts/export.py``, or
+            a folder of ``save_pretrained``; None or ``default`` for the weights the package ships.
         network: An option file with a section ``network_g``, or that section itself (``{'type': 'UniRain', …}``).
         device: ``auto`` (CUDA where present), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``, else
@@ -157,7 +158,8 @@ def _differences(told: Mapping[str, object], built: Mapping[str, object]) -> lis
 
 def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
     if weights not in (None, "default"):
-        return Path(weights)
+        inside = Path(weights) / HUB_WEIGHTS
+        return inside if inside.is_file() else Path(weights)
     if not DEFAULT_WEIGHTS.is_file():
         raise CheckpointError(
             f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing). "

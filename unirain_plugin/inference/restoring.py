@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from unirain_plugin.checkpoints.weights import check_sizes
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
-from unirain_plugin.inference.streamed import MapStore
+from unirain_plugin.inference.images import read_image
+from unirain_plugin.inference.streamed import MapStore, restore_streamed
 from unirain_plugin.support.tiling import restore_in_tiles
 from unirain_plugin.version import __version__
 
+_MODES = ("RGB", "RGBA", "L", "LA", "I;16")
 LARGE_RAIN = (640, 427)
 """Longer edges that serve the weights the package ships."""
 SMALLER = 0.75
@@ -79,16 +84,18 @@ def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: 
 
 def _strength(correction: Tensor, reach: int) -> Tensor:
     """Mean square over the channels and ``reach`` pixels to each side, ``(1, 1, H, W)``; above 0."""
-    x = correction.square().mean(1, keepdim=True)
-    for kernel, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
-        x = F.avg_pool2d(x, kernel, 1, padding, count_include_pad=False)
-    return x + 1e-9
+    x = correction.square().mean(1)[0].numpy()
+    total, count = (
+        cv2.boxFilter(each, -1, (2 * reach + 1, 2 * reach + 1), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        for each in (x, np.ones_like(x))
+    )
+    return torch.from_numpy(total / count)[None, None] + 1e-9
 
 
 if TYPE_CHECKING:
     from unirain_plugin.inference.jobs import VideoSettings
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "auto": None}
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,8 @@ class RestoreOptions:
         tile: Edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once.
         overlap: Pixels that neighbouring tiles share, 0 to tile / 2. UniRain needs none: it is evaluated layer by
             layer, exactly as on the whole image. Other networks are run on overlapping tiles and blended.
-        precision: ``fp32``, ``bf16``, or ``fp16`` (not on the CPU).
+        precision: ``fp32``, ``bf16``, ``fp16`` (not on the CPU), or ``auto``: bf16 where the device has instructions
+            for it, else fp32.
         ensemble: Average over the eight flips and quarter turns: eight times the time.
         memory: GiB of memory for UniRain's feature maps, beyond which they go to a scratch file; None for half of
             what is free.
@@ -144,13 +152,27 @@ class RestoreOptions:
         """
         self.check_device(next((p.device for p in net.parameters()), torch.device("cpu")))
         only = getattr(net, "precision", self.precision)
-        if self.precision != only:
+        if self.precision not in (only, "auto"):
             raise OptionError(f"precision: got '{self.precision}', but {net.path} computes in {only} only.")
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """What is computed in."""
+        chosen = PRECISIONS[self.precision]
+        return chosen or (torch.bfloat16 if _computes_bfloat16(device) else torch.float32)
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
+    return any(processor.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def restore(
     net: nn.Module,
-    image: np.ndarray,
+    image: np.ndarray | Image.Image | str | os.PathLike[str],
     *,
     tile: int = 512,
     overlap: int = 32,
@@ -158,7 +180,7 @@ def restore(
     ensemble: bool = False,
     memory: float | None = None,
     sizes: Sequence[int] | None = None,
-) -> np.ndarray:
+) -> np.ndarray | Image.Image:
     """Remove the rain from an image of any size.
 
     Example::
@@ -171,21 +193,29 @@ def restore(
     Args:
         net: A network that :func:`~unirain_plugin.load` returned (or any that maps (N, 3, H, W) to the same shape).
         image: (H, W, 3) RGB, uint8, uint16, or floating in [0, 1]; (H, W, 4) with alpha, which is kept; (H, W) grey.
-            (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.)
+            (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or an image of Pillow, or the name of an image file.
         tile: See :class:`RestoreOptions`, as the further arguments.
         overlap: Pixels that the tiles of networks other than UniRain share.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         ensemble: Average over eight orientations.
         memory: GiB for feature maps in memory.
         sizes: Also restore larger images at these longer edges, such as ``(640, 427)``, and blend; ``()`` for the
             network's own result, None for what its weights' file names.
 
     Returns:
-        An array of the same shape and dtype; floating ones are clamped to [0, 1].
+        An array of the same shape and dtype; floating ones are clamped to [0, 1]. Of Pillow's images one of the same
+        mode (palettes as RGB or RGBA). Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16; what else
+        it holds is kept by ``scripts/inference.py``.
 
     Raises:
-        OptionError: If the array or an option is not of the kind described.
+        OptionError: If the image or an option is not of the kind described.
+        DataError: If the file is missing, broken, or of a kind that cannot be restored.
     """
+    given = image
+    if isinstance(given, Image.Image):
+        image = _pixels_of(given)
+    elif isinstance(given, (str, os.PathLike)):
+        image = read_image(given).pixels
     chosen = None if sizes is None else tuple(sizes)
     options = RestoreOptions(tile, overlap, precision, ensemble, memory, chosen)
     colour, alpha, grey = _split(image)
@@ -196,7 +226,17 @@ def restore(
     result = _from_float(out, image.dtype)
     if alpha is not None:
         result = np.concatenate([result, alpha], axis=2)
-    return result.reshape(image.shape)
+    result = result.reshape(image.shape)
+    return Image.fromarray(result) if isinstance(given, Image.Image) else result
+
+
+def _pixels_of(image: Image.Image) -> np.ndarray:
+    """The pixels of Pillow's image as they lie in it, without its palette."""
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode not in _MODES:
+        raise OptionError(f"image: got Pillow's mode '{image.mode}'; expected {', '.join(_MODES)} or P.")
+    return np.asarray(image)
 
 
 def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None = None) -> Tensor:
@@ -216,7 +256,7 @@ def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None
     """
     options = options or RestoreOptions()
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    options.check_network(net)
+    options.check_device(device)
     net.eval()
     method = _ensemble if options.ensemble else _once
     sizes = getattr(net, "restore_sizes", ()) if options.sizes is None else options.sizes
@@ -255,7 +295,7 @@ def _ensemble(net: nn.Module, image: Tensor, options: RestoreOptions, device: to
 
 
 def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
-    dtype = PRECISIONS[options.precision]
+    dtype = options.dtype(device)
     autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
 
     def forward(x: Tensor) -> Tensor:
@@ -266,8 +306,6 @@ def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.
         if options.tile == 0 or height * width <= options.tile**2:
             return forward(image)
         if is_unirain(net):
-            from unirain_plugin.inference.streamed import restore_streamed
-
             limit = None if options.memory is None else int(options.memory * 2**30)
             return restore_streamed(net, image, MapStore(device, options.tile, limit))
         return restore_in_tiles(forward, image, options.tile, options.overlap)
@@ -296,7 +334,10 @@ def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Three colour channels, alpha if any, and whether the image is grey."""
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in image.shape:
         found = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise OptionError(f"image: got {found}; expected an array (H, W, 3), (H, W, 4) or (H, W).")
+        raise OptionError(
+            f"image: got {found}; expected an array (H, W, 3), (H, W, 4) or (H, W), "
+            "an image of Pillow or the name of a file."
+        )
     if image.ndim == 2:
         image = image[..., None]
     channels = image.shape[2]

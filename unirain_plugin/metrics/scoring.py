@@ -111,7 +111,7 @@ def make_metrics(
             metrics.append(Metric(name, True, True, partial(PROTOCOLS[chosen].value, measure), chosen))
             continue
         try:
-            metrics.append(_niqe(name) if name == "niqe" else _learned(name, device))
+            metrics.append(_MAKERS[name](name) if name in _MAKERS else _learned(name, device))
         except DataError as error:
             missing[name] = str(error)
     return metrics, missing
@@ -134,6 +134,9 @@ def _niqe(name: str) -> Metric:
             return math.nan
 
     return Metric(name, False, False, value)
+
+
+_MAKERS: dict[str, Callable[[str], Metric]] = {"niqe": _niqe}
 
 
 def _pyiqa_names() -> Sequence[str]:

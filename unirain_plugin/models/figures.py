@@ -18,18 +18,20 @@ from unirain_plugin.metrics.scoring import BUILT_IN, NIQE_SIDE
 from unirain_plugin.models.settings import BestSettings
 from unirain_plugin.toolbox import registered
 
+_MEASURED = tuple(f"calculate_{measure}" for measure in MEASURES)
 
-def resolve_metrics(section: Any, protocol: str = DEFAULT) -> dict[str, dict[str, Any]] | None:
+
+def resolve_metrics(section: Any, protocol: str | None = None) -> dict[str, dict[str, Any]] | None:
     """Bring ``val: metrics:`` into the toolbox's form.
 
     Args:
         section: The toolbox's mapping of names to options, in which a name such as ``psnr``, ``ssim_y`` or
             ``psnr@y-matlab`` may leave out its options or a part of them; or a list of such names; or None.
-        protocol: ``val: protocol:``, that of ``psnr`` and ``ssim`` where they stand without a ``type``.
+        protocol: ``val: protocol:``, that of PSNR and SSIM where they have none of their own.
 
     Returns:
-        Name → options with ``type`` and ``better``; ``protocol`` where the toolbox's function cannot compute it; None
-        if no metrics are asked for.
+        Name → options with ``type`` and ``better``, and ``protocol`` where one is named; None if no metrics are asked
+        for.
 
     Raises:
         OptionError: If a name without ``type``, a ``type`` or a protocol is unknown, or ``better`` is neither word.
@@ -42,13 +44,15 @@ def resolve_metrics(section: Any, protocol: str = DEFAULT) -> dict[str, dict[str
     return {name: _resolve(name, options, protocol) for name, options in items}
 
 
-def _resolve(name: Any, options: Any, protocol: str) -> dict[str, Any]:
+def _resolve(name: Any, options: Any, protocol: str | None) -> dict[str, Any]:
     where = f"val: metrics: {name}"
     if options is not None and not isinstance(options, Mapping):
         raise OptionError(f"{where}: expected the metric's options, found {options!r}.")
     options = dict(options or {})
     if "type" not in options:
-        options = {**_named(name, options.get("protocol", protocol)), **options}
+        options = {**_named(name, protocol), **options}
+    elif protocol and options["type"] in _MEASURED:
+        options.setdefault("protocol", protocol)
     known = registered("metric")
     if options["type"] not in known:
         hint = did_you_mean(options["type"], known)
@@ -57,7 +61,7 @@ def _resolve(name: Any, options: Any, protocol: str) -> dict[str, Any]:
         raise OptionError(f"{where}: better: expected higher or lower, found {options['better']!r}.")
     if "protocol" in options:
         check_protocol(options["protocol"], f"{where}: protocol")
-        if options["type"].removeprefix("calculate_") not in MEASURES:
+        if options["type"] not in _MEASURED:
             raise OptionError(f"{where}: protocol: only {' and '.join(MEASURES)} are taken under a protocol.")
         if options.get("crop_border") or options.get("test_y_channel"):
             raise OptionError(
@@ -67,24 +71,31 @@ def _resolve(name: Any, options: Any, protocol: str) -> dict[str, Any]:
     return options
 
 
-def _named(name: Any, protocol: str) -> dict[str, Any]:
+def _named(name: Any, protocol: str | None) -> dict[str, Any]:
     """The options of a metric that is given by its name."""
-    found = measure_of(str(name), "val: metrics", protocol)
+    found = measure_of(str(name), "val: metrics", protocol or DEFAULT)
     if found is None and name != "niqe":
         hint = did_you_mean(name, BUILT_IN)
         raise OptionError(f"val: metrics: '{name}' has no type and is none of {', '.join(BUILT_IN)}.{hint}")
     if found is None:
         return {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}
-    measure, protocol = found
-    options = {"type": f"calculate_{measure}", "crop_border": 0, "test_y_channel": protocol == "y-basicsr"}
-    return options | {"better": "higher"} | ({} if protocol in ("rgb", "y-basicsr") else {"protocol": protocol})
+    on_y = name.endswith("_y")
+    options = {"type": f"calculate_{found[0]}", "crop_border": 0, "test_y_channel": on_y, "better": "higher"}
+    return options if on_y or not (protocol or "@" in name) else {**options, "protocol": found[1]}
 
 
 class MetricSuite:
-    """Computes all metrics of one image and warns, once each, about those that an image is too small for."""
+    """Computes all metrics of one image and warns, once each, about those that an image is too small for.
+
+    What a protocol that an option file names is, the log says at the start.
+    """
 
     def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
         self.metrics = metrics
+        for name, options in metrics.items():
+            if "protocol" in options:
+                protocol = options["protocol"]
+                get_root_logger().info(f"Metric {name}: protocol {protocol}, {PROTOCOLS[protocol]}.")
         self._warned: set[str] = set()
 
     def __call__(self, restored: np.ndarray, target: np.ndarray | None, name: str) -> dict[str, float]:

@@ -183,7 +183,7 @@ def _create_lmdbs(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{args.output}: {sum(counts.values())} pairs ({pairs})\n")
     if seekable and done:
         lines = "".join(f"  {count} {how}\n" for how, count in sorted(done.items()))
-        sys.stdout.write(f"of {done.total()} images that were added, with rows that can be entered, or kept:\n{lines}")
+        sys.stdout.write(f"of {done.total()} images that were added, made seekable or kept:\n{lines}")
 
 
 def _lmdb_parser() -> argparse.ArgumentParser:
@@ -317,7 +317,7 @@ def _meta_info_parser() -> argparse.ArgumentParser:
 
 
 def _add_pair_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add ``--manifest`` / ``--dataroot``, ``--rain-type``, ``--keep-only``, ``--convert``, ``--max-megapixels``."""
+    """Add the options that choose pairs."""
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument(
         "--manifest", nargs="+", metavar="FILE", help="pairs from manifests; paths are relative to the folder of each"
@@ -346,12 +346,7 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _chosen_records(args: argparse.Namespace) -> tuple[str, Iterator[ManifestRecord]]:
-    """Return the folder that the paths are relative to, and the chosen records.
-
-    Raises:
-        OptionError: If ``--keep-only`` is given with ``--dataroot``.
-        DataError: If a rain type has no pair (raised at the end of the iteration).
-    """
+    """The folder that the paths are relative to, and the chosen records; a type without a pair is a DataError."""
     if args.dataroot is not None:
         if args.keep_only:
             raise OptionError("--keep-only needs --manifest: a folder does not tell which pairs were kept.")

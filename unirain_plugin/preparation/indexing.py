@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from unirain_plugin.data.images import EncodedImage, decode_strictly, map_in_processes
+from unirain_plugin.data.images import EncodedImage, decode_strictly
 from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, is_new, read_manifest
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
 from unirain_plugin.preparation.pairing import PairedFiles
+from unirain_plugin.support.processes import map_in_processes
 
 _T = TypeVar("_T", PairedFiles, ManifestRecord)
 
@@ -34,12 +35,8 @@ class FileFacts(NamedTuple):
 class IndexReport:
     """Everything that a user has to know of an indexing run.
 
-    Attributes:
-        about: Layout, folder and options.
-        pairs: Number of pairs written, by rain type and source.
-        problems: (kind, message); the pairs concerned are not written.
-        warnings: Messages.
-        duplicates: Groups of files with the same bytes, as messages.
+    ``about``: layout, folder, options; ``pairs``: numbers by type and source; ``problems``: (kind, message) of pairs
+    that are not written; warnings; ``duplicates``: files with the same bytes.
     """
 
     about: dict[str, Any]
@@ -94,20 +91,16 @@ def write_index(
     Args:
         output: The manifest's path.
         root: Folder that the pairs are relative to.
-        pairs: The pairs.
+        pairs: The pairs, ``total`` of them.
         report: Is filled in.
-        total: Number of pairs, for the progress bar.
+        total: For the progress bar.
         check: ``decode`` decodes every image, ``header`` looks at its beginning and end only.
         convert: Kinds of images to accept.
         workers: Number of processes.
-        skip: Write the good pairs even if there are problems; otherwise nothing is written.
+        skip: Write the good pairs even if there are problems; otherwise nothing is written (DataError).
         drop_duplicates: Leave out a pair whose two files have the bytes of an earlier pair's.
         allow_dry: Accept pairs without rain, whose two files have the same bytes.
         append: Keep the lines of the manifest if it is there, and add the pairs that it lacks.
-
-    Raises:
-        DataError: If there are problems and ``skip`` is off, no pair is left, or the manifest that is there says
-            something else of an image.
     """
     look = partial(examine_pair, root, check, tuple(convert))
     examine_file.cache_clear()  # files may have changed since this process last looked

@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.data.folders import find_types
-from unirain_plugin.data.images import EncodedImage, decode_strictly, image_shape, map_in_processes
+from unirain_plugin.data.images import EncodedImage, decode_strictly, image_shape
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.names import unique_keys
 from unirain_plugin.data.pairs import read_file, read_pair
@@ -46,6 +46,7 @@ from unirain_plugin.data.sources import (
 from unirain_plugin.errors import DataError
 from unirain_plugin.preparation.seekable import Seekable, make_seekable
 from unirain_plugin.support.files import sole_user, write_errors, write_whole
+from unirain_plugin.support.processes import map_in_order, map_in_processes
 
 ORIGIN_FILE = "made_from.json"
 """Says how the entries are stored and where their sources were."""
@@ -59,13 +60,7 @@ _FIRST_MAP_SIZE = 64 << 20
 
 
 class LmdbSources(NamedTuple):
-    """What an LMDB is made of.
-
-    Attributes:
-        paths: Key → file, relative to ``root``.
-        root: The folder of the files.
-        stored_as: :data:`SOURCE_BYTES`, or how the entries are encoded.
-    """
+    """What an LMDB is made of: key → file relative to ``root``, and how the entries are encoded."""
 
     paths: dict[str, str]
     root: str
@@ -84,22 +79,14 @@ class LmdbSources(NamedTuple):
         )
 
     def earlier_origin(self, listed: Collection[str] | None) -> dict[str, str]:
-        """What an earlier version noted of an LMDB of these sources, in place of their list.
-
-        Args:
-            listed: The keys that the LMDB is made of; None for all.
-        """
+        """What an earlier version noted of an LMDB of these sources (the ``listed`` keys, None: all)."""
         keys = [key for key in self.paths if listed is None or key in listed]
         text = "".join(f"{key}\0{self.paths[key]}\n" for key in keys)
         digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         return {"entries": str(len(keys)), "sha256_of_list": digest, "stored_as": self.stored_as}
 
     def write(self, folder: str) -> None:
-        """Note it in an LMDB's folder.
-
-        Raises:
-            DataError: If it cannot be written.
-        """
+        """Note it in an LMDB's folder."""
         lines = (json.dumps(item) + "\n" for item in self.paths.items())
         write_whole(os.path.join(folder, SOURCES_FILE), "".join(lines))
         root = os.path.relpath(os.path.realpath(self.root), os.path.realpath(os.path.dirname(folder)))
@@ -129,14 +116,10 @@ def _read_origin(folder: str) -> dict[str, str]:
 
 
 class LmdbWriter:
-    """Writes ``path`` (which must end with ``.lmdb``), or adds to it what it lacks.
+    """Writes ``path`` (which must end with ``.lmdb``), or adds to it what it lacks of ``sources``.
 
-    Args:
-        path: Folder of the LMDB.
-        sources: What it is to be made of; what an earlier run has noted must be among it.
-
-    Raises:
-        DataError: If the folder, finished or not, was made of something else or is damaged.
+    What an earlier run has noted must be among them: a DataError if the folder, finished or not, was made of something
+    else or is damaged.
     """
 
     def __init__(self, path: str, sources: LmdbSources) -> None:
@@ -197,11 +180,7 @@ class LmdbWriter:
                 yield not cursor.set_key(key.encode())
 
     def put(self, entries: list[tuple[str, Seekable]]) -> None:
-        """Commit some entries in one transaction, with their indexes; those that are there already stay as they are.
-
-        Raises:
-            DataError: If they cannot be written.
-        """
+        """Commit some entries with their indexes in one transaction, or DataError; those that are there stay."""
         while entries:
             try:
                 indexed = any(entry.index for _, entry in entries)
@@ -219,15 +198,7 @@ class LmdbWriter:
                                 "is kept, the same command goes on with it.") from None  # fmt: skip
 
     def finish(self, count: int, level: int) -> None:
-        """Write ``meta_info.txt`` and give the folder its name.
-
-        Args:
-            count: The number of entries that there must be.
-            level: The compression level that ``meta_info.txt`` states.
-
-        Raises:
-            DataError: If there are more or fewer entries.
-        """
+        """Write ``meta_info.txt``, which states ``level``, and name the folder; DataError if the count differs."""
         found = count_entries(self._environment)
         if found != count:
             raise DataError(f"{self._folder}: {found} entries, expected {count}; remove it and start anew.")
@@ -255,16 +226,11 @@ _BATCH_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class LmdbRecipe:
-    """How the entries are made.
+    """How the entries are made: of files below ``root``, kinds of images in ``convert`` accepted.
 
-    Attributes:
-        root: Folder that the records' paths are relative to.
-        convert: Kinds of images to accept (see :class:`unirain_plugin.data.images.EncodedImage`).
-        recompress: Whether to store everything as PNG instead of the sources' own bytes.
-        seekable: Whether to write images anew, without loss, so that a crop is decoded without what lies above it.
-        level: PNG compression, 0 to 9.
-        workers: Number of reading threads.
-        commit_every: Pairs in one transaction, at most.
+    ``recompress``: all as PNG of ``level`` (0 to 9) instead of the sources' bytes; ``seekable``: written anew, without
+    loss, so that a crop is decoded without what lies above it. ``workers`` threads read; at most ``commit_every``
+    pairs are in one transaction.
     """
 
     root: str
@@ -299,13 +265,8 @@ def create_lmdbs(
 ) -> dict[str, int]:
     """Write ``{output}/{type}/lq.lmdb`` and ``gt.lmdb`` and ``{output}/manifest.jsonl``, whose paths are the keys.
 
-    What an interrupted run has left is taken up; what is complete is left alone; new pairs are added.
-
-    Args:
-        output: Folder of the rain types.
-        records: The pairs.
-        recipe: How their entries are made.
-        done: Takes what was done to the images that this call added, and how often, where they are made seekable.
+    What an interrupted run has left is taken up; what is complete is left alone; new pairs are added. ``done`` takes
+    what was done to the added images, and how often, where they are made seekable.
 
     Returns:
         The number of pairs of every type.
@@ -369,17 +330,7 @@ def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tupl
         return plan.keys[number], [_stored(image, recipe) for image in pair]
 
     with ThreadPoolExecutor(recipe.workers) as pool:
-        ahead: deque = deque()
-        try:
-            for number in todo:
-                ahead.append(pool.submit(read, number))
-                if len(ahead) >= 4 * recipe.workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        yield from map_in_order(pool, read, todo, 4 * recipe.workers)
 
 
 def _stored(image: EncodedImage, recipe: LmdbRecipe) -> Seekable:
@@ -414,12 +365,6 @@ def verify_lmdbs(
     output: str, types: Sequence[str] | None = None, convert: Collection[str] = (), workers: int = 1
 ) -> tuple[int, list[str]]:
     """Check ``{output}/{type}/{lq,gt}.lmdb``, and sources that are still where they were.
-
-    Args:
-        output: Folder of the rain types.
-        types: The rain types to check; None checks all that are found.
-        convert: Kinds of images that are accepted.
-        workers: Number of decoding processes.
 
     Returns:
         The number of entries looked at and one line for every problem.
@@ -458,11 +403,7 @@ def _count_problems(path: str, listed: int) -> list[str]:
 
 
 def _survive_reading(path: str) -> None:
-    """Look at every entry in a process of its own: inside a damaged LMDB lmdb may end it without a word.
-
-    Raises:
-        DataError: If it does.
-    """
+    """Look at every entry in a process of its own: inside a damaged LMDB lmdb may end it without a word."""
     outcome = subprocess.run([sys.executable, "-c", _READ_ALL, path], stderr=subprocess.PIPE, text=True, check=False)
     if outcome.returncode:
         lines = outcome.stderr.strip().splitlines()
@@ -498,11 +439,7 @@ def _entry_problem(
 
 
 def _check_rows(image: EncodedImage, whole: np.ndarray) -> None:
-    """Decode every block of rows by itself.
-
-    Raises:
-        DataError: If one does not hold what the whole image has there, or the index does not fit.
-    """
+    """Decode every block of rows by itself; DataError if one is not what the whole image has there."""
     step = image.index.rows
     for top in range(0, image.height, step):
         stop = min(top + step, image.height)

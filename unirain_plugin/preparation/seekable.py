@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.image_header import PNG_SIGNATURE, ImageHeader, png_chunks, read_header
-from unirain_plugin.data.partial_decode import RowIndex, png_chunk, row_bytes, wrapped_png
-from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.data.partial_decode import RowIndex, inflated, pixel_bits, png_chunk, row_bytes, wrapped_png
+from unirain_plugin.errors import OptionError
 
 _JPEGTRAN = ("jpegtran", "-copy", "all", "-optimize", "-restart", "1")
 
@@ -36,10 +36,7 @@ class Seekable(NamedTuple):
 def make_seekable(data: bytes, name: str, block: int = 24_000) -> Seekable:
     """Write an image anew, or leave it as it is, where that gains nothing or cannot be done without loss.
 
-    Args:
-        data: The file's bytes.
-        name: The file's name for error texts.
-        block: Least bytes of a PNG's block before compression: smaller ones make the file larger and crops faster.
+    Of a PNG's block at least ``block`` bytes are compressed together: fewer make the file larger and crops faster.
 
     Raises:
         DataError: If the file is broken.
@@ -92,14 +89,7 @@ def _png(data: bytes, header: ImageHeader, name: str, least: int) -> Seekable:
         return Seekable(data, None, "kept: animated PNG")
     if data[28] and data[24] < 8:
         return Seekable(data, None, "kept: interlaced PNG of less than 8 bits")
-    try:
-        filtered = zlib.decompress(b"".join(content for kind, content in chunks if kind == b"IDAT"))
-    except zlib.error as error:
-        raise DataError(f"{name}: the PNG's data is damaged: {error}.") from None
-    if len(filtered) < header.height * (1 + width):
-        found = f"{len(filtered)} bytes, expected {header.height * (1 + width)}"
-        raise DataError(f"{name}: the PNG's data is damaged: it inflates to {found}.")
-    rows = _independent(data, header.height, filtered, block, name)
+    rows = _independent(data, header.height, inflated(data, header, name), block)
     behind = next(n for n in range(len(chunks), 0, -1) if chunks[n - 1][0] == b"IDAT")
     head = PNG_SIGNATURE + png_chunk(b"IHDR", data[16:28] + b"\0") + data[33 : header.data_at]
     tail = b"".join(png_chunk(*chunk) for chunk in chunks[behind:])
@@ -112,17 +102,14 @@ _PLAIN = {1: (8, 0), 2: (16, 0), 3: (8, 2), 4: (8, 6), 6: (16, 2), 8: (16, 6)}
 """Bytes of a pixel → bits and kind of colour of a PNG whose samples OpenCV gives as they are stored."""
 
 
-def _independent(data: bytes, height: int, filtered: bytes, block: int, name: str) -> np.ndarray:
+def _independent(data: bytes, height: int, filtered: bytes, block: int) -> np.ndarray:
     """The rows with their filters, (H, 1 + bytes): those that begin a block refer to none above them.
 
     What a row holds is known to a decoder only, so one gets the same bytes as an image without palette or packed bits.
     """
-    width, bits, colour = row_bytes(data), data[24], data[25]
-    pixel = max(1, bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour] // 8)
+    width, pixel = row_bytes(data), max(1, pixel_bits(data) // 8)
     about = struct.pack(">IIBBBBB", width // pixel, height, *_PLAIN[pixel], 0, 0, data[28])
     raw = cv2.imdecode(np.frombuffer(wrapped_png(about, b"", filtered), np.uint8), cv2.IMREAD_UNCHANGED)
-    if raw is None:
-        raise DataError(f"{name}: the PNG's data is damaged: its rows cannot be told.")
     if raw.ndim == 3:
         raw = raw[..., [2, 1, 0, 3][: raw.shape[2]]]
     raw = np.ascontiguousarray(raw, raw.dtype.newbyteorder(">")).view(np.uint8).reshape(height, width)

@@ -31,7 +31,7 @@ INPUT, TARGET = "input", "target"
 
 _REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
-CHANGES = {add_strands: 0.1, toned: 0.1, add_bars: 0.15, soft: 0.12, compressed: 0.25}
+CHANGES = {add_strands: 0.15, toned: 0.1, add_bars: 0.15, soft: 0.12, compressed: 0.25}
 """What is done to a photograph first where rain varies, in this order, and in which share of the pairs (our choice)."""
 
 

@@ -58,7 +58,8 @@ class StreakParams(_Ranges):
         taper: How softly a streak ends, 0 (square) to 1.
         code_share: Share of the scenes in which sRGB codes are mixed, as simple programs do, not light.
         added_share: Share of the scenes in which rain only adds light and hides nothing.
-        drizzle: Mean opacity of rain too fine and dense to be told apart: noise smeared along the fall.
+        drizzle: Mean opacity of rain too fine and dense to be told apart, drawn log-uniformly; (0, 0) for
+            none. It is noise smeared along the fall.
         drawn_share: Share of the scenes whose rain is drawn on the finished image, as in most public data sets: in
             one grey, ``grey``, an sRGB code / 255, whatever the scene's light is.
     """
@@ -225,7 +226,7 @@ class CameraParams(_Ranges):
         gain: Light that is left of such a scene.
         gamma: Exponent that its light is raised to first.
         contrast: How much steeper the middle of its tone curve is than the identity, 0 to 1; its ends are flatter.
-        jpeg_share: Share of the pictures that are compressed after the rain.
+        jpeg_share: Share of the pairs that are compressed after the rain, both images alike.
         jpeg: Quality of that JPEG.
     """
 
@@ -286,12 +287,12 @@ _STREAK_KINDS = _kinds(
     "streaks",
     _STREAKS,
     # fine, sharp lines
-    dict(length=(8, 70), width=(0.3, 1.2), density=(15, 300), opacity=(0.2, 0.95), drizzle=(0, 0.06)),
+    dict(length=(8, 70), width=(0.3, 1.2), density=(15, 300), opacity=(0.2, 0.95), drizzle=(0.002, 0.06)),
     # few near ones, broad and out of focus, before far ones
     dict(length=(20, 110), width=(1.2, 4.5), density=(3, 60), opacity=(0.08, 0.6), angle=(-25, 25), taper=(0.3, 1)),
     # a downpour
     dict(length=(20, 120), width=(0.5, 2.2), density=(40, 350), opacity=(0.4, 1), depths=(2, 5), veil_share=0.5,
-         drizzle=(0, 0.2), drawn_share=0.3),
+         drizzle=(0.01, 0.2), drawn_share=0.3),
     # veiled distance, seen from a car
     dict(length=(10, 70), width=(0.4, 1.8), density=(10, 150), opacity=(0.15, 0.9), veil_share=1, veil=(0.2, 0.9),
          veil_depth=(0.2, 1), fan=(-45, 45)),
@@ -300,17 +301,17 @@ _STREAK_KINDS = _kinds(
          veil_depth=(0.4, 1), veil_light=(0.25, 0.8), angle=(-25, 25), camera=dict(dark_share=0)),
     # fine and dense, drawn before a darker scene of more contrast
     dict(length=(8, 40), width=(0.5, 1.6), density=(30, 1200), opacity=(0.05, 0.6), depths=(1, 2), angle=(-35, 35),
-         drizzle=(0.02, 0.2), drawn_share=1, grey=(0.75, 1), added_share=0.3, veil_share=0,
+         drizzle=(0.01, 0.15), drawn_share=1, grey=(0.75, 1), added_share=0.3, veil_share=0,
          camera=dict(dark_share=0.9, gain=(0.8, 1.1), gamma=(1, 1.4), contrast=(0.2, 0.8))),
     # drizzle, drawn
-    dict(length=(10, 60), width=(0.5, 2), density=(30, 800), opacity=(0.1, 0.7), depths=(1, 2), drizzle=(0.03, 0.3),
+    dict(length=(10, 60), width=(0.5, 2), density=(30, 800), opacity=(0.1, 0.7), depths=(1, 2), drizzle=(0.02, 0.25),
          drawn_share=1, grey=(0.8, 1), added_share=0.2, veil_share=0, camera=dict(dark_share=0)),
     # bright and drawn
     dict(length=(10, 80), width=(0.4, 1.8), density=(30, 500), opacity=(0.15, 1), depths=(1, 2), angle_jitter=(0, 3),
-         drizzle=(0, 0.1), drawn_share=1, added_share=0.7, veil_share=0, camera=dict(dark_share=0)),
+         drizzle=(0.003, 0.08), drawn_share=1, added_share=0.5, veil_share=0, camera=dict(dark_share=0)),
     # a downpour, drawn
     dict(length=(20, 120), width=(0.6, 2.5), density=(60, 400), opacity=(0.3, 0.9), depths=(1, 3), angle_jitter=(0, 4),
-         drizzle=(0.03, 0.35), drawn_share=1, grey=(0.8, 1), added_share=0.8, veil_share=0, camera=dict(dark_share=0)),
+         drizzle=(0.02, 0.3), drawn_share=1, grey=(0.8, 1), added_share=0.8, veil_share=0, camera=dict(dark_share=0)),
     # faint and thin, in a film
     dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.5), depths=(1, 2), angle=(-20, 20),
          angle_jitter=(0, 3), veil_share=0.1, camera=dict(dark_share=0, jpeg_share=0.7)),

@@ -132,9 +132,11 @@ SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Render
 
 
 def render(photo: np.ndarray, rain_type: str, rng: np.random.Generator, params: RainParams) -> Rendered:
-    """Render a pair of a rain type; the rainy picture may be compressed last."""
+    """Render a pair of a rain type; both images may be compressed last, alike: only the rain tells them apart."""
     rainy, clean, mask = SCENES[rain_type](photo, rng, params)
     more = rng.spawn(1)[0]
     if more.random() < params.camera.jpeg_share:
-        rainy, mask = compressed(rainy, more, params.camera.jpeg), np.maximum(mask, _VISIBLE)
+        quality = more.uniform(*params.camera.jpeg)
+        rainy, clean = (compressed(image, more, (quality, quality)) for image in (rainy, clean))
+        mask = np.where((rainy != clean).any(axis=2), np.maximum(mask, _VISIBLE), 0).astype(np.float32)
     return rainy, clean, mask

@@ -47,8 +47,9 @@ def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: Str
         profile = cv2.GaussianBlur(profile, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
         peak = math.sqrt(2 * math.pi * (sigma**2 + _SPLAT_SIGMA**2)) * opacity * depth**-params.depth_fading
         clear *= np.exp(-peak * profile)
-    drizzle = more.uniform(*params.drizzle)
-    return 1 - clear * (1 - _drizzle(shape, drizzle, angle, length, more) if drizzle else 1)
+    if params.drizzle[1]:
+        clear *= 1 - _drizzle(shape, log_uniform(more, params.drizzle), angle, length, more)
+    return 1 - clear
 
 
 def _drizzle(
@@ -140,7 +141,7 @@ def veil_opacity(scene: np.ndarray, rng: np.random.Generator, params: StreakPara
     more = rng.spawn(1)[0]
     if depth := more.uniform(*params.veil_depth):
         distance = (1 - depth) * distance + depth * _distance(scene, more)
-    return (1 - np.exp(math.log(1 - strength) * distance)).astype(np.float32)
+    return (1 - np.exp(math.log(max(1 - strength, 1e-9)) * distance)).astype(np.float32)
 
 
 def _distance(scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -38,7 +38,7 @@ def add_haze(
     relief = cv2.resize(rng.standard_normal((5, 5)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
     rows = np.linspace(1, 0, shape[0], dtype=np.float32)[:, None]
     distance = smoothstep(0, 1, rows + rng.uniform(*params.relief) * relief)
-    opacity = 1 - np.exp(math.log(1 - far) * (near + (1 - near) * distance))
+    opacity = 1 - np.exp(math.log(max(1 - far, 1e-9)) * (near + (1 - near) * distance))
     grey = float(light.mean())
     airlight = rng.uniform(*params.airlight) * (0.3 * light + 0.7 * grey * (1 + rng.normal(0, params.tint, 3)))
     return _mixed(scene, airlight.astype(np.float32), opacity.astype(np.float32)), opacity.astype(np.float32)

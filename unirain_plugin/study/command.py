@@ -8,11 +8,9 @@ on: finished runs are kept, interrupted ones resume from their checkpoints, fail
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from unirain_plugin.study.plan import base_training, plan_runs, run_options
 from unirain_plugin.study.report import Report, write_runs
 from unirain_plugin.study.results import Costs, mean_of_types, measure_costs, worst_type
 from unirain_plugin.support.files import sole_user
+from unirain_plugin.support.processes import terminable
 from unirain_plugin.support.provenance import provenance
 
 RECORD = "options.json"
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.report_only:
         grid = Grid(root, {}, options.threads)
         return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])
-    with sole_user(root, "another call of this command is at work there."), _terminable():
+    with sole_user(root, "another call of this command is at work there."), terminable():
         try:
             return _report(root, options, costs, _work(root, options, training))
         except KeyboardInterrupt:
@@ -172,20 +171,6 @@ def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], imag
             f"{digest(options.fixed(training))}): {'; '.join(changed)}. Name another folder; only name, seeds, "
             "questions and workers may change."
         )
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """A termination signal ends the call as Ctrl-C does, with its runs."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(text: str) -> None:

@@ -158,11 +158,6 @@ def _without_votes(outcome: str, reason: str) -> dict[str, Any]:
 
 
 def _checked(voter: Voter, votes: Sequence[Vote], count: int) -> Sequence[Vote]:
-    """Hold a voter to its interface.
-
-    Raises:
-        DistillError: If it gave another number of votes, another name, or a verdict that is none.
-    """
     if len(votes) != count:
         raise DistillError(f"the voter '{voter.name}' gave {len(votes)} votes on {count} tasks.")
     for vote in votes:

@@ -47,7 +47,7 @@ class VlmCaptioner(VlmClient, Captioner):
         """Ask about all images, several at a time; at the first failure the rest is not asked.
 
         Raises:
-            ServiceError: If the server is down, too slow, refuses the key, or does not know the model.
+            ServiceError: As :meth:`.VlmClient.ask`.
             DistillError: If a reply is no sentence (HTML, empty, cut off): a rerun asks again from there.
         """
         return self.ask_all(self._describe, scenes)

@@ -21,8 +21,8 @@ from unirain_plugin.distill.voters.veil import HAZE
 
 Figures = Mapping[str, float]
 
-TONE_LIMIT = 1.5
-"""Largest ``tone_shift`` outside the rain: 0.15 of a middle tone, 6 levels in the dark."""
+TONE_LIMIT = 1.65
+"""Largest ``tone_shift`` outside the rain: 0.15 of a middle tone, 7 levels in the dark."""
 
 LEFT_LIMIT = 0.18
 """Largest ``leftover`` of a good pair: rendered up to 0.16, half of the rain left mostly above 0.25."""
@@ -97,7 +97,7 @@ def exposure(f: Figures) -> Finding:
 
 def colour(f: Figures) -> Finding:
     """Where there is no rain the channels differ from one another, the hue is turned, or one image lost colour."""
-    fade = max(f["lq_chroma"] / (1.7 * f["gt_chroma"] + 2), f["gt_chroma"] / (2.5 * f["lq_chroma"] + 2))
+    fade = max(f["lq_chroma"] / (1.8 * f["gt_chroma"] + 2), f["gt_chroma"] / (2.5 * f["lq_chroma"] + 2))
     severity, words = max(
         (
             f["colour_shift"] / 0.8,
@@ -192,7 +192,7 @@ STREAK_LIMIT = 0.018
 """Largest share of the difference's structure that is the clean image's alone, times its share of all that darkens.
 
 Rain of its own is nearly all that darkens; where noise and moving things darken real rain, a quarter at most."""
-DROP_LIMIT = 0.75
+DROP_LIMIT = 0.82
 """Largest weighted sum for drops, which darken, brighten and hide the scene."""
 
 
@@ -209,7 +209,8 @@ def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
         score, limit = alone * alone / max(dark, 1e-6), STREAK_LIMIT
     else:
         # Weights: of a linear discriminant between rendered drops and pairs rainy on both sides, rounded.
-        score, limit = dark + figures["out_of_place"] / 3 + 2 * alone, DROP_LIMIT
+        left = max(figures["leftover"], 0.0)
+        score, limit = dark + figures["out_of_place"] / 3 + 2 * alone + 2 * left, DROP_LIMIT
     if figures["brighter"] < 0.45 and score > limit and dark > 0.5:
         words = f"swapped: the rain lies in the clean image ({dark:.0%} of it darkens the rainy one)"
         return Finding("swapped", score / limit, words)

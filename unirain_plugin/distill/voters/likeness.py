@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from unirain_plugin.distill.records import Candidate, Reference, thumbnail
 from unirain_plugin.distill.registry import VOTER
 from unirain_plugin.distill.voters.default import DefaultVoter, GtQuality, PairConsistency, pair_evidence
 from unirain_plugin.distill.voters.findings import FEWEST, Figures, Finding, rain_in_clean
-from unirain_plugin.errors import OptionError
+from unirain_plugin.support.spec import between
 
 _NEIGHBOURS = 3
 _SIDE = 128
@@ -79,15 +80,14 @@ def _to_nearest(row: np.ndarray, table: np.ndarray) -> float:
 
 
 @VOTER.register()
+@dataclass(eq=False)
 class Likeness(DefaultVoter):
     """Says no to rain of which the references show no like, and to pairs with a defect.
 
     The distance to the three nearest references in a view is held against what references have among themselves. Two
     such voters of different views make a majority: what both find unlike is rejected.
 
-    Args:
-        name: Unique name within the pipeline.
-        strictness: Above 1 all limits are tighter, below 1 wider.
+    Attributes:
         view: ``cues`` (streaks and drops) or ``texture`` (strength and form of fine detail).
         coverage: Share of the references that the limit lets pass, 0.5 to 1.
     """
@@ -96,17 +96,10 @@ class Likeness(DefaultVoter):
     praise = "the references show such rain"
     checks = tuple(dict.fromkeys((*PairConsistency.checks, *GtQuality.checks)))
 
-    def __init__(
-        self, name: str | None = None, strictness: float = 1.0, view: str = "cues", coverage: float = 0.9
-    ) -> None:
-        super().__init__(name, strictness)
-        if view not in VIEWS:
-            raise OptionError(f"view: expected one of {', '.join(VIEWS)}, got {view!r}.")
-        if isinstance(coverage, bool) or not isinstance(coverage, (int, float)) or not 0.5 <= coverage <= 1:
-            raise OptionError(f"coverage: expected a number from 0.5 to 1, got {coverage!r}.")
-        self.view, self.coverage = view, float(coverage)
-        self._known: Known | None = None
-        self._limit = np.inf
+    view: Literal["cues", "texture"] = "cues"
+    coverage: Annotated[float, between(0.5, 1)] = 0.9
+    _known: ClassVar[Known | None] = None  # of each own references after `setup`, likewise the limit
+    _limit: ClassVar[float] = np.inf
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
         """The pair's evidence and the view of its rainy image."""
