@@ -66,7 +66,7 @@ EXTRAS = {
     "report": ["jinja2>=3.1"],
     "ray": ["ray[data]>=2.60"],
     "speed": ["simplejpeg>=1.9", "isal>=1.9"],
-    "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7"],
+    "export": ["onnx>=1.23", "onnxruntime>=1.31", "onnxscript>=0.7", "openvino>=2026.4"],  # the last for benchmarks
     "app": ["gradio>=6.31"],
     "heif": ["pillow-heif>=1.0"],
     "compare": ["pyiqa>=0.1.16"],  # PolyForm Noncommercial since 0.1.16: not for commercial use

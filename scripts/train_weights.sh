@@ -57,7 +57,7 @@ for number in (50, 450):
     write(frames[number], "opencv", f"vtest_{number}")
 END
 fi
-$synthesize --input "$photos" --output datasets/weights --per-image 80 --vary-rain --rain-scale 2 --dry-share 0.3 --seed 21 --workers 2
+$synthesize --input "$photos" --output datasets/weights --per-image 80 --vary-rain --rain-scale 2 --dry-share 0.12 --seed 21 --workers 2
 $synthesize --input "$held_out" --output datasets/weights_val --seed 77
 OMP_NUM_THREADS=1 torchrun --nproc_per_node=2 -m unirain_plugin.train --launcher pytorch --auto_resume \
     -opt options/train/weights/train_UniRain-Tiny_weights.yml

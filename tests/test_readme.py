@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from unirain_plugin import __main__ as cli
+from unirain_plugin.app.interface import SAMPLES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,7 +74,7 @@ def test_its_program_restores_the_sample_image(checkout):
     assert rainy.shape == clean.shape and (rainy != clean).any()
 
 
-def test_the_sample_image_is_small_and_packed():
-    path = ROOT / "unirain_plugin/assets/rainy_rocket.jpg"
-    assert path.stat().st_size <= 60 * 1024
+def test_the_sample_images_are_small_and_packed():
+    assert [path.name for path in SAMPLES] == ["rainy_rocket.jpg", "drops_home.jpg"]
+    assert all(path.stat().st_size <= 60 * 1024 for path in SAMPLES)
     assert '"assets/*.jpg"' in (ROOT / "setup.py").read_text()

@@ -22,6 +22,7 @@ COMMANDS = {
     "distill": ("unirain_plugin.distill.command", "choose training pairs by retrieval and votes: -opt FILE"),
     "demo": ("unirain_plugin.study.demo", "the main job end to end on embedded photographs, with table and image"),
     "reproduce": ("unirain_plugin.study.command", "test the paper's claims in miniature: -opt FILE"),
+    "adapt": ("unirain_plugin.study.adapt", "fit the weights to your own rain: --rainy DIR --clean DIR, --pairs DIR"),
     "synthesize-rain": ("unirain_plugin.rain.command", "render four types of rain onto clean photographs"),
     "create-lmdb": (f"{_PREPARATION}:create_lmdb", "put pairs into LMDBs that BasicSR reads"),
     "index-dataset": (f"{_PREPARATION}:index_dataset", "make a manifest of a public data set's pairs"),

@@ -1,4 +1,4 @@
-"""Rain types and their integer labels (paper.md §1: DRS, DRD, NRS, NRD)."""
+"""Rain types and their integer labels (the paper's DRS, DRD, NRS, NRD; snow and haze, to which it is extended)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,27 @@ class RainType(IntEnum):
     @property
     def description(self) -> str:
         """The type in words, for tables and figures."""
-        return _DESCRIPTIONS[self]
+        return describe(self.name.lower())
 
 
 _DESCRIPTIONS = {
-    RainType.DRS: "daytime rain streaks",
-    RainType.DRD: "daytime raindrops",
-    RainType.NRS: "nighttime rain streaks",
-    RainType.NRD: "nighttime raindrops",
+    "drs": "daytime rain streaks",
+    "drd": "daytime raindrops",
+    "nrs": "nighttime rain streaks",
+    "nrd": "nighttime raindrops",
+    "snow": "falling snow",
+    "haze": "haze",
 }
+
+
+KNOWN_TYPES: tuple[str, ...] = tuple(_DESCRIPTIONS)
+"""The types that the package renders and describes: the four of rain, snow and haze."""
+
+
+def describe(name: str) -> str:
+    """A type in words, for tables and figures; the name itself where it is not one of the package's."""
+    return _DESCRIPTIONS.get(name, name)
+
 
 RAIN_TYPES: tuple[str, ...] = tuple(t.name.lower() for t in RainType)
 """``('drs', 'drd', 'nrs', 'nrd')``: the names in the order of their labels."""

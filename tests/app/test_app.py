@@ -108,6 +108,13 @@ def test_result_is_exactly_that_of_restore(client, server, net, tmp_path):
     assert np.array_equal(before, picture.pixels) and np.array_equal(after, expected)
 
 
+def test_samples_are_offered(server):
+    with urllib.request.urlopen(f"{server.url}config") as reply:
+        config = json.load(reply)
+    (samples,) = (c["props"]["samples"] for c in config["components"] if c["type"] == "dataset")
+    assert [Path(file).name for (file,) in samples] == ["rainy_rocket.jpg", "drops_home.jpg"]
+
+
 def exif(orientation):
     block = Image.Exif()
     block[274] = orientation

@@ -42,6 +42,22 @@ def test_sparse_equals_dense_with_masks_in_output_and_gradients(options, size):
         torch.testing.assert_close(sparse(x)[0], results[1][0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+@pytest.mark.parametrize("images", [1, 4])
+def test_weights_gathered_on_a_gpu_give_what_the_chosen_experts_give(top_k, images):
+    module = layer(top_k=top_k)
+    x = torch.randn(images, 5, 7, 6, requires_grad=True)
+    results = []
+    for dispatch in (mixtures.dispatch_images, mixtures.dispatch_gathered):
+        chosen, weights, _ = mixtures.choose_top_k(module.router(x.mean((1, 2), keepdim=True)).flatten(1, 2), top_k)
+        y = dispatch(x, module.experts, chosen, weights)
+        target = torch.linspace(-1, 1, y.numel()).view(y.shape)
+        results.append((y, *torch.autograd.grad((y * target).sum(), [x, *module.parameters()])))
+    assert images == 1 or top_k == 3 or len(chosen.unique(dim=0)) > 1
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * b.abs().max().item())
+
+
 @pytest.mark.parametrize("options", ROUTES)
 @pytest.mark.parametrize("strip_bytes", [1, 10**6])
 @pytest.mark.parametrize(
@@ -71,9 +87,9 @@ def test_only_chosen_experts_run(monkeypatch):
     original = mixtures.run_expert
     unbound = module.experts.unbind()
 
-    def spy(x, expert, padding=1):
+    def spy(x, expert, **more):
         ran.append([e for e, weights in enumerate(unbound) if torch.equal(weights[0], expert[0])])
-        return original(x, expert, padding)
+        return original(x, expert, **more)
 
     monkeypatch.setattr(mixtures, "run_expert", spy)
     module(torch.randn(3, 8, 8, 6))
@@ -95,16 +111,6 @@ def test_soft_mixture_weights_vary_in_space():
     _, record = module(torch.randn(1, 4, 4, 6))
     assert record.probabilities.shape == (1, 16, 3)
     assert record.probabilities.std(1).min() > 0
-
-
-def test_strips_equal_the_whole_map(monkeypatch):
-    experts = Experts(6, 4, 3)
-    x, weights = torch.randn(2, 13, 7, 6), torch.rand(2, 13, 7, 3)
-    whole = experts.forward_all(x, weights)
-    for size in (1, 1500, 10**6):
-        monkeypatch.setattr(kernels, "STRIP_BYTES", size)
-        with torch.no_grad():
-            torch.testing.assert_close(experts.forward_all(x, weights), whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("strip_bytes", [1, 1500, 10**6])

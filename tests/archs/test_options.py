@@ -62,7 +62,7 @@ def test_unknown_preset():
         preset("UniRain-M")
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 8, 8), (1, 3, 0, 8), (1, 4, 8, 8)])
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 8, 8), (1, 3, 0, 8), (0, 3, 8, 8), (1, 4, 8, 8)])
 def test_an_input_of_another_shape_is_refused(small, shape):
     import torch
 

@@ -37,9 +37,16 @@ def test_one_chosen_expert_has_weight_one_and_passes_the_gradient_of_its_probabi
     assert logits.grad[0, 0].tolist() == pytest.approx([p * (1 - p), -p * (1 - p)], rel=1e-5)
 
 
+def test_the_weight_of_one_chosen_expert_is_exactly_one():
+    _, weights, _ = choose_top_k(torch.randn(500, 4, 5), 1)
+    assert (weights == 1).all()
+
+
 def test_exact_ties_go_to_the_lower_number():
     chosen, _, _ = choose_top_k(torch.tensor([[[0.5, 1.0, 1.0, 1.0]]]), 2)
     assert chosen.tolist() == [[[1, 2]]]
+    chosen, _, _ = choose_top_k(torch.zeros(3, 5, 64), 4)  # many ties
+    assert chosen.flatten(0, 1).tolist() == [[0, 1, 2, 3]] * 15
 
 
 def test_balance_is_one_when_even_and_more_when_not():
@@ -104,6 +111,8 @@ def test_losses_are_means_over_layers_and_empty_without_mixtures():
     both = auxiliary_losses({"a": a, "b": b})
     expected = (math.log(2) ** 2 + (1 + math.log(2)) ** 2) / 2
     assert both["z_loss"].item() == pytest.approx(expected)
+    c = record([[[math.log(0.9), math.log(0.1)]]])
+    assert auxiliary_losses({"a": a, "c": c})["load_balance"].item() == pytest.approx((1 + 1.64) / 2, rel=1e-6)
     assert auxiliary_losses({}) == {}
 
 
@@ -155,14 +164,3 @@ def test_statistics_have_a_row_an_image_that_sums_to_one(small):
         assert share.shape == (3, 3)
         assert not share.requires_grad
         torch.testing.assert_close(share.sum(1), torch.ones(3))
-
-
-def test_many_exact_ties_go_to_the_lower_numbers():
-    chosen, _, _ = choose_top_k(torch.zeros(3, 5, 64), 4)
-    assert chosen.flatten(0, 1).tolist() == [[0, 1, 2, 3]] * 15
-
-
-def test_balance_is_the_mean_over_layers():
-    p = [math.log(0.9), math.log(0.1)]
-    layers = {"a": record([[p]]), "b": record([[[0.0, 0.0]]])}  # 1.64 and 1
-    assert auxiliary_losses(layers)["load_balance"].item() == pytest.approx(1.32, rel=1e-6)

@@ -6,7 +6,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from unirain_plugin.archs import kernels
-from unirain_plugin.errors import OptionError
 
 VARIANTS = [
     {},
@@ -169,11 +168,6 @@ def test_a_copy_of_a_compiled_network_has_weights_of_its_own(small):
             parameter.add_(0.1)
     close(twin(lq), before)
     assert (net(lq) - before).abs().max() > 0.1 * before.abs().max()
-
-
-def test_an_empty_batch_is_refused(small):
-    with pytest.raises(OptionError, match=r"shape \(0, 3, 8, 8\); expected \(N, 3, H, W\) with N, H, W ≥ 1"):
-        small()(torch.rand(0, 3, 8, 8))
 
 
 def test_records_are_replaced_not_collected(small):

@@ -4,15 +4,18 @@ import importlib
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from unirain_plugin import __main__ as cli
+from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.compare.summary import Score
 from unirain_plugin.data.sources import close_environments
+from unirain_plugin.inference.loading import build_network
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.benchmarks import arch, metrics, weights
+from unirain_plugin.study.benchmarks import arch, data, metrics, runtimes, weights
 from unirain_plugin.study.benchmarks.cli import BENCHMARKS
 
 
@@ -32,6 +35,8 @@ def test_every_benchmark_has_a_main():
         (["metrics", "--size", "10", "40"], "expected --size ≥ 11 11"),
         (["metrics", "--rounds", "0"], "expected --size ≥ 11 11"),
         (["metrics", "--threads", "0"], "expected --size ≥ 11 11"),
+        (["runtimes", "--runtimes", "onxruntime"], "--runtimes: unknown 'onxruntime'. Did you mean 'onnxruntime'"),
+        (["runtimes", "--size", "8"], "expected --size ≥ 16 and --rounds ≥ 1; found 8 and 5"),
         (["weights", "--per-image", "0"], "--per-image: expected 1 or more, found 0"),
     ],
 )
@@ -58,15 +63,19 @@ def test_arch_prints_every_row(monkeypatch, capsys, tmp_path):
     assert checkpointing["forward"] is None and checkpointing["step"] > 0
 
 
-def test_data_measures_every_case(capsys, tmp_path):
+@pytest.mark.skipif(shutil.which("jpegtran") is None, reason="needs jpegtran")
+def test_data_measures_every_case(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(data, "LMDBS", [(title, suffix, (180, 340), *rest) for title, suffix, _, *rest in data.LMDBS])
     try:
         arguments = ["--images", "1", "--crops", "1", "--repeats", "1", "--dir", str(tmp_path)]
         assert cli.main(["benchmark", "data", *arguments]) == 0
     finally:
         close_environments()
     lines = capsys.readouterr().out.splitlines()
-    rows = [line for line in lines if re.search(r"\d+\.\d ms +\d+\.\d ms +\d+\.\d× +[\d.]+×$", line)]
-    assert len(rows) == 5
+    rows = [
+        line for line in lines if re.search(r"\d+\.\d ms +\d+\.\d\d ms +\d+\.\d× +[\d.]+× +\d+( +\d\.\d\d| +)$", line)
+    ]
+    assert len(rows) == 9 and sum("seekable LMDB" in row for row in rows) == 4
     assert any(line.startswith("gt_size 128; OpenCV") for line in lines)
 
 
@@ -82,6 +91,28 @@ def test_metrics_reports_values_and_times(tmp_path, capsys):
 def test_a_wrong_metric_is_an_exit_status(monkeypatch):
     monkeypatch.setattr(metrics, "ssim", lambda image, target: 0.5)
     assert cli.main(["benchmark", "metrics", "--size", "30", "40", "--rounds", "1"]) == 1
+
+
+def test_runtimes_are_compared_with_torch(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(runtimes, "apart", lambda function, *args: max(function(*args), 1))
+    small = {"dim": 8, "num_blocks": [1, 1], "decoder_blocks": [1], "heads": [1, 1]}
+    net = build_network({"type": "UniRain", **small}, "test")
+    write_weights(tmp_path / "w.pth", net.state_dict(), net.architecture)
+    half = lambda weights: lambda x: runtimes.RUNTIMES["torch"][-1](weights)(x) / 2  # noqa: E731
+    monkeypatch.setitem(runtimes.RUNTIMES, "opencv", ("cv2", ".safetensors", half))
+    argv = ["benchmark", "runtimes", "--weights", str(tmp_path / "w.pth"), "--size", "32", "--rounds", "1"]
+    assert cli.main([*argv, "--runtimes", "torchscript", "opencv"]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[4:]]
+    assert [row[0] for row in rows] == ["torch", "torchscript", "opencv"]
+    assert rows[0][2:] == ["0.0e+00", "+0.000", "1.00", "1.00"]
+    assert float(rows[1][2]) < 1e-5 and abs(float(rows[1][3])) < 0.001
+    assert float(rows[2][2]) > 0.1 and float(rows[2][3]) < -3
+
+
+def test_a_runtime_that_is_not_installed_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openvino" else name)
+    assert cli.main(["benchmark", "runtimes", "--runtimes", "openvino f32"]) == 2
+    assert "openvino f32 needs the package openvino, which is not installed" in capsys.readouterr().err
 
 
 def test_weights_has_a_row_for_each_rain(capsys):

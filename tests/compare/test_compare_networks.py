@@ -1,13 +1,18 @@
 """Networks of the registry: loading, padding, what they depend on, and what they cost."""
 
+import sys
+
+import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from tiny_run import TINY_NETWORK
 
+from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.compare.networks import load_network, spec_of
-from unirain_plugin.compare.options import CompareOptions, ModelOptions, SetOptions
+from unirain_plugin.compare.options import CompareOptions, ModelOptions, SetOptions, load_options
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference.loading import build_network
 from unirain_plugin.inference.restoring import restore, restore_tensor
@@ -129,7 +134,7 @@ def test_large_pictures_are_restored_at_the_sizes_that_the_weights_name(tmp_path
 
     def restored(**keys):
         chosen = spec(tmp_path, weights=weights, **keys)
-        return restore(load_network(chosen)[0], image, **vars(chosen.restore_options()))
+        return restore(load_network(chosen)[0], image, **vars(chosen.restoring))
 
     named, alone = restored(), restored(sizes=[])
     np.testing.assert_array_equal(alone, restore(original.eval(), image))
@@ -142,7 +147,7 @@ def test_large_pictures_are_restored_at_the_sizes_that_the_weights_name(tmp_path
 def test_a_model_may_have_its_own_tile(tmp_path):
     model = ModelOptions("m", network=EDSR, untrained=True, tile=128)
     options = CompareOptions("c", [model], [SetOptions("s", lq=tmp_path)], tile=256, precision="bf16")
-    found = spec_of(model, options)
+    found = spec_of(model, options).restoring
     assert (found.tile, found.overlap, found.precision) == (128, 32, "bf16")
 
 
@@ -152,5 +157,60 @@ def test_cost_of_a_network_by_hand(tmp_path):
     weights = 3 * 4 * 9 + 3 * (4 * 4 * 9) + 4 * 3 * 9  # first, two of the block and one behind it, last
     assert counted.multiply_adds == weights * 16 * 16
     assert counted.parameters == weights + 4 * 4 + 3
-    options = spec(tmp_path, EDSR, untrained=True).restore_options()
+    options = spec(tmp_path, EDSR, untrained=True).restoring
     assert seconds(lambda image: restore_tensor(net, image, options), 16, torch.device("cpu")) > 0
+
+
+OWN = """
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from {name}.parts import LEVELS
+
+@ARCH_REGISTRY.register()
+class Brighter_{name}(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.level = torch.nn.Parameter(torch.tensor(1 / 255))
+
+    def forward(self, x):
+        return x + LEVELS * self.level
+"""
+
+
+@pytest.mark.parametrize("place", ["options", "work", "nets"])
+def test_a_network_of_ones_own_is_compared(tmp_path, monkeypatch, place):
+    """Named under ``imports:``, beside the option file, in the working directory, or beside the network's own file."""
+    name = f"my_package_in_{place}"
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for folder in ("options", "work", "nets", "lq", f"{place}/{name}"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    package = tmp_path / place / name
+    (package / "my_net.py").write_text(OWN.format(name=name))
+    cv2.imwrite(str(tmp_path / "lq/a.png"), np.full((16, 16, 3), 100, np.uint8))
+    torch.save({"params": {"level": torch.tensor(1 / 255)}}, tmp_path / "w.pth")
+    network = {"type": f"Brighter_{name}"}
+    content = {
+        "name": "c",
+        "imports": [f"{name}.my_net"],
+        "models": [{"name": "own", "network": network, "weights": str(tmp_path / "w.pth")}],
+        "test_sets": [{"name": "s", "lq": str(tmp_path / "lq"), "gt": str(tmp_path / "lq")}],
+        "metrics": ["psnr"], "output": str(tmp_path / "out"), "cost": {"enabled": False}, "figure": {"enabled": False},
+        "device": "cpu",
+    }  # fmt: skip
+    if place == "nets":
+        (tmp_path / "nets/n.yml").write_text(yaml.safe_dump({"network_g": network, "imports": content.pop("imports")}))
+        content["models"][0]["network"] = str(tmp_path / "nets/n.yml")
+    (tmp_path / "options/c.yml").write_text(yaml.safe_dump(content))
+    for levels in (5, 7):  # changed code is another network, although weights and options are the same
+        (package / "parts.py").write_text(f"LEVELS = {levels}\n")
+        assert cli.main(["compare", "-opt", str(tmp_path / "options/c.yml"), "--quiet"]) == 0
+        assert (cv2.imread(str(tmp_path / "out/pictures/own/s/a.png")) == 100 + levels).all()
+
+
+def test_a_module_that_cannot_be_imported_is_named(tmp_path):
+    (tmp_path / "broken_net.py").write_text("import torch\nraise ValueError('no licence')\n")
+    (tmp_path / "c.yml").write_text("name: c\nimports: [broken_net]\nmodels: [{name: a, weights: default}]\n"
+                                    "test_sets: [{name: s, lq: x}]\n")  # fmt: skip
+    with pytest.raises(OptionError, match=r"'broken_net': ValueError: no licence \(.*broken_net\.py:2\)"):
+        load_options(tmp_path / "c.yml")

@@ -1,9 +1,11 @@
 """Option files of comparisons: read strictly."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from unirain_plugin import __main__ as cli
 from unirain_plugin.compare.options import load_options, parse_options
 from unirain_plugin.errors import OptionError
 
@@ -52,7 +54,12 @@ def test_defaults():
         ({"test_sets": [{**SET, "gt": "y"}]}, "`gt` goes with `lq`"),
         ({"test_sets": [{**SET, "rejected": True}]}, "`rejected` goes with `manifest`"),
         ({"test_sets": [{**SET, "limit": 0}]}, "limit: found 0; expected an integer ≥ 1"),
+        ({"test_sets": [{"name": "s", "manifest": []}]}, r"manifest: found the list \[\]; expected a path or a list"),
         ({"metrics": ["pnsr"]}, r"metrics\[0\]: unknown metric 'pnsr'\. Did you mean 'psnr'\?"),
+        (
+            {"metrics": ["psnr_y"], "protocol": "y-matlab"},
+            "protocol: nothing follows it: `metrics` holds neither",
+        ),
         ({"reference": "inputt"}, r"no model 'inputt'; found input, a\. Did you mean 'input'\?"),
         ({"bootstrap": {"confidence": 95}}, r"confidence: found 95; expected a number ≥ 0\.5 and < 1"),
         ({"figure": {"error_scale": 0}}, "error_scale: found 0; expected a number > 0 and ≤ 1"),
@@ -65,6 +72,23 @@ def test_mistakes_are_named(changes, message):
         parse(**changes)
 
 
-def test_manifest_may_have_a_dataroot():
+def test_a_manifest_may_have_a_dataroot_and_others_beside_it():
     options = parse(test_sets=[{"name": "m", "manifest": "m.jsonl", "dataroot": "pictures", "rain_types": ["drs"]}])
     assert options.test_sets[0].manifest == Path("m.jsonl")
+    options = parse(test_sets=[{"name": "m", "manifest": ["m.jsonl", "n.jsonl"]}])
+    assert options.test_sets[0].manifest == [Path("m.jsonl"), Path("n.jsonl")]
+
+
+def test_public_sets_are_compared_where_they_lie(rainrag_root, tmp_path, monkeypatch, capsys):
+    """Folders NAME/input and NAME/target; a set that lacks a partner is named with it."""
+    opt = str(FILES[0].with_name("public_sets.yml"))
+    options = load_options(opt)
+    assert options.metric_names == ["psnr", "ssim", "psnr@y-matlab", "ssim@y-matlab"]
+    for test_set in options.test_sets:
+        shutil.copytree(rainrag_root / "drs", tmp_path / "datasets/public" / test_set.name)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "-opt", opt, "--dry-run"]) == 0
+    assert "raindrop: 3 images" in capsys.readouterr().out
+    (tmp_path / "datasets/public/raindrop/target/001.png").unlink()
+    assert cli.main(["compare", "-opt", opt, "--dry-run"]) == 2
+    assert "test set 'raindrop': 1 of 3 images of datasets/public/raindrop/input have no" in capsys.readouterr().err

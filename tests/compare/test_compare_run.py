@@ -28,6 +28,7 @@ from unirain_plugin.inference.restoring import restore
 from unirain_plugin.metrics.psnr_ssim import psnr
 
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 1}
+COST = {"size": 16, "rounds": 1, "multiply_adds_size": 16}
 NO_EXTRAS = {"cost": {"enabled": False}, "figure": {"enabled": False}, "device": "cpu"}
 
 
@@ -66,6 +67,12 @@ def compare(data, output, chosen=None, **keys):
     return run(parse_options(option_dict(data, output, chosen, **keys), "c.yml"), bar=False)
 
 
+def command(data, folder, chosen=None, *flags, **keys):
+    """Runs the command on an option file of ``folder``; its exit status."""
+    (folder / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, folder / "out", chosen, **keys)))
+    return cli.main(["compare", "-opt", str(folder / "tiny.yml"), "--quiet", *flags])
+
+
 def statuses(outcome):
     return {model.name: model.status for model in outcome.comparison.models}
 
@@ -80,24 +87,21 @@ def test_scores_are_those_of_the_restored_pictures(data, tmp_path):
     results = {(r.model, r.image): r for r in outcome.comparison.results}
     assert len(results) == 16
     assert results["finished", "nrd/001"].metrics["psnr"] == pytest.approx(20 * np.log10(255 / 5))
-    lq = Source(str(data / "test/drs/input/000.png")).picture()
-    gt = Source(str(data / "test/drs/target/000.png")).picture()
+    lq = Source(str(data / "test/drs/input/000.png")).pixels()
+    gt = Source(str(data / "test/drs/target/000.png")).pixels()
     expected = restore(load(data / "ours.safetensors", device="cpu"), lq)
-    stored = Source(str(tmp_path / "pictures/ours/test/drs/000.png")).picture()
+    stored = Source(str(tmp_path / "pictures/ours/test/drs/000.png")).pixels()
     assert np.array_equal(stored, expected)
     assert results["ours", "drs/000"].metrics["psnr"] == psnr(expected, gt)
     assert results["input", "drs/000"].metrics["psnr"] == psnr(lq, gt)
-    pictures = outcome.comparison.pictures("test", "drs/000")
-    assert list(pictures) == ["input", "ours", "EDSR", "finished", "gt"]
-    assert np.array_equal(pictures["ours"], expected) and np.array_equal(pictures["gt"], gt)
+    arrays = outcome.comparison.arrays("test", "drs/000")
+    assert list(arrays) == ["input", "ours", "EDSR", "finished", "gt"]
+    assert np.array_equal(arrays["ours"], expected) and np.array_equal(arrays["gt"], gt)
 
 
 def test_the_command_writes_everything(data, tmp_path, capsys):
     chosen = [*models(data), {"name": "new", "network": EDSR, "untrained": True}]
-    options = option_dict(data, tmp_path / "out", chosen, cost={"size": 16, "rounds": 1, "multiply_adds_size": 16})
-    options["figure"] = {"crop": 16}
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(options))
-    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 0
+    assert command(data, tmp_path, chosen, cost=COST, figure={"crop": 16}) == 0
     out = tmp_path / "out"
     text = capsys.readouterr().out
     assert text.startswith((out / "tables.md").read_text()) and "| finished | **34.15** /" in text
@@ -118,9 +122,7 @@ def test_one_perfect_image_does_not_hide_the_others(data, tmp_path, capsys):
     shutil.copytree(data / "finished", perfect)
     shutil.copy(data / "test/drs/target/000.png", perfect / "drs/000_r.png")
     chosen = [{**models(data)[2], "name": "copied", "results": str(perfect)}, models(data)[2]]
-    options = option_dict(data, tmp_path / "out", chosen, figure={"crop": 16}, metrics=["psnr"])
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(options))
-    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 0
+    assert command(data, tmp_path, chosen, figure={"crop": 16}, metrics=["psnr"]) == 0
     out, note = tmp_path / "out", "copied: PSNR of 1 of 2 images of DRS."
     table = (out / "tables.md").read_text()
     assert note in table and note in capsys.readouterr().out and "∞" not in table
@@ -133,10 +135,10 @@ def test_one_perfect_image_does_not_hide_the_others(data, tmp_path, capsys):
 
 
 def test_a_rerun_computes_nothing_again(data, tmp_path, monkeypatch):
-    first = compare(data, tmp_path, cost={"size": 16, "rounds": 1, "multiply_adds_size": 16})
+    first = compare(data, tmp_path, cost=COST)
     before, lines = files_of(tmp_path), (tmp_path / "results.jsonl").read_text()
     monkeypatch.setattr(networks, "_serve", crashing_networks.leaving)  # whoever starts a network fails
-    again = compare(data, tmp_path, cost={"size": 16, "rounds": 1, "multiply_adds_size": 16})
+    again = compare(data, tmp_path, cost=COST)
     assert files_of(tmp_path) == before and (tmp_path / "results.jsonl").read_text() == lines
     assert again.comparison.results == first.comparison.results
     assert again.comparison.models == first.comparison.models
@@ -230,8 +232,7 @@ def test_unfit_models_say_so_and_the_others_finish(data, tmp_path, capsys):
         models(data)[2],
     ]
     out = tmp_path / "out"
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, out, chosen)))
-    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 1
+    assert command(data, tmp_path, chosen) == 1
     captured = capsys.readouterr()
     status = {m["name"]: m["status"] for m in json.loads((out / "summary.json").read_text())["models"]}
     assert "made for another network" in status["foreign"] and "conv_first.weight (4, 3, 3, 3)" in status["foreign"]
@@ -277,8 +278,7 @@ def test_an_image_above_the_limit_is_named_and_the_others_go_on(data, tmp_path):
 
 def test_a_full_disk_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(networks, "_serve", crashing_networks.full_disk)
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out", models(data)[::2])))
-    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 2
+    assert command(data, tmp_path, models(data)[::2]) == 2
     captured = capsys.readouterr()
     assert captured.err == "error: 001.png: cannot be written: No space left on device.\n" and captured.out == ""
     records = [json.loads(line)["key"] for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
@@ -290,8 +290,7 @@ def test_a_full_disk_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys):
 def test_an_output_that_cannot_be_written_is_one_line(data, tmp_path, capsys, obstacle):
     path = tmp_path / obstacle
     path.mkdir(parents=True) if "/" in obstacle else path.write_bytes(b"")
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out", models(data)[2:])))
-    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 2
+    assert command(data, tmp_path, models(data)[2:]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: cannot be written: ") and error.count("\n") == 1
 
@@ -323,7 +322,7 @@ def test_test_sets_without_clean_pictures(data, tmp_path):
     outcome = compare(data, tmp_path, models(data)[:1], test_sets=test_sets)
     assert statuses(outcome) == {"input": "ok", "ours": "ok"}
     assert all(r.metrics == {} for r in outcome.comparison.results)
-    assert list(outcome.comparison.pictures("real", "000")) == ["input", "ours"]
+    assert list(outcome.comparison.arrays("real", "000")) == ["input", "ours"]
 
 
 def test_two_runs_do_not_meet(data, tmp_path, capsys):
@@ -331,11 +330,10 @@ def test_two_runs_do_not_meet(data, tmp_path, capsys):
 
     out = tmp_path / "out"
     out.mkdir()
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, out, [models(data)[2]])))
     handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:
-        assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]) == 2
+        assert command(data, tmp_path, [models(data)[2]]) == 2
     finally:
         os.close(handle)
     assert "another run is working in this folder" in capsys.readouterr().err
@@ -363,14 +361,9 @@ def test_a_metric_that_fails_once_is_told_and_tried_anew(data, tmp_path, monkeyp
     assert second.summaries[0].values["ours"]["mean"]["niqe"] is not None
 
 
-def test_dry_run_names_missing_files(data, tmp_path, capsys):
-    chosen = [models(data)[0], {"name": "gone", "weights": str(tmp_path / "gone.pth")}]
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out", chosen)))
-    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--dry-run"]) == 1
-    assert "gone: weights: there is no" in capsys.readouterr().err
-
-
 def test_dry_run(data, tmp_path, capsys):
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, tmp_path / "out")))
-    assert cli.main(["compare", "-opt", str(tmp_path / "tiny.yml"), "--dry-run"]) == 0
+    assert command(data, tmp_path, None, "--dry-run") == 0
     assert "test: 4 images" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    gone = {"name": "gone", "weights": str(tmp_path / "gone.pth")}
+    assert command(data, tmp_path, [models(data)[0], gone], "--dry-run") == 1
+    assert "gone: weights: there is no" in capsys.readouterr().err

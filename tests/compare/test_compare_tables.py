@@ -48,14 +48,10 @@ def test_markdown_marks_best_and_second_of_the_contestants():
     ]
 
 
-def with_perfect_images():
-    return replace(summary(**VALUES), left_out={"ours": {"drs": {"psnr": 2}, "nrd": {"lpips": 1}}})
-
-
 def test_what_the_means_leave_out_is_told_under_every_table():
     rule = "Means leave out values that are infinite (PSNR of an image equal to the clean one) or missing: "
     note = f"{rule}ours: PSNR of 2 of 3 images of DRS; ours: LPIPS of 1 of 2 images of NRD."
-    perfect = with_perfect_images()
+    perfect = replace(summary(**VALUES), left_out={"ours": {"drs": {"psnr": 2}, "nrd": {"lpips": 1}}})
     assert tables.markdown_set(perfect, list(VALUES), METRICS).splitlines()[2].endswith(f"a value. {note}")
     assert f"second best underlined. {note}}}" in tables.latex_set(perfect, ["ours"], METRICS)
     assert tables.latex_set(perfect, ["other|x"], METRICS).count("Means leave out") == 0
@@ -63,12 +59,6 @@ def test_what_the_means_leave_out_is_told_under_every_table():
     assert "Over the images that have a finite value of both." in intervals
     text = tables.markdown_overview([perfect, summary("B", **VALUES)], ["ours"], {"psnr": True})
     assert f"of each test set. {rule}ours: PSNR of 2 of 3 images of Rain_1, DRS.\n" in text
-
-
-def test_average_over_test_sets_is_that_of_the_finite_means():
-    perfect = {model: [(math.inf, 0.0)] * 4 for model in ("ours", "other|x")}
-    text = tables.markdown_overview([summary(**VALUES), summary("B", **perfect)], ["ours", "other|x"], {"psnr": True})
-    assert "| ours | **27.56** | **∞** | **27.56** |" in text
 
 
 def test_latex_has_the_papers_groups_of_columns():
@@ -95,20 +85,31 @@ def test_intervals():
     assert text.splitlines()[-1] == "| ours | **+1.50 [+1.25, +1.75]** | -0.0100 [-0.0300, +0.0100] |"
 
 
-def test_overview_averages_over_test_sets():
-    second = {model: [(value + 2, None) for value, _ in column] for model, column in VALUES.items()}
-    text = tables.markdown_overview([summary(**VALUES), summary("B", **second)], ["ours", "other|x"], {"psnr": True})
-    assert text.splitlines()[-2:] == [
-        "| ours | **27.56** | **29.56** | **28.56** |",
-        "| other\\|x | <u>27.00</u> | <u>29.00</u> | <u>28.00</u> |",
-    ]
+OURS = ["ours", "other|x"]
 
 
-def test_overview_averages_where_a_metric_has_values():
-    real = {model: [(None, 0.5)] * 4 for model in ("ours", "other|x")}
-    text = tables.markdown_overview([summary(**VALUES), summary("B", **real)], ["ours", "other|x"], METRICS)
-    assert "| ours | **27.56** / 0.2500 | – / **0.5000** | **27.56** / 0.3750 |" in text
-    assert "| other\\|x | <u>27.00</u> / – | – / **0.5000** | <u>27.00</u> / – |" in text
+@pytest.mark.parametrize(
+    ("second", "metrics", "lines"),
+    [
+        (
+            {model: [(value + 2, None) for value, _ in column] for model, column in VALUES.items()},
+            {"psnr": True},
+            ["| ours | **27.56** | **29.56** | **28.56** |",
+             "| other\\|x | <u>27.00</u> | <u>29.00</u> | <u>28.00</u> |"],
+        ),
+        (
+            dict.fromkeys(OURS, [(None, 0.5)] * 4),
+            METRICS,
+            ["| ours | **27.56** / 0.2500 | – / **0.5000** | **27.56** / 0.3750 |",
+             "| other\\|x | <u>27.00</u> / – | – / **0.5000** | <u>27.00</u> / – |"],
+        ),
+        (dict.fromkeys(OURS, [(math.inf, 0.0)] * 4), {"psnr": True}, ["| ours | **27.56** | **∞** | **27.56** |"]),
+    ],
+    ids=["average", "where there are values", "of the finite means"],
+)  # fmt: skip
+def test_overview_averages_over_test_sets(second, metrics, lines):
+    text = tables.markdown_overview([summary(**VALUES), summary("B", **second)], OURS, metrics)
+    assert set(lines) <= set(text.splitlines())
 
 
 def test_costs_state_the_convention():
@@ -161,3 +162,16 @@ def test_json_is_strict():
     content = {"a": math.inf, "b": [math.nan, 1.5], "c": summary(**VALUES)}
     text = json.dumps(_plain(content), allow_nan=False)
     assert json.loads(text)["a"] == "inf" and json.loads(text)["c"]["intervals"]["ours"]["psnr"]["low"] == 1.25
+
+
+def test_captions_name_the_protocols_of_their_metrics():
+    names = {"psnr": True, "psnr@y-matlab": True, "psnr_y": True, "lpips": False}
+    values = {"ours": {group: dict.fromkeys(names, 0.5) for group in GROUPS}}
+    found = SetSummary("S", GROUPS, dict.fromkeys(GROUPS, 2), values, {})
+    text = tables.markdown_set(found, ["ours"], names, "raindrop")
+    first, second = (line for line in text.splitlines() if "↑" in line)
+    assert "PSNR: protocol raindrop, sides cut to multiples of 4" in first and "flat window of 7 × 7" in first
+    assert "PSNR@y-matlab: protocol y-matlab, no border cropped; PSNR and SSIM on MATLAB's Y (16 to 235), ro" in first
+    assert "PSNR-Y: protocol y-basicsr, " in second and "raindrop" not in second
+    assert "protocol raindrop, sides" in tables.markdown_overview([found, found], ["ours"], names, "raindrop")
+    assert r"window of 7 $\times$ 7" in tables.latex_set(found, ["ours"], names, "raindrop")

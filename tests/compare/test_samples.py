@@ -1,6 +1,7 @@
 """Test sets of every kind: what is listed, and what is wrong with a broken one."""
 
 import hashlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -26,12 +27,12 @@ def check_first(tmp_path, **keys):
         return check_sample(listed(tmp_path, **keys)[0], journal)
 
 
-def write_lmdb(path, pictures):
+def write_lmdb(path, arrays):
     prepare_import()
     from basicsr.utils.lmdb_util import LmdbMaker
 
     maker = LmdbMaker(str(path), map_size=2**24)
-    for key, file in pictures.items():
+    for key, file in arrays.items():
         maker.put(file.read_bytes(), key, cv2.imread(str(file)).shape)
     maker.close()
 
@@ -41,7 +42,7 @@ def test_rainrag_root(rainrag_root, tmp_path):
     assert [s.image for s in samples[:4]] == ["drs/000", "drs/001", "drs/002", "drd/000"]
     assert len(samples) == 12 and samples[-1].rain_type == "nrd" and samples[-1].stem == "002"
     expected = cv2.imread(str(rainrag_root / "drs/input/000.png"))[..., ::-1]
-    assert np.array_equal(samples[0].lq.picture(), expected)
+    assert np.array_equal(samples[0].lq.pixels(), expected)
     few = listed(tmp_path, dataroot=rainrag_root, rain_types=["nrs", "drs"], limit=1)
     assert [s.image for s in few] == ["nrs/000", "drs/000"]
 
@@ -53,10 +54,13 @@ def test_folders(rainrag_root, tmp_path):
     assert all(s.gt is None and s.rain_type is None for s in listed(tmp_path, lq=folder / "input"))
 
 
-def test_a_missing_clean_picture_is_named(rainrag_root, tmp_path):
+@pytest.mark.parametrize(("side", "other"), [("input", "target"), ("target", "input")])
+def test_images_without_a_partner_are_named(rainrag_root, tmp_path, side, other):
     folder = rainrag_root / "drd"
-    (folder / "target/001.png").rename(folder / "target/0011.png")
-    with pytest.raises(DataError, match=r"1 of 3 images of .*input have no clean image .*: 001\. Did you mean"):
+    for name in ("001.png", "002.png"):
+        (folder / other / name).unlink()
+    message = f"test set 's': 2 of 3 images of .*{side} have no partner of their name in .*{other}: 001, 002"
+    with pytest.raises(DataError, match=message):
         listed(tmp_path, lq=folder / "input", gt=folder / "target")
 
 
@@ -76,7 +80,7 @@ def test_lmdb_pairs_are_those_of_the_folder(rainrag_root, tmp_path):
     from_lmdb = listed(tmp_path, lq=tmp_path / "input.lmdb", gt=tmp_path / "target.lmdb")
     assert [s.image for s in from_lmdb] == [s.image for s in from_files]
     for one, other in zip(from_lmdb, from_files, strict=True):
-        assert one.lq.digest() == other.lq.digest() and np.array_equal(one.gt.picture(), other.gt.picture())
+        assert one.lq.digest() == other.lq.digest() and np.array_equal(one.gt.pixels(), other.gt.pixels())
 
 
 def test_root_of_lmdbs(rainrag_root, tmp_path):
@@ -107,7 +111,26 @@ def test_manifest_takes_what_was_kept(rainrag_root, tmp_path):
     moved = tmp_path / "pairs.jsonl"
     manifest.rename(moved)
     samples = listed(tmp_path, manifest=moved, dataroot=rainrag_root)
-    assert samples[0].lq.picture().shape == (48, 56, 3)
+    assert samples[0].lq.pixels().shape == (48, 56, 3)
+
+
+def test_several_manifests(rainrag_root, tmp_path):
+    """Paths are relative to each; a pair that is named again counts once, and they may not disagree."""
+    for rain_type, paths in (("drs", (0, 1)), ("nrd", (0,))):
+        records = [ManifestRecord(f"input/{i:03d}.png", f"target/{i:03d}.png", rain_type) for i in paths]
+        write_manifest(rainrag_root / rain_type / "m.jsonl", records)
+    again = ManifestRecord("drs/input/001.png", "drs/target/001.png", "drs")
+    write_manifest(rainrag_root / "m.jsonl", [again])
+    manifests = [rainrag_root / name for name in ("m.jsonl", "drs/m.jsonl", "nrd/m.jsonl")]
+    samples = listed(tmp_path, manifest=manifests)
+    assert [s.image for s in samples] == ["drs/input/001", "drs/input/000", "nrd/input/000"]
+    assert [s.rain_type for s in samples] == ["drs", "drs", "nrd"]
+    assert samples[2].gt.read() == (rainrag_root / "nrd/target/000.png").read_bytes()
+    assert [s.rain_type for s in listed(tmp_path, manifest=manifests, rain_types=["nrd"])] == ["nrd"]
+    write_manifest(rainrag_root / "m.jsonl", [replace(again, gt="drs/target/000.png")])
+    message = r"drs/m\.jsonl: .*drs/input/001\.png: its clean image is .*001\.png' here and .*000\.png' in .*m\.jsonl"
+    with pytest.raises(DataError, match=message):
+        listed(tmp_path, manifest=manifests)
 
 
 def test_rendered_set_is_made_once_and_belongs_to_its_settings(tmp_path):
@@ -130,7 +153,7 @@ def test_missing_folder(tmp_path):
 
 def test_checked_sample(rainrag_root, tmp_path):
     checked = check_first(tmp_path, dataroot=rainrag_root)
-    assert checked.size == (48, 56) and checked.key == ("s", "drs/000")
+    assert checked.size == (48, 56) and checked.sample.key == ("s", "drs/000")
     assert checked.lq == hashlib.sha256((rainrag_root / "drs/input/000.png").read_bytes()).hexdigest()
 
 
@@ -176,4 +199,4 @@ def test_sixteen_bits_and_alpha_are_read_as_the_toolbox_does(tmp_path):
     deep = np.random.default_rng(0).integers(0, 2**16, (8, 9, 4), dtype=np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), deep)
     expected = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_COLOR)[..., ::-1]
-    assert np.array_equal(Source(str(tmp_path / "a.png")).picture(), expected)
+    assert np.array_equal(Source(str(tmp_path / "a.png")).pixels(), expected)

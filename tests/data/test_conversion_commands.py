@@ -91,19 +91,6 @@ def test_long_names_and_names_that_become_equal_are_cut(tmp_path):
     assert len(DistilledMixedPairedDataset({"name": "c", "phase": "val", "dataroot": str(tmp_path / "out")})) == 12
 
 
-def test_a_full_disk_is_told_with_the_files_name(tmp_path, rainrag_root, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    cut(rainrag_root, tmp_path / "cut")
-    next((tmp_path / "cut").rglob("*.png")).unlink()
-    before = sorted((tmp_path / "cut").rglob("*"))
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(DataError, match=r"_s00.\.png: cannot be written: No space left"):
-        cut(rainrag_root, tmp_path / "cut")
-    assert sorted((tmp_path / "cut").rglob("*")) == before
-
-
 def test_bad_pairs_are_named(tmp_path):
     write_pair(tmp_path / "data", "drs", "a.png", encode(picture(40, 40)), encode(picture(40, 48)))
     with pytest.raises(DataError, match=r"a.png is 40×40 .* is 40×48"):

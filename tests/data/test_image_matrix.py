@@ -1,19 +1,28 @@
 """Every arrangement of samples comes back with the values it stands for, in restoring and training, or is refused."""
 
 import io
+import json
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
-from image_matrix import all_cells
+from data_pictures import write_pair
+from image_matrix import HEIGHT, WIDTH, all_cells, png
 from PIL import Image
 
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
+from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.names import make_key
+from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.images import read_image, write_image
+from unirain_plugin.preparation.command import create_lmdb, index_dataset
 
 CELLS = all_cells()
+ENDINGS = {"jpeg": "jpg", "pnm": "ppm", "tiff": "tif"}
 by_container = pytest.mark.parametrize("container", sorted({name.partition("-")[0] for name in CELLS}))
 
 
@@ -39,6 +48,49 @@ def test_values_are_right_in_restoring_and_in_training(tmp_path, container):
         trained = EncodedImage(data, "a", CONVERSIONS).decode()[..., ::-1]
         colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
         assert np.abs(trained - colours / (257 if pixels.dtype == np.uint16 else 1)).max() <= 1, name
+
+
+def pairs_of(container, folder):
+    """Some 20 of the cells as both sides of pairs in RainRAG's layout."""
+    cells = list(cells_of(container).items())
+    cells = dict(cells[:: max(1, len(cells) // 20)])
+    for name, (data, _) in cells.items():
+        write_pair(folder, "drs", f"{name}.{ENDINGS.get(container, container)}", data, data)
+    return cells
+
+
+@by_container
+@pytest.mark.parametrize("stored", [[], ["--seekable"], ["--recompress", "png"]], ids=" ".join)
+def test_values_are_the_same_through_lmdbs(tmp_path, container, stored):
+    cells = pairs_of(container, tmp_path / "data")
+    where = ["--dataroot", str(tmp_path / "data"), "--output", str(tmp_path / "lmdb"), "--workers", "1"]
+    assert create_lmdb([*where, *stored, "--convert", *CONVERSIONS]) == 0
+    options = {"name": "m", "phase": "train", "gt_size": 40, "convert": list(CONVERSIONS), "seed": 1}
+    data = DistilledMixedPairedDataset(
+        options | {"dataroot": str(tmp_path / "lmdb"), "io_backend": {"type": "lmdb"}, "phase": "val"}
+    )
+    found = {item["lq_path"].split("lq.lmdb/drs/input/")[1]: item["lq"] for item in data}
+    close_environments()
+    assert len(found) == len(cells)
+    for name, (content, _) in cells.items():
+        expected = EncodedImage(content, name, CONVERSIONS).decode()[..., ::-1]
+        assert np.array_equal((found[make_key(f"{name}.x")] * 255).round().numpy().transpose(1, 2, 0), expected), name
+
+
+@by_container
+def test_an_index_takes_the_same_images(tmp_path, container):
+    cells = pairs_of(container, tmp_path / "data")
+    refused = {f"refused/{name}": cell for name, cell in list(cells_of(container, refused=True).items())[::9]}
+    for name, (content, _) in refused.items():
+        write_pair(tmp_path / "data", "drs", f"{name}.tif", content, content)
+    where = ["--root", str(tmp_path / "data"), "--output", str(tmp_path / "m.jsonl"), "--workers", "1"]
+    options = ["--layout", "rainrag", "--on-error", "skip", "--allow-dry"]
+    assert index_dataset([*where, *options, "--convert", *CONVERSIONS]) == 0
+    records = list(read_manifest(tmp_path / "m.jsonl"))
+    assert len(records) == len(cells) and {record.size for record in records} == {(21, 40)}
+    report = json.loads((tmp_path / "m.jsonl.report.json").read_text())
+    assert report["problems_by_kind"] == ({"unreadable": len(refused)} if refused else {})
+    assert all(problem["message"].partition(": ")[2].startswith("holds ") for problem in report["problems"])
 
 
 def test_what_has_no_certain_meaning_is_refused_by_name(tmp_path):
@@ -81,6 +133,19 @@ def test_without_a_request_no_kind_is_converted():
                        ("tiff-CMYK-raw", "CMYK"), ("tiff-miniswhite-8-contig-strips-zlib", "grey")):  # fmt: skip
         with pytest.raises(DataError, match=kind):
             EncodedImage(CELLS[name][0], "a")
+
+
+@pytest.mark.parametrize("bits", [1, 8, 16])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_whose_data_ends_early_is_told(tmp_path, bits, interlaced):
+    size = (WIDTH, HEIGHT)
+    data = bytearray(png(bits, 0, [bytes(-(-WIDTH * bits // 8))] * (HEIGHT - 1), size=size))
+    data[28] = interlaced
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data)
+    for read in (read_image, lambda path: EncodedImage(path.read_bytes(), str(path), CONVERSIONS).decode()):
+        with pytest.raises(DataError, match=r"a\.png: the (PNG's data ends early: it inf|image cannot be decoded)"):
+            read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("part", [0.5, 0.9])

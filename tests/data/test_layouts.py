@@ -54,6 +54,13 @@ TREES = {
     "weatherbench": [("rain/train/input/1.png", "rain/train/target/1.png", "drs"),
                      ("snow/train/input/1.png", "snow/train/target/1.png", "snow")],
     "uav-rain1k": [("train/input/1.png", "train/target/1.png", "drd")],
+    "snow100k": [("all/synthetic/a_1.jpg", "all/gt/a_1.jpg", "snow"),
+                 ("media/Snow100K-L/synthetic/b.jpg", "media/Snow100K-L/gt/b.jpg", "snow")],
+    "csd": [("Train/Snow/1.tif", "Train/Gt/1.tif", "snow"), ("Test/Snow/1.tif", "Test/Gt/1.tif", "snow")],
+    "reside": [("ITS/hazy/1_1_0.90179.png", "ITS/clear/1.png", "haze"),
+               ("OTS/hazy/0005_0.8_0.2.jpg", "OTS/clear/0005.jpg", "haze"),
+               ("SOTS/indoor/hazy/1400_1.png", "SOTS/indoor/gt/1400.png", "haze"),
+               ("SOTS/outdoor/hazy/0001_0.8_0.2.jpg", "SOTS/outdoor/gt/0001.png", "haze")],
 }  # fmt: skip
 
 

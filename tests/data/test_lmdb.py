@@ -110,25 +110,6 @@ def test_the_level_of_recompression_is_that_of_png_sources_too(tmp_path):
     assert torch.equal(build(folders[1], "val")[0]["lq"], build(tmp_path / "data", "val", "disk")[0]["lq"])
 
 
-def test_a_full_disk_is_told_with_the_lmdbs_name_and_the_same_command_goes_on(rainrag_root, tmp_path, monkeypatch):
-    class Full:
-        def __getattr__(self, name):
-            return getattr(environment, name)
-
-        def begin(self, write=False, **options):
-            if write:
-                raise lmdb.Error("mdb_txn_commit: No space left on device")
-            return environment.begin(**options)
-
-    opened = lmdb.open
-    with monkeypatch.context() as patch:
-        environment = opened(str(tmp_path / "other"))
-        patch.setattr(lmdbs.lmdb, "open", lambda *_, **__: Full())
-        with pytest.raises(DataError, match=r"drs/\.lq\.lmdb\.partial: cannot be written: .*No space left.*goes on"):
-            make(rainrag_root, tmp_path / "out")
-    make(rainrag_root, tmp_path / "out", "--verify")
-
-
 def test_manifest_keys_types_and_keep(rainrag_root, tmp_path):
     records = [
         ManifestRecord(f"rainrag/{t}/input/00{n}.png", f"rainrag/{t}/target/00{n}.png", t, "syn", keep=n != 1)

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from data_pictures import encode_pil, picture
@@ -25,6 +26,7 @@ def test_image_is_upright_in_size_pixels_and_rows(kind, orientation):
     assert image_shape(data, "x") == (*size, 3)
     for pixels in (image.decode(), EncodedImage(data, "x", convert=["exif"]).decode_rows(size[0])):
         np.testing.assert_allclose(pixels, upright, atol=2 if kind == "JPEG" else 0)
+    assert np.array_equal(image.decode(), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
     top = EncodedImage(data, "x", convert=["exif"]).decode_rows(20)
     np.testing.assert_allclose(top[:20], upright[:20], atol=2 if kind == "JPEG" else 0)
 

@@ -1,10 +1,12 @@
 """The mixture of an epoch, counted."""
 
+import pickle
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.pairs import Pair, PairTable
 from unirain_plugin.data.sampling import MAX_EPOCHS, SamplePlan
 from unirain_plugin.errors import OptionError
@@ -147,3 +149,14 @@ def test_table_keeps_strange_names():
     assert pairs[0] == original and pairs[1] == Pair("x", "y", "drs")
     with pytest.raises(IndexError):
         pairs[2]
+
+
+def test_a_sample_index_is_an_int_that_survives_pickling():
+    index = pickle.loads(pickle.dumps(SampleIndex(7, draw=12)))
+    assert index == 7 and [*range(10)][index] == 7
+    assert type(index) is SampleIndex and index.draw == 12
+
+
+def test_negative_draw_is_refused():
+    with pytest.raises(ValueError, match="draw must be 0 or more, found -1"):
+        SampleIndex(0, -1)

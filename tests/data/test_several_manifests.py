@@ -1,12 +1,22 @@
 """``manifest: [a.jsonl, b.jsonl]``: paths relative to each; what they say of one image must agree."""
 
+import logging
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
-from unirain_plugin.data.manifest import ManifestRecord, write_manifest
-from unirain_plugin.errors import DataError
+from unirain_plugin.data.manifest import ManifestRecord, read_manifest, read_manifests, write_manifest
+from unirain_plugin.data.sources import close_environments
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.options import check_options
+from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.preparation.command import create_lmdb, extract_subimages, generate_meta_info, index_dataset
+from unirain_plugin.preparation.layouts import public_layouts
+from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.support.resources import options_root
 
 
 @pytest.fixture()
@@ -35,3 +45,80 @@ def test_manifests_that_disagree_on_a_file_are_named(manifests, tmp_path):
     options = {"name": "t", "phase": "val", "manifest": [manifests[0], str(tmp_path / "more.jsonl")]}
     with pytest.raises(DataError, match=r"more\.jsonl: lq\.png: its rain type is 'nrs' here and 'drs' in .*set1"):
         DistilledMixedPairedDataset(options)
+
+
+def test_an_image_that_two_manifests_name_counts_once(manifests, tmp_path):
+    write_manifest(tmp_path / "again.jsonl", [ManifestRecord("set1/lq.png", "set1/gt.png", "drs", "x")])
+    records = list(read_manifests([*manifests, str(tmp_path / "again.jsonl")]))
+    assert [(r.lq, r.gt, r.source) for r in records] == [
+        ("lq.png", "gt.png", "source1"),
+        ("../set2/lq.png", "../set2/gt.png", "source2"),
+    ]
+
+
+def test_keys_of_lmdbs_are_the_same_for_all_manifests_but_of_one_type_each(manifests):
+    assert [r.lq for r in read_manifests(manifests, files=False)] == ["lq.png", "lq.png"]
+
+
+def test_lmdbs_and_sub_images_are_made_of_several(manifests, tmp_path):
+    assert create_lmdb(["--manifest", *manifests, "--output", str(tmp_path / "lmdb"), "--workers", "1"]) == 0
+    options = {"dataroot": str(tmp_path / "lmdb"), "io_backend": {"type": "lmdb"}, "name": "t", "phase": "val"}
+    data = DistilledMixedPairedDataset(options | {"manifest": str(tmp_path / "lmdb/manifest.jsonl")})
+    assert [round(float(item["lq"].mean()) * 255) for item in data] == [10, 20]
+    close_environments()
+    assert extract_subimages(["--manifest", *manifests, "--output", str(tmp_path / "cut"), "--workers", "1"]) == 0
+    assert {r.rain_type for r in read_manifest(tmp_path / "cut/manifest.jsonl")} == {"drs", "snow"}
+
+
+@pytest.mark.parametrize("command", [create_lmdb, extract_subimages, generate_meta_info])
+def test_commands_name_manifests_that_disagree(manifests, tmp_path, command):
+    write_manifest(tmp_path / "more.jsonl", [ManifestRecord("set1/lq.png", "set2/gt.png", "drs", "x")])
+    arguments = ["--manifest", manifests[0], str(tmp_path / "more.jsonl"), "--output", str(tmp_path / "out")]
+    with pytest.raises(DataError, match=r"lq\.png: its clean image is '../set2/gt\.png' here and 'gt\.png' in .*set1"):
+        command(arguments)
+
+
+def test_index_adds_to_a_manifest(tmp_path):
+    for name in ("rain-1.png", "norain-1.png", "rain-2.png", "norain-2.png"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "a" / name), np.full((8, 8, 3), 10 * len(name) + int(name[-5]), np.uint8))
+    output = tmp_path / "m.jsonl"
+    write_manifest(output, [ManifestRecord("a/rain-1.png", "a/norain-1.png", "drs", "x", keep=False)])
+    arguments = ["--layout", "rain100l", "--root", str(tmp_path / "a"), "--output", str(output), "--workers", "1"]
+    with pytest.raises(OptionError, match="this file exists; name another, or give --overwrite or --append"):
+        index_dataset(arguments)
+    for _ in range(2):
+        assert index_dataset([*arguments, "--append"]) == 0
+        found = [(r.lq, r.source, r.keep) for r in read_manifest(output)]
+        assert found == [("a/rain-1.png", "x", False), ("a/rain-2.png", "rain100l", None)]
+    with pytest.raises(DataError, match=r"a/rain-1\.png: its rain type is 'nrs' here and 'drs' in .*m\.jsonl"):
+        index_dataset([*arguments, "--append", "--rain-type", "nrs"])
+    assert len(list(read_manifest(output))) == 2
+
+
+def test_missing_manifests_stop_or_are_told(manifests, monkeypatch):
+    options = {"name": "mix", "phase": "val", "manifest": [*manifests, "/gone/a.jsonl", "/gone/b.jsonl"]}
+    with pytest.raises(DataError, match=r"/gone/a\.jsonl: the manifest cannot be read"):
+        DistilledMixedPairedDataset(options)
+    told = []
+    monkeypatch.setattr(logging.getLogger("basicsr"), "warning", told.append)
+    assert len(DistilledMixedPairedDataset(options | {"missing_manifests": "skip"})) == 2
+    assert told == ["mix: 2 of 4 manifests are missing and left out: /gone/a.jsonl, /gone/b.jsonl."]
+    with pytest.raises(DataError, match=r"mix: none of the 1 manifests is there: /gone/a\.jsonl"):
+        DistilledMixedPairedDataset(options | {"missing_manifests": "skip", "manifest": ["/gone/a.jsonl"]})
+
+
+def test_the_papers_mixture_names_every_layout_of_rain(tmp_path, monkeypatch):
+    document = read_option_file(options_root() / "train/train_UniRain_mixture.yml")
+    named = {Path(path).stem for path in document.opt["datasets"]["train"]["manifest"]}
+    types = {name: {part.rain_type for part in layout.parts} for name, layout in public_layouts().items()}
+    told = {None, "{kind}", *RAIN_TYPES}
+    assert named == {name for name, of_layout in types.items() if of_layout & told}
+    monkeypatch.chdir(tmp_path)
+    write_manifest("datasets/spa.jsonl", [ManifestRecord("a", "b", rain_type) for rain_type in RAIN_TYPES])
+    write_manifest("datasets/raindrop-test.jsonl", [ManifestRecord("a", "b", "drd")])
+    missing = [text for text in check_options(document.opt) if "are missing and left out: datasets/" in text]
+    assert len(missing) == 2 and "datasets.train.manifest: 21 are missing" in missing[0]
+    (tmp_path / "datasets/spa.jsonl").unlink()
+    with pytest.raises(OptionError, match=r"there is no file 'datasets/rainrag\.jsonl'"):
+        check_options(document.opt)

@@ -39,6 +39,17 @@ def test_other_rain_on_the_same_scene_is_no_duplicate():
     assert find_duplicates_among(items) == [-1] * 24
 
 
+def test_other_rain_and_other_scenes_are_told_apart_without_reading_files():
+    scene, rain = np.random.default_rng(0).integers(-60, 60, (2, 32, 32)).astype(np.int8)
+    planes = np.stack([[scene, rain], [scene, rain // 2], [scene + 30, rain]])
+    digests, keys = np.arange(6, dtype=np.uint64).reshape(3, 2), np.zeros((3, 10), np.uint32)
+
+    def load(number):
+        raise AssertionError(f"file {number} is read")
+
+    assert find_duplicates(keys, digests, planes.__getitem__, load).tolist() == [-1, -1, -1]
+
+
 def shift(image, pixels):
     return np.roll(image, pixels, axis=1)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unirain_plugin.distill.records import remembered
+from unirain_plugin.distill.records import remembered, thumbnail
 from unirain_plugin.distill.voters.frame import block_means, quantile
 from unirain_plugin.distill.voters.rain_layer import _evenness
 from unirain_plugin.distill.voters.tones import BINS, _equal_parts, _mist
@@ -24,6 +24,13 @@ def test_block_means(dtype, size):
     rows, columns = 50 // size, 37 // size
     wanted = plane[: rows * size, : columns * size].reshape(rows, size, columns, size).astype(float).mean(axis=(1, 3))
     np.testing.assert_allclose(means, wanted, rtol=1e-6)
+
+
+def test_thumbnails_average_what_they_shrink():
+    image = np.random.default_rng(3).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    means = image.reshape(8, 8, 8, 12, 3).astype(float).mean(axis=(1, 3))
+    np.testing.assert_allclose(thumbnail(image, 8), means, atol=0.51)
+    assert thumbnail(image[:4], 8).shape == (8, 8, 3)  # enlarged where a side is shorter
 
 
 def test_equal_parts_are_the_quantiles_of_the_pixels():

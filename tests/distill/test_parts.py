@@ -1,17 +1,20 @@
 """Registries, captioners, embedders and text encoders."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
 from rain_pictures import photographs
 
-from unirain_plugin.distill.describers.base import Scene
+from unirain_plugin.distill.describers.base import Embedder, Scene
 from unirain_plugin.distill.options import load_options, parse_options
 from unirain_plugin.distill.records import DistillError
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.spec import between
 
 load_parts()
 
@@ -45,6 +48,27 @@ def test_section_errors_name_the_nearest(settings):
         parse_options({**settings, "voters": [{"type": "HashVoter", "name": "a"}] * 2}, "t")
     with pytest.raises(OptionError, match="cannot import 'no_such_module'"):
         parse_options({**settings, "imports": ["no_such_module"]}, "t")
+
+
+def test_a_part_of_ones_own_may_be_a_dataclass_whose_fields_are_checked(monkeypatch):
+    monkeypatch.setattr(EMBEDDER, "_obj_map", dict(EMBEDDER._obj_map))
+
+    @EMBEDDER.register()
+    @dataclass
+    class Flat(Embedder):
+        level: Annotated[float, between(0, 1)] = 0.5
+        mode: Literal["mean", "median"] = "mean"
+
+        def embed(self, images):
+            return np.full((len(images), 1), self.level, np.float32)
+
+    assert build_part(EMBEDDER, {"type": "Flat", "level": 1}, "e").embed([None]).tolist() == [[1]]
+    for keys, words in (
+        ({"level": 2}, "level: expected a number from 0 to 1, got 2"),
+        ({"mode": "max"}, "mode: expected one of mean, median, got 'max'"),
+    ):
+        with pytest.raises(OptionError, match=f"^e: {words}"):
+            build_part(EMBEDDER, {"type": "Flat", **keys}, "e")
 
 
 @pytest.mark.parametrize(

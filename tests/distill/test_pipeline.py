@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from rain_pictures import write_png
 
-from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.command import describe_plan
 from unirain_plugin.distill.inputs import CandidateFile, list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
 from unirain_plugin.distill.pipeline import Pipeline
-from unirain_plugin.distill.records import Vote
+from unirain_plugin.distill.records import DistillError, Vote
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.vote import decide
+from unirain_plugin.distill.workspace import load_rows
 from unirain_plugin.errors import DataError, OptionError
 
 RESULTS = ("manifest.jsonl", "votes.jsonl", "statistics.json", "meta_info/index.json", "meta_info/drs.txt")
@@ -58,6 +59,12 @@ def test_early_exit_spares_the_costly_voter_and_changes_no_decision(settings, tm
     assert all(len(record.votes) == 3 for record in every)
     spared = [record for record in some if len(record.votes) == 2]
     assert spared and all(len(set(record.votes.values())) == 1 for record in spared)
+    run(settings, voters=settings["voters"][::-1], output=str(tmp_path / "costly first"))
+    reversed_ = list(read_manifest(tmp_path / "costly first/manifest.jsonl"))
+    assert [record.votes for record in reversed_] == [record.votes for record in some]
+    free = [{**voter, "type": "HashVoter"} for voter in settings["voters"]]
+    run(settings, voters=free, output=str(tmp_path / "free"))
+    assert all(len(record.votes) == 3 for record in read_manifest(tmp_path / "free/manifest.jsonl"))
 
 
 def test_second_run_makes_nothing_and_a_lost_shard_is_made_again(settings):
@@ -68,6 +75,7 @@ def test_second_run_makes_nothing_and_a_lost_shard_is_made_again(settings):
     }  # fmt: skip
     assert set(run(settings).made.values()) == {0}
     work = Path(settings["output"]) / "work"
+    assert [len(load_rows(work / "retrieval" / shard, "rows")) for shard in ("000000", "000005")] == [3, 1]  # of 16
     shutil.rmtree(work / "retrieval" / "000002")
     (work / "votes" / ".tmp-leftover").mkdir()
     for name in RESULTS:
@@ -106,11 +114,6 @@ def test_changed_inputs_are_noticed(settings, rendered, tmp_path):
     shutil.copy(tmp_path / "real/drs/rocket0.png", tmp_path / "real/drs/rocket9.png")
     with pytest.raises(OptionError, match=r"references: .* before, .* now"):
         run(settings)
-
-
-def test_engine_and_report_may_change(settings):
-    run(settings)
-    assert set(run(settings, engine={"workers": 1}, name="renamed").made.values()) == {0}
 
 
 @pytest.fixture()
@@ -193,6 +196,14 @@ def test_duplicates_are_rejected_before_voting(settings, copied):
     assert run(settings, restart=True, duplicates="keep").statistics["outcomes"].get("duplicate") is None
 
 
+def test_a_voter_that_measures_nonsense_is_named(settings, monkeypatch):
+    from stub_voters import HashVoter
+
+    monkeypatch.setattr(HashVoter, "measure", lambda *_: {"mean": float("nan")})
+    with pytest.raises(DistillError, match="the voter 'first' measured mean = nan; expected a finite number"):
+        run(settings)
+
+
 def test_empty_or_missing_references(settings, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.avif"):
@@ -238,6 +249,71 @@ def test_reference_list_with_types(settings, rendered, tmp_path):
     (tmp_path / "refs.jsonl").write_text("\n".join(map(json.dumps, rows * 2)))
     with pytest.raises(DataError, match="the id 'a' occurs twice"):
         run(settings, references={"images": str(tmp_path / "refs.jsonl")}, restart=True)
+
+
+@pytest.fixture()
+def halves(rendered, tmp_path):
+    """The pairs in two manifests and the references in a list and a folder, each in a folder of its own."""
+    manifests = []
+    for rain_type in ("drs", "nrd"):
+        shutil.copytree(rendered / "pairs" / rain_type, tmp_path / rain_type)
+        records = [ManifestRecord(f"input/{path.name}", f"target/{path.name}", rain_type)
+                   for path in sorted((tmp_path / rain_type / "input").iterdir())]  # fmt: skip
+        write_manifest(tmp_path / rain_type / "pairs.jsonl", records)
+        manifests.append(str(tmp_path / rain_type / "pairs.jsonl"))
+    shutil.copytree(rendered / "real/drs", tmp_path / "one/drs")
+    shutil.copytree(rendered / "real/nrd", tmp_path / "two/nrd")
+    (tmp_path / "one/list.txt").write_text("drs/chelsea0.png\ndrs/rocket0.png\n")
+    return manifests, [str(tmp_path / "one/list.txt"), str(tmp_path / "two")]
+
+
+def test_several_manifests_and_lists_are_one_set_with_paths_relative_to_each(settings, halves):
+    manifests, references = halves
+    changes = {"candidates": {"manifest": manifests}, "references": {"images": references}}
+    assert "6 references, 8 candidates" in describe_plan(parse_options({**settings, **changes}, "t"))
+    assert not Path(settings["output"]).exists()
+    outcome = run(settings, **changes)
+    records = list(read_manifest(Path(settings["output"]) / "manifest.jsonl"))
+    assert [r.rain_type for r in records] == ["drs"] * 4 + ["nrd"] * 4
+    assert all((Path(settings["output"]) / path).is_file() for r in records for path in (r.lq, r.gt))
+    ids = {entry["id"] for r in records for entry in r.retrieved}
+    assert ids <= {"drs/chelsea0.png", "drs/rocket0.png", *(f"../two/nrd/{n}{i}.png" for n in ("chelsea", "rocket")
+                                                            for i in (0, 1))}  # fmt: skip
+    assert outcome.statistics["retrieved references of the candidate's rain type"]["candidates judged"] == 8
+    write_manifest(manifests[1], list(read_manifest(manifests[1]))[1:])
+    with pytest.raises(OptionError, match=r"made with other options or inputs \(candidates:"):
+        run(settings, **changes)
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        (("drs/input/coffee0.png", "drs/target/coffee0.png", "nrs"), "its rain type is 'nrs' here and 'drs' in .*drs"),
+        (("drs/input/coffee0.png", "drs/target/coffee1.png", "drs"), "its clean image is '.*target/coffee1.png' here"),
+    ],
+)
+def test_manifests_that_disagree_on_a_file_are_refused(settings, halves, tmp_path, pair, words):
+    write_manifest(tmp_path / "more.jsonl", [ManifestRecord(*pair)])
+    with pytest.raises(DataError, match=rf"more\.jsonl: input/coffee0\.png: {words}"):
+        run(settings, candidates={"manifest": [halves[0][0], str(tmp_path / "more.jsonl")]})
+
+
+def test_references_named_in_two_lists_count_once_and_must_agree(halves, tmp_path):
+    lists = [tmp_path / "one/list.txt", tmp_path / "more.jsonl"]
+    row = {"image": "one/drs/rocket0.png", "rain_type": "drs"}
+
+    def listed(row):
+        lists[1].write_text(json.dumps(row))
+        return [(r.id, r.rain_type) for r in list_references(ReferenceOptions(lists, False))]
+
+    assert listed(row) == [("drs/chelsea0.png", None), ("drs/rocket0.png", "drs")]
+    with pytest.raises(DataError, match=r"more\.jsonl: .*rocket0\.png: its id is 'x' here and 'drs/rocket0\.png' in"):
+        listed({**row, "id": "x"})
+    with pytest.raises(DataError, match=r"more\.jsonl: the id 'drs/rocket0\.png' occurs twice"):
+        listed({**row, "image": "two/nrd/rocket0.png", "id": "drs/rocket0.png"})
+    lists[0].write_text(json.dumps({"image": "drs/rocket0.png", "rain_type": "nrs"}))
+    with pytest.raises(DataError, match=r"its rain type is 'drs' here and 'nrs' in .*list\.txt; expected the same"):
+        listed(row)
 
 
 def test_dry_run_counts_and_writes_nothing(settings):

@@ -7,9 +7,9 @@ import pytest
 from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.study.benchmarks.distill import render_pairs
-from unirain_plugin.study.planted import FURTHER_KINDS, GOOD_KINDS, KINDS, plant
+from unirain_plugin.study.planted import FURTHER_KINDS, GOOD_KINDS, KINDS, RAIN_KINDS, plant
 
-ALL = [*KINDS, *FURTHER_KINDS, *GOOD_KINDS]
+ALL = [*KINDS, *FURTHER_KINDS, *GOOD_KINDS, *RAIN_KINDS]
 
 
 @pytest.fixture(scope="module")

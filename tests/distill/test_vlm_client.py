@@ -16,7 +16,7 @@ from fake_vlm_server import VERDICT, completion, serve
 pytest.importorskip("openai", reason="needs openai: pip install openai")
 
 from unirain_plugin.distill.records import DistillError, ServiceError
-from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, ask_all, data_url
+from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, data_url
 from unirain_plugin.errors import OptionError
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
@@ -151,6 +151,8 @@ KEY = "sk-top/secret+123~x"
         (400, '{"error": {"message": "bad AUTHORIZATION"}}', {}),
         (400, "y" * 465 + "AUTHORIZATION", {}),
         (401, '{"error": {"message": "bad AUTHORIZATION"}}', {}),
+        (422, "AUTHORIZATION is wrong", {}),
+        (429, "AUTHORIZATION is busy", {}),
         (404, '{"error": {"message": "AUTHORIZATION does not exist"}}', {}),
         (500, "AUTHORIZATION is broken", {}),
         (500, '{"error": {"message": "broken"}}', {}),
@@ -172,6 +174,8 @@ def test_a_key_that_the_server_repeats_is_nowhere(answer, monkeypatch, caplog):
         except DistillError as error:
             seen = f"{error} {getattr(error, 'raw', '')}"
         assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    if isinstance(answer, tuple) and answer[0] not in (401, 404) and "AUTHORIZATION" in answer[1]:
+        assert "***" in seen  # the server's words are there
     seen += caplog.text + repr(connection)
     codes = [base64.b64encode(f"{before}{KEY}".encode()).decode()[4:-4] for before in ("", "Bearer ", "a Bearer ")]
     for trace in (
@@ -188,31 +192,6 @@ def test_a_word_that_is_no_secret_stays_in_replies(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with serve("none of them") as server:
         assert ask(server.url) == "none of them"
-
-
-def test_a_refused_key_is_named_by_its_variable(monkeypatch):
-    monkeypatch.setenv("RAIN_KEY", KEY)
-    with serve((401, "{}", {})) as server, pytest.raises(ServiceError, match="RAIN_KEY"):
-        ask(server.url, api_key_env="RAIN_KEY")
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (400, UnusableReplyError),
-        (422, UnusableReplyError),
-        (404, ServiceError),
-        (429, ServiceError),
-        (500, ServiceError),
-    ],
-)
-def test_a_key_that_a_server_repeats_is_hidden(monkeypatch, status, kind):
-    monkeypatch.setenv("RAIN_KEY", "sk-topsecret-123")
-    answer = (status, '{"error": {"message": "sk-topsecret-123 is broken, I say sk-topsecret-123"}}', {})
-    with serve(answer) as server, pytest.raises(kind) as caught:
-        client(server.url, api_key_env="RAIN_KEY", retries=0).ask("look", [], [])
-    assert "topsecret" not in str(caught.value) + getattr(caught.value, "raw", "")
-    assert status == 404 or "*** is broken, I say ***" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["TimeoutError", "OpenAIError"])
@@ -296,9 +275,9 @@ def test_after_a_failure_nothing_more_is_asked():
         return (401, "{}", {}) if "3" in request["messages"][0]["content"][0]["text"] else busy
 
     with serve(answer) as server:
-        connection = client(server.url, retries=20)
+        connection = client(server.url, retries=20, concurrency=4)
         with pytest.raises(ServiceError, match="refuses the key"):
-            ask_all(lambda item: connection.ask(str(item), [], []), range(100), 4, connection)
+            connection.ask_all(lambda item: connection.ask(str(item), [], []), range(100))
         assert len(server.requests) <= 8
 
 

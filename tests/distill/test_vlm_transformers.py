@@ -65,7 +65,7 @@ def test_a_real_server_answers(server, mode, tmp_path):
 def test_a_reply_cut_off_by_a_real_server_is_an_abstention(server):
     url, model = server
     voter = Vlm(url, model, cache=False, retries=0, timeout=60, max_tokens=16)
-    voter._client.max_tokens = 1
+    voter.max_tokens = 1
     vote = voter.vote([make_task()])[0]
     assert vote.verdict is None
     assert "cut off" in vote.reason

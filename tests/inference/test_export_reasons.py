@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unirain_plugin.errors import CheckpointError
-from unirain_plugin.inference.export import export_onnx, export_torchscript
+from unirain_plugin.inference.export import export_onnx, export_pt2, export_torchscript
 
 
 class Network(nn.Module):
@@ -72,7 +72,7 @@ def test_onnx_names_what_is_unsupported(tmp_path, forward, reason):
         (windows, "61×45", r"RuntimeError: shape '[-1, 3, 7, 8, 5, 8]' is invalid"),
     ],
 )
-@pytest.mark.parametrize("how", [export_onnx, export_torchscript])
+@pytest.mark.parametrize("how", [export_onnx, export_pt2, export_torchscript])
 def test_a_network_that_takes_some_sizes_only_is_told_the_size(tmp_path, how, forward, size, reason):
     if how is export_onnx:
         pytest.importorskip("onnxscript")
@@ -96,11 +96,23 @@ def test_onnxruntime_is_told_to_send_nothing(tmp_path):
     (tmp_path / "onnxruntime.py").write_text(FAKE)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from unirain_plugin.inference import export; assert 'onnxruntime' not in sys.modules; export._onnx_runtime()"
+        "from unirain_plugin.inference import export, onnx_network; assert 'onnxruntime' not in sys.modules\n"
+        "onnx_network.onnx_runtime('export')"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "told at import: 1 and afterwards\n"
+
+
+def captured_at_one_height(x):
+    return x + torch.arange(x.shape[2] if x.shape[2] == 61 else 48)[:, None]
+
+
+def test_pt2_names_what_cannot_be_captured_for_any_size(tmp_path):
+    for forward, reason in ((branching, "data-dependent"), (captured_at_one_height, "height|specializ|size")):
+        text = export(export_pt2, forward, tmp_path / "n.pt2")
+        assert text.startswith(f"{tmp_path}/n.pt2: TheirNet cannot be exported: ")
+        assert re.search(reason, text, re.IGNORECASE), text
 
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):

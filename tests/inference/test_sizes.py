@@ -140,8 +140,8 @@ def test_sizes_that_could_not_be_read_again_are_not_written(tmp_path):
 
 
 def test_sizes_in_a_format_that_cannot_name_them_are_refused(tmp_path):
-    with pytest.raises(OptionError, match="--sizes: a file of format onnx cannot name them; safetensors or pth can"):
-        export(["-o", str(tmp_path / "w.onnx"), "--format", "onnx", "--sizes", "320"])
+    with pytest.raises(OptionError, match="--sizes: a file of format pt2 cannot name them; safetensors, pth, onnx can"):
+        export(["-o", str(tmp_path / "w.pt2"), "--format", "pt2", "--sizes", "320"])
     assert not list(tmp_path.iterdir())
 
 

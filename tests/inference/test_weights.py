@@ -229,7 +229,7 @@ def test_foreign_weights_name_the_keys_that_differ(tmp_path):
         ("w.pth", b"", "no file of weights, or it is truncated|damaged"),
         ("w.pth", b"hello world, this is text", "damaged|no file of weights"),
         ("w.safetensors", b"hello world, this is text", "no whole safetensors file"),
-        ("w.onnx", b"\x08\x08", "is a network for other programs; expected weights"),
+        ("w.onnx", None, "there is no such file"),
         ("w.pth", [1, 2], "found list"),
         ("w.pth", {"epoch": 3, "iter": 4}, "holds no parameters; found the keys epoch, iter"),
         ("w.pth", {"architecture": "{", "params": {"a": torch.zeros(1)}}, "stored architecture cannot be read"),
@@ -302,20 +302,24 @@ def test_import_stays_light():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["pth", "safetensors", "torchscript"])
+@pytest.mark.parametrize("name", ["pth", "safetensors", "torchscript", "pt2"])
 def test_export_command(tmp_path, name, capsys):
-    net = random_network()
+    two_levels = {"num_blocks": [1, 0], "decoder_blocks": [1], "heads": [1, 2], "refinement_blocks": 0}
+    net = random_network(**two_levels)
     torch.save({"params": net.state_dict()}, tmp_path / "net_g_7.pth")
-    yml = option_file(tmp_path / "net.yml")
+    yml = option_file(tmp_path / "net.yml", **two_levels)
     target = tmp_path / "out" / f"w{'.pt' if name == 'torchscript' else '.' + name}"
     arguments = ["export", "--weights", str(tmp_path / "net_g_7.pth"), "--network", str(yml), "--format", name]
     arguments += ["-o", str(target)]
     assert cli.main(arguments) == 0
-    assert str(target) in capsys.readouterr().out
-    if name == "torchscript":
-        x = torch.rand(2, 3, 50, 33)
-        with torch.no_grad():
-            torch.testing.assert_close(torch.jit.load(str(target))(x), net(x), rtol=0, atol=2e-5)
+    told = capsys.readouterr().out
+    assert str(target) in told and ("TorchScript is ending" in told) == (name == "torchscript")
+    if name in ("torchscript", "pt2"):
+        run = torch.jit.load(str(target)) if name == "torchscript" else torch.export.load(target).module()
+        for size in ((2, 3, 50, 33), (1, 3, 24, 72)):
+            x = torch.rand(size)
+            with torch.no_grad():
+                torch.testing.assert_close(run(x), net(x), rtol=0, atol=2e-5)
     else:
         assert_same_network(net, load(target, device="cpu"))
     (tmp_path / "plain").touch()
@@ -324,21 +328,41 @@ def test_export_command(tmp_path, name, capsys):
     assert [p.name for p in target.parent.iterdir()] == [target.name]
 
 
-def test_export_onnx_runs_at_other_sizes(tmp_path):
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
-    from unirain_plugin.inference.export import export_onnx
+OWN_NETWORK = """
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
 
-    net = random_network(num_blocks=[1, 0], decoder_blocks=[1], heads=[1, 2], refinement_blocks=0)
-    remark = export_onnx(net, tmp_path / "w.onnx")
-    assert "largest difference" in remark
-    session = runtime.InferenceSession(str(tmp_path / "w.onnx"))
-    for size in ((1, 3, 31, 52), (2, 3, 40, 16)):
-        x = torch.rand(size)
-        with torch.no_grad():
-            found = torch.from_numpy(session.run(["restored"], {"lq": x.numpy()})[0])
-            torch.testing.assert_close(found, net(x), rtol=0, atol=2e-5)
-    assert json.loads(session.get_modelmeta().custom_metadata_map["architecture"])["type"] == "UniRain"
+
+@ARCH_REGISTRY.register()
+class {name}(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 3, 1)
+"""
+
+
+@pytest.mark.parametrize("where", ["--imports", "option file"])
+def test_networks_of_ones_own_are_imported_and_only_if_the_user_names_the_file(tmp_path, where, monkeypatch, capsys):
+    name = "OwnOf" + where[-4:].title()
+    models = tmp_path / "run/models"
+    models.mkdir(parents=True)
+    (tmp_path / "run" / f"{name.lower()}.py").write_text(OWN_NETWORK.format(name=name))
+    torch.save({"params": torch.nn.Conv2d(3, 3, 1).state_dict()}, models / "net_g_1.pth")
+    options = {"network_g": {"type": name}} | ({"imports": [name.lower()]} if where == "option file" else {})
+    (tmp_path / "run/o.yml").write_text(yaml.safe_dump(options))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path / "run")
+    export = ["export", "--weights", "models/net_g_1.pth", "-o", "w.pth", "--format", "pth"]
+    assert cli.main(export) == 2  # a file that merely lies beside the weights must not run code
+    assert f"network type '{name}' is not registered" in capsys.readouterr().err
+    assert cli.main([*export, *(("--imports", name.lower()) if where == "--imports" else ("--network", "o.yml"))]) == 0
+    assert load("w.pth", device="cpu").architecture == {"type": name}
+
+
+def test_imports_that_are_no_list_are_told(tmp_path):
+    write_weights(tmp_path / "w.pth", random_network().state_dict(), SMALL)
+    (tmp_path / "x.yml").write_text(yaml.safe_dump({"imports": "own_net", "network_g": SMALL}))
+    with pytest.raises(OptionError, match="imports: expected a list of modules, found 'own_net'"):
+        load(tmp_path / "w.pth", tmp_path / "x.yml")
 
 
 def test_export_refuses_another_suffix(capsys):

@@ -47,6 +47,14 @@ class WeightProbeLoss(nn.Module):
         return ((pred - target) * weight).square().mean().sqrt()
 
 
+@LOSS_REGISTRY.register()
+class OneInputProbeLoss(nn.Module):
+    """Judges a prediction without its target."""
+
+    def forward(self, pred):
+        return pred.mean()
+
+
 @pytest.fixture()
 def batch():
     torch.manual_seed(0)
@@ -135,6 +143,7 @@ def test_an_all_zero_weight_gives_zero(batch):
         ({"type": "L1Loss", "loss_weight": "1e-1"}, r"base.loss_weight: found '1e-1'; expected a number"),
         ({"type": "L1Loss", "eps": 1}, r"base: L1Loss refuses its options: .*eps"),
         ({"type": "GANLoss", "gan_type": "vanilla"}, r"base.type: GANLoss compares no prediction with a target"),
+        ({"type": "OneInputProbeLoss"}, r"base.type: OneInputProbeLoss compares no prediction with a target"),
         ({"type": "MultiObjectiveReweightedLoss"}, r"cannot be its own base loss"),
     ],
 )

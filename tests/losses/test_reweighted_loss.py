@@ -104,6 +104,13 @@ def test_weights_multiply_type_means_and_are_normalised_over_those_present():
     torch.testing.assert_close(gradient, expected_gradient)
 
 
+def test_a_type_of_weight_zero_alone_in_a_batch_has_its_mean():
+    pred, target = batch()
+    loss = build()
+    loss.weights.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(loss(pred, target, torch.full((6,), 2)), sample_losses(pred, target).mean())
+
+
 def test_released_mode_does_not_divide_by_the_weights():
     pred, target = batch()
     losses = sample_losses(pred, target)
@@ -158,9 +165,10 @@ def test_a_missed_iteration_does_not_lose_the_update():
         loss(*batch(i), LABELS)
         loss.step(i)
     assert loss.reweighter.updates == 1
-    loss(*batch(6), LABELS)
-    loss.step(6)
-    assert loss.reweighter.updates == 1
+    for i, updates in ((6, 1), (7, 1), (8, 2)):  # at the multiples again
+        loss(*batch(i), LABELS)
+        loss.step(i)
+        assert loss.reweighter.updates == updates
 
 
 def test_a_type_absent_from_the_interval():

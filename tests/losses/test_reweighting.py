@@ -241,6 +241,10 @@ def test_a_loss_that_is_zero_at_first_is_normalised_by_its_first_positive_value(
     reweighter.update([4.0, 1.0])
     reweighter.update([2.0, 1.0])
     assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.5, 0.0])
+    smoothed = build(num_types=2, warmup=0, ema=0.5)  # averages 0, 2, 4: divided by the first average above 0
+    for loss in (0.0, 4.0, 6.0):
+        smoothed.update([loss, 1.0])
+    assert smoothed.diagnostics()["slopes"] == pytest.approx([1.0, 0.0])
 
 
 def test_a_negative_loss_that_falls_has_a_negative_slope():

@@ -1,12 +1,15 @@
 """Which figures are computed, and for which images there are none."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.models.figures import NAMED_METRICS, MetricSuite, mean_of, resolve_metrics
+from unirain_plugin.metrics.protocols import PROTOCOLS
+from unirain_plugin.metrics.scoring import BUILT_IN
+from unirain_plugin.models.figures import MetricSuite, mean_of, resolve_metrics
 
 
 def picture(size=32, seed=0):
@@ -39,7 +42,38 @@ def test_the_toolboxs_form_and_the_short_forms_mean_the_same():
     assert resolve_metrics({"psnr": {"crop_border": 4}})["psnr"]["crop_border"] == 4
     assert resolve_metrics({"mine": {"type": "calculate_psnr", "crop_border": 0}})["mine"]["better"] == "higher"
     assert resolve_metrics(None) is None
-    assert NAMED_METRICS["psnr"]["crop_border"] == 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_metrics_under_a_protocol(protocol):
+    """By ``val: protocol``, by a metric's own option, and by its name."""
+    a, b = picture(40, 1), picture(40, 2)
+    expected = [PROTOCOLS[protocol].value(measure, a[..., ::-1], b[..., ::-1]) for measure in ("psnr", "ssim")]
+    for section, keys in (
+        (["psnr", "ssim"], {"protocol": protocol}),
+        (
+            {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False}, "ssim": {}},
+            {"protocol": protocol},
+        ),
+        ({"psnr": {"protocol": protocol}, "ssim": {"protocol": protocol}}, {"protocol": "rgb"}),
+        ({f"psnr@{protocol}": None, "s": {"type": "calculate_ssim", "crop_border": 0, "protocol": protocol}}, {}),
+    ):
+        values = MetricSuite(resolve_metrics(section, **keys))(a, b, "x")
+        assert list(values.values()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_log_says_what_a_named_protocol_is(monkeypatch):
+    told = []
+    monkeypatch.setattr("unirain_plugin.models.figures.get_root_logger", lambda: SimpleNamespace(info=told.append))
+    MetricSuite(resolve_metrics(["psnr", "ssim@raindrop"]))
+    assert told == [f"Metric ssim@raindrop: protocol raindrop, {PROTOCOLS['raindrop']}."]
+
+
+def test_the_protocol_of_the_section_is_for_psnr_and_ssim_that_name_none():
+    metrics = resolve_metrics({"psnr_y": None, "niqe": None, "own": {"type": "calculate_niqe"}}, "y-matlab")
+    assert metrics["psnr_y"]["test_y_channel"] and not any("protocol" in options for options in metrics.values())
+    with pytest.raises(OptionError, match="mine: protocol: it says what is cropped"):
+        resolve_metrics({"mine": {"type": "calculate_psnr", "crop_border": 4}}, "y-matlab")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +84,11 @@ def test_the_toolboxs_form_and_the_short_forms_mean_the_same():
         ({"psnr": {"better": "more"}}, "psnr: better: expected higher or lower, found 'more'"),
         ({"psnr": 1}, "val: metrics: psnr: expected the metric's options, found 1"),
         ("psnr", "val: metrics: expected a mapping or a list of names"),
+        (["psnr@matlab"], r"'psnr@matlab': unknown protocol 'matlab'\. Did you mean 'y-matlab'\? Known: rgb, y-matlab"),
+        ({"psnr": {"protocol": "rgbb"}}, r"psnr: protocol: unknown protocol 'rgbb'\. Did you mean 'rgb'\?"),
+        ({"niqe": {"protocol": "rgb"}}, "niqe: protocol: only psnr and ssim are taken under a protocol"),
+        ({"psnr_y": {"protocol": "rgb"}}, "psnr_y: protocol: it says what is cropped and which colours count"),
+        ({"psnr": {"protocol": "y-matlab", "crop_border": 4}}, "expected neither crop_border nor test_y_channel"),
     ],
 )
 def test_bad_metrics_are_named(section, message):
@@ -96,6 +135,13 @@ def test_the_least_side_counts_without_the_border_of_both_sides(border, least, w
     assert "small.png: the shorter side is 10 pixels, needed are 11" in warnings_of[0]
 
 
+def test_the_least_side_counts_after_the_cut_of_a_protocol(warnings_of):
+    suite = MetricSuite(resolve_metrics(["psnr", "ssim"], "promptir"))
+    values = suite(picture(15), picture(15), "small.png")
+    assert math.isnan(values["psnr"]) and math.isnan(values["ssim"])
+    assert "small.png: the shorter side is 0 pixels, needed are 1" in warnings_of[0]
+
+
 def test_which_way_is_better():
-    better = {name: options["better"] for name, options in resolve_metrics(list(NAMED_METRICS)).items()}
+    better = {name: options["better"] for name, options in resolve_metrics(BUILT_IN).items()}
     assert better == {"psnr": "higher", "ssim": "higher", "psnr_y": "higher", "ssim_y": "higher", "niqe": "lower"}

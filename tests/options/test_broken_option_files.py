@@ -8,6 +8,7 @@ from option_texts import STOCK, TEST, UNIRAIN, line_of
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options import check_options, load_options
+from unirain_plugin.options.yaml_loader import read_option_file
 
 # what is replaced, by what, the key path that the message names, and what it says besides
 UNIRAIN_MISTAKES = [
@@ -187,6 +188,8 @@ TEST_MISTAKES = [
     ("test_1:", "tset_1:", "datasets.tset_1", "unknown phase; expected 'test_1'"),
     ("test_1:", "train:", "datasets.train", "is a training set"),
     ("[psnr, ssim]", "[psnr, sim]", "val.metrics", "ssim"),
+    ("[psnr, ssim]", "[psnr, ssim@y-matlap]", "val.metrics", "Did you mean 'y-matlab'?"),
+    ("save_img: true", "save_img: true\n  protocol: y-matlap", "val.protocol", "Did you mean 'y-matlab'?"),
     ("    dataroot: DATA", "    dataroot: nowhere", "datasets.test_1.dataroot", "there is no folder 'nowhere'"),
     ("WEIGHTS", "nothing.pth", "path.pretrain_network_g", "there is no file 'nothing.pth'"),
 ]
@@ -211,3 +214,13 @@ def test_a_key_that_nobody_knows_is_a_warning(unirain, tmp_path, caplog, monkeyp
     file.write_text(unirain + "zebra: 1\n")
     load_options(file)
     assert f"{file}:{line_of(unirain + 'zebra: 1', 'zebra')}: zebra: unknown key: nothing reads it" in caplog.text
+
+
+def test_a_protocol_of_metrics_is_known_to_our_model_only(tmp_path):
+    path = tmp_path / "x.yml"
+    path.write_text(UNIRAIN.replace("crop_border: 0", "crop_border: 0\n      protocol: y-matlab"))
+    opt = read_option_file(path).opt
+    assert not any("protocol" in text for text in check_options(opt, path, check_paths=False))
+    opt["model_type"], opt["train"]["optim_g"]["type"] = "SRModel", "Adam"
+    warnings = check_options(opt, path, check_paths=False)
+    assert any("val.metrics.psnr.protocol: unknown key: nothing reads it" in text for text in warnings)

@@ -1,9 +1,13 @@
-"""The demo's distillation step: planted pairs go, rendered ones stay, LMDBs hold what is kept."""
+"""The demo: planted pairs go, rendered ones stay, LMDBs hold what is kept; types that did not gain are told."""
 
+import shutil
+from dataclasses import replace
+
+from unirain_plugin.compare.run import run
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.study.data import GOOD
-from unirain_plugin.study.demo import plant_and_distil
+from unirain_plugin.study.demo import comparison, plant_and_distil, report_losers
 
 
 def test_planted_pairs_are_distilled_away(tmp_path):
@@ -18,3 +22,21 @@ def test_planted_pairs_are_distilled_away(tmp_path):
     assert f"{GOOD:<18} {len(good):>6} {sum(good):>6}" in text
     kept = list(read_manifest(tmp_path / "out" / "lmdb" / "manifest.jsonl"))
     assert len(kept) == sum(good) + sum(planted)
+
+
+def test_types_that_did_not_gain_are_told(rainrag_root, tmp_path, capsys):
+    """'Restored' images that are the clean ones in drs, of which the mean is infinite, and the rainy ones in nrd."""
+    (tmp_path / "demo").mkdir()
+    shutil.copytree(rainrag_root, tmp_path / "demo/data/val")
+    for rain_type, side in (("drs", "target"), ("nrd", "input")):
+        (tmp_path / "results" / rain_type).mkdir(parents=True)
+        for path in (rainrag_root / rain_type / side).iterdir():
+            shutil.copy(path, tmp_path / "results" / rain_type / f"{path.stem}_restored.png")
+    options = comparison(tmp_path / "demo", tmp_path / "results", ["drs", "nrd"])
+    alone = replace(options, models=options.models[:1], figure=replace(options.figure, enabled=False))
+    assert report_losers(run(alone, bar=False)) == 1
+    assert "restored PSNR does not beat the rainy input on: nrd\n" in capsys.readouterr().err
+    shutil.copytree(rainrag_root / "nrd/target", tmp_path / "results/nrd", dirs_exist_ok=True)
+    for path in (tmp_path / "results/nrd").glob("???.png"):
+        path.replace(path.with_stem(f"{path.stem}_restored"))
+    assert report_losers(run(alone, bar=False)) == 0 and not capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 
 from unirain_plugin.study.results import (
     Spread,
+    difference_intervals,
     expert_lines,
     expert_use,
     mean_of_types,
@@ -109,3 +110,21 @@ def test_tables_of_use():
         ("mode", "drs"),
         ("paper", "0.20 to 0.70"),
     ]
+
+
+def test_differences_are_paired_by_image_and_their_intervals_hold_seeds_and_images():
+    constant = [{"a": [30.0, 20.0], "b": [25.0]}] * 3
+    better = [{"a": [29.0, 19.0], "b": [22.0]}] * 3  # by 1 on every image of a, by 3 on b
+    found = difference_intervals(constant, better)
+    assert found == {name: pytest.approx((value,) * 3) for name, value in {"a": 1.0, "b": 3.0, "mean": 2.0}.items()}
+    # two seeds 2 dB apart against a constant: drawn twice each in a quarter of the samples
+    seeds = [{"a": [30.0]}, {"a": [32.0]}]
+    assert difference_intervals(seeds, [{"a": [30.0]}])["a"] == pytest.approx((1.0, 0.0, 2.0))
+    # one image gains 4, the other nothing
+    images = difference_intervals([{"a": [34.0, 30.0]}], [{"a": [30.0, 30.0]}])
+    assert images["a"] == pytest.approx((2.0, 0.0, 4.0))
+
+
+def test_images_restored_perfectly_are_in_no_difference():
+    found = difference_intervals([{"a": [math.inf, 20.0], "b": [math.inf]}], [{"a": [30.0, 19.0], "b": [30.0]}])
+    assert found == {"a": pytest.approx((1.0, 1.0, 1.0)), "mean": pytest.approx((1.0, 1.0, 1.0))}

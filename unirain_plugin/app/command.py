@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         restorer = Restorer(find_weights(args.weights), args.network, int(args.max_megapixels * 1e6), results)
         net = restorer.net(str(restorer.weights[0]), args.device)  # what is wrong with it is said before the start
         defaults = RestoreOptions(args.tile, precision=args.precision, sizes=net.restore_sizes)
-        defaults.check_device(next(net.parameters()).device)
+        defaults.check_network(net)
         with fetches_nothing():
             serve(args, restorer, defaults)
     return 0

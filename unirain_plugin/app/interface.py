@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import gradio
 
 TITLE = "UniRain"
+SAMPLES = [Path(__file__).parents[1] / "assets" / name for name in ("rainy_rocket.jpg", "drops_home.jpg")]
 TILES = (256, 384, 512, 768, 1024, 2048)
 _FONTS = (["system-ui", "sans-serif"], ["ui-monospace", "monospace"])
 _ABOUT = """# UniRain
@@ -71,6 +72,7 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
                 file = gr.File(label="Rainy image", file_types=list(IMAGE_SUFFIXES), height=150, elem_id="image")
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
                 settings = _settings(restorer, defaults, device)
+                samples = gr.Examples([[str(path)] for path in SAMPLES], file, label="Or one of these")
             with gr.Column(scale=3, min_width=320):
                 slider = gr.ImageSlider(
                     label="Before and after",
@@ -84,6 +86,7 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
                 download = gr.DownloadButton("Download the result (PNG)", interactive=False, elem_id="download")
         shown = [slider, summary, download]
         file.upload(_show(restorer), file, shown, api_name="show")
+        samples.load_input_event.then(_show(restorer), file, shown, api_visibility="private")
         button.click(_restore(restorer), [file, *settings], shown, api_name="restore", concurrency_limit=1)
     return blocks
 

@@ -14,6 +14,7 @@ from unirain_plugin.archs.kernels import (
     LEAST_SQUARE,
     attend,
     can_stream,
+    computed_again,
     depthwise_3x3,
     head_products,
     is_plain,
@@ -142,9 +143,16 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord | None]:
         """Map ``(N, H, W, C)`` to the same shape, with the routing record of a mixture."""
-        x = x + self.attention(self.norm1(x))
-        y, record = self.feed_forward(self.norm2(x))
+        x = x + self._normalised(self.norm1, x, self.attention)
+        y, record = self._normalised(self.norm2, x, self.feed_forward)
         return x + y, record
+
+    @staticmethod
+    def _normalised(norm: ChannelNorm, x: Tensor, layer: nn.Module) -> object:
+        """``layer(norm(x))``; for the backward pass the normalised map is made again."""
+        y = norm(x)
+        with computed_again(y, lambda: norm(x)):
+            return layer(y)
 
 
 class Downsample(nn.Module):

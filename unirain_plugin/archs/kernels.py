@@ -1,24 +1,22 @@
 """Kernels: what the layers compute their maps with, equal to the plain formulas and faster.
 
-Matrix products: in float32 torch calls MKL. On an AMD processor with AVX-512, oneDNN, which torch carries too, was
-faster at the tall and narrow products of 1×1 convolutions (one thread: 1.03 to 1.8 times); on an Intel processor it was
-up to 1.3 times slower.
+Matrix products: in float32 torch calls MKL. On an AMD processor with AVX-512 oneDNN, which torch carries too, is as
+fast forward and faster in training (the paper's size: 1.00 and 0.89 of the time); on an Intel one it was slower.
 
-Gates and channel attention have backward passes written by hand. Left to autograd, the gradient of each part of a
-tensor is a tensor of its own, and all are put together at the end; here each is computed in its place (0.6 to 0.9 of
-the time).
+Gates and channel attention have backward passes of their own, which write the gradient of each part of a tensor into
+its place (0.6 to 0.9 of the time) and compute again what is cheap.
 
 Strips: every layer starts with W · x (1×1) and a 3×3 depth-wise convolution of the result, a map several times as wide
-as x that exceeds the cache. Without gradients nobody needs the whole map, so it is made strip by strip; the two rows
-that neighbouring strips share are carried over, and the result is that of the whole map (a feed-forward with 48
-channels at 256×256 takes 0.5 to 0.6 of the time). With gradients, on a GPU, while a graph is captured and where
-operations are counted, the whole map is used.
+as x that exceeds the cache. Without gradients it is made strip by strip; the two rows that neighbouring strips share
+are carried over, and the result is that of the whole map (48 channels at 256×256: 0.5 to 0.6 of the time). With
+gradients, on a GPU, while a graph is captured and where operations are counted, the whole map is used.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import NamedTuple
 
@@ -88,7 +86,7 @@ def is_plain(*tensors: Tensor) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    return _onednn(x, weight) if prefers_onednn() else F.linear(x, weight)
+    return _onednn(x, weight) if x.dtype == torch.float32 and prefers_onednn() else F.linear(x, weight)
 
 
 class _Linear(torch.autograd.Function):
@@ -125,7 +123,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
-    """Write x Wᵀ of ``(P, C)`` and ``(O, C)`` to ``out`` ``(P, O)``, without gradients."""
+    """Write x Wᵀ of ``(P, C)`` and ``(O, C)`` to ``out`` ``(P, O)``."""
     if is_plain(x, weight) and prefers_onednn():  # which has no such form
         out.copy_(_onednn(x, weight))
     else:
@@ -203,15 +201,12 @@ class _Attend(torch.autograd.Function):
 
 
 def attend(z: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
-    """Attention across channels: v times the matrix that q and k give. Differentiable once.
+    """Attention across channels: v times the matrix that q and k give, ``(N, P, C)``. Differentiable once.
 
     Args:
         z: q, k and v beside each other, each head by head, ``(N, P, 3C)`` float32 on the CPU.
         temperature: ``(heads,)``.
         project: W_o, ``(C, C)``.
-
-    Returns:
-        ``(N, P, C)``.
     """
     return _Attend.apply(z, temperature, project)
 
@@ -223,29 +218,94 @@ def depthwise_3x3(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-class _Gate(torch.autograd.Function):
+class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, z: Tensor) -> Tensor:
-        ctx.save_for_backward(z)
-        return torch.mul(*z.chunk(2, -1))
+    def forward(ctx: FunctionCtx, z: Tensor, project: Tensor, weights: Tensor | None) -> Tensor:
+        ctx.save_for_backward(z, project, weights)
+        return _product(_scaled(gate(z), weights), project)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        (z,) = ctx.saved_tensors
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        z, project, weights = ctx.saved_tensors
+        product, for_product, for_weights = gate(z), _product(gradient, project.t()), None
+        if weights is not None:
+            shares = (product * for_product).unflatten(-1, (weights.shape[-1], -1)).sum(-1)
+            for_weights = shares.sum_to_size(weights.shape)
+            _scaled(for_product, weights), _scaled(product, weights)
+        for_project = _weight_gradient(gradient.flatten(0, -2), product.flatten(0, -2))
+        del product
         for_z = torch.empty_like(z)
         for half, other in zip(for_z.chunk(2, -1), reversed(z.chunk(2, -1)), strict=True):
-            torch.mul(gradient, other, out=half)
-        return for_z
+            torch.mul(for_product, other, out=half)
+        return for_z, for_project, for_weights
+
+
+def _scaled(product: Tensor, weights: Tensor | None) -> Tensor:
+    """``(…, h)``, of which each of E equal groups of channels is scaled in place by its own of ``(…, E)``."""
+    if weights is not None:
+        product.unflatten(-1, (weights.shape[-1], -1)).mul_(weights.to(product.dtype).unsqueeze(-1))
+    return product
 
 
 def gate(z: Tensor) -> Tensor:
-    """The gate a ⊙ b of a and b, the halves of ``(…, 2h)``: ``(…, h)``.
+    """The gate a ⊙ b of a and b, the halves of ``(…, 2h)``: ``(…, h)``."""
+    return torch.mul(*z.chunk(2, -1))
 
-    In float32 on the CPU its own backward pass writes both gradients into their place, where autograd puts two tensors
-    together: measured, forward and backward take 0.7 to 0.85 of the time. That pass can be differentiated once only.
+
+def gated(z: Tensor, project: Tensor, weights: Tensor | None = None) -> Tensor:
+    """W_out · (w ⊗ (a ⊙ b)) of z = [a; b].
+
+    In float32 on the CPU the gate is computed again in the backward pass, where its gradients are written into their
+    place: of ``z``, ``w ⊗ z`` and the product only ``z`` is kept. That pass can be differentiated once only.
+
+    Args:
+        z: ``(N, H, W, 2h)``.
+        project: W_out, ``(C, h)``.
+        weights: w, ``(N, H, W, E)`` float32 or with H = W = 1: each of E equal groups of the h channels is scaled by
+            its own; None for no scaling.
+
+    Returns:
+        ``(N, H, W, C)``.
     """
-    return _Gate.apply(z) if is_plain(z) else torch.mul(*z.chunk(2, -1))
+    if is_plain(z, project):
+        return _Gated.apply(z, project, weights)
+    product = gate(z)
+    if weights is not None:
+        product = (product.unflatten(-1, (weights.shape[-1], -1)) * weights.to(z.dtype).unsqueeze(-1)).flatten(-2)
+    return linear(product, project)
+
+
+def computed_again(value: Tensor, compute: Callable[[], Tensor]) -> AbstractContextManager[object]:
+    """A context in which autograd keeps ``compute`` instead of ``value``, which it gives again in the backward pass.
+
+    Whatever is kept besides is left alone; so is everything without gradients, while somebody watches, and where others
+    see to what is kept (``torch.utils.checkpoint``, ``save_on_cpu``): of several such contexts only the inner one acts.
+    """
+    others = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)  # no public name
+    if not torch.is_grad_enabled() or is_watched() or others(False):
+        return nullcontext()
+    place, size, uses, again = value.data_ptr(), value.numel(), 0, None
+
+    def pack(tensor: Tensor) -> Tensor | torch.Size:
+        nonlocal uses
+        if tensor.data_ptr() != place or tensor.numel() != size or not tensor.is_contiguous():
+            return tensor
+        uses += 1
+        return tensor.shape
+
+    def unpack(kept: Tensor | torch.Size) -> Tensor:
+        nonlocal uses, again
+        if isinstance(kept, Tensor):
+            return kept
+        if again is None:
+            with torch.no_grad():
+                again = compute()
+        found, uses = again.view(kept), uses - 1
+        again = again if uses > 0 else None
+        return found
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 STRIP_BYTES = 4 * 2**20
@@ -306,33 +366,24 @@ def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[St
 def expanded_region(x: Tensor, region: Region, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
     """Likewise of a region of the map, for which its neighbours' values are read; rows are counted from its top.
 
-    W has no bias, so zeros stay zeros: products are made of the zeros around the map too, and are at once what the
-    convolution reads.
+    W has no bias, so the zeros around the map stay zeros, and no products are made of them.
     """
-    height, columns, channels = region.bottom - region.top, region.right - region.left + 2, len(expand)
-    rows = -(-height // -(-height // _rows_of_strip(columns, expand)))
-    whole = x.new_empty(1, rows + 2, columns, channels)  # with the batch axis: else its strides hide channels_last
+    height, columns, channels = region.bottom - region.top, region.right - region.left, len(expand)
+    rows = -(-height // -(-height // _rows_of_strip(columns + 2, expand)))
+    left, right = max(region.left - 1, 0), min(region.right + 1, x.shape[1])
+    whole = x.new_empty(1, rows + 2, right - left, channels)  # with the batch axis: else its strides hide channels_last
     strip = whole[0]  # its row i holds the region's row top - 1 + i
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         start, stop = 2 if top else 0, bottom - top + 2
         if top:
             strip[:2] = strip[rows:]
-        first, last = region.top + top - 1 + start, region.top + bottom + 1
-        pixels = _with_zeros(x, Region(first, last, region.left - 1, region.right + 1))
-        linear_into(strip[start:stop].flatten(0, 1), pixels.flatten(0, 1), expand)
-        z = F.conv2d(whole[:, :stop].permute(0, 3, 1, 2), depthwise, groups=channels)
-        yield top, bottom, z[0].permute(1, 2, 0)
-
-
-def _with_zeros(x: Tensor, region: Region) -> Tensor:
-    """Cut a region that may reach beyond the map ``(H, W, C)``, where the values are 0."""
-    height, width, channels = x.shape
-    top, bottom, left, right = region
-    part = x.new_zeros(bottom - top, right - left, channels)
-    above, below, before, behind = max(top, 0), min(bottom, height), max(left, 0), min(right, width)
-    part[above - top : below - top, before - left : behind - left] = x[above:below, before:behind]
-    return part
+        above = region.top + top - 1  # the map's row that the strip begins with
+        first, last = max(above + start, 0), min(above + stop, x.shape[0])
+        strip[start : first - above] = strip[last - above : stop] = 0
+        linear_into(strip[first - above : last - above].flatten(0, 1), x[first:last, left:right].flatten(0, 1), expand)
+        z = F.conv2d(whole[:, :stop].permute(0, 3, 1, 2), depthwise, padding=(0, 1), groups=channels)
+        yield top, bottom, z[0].permute(1, 2, 0)[:, region.left - left :][:, :columns]
 
 
 def _rows_of_strip(columns: int, expand: Tensor) -> int:
@@ -348,11 +399,8 @@ def gated_strips(strips: Iterable[Strip], weights: Tensor | None = None) -> Iter
             None for no scaling.
     """
     for top, bottom, z in strips:
-        product = torch.mul(*z.chunk(2, -1))
-        if weights is not None:
-            w = weights if weights.shape[:2] == (1, 1) else weights[top:bottom]
-            product.unflatten(-1, (w.shape[-1], -1)).mul_(w.to(product.dtype).unsqueeze(-1))
-        yield top, bottom, product
+        whole = weights is None or weights.shape[:2] == (1, 1)
+        yield top, bottom, _scaled(gate(z), weights if whole else weights[top:bottom])
 
 
 def stream_feed_forward(

@@ -19,7 +19,7 @@ from unirain_plugin.archs.kernels import (
     compute_dtype,
     depthwise_3x3,
     expanded_region,
-    gate,
+    gated,
     gated_strips,
     linear,
     stream_feed_forward,
@@ -66,10 +66,8 @@ def choose_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Choose ``top_k`` experts a unit and give their combination weights.
 
     The weights are the softmax probabilities renormalised over the chosen experts. For ``top_k = 1`` that is the
-    constant 1, from which no router could learn; the value stays 1 but the gradient of the probability itself is
-    passed (straight-through; our choice, the paper is silent). Exact ties go to the lower expert number. Logits that
-    differ by less than float32 rounding (about 1e-6) can be decided otherwise when a batch makes the library pick
-    another kernel; nothing else ties an image's result to its batch.
+    constant 1, from which no router could learn: the gradient of the probability itself is passed (straight-through;
+    our choice, the paper is silent). Exact ties go to the lower expert number.
 
     Args:
         logits: ``(N, U, E)`` float32.
@@ -95,10 +93,9 @@ def load_balance_loss(record: RoutingRecord, share: Tensor | None = None) -> Ten
     Fedus et al., Switch Transformers (2021), eq. 4 to 6: f_e is the share of units sent to expert e, P_e its mean
     probability.
 
-    A soft mixture sends every unit to every expert. We take the probabilities as its shares, so its loss is E · Σ P².
-    With several ranks P is the mean over all of them, f, but a rank has gradients for its own part p of it only. So
-    each rank computes E · Σ f · (2p − f) with f held constant. The mean of that over the ranks is E · Σ f², and its
-    gradient is that of E · Σ P²: the mean of p is f, and the gradient of 2 f · p is that of a square.
+    A soft mixture's shares are its probabilities: its loss is E · Σ P². With several ranks P is the mean over all of
+    them, f, but a rank has gradients for its own part p only. So each computes E · Σ f · (2p − f) with f held constant:
+    the mean over the ranks is E · Σ f², as p's mean is f, and has that square's gradient.
 
     Args:
         record: What the mixture decided.
@@ -144,11 +141,9 @@ class Experts(nn.Module):
 
     An expert is y = W_out · (a ⊙ b), [a; b] = D(W_in · x), with 1×1 convolutions W and a 3×3 depth-wise convolution D:
     Restormer's GDFN (Zamir et al., CVPR 2022, eq. 3) with the activation-free gate of NAFNet (Chen et al., ECCV 2022,
-    §3.3), which costs one product where GELU costs several passes. Without biases, a zero input gives a zero output:
-    the halo of a routed window at the image's border is then exactly the zero padding of the whole convolution.
-
-    Experts that did not run receive zeros (autograd's own, through ``unbind``), which is what distributed training
-    without ``find_unused_parameters`` needs.
+    §3.3). Without biases, a zero input gives a zero output: the halo of a routed window at the image's border is
+    exactly the zero padding of the whole convolution. Experts that did not run receive zero gradients (through
+    ``unbind``), as distributed training without ``find_unused_parameters`` needs.
 
     Attributes:
         expand: ``(E, 2h, C)``; rows 0 … h-1 make a, the others b.
@@ -182,17 +177,20 @@ class Experts(nn.Module):
         project = self.project.transpose(0, 1).flatten(1)
         if can_stream(x):
             return stream_feed_forward(x, expand, depthwise, project, weights)
-        z = gate(depthwise_3x3(linear(x, expand), depthwise))
-        z = z.unflatten(-1, (experts, hidden)) * weights.to(z.dtype).unsqueeze(-1)
-        return linear(z.flatten(-2), project)
+        return gated(depthwise_3x3(linear(x, expand), depthwise), project, weights)
 
 
-def run_expert(x: Tensor, expert: tuple[Tensor, Tensor, Tensor], padding: int = 1) -> Tensor:
-    """One expert on ``(N, H, W, C)``; with ``padding`` 0 the output lacks the input's outermost pixels."""
+def run_expert(
+    x: Tensor, expert: tuple[Tensor, Tensor, Tensor], padding: int = 1, weights: Tensor | None = None
+) -> Tensor:
+    """One expert on ``(N, H, W, C)``; with ``padding`` 0 the output lacks the input's outermost pixels.
+
+    Its output is multiplied with ``weights``, ``(N, H, W, 1)`` or with H = W = 1, where they are given.
+    """
     expand, depthwise, project = expert
     if padding and can_stream(x):
-        return stream_feed_forward(x, expand, depthwise, project)
-    return linear(gate(depthwise_3x3(linear(x, expand), depthwise, padding)), project)
+        return stream_feed_forward(x, expand, depthwise, project, weights)
+    return gated(depthwise_3x3(linear(x, expand), depthwise, padding), project, weights)
 
 
 class FeedForward(Experts):
@@ -208,6 +206,8 @@ class FeedForward(Experts):
 
 def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
     """Each image by its own experts. Images that share an expert run together."""
+    if x.device.type != "cpu":
+        return dispatch_gathered(x, experts, chosen, weights)
     unbound = experts.unbind()
     groups = chosen[:, 0].tolist()
     if len({tuple(row) for row in groups}) == 1:
@@ -222,10 +222,28 @@ def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
     return torch.stack(out)
 
 
+def dispatch_gathered(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
+    """Likewise, by a copy of its experts' weights for each image: a GPU's host need not wait for the choice."""
+    n, height, width, channels = x.shape
+    pixels, total = x.flatten(1, 2), 0.0
+    for slot in range(chosen.shape[-1]):
+        number = chosen[:, 0, slot]
+        expand, project = experts.expand[number], experts.project[number]
+        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, -1))[number].flatten(0, 1)
+        z = (expand @ pixels.transpose(1, 2)).reshape(1, len(depthwise), height, width)
+        z = F.conv2d(z, depthwise, padding=1, groups=len(depthwise)).view(n, 2, experts.hidden, -1)
+        y = (project @ (z[:, 0] * z[:, 1])).transpose(1, 2)
+        total = total + y * weights[:, 0, slot, None, None].to(y.dtype)
+    return total.reshape(n, height, width, channels)
+
+
 def _sum_weighted(x: Tensor, chosen: list[tuple[Tensor, Tensor, Tensor]], weights: Tensor) -> Tensor:
     """Σ_j w_j · E_j(x) for images with the same experts; ``weights`` is ``(N, K)``."""
-    if len(chosen) == 1 and not weights.requires_grad:
-        return run_expert(x, chosen[0])  # the weight of a single expert is 1
+    if len(chosen) == 1:  # its weight is 1, but may have a gradient
+        expand, depthwise, project = chosen[0]
+        if not weights.requires_grad or len(x) > 1:
+            return run_expert(x, chosen[0], weights=weights[:, :, None, None] if weights.requires_grad else None)
+        return run_expert(x, (expand, depthwise, project * weights))
     total = None
     for j, expert in enumerate(chosen):
         y = run_expert(x, expert)
@@ -278,12 +296,7 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
 def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
     """Expert after expert; its windows that touch run as one rectangle, in strips that fit the cache.
 
-    Args:
-        x: The map ``(N, H, W, C)``.
-        experts: The experts.
-        chosen: ``(N · rows · columns, K)``.
-        weights: Likewise.
-        window: Side of a window; the last ones of a row or column are smaller where the map ends.
+    ``chosen`` and ``weights`` are ``(N · rows · columns, K)``.
     """
     dtype = compute_dtype(x)
     n, height, width, _ = x.shape
@@ -309,10 +322,7 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
 
 
 def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Region]:
-    """Cover the marked windows by rectangles that do not overlap, as wide and then as high as they go.
-
-    Neighbours that run together do not compute each other's halo.
-    """
+    """Cover the marked windows by rectangles that do not overlap, as wide and then as high as they go."""
     marked = [(row, column) for row, marks in enumerate(grid) for column, mark in enumerate(marks) if mark]
     open_cells = set(marked)
     for row, column in marked:

@@ -14,6 +14,7 @@ from unirain_plugin.archs.kernels import wants_slow_bfloat16
 from unirain_plugin.archs.mixtures import RoutingRecord, auxiliary_losses
 from unirain_plugin.archs.mmengine_registry import register_in_mmengine
 from unirain_plugin.archs.options import NetworkOptions
+from unirain_plugin.archs.pretrained import Pretrained
 from unirain_plugin.checkpoints.weights import check_fit
 from unirain_plugin.errors import OptionError
 from unirain_plugin.support.spec import parse_section
@@ -21,7 +22,7 @@ from unirain_plugin.toolbox import registries
 
 
 @registries().ARCH_REGISTRY.register()
-class UniRain(nn.Module):
+class UniRain(Pretrained, nn.Module):
     """Four-level encoder-decoder transformer with soft mixtures of experts in the encoder and hard ones in the decoder.
 
     The output is the input plus a predicted correction, in the input's range. After a forward pass

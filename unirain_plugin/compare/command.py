@@ -7,7 +7,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, load_options
+from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, ModelOptions, SetOptions, load_options
+from unirain_plugin.errors import OptionError
+from unirain_plugin.metrics.protocols import PROTOCOLS, check_protocol
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,9 +20,26 @@ def parser() -> argparse.ArgumentParser:
         "one was stopped. Exit status: 0 all went well, 1 something failed (told in its row and at the end), 2 nothing "
         "could be done.",
     )
-    p.add_argument("-opt", required=True, metavar="YML", help="option file, such as options/compare/held_out.yml")
+    p.add_argument("-opt", metavar="YML", help="option file, such as options/compare/held_out.yml")
     p.add_argument("--output", type=Path, metavar="DIR", help="instead of the option file's output folder")
     p.add_argument("--device", help="instead of the option file's device: auto, cpu, cuda, cuda:1, mps")
+    p.add_argument(
+        "--protocol",
+        nargs="+",
+        metavar="NAME",
+        help=f"instead of the option file's protocol, how PSNR and SSIM are taken: {', '.join(PROTOCOLS)}; "
+        "further ones add columns",
+    )
+    p.add_argument(
+        "--which-protocol",
+        metavar="NUMBER",
+        help="tell under which protocol the finished images (results: of the option file) have this PSNR (dB) or SSIM, "
+        "with the differences of all; no tables are written",
+    )
+    p.add_argument(
+        "--results", type=Path, metavar="DIR", help="in place of -opt, for --which-protocol: finished images"
+    )
+    p.add_argument("--gt", type=Path, metavar="DIR", help="the clean images that go with --results, equal names")
     p.add_argument(
         "--dry-run",
         action="store_true",
@@ -33,26 +52,44 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = parser().parse_args(argv)
-    options = load_options(args.opt)
-    given = {"output": args.output, "device": args.device}
+    options = _options(args)
+    for name in args.protocol or ():
+        check_protocol(name, "--protocol")
+    given = {"output": args.output, "device": args.device, "protocol": args.protocol}
     options = replace(options, **{key: value for key, value in given.items() if value is not None})
     if args.dry_run:
         missing = missing_files(options)
         sys.stdout.write(plan(options))
         sys.stderr.write("".join(f"warning: {line}\n" for line in missing))
         return 1 if missing else 0
+    from unirain_plugin.compare.referee import which_protocol
     from unirain_plugin.compare.report import markdown
     from unirain_plugin.compare.run import run  # torch and BasicSR take seconds to import
 
     try:
-        outcome = run(options, bar=not args.quiet)
+        if args.which_protocol is not None:
+            text, outcome = which_protocol(options, args.which_protocol, bar=not args.quiet)
+        else:
+            outcome = run(options, bar=not args.quiet)
+            text = markdown(outcome, options) + "\n" + "".join(f"{path}\n" for path in outcome.files)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; finished results are kept, the same command goes on with the rest\n")
         return 130
-    sys.stdout.write(markdown(outcome, options) + "\n" + "".join(f"{path}\n" for path in outcome.files))
+    sys.stdout.write(text)
     for line in outcome.failures:
         sys.stderr.write(f"warning: {line}\n")
     return 1 if outcome.failures else 0
+
+
+def _options(args: argparse.Namespace) -> CompareOptions:
+    """The option file's, or for a claim those of two folders."""
+    folders = args.results is not None and args.gt is not None
+    if (args.opt is None) != folders or (folders and args.which_protocol is None):
+        raise OptionError("compare: expected -opt YML, or --which-protocol NUMBER --results DIR --gt DIR.")
+    if args.opt is not None:
+        return load_options(args.opt)
+    models = [ModelOptions(args.results.name, results=args.results)]
+    return CompareOptions("claim", models, [SetOptions(args.gt.name, lq=args.gt, gt=args.gt)])
 
 
 def missing_files(options: CompareOptions) -> list[str]:
@@ -71,7 +108,7 @@ def plan(options: CompareOptions) -> str:
     """What a run would do."""
     from unirain_plugin.compare.samples import list_samples
 
-    lines = [f"output: {options.output_folder}", f"metrics: {', '.join(options.metrics)}", "models:"]
+    lines = [f"output: {options.output_folder}", f"metrics: {', '.join(options.metric_names)}", "models:"]
     lines += [f"  {name}" for name in options.rows]
     lines.append("test sets:")
     for test_set in options.test_sets:

@@ -43,11 +43,6 @@ class Checked:
     lq: str
     gt: str
 
-    @property
-    def key(self) -> ImageKey:
-        """(test set, image)."""
-        return self.sample.test_set, self.sample.image
-
 
 @dataclass
 class Row:
@@ -97,7 +92,7 @@ def check_sample(sample: Sample, journal: Journal) -> Checked:
     gt_data = b"" if sample.gt is None else sample.gt.read()
     lq_digest = hashlib.sha256(data).hexdigest()
     gt_digest = hashlib.sha256(gt_data).hexdigest() if sample.gt is not None else ""
-    key = ("sound", sample.test_set, sample.image)
+    key = ("sound", *sample.key)
     known = journal.get(*key)
     if known is not None and (known["lq"], known["gt"]) == (lq_digest, gt_digest):
         check_pixels(*known["size"], str(sample.lq))  # the limit may be another today
@@ -118,16 +113,16 @@ class Evaluator:
 
     Args:
         journal: Where finished results are.
-        pictures: Folder for restored images: ``{model}/{test set}/{image}.png``.
+        restored: Folder for restored images: ``{model}/{test set}/{image}.png``.
         samples: The test images.
         metrics: What is computed.
         bar: Progress bar, a step for each model and image.
     """
 
     def __init__(
-        self, journal: Journal, pictures: Path, samples: Sequence[Checked], metrics: Sequence[Metric], bar: tqdm
+        self, journal: Journal, restored: Path, samples: Sequence[Checked], metrics: Sequence[Metric], bar: tqdm
     ) -> None:
-        self.journal, self.pictures, self.samples, self.metrics, self.bar = journal, pictures, samples, metrics, bar
+        self.journal, self.restored, self.samples, self.metrics, self.bar = journal, restored, samples, metrics, bar
 
     def input_row(self) -> Row:
         """The rainy images themselves."""
@@ -148,11 +143,11 @@ class Evaluator:
         if found.others and found.problems:
             row.remarks.append(f"files that fit no test image ({len(found.others)}): {some(found.others)}")
         for checked in self.samples:
-            if checked.key in found.problems:
-                self._fail(row, checked, DataError(found.problems[checked.key]))
-                continue
+            key = checked.sample.key
             try:
-                self._finish(row, checked, found.sources[checked.key], found.sources[checked.key].digest())
+                if key in found.problems:
+                    raise DataError(found.problems[key])
+                self._finish(row, checked, found.sources[key], found.sources[key].digest())
             except DataError as error:
                 self._fail(row, checked, error)
         return row
@@ -170,19 +165,19 @@ class Evaluator:
                 raise
             row.failure = reason(error)
             self.bar.update(len(self.samples) - len(row.results) - len(row.failures))
-        order = {checked.key: index for index, checked in enumerate(self.samples)}
+        order = {checked.sample.key: index for index, checked in enumerate(self.samples)}
         row.results.sort(key=lambda result: order[result.test_set, result.image])
         return row
 
-    def _take_over(self, row: Row, checked: Checked, picture_key: str) -> bool:
+    def _take_over(self, row: Row, checked: Checked, image_key: str) -> bool:
         """Use the restored image of an earlier run, if it is that of this network and unharmed."""
-        record = self.journal.get("result", row.name, *checked.key)
+        record = self.journal.get("result", row.name, *checked.sample.key)
         target = self._target(row.name, checked)
-        if record is None or record.get("picture") != picture_key or not target.is_file():
+        if record is None or record.get("picture") != image_key or not target.is_file():
             return False
         if hashlib.sha256(target.read_bytes()).hexdigest() != record.get("file"):
             return False
-        self._finish(row, checked, Source(str(target)), picture_key)
+        self._finish(row, checked, Source(str(target)), image_key)
         return True
 
     def _restore(self, row: Row, spec: NetworkSpec, fingerprint: str, todo: Sequence[Checked]) -> None:
@@ -204,65 +199,54 @@ class Evaluator:
         """Restore one after the other; while the caller scores an image, the next one is being restored."""
         waiting: Checked | None = None
         for checked in [*todo, None]:
-            failure = _answer(process) if waiting is not None else None
+            failure = None
+            try:
+                if waiting is not None:
+                    process.receive()
+            except NetworkError as error:
+                failure = error
             if checked is not None:
                 process.send("restore", checked.sample.lq, self._target(name, checked))
             if waiting is not None:
                 yield waiting, failure
             waiting = checked
 
-    def _finish(self, row: Row, checked: Checked, source: Source, picture_key: str) -> None:
+    def _finish(self, row: Row, checked: Checked, source: Source, image_key: str) -> None:
         """Score what is not scored yet, write it down, and add the result to the row."""
-        key = ("result", row.name, *checked.key)
+        key = ("result", row.name, *checked.sample.key)
         record = self.journal.get(*key) or {}
-        same = record.get("picture") == picture_key and record.get("gt") == checked.gt
+        same = record.get("picture") == image_key and record.get("gt") == checked.gt
         scores: dict[str, Any] = dict(record["metrics"]) if same else {}
-        wanted = [metric for metric in self.metrics if metric.name not in scores]
+        wanted = [metric for metric in self.metrics if metric.key not in scores]
         if wanted or not same:
             data = source.read()
-            fresh, failed = _scores(wanted, _sized(decode(data, str(source)), checked, source), checked)
+            image = decode(data, str(source))
+            if image.shape[:2] != checked.size:
+                raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test image "
+                                f"{checked.sample.lq} is {checked.size[0]}×{checked.size[1]}.")  # fmt: skip
+            fresh, failed = _scores(wanted, image, checked)
             scores |= fresh
             for metric, text in failed.items():
                 row.unscored.setdefault(metric, []).append(text)
             file = hashlib.sha256(data).hexdigest()
-            self.journal.add(key, {"picture": picture_key, "gt": checked.gt, "file": file, "metrics": scores})
-        found = {m.name: scores.get(m.name, math.nan) for m in self.metrics}  # what failed is tried anew next time
+            self.journal.add(key, {"picture": image_key, "gt": checked.gt, "file": file, "metrics": scores})
+        found = {m.name: scores.get(m.key, math.nan) for m in self.metrics}  # what failed is tried anew next time
         values = {name: value for name, value in found.items() if value is not None}
         sample = checked.sample
         row.results.append(ImageResult(row.name, sample.test_set, sample.image, sample.rain_type, values))
-        row.sources[checked.key] = source
+        row.sources[checked.sample.key] = source
         self.bar.update()
 
     def _fail(self, row: Row, checked: Checked, error: UniRainError) -> None:
         """Note a failure; one for want of room on the disk would meet every other image, too."""
         if is_full(error):
             raise error
-        row.failures[checked.key] = reason(error)
+        row.failures[checked.sample.key] = reason(error)
         self.bar.update()
 
     def _target(self, name: str, checked: Checked) -> Path:
         sample = checked.sample
-        return self.pictures / f"{safe_path(f'{name}/{sample.test_set}/{sample.image}')}.png"
-
-
-def _answer(process: NetworkProcess) -> NetworkError | None:
-    """Wait for a restored image; the error if there is none.
-
-    Raises:
-        NetworkDied: If the process has ended.
-    """
-    try:
-        process.receive()
-    except NetworkError as error:
-        return error
-    return None
-
-
-def _sized(image: np.ndarray, checked: Checked, source: Source) -> np.ndarray:
-    if image.shape[:2] != checked.size:
-        raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test image "
-                        f"{checked.sample.lq} is {checked.size[0]}×{checked.size[1]}.")  # fmt: skip
-    return image
+        return self.restored / f"{safe_path(f'{name}/{sample.test_set}/{sample.image}')}.png"
 
 
 def _scores(
@@ -270,11 +254,11 @@ def _scores(
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """The values of those metrics that can be computed, and why others failed."""
     needs_gt = any(metric.needs_gt for metric in metrics) and checked.sample.gt is not None
-    target = checked.sample.gt.picture() if needs_gt else None
+    target = checked.sample.gt.pixels() if needs_gt else None
     scores, failures = {}, {}
     for metric in metrics:
         try:
-            scores[metric.name] = metric(image, target)
+            scores[metric.key] = metric(image, target)
         except DataError as error:
             failures[metric.name] = reason(error)
     return scores, failures

@@ -16,28 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 from unirain_plugin.compare.summary import GT, INPUT, Comparison, ImageResult
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.psnr_ssim import psnr
-from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import whole_file, write_errors
-
-ERROR_SCALE = 0.2
-"""Absolute error (mean over channels, of a range of 1) that gets the brightest colour of an error map."""
 
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 """Colours of text and background (RGB)."""
-
-_SEAM, _HEAD, _FOOT = 6, 30, 24
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image: 8-bit BGR (H, W, 3) arrays of one size, a title, and the PSNR (dB) of both."""
-
-    title: str
-    lq: np.ndarray
-    restored: np.ndarray
-    gt: np.ndarray
-    psnr_lq: float
-    psnr_restored: float
 
 
 def text_font(size: float) -> ImageFont.FreeTypeFont:
@@ -50,48 +33,14 @@ def absolute_error(image: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.abs(image.astype(np.float32) - target.astype(np.float32)).mean(axis=2) / 255
 
 
-def error_colours(error: np.ndarray, scale: float = ERROR_SCALE) -> np.ndarray:
+def error_colours(error: np.ndarray, scale: float) -> np.ndarray:
     """Errors on a fixed colour scale from 0 (black) to ``scale`` and above (pale yellow): (H, W, 3) BGR."""
     return cv2.applyColorMap((error / scale * 255).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
 
 
-def error_map(image: np.ndarray, target: np.ndarray, scale: float = ERROR_SCALE) -> np.ndarray:
+def error_map(image: np.ndarray, target: np.ndarray, scale: float) -> np.ndarray:
     """Absolute error of 8-bit images (H, W, 3) on the fixed colour scale: (H, W, 3) BGR."""
     return error_colours(absolute_error(image, target), scale)
-
-
-def comparison_grid(rows: Sequence[Row], cell: int = 256) -> np.ndarray:
-    """Draw the rows below one another, every image ``cell`` pixels wide.
-
-    Returns:
-        An 8-bit RGB image.
-    """
-    titles = ("rainy", "restored", "clean", f"error, 0 to {ERROR_SCALE}")
-    strips = [_strip(row, cell) for row in rows]
-    width = len(titles) * (cell + _SEAM) + _SEAM
-    canvas = Image.new("RGB", (width, _HEAD + sum(s.shape[0] + _FOOT for s in strips)), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    font = text_font(15)
-    for column, title in enumerate(titles):
-        draw.text((_SEAM + column * (cell + _SEAM), 7), title, INK, font)
-    top = _HEAD
-    for row, strip in zip(rows, strips, strict=True):
-        canvas.paste(Image.fromarray(strip), (0, top))
-        top += strip.shape[0]
-        for column, caption in enumerate((f"{row.title}: {row.psnr_lq:.2f} dB", f"{row.psnr_restored:.2f} dB")):
-            draw.text((_SEAM + column * (cell + _SEAM), top + 2), caption, INK, font)
-        top += _FOOT
-    return np.asarray(canvas)
-
-
-def _strip(row: Row, cell: int) -> np.ndarray:
-    height = round(row.gt.shape[0] * cell / row.gt.shape[1])
-    gap = np.full((height, _SEAM, 3), 255, np.uint8)
-    parts = [gap]
-    for image in (row.lq, row.restored, row.gt, error_map(row.restored, row.gt)):
-        resized = cv2.resize(image, (cell, height), interpolation=cv2.INTER_AREA)
-        parts += [cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), gap]
-    return np.concatenate(parts, axis=1)
 
 
 _PLACE = re.compile(r"@(\d+),(\d+)$")
@@ -168,10 +117,10 @@ def choose_images(comparison: Comparison, names: Sequence[str]) -> list[Chosen]:
     known = {f"{r.test_set}/{r.image}": (r.test_set, r.image) for r in comparison.results}
     if not names:
         return [Chosen(r.test_set, r.image) for r in _largest_gains(comparison)]
-    return [find_picture(entry, known) for entry in names]
+    return [find_image(entry, known) for entry in names]
 
 
-def find_picture(entry: str, known: Mapping[str, tuple[str, str]]) -> Chosen:
+def find_image(entry: str, known: Mapping[str, tuple[str, str]]) -> Chosen:
     """What ``test set/image`` or ``test set/image@left,top`` names.
 
     Args:
@@ -236,10 +185,10 @@ _LINE = 27
 
 @dataclass(frozen=True)
 class _Cell:
-    """One crop of the figure; ``picture`` is None where a model has no result for it."""
+    """One crop of the figure; ``pixels`` is None where a model has no result for it."""
 
     name: str
-    picture: np.ndarray | None
+    pixels: np.ndarray | None
     whole: float | None
     part: float | None
     is_best: bool
@@ -260,10 +209,10 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
     blocks = []
     names = [name for name in models_with_results(comparison) if name != INPUT]
     for chosen in choose_images(comparison, options.images):
-        pictures = comparison.pictures(chosen.test_set, chosen.image)
-        crop = chosen.box(options.crop, pictures[INPUT].shape) or options.crop
+        arrays = comparison.arrays(chosen.test_set, chosen.image)
+        crop = chosen.box(options.crop, arrays[INPUT].shape) or options.crop
         title = _title(comparison, chosen.test_set, chosen.image)
-        blocks.append(draw_block(title, pictures, names, crop, options.error_scale))
+        blocks.append(draw_block(title, arrays, names, crop, options.error_scale))
     footer = _footer(options.error_scale, automatic=not options.images)
     height = sum(b.height for b in blocks) + footer.height + _MARGIN * (len(blocks) + 2)
     canvas = Image.new("RGB", (WIDTH, height), PAPER)
@@ -272,28 +221,28 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
         canvas.paste(block, (0, top))
         top += block.height + _MARGIN
     with write_errors(path), whole_file(path) as file:
-        canvas.save(file, format="PNG", optimize=True)
+        canvas.save(file, format="PNG")
 
 
 def draw_block(
-    title: str, pictures: Mapping[str, np.ndarray], models: Sequence[str], crop: int | Box, error_scale: float
+    title: str, arrays: Mapping[str, np.ndarray], models: Sequence[str], crop: int | Box, error_scale: float
 ) -> Image.Image:
     """Draw one image's part of the figure.
 
     Args:
         title: Its heading.
-        pictures: As :attr:`Comparison.pictures` returns them.
-        models: The models' names in order; one that is not in ``pictures`` gets an empty cell.
+        arrays: As :attr:`Comparison.arrays` returns them.
+        models: The models' names in order; one that is not in ``arrays`` gets an empty cell.
         crop: Edge of the box in pixels, put where input and clean image differ most (without a clean image:
             input and the first model); or the box itself.
         error_scale: Absolute error that gets the brightest colour, of a range of 1.
     """
-    gt = pictures.get(GT)
-    box = crop if isinstance(crop, Box) else _choose_box(pictures, crop)
-    cells = _cells(pictures, models, box)
+    gt = arrays.get(GT)
+    box = crop if isinstance(crop, Box) else _choose_box(arrays, crop)
+    cells = _cells(arrays, models, box)
     bands = math.ceil(len(cells) / _IN_A_ROW)
     columns = math.ceil(len(cells) / bands)
-    height, width = pictures[INPUT].shape[:2]
+    height, width = arrays[INPUT].shape[:2]
     stacked = bands * (1 if gt is None else 2) * box.height / box.width
     cell = int((WIDTH - 2 * _MARGIN - (columns + 1) * _GAP) / (columns + _whole_width(stacked * width / height)))
     cell_height = round(cell * box.height / box.width)
@@ -301,7 +250,7 @@ def draw_block(
     band = cell_height + text + 2 * _GAP + (0 if gt is None else cell_height)
     head = _LINE + 12
     left = WIDTH - _MARGIN - columns * (cell + _GAP) + _GAP
-    wholes = _whole_pictures(pictures, box, left - _MARGIN - 2 * _GAP, bands * band - _GAP)
+    wholes = _whole_images(arrays, box, left - _MARGIN - 2 * _GAP, bands * band - _GAP)
     canvas = Image.new("RGB", (WIDTH, head + max(bands * band, wholes.height)), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((_MARGIN, 0), title, INK, text_font(_TITLE), stroke_width=0.5)
@@ -323,31 +272,31 @@ def _whole_width(fitting: float) -> float:
     return next((fitting / n for n in (3, 2, 1) if low <= fitting / n <= high), min(max(fitting, low), high))
 
 
-def _choose_box(pictures: Mapping[str, np.ndarray], edge: int) -> Box:
-    others = [picture for name, picture in pictures.items() if name not in (INPUT, GT)]
-    target = pictures.get(GT, others[0] if others else pictures[INPUT])
-    return most_different_box(pictures[INPUT], target, edge)
+def _choose_box(arrays: Mapping[str, np.ndarray], edge: int) -> Box:
+    others = [pixels for name, pixels in arrays.items() if name not in (INPUT, GT)]
+    target = arrays.get(GT, others[0] if others else arrays[INPUT])
+    return most_different_box(arrays[INPUT], target, edge)
 
 
-def _cells(pictures: Mapping[str, np.ndarray], models: Sequence[str], box: Box) -> list[_Cell]:
-    gt = pictures.get(GT)
-    scores = {name: psnr(pictures[name], gt) for name in (INPUT, *models) if gt is not None and name in pictures}
+def _cells(arrays: Mapping[str, np.ndarray], models: Sequence[str], box: Box) -> list[_Cell]:
+    gt = arrays.get(GT)
+    scores = {name: psnr(arrays[name], gt) for name in (INPUT, *models) if gt is not None and name in arrays}
     # Compared as printed: two models with the same two decimals are both best.
     best = max((round(scores[name], 2) for name in models if name in scores), default=None)
     cells = []
     for name in (INPUT, *models):
-        part = psnr(box.cut(pictures[name]), box.cut(gt)) if name in scores else None
+        part = psnr(box.cut(arrays[name]), box.cut(gt)) if name in scores else None
         is_best = name != INPUT and name in scores and round(scores[name], 2) == best
-        picture = box.cut(pictures[name]) if name in pictures else None
-        cells.append(_Cell(name, picture, scores.get(name), part, is_best))
+        pixels = box.cut(arrays[name]) if name in arrays else None
+        cells.append(_Cell(name, pixels, scores.get(name), part, is_best))
     return cells if gt is None else [*cells, _Cell(GT, box.cut(gt), None, None, False)]
 
 
-def _whole_pictures(pictures: Mapping[str, np.ndarray], box: Box, width: int, height: int) -> Image.Image:
+def _whole_images(arrays: Mapping[str, np.ndarray], box: Box, width: int, height: int) -> Image.Image:
     """The whole input with the box and, as far as there is room below it, the clean and the first model's image."""
-    source = pictures[INPUT]
-    models = [name for name in pictures if name not in (INPUT, GT)]
-    order = [name for name in (INPUT, GT, *models[:1]) if name in pictures]
+    source = arrays[INPUT]
+    models = [name for name in arrays if name not in (INPUT, GT)]
+    order = [name for name in (INPUT, GT, *models[:1]) if name in arrays]
     below = _LINE + 8 + _GAP
     widest = min(width, max(height, width) * source.shape[1] / source.shape[0])
     for count in range(len(order), 0, -1):
@@ -360,10 +309,10 @@ def _whole_pictures(pictures: Mapping[str, np.ndarray], box: Box, width: int, he
     step = size[1] + below
     canvas = Image.new("RGB", (width, step * len(order)), PAPER)
     draw = ImageDraw.Draw(canvas)
-    names = [name for name in pictures if name in order]
+    names = [name for name in arrays if name in order]
     for number, name in enumerate(names):
         top = number * step
-        canvas.paste(Image.fromarray(_resized(pictures[name], size)), (0, top))
+        canvas.paste(Image.fromarray(_resized(arrays[name], size)), (0, top))
         _draw_name(draw, (0, top + size[1] + 5), f"{_shown(name)}, whole", size[0])
         corner = (round(box.left * scale), top + round(box.top * scale))
         _frame(draw, corner, (round(box.width * scale), round(box.height * scale)))
@@ -373,10 +322,10 @@ def _whole_pictures(pictures: Mapping[str, np.ndarray], box: Box, width: int, he
 def _draw_cell(canvas: Image.Image, place: tuple[int, int], size: tuple[int, int], cell: _Cell, box: Box) -> None:
     draw = ImageDraw.Draw(canvas)
     (x, y), (width, height) = place, size
-    if cell.picture is None:
+    if cell.pixels is None:
         _draw_empty(draw, place, size, "no result")
     else:
-        canvas.paste(Image.fromarray(_resized(cell.picture, size)), place)
+        canvas.paste(Image.fromarray(_resized(cell.pixels, size)), place)
         _frame(draw, place, size)
     y += height + 5
     _draw_name(draw, (x, y), _shown(cell.name), width, _BEST if cell.is_best else INK)
@@ -391,10 +340,10 @@ def _draw_error(
     draw = ImageDraw.Draw(canvas)
     if cell.name == GT:
         _draw_scale(canvas, place, size, scale)
-    elif cell.picture is None:
+    elif cell.pixels is None:
         _draw_empty(draw, place, size, "")
     else:
-        errors = cv2.resize(error_map(cell.picture, gt, scale), size, interpolation=cv2.INTER_NEAREST)
+        errors = cv2.resize(error_map(cell.pixels, gt, scale), size, interpolation=cv2.INTER_NEAREST)
         canvas.paste(Image.fromarray(np.ascontiguousarray(errors[..., ::-1])), place)
 
 
@@ -446,12 +395,7 @@ def _shown(name: str) -> str:
 def _title(comparison: Comparison, test_set: str, image: str) -> str:
     types = {r.rain_type for r in comparison.results if (r.test_set, r.image) == (test_set, image)}
     rain_type = next(iter(types - {None}), None)
-    return " · ".join([*([in_words(rain_type)] if rain_type else []), f"{test_set} / {image}"])
-
-
-def in_words(rain_type: str) -> str:
-    """The rain type for a reader."""
-    return RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
+    return " · ".join([*([describe(rain_type)] if rain_type else []), f"{test_set} / {image}"])
 
 
 def _footer(scale: float, automatic: bool) -> Image.Image:

@@ -10,7 +10,8 @@ import hashlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -37,8 +38,11 @@ from unirain_plugin.inference.loading import (
 )
 from unirain_plugin.inference.restoring import CONFIDENCE, RestoreOptions, restore, restore_tensor
 from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
+from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.files import canonical_hash
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.toolbox import prepare_import
 from unirain_plugin.version import __version__
 
 _PRELOADED = [
@@ -60,21 +64,17 @@ class NetworkSpec:
 
     Attributes:
         options: Its section of the option file.
-        tile: See :class:`CompareOptions`, as the further ones.
-        overlap: Pixels that tiles share.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        sizes: Longer edges at which larger images are restored as well; None: what the weights' file names.
+        restoring: How images are restored.
         device: Where it runs.
         threads: CPU threads, or None for torch's choice.
+        imports: Modules that register networks.
     """
 
     options: ModelOptions
-    tile: int
-    overlap: int
-    precision: str
-    sizes: list[int] | None
+    restoring: RestoreOptions
     device: str
     threads: int | None
+    imports: tuple[str, ...] = ()
 
     @property
     def weights(self) -> Path | None:
@@ -82,22 +82,13 @@ class NetworkSpec:
         given = self.options.weights
         return None if given is None else SHIPPED if given == DEFAULT_WEIGHTS else Path(given).expanduser()
 
-    def restore_options(self) -> RestoreOptions:
-        """How images are restored.
-
-        Raises:
-            OptionError: If tile, overlap or precision are out of range.
-        """
-        sizes = None if self.sizes is None else tuple(self.sizes)
-        return RestoreOptions(self.tile, self.overlap, self.precision, sizes=sizes)
-
     def fingerprint(self) -> str:
         """Hash of all that a restored image depends on beside its input.
 
         Raises:
             CheckpointError: If the weights are missing.
         """
-        o = self.options
+        o, r = self.options, self.restoring
         network: Any = Path(o.network).read_text("utf-8") if isinstance(o.network, str) else o.network
         if network is None and self.weights is not None:
             network = experiment_network(self.weights)
@@ -107,22 +98,47 @@ class NetworkSpec:
                 "weights": self.weights and file_hash(self.weights),
                 "network": network,
                 "loading": [o.param_key, o.strict_load, o.pad_multiple],
-                "restoring": [self.tile, self.overlap, self.precision, self.sizes, CONFIDENCE],
+                **({"code": _code_of(self.imports)} if self.imports else {}),
+                "restoring": [r.tile, r.overlap, r.precision, r.sizes, CONFIDENCE],
             }
         )
 
 
+def _code_of(modules: Sequence[str]) -> list[str]:
+    """Hashes of the files of imported modules, and of what else of their packages is imported."""
+    packages = {name.partition(".")[0] for name in modules}
+    own = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] in packages]
+    return [file_hash(module.__file__) for module in own if getattr(module, "__file__", None)]
+
+
 def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
-    """The network of a model's section; what it leaves out is as for all."""
-    chosen = {
-        key: getattr(options, key) if getattr(model, key) is None else getattr(model, key)
-        for key in ("tile", "overlap", "precision", "sizes")
-    }
-    return NetworkSpec(model, **chosen, device=options.device, threads=options.cost.threads)
+    """The network of a model's section; what it leaves out is as for all.
+
+    Raises:
+        OptionError: If tile, overlap, precision or sizes are out of range.
+    """
+    keys = ("tile", "overlap", "precision", "sizes")
+    chosen = {key: getattr(options if getattr(model, key) is None else model, key) for key in keys}
+    chosen["sizes"] = None if chosen["sizes"] is None else tuple(chosen["sizes"])
+    own = (*options.imports, *_imports_of(model.network))
+    return NetworkSpec(model, RestoreOptions(**chosen), options.device, options.cost.threads, own)
+
+
+def _imports_of(network: dict[str, Any] | str | None) -> list[str]:
+    """Modules that a network's own option file names, imported; what is wrong with it is told when it is loaded."""
+    if not isinstance(network, str):
+        return []
+    with suppress(UniRainError):
+        modules = read_option_file(network).opt.get("imports")
+        if isinstance(modules, list):
+            prepare_import()
+            import_own(map(str, modules), Path(network).parent)
+            return list(map(str, modules))
+    return []
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file of weights.
+    """SHA-256 of a file of weights (or of code).
 
     Raises:
         CheckpointError: If it cannot be read.
@@ -144,14 +160,16 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
         CheckpointError: If the weights are missing, broken or made for another network.
         OptionError: If the network or the device is wrong.
     """
+    prepare_import()
+    import_own(spec.imports)
     o, remark = spec.options, ""
     where = f"models: {o.name}: network"
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     device = choose_device(spec.device)
-    spec.restore_options().check_device(device)
+    spec.restoring.check_device(device)
     if o.untrained or not o.strict_load:
-        section = network_section(Path(o.network)) if isinstance(o.network, str) else o.network
+        section = network_section(Path(o.network), with_imports=True) if isinstance(o.network, str) else o.network
         torch.manual_seed(0)
         if section is None:
             raise CheckpointError(f"{where}: strict_load: false needs the network's `type` and arguments.")
@@ -296,12 +314,12 @@ def _serve(connection: Connection, spec: NetworkSpec) -> None:
 
 
 def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
-    options = spec.restore_options()
+    options = spec.restoring
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
 
     def restore_file(source: Source, target: Path) -> None:
         """Restore ``source`` into the PNG file ``target``."""
-        write_image(target, StoredImage(restore(net, source.picture(), **vars(options))))
+        write_image(target, StoredImage(restore(net, source.pixels(), **vars(options))))
 
     def once(image: Tensor) -> Tensor:
         return restore_tensor(net, image, options)

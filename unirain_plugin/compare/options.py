@@ -10,9 +10,23 @@ from typing import Annotated, Any, Literal
 
 from unirain_plugin.compare.summary import GT, INPUT
 from unirain_plugin.errors import did_you_mean
+from unirain_plugin.metrics.protocols import DEFAULT, MEASURES, PROTOCOLS
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.support.spec import KeyPath, Problem, Rule, above, at_least, at_most, below, filled, parse_section
+from unirain_plugin.support.packages import import_own
+from unirain_plugin.support.spec import (
+    KeyPath,
+    Problem,
+    Rule,
+    above,
+    at_least,
+    at_most,
+    below,
+    filled,
+    one_of,
+    parse_section,
+)
+from unirain_plugin.toolbox import prepare_import
 
 DEFAULT_WEIGHTS = "default"
 """``weights: default`` names the network that the package ships."""
@@ -22,6 +36,7 @@ _RESERVED = {INPUT: "rainy input", GT: "clean image"}
 
 _Count = Annotated[int, at_least(1)]
 _Side = Annotated[int, at_least(16)]
+_Protocol = Annotated[str, one_of(*PROTOCOLS)]
 _FolderName = Annotated[
     str,
     filled,
@@ -193,7 +208,7 @@ class SetOptions:
         dataroot: Folder ``{type}/{input,target}`` (RainRAG's layout), or of LMDBs ``{type}/{lq,gt}.lmdb``; with
             ``manifest``: the folder that its paths are relative to.
         rain_types: Which types of ``dataroot`` or ``manifest``; null for all.
-        manifest: JSON lines of pairs.
+        manifest: JSON lines of pairs, or several such files.
         rejected: Take also the pairs that distillation has rejected.
         synthesize: Renders a test set.
         limit: At most so many images of each rain type, the first ones.
@@ -205,7 +220,7 @@ class SetOptions:
     rain_type: str | None = None
     dataroot: Path | None = None
     rain_types: list[str] | None = None
-    manifest: Path | None = None
+    manifest: Path | Annotated[list[Path], filled] | None = None
     rejected: bool = False
     synthesize: SynthesizeOptions | None = None
     limit: _Count | None = None
@@ -231,7 +246,11 @@ class CompareOptions:
         name: Name of the comparison; the default output folder is ``results/compare/<name>``.
         models: What is compared, in the order of the tables.
         test_sets: On what, in the order of the tables.
-        metrics: ``psnr``, ``ssim``, ``psnr_y``, ``ssim_y``, ``niqe``, or any metric of pyiqa where it is installed.
+        metrics: ``psnr``, ``ssim``, ``psnr_y``, ``ssim_y``, ``psnr@PROTOCOL``, ``ssim@PROTOCOL``, ``niqe``, or any
+            metric of pyiqa where it is installed.
+        protocol: How ``psnr`` and ``ssim`` are taken, see :data:`~unirain_plugin.metrics.protocols.PROTOCOLS`; under
+            the others of a list they are taken as well.
+        imports: Modules of your own that register networks.
         include_input: Whether the rainy input is the tables' first row.
         reference: The model that differences are taken to; null for the first row.
         tile: Edge of what a network computes at a time, 0 for the whole image.
@@ -244,13 +263,15 @@ class CompareOptions:
         bootstrap: Confidence intervals.
         figure: The grid of images.
         output: Folder for everything that is written.
-        max_megapixels: Pictures that declare more are refused before they are decoded; null for what memory takes.
+        max_megapixels: Images that declare more are refused before they are decoded; null for what memory takes.
     """
 
     name: _FolderName
     models: Annotated[list[ModelOptions], filled]
     test_sets: Annotated[list[SetOptions], filled]
     metrics: Annotated[list[str], filled] = field(default_factory=lambda: ["psnr", "ssim"])
+    protocol: _Protocol | Annotated[list[_Protocol], filled] = DEFAULT
+    imports: list[str] = field(default_factory=list)
     include_input: bool = True
     reference: str | None = None
     tile: int = 512
@@ -270,11 +291,27 @@ class CompareOptions:
         yield from _repeated("test_sets", [test_set.name for test_set in self.test_sets])
         yield from _repeated("metrics", self.metrics)
 
+    def check_protocol(self) -> Iterator[Problem]:
+        """A protocol has something to say."""
+        if self.protocols != [DEFAULT] and not set(MEASURES) & set(self.metrics):
+            yield "protocol", f"nothing follows it: `metrics` holds neither {' nor '.join(MEASURES)}."
+
     def check_reference(self) -> Iterator[Problem]:
         """Differences are taken to a row."""
         if self.reference is not None and self.reference not in self.rows:
             text = f"there is no model '{self.reference}'; found {', '.join(self.rows)}."
             yield "reference", text + did_you_mean(self.reference, self.rows)
+
+    @property
+    def protocols(self) -> list[str]:
+        """The protocols, that of ``psnr`` and ``ssim`` first."""
+        return [self.protocol] if isinstance(self.protocol, str) else list(dict.fromkeys(self.protocol))
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics, those under further protocols as ``psnr@NAME``."""
+        further = [f"{name}@{p}" for p in self.protocols[1:] for name in MEASURES if name in self.metrics]
+        return list(dict.fromkeys([*self.metrics, *further]))
 
     @property
     def rows(self) -> list[str]:
@@ -294,6 +331,7 @@ def load_options(path: str | Path) -> CompareOptions:
         OptionError: As :func:`parse_options`, and for a file that is missing or no YAML.
     """
     document = read_option_file(path)
+    import_own((), Path(path).parent)  # modules named under `imports` may lie beside the file
     return parse_options(document.opt, document.file, document.lines)
 
 
@@ -308,9 +346,11 @@ def parse_options(
         lines: Key path → line, where they come from a file.
 
     Raises:
-        OptionError: Naming every wrong key, with the nearest valid spelling.
+        OptionError: Naming every wrong key, with the nearest valid spelling, or the module that cannot be imported.
     """
     options = parse_section(CompareOptions, mapping, where, lines=lines)
+    prepare_import()
+    import_own(options.imports)
     from unirain_plugin.metrics.scoring import check_names  # the tables of known metrics
 
     check_names(options.metrics, where)

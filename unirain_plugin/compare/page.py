@@ -12,11 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.compare.figure import in_words, models_with_results
+from unirain_plugin.compare.figure import models_with_results
 from unirain_plugin.compare.summary import GT, INPUT, OK, Comparison, ImageResult
+from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.complexity import CONVENTION
-from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.packages import require
 
@@ -84,13 +85,13 @@ def write_page(
     every = _images(comparison)
     chosen = choose_evenly(every, options.images)
     scores = {(r.test_set, r.image, r.model): r.metrics for r in comparison.results}
-    types = list(dict.fromkeys(r.rain_type for r in chosen if r.rain_type))
+    types = [r.rain_type for r in chosen if r.rain_type]
     text = environment.from_string(source).render(
         name=comparison.name,
         summary=_table(summary_rows),
         notes=[note, CONVENTION if any(row.multiply_adds for row in comparison.models) else ""],
         failures=[(row.name, row.status) for row in comparison.models if row.status != OK],
-        types=[(name, in_words(name)) for name in sorted(types, key=_type_order)],
+        types=[(name, describe(name)) for name in types_in_order(types)],
         test_sets=[(name, name) for name in comparison.test_sets if any(r.test_set == name for r in chosen)],
         total=len(every),
         options=options,
@@ -160,19 +161,19 @@ def _image(
     options: PageOptions,
 ) -> dict[str, object]:
     """Everything that the page shows of one image, as JSON."""
-    pictures = comparison.pictures(result.test_set, result.image)
-    height, width = pictures[INPUT].shape[:2]
-    rows = {name: scores.get((result.test_set, result.image, name), {}) for name in pictures if name != GT}
+    arrays = comparison.arrays(result.test_set, result.image)
+    height, width = arrays[INPUT].shape[:2]
+    rows = {name: scores.get((result.test_set, result.image, name), {}) for name in arrays if name != GT}
     columns = {metric: shown([row.get(metric) for row in rows.values()]) for metric in comparison.metrics}
     return {
         "set": result.test_set,
         "name": result.image,
         "type": result.rain_type or "",
-        "words": in_words(result.rain_type) if result.rain_type else "",
+        "words": describe(result.rain_type) if result.rain_type else "",
         "width": width,
         "height": height,
-        "thumbnail": embedded(pictures[INPUT], _THUMBNAIL, _THUMBNAIL_QUALITY),
-        "sides": {name: embedded(picture, options.longest_edge, options.quality) for name, picture in pictures.items()},
+        "thumbnail": embedded(arrays[INPUT], _THUMBNAIL, _THUMBNAIL_QUALITY),
+        "sides": {name: embedded(pixels, options.longest_edge, options.quality) for name, pixels in arrays.items()},
         "scores": {
             name: {m: [columns[m][number], _finite(row.get(m))] for m in comparison.metrics}
             for number, (name, row) in enumerate(rows.items())
@@ -187,14 +188,10 @@ def _finite(value: Cell) -> float | int | None:
     return math.copysign(1e300, value) if math.isinf(value) else value
 
 
-def embedded(picture: np.ndarray, longest_edge: int, quality: int) -> str:
+def embedded(pixels: np.ndarray, longest_edge: int, quality: int) -> str:
     """An RGB image (H, W, 3), made smaller if need be, as the data URI of a WebP."""
-    scale = min(1.0, longest_edge / max(picture.shape[:2]))
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+    scale = min(1.0, longest_edge / max(pixels.shape[:2]))
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
     data = cv2.imencode(".webp", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def _type_order(name: str) -> tuple[bool, int, str]:
-    return (name not in RAIN_TYPES, RAIN_TYPES.index(name) if name in RAIN_TYPES else 0, name)

@@ -7,8 +7,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from unirain_plugin.compare.summary import (
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.inference.video_reading import reason
 from unirain_plugin.metrics.complexity import CONVENTION
+from unirain_plugin.metrics.protocols import PROTOCOLS, measure_of
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.files import is_full, write_whole
@@ -37,7 +38,8 @@ from unirain_plugin.support.provenance import provenance
 
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "niqe": "NIQE", "lpips": "LPIPS"}
 _DIGITS = {"psnr": 2, "psnr_y": 2, "niqe": 2}
-_GROUPS = {**{name: name.upper() for name in RAIN_TYPES}, MEAN: "average", WORST: "worst"}
+GROUP_TITLES = {**{name: name.upper() for name in RAIN_TYPES}, MEAN: "average", WORST: "worst"}
+"""Group of images → its column's title; others have their own name."""
 
 _WIDTH = 3
 _FEW = 10
@@ -45,16 +47,40 @@ _FEW = 10
 Mark = Callable[[str], str]
 
 
+def _title(metric: str) -> str:
+    measure, at, protocol = metric.partition("@")
+    return f"{_TITLES.get(measure, measure)}{at}{protocol}"
+
+
 def metric_title(metric: str, higher_is_better: bool) -> str:
     """Such as ``PSNR ↑``."""
-    return f"{_TITLES.get(metric, metric)} {'↑' if higher_is_better else '↓'}"
+    return f"{_title(metric)} {'↑' if higher_is_better else '↓'}"
+
+
+def _digits(metric: str) -> int:
+    return _DIGITS.get(metric.partition("@")[0], 4)
+
+
+def protocol_note(metrics: Iterable[str], protocol: str | None) -> str:
+    """A sentence for each protocol that a table's PSNR and SSIM are taken under: crop, colours, window, rounding.
+
+    Args:
+        metrics: The table's.
+        protocol: That of ``psnr`` and ``ssim``; None if nothing is to be said.
+    """
+    titles: dict[str, list[str]] = {}
+    for metric in metrics if protocol else ():
+        found = measure_of(metric, protocol=protocol)
+        if found is not None:
+            titles.setdefault(found[1], []).append(_title(metric))
+    return " ".join(f"{', '.join(names)}: protocol {name}, {PROTOCOLS[name]}." for name, names in titles.items())
 
 
 def number(value: float | None, metric: str) -> str:
     """A value as it is printed; a dash where there is none."""
     if value is None:
         return "–"
-    return "∞" if math.isinf(value) else f"{value:.{_DIGITS.get(metric, 4)}f}"
+    return "∞" if math.isinf(value) else f"{value:.{_digits(metric)}f}"
 
 
 def marked_cells(
@@ -67,7 +93,7 @@ def marked_cells(
     printed = []
     for column in columns:
         contestants = [name for name in column if name != INPUT]
-        best, second = rank([column[name] for name in contestants], higher, _DIGITS.get(metric, 4))
+        best, second = rank([column[name] for name in contestants], higher, _digits(metric))
         cells = {name: number(value, metric) for name, value in column.items()}
         for places, mark in ((best, bold), (second, underline)):
             for index in places:
@@ -100,8 +126,8 @@ def present(summaries: Sequence[SetSummary], metrics: Mapping[str, bool]) -> dic
 def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool]) -> str:
     """A sentence about the images that are not in the means; empty where all are."""
     parts = [
-        f"{model}: {_TITLES.get(metric, metric)} of {count} of {summary.images[group]} images of "
-        f"{f'{summary.test_set}, ' if len(summaries) > 1 else ''}{_GROUPS.get(group, group)}"
+        f"{model}: {_title(metric)} of {count} of {summary.images[group]} images of "
+        f"{f'{summary.test_set}, ' if len(summaries) > 1 else ''}{GROUP_TITLES.get(group, group)}"
         for summary in summaries
         for model in models
         for group, counts in summary.left_out.get(model, {}).items()
@@ -120,63 +146,65 @@ def split_metrics(metrics: Mapping[str, bool]) -> list[dict[str, bool]]:
     return [dict(items[start:end]) for start, end in pairwise(ends)]
 
 
-def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+def markdown_set(
+    summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
+) -> str:
     """One test set: a row a model, a column a rain type, the metrics in a cell."""
     parts = [f"### {summary.test_set}\n"]
     for some in split_metrics(present([summary], metrics)):
-        cells = _printed(summary, models, some, "**{}**".format, "<u>{}</u>".format)
+        rows = _rows(summary, models, some)
         heads = [
-            _GROUPS.get(group, group) + ("" if group == WORST else f" ({summary.images[group]})")
+            GROUP_TITLES.get(group, group) + ("" if group == WORST else f" ({summary.images[group]})")
             for group in summary.groups
         ]
-        rows = {
-            model: [" / ".join(cells[group][metric][model] for metric in some) for group in summary.groups]
-            for model in models
-        }
-        title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
-        title += "; number of images in brackets"
-        title += "; – where a model lacks an image or a metric a value." if "–" in str(rows) else "."
-        title = f"{title} {left_out([summary], models, some)}".rstrip()
-        parts.append(f"{title}\n\n{_markdown(['model', *heads], rows)}")
+        dash = "; – where a model lacks an image or a metric a value" if "–" in str(rows) else ""
+        title = f"{_titles(some)}; number of images in brackets{dash}."
+        title = _sentences(title, protocol_note(some, protocol), left_out([summary], models, some))
+        parts.append(f"{title}\n\n{markdown_table(['model', *heads], rows)}")
     return "\n".join(parts)
 
 
-def markdown_overview(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+def markdown_overview(
+    summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
+) -> str:
     """Several test sets: a column each, with the mean over its rain types, and their average."""
     parts = ["### All test sets\n"]
+    columns = {f"{number} {s.test_set}": s for number, s in enumerate(summaries)}
     for some in split_metrics(present(summaries, metrics)):
-        cells: dict[str, list[str]] = {model: [] for model in models}
-        columns = {metric: _overview_columns(summaries, models, metric) for metric in some}
-        for index in range(len(summaries) + 1):
-            printed = {
-                metric: marked_cells([columns[metric][index]], metric, higher, "**{}**".format, "<u>{}</u>".format)[0]
-                for metric, higher in some.items()
-            }
+        values: dict[str, dict[str, dict[str, float | None]]] = {model: {MEAN: {}} for model in models}
+        for model in models:
+            for name, summary in columns.items():
+                values[model][name] = summary.values[model][MEAN if MEAN in summary.groups else summary.groups[0]]
+        for metric in some:
+            # an average over those test sets in which the metric has a value at all
+            sets = [name for name in columns if any(values[model][name].get(metric) is not None for model in models)]
             for model in models:
-                cells[model].append(" / ".join(printed[metric][model] for metric in some))
-        title = " / ".join(metric_title(metric, higher) for metric, higher in some.items())
+                known = [values[model][name].get(metric) for name in sets]
+                values[model][MEAN][metric] = finite_mean(known) if known and None not in known else None
+        rows = _rows(SetSummary("", [*columns, MEAN], {}, values, {}), models, some)
+        title = f"{_titles(some)}; means over the rain types of each test set."
+        title = _sentences(title, protocol_note(some, protocol), left_out(summaries, models, some))
         heads = ["model", *(summary.test_set for summary in summaries), "average"]
-        title = f"{title}; means over the rain types of each test set. {left_out(summaries, models, some)}".rstrip()
-        parts.append(f"{title}\n\n{_markdown(heads, cells)}")
+        parts.append(f"{title}\n\n{markdown_table(heads, rows)}")
     return "\n".join(parts)
 
 
-def _overview_columns(
-    summaries: Sequence[SetSummary], models: Sequence[str], metric: str
-) -> list[dict[str, float | None]]:
-    columns = []
-    for summary in summaries:
-        group = MEAN if MEAN in summary.groups else summary.groups[0]
-        columns.append({model: summary.values[model][group].get(metric) for model in models})
-    average: dict[str, float | None] = {}
-    for model in models:
-        values = [column[model] for column in columns if any(value is not None for value in column.values())]
-        known = [value for value in values if value is not None]
-        average[model] = finite_mean(known) if known and len(known) == len(values) else None
-    return [*columns, average]
+def _rows(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> dict[str, list[str]]:
+    """Model → a cell for each group, with all metrics in it, in Markdown."""
+    cells = _printed(summary, models, metrics, "**{}**".format, "<u>{}</u>".format)
+    return {m: [" / ".join(cells[group][metric][m] for metric in metrics) for group in summary.groups] for m in models}
 
 
-def _markdown(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+def _titles(metrics: Mapping[str, bool]) -> str:
+    return " / ".join(metric_title(metric, higher) for metric, higher in metrics.items())
+
+
+def _sentences(*texts: str) -> str:
+    return " ".join(filter(None, texts))
+
+
+def markdown_table(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table: titles, then for each row its name and cells."""
     lines = [f"| {' | '.join(map(_escape_bar, heads))} |", f"|{' --- |' * len(heads)}"]
     lines += [f"| {_escape_bar(name)} | {' | '.join(cells)} |" for name, cells in rows.items()]
     return "\n".join(lines) + "\n"
@@ -193,7 +221,7 @@ def markdown_intervals(
     for model, intervals in summary.intervals.items():
         row = []
         for metric in metrics:
-            found, digits = intervals.get(metric), _DIGITS.get(metric, 4)
+            found, digits = intervals.get(metric), _digits(metric)
             text = found and f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
             row.append("–" if text is None else f"**{text}**" if found.is_clear else text)
         if intervals:
@@ -207,13 +235,13 @@ def markdown_intervals(
     if left_out([summary], [reference, *rows], metrics):
         text += " Over the images that have a finite value of both."
     heads = ["model", *(metric_title(metric, higher) for metric, higher in metrics.items())]
-    return f"{text}\n\n{_markdown(heads, rows)}"
+    return f"{text}\n\n{markdown_table(heads, rows)}"
 
 
 def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str) -> str:
     """Cost and status of every model; the status alone where no cost was measured."""
     if all(row.parameters is None for row in models):
-        return _markdown(["model", "status"], {row.name: [_escape_bar(row.status)] for row in models})
+        return markdown_table(["model", "status"], {row.name: [_escape_bar(row.status)] for row in models})
     size, counted = options.size, options.multiply_adds_size
     heads = ["model", "parameters, M", f"multiply-adds at {counted}², G", f"latency at {size}², ms",
              f"peak memory at {size}², MiB", "status"]  # fmt: skip
@@ -222,26 +250,30 @@ def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str
         f"{CONVENTION} Latency: median of {options.rounds} rounds in which the networks take turns, on {device}; peak "
         "memory: rise during one restoration in a process of its own, without weights."
     )
-    return f"{_markdown(heads, rows)}\n{note}\n"
+    return f"{markdown_table(heads, rows)}\n{note}\n"
 
 
-def latex_set(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+def latex_set(
+    summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
+) -> str:
     """One test set as a ``table*``, or several (packages booktabs, graphicx): columns as in the paper's Table 1."""
-    return "\n".join(_latex_table(summary, models, some) for some in split_metrics(present([summary], metrics)))
+    parts = split_metrics(present([summary], metrics))
+    return "\n".join(_latex_table(summary, models, some, protocol) for some in parts)
 
 
-def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None) -> str:
     cells = _printed(summary, models, metrics, r"\textbf{{{}}}".format, r"\underline{{{}}}".format)
     count = len(metrics)
-    heads = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(_GROUPS.get(group, group))}}}" for group in summary.groups]
-    note = left_out([summary], models, metrics)
+    heads = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(GROUP_TITLES.get(group, group))}}}" for group in summary.groups]
+    caption = f"{summary.test_set}. Best in bold, second best underlined."
+    caption = _sentences(caption, protocol_note(metrics, protocol), left_out([summary], models, metrics))
     rules = [rf"\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(heads))]
     arrow = {True: r"$\uparrow$", False: r"$\downarrow$"}
-    arrows = [f"{_latex(_TITLES.get(metric, metric))} {arrow[higher]}" for metric, higher in metrics.items()]
+    arrows = [f"{_latex(_title(metric))} {arrow[higher]}" for metric, higher in metrics.items()]
     lines = [
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{_latex(f'{summary.test_set}. Best in bold, second best underlined. {note}'.rstrip())}}}",
+        rf"\caption{{{_latex(caption)}}}",
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'c' * (count * len(heads))}}}",
         r"\toprule",
@@ -296,7 +328,7 @@ def page_rows(
             prefix = f"{summary.test_set}: " if len(summaries) > 1 else ""
             for group in sorted(summary.groups, key=lambda group: group not in (MEAN, WORST)):
                 for metric, higher in metrics.items():
-                    title = f"{prefix}{_GROUPS.get(group, group)} {metric_title(metric, higher)}"
+                    title = f"{prefix}{GROUP_TITLES.get(group, group)} {metric_title(metric, higher)}"
                     row[title] = summary.values[model.name][group].get(metric)
         row["parameters, M"] = model.parameters and model.parameters / 1e6
         row["multiply-adds, G"] = model.multiply_adds and model.multiply_adds / 1e9
@@ -322,7 +354,9 @@ def _escape_bar(text: str) -> str:
 
 def _latex(text: str) -> str:
     escaped = re.sub(r"([#$%&_{}])", r"\\\1", text.replace("\\", "\0")).replace("\0", r"\textbackslash{}")
-    return escaped.replace("–", "--").replace("~", r"\textasciitilde{}")
+    for character, command in {"–": "--", "~": r"\textasciitilde{}", "×": r"$\times$", "σ": r"$\sigma$"}.items():
+        escaped = escaped.replace(character, command)
+    return escaped
 
 
 def markdown(outcome: Outcome, options: CompareOptions) -> str:
@@ -331,10 +365,10 @@ def markdown(outcome: Outcome, options: CompareOptions) -> str:
     scored = [m.name for m in outcome.comparison.models if m.status != UNTRAINED]
     parts = [f"## {outcome.comparison.name}\n"]
     for summary in outcome.summaries:
-        parts.append(markdown_set(summary, scored, metrics))
+        parts.append(markdown_set(summary, scored, metrics, options.protocols[0]))
         parts.append(markdown_intervals(summary, outcome.reference, metrics, options.bootstrap))
     if len(outcome.summaries) > 1:
-        parts.append(markdown_overview(outcome.summaries, scored, metrics))
+        parts.append(markdown_overview(outcome.summaries, scored, metrics, options.protocols[0]))
     parts.append("### Models\n")
     parts.append(markdown_costs(outcome.comparison.models, options.cost, outcome.device))
     for title, lines in (("Went wrong", outcome.failures), ("Remarks", outcome.remarks)):
@@ -348,7 +382,7 @@ def latex(outcome: Outcome, options: CompareOptions) -> str:
     metrics = outcome.directions
     scored = list(dict.fromkeys(r.model for r in outcome.comparison.results))
     parts = ["% Needs \\usepackage{booktabs,graphicx}.\n"]
-    parts += [latex_set(summary, scored, metrics) for summary in outcome.summaries]
+    parts += [latex_set(summary, scored, metrics, options.protocols[0]) for summary in outcome.summaries]
     return "\n".join([*parts, latex_costs(outcome.comparison.models, options.cost)])
 
 
@@ -359,6 +393,7 @@ def summary_json(outcome: Outcome, options: CompareOptions) -> str:
         "provenance": {**provenance(), "device": outcome.device},
         "options": options,
         "metrics": outcome.directions,
+        "protocols": {m.name: f"{m.protocol}: {PROTOCOLS[m.protocol]}" for m in outcome.metrics if m.protocol},
         "reference": outcome.reference,
         "models": outcome.comparison.models,
         "test_sets": outcome.summaries,
@@ -382,9 +417,12 @@ def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
     folder, comparison = options.output_folder, outcome.comparison
     written = []
     if options.figure.enabled and comparison.results:
-        for path, write in ((folder / "figure.png", _write_figure), (folder / "page.html", _write_page)):
+        for path, write in (
+            (folder / "figure.png", lambda path: write_zoom_grid(comparison, path, options.figure)),
+            (folder / "page.html", lambda path: _write_page(outcome, path, options.protocols[0])),
+        ):
             try:
-                write(outcome, path, options)
+                write(path)
                 written.append(path)
             except (UniRainError, ImportError) as error:
                 if is_full(error):
@@ -401,15 +439,10 @@ def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
     return [*(folder / name for name in texts), *written]
 
 
-def _write_figure(outcome: Outcome, path: Path, options: CompareOptions) -> None:
-    scored = {result.model for result in outcome.comparison.results}
-    shown = replace(outcome.comparison, models=[m for m in outcome.comparison.models if m.name in scored])
-    write_zoom_grid(shown, path, options.figure)
-
-
-def _write_page(outcome: Outcome, path: Path, _: CompareOptions) -> None:
+def _write_page(outcome: Outcome, path: Path, protocol: str) -> None:
     rows = page_rows(outcome.comparison.models, outcome.summaries, outcome.directions)
-    note = left_out(outcome.summaries, [row["model"] for row in rows], outcome.directions)
+    missing = left_out(outcome.summaries, [row["model"] for row in rows], outcome.directions)
+    note = _sentences(protocol_note(outcome.directions, protocol), missing)
     write_page(outcome.comparison, rows, path, note=note)
 
 

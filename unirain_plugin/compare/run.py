@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.compare.evaluate import Checked, Evaluator, Row, check_sample
-from unirain_plugin.compare.figure import find_picture
+from unirain_plugin.compare.figure import find_image
 from unirain_plugin.compare.measuring import Costs, measure_costs
 from unirain_plugin.compare.networks import NetworkSpec, spec_of
 from unirain_plugin.compare.options import CompareOptions
@@ -25,12 +25,13 @@ from unirain_plugin.support.files import check_folder, is_full, sole_user
 from unirain_plugin.support.journal import Journal
 
 
-def run(options: CompareOptions, bar: bool = True) -> Outcome:
-    """Compute what is not finished yet, and write tables, figure and page.
+def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcome:
+    """Compute what is not finished yet, and write tables, figure and page, as the command does.
 
     Args:
         options: The option file.
         bar: Whether to draw progress bars.
+        write: Whether files are written beside restored images and the journal.
 
     Raises:
         DataError: If a test set cannot be listed, no metric or no sound image is left, another run works in the output
@@ -40,7 +41,7 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
     device = choose_device(options.device)
     specs = {model.name: spec_of(model, options) for model in options.models if model.results is None}
     for spec in specs.values():
-        spec.restore_options().check_device(device)
+        spec.restoring.check_device(device)
     folder = options.output_folder
     check_folder(folder)
     with (
@@ -49,7 +50,7 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
         Journal(folder / "results.jsonl") as journal,
     ):
         samples = [s for test_set in options.test_sets for s in list_samples(test_set, folder / "data")]
-        metrics, missing = make_metrics(options.metrics, str(device))
+        metrics, missing = make_metrics(options.metric_names, str(device), options.protocols[0])
         if not metrics:
             raise DataError("none of the metrics can be computed: " + "; ".join(missing.values()))
         checked, broken = check_samples(samples, journal, bar)
@@ -59,16 +60,16 @@ def run(options: CompareOptions, bar: bool = True) -> Outcome:
         costs = measure_costs(running, options.cost, journal) if options.cost.enabled else ({}, {})
         outcome = _outcome(options, checked, metrics, rows, *costs, str(device))
         outcome.failures[:0] = [*broken, *missing.values()]
-        outcome.files = write_all(outcome, options)
+        outcome.files = write_all(outcome, options) if write else []
     return outcome
 
 
 def _check_figure(options: CompareOptions, checked: Sequence[Checked]) -> None:
     """Find the figure's images and boxes now, not after hours."""
-    sizes = {(c.sample.test_set, c.sample.image): c.size for c in checked}
+    sizes = {c.sample.key: c.size for c in checked}
     known = {"/".join(key): key for key in sizes}
     for entry in options.figure.images if options.figure.enabled else ():
-        chosen = find_picture(entry, known)
+        chosen = find_image(entry, known)
         chosen.box(options.figure.crop, sizes[chosen.test_set, chosen.image])
 
 
@@ -154,19 +155,19 @@ def _model_row(row: Row, cost: Mapping[str, float | None], problem: str | None) 
 
 
 def _reader(rows: Sequence[Row], checked: Sequence[Checked]) -> Callable[[str, str], dict[str, np.ndarray]]:
-    """The function behind :attr:`Comparison.pictures`."""
-    samples = {c.key: c.sample for c in checked}
+    """The function behind :attr:`Comparison.arrays`."""
+    samples = {c.sample.key: c.sample for c in checked}
 
-    def pictures(test_set: str, image: str) -> dict[str, np.ndarray]:
+    def arrays(test_set: str, image: str) -> dict[str, np.ndarray]:
         key = test_set, image
         if key not in samples:
             raise DataError(f"there is no test image '{image}' in the test set '{test_set}'.")
-        found = {INPUT: samples[key].lq.picture()}
+        found = {INPUT: samples[key].lq.pixels()}
         for row in rows:
             if row.name != INPUT and key in row.sources:
-                found[row.name] = row.sources[key].picture()
+                found[row.name] = row.sources[key].pixels()
         if samples[key].gt is not None:
-            found[GT] = samples[key].gt.picture()
+            found[GT] = samples[key].gt.pixels()
         return found
 
-    return pictures
+    return arrays

@@ -18,12 +18,18 @@ import numpy as np
 from unirain_plugin.compare.options import ModelOptions, SetOptions, SynthesizeOptions
 from unirain_plugin.data.folders import find_types, list_folders, scan_rainrag, walk_images
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
-from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.manifest import read_manifests
 from unirain_plugin.data.names import unique_keys
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.data.sources import read_meta, read_value, scan_lmdb
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
+
+_NAMED = 20
+"""Images without a partner that an error names."""
+
+ImageKey = tuple[str, str]
+"""(test set, image)."""
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 
@@ -46,7 +52,7 @@ class Source:
         """
         return read_file(self.path) if self.key is None else read_value(self.path, self.key)
 
-    def picture(self) -> np.ndarray:
+    def pixels(self) -> np.ndarray:
         """The image as the toolbox reads it: (H, W, 3) uint8 RGB, upright, without alpha.
 
         Raises:
@@ -80,6 +86,11 @@ class Sample:
     rain_type: str | None
     lq: Source
     gt: Source | None
+
+    @property
+    def key(self) -> ImageKey:
+        """(test set, image)."""
+        return self.test_set, self.image
 
     @property
     def stem(self) -> str:
@@ -171,13 +182,15 @@ def _holds_lmdbs(base: str) -> bool:
 def _from_sides(options: SetOptions) -> Iterator[Sample]:
     lq = _side(options.lq)
     gt = _side(options.gt) if options.gt is not None else None
-    missing = sorted(lq.keys() - gt.keys()) if gt is not None else []
-    if missing:
-        hint = did_you_mean(missing[0], gt)
-        raise DataError(
-            f"{options.gt}: {len(missing)} of {len(lq)} images of {options.lq} have no clean image of their name "
-            f"here: {some(missing)}.{hint} (Clean images named by another rule: make a manifest, index-dataset.)"
-        )
+    sides = [(lq, gt, options.lq, options.gt), (gt, lq, options.gt, options.lq)] if gt is not None else []
+    for here, there, path, other in sides:
+        missing = sorted(here.keys() - there.keys())
+        if missing:
+            raise DataError(
+                f"test set '{options.name}': {len(missing)} of {len(here)} images of {path} have no partner of their "
+                f"name in {other}: {some(missing, _NAMED)}.{did_you_mean(missing[0], there)} (Pairs named by another "
+                "rule: make a manifest, index-dataset.)"
+            )
     for name in sorted(lq):
         yield Sample(options.name, name, options.rain_type, lq[name], gt[name] if gt is not None else None)
 
@@ -211,10 +224,15 @@ def by_stem(root: str) -> dict[str, Source]:
 
 
 def _from_manifest(options: SetOptions) -> Iterator[Sample]:
-    manifest = os.path.expanduser(options.manifest)
-    root = os.path.dirname(os.path.abspath(manifest)) if options.dataroot is None else options.dataroot
+    given = options.manifest if isinstance(options.manifest, list) else [options.manifest]
+    manifests = [os.path.expanduser(path) for path in given]
+    manifest = ", ".join(manifests)
+    root = os.path.dirname(os.path.abspath(manifests[0])) if options.dataroot is None else options.dataroot
     base = os.path.expanduser(root)
-    records = [r for r in read_manifest(manifest) if r.keep is not False or options.rejected]
+    found = read_manifests(manifests, options.dataroot is None)
+    records = [r for r in found if r.keep is not False or options.rejected]
+    if len(manifests) > 1:  # they may name a pair again
+        records = list({(r.lq, r.gt): r for r in records}.values())
     types = {r.rain_type for r in records}
     for name in options.rain_types or ():
         if name not in types:
@@ -241,10 +259,6 @@ def _limited(samples: Iterator[Sample], limit: int) -> list[Sample]:
 def some(names: Sequence[str], limit: int = 3) -> str:
     """The first of the names, for a message."""
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
-
-
-ImageKey = tuple[str, str]
-"""(test set, image)."""
 
 
 @dataclass
@@ -288,9 +302,9 @@ def _by_pattern(model: ModelOptions, root: str, files: list[str], samples: Seque
         )
         if name in known:
             used.add(name)
-            finished.sources[sample.test_set, sample.image] = Source(os.path.join(root, name))
+            finished.sources[sample.key] = Source(os.path.join(root, name))
         else:
-            finished.problems[sample.test_set, sample.image] = f"{root}/{name} is missing.{did_you_mean(name, files)}"
+            finished.problems[sample.key] = f"{root}/{name} is missing.{did_you_mean(name, files)}"
     finished.others = sorted(known - used)
     return finished
 
@@ -305,11 +319,9 @@ def _by_stem(model: ModelOptions, root: str, files: list[str], samples: Sequence
         wanted = sample.stem + model.suffix
         ranked = sorted(((_shared_folders(name, sample), name) for name in by_stem.get(wanted, ())), reverse=True)
         if not ranked:
-            finished.problems[sample.test_set, sample.image] = (
-                f"no image named '{wanted}' in {root}.{did_you_mean(wanted, by_stem)}"
-            )
+            finished.problems[sample.key] = f"no image named '{wanted}' in {root}.{did_you_mean(wanted, by_stem)}"
         elif len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
-            finished.problems[sample.test_set, sample.image] = (
+            finished.problems[sample.key] = (
                 f"{ranked[1][1]} and {ranked[0][1]} in {root} could both be its result; give a `pattern`."
             )
         else:
@@ -326,17 +338,16 @@ def _award(finished: Finished, root: str, name: str, claimed: list[tuple[tuple[b
     best = max(rank for rank, _ in claimed)
     winners = [sample for rank, sample in claimed if rank == best]
     for _, sample in claimed:
-        key = sample.test_set, sample.image
         if winners == [sample]:
-            finished.sources[key] = Source(os.path.join(root, name))
+            finished.sources[sample.key] = Source(os.path.join(root, name))
         elif len(winners) > 1:
             others = [f"{s.test_set}/{s.image}" for s in winners if s is not sample]
-            finished.problems[key] = (
+            finished.problems[sample.key] = (
                 f"{name} in {root} could be its result or that of {others[0] if others else winners[0].image}; put "
                 "results in folders named after the rain type or test set, or give a `pattern`."
             )
         else:
-            finished.problems[key] = f"no image named '{Path(name).stem}' for it in {root}."
+            finished.problems[sample.key] = f"no image named '{Path(name).stem}' for it in {root}."
 
 
 def _shared_folders(name: str, sample: Sample) -> tuple[bool, int]:

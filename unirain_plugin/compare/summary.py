@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.psnr_ssim import finite_mean, psnr, ssim
 from unirain_plugin.metrics.scoring import Metric
-from unirain_plugin.rain_types import RAIN_TYPES
 
 if TYPE_CHECKING:
     from unirain_plugin.compare.options import BootstrapOptions
@@ -77,7 +77,7 @@ class Comparison:
         test_sets: Names, in the option file's order.
         results: Of all models, test sets and images that were finished.
         metrics: Names, in the option file's order.
-        pictures: ``(test set, image)`` → the images in order: ``input``, each model's name that finished this image,
+        arrays: ``(test set, image)`` → the images in order: ``input``, each model's name that finished this image,
             and ``gt`` if there is one; uint8 RGB (H, W, 3) of one size. Read from files at every call. A model named
             ``input`` is the first entry, not repeated.
     """
@@ -87,7 +87,7 @@ class Comparison:
     test_sets: list[str]
     results: list[ImageResult]
     metrics: list[str]
-    pictures: Callable[[str, str], dict[str, np.ndarray]]
+    arrays: Callable[[str, str], dict[str, np.ndarray]]
 
 
 MEAN, WORST, ALL = "mean", "worst", "all"
@@ -215,10 +215,9 @@ def summarise(
 
 def group_images(images: Mapping[str, str | None]) -> dict[str, list[str]]:
     """Rain type → images; the paper's four first. Images without one form the group ``all``."""
-    types = {images[image] for image in images}
-    order = [t for t in RAIN_TYPES if t in types] + sorted(t for t in types if t is not None and t not in RAIN_TYPES)
+    order = types_in_order(t for t in images.values() if t is not None)
     groups = {t: [image for image in images if images[image] == t] for t in order}
-    if None in types:
+    if None in images.values():
         groups[ALL] = [image for image in images if images[image] is None]
     return groups
 
@@ -313,32 +312,11 @@ def rank(values: Sequence[float | None], higher_is_better: bool, digits: int) ->
 
 
 @dataclass(frozen=True)
-class Triplet:
-    """The files of one held-out image: rainy, restored, clean."""
-
-    rain_type: str
-    lq: Path
-    restored: Path
-    gt: Path
-
-
-@dataclass(frozen=True)
 class Score:
     """PSNR (dB) and SSIM against the clean image, RGB, without border crop."""
 
     psnr: float
     ssim: float
-
-
-@dataclass(frozen=True)
-class TypeScore:
-    """Mean scores of one rain type, before and after, and how many images are perfect, which their PSNR leaves out."""
-
-    rain_type: str
-    images: int
-    rainy: Score
-    restored: Score
-    perfect: tuple[int, int] = (0, 0)
 
 
 def read_bgr(path: Path) -> np.ndarray:
@@ -361,72 +339,3 @@ def score(image: np.ndarray, target: np.ndarray) -> Score:
         DataError: If the sizes differ.
     """
     return Score(psnr(image, target), ssim(image, target))
-
-
-def find_triplets(data_root: Path, results: Path, suffix: str, rain_types: Sequence[str]) -> list[Triplet]:
-    """Pair every image of ``data_root/{type}/{input,target}`` with ``results/{type}/NAME_{suffix}.png``.
-
-    Raises:
-        DataError: If a restored image is missing.
-    """
-    triplets = []
-    for rain_type in rain_types:
-        for lq in sorted((data_root / rain_type / "input").iterdir()):
-            restored = results / rain_type / f"{lq.stem}_{suffix}.png"
-            if not restored.is_file():
-                raise DataError(f"{restored}: missing; expected the restored image of {lq}.")
-            triplets.append(Triplet(rain_type, lq, restored, data_root / rain_type / "target" / lq.name))
-    return triplets
-
-
-def score_by_type(triplets: Sequence[Triplet]) -> list[TypeScore]:
-    """Mean scores for each rain type, in order of appearance."""
-    scores: dict[str, list[tuple[Score, Score]]] = {}
-    for triplet in triplets:
-        target = read_bgr(triplet.gt)
-        pair = score(read_bgr(triplet.lq), target), score(read_bgr(triplet.restored), target)
-        scores.setdefault(triplet.rain_type, []).append(pair)
-    return [
-        TypeScore(rain_type, len(pairs), _mean_score(before), _mean_score(after), (_perfect(before), _perfect(after)))
-        for rain_type, pairs in scores.items()
-        for before, after in [list(zip(*pairs, strict=True))]
-    ]
-
-
-def _mean_score(scores: Sequence[Score]) -> Score:
-    return Score(finite_mean([s.psnr for s in scores]), finite_mean([s.ssim for s in scores]))
-
-
-def _perfect(scores: Sequence[Score]) -> int:
-    return sum(math.isinf(s.psnr) for s in scores)
-
-
-def format_table(rows: Sequence[TypeScore]) -> str:
-    """A plain-text table: a line a type and their mean; PSNR in dB."""
-    lines = [
-        "rain type   images     PSNR (dB): rainy  restored    gain    SSIM: rainy  restored",
-        "-" * 82,
-    ]
-    for name, images, rainy, restored in [*((r.rain_type, r.images, r.rainy, r.restored) for r in rows), _total(rows)]:
-        gain = restored.psnr - rainy.psnr
-        lines.append(
-            f"{name:<11} {images:>6} {rainy.psnr:>20.2f} {restored.psnr:>9.2f} {gain:>+7.2f}"
-            f" {rainy.ssim:>14.4f} {restored.ssim:>9.4f}"
-        )
-    lines += [
-        f"{row.rain_type}: {row.perfect[0]} rainy and {row.perfect[1]} restored images equal the clean one; "
-        "their infinite PSNR is not in the mean."
-        for row in rows
-        if any(row.perfect)
-    ]
-    return "\n".join(lines)
-
-
-def _total(rows: Sequence[TypeScore]) -> tuple[str, int, Score, Score]:
-    """Mean over the types (not over the images), as the paper's tables have it."""
-    return (
-        "mean",
-        sum(r.images for r in rows),
-        _mean_score([r.rainy for r in rows]),
-        _mean_score([r.restored for r in rows]),
-    )

@@ -28,34 +28,14 @@ _BACKENDS = ("disk", "lmdb", "mmengine")
 
 @dataclass(frozen=True, slots=True)
 class DatasetOptions:
-    """Options of ``DistilledMixedPairedDataset``.
-
-    Attributes:
-        name: The data set's name, for logs.
-        phase: ``train`` (crops, flips) or ``val`` / ``test`` (whole images).
-        scale: 1, as the toolbox asks for it.
-        dataroot: Folder in RainRAG's layout, or of the LMDBs.
-        manifest: JSON-lines file of pairs, or several of them, whose paths are relative to each.
-        rain_types: The types to take, in the order given; None takes all that are found.
-        sampling: ``balanced``, ``natural``, or explicit weights (see :mod:`unirain_plugin.data.sampling`).
-        pyramid: Weights of the tiers ``distilled`` and ``rest``; None takes the distilled pairs only.
-        seed: Seed of the augmentation.
-        gt_size: Side of the training crop in pixels.
-        use_hflip: Flip left and right at random.
-        use_rot: Flip top and bottom and swap the axes at random.
-        mean: Subtracted from each RGB channel, or None.
-        std: Divides each RGB channel, or None.
-        io_backend: ``{type: disk | lmdb | mmengine, …}``.
-        convert: Kinds of images to accept by OpenCV's conversion, of :data:`CONVERSIONS`.
-        decode_region: Decode only the rows that the crop needs, where the format allows it.
-        max_megapixels: Images that declare more are refused before they are decoded; None takes what memory takes.
-    """
+    """Options of ``DistilledMixedPairedDataset``; the table in ``docs/data.md`` says what each means."""
 
     name: _Text = "train"
     phase: Literal["train", "val", "test"] = "train"
     scale: Annotated[float, Rule(kind="1 (deraining keeps the size)", holds=lambda value: value == 1)] = 1
     dataroot: _Text | None = None
     manifest: _Text | Annotated[list[_Text], filled] | None = None
+    missing_manifests: Literal["stop", "skip"] = "stop"
     rain_types: Annotated[tuple[str, ...], Rule(kind="a list of names such as [drs, drd]")] | None = None
     sampling: Any = "balanced"
     pyramid: Any = None
@@ -125,10 +105,9 @@ OWN_KEYS = frozenset(field.name for field in fields(DatasetOptions)) | {"type"}
 
 
 def parse_dataset_options(opt: Mapping[str, Any]) -> DatasetOptions:
-    """Check the toolbox's option dict of one data set; it is not changed. Keys without a value have their default.
+    """Check the toolbox's option dict of one data set; keys without a value have their default.
 
-    Raises:
-        OptionError: Naming the data set, every wrong key, what was found and what was expected.
+    An OptionError names the data set, every wrong key, what was found and what was expected.
     """
     where = f"datasets ({opt.get('name', '?')})"
     return parse_section(DatasetOptions, opt, where, passed_over=LOADER_KEYS | {"type"}, empty_is_default=True)

@@ -24,15 +24,9 @@ from unirain_plugin.rain_types import rain_type_ids
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What is done to both images of a pair.
+    """A crop of ``size``² at (``top``, ``left``) of the (padded) image, None: all of it.
 
-    Attributes:
-        top: First row of the crop in the (padded) image.
-        left: First column of the crop.
-        size: Side of the square crop in pixels; None keeps the whole image.
-        hflip: Mirror left and right.
-        vflip: Mirror top and bottom (after ``hflip``).
-        rot90: Swap rows and columns (after the flips), as the toolbox does for its rotations.
+    Then flips left and right, top and bottom, and rows and columns swapped, in this order, as the toolbox does it.
     """
 
     top: int = 0
@@ -54,7 +48,7 @@ class Augmentation:
 def draw_augmentation(
     rng: np.random.Generator, height: int, width: int, size: int, hflip: bool, rotation: bool
 ) -> Augmentation:
-    """Draw a crop of ``size``² and its flips for an image of ``height`` × ``width`` (both at least ``size``).
+    """Draw a crop of ``size``² for an image of at least that size, and its flips.
 
     All five numbers are drawn whatever is switched on, so switching one off leaves the others as they were.
     """
@@ -75,10 +69,7 @@ def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_float_chw(image: np.ndarray) -> np.ndarray:
-    """Turn uint8 BGR (H, W, 3) into contiguous float32 RGB (3, H, W) in [0, 1], in one pass over the pixels.
-
-    Bit for bit the toolbox's ``imfrombytes(float32=True)`` followed by ``img2tensor``: a float32 division by 255.
-    """
+    """Turn uint8 BGR (H, W, 3) into contiguous float32 RGB (3, H, W) in [0, 1], bit for bit as the toolbox does."""
     out = np.empty((3, *image.shape[:2]), np.float32)
     return np.divide(image.transpose(2, 0, 1)[::-1], np.float32(255), out=out)
 
@@ -91,17 +82,11 @@ class DistilledMixedPairedDataset(Dataset):
     ``rain_type``, the integer label of :func:`unirain_plugin.rain_types.rain_type_ids`; ``lq_path`` and ``gt_path``.
     Training items are crops of ``gt_size``²; ``phase: val`` and ``test`` give whole images. Pixels are those of the
     toolbox's ``PairedImageDataset`` for the same crop, but only the crop is converted to float, and where the format
-    allows it only the rows above its lower end are decoded.
+    allows it only the rows above its lower end are decoded, of seekable LMDBs only its own.
 
-    With a :class:`SampleIndex` the augmentation depends on (``seed``, draw) alone; with a plain ``int``, as the
-    toolbox's ``EnlargedSampler`` yields it, its seed is drawn from torch's random stream, which differs between
-    workers and epochs (the streams of ``random`` and ``numpy`` repeat every epoch).
-
-    Attributes:
-        OPTIONS: The keys that its section of an option file may have.
-        uses_sample_index: Tells the training loader that no global random stream is read for a :class:`SampleIndex`.
-        opt: The option dict as given (a copy).
-        rain_types: Label of every rain type, by name.
+    With a :class:`SampleIndex` the augmentation depends on (``seed``, draw) alone, and no global random stream is read
+    (``uses_sample_index``). With a plain ``int``, as the toolbox's ``EnlargedSampler`` yields it, its seed is drawn
+    from torch's stream, which differs between workers and epochs (those of ``random`` and ``numpy`` repeat).
     """
 
     OPTIONS: frozenset[str] = OWN_KEYS | LOADER_KEYS
@@ -109,20 +94,11 @@ class DistilledMixedPairedDataset(Dataset):
 
     @classmethod
     def check_options(cls, section: Mapping[str, Any]) -> None:
-        """Check a section of an option file without looking at the disk.
-
-        Raises:
-            OptionError: If a key is unknown, missing or wrong.
-        """
+        """Check a section of an option file without looking at the disk; raises OptionError."""
         parse_dataset_options(section)
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        """Parse the options (see :class:`unirain_plugin.data.dataset_options.DatasetOptions`) and list the pairs.
-
-        Raises:
-            OptionError: If a key is unknown, missing or wrong.
-            DataError: If folders, files or partners are missing.
-        """
+        """Check the options (:class:`.DatasetOptions`; else OptionError) and list the pairs (else DataError)."""
         super().__init__()
         self.opt = dict(opt)
         self.options = parse_dataset_options(opt)
@@ -146,11 +122,7 @@ class DistilledMixedPairedDataset(Dataset):
         return [(pair.lq, self.rain_types[pair.rain_type]) for pair in pairs]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one sample.
-
-        Raises:
-            DataError: Naming the file that is missing, broken, of an unexpected kind, or unlike its partner in size.
-        """
+        """Read one sample; a DataError names the file that is missing, broken, or unlike its partner in size."""
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # one worker, one thread: OpenCV's pool in every worker would fight for the cores
         rng = self._generator(index) if self.options.is_train else None
@@ -172,8 +144,10 @@ class DistilledMixedPairedDataset(Dataset):
         return np.random.default_rng((self.options.seed, int(torch.randint(2**63 - 1, ()))))
 
     def _open(self, pair: Pair, side: str) -> EncodedImage:
-        data, name = self._storage.read(pair, side), self._storage.locate(pair, side)
-        return EncodedImage(data, name, self.options.convert, self.options.max_pixels)
+        parts = self.options.is_train and self.options.decode_region
+        data, index = self._storage.read_part(pair, side) if parts else (self._storage.read(pair, side), None)
+        name = self._storage.locate(pair, side)
+        return EncodedImage(data, name, self.options.convert, self.options.max_pixels, index)
 
     def _augmentation(self, image: EncodedImage, rng: np.random.Generator | None) -> Augmentation:
         if rng is None:
@@ -193,10 +167,9 @@ class DistilledMixedPairedDataset(Dataset):
             pixels = image.decode()
         else:
             stop = plan.top + plan.size
-            pixels = image.decode_rows(stop) if self.options.decode_region else image.decode()
-            if pixels.shape[0] < stop or pixels.shape[1] < plan.size:
-                pixels = pad_to(pixels, stop, plan.size)
-            pixels = pixels[plan.top : stop, plan.left : plan.left + plan.size]
+            pixels = image.decode_rows(stop, plan.top) if self.options.decode_region else image.decode()[plan.top :]
+            pixels = pad_to(pixels, plan.size, plan.size)
+            pixels = pixels[: plan.size, plan.left : plan.left + plan.size]
         tensor = torch.from_numpy(to_float_chw(plan.apply(pixels)))
         if self._mean_std is not None:
             mean, std = self._mean_std

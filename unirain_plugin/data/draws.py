@@ -18,23 +18,15 @@ from unirain_plugin.support.random_streams import mixed_seed, seeded_streams
 
 
 class SampleIndex(int):
-    """An index into a data set that also knows which draw of the whole run it is.
+    """An index into a data set that knows its ``draw``: its number over the whole run and all ranks, from 0.
 
-    A resumable sampler yields these. The data set seeds the sample's augmentation from (seed, draw), so a run is the
-    same for any number of loader workers and ranks, and after a resume. Everything else sees a plain ``int``.
-
-    Attributes:
-        draw: Number of the draw, counted from 0 over the whole run and over all ranks.
+    Everything else sees a plain ``int``.
     """
 
     draw: int
 
     def __new__(cls, index: int, draw: int) -> SampleIndex:
-        """Make the index of one draw.
-
-        Raises:
-            ValueError: If ``draw`` is negative.
-        """
+        """Make the index of one draw; a negative one is a ValueError."""
         if draw < 0:
             raise ValueError(f"SampleIndex: draw must be 0 or more, found {draw}.")
         self = super().__new__(cls, index)
@@ -45,10 +37,6 @@ class SampleIndex(int):
         """Pickle with the draw, as the queues to loader workers need."""
         return type(self), (int(self), self.draw)
 
-    def __repr__(self) -> str:
-        """Show both numbers."""
-        return f"SampleIndex({int(self)}, draw={self.draw})"
-
 
 class ResumableSampler(Sampler[SampleIndex]):
     """Replaces the toolbox's ``EnlargedSampler``, which always starts an epoch over and whose epochs end early.
@@ -56,16 +44,12 @@ class ResumableSampler(Sampler[SampleIndex]):
     The draws of a run form one stream, numbered from 0 over all ranks: pass after pass over the data set, each in an
     order of its own that depends on (seed, number of the pass) only. Iteration ``i`` (from 0) trains on the draws
     ``i·B … (i+1)·B − 1`` with B the batch size of all ranks together, and rank r of R takes every R-th of them
-    beginning with the r-th. Hence
-
-    - the global batches are the same for any number of ranks and of loader workers,
-    - a run that resumes after iteration ``i`` begins with draw ``i·B``, in the middle of an epoch if need be,
-    - an "epoch" (``ceil(len · ratio / B)`` iterations, as the toolbox counts them) is always full: batches run over
-      the end of a pass into the next one, so no image is dropped and exactly ``total_iter`` iterations are yielded,
-      even where the data set is smaller than a batch.
+    beginning with the r-th. Hence the global batches are the same for any number of ranks and workers; a resumed run
+    goes on in the middle of an epoch; and an epoch (``ceil(len · ratio / B)`` iterations) is always full, as batches
+    run over the end of a pass into the next one.
 
     Args:
-        dataset_size: Number of samples, at least 1.
+        dataset_size: Number of samples; 0 is a DataError.
         batch_size: Batch size of one rank.
         total_iter: Iterations of the whole run, counted from its very beginning.
         seed: Seed of the order.
@@ -73,11 +57,8 @@ class ResumableSampler(Sampler[SampleIndex]):
         rank: This rank.
         ratio: ``dataset_enlarge_ratio``: passes an epoch.
         start_iter: Iterations already done.
-        start_draw: First draw that has not been trained on; None means ``start_iter · B``. It is rounded up to a
-            whole batch, which matters only where the batch size was changed between two parts of a run.
-
-    Raises:
-        DataError: If there is nothing to draw from.
+        start_draw: First draw that has not been trained on (None: ``start_iter · B``), rounded up to a whole batch,
+            which matters only where the batch size was changed between two parts of a run.
     """
 
     def __init__(
@@ -160,13 +141,8 @@ class ResumableSampler(Sampler[SampleIndex]):
 class ReseededDataset(Dataset):
     """Makes a data set that draws from the global random streams independent of workers, ranks and resumes.
 
-    The toolbox's data sets crop and flip by Python's ``random``. In a loader worker that stream starts afresh every
-    epoch (so every epoch repeats the same crops) and its position is unknown to a checkpoint. Here the streams are
-    seeded from (seed, draw) for the time of one item and put back afterwards.
-
-    Args:
-        dataset: The data set. It is called with a plain int.
-        seed: Seed of the run.
+    The toolbox's data sets crop by Python's ``random``, which starts afresh in the loader's workers every epoch. Here
+    the streams are seeded from (seed, draw) for the time of one item and put back afterwards.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:

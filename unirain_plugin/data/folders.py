@@ -28,16 +28,10 @@ def walk_files(
 ) -> Iterator[str]:
     """Yield the files below a folder as paths relative to it, with ``/``, sorted folder by folder.
 
-    Hidden files and folders are left out. Folders that are links are entered, but for links to a folder that they lie
-    in themselves. Links that lead nowhere are yielded, so that reading them tells; pipes and devices are not.
-
-    Args:
-        root: The folder.
-        unlisted: Takes (folder, reason) of folders that cannot be listed; None: they are an error.
-        without: A folder below ``root`` that is not searched.
-
-    Raises:
-        DataError: Naming a folder that cannot be listed, where ``unlisted`` is None.
+    Hidden files and folders, and the folder ``without``, are left out. Folders that are links are entered, but for
+    links to a folder that they lie in themselves. Links that lead nowhere are yielded, so that reading them tells;
+    pipes and devices are not. A folder that cannot be listed goes to ``unlisted`` with the reason; where that is None,
+    it is a DataError.
     """
     root = os.fspath(root)
     above = set()
@@ -52,11 +46,7 @@ def walk_files(
 
 
 def walk_images(root: str | os.PathLike[str], unlisted: list[tuple[str, str]] | None = None) -> Iterator[str]:
-    """Yield the images among :func:`walk_files`, by their names' endings.
-
-    Raises:
-        DataError: As there.
-    """
+    """Yield the images among :func:`walk_files`, by their names' endings."""
     return (name for name in walk_files(root, unlisted) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
 
 
@@ -88,11 +78,7 @@ LQ_FOLDER, GT_FOLDER = "input", "target"
 
 
 def find_types(root: str, wanted: Sequence[str] | None, members: Sequence[str] = (LQ_FOLDER, GT_FOLDER)) -> list[str]:
-    """Return the rain types of a folder: those wanted, or all whose sub-folder holds ``members``.
-
-    Raises:
-        DataError: If the folder, a wanted type or one of its members is missing, or if nothing is found.
-    """
+    """The rain types of a folder: those wanted, or all whose sub-folder holds ``members``; none is a DataError."""
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder; expected one in the layout {{type}}/{{{','.join(members)}}}.")
     folders = list_folders(root)
@@ -119,11 +105,7 @@ def types_in_order(seen: Iterable[str]) -> tuple[str, ...]:
 
 
 def list_folders(root: str) -> list[str]:
-    """The names of the folders in a folder, sorted; hidden ones are left out.
-
-    Raises:
-        DataError: If it cannot be listed.
-    """
+    """The names of the folders in a folder, sorted, without hidden ones; else DataError."""
     try:
         names = sorted(os.listdir(root))
     except OSError as error:
@@ -132,11 +114,7 @@ def list_folders(root: str) -> list[str]:
 
 
 def scan_rainrag(root: str, types: Sequence[str]) -> PairTable:
-    """List the pairs of these types; paths are relative to ``root``, types in order, names sorted.
-
-    Raises:
-        DataError: If a folder holds no images, or an image of one side has no partner on the other.
-    """
+    """List the pairs of these types, in order, paths relative to ``root``; an image without partner is a DataError."""
     table = PairTable()
     for rain_type in types:
         sides = []

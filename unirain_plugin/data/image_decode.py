@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from unirain_plugin.data.image_header import ImageHeader, check_pixels, exif_orientation, read_header
+from unirain_plugin.data.partial_decode import inflated
 from unirain_plugin.errors import DataError
 
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"] * features.check("avif")))
@@ -22,12 +23,9 @@ _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"
 
 @dataclass(frozen=True)
 class Samples:
-    """A decoded image as stored.
+    """A decoded image as stored: ``(H, W, C)`` uint8 or uint16, C 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
 
-    Attributes:
-        pixels: ``(H, W, C)`` uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha (straight).
-        orientation: How they are to be turned, EXIF's 1 (upright already) to 8.
-        cmyk: Whether they were CMYK in the file.
+    Alpha is straight. To be turned by EXIF's ``orientation``, 1 (upright) to 8; ``cmyk``: whether it was CMYK.
     """
 
     pixels: np.ndarray
@@ -61,11 +59,7 @@ _BOUND = _PixelBound()
 
 @contextmanager
 def opened(data: bytes, name: str, limit: int | None = None) -> Iterator[Image.Image]:
-    """An image as Pillow opens it, not decoded yet; whatever goes wrong with it inside becomes a clear error.
-
-    Raises:
-        DataError: If it is broken, too large or of an unknown format.
-    """
+    """An image as Pillow opens it, not decoded yet; whatever goes wrong with it inside becomes a DataError."""
     try:
         with _BOUND.lifted(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             check_pixels(image.height, image.width, name, limit)
@@ -80,11 +74,7 @@ def opened(data: bytes, name: str, limit: int | None = None) -> Iterator[Image.I
 
 
 def decode_with_pillow(data: bytes, name: str, limit: int | None = None) -> Samples:
-    """Decode eight bits a channel.
-
-    Raises:
-        DataError: As :func:`opened`, and for animations and values that are no 8 bits.
-    """
+    """Decode eight bits a channel; animations and other values are a DataError."""
     with opened(data, name, limit) as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
@@ -113,21 +103,14 @@ _DEEP_PNM = re.compile(rb"P[2356](?:(?:\s|#[^\n\r]*[\n\r])+(\d+)){3}")
 
 
 def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:
-    """Decode a whole file.
-
-    Args:
-        data: Its bytes.
-        name: Its name for error texts.
-        limit: Most pixels; None for the process's limit.
-
-    Raises:
-        DataError: If it is empty, truncated, broken, too large, or of a kind that cannot be read right.
-    """
+    """Decode a whole file of at most ``limit`` pixels (None: the process's); DataError if it cannot be read right."""
     header = read_header(data, name)
     if header is not None:
         check_pixels(header.height, header.width, name, limit)
         if header.bits > 8:
             return _deep_png(data, name, header)
+        if header.format == "png":
+            inflated(data, header, name)
         return replace(decode_with_pillow(data, name, limit), orientation=header.orientation)
     if is_tiff(data):
         from unirain_plugin.data.tiff import decode_tiff
@@ -208,11 +191,7 @@ def _heif(data: bytes, name: str, limit: int | None) -> Samples:
 
 
 def open_heif(data: bytes, name: str) -> object:
-    """A HEIF file as pillow-heif opens it, not decoded yet.
-
-    Raises:
-        DataError: If it is broken, or pillow-heif is not installed.
-    """
+    """A HEIF file as pillow-heif opens it, not decoded yet; DataError if broken, or pillow-heif is missing."""
     try:
         import pillow_heif
     except ImportError:

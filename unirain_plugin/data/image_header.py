@@ -30,11 +30,7 @@ _BYTES = 16
 
 
 def max_pixels() -> int:
-    """The limit in pixels: what :data:`VARIABLE` says, else what the memory that was free at first takes.
-
-    Raises:
-        OptionError: If the variable holds no positive number.
-    """
+    """The limit in pixels: what :data:`VARIABLE` says (else OptionError), or what memory was free at first."""
     told = os.environ.get(VARIABLE)
     return _default() if told is None else int(check_megapixels(VARIABLE, told) * 1e6)
 
@@ -45,17 +41,7 @@ def _default() -> int:
 
 
 def check_pixels(height: int, width: int, name: str, limit: int | None = None) -> None:
-    """Refuse an image that is too large.
-
-    Args:
-        height: Rows that the header declares.
-        width: Columns that it declares.
-        name: The file's name for the error.
-        limit: In pixels; None for :func:`max_pixels`.
-
-    Raises:
-        DataError: If it has more pixels than the limit.
-    """
+    """Refuse an image of more pixels than ``limit`` (None: :func:`max_pixels`) by a DataError."""
     limit = max_pixels() if limit is None else limit
     if height * width > limit:
         raise DataError(f"{name}: {width} × {height} pixels are too many: at most {limit / 1e6:g} megapixels are read "
@@ -74,11 +60,7 @@ def add_limit_argument(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def limited(megapixels: float | None) -> Iterator[None]:
-    """Have a limit hold for a while, for this process and those that it starts; None leaves it as it is.
-
-    Raises:
-        OptionError: If it is no positive number.
-    """
+    """Have a limit hold for a while, for this process and those that it starts; None leaves it as it is."""
     before = os.environ.get(VARIABLE)
     if megapixels is not None:
         os.environ[VARIABLE] = repr(check_megapixels("max-megapixels", megapixels))
@@ -92,11 +74,7 @@ def limited(megapixels: float | None) -> Iterator[None]:
 
 
 def check_megapixels(where: str, value: object) -> float:
-    """A limit in millions of pixels.
-
-    Raises:
-        OptionError: If it is no positive number.
-    """
+    """A limit in millions of pixels; what is no positive number is an OptionError."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -118,16 +96,16 @@ class ImageHeader:
 
     Attributes:
         format: ``jpeg`` or ``png``.
-        height: Rows as stored (before any EXIF rotation).
-        width: Columns as stored.
+        height: Rows as stored (before any EXIF rotation); ``width`` likewise.
         channels: 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha (PNG) or CMYK (JPEG).
         bits: Bits a sample.
         orientation: EXIF orientation, 1 (upright) to 8.
-        height_at: Offset of the height; 0 where rows cannot be left out (JPEG: progressive, restart markers, several
-            scans; PNG: interlaced, palette).
-        scan_at: JPEG: offset of the scan's header.
-        end_at: JPEG: offset of the end marker.
-        mcu_rows: JPEG: rows of pixels in one row of coding units (8 or 16).
+        cuttable: Whether lower rows can be left out (JPEG: not progressive, no restart markers, one scan; PNG: not
+            interlaced).
+        several: JPEG: whether a second image follows.
+        data_at: Offset of the scan's header (JPEG) or of the first chunk of data (PNG).
+        end_at: JPEG: offset of the end marker, ``height_at`` that of the height.
+        mcu_rows: JPEG: rows of pixels in one row of coding units.
     """
 
     format: str
@@ -136,22 +114,18 @@ class ImageHeader:
     channels: int
     bits: int
     orientation: int = 1
-    height_at: int = 0
-    scan_at: int = 0
+    cuttable: bool = False
+    several: bool = False
+    data_at: int = 0
     end_at: int = 0
+    height_at: int = 0
     mcu_rows: int = 0
 
 
 def read_header(data: bytes, name: str, whole: bool = True) -> ImageHeader | None:
-    """Parse the header of a JPEG or PNG and check that the file is whole.
+    """Parse the header of a JPEG or PNG; None for other formats, which the decoder has to judge.
 
-    Args:
-        data: The file's bytes.
-        name: The file's name for error texts.
-        whole: Whether ``data`` must reach the image's end; otherwise the beginning of a file is enough.
-
-    Returns:
-        The header, or None for another format (which the decoder then has to judge).
+    Unless ``whole`` is off, the bytes must reach the image's end.
 
     Raises:
         DataError: If the file is empty, truncated, or its header is broken.
@@ -184,8 +158,8 @@ def _png(data: bytes, name: str, whole: bool) -> ImageHeader:
         elif kind == b"IEND":
             raise DataError(f"{name}: the PNG holds no image data (no IDAT).")
         position += 12 + length
-    height_at = 20 if colour == 2 and bits == 8 and data[28] == 0 else 0
-    return ImageHeader("png", height, width, channels, 8 if colour == 3 else bits, orientation, height_at)
+    bits = 8 if colour == 3 else bits
+    return ImageHeader("png", height, width, channels, bits, orientation, cuttable=data[28] == 0, data_at=position)
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -225,10 +199,11 @@ def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
     if whole and end < 0:
         raise DataError(f"{name}: the JPEG is truncated: its end (EOI) is missing after {len(data)} bytes.")
     kind, height_at, bits, height, width, channels = frame
-    if kind not in (0xC0, 0xC1) or restarts or data[position + 4] != channels:
-        height_at = 0
-    mcu_rows = 8 * max(sampling & 15 for sampling in samplings)
-    return ImageHeader("jpeg", height, width, channels, bits, orientation, height_at, position, end, mcu_rows)
+    cuttable = kind in (0xC0, 0xC1) and not restarts and data[position + 4] == channels
+    mcu_rows = 8 * (max(sampling & 15 for sampling in samplings) if channels > 1 else 1)
+    return ImageHeader(
+        "jpeg", height, width, channels, bits, orientation, cuttable, several, position, end, height_at, mcu_rows
+    )
 
 
 def exif_orientation(block: bytes) -> int:

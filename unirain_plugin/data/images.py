@@ -10,20 +10,17 @@ import os
 import re
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
-from typing import IO, TypeVar
+from typing import IO
 
 import cv2
 import numpy as np
 
 from unirain_plugin.data.image_decode import decode_samples
 from unirain_plugin.data.image_header import ImageHeader, check_pixels, read_header
-from unirain_plugin.data.partial_decode import decode_upper
+from unirain_plugin.data.partial_decode import RowIndex, decode_part
 from unirain_plugin.errors import DataError
-from unirain_plugin.support.processes import process_pool
 
 CONVERSIONS = ("grey", "alpha", "depth16", "cmyk", "exif")
 """What may be converted to 8-bit BGR on request, as OpenCV does it; without a request each is an error."""
@@ -39,11 +36,7 @@ _REMEDY = {
 
 
 def image_shape(data: bytes | memoryview, name: str) -> tuple[int, int, int]:
-    """Return (height, width, channels) as decoded; of a JPEG or PNG from the first bytes alone.
-
-    Raises:
-        DataError: If it is no image.
-    """
+    """(height, width, channels) as decoded, of a JPEG or PNG from the first bytes alone; else DataError."""
     try:
         header = read_header(bytes(data[:_HEAD]), name, whole=False)
     except DataError:
@@ -58,25 +51,31 @@ def image_shape(data: bytes | memoryview, name: str) -> tuple[int, int, int]:
 class EncodedImage:
     """An image file's bytes, its header checked, nothing decoded yet (formats other than JPEG and PNG: decoded).
 
-    Attributes:
-        height: Rows of the image as it will be decoded.
-        width: Columns of the image as it will be decoded.
+    ``height`` and ``width`` are those of the decoded image.
     """
 
-    def __init__(self, data: bytes, name: str, convert: Collection[str] = (), max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        name: str,
+        convert: Collection[str] = (),
+        max_pixels: int | None = None,
+        index: RowIndex | None = None,
+    ) -> None:
         """Check the bytes.
 
         Args:
             data: The file's bytes.
             name: The file's name for error texts.
             convert: Which of :data:`CONVERSIONS` to accept.
-            max_pixels: How many pixels to accept; None for the process's limit (see :func:`.max_pixels`).
+            max_pixels: How many pixels to accept; None for the process's limit.
+            index: Where rows can be entered; with it only the parts of ``data`` that are needed are looked at.
 
         Raises:
-            DataError: If the file is empty, truncated, broken, too large, or of a kind that is not accepted.
+            DataError: If the file is broken, too large, of a kind that is not accepted, or not the index's.
         """
-        self.data, self.name, self.convert = data, name, convert
-        self.header: ImageHeader | None = read_header(data, name)
+        self.data, self.name, self.convert, self.index = data, name, convert, index
+        self.header: ImageHeader | None = index.header(data, name) if index else read_header(data, name)
         self._pixels: np.ndarray | None = None
         if self.header is None:
             self._pixels = self._decode_other(max_pixels)
@@ -98,14 +97,14 @@ class EncodedImage:
                                 f"decodes to {found} (height × width).")  # fmt: skip
         return self._pixels
 
-    def decode_rows(self, stop: int) -> np.ndarray:
-        """Decode at least the rows below ``stop``: (≥ min(stop, H), W, 3), identical to :meth:`decode` there."""
-        if self._pixels is not None or self.header is None:
-            return self.decode()
-        image = decode_upper(self.data, self.header, min(stop, self.height), self.name)
-        if image is None or image.shape[0] < min(stop, self.height) or image.shape[1] != self.width:
-            return self.decode()  # which tells what is wrong, if something is
-        return image
+    def decode_rows(self, stop: int, start: int = 0) -> np.ndarray:
+        """Decode the rows from ``start`` up to ``stop``, or the lower end, perhaps more: those of :meth:`decode`."""
+        stop = min(stop, self.height)
+        if self._pixels is None and self.header is not None:
+            image = decode_part(self.data, self.header, self.index, start, stop, self.name)
+            if image is not None and image.shape[0] >= stop - start and image.shape[1] == self.width:
+                return image
+        return self.decode()[start:]  # which tells what is wrong, if something is
 
     def _check_kind(self, header: ImageHeader) -> None:
         if header.format == "jpeg" and header.channels == 4:
@@ -124,7 +123,7 @@ class EncodedImage:
             raise DataError(f"{self.name}: the image {_REMEDY[kind]}. Convert the file, or accept OpenCV's conversion "
                             f"with the option convert: [{kind}].")  # fmt: skip
 
-    def _imdecode(self, data: bytes) -> np.ndarray:
+    def _imdecode(self, data: bytes | memoryview) -> np.ndarray:
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error as error:
@@ -161,8 +160,6 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 # A few bytes too many before the end marker are an old habit of some cameras; many are the rest of a lost image.
 _HARMLESS = r"[^\n]* \d extraneous bytes before marker 0xd9"
 _DAMAGE = re.compile(rf"^(?!{_HARMLESS}).*(Corrupt JPEG data|Premature end|Invalid SOS).*$", re.M)
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @contextmanager
@@ -180,11 +177,7 @@ def captured_stderr() -> Iterator[IO[bytes]]:
 
 
 def decode_strictly(data: bytes, name: str, convert: Collection[str] = ()) -> EncodedImage:
-    """Decode a whole image.
-
-    Raises:
-        DataError: If it is bad in any way that :class:`EncodedImage` or the decoder's warnings tell.
-    """
+    """Decode a whole image; bad in any way that the header or the decoder's warnings tell, it is a DataError."""
     image = EncodedImage(data, name, convert)
     with captured_stderr() as file:
         image.decode()
@@ -194,24 +187,3 @@ def decode_strictly(data: bytes, name: str, convert: Collection[str] = ()) -> En
     if damage:
         raise DataError(f"{name}: the image is damaged: {damage[0].strip()}.")
     return image
-
-
-def map_in_processes(function: Callable[[_T], _R], items: Iterable[_T], workers: int, chunk: int = 16) -> Iterator[_R]:
-    """Map in order and lazily: few items or ``workers`` ≤ 1 in this process, else in fresh ones."""
-    source, waiting = iter(items), deque()
-    first = list(islice(source, 16 * chunk))
-    if workers <= 1 or len(first) < 16 * chunk:
-        yield from map(function, chain(first, source))
-        return
-    source = chain(first, source)
-    with process_pool(workers) as pool:
-        while batch := list(islice(source, chunk)):
-            waiting.append(pool.submit(_apply, function, batch))
-            if len(waiting) > 3 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def _apply(function: Callable[[_T], _R], batch: list[_T]) -> list[_R]:
-    return [function(item) for item in batch]

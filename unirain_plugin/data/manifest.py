@@ -10,9 +10,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -69,12 +69,7 @@ _FIELDS = tuple(field.name for field in fields(ManifestRecord))
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
-    """Yield the records of a manifest, each checked.
-
-    Raises:
-        DataError: With ``file:line``, if the file is missing or empty, or a line is no JSON object, lacks a key, has an
-            unknown one, or a value of the wrong kind.
-    """
+    """Yield the records of a manifest, each checked; a DataError tells ``file:line`` of what is wrong."""
     path = os.fspath(path)
     number = 0
     try:
@@ -85,6 +80,47 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
         raise DataError(f"{path}: the manifest cannot be read: {error.strerror or error}.") from None
     if not number:
         raise DataError(f"{path}: the manifest is empty; expected one JSON object a line.")
+
+
+def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) -> Iterator[ManifestRecord]:
+    """Yield the records of several manifests as if they were one in the first one's folder.
+
+    A rainy image that several of them name is yielded once; they must say the same of it.
+
+    Args:
+        paths: The manifests.
+        files: Whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
+
+    Raises:
+        DataError: As :func:`read_manifest`, and if two disagree on an image.
+    """
+    known: dict[str, tuple[object, ...]] = {}
+    root = os.path.dirname(os.path.abspath(paths[0]))
+    for number, path in enumerate(map(os.fspath, paths)):
+        for record in read_manifest(path):
+            if number and files:
+                sides = (os.path.join(os.path.dirname(os.path.abspath(path)), name) for name in (record.lq, record.gt))
+                lq, gt = (os.path.normpath(path_from(root, side)) for side in sides)
+                record = replace(record, lq=lq, gt=gt)
+            if len(paths) == 1 or is_new(known, record, path, root if files else record.rain_type):
+                yield record
+
+
+def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: str, root: str) -> bool:
+    """Whether no other manifest has named this rainy image; what is said of it is noted in ``known``.
+
+    ``path`` is the manifest that says it, ``root`` the folder of the record's paths. A DataError, if another one has
+    said something else.
+    """
+    lq, gt = (os.path.normpath(name) for name in (os.path.join(root, record.lq), record.gt))
+    said = (gt, record.rain_type, record.keep is not False, path)
+    before = known.setdefault(lq, said)
+    for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
+        if os.path.join(root, str(old)) != os.path.join(root, str(new)):
+            raise DataError(
+                f"{path}: {record.lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
+            )
+    return before[3] == path
 
 
 def _parse(line: bytes, where: str) -> ManifestRecord:
@@ -103,15 +139,7 @@ def _parse(line: bytes, where: str) -> ManifestRecord:
 
 
 def parse_record(data: Mapping[str, Any], where: str) -> ManifestRecord:
-    """Check one record and build it.
-
-    Args:
-        data: The decoded JSON object.
-        where: ``file:line`` for error texts.
-
-    Raises:
-        DataError: Naming ``where``, the key, what was found and what was expected.
-    """
+    """Check one record, a decoded JSON object, and build it; a DataError tells ``where`` and the key."""
     checked = {}
     for key, value in data.items():
         if key not in _CHECKS:
@@ -129,10 +157,7 @@ def parse_record(data: Mapping[str, Any], where: str) -> ManifestRecord:
 
 
 class ManifestWriter:
-    """Writes a manifest beside its final name and moves it there when all is well: readers never see half of one.
-
-    Use it as a context manager; if the block raises, nothing is left behind and an older file stays as it was.
-    """
+    """Writes a manifest whole or not at all: as a context manager; if the block raises, an older file stays."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Take the manifest's name; its folder is made if missing."""
@@ -141,11 +166,7 @@ class ManifestWriter:
         self._stack = ExitStack()
 
     def write(self, record: ManifestRecord) -> None:
-        """Add one record.
-
-        Raises:
-            DataError: If the record would not be readable again, or cannot be written.
-        """
+        """Add one record; a DataError if it would not be readable again, or cannot be written."""
         line = record.to_json()
         parse_record(json.loads(line), f"{self.path}: record {self.count + 1}")
         with write_errors(self.path):

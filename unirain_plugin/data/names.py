@@ -32,8 +32,7 @@ def make_key(path: str) -> str:
 def unique_keys(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Yield a key for every (lq, gt) pair of paths, made from lq; where two coincide the later one gets a hash.
 
-    Raises:
-        DataError: If a pair is listed twice.
+    A pair that is listed twice is a DataError.
     """
     used: set[str] = set()
     for lq, gt in pairs:
@@ -50,8 +49,7 @@ def unique_keys(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
 def unique_stems(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Yield a name without folders or ending for new files of every (lq, gt) pair, at most 200 bytes.
 
-    Raises:
-        DataError: If a pair is listed twice.
+    A pair that is listed twice is a DataError.
     """
     pairs, used = list(pairs), set()
     for (lq, gt), key in zip(pairs, unique_keys(pairs), strict=True):

@@ -17,15 +17,9 @@ Side = Literal["lq", "gt"]
 
 
 class Pair(NamedTuple):
-    """One pair of images.
+    """One pair: paths (or LMDB keys) of the rainy and the clean image, rain type, and the data set that it comes from.
 
-    Attributes:
-        lq: Path (or LMDB key) of the rainy image.
-        gt: Path (or LMDB key) of the clean image.
-        rain_type: Name of the rain type.
-        source: Name of the data set that it comes from.
-        kept: False for a pair that distillation has rejected.
-        size: (height, width) as a manifest or an LMDB states it; None where nothing does.
+    ``kept`` is False where distillation has rejected it; ``size`` is (height, width), None where nothing states it.
     """
 
     lq: str
@@ -109,11 +103,7 @@ def _intern(names: list[str], name: str) -> int:
 
 
 def read_file(path: str) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        DataError: Naming the file if it cannot be read.
-    """
+    """Return a file's bytes; a DataError names what cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -122,11 +112,7 @@ def read_file(path: str) -> bytes:
 
 
 def read_pair(root: str, record: ManifestRecord, convert: Collection[str] = ()) -> tuple[EncodedImage, EncodedImage]:
-    """Read both images of a pair; nothing is decoded yet.
-
-    Raises:
-        DataError: If a file is missing or bad, or the sizes differ from each other or from the record's.
-    """
+    """Read both images of a pair, nothing is decoded yet; DataError if one is bad, or the sizes differ."""
     paths = (os.path.join(root, record.lq), os.path.join(root, record.gt))
     lq, gt = (EncodedImage(read_file(path), path, convert) for path in paths)
     check_sizes(lq, gt, record.size, "the manifest")
@@ -134,11 +120,7 @@ def read_pair(root: str, record: ManifestRecord, convert: Collection[str] = ()) 
 
 
 def check_sizes(lq: EncodedImage, gt: EncodedImage, size: tuple[int, int] | None, listed: str) -> None:
-    """Check that both images have one size, and the one that is listed (None: unknown).
-
-    Raises:
-        DataError: Naming the files and the sizes.
-    """
+    """Check that both images have one size, and the one that is listed (None: unknown); else DataError."""
     if (lq.height, lq.width) != (gt.height, gt.width):
         raise DataError(f"{lq.name} is {lq.height}×{lq.width} (height × width), but its clean image {gt.name} is "
                         f"{gt.height}×{gt.width}; expected equal sizes.")  # fmt: skip

@@ -1,13 +1,17 @@
-"""Making a shorter image file out of a longer one, so that a decoder stops at the last row that is needed.
+"""Making a smaller image file out of a larger one, so that a decoder sees only the rows that are needed.
 
 Both formats are stored from top to bottom, so of a random crop's image only what lies above the crop's lower end must
-be decoded; the pixels are exactly those of the whole image.
+be decoded. With an index of rows (see :class:`RowIndex`) neither must what lies above the crop. The pixels are exactly
+those of the whole image.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
@@ -29,50 +33,119 @@ except ImportError:
 from unirain_plugin.data.image_header import PNG_SIGNATURE, ImageHeader, read_header
 from unirain_plugin.errors import DataError
 
+_INDEX = struct.Struct("<4sHHIII")
+_MAGIC, VERSION = b"rows", 1
+_REMEDY = "Make the LMDB anew, or read whole images with decode_region: false."
 
-def decode_upper(data: bytes, header: ImageHeader, stop: int, name: str) -> np.ndarray | None:
-    """Decode the upper ``stop`` rows, or a few more, to uint8 BGR; None where the whole has to be decoded otherwise.
 
-    Args:
-        data: The file's bytes.
-        header: Their header.
-        stop: Number of rows that are needed, at most the image's.
-        name: The file's name for error texts.
+@dataclass(frozen=True, slots=True)
+class RowIndex:
+    """Where an image can be entered: in a JPEG behind restart markers, in a PNG at chunks that need none before them.
+
+    Attributes:
+        size: Bytes of the image.
+        rows: Rows of pixels in a block (the last one may have fewer).
+        starts: Where each block begins, and where the last one ends.
+    """
+
+    size: int
+    rows: int
+    starts: array[int]
+
+    def to_bytes(self) -> bytes:
+        """As it is stored beside the image."""
+        starts = np.asarray(self.starts, "<u4").tobytes()
+        return _INDEX.pack(_MAGIC, VERSION, self.rows, self.size, len(self.starts), zlib.crc32(starts)) + starts
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, name: str) -> RowIndex:
+        """Read what :meth:`to_bytes` wrote; a DataError says if it is cut short or of a newer version."""
+        if len(data) < _INDEX.size or bytes(data[:4]) != _MAGIC:
+            raise DataError(f"{name}: its index of rows is damaged: {len(data)} bytes without its header. {_REMEDY}")
+        _, version, rows, size, count, checksum = _INDEX.unpack_from(data)
+        if version != VERSION:
+            raise DataError(f"{name}: its index of rows has version {version}; this release reads version {VERSION}. "
+                            f"{_REMEDY}")  # fmt: skip
+        if len(data) != _INDEX.size + 4 * count:
+            raise DataError(f"{name}: its index of rows is damaged: found {len(data)} bytes, expected "
+                            f"{_INDEX.size + 4 * count}. {_REMEDY}")  # fmt: skip
+        if zlib.crc32(data[_INDEX.size :]) != checksum or not rows or count < 2:
+            raise DataError(f"{name}: its index of rows is damaged: its checksum is wrong. {_REMEDY}")
+        return cls(size, rows, array("I", np.frombuffer(data, "<u4", count, _INDEX.size).tolist()))
+
+    def header(self, data: bytes | memoryview, name: str) -> ImageHeader:
+        """The header of the image, which the index is checked against (else DataError); blocks are when decoded."""
+        steps = np.diff(np.asarray(self.starts, np.int64))
+        if len(data) != self.size:
+            raise self.misfit(name, f"the image has {len(data)} bytes, the index is one of {self.size}")
+        if self.starts[-1] > self.size or steps.min() <= 0:
+            raise self.misfit(name, "its positions are not in order")
+        header = read_header(bytes(data[: self.starts[0] + 8]), name, whole=False)
+        if header is None or len(steps) != -(-header.height // self.rows):
+            found = "no JPEG or PNG" if header is None else f"one of {header.height} rows"
+            raise self.misfit(name, f"it is of {len(steps)} blocks of {self.rows} rows, the image is {found}")
+        return header
+
+    @staticmethod
+    def misfit(name: str, why: str) -> DataError:
+        """The error for an index that is not the image's."""
+        return DataError(f"{name}: its index of rows does not fit the image: {why}. {_REMEDY}")
+
+
+def decode_part(
+    data: bytes | memoryview, header: ImageHeader, index: RowIndex | None, start: int, stop: int, name: str
+) -> np.ndarray | None:
+    """Decode the rows from ``start`` up to ``stop`` (at most the height), or some more below, to uint8 BGR.
+
+    Without an index all rows above are decoded. None where the whole image has to be decoded otherwise.
 
     Raises:
-        DataError: If a PNG's data is damaged.
+        DataError: If a PNG's data is damaged, or the index does not fit.
     """
-    if header.height_at == 0 or header.orientation != 1:
+    if header.orientation != 1 or not (header.cuttable or index):
         return None
     if header.format == "png":
-        part = _png(data, header, stop, name)
-        return None if part is None else cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
-    if not decoders()["partial"]:
+        first, part = _png(data, header, index, start, stop, name)
+        image = None if part is None else _decode(part, False)
+    elif not decoders()["partial"]:
         return None
-    if header.channels == 3 and decoders()["simplejpeg"]:
-        return _by_simplejpeg(data, header, stop)
-    part = _jpeg(data, header, stop)
-    return None if part is None else cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
+    else:
+        fast = header.channels == 3 and decoders()["simplejpeg"]
+        if index is not None:
+            first, part = _jpeg_between(data, header, index, start, stop, name)
+            image = _decode(part, fast)
+        else:
+            first, image = 0, _upper_jpeg(data, header, stop, fast)
+    return None if image is None else image[start - first :]
 
 
-def _by_simplejpeg(data: bytes, header: ImageHeader, stop: int) -> np.ndarray | None:
-    """Decode without the data that the rows are unlikely to need, and look whether they needed it.
+def _decode(part: bytes | bytearray | memoryview, fast: bool) -> np.ndarray | None:
+    if not fast:
+        return cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        return simplejpeg.decode_jpeg(part, "BGR", strict=False)
+    except ValueError:
+        return None
 
-    Otherwise the decoder would search all of it for the end marker. Where the data ran out, the rest is of one colour
+
+def _upper_jpeg(data: bytes, header: ImageHeader, stop: int, fast: bool) -> np.ndarray | None:
+    """Decode, if possible without the data that the rows are unlikely to need, and look whether they needed it.
+
+    Otherwise simplejpeg would search all of it for the end marker. Where the data ran out, the rest is of one colour
     (the decoder leaves all coefficients at 0). So one more row of coding units is asked for: if that is of one colour,
     nothing is cut; if not, the data has reached it, and all rows before it are whole.
     """
-    part = _jpeg(data, header, stop + header.mcu_rows)
+    if not fast:
+        part = _jpeg_above(data, header, stop)
+        return None if part is None else _decode(part, fast)
+    part = _jpeg_above(data, header, stop + header.mcu_rows)
     share = _rows(header, stop + header.mcu_rows) / header.height
-    likely = header.scan_at + int((header.end_at - header.scan_at) * share * 1.2) + 4096
-    try:
-        if part is not None and likely < len(part):
-            image = simplejpeg.decode_jpeg(memoryview(part)[:likely], "BGR", strict=False)
-            if (image[-1] != image[-1, :1]).any():
-                return image
-        return simplejpeg.decode_jpeg(data if part is None else part, "BGR", strict=False)
-    except ValueError:
-        return None
+    likely = header.data_at + int((header.end_at - header.data_at) * share * 1.2) + 4096
+    if part is not None and likely < len(part):
+        image = _decode(memoryview(part)[:likely], fast)
+        if image is not None and (image[-1] != image[-1, :1]).any():
+            return image
+    return _decode(data if part is None else part, fast)
 
 
 @cache
@@ -87,10 +160,10 @@ def decoders() -> dict[str, bool]:
     data = cv2.imencode(".jpg", cv2.blur(noise, (3, 3)))[1].tobytes()
     header = read_header(data, "self-test")
     whole = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    part = _jpeg(data, header, 30)
-    upper = cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
+    part = _jpeg_above(data, header, 30)
+    upper = _decode(part, False)
     partial = upper is not None and np.array_equal(upper[:30], whole[:30])
-    same = simplejpeg is not None and np.array_equal(simplejpeg.decode_jpeg(part, "BGR", strict=False)[:30], whole[:30])
+    same = simplejpeg is not None and np.array_equal(_decode(part, True)[:30], whole[:30])
     return {"partial": partial, "simplejpeg": partial and same}
 
 
@@ -99,7 +172,7 @@ def _rows(header: ImageHeader, stop: int) -> int:
     return (-(-stop // header.mcu_rows) + 1) * header.mcu_rows
 
 
-def _jpeg(data: bytes, header: ImageHeader, stop: int) -> bytearray | None:
+def _jpeg_above(data: bytes | bytearray, header: ImageHeader, stop: int) -> bytearray | None:
     """Lower the height in the header and drop the end marker, so that the decoder does not go looking for it.
 
     One row of coding units more than needed is kept: the up-sampling of the chroma looks at the row below.
@@ -112,13 +185,49 @@ def _jpeg(data: bytes, header: ImageHeader, stop: int) -> bytearray | None:
     return cut
 
 
-def _png(data: bytes, header: ImageHeader, stop: int, name: str) -> bytes | None:
+def _jpeg_between(
+    data: bytes | memoryview, header: ImageHeader, index: RowIndex, start: int, stop: int, name: str
+) -> tuple[int, bytearray]:
+    """A JPEG of the blocks that are needed: its first row in the image, and its bytes.
+
+    Where the chroma has fewer rows, its up-sampling looks at the rows above and below: one block more on both sides.
+    """
+    margin = int(header.mcu_rows > 8)
+    first, last = max(0, start // index.rows - margin), min(-(-stop // index.rows) + margin, len(index.starts) - 1)
+    begin, end = index.starts[first], index.starts[last]
+    part = bytearray(data[: index.starts[0]])
+    height = min(last * index.rows, header.height) - first * index.rows
+    part[header.height_at : header.height_at + 2] = height.to_bytes(2, "big")
+    shift = len(part) - begin
+    part += data[begin:end]
+    for number in range(max(first, 1), min(last + 1, len(index.starts) - 1)):
+        at = index.starts[number] - 2
+        if bytes(data[at : at + 2]) != bytes((0xFF, 0xD0 + (number - 1) % 8)):
+            raise index.misfit(name, f"there is no restart marker at byte {at}")
+        if number > first:
+            part[at + shift + 1] = 0xD0 + (number - first - 1) % 8
+    if last < len(index.starts) - 1:
+        del part[-2:]
+    return first * index.rows, part + b"\xff\xd9"
+
+
+def _png(
+    data: bytes | memoryview, header: ImageHeader, index: RowIndex | None, start: int, stop: int, name: str
+) -> tuple[int, bytes | None]:
     """Inflate the rows that are needed and wrap them, uncompressed, as a PNG of their own."""
-    if stop > _PNG_WORTH * header.height:
-        return None
-    inflater, needed, rows = _inflater.decompressobj(), stop * (3 * header.width + 1), []
+    first, position = 0, header.data_at
+    if index is not None:
+        first = start // index.rows * index.rows
+        position = index.starts[start // index.rows]
+        if bytes(data[position + 4 : position + 8]) != b"IDAT":
+            raise index.misfit(name, f"there is no chunk of image data at byte {position}")
+    elif stop > _PNG_WORTH * header.height:
+        return 0, None
+    inflater, size, rows = _inflater.decompressobj(-15 if first else 15), (stop - first) * (1 + row_bytes(data)), []
+    needed = size
     try:
-        for chunk in _idat_chunks(data, name):
+        chunks = _idat_chunks(data, position, name)
+        for chunk in chunks if index else list(chunks):  # damage anywhere is told, but with an index only what is read
             rows.append(inflater.decompress(chunk, needed))
             needed -= len(rows[-1])
             if needed <= 0:
@@ -127,12 +236,54 @@ def _png(data: bytes, header: ImageHeader, stop: int, name: str) -> bytes | None
         raise DataError(f"{name}: the PNG's data is damaged: {error}.") from None
     if needed > 0:
         raise DataError(f"{name}: the PNG's data ends before row {stop} of {header.height}.")
-    ihdr = b"IHDR" + data[16:20] + struct.pack(">I", stop) + data[24:29]
-    body = b"IDAT" + _stored(b"".join(rows))
-    parts = [PNG_SIGNATURE]
-    for chunk in (ihdr, body, b"IEND"):
-        parts += [struct.pack(">I", len(chunk) - 4), chunk, struct.pack(">I", _inflater.crc32(chunk))]
+    raw = b"".join(rows)
+    if first and raw[0] > 1:
+        raise index.misfit(name, f"row {first} needs the one above it")
+    head = bytes(data[: header.data_at])
+    about = head[16:20] + struct.pack(">I", stop - first) + head[24:29]
+    return first, wrapped_png(about, head[33:], raw)
+
+
+_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+"""The passes of an interlaced PNG: first row and column, and the steps to the next."""
+
+
+def pixel_bits(data: bytes | memoryview) -> int:
+    """Bits of a pixel of a PNG, as it is stored."""
+    return data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
+
+
+def row_bytes(data: bytes | memoryview, step: int = 1, first: int = 0) -> int:
+    """Bytes of a row of a PNG, or of every ``step``-th pixel of it, before compression and without the filter."""
+    (width,) = struct.unpack_from(">I", data, 16)
+    return (-(-(width - first) // step) * pixel_bits(data) + 7) // 8
+
+
+def inflated(data: bytes, header: ImageHeader, name: str) -> bytes:
+    """All rows of a PNG with their filters; DataError if damaged or too few, which Pillow would fill up with black."""
+    inflater = _inflater.decompressobj()
+    try:
+        rows = b"".join(map(inflater.decompress, _idat_chunks(data, header.data_at, name)))
+    except (zlib.error, _inflater.error) as error:
+        raise DataError(f"{name}: the PNG's data is damaged: {error}.") from None
+    passes = _ADAM7 if data[28] else ((0, 0, 1, 1),)
+    sizes = [(-(-(header.height - top) // down), row_bytes(data, right, left)) for top, left, down, right in passes]
+    expected = sum(count * (1 + size) for count, size in sizes if size)
+    if len(rows) < expected:
+        raise DataError(f"{name}: the PNG's data ends early: it inflates to {len(rows)} bytes, expected {expected}.")
+    return rows
+
+
+def wrapped_png(about: bytes | memoryview, before: bytes, rows: bytes) -> bytes:
+    """A PNG of filtered rows, uncompressed: ``about`` is the content of IHDR, ``before`` are the chunks behind that."""
+    parts = [PNG_SIGNATURE, png_chunk(b"IHDR", about), before, png_chunk(b"IDAT", _stored(rows)), png_chunk(b"IEND")]
     return b"".join(parts)
+
+
+def png_chunk(kind: bytes, content: bytes | memoryview = b"") -> bytes:
+    """A chunk with length and checksum."""
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", _inflater.crc32(body))
 
 
 def _stored(raw: bytes) -> bytes:
@@ -145,19 +296,17 @@ def _stored(raw: bytes) -> bytes:
     return b"".join([*parts, struct.pack(">I", _inflater.adler32(raw))])
 
 
-def _idat_chunks(data: bytes, name: str) -> list[memoryview]:
-    """Return the contents of the IDAT chunks, their checksums verified."""
-    view, position, chunks = memoryview(data), 8, []
+def _idat_chunks(data: bytes | memoryview, position: int, name: str) -> Iterator[memoryview]:
+    """The contents of the IDAT chunks from a position on, their checksums verified."""
+    view = memoryview(data)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"IDAT":
-            if position + 12 + length > len(data):
-                raise DataError(f"{name}: the PNG's data is damaged: a chunk (byte {position}) ends beyond the file.")
-            (crc,) = struct.unpack_from(">I", data, position + 8 + length)
-            if _inflater.crc32(view[position + 4 : position + 8 + length]) != crc:
-                raise DataError(f"{name}: the PNG's data is damaged: wrong checksum at byte {position}.")
-            chunks.append(view[position + 8 : position + 8 + length])
-        elif chunks:
-            break
+        if kind != b"IDAT":
+            return
+        if position + 12 + length > len(data):
+            raise DataError(f"{name}: the PNG's data is damaged: a chunk (byte {position}) ends beyond the file.")
+        (crc,) = struct.unpack_from(">I", data, position + 8 + length)
+        if _inflater.crc32(view[position + 4 : position + 8 + length]) != crc:
+            raise DataError(f"{name}: the PNG's data is damaged: wrong checksum at byte {position}.")
+        yield view[position + 8 : position + 8 + length]
         position += 12 + length
-    return chunks

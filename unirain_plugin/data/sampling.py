@@ -28,13 +28,10 @@ MODES = ("balanced", "natural")
 class SamplePlan:
     """Maps slots to pairs.
 
-    Args:
-        table: The pairs.
-        sampling: ``balanced`` (equal shares of the types), ``natural`` (every pair equally often), weights of the types
-            (``{drs: 2, nrd: 1}``), or ``{types: …, sources: …}`` with one of these for the types and one for the
-            sources within each type (default: natural).
-        pyramid: Weights of the tiers ``distilled`` and ``rest`` within each type and source (paper.md §2; the shares
-            are our choice). None leaves out what distillation has rejected.
+    ``sampling``: ``balanced`` (equal shares of the types), ``natural`` (every pair equally often), weights of the types
+    (``{drs: 2, nrd: 1}``), or ``{types: …, sources: …}`` with one of these for the types and one for the sources within
+    each type (default: natural). ``pyramid``: weights of the tiers ``distilled`` and ``rest`` within each type and
+    source (paper.md §2; the shares are our choice); None leaves out what distillation has rejected.
 
     Raises:
         OptionError: If a weight is wrong, or a name is missing or unknown.
@@ -71,11 +68,7 @@ class SamplePlan:
 
 
 def check_sampling(sampling: str | Mapping[str, Any], pyramid: Mapping[str, float] | None) -> None:
-    """Check what can be checked without the pairs.
-
-    Raises:
-        OptionError: As :class:`SamplePlan` does.
-    """
+    """Check what can be checked without the pairs; OptionError as of :class:`SamplePlan`."""
     _split(sampling)
     _tier_shares(pyramid)
 

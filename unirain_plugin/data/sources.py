@@ -17,8 +17,9 @@ import lmdb
 
 from unirain_plugin.data.dataset_options import DatasetOptions
 from unirain_plugin.data.folders import find_types, scan_rainrag, types_in_order
-from unirain_plugin.data.manifest import path_from, read_manifest
+from unirain_plugin.data.manifest import read_manifests
 from unirain_plugin.data.pairs import Pair, PairTable, Side, read_file
+from unirain_plugin.data.partial_decode import RowIndex
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 
 
@@ -34,19 +35,23 @@ class Storage:
         return os.path.join(self.root, pair.path(side))
 
     def read(self, pair: Pair, side: Side) -> bytes:
-        """Return the encoded image.
-
-        Raises:
-            DataError: If there is none, naming it.
-        """
+        """Return the encoded image; a DataError names one that is missing."""
         return read_file(self.locate(pair, side))
+
+    def read_part(self, pair: Pair, side: Side) -> tuple[bytes | memoryview, RowIndex | None]:
+        """Return the encoded image, and the index of its rows where there is one; then its bytes are not copied."""
+        return self.read(pair, side), None
 
 
 META_FILE = "meta_info.txt"
 DATA_FILE = "data.mdb"
 _META_LINE = re.compile(r"(?P<key>\S.*)\.\w+ \((\d+),(\d+),(\d+)\) -?\d+")
 
+ROWS = b".rows"
+"""Name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot."""
+
 _environments: dict[str, lmdb.Environment] = {}
+_row_tables: dict[str, Any] = {}
 _real_paths: dict[str, str] = {}
 
 
@@ -54,8 +59,8 @@ def close_environments() -> None:
     """Close all environments of this process: after a fork, or before their files are replaced."""
     for environment in _environments.values():
         environment.close()
-    _environments.clear()
-    _real_paths.clear()
+    for known in (_environments, _row_tables, _real_paths):
+        known.clear()
 
 
 os.register_at_fork(after_in_child=close_environments)
@@ -81,10 +86,8 @@ _MAGIC, _VERSION, _META_PAGE, _TREE_PAGE, _NO_PAGE = 0xBEEFC0DE, 1, 0x08, 0x03, 
 def check_file(path: str) -> None:
     """Look at an LMDB's data file before lmdb maps it: on a damaged one lmdb ends the process, without a word.
 
-    A few hundred bytes are read: the two header pages and the heads of the pages that they point at.
-
-    Raises:
-        DataError: If there is none, or it is cut short or damaged, saying what was found.
+    A few hundred bytes are read: the two header pages and the heads of the pages that they point at. A DataError says
+    what is missing, cut short or damaged.
     """
     name = os.path.join(path, DATA_FILE)
     if not os.path.isfile(name):
@@ -134,11 +137,7 @@ def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
 
 
 def environment(path: str) -> lmdb.Environment:
-    """Return the process's read-only environment of an LMDB, opened when first asked for.
-
-    Raises:
-        DataError: If it cannot be opened.
-    """
+    """The process's read-only environment of an LMDB, opened when first asked for; else DataError."""
     real = _real_paths.get(path)
     if real is None:
         real = _real_paths[path] = os.path.realpath(path)
@@ -146,27 +145,58 @@ def environment(path: str) -> lmdb.Environment:
         check_file(path)
         try:
             _environments[real] = lmdb.open(
-                os.fsencode(real), readonly=True, lock=False, readahead=False, meminit=False
+                os.fsencode(real), readonly=True, lock=False, readahead=False, meminit=False, max_dbs=1
             )
         except lmdb.Error as error:
             raise DataError(f"{path}: the LMDB cannot be opened: {error}.") from None
     return _environments[real]
 
 
-def read_value(path: str, key: str) -> bytes:
-    """Return the bytes stored under a key.
+def row_table(path: str) -> Any:
+    """The handle of an LMDB's table of row indexes; None where it has none."""
+    opened = environment(path)
+    real = _real_paths[path]
+    if real not in _row_tables:
+        try:
+            _row_tables[real] = opened.open_db(ROWS, create=False)
+        except lmdb.NotFoundError:
+            _row_tables[real] = None
+    return _row_tables[real]
 
-    Raises:
-        DataError: Naming the LMDB and the key if there is no such entry or the LMDB is damaged.
+
+def count_entries(opened: lmdb.Environment) -> int:
+    """Number of images in an LMDB."""
+    with opened.begin() as transaction:
+        return transaction.stat()["entries"] - (transaction.get(ROWS) is not None)
+
+
+def read_value(path: str, key: str) -> bytes:
+    """The bytes stored under a key; a DataError names the LMDB and the key."""
+    return bytes(_view(path, key)[0])
+
+
+def read_seekable(path: str, key: str) -> tuple[bytes | memoryview, RowIndex | None]:
+    """The bytes stored under a key, and the index of their rows if there is one.
+
+    With an index the bytes are a view of the file, good until :func:`close_environments`: what is not looked at is not
+    read from the disk. A missing entry or damaged index is a DataError.
     """
+    value, index = _view(path, key, row_table(path))
+    if index is None:
+        return bytes(value), None
+    return value, RowIndex.from_bytes(index, f"{path}/{key}")
+
+
+def _view(path: str, key: str, table: Any = None) -> tuple[memoryview, memoryview | None]:
     try:
-        with environment(path).begin() as transaction:
+        with environment(path).begin(buffers=True) as transaction:
             value = transaction.get(key.encode("utf-8"))
+            index = None if table is None else transaction.get(key.encode("utf-8"), db=table)
     except lmdb.Error as error:
         raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
     if value is None:
         raise DataError(f"{path}: the LMDB has no key '{key}'.")
-    return value
+    return value, index
 
 
 class MetaEntry(NamedTuple):
@@ -181,10 +211,8 @@ class MetaEntry(NamedTuple):
 def read_meta(path: str) -> Iterator[MetaEntry]:
     """Yield the entries of an LMDB's ``meta_info.txt`` (``key.png (h,w,c) level`` a line).
 
-    The key is all that stands before the last suffix; the toolbox cuts at the first dot, where two keys may collide.
-
-    Raises:
-        DataError: With ``file:line`` if a line is malformed or its key was seen before; if the LMDB is damaged.
+    The key is all that stands before the last suffix; the toolbox cuts at the first dot, where two keys may collide. A
+    DataError tells ``file:line`` of what is malformed or listed twice, or what of the LMDB is damaged.
     """
     check_file(path)
     meta = os.path.join(path, META_FILE)
@@ -221,13 +249,13 @@ class LmdbStorage(Storage):
         """Return the value of the key, see :func:`read_value`."""
         return read_value(self._path(pair, side), pair.path(side))
 
+    def read_part(self, pair: Pair, side: Side) -> tuple[bytes | memoryview, RowIndex | None]:
+        """Return the value and its index, see :func:`read_seekable`."""
+        return read_seekable(self._path(pair, side), pair.path(side))
+
 
 def scan_lmdb(root: str, rain_type: str) -> Iterator[Pair]:
-    """Yield the pairs of one type, by key in order.
-
-    Raises:
-        DataError: If the keys or sizes of the two sides differ, or there are none.
-    """
+    """Yield the pairs of one type, by key in order; DataError if keys or sizes of the sides differ."""
     folder = os.path.join(root, rain_type)
     lq, gt = ({e.key: e for e in read_meta(os.path.join(folder, f"{side}.lmdb"))} for side in ("lq", "gt"))
     only = sorted(lq.keys() ^ gt.keys())
@@ -269,7 +297,7 @@ class MmengineStorage(Storage):
         self.client(Pair("", "", "drs"), "lq")
 
     def client(self, pair: Pair, side: Side) -> Any:
-        """Return this process's backend for one side of a pair, made when first asked for."""
+        """This process's backend for one side of a pair, made when first asked for."""
         arguments = {
             key: value.format(rain_type=pair.rain_type, side=side) if isinstance(value, str) else value
             for key, value in self._arguments.items()
@@ -313,14 +341,7 @@ class MmengineStorage(Storage):
 
 
 def open_source(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str, ...]]:
-    """List the pairs that the options name.
-
-    Returns:
-        The pairs, their storage, and the rain types in the order of their labels.
-
-    Raises:
-        DataError: If folders, files or pairs are missing.
-    """
+    """List the pairs that the options name: these, their storage, the rain types in the order of their labels."""
     if options.manifest is not None:
         return _from_manifest(options)
     root = os.path.expanduser(options.dataroot)
@@ -337,43 +358,37 @@ def open_source(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str,
 
 def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str, ...]]:
     given = [options.manifest] if isinstance(options.manifest, str) else options.manifest
-    manifests = [os.path.expanduser(path) for path in given]
-    manifest, root = ", ".join(manifests), os.path.dirname(os.path.abspath(manifests[0]))
-    table, seen, known = PairTable(), set(), {}
-    for number, path in enumerate(manifests):
-        for record in read_manifest(path):
-            seen.add(record.rain_type)
-            wanted = options.rain_types is None or record.rain_type in options.rain_types
-            kept = record.keep is not False
-            lq, gt = record.lq, record.gt
-            if number and options.dataroot is None:  # all paths are then relative to the first manifest's folder
-                lq, gt = (
-                    path_from(root, os.path.join(os.path.dirname(path), name)).removeprefix("./") for name in (lq, gt)
-                )
-            if len(manifests) > 1:
-                _check_agreement(known, lq, (gt, record.rain_type, kept, path))
-            if wanted and (kept or options.pyramid is not None):
-                table.append(Pair(lq, gt, record.rain_type, record.source, kept, record.size))
+    manifests = _there([os.path.expanduser(path) for path in given], options)
+    names, table, seen = ", ".join(manifests), PairTable(), set()
+    for record in read_manifests(manifests, options.dataroot is None):
+        seen.add(record.rain_type)
+        wanted = options.rain_types is None or record.rain_type in options.rain_types
+        kept = record.keep is not False
+        if wanted and (kept or options.pyramid is not None):
+            table.append(Pair(record.lq, record.gt, record.rain_type, record.source, kept, record.size))
     for name in options.rain_types or ():
         if name not in seen:
-            raise DataError(
-                f"{manifest}: no pair of rain type '{name}'; found {sorted(seen)}.{did_you_mean(name, seen)}"
-            )
+            raise DataError(f"{names}: no pair of rain type '{name}'; found {sorted(seen)}.{did_you_mean(name, seen)}")
     if not len(table):
-        raise DataError(f"{manifest}: distillation has rejected every pair of these rain types (keep: false), and no "
+        raise DataError(f"{names}: distillation has rejected every pair of these rain types (keep: false), and no "
                         "pyramid gives the rest a share.")  # fmt: skip
-    root = options.dataroot if options.dataroot is not None else root
+    root = os.path.dirname(os.path.abspath(manifests[0])) if options.dataroot is None else options.dataroot
     return table, _storage(options, os.path.expanduser(root)), tuple(options.rain_types or types_in_order(seen))
 
 
-def _check_agreement(known: dict[str, tuple[str, str, bool, str]], lq: str, said: tuple[str, str, bool, str]) -> None:
-    """Several manifests may name an image again, but must then say the same of it."""
-    before = known.setdefault(lq, said)
-    for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
-        if old != new:
-            raise DataError(
-                f"{said[3]}: {lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
-            )
+def _there(manifests: list[str], options: DatasetOptions) -> list[str]:
+    """Leave out manifests that are missing, if the options allow it, and tell which."""
+    missing = [path for path in manifests if not os.path.isfile(path)]
+    if options.missing_manifests == "stop" or not missing:
+        return manifests
+    if len(missing) == len(manifests):
+        raise DataError(f"{options.name}: none of the {len(missing)} manifests is there: {', '.join(missing)}.")
+    from basicsr.utils import get_root_logger
+
+    get_root_logger().warning(
+        f"{options.name}: {len(missing)} of {len(manifests)} manifests are missing and left out: {', '.join(missing)}."
+    )
+    return [path for path in manifests if path not in missing]
 
 
 def _storage(options: DatasetOptions, root: str) -> Storage:

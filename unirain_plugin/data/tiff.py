@@ -25,16 +25,7 @@ _CHANNELS = {PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.R
 
 
 def decode_tiff(data: bytes, name: str, limit: int | None = None) -> Samples:
-    """Decode a TIFF file.
-
-    Args:
-        data: Its bytes.
-        name: Its name for error texts.
-        limit: Most pixels; None for the process's limit.
-
-    Raises:
-        DataError: If it is broken, too large, or of a kind whose values are not read here.
-    """
+    """Decode a TIFF file of at most ``limit`` pixels (None: the process's); DataError if it cannot be read right."""
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages.first

@@ -145,7 +145,7 @@ def build_index(vectors: np.ndarray, rows: np.ndarray, factory: str) -> Any:
         for start in range(0, len(rows), _ADD_ROWS):
             index.add(np.ascontiguousarray(vectors[rows[start : start + _ADD_ROWS]], np.float32))
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OptionError(
             f"retrieval.index: FAISS cannot build '{factory}' over {len(rows)} vectors of {vectors.shape[1]} "
             f"dimensions: {reason}"
@@ -244,10 +244,8 @@ class TextIndex:
 
 
 def _largest_norm2(vectors: np.ndarray) -> float:
-    blocks: Sequence[int] = range(0, len(vectors), _ADD_ROWS)
-    return max(
-        (float(np.square(vectors[s : s + _ADD_ROWS].astype(np.float64)).sum(1).max()) for s in blocks), default=0.0
-    )
+    blocks = (vectors[start : start + _ADD_ROWS] for start in range(0, len(vectors), _ADD_ROWS))
+    return max((float(np.square(block.astype(np.float64)).sum(1).max()) for block in blocks), default=0.0)
 
 
 _BLOCK = 256

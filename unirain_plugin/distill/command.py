@@ -6,8 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from unirain_plugin.data.folders import find_types, scan_rainrag
-from unirain_plugin.distill.inputs import list_references, scan_candidates
+from unirain_plugin.distill.inputs import list_candidates, list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions, load_options
 from unirain_plugin.distill.pipeline import Pipeline
@@ -62,7 +61,8 @@ def describe_plan(options: DistillOptions) -> str:
     pipeline = Pipeline(options, quiet=True)
     pipeline.check()
     references = len(list_references(options.references))
-    job = Job(options, str(options.work_folder), references, pipeline.candidate_file(Path(), "", _count(options)))
+    count = sum(1 for _ in list_candidates(options.candidates)[1])
+    job = Job(options, str(options.work_folder), references, pipeline.candidate_file(Path(), "", count))
     context = Context(job)
     workspace = Workspace(options.work_folder)
     lines = [
@@ -95,12 +95,3 @@ def _costs(context: Context) -> list[str]:
             lines.append(f"calls      voter {voter.name}: at most {cost.calls} requests with {cost.images} images")
     early = " (early exit, rejected duplicates and the cache can only lessen them)" if total else ""
     return [*lines, f"cost       at most {total} VLM calls{early}"]
-
-
-def _count(options: DistillOptions) -> int:
-    """Number of candidates; every line of a manifest is checked on the way."""
-    candidates = options.candidates
-    if candidates.manifest is not None:
-        return scan_candidates(candidates.manifest, options.shard_size)[0]
-    root = str(candidates.dataroot)
-    return len(scan_rainrag(root, find_types(root, None)))

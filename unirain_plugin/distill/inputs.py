@@ -12,38 +12,70 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, find_types, scan_rainrag, walk_images
-from unirain_plugin.data.manifest import ManifestRecord, parse_record, read_manifest
+from unirain_plugin.data.manifest import ManifestRecord, parse_record, path_from, read_manifest, read_manifests
 from unirain_plugin.distill.options import CandidateOptions, ReferenceOptions
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.errors import DataError
-from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.rain_types import KNOWN_TYPES
 
 
 def list_references(options: ReferenceOptions) -> list[Reference]:
-    """List the real rainy images, sorted by name in a folder, as listed in a list file.
+    """List the real rainy images: sorted by name in a folder, as listed in a list file, one place after the other.
+
+    Of several places, the names in the second and later ones are as seen from the first one's folder. An image that two
+    of them name counts once.
 
     Raises:
-        DataError: If there is none, the folder or list is missing, a line is malformed, or an id occurs twice.
+        DataError: If there is none, a folder or list is missing, a line is malformed, an id occurs twice, or two places
+            say different things of one image.
     """
-    root = options.images
-    if root.is_dir():
-        found = [Reference(id=name, path=root / name) for name in _rainy_below(root)]
-    elif root.is_file():
-        found = list(_read_list(root))
+    places = options.images if isinstance(options.images, list) else [options.images]
+    first = places[0] if places[0].is_dir() else places[0].parent
+    found: dict[str, Reference] = {}
+    files: dict[str, tuple[Reference, Path]] = {}
+    for place in places:
+        for reference, named in _references_of(place):
+            if place is not places[0] and not named:
+                reference.id = path_from(first, reference.path).removeprefix("./")
+            if reference.rain_type is None and options.rain_types_from_folders:
+                folders = [part for part in Path(reference.id).parts[:-1] if part in KNOWN_TYPES]
+                reference.rain_type = folders[-1] if folders else None
+            if len(places) > 1:
+                before, other = files.setdefault(path_from(first, reference.path), (reference, place))
+                if other is not place:
+                    _check_agreement(before, other, reference, place)
+                    continue
+            if reference.id in found:
+                raise DataError(f"references.images: {place}: the id '{reference.id}' occurs twice.")
+            found[reference.id] = reference
+    return list(found.values())
+
+
+def _check_agreement(before: Reference, other: Path, reference: Reference, place: Path) -> None:
+    for what, old, new in (
+        ("id", before.id, reference.id), ("rain type", before.rain_type, reference.rain_type),
+    ):  # fmt: skip
+        if None not in (old, new) and old != new:
+            raise DataError(
+                f"references.images: {place}: {reference.path}: its {what} is {new!r} here and {old!r} in {other}; "
+                "expected the same."
+            )
+    before.rain_type = before.rain_type or reference.rain_type
+
+
+def _references_of(place: Path) -> Iterator[tuple[Reference, bool]]:
+    """The images of a folder or list file, and whether each bears an id of its own."""
+    if place.is_dir():
+        names = _rainy_below(place)
+        yield from ((Reference(id=name, path=place / name), False) for name in names)
+    elif place.is_file():
+        names = list(_read_list(place))
+        yield from names
     else:
-        raise DataError(f"references.images: {root}: no such folder or list file.")
-    if not found:
-        expected = f"images ({', '.join(sorted(IMAGE_SUFFIXES))})" if root.is_dir() else "one path a line"
-        raise DataError(f"references.images: {root} holds no reference image; expected {expected}.")
-    seen: set[str] = set()
-    for reference in found:
-        if reference.id in seen:
-            raise DataError(f"references.images: {root}: the id '{reference.id}' occurs twice.")
-        seen.add(reference.id)
-        if reference.rain_type is None and options.rain_types_from_folders:
-            folders = [part for part in Path(reference.id).parts[:-1] if part in RAIN_TYPES]
-            reference.rain_type = folders[-1] if folders else None
-    return found
+        raise DataError(f"references.images: {place}: no such folder or list file.")
+    if not names:
+        expected = f"images ({', '.join(sorted(IMAGE_SUFFIXES))})" if place.is_dir() else "one path a line"
+        raise DataError(f"references.images: {place} holds no reference image; expected {expected}.")
 
 
 def _rainy_below(root: Path) -> list[str]:
@@ -63,7 +95,7 @@ def _rainy_below(root: Path) -> list[str]:
     return [name for name in names if clean.isdisjoint(PurePosixPath(name).parents)]
 
 
-def _read_list(path: Path) -> Iterator[Reference]:
+def _read_list(path: Path) -> Iterator[tuple[Reference, bool]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -84,7 +116,7 @@ def _read_list(path: Path) -> Iterator[Reference]:
             )
         if not all(isinstance(value, str) for value in row.values()):
             raise DataError(f"{path}:{number}: expected texts as values; got {text[:80]}.")
-        yield Reference(row.get("id", row["image"]), path.parent / row["image"], row.get("rain_type"))
+        yield Reference(row.get("id", row["image"]), path.parent / row["image"], row.get("rain_type")), "id" in row
 
 
 def reference_digest(references: list[Reference]) -> str:
@@ -135,34 +167,28 @@ def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
     return count, np.array(offsets, np.int64)
 
 
-def write_folder_manifest(options: CandidateOptions, target: Path) -> None:
-    """List a folder in RainRAG's layout as a manifest with paths relative to the folder.
+def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRecord]]:
+    """The folder that the pairs' paths are relative to, and the pairs of all manifests, or of the folder.
 
     Raises:
-        DataError: If the folder does not have that layout.
+        DataError: If a folder does not have RainRAG's layout; in the iteration, as :func:`read_manifests`.
     """
+    if options.dataroot is None:
+        manifests = options.manifest if isinstance(options.manifest, list) else [options.manifest]
+        return str(manifests[0].parent), read_manifests(manifests)
     root = str(options.dataroot)
     table = scan_rainrag(root, find_types(root, None))
-    with open(target, "w", encoding="utf-8", newline="\n") as file:
-        for index in range(len(table)):
-            pair = table[index]
-            file.write(ManifestRecord(pair.lq, pair.gt, pair.rain_type, options.source).to_json() + "\n")
+    pairs = (table[index] for index in range(len(table)))
+    return root, (ManifestRecord(pair.lq, pair.gt, pair.rain_type, options.source) for pair in pairs)
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (32 hex digits) of a file.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    digest = hashlib.sha256()
+    """SHA-256 (32 hex digits) of a file; DataError if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
     except OSError as error:
         raise DataError(f"candidates: {path}: cannot be read: {error.strerror or error}.") from error
-    return digest.hexdigest()[:32]
 
 
 def read_candidates(source: CandidateFile, offsets: np.ndarray, shard: int) -> list[Candidate]:

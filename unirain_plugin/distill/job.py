@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import Workspace, load_lines, load_rows
-from unirain_plugin.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,8 @@ class Context:
 
     @cached_property
     def voters(self) -> list[Voter]:
-        """The voters, in the order of the option file; not set up yet.
-
-        Raises:
-            OptionError: If two have one name.
-        """
-        voters = [build_part(VOTER, section, f"voters[{i}]") for i, section in enumerate(self.options.voters)]
-        names = [voter.name for voter in voters]
-        if len(set(names)) != len(names):
-            raise OptionError(f"voters: two are named alike in {names}; give each its own `name`.")
-        return voters
+        """The voters, in the order of the option file; not set up yet."""
+        return [build_part(VOTER, section, f"voters[{i}]") for i, section in enumerate(self.options.voters)]
 
     @cached_property
     def ready_voters(self) -> list[Voter]:
@@ -93,11 +84,8 @@ class Context:
     @cached_property
     def described_references(self) -> list[Reference]:
         """The references with captions and measurements."""
-        lines = (
-            line
-            for shard in range(self.job.shards(self.job.references))
-            for line in load_lines(self.workspace.shard("references", shard), "rows")
-        )
+        shards = range(self.job.shards(self.job.references))
+        lines = (line for shard in shards for line in load_lines(self.workspace.shard("references", shard), "rows"))
         for reference, line in zip(self.references, lines, strict=True):
             reference.caption, reference.measurements = line["caption"], line["measurements"]
         return self.references
@@ -110,6 +98,11 @@ class Context:
         """The candidates of a shard as listed."""
         return read_candidates(self.job.candidates, self._offsets, shard)
 
+    def candidate(self, number: int) -> Candidate:
+        """One candidate by its number."""
+        shard, row = divmod(number, self.options.shard_size)
+        return _kept_candidates(self, shard)[row]
+
     def reference_slice(self, shard: int) -> Sequence[Reference]:
         """The references of a shard."""
         size = self.options.shard_size
@@ -117,8 +110,11 @@ class Context:
 
     def close(self) -> None:
         """End the parts that were built."""
-        for name in ("captioner", "embedder", "text_encoder"):
-            if name in self.__dict__:
-                self.__dict__[name].close()
-        for voter in self.__dict__.get("voters", ()):
-            voter.close()
+        built = [self.__dict__[name] for name in ("captioner", "embedder", "text_encoder") if name in self.__dict__]
+        for part in [*built, *self.__dict__.get("voters", ())]:
+            part.close()
+
+
+@lru_cache(maxsize=64)
+def _kept_candidates(context: Context, shard: int) -> list[Candidate]:
+    return context.candidates(shard)

@@ -22,12 +22,12 @@ class ReferenceOptions:
 
     Attributes:
         images: A folder (searched recursively) or a list file: one path a line, or JSON lines with ``image`` and, where
-            known, ``rain_type`` and ``id``. Paths in a list are relative to the list's folder.
+            known, ``rain_type`` and ``id``; or several of them. Paths in a list are relative to the list's folder.
         rain_types_from_folders: Read an image's rain type from a folder of that name above it (``nrs/…``). It only
             measures retrieval; no decision uses it.
     """
 
-    images: Path
+    images: Path | Annotated[list[Path], filled]
     rain_types_from_folders: bool = True
 
 
@@ -36,13 +36,14 @@ class CandidateOptions:
     """The labelled pairs to choose from: one of the two.
 
     Attributes:
-        manifest: Manifest of pairs (JSON lines with ``lq``, ``gt``, ``rain_type``).
+        manifest: Manifest of pairs (JSON lines with ``lq``, ``gt``, ``rain_type``), or several, with paths relative to
+            each.
         dataroot: Folder in RainRAG's layout.
         source: Name of the data set, for pairs that do not state theirs.
         convert: Kinds of images to accept with a conversion, as the data set's key of that name in training.
     """
 
-    manifest: Path | None = None
+    manifest: Path | Annotated[list[Path], filled] | None = None
     dataroot: Path | None = None
     source: str = ""
     convert: list[Annotated[str, one_of(*CONVERSIONS)]] = field(default_factory=list)
@@ -211,11 +212,7 @@ def parse_options(
 
 
 def load_options(path: str | Path) -> DistillOptions:
-    """Read and check an option file.
-
-    Raises:
-        OptionError: As :func:`parse_options`, and for a file that is missing or no YAML.
-    """
+    """Read and check an option file: errors as :func:`parse_options`, and for a file that is missing or no YAML."""
     document = read_option_file(path)
     import_own((), Path(path).parent)  # modules named under `imports` may lie beside the file
     return parse_options(document.opt, document.file, document.lines)

@@ -12,18 +12,19 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.distill.inputs import (
     CandidateFile,
     file_digest,
+    list_candidates,
     list_references,
     reference_digest,
     scan_candidates,
-    write_folder_manifest,
 )
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Reference
-from unirain_plugin.distill.report import MetaInfo, Statistics, result_rows, write_rows
+from unirain_plugin.distill.report import Examples, MetaInfo, Statistics, result_rows, write_rows
 from unirain_plugin.distill.stages import GROUPS, STAGES
 from unirain_plugin.distill.stages.base import WholeStage
 from unirain_plugin.distill.workers import Engine, Step, build_engine, in_this_process
@@ -32,7 +33,7 @@ from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.packages import require
 
-_FOLDER_MANIFEST = "candidates.jsonl"
+_LISTING = "candidates.jsonl"
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,13 @@ class Pipeline:
         return CandidateFile(os.path.abspath(manifest), os.path.abspath(root), source, count, size, convert)
 
     def _candidate_manifest(self) -> tuple[Path, str]:
-        """The manifest and the folder of its paths; for a plain folder a manifest is written first."""
-        candidates = self.options.candidates
-        if candidates.manifest is not None:
-            return candidates.manifest, str(candidates.manifest.parent)
-        listing = self.workspace.root / _FOLDER_MANIFEST
-        write_folder_manifest(candidates, listing)
-        return listing, str(candidates.dataroot)
+        """The manifest and the folder of its paths; for a folder, or several manifests, one is written first."""
+        root, records = list_candidates(self.options.candidates)
+        if isinstance(self.options.candidates.manifest, Path):
+            return self.options.candidates.manifest, root
+        listing = self.workspace.root / _LISTING
+        write_manifest(listing, records)
+        return listing, root
 
     def _state(self, inputs: dict[str, Any], context: Context) -> dict[str, dict[str, Any]]:
         """Stage → what its shards depend on, the hashes of the stages upstream included."""
@@ -187,7 +188,6 @@ class Pipeline:
         return {name: len(shards) for name, shards in missing.items()}
 
     def _bar(self, job: Job, name: str, missing: list[int], place: int) -> tqdm:
-        """A stage's progress bar: count, rate, remaining time."""
         stage = STAGES[name]
         done = stage.items(job) - sum(stage.items_in(job, shard) for shard in missing)
         return tqdm(
@@ -198,25 +198,17 @@ class Pipeline:
     def _finish(self, context: Context) -> dict[str, Any]:
         """Write manifest, votes, meta-info files, statistics and report."""
         folder, references = self.options.output_folder, context.references
-        statistics, meta = Statistics(references), MetaInfo()
-        examples = None
-        if self.options.report.enabled:
-            from unirain_plugin.distill.report import Examples
-
-            examples = Examples(self.options.report)
-        bar = tqdm(
+        statistics, meta, examples = Statistics(references), MetaInfo(), Examples(self.options.report)
+        with tqdm(
             total=context.job.candidates.count, desc="write results", unit="img", disable=self.quiet, file=sys.stderr
-        )
-        with bar:
+        ) as bar:
             for row in write_rows(result_rows(context), references, folder):
-                statistics.add(row)
-                meta.add(row)
-                if examples is not None:
-                    examples.add(row)
+                for gatherer in (statistics, meta, examples):
+                    gatherer.add(row)
                 bar.update()
         meta.write(folder)
         statistics.write(folder)
-        if examples is not None:
+        if self.options.report.enabled:
             examples.write(context, statistics.as_dict(), folder)
         return statistics.as_dict()
 

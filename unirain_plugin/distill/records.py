@@ -32,11 +32,7 @@ T = TypeVar("T")
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file's bytes.
-
-    Raises:
-        UnreadableImageError: If it is missing or cannot be read.
-    """
+    """Read a file's bytes; UnreadableImageError if it is missing or cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -66,20 +62,12 @@ def decode_rgb(data: bytes, path: Path, convert: Collection[str] = CONVERSIONS) 
 
 
 def read_rgb(path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
-    """Read an image file as uint8 RGB (H, W, 3).
-
-    Raises:
-        UnreadableImageError: As :func:`read_file` and :func:`decode_rgb`.
-    """
+    """Read an image file as uint8 RGB (H, W, 3); errors as :func:`read_file` and :func:`decode_rgb`."""
     return decode_rgb(read_file(path), path, convert)
 
 
 def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path) -> None:
-    """Refuse a pair of different sizes.
-
-    Raises:
-        UnreadableImageError: Naming both files and sizes.
-    """
+    """Refuse a pair of different sizes: UnreadableImageError with both files and sizes."""
     if lq.shape != gt.shape:
         raise UnreadableImageError(
             f"{lq_path} is {lq.shape[1]}×{lq.shape[0]} but its ground truth {gt_path} is {gt.shape[1]}×{gt.shape[0]}; "
@@ -152,11 +140,7 @@ class Reference:
 
     @property
     def image(self) -> np.ndarray:
-        """The rainy image, uint8 RGB (H, W, 3); read on first use.
-
-        Raises:
-            UnreadableImageError: If the file is missing or no image.
-        """
+        """The rainy image, uint8 RGB (H, W, 3); read on first use, errors as :func:`read_rgb`."""
         if self._image is None:
             self._image = read_rgb(self.path)
         return self._image
@@ -193,22 +177,14 @@ class Candidate:
 
     @property
     def lq(self) -> np.ndarray:
-        """The rainy image, uint8 RGB (H, W, 3); read on first use.
-
-        Raises:
-            UnreadableImageError: If the file is missing, no image, or of a kind that is not accepted.
-        """
+        """The rainy image, uint8 RGB (H, W, 3); read on first use, errors as :func:`read_rgb`."""
         if self._lq is None:
             self._lq = read_rgb(self.lq_path, self.convert)
         return self._lq
 
     @property
     def gt(self) -> np.ndarray:
-        """The clean image, uint8 RGB (H, W, 3), of the size of ``lq``; read on first use.
-
-        Raises:
-            UnreadableImageError: If the file is missing, no image, or of another size than ``lq``.
-        """
+        """The clean image likewise, of the size of ``lq`` (:func:`check_same_size`)."""
         if self._gt is None:
             image = read_rgb(self.gt_path, self.convert)
             check_same_size(self.lq, image, self.lq_path, self.gt_path)

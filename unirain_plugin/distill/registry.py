@@ -1,14 +1,7 @@
 """The four registries of the pipeline's exchangeable parts, made with BasicSR's ``Registry``, and the parts' base.
 
-Example:
-    A voter of your own, chosen in YAML by ``type: TooDark`` (with ``imports: [my_voters]``)::
-
-        from unirain_plugin.distill.registry import VOTER
-        from unirain_plugin.distill.voters.base import Voter
-
-        @VOTER.register()
-        class TooDark(Voter):
-            ...
+A voter of your own, chosen in YAML by ``type: TooDark`` (with ``imports: [my_voters]``), is a subclass of
+:class:`~unirain_plugin.distill.voters.base.Voter` with ``@VOTER.register()`` above it.
 """
 
 from __future__ import annotations
@@ -16,11 +9,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_type_hints
 
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.support.packages import import_own
+from unirain_plugin.support.spec import complaint, words
 from unirain_plugin.toolbox import registries
 
 
@@ -28,13 +23,20 @@ class Part:
     """Base of captioners, embedders, text encoders and voters.
 
     Constructors take the YAML section's keys, check them (``OptionError``) and stay cheap; models are loaded on first
-    use, in the worker process.
+    use, in the worker process. In a dataclass the fields are the keys, held to their types and rules.
 
     Attributes:
         version: Raise it whenever results can change, so that old shards are not mixed with new ones.
     """
 
-    version: int = 1
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for name in (field.name for field in fields(self) if field.init):
+            value = getattr(self, name)
+            if complaint(value, hints[name]):
+                raise OptionError(f"{name}: expected {words(hints[name])}, got {value!r}.")
 
     def check(self) -> None:
         """Look, before the work begins, whether packages and files are there. Loads no model.
@@ -57,11 +59,7 @@ class Part:
 
 
 def file_stamp(path: str | Path) -> dict[str, Any]:
-    """Name, size and time of a file, to notice that it was exchanged.
-
-    Raises:
-        OptionError: If it is missing.
-    """
+    """Name, size and time of a file, to notice that it was exchanged; OptionError if it is missing."""
     try:
         stat = Path(path).stat()
     except OSError as error:
@@ -91,9 +89,6 @@ TEXT_ENCODER = PartRegistry("text encoder")
 VOTER = PartRegistry("voter")
 """Candidate with its retrieved references → verdict (the paper's R^i)."""
 
-BUILT_IN_MODULES = ("unirain_plugin.distill.describers", "unirain_plugin.distill.voters")
-"""Packages whose import registers the parts that come with the plugin."""
-
 
 def load_parts(imports: Iterable[str] = ()) -> None:
     """Import the built-in parts and the user's own modules, so that their classes are registered.
@@ -101,8 +96,8 @@ def load_parts(imports: Iterable[str] = ()) -> None:
     Raises:
         OptionError: If a module of the user cannot be imported.
     """
-    for name in BUILT_IN_MODULES:
-        importlib.import_module(name)
+    for room in ("describers", "voters"):
+        importlib.import_module(f"unirain_plugin.distill.{room}")
     import_own(imports)
 
 
@@ -138,11 +133,8 @@ def check_section(registry: Registry, section: object, where: str) -> tuple[type
                 known = sorted(parameters)
                 raise OptionError(f"{where}: unknown key '{key}'.{did_you_mean(key, known)} '{name}' knows {known}.")
     for key, parameter in parameters.items():
-        needed = parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_KEYWORD,
-            parameter.VAR_POSITIONAL,
-        )
-        if needed and key not in kwargs:
+        variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if parameter.default is parameter.empty and not variable and key not in kwargs:
             raise OptionError(f"{where}: '{name}' needs the key '{key}'.")
     return cls, kwargs
 

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
 
-from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, path_from
+from unirain_plugin.data.manifest import SIMILARITIES, ManifestRecord, ManifestWriter, path_from
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.options import ReportOptions
 from unirain_plugin.distill.records import Candidate, Reference, UnreadableImageError, read_rgb, shrink
@@ -98,6 +98,7 @@ def _shard_rows(context: Context, shard: int, first: int) -> Iterator[ResultRow]
         )
 
 
+_FOUND = ("id", *SIMILARITIES)
 MANIFEST, VOTES, META_INFO = "manifest.jsonl", "votes.jsonl", "meta_info"
 
 
@@ -112,32 +113,24 @@ def write_rows(rows: Iterable[ResultRow], references: list[Reference], folder: P
     """
     with disk_errors(folder), ManifestWriter(folder / MANIFEST) as manifest, whole_file(folder / VOTES) as votes:
         for row in rows:
-            manifest.write(_record(row, references, folder))
-            _write_votes(votes, row)
+            lq, gt = (path_from(folder, path) for path in (row.candidate.lq_path, row.candidate.gt_path))
+            found = ((references[number].id, *similar) for number, *similar in row.retrieved)
+            manifest.write(
+                ManifestRecord(
+                    lq=lq,
+                    gt=gt,
+                    rain_type=row.candidate.rain_type,
+                    source=row.candidate.source,
+                    size=row.size,
+                    keep=row.keep,
+                    votes={vote["voter"]: vote["verdict"] for vote in row.votes},
+                    retrieved=tuple(dict(zip(_FOUND, one, strict=True)) for one in found),
+                    reason=row.reason,
+                )
+            )
+            line = {"id": row.candidate.id, "outcome": row.outcome, "caption": row.caption, "votes": row.votes}
+            votes.write(json.dumps(line, ensure_ascii=True, sort_keys=True).encode() + b"\n")
             yield row
-
-
-def _record(row: ResultRow, references: list[Reference], folder: Path) -> ManifestRecord:
-    lq, gt = (path_from(folder, path) for path in (row.candidate.lq_path, row.candidate.gt_path))
-    return ManifestRecord(
-        lq=lq,
-        gt=gt,
-        rain_type=row.candidate.rain_type,
-        source=row.candidate.source,
-        size=row.size,
-        keep=row.keep,
-        votes={vote["voter"]: vote["verdict"] for vote in row.votes},
-        retrieved=tuple(
-            {"id": references[number].id, "s_txt": s_txt, "s_vis": s_vis, "s_perc": s_perc}
-            for number, s_txt, s_vis, s_perc in row.retrieved
-        ),
-        reason=row.reason,
-    )
-
-
-def _write_votes(file: BinaryIO, row: ResultRow) -> None:
-    line = {"id": row.candidate.id, "outcome": row.outcome, "caption": row.caption, "votes": row.votes}
-    file.write(json.dumps(line, ensure_ascii=True, sort_keys=True).encode() + b"\n")
 
 
 class MetaInfo:
@@ -224,9 +217,6 @@ class Statistics:
             _, low, high = _HISTOGRAMS[name]
             place = int(np.clip((value - low) / (high - low) * _BINS, 0, _BINS - 1))
             self._histograms[name][:, place] += (1, row.keep)
-        self._add_agreement(row)
-
-    def _add_agreement(self, row: ResultRow) -> None:
         types = [self._references[number].rain_type for number, *_ in row.retrieved]
         if types and None not in types:
             same = [name == row.candidate.rain_type for name in types]
@@ -327,7 +317,7 @@ class Examples:
             name=context.options.name,
             options=context.options,
             statistics=statistics,
-            types=[(name, _in_words(name)) for name in types],
+            types=[(name, RainType[name.upper()].description if name in RAIN_TYPES else name) for name in types],
             cards=cards,
             charts=[_chart(value) for value in statistics["distributions"].values()],
         )
@@ -348,13 +338,10 @@ class Examples:
             "votes": row.votes,
             "retrieved": [
                 {
-                    "id": context.references[number].id,
+                    **dict(zip(_FOUND, (context.references[number].id, *similar), strict=True)),
                     "image": self._image(context.references[number].path),
-                    "s_txt": s_txt,
-                    "s_vis": s_vis,
-                    "s_perc": s_perc,
                 }
-                for number, s_txt, s_vis, s_perc in row.retrieved
+                for number, *similar in row.retrieved
             ],
         }
 
@@ -368,10 +355,6 @@ class Examples:
         parameters = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), parameters)[1].tobytes()
         return "data:image/jpeg;base64," + base64.b64encode(data).decode()
-
-
-def _in_words(rain_type: str) -> str:
-    return RainType[rain_type.upper()].description if rain_type in RAIN_TYPES else rain_type
 
 
 def _chart(distribution: dict[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import multiprocessing
 import os
 import shutil
 import sys
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -42,34 +42,22 @@ _KEPT = 256 << 20
 
 
 class Worker:
-    """Makes shards; models and arrays are built at the first shard that needs them and kept.
-
-    Args:
-        job: The job.
-    """
+    """Makes shards; models and arrays are built at the first shard that needs them and kept."""
 
     def __init__(self, job: Job) -> None:
-        self._context = Context(job)
+        self.context = Context(job)
         self._stages: dict[str, Stage] = {}
 
     def make(self, steps: list[Step]) -> list[tuple[str, int]]:
-        """Make shards, one after the other, unless they are there already.
-
-        Returns:
-            Stage and number of items of each that was made.
-        """
+        """Make shards that are not there yet; returns stage and number of items of each."""
         made = []
         for name, shard in steps:
-            if not self._context.workspace.is_done(name, shard):
+            if not self.context.workspace.is_done(name, shard):
                 if name not in self._stages:
-                    self._stages[name] = STAGES[name](self._context)
+                    self._stages[name] = STAGES[name](self.context)
                 self._stages[name].run(shard)
-                made.append((name, STAGES[name].items_in(self._context.job, shard)))
+                made.append((name, STAGES[name].items_in(self.context.job, shard)))
         return made
-
-    def close(self) -> None:
-        """Free what was built."""
-        self._context.close()
 
 
 def died_on(steps: list[Step]) -> DistillError:
@@ -82,11 +70,7 @@ def died_on(steps: list[Step]) -> DistillError:
 
 
 def limit_threads(threads: int) -> None:
-    """Keep the libraries of this process from starting more threads than the worker's share of the processor.
-
-    Libraries that are imported later read their number from the environment; the default parts never need torch, and
-    importing it only to limit it would take longer than a shard.
-    """
+    """Keep the libraries of this process, loaded now or later, to the worker's share of the processor."""
     import cv2
 
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
@@ -98,10 +82,9 @@ def limit_threads(threads: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library reuse the memory of freed images instead of returning it to the system after each.
+    """Have the C library (glibc) reuse the memory of freed images, at most ``_KEPT`` bytes, for a tenth of the time.
 
-    Planes of a megabyte come and go some hundred times a candidate; getting them anew from the system, page by page,
-    takes about a tenth of the default pipeline's time. glibc only; what is kept is at most ``_KEPT`` bytes.
+    Planes of a megabyte come and go some hundred times a candidate.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -111,50 +94,21 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, 32 << 20)
 
 
-class Engine(ABC):
-    """Distributes shards over workers.
-
-    Args:
-        options: The engine's section.
-    """
-
-    def __init__(self, options: EngineOptions) -> None:
-        self.options = options
-
-    def check(self) -> None:  # noqa: B027  (an optional hook)
-        """Look, before the work begins, whether everything is installed.
-
-        Raises:
-            OptionError: With the pip name of what is missing.
-        """
-
-    @abstractmethod
-    def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
-        """Make shards; a unit's steps in order in one worker, units in any order.
-
-        Yields:
-            Stage and number of items of each shard that was made.
-
-        Raises:
-            UniRainError: The first error of a worker; shards finished until then are kept.
-        """
-
-    def close(self) -> None:  # noqa: B027  (an optional hook)
-        """End the workers."""
-
-
 _PRELOAD = ["unirain_plugin.distill.workers", "faiss"]
 _Shares = Generator[tuple[str, int], None, list[list[Step]]]
 _job: Job | None = None
 _worker: Worker | None = None
 
 
-class LocalEngine(Engine):
+@dataclass
+class LocalEngine:
     """A pool of processes; ``workers: 0`` works in the calling process.
 
-    Processes come from a fork server, which imports everything once and has neither threads nor CUDA: safe to fork and
-    quick to multiply. They end when the main process dies, however it dies.
+    They come from a fork server, which imports everything once and has neither threads nor CUDA, and end when the main
+    process dies, however it dies.
     """
+
+    options: EngineOptions
 
     def check(self) -> None:
         """Start the fork server already: it imports while the main process lists the inputs."""
@@ -164,7 +118,16 @@ class LocalEngine(Engine):
                 forkserver.ensure_running()
 
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
-        """Make shards in the pool; one on which a worker died is tried again by itself."""
+        """Make shards; a unit's steps in order in one worker, units in any order.
+
+        One on which a worker died is tried again by itself.
+
+        Yields:
+            Stage and number of items of each shard that was made.
+
+        Raises:
+            UniRainError: The first error of a worker.
+        """
         if not units:
             return
         if self.options.workers == 0:
@@ -174,6 +137,9 @@ class LocalEngine(Engine):
         while waiting:
             for unit in (yield from self._share(job, waiting, self.options.workers)):
                 yield from self._alone(job, unit)
+
+    def close(self) -> None:
+        """The pool has ended with the last shard."""
 
     def _share(self, job: Job, waiting: deque[list[Step]], workers: int) -> _Shares:
         """Have units made until none waits or a worker dies; returns those that were in work then.
@@ -196,7 +162,7 @@ class LocalEngine(Engine):
         return list(running.values())
 
     def _alone(self, job: Job, unit: list[Step]) -> Iterator[tuple[str, int]]:
-        """Make a unit during which a worker died once more, but with nothing beside it."""
+        """Make a unit during which a worker died again, with nothing beside it."""
         for _ in range(TRIES - 1):
             if not (yield from self._share(job, deque([unit]), 1)):
                 return
@@ -243,7 +209,7 @@ def in_this_process(job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str
         for unit in units:
             yield from worker.make(unit)
     finally:
-        worker.close()
+        worker.context.close()
 
 
 def _start(job: Job, threads: int) -> None:
@@ -260,21 +226,22 @@ def _make(unit: list[Step]) -> list[tuple[str, int]]:
     return _worker.make(unit)
 
 
-class RayEngine(Engine):
+@dataclass
+class RayEngine:
     """A pool of Ray Data actors, each with the same worker as the local engine's processes.
 
-    Ray Data has no resume of its own; the shards have: what is there is not made again, and a shard that Ray makes
-    twice after losing a node is the same shard.
+    A shard that Ray makes twice after losing a node is the same shard.
     """
 
-    _started = False
+    options: EngineOptions
+    _started: bool = False
 
     def check(self) -> None:
-        """Look for Ray Data."""
+        """Look for Ray Data; OptionError if it is not installed."""
         require("ray.data", "'ray[data]'", "ray")
 
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
-        """Make shards on the actors."""
+        """The same on the actors."""
         if not units:
             return
         ray = self._connect()
@@ -296,12 +263,12 @@ class RayEngine(Engine):
     def close(self) -> None:
         """Shut down the cluster that was started here; one that was there before stays."""
         if self._started:
-            require("ray", "'ray[data]'", "ray").shutdown()
+            sys.modules["ray"].shutdown()
             self._started = False
 
     def _connect(self) -> Any:
-        ray = require("ray", "'ray[data]'", "ray")
         require("ray.data", "'ray[data]'", "ray")
+        ray = sys.modules["ray"]
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             local = {"num_cpus": self.options.workers} if self.options.address is None else {}
@@ -350,11 +317,7 @@ class ShardMaker:
 
     @contextmanager
     def _tried(self, unit: list[Step]) -> Iterator[None]:
-        """Leave a mark while a unit is in work: an actor that dies leaves it, and Ray would begin anew without end.
-
-        Raises:
-            DistillError: If there are as many marks as tries.
-        """
+        """Leave a mark while a unit is in work: an actor that dies leaves it, and Ray would begin anew without end."""
         name, shard = unit[0]
         folder = Path(self._job.root, name)
         marks = [folder / f"{TEMPORARY}try-{shard:06d}-{number}" for number in range(TRIES)]
@@ -369,12 +332,9 @@ class ShardMaker:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+Engine = LocalEngine | RayEngine
+
+
 def build_engine(options: EngineOptions) -> Engine:
     """Build the engine that the options name."""
-    if options.type == "ray":
-        from unirain_plugin.distill.workers import RayEngine
-
-        return RayEngine(options)
-    from unirain_plugin.distill.workers import LocalEngine
-
-    return LocalEngine(options)
+    return RayEngine(options) if options.type == "ray" else LocalEngine(options)

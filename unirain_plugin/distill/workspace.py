@@ -84,7 +84,7 @@ class Workspace:
             temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=final.parent))
             try:
                 yield temporary
-                _sync_folder(temporary)
+                _sync_folder(temporary)  # before its name appears, for the sake of power cuts
                 temporary.chmod(0o755)
                 try:
                     os.rename(temporary, final)
@@ -175,7 +175,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a shard's files to the disk before its name appears, for the sake of power cuts."""
     for entry in [*sorted(folder.iterdir()), folder]:
         handle = os.open(entry, os.O_RDONLY)
         try:
@@ -185,7 +184,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _differences(old: object, new: object, path: str = "") -> list[str]:
-    """Where two JSON values differ, in words."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = list(dict.fromkeys([*old, *new]))
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else str(k))]
@@ -211,15 +209,11 @@ def load_rows(folder: Path, name: str) -> np.ndarray:
         DistillError: If the file is missing or broken.
     """
     path = folder / f"{name}.npy"
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError:
+    with _unbroken(path):
         try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError:
             return np.load(path, allow_pickle=False)  # an array without rows cannot be mapped
-        except (OSError, ValueError) as error:
-            raise _broken(path, error) from error
-    except OSError as error:
-        raise _broken(path, error) from error
 
 
 def save_lines(folder: Path, name: str, rows: Iterable[Any]) -> None:
@@ -236,15 +230,17 @@ def load_lines(folder: Path, name: str) -> list[Any]:
         DistillError: If the file is missing or broken.
     """
     path = folder / f"{name}.jsonl"
+    with _unbroken(path), open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+@contextmanager
+def _unbroken(path: Path) -> Iterator[None]:
     try:
-        with open(path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        yield
     except (OSError, ValueError) as error:
-        raise _broken(path, error) from error
-
-
-def _broken(path: Path, error: Exception) -> DistillError:
-    return DistillError(f"{path}: the shard is damaged ({error}); delete the folder {path.parent} and run again.")
+        text = f"{path}: the shard is damaged ({error}); delete the folder {path.parent} and run again."
+        raise DistillError(text) from error
 
 
 def row_blocks(workspace: Workspace, stage: str, name: str, shards: int) -> Iterator[np.ndarray]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import PIXEL_FORMATS, Outcome, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.support.files import check_folder
+from unirain_plugin.support.processes import Terminated, terminable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-i", "--input", required=True, type=Path, metavar="PATH", help="image, video, or folder")
     p.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     p.add_argument(
-        "--weights", metavar="FILE", help=".safetensors or .pth (default: the small network that is shipped)"
+        "--weights",
+        metavar="FILE",
+        help=".safetensors, .pth, or .onnx by export (default: the small network that is shipped)",
     )
     p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
     p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
@@ -70,46 +69,25 @@ def main(argv: list[str] | None = None) -> int:
     sizes = None if args.sizes is None else tuple(args.sizes)
     options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, sizes)
     net = load(args.weights, args.network, args.device)
-    options.check_device(next(net.parameters()).device)
+    options.check_network(net)
     check_folder(args.output)
     videos = VideoSettings(args.deinterlace, args.pixel_format, args.damaged)
     if any(job.is_video for job in plan.jobs):
         videos = videos_with(net, options, videos)
     try:
-        with _terminable(), limited(args.max_megapixels):
+        with terminable(), limited(args.max_megapixels):
             outcome = restore_files(
                 plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet, videos
             )
-    except (KeyboardInterrupt, _Terminated) as end:
+    except KeyboardInterrupt as end:
         sys.stderr.write(
             "\ninterrupted; finished results are kept, and finished parts of a long video: "
             "the same command goes on with the rest\n"
         )
-        return 143 if isinstance(end, _Terminated) else 130
+        return 143 if isinstance(end, Terminated) else 130
     outcome.failed += [(Path(folder), reason) for folder, reason in plan.unlisted]
     sys.stdout.write(summary(outcome, args.output, plan.other_files))
     return 1 if outcome.failed else 0
-
-
-class _Terminated(BaseException):
-    """The process was asked to end."""
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does, so that nothing half-written is left behind."""
-
-    def end(*_: object) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def summary(outcome: Outcome, output: Path, others: list[Path]) -> str:

@@ -1,4 +1,4 @@
-"""``scripts/export.py``: weights with their network's options (safetensors, pth), or the network itself (onnx,
+"""``scripts/export.py``: weights with their network's options (safetensors, pth), or the network itself (onnx, pt2,
 torchscript), for other programs.
 """
 
@@ -6,26 +6,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import json
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unirain_plugin.checkpoints.weights import ARCHITECTURE, write_weights
+from unirain_plugin.checkpoints.weights import ARCHITECTURE, SIZES, write_weights
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
 from unirain_plugin.inference.loading import DEFAULT_WEIGHTS, build_network, load
+from unirain_plugin.inference.onnx_network import INPUT, MULTIPLE, OUTPUT, OnnxNetwork, onnx_runtime
 from unirain_plugin.inference.restoring import RestoreOptions
 from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.packages import import_own
 
 _EXAMPLE, _OTHER_SIZE = (61, 45), (48, 72)
 _TOLERANCE = 1e-3
@@ -44,17 +43,16 @@ def export_weights(net: nn.Module, path: Path) -> str:
 def export_onnx(net: nn.Module, path: Path) -> str:
     """Write an ONNX model: input ``lq`` (N, 3, H, W) in [0, 1], output ``restored``, any N, H and W ≥ 9.
 
-    The experts of a hard mixture all run and are masked: the same result, more time.
+    The experts of a hard mixture all run and are masked: the same result, more time. Networks that pad their input to
+    a multiple m of pixels (UniRain: 8) take H and W > m.
 
     Raises:
         CheckpointError: If a package is missing, or the written model does not agree with the network.
     """
-    runtime = _onnx_runtime()
-    any_size = {
-        0: torch.export.Dim("n", max=64),
-        2: torch.export.Dim("height", min=9),
-        3: torch.export.Dim("width", min=9),
-    }
+    runtime = onnx_runtime("--format onnx", ("onnx", "onnxscript"))
+    multiple = net.stride if net.architecture["type"] == "UniRain" else 1
+    edges = (torch.export.Dim(name, min=max(multiple, 8) + 1) for name in ("height", "width"))
+    any_size = {0: torch.export.Dim("n", max=64), **dict(zip((2, 3), edges, strict=True))}
 
     def make() -> bytes:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -63,18 +61,37 @@ def export_onnx(net: nn.Module, path: Path) -> str:
                 (_example(*_EXAMPLE, images=2),),
                 dynamo=True,
                 verbose=False,
-                input_names=["lq"],
-                output_names=["restored"],
+                input_names=[INPUT],
+                output_names=[OUTPUT],
                 dynamic_shapes=(any_size,),
             )
-        program.model.metadata_props[ARCHITECTURE] = json.dumps(net.architecture)
+        notes = {ARCHITECTURE: net.architecture, SIZES: list(net.restore_sizes), MULTIPLE: multiple}
+        program.model.metadata_props.update({key: json.dumps(value) for key, value in notes.items()})
         return program.model_proto.SerializeToString()
 
     def run(data: bytes, x: Tensor) -> Tensor:
         session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        return torch.from_numpy(np.asarray(session.run(None, {"lq": x.numpy()})[0]))
+        return torch.from_numpy(np.asarray(session.run(None, {INPUT: x.numpy()})[0]))
 
     return _write_checked(net, path, make, run)
+
+
+def export_pt2(net: nn.Module, path: Path) -> str:
+    """Write a program of ``torch.export``: (N, 3, H, W) in [0, 1] to the same shape, any N, H and W ≥ 9.
+
+    Raises:
+        CheckpointError: If the network cannot be captured for any size, or the program does not agree with it.
+    """
+    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+
+    def make() -> bytes:
+        example = _example(*_EXAMPLE, images=2)
+        program = torch.export.export(_without_branches(net), (example,), dynamic_shapes=(any_size,))
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files={ARCHITECTURE: json.dumps(net.architecture)})
+        return buffer.getvalue()
+
+    return _write_checked(net, path, make, lambda data, x: torch.export.load(io.BytesIO(data)).module()(x))
 
 
 def export_torchscript(net: nn.Module, path: Path) -> str:
@@ -85,29 +102,25 @@ def export_torchscript(net: nn.Module, path: Path) -> str:
     """
 
     def make() -> bytes:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # each branch on a shape; the comparison at another size decides
-            traced = torch.jit.trace(_without_branches(net), _example(*_EXAMPLE), check_trace=False)
+        # A warning for each branch on a shape (the comparison at another size decides), and of TorchScript's end.
+        traced = torch.jit.trace(_without_branches(net), _example(*_EXAMPLE), check_trace=False)
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer, _extra_files={ARCHITECTURE: json.dumps(net.architecture)})
         return buffer.getvalue()
 
-    def run(data: bytes, x: Tensor) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.jit.load(io.BytesIO(data))(x)
-
-    return _write_checked(net, path, make, run)
+    remark = _write_checked(net, path, make, lambda data, x: torch.jit.load(io.BytesIO(data))(x))
+    return f"{remark}; TorchScript is ending, as torch 2.13 and later warn: --format pt2 takes its place"
 
 
 EXPORTERS: dict[str, tuple[str, Callable[[nn.Module, Path], str]]] = {
     "safetensors": (".safetensors", export_weights),
     "pth": (".pth", export_weights),
     "onnx": (".onnx", export_onnx),
+    "pt2": (".pt2", export_pt2),
     "torchscript": (".pt", export_torchscript),
 }
 """Format → (suffix, function)."""
-_WITH_SIZES = ("safetensors", "pth")
+_WITH_SIZES = ("safetensors", "pth", "onnx")
 
 
 def _write_checked(
@@ -119,10 +132,11 @@ def _write_checked(
         with torch.no_grad():
             examples = [_example(*size) for size in (_EXAMPLE, _OTHER_SIZE)]
             expected = [_restored(net.cpu(), x) for x in examples]
-            with _without_log():
+            with _without_log(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 data = make()
-            for x, y in zip(examples, expected, strict=True):
-                worst = max(worst, (run(data, x) - y).abs().max().item())
+                for x, y in zip(examples, expected, strict=True):
+                    worst = max(worst, (run(data, x) - y).abs().max().item())
         if not worst <= _TOLERANCE:
             raise CheckpointError(f"{path}: the exported model differs from the network by {worst:.1e}; not written.")
     except UniRainError:
@@ -177,33 +191,21 @@ def _example(height: int, width: int, images: int = 1) -> Tensor:
     return torch.rand(images, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def _onnx_runtime() -> ModuleType:
-    """The package onnxruntime, whose Linux wheels send telemetry unless told not to.
-
-    Raises:
-        CheckpointError: If it, or what writes its files, is missing.
-    """
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise CheckpointError(f"--format onnx needs {', '.join(missing)}: pip install 'unirain_plugin[export]'.")
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when it is imported
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    return onnxruntime
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="export",
         description="Write trained weights as one file that tells its network: safetensors or pth for --weights, "
-        "BasicSR and spandrel; onnx or torchscript to run elsewhere (each is compared with the network first).",
+        "BasicSR and spandrel; onnx, pt2 or torchscript (ending since torch 2.13) to run elsewhere (each is compared "
+        "with the network first).",
     )
     p.add_argument(
         "--weights", metavar="FILE", help="weights or checkpoint (default: the small network that is shipped)"
     )
-    p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
+    p.add_argument(
+        "--network", metavar="YML", help="option file with network_g (and imports), for weights that do not tell it"
+    )
+    p.add_argument("--imports", nargs="+", default=(), metavar="MODULE", help="modules that register your network")
     p.add_argument("--param-key", metavar="KEY", help="part of a .pth file (default: params_ema where it exists)")
     p.add_argument("--format", choices=EXPORTERS, default="safetensors", help="default: safetensors")
     p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: beside the weights, with the new suffix")
@@ -212,7 +214,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         nargs="*",
         metavar="PX",
-        help="safetensors and pth: name these longer edges for inference.py's --sizes (default: as the weights' file)",
+        help=f"{', '.join(_WITH_SIZES)}: name these longer edges for inference.py's --sizes (default: as the weights)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     return p
@@ -229,8 +231,12 @@ def main(argv: list[str] | None = None) -> int:
     if output.exists() and not args.overwrite:
         raise OptionError(f"-o {output}: this file exists; give another name with -o, or --overwrite.")
     if args.sizes is not None and args.format not in _WITH_SIZES:
-        raise OptionError(f"--sizes: a file of format {args.format} cannot name them; {' or '.join(_WITH_SIZES)} can.")
+        raise OptionError(f"--sizes: a file of format {args.format} cannot name them; {', '.join(_WITH_SIZES)} can.")
+    if args.imports:
+        import_own(args.imports)
     net = load(args.weights, args.network, "cpu", args.param_key)
+    if isinstance(net, OnnxNetwork):
+        raise OptionError(f"--weights {source}: an ONNX file is exported already; give the weights it was made from.")
     if args.sizes is not None:
         net.restore_sizes = RestoreOptions(sizes=tuple(args.sizes)).sizes
     remark = export(net, output)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from unirain_plugin.archs.presets import ABLATIONS, PRESETS
+from unirain_plugin.archs.pretrained import WEIGHTS as HUB_WEIGHTS
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
 from unirain_plugin.support.packages import import_own
-from unirain_plugin.toolbox import registered
+from unirain_plugin.toolbox import prepare_import, registered
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "UniRain-Tiny.safetensors"
 """The small trained network that the package ships."""
@@ -37,8 +38,8 @@ def load(
     training run lies; by the shapes, if they are those of one of our presets.
 
     Args:
-        weights: A .safetensors or .pth file, also a checkpoint of BasicSR; None or ``default`` for the weights the
-            package ships.
+        weights: A .safetensors or .pth file, also a checkpoint of BasicSR, an .onnx file of ``scripts/export.py``, or
+            a folder of ``save_pretrained``; None or ``default`` for the weights the package ships.
         network: An option file with a section ``network_g``, or that section itself (``{'type': 'UniRain', …}``).
         device: ``auto`` (CUDA where present), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``, else
@@ -53,8 +54,13 @@ def load(
         CheckpointError: If the weights are missing, broken, or made for another network (which keys differ is told).
         OptionError: If the network's options or the device are wrong.
     """
+    path = _weights_path(weights)
+    if path.suffix.lower() == ".onnx":
+        from unirain_plugin.inference.onnx_network import load_onnx
+
+        return load_onnx(path, network, device, param_key)
     target = choose_device(device)
-    file = read_weights(_weights_path(weights), param_key)
+    file = read_weights(path, param_key)
     architecture = _architecture_of(file, network)
     net = build_network(architecture, str(file.path))
     fill(net, file, str(architecture["type"]))
@@ -152,7 +158,8 @@ def _differences(told: Mapping[str, object], built: Mapping[str, object]) -> lis
 
 def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
     if weights not in (None, "default"):
-        return Path(weights)
+        inside = Path(weights) / HUB_WEIGHTS
+        return inside if inside.is_file() else Path(weights)
     if not DEFAULT_WEIGHTS.is_file():
         raise CheckpointError(
             f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing). "
@@ -165,7 +172,7 @@ def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
     if isinstance(network, Mapping):
         return dict(network)
     if network is not None:
-        return network_section(Path(network))
+        return network_section(Path(network), with_imports=True)
     found = file.architecture or experiment_network(file.path) or guess_architecture(file.state)
     if found is None:
         raise CheckpointError(
@@ -176,22 +183,28 @@ def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
     return found
 
 
-def network_section(path: Path) -> dict[str, object]:
-    """The section ``network_g`` of an option file, whose ``imports`` are made known.
+def network_section(path: Path, with_imports: bool = False) -> dict[str, object]:
+    """The section ``network_g`` of an option file.
+
+    Args:
+        path: The file.
+        with_imports: Import the modules that it names under ``imports``: only of a file that the user has named, since
+            this runs their code.
 
     Raises:
-        OptionError: If the file is broken, has no such section, or names modules that cannot be imported.
+        OptionError: If the file is broken or has no such section, or a module cannot be imported.
     """
     from unirain_plugin.options.yaml_loader import read_option_file
 
     opt = read_option_file(path).opt
-    imports = opt.get("imports") or []
-    if not isinstance(imports, list):
-        raise OptionError(f"{path}: imports: expected a list of modules, found {imports!r}.")
-    import_own(map(str, imports), path.parent)
-    section = opt.get("network_g")
+    section, modules = opt.get("network_g"), opt.get("imports") if with_imports else None
     if not isinstance(section, Mapping) or "type" not in section:
         raise OptionError(f"{path}: expected a section 'network_g' with a 'type', found {section!r}.")
+    if modules is not None and not isinstance(modules, list):
+        raise OptionError(f"{path}: imports: expected a list of modules, found {modules!r}.")
+    if modules:
+        prepare_import()
+        import_own(map(str, modules), path.parent)
     return _plain(section)
 
 

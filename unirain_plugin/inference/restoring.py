@@ -144,6 +144,17 @@ class RestoreOptions:
         if self.precision == "fp16" and device.type == "cpu":
             raise OptionError("precision: fp16 is for accelerators; use bf16 or fp32 on the CPU.")
 
+    def check_network(self, net: nn.Module) -> None:
+        """Refuse what the network, on its device, cannot compute in.
+
+        Raises:
+            OptionError: For fp16 on the CPU, and for another precision than an ONNX network's.
+        """
+        self.check_device(next((p.device for p in net.parameters()), torch.device("cpu")))
+        only = getattr(net, "precision", self.precision)
+        if self.precision not in (only, "auto"):
+            raise OptionError(f"precision: got '{self.precision}', but {net.path} computes in {only} only.")
+
     def dtype(self, device: torch.device) -> torch.dtype:
         """What is computed in."""
         chosen = PRECISIONS[self.precision]

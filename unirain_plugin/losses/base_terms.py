@@ -18,10 +18,9 @@ from unirain_plugin.toolbox import registered
 class BaseTerm(nn.Module):
     """One registered loss that gives a value per sample.
 
-    A loss that knows ``reduction='none'`` (L1Loss, MSELoss, CharbonnierLoss, FrequencyL1Loss, SSIMLoss) gives a map of
-    which each sample's mean is taken over channels and positions; with per-pixel weights the mean is weighted, as the
-    toolbox does for a batch. Any other loss (PerceptualLoss, WeightedTVLoss, one of your own) is applied to each
-    sample alone; if it returns a tuple, as PerceptualLoss does, its parts that are not None are added.
+    Of a loss that knows ``reduction='none'`` each sample's mean is taken, weighted where there are per-pixel weights.
+    Any other loss (PerceptualLoss, WeightedTVLoss, one of your own) is applied to each sample alone; if it returns a
+    tuple, as PerceptualLoss does, its parts that are not None are added.
 
     Args:
         opt: ``{type: NAME, …}`` as for BasicSR's ``build_loss``. ``loss_weight`` is accepted for any loss.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from basicsr.losses.loss_util import weight_reduce_loss
@@ -12,16 +12,32 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 
-_NORMS = ("ortho", "backward", "forward")
-_REDUCTIONS = ("mean", "none", "sum")
+
+def at_least_float32(*tensors: Tensor | None) -> Iterator[Tensor | None]:
+    """Half-precision tensors in float32, others (and None) as they are."""
+    for x in tensors:
+        yield x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class _PixelLoss(nn.Module):
+    """What all have: ``loss_weight``, a factor, and ``reduction``: ``mean``, ``none`` or ``sum``."""
+
+    def __init__(self, loss_weight: float, reduction: str) -> None:
+        super().__init__()
+        self._check_choice("reduction", reduction, ("mean", "none", "sum"))
+        self.loss_weight, self.reduction = loss_weight, reduction
+
+    def _check_choice(self, name: str, value: object, choices: tuple[str, ...]) -> None:
+        if value not in choices:
+            expected = f"expected {' | '.join(choices)}.{did_you_mean(value, choices)}"
+            raise OptionError(f"{type(self).__name__}: {name}: found {value!r}; {expected}")
 
 
 def frequency_l1_map(pred: Tensor, target: Tensor, weight: Tensor | None = None, norm: str = "ortho") -> Tensor:
     r"""(|Re D| + |Im D|) / 2 with D the 2-D discrete Fourier transform of pred − target, for every frequency.
 
-    The mean over it is the L1 distance between the spectra with real and imaginary parts stacked, the "frequency
-    reconstruction" loss of Cho et al., "Rethinking Coarse-to-Fine Approach in Single Image Deblurring" (MIMO-UNet,
-    ICCV 2021, equation 7). A transform is linear, so per-pixel weights multiply the difference before it.
+    Its mean is the "frequency reconstruction" loss of Cho et al., "Rethinking Coarse-to-Fine Approach in Single Image
+    Deblurring" (MIMO-UNet, ICCV 2021, equation 7). Per-pixel weights multiply the difference before the transform.
 
     Args:
         pred: Images (N, C, H, W), any range.
@@ -32,14 +48,14 @@ def frequency_l1_map(pred: Tensor, target: Tensor, weight: Tensor | None = None,
     Returns:
         (N, C, H, W), the frequency (0, 0) first; float32 at least.
     """
-    pred, target = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (pred, target))
+    pred, target = at_least_float32(pred, target)
     difference = pred - target if weight is None else (pred - target) * weight
     spectrum = torch.view_as_real(torch.fft.fft2(difference, norm=norm))
     return spectrum.abs().mean(-1)
 
 
 @LOSS_REGISTRY.register()
-class FrequencyL1Loss(nn.Module):
+class FrequencyL1Loss(_PixelLoss):
     """Mean absolute difference of real and imaginary parts of the spectra; see :func:`frequency_l1_map`.
 
     Args:
@@ -56,11 +72,8 @@ class FrequencyL1Loss(nn.Module):
     """
 
     def __init__(self, loss_weight: float = 1.0, reduction: str = "mean", norm: str = "ortho") -> None:
-        super().__init__()
-        _check_choice("FrequencyL1Loss: reduction", reduction, _REDUCTIONS)
-        _check_choice("FrequencyL1Loss: norm", norm, _NORMS)
-        self.loss_weight = loss_weight
-        self.reduction = reduction
+        super().__init__(loss_weight, reduction)
+        self._check_choice("norm", norm, ("ortho", "backward", "forward"))
         self.norm = norm
 
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -74,7 +87,7 @@ class FrequencyL1Loss(nn.Module):
 
 
 @LOSS_REGISTRY.register()
-class LogMSELoss(nn.Module):
+class LogMSELoss(_PixelLoss):
     r"""ln(1 + MSE / eps) of every sample: a gain of 1 dB counts the same on a hard image and on an easy one.
 
     Far above ``eps`` it is −ln(10)/10 · PSNR but for a constant, the loss of Chen et al., "Simple Baselines for Image
@@ -94,15 +107,15 @@ class LogMSELoss(nn.Module):
     """
 
     def __init__(self, loss_weight: float = 1.0, reduction: str = "mean", eps: float = 1e-4) -> None:
-        super().__init__()
-        _check_choice("LogMSELoss: reduction", reduction, _REDUCTIONS)
+        super().__init__(loss_weight, reduction)
         if not eps > 0:
             raise OptionError(f"LogMSELoss: eps: found {eps!r}; expected a number > 0.")
-        self.loss_weight, self.reduction, self.eps = loss_weight, reduction, eps
+        self.eps = eps
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Compare predictions with targets; computed in float32 at least."""
-        error = (pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred) - target
+        pred, target = at_least_float32(pred, target)
+        error = pred - target
         losses = self.loss_weight * torch.log1p(error.square().flatten(1).mean(1, keepdim=True) / self.eps)
         return losses if self.reduction == "none" else getattr(losses, self.reduction)()
 
@@ -132,7 +145,7 @@ def ssim_map(pred: Tensor, target: Tensor, window_size: int = 11, sigma: float =
         raise DataError(
             f"SSIM: the images are {pred.shape[-2]}×{pred.shape[-1]}; expected {window_size}×{window_size} or more."
         )
-    x, y = (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for v in (pred, target))
+    x, y = at_least_float32(pred, target)
     bell = [math.exp(-((offset - (window_size - 1) / 2) ** 2) / (2 * sigma**2)) for offset in range(window_size)]
     kernel = [value / sum(bell) for value in bell]
     planes = torch.stack([x, y, x * x, y * y, x * y])
@@ -156,7 +169,7 @@ def _blur(planes: Tensor, kernel: Sequence[float], axis: int) -> Tensor:
 
 
 @LOSS_REGISTRY.register()
-class SSIMLoss(nn.Module):
+class SSIMLoss(_PixelLoss):
     """1 − SSIM; see :func:`ssim_map`.
 
     Args:
@@ -175,16 +188,12 @@ class SSIMLoss(nn.Module):
     def __init__(
         self, loss_weight: float = 1.0, reduction: str = "mean", window_size: int = 11, sigma: float = 1.5
     ) -> None:
-        super().__init__()
-        _check_choice("SSIMLoss: reduction", reduction, _REDUCTIONS)
+        super().__init__(loss_weight, reduction)
         if isinstance(window_size, bool) or not isinstance(window_size, int) or window_size < 3 or window_size % 2 == 0:
             raise OptionError(f"SSIMLoss: window_size: found {window_size!r}; expected an odd integer, 3 or more.")
         if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma > 0:
             raise OptionError(f"SSIMLoss: sigma: found {sigma!r}; expected a number above 0.")
-        self.loss_weight = loss_weight
-        self.reduction = reduction
-        self.window_size = window_size
-        self.sigma = sigma
+        self.window_size, self.sigma = window_size, sigma
 
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Compute the loss; of ``weight`` (N, C or 1, H, W) the part under the window centres counts."""
@@ -193,9 +202,3 @@ class SSIMLoss(nn.Module):
             edge = self.window_size // 2
             weight = weight[..., edge:-edge, edge:-edge]
         return self.loss_weight * weight_reduce_loss(loss, weight, self.reduction)
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        hint = did_you_mean(value, choices)
-        raise OptionError(f"{name}: found {value!r}; expected {' | '.join(choices)}.{hint}")

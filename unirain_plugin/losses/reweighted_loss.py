@@ -12,6 +12,7 @@ from torch import distributed as dist
 
 from unirain_plugin.errors import CheckpointError, DataError, OptionError, did_you_mean
 from unirain_plugin.losses.base_terms import build_base_terms
+from unirain_plugin.losses.pixel_losses import at_least_float32
 from unirain_plugin.losses.reweighter import OPTION_NAMES, blend_with_floor
 from unirain_plugin.losses.reweighting import build_reweighter
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
@@ -105,10 +106,9 @@ def sum_by_type(values: Tensor, index: Tensor, num_types: int) -> Tensor:
 
 
 class LossRecords:
-    """Sums and counts of the per-sample losses of K types, for the running step and the running interval.
+    """Sums and counts of the finite per-sample losses of K types, for the running step and the running interval.
 
-    Everything is summed over the ranks as it is added, so all ranks hold the same numbers and one rank's state is
-    everybody's. Losses that are not finite are left out.
+    Everything is summed over the ranks as it is added: one rank's state is everybody's.
     """
 
     def __init__(self, num_types: int) -> None:
@@ -151,7 +151,7 @@ class LossRecords:
         return _means(self._step if self._open else self._last)
 
     def state_dict(self) -> dict[str, object]:
-        """Plain lists; float64 numbers survive them exactly."""
+        """Plain lists."""
         return {
             "step": self._step.tolist() if self._open else None,
             "interval": self._interval.tolist(),
@@ -266,7 +266,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         """
         if pred.shape != target.shape:
             raise DataError(f"loss: the prediction is {tuple(pred.shape)}, the target {tuple(target.shape)}.")
-        pred, target, weight = (_at_least_float32(x) for x in (pred, target, weight))
+        pred, target, weight = at_least_float32(pred, target, weight)
         with torch.autocast(pred.device.type, enabled=False):
             if rain_type is None:
                 self._tell_of_missing_labels()
@@ -286,7 +286,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
 
     def per_sample(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The base loss of each sample, (N,), unweighted by type; no recording. For validation losses per type."""
-        pred, target, weight = (_at_least_float32(x) for x in (pred, target, weight))
+        pred, target, weight = at_least_float32(pred, target, weight)
         with torch.autocast(pred.device.type, enabled=False):
             return sum(term(pred, target, weight) for term in self.base)
 
@@ -442,7 +442,3 @@ def _check_names(options: Mapping[str, object]) -> None:
             raise OptionError(
                 f"{name}: unknown key; expected one of {', '.join(_OPTIONS)}.{did_you_mean(name, _OPTIONS)}"
             )
-
-
-def _at_least_float32(x: Tensor | None) -> Tensor | None:
-    return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x

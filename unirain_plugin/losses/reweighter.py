@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
@@ -11,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from unirain_plugin.errors import CheckpointError, DataError
-from unirain_plugin.support.spec import Problem, above, at_least, below, one_of, parse_section
+from unirain_plugin.support.spec import Problem, above, at_least, below, one_of
 
 MODES = ("paper", "coba", "released", "equal", "dwa", "uncertainty", "rlw", "famo")
 """The ways to weight the rain types; see :mod:`unirain_plugin.losses.reweighting`."""
@@ -66,27 +67,18 @@ OPTION_NAMES = tuple(field.name for field in fields(ReweightingOptions))
 """The names of all options, in their order."""
 
 
-def parse_options(mode: str, num_types: int, more: dict[str, object]) -> ReweightingOptions:
-    """Check the options and freeze them.
-
-    Raises:
-        OptionError: For each unknown name (the nearest valid one is named), wrong type and value out of range.
-    """
-    return parse_section(ReweightingOptions, {"mode": mode, "num_types": num_types, **more}, "")
-
-
+_STATE = ("updates", "nonfinite", "_weights", "_first", "_smoothed", "_history", "_slopes", "_scores")
 _LARGEST = 1e100  # a ratio beyond this tells no more; sums and products of ratios then stay finite in float64
 
 
 class Reweighter(ABC):
     """Turns the per-type losses of successive updates into K weights that sum to 1. Plain float64 numbers, no torch.
 
-    A type that is absent from an update (None, NaN) keeps its history, its last slope and thereby a sensible weight;
-    when it returns, its next slope is fitted to its last N *seen* losses at the updates they were seen at, so the
-    slope is per update, whatever the gap. A type never seen counts as flat (slope 0). An infinite or NaN loss is
-    treated as absent and counted, so it cannot poison the history. Our choices: the paper has no absent types.
+    A type that is absent from an update (None, NaN, infinite) keeps its history and its last slope; when it returns,
+    its next slope is fitted to its last N *seen* losses at the updates they were seen at. A type never seen counts as
+    flat (slope 0). Our choices: the paper has no absent types.
 
-    Subclasses implement :meth:`_compute` and, if they keep more, :meth:`_extra_state` / :meth:`_load_extra_state`.
+    Subclasses implement :meth:`_compute` and name in ``_kept`` what attributes they keep besides.
 
     Attributes:
         options: The frozen options.
@@ -99,6 +91,7 @@ class Reweighter(ABC):
     drop_zeros = False
     """Whether a loss of exactly 0 means that the type was absent (so in CoBa's code)."""
     default_floor = 0.0
+    _kept: tuple[str, ...] = ()
 
     def __init__(self, options: ReweightingOptions) -> None:
         self.options = options
@@ -108,7 +101,7 @@ class Reweighter(ABC):
         self._weights = np.full(k, 1.0 / k)
         self._first: list[float | None] = [None] * k
         self._smoothed: list[float | None] = [None] * k
-        self._history: list[list[tuple[int, float]]] = [[] for _ in range(k)]
+        self._history: list[list[list[float]]] = [[] for _ in range(k)]
         self._slopes: np.ndarray | None = None
         self._scores: dict[str, object] = {"tbs": None, "tss": None, "af": None}
         lowest = self.default_floor if options.floor is None else options.floor
@@ -161,19 +154,11 @@ class Reweighter(ABC):
 
     def state_dict(self) -> dict[str, object]:
         """All history as plain lists, numbers and strings: safe for JSON and for ``torch.load(weights_only=True)``."""
-        return {
-            "mode": self.options.mode,
-            "num_types": self.options.num_types,
-            "updates": self.updates,
-            "nonfinite": list(self.nonfinite),
-            "weights": self._weights.tolist(),
-            "first": list(self._first),
-            "smoothed": list(self._smoothed),
-            "history": [[[t, y] for t, y in series] for series in self._history],
-            "slopes": None if self._slopes is None else self._slopes.tolist(),
-            "scores": copy.deepcopy(self._scores),
-            "extra": self._extra_state(),
-        }
+        head = {"mode": self.options.mode, "num_types": self.options.num_types}
+        return {**head, **self._values(_STATE), "extra": self._values(self._kept)}
+
+    def _values(self, attributes: Sequence[str]) -> dict[str, object]:
+        return {name.lstrip("_"): _plain(getattr(self, name)) for name in attributes}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what :meth:`state_dict` gave; the next update is then the same to the last bit.
@@ -187,15 +172,9 @@ class Reweighter(ABC):
         missing = sorted(set(self.state_dict()) - set(state))
         if missing:
             raise CheckpointError(f"reweighting state: missing {', '.join(missing)}.")
-        self.updates = int(state["updates"])
-        self.nonfinite = list(state["nonfinite"])
-        self._weights = np.array(state["weights"], dtype=np.float64)
-        self._first = list(state["first"])
-        self._smoothed = list(state["smoothed"])
-        self._history = [[(int(t), float(y)) for t, y in series] for series in state["history"]]
-        self._slopes = None if state["slopes"] is None else np.array(state["slopes"], dtype=np.float64)
-        self._scores = copy.deepcopy(dict(state["scores"]))
-        self._load_extra_state(state["extra"])
+        for attributes, values in ((_STATE, state), (self._kept, state["extra"])):
+            for name in attributes:
+                setattr(self, name, _like(getattr(self, name), values[name.lstrip("_")]))
 
     @abstractmethod
     def _compute(self, present: np.ndarray) -> np.ndarray:
@@ -203,12 +182,6 @@ class Reweighter(ABC):
 
     def _observe(self, present: np.ndarray) -> None:  # noqa: B027 (a hook)
         """Look at an update during warm-up (for modes with state of their own)."""
-
-    def _extra_state(self) -> dict[str, object]:
-        return {}
-
-    def _load_extra_state(self, state: Mapping[str, object]) -> None:  # noqa: B027 (a hook)
-        pass
 
     def _apply_floor(self, weights: np.ndarray) -> np.ndarray:
         return raise_to_floor(weights, self.floor)
@@ -244,7 +217,7 @@ class Reweighter(ABC):
                 continue  # zero so far: nothing to measure progress by, the slope stays 0
             with np.errstate(over="ignore"):
                 ratio = np.float64(smooth) / (self._first[i] if self.normalise else 1.0)
-            self._history[i].append((self.updates, float(np.clip(ratio, -_LARGEST, _LARGEST))))
+            self._history[i].append([self.updates, float(np.clip(ratio, -_LARGEST, _LARGEST))])
             del self._history[i][: -self.options.window]
         return present
 
@@ -253,6 +226,19 @@ class Reweighter(ABC):
         for i in np.flatnonzero(present):
             slopes[i] = fit_slope(self._history[i])
         self._slopes = slopes
+
+
+def _plain(value: object) -> object:
+    """A copy as plain lists, numbers and strings."""
+    return value.tolist() if isinstance(value, (np.ndarray, array)) else copy.deepcopy(value)
+
+
+def _like(old: object, value: object) -> object:
+    """A copy of a plain value as what stood in its place."""
+    if isinstance(old, array):
+        return array("d", value)
+    is_array = isinstance(old, np.ndarray) or old is None  # slopes are None at first
+    return np.array(value, dtype=np.float64) if is_array and value is not None else copy.deepcopy(value)
 
 
 def fit_slope(series: Sequence[tuple[float, float]]) -> float:

@@ -18,7 +18,7 @@ Beside them: CoBa's post-processing, the released script's behaviour, and the ba
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,9 +27,9 @@ from unirain_plugin.losses.reweighter import (
     Reweighter,
     ReweightingOptions,
     blend_with_floor,
-    parse_options,
     softmax,
 )
+from unirain_plugin.support.spec import parse_section
 
 __all__ = ["MODES", "Reweighter", "ReweightingOptions", "build_reweighter"]
 
@@ -80,6 +80,7 @@ class UncertaintyReweighter(Reweighter):
     :meth:`set_log_variances`; :meth:`update` alone takes a plain gradient step of size ``lr``, for use without one.
     """
 
+    _kept = ("log_variances",)
     _limit = 20.0  # exp(±20): far outside anything sensible, far inside float64
 
     def __init__(self, options: ReweightingOptions) -> None:
@@ -102,12 +103,6 @@ class UncertaintyReweighter(Reweighter):
     def _apply_floor(self, weights: np.ndarray) -> np.ndarray:
         return blend_with_floor(weights, self.floor)  # smooth, so that the loss can do the same on the GPU
 
-    def _extra_state(self) -> dict[str, object]:
-        return {"log_variances": self.log_variances.tolist()}
-
-    def _load_extra_state(self, state: Mapping[str, object]) -> None:
-        self.log_variances = np.array(state["log_variances"], dtype=np.float64)
-
 
 class FastAdaptiveMultitaskOptimization(Reweighter):
     """FAMO (Liu, Feng, Stone, Liu: "FAMO: Fast Adaptive Multitask Optimization", NeurIPS 2023, algorithm 1).
@@ -118,6 +113,7 @@ class FastAdaptiveMultitaskOptimization(Reweighter):
     (our choice: the algorithm as printed). A type not seen yet is given the mean loss of the others.
     """
 
+    _kept = ("_logits", "_past")
     _smallest = 1e-8
 
     def __init__(self, options: ReweightingOptions) -> None:
@@ -146,13 +142,6 @@ class FastAdaptiveMultitaskOptimization(Reweighter):
     def _loss(self, i: int) -> float:
         return max(self._smoothed[i], self._smallest)
 
-    def _extra_state(self) -> dict[str, object]:
-        return {"logits": self._logits.tolist(), "past": list(self._past)}
-
-    def _load_extra_state(self, state: Mapping[str, object]) -> None:
-        self._logits = np.array(state["logits"], dtype=np.float64)
-        self._past = list(state["past"])
-
 
 class PaperReweighter(Reweighter):
     """The paper's formulas, clamped and guarded (mode ``paper``, the default).
@@ -162,6 +151,8 @@ class PaperReweighter(Reweighter):
     1/K and AF is 1, so nothing is ever divided by 0. α_max(t) is taken over the types present in the update (our
     choice: the old slope of an absent type must not hold AF down).
     """
+
+    _kept = ("_slope_history", "_worst")
 
     def __init__(self, options: ReweightingOptions) -> None:
         super().__init__(options)
@@ -200,13 +191,6 @@ class PaperReweighter(Reweighter):
             return 1.0
         worst = np.frombuffer(self._worst)
         return softmax(-self.options.tau * len(worst) * _share(worst, np.abs(worst).sum()))[-1]
-
-    def _extra_state(self) -> dict[str, object]:
-        return {"slope_history": [list(series) for series in self._slope_history], "worst": list(self._worst)}
-
-    def _load_extra_state(self, state: Mapping[str, object]) -> None:
-        self._slope_history = [list(series) for series in state["slope_history"]]
-        self._worst = array("d", state["worst"])
 
 
 class CobaReweighter(PaperReweighter):
@@ -279,7 +263,7 @@ def build_reweighter(mode: str = "paper", num_types: int = 4, **more: object) ->
         **more: ``window``, ``tau``, ``warmup``, ``floor``, ``ema``, …: see :class:`ReweightingOptions`.
 
     Raises:
-        OptionError: If an option is unknown, of a wrong type or out of range.
+        OptionError: For each unknown name (the nearest valid one is named), wrong type and value out of range.
     """
-    options = parse_options(mode, num_types, more)
+    options = parse_section(ReweightingOptions, {"mode": mode, "num_types": num_types, **more}, "")
     return _CLASSES[options.mode](options)

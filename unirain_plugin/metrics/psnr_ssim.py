@@ -10,61 +10,86 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from unirain_plugin.errors import DataError
 
-WINDOW = 11
-"""Side of SSIM's Gaussian window (σ 1.5): the smallest image that has an SSIM."""
-
 _TILE = 128
 _THREADS = min(4, os.cpu_count() or 1)
 _WORTH_THREADS = 10**6
-_KERNEL = cv2.getGaussianKernel(WINDOW, 1.5)
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _WEIGHTS = (65.481, 128.553, 24.966)
 
 
-def psnr(image: np.ndarray, target: np.ndarray) -> float:
+@dataclass(frozen=True)
+class Window:
+    """SSIM's window.
+
+    Attributes:
+        words: For captions.
+        taps: (n, 1) float64, of sum 1: the window is the outer product of these with themselves.
+        c2: SSIM's second constant. Sample variances are n² / (n² - 1) times as large as plain ones; to have this
+            constant smaller by that factor instead gives the same quotient.
+    """
+
+    words: str
+    taps: np.ndarray
+    c2: float
+
+
+WINDOWS: Mapping[str, Window] = {
+    "gaussian": Window("Gaussian window of 11 × 11 (σ 1.5)", cv2.getGaussianKernel(11, 1.5), _C2),
+    "flat": Window("flat window of 7 × 7 (sample covariance)", np.full((7, 1), 1 / 7), _C2 * 48 / 49),
+}
+"""``gaussian`` is that of Wang et al. (2004), ``flat`` scikit-image's default. Smaller images have no SSIM."""
+
+
+def psnr(image: np.ndarray, target: np.ndarray, epsilon: float = 0.0) -> float:
     """Peak signal-to-noise ratio in dB; infinite for equal images.
 
     Args:
         image: (H, W, 3) or (H, W, 1) uint8; or floating in [0, 255], as :func:`luma` gives it.
         target: Of the same shape and type.
+        epsilon: Added to the mean squared error, of a range of 1.
 
     Raises:
         DataError: If the shapes differ.
     """
-    _check(image, target)
+    check_sizes(image, target)
     error = cv2.norm(np.ascontiguousarray(image), np.ascontiguousarray(target), cv2.NORM_L2SQR) / image.size
+    error += 255 * 255 * epsilon
     return math.inf if error == 0 else 10 * math.log10(255 * 255 / error)
 
 
-def ssim(image: np.ndarray, target: np.ndarray) -> float:
+def ssim(image: np.ndarray, target: np.ndarray, window: str = "gaussian", nonnegative: bool = False) -> float:
     """Structural similarity, the mean over channels; NaN where a side is shorter than the window.
 
     Args:
         image: As for :func:`psnr`.
         target: Likewise.
+        window: A name of :data:`WINDOWS`.
+        nonnegative: Take the covariance term as 0 where it is negative.
 
     Raises:
         DataError: If the shapes differ.
     """
-    _check(image, target)
+    check_sizes(image, target)
     height, width, channels = image.shape
-    rows, columns = height - WINDOW + 1, width - WINDOW + 1
+    filtered = WINDOWS[window]
+    rows, columns = height - len(filtered.taps) + 1, width - len(filtered.taps) + 1
     if min(rows, columns) < 1:
         return math.nan
     strips = range(0, rows, _TILE)
     if image.size < _WORTH_THREADS:
-        sums = [_strip_sum(image, target, top) for top in strips]
+        sums = [_strip_sum(image, target, top, filtered, nonnegative) for top in strips]
     else:
         with ThreadPoolExecutor(_THREADS) as pool:  # OpenCV and numpy let go of the interpreter's lock
-            sums = list(pool.map(lambda top: _strip_sum(image, target, top), strips))
+            sums = list(pool.map(lambda top: _strip_sum(image, target, top, filtered, nonnegative), strips))
     return math.fsum(sums) / (rows * columns * channels)
 
 
@@ -98,19 +123,19 @@ def luma(image: np.ndarray) -> np.ndarray:
     return (blue.astype(np.float32) * np.float32(255))[..., None]
 
 
-def _strip_sum(image: np.ndarray, target: np.ndarray, top: int) -> float:
+def _strip_sum(image: np.ndarray, target: np.ndarray, top: int, window: Window, nonnegative: bool) -> float:
     """Sum of the SSIM map over ``_TILE`` rows from ``top``."""
-    tiles, scratch = [], {}
-    for left in range(0, image.shape[1] - WINDOW + 1, _TILE):
-        window = np.s_[top : top + _TILE + WINDOW - 1, left : left + _TILE + WINDOW - 1]
-        shape = image[window].shape
+    tiles, scratch, border = [], {}, len(window.taps) - 1
+    for left in range(0, image.shape[1] - border, _TILE):
+        part = np.s_[top : top + _TILE + border, left : left + _TILE + border]
+        shape = image[part].shape
         if shape not in scratch:
             scratch[shape] = np.empty((7, *shape))
-        tiles.append(_tile_sum(image[window], target[window], scratch[shape]))
+        tiles.append(_tile_sum(image[part], target[part], scratch[shape], window, nonnegative))
     return math.fsum(tiles)
 
 
-def _tile_sum(image: np.ndarray, target: np.ndarray, scratch: np.ndarray) -> float:
+def _tile_sum(image: np.ndarray, target: np.ndarray, scratch: np.ndarray, window: Window, nonnegative: bool) -> float:
     """Sum of the SSIM map where the window lies inside the tile (h, w, C); ``scratch`` is (7, h, w, C) float64.
 
     Every step goes over the whole tile, its border included, since whole arrays are several times faster than views
@@ -120,13 +145,13 @@ def _tile_sum(image: np.ndarray, target: np.ndarray, scratch: np.ndarray) -> flo
     np.copyto(x, image)
     np.copyto(y, target)
     np.multiply(x, y, out=product)
-    _blur(x, mean_x)
-    _blur(y, mean_y)
-    _blur(product, covariance, 2, _C1 + _C2)
+    _blur(x, mean_x, window)
+    _blur(y, mean_y, window)
+    _blur(product, covariance, window, 2, _C1 + window.c2)
     x *= x
     y *= y
     x += y
-    _blur(x, variances, 1, _C1 + _C2)
+    _blur(x, variances, window, 1, _C1 + window.c2)
     numerator, denominator = x, y
     np.multiply(mean_x, mean_y, out=numerator)
     numerator *= 2
@@ -136,21 +161,28 @@ def _tile_sum(image: np.ndarray, target: np.ndarray, scratch: np.ndarray) -> flo
     np.add(mean_x, mean_y, out=denominator)
     denominator += _C1  # μx² + μy² + C1
     covariance -= numerator  # 2·σxy + C2
+    if nonnegative:
+        np.maximum(covariance, 0, out=covariance)
     variances -= denominator  # σx² + σy² + C2
     numerator *= covariance
     denominator *= variances
     numerator /= denominator
-    half = WINDOW // 2
+    half = len(window.taps) // 2
     return float(numerator[half : x.shape[0] - half, half : x.shape[1] - half].sum())
 
 
-def _blur(tile: np.ndarray, out: np.ndarray, factor: float = 1, offset: float = 0) -> None:
+def _blur(tile: np.ndarray, out: np.ndarray, window: Window, factor: float = 1, offset: float = 0) -> None:
     """``out = factor · blurred tile + offset``, both (h, w, C) float64."""
     source, target = (tile, out) if tile.shape[2] > 1 else (tile[..., 0], out[..., 0])
-    cv2.sepFilter2D(source, -1, _KERNEL, _KERNEL * factor, dst=target, delta=offset)
+    cv2.sepFilter2D(source, -1, window.taps, window.taps * factor, dst=target, delta=offset)
 
 
-def _check(image: np.ndarray, target: np.ndarray) -> None:
+def check_sizes(image: np.ndarray, target: np.ndarray) -> None:
+    """Refuse images (H, W, C) of two shapes.
+
+    Raises:
+        DataError: With both sizes.
+    """
     if image.shape != target.shape or image.ndim != 3:
         raise DataError(f"images of one size are compared; found {_size(image)} and {_size(target)} (height × width).")
 

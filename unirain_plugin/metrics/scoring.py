@@ -1,4 +1,4 @@
-"""The metrics of a comparison: our PSNR and SSIM, the toolbox's NIQE, and those of lpips and pyiqa where installed."""
+"""Metrics by name: PSNR and SSIM under a protocol, the toolbox's NIQE, and those of lpips and pyiqa where installed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
-from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
+from unirain_plugin.metrics.protocols import DEFAULT, PROTOCOLS, measure_of
 
 BUILT_IN = ("psnr", "ssim", "psnr_y", "ssim_y", "niqe")
-"""Metrics that need nothing further. PSNR and SSIM are taken in RGB, or on MATLAB's Y."""
+"""Metrics that need nothing further; ``psnr@PROTOCOL`` and ``ssim@PROTOCOL`` are others."""
 
 PYIQA_NAMES = (
     "lpips", "lpips-vgg", "dists", "pieapp", "ahiq", "topiq_fr", "topiq_nr", "fsim", "vif", "vsi", "gmsd", "nlpd",
@@ -25,7 +25,8 @@ PYIQA_NAMES = (
 )  # fmt: skip
 """Names of pyiqa, for messages where it is not installed."""
 
-_NIQE_SIDE = 192
+NIQE_SIDE = 192
+"""Smallest side that NIQE takes: 2 × 2 blocks of 96 × 96 for a covariance."""
 _LPIPS_NETS = {"lpips": "alex", "lpips-vgg": "vgg"}
 _INSTALL = (
     "needs the package pyiqa: pip install pyiqa (its licence, PolyForm Noncommercial, forbids commercial use; it "
@@ -45,12 +46,20 @@ class Metric:
         higher_is_better: Its direction.
         needs_gt: Whether it compares with the clean image.
         function: Maps (image, clean image or None), uint8 RGB (H, W, 3), to a value; NaN where there is none.
+        protocol: That of PSNR and SSIM; None for others.
     """
 
     name: str
     higher_is_better: bool
     needs_gt: bool
     function: Function = field(repr=False)
+    protocol: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What a stored value is known by: a name that tells the protocol, whatever the option file calls it."""
+        measure, suffix = self.name.partition("@")[0].removesuffix("_y"), {DEFAULT: "", "y-basicsr": "_y"}
+        return self.name if self.protocol is None else measure + suffix.get(self.protocol, f"@{self.protocol}")
 
     def __call__(self, image: np.ndarray, target: np.ndarray | None) -> float | None:
         """The value, or None where the image has none (no clean image, too small, flat).
@@ -72,7 +81,7 @@ def check_names(names: Sequence[str], where: str) -> None:
     """
     known = (*BUILT_IN, *PYIQA_NAMES)
     for index, name in enumerate(names):
-        if name in known:
+        if name in known or measure_of(name, f"{where}: metrics[{index}]"):
             continue
         hint = did_you_mean(name, _pyiqa_names() or known)
         near_miss = did_you_mean(name, BUILT_IN)
@@ -81,30 +90,31 @@ def check_names(names: Sequence[str], where: str) -> None:
                               f"Known: {', '.join(BUILT_IN)}, and those of pyiqa.")  # fmt: skip
 
 
-def make_metrics(names: Sequence[str], device: str = "cpu") -> tuple[list[Metric], dict[str, str]]:
+def make_metrics(
+    names: Sequence[str], device: str = "cpu", protocol: str = DEFAULT
+) -> tuple[list[Metric], dict[str, str]]:
     """Build the metrics; one that cannot be had is left out and the others are kept.
+
+    Args:
+        names: As in the option file.
+        device: Where networks run.
+        protocol: That of ``psnr`` and ``ssim``.
 
     Returns:
         The metrics, and for each name that is missing a line that says why and what helps.
     """
     metrics, missing = [], {}
     for name in names:
-        if name in _MAKERS:
-            metrics.append(_MAKERS[name](name))
+        found = measure_of(name, protocol=protocol)
+        if found is not None:
+            measure, chosen = found
+            metrics.append(Metric(name, True, True, partial(PROTOCOLS[chosen].value, measure), chosen))
             continue
         try:
-            metrics.append(_learned(name, device))
+            metrics.append(_MAKERS[name](name) if name in _MAKERS else _learned(name, device))
         except DataError as error:
             missing[name] = str(error)
     return metrics, missing
-
-
-def _plain(function: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[str], Metric]:
-    return lambda name: Metric(name, True, True, function)
-
-
-def _on_luma(function: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[str], Metric]:
-    return lambda name: Metric(name, True, True, lambda image, target: function(luma(image), luma(target)))
 
 
 def _niqe(name: str) -> Metric:
@@ -114,7 +124,7 @@ def _niqe(name: str) -> Metric:
     from basicsr.metrics import calculate_niqe
 
     def value(image: np.ndarray, _: np.ndarray | None) -> float:
-        if min(image.shape[:2]) < _NIQE_SIDE:  # 2 × 2 blocks of 96 × 96 for a covariance
+        if min(image.shape[:2]) < NIQE_SIDE:
             return math.nan
         try:
             with warnings.catch_warnings():
@@ -126,13 +136,7 @@ def _niqe(name: str) -> Metric:
     return Metric(name, False, False, value)
 
 
-_MAKERS: dict[str, Callable[[str], Metric]] = {
-    "psnr": _plain(psnr),
-    "ssim": _plain(ssim),
-    "psnr_y": _on_luma(psnr),
-    "ssim_y": _on_luma(ssim),
-    "niqe": _niqe,
-}
+_MAKERS: dict[str, Callable[[str], Metric]] = {"niqe": _niqe}
 
 
 def _pyiqa_names() -> Sequence[str]:

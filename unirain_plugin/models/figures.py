@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,74 +12,90 @@ from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger
 
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.metrics.protocols import DEFAULT, MEASURES, PROTOCOLS, check_protocol, measure_of
 from unirain_plugin.metrics.psnr_ssim import finite_mean
+from unirain_plugin.metrics.scoring import BUILT_IN, NIQE_SIDE
 from unirain_plugin.models.settings import BestSettings
 from unirain_plugin.toolbox import registered
 
-NAMED_METRICS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False, "better": "higher"},
-        "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False, "better": "higher"},
-        "psnr_y": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": True, "better": "higher"},
-        "ssim_y": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": True, "better": "higher"},
-        "niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"},
-    }
-)
-"""Metrics that need no options. ``psnr`` and ``ssim`` are taken in RGB, ``psnr_y`` and ``ssim_y`` on the Y channel of
-MATLAB's ``rgb2ycbcr`` (ITU-R BT.601, 16 to 235, not rounded)."""
-
-SMALLEST_SIDE: Mapping[str, int] = MappingProxyType({"calculate_ssim": 11, "calculate_niqe": 192})
-"""Images with a shorter side (after ``crop_border``) have no value: SSIM's window is 11×11; NIQE needs 2×2 blocks of
-96×96 for a covariance."""
+_MEASURED = tuple(f"calculate_{measure}" for measure in MEASURES)
 
 
-def resolve_metrics(section: Any) -> dict[str, dict[str, Any]] | None:
+def resolve_metrics(section: Any, protocol: str | None = None) -> dict[str, dict[str, Any]] | None:
     """Bring ``val: metrics:`` into the toolbox's form.
 
     Args:
-        section: The toolbox's mapping of names to options, in which a name of :data:`NAMED_METRICS` may leave out
-            its options or a part of them; or a list of such names; or None.
+        section: The toolbox's mapping of names to options, in which a name such as ``psnr``, ``ssim_y`` or
+            ``psnr@y-matlab`` may leave out its options or a part of them; or a list of such names; or None.
+        protocol: ``val: protocol:``, that of PSNR and SSIM where they have none of their own.
 
     Returns:
-        Name → options with ``type`` and ``better``; None if no metrics are asked for.
+        Name → options with ``type`` and ``better``, and ``protocol`` where one is named; None if no metrics are asked
+        for.
 
     Raises:
-        OptionError: If a name without ``type`` or a ``type`` is unknown, or ``better`` is neither word.
+        OptionError: If a name without ``type``, a ``type`` or a protocol is unknown, or ``better`` is neither word.
     """
     if not section:
         return None
     if not isinstance(section, Mapping | list | tuple):
         raise OptionError(f"val: metrics: expected a mapping or a list of names, found {section!r}.")
     items = section.items() if isinstance(section, Mapping) else ((name, None) for name in section)
-    metrics: dict[str, dict[str, Any]] = {}
-    for name, options in items:
-        metrics[name] = _resolve(name, options)
-    return metrics
+    return {name: _resolve(name, options, protocol) for name, options in items}
 
 
-def _resolve(name: Any, options: Any) -> dict[str, Any]:
+def _resolve(name: Any, options: Any, protocol: str | None) -> dict[str, Any]:
+    where = f"val: metrics: {name}"
     if options is not None and not isinstance(options, Mapping):
-        raise OptionError(f"val: metrics: {name}: expected the metric's options, found {options!r}.")
+        raise OptionError(f"{where}: expected the metric's options, found {options!r}.")
     options = dict(options or {})
     if "type" not in options:
-        if name not in NAMED_METRICS:
-            hint = did_you_mean(name, NAMED_METRICS)
-            raise OptionError(f"val: metrics: '{name}' has no type and is none of {', '.join(NAMED_METRICS)}.{hint}")
-        options = {**NAMED_METRICS[name], **options}
+        options = {**_named(name, protocol), **options}
+    elif protocol and options["type"] in _MEASURED:
+        options.setdefault("protocol", protocol)
     known = registered("metric")
     if options["type"] not in known:
         hint = did_you_mean(options["type"], known)
-        raise OptionError(f"val: metrics: {name}: type: unknown metric '{options['type']}'.{hint}")
+        raise OptionError(f"{where}: type: unknown metric '{options['type']}'.{hint}")
     if options.setdefault("better", "higher") not in ("higher", "lower"):
-        raise OptionError(f"val: metrics: {name}: better: expected higher or lower, found {options['better']!r}.")
+        raise OptionError(f"{where}: better: expected higher or lower, found {options['better']!r}.")
+    if "protocol" in options:
+        check_protocol(options["protocol"], f"{where}: protocol")
+        if options["type"] not in _MEASURED:
+            raise OptionError(f"{where}: protocol: only {' and '.join(MEASURES)} are taken under a protocol.")
+        if options.get("crop_border") or options.get("test_y_channel"):
+            raise OptionError(
+                f"{where}: protocol: it says what is cropped and which colours count; expected neither crop_border nor "
+                "test_y_channel (which the ending _y stands for)."
+            )
     return options
 
 
+def _named(name: Any, protocol: str | None) -> dict[str, Any]:
+    """The options of a metric that is given by its name."""
+    found = measure_of(str(name), "val: metrics", protocol or DEFAULT)
+    if found is None and name != "niqe":
+        hint = did_you_mean(name, BUILT_IN)
+        raise OptionError(f"val: metrics: '{name}' has no type and is none of {', '.join(BUILT_IN)}.{hint}")
+    if found is None:
+        return {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}
+    on_y = name.endswith("_y")
+    options = {"type": f"calculate_{found[0]}", "crop_border": 0, "test_y_channel": on_y, "better": "higher"}
+    return options if on_y or not (protocol or "@" in name) else {**options, "protocol": found[1]}
+
+
 class MetricSuite:
-    """Computes all metrics of one image and warns, once each, about those that an image is too small for."""
+    """Computes all metrics of one image and warns, once each, about those that an image is too small for.
+
+    What a protocol that an option file names is, the log says at the start.
+    """
 
     def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
         self.metrics = metrics
+        for name, options in metrics.items():
+            if "protocol" in options:
+                protocol = options["protocol"]
+                get_root_logger().info(f"Metric {name}: protocol {protocol}, {PROTOCOLS[protocol]}.")
         self._warned: set[str] = set()
 
     def __call__(self, restored: np.ndarray, target: np.ndarray | None, name: str) -> dict[str, float]:
@@ -101,13 +116,18 @@ class MetricSuite:
         function = registered("metric")[options["type"]]
         if "img2" not in data and "img2" in inspect.signature(function).parameters:
             return self._none(metric, f"{name} has no ground truth")
-        side = min(data["img"].shape[:2]) - 2 * options.get("crop_border", 0)
-        least = SMALLEST_SIDE.get(options["type"], 1)
+        protocol, measure = options.pop("protocol", None), options["type"].removeprefix("calculate_")
+        taken = PROTOCOLS[protocol or DEFAULT]
+        side = min(taken.cut(data["img"]).shape[:2]) - 2 * options.get("crop_border", 0)
+        least = NIQE_SIDE if measure == "niqe" else taken.smallest(measure)
         if side < least:
             return self._none(metric, f"{name}: the shorter side is {side} pixels, needed are {least}")
         options.pop("better")
         try:
-            value = float(calculate_metric(data, options))
+            if protocol is not None:
+                value = taken.value(measure, data["img"][..., ::-1], data["img2"][..., ::-1])
+            else:
+                value = float(calculate_metric(data, options))
         except np.linalg.LinAlgError:  # NIQE of a flat image
             return self._none(metric, f"{name} is flat")
         return self._none(metric, f"{name} gives NaN") if math.isnan(value) else value

@@ -36,7 +36,7 @@ class ModelOptions:
             OptionError: Naming every key whose value cannot be used.
         """
         settings = Settings.parse(opt if is_train else {**opt, "train": {}})
-        metrics = resolve_metrics((opt.get("val") or {}).get("metrics")) or {}
+        metrics = resolve_metrics((opt.get("val") or {}).get("metrics"), settings.val.protocol) or {}
         options = cls(settings.train, settings.val, metrics, settings.logger.routing_freq)
         if is_train:
             options._check_training(opt)

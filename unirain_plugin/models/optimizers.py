@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.options.check_run import schedule_faults
 
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     name: getattr(torch.optim, name)
@@ -61,17 +62,5 @@ def check_scheduler(train: Mapping[str, Any]) -> None:
     if kind not in SCHEDULERS:
         hint = did_you_mean(kind, SCHEDULERS)
         raise OptionError(f"train: scheduler: type: unknown scheduler '{kind}'.{hint} One of {', '.join(SCHEDULERS)}.")
-    restarts = "periods" if kind == "CosineAnnealingRestartLR" else "restarts"
-    lengths = len(scheduler.get(restarts, [0])), len(scheduler.get("restart_weights", [1]))
-    if lengths[0] != lengths[1]:
-        raise OptionError(
-            f"train: scheduler: {restarts} has {lengths[0]} entries and restart_weights {lengths[1]}; expected as many."
-        )
-    if kind == "CosineAnnealingRestartLR":
-        # the toolbox looks up iterations 0 to total_iter - 1 and fails in the first that no period covers
-        total, covered = int(train["total_iter"]), sum(scheduler.get("periods") or [])
-        if covered < total - 1:
-            raise OptionError(
-                f"train: scheduler: periods add up to {covered}, fewer than total_iter ({total}): "
-                "the learning rate would be undefined after that."
-            )
+    for key, text in schedule_faults(scheduler, int(train["total_iter"])):
+        raise OptionError(f"train: scheduler: {key}: {text}")

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from unirain_plugin.errors import did_you_mean
-from unirain_plugin.support.spec import Problem, above, at_least, parse_section
+from unirain_plugin.metrics.protocols import PROTOCOLS
+from unirain_plugin.support.spec import Problem, above, at_least, one_of, parse_section
 
 AUTO_TILE = 1024
 """Side of the tiles where ``tile`` is left open, pixels (our choice)."""
@@ -111,11 +112,13 @@ class ValidationSettings:
             less than a quarter of the memory, while full-HD images are restored whole).
         tile_overlap: Width in pixels of the zone that neighbouring tiles share and blend.
         best: Which figure decides on the best checkpoint; None keeps none.
+        protocol: How PSNR and SSIM are taken where ``metrics`` does not say so; None: as the toolbox does.
     """
 
     tile: Annotated[int, at_least(0)] | None = None
     tile_overlap: Annotated[int, at_least(0)] = 64
     best: BestSettings | None = None
+    protocol: Annotated[str, one_of(*PROTOCOLS)] | None = None
 
     def check_overlap(self) -> Iterator[Problem]:
         """Tiles cannot share more than their halves."""

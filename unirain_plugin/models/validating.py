@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -265,17 +265,19 @@ class ValidationResult:
         """The figures per type as lines of text; empty for an unlabelled set."""
         if not self._groups or not self.better:
             return ""
-        width = max(5, *map(len, self._groups))
-        lines = [f"\t {'type':<{width}} {'images':>7}" + "".join(f" {metric:>10}" for metric in self.better)]
-        for name, count in self.counts.items():
-            lines.append(
-                f"\t {name:<{width}} {count:>7}" + "".join(f" {self.by_type(m)[name]:>10.4f}" for m in self.better)
-            )
-        lines.append(
-            f"\t {'mean':<{width}} {len(self._images):>7}" + "".join(f" {self.mean(m):>10.4f}" for m in self.better)
-        )
+        width, columns = max(5, *map(len, self._groups)), {metric: max(10, len(metric)) for metric in self.better}
+
+        def line(name: str, count: object, values: Iterable[object]) -> str:
+            cells = (f" {value:>{size}}" for value, size in zip(values, columns.values(), strict=True))
+            return f"\t {name:<{width}} {count:>7}{''.join(cells)}"
+
         worst = [self.worst(metric) for metric in self.better]
-        lines.append(f"\t {'worst':<{width}} {'':>7}" + "".join(f" {w[0] if w else '-':>10}" for w in worst))
+        lines = [
+            line("type", "images", columns),
+            *(line(name, n, [f"{self.by_type(m)[name]:.4f}" for m in columns]) for name, n in self.counts.items()),
+            line("mean", len(self._images), [f"{self.mean(m):.4f}" for m in columns]),
+            line("worst", "", [w[0] if w else "-" for w in worst]),
+        ]
         return "\n".join(lines) + "\n"
 
 

@@ -118,7 +118,14 @@ def _check_folders(opt: Mapping, phase: str, here: Mapping, problems: Problems) 
                 if path not in problems.wrong and _exists(path, text, "folder", problems):
                     _check_lmdb(opt, phase, backend, path, text, problems)
         elif str(key).startswith(("meta_info", "manifest")):
-            for path, text in _texts(value, where):
+            paths = list(_texts(value, where))
+            there = [Path(text).expanduser().is_file() for _, text in paths]
+            if key == "manifest" and here.get("missing_manifests") == "skip" and any(there):
+                missing = [text for (_, text), found in zip(paths, there, strict=True) if not found]
+                if missing:
+                    problems.warn(where, f"{len(missing)} are missing and left out: {', '.join(missing)}.")
+                continue
+            for path, text in paths:
                 _exists(path, text, "file", problems)
 
 
@@ -210,8 +217,10 @@ def _types_of(opt: Mapping, phase: str, problems: Problems, check_paths: bool) -
     listed, root, manifest = here.get("rain_types"), here.get("dataroot"), here.get("manifest")
     if listed is None and manifest is not None and check_paths:
         files = [os.path.expanduser(text) for _, text in _texts(manifest, where)]
-        there = all(map(os.path.isfile, files))
-        return (types_in_order(set().union(*map(rain_types_in, files))) or None) if there else None
+        there = list(filter(os.path.isfile, files))
+        if here.get("missing_manifests") != "skip" and len(there) < len(files):
+            return None
+        return types_in_order(set().union(*map(rain_types_in, there))) or None
     if manifest is not None or not isinstance(root, str) or not check_paths:
         return tuple(listed) if listed else None
     on_lmdb = section(here, "io_backend").get("type") == "lmdb"

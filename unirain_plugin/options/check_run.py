@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import arguments_of, called, model_class, network_options_of, section
@@ -135,19 +135,30 @@ def _check_schedule(opt: Mapping, problems: Problems) -> None:
         problems.warn(("train", "warmup_iter"), text)
     if problems.is_wrong(where) or not isinstance(kind, str):
         return
+    for key, text in schedule_faults(scheduler, total):
+        problems.error((*where, key), text)
+    late = [step for step in scheduler.get("milestones") or [] if total is not None and step > total]
+    if late:
+        problems.warn((*where, "milestones"), f"{late} lie(s) behind total_iter ({total:g}) and is never reached.")
+
+
+def schedule_faults(scheduler: Mapping, total: float | None) -> Iterator[tuple[str, str]]:
+    """Lists of a schedule that do not fit together or the run's length, as key and complaint.
+
+    Args:
+        scheduler: The section ``train: scheduler``.
+        total: ``total_iter``, or None where it is wrong.
+    """
     cycles = "periods" if "periods" in scheduler else "restarts"
     lengths = len(scheduler.get(cycles, [0])), len(scheduler.get("restart_weights", [1]))
     if lengths[0] != lengths[1]:
         text = f"found {lengths[1]} weight(s) for {lengths[0]} entries of '{cycles}'; expected as many of each."
-        problems.error((*where, "restart_weights"), text)
+        yield "restart_weights", text
     covered = sum(scheduler["periods"]) if isinstance(scheduler.get("periods"), list) else None
     # The toolbox asks for the rate at steps 0 to total_iter - 1 and fails at the first that no period covers.
     if total is not None and covered is not None and covered < total - 1:
         text = f"add up to {covered:g}, less than total_iter ({total:g}): training would stop with an error there."
-        problems.error((*where, "periods"), text)
-    late = [step for step in scheduler.get("milestones") or [] if total is not None and step > total]
-    if late:
-        problems.warn((*where, "milestones"), f"{late} lie(s) behind total_iter ({total:g}) and is never reached.")
+        yield "periods", text
 
 
 def _check_validation(opt: Mapping, problems: Problems) -> None:

@@ -148,7 +148,10 @@ def called(opt: Mapping, path: KeyPath) -> tuple[object, tuple[str, ...], tuple[
     if role not in _CALLS or not isinstance(kind, str):
         return None
     obj = buildable(opt, role).get(kind) if role in ("optimiser", "scheduler") else registry_entries(role).get(kind)
-    return None if obj is None else (obj, *_CALLS[role])
+    own, passed = _CALLS[role]
+    if role == "metric" and is_own(model_class(opt)):
+        own = (*own, "protocol")
+    return None if obj is None else (obj, own, passed)
 
 
 def model_class(opt: Mapping) -> type | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from unirain_plugin.data.folders import find_types, scan_rainrag
 from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.data.images import CONVERSIONS
-from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifest, write_manifest
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifest, read_manifests, write_manifest
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.preparation.indexing import IndexReport, check_manifest, write_index
 from unirain_plugin.preparation.layouts import RULES, STATUSES, load_layout, public_layout, public_layouts
@@ -45,8 +46,8 @@ def _make_manifest(args: argparse.Namespace) -> int:
     own = args.layout.endswith((".yml", ".yaml"))
     layout = load_layout(args.layout) if own else public_layout(args.layout)
     sys.stdout.write(f"layout {layout.name} ({layout.title}): {STATUSES[layout.status]}. {layout.note}\n")
-    if os.path.exists(args.output) and not args.overwrite:
-        raise OptionError(f"--output {args.output}: this file exists; name another, or give --overwrite.")
+    if os.path.exists(args.output) and not (args.overwrite or args.append):
+        raise OptionError(f"--output {args.output}: this file exists; name another, or give --overwrite or --append.")
     pairing = find_pairs(args.root, layout, _pairing_options(args))
     root, problems = _with_halves(args, pairing)
     report = IndexReport({"layout": layout.name, "status": layout.status, "root": args.root, "split": args.split})
@@ -58,7 +59,7 @@ def _make_manifest(args: argparse.Namespace) -> int:
         write_index(
             args.output, root, pairing.pairs, report, total=len(pairing.pairs), check=args.check, convert=args.convert,
             workers=args.workers, skip=args.on_error == "skip", drop_duplicates=args.drop_duplicates,
-            allow_dry=args.allow_dry,
+            allow_dry=args.allow_dry, append=args.append,
         )  # fmt: skip
     finally:
         write_whole(report_path, report.to_json())
@@ -140,7 +141,9 @@ def _index_parser() -> argparse.ArgumentParser:
     add("--on-error", choices=["stop", "skip"], default="stop",
         help="stop: a problem prevents the manifest; skip: such pairs are left out and reported")  # fmt: skip
     add("--check", choices=["decode", "header"], default="decode", help="how closely to look at the images")
-    add("--overwrite", action="store_true", help="replace the manifest if it exists")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace the manifest if it exists")
+    existing.add_argument("--append", action="store_true", help="add the pairs to the manifest if it exists")
     add("--drop-duplicates", action="store_true", help="leave out pairs whose bytes are an earlier pair's")
     add("--allow-dry", action="store_true", help="accept pairs without rain (both files have the same bytes)")
     _add_workers(parser, "processes")
@@ -173,12 +176,14 @@ def create_lmdb(argv: list[str] | None = None) -> int:
 
 def _create_lmdbs(args: argparse.Namespace) -> None:
     root, records = _chosen_records(args)
-    recipe = LmdbRecipe(
-        root, tuple(args.convert), args.recompress == "png", args.level, args.workers, args.commit_every
-    )
-    counts = create_lmdbs(args.output, records, recipe)
+    png, seekable, done = args.recompress == "png", args.seekable, Counter()
+    recipe = LmdbRecipe(root, tuple(args.convert), png, seekable, args.level, args.workers, args.commit_every)
+    counts = create_lmdbs(args.output, records, recipe, done)
     pairs = ", ".join(f"{rain_type} {count}" for rain_type, count in counts.items())
     sys.stdout.write(f"{args.output}: {sum(counts.values())} pairs ({pairs})\n")
+    if seekable and done:
+        lines = "".join(f"  {count} {how}\n" for how, count in sorted(done.items()))
+        sys.stdout.write(f"of {done.total()} images that were added, made seekable or kept:\n{lines}")
 
 
 def _lmdb_parser() -> argparse.ArgumentParser:
@@ -191,7 +196,9 @@ def _lmdb_parser() -> argparse.ArgumentParser:
     _add_pair_arguments(parser, required=False)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the LMDBs")
     parser.add_argument("--recompress", choices=["png"], help="store PNG instead of the sources' own bytes")
-    parser.add_argument("--level", type=int, choices=range(10), default=1, help="PNG, 0 to 9 (default 1)")
+    text = "write JPEG and PNG anew, without loss, so that crops are read several times as fast"
+    parser.add_argument("--seekable", action="store_true", help=text)
+    parser.add_argument("--level", type=int, choices=range(10), default=1, help="of --recompress, 0 to 9 (default 1)")
     _add_workers(parser, "reading threads or processes")
     parser.add_argument("--commit-every", type=_number, default=1000, metavar="N", help="pairs in a transaction")
     parser.add_argument("--verify", action="store_true", help="decode every entry afterwards (alone: only verify)")
@@ -251,7 +258,9 @@ def generate_meta_info(argv: list[str] | None = None) -> int:
     records = list(records)
     kept = [record for record in records if record.keep is not False]  # the format cannot say: rejected
     if not kept:
-        raise DataError(f"{args.manifest}: distillation has rejected all {len(records)} pairs (keep: false).")
+        raise DataError(
+            f"{', '.join(args.manifest)}: distillation has rejected all {len(records)} pairs (keep: false)."
+        )
     with limited(args.max_megapixels):
         files = to_meta_info(kept, root)
     types = [file.rain_type for file in files]
@@ -308,9 +317,11 @@ def _meta_info_parser() -> argparse.ArgumentParser:
 
 
 def _add_pair_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add ``--manifest`` / ``--dataroot``, ``--rain-type``, ``--keep-only``, ``--convert``, ``--max-megapixels``."""
+    """Add the options that choose pairs."""
     source = parser.add_mutually_exclusive_group(required=required)
-    source.add_argument("--manifest", metavar="FILE", help="pairs from a manifest; paths are relative to its folder")
+    source.add_argument(
+        "--manifest", nargs="+", metavar="FILE", help="pairs from manifests; paths are relative to the folder of each"
+    )
     source.add_argument("--dataroot", metavar="DIR", help="pairs from a folder {type}/{input,target}")
     parser.add_argument("--rain-type", nargs="+", metavar="TYPE", help="take these rain types only")
     parser.add_argument("--keep-only", action="store_true", help="take only pairs that distillation kept (keep: true)")
@@ -335,17 +346,12 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _chosen_records(args: argparse.Namespace) -> tuple[str, Iterator[ManifestRecord]]:
-    """Return the folder that the paths are relative to, and the chosen records.
-
-    Raises:
-        OptionError: If ``--keep-only`` is given with ``--dataroot``.
-        DataError: If a rain type has no pair (raised at the end of the iteration).
-    """
+    """The folder that the paths are relative to, and the chosen records; a type without a pair is a DataError."""
     if args.dataroot is not None:
         if args.keep_only:
             raise OptionError("--keep-only needs --manifest: a folder does not tell which pairs were kept.")
         return args.dataroot, _folder_records(args.dataroot, args.rain_type)
-    return os.path.dirname(os.path.abspath(args.manifest)), _manifest_records(args)
+    return os.path.dirname(os.path.abspath(args.manifest[0])), _manifest_records(args)
 
 
 def _folder_records(root: str, types: list[str] | None) -> Iterator[ManifestRecord]:
@@ -361,8 +367,8 @@ def _folder_records(root: str, types: list[str] | None) -> Iterator[ManifestReco
 
 
 def _manifest_records(args: argparse.Namespace) -> Iterator[ManifestRecord]:
-    seen, found = set(), set()
-    for record in read_manifest(args.manifest):
+    seen, found, names = set(), set(), ", ".join(args.manifest)
+    for record in read_manifests(args.manifest):
         seen.add(record.rain_type)
         wanted = args.rain_type is None or record.rain_type in args.rain_type
         if wanted and (record.keep or not args.keep_only):
@@ -371,6 +377,6 @@ def _manifest_records(args: argparse.Namespace) -> Iterator[ManifestRecord]:
     for name in args.rain_type or ():
         if name not in seen:
             hint = did_you_mean(name, seen)
-            raise DataError(f"{args.manifest}: no pair of rain type '{name}'; found {sorted(seen)}.{hint}")
+            raise DataError(f"{names}: no pair of rain type '{name}'; found {sorted(seen)}.{hint}")
     if not found:
-        raise DataError(f"{args.manifest}: no pair is left: none has keep: true.")
+        raise DataError(f"{names}: no pair is left: none has keep: true.")

@@ -7,17 +7,18 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from unirain_plugin.data.images import EncodedImage, decode_strictly, map_in_processes
-from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter
+from unirain_plugin.data.images import EncodedImage, decode_strictly
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, is_new, read_manifest
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
 from unirain_plugin.preparation.pairing import PairedFiles
+from unirain_plugin.support.processes import map_in_processes
 
 _T = TypeVar("_T", PairedFiles, ManifestRecord)
 
@@ -34,12 +35,8 @@ class FileFacts(NamedTuple):
 class IndexReport:
     """Everything that a user has to know of an indexing run.
 
-    Attributes:
-        about: Layout, folder and options.
-        pairs: Number of pairs written, by rain type and source.
-        problems: (kind, message); the pairs concerned are not written.
-        warnings: Messages.
-        duplicates: Groups of files with the same bytes, as messages.
+    ``about``: layout, folder, options; ``pairs``: numbers by type and source; ``problems``: (kind, message) of pairs
+    that are not written; warnings; ``duplicates``: files with the same bytes.
     """
 
     about: dict[str, Any]
@@ -87,35 +84,40 @@ def write_index(
     skip: bool = False,
     drop_duplicates: bool = False,
     allow_dry: bool = False,
+    append: bool = False,
 ) -> None:
     """Look at every pair and write the manifest; what is wrong goes to ``report``.
 
     Args:
         output: The manifest's path.
         root: Folder that the pairs are relative to.
-        pairs: The pairs.
+        pairs: The pairs, ``total`` of them.
         report: Is filled in.
-        total: Number of pairs, for the progress bar.
+        total: For the progress bar.
         check: ``decode`` decodes every image, ``header`` looks at its beginning and end only.
         convert: Kinds of images to accept.
         workers: Number of processes.
-        skip: Write the good pairs even if there are problems; otherwise nothing is written.
+        skip: Write the good pairs even if there are problems; otherwise nothing is written (DataError).
         drop_duplicates: Leave out a pair whose two files have the bytes of an earlier pair's.
         allow_dry: Accept pairs without rain, whose two files have the same bytes.
-
-    Raises:
-        DataError: If there are problems and ``skip`` is off, or no pair is left.
+        append: Keep the lines of the manifest if it is there, and add the pairs that it lacks.
     """
     look = partial(examine_pair, root, check, tuple(convert))
     examine_file.cache_clear()  # files may have changed since this process last looked
+    known: dict[str, tuple[object, ...]] = {}
+    folder = os.path.dirname(os.path.abspath(output))
     with ManifestWriter(output) as writer:
+        for record in read_manifest(output) if append and os.path.exists(output) else ():
+            is_new(known, replace(record, keep=None), output, folder)
+            writer.write(record)
         found = tqdm(map_in_processes(look, pairs, workers), total=total, desc="index", unit="pair")
         for record in _good_records(found, _prefix(root, output), report, drop_duplicates, allow_dry):
-            writer.write(record)
+            if not append or is_new(known, record, root, folder):
+                writer.write(record)
             report.pairs[record.rain_type, record.source] += 1
         if report.problems and not skip:
             raise DataError(_complaint(report))
-        if not writer.count:
+        if not report.pairs:
             raise DataError(f"{root}: no good pair is left.\n{report.summary()}")
 
 

@@ -50,8 +50,7 @@ class Part:
         rule: One of :data:`RULES`.
         lq: Pattern of the rainy images (``list_file``: glob of the list files; ``side_by_side``: of the joint images).
         gt: Patterns of the clean image; the first that exists is taken.
-        rain_type: The type's name; ``{field}`` takes the field's value; None means that the user has to say.
-        types: Translates the value of ``rain_type`` into a rain type; others stay as they are.
+        rain_type: The type's name; ``{field}`` takes the field's value, which ``types`` translates; None: to be said.
         fields: Regular expressions of fields.
         split: The split that these pairs are, where the folders do not tell.
         source: Name of the source; fields may be used. None: the layout's name.
@@ -67,11 +66,7 @@ class Part:
     source: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what belongs together.
-
-        Raises:
-            OptionError: If the rule is unknown, a pattern is missing or wrong, or uses a field that ``lq`` lacks.
-        """
+        """Check what belongs together; else OptionError."""
         if self.rule not in RULES:
             hint = did_you_mean(self.rule, RULES)
             raise OptionError(f"rule: expected one of {', '.join(RULES)}, found {self.rule!r}.{hint}")
@@ -128,14 +123,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A data set's layout.
+    """A data set's layout: its name on the command line, title in the literature, status (of :data:`STATUSES`), a note.
 
-    Attributes:
-        name: Name on the command line.
-        parts: Tried in this order for every image; the first whose clean image exists is taken.
-        title: Name in the literature.
-        status: One of :data:`STATUSES`: how far the layout can be trusted.
-        note: What the user should know.
+    ``parts`` are tried in this order for every image; the first whose clean image exists is taken.
     """
 
     name: str
@@ -158,20 +148,12 @@ class Layout:
 
 
 def parse_layout(data: Mapping[str, Any], where: str) -> Layout:
-    """Check a layout given as a mapping (the public table, or a user's YAML file).
-
-    Raises:
-        OptionError: Naming ``where``, the key, what was found and what was expected.
-    """
+    """Check a layout given as a mapping (the public table, or a user's YAML file); else OptionError."""
     return parse_section(Layout, data, where)
 
 
 def load_layout(path: str) -> Layout:
-    """Read a layout from a YAML file.
-
-    Raises:
-        OptionError: If the file is missing, no YAML, or no layout.
-    """
+    """Read a layout from a YAML file; OptionError if it is missing, no YAML, or no layout."""
     return parse_layout(read_option_file(path).opt, path)
 
 
@@ -279,6 +261,15 @@ _TABLE: tuple[dict[str, Any], ...] = (
      "parts": [_usual("{kind}", "{dir}{kind}/{rest}", types={"rain": "drs"},
                       fields={"kind": "rain|haze|snow", "rest": "(?:[^/]+/)*"})]},
     {"name": "uav-rain1k", "title": "UAV-Rain1k", "status": "guess", "note": "Same names.", "parts": [_usual("drd")]},
+    {"name": "snow100k", "title": "Snow100K", "status": "recalled",
+     "note": "synthetic and gt, same names; the test set's three parts are folders Snow100K-S, -M and -L.",
+     "parts": [{"rule": "same_name", "lq": "{dir}synthetic/{name}", "gt": "{dir}gt/{name}", "rain_type": "snow"}]},
+    {"name": "csd", "title": "CSD", "status": "recalled", "note": "Train and Test with Snow and Gt, same names.",
+     "parts": [{"rule": "same_name", "lq": "{dir}Snow/{name}", "gt": "{dir}Gt/{name}", "rain_type": "snow"}]},
+    {"name": "reside", "title": "RESIDE (ITS, OTS, SOTS)", "status": "recalled",
+     "note": "hazy/1400_1.png or hazy/0001_0.8_0.2.jpg, and clear/ or gt/ with 1400.png or 0001.jpg.",
+     "parts": [{"rule": "many_to_one", "lq": "{dir}hazy/{id}_{n}", "gt": ["{dir}gt/{id}", "{dir}clear/{id}"],
+                "rain_type": "haze", "fields": {"id": r"[^/_]+", "n": r"[\d._]+"}}]},
 )  # fmt: skip
 
 
@@ -289,11 +280,7 @@ def public_layouts() -> dict[str, Layout]:
 
 
 def public_layout(name: str) -> Layout:
-    """Return the layout of this name (in any case).
-
-    Raises:
-        OptionError: Naming the nearest if there is none.
-    """
+    """The layout of this name (in any case); an OptionError names the nearest."""
     layouts = public_layouts()
     if name.lower() not in layouts:
         hint = did_you_mean(name.lower(), layouts)

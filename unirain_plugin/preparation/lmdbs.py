@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections import deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,22 +27,26 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.data.folders import find_types
-from unirain_plugin.data.images import EncodedImage, decode_strictly, image_shape, map_in_processes
+from unirain_plugin.data.images import EncodedImage, decode_strictly, image_shape
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.names import unique_keys
 from unirain_plugin.data.pairs import read_file, read_pair
 from unirain_plugin.data.sources import (
     DATA_FILE,
     META_FILE,
+    ROWS,
     MetaEntry,
     check_file,
     close_environments,
+    count_entries,
     environment,
     read_meta,
-    read_value,
+    read_seekable,
 )
 from unirain_plugin.errors import DataError
+from unirain_plugin.preparation.seekable import Seekable, make_seekable
 from unirain_plugin.support.files import sole_user, write_errors, write_whole
+from unirain_plugin.support.processes import map_in_order, map_in_processes
 
 ORIGIN_FILE = "made_from.json"
 """Says how the entries are stored and where their sources were."""
@@ -56,13 +60,7 @@ _FIRST_MAP_SIZE = 64 << 20
 
 
 class LmdbSources(NamedTuple):
-    """What an LMDB is made of.
-
-    Attributes:
-        paths: Key → file, relative to ``root``.
-        root: The folder of the files.
-        stored_as: :data:`SOURCE_BYTES`, or how the entries are encoded.
-    """
+    """What an LMDB is made of: key → file relative to ``root``, and how the entries are encoded."""
 
     paths: dict[str, str]
     root: str
@@ -81,22 +79,14 @@ class LmdbSources(NamedTuple):
         )
 
     def earlier_origin(self, listed: Collection[str] | None) -> dict[str, str]:
-        """What an earlier version noted of an LMDB of these sources, in place of their list.
-
-        Args:
-            listed: The keys that the LMDB is made of; None for all.
-        """
+        """What an earlier version noted of an LMDB of these sources (the ``listed`` keys, None: all)."""
         keys = [key for key in self.paths if listed is None or key in listed]
         text = "".join(f"{key}\0{self.paths[key]}\n" for key in keys)
         digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         return {"entries": str(len(keys)), "sha256_of_list": digest, "stored_as": self.stored_as}
 
     def write(self, folder: str) -> None:
-        """Note it in an LMDB's folder.
-
-        Raises:
-            DataError: If it cannot be written.
-        """
+        """Note it in an LMDB's folder."""
         lines = (json.dumps(item) + "\n" for item in self.paths.items())
         write_whole(os.path.join(folder, SOURCES_FILE), "".join(lines))
         root = os.path.relpath(os.path.realpath(self.root), os.path.realpath(os.path.dirname(folder)))
@@ -126,14 +116,10 @@ def _read_origin(folder: str) -> dict[str, str]:
 
 
 class LmdbWriter:
-    """Writes ``path`` (which must end with ``.lmdb``), or adds to it what it lacks.
+    """Writes ``path`` (which must end with ``.lmdb``), or adds to it what it lacks of ``sources``.
 
-    Args:
-        path: Folder of the LMDB.
-        sources: What it is to be made of; what an earlier run has noted must be among it.
-
-    Raises:
-        DataError: If the folder, finished or not, was made of something else or is damaged.
+    What an earlier run has noted must be among them: a DataError if the folder, finished or not, was made of something
+    else or is damaged.
     """
 
     def __init__(self, path: str, sources: LmdbSources) -> None:
@@ -156,11 +142,12 @@ class LmdbWriter:
         whole = self._listed == sources.paths.keys()
         try:
             self._environment = lmdb.open(
-                os.fsencode(self._folder), max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole, lock=not whole
-            )
+                os.fsencode(self._folder), max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole,
+                lock=not whole, max_dbs=1,
+            )  # fmt: skip
         except lmdb.Error as error:
             raise DataError(f"{self._folder}: the LMDB cannot be opened: {error}.") from None
-        stored = self._environment.stat()["entries"]
+        stored = count_entries(self._environment)
         if whole and stored != len(self._listed):
             self.close()
             raise DataError(
@@ -192,17 +179,17 @@ class LmdbWriter:
             for key in keys:
                 yield not cursor.set_key(key.encode())
 
-    def put(self, entries: list[tuple[str, bytes]]) -> None:
-        """Commit some entries in one transaction; those that are there already stay as they are.
-
-        Raises:
-            DataError: If they cannot be written.
-        """
+    def put(self, entries: list[tuple[str, Seekable]]) -> None:
+        """Commit some entries with their indexes in one transaction, or DataError; those that are there stay."""
         while entries:
             try:
+                indexed = any(entry.index for _, entry in entries)
+                rows = self._environment.open_db(ROWS) if indexed else None
                 with self._environment.begin(write=True) as transaction:
-                    for key, value in entries:
-                        transaction.put(key.encode(), value, overwrite=False)
+                    for key, entry in entries:
+                        fresh = transaction.put(key.encode(), entry.data, overwrite=False)
+                        if fresh and entry.index:
+                            transaction.put(key.encode(), entry.index.to_bytes(), db=rows)
                 return
             except lmdb.MapFullError:  # the transaction is undone; the map doubles and the batch starts over
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
@@ -211,21 +198,14 @@ class LmdbWriter:
                                 "is kept, the same command goes on with it.") from None  # fmt: skip
 
     def finish(self, count: int, level: int) -> None:
-        """Write ``meta_info.txt`` and give the folder its name.
-
-        Args:
-            count: The number of entries that there must be.
-            level: The compression level that ``meta_info.txt`` states.
-
-        Raises:
-            DataError: If there are more or fewer entries.
-        """
+        """Write ``meta_info.txt``, which states ``level``, and name the folder; DataError if the count differs."""
+        found = count_entries(self._environment)
+        if found != count:
+            raise DataError(f"{self._folder}: {found} entries, expected {count}; remove it and start anew.")
         with self._environment.begin(buffers=True) as transaction:
-            found = transaction.stat()["entries"]
-            if found != count:
-                raise DataError(f"{self._folder}: {found} entries, expected {count}; remove it and start anew.")
             if len(self._listed) != count:
-                lines = (_meta_line(bytes(key).decode(), value, level) for key, value in transaction.cursor())
+                entries = ((bytes(key), value) for key, value in transaction.cursor())
+                lines = (_meta_line(key.decode(), value, level) for key, value in entries if key != ROWS)
                 write_whole(os.path.join(self._folder, META_FILE), "".join(lines))
         self.close()
         if self._folder != self.path:
@@ -246,23 +226,26 @@ _BATCH_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class LmdbRecipe:
-    """How the entries are made.
+    """How the entries are made: of files below ``root``, kinds of images in ``convert`` accepted.
 
-    Attributes:
-        root: Folder that the records' paths are relative to.
-        convert: Kinds of images to accept (see :class:`unirain_plugin.data.images.EncodedImage`).
-        recompress: Whether to store everything as PNG instead of the sources' own bytes.
-        level: PNG compression, 0 to 9.
-        workers: Number of reading threads.
-        commit_every: Pairs in one transaction, at most.
+    ``recompress``: all as PNG of ``level`` (0 to 9) instead of the sources' bytes; ``seekable``: written anew, without
+    loss, so that a crop is decoded without what lies above it. ``workers`` threads read; at most ``commit_every``
+    pairs are in one transaction.
     """
 
     root: str
     convert: tuple[str, ...] = ()
     recompress: bool = False
+    seekable: bool = False
     level: int = 1
     workers: int = 4
     commit_every: int = 1000
+
+    @property
+    def stored_as(self) -> str:
+        """How the entries are stored: :data:`SOURCE_BYTES`, or what is done to them."""
+        done = [f"png level {self.level}"] * self.recompress + ["seekable 1"] * self.seekable
+        return ", ".join(done) or SOURCE_BYTES
 
 
 @dataclass
@@ -274,13 +257,16 @@ class _Plan:
 
     def sources(self, recipe: LmdbRecipe, side: str) -> LmdbSources:
         paths = {key: getattr(record, side) for record, key in zip(self.records, self.keys, strict=True)}
-        return LmdbSources(paths, recipe.root, f"png level {recipe.level}" if recipe.recompress else SOURCE_BYTES)
+        return LmdbSources(paths, recipe.root, recipe.stored_as)
 
 
-def create_lmdbs(output: str, records: Iterable[ManifestRecord], recipe: LmdbRecipe) -> dict[str, int]:
+def create_lmdbs(
+    output: str, records: Iterable[ManifestRecord], recipe: LmdbRecipe, done: Counter[str] | None = None
+) -> dict[str, int]:
     """Write ``{output}/{type}/lq.lmdb`` and ``gt.lmdb`` and ``{output}/manifest.jsonl``, whose paths are the keys.
 
-    What an interrupted run has left is taken up; what is complete is left alone; new pairs are added.
+    What an interrupted run has left is taken up; what is complete is left alone; new pairs are added. ``done`` takes
+    what was done to the added images, and how often, where they are made seekable.
 
     Returns:
         The number of pairs of every type.
@@ -299,12 +285,12 @@ def create_lmdbs(output: str, records: Iterable[ManifestRecord], recipe: LmdbRec
         os.makedirs(output, exist_ok=True)
     with sole_user(output, "another process is writing LMDBs here."):
         for rain_type, plan in plans.items():
-            _create_type(os.path.join(output, rain_type), rain_type, plan, recipe)
+            _create_type(os.path.join(output, rain_type), rain_type, plan, recipe, Counter() if done is None else done)
         _write_manifest(output, plans)
     return {rain_type: len(plan.keys) for rain_type, plan in plans.items()}
 
 
-def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe) -> None:
+def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe, done: Counter[str]) -> None:
     os.makedirs(folder, exist_ok=True)
     writers: list[LmdbWriter] = []
     try:
@@ -312,12 +298,13 @@ def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe) -
             writers.append(LmdbWriter(os.path.join(folder, f"{side}.lmdb"), plan.sources(recipe, side)))
         missing = zip(*(list(writer.missing(plan.keys)) for writer in writers), strict=True)
         todo = [number for number, sides in enumerate(missing) if any(sides)]
-        batch: list[tuple[str, bytes, bytes]] = []
+        batch: list[tuple[str, list[Seekable]]] = []
         size = 0
         with tqdm(total=len(plan.keys), initial=len(plan.keys) - len(todo), desc=rain_type, unit="pair") as bar:
-            for key, lq, gt in _read_all(plan, todo, recipe):
-                batch.append((key, lq, gt))
-                size += len(lq) + len(gt)
+            for key, images in _read_all(plan, todo, recipe):
+                batch.append((key, images))
+                size += sum(len(image.data) for image in images)
+                done.update(image.how for image in images)
                 if len(batch) >= recipe.commit_every or size >= _BATCH_BYTES:
                     _commit(writers, batch, bar)
                     batch, size = [], 0
@@ -329,37 +316,28 @@ def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe) -
             writer.close()
 
 
-def _commit(writers: list[LmdbWriter], batch: list[tuple[str, bytes, bytes]], bar: tqdm) -> None:
-    for side, writer in enumerate(writers, 1):
-        writer.put([(entry[0], entry[side]) for entry in batch])
+def _commit(writers: list[LmdbWriter], batch: list[tuple[str, list[Seekable]]], bar: tqdm) -> None:
+    for side, writer in enumerate(writers):
+        writer.put([(key, images[side]) for key, images in batch])
     bar.update(len(batch))
 
 
-def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tuple[str, bytes, bytes]]:
+def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tuple[str, list[Seekable]]]:
     """Read ahead in threads (reading, decoding and encoding all release the interpreter's lock), in order."""
 
-    def read(number: int) -> tuple[str, bytes, bytes]:
-        lq, gt = read_pair(recipe.root, plan.records[number], recipe.convert)
-        return plan.keys[number], _stored(lq, recipe), _stored(gt, recipe)
+    def read(number: int) -> tuple[str, list[Seekable]]:
+        pair = read_pair(recipe.root, plan.records[number], recipe.convert)
+        return plan.keys[number], [_stored(image, recipe) for image in pair]
 
     with ThreadPoolExecutor(recipe.workers) as pool:
-        ahead: deque = deque()
-        try:
-            for number in todo:
-                ahead.append(pool.submit(read, number))
-                if len(ahead) >= 4 * recipe.workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        yield from map_in_order(pool, read, todo, 4 * recipe.workers)
 
 
-def _stored(image: EncodedImage, recipe: LmdbRecipe) -> bytes:
-    if not recipe.recompress:
-        return image.data
-    return cv2.imencode(".png", image.decode(), [cv2.IMWRITE_PNG_COMPRESSION, recipe.level])[1].tobytes()
+def _stored(image: EncodedImage, recipe: LmdbRecipe) -> Seekable:
+    data = image.data
+    if recipe.recompress:
+        data = cv2.imencode(".png", image.decode(), [cv2.IMWRITE_PNG_COMPRESSION, recipe.level])[1].tobytes()
+    return make_seekable(data, image.name) if recipe.seekable else Seekable(data, None, "")
 
 
 def _write_manifest(output: str, plans: dict[str, _Plan]) -> None:
@@ -387,12 +365,6 @@ def verify_lmdbs(
     output: str, types: Sequence[str] | None = None, convert: Collection[str] = (), workers: int = 1
 ) -> tuple[int, list[str]]:
     """Check ``{output}/{type}/{lq,gt}.lmdb``, and sources that are still where they were.
-
-    Args:
-        output: Folder of the rain types.
-        types: The rain types to check; None checks all that are found.
-        convert: Kinds of images that are accepted.
-        workers: Number of decoding processes.
 
     Returns:
         The number of entries looked at and one line for every problem.
@@ -426,16 +398,12 @@ def verify_lmdbs(
 
 
 def _count_problems(path: str, listed: int) -> list[str]:
-    stored = environment(path).stat()["entries"]
+    stored = count_entries(environment(path))
     return [] if stored == listed else [f"{path}: {stored} entries are stored, but meta_info.txt lists {listed}."]
 
 
 def _survive_reading(path: str) -> None:
-    """Look at every entry in a process of its own: inside a damaged LMDB lmdb may end it without a word.
-
-    Raises:
-        DataError: If it does.
-    """
+    """Look at every entry in a process of its own: inside a damaged LMDB lmdb may end it without a word."""
     outcome = subprocess.run([sys.executable, "-c", _READ_ALL, path], stderr=subprocess.PIPE, text=True, check=False)
     if outcome.returncode:
         lines = outcome.stderr.strip().splitlines()
@@ -451,8 +419,11 @@ def _entry_problem(
     entry, source = item
     name = f"{path}: key '{entry.key}'"
     try:
-        value = read_value(path, entry.key)
+        view, index = read_seekable(path, entry.key)
+        value = bytes(view)
         image = decode_strictly(value, name, convert)
+        if index is not None:
+            _check_rows(EncodedImage(value, name, convert, index=index), image.decode())
         if (image.height, image.width) != (entry.height, entry.width):
             return (f"{name} is {image.height}×{image.width} (height × width), but meta_info.txt says "
                     f"{entry.height}×{entry.width}.")  # fmt: skip
@@ -465,6 +436,15 @@ def _entry_problem(
     except DataError as error:
         return str(error)
     return None if same else f"{name}: its source {source} has been exchanged or changed since the LMDB was made."
+
+
+def _check_rows(image: EncodedImage, whole: np.ndarray) -> None:
+    """Decode every block of rows by itself; DataError if one is not what the whole image has there."""
+    step = image.index.rows
+    for top in range(0, image.height, step):
+        stop = min(top + step, image.height)
+        if not np.array_equal(image.decode_rows(stop, top)[: stop - top], whole[top:stop]):
+            raise image.index.misfit(image.name, f"rows {top} to {stop - 1} are not those of the whole image")
 
 
 def _pair_problems(folder: str, lq: dict[str, MetaEntry], gt: dict[str, MetaEntry]) -> Iterator[str]:

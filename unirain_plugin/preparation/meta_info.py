@@ -20,15 +20,7 @@ _LINE = re.compile(r"(?P<name>\S+)(?: \((?P<h>\d+),(?P<w>\d+),\d+\))?\s*")
 
 
 class MetaInfoFile(NamedTuple):
-    """One meta info file to be: the pairs of one rain type in one pair of folders.
-
-    Attributes:
-        rain_type: The pairs' type.
-        lq_folder: For ``dataroot_lq``.
-        gt_folder: For ``dataroot_gt``.
-        filename_tmpl: For ``filename_tmpl``.
-        lines: The file's lines, without ends.
-    """
+    """One meta info file to be: the lines of one type's pairs in folders for ``dataroot_lq`` and ``dataroot_gt``."""
 
     rain_type: str
     lq_folder: str
@@ -40,8 +32,7 @@ class MetaInfoFile(NamedTuple):
 def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoFile]:
     """Convert records, whose paths are relative to ``root``.
 
-    Raises:
-        DataError: If the toolbox could not find a pair by its rule, naming the pair and why.
+    A pair that the toolbox could not find by its rule is a DataError.
     """
     files: dict[tuple[str, str, str], MetaInfoFile] = {}
     for record in records:
@@ -90,8 +81,7 @@ def from_meta_info(
 ) -> Iterator[ManifestRecord]:
     """Yield the pairs of a BasicSR ``meta_info_file``, with paths relative to ``manifest_folder``.
 
-    Raises:
-        DataError: With ``file:line`` if a line is malformed or one of its files does not exist.
+    A DataError tells ``file:line`` of a malformed line or a missing file.
     """
     prefixes = [os.path.relpath(os.path.realpath(f), os.path.realpath(manifest_folder)) for f in (lq_folder, gt_folder)]
     try:

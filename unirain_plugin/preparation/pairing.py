@@ -35,14 +35,7 @@ class PairedFiles:
 
 @dataclass(slots=True)
 class Pairing:
-    """What was found.
-
-    Attributes:
-        pairs: The pairs.
-        problems: (kind, message) of what could not be paired.
-        warnings: What the user should know although it is no error.
-        joint: Images that hold both halves (rule ``side_by_side``), with rain type and source.
-    """
+    """What was found: pairs, problems (kind, message), warnings, and of images with both halves name, type, source."""
 
     pairs: list[PairedFiles] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -52,13 +45,10 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class PairingOptions:
-    """The user's choices: which split, and what a layout leaves open.
+    """The user's choices.
 
-    Attributes:
-        split: ``train``, ``test``, ``val``, or the name of a folder; None takes everything.
-        rain_type: The type of all pairs instead of what the layout says.
-        types: Translations of what the layout says, such as ``{"rainstreak_raindrop": "drs"}``.
-        source: Name of the source instead of the layout's.
+    ``split``: ``train``, ``test``, ``val`` or a folder's name (None: all). In place of the layout's: ``rain_type`` of
+    all pairs, translations of types (``{"rainstreak_raindrop": "drs"}``), the source's name.
     """
 
     split: str | None = None
@@ -70,9 +60,7 @@ class PairingOptions:
 def find_pairs(root: str, layout: Layout, options: PairingOptions) -> Pairing:
     """Pair the files below ``root``.
 
-    Raises:
-        DataError: If there is no such folder or nothing is found in it.
-        OptionError: If a split or rain type is not told.
+    DataError if there is no such folder or nothing in it; OptionError if a split or rain type is not told.
     """
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder.")
@@ -301,9 +289,7 @@ def _columns(line: str) -> list[str]:
 def prepare_halves(root: str, output: str, rainy_half: str) -> None:
     """Make the folder for the halves of the images below ``root``; one made earlier from the same ones will do.
 
-    Raises:
-        OptionError: If it lies inside ``root``, where the halves would be taken for images with two halves.
-        DataError: If it holds something else.
+    It must lie elsewhere (OptionError): there the halves would be taken for images with two halves.
     """
     real_root, real_output = os.path.realpath(root), os.path.realpath(output)
     if os.path.commonpath([real_root, real_output]) == real_root:
@@ -320,12 +306,9 @@ def split_halves(
     Args:
         root: Folder of the joint image.
         joint: Its path, rain type and source.
-        output: Folder of the halves, see :func:`prepare_halves`.
+        output: Folder of the halves; the pair that is returned is relative to it.
         rainy_half: ``left`` or ``right``.
         convert: Kinds of images to accept.
-
-    Returns:
-        The pair, relative to ``output``.
 
     Raises:
         DataError: If the image is bad, its width is odd, or a half cannot be written.

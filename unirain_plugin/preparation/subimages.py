@@ -8,23 +8,19 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from unirain_plugin.data.images import map_in_processes
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.names import unique_stems
 from unirain_plugin.data.pairs import read_pair
 from unirain_plugin.support.files import write_errors, write_png
+from unirain_plugin.support.processes import map_in_processes
 
 
 @dataclass(frozen=True, slots=True)
 class CutPlan:
-    """How images are cut.
+    """How images are cut: square sub-images of side ``size``, ``step`` apart, as PNG of a level from 0 to 9.
 
-    Attributes:
-        size: Side of the square sub-images in pixels. 320 is our choice for crops of 128: small enough to read fast.
-        step: Distance of neighbouring sub-images; 256 lets them overlap by 64, at 1.6 times the pixels.
-        threshold: A rest at the lower or right border above this many pixels gets a sub-image of its own.
-        level: PNG compression, 0 to 9.
-        convert: Kinds of images to accept.
+    320 is our choice for crops of 128: small enough to read fast; 256 lets neighbours overlap by 64, at 1.6 times the
+    pixels. A rest at the border of more than ``threshold`` pixels gets a sub-image of its own.
     """
 
     size: int = 320
@@ -56,11 +52,7 @@ def cut_pairs(
 ) -> Iterator[list[ManifestRecord]]:
     """Write ``{output}/{type}/{input,target}/NAME_sNNN.png``; yield the sub-images of one pair after another.
 
-    A pair whose files are all there, from an interrupted run, is not cut again; every file is written beside its name
-    and moved there, so none is ever half written.
-
-    Raises:
-        DataError: Naming the file if one is missing or bad, or the two sizes differ.
+    A pair whose files are all there, from an interrupted run, is not cut again. Bad files are a DataError.
     """
     names = unique_stems((record.lq, record.gt) for record in records)
     for rain_type in {record.rain_type for record in records}:

@@ -15,10 +15,11 @@ from tqdm import tqdm
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.files import safe_path, write_errors, write_whole
+from unirain_plugin.support.packages import import_own
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 8
+RENDERER_VERSION = 9
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""
@@ -37,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input", type=Path, metavar="DIR", help="folder of photographs, searched with its sub-folders (default: the "
         "photographs that scikit-image installs)")  # fmt: skip
     add("--output", type=Path, metavar="DIR", required=True, help="folder to write to; must be empty or new")
-    add("--types", nargs="+", metavar="TYPE", default=list(RAIN_TYPES), help="rain types (default: drs drd nrs nrd)")
+    add("--types", nargs="+", metavar="TYPE", default=list(RAIN_TYPES), help="some of drs drd nrs nrd snow haze "
+        "(default: the four types of rain)")  # fmt: skip
+    add("--imports", nargs="+", metavar="MODULE", default=[], help="modules of your own that add types")
     add("--per-image", type=int, metavar="N", default=1, help="pairs for each photograph and type (default: 1)")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width (one number: both) of random windows at "
         "random scale (default: whole photographs)")  # fmt: skip
@@ -74,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from unirain_plugin.rain.pair_files import output_names
 
     args = build_parser().parse_args(argv)
+    import_own(args.imports)
     size = _check_arguments(args)
     photos = _find_photos(args)
     names = output_names([key for key, _ in photos])
@@ -99,8 +103,9 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     """Check what argparse cannot; return the size as (height, width)."""
     from unirain_plugin.data.images import CONVERSIONS
     from unirain_plugin.rain.render import MIN_SIDE
+    from unirain_plugin.rain.scene import SCENES
 
-    for option, values, known in (("--types", args.types, RAIN_TYPES), ("--convert", args.convert, CONVERSIONS)):
+    for option, values, known in (("--types", args.types, SCENES), ("--convert", args.convert, CONVERSIONS)):
         for value in values:
             if value not in known:
                 hint = did_you_mean(value, known)
@@ -166,22 +171,15 @@ def _plan(
     for (key, path), name in zip(photos, names, strict=True):
         for rain_type in args.types:
             for k in range(args.per_image):
-                yield PairJob(
-                    photo=path,
-                    key=key,
-                    output=str(args.output),
-                    name=_file_name(name, k),
-                    rain_type=rain_type,
-                    index=k,
-                    size=size,
-                    seed=args.seed,
-                    vary_colours=args.vary_colours,
-                    vary_rain=args.vary_rain,
-                    rain_scale=args.rain_scale,
-                    dry_share=args.dry_share,
-                    dull_share=args.dull_share,
-                    convert=tuple(args.convert),
-                )
+                shape = {**_settings(args, size), "imports": tuple(args.imports)}
+                yield PairJob(path, key, str(args.output), _file_name(name, k), rain_type, k, **shape)
+
+
+def _settings(args: argparse.Namespace, size: tuple[int, int] | None) -> dict[str, object]:
+    """What shapes every pair, by the names of ``PairJob``; as JSON reads it back."""
+    names = ["seed", "vary_colours", "vary_rain", "rain_scale", "dry_share", "dull_share"]
+    chosen = {name: getattr(args, name) for name in names}
+    return {**chosen, "size": size and list(size), "convert": sorted(args.convert)}
 
 
 def _file_name(name: str, k: int) -> str:
@@ -192,17 +190,7 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, name
     """Refuse, clear or take over what is in the output, then make the folders and note settings and pairs."""
     output, record = args.output, args.output / SETTINGS_FILE
     pairs = {"names": names, "types": args.types, "per_image": args.per_image}
-    settings = {
-        "renderer": RENDERER_VERSION,
-        "seed": args.seed,
-        "size": size and list(size),
-        "vary_colours": args.vary_colours,
-        "vary_rain": args.vary_rain,
-        "rain_scale": args.rain_scale,
-        "dry_share": args.dry_share,
-        "dull_share": args.dull_share,
-        "convert": sorted(args.convert),
-    }
+    settings = {"renderer": RENDERER_VERSION, **_settings(args, size)}
     if output.exists() and not output.is_dir():
         raise DataError(f"--output {output}: is a file; expected a folder.")
     if output.is_dir() and any(output.iterdir()):

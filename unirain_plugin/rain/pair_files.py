@@ -22,22 +22,16 @@ from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
-from unirain_plugin.rain.variation import (
-    add_bars,
-    add_strands,
-    compressed,
-    soft,
-    toned,
-    vary_colours,
-)
+from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned, vary_colours
 from unirain_plugin.support.files import write_png
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.processes import process_pool
 
 INPUT, TARGET = "input", "target"
 
 _REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
-CHANGES = {add_strands: 0.15, toned: 0.3, add_bars: 0.3, soft: 0.3, compressed: 0.25}
+CHANGES = {add_strands: 0.15, toned: 0.1, add_bars: 0.15, soft: 0.12, compressed: 0.25}
 """What is done to a photograph first where rain varies, in this order, and in which share of the pairs (our choice)."""
 
 
@@ -62,6 +56,7 @@ class PairJob:
         dull_share: Share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its
             light. None for the kinds' own shares.
         convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.images.CONVERSIONS`).
+        imports: Modules of a user's own, which add rain types.
     """
 
     photo: str
@@ -70,14 +65,15 @@ class PairJob:
     name: str
     rain_type: str
     index: int
-    size: tuple[int, int] | None
+    size: Sequence[int] | None
     seed: int
     vary_colours: bool
     vary_rain: bool
     rain_scale: float
     dry_share: float
     dull_share: float | None
-    convert: tuple[str, ...]
+    convert: Sequence[str]
+    imports: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, Path]:
@@ -130,7 +126,7 @@ def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.nda
 _cached_photo = lru_cache(maxsize=1)(read_photo)
 
 
-def cut(photo: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generator) -> np.ndarray:
+def cut(photo: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator) -> np.ndarray:
     """Cut a random window of ``size`` out of a photograph that is first shrunk by a random factor.
 
     The factor lies log-uniformly between 1 (a detail at full sharpness) and the one at which the window just fits.
@@ -157,7 +153,7 @@ def make_pair(job: PairJob) -> None:
     Raises:
         DataError: With the photograph's name, if it cannot be used; or if a file cannot be written.
     """
-    photo = _cached_photo(job.photo, job.convert)
+    photo = _cached_photo(job.photo, tuple(job.convert))
     rng = job.generator()
     try:
         frame = cut(photo, _frame_size(photo, job, rng), rng)
@@ -178,14 +174,14 @@ def make_pair(job: PairJob) -> None:
 
 def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
     """Ranges of one of the kinds of real rain."""
-    kinds = REAL_RAIN[job.rain_type]
+    kinds = REAL_RAIN.get(job.rain_type, (RainParams(),))
     params = kinds[rng.integers(len(kinds))]
     if job.dull_share is None:
         return params
     return replace(params, camera=replace(params.camera, dark_share=job.dull_share))
 
 
-def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> tuple[int, int] | None:
+def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> Sequence[int] | None:
     """Size of the picture to render, of which the pair is a window: rain grows with the picture that it falls on."""
     if job.size is None or job.rain_scale == 1:
         return job.size
@@ -194,7 +190,7 @@ def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> tu
     return round(scale * job.size[0]), round(scale * job.size[1])
 
 
-def _window(frame: np.ndarray, size: tuple[int, int] | None, rng: np.random.Generator) -> tuple[slice, slice]:
+def _window(frame: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator) -> tuple[slice, slice]:
     """A random window of ``size`` in a picture."""
     size = size or frame.shape[:2]
     starts = [int(rng.integers(0, have - want + 1)) for have, want in zip(frame.shape, size, strict=False)]
@@ -203,6 +199,7 @@ def _window(frame: np.ndarray, size: tuple[int, int] | None, rng: np.random.Gene
 
 def _attempt(job: PairJob) -> tuple[PairJob, str]:
     """Make a pair; a bad photograph comes back as its message, so that the caller decides what to do."""
+    import_own(job.imports)  # a worker process knows none of them yet
     try:
         make_pair(job)
     except DataError as error:

@@ -1,10 +1,9 @@
-"""What the rain renderer draws from: every range of every rain scene, in four frozen dataclasses.
+"""What the rain renderer draws from: every range of every rain scene, in frozen dataclasses.
 
 A pair of numbers is a range ``(low, high)`` from which each scene draws one value, uniformly unless it says otherwise.
 Lengths in pixels hold for a picture whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
 rain keeps its look from a thumbnail to 4K. The paper does not render rain (it distils public data sets); all values
-here are our choice, set by eye against RainDS, Rain100L/H, GTAV-NightRain and Raindrop Clarity and so that the rainy
-input lies near RainRAG's own figures (paper.md §6).
+here are our choice, set by eye against public data sets.
 """
 
 from __future__ import annotations
@@ -51,12 +50,18 @@ class StreakParams(_Ranges):
         modulation: Relative variation of the brightness along a streak (the drop oscillates while it falls).
         veil_share: Share of the scenes that have mist.
         veil: Largest opacity of the mist, in the far (upper) part of the picture; nearer parts have none.
+        veil_depth: How much the distance also follows the scene, 0 to 1: bright parts, such as the sky, lie farther;
+            a curtain of rain may hang at one side.
         veil_light: Radiance of the mist relative to the bright part of its surroundings.
         fan: By how many degrees the direction changes from the left to the right edge (a camera that moves or tilts).
         clumping: How much the streaks keep to some parts of the picture, as in curtains of rain, 0 to 1.
         taper: How softly a streak ends, 0 (square) to 1.
         code_share: Share of the scenes in which sRGB codes are mixed, as simple programs do, not light.
         added_share: Share of the scenes in which rain only adds light and hides nothing.
+        drizzle: Mean opacity of rain too fine and dense to be told apart, drawn log-uniformly; (0, 0) for
+            none. It is noise smeared along the fall.
+        drawn_share: Share of the scenes whose rain is drawn on the finished image, as in most public data sets: in
+            one grey, ``grey``, an sRGB code / 255, whatever the scene's light is.
     """
 
     angle: Range = (-32.0, 32.0)
@@ -73,12 +78,16 @@ class StreakParams(_Ranges):
     modulation: float = 0.25
     veil_share: float = 0.4
     veil: Range = (0.04, 0.22)
+    veil_depth: Range = (0.0, 0.0)
     veil_light: Range = (0.8, 0.8)
     fan: Range = (0.0, 0.0)
     clumping: Range = (0.0, 0.0)
     taper: Range = (1.0, 1.0)
     code_share: float = 0.0
     added_share: float = 0.0
+    drizzle: Range = (0.0, 0.0)
+    drawn_share: float = 0.0
+    grey: Range = (0.55, 1.0)
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,58 @@ class NightParams(_Ranges):
 
 
 @dataclass(frozen=True)
+class HazeParams(_Ranges):
+    """Haze by day.
+
+    Attributes:
+        far: Opacity at the greatest distance, at the top of the image.
+        near: Distance of the bottom, relative to the greatest.
+        relief: Standard deviation of the distance, relative to the greatest, beside its growth towards the top.
+        airlight: Radiance of the haze relative to the bright part of the surroundings.
+        tint: Standard deviation of the airlight's colour channels, relative.
+    """
+
+    far: Range = (0.4, 0.9)
+    near: Range = (0.05, 0.5)
+    relief: Range = (0.05, 0.2)
+    airlight: Range = (0.75, 1.1)
+    tint: float = 0.04
+
+
+@dataclass(frozen=True)
+class SnowParams(_Ranges):
+    """Falling snow by day.
+
+    Attributes:
+        radius: Radius of a flake at depth 1, pixels.
+        length: Way that it falls while the shutter is open, pixels at depth 1.
+        angle: Direction of the fall common to the scene, degrees from the vertical.
+        angle_jitter: Standard deviation of a single flake's direction around it, degrees.
+        density: Flakes in the nearest layer of an image of the reference size, drawn log-uniformly.
+        depths: Number of depth layers.
+        depth_step: Ratio of the distances of two neighbouring layers; the next one holds its square times as many.
+        opacity: Opacity of a flake at depth 1.
+        depth_fading: Opacity falls with ``depth ** -depth_fading``.
+        defocus: Blur of the nearest flakes relative to their radius; it shrinks with the depth.
+        brightness: Radiance of a flake relative to the bright part of the surroundings.
+        veil: Snow too far to be resolved.
+    """
+
+    radius: Range = (1.5, 5.0)
+    length: Range = (0.0, 12.0)
+    angle: Range = (-45.0, 45.0)
+    angle_jitter: Range = (3.0, 20.0)
+    density: Range = (6.0, 50.0)
+    depths: Range = (2, 4)
+    depth_step: float = 1.8
+    opacity: Range = (0.5, 0.95)
+    depth_fading: float = 0.3
+    defocus: Range = (0.1, 0.5)
+    brightness: Range = (0.9, 1.3)
+    veil: HazeParams = field(default_factory=lambda: HazeParams(far=(0.0, 0.35)))
+
+
+@dataclass(frozen=True)
 class CameraParams(_Ranges):
     """What the weather and the camera do to a rainy picture beside the rain; the clean one keeps its light and detail.
 
@@ -164,13 +225,15 @@ class CameraParams(_Ranges):
         dark_share: Share of the streaks by day before a darker scene of more contrast.
         gain: Light that is left of such a scene.
         gamma: Exponent that its light is raised to first.
-        jpeg_share: Share of the pictures that are compressed after the rain.
+        contrast: How much steeper the middle of its tone curve is than the identity, 0 to 1; its ends are flatter.
+        jpeg_share: Share of the pairs that are compressed after the rain, both images alike.
         jpeg: Quality of that JPEG.
     """
 
     dark_share: float = 0.0
     gain: Range = (0.5, 1.0)
     gamma: Range = (1.0, 1.6)
+    contrast: Range = (0.0, 0.0)
     jpeg_share: float = 0.0
     jpeg: Range = (50.0, 95.0)
 
@@ -187,37 +250,23 @@ class RainParams:
     drops: DropParams = field(default_factory=DropParams)
     night: NightParams = field(default_factory=NightParams)
     camera: CameraParams = field(default_factory=CameraParams)
+    snow: SnowParams = field(default_factory=SnowParams)
+    haze: HazeParams = field(default_factory=HazeParams)
     daylight: Range = (0.0, 0.0)
 
 
-_CAMERA = CameraParams(dark_share=0.3, jpeg_share=0.4)
+_CAMERA = CameraParams(dark_share=0.3, gain=(0.6, 1.1), gamma=(0.9, 1.5), contrast=(0.0, 0.7), jpeg_share=0.4)
 _NIGHT = NightParams(
-    ambient=(0.005, 0.25),
-    lamps=(0, 6),
-    far_lamps=(0, 25),
-    exposure=(0.006, 0.15),
-    shot_noise=(0.0, 0.0012),
-    read_noise=(0.0, 0.003),
-    streak_gain=(0.5, 4.0),
-    drop_gain=(1.0, 6.0),
-)
+    ambient=(0.005, 0.25), lamps=(0, 6), far_lamps=(0, 25), exposure=(0.006, 0.15), shot_noise=(0.0, 0.0012),
+    read_noise=(0.0, 0.003), streak_gain=(0.5, 4.0), drop_gain=(1.0, 6.0)
+)  # fmt: skip
 _STREAKS = StreakParams(
-    angle=(-50.0, 50.0),
-    angle_jitter=(0.0, 6.0),
-    depths=(1, 4),
-    brightness=(0.7, 2.0),
-    modulation=0.15,
-    veil_share=0.4,
-    veil=(0.03, 0.5),
-    veil_light=(0.3, 1.0),
-    fan=(-15.0, 15.0),
-    clumping=(0.0, 1.0),
-    taper=(0.0, 1.0),
-    code_share=0.5,
-    added_share=0.3,
-)
+    angle=(-50.0, 50.0), angle_jitter=(0.0, 6.0), depths=(1, 4), brightness=(0.7, 2.0), modulation=0.15,
+    veil_share=0.4, veil=(0.03, 0.5), veil_light=(0.3, 1.0), fan=(-15.0, 15.0), clumping=(0.0, 1.0), taper=(0.0, 1.0),
+    code_share=0.5, added_share=0.3
+)  # fmt: skip
 _DROPS = DropParams(
-    view=(0.3, 1.5), blades=(0, 9), sky=(0.1, 1.2), rim=(0.1, 0.9), opacity=(0.7, 1.0), film_share=0.2, film=(0.7, 3.0)
+    view=(0.3, 1.5), blades=(0, 9), sky=(0.1, 1.2), rim=(0.1, 0.9), opacity=(0.7, 1.0), film_share=0.25, film=(0.7, 5.0)
 )
 
 
@@ -226,7 +275,7 @@ def _kinds(part: str, base: StreakParams | DropParams, *changes: dict) -> tuple[
     return tuple(
         RainParams(
             night=_NIGHT,
-            camera=replace(_CAMERA, dark_share=change.pop("dark_share", _CAMERA.dark_share)),
+            camera=replace(_CAMERA, **change.pop("camera", {})),
             daylight=(0.1, 1.0),
             **{part: replace(base, **change)},
         )
@@ -238,17 +287,37 @@ _STREAK_KINDS = _kinds(
     "streaks",
     _STREAKS,
     # fine, sharp lines
-    dict(length=(8, 70), width=(0.3, 1.2), density=(15, 300), opacity=(0.2, 0.95)),
+    dict(length=(8, 70), width=(0.3, 1.2), density=(15, 300), opacity=(0.2, 0.95), drizzle=(0.002, 0.06)),
     # few near ones, broad and out of focus, before far ones
     dict(length=(20, 110), width=(1.2, 4.5), density=(3, 60), opacity=(0.08, 0.6), angle=(-25, 25), taper=(0.3, 1)),
     # a downpour
-    dict(length=(20, 120), width=(0.5, 2.2), density=(40, 350), opacity=(0.4, 1), depths=(2, 5), veil_share=0.5),
+    dict(length=(20, 120), width=(0.5, 2.2), density=(40, 350), opacity=(0.4, 1), depths=(2, 5), veil_share=0.5,
+         drizzle=(0.01, 0.2), drawn_share=0.3),
     # veiled distance, seen from a car
-    dict(length=(10, 70), width=(0.4, 1.8), density=(10, 150), opacity=(0.15, 0.9), veil_share=1, veil=(0.2, 0.7),
-         fan=(-45, 45)),
-    # dense and drawn: before a darker scene of more contrast
-    dict(length=(8, 40), width=(0.5, 1.6), density=(100, 1200), opacity=(0.15, 0.8), depths=(1, 2), angle=(-30, 30),
-         code_share=1, added_share=0.7, dark_share=0.8),
+    dict(length=(10, 70), width=(0.4, 1.8), density=(10, 150), opacity=(0.15, 0.9), veil_share=1, veil=(0.2, 0.9),
+         veil_depth=(0.2, 1), fan=(-45, 45)),
+    # rain and fog on a street
+    dict(length=(8, 60), width=(0.4, 1.5), density=(20, 250), opacity=(0.2, 0.9), veil_share=1, veil=(0.3, 0.95),
+         veil_depth=(0.4, 1), veil_light=(0.25, 0.8), angle=(-25, 25), camera=dict(dark_share=0)),
+    # fine and dense, drawn before a darker scene of more contrast
+    dict(length=(8, 40), width=(0.5, 1.6), density=(30, 1200), opacity=(0.05, 0.6), depths=(1, 2), angle=(-35, 35),
+         drizzle=(0.01, 0.15), drawn_share=1, grey=(0.75, 1), added_share=0.3, veil_share=0,
+         camera=dict(dark_share=0.9, gain=(0.8, 1.1), gamma=(1, 1.4), contrast=(0.2, 0.8))),
+    # drizzle, drawn
+    dict(length=(10, 60), width=(0.5, 2), density=(30, 800), opacity=(0.1, 0.7), depths=(1, 2), drizzle=(0.02, 0.25),
+         drawn_share=1, grey=(0.8, 1), added_share=0.2, veil_share=0, camera=dict(dark_share=0)),
+    # bright and drawn
+    dict(length=(10, 80), width=(0.4, 1.8), density=(30, 500), opacity=(0.15, 1), depths=(1, 2), angle_jitter=(0, 3),
+         drizzle=(0.003, 0.08), drawn_share=1, added_share=0.5, veil_share=0, camera=dict(dark_share=0)),
+    # a downpour, drawn
+    dict(length=(20, 120), width=(0.6, 2.5), density=(60, 400), opacity=(0.3, 0.9), depths=(1, 3), angle_jitter=(0, 4),
+         drizzle=(0.02, 0.3), drawn_share=1, grey=(0.8, 1), added_share=0.8, veil_share=0, camera=dict(dark_share=0)),
+    # faint and thin, in a film
+    dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.5), depths=(1, 2), angle=(-20, 20),
+         angle_jitter=(0, 3), veil_share=0.1, camera=dict(dark_share=0, jpeg_share=0.7)),
+    # faint and broad, in a film
+    dict(length=(25, 110), width=(1, 4), density=(3, 40), opacity=(0.08, 0.5), depths=(1, 2), angle=(-12, 12),
+         angle_jitter=(0, 2), veil_share=0.1, taper=(0, 0.5), camera=dict(dark_share=0, jpeg_share=0.7)),
     # short exposures and splashes
     dict(length=(2, 14), width=(0.5, 2), density=(20, 300), opacity=(0.15, 0.9), angle_jitter=(0, 20)),
 )  # fmt: skip
@@ -264,11 +333,6 @@ _DROP_KINDS = _kinds(
     # dark-rimmed ones on a windscreen
     dict(count=(8, 60), radius=(5, 45), defocus=(0.03, 0.4), highlight=(0, 2.5), rim=(0.4, 0.98), sky=(0, 0.6)),
 )
-REAL_RAIN: dict[str, tuple[RainParams, ...]] = {
-    "drs": _STREAK_KINDS,
-    "drd": _DROP_KINDS,
-    "nrs": _STREAK_KINDS,
-    "nrd": _DROP_KINDS,
-}
+REAL_RAIN = {"drs": _STREAK_KINDS, "drd": _DROP_KINDS, "nrs": _STREAK_KINDS, "nrd": _DROP_KINDS}
 """Rain type → kinds of rain that photographs of real rain and public test sets show, for training: each has ranges of
 its own, and every pair draws one of them."""

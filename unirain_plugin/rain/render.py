@@ -1,18 +1,9 @@
-"""Four-type rain on clean photographs: the public face of the renderer.
+"""Rain, snow and haze on clean photographs: the public face of the renderer.
 
-From one clean photograph :func:`render_rain` makes a pair, rainy (``lq``) and clean (``gt``), for each of the paper's
-four rain types. It works in linear light and follows how such pictures come about:
-
-* streaks (``drs``, ``nrs``): drops fall at several depths; the shutter smears them along one common direction; they
-  mix the background with light gathered from their surroundings; unresolved far rain is mist
-  (:mod:`~unirain_plugin.rain.streaks`);
-* drops (``drd``, ``nrd``): outlines merged from metaballs; each drop shows an inverted, minified, blurred image of the
-  scene, a dark rim and a highlight, and is out of focus (:mod:`~unirain_plugin.rain.drops`);
-* night (``nrs``, ``nrd``): the scene is relit by lamps with glow, which also light the rain, and taken by a camera
-  with automatic exposure, a response curve and noise. The clean picture is the same night with the same noise
-  (:mod:`~unirain_plugin.rain.night`).
-
-All ranges are in :mod:`~unirain_plugin.rain.params`. Only numpy and OpenCV are needed.
+From one clean photograph :func:`render_rain` makes a pair, rainy (``lq``) and clean (``gt``), for each type, in linear
+light: streaks (:mod:`~unirain_plugin.rain.streaks`) or drops (:mod:`~unirain_plugin.rain.drops`), by day or at night
+(:mod:`~unirain_plugin.rain.night`); snow or haze by day (:mod:`~unirain_plugin.rain.weather`). All ranges are in
+:mod:`~unirain_plugin.rain.params`. Only numpy and OpenCV are needed.
 """
 
 from __future__ import annotations
@@ -24,7 +15,6 @@ import numpy as np
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain.params import DropParams, NightParams, RainParams, StreakParams
 from unirain_plugin.rain.scene import SCENES, render
-from unirain_plugin.rain_types import RAIN_TYPES
 
 __all__ = ["MIN_SIDE", "DropParams", "NightParams", "RainPair", "RainParams", "StreakParams", "render_rain"]
 
@@ -53,7 +43,7 @@ def render_rain(
 
     Args:
         photo: Clean photograph, (H, W, 3) RGB, uint8 or floating point in [0, 1] (rounded to 8 bits first).
-        rain_type: ``drs``, ``drd``, ``nrs`` or ``nrd``.
+        rain_type: ``drs``, ``drd``, ``nrs``, ``nrd``, ``snow`` or ``haze``.
         rng: Random generator, or a seed ≥ 0. From a seed each rain type gets a stream of its own. The same photograph,
             type and seed give the same pair, whatever was rendered before.
         params: Ranges of the rain; None means the defaults.
@@ -70,7 +60,7 @@ def render_rain(
     if not isinstance(rng, np.random.Generator):
         if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)) or rng < 0:
             raise OptionError(f"seed: found {rng!r}; expected an integer ≥ 0 or a numpy Generator.")
-        rng = np.random.default_rng([int(rng), RAIN_TYPES.index(rain_type)])
+        rng = np.random.default_rng([int(rng), list(SCENES).index(rain_type)])
     return RainPair(*render(_as_codes(photo), rain_type, rng, params or RainParams()))
 
 

@@ -1,13 +1,6 @@
-"""The colour photographs that scikit-image installs: something to train and test on without any download.
+"""The colour photographs that scikit-image, which BasicSR requires, installs: something to train and test on at once.
 
-scikit-image (which BasicSR requires) ships a few photographs inside its wheel; most of its other samples would be
-fetched from the network and are not touched here, and microscopy, astronomy and drawings are left out. The photographs
-are divided by scene, so that none of the held-out scenes has been seen in training:
-
-======== =============================================================================
-train    ``astronaut.png``, ``coffee.png``, ``motorcycle_left.png``, ``motorcycle_right.png`` (one scene, two views)
-held-out ``chelsea.png`` (a cat), ``rocket.jpg`` (a launch pad at dusk)
-======== =============================================================================
+Its other samples would be fetched from the network; microscopy, astronomy and drawings are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +14,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("astronaut.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png"),
     "held-out": ("chelsea.png", "rocket.jpg"),
 }
-"""Split → file names. Both views of the motorcycle are on one side."""
+"""Split → file names, divided by scene: both views of the motorcycle are on one side."""
 
 
 def sample_photos(split: str = "all") -> list[Path]:

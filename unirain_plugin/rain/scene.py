@@ -1,8 +1,9 @@
-"""The four rain scenes: which parts make a pair of each type."""
+"""The scenes of rain, snow and haze: which parts make a pair of each type."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from unirain_plugin.rain.night import make_night
 from unirain_plugin.rain.params import CameraParams, RainParams, StreakParams
 from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
 from unirain_plugin.rain.variation import compressed
+from unirain_plugin.rain.weather import add_haze, add_snow
 
 Rendered = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Rainy and clean picture, (H, W, 3) uint8, and the rain's opacity, (H, W) float32 in [0, 1]."""
@@ -29,16 +31,24 @@ def _add_streaks(
     shape = scene.shape[:2]
     opacity = streak_opacity(shape, rng, params)[..., None]
     brightness = rng.uniform(*params.brightness)
-    veil = veil_opacity(shape, rng, params)[..., None]
+    veil = veil_opacity(scene, rng, params)[..., None]
     more = rng.spawn(1)[0]
     in_codes, only_added = more.random(2) < (params.code_share, params.added_share)
     misty = scene + veil * (more.uniform(*params.veil_light) * light - scene)
-    curve = 2.2 if in_codes else 1.0
+    curve = 2.2 if in_codes or params.drawn_share == 1 else 1.0
     before, rain = (np.maximum(x, 0) ** np.float32(1 / curve) for x in (misty, brightness * light))
+    if params.drawn_share == 1:
+        rain = np.float32(more.uniform(*params.grey))
     rainy = (before * (1 - opacity * (not only_added)) + opacity * rain) ** np.float32(curve)
     mask = 1 - (1 - opacity) * (1 - veil)
     mask[mask < _VISIBLE] = 0
     return np.where(mask > 0, rainy, scene), mask[..., 0]
+
+
+def _drawn(rng: np.random.Generator, params: StreakParams) -> StreakParams:
+    """The same ranges for a scene whose rain is certainly drawn, or certainly not."""
+    share = params.drawn_share
+    return replace(params, drawn_share=float(rng.spawn(1)[0].random() < share)) if 0 < share < 1 else params
 
 
 def _sky_light(scene: np.ndarray, rng: np.random.Generator, params: RainParams) -> np.ndarray:
@@ -51,14 +61,20 @@ def _darkened(scene: np.ndarray, rng: np.random.Generator, params: CameraParams)
     """The scene, or a share of its light at more contrast."""
     more = rng.spawn(1)[0]
     gain, gamma = more.uniform(*params.gain), more.uniform(*params.gamma)
-    return gain * scene ** np.float32(gamma) if more.random() < params.dark_share else scene
+    if more.random() >= params.dark_share:
+        return scene
+    dark = gain * scene ** np.float32(gamma)
+    if contrast := more.uniform(*params.contrast):
+        codes = np.clip(dark, 0, 1) ** np.float32(1 / 2.2)
+        dark = np.maximum(codes - contrast / (2 * np.pi) * np.sin(2 * np.pi * codes), 0) ** np.float32(2.2)
+    return dark
 
 
 def _day_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
     scene = to_linear(photo)
     light = _sky_light(scene, rng, params)
     dark = _darkened(scene, rng, params.camera)
-    rainy, mask = _add_streaks(dark, light, rng, params.streaks)
+    rainy, mask = _add_streaks(dark, light, rng, _drawn(rng, params.streaks))
     return _outside_equal(to_codes(rainy), photo.copy(), mask if dark is scene else np.maximum(mask, _VISIBLE))
 
 
@@ -71,8 +87,13 @@ def _day_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams) 
 
 def _night_streaks(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
     night = make_night(to_linear(photo), rng, params.night, params.night.streak_gain)
-    rainy, mask = _add_streaks(night.scene, night.light, rng, params.streaks)
-    return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
+    streaks, clean = _drawn(rng, params.streaks), night.photograph(night.scene)
+    if streaks.drawn_share:
+        scene = to_linear(clean)
+        rainy, mask = _add_streaks(scene, surroundings(scene), rng, streaks)
+        return _outside_equal(to_codes(rainy), clean, mask)
+    rainy, mask = _add_streaks(night.scene, night.light, rng, streaks)
+    return _outside_equal(night.photograph(rainy), clean, mask)
 
 
 def _night_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
@@ -80,6 +101,18 @@ def _night_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams
     night = make_night(to_linear(photo), rng, params.night, params.night.drop_gain)
     rainy, mask = add_drops(night.scene, night.light, _LAMPS_AS_SKY * night.light, rng, params.drops)
     return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
+
+
+def _snow(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    scene = to_linear(photo)
+    snowy, mask = add_snow(scene, surroundings(scene), rng, params.snow)
+    return _outside_equal(to_codes(snowy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
+
+
+def _haze(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    scene = to_linear(photo)
+    hazy, mask = add_haze(scene, surroundings(scene), rng, params.haze)
+    return _outside_equal(to_codes(hazy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
 
 
 def _outside_equal(lq: np.ndarray, gt: np.ndarray, mask: np.ndarray) -> Rendered:
@@ -92,14 +125,18 @@ SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Render
     "drd": _day_drops,
     "nrs": _night_streaks,
     "nrd": _night_drops,
+    "snow": _snow,
+    "haze": _haze,
 }
 """Rain type → renderer of one pair."""
 
 
 def render(photo: np.ndarray, rain_type: str, rng: np.random.Generator, params: RainParams) -> Rendered:
-    """Render a pair of a rain type; the rainy picture may be compressed last."""
+    """Render a pair of a rain type; both images may be compressed last, alike: only the rain tells them apart."""
     rainy, clean, mask = SCENES[rain_type](photo, rng, params)
     more = rng.spawn(1)[0]
     if more.random() < params.camera.jpeg_share:
-        rainy, mask = compressed(rainy, more, params.camera.jpeg), np.maximum(mask, _VISIBLE)
+        quality = more.uniform(*params.camera.jpeg)
+        rainy, clean = (compressed(image, more, (quality, quality)) for image in (rainy, clean))
+        mask = np.where((rainy != clean).any(axis=2), np.maximum(mask, _VISIBLE), 0).astype(np.float32)
     return rainy, clean, mask

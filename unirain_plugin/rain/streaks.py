@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from unirain_plugin.rain.light import log_uniform, smoothstep
+from unirain_plugin.rain.light import LUMA, log_uniform, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, StreakParams
 
 _SPACING = 0.5
@@ -42,15 +42,33 @@ def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: Str
         count = int(rng.poisson(density * depth**params.density_growth))
         count = min(count, int(_MOST_COVERED * shape[0] * shape[1] / (max(length / depth, 1) * 2.5 * sigma)))
         direction = (angle, jitter, fan)
-        tracks = _tracks(presence, count, length / depth, direction, rng, (params.modulation, taper))
-        profile = _splat(shape, *tracks)
+        streaks = tracks(presence, count, length / depth, direction, rng, (params.modulation, taper))
+        profile = splat(shape, *streaks)
         profile = cv2.GaussianBlur(profile, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
         peak = math.sqrt(2 * math.pi * (sigma**2 + _SPLAT_SIGMA**2)) * opacity * depth**-params.depth_fading
         clear *= np.exp(-peak * profile)
+    if params.drizzle[1]:
+        clear *= 1 - _drizzle(shape, log_uniform(more, params.drizzle), angle, length, more)
     return 1 - clear
 
 
-def _tracks(
+def _drizzle(
+    shape: tuple[int, int], opacity: float, angle: float, length: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Opacity (H, W) of rain too fine to be told apart, ``opacity`` in the mean: noise smeared along the fall."""
+    grain, contrast = log_uniform(rng, (1, 4)), rng.uniform(0.2, 1.2)
+    length = float(np.clip(length * rng.uniform(0.3, 1), 4, min(shape) / 3))
+    coarse = [max(round(edge / grain), 2) for edge in shape]
+    noise = cv2.resize(rng.standard_normal(coarse).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    t = length * np.linspace(-0.5, 0.5, 2 * math.ceil(length / _SPACING) + 1)
+    middle = math.ceil(length / 2) + 1
+    turn = math.radians(angle)
+    kernel = splat((2 * middle + 1,) * 2, middle + t * math.sin(turn), middle + t * math.cos(turn), np.ones_like(t))
+    smeared = cv2.filter2D(noise, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
+    return np.clip(opacity * (1 + contrast * smeared / smeared.std()), 0, 0.95)
+
+
+def tracks(
     presence: np.ndarray,
     count: int,
     length: float,
@@ -85,7 +103,7 @@ def _tracks(
     return x, y, strength[owner] * fade * wave * (lengths / samples)[owner]
 
 
-def _splat(shape: tuple[int, int], x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def splat(shape: tuple[int, int], x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Add weighted points to a picture, each spread bilinearly over its four pixels."""
     height, width = shape
     inside = (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
@@ -104,12 +122,14 @@ def _splat(shape: tuple[int, int], x: np.ndarray, y: np.ndarray, weight: np.ndar
     return picture.reshape(shape).astype(np.float32)
 
 
-def veil_opacity(shape: tuple[int, int], rng: np.random.Generator, params: StreakParams) -> np.ndarray:
-    """Opacity (H, W) of the mist: that of rain too far to be resolved, 1 - exp(-beta * distance).
+def veil_opacity(scene: np.ndarray, rng: np.random.Generator, params: StreakParams) -> np.ndarray:
+    """Opacity (H, W) of the mist before a scene (H, W, 3), rain too far to be resolved: 1 - exp(-beta * distance).
 
     A photograph comes without depth: the distance grows towards the top with a soft random relief (our choice) and is
-    0 below a line, so that the near part of the picture stays free of mist.
+    0 below a line, so that the near part of the picture stays free of mist. By ``params.veil_depth`` it is also that of
+    the brightness, smoothed along edges, and of a curtain of rain at one side.
     """
+    shape = scene.shape[:2]
     drawn, strength = rng.random(), rng.uniform(*params.veil)
     near, relief = rng.uniform(0.35, 0.8), rng.uniform(0.05, 0.2)
     coarse = rng.standard_normal((5, 5)).astype(np.float32)
@@ -118,4 +138,19 @@ def veil_opacity(shape: tuple[int, int], rng: np.random.Generator, params: Strea
     rows = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None]
     distance = near - rows + relief * cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
     distance = smoothstep(0, near, distance)
-    return (1 - np.exp(math.log(1 - strength) * distance)).astype(np.float32)
+    more = rng.spawn(1)[0]
+    if depth := more.uniform(*params.veil_depth):
+        distance = (1 - depth) * distance + depth * _distance(scene, more)
+    return (1 - np.exp(math.log(max(1 - strength, 1e-9)) * distance)).astype(np.float32)
+
+
+def _distance(scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A likely distance (H, W) in [0, 1] of a scene's parts."""
+    height, width = scene.shape[:2]
+    bright = np.sqrt(np.clip(scene @ LUMA, 0, 1)).astype(np.float32)
+    bright = cv2.bilateralFilter(cv2.resize(bright, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA), 9, 0.2, 4)
+    bright = smoothstep(0.2, 0.9, cv2.resize(bright, (width, height), interpolation=cv2.INTER_LINEAR))
+    side = np.linspace(0, 1, width, dtype=np.float32)[:: int(rng.choice((-1, 1)))]
+    curtain = smoothstep(rng.uniform(0.15, 0.5), 0, side) * (rng.random() < 0.3)
+    rows = np.linspace(1, 0, height, dtype=np.float32)[:, None]
+    return np.maximum(np.clip(bright * rng.uniform(0.3, 1) + rng.uniform(0, 0.5) * rows, 0, 1), curtain)

@@ -8,23 +8,30 @@ on: finished runs are kept, interrupted ones resume from their checkpoints, fail
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.options import check_options
-from unirain_plugin.study.data import SUMMARY, DataFolder, check_photographs, make_data, read_json, write_json
+from unirain_plugin.study.data import (
+    SUMMARY,
+    DataFolder,
+    check_images,
+    distil_options,
+    make_data,
+    read_json,
+    write_json,
+)
 from unirain_plugin.study.grid import Grid, Outcome, start_fork_server
 from unirain_plugin.study.options import ReproduceOptions, differences, digest, load_options
 from unirain_plugin.study.plan import base_training, plan_runs, run_options
 from unirain_plugin.study.report import Report, write_runs
 from unirain_plugin.study.results import Costs, mean_of_types, measure_costs, worst_type
 from unirain_plugin.support.files import sole_user
+from unirain_plugin.support.processes import terminable
 from unirain_plugin.support.provenance import provenance
 
 RECORD = "options.json"
@@ -37,8 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-opt", "--opt", type=Path, required=True, metavar="FILE", help="option file: options/reproduce/NAME.yml")
     add("--output", type=Path, metavar="DIR", help="folder for everything (default: results/reproduce/NAME)")
-    add("--photographs", type=Path, nargs=2, metavar=("TRAIN", "VAL"), help="two folders of clean photographs instead "
-        "of those that the file names")  # fmt: skip
+    add("--photographs", nargs="+", metavar="DIR", help="folders of clean photographs instead of those that the file "
+        "names: for training and, unless there are --test-sets, held out")  # fmt: skip
+    add("--references", metavar="DIR", help="folder of photographs of real rain that distillation compares with")
+    add("--test-sets", metavar="DIR", help="folder of public test sets, NAME/{input,target}, to measure on")
     add("--report-only", action="store_true", help="train nothing: write the tables from the runs that are finished")
     return parser
 
@@ -51,22 +60,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         DataError: If the photographs or the output folder cannot be used.
     """
     args = build_parser().parse_args(argv)
-    options = load_options(args.opt, tuple(args.photographs) if args.photographs else None)
+    options = load_options(args.opt, _folders(args))
     root = (args.output or Path("results", "reproduce", options.name)).resolve()
     training = base_training(options)
-    photographs = check_photographs(options.photographs)
+    distil_options(root / "data", "reproduce", options.workers, options.data.distill or {})
+    images = check_images(options, look=not (root / RECORD).is_file())
     _say(f"{options.name}: {len(plan_runs(options))} runs, {', '.join(options.questions)}; output: {root}")
     if args.report_only and not (root / RECORD).is_file():
         raise DataError(f"--output {root}: holds no reproduction to report on.")
     if not args.report_only:
         _check_run_options(options, training, DataFolder(root / "data"), check_paths=False)
-    _claim(root, options, training, photographs)
+    _claim(root, options, training, images)
     costs = measure_costs(options, training)  # networks of unequal cost are refused before anything is trained
     _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
     if args.report_only:
         grid = Grid(root, {}, options.threads)
         return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])
-    with sole_user(root, "another call of this command is at work there."), _terminable():
+    with sole_user(root, "another call of this command is at work there."), terminable():
         try:
             return _report(root, options, costs, _work(root, options, training))
         except KeyboardInterrupt:
@@ -74,12 +84,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
 
 
+def _folders(args: argparse.Namespace) -> dict[str, object]:
+    """The folders named on the command line, as the option file's keys."""
+    given: dict[str, object] = {"references": args.references, "test_sets": args.test_sets}
+    if args.photographs:
+        if len(args.photographs) > 2:
+            raise OptionError(f"--photographs: found {len(args.photographs)} folders; expected one or two.")
+        given["photographs"] = dict(zip(("train", "val"), args.photographs, strict=False))
+    return {key: value for key, value in given.items() if value}
+
+
 def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> list[Outcome]:
     """Make the data and do the runs that are not finished; the outcome of all."""
     started = time.monotonic()
     start_fork_server(options.threads)
     data = DataFolder(root / "data")
-    make_data(data, options.data, options.photographs, options.seeds, options.workers)
+    make_data(data, options)
     runs = plan_runs(options)
     _check_run_options(options, training, data, check_paths=True)
     grid = Grid(root, {run: run_options(options, training, run, data) for run in runs}, options.threads)
@@ -129,14 +149,14 @@ def _in_words(outcome: Outcome) -> str:
     return f"mean PSNR {mean:.2f} dB, worst {name} {worst:.2f} dB, {outcome.result['seconds']:.0f} s"
 
 
-def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], photographs: dict[str, list[str]]) -> None:
+def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], images: dict[str, list[str]]) -> None:
     """Note in the output what it is made with, or check that it is the same.
 
     Raises:
         DataError: If the folder holds something else.
         OptionError: If it was made with other options or photographs; the message names them.
     """
-    now = {**options.fixed(training), "photographs": photographs}
+    now = {**options.fixed(training), "photographs": images}
     record = root / RECORD
     if not record.is_file():
         if root.is_dir() and any(root.iterdir()):
@@ -151,20 +171,6 @@ def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], phot
             f"{digest(options.fixed(training))}): {'; '.join(changed)}. Name another folder; only name, seeds, "
             "questions and workers may change."
         )
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """A termination signal ends the call as Ctrl-C does, with its runs."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(text: str) -> None:

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 
 from unirain_plugin.compare.summary import read_bgr, score
-from unirain_plugin.data.folders import IMAGE_SUFFIXES, find_types, scan_rainrag, walk_images
+from unirain_plugin.data.folders import find_types, scan_rainrag
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
-from unirain_plugin.distill.options import parse_options
+from unirain_plugin.distill.options import DistillOptions, parse_options
 from unirain_plugin.distill.pipeline import Pipeline
 from unirain_plugin.distill.records import read_rgb
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.options import DataOptions, Photographs
-from unirain_plugin.study.plan import DataFolder
+from unirain_plugin.study.options import DataOptions, ReproduceOptions
+from unirain_plugin.study.plan import DataFolder, held_out_types
 from unirain_plugin.study.planted import Pair, plant
+from unirain_plugin.study.real import check_references, check_test_sets, list_images, write_test_sets, write_windows
 from unirain_plugin.study.results import means_by_type
 from unirain_plugin.support.files import write_png, write_whole
 
@@ -51,90 +52,111 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: cannot be read as JSON ({error}); remove it to have it made anew.") from None
 
 
-def check_photographs(photographs: Photographs | None) -> dict[str, list[str]]:
-    """Find the photographs; returns split → SHA-256 of each, for the records.
+def check_images(options: ReproduceOptions, look: bool = True) -> dict[str, list[str]]:
+    """Find what the user's folders hold; returns folder's key → SHA-256 of each image, for the records.
+
+    Args:
+        options: The option file.
+        look: Also look whether real references show rain and clean photographs none.
 
     Raises:
-        DataError: If a folder is missing or holds none, or a photograph is in both.
+        DataError: If a folder is missing, holds none or too few, or something else than it should; or a photograph is
+            both in training and held out.
     """
+    photographs = options.photographs
     if photographs is None:
         paths = {"train": sample_photos("train"), "val": sample_photos("held-out")}
     else:
-        paths = {"train": _photos("train", photographs.train), "val": _photos("val", photographs.val)}
-    digests = {split: {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in files} for split, files in paths.items()}
-    for digest in digests["train"].keys() & digests["val"].keys():
+        folders = {"train": photographs.train, "val": photographs.val}
+        paths = {split: list_images(f"photographs: {split}", folder) for split, folder in folders.items() if folder}
+    if options.references is not None:
+        clean = None if photographs is None else (f"photographs: train: {photographs.train}", paths["train"])
+        paths["references"] = check_references("references", options.references, clean, look)
+    if options.test_sets is not None:
+        paths["test_sets"] = [
+            p for pairs in check_test_sets(options.test_sets, look).values() for pair in pairs for p in pair
+        ]
+    digests = {key: {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in files} for key, files in paths.items()}
+    for digest in digests["train"].keys() & digests.get("val", {}).keys():
         raise DataError(
             f"photographs: {digests['train'][digest]} and {digests['val'][digest]} are the same file; expected no "
             "photograph both in training and held out."
         )
-    return {split: sorted(found) for split, found in digests.items()}
+    return {key: sorted(found) for key, found in digests.items()}
 
 
-def _photos(split: str, folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"photographs: {split}: {folder}: no such folder; expected a folder of photographs.")
-    found = sorted(walk_images(str(folder)))
-    if not found:
-        raise DataError(
-            f"photographs: {split}: {folder}: holds no photographs; expected files ending in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}."
-        )
-    return [folder / name for name in found]
-
-
-def make_data(
-    folder: DataFolder, options: DataOptions, photographs: Photographs | None, seeds: Iterable[int], workers: int
-) -> dict[str, Any]:
+def make_data(folder: DataFolder, options: ReproduceOptions) -> dict[str, Any]:
     """Make what is missing; what a killed call left is gone on with.
 
-    Args:
-        folder: Where to.
-        options: What.
-        photographs: Clean photographs; None takes the embedded ones.
-        seeds: Of the runs: each gets a random subset of its own.
-        workers: Processes.
-
     Returns:
-        The summary: ``pairs`` (rain type → kind → given and kept), ``subsets`` (name → pairs), ``rainy`` (rain type →
-        PSNR in dB and SSIM of the held-out rainy images; ``perfect``: how many equal the clean one, and
+        The summary: ``pairs`` (rain type → kind → given and kept), ``subsets`` (name → pairs), ``rainy`` (rain type or
+        test set → PSNR in dB and SSIM of the held-out rainy images; ``perfect``: how many equal the clean one, and
         are in no mean).
 
     Raises:
-        DataError: If the photographs cannot be used or distillation leaves nothing of a rain type.
+        DataError: If the images cannot be used or distillation leaves nothing of a rain type.
     """
     if not (folder.root / SUMMARY).is_file():
-        _render(folder, options, photographs, workers)
-        candidates = _spoil(folder, options)
+        data = options.data
+        _render(folder, options)
+        candidates = _spoil(folder, data)
         write_manifest(folder.root / "candidates.jsonl", candidates)
-        report = {"report": {"enabled": False}}
-        distilled = distil(folder.root, "reproduce", folder.root / "references", workers, report)
+        distilled = distil(folder.root, distil_options(folder.root, "reproduce", options.workers, data.distill or {}))
         kept = [bool(record.keep) for record in distilled]
         summary = _write_subsets(folder, candidates, kept)
-        summary["rainy"] = _rainy_scores(folder.val)
+        summary["rainy"] = _rainy_scores(folder.val, held_out_types(options))
         write_json(folder.root / SUMMARY, summary)
-    _draw_random_subsets(folder, options.seed, seeds)
+    _draw_random_subsets(folder, options.data.seed, options.seeds)
+    if "defaults" in options.questions.get("data", ()):
+        _render_defaults(folder, options)
     return read_json(folder.root / SUMMARY)
 
 
-def _render(folder: DataFolder, options: DataOptions, photographs: Photographs | None, workers: int) -> None:
-    """Render training pairs, references and held-out pairs."""
-    sets = (
-        ("train", "train", options.train_pairs, options.train_size, options.seed, True),
-        ("references", "train", options.reference_pairs, options.train_size, options.seed + 1, True),
-        ("val", "val", options.val_pairs, options.val_size, options.seed, False),
-    )
-    for name, split, pairs, size, seed, vary in sets:
-        if photographs is None:
-            source = ["--split", "train" if split == "train" else "held-out"]
-        else:
-            source = ["--input", str(getattr(photographs, split))]
-        numbers = ["--per-image", str(pairs), "--size", str(size), "--seed", str(seed), "--workers", str(workers)]
-        colours = ["--vary-colours"] if vary else []
-        target = folder.root / name
-        resume = ["--resume"] if (target / synthesize_rain.SETTINGS_FILE).is_file() else []
-        status = synthesize_rain.main([*source, "--output", str(target), *numbers, *colours, *resume])
-        if status:
-            raise KeyboardInterrupt
+def _render(folder: DataFolder, options: ReproduceOptions) -> None:
+    """Render training pairs, references and held-out pairs, but for what the user's folders give."""
+    data = options.data
+    render_set(folder.root / "train", options, "train", data.train_pairs, data.seed, data.rain_scale)
+    if options.references is None:
+        render_set(folder.root / "references", options, "train", data.reference_pairs, data.seed + 1)
+    else:
+        paths = list_images("references", options.references)
+        write_windows(paths, folder.root / "references", data.reference_pairs, data.train_size, data.seed)
+    if options.test_sets is None:
+        render_set(folder.val, options, "val", data.val_pairs, data.seed)
+    else:
+        write_test_sets(check_test_sets(options.test_sets, False), folder.val, data.val_pairs, data.val_size)
+
+
+def render_set(
+    target: Path, options: ReproduceOptions, split: str, pairs: int, seed: int, rain_scale: float | None = None
+) -> None:
+    """Render pairs of each photograph of a split and rain type with ``synthesize-rain``, or go on with it."""
+    size = options.data.val_size if split == "val" else options.data.train_size
+    if options.photographs is None:
+        source = ["--split", "train" if split == "train" else "held-out"]
+    else:
+        source = ["--input", str(getattr(options.photographs, split))]
+    numbers = {"per-image": pairs, "size": size, "seed": seed, "workers": options.workers}
+    arguments = [*source, "--output", str(target), *(f"--{name}={number}" for name, number in numbers.items())]
+    arguments += ["--vary-colours"] if split == "train" else []
+    arguments += [] if rain_scale is None else ["--vary-rain", "--rain-scale", str(rain_scale)]
+    arguments += ["--resume"] if (target / synthesize_rain.SETTINGS_FILE).is_file() else []
+    if synthesize_rain.main(arguments):
+        raise KeyboardInterrupt
+
+
+def _render_defaults(folder: DataFolder, options: ReproduceOptions) -> None:
+    """As many pairs of each type as distillation kept, rendered with the defaults."""
+    path = folder.subset("defaults", 0)
+    if path.is_file():
+        return
+    sizes = Counter(record.rain_type for record in read_manifest(folder.subset("distilled", 0)))
+    split = options.photographs
+    photographs = sample_photos("train") if split is None else list_images("photographs: train", split.train)
+    per_image = -(-max(sizes.values()) // len(photographs))
+    render_set(folder.root / "defaults", options, "train", per_image, options.data.seed + 2)
+    rng = np.random.default_rng((options.data.seed, 2))
+    _write_subset(path, _drawn(good_pairs(folder.root / "defaults", folder.root), sizes, rng))
 
 
 def _spoil(folder: DataFolder, options: DataOptions) -> list[ManifestRecord]:
@@ -185,31 +207,39 @@ def plant_pair(
     return ManifestRecord(*paths, good.rain_type, kind)
 
 
-def distil(root: Path, name: str, references: Path, workers: int, options: Mapping[str, Any]) -> list[ManifestRecord]:
-    """Distil ``root/candidates.jsonl`` into ``root/distilled`` with the pipeline's defaults.
+def distil_options(root: Path, name: str, workers: int, options: Mapping[str, Any]) -> DistillOptions:
+    """Options of distilling ``root/candidates.jsonl``, by the images listed in ``root/references.txt``.
 
     Args:
         root: The folder.
         name: The run's name.
-        references: Folder in RainRAG's layout below it, whose rainy images stand in for real rain.
         workers: Processes.
-        options: Further options of the pipeline.
+        options: Further options of the pipeline; by default no report is written.
 
-    Returns:
-        The decided candidates, in their order.
+    Raises:
+        OptionError: Naming what is wrong with them.
     """
-    paths = sorted(path.relative_to(root).as_posix() for path in references.glob("*/input/*"))
-    write_whole(root / "references.txt", "\n".join(paths) + "\n")
-    settings = {
+    own = {
         "name": name,
         "references": {"images": str(root / "references.txt")},
         "candidates": {"manifest": str(root / "candidates.jsonl")},
         "engine": {"workers": workers},
         "output": str(root / "distilled"),
-        **options,
     }
-    Pipeline(parse_options(settings, name)).run()
-    return list(read_manifest(root / "distilled" / "manifest.jsonl"))
+    return parse_options({"report": {"enabled": False}, **options, **own}, "distill")
+
+
+def distil(root: Path, options: DistillOptions) -> list[ManifestRecord]:
+    """Distil what lies in ``root`` by the rainy images below ``root/references``.
+
+    Returns:
+        The decided candidates, in their order.
+    """
+    folder = root / "references"
+    paths = sorted(path.relative_to(root).as_posix() for path in (*folder.glob("*/input/*"), *folder.glob("*.png")))
+    write_whole(root / "references.txt", "\n".join(paths) + "\n")
+    Pipeline(options).run()
+    return list(read_manifest(options.output_folder / "manifest.jsonl"))
 
 
 def _write_subsets(folder: DataFolder, candidates: list[ManifestRecord], kept: list[bool]) -> dict[str, Any]:
@@ -222,7 +252,10 @@ def _write_subsets(folder: DataFolder, candidates: list[ManifestRecord], kept: l
     for name, records in subsets.items():
         missing = [t for t in RAIN_TYPES if not any(record.rain_type == t for record in records)]
         if missing:
-            raise DataError(f"data: the subset '{name}' holds no pair of {', '.join(missing)}; raise train_pairs.")
+            raise DataError(
+                f"data: the subset '{name}' holds no pair of {', '.join(missing)}; raise train_pairs, or let the "
+                "references show such rain."
+            )
         _write_subset(folder.subset(name, 0), records)
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for record, keep in zip(candidates, kept, strict=True):
@@ -241,24 +274,31 @@ def _write_subset(path: Path, records: list[ManifestRecord]) -> None:
 
 def _draw_random_subsets(folder: DataFolder, seed: int, seeds: Iterable[int]) -> None:
     """As many pairs of each type as distillation kept, drawn from all."""
-    candidates = list(read_manifest(folder.root / "candidates.jsonl"))
+    candidates: dict[str, list[ManifestRecord]] = {}
+    for record in read_manifest(folder.root / "candidates.jsonl"):
+        candidates.setdefault(record.rain_type, []).append(record)
     sizes = Counter(record.rain_type for record in read_manifest(folder.subset("distilled", 0)))
     for run_seed in seeds:
         path = folder.subset("random", run_seed)
-        if path.is_file():
-            continue
-        rng = np.random.default_rng((seed, run_seed))
-        chosen = []
-        for rain_type, size in sizes.items():
-            same = [record for record in candidates if record.rain_type == rain_type]
-            chosen += [same[int(place)] for place in sorted(rng.choice(len(same), size, replace=False))]
-        _write_subset(path, chosen)
+        if not path.is_file():
+            _write_subset(path, _drawn(candidates, sizes, np.random.default_rng((seed, run_seed))))
 
 
-def _rainy_scores(val: Path) -> dict[str, dict[str, float]]:
+def _drawn(
+    pairs: Mapping[str, list[ManifestRecord]], sizes: Mapping[str, int], rng: np.random.Generator
+) -> list[ManifestRecord]:
+    """Some pairs of each type, in their order."""
+    return [
+        pairs[rain_type][int(place)]
+        for rain_type, size in sizes.items()
+        for place in sorted(rng.choice(len(pairs[rain_type]), size, replace=False))
+    ]
+
+
+def _rainy_scores(val: Path, types: Iterable[str]) -> dict[str, dict[str, float]]:
     """PSNR (dB) and SSIM of the rainy inputs, means of each type, and how many equal the clean image."""
     scores = {}
-    for rain_type in RAIN_TYPES:
+    for rain_type in types:
         inputs = sorted((val / rain_type / "input").iterdir())
         targets = (val / rain_type / "target" / path.name for path in inputs)
         scores[rain_type] = [score(read_bgr(lq), read_bgr(gt)) for lq, gt in zip(inputs, targets, strict=True)]

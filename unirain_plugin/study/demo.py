@@ -8,29 +8,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from unirain_plugin.compare.figure import Row, comparison_grid
-from unirain_plugin.compare.summary import (
-    Triplet,
-    TypeScore,
-    find_triplets,
-    format_table,
-    read_bgr,
-    score,
-    score_by_type,
-)
+from unirain_plugin.compare.options import CompareOptions, CostOptions, ModelOptions, SetOptions
+from unirain_plugin.compare.report import markdown
+from unirain_plugin.compare.run import run
+from unirain_plugin.compare.summary import INPUT, Outcome
 from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.distill.report import REPORT
 from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
-from unirain_plugin.rain_types import RAIN_TYPES, RainType
-from unirain_plugin.study.data import distil, good_pairs, plant_pair
-from unirain_plugin.support.files import write_png
+from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.study.data import distil, distil_options, good_pairs, plant_pair
 from unirain_plugin.support.resources import option_file
 
 PLANTED = ("misaligned_4px", "wrong_scene", "still_rainy", "flat_rain", "swapped", "duplicate")
@@ -38,6 +32,7 @@ PLANTED = ("misaligned_4px", "wrong_scene", "still_rainy", "flat_rain", "swapped
 TRAIN_OPTIONS = "train/train_UniRain-Tiny_demo.yml"
 TEST_OPTIONS = "test/test_UniRain-Tiny_demo.yml"
 SUFFIX = "restored"
+TRAINED = "trained here"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--per-image", type=int, default=30, help="training pairs a photograph and type (%(default)s)")
     parser.add_argument("--size", type=int, default=192, help="side of the training images in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
+    parser.add_argument(
+        "--types",
+        nargs="+",
+        default=RAIN_TYPES,
+        metavar="TYPE",
+        help="some of drs drd nrs nrd snow haze (default: the four types of rain)",
+    )
     return parser
 
 
@@ -58,15 +60,16 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if (args.output / "data").exists():
         raise OptionError(f"--output {args.output}: holds an earlier demo; remove the folder or name another.")
-    output = args.output.resolve()
+    output, listed = args.output.resolve(), f"[{', '.join(args.types)}]"
     started = time.monotonic()
-    _say("1/4 Rendering four types of rain onto photographs, planting bad pairs, distilling them away")
-    make_data(output / "data", args.per_image, args.size, args.seed)
+    _say(f"1/4 Rendering {', '.join(args.types)} onto photographs, planting bad pairs, distilling them away")
+    make_data(output / "data", args.per_image, args.size, args.seed, args.types)
     sys.stdout.write(plant_and_distil(output / "data/train", output / "distillation", args.seed) + "\n")
     _say("2/4 Training UniRain-Tiny through BasicSR's train_pipeline")
     overrides = [
         f"datasets:train:dataroot={output / 'distillation/lmdb'}",
         f"datasets:val:dataroot={output / 'data/val'}",
+        *(f"{section}:rain_types={listed}" for section in ("datasets:train", "datasets:val", "train:pixel_opt")),
     ]
     if args.iterations is not None:
         overrides += [f"train:total_iter={args.iterations}", f"train:scheduler:periods=[{args.iterations}]"]
@@ -74,23 +77,20 @@ def main(argv: list[str] | None = None) -> int:
     _say("3/4 Restoring the held-out images through BasicSR's test_pipeline")
     weights = output / "experiments" / Path(TRAIN_OPTIONS).stem / "models" / "net_g_latest.pth"
     overrides = [f"datasets:test:dataroot={output / 'data/val'}", f"path:pretrain_network_g={weights}"]
+    overrides += [f"datasets:test:rain_types={listed}"]
     _run("unirain_plugin.test", TEST_OPTIONS, output, overrides)
     _say("4/4 Results on held-out photographs")
     results = output / "results" / Path(TEST_OPTIONS).stem / "visualization" / "held-out"
-    triplets = find_triplets(output / "data/val", results, SUFFIX, RAIN_TYPES)
-    rows = score_by_type(triplets)
-    sys.stdout.write(format_table(rows) + "\n\n")
-    sys.stdout.write("For comparison, the trained weights that the package ships, on the same images:\n")
-    shipped = restore_with_shipped_weights(output / "data/val", output / "shipped_weights")
-    sys.stdout.write(format_table(score_by_type(shipped)) + "\n\n")
-    sys.stdout.write(f"Image: {write_grid(triplets, output / 'demo.png')}\n")
+    options = comparison(output, results, args.types)
+    outcome = run(options, bar=False)
+    sys.stdout.write(markdown(outcome, options) + "\n" + "".join(f"{path}\n" for path in outcome.files))
     sys.stdout.write(f"Weights: {weights}\nTime: {time.monotonic() - started:.0f} s\n")
-    return report_losers(rows)
+    return report_losers(outcome)
 
 
-def make_data(folder: Path, per_image: int, size: int, seed: int) -> None:
+def make_data(folder: Path, per_image: int, size: int, seed: int, types: Sequence[str] = RAIN_TYPES) -> None:
     """Write ``train`` and ``val`` in RainRAG's layout; the held-out photographs are rendered thrice, larger."""
-    common = ["--types", *RAIN_TYPES, "--seed", str(seed)]
+    common = ["--types", *types, "--seed", str(seed)]
     train = ["--split", "train", "--per-image", str(per_image), "--size", str(size), "--vary-colours"]
     synthesize_rain.main([*common, *train, "--output", str(folder / "train")])
     held_out = ["--split", "held-out", "--per-image", "3", "--size", "256"]
@@ -123,13 +123,13 @@ def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2)
             records.append(plant_pair(output, kind, pair, other, rng, f"{number:03d}"))
     write_manifest(output / "candidates.jsonl", records)
     rain = ["--types", *sorted(good), "--split", "train", "--per-image", "2", "--size", "192", "--seed", str(seed + 1)]
-    synthesize_rain.main([*rain, "--output", str(output / "real")])
+    synthesize_rain.main([*rain, "--output", str(output / "references")])
     settings = {
         "retrieval": {"k1": 40, "k2": 10, "k3": 3},
         "shard_size": 64,
         "report": {"enabled": find_spec("jinja2") is not None},
     }
-    decided = distil(output, "demo", output / "real", workers, settings)
+    decided = distil(output, distil_options(output, "demo", workers, settings))
     manifest = output / "distilled" / "manifest.jsonl"
     create_lmdb(["--manifest", str(manifest), "--keep-only", "--output", str(output / "lmdb")])
     given = Counter(record.source for record in decided)
@@ -140,35 +140,33 @@ def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2)
     return "\n".join(lines) + (f"\nReport: {report}\n" if report.exists() else "\n")
 
 
-def restore_with_shipped_weights(data: Path, results: Path) -> list[Triplet]:
-    """Restore every rainy image below ``data`` into ``results/{type}/NAME_restored.png``."""
-    from unirain_plugin import load, restore
+def comparison(output: Path, results: Path, types: Sequence[str] = RAIN_TYPES) -> CompareOptions:
+    """Options of the comparison of restored images with those of the weights that the package ships.
 
-    network = load()
-    for rain_type in RAIN_TYPES:
-        (results / rain_type).mkdir(parents=True)
-        for path in sorted((data / rain_type / "input").iterdir()):
-            restored = restore(network, read_bgr(path)[..., ::-1])
-            write_png(results / rain_type / f"{path.stem}_{SUFFIX}.png", restored[..., ::-1])
-    return find_triplets(data, results, SUFFIX, RAIN_TYPES)
-
-
-def write_grid(triplets: list[Triplet], path: Path) -> Path:
-    """Write the grid with the first held-out image of every type."""
-    first = {t.rain_type: t for t in reversed(triplets)}
-    rows = []
-    for rain_type in RAIN_TYPES:
-        triplet = first[rain_type]
-        lq, restored, gt = (read_bgr(p) for p in (triplet.lq, triplet.restored, triplet.gt))
-        psnr = score(lq, gt).psnr, score(restored, gt).psnr
-        rows.append(Row(RainType[rain_type.upper()].description, lq, restored, gt, *psnr))
-    write_png(path, comparison_grid(rows)[..., ::-1])
-    return path
+    Args:
+        output: The demo's folder, with the held-out images in ``data/val``.
+        results: Restored images, ``{type}/NAME_restored.png``.
+        types: Rain types.
+    """
+    models = [
+        ModelOptions(TRAINED, results=results, suffix=f"_{SUFFIX}"),
+        ModelOptions("shipped weights", weights="default"),
+    ]
+    test_sets = [SetOptions("held-out", dataroot=output / "data/val", rain_types=list(types))]
+    cost = CostOptions(enabled=False)
+    return CompareOptions("demo", models, test_sets, reference=INPUT, cost=cost, output=output / "comparison")
 
 
-def report_losers(rows: list[TypeScore]) -> int:
-    """Say which types did not gain; the exit status."""
-    losers = [r.rain_type for r in rows if r.restored.psnr <= r.rainy.psnr]
+def report_losers(outcome: Outcome) -> int:
+    """Say on which types the trained network did not gain; the exit status."""
+    (summary,) = outcome.summaries
+    restored, rainy = (summary.values[name] for name in (TRAINED, INPUT))
+    types = [r.rain_type for r in outcome.comparison.results if r.model == INPUT]
+    losers = [
+        name
+        for name in dict.fromkeys(types)
+        if restored[name]["psnr"] is None or restored[name]["psnr"] <= rainy[name]["psnr"]
+    ]
     if losers:
         sys.stderr.write(f"warning: restored PSNR does not beat the rainy input on: {', '.join(losers)}\n")
     return 1 if losers else 0

@@ -232,6 +232,7 @@ def train_and_evaluate(option_file: Path, root: Path) -> None:
             "seconds": round(time.monotonic() - started, 1),
             "cpu_seconds": round(time.process_time(), 1),
             **figures,
+            "images": run.model.validation_results[VAL_NAME].values("psnr"),
             "loss_weights": run.loss_weights(),
             "routing": {t: {layer: share.tolist() for layer, share in s.items()} for t, s in routing.items()},
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,18 +13,20 @@ from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
-from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS
+from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_KINDS
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import KeyPath, Problem, above, at_least, below, filled, parse_section
 
 OWN_NETWORK = "UniRain"
-SUBSETS = ("distilled", "everything", "random", "oracle")
+SUBSETS = ("distilled", "everything", "random", "oracle", "defaults")
 """What is trained on: what distillation kept; all pairs, planted bad ones included; as many pairs as distillation kept,
-drawn from all; the pairs that were not spoilt, which only the planter knows."""
+drawn from all; the pairs that were not spoilt, which only the planter knows; as many pairs as distillation kept, drawn
+by the renderer's defaults."""
 BASELINE = {"experts": "soft-hard", "loss": "paper", "data": "distilled", "networks": OWN_NETWORK}
 """Question → the paper's answer, which stands wherever the file does not ask."""
-FREE_KEYS = ("name", "workers", "seeds", "questions", "photographs")
+FREE_KEYS = ("name", "workers", "seeds", "questions", "photographs", "references", "test_sets", "imports")
 """Keys that may change when a reproduction is gone on with: they change no run, only which runs there are. (Of the
-photographs the pixels must stay, not the folders.)"""
+images the pixels must stay, not the folders.)"""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,11 @@ class Photographs:
 
     Attributes:
         train: For the training pairs.
-        val: For the held-out pairs.
+        val: For the held-out pairs; needed unless ``test_sets`` are measured on.
     """
 
     train: Path
-    val: Path
+    val: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,13 @@ class DataOptions:
         seed: Of the rain, of what is spoilt, of the random subset; 0 or more.
         train_pairs: Pairs for each training photograph and rain type, before any is spoilt.
         train_size: Side of a training image in pixels.
-        val_pairs: Pairs for each held-out photograph and rain type.
-        val_size: Side of a held-out image in pixels.
+        val_pairs: Pairs for each held-out photograph and rain type; images of each test set, evenly chosen.
+        val_size: Side of a held-out image in pixels; test sets are cropped to their middle.
         reference_pairs: Rainy images for each training photograph and rain type that stand in for real rain in the
-            distillation. They are rendered with another seed.
+            distillation, rendered with another seed; of real references, windows cut out of each.
+        rain_scale: None: the rain of ``synthesize-rain``'s defaults. A number: that of its ``--vary-rain`` with this
+            ``--rain-scale``.
+        distill: Keys of a distillation's option file that are not its defaults (``voters``, ``retrieval``, …).
         bad_share: Share of the training pairs of each type that is spoilt, above 0 and below 1.
         bad_kinds: How, in turn: kinds of :mod:`unirain_plugin.study.planted`.
     """
@@ -62,6 +67,8 @@ class DataOptions:
     val_pairs: Annotated[int, at_least(1)] = 1
     seed: Annotated[int, at_least(0)] = 0
     reference_pairs: Annotated[int, at_least(1)] = 1
+    rain_scale: Annotated[float, at_least(1)] | None = None
+    distill: dict[str, Any] | None = None
     bad_share: Annotated[float, above(0), below(1)] = 0.4
     bad_kinds: tuple[str, ...] = (
         "misaligned_4px", "wrong_scene", "still_rainy", "blurred", "flat_rain", "exposure_shift", "swapped",
@@ -69,7 +76,8 @@ class DataOptions:
 
     def check_kinds(self) -> Iterator[Problem]:
         """The planter knows them."""
-        yield from _unknown("bad_kinds", self.bad_kinds, [k for k in (*KINDS, *FURTHER_KINDS) if k != DUPLICATE])
+        known = [kind for kind in (*KINDS, *FURTHER_KINDS, *RAIN_KINDS) if kind != DUPLICATE]
+        yield from _unknown("bad_kinds", self.bad_kinds, known)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,9 @@ class ReproduceOptions:
             baseline of all; the questions are worked through in their order.
         networks: Name → the ``network_g`` section of a network of the toolbox, sized to cost what UniRain costs.
         photographs: Two folders; None takes those that scikit-image installs.
+        references: Folder of real rainy images that distillation compares with; None renders stand-ins.
+        test_sets: Folder of public test sets, ``NAME/{input,target}``, to measure on; None renders held-out pairs.
+        imports: Modules of your own that register networks, losses, voters, …
         seeds: One run a variant and seed.
         workers: Runs at a time.
         threads: CPU threads of a run.
@@ -109,6 +120,9 @@ class ReproduceOptions:
     questions: dict[str, list[str]]
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     photographs: Photographs | None = None
+    references: Path | None = None
+    test_sets: Path | None = None
+    imports: list[str] = field(default_factory=list)
     seeds: Annotated[tuple[Annotated[int, at_least(0)], ...], filled] = (1, 2, 3)
     workers: Annotated[int, at_least(1)] = 1
     threads: Annotated[int, at_least(1)] = 1
@@ -118,6 +132,11 @@ class ReproduceOptions:
         """Each run is another one."""
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"found {list(self.seeds)}; expected different numbers."
+
+    def check_photographs(self) -> Iterator[Problem]:
+        """Something is measured on."""
+        if self.photographs is not None and self.photographs.val is None and self.test_sets is None:
+            yield ("photographs", "val"), "is missing: expected a folder of held-out photographs, or `test_sets`."
 
     def check_networks(self) -> Iterator[Problem]:
         """Networks of the toolbox, beside ours."""
@@ -169,19 +188,21 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def load_options(path: Path, photographs: tuple[Path, Path] | None = None) -> ReproduceOptions:
-    """Read and check an option file.
+def load_options(path: Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:
+    """Read and check an option file, and import the modules that it names.
 
     Args:
         path: The YAML file.
-        photographs: Folders that replace those of the file: for training, held out.
+        folders: Values that replace those of the file: ``photographs``, ``references``, ``test_sets``.
 
     Raises:
-        OptionError: If the file is missing or no YAML, or anything in it is unknown or out of range.
+        OptionError: If the file is missing or no YAML, anything in it is unknown or out of range, or a module cannot be
+            imported.
     """
     document = read_option_file(path)
-    options = parse_options(document.opt, document.file, document.lines)
-    return options if photographs is None else replace(options, photographs=Photographs(*photographs))
+    options = parse_options({**document.opt, **(folders or {})}, document.file, document.lines)
+    import_own(options.imports, path.parent)
+    return options
 
 
 def parse_options(

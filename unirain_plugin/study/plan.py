@@ -13,6 +13,7 @@ from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.options import OWN_NETWORK, ReproduceOptions, plain
+from unirain_plugin.study.real import set_names
 from unirain_plugin.support.resources import option_file
 
 VAL_NAME = "held-out"
@@ -75,6 +76,11 @@ class GridRun:
         return f"{self.variant.name}_s{self.seed}"
 
 
+def held_out_types(options: ReproduceOptions) -> list[str]:
+    """What figures are told apart by: the test sets, or the rain types."""
+    return list(RAIN_TYPES if options.test_sets is None else set_names(options.test_sets))
+
+
 def variants_of(options: ReproduceOptions, question: str) -> dict[str, Variant]:
     """The variants of a question by their names in it; the first is the baseline."""
     return {name: Variant(**{**options.baseline, question: name}) for name in options.questions[question]}
@@ -131,12 +137,19 @@ def run_options(
     """The complete option file of one run."""
     opt = deepcopy(dict(training))
     opt["name"], opt["manual_seed"] = run.name, run.seed
+    if options.imports:
+        opt["imports"] = list(options.imports)
     opt["network_g"] = network_section(options, training, run.variant)
-    common = {"rain_types": list(RAIN_TYPES), "io_backend": {"type": "disk"}}
+    disk = {"io_backend": {"type": "disk"}}
     train = {key: value for key, value in opt["datasets"]["train"].items() if key != "dataroot"}
     manifest = str(data.subset(run.variant.data, run.seed))
-    opt["datasets"]["train"] = {**train, **common, "manifest": manifest, "seed": run.seed}
-    opt["datasets"]["val"] = {**opt["datasets"]["val"], **common, "name": VAL_NAME, "dataroot": str(data.val)}
+    opt["datasets"]["train"] = {
+        **train, **disk, "rain_types": list(RAIN_TYPES), "manifest": manifest, "seed": run.seed,
+    }  # fmt: skip
+    opt["datasets"]["val"] = {
+        **opt["datasets"]["val"], **disk, "rain_types": held_out_types(options), "name": VAL_NAME,
+        "dataroot": str(data.val),
+    }  # fmt: skip
     opt["train"]["pixel_opt"]["mode"] = run.variant.loss
     opt["train"]["scheduler"]["periods"] = [opt["train"]["total_iter"]]
     metric = {"crop_border": 0, "test_y_channel": False}

@@ -2,7 +2,8 @@
 
 Each kind of badness is a function that spoils a good pair. Those with a goal in the benchmark are in :data:`KINDS`;
 :data:`FURTHER_KINDS` are others that happen in public data sets. :data:`GOOD_KINDS` change a good pair in ways that
-leave it good: noise of a camera in both images, both coded as JPEG.
+leave it good: noise of a camera in both images, both coded as JPEG. :data:`RAIN_KINDS` are sound pairs of rain that is
+seldom or never seen.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import cv2
 import numpy as np
 
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
+from unirain_plugin.study.draws import other_rain
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def plant(kind: str, pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
     """Spoil a good pair.
 
     Args:
-        kind: A key of :data:`KINDS`, :data:`FURTHER_KINDS` or :data:`GOOD_KINDS`.
+        kind: A key of :data:`KINDS`, :data:`FURTHER_KINDS`, :data:`GOOD_KINDS` or :data:`RAIN_KINDS`.
         pair: The good pair; it is not changed.
         other: A good pair of another scene, for ``wrong_scene`` and other rain.
         rng: Draws shifts, strengths, places.
@@ -50,7 +53,7 @@ def plant(kind: str, pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
     Raises:
         OptionError: If the kind is unknown.
     """
-    known = {**KINDS, **FURTHER_KINDS, **GOOD_KINDS}
+    known = {**KINDS, **FURTHER_KINDS, **GOOD_KINDS, **RAIN_KINDS}
     if kind not in known:
         raise OptionError(f"planted kind {kind!r} is unknown.{did_you_mean(kind, known)} Known: {', '.join(known)}.")
     spoilt = known[kind](pair, other, rng)
@@ -117,6 +120,18 @@ def _flat_rain(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
         cv2.line(mask, (int(start[0]), int(start[1])), (int(end[0]), int(end[1])), 255, thickness, style)
     opacity = mask[..., None] / 255 * rng.uniform(0.4, 1.0)
     return replace(pair, lq=_codes(pair.gt * (1 - opacity) + rng.uniform(130, 235) * opacity))
+
+
+def _other_rain(reach: float) -> Spoil:
+    """Rain whose parameters are up to ``reach`` times what the renderer's ranges allow, or a ``reach``-th of it."""
+
+    def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+        rain_type = "drs" if pair.rain_type.endswith("rs") else "drd"  # by night it would relight the scene
+        kinds = (RainParams(), *REAL_RAIN[rain_type])
+        params = other_rain(kinds[rng.integers(len(kinds))], rng, reach)
+        return replace(pair, lq=render_rain(pair.gt, rain_type, rng, params).lq)
+
+    return spoil
 
 
 def _one_of_two(pair: Pair, rng: np.random.Generator, change: Callable[[np.ndarray], np.ndarray]) -> Pair:
@@ -273,6 +288,7 @@ FURTHER_KINDS: dict[str, Spoil] = {
     "no_rain": _no_rain,
     "black_clean": _black,
 }
+RAIN_KINDS: dict[str, Spoil] = {"odd_rain": _other_rain(2), "implausible_rain": _other_rain(6)}
 GOOD_KINDS: dict[str, Spoil] = {
     "good_with_noise": _noise(1, 4, "lq gt"),
     "good_as_jpeg": _both_coded,

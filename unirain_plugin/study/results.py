@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.complexity import Complexity, complexity
 from unirain_plugin.metrics.psnr_ssim import finite_mean
@@ -71,6 +73,8 @@ def _count(section: Mapping[str, Any], size: int, name: str) -> Complexity:
     return complexity(network, (size, size))
 
 
+Images = Mapping[str, Sequence[float]]
+"""Rain type or test set → PSNR of each of its images, dB."""
 Figures = Mapping[str, Mapping[str, float]]
 """Metric (``psnr`` in dB, ``ssim``) → rain type → mean over the held-out images, see :func:`means_by_type`."""
 
@@ -138,6 +142,43 @@ def verdict(baseline: Spread, variant: Spread) -> str:
     if difference == 0 or abs(difference) < math.hypot(baseline.deviation, variant.deviation):
         return "tie"
     return "better" if difference > 0 else "worse"
+
+
+def difference_intervals(
+    baseline: Sequence[Images], variant: Sequence[Images], samples: int = 2000
+) -> dict[str, tuple[float, float, float]]:
+    """How much better the baseline is, with the 95 % interval of a bootstrap over seeds and images.
+
+    Runs are drawn with replacement on each side, images within each type for both sides alike. Images that either side
+    restored perfectly are left out. With three seeds and few images such intervals are too narrow rather than too wide.
+
+    Args:
+        baseline: Of each run, rain type or test set → PSNR of each image, dB.
+        variant: Likewise.
+        samples: Resamplings; their seed is fixed.
+
+    Returns:
+        Type → difference, lower end, upper end, dB; ``mean`` for the mean over the types.
+    """
+    rng = np.random.default_rng(0)
+    runs = [rng.integers(len(side), size=(samples, len(side))) for side in (baseline, variant)]
+    drawn: dict[str, np.ndarray] = {}
+    found: dict[str, float] = {}
+    for name in baseline[0]:
+        tables = [np.array([run[name] for run in side], np.float64) for side in (baseline, variant)]
+        finite = np.all([np.isfinite(table).all(axis=0) for table in tables], axis=0)
+        if not finite.any():
+            continue
+        first, second = (table[:, finite] for table in tables)
+        found[name] = float(first.mean() - second.mean())
+        images = rng.integers(first.shape[1], size=(samples, first.shape[1]))
+        means = [
+            np.take_along_axis(table[of_side].mean(axis=1), images, axis=1).mean(axis=1)
+            for table, of_side in ((first, runs[0]), (second, runs[1]))
+        ]
+        drawn[name] = means[0] - means[1]
+    found["mean"], drawn["mean"] = finite_mean(list(found.values())), np.mean(list(drawn.values()), axis=0)
+    return {name: (value, *np.quantile(drawn[name], (0.025, 0.975)).tolist()) for name, value in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

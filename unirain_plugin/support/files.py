@@ -30,11 +30,7 @@ _swept: set[str] = set()
 
 @contextmanager
 def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the system says of a file that cannot be written (a full disk, say) into a clear error.
-
-    Raises:
-        DataError: Naming the file.
-    """
+    """Turn what the system says of a file that cannot be written (a full disk, say) into a DataError."""
     try:
         yield
     except OSError as error:
@@ -49,14 +45,8 @@ def whole_file(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Bina
     """Yield a file, in the same folder and with the same suffix, that gets its name when the block ends well.
 
     Its ``name`` may be given to another program, which must write into the file that is there. The folder is made if
-    missing. A name that stands for no file (``/dev/stdout``) is written directly.
-
-    Args:
-        path: The file to be.
-        sync: Wait until it is on the disk, so that it also outlives a power cut.
-
-    Raises:
-        OSError: Naming ``path``, if it cannot be written; nothing is left behind, an older file stays as it was.
+    missing. A name that stands for no file (``/dev/stdout``) is written directly. With ``sync`` it is on the disk
+    before, and outlives a power cut. An OSError names ``path``; then nothing is left, and an older file stays.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -98,11 +88,7 @@ def whole_file(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Bina
 
 
 def put_in_place(finished: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Bring a file that another program has finished to the disk, and give it its name in one step.
-
-    Raises:
-        OSError: If it cannot be moved.
-    """
+    """Bring a file that another program has finished to the disk, and give it its name in one step."""
     with open(finished, "rb") as file:
         os.fsync(file.fileno())
     os.replace(finished, path)
@@ -110,26 +96,16 @@ def put_in_place(finished: str | os.PathLike[str], path: str | os.PathLike[str])
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | memoryview | str, sync: bool = True) -> None:
-    """Write a file, whole or not at all.
+    """Write a file, whole or not at all (DataError); its folder is made if missing.
 
-    Args:
-        path: The file; its folder is made if missing.
-        data: Its contents; text is written as UTF-8, with undecodable bytes of file names as they were.
-        sync: See :func:`whole_file`.
-
-    Raises:
-        DataError: If it cannot be written; nothing is left behind.
+    Text is written as UTF-8, with undecodable bytes of file names as they were; ``sync``: see :func:`whole_file`.
     """
     with write_errors(path), whole_file(path, sync) as file:
         file.write(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Make a folder, and see that files can be made in it; what killed runs have left goes.
-
-    Raises:
-        DataError: If not.
-    """
+    """Make a folder, and see that files can be made in it (else DataError); what killed runs have left goes."""
     with write_errors(folder):
         os.makedirs(folder, exist_ok=True)
         remove_leftovers(folder)
@@ -174,15 +150,9 @@ def _sync_folder(folder: str) -> None:
 
 
 def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
-    """Make a folder and note what its files are made of; a folder made of the same is taken up again.
+    """Make a folder and note what its files are made of; one made of the same is taken up again.
 
-    Args:
-        folder: The folder.
-        origin: What its files are made of.
-        refusal: What to say of a folder made of something else: ``{folder}: {refusal}``.
-
-    Raises:
-        DataError: If the folder holds something else or cannot be written.
+    One that holds something else is a DataError: ``{folder}: {refusal}``.
     """
     path = os.path.join(folder, _ORIGIN_FILE)
     with write_errors(folder):
@@ -212,12 +182,7 @@ def canonical_hash(value: object) -> str:
 def sole_user(folder: str | os.PathLike[str], refusal: str) -> Iterator[None]:
     """Hold a lock on a folder, through a file ``.lock`` in it; it goes with the process, however that ends.
 
-    Args:
-        folder: The folder; it must be there.
-        refusal: What to say where another process holds it: ``{folder}: {refusal}``.
-
-    Raises:
-        DataError: If another process holds it, the folder cannot be written, or its file system has no locks.
+    Where another process holds it that is a DataError: ``{folder}: {refusal}``.
     """
     path = os.path.join(folder, ".lock")
     with write_errors(path):
@@ -235,16 +200,9 @@ def sole_user(folder: str | os.PathLike[str], refusal: str) -> Iterator[None]:
 
 
 def write_png(path: str | os.PathLike[str], pixels: np.ndarray, level: int | None = None, sync: bool = False) -> None:
-    """Write an image.
+    """Write an image: (H, W, 3) BGR or (H, W), uint8 or uint16; its folder is made if missing; else DataError.
 
-    Args:
-        path: The file; its folder is made if missing.
-        pixels: (H, W, 3) or (H, W), uint8 or uint16, in OpenCV's order (BGR).
-        level: Compression, 0 to 9; None leaves it to OpenCV.
-        sync: See :func:`unirain_plugin.support.files.whole_file`.
-
-    Raises:
-        DataError: If it cannot be written.
+    ``level``: compression, 0 to 9 (None: OpenCV's); ``sync``: see :func:`whole_file`.
     """
     import cv2  # most who write files write no images
 

@@ -20,9 +20,6 @@ class Journal:
 
     A process that is killed in the middle of a line leaves a torn one: it is passed over, and the next record begins on
     a line of its own.
-
-    Args:
-        path: The file; it need not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,11 +50,7 @@ class Journal:
         return self._records.get(key)
 
     def add(self, key: Key, content: Mapping[str, Any]) -> None:
-        """Write a record through to the disk.
-
-        Raises:
-            DataError: If the disk is full or read-only.
-        """
+        """Write a record through to the disk; DataError if that is full or read-only."""
         record = {"key": list(key), **content}
         with write_errors(self.path):
             self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")

@@ -13,11 +13,7 @@ from unirain_plugin.errors import OptionError
 
 
 def require(module: str, pip_name: str, extra: str | None = None) -> ModuleType:
-    """Import a heavy dependency where it is used.
-
-    Raises:
-        OptionError: With the pip name, if it is not installed.
-    """
+    """Import a heavy dependency where it is used; an OptionError tells its pip name."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -26,16 +22,10 @@ def require(module: str, pip_name: str, extra: str | None = None) -> ModuleType:
 
 
 def import_own(modules: Iterable[str], folder: str | os.PathLike[str] = "") -> None:
-    """Import modules of a user's own, which register networks, losses, voters, … as they are imported.
+    """Import modules of a user's own (``my_package.my_net``), which register networks, losses, voters, … as they do.
 
-    They are looked for where Python looks, then in the working directory and in ``folder``, whichever program asks.
-
-    Args:
-        modules: Their names: ``my_package.my_net``.
-        folder: Of the option file that names them.
-
-    Raises:
-        OptionError: Naming the module, and what went wrong in which file and line.
+    They are looked for where Python looks, then in the working directory and in ``folder``, of the option file that
+    names them. An OptionError names the module, and what went wrong in which file and line.
     """
     for place in (os.getcwd(), os.path.abspath(folder)):
         if place not in sys.path:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
 from multiprocessing.connection import wait
+from typing import TypeVar
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def end_with_parent() -> None:
@@ -27,19 +35,67 @@ def end_with_parent() -> None:
 def process_pool(
     workers: int, initializer: Callable[..., None] | None = None, *arguments: object, preload: Sequence[str] = ()
 ) -> ProcessPoolExecutor:
-    """A pool of fresh processes that end with this one.
+    """A pool of ``workers`` fresh processes that end with this one; each begins with ``initializer(*arguments)``.
 
-    Args:
-        workers: How many.
-        initializer: Called in each with ``arguments`` before it takes up work.
-        *arguments: Its arguments.
-        preload: Modules that a fork server imports once for all of them (without threads or CUDA); else each process
-            imports anew.
+    ``preload``: modules that a fork server imports once for all of them (without threads or CUDA).
     """
     context = multiprocessing.get_context("forkserver" if preload else "spawn")
     if preload:
         context.set_forkserver_preload(list(preload))
     return ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(initializer, arguments))
+
+
+def map_in_order(
+    pool: Executor, function: Callable[[_T], _R], items: Iterable[_T], ahead: int, chunk: int = 1
+) -> Iterator[_R]:
+    """Map lazily and in order, ``ahead`` chunks of ``chunk`` items at a time; what is left is given up at an error."""
+    source, waiting = iter(items), deque()
+    try:
+        while batch := list(islice(source, chunk)):
+            waiting.append(pool.submit(_apply, function, batch))
+            if len(waiting) >= ahead:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def map_in_processes(function: Callable[[_T], _R], items: Iterable[_T], workers: int, chunk: int = 16) -> Iterator[_R]:
+    """Map in order and lazily: few items or ``workers`` ≤ 1 in this process, else in fresh ones."""
+    source = iter(items)
+    first = list(islice(source, 16 * chunk))
+    if workers <= 1 or len(first) < 16 * chunk:
+        yield from map(function, chain(first, source))
+        return
+    with process_pool(workers) as pool:
+        yield from map_in_order(pool, function, chain(first, source), 3 * workers + 1, chunk)
+
+
+def _apply(function: Callable[[_T], _R], batch: list[_T]) -> list[_R]:
+    return [function(item) for item in batch]
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that nothing half-written is left behind (in the main thread only)."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _begin(initializer: Callable[..., None] | None, arguments: Sequence[object]) -> None:

@@ -19,11 +19,7 @@ def options_root() -> Path:
 
 
 def option_file(name: str) -> Path:
-    """The path of the option file ``name`` (for example ``train/train_UniRain.yml``).
-
-    Raises:
-        OptionError: If there is no such file.
-    """
+    """The path of the option file ``name`` (``train/train_UniRain.yml``, say); else OptionError."""
     root = options_root()
     path = root / name
     if not path.is_file():

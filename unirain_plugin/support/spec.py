@@ -43,9 +43,8 @@ class Rule:
     """What a value must fulfil beside its type.
 
     Attributes:
-        words: What is expected, behind the type's words: ``≥ 1``.
+        words: What is expected, behind the type's words (``≥ 1``); ``kind`` replaces those.
         holds: Whether a value of the right type fulfils it.
-        kind: Words that replace the type's.
         choices: The allowed names, of which the nearest is named.
         example: A sample value for messages.
     """

@@ -19,8 +19,8 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool, like: Tensor) -> Tensor:
     """Blending weights along one axis: 0 for the outer quarter of the overlap, then rising linearly to 1.
 
-    A tile's outermost pixels see the least of their surroundings; leaving a quarter out makes the result equal to
-    the untiled one for networks whose reach is at most ``overlap / 4``.
+    Leaving out the outermost pixels, which see the least of their surroundings, makes the result equal to the untiled
+    one for networks whose reach is at most ``overlap / 4``.
     """
     weights = torch.ones(length, device=like.device)
     quarter = overlap // 4

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from unirain_plugin.distill.describers.base import Captioner, Embedder, Scene, T
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, Part, file_stamp
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.support.packages import require
+from unirain_plugin.support.spec import at_least, between, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -21,110 +24,93 @@ if TYPE_CHECKING:
 _LOCAL_DIR = "local-dir:"
 _HUB = "hf-hub:"
 _WEIGHTS = ("open_clip_pytorch_model.bin", "open_clip_model.safetensors")
+_PRECISION = replace(one_of("fp32", "fp16", "bf16"), kind="fp32, fp16 or bf16")
+_GENERATION = replace(one_of("greedy", "beam_search"), kind="greedy or beam_search")
 
 
-class ClipModel:
-    """A model of open_clip, loaded on first use.
+@dataclass(eq=False)
+class ClipPart(Part):
+    """Base of the parts with a model of open_clip, which is loaded on first use.
 
-    Args:
-        name: Model name (``ViT-B-32``), ``local-dir:DIR`` (a folder with open_clip_config.json and weights) or
+    Attributes:
+        model: Model name (``ViT-B-32``), ``local-dir:DIR`` (a folder with open_clip_config.json and weights) or
             ``hf-hub:OWNER/NAME``.
         pretrained: Tag of open_clip (downloaded from the hub), a local weights file, or null where the name already
             brings the weights.
-        device: ``cpu``, ``cuda``, …
+        device: ``cpu``, ``cuda``, ``cuda:1``, …
         precision: ``fp32``, ``fp16`` or ``bf16``.
         batch_size: Images or sentences at a time.
         config_dir: Folder with model configurations of your own (``NAME.json``).
-
-    Raises:
-        OptionError: If nothing names weights.
     """
 
-    def __init__(
-        self,
-        name: str,
-        pretrained: str | None,
-        device: str = "cpu",
-        precision: str = "fp32",
-        batch_size: int = 64,
-        config_dir: str | None = None,
-    ) -> None:
-        if precision not in ("fp32", "fp16", "bf16"):
-            raise OptionError(f"precision: expected fp32, fp16 or bf16, got {precision!r}.")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise OptionError(f"batch_size: expected at least 1, got {batch_size!r}.")
-        if pretrained is None and not name.startswith((_LOCAL_DIR, _HUB)):
+    model: str = "ViT-B-32"
+    pretrained: str | None = "openai"
+    device: str = "cpu"
+    precision: Annotated[str, _PRECISION] = "fp32"
+    batch_size: Annotated[int, at_least(1)] = 64
+    config_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretrained is None and not self.model.startswith((_LOCAL_DIR, _HUB)):
             raise OptionError(
-                f"pretrained: '{name}' would be a random model; give a tag of open_clip or a weights file, "
+                f"pretrained: '{self.model}' would be a random model; give a tag of open_clip or a weights file, "
                 f"or a model '{_LOCAL_DIR}DIR' that holds its weights."
             )
-        self.name, self.pretrained, self.device, self.precision = name, pretrained, device, precision
-        self.batch_size, self.config_dir = batch_size, config_dir
-        self._loaded: tuple[Any, Any] | None = None
 
     def check(self) -> None:
-        """Look for the package, the model's name, the weights and the device.
-
-        Raises:
-            OptionError: Naming what is missing.
-        """
+        """Look for the package, the model's name, the weights and the device; OptionError names what is missing."""
         clip = self._open_clip()
-        if self.name.startswith(_LOCAL_DIR):
-            folder = Path(self.name.removeprefix(_LOCAL_DIR))
+        if self.model.startswith(_LOCAL_DIR):
+            folder = Path(self.model.removeprefix(_LOCAL_DIR))
             if not (folder / "open_clip_config.json").is_file():
                 raise OptionError(f"model: '{folder}' holds no open_clip_config.json.")
             if self.pretrained is None and not any((folder / name).is_file() for name in _WEIGHTS):
                 raise OptionError(f"model: '{folder}' holds no weights; expected {' or '.join(_WEIGHTS)}.")
-        elif not self.name.startswith(_HUB) and self.name not in clip.list_models():
+        elif not self.model.startswith(_HUB) and self.model not in clip.list_models():
             known = clip.list_models()
-            raise OptionError(f"model: open_clip knows no '{self.name}'.{did_you_mean(self.name, known)}")
+            raise OptionError(f"model: open_clip knows no '{self.model}'.{did_you_mean(self.model, known)}")
         if self.pretrained and not Path(self.pretrained).is_file():
-            tags = clip.list_pretrained_tags_by_model(self.name)
+            tags = clip.list_pretrained_tags_by_model(self.model)
             if self.pretrained not in tags:
                 raise OptionError(
-                    f"pretrained: '{self.pretrained}' is neither a file nor a tag of '{self.name}'."
+                    f"pretrained: '{self.pretrained}' is neither a file nor a tag of '{self.model}'."
                     f"{did_you_mean(self.pretrained, tags)} Tags: {tags or 'none'}."
                 )
         _check_device(self.device)
 
     def fingerprint(self) -> dict[str, Any]:
         """Name, weights and precision; the device only changes rounding and is left out with the batch size."""
+        own = {"type": self.registry_name, "version": self.version, "model": self.model, "pretrained": self.pretrained}
         files = []
         if self.pretrained and Path(self.pretrained).is_file():
             files = [file_stamp(self.pretrained)]
-        elif self.name.startswith(_LOCAL_DIR):
-            folder = Path(self.name.removeprefix(_LOCAL_DIR))
+        elif self.model.startswith(_LOCAL_DIR):
+            folder = Path(self.model.removeprefix(_LOCAL_DIR))
             files = [file_stamp(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
-        return {"model": self.name, "pretrained": self.pretrained, "precision": self.precision, "files": files}
-
-    @property
-    def model(self) -> Any:
-        """The model in evaluation mode on its device."""
-        return self._load()[0]
+        return {**own, "precision": self.precision, "files": files}
 
     def image_batches(self, images: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
         """Preprocess uint8 RGB images as the model's training did, ``batch_size`` at a time."""
         import torch
         from PIL import Image
 
-        transform = self._load()[1]
+        transform = self.loaded[1]
         for start in range(0, len(images), self.batch_size):
             batch = [transform(Image.fromarray(image)) for image in images[start : start + self.batch_size]]
             yield torch.stack(batch).to(self.device)
 
     def token_batches(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
         """Tokenise sentences, ``batch_size`` at a time; what is too long is cut by the tokenizer."""
-        tokenizer = self._open_clip().get_tokenizer(self.name)
+        tokenizer = self._open_clip().get_tokenizer(self.model)
         for start in range(0, len(texts), self.batch_size):
             yield tokenizer(list(texts[start : start + self.batch_size])).to(self.device)
 
-    def inference(self) -> AbstractContextManager:
+    def inference(self) -> ExitStack:
         """No gradients, and autocast for half precision (plain half weights fail on fp32 input on a CPU)."""
-        import contextlib
-
         import torch
 
-        stack = contextlib.ExitStack()
+        stack = ExitStack()
         stack.enter_context(torch.inference_mode())
         if self.precision != "fp32":
             dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
@@ -139,20 +125,19 @@ class ClipModel:
             clip.add_model_config(self.config_dir)
         return clip
 
-    def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            self.check()
-            clip = self._open_clip()
-            try:
-                model, _, transform = clip.create_model_and_transforms(
-                    self.name, pretrained=self.pretrained, device=self.device, require_pretrained=True
-                )
-            except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-                raise OptionError(
-                    f"open_clip cannot load '{self.name}' with the weights '{self.pretrained}': {error}"
-                ) from error
-            self._loaded = model.eval(), transform
-        return self._loaded
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        """The model in evaluation mode on its device, and its transform."""
+        self.check()
+        try:
+            model, _, transform = self._open_clip().create_model_and_transforms(
+                self.model, pretrained=self.pretrained, device=self.device, require_pretrained=True
+            )
+        except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise OptionError(
+                f"open_clip cannot load '{self.model}' with the weights '{self.pretrained}': {error}"
+            ) from error
+        return model.eval(), transform
 
 
 def _check_device(device: str) -> None:
@@ -166,63 +151,28 @@ def _check_device(device: str) -> None:
         raise OptionError(f"device: '{device}' was asked for, but torch finds no CUDA device here.")
 
 
-if TYPE_CHECKING:
-    import torch
-
 _START, _END, _PAD = 49406, 49407, 0
 _SHORTEST = 5  # tokens before the end may come, as in open_clip's own generation
 
 
-class _ClipPart(Part):
-    """What the parts with a model of open_clip share."""
-
-    registry_name: str
-    clip: ClipModel
-
-    def check(self) -> None:
-        """Look for the package, the model's name, the weights and the device."""
-        self.clip.check()
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The model's name, weights and precision."""
-        return {"type": self.registry_name, "version": self.version, **self.clip.fingerprint()}
-
-
 @CAPTIONER.register()
-class CocaCaptioner(_ClipPart, Captioner):
-    """Writes captions with open_clip's CoCa (weights such as ``mscoco_finetuned_laion2b_s13b_b90k``).
+@dataclass(eq=False)
+class CocaCaptioner(ClipPart, Captioner):
+    """Writes captions with open_clip's CoCa: ``coca_ViT-B-32`` or ``coca_ViT-L-14``.
 
-    Args:
-        model: open_clip model name, ``coca_ViT-B-32`` or ``coca_ViT-L-14``, or ``local-dir:DIR``.
-        pretrained: Tag, weights file, or null for a ``local-dir`` that holds them.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …
-        precision: ``fp32``, ``fp16`` or ``bf16``.
-        batch_size: Images at a time.
+    Attributes:
         generation: ``greedy`` (always the likeliest word; our own loop, deterministic, needs nothing else) or
             ``beam_search`` (open_clip's, which needs transformers ≤ 4.56).
-        max_words: Longest caption in tokens.
-        config_dir: Folder with model configurations of your own.
+        max_words: Longest caption in tokens; the remaining keys are those of :class:`ClipPart`.
     """
 
     registry_name = "coca"
 
-    def __init__(
-        self,
-        model: str = "coca_ViT-L-14",
-        pretrained: str | None = "mscoco_finetuned_laion2b_s13b_b90k",
-        device: str = "cpu",
-        precision: str = "fp32",
-        batch_size: int = 8,
-        generation: str = "greedy",
-        max_words: int = 30,
-        config_dir: str | None = None,
-    ) -> None:
-        if generation not in ("greedy", "beam_search"):
-            raise OptionError(f"generation: expected greedy or beam_search, got {generation!r}.")
-        if not isinstance(max_words, int) or not _SHORTEST < max_words <= 76:
-            raise OptionError(f"max_words: expected {_SHORTEST + 1} to 76, got {max_words}.")
-        self.clip = ClipModel(model, pretrained, device, precision, batch_size, config_dir)
-        self.generation, self.max_words = generation, max_words
+    model: str = "coca_ViT-L-14"
+    pretrained: str | None = "mscoco_finetuned_laion2b_s13b_b90k"
+    batch_size: Annotated[int, at_least(1)] = 8
+    generation: Annotated[str, _GENERATION] = "greedy"
+    max_words: Annotated[int, between(_SHORTEST + 1, 76)] = 30
 
     def check(self) -> None:
         """Look also for what beam search needs."""
@@ -237,7 +187,8 @@ class CocaCaptioner(_ClipPart, Captioner):
 
     def fingerprint(self) -> dict[str, Any]:
         """The model and the kind of generation."""
-        return {**Part.fingerprint(self), **self.clip.fingerprint()}
+        own = {"type": type(self).__qualname__, "generation": self.generation, "max_words": self.max_words}
+        return {**super().fingerprint(), **own}
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
         """Caption images, ``batch_size`` at a time.
@@ -245,13 +196,13 @@ class CocaCaptioner(_ClipPart, Captioner):
         Raises:
             OptionError: If the model has no text decoder.
         """
-        model = self.clip.model
+        model = self.loaded[0]
         if not hasattr(model, "text_decoder"):
-            raise OptionError(f"captioner: the model '{self.clip.name}' is no CoCa: it has no text decoder.")
+            raise OptionError(f"captioner: the model '{self.model}' is no CoCa: it has no text decoder.")
         decode = require("open_clip", "open_clip_torch", "distill").decode
         texts: list[str] = []
-        for batch in self.clip.image_batches([scene.image for scene in scenes]):
-            with self.clip.inference():
+        for batch in self.image_batches([scene.image for scene in scenes]):
+            with self.inference():
                 if self.generation == "greedy":
                     tokens = _greedy(model, batch, self.max_words)
                 else:
@@ -285,71 +236,33 @@ def _clean(text: str) -> str:
 
 
 @EMBEDDER.register()
-class OpenClipEmbedder(_ClipPart, Embedder):
-    """CLIP image features; the weights are named or the run is refused.
-
-    Args:
-        model: open_clip model name, ``local-dir:DIR`` or ``hf-hub:OWNER/NAME``.
-        pretrained: Tag, local weights file, or null where the model's folder brings them.
-        device: ``cpu``, ``cuda``, …
-        precision: ``fp32``, ``fp16`` or ``bf16``.
-        batch_size: Images at a time.
-        config_dir: Folder with model configurations of your own.
-    """
+class OpenClipEmbedder(ClipPart, Embedder):
+    """CLIP image features; the weights are named or the run is refused."""
 
     registry_name = "open_clip"
-
-    def __init__(
-        self,
-        model: str = "ViT-B-32",
-        pretrained: str | None = "openai",
-        device: str = "cpu",
-        precision: str = "fp32",
-        batch_size: int = 64,
-        config_dir: str | None = None,
-    ) -> None:
-        self.clip = ClipModel(model, pretrained, device, precision, batch_size, config_dir)
-        self.batch_size = batch_size
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Encode images, ``batch_size`` at a time."""
         rows = []
-        for batch in self.clip.image_batches(images):
-            with self.clip.inference():
-                rows.append(self.clip.model.encode_image(batch).float().cpu().numpy())
+        for batch in self.image_batches(images):
+            with self.inference():
+                rows.append(self.loaded[0].encode_image(batch).float().cpu().numpy())
         return np.concatenate(rows)
 
 
 @TEXT_ENCODER.register()
-class OpenClipTextEncoder(_ClipPart, TextEncoder):
+@dataclass(eq=False)
+class OpenClipTextEncoder(ClipPart, TextEncoder):
     """CLIP text features, as they are (our choice: the paper's L2 distance is stated on φ_T itself).
 
-    Args:
-        model: open_clip model name, ``local-dir:DIR`` or ``hf-hub:OWNER/NAME``.
-        pretrained: Tag, local weights file, or null where the model's folder brings them.
-        device: ``cpu``, ``cuda``, …
-        precision: ``fp32``, ``fp16`` or ``bf16``.
-        batch_size: Sentences at a time.
-        normalize: Bring the vectors to unit length.
-        config_dir: Folder with model configurations of your own.
+    Attributes:
+        normalize: Bring the vectors to unit length; the remaining keys are those of :class:`ClipPart`.
     """
 
     registry_name = "open_clip"
 
-    def __init__(
-        self,
-        model: str = "ViT-B-32",
-        pretrained: str | None = "openai",
-        device: str = "cpu",
-        precision: str = "fp32",
-        batch_size: int = 256,
-        normalize: bool = False,
-        config_dir: str | None = None,
-    ) -> None:
-        self.clip = ClipModel(model, pretrained, device, precision, batch_size, config_dir)
-        if not isinstance(normalize, bool):
-            raise OptionError(f"normalize: expected true or false, got {normalize!r}.")
-        self.normalize = normalize
+    batch_size: Annotated[int, at_least(1)] = 256
+    normalize: bool = False
 
     def fingerprint(self) -> dict[str, Any]:
         """The model and whether vectors are normalised."""
@@ -358,8 +271,8 @@ class OpenClipTextEncoder(_ClipPart, TextEncoder):
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode sentences, ``batch_size`` at a time."""
         rows = []
-        for batch in self.clip.token_batches(texts):
-            with self.clip.inference():
-                features = self.clip.model.encode_text(batch, normalize=self.normalize)
+        for batch in self.token_batches(texts):
+            with self.inference():
+                features = self.loaded[0].encode_text(batch, normalize=self.normalize)
                 rows.append(features.float().cpu().numpy())
         return np.concatenate(rows)

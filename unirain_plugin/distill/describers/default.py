@@ -90,7 +90,6 @@ def _describe(image: np.ndarray) -> np.ndarray:
 
 
 def _colour(small: np.ndarray) -> np.ndarray:
-    """Means and standard deviations of red − green and yellow − blue."""
     red, green, blue = small[..., 0], small[..., 1], small[..., 2]
     first, second = red - green, (red + green) / 2 - blue
     return np.array([first.mean(), second.mean(), first.std() - 0.1, second.std() - 0.1])

@@ -63,10 +63,6 @@ class RainCues:
 @remembered
 def rain_cues(image: np.ndarray) -> RainCues:
     """Measure a uint8 RGB image (H, W, 3); asked again about the same array, the answer is remembered."""
-    return _measure(image)
-
-
-def _measure(image: np.ndarray) -> RainCues:
     small = thumbnail(image, SIZE)
     luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     red, green, blue = cv2.split(small)
@@ -75,8 +71,8 @@ def _measure(image: np.ndarray) -> RainCues:
     calm = _calm_chroma(image)
     lines, steady, typical = _streak_lines(cv2.min(cv2.min(red, green), blue))
     roundness, drops, drop_size = _round_structures(luma)
-    night = _logistic(*_NIGHT, np.log(calm + 0.02), brightness, dark)
-    streaks = _logistic(*_STREAKS, np.log(steady + 0.02), np.log(typical + 0.02), np.log(roundness + 0.02))
+    night = _logistic(_NIGHT, np.log(calm + 0.02), brightness, dark)
+    streaks = _logistic(_STREAKS, np.log(steady + 0.02), np.log(typical + 0.02), np.log(roundness + 0.02))
     best = int(lines.argmax())
     return RainCues(
         brightness, contrast, dark, calm, night, streaks, ANGLES[best], float(lines[best]) / 255, lines,
@@ -150,8 +146,6 @@ _NIGHT = (-2.3, -4.4, -7.9, -0.2)
 _STREAKS = (-7.0, 2.8, 0.8, -6.25)
 
 
-def _logistic(constant: float, *weights_and_values: float) -> float:
-    half = len(weights_and_values) // 2
-    weights, values = weights_and_values[:half], weights_and_values[half:]
-    score = constant + sum(w * v for w, v in zip(weights, values, strict=True))
+def _logistic(weights: tuple[float, ...], *values: float) -> float:
+    score = weights[0] + sum(w * v for w, v in zip(weights[1:], values, strict=True))
     return float(1 / (1 + np.exp(-np.clip(score, -30, 30))))

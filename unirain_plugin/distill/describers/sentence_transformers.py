@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -11,13 +13,15 @@ from unirain_plugin.distill.describers.base import TextEncoder
 from unirain_plugin.distill.registry import TEXT_ENCODER
 from unirain_plugin.errors import OptionError
 from unirain_plugin.support.packages import require
+from unirain_plugin.support.spec import at_least
 
 
 @TEXT_ENCODER.register()
+@dataclass(eq=False)
 class SentenceTransformersEncoder(TextEncoder):
     """Any sentence-transformers model: a local folder, or a name on the hub.
 
-    Args:
+    Attributes:
         model: Folder or name (``all-MiniLM-L6-v2``).
         device: ``cpu``, ``cuda``, …
         batch_size: Sentences at a time.
@@ -26,14 +30,15 @@ class SentenceTransformersEncoder(TextEncoder):
 
     registry_name = "sentence_transformers"
 
-    def __init__(
-        self, model: str = "all-MiniLM-L6-v2", device: str = "cpu", batch_size: int = 256, normalize: bool = True
-    ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise OptionError(f"batch_size: expected at least 1, got {batch_size!r}.")
-        self.model, self.normalize = model, normalize
-        self._device, self._batch_size = device, batch_size
-        self._loaded: Any = None
+    model: str = "all-MiniLM-L6-v2"
+    device: str = "cpu"
+    batch_size: Annotated[int, at_least(1)] = 256
+    normalize: bool = True
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The model and whether vectors are normalised; not what only changes speed."""
+        own = {"model": self.model, "normalize": self.normalize}
+        return {"type": type(self).__qualname__, "version": self.version, **own}
 
     def check(self) -> None:
         """Look for the package."""
@@ -45,20 +50,19 @@ class SentenceTransformersEncoder(TextEncoder):
         Raises:
             OptionError: If the model cannot be loaded.
         """
-        rows = self._load().encode(
+        rows = self._model.encode(
             list(texts),
-            batch_size=self._batch_size,
+            batch_size=self.batch_size,
             normalize_embeddings=self.normalize,
             show_progress_bar=False,
             convert_to_numpy=True,
         )
         return np.asarray(rows, np.float32)
 
-    def _load(self) -> Any:
-        if self._loaded is None:
-            package = require("sentence_transformers", "sentence-transformers")
-            try:
-                self._loaded = package.SentenceTransformer(self.model, device=self._device)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise OptionError(f"sentence-transformers cannot load the model '{self.model}': {error}") from error
-        return self._loaded
+    @cached_property
+    def _model(self) -> Any:
+        package = require("sentence_transformers", "sentence-transformers")
+        try:
+            return package.SentenceTransformer(self.model, device=self.device)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise OptionError(f"sentence-transformers cannot load the model '{self.model}': {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from unirain_plugin.distill.describers.base import Captioner, Scene
@@ -35,11 +36,10 @@ class SidecarCaptioner(Captioner):
         for name in self.files:
             if Path(name).suffix.lower() not in (".csv", ".jsonl"):
                 raise OptionError(f"files: expected a name ending in .csv or .jsonl, got '{name}'.")
-        self._captions: dict[str, set[str]] | None = None
 
     def check(self) -> None:
         """Read the files."""
-        self._load()
+        _ = self._captions
 
     def fingerprint(self) -> dict:
         """The files by size and time."""
@@ -51,26 +51,24 @@ class SidecarCaptioner(Captioner):
         Raises:
             DistillError: If an image has no caption, or several.
         """
-        captions = self._load()
         result = []
         for scene in scenes:
             keys = (str(scene.path.absolute()), str(scene.path), scene.id)
-            found = next((captions[key] for key in keys if key in captions), set())
+            found = next((self._captions[key] for key in keys if key in self._captions), set())
             if len(found) != 1:
                 count = "no caption" if not found else f"{len(found)} different captions"
                 raise DistillError(f"{', '.join(self.files)}: {count} for the image '{scene.id}' ({scene.path}).")
             result += found
         return result
 
-    def _load(self) -> dict[str, set[str]]:
-        if self._captions is None:
-            captions: dict[str, set[str]] = {}
-            for name in self.files:
-                for image, caption in _read(Path(name)):
-                    for key in {image, str((Path(name).parent / image).absolute())}:
-                        captions.setdefault(key, set()).add(caption)
-            self._captions = captions
-        return self._captions
+    @cached_property
+    def _captions(self) -> dict[str, set[str]]:
+        captions: dict[str, set[str]] = {}
+        for name in self.files:
+            for image, caption in _read(Path(name)):
+                for key in {image, str((Path(name).parent / image).absolute())}:
+                    captions.setdefault(key, set()).add(caption)
+        return captions
 
 
 def _read(path: Path) -> Iterator[tuple[str, str]]:
@@ -83,10 +81,8 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
                 if not isinstance(image, str) or not isinstance(caption, str) or not caption.strip():
                     raise DataError(f"{path}:{number}: expected a `caption` and one of {', '.join(_NAMES)}; got {row}.")
                 yield image, " ".join(caption.split())
-    except OSError as error:
-        raise DataError(f"{path}: the captions cannot be read: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: the captions cannot be read: {error}.") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: the captions cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _json_lines(file: Iterator[str], path: Path) -> Iterator[dict]:

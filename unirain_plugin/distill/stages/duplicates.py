@@ -161,9 +161,8 @@ class FindDuplicates(WholeStage):
             blocks = row_blocks(context.workspace, "candidates", "planes", shards)
             keys = np.concatenate([band_keys(np.asarray(block)) for block in blocks])
             rows = np.flatnonzero(digests.any(axis=1))  # the others could not be read
-            found = find_duplicates(
-                keys[rows], digests[rows], lambda i: self._planes(int(rows[i])), lambda i: self._load(int(rows[i]))
-            )
+            planes, load = (lambda i, get=get: get(int(rows[i])) for get in (self._planes, context.candidate))
+            found = find_duplicates(keys[rows], digests[rows], planes, load)
             original[rows] = np.where(found >= 0, rows[np.maximum(found, 0)], -1) if len(rows) else original[rows]
         with context.workspace.writing(self.name, shard) as folder:
             save_rows(folder, "original", original)
@@ -171,10 +170,6 @@ class FindDuplicates(WholeStage):
     def _planes(self, number: int) -> np.ndarray:
         shard, row = divmod(number, self.context.options.shard_size)
         return _open_planes(self.context, shard)[row]
-
-    def _load(self, number: int) -> Candidate:
-        shard, row = divmod(number, self.context.options.shard_size)
-        return self.context.candidates(shard)[row]
 
 
 @lru_cache(maxsize=256)

@@ -35,12 +35,7 @@ class BuildIndex(WholeStage):
         return {"format": 1, "index": retrieval.index, "index_file": given}
 
     def run(self, shard: int) -> None:
-        """Join the references' rows and index their text vectors.
-
-        Raises:
-            DataError: If no reference could be read.
-            OptionError: If the index string or file does not fit.
-        """
+        """Join the references' rows and index their text vectors."""
         job, workspace = self.context.job, self.context.workspace
         shards = job.shards(job.references)
         rows = self._readable(shards)
@@ -57,7 +52,6 @@ class BuildIndex(WholeStage):
             save_rows(folder, "rows", rows)
 
     def _readable(self, shards: int) -> np.ndarray:
-        """The numbers of the references that could be read."""
         workspace = self.context.workspace
         lines = (line for s in range(shards) for line in load_lines(workspace.shard("references", s), "rows"))
         rows = np.array([number for number, line in enumerate(lines) if line["error"] is None], np.int64)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from unirain_plugin.distill.job import Context
-from unirain_plugin.distill.records import Candidate, DistillError, Retrieved, Vote, VoteTask
+from unirain_plugin.distill.records import DistillError, Retrieved, Vote, VoteTask
 from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import load_lines, load_rows, save_lines
@@ -39,9 +38,7 @@ def needed_votes(voters: int) -> int:
 
 def is_settled(votes: Sequence[Vote], voters: int) -> bool:
     """Whether the voters not yet asked can no longer change the decision (early exit)."""
-    needed = needed_votes(voters)
-    yes, no = _count(votes, True), _count(votes, False)
-    return yes >= needed or no >= needed
+    return max(_count(votes, True), _count(votes, False)) >= needed_votes(voters)
 
 
 def decide(votes: Sequence[Vote], voters: int) -> Decision:
@@ -111,7 +108,8 @@ class AskVoters(Stage):
             if line["error"] is not None:
                 outcomes[place] = _without_votes("unreadable", f"unreadable: {line['error']}")
             elif original[place] >= 0:
-                outcomes[place] = _without_votes("duplicate", f"duplicate of {self._id(int(original[place]))}")
+                repeated = self.context.candidate(int(original[place]))
+                outcomes[place] = _without_votes("duplicate", f"duplicate of {repeated.id}")
             else:
                 candidate.caption = line["caption"]
                 retrieved = self._retrieved(rows[place], similarities[place])
@@ -120,7 +118,8 @@ class AskVoters(Stage):
         for start in range(0, len(places), _BATCH):
             batch = places[start : start + _BATCH]
             for place, votes in zip(batch, self._ask([tasks[place] for place in batch]), strict=True):
-                outcomes[place] = self._outcome(votes)
+                decision = asdict(decide(votes, len(self.context.voters)))
+                outcomes[place] = {**decision, "votes": [vote.as_dict() for vote in votes]}
         with workspace.writing(self.name, shard) as folder:
             save_lines(folder, "rows", outcomes)
 
@@ -145,15 +144,6 @@ class AskVoters(Stage):
                     found.reference.release()
         return [[cast[voter.name] for voter in voters if voter.name in cast] for cast in votes]
 
-    def _outcome(self, votes: list[Vote]) -> dict[str, Any]:
-        decision = decide(votes, len(self.context.voters))
-        return {
-            "keep": decision.keep,
-            "outcome": decision.outcome,
-            "reason": decision.reason,
-            "votes": [vote.as_dict() for vote in votes],
-        }
-
     def _retrieved(self, rows: np.ndarray, similarities: np.ndarray) -> list[Retrieved]:
         references = self.context.described_references
         return [
@@ -162,28 +152,12 @@ class AskVoters(Stage):
             if row >= 0
         ]
 
-    def _id(self, number: int) -> str:
-        shard, row = divmod(number, self.context.options.shard_size)
-        candidates: Sequence[Candidate] = self._shards.get(shard) or self.context.candidates(shard)
-        if len(self._shards) < 64:
-            self._shards[shard] = candidates
-        return candidates[row].id
-
-    @cached_property
-    def _shards(self) -> dict[int, Sequence[Candidate]]:
-        return {}
-
 
 def _without_votes(outcome: str, reason: str) -> dict[str, Any]:
     return {"keep": False, "outcome": outcome, "reason": reason, "votes": []}
 
 
 def _checked(voter: Voter, votes: Sequence[Vote], count: int) -> Sequence[Vote]:
-    """Hold a voter to its interface.
-
-    Raises:
-        DistillError: If it gave another number of votes, another name, or a verdict that is none.
-    """
     if len(votes) != count:
         raise DistillError(f"the voter '{voter.name}' gave {len(votes)} votes on {count} tasks.")
     for vote in votes:

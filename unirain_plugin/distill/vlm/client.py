@@ -18,16 +18,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 
 from unirain_plugin.distill.records import DistillError, ServiceError, shrink
+from unirain_plugin.distill.registry import Part
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.support.packages import require
+from unirain_plugin.support.spec import Rule, between
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_HOST = "api.openai.com"
@@ -39,6 +41,10 @@ SHORTEST_KEY = 6
 _OPENING = threading.Lock()
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def _number(low: float, high: float, kind: str = "a number") -> Rule:
+    return replace(between(low, high), kind=kind)
 
 
 class UnusableReplyError(DistillError):
@@ -55,8 +61,8 @@ class UnusableReplyError(DistillError):
         self.refused = refused
 
 
-@dataclass
-class VlmClient:
+@dataclass(eq=False)
+class VlmClient(Part):
     """A connection to one model; cheap to build, picklable, safe to use from several threads.
 
     Attributes:
@@ -70,22 +76,24 @@ class VlmClient:
         timeout: Seconds for one request in all.
         retries: Further tries after a time-out, a lost connection, 408, 409, 429 or 5xx: those of the client library,
             half a second apart, then twice that and so on to 8 seconds, with jitter, or as ``Retry-After`` says.
-        backoff: Without effect since the client library sets the pauses.
+        backoff: Without effect since the client library sets the pauses; warns.
         max_side: Images are shrunk to this longer side, pixels.
         extra_body: Further fields of the request, for example ``{"chat_template_kwargs": …}``.
+        concurrency: Requests at a time.
     """
 
-    base_url: str
-    model: str
+    base_url: Any
+    model: Annotated[str, Rule(holds=bool, kind="the name of a model on the server")]
     api_key_env: str | None = None
-    max_tokens: int = 256
-    temperature: float = 0.0
+    max_tokens: Annotated[int, between(16, 1 << 16)] = 256
+    temperature: Annotated[float, _number(0, 2)] = 0.0
     seed: int | None = 0
-    timeout: float = 120.0
-    retries: int = 5
-    backoff: float | None = None
-    max_side: int = 768
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    timeout: Annotated[float, _number(0.1, 3600)] = 120.0
+    retries: Annotated[int, _number(0, 100)] = 5
+    backoff: Any = None
+    max_side: Annotated[int, _number(32, 768)] = 768
+    extra_body: Annotated[dict[str, Any] | None, Rule(kind="a mapping")] = None
+    concurrency: Annotated[int, _number(1, 512, "a whole number")] = 8
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url) if isinstance(self.base_url, str) else None
@@ -93,17 +101,7 @@ class VlmClient:
             raise OptionError(f"base_url: expected an address like http://localhost:8000/v1, got {self.base_url!r}.")
         if parts.username or parts.password:
             raise OptionError("base_url: holds a user or password; keys come from the environment only (api_key_env).")
-        if not isinstance(self.model, str) or not self.model:
-            raise OptionError(f"model: expected the name of a model on the server, got {self.model!r}.")
-        for name, low, high in (
-            ("max_tokens", 16, 1 << 16), ("temperature", 0, 2), ("timeout", 0.1, 3600), ("retries", 0, 100),
-            ("max_side", 32, 768),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise OptionError(f"{name}: expected a number from {low} to {high}, got {value!r}.")
-        if not isinstance(self.extra_body, Mapping):
-            raise OptionError(f"extra_body: expected a mapping, got {self.extra_body!r}.")
+        super().__post_init__()
         if self.backoff is not None:
             warnings.warn("backoff: has no effect, the client library sets the pauses.", FutureWarning, stacklevel=2)
         self._connection: Any = None
@@ -112,18 +110,14 @@ class VlmClient:
         return {**vars(self), "_connection": None}
 
     def check(self) -> None:
-        """Look, without connecting, whether the package and the key are there.
-
-        Raises:
-            OptionError: Naming the package, or the environment variable.
-        """
+        """Look, without connecting, whether the package and the key are there."""
         require("openai", "openai", "vlm")
         self._key()
 
     def decoding(self) -> dict[str, Any]:
         """What the reply depends on beside prompt and images."""
         return {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed,
-                "max_side": self.max_side, "extra_body": dict(self.extra_body)}  # fmt: skip
+                "max_side": self.max_side, "extra_body": dict(self.extra_body or {})}  # fmt: skip
 
     def ask(
         self,
@@ -176,6 +170,30 @@ class VlmClient:
         except DistillError as error:
             raise type(error)(self._scrub(str(error))) from None
 
+    def ask_all(self, ask: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Ask about several items at a time; at the first failure nothing more is asked.
+
+        Raises:
+            Exception: The first failure.
+        """
+        failures: list[Exception] = []
+
+        def guarded(item: T) -> R | None:
+            if failures:
+                return None
+            try:
+                return ask(item)
+            except Exception as error:
+                failures.append(error)
+                self.close()  # ends the retries of the others
+                return None
+
+        with ThreadPoolExecutor(min(self.concurrency, max(len(items), 1)), thread_name_prefix="vlm") as pool:
+            answers = list(pool.map(guarded, items))
+        if failures:
+            raise failures[0]
+        return answers
+
     def close(self) -> None:
         """Close the connection; a later question opens it again."""
         if self._connection is not None:
@@ -204,12 +222,7 @@ class VlmClient:
             return self._connection
 
     def _send(self, request: Mapping[str, Any]) -> str:
-        """Send a request until it is answered; returns the body.
-
-        Raises:
-            UnusableReplyError: As :meth:`ask`.
-            ServiceError: As :meth:`ask`.
-        """
+        """Send a request until it is answered; returns the body, errors as :meth:`ask`."""
         openai, connection = require("openai", "openai", "vlm"), self._open()
         problem = ""
         for _ in range(self.retries + 1):
@@ -234,13 +247,13 @@ class VlmClient:
         """One try. The body is read bit by bit, so that neither its length nor its slowness is without a bound."""
         create = connection.chat.completions.with_streaming_response.create
         body, end = bytearray(), time.monotonic() + self.timeout
-        with create(**request, extra_body=dict(self.extra_body) or None) as response:
+        with create(**request, extra_body=self.extra_body or None) as response:
             try:
                 for part in response.iter_bytes():
                     body += part
                     if len(body) > MOST_BYTES:
                         raise UnusableReplyError(
-                            f"the reply is longer than {MOST_BYTES} bytes", self._scrub(_text(body))
+                            f"the reply is longer than {MOST_BYTES} bytes", self._scrub(body.decode("utf-8", "replace"))
                         )
                     if time.monotonic() > end:
                         raise TimeoutError(f"the reply took longer than {self.timeout:g} s")
@@ -248,7 +261,7 @@ class VlmClient:
                 raise
             except Exception as error:  # the transport's own errors: a connection cut in the middle, a slow read
                 raise TimeoutError(f"the reply broke off: {type(error).__name__}: {error}") from error
-        return self._scrub(_text(body))
+        return self._scrub(body.decode("utf-8", "replace"))
 
     def _refused(self, error: Any) -> DistillError:
         """What a 4xx means."""
@@ -281,31 +294,6 @@ class VlmClient:
         return re.sub("|".join(_forms_of(key)), "***", text) if key and len(key) >= SHORTEST_KEY else text
 
 
-def ask_all(ask: Callable[[T], R], items: Sequence[T], concurrency: int, client: VlmClient) -> list[R]:
-    """Ask about several items at a time; at the first failure nothing more is asked.
-
-    Raises:
-        Exception: The first failure.
-    """
-    failures: list[Exception] = []
-
-    def guarded(item: T) -> R | None:
-        if failures:
-            return None
-        try:
-            return ask(item)
-        except Exception as error:
-            failures.append(error)
-            client.close()  # ends the retries of the others
-            return None
-
-    with ThreadPoolExecutor(min(concurrency, max(len(items), 1)), thread_name_prefix="vlm") as pool:
-        answers = list(pool.map(guarded, items))
-    if failures:
-        raise failures[0]
-    return answers
-
-
 def _forms_of(key: str) -> Iterator[str]:
     """Regular expressions of what a key looks like in replies."""
     yield "".join(rf"(?:{re.escape(c)}|%(?i:{ord(c):02x})|\\+u(?i:{ord(c):04x}))" for c in key)
@@ -322,16 +310,8 @@ def data_url(image: np.ndarray, max_side: int) -> str:
     return "data:image/png;base64," + base64.b64encode(code).decode("ascii")
 
 
-def _text(body: bytes | bytearray) -> str:
-    return bytes(body).decode("utf-8", "replace")
-
-
 def _content(body: str) -> str:
-    """The text of the one choice in a completion.
-
-    Raises:
-        UnusableReplyError: If the body is no completion, or the text was cut off or is empty.
-    """
+    """The text of the one choice in a completion."""
     try:
         completion = json.loads(body)
     except ValueError:

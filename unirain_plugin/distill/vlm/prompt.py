@@ -146,16 +146,15 @@ def parse_verdict(reply: str) -> tuple[bool, str]:
 
 
 class _RepeatedKeyError(Exception):
-    """A key occurs twice in one object."""
+    pass
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
             raise _RepeatedKeyError(repr(key))
-        found[key] = value
-    return found
+    return dict(pairs)
 
 
 def _objects(text: str) -> list[dict[str, Any]]:

@@ -6,27 +6,26 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from unirain_plugin.distill.records import DistillError, ServiceError, Vote, VoteTask
 from unirain_plugin.distill.registry import VOTER
-from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, ask_all
+from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient
 from unirain_plugin.distill.vlm.prompt import SCHEMA, contact_sheet, fill, labelled_images, load_prompt, parse_verdict
 from unirain_plugin.distill.voters.base import Cost, Voter
-from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.errors import DataError
 from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.spec import Rule
 
 
 class ReplyCache:
-    """One small file a reply, named after the hash of everything that the reply depends on.
+    """One small file a reply, named after the hash of everything that the reply depends on; None keeps nothing.
 
     Only replies that held a verdict are kept; errors and unusable replies never are.
-
-    Args:
-        folder: Where; None keeps nothing.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
@@ -48,16 +47,11 @@ class ReplyCache:
             return None
 
     def put(self, key: str, reply: str) -> None:
-        """Keep a reply; the file appears whole or not at all.
-
-        Raises:
-            DistillError: If it cannot be written (disk full, no permission).
-        """
+        """Keep a reply, whole or not at all; DistillError if it cannot be written (disk full, no permission)."""
         if self._folder is None:
             return
-        path = self._path(key)
         try:
-            write_whole(path, json.dumps({"key": key, "reply": reply}))
+            write_whole(self._path(key), json.dumps({"key": key, "reply": reply}))
         except DataError as error:
             raise DistillError(f"cache: {error}") from error
 
@@ -70,90 +64,53 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unirain_plugin" / "vlm"
 
 
-MODES = ("several", "sheet")
 USELESS_AT_FIRST, USELESS_IN_TURN = 4, 32
 """So many replies without a verdict, before the first one with it or in turn, are not the pairs' fault (our choice)."""
 
 
 @VOTER.register()
-class Vlm(Voter):
+@dataclass(eq=False)
+class Vlm(VlmClient, Voter):
     """Shows the pair and its retrieved references to a model and takes its verdict.
 
     A reply without exactly one valid verdict is an abstention with the reason and the raw reply recorded, until there
     are too many of them (:data:`USELESS_AT_FIRST`). It is asked only while the majority is open (``costly``).
 
-    Args:
-        base_url: Server's address up to ``/v1``.
-        model: The model's name there.
+    Attributes:
         name: Unique name within the pipeline.
         images: ``several`` images with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet``
             for models that are weak with several.
         prompt: Template file; None for :data:`.prompt.DEFAULT_PROMPT`.
         cache: Folder of replies; None for :func:`default_folder`, False for no cache.
-        concurrency: Requests at a time.
-        api_key_env: Environment variable with the key (see :class:`.VlmClient`, also for the remaining keys).
-        max_tokens: Longest reply.
-        temperature: Of the decoding.
-        seed: Of the decoding; None leaves it out.
-        timeout: Seconds a request.
-        retries: After passing failures.
-        backoff: Without effect.
-        max_side: Longer side of the images sent, at most 768 pixels.
-        extra_body: Further fields of the request.
     """
 
     registry_name = "vlm"
     costly = True
 
-    def __init__(
-        self,
-        base_url: str,
-        model: str,
-        name: str | None = None,
-        images: str = "several",
-        prompt: str | None = None,
-        cache: str | bool | None = None,
-        concurrency: int = 8,
-        api_key_env: str | None = None,
-        max_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = 0,
-        timeout: float = 120.0,
-        retries: int = 5,
-        backoff: float | None = None,
-        max_side: int = 768,
-        extra_body: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(name)
-        if images not in MODES:
-            raise OptionError(f"images: expected one of {', '.join(MODES)}, got {images!r}.")
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= 512:
-            raise OptionError(f"concurrency: expected a whole number from 1 to 512, got {concurrency!r}.")
-        if cache is True or not isinstance(cache, (str, bool, type(None))):
-            raise OptionError(f"cache: expected a folder, or false for none, got {cache!r}.")
-        self._client = VlmClient(base_url, model, api_key_env, max_tokens, temperature, seed, timeout, retries, backoff,
-                                 max_side, extra_body or {})  # fmt: skip
-        self._images, self._concurrency = images, concurrency
-        self._prompt = load_prompt(prompt)
+    name: str | None = None
+    images: Literal["several", "sheet"] = "several"
+    prompt: str | None = None
+    cache: Annotated[str | bool | None, Rule(holds=lambda v: v is not True, kind="a folder, or false for none")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Voter.__init__(self, self.name)
+        self._template = load_prompt(self.prompt)
         self._useless: list[UnusableReplyError] = []  # in turn
         self._useful = False
-        self._cache = ReplyCache(None if cache is False else cache or default_folder())
-
-    def check(self) -> None:
-        """Look for the package and the key."""
-        self._client.check()
+        self._cache = ReplyCache(None if self.cache is False else self.cache or default_folder())
 
     def fingerprint(self) -> dict[str, Any]:
         """What verdicts depend on; not the server's address, nor what only changes speed."""
         return {"type": type(self).__qualname__, "version": self.version, **self._settings()}
 
     def _settings(self) -> dict[str, Any]:
-        return {"model": self._client.model, "prompt": self._prompt.digest, "images": self._images,
-                "decoding": self._client.decoding(), "schema": SCHEMA}  # fmt: skip
+        return {"model": self.model, "prompt": self._template.digest, "images": self.images,
+                "decoding": self.decoding(), "schema": SCHEMA}  # fmt: skip
 
     def cost(self, candidates: int, references: int) -> Cost:
         """One request a candidate; with each the pair and its references, or one sheet."""
-        return Cost(candidates, candidates * (1 if self._images == "sheet" else 2 + references))
+        return Cost(candidates, candidates * (1 if self.images == "sheet" else 2 + references))
 
     def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
         """Ask about all tasks, several at a time; at the first failure of the server the rest is not asked.
@@ -163,17 +120,13 @@ class Vlm(Voter):
                 useless replies in turn.
             DistillError: If the cache cannot be written.
         """
-        self._client.check()
-        return ask_all(self._vote, tasks, self._concurrency, self._client)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+        self.check()
+        return self.ask_all(self._vote, tasks)
 
     def _vote(self, task: VoteTask) -> Vote:
         images, labels = labelled_images(task)
-        key = self._key(task, images)
-        details = {"model": self._client.model, "prompt": self._prompt.digest[:16]}
+        key = self._cache_key(task, images)
+        details = {"model": self.model, "prompt": self._template.digest[:16]}
         reply = self._cache.get(key)
         fresh = reply is None
         try:
@@ -197,21 +150,21 @@ class Vlm(Voter):
             what = "refused" if error.refused else "answered without a verdict"
             hint = " Perhaps it takes fewer images: try images: sheet." if error.refused else ""
             raise ServiceError(
-                f"{self._client.base_url} (model {self._client.model}): the last {len(self._useless)} requests were "
+                f"{self.base_url} (model {self.model}): the last {len(self._useless)} requests were "
                 f"{what}. {error}. It sent: {error.raw[:300]!r}.{hint} Verdicts so far are kept: mend the server and "
                 "run again."
             )
 
     def _ask(self, task: VoteTask, images: list[np.ndarray], labels: list[str]) -> str:
-        if self._images == "sheet":
-            images, labels = [contact_sheet(images, labels, self._client.max_side)], ["CONTACT SHEET:"]
-            text = self._prompt.sheet
+        if self.images == "sheet":
+            images, labels = [contact_sheet(images, labels, self.max_side)], ["CONTACT SHEET:"]
+            text = self._template.sheet
         else:
-            text = self._prompt.images
-        question = fill(self._prompt.question, task)
-        return self._client.ask(fill(text, task), images, labels, SCHEMA, self._prompt.system, question)
+            text = self._template.images
+        question = fill(self._template.question, task)
+        return self.ask(fill(text, task), images, labels, SCHEMA, self._template.system, question)
 
-    def _key(self, task: VoteTask, images: list[np.ndarray]) -> str:
+    def _cache_key(self, task: VoteTask, images: list[np.ndarray]) -> str:
         """Hash of the query's pixels, the references (ids and pixels), captions, prompt, model and decoding."""
         pixels = [hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest() for image in images]
         ids = [found.reference.id for found in task.retrieved]

@@ -1,6 +1,6 @@
 """Voters; importing this package registers those that come with the plugin."""
 
 from unirain_plugin.distill.vlm import voter
-from unirain_plugin.distill.voters import default
+from unirain_plugin.distill.voters import default, likeness
 
-__all__ = ["default", "voter"]
+__all__ = ["default", "likeness", "voter"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from unirain_plugin.distill.records import Candidate, Reference, Vote, VoteTask
 from unirain_plugin.distill.registry import VOTER
@@ -24,9 +25,10 @@ from unirain_plugin.distill.voters.frame import MIN_SIDE, make_frame
 from unirain_plugin.distill.voters.rain_layer import rain_layer
 from unirain_plugin.distill.voters.registration import registration
 from unirain_plugin.distill.voters.tones import tones
-from unirain_plugin.errors import OptionError
+from unirain_plugin.distill.voters.veil import HAZE, VEILED, veiled
+from unirain_plugin.support.spec import between
 
-VERSION = 3
+VERSION = 4
 """Part of the default voters' fingerprints: raise it whenever a figure or a limit changes."""
 
 
@@ -36,21 +38,24 @@ def pair_evidence(candidate: Candidate) -> dict[str, float]:
 
 
 def _measure(candidate: Candidate) -> dict[str, float]:
-    frame = make_frame(candidate.lq, candidate.gt)
+    gt, veil = veiled(candidate.lq, candidate.gt) if candidate.rain_type in VEILED else (candidate.gt, 0.0)
+    frame = make_frame(candidate.lq, gt)
     if frame is None:
         return {}
     tone_figures, table = tones(frame)
-    of_lines = lines(candidate.lq, candidate.gt)
-    return {**registration(frame), **tone_figures, **rain_layer(frame, table), **sharpness(frame), **of_lines}
+    of_lines = lines(candidate.lq, gt)
+    figures = {**registration(frame), **tone_figures, **rain_layer(frame, table), **sharpness(frame), **of_lines}
+    return {**figures, "veil": veil}
 
 
+@dataclass(eq=False)
 class DefaultVoter(Voter):
     """Base of the voters without weights. A subclass lists its findings, from the most specific to the most general.
 
     Clear defects show from more than one side, so each is looked at by two of the three voters, and the paper's
     majority rule alone rejects the pair; a doubt of one voter does not.
 
-    Args:
+    Attributes:
         name: Unique name within the pipeline.
         strictness: Above 1 all limits are tighter, below 1 wider.
     """
@@ -59,15 +64,17 @@ class DefaultVoter(Voter):
     praise: ClassVar[str]
     checks: ClassVar[tuple[Check, ...]]
 
-    def __init__(self, name: str | None = None, strictness: float = 1.0) -> None:
-        super().__init__(name)
-        if isinstance(strictness, bool) or not isinstance(strictness, (int, float)) or not 0.1 <= strictness <= 10:
-            raise OptionError(f"strictness: expected a number from 0.1 to 10, got {strictness!r}.")
-        self.strictness = float(strictness)
+    name: str | None = None
+    strictness: Annotated[float, between(0.1, 10)] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        super().__init__(self.name)
+        self.strictness = float(self.strictness)
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """What may speak against a pair, each with its severity."""
-        return [check(figures) for check in self.checks]
+        """What may speak against a pair, each with its severity; haze has no edges that could be left over."""
+        return [check(figures) for check in self.checks if rain_type != HAZE or check is not found.leftover]
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
         """The pair's evidence (shared, measured once); empty for images below :data:`.MIN_SIDE` pixels."""
@@ -105,9 +112,7 @@ class Realism(DefaultVoter):
         found.flat_rain,
     )
 
-    def __init__(self, name: str | None = None, strictness: float = 1.0) -> None:
-        super().__init__(name, strictness)
-        self._ranges: dict[str, tuple[float, float]] = {}
+    _ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of each own references after `setup`
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
         """The pair's evidence and the look of its rainy image."""

@@ -17,14 +17,17 @@ import numpy as np
 
 from unirain_plugin.distill.records import Vote, shared_luminance
 from unirain_plugin.distill.voters.frame import high_pass, quantile, window
+from unirain_plugin.distill.voters.veil import HAZE
 
 Figures = Mapping[str, float]
 
-TONE_LIMIT = 1.9
-"""Largest ``tone_shift`` outside the rain: 0.2 of a middle tone, 8 levels in the dark."""
+TONE_LIMIT = 1.65
+"""Largest ``tone_shift`` outside the rain: 0.15 of a middle tone, 7 levels in the dark."""
 
 LEFT_LIMIT = 0.18
 """Largest ``leftover`` of a good pair: rendered up to 0.16, half of the rain left mostly above 0.25."""
+SURETY_LIMIT = 6.0
+"""Largest ``likeness_surety``: rendered below 0, real rain against the median of a clip up to 5.8."""
 TURN_LIMIT = 13.0
 """Largest turn of the hue, degrees: coloured lights by night turn it by up to 10."""
 
@@ -81,7 +84,7 @@ def wrong_scene(f: Figures) -> Finding:
 def identical(f: Figures) -> Finding:
     """Nothing to learn from: less rain than one pixel in a thousand and none above rounding."""
     words = f"no rain: the images differ in {f['cover']:.2%} of the pixels, by at most about {f['peak']:.0f} levels"
-    return Finding("no_rain", 4.0 / max(f["peak"], 1.0) if f["cover"] < 0.002 else 0.0, words)
+    return Finding("no_rain", 4.0 / max(f["peak"], 1.0) if f["cover"] < 0.002 and f["veil"] < 0.03 else 0.0, words)
 
 
 def exposure(f: Figures) -> Finding:
@@ -94,10 +97,10 @@ def exposure(f: Figures) -> Finding:
 
 def colour(f: Figures) -> Finding:
     """Where there is no rain the channels differ from one another, the hue is turned, or one image lost colour."""
-    fade = max(f["lq_chroma"] / (1.6 * f["gt_chroma"] + 2), f["gt_chroma"] / (2.5 * f["lq_chroma"] + 2))
+    fade = max(f["lq_chroma"] / (1.8 * f["gt_chroma"] + 2), f["gt_chroma"] / (2.5 * f["lq_chroma"] + 2))
     severity, words = max(
         (
-            f["colour_shift"] / 1.15,
+            f["colour_shift"] / 0.8,
             f"without rain the channels differ unequally, by {f['colour_shift']:.1f} × the usual",
         ),
         (f["hue_turn"] / TURN_LIMIT, f"the hue is turned by {f['hue_turn']:.0f} degrees"),
@@ -126,7 +129,7 @@ def leftover(f: Figures) -> Finding:
     words = f"the clean image is still rainy: {f['leftover']:.0%} more of the rain's edges than by chance are in it too"
     # Rain that is merely added to the scene leaves the surety at 0 ± 1, rain that hides the scene below 0. In an image
     # of another exposure the difference holds the scene itself, which looks like leftover rain.
-    much, everywhere = f["leftover"] / LEFT_LIMIT, f["likeness_surety"] / 3.5 * (f["tone_shift"] < TONE_LIMIT)
+    much, everywhere = f["leftover"] / LEFT_LIMIT, f["likeness_surety"] / SURETY_LIMIT * (f["tone_shift"] < TONE_LIMIT)
     if everywhere > max(much, 1):
         words = f"the clean image is still rainy: all over it bears a little of the rain ({f['likeness_surety']:.0f} σ)"
     return Finding("still_rainy", max(much, everywhere), words)
@@ -185,10 +188,12 @@ def noise_apart(f: Figures) -> Finding:
     return Finding("noisy", felt if noisy > 1.8 * other else 0.0, words)
 
 
-STREAK_LIMIT = 0.04
-"""Share of the difference's structure that darkens. Streaks brighten whatever is behind them but the brightest."""
-DROP_LIMIT = 0.58
-"""The same with two more signs, for drops, which darken and brighten."""
+STREAK_LIMIT = 0.018
+"""Largest share of the difference's structure that is the clean image's alone, times its share of all that darkens.
+
+Rain of its own is nearly all that darkens; where noise and moving things darken real rain, a quarter at most."""
+DROP_LIMIT = 0.82
+"""Largest weighted sum for drops, which darken, brighten and hide the scene."""
 
 
 def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
@@ -197,20 +202,23 @@ def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
     Seen from the clean image this is rain that darkens the rainy one. Rain types whose name ends in ``rs`` are
     streaks; for all others the stricter evidence that drops need is asked for.
     """
-    dark = figures["darker_structure"]
+    if rain_type == HAZE:
+        return Finding("still_rainy", 0.0, "haze has no edges of its own that could be in the clean image")
+    dark, alone = figures["darker_structure"], figures["only_in_gt"]
     if rain_type.endswith("rs"):
-        score, limit = dark, STREAK_LIMIT
+        score, limit = alone * alone / max(dark, 1e-6), STREAK_LIMIT
     else:
-        # Weights: of a linear discriminant between rendered drops and pairs swapped or rainy on both sides, rounded.
-        score, limit = dark + 0.25 * figures["out_of_place"] + 0.9 * figures["owned_by_gt"], DROP_LIMIT
+        # Weights: of a linear discriminant between rendered drops and pairs rainy on both sides, rounded.
+        left = max(figures["leftover"], 0.0)
+        score, limit = dark + figures["out_of_place"] / 3 + 2 * alone + 2 * left, DROP_LIMIT
     if figures["brighter"] < 0.45 and score > limit and dark > 0.5:
         words = f"swapped: the rain lies in the clean image ({dark:.0%} of it darkens the rainy one)"
         return Finding("swapped", score / limit, words)
     both = 0.0 if rain_type.endswith("rs") else figures["leftover"] / LEFT_LIMIT
     if both > score / limit:
         return Finding("still_rainy", both, f"there are drops in both images, by {both:.1f} × what good pairs may show")
-    return Finding("still_rainy", score / limit, f"the clean image bears rain of its own: {dark:.0%} of the "
-                   f"difference's structure darkens the rainy image (limit {limit:.0%})")  # fmt: skip
+    return Finding("still_rainy", score / limit, f"the clean image bears rain of its own: {alone:.0%} of the "
+                   "difference's structure is in it alone")  # fmt: skip
 
 
 FEWEST = 8

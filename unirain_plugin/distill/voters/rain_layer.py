@@ -59,10 +59,10 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         "even": _evenness(lq.ravel()[where], clean.ravel()[where]),
         "hard": cv2.countNonZero(hard) / strong_count if strong_count > 50 else 0.0,
     }
-    half, quarter = (_structure(frame.lq_luma[level], frame.gt_luma[level]) for level in (1, 2))
     figures["leftover"] = _left_over(_structure(frame.lq_luma[1], cv2.LUT(frame.gt_luma[1], table)))
     figures["likeness_surety"] = _likeness_surety(_structure(frame.lq_luma[0], frame.gt_luma[0]))
-    return {**figures, **_owner(half, quarter, limit), "out_of_place": _out_of_place(frame)}
+    half = _structure(frame.lq_luma[1], frame.gt_luma[1])
+    return {**figures, **_owner(half, limit), "out_of_place": _out_of_place(frame)}
 
 
 def _evenness(rainy: np.ndarray, clean: np.ndarray) -> float:
@@ -115,22 +115,21 @@ def _structure(lq: np.ndarray, gt: np.ndarray) -> _Structure:
     return _Structure(difference, dx * dx + dy * dy, dx * gx + dy * gy, gx * gx + gy * gy)
 
 
-def _owner(half: _Structure, quarter: _Structure, limit: float) -> dict[str, float]:
+def _owner(part: _Structure, limit: float) -> dict[str, float]:
     """In which image does the structure of the difference lie?
 
-    With r = lq − gt, the regression of gt's gradients on those of r, c = −Σ∇r·∇gt / Σ|∇r|², is 0 where r was added to
-    an independent gt and 1 where lq is the plain one and gt bears the structure.
-
     Returns:
-        ``darker_structure``: share in places where lq is the darker one; ``owned_by_gt``: Σ over those places of the
-        share that gt bears. Rain streaks brighten, so both are near 0 for them; drops have dark rims and hide bright
-        parts, up to 0.45.
+        ``darker_structure``: share in places where lq is the darker one. Rain streaks brighten: it is near 0 for them;
+        drops have dark rims and hide bright parts, up to 0.45. ``only_in_gt``: share in those places where lq has
+        hardly any structure, so that it is gt's alone. Noise and motion in lq, or contrast lost in mist, as real rain
+        has them, are not.
     """
-    totals = [float(part.energy.sum()) + 50 for part in (half, quarter)]
-    dark = [cv2.blur(part.difference, (3, 3))[:-1, :-1] < -max(3.0, limit / 2) for part in (half, quarter)]
+    total = float(part.energy.sum()) + 50
+    dark = cv2.blur(part.difference, (3, 3))[:-1, :-1] < -max(3.0, limit / 2)
+    rainy = part.energy + 2 * part.shared + part.scene  # |∇lq|²
     return {
-        "darker_structure": float((half.energy * dark[0]).sum()) / totals[0],
-        "owned_by_gt": float((-quarter.shared * dark[1]).sum()) / totals[1],
+        "darker_structure": float(part.energy[dark].sum()) / total,
+        "only_in_gt": float(part.energy[dark & (rainy < 0.3 * part.energy)].sum()) / total,
     }
 
 

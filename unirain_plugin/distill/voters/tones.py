@@ -29,7 +29,7 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
     """Measure tone and colour outside the rain.
 
     Returns:
-        Figures: ``tone_shift`` (largest difference that mist does not explain, in units of 4 levels + 5 % of the
+        Figures: ``tone_shift`` (second largest difference that mist does not explain, in units of 4 levels + 5 % of the
         tone), ``tone_levels`` (the same in levels, with sign), ``mist`` (opacity), ``colour_shift`` (difference
         between the channels, in the same units) and those of :func:`_chroma`. And a table (256,) uint8 that maps the
         clean image's luma to what it is in the rainy one where there is no rain.
@@ -50,8 +50,9 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
     floor = np.clip(np.sort(floors[:, used], axis=0)[1], 0, np.maximum(curve, 0))
     shift = np.where(curve > 0, np.minimum(curve - explained, floor), curve - explained)
     rest = shift / unit
-    worst = int(np.abs(rest).argmax())
-    colour = (np.abs(modes - curve) / unit).max(axis=0).mean()
+    order = np.abs(rest).argsort()
+    worst = int(order[-2:][0])  # the second: one tone alone may be hidden by rain wherever it is
+    colour = np.median((np.abs(modes - curve) / unit).max(axis=0))  # of dense rain one tone's mode may be wrong
     figures = {
         "tone_shift": float(abs(rest[worst])),
         "tone_levels": float(shift[worst]),

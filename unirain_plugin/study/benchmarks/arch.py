@@ -145,23 +145,29 @@ def random_image(size: int, variant: Variant, device: str) -> Tensor:
     return lq.to(memory_format=torch.channels_last) if "channels_last" in variant else lq
 
 
-def interleaved(actions: Mapping[object, Callable[[], object]], rounds: int, device: str) -> dict[object, float]:
+def interleaved(
+    actions: Mapping[object, Callable[[], object]],
+    rounds: int,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[object, float]:
     """Median seconds of each action; they take turns, the first turn is not counted.
 
     Args:
         actions: What to time, by name.
         rounds: Counted turns.
         device: ``cpu``, or a GPU that is waited for after each action.
+        clock: Tells seconds.
     """
     seconds: dict[object, list[float]] = {key: [] for key in actions}
     for number in range(rounds + 1):
         for key, action in actions.items():
-            start = time.perf_counter()
+            start = clock()
             action()
             if device != "cpu":
                 torch.cuda.synchronize()
             if number:
-                seconds[key].append(time.perf_counter() - start)
+                seconds[key].append(clock() - start)
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 
@@ -199,11 +205,19 @@ def _memory_growth(name: str, variant: Variant, size: int, device: str) -> int:
     # Libraries load their kernels before the measurement; on the CPU a small image does, as memory is not given back.
     training_step(net, variant, random_image(8 if device == "cpu" else size, variant, device))
     lq = random_image(size, variant, device)
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-    before = _resident("VmRSS") if device == "cpu" else torch.cuda.memory_allocated()
+    if device == "cpu":
+        return peak_growth(lambda: training_step(net, variant, lq))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     training_step(net, variant, lq)
-    return (_resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()) - before
+    return torch.cuda.max_memory_allocated() - before
+
+
+def peak_growth(action: Callable[[], object]) -> int:
+    """Bytes by which an action raises the peak of this process's resident set above what it holds before (Linux)."""
+    before = _resident("VmRSS")
+    action()
+    return _resident("VmHWM") - before
 
 
 def _resident(key: str) -> int:

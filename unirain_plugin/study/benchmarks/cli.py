@@ -26,6 +26,7 @@ BENCHMARKS = {
         "trained weights: gains on rain they have not seen, harm to clean images",
     ),
     "metrics": ("unirain_plugin.study.benchmarks.metrics", "PSNR and SSIM at 4K: time and value against the toolbox's"),
+    "runtimes": ("unirain_plugin.study.benchmarks.runtimes", "exported weights in onnxruntime, OpenVINO, OpenCV, int8"),
     "retrieval": (
         "unirain_plugin.study.benchmarks.retrieval",
         "cascade at 2 M × 100 k; SSIM against the toolbox's loop",

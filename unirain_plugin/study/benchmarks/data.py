@@ -2,7 +2,7 @@
 
 Both read the same images, from the operating system's cache, in one process and one thread, in turn, pair by pair.
 The processor time of that thread is measured: on an idle machine it is the time that passes, and on a busy one other
-programs' share is not in it.
+programs' share is not in it. Each crop's time is the median of several turns, a data set's the mean over the crops.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class Case:
         goal: How many times as fast as the toolbox it ought to be.
         stock: The toolbox's data set.
         ours: Ours.
+        growth: Bytes of our LMDBs, by those of the images in them.
     """
 
     title: str
     goal: float
     stock: Any
     ours: Any
+    growth: float | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,37 +63,47 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         folder = args.dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="unirain_benchmark_"))
         cases = build_cases(Path(folder), args.images, args.gt_size)
-        sys.stdout.write(f"{'a training pair, one thread':<44} {'toolbox':>9} {'ours':>9} {'ratio':>7} {'goal':>6}\n")
+        head = ("a training pair, one thread", "toolbox", "ours", "ratio", "goal", "pairs/s", "size")
+        sys.stdout.write("{:<44} {:>9} {:>9} {:>7} {:>6} {:>8} {:>6}\n".format(*head))
         for case in cases:
-            stock, ours = measure(case, args.images, args.crops, args.repeats)
-            times = f"{stock:>6.1f} ms {ours:>6.1f} ms {stock / ours:>6.1f}×"
-            sys.stdout.write(f"{case.title:<44} {times} {case.goal:>5}×\n")
+            stock, ours = measure(case, args.crops, args.repeats)
+            size = "" if case.growth is None else f"{case.growth:.2f}"
+            times = f"{stock:>6.1f} ms {ours:>6.2f} ms {stock / ours:>6.1f}× {case.goal:>5}× {1000 / ours:>8.0f}"
+            sys.stdout.write(f"{case.title:<44} {times} {size:>6}\n")
         jpeg = "simplejpeg" if decoders()["simplejpeg"] else "OpenCV"
         sys.stdout.write(
-            f"gt_size {args.gt_size}; OpenCV {cv2.__version__}; our JPEG parts by {jpeg}, PNG by {INFLATER}\n"
+            f"gt_size {args.gt_size}; OpenCV {cv2.__version__}; our JPEG parts by {jpeg}, PNG by {INFLATER}; size: of "
+            "our LMDBs, by their sources'\n"
         )
     return 0
 
 
-def measure(case: Case, images: int, crops: int, repeats: int) -> tuple[float, float]:
-    """Time ``images`` × ``crops`` pairs of both data sets in turn, the whole ``repeats`` times.
-
-    Our time depends on where a crop lies, so it is the mean over several crops of every image, each of which is the
-    same in all repeats; of the repeats of one crop the fastest counts, since whatever else runs only ever adds time.
+def measure(case: Case, crops: int, repeats: int) -> tuple[float, float]:
+    """Time pairs of both data sets in turn: ``crops`` of every image, each the same in all ``repeats``.
 
     Returns:
         Milliseconds a pair, of the toolbox's data set and of ours.
     """
     _ = case.stock[0], case.ours[0]  # opens LMDBs, tries out decoders
-    best = np.full((2, images * crops), np.inf)
-    for _ in range(repeats):
-        for draw in range(images * crops):
+    draws = len(case.ours) * crops
+    times = np.empty((2, draws, repeats))
+    for turn in range(repeats):
+        for draw in range(draws):
             for side, data in enumerate((case.stock, case.ours)):
                 index = SampleIndex(draw * 7919 % len(data), draw)
                 start = time.thread_time()
                 data[index]
-                best[side, draw] = min(best[side, draw], time.thread_time() - start)
-    return tuple(best.mean(axis=1) * 1000)
+                times[side, draw, turn] = time.thread_time() - start
+    return tuple(np.median(times, 2).mean(1) * 1000)
+
+
+LMDBS = (
+    ("1080p JPEG", ".jpg", (1080, 1920), 1, 10, 25),
+    ("2160p JPEG", ".jpg", (2160, 3840), 4, None, 60),
+    ("512² PNG", ".png", (512, 512), 1, None, 4),
+    ("2160p PNG", ".png", (2160, 3840), 4, None, 15),
+)
+"""Sources of the LMDBs: title, ending, size, the part of the images that is used; goals of plain and seekable ones."""
 
 
 def build_cases(folder: Path, images: int, gt_size: int) -> list[Case]:
@@ -99,23 +111,36 @@ def build_cases(folder: Path, images: int, gt_size: int) -> list[Case]:
     from unirain_plugin.preparation.lmdbs import LmdbRecipe, create_lmdbs
     from unirain_plugin.preparation.subimages import CutPlan, cut_pairs
 
-    full, small = folder / "jpeg", folder / "png"
-    records = write_pairs(full, ".jpg", images, (1080, 1920))
-    write_pairs(small, ".png", images, (512, 512))
-    quiet = contextlib.redirect_stderr(io.StringIO())
-    with quiet:
-        create_lmdbs(str(folder / "lmdb"), records, LmdbRecipe(str(full)))
-        parts = [part for found in cut_pairs(records, str(full), str(folder / "cut"), CutPlan()) for part in found]
-        create_lmdbs(str(folder / "cut_lmdb"), parts, LmdbRecipe(str(folder / "cut")))
-    _write_stock_lmdb(full, folder / "stock_lmdb")
-    stock = {name: _stock(folder / name, gt_size) for name in ("jpeg", "png", "stock_lmdb")}
+    cases, files = [], {}
+    with contextlib.redirect_stderr(io.StringIO()):
+        for title, suffix, size, part, plain, goal in LMDBS:
+            source = folder / title
+            records = write_pairs(source, suffix, max(1, images // part), size)
+            _write_stock_lmdb(source, folder / f"{title} toolbox")
+            stock = _stock(folder / f"{title} toolbox", gt_size)
+            files[title] = _stock(source, gt_size), records
+            for name, least in (("plain", plain), ("seekable", goal)):
+                if least is not None:
+                    output = folder / f"{title} {name}"
+                    create_lmdbs(str(output), records, LmdbRecipe(str(source), seekable=name == "seekable"))
+                    told = f"{title}, {name} LMDB (toolbox: PNG in LMDB)"
+                    cases.append(Case(told, least, stock, _ours(output, gt_size), _bytes(output) / _bytes(source)))
+        jpeg, records = files["1080p JPEG"]
+        cut = folder / "cut"
+        parts = [part for p in cut_pairs(records, str(folder / "1080p JPEG"), str(cut), CutPlan()) for part in p]
+        create_lmdbs(str(folder / "cut_lmdb"), parts, LmdbRecipe(str(cut)))
     return [
-        Case("JPEG 1080p, files", 3.5, stock["jpeg"], _ours(full, gt_size)),
-        Case("JPEG 1080p, LMDB (the toolbox's holds PNG)", 10, stock["stock_lmdb"], _ours(folder / "lmdb", gt_size)),
-        Case("PNG 512², files", 1.6, stock["png"], _ours(small, gt_size)),
-        Case("JPEG 1080p files; ours pre-cut, 320² PNG", 8, stock["jpeg"], _ours(folder / "cut", gt_size)),
-        Case("JPEG 1080p files; ours pre-cut, in an LMDB", 8, stock["jpeg"], _ours(folder / "cut_lmdb", gt_size)),
+        Case("1080p JPEG, files", 3.5, jpeg, _ours(folder / "1080p JPEG", gt_size)),
+        Case("512² PNG, files", 1.6, files["512² PNG"][0], _ours(folder / "512² PNG", gt_size)),
+        Case("1080p JPEG files; ours pre-cut, 320² PNG", 8, jpeg, _ours(cut, gt_size)),
+        Case("1080p JPEG files; ours pre-cut, in an LMDB", 8, jpeg, _ours(folder / "cut_lmdb", gt_size)),
+        *cases,
     ]
+
+
+def _bytes(folder: Path) -> int:
+    """What the files take on the disk (an LMDB's file has holes)."""
+    return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
 
 
 def write_pairs(folder: Path, suffix: str, count: int, size: tuple[int, int]) -> list[ManifestRecord]:
@@ -186,8 +211,8 @@ def _parser() -> argparse.ArgumentParser:
     description = "Time a training pair of this package's data set and of BasicSR's PairedImageDataset, in turn."
     parser = argparse.ArgumentParser(prog="benchmark data", description=description)
     parser.add_argument("--images", type=int, default=8, metavar="N", help="pairs of images (default 8)")
-    parser.add_argument("--crops", type=int, default=8, metavar="N", help="crops of each image (default 8)")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="repeats; the fastest counts (default 3)")
+    parser.add_argument("--crops", type=int, default=4, metavar="N", help="crops of each image (default 4)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns; the median counts (default 5)")
     parser.add_argument("--gt-size", type=int, default=128, metavar="N", help="side of the crop (default 128)")
     parser.add_argument("--dir", metavar="DIR", help="folder for the images (default: a temporary one, removed)")
     return parser

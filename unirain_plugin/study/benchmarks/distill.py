@@ -37,7 +37,7 @@ STRICT_KINDS = (
     "half_left", "hue_turned", "grey_clean", "framed_clean", "interlaced_clean",
 )  # fmt: skip
 """Kinds of which nine in ten must be found; of the others in KINDS eight in ten; misaligned_1px is only reported."""
-MOST_GOOD_LOST = 0.10
+MOST_GOOD_LOST = 0.05
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,308 @@
+"""Seekable LMDBs: ordinary files for every reader, from which a crop is decoded by itself, bit for bit the same."""
+
+import io
+import shutil
+import zlib
+from array import array
+from dataclasses import replace
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+import torch
+from data_pictures import encode, encode_pil, picture, write_pair
+from image_matrix import png
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.draws import SampleIndex
+from unirain_plugin.data.images import CONVERSIONS, EncodedImage
+from unirain_plugin.data.partial_decode import RowIndex
+from unirain_plugin.data.sources import ROWS, close_environments, read_meta, read_seekable
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.preparation.command import create_lmdb
+from unirain_plugin.preparation.seekable import make_seekable
+
+needs_jpegtran = pytest.mark.skipif(shutil.which("jpegtran") is None, reason="needs jpegtran")
+SIDES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 23, 31, 32, 33, 39, 40)
+SIZES = [(h, SIDES[(7 * i + 3) % 15]) for i, h in enumerate(SIDES)] + [(h, w) for h in (17, 33, 40) for w in SIDES]
+SAMPLINGS = {"444": 0x111111, "422": 0x211111, "440": 0x121111, "420": 0x221111, "411": 0x411111}
+
+
+def noisy(height, width, seed=0, channels=3, dtype=np.uint8):
+    rng = np.random.default_rng((seed, height, width))
+    coarse = rng.integers(0, np.iinfo(dtype).max, (height // 3 + 1, width // 3 + 1, channels), dtype=dtype)
+    fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    return fine.reshape(height, width, channels)
+
+
+def pixels(data):
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+def check(data, made):
+    """The new file has the same pixels, and every window of rows those of the whole."""
+    whole = pixels(data)
+    assert np.array_equal(pixels(made.data), whole)
+    assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in (data, made.data)))
+    height = whole.shape[0]
+    windows = {(start, min(start + 8, height)) for start in range(0, height, 5)} | {(0, height), (height - 1, height)}
+    for start, stop in windows:
+        image = EncodedImage(memoryview(made.data), "x", CONVERSIONS, index=made.index)
+        assert np.array_equal(image.decode_rows(stop, start)[: stop - start], whole[start:stop]), (start, stop)
+        plain = EncodedImage(made.data, "x", CONVERSIONS)
+        assert np.array_equal(plain.decode_rows(stop, start)[: stop - start], whole[start:stop]), (start, stop)
+
+
+@needs_jpegtran
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, "grey", "cmyk"])
+def test_rows_of_a_jpeg_are_those_of_the_whole_for_every_sampling_and_size(sampling):
+    entered = 0
+    for number, (height, width) in enumerate(SIZES):
+        image = noisy(height, width)
+        if sampling == "cmyk":
+            data = encode_pil(image, mode="CMYK", quality=90)
+        elif sampling == "grey":
+            data = encode(image[..., 0], ".jpg")
+        else:
+            options = [
+                cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+                SAMPLINGS[sampling],
+                cv2.IMWRITE_JPEG_QUALITY,
+                80 + number % 20,
+            ]
+            options += [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if number % 5 == 4 else []
+            options += [cv2.IMWRITE_JPEG_RST_INTERVAL, 1 + number % 3] if number % 5 == 3 else []
+            data = encode(image, ".jpg", *options)
+        made = make_seekable(data, "x.jpg")
+        assert (made.index is None) == (made.how == "kept: one block of rows")
+        if made.index is not None:
+            entered += 1
+            check(data, made)
+    assert entered > 40
+
+
+def pngs(height, width):
+    """Kind → file, of every kind of PNG."""
+    for dtype in (np.uint8, np.uint16):
+        image = noisy(height, width, 1, 4, dtype)
+        for name, shown in (("rgb", image[..., :3]), ("rgba", image), ("grey", image[..., 0])):
+            yield f"{name} {dtype.__name__}", encode(shown)
+    pil = Image.fromarray(noisy(height, width))
+    kinds = {"palette": pil.quantize(60), "palette 4 bits": pil.quantize(9), "one bit": pil.convert("1")}
+    for name, shown in (kinds | {"grey alpha": pil.convert("LA"), "filters": pil}).items():
+        file = io.BytesIO()
+        shown.save(file, "PNG", **({"transparency": 3} if name == "palette" else {}))
+        yield name, file.getvalue()
+    values = noisy(height, width, 3).astype(">u2") * 257
+    yield "16 bits by hand", png(16, 2, [row.tobytes() for row in values], size=(width, height))
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_rows_of_a_png_are_those_of_the_whole_for_every_kind_and_size(part):
+    for height, width in SIZES[part::8]:
+        for kind, data in pngs(height, width):
+            made = make_seekable(data, kind, block=1)
+            assert (made.index is None) == (height <= 8), (kind, made.how)
+            if made.index is not None:
+                check(data, made)
+
+
+def interlaced(height, width):
+    """An interlaced PNG: of each of the seven passes its rows, with no filter."""
+    image = noisy(height, width, 5)
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    rows = [row.tobytes() for y, x, dy, dx in passes for row in image[y::dy, x::dx] if row.size]
+    plain = bytearray(png(8, 2, rows, size=(width, height)))
+    plain[28] = 1
+    plain[29:33] = zlib.crc32(plain[12:29]).to_bytes(4, "big")
+    return bytes(plain), image[..., ::-1]
+
+
+def test_an_interlaced_png_is_made_a_plain_one():
+    data, image = interlaced(33, 21)
+    assert np.array_equal(pixels(data), image)
+    made = make_seekable(data, "x", block=1)
+    assert made.how == "PNG (was interlaced)" and made.data[28] == 0
+    check(data, made)
+
+
+@pytest.mark.parametrize(
+    ("data", "how"),
+    [
+        (encode(picture(64, 64), ".webp"), "kept: neither JPEG nor PNG"),
+        (encode_pil(picture(64, 64), orientation=6), "kept: turned by EXIF"),
+        (encode(picture(64, 64)), "kept: one block of rows"),
+        (encode(picture(200, 300)).replace(b"\0\0IDAT", b"\0\0IDAT"), "PNG"),
+    ],
+)
+def test_what_cannot_gain_is_kept_and_told(data, how):
+    made = make_seekable(data, "x")
+    assert made.how == how and (made.data == data) == (made.index is None) == how.startswith("kept")
+
+
+@needs_jpegtran
+def test_what_cannot_be_done_without_loss_is_kept():
+    good = encode(picture(64, 64), ".jpg")
+    second = good[:2] + b"\xff\xe2\x00\x08MPF\0\0\0" + good[2:] + good
+    assert make_seekable(second, "x").how == "kept: JPEG with a second image"
+    broken = good[:-300] + good[-2:]
+    assert make_seekable(broken, "x").how.startswith("kept: jpegtran says '")
+
+
+def test_a_damaged_png_is_named():
+    data = encode(picture(200, 300))
+    for bad in (png(8, 2, [bytes(900)] * 100, size=(300, 200)), data[:2000] + bytes(9) + data[2009:]):
+        with pytest.raises(DataError, match=r"bad\.png: the PNG's data (is damaged|ends early)"):
+            make_seekable(bad, "bad.png")
+
+
+def test_without_jpegtran_the_error_names_it(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(
+        OptionError, match="--seekable needs the program jpegtran for JPEG files: install libjpeg-turbo"
+    ):
+        make_seekable(encode(picture(64, 64), ".jpg"), "x")
+    assert make_seekable(encode(picture(200, 300)), "x").how == "PNG"
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    close_environments()
+
+
+FILES = {"a.png": (240, 200), "b.png": (260, 130), "small.png": (20, 20)}
+if shutil.which("jpegtran"):
+    FILES |= {"c.jpg": (200, 150), "progressive.jpg": (200, 150), "odd.webp": (70, 50)}
+
+
+@pytest.fixture()
+def source(tmp_path):
+    for number, (name, size) in enumerate(FILES.items()):
+        options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if name == "progressive.jpg" else []
+        images = [encode(picture(*size, seed), "." + name.split(".")[1], *options) for seed in (number, number + 50)]
+        write_pair(tmp_path / "data", "drs", name, *images)
+    return tmp_path / "data"
+
+
+def make(source, output, *arguments):
+    assert create_lmdb(["--dataroot", str(source), "--output", str(output), "--workers", "1", *arguments]) == 0
+    return output
+
+
+def build(root, phase="train", kind="lmdb", **kwargs):
+    opt = {"name": "l", "phase": phase, "gt_size": 48, "use_hflip": True, "use_rot": True, "dataroot": str(root)}
+    return DistilledMixedPairedDataset(opt | {"io_backend": {"type": kind}} | kwargs)
+
+
+def same(one, other):
+    assert len(one) == len(other) == len(FILES)
+    for draw in range(4 * len(one)):
+        a, b = (data[SampleIndex(draw % len(data), draw)] for data in (one, other))
+        assert torch.equal(a["lq"], b["lq"]) and torch.equal(a["gt"], b["gt"])
+
+
+def test_forked_workers_read_crops(source, tmp_path):
+    data = build(make(source, tmp_path / "out", "--seekable"))
+    indices = [SampleIndex(i % len(data), i) for i in range(6)]
+    expected = [data[i]["lq"] for i in indices]
+    batches = DataLoader(data, 1, sampler=indices, num_workers=1)
+    assert all(torch.equal(batch["lq"][0], lq) for batch, lq in zip(batches, expected, strict=True))
+
+
+def test_crops_are_those_of_the_folder_and_of_whole_images(source, tmp_path, capsys):
+    output = make(source, tmp_path / "out", "--seekable", "--verify")
+    text = capsys.readouterr().out
+    assert f"{2 * len(FILES)} entries verified, all decode and agree" in text
+    assert "  4 PNG\n" in text and "  2 kept: one block of rows\n" in text
+    assert "c.jpg" not in FILES or "  2 JPEG\n  2 JPEG (was progressive, or had other" in text
+    same(build(output), build(source, kind="disk"))
+    same(build(output, decode_region=False), build(source, kind="disk"))
+    for item, other in zip(build(output, "val"), build(source, "val", "disk"), strict=True):
+        assert torch.equal(item["lq"], other["lq"])
+    indexes = [read_seekable(f"{output}/drs/lq.lmdb", entry.key)[1] for entry in read_meta(f"{output}/drs/lq.lmdb")]
+    assert sum(index is not None for index in indexes) == (4 if "c.jpg" in FILES else 2)
+
+
+def test_the_toolbox_reads_the_same_entries(source, tmp_path):
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    output, plain = make(source, tmp_path / "out", "--seekable"), make(source, tmp_path / "plain")
+    assert (output / "drs/lq.lmdb/meta_info.txt").read_text() == (plain / "drs/lq.lmdb/meta_info.txt").read_text()
+    opt = {"phase": "val", "scale": 1, "name": "stock", "io_backend": {"type": "lmdb"}}
+    opt |= {"dataroot_lq": f"{output}/drs/lq.lmdb", "dataroot_gt": f"{output}/drs/gt.lmdb"}
+    stock = PairedImageDataset(opt)
+    found = sorted((item["lq_path"], item) for item in (stock[i] for i in range(len(FILES))))
+    for (_, item), other in zip(found, build(source, "val", "disk"), strict=True):
+        assert torch.equal(item["lq"], other["lq"]) and torch.equal(item["gt"], other["gt"])
+
+
+def test_mmengine_reads_the_same_entries(source, tmp_path):
+    output = make(source, tmp_path / "out", "--seekable")
+    backend = {"type": "mmengine", "backend": "lmdb", "db_path": f"{output}/{{rain_type}}/{{side}}.lmdb"}
+    same(build("", manifest=f"{output}/manifest.jsonl", io_backend=backend, dataroot=None), build(source, kind="disk"))
+
+
+def test_pairs_are_added_and_other_recipes_refused(source, tmp_path, capsys):
+    output = make(source, tmp_path / "out", "--seekable")
+    write_pair(source, "drs", "z.png", encode(picture(250, 140, 7)), encode(picture(250, 140, 8)))
+    capsys.readouterr()
+    make(source, output, "--seekable", "--verify")
+    text = capsys.readouterr().out
+    assert f"{len(FILES) + 1} pairs" in text and "of 2 images that were added" in text
+    assert len(build(output)) == len(FILES) + 1
+    with pytest.raises(DataError, match="exists already and was made from other data or with other options"):
+        make(source, output)
+    capsys.readouterr()
+    make(source, output, "--seekable")
+    assert "that were added" not in capsys.readouterr().out
+
+
+def put_index(path, key, change):
+    close_environments()
+    with lmdb.open(str(path), max_dbs=1) as environment:
+        table = environment.open_db(ROWS)
+        with environment.begin(write=True) as transaction:
+            transaction.put(key, change(transaction.get(key, db=table)), db=table)
+
+
+def moved(data, number, by):
+    index = RowIndex.from_bytes(data, "x")
+    starts = array("I", index.starts)
+    starts[number] += by
+    return replace(index, starts=starts).to_bytes()
+
+
+FAULTS = {
+    "cut short": (lambda data: data[:-3], "is damaged: found 37 bytes, expected 40"),
+    "empty": (lambda data: b"", "is damaged: 0 bytes without its header"),
+    "a byte": (lambda data: data[:25] + b"\xff" + data[26:], "is damaged: its checksum is wrong"),
+    "newer": (lambda data: data[:4] + b"\2" + data[5:], "has version 2; this release reads version 1"),
+    "of other bytes": (
+        lambda data: replace(RowIndex.from_bytes(data, "x"), size=77).to_bytes(), "has .* the index is one of 77",
+    ),
+    "of other rows": (
+        lambda data: replace(RowIndex.from_bytes(data, "x"), rows=8).to_bytes(), "it is of 4 blocks of 8 rows",
+    ),
+    "out of order": (lambda data: moved(data, 3, 1 << 30), "its positions are not in order"),
+    "moved": (lambda data: moved(moved(data, 0, 1), 1, 1), "no chunk of image data at byte|no JPEG or PNG|damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_index_is_told_and_whole_images_are_read_without_it(source, tmp_path, fault):
+    output = make(source, tmp_path / "out", "--seekable")
+    change, text = FAULTS[fault]
+    for side in ("lq", "gt"):
+        put_index(output / f"drs/{side}.lmdb", b"drs/input/a", change)
+    with pytest.raises(DataError, match=rf"lq\.lmdb/drs/input/a: .*({text}).*decode_region: false") as error:
+        for draw in range(40):
+            build(output)[SampleIndex(0, draw)]
+    assert "\n" not in str(error.value)
+    same(build(output, decode_region=False), build(source, kind="disk"))
+    assert build(output, "val")[0]["lq"].shape[1:] == (240, 200)
+    with pytest.raises(DataError, match=f"(?s)2 problem.*{text}"):
+        create_lmdb(["--output", str(output), "--verify", "--workers", "1"])

@@ -1,0 +1,89 @@
+"""The voter that asks whether references show such rain."""
+
+import numpy as np
+import pytest
+
+from unirain_plugin.distill.records import Candidate, Reference
+from unirain_plugin.distill.registry import VOTER, build_part
+from unirain_plugin.distill.voters.likeness import VIEWS, Known
+from unirain_plugin.errors import OptionError
+from unirain_plugin.rain.pair_files import cut, read_photo
+from unirain_plugin.rain.render import DropParams, RainParams, StreakParams, render_rain
+from unirain_plugin.rain.sample_photos import sample_photos
+from unirain_plugin.support.files import write_png
+
+FINE = RainParams(streaks=StreakParams(angle=(-5, 5), width=(0.5, 0.8), density=(60, 80), veil_share=0))
+
+
+def build(**keys):
+    return build_part(VOTER, {"type": "likeness", **keys}, "voters[0]")
+
+
+@pytest.fixture(scope="module")
+def windows():
+    """Clean windows of 128 pixels, of several photographs."""
+    photos = [read_photo(path, ("grey", "alpha")) for path in sample_photos("train")]
+    return [cut(photos[n % len(photos)], (128, 128), np.random.default_rng(n)) for n in range(16)]
+
+
+def test_a_distance_is_to_the_nearest_three_in_units_of_the_spread():
+    known = Known([[0.0, 0.0], [2.0, 0.0], [4.0, 0.0], [10.0, 0.0]])
+    spread = np.std([0, 2, 4, 10]) + 1e-3
+    # to 0, 2, 4: 1, 1, 3; root mean square over two figures, one of which is 0
+    assert known.distance([1.0, 0.0]) == pytest.approx(5 / 3 / spread / 2**0.5)
+    # the first to the others: 2, 4, 10
+    assert known.among(1.0) == pytest.approx((6 + 8 + 10) / 3 / spread / 2**0.5)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_rain_of_another_kind_lies_farther_away(windows, view):
+    look = VIEWS[view]
+    known = Known([look(render_rain(w, "drs", n, FINE).lq) for n, w in enumerate(windows[:12])])
+    like = [known.distance(look(render_rain(w, "drs", 50 + n, FINE).lq)) for n, w in enumerate(windows[12:])]
+    big = RainParams(drops=DropParams(count=(150, 200), radius=(8, 20)))
+    unlike = [known.distance(look(render_rain(w, "drd", 50 + n, big).lq)) for n, w in enumerate(windows[12:])]
+    assert np.mean(like) < 0.8 * np.mean(unlike)
+
+
+def test_what_references_do_not_show_is_rejected_and_defects_are_seen(windows, tmp_path):
+    voter = build(view="texture")
+    pairs = [render_rain(window, "drs", n, FINE) for n, window in enumerate(windows)]
+    references = []
+    for number, pair in enumerate(pairs[:12]):
+        write_png(tmp_path / f"{number}.png", pair.lq[..., ::-1])
+        references.append(Reference(str(number), tmp_path / f"{number}.png"))
+    voter.setup(references)
+
+    def severities(lq, gt):
+        candidate = Candidate("x", tmp_path, tmp_path, "drs", "", _lq=lq, _gt=gt)
+        return {f.kind: f.severity for f in voter.findings(voter.measure(candidate), "drs")}
+
+    like = severities(pairs[12].lq, pairs[12].gt)
+    noisy = pairs[12].lq.astype(np.int16) + np.random.default_rng(0).integers(-90, 90, (128, 128, 1))
+    unlike = severities(noisy.clip(0, 255).astype(np.uint8), pairs[12].gt)
+    assert like["unlike_texture"] < 1 < unlike["unlike_texture"]
+    shifted = severities(pairs[12].lq[:, 6:], np.ascontiguousarray(pairs[12].gt[:, :-6]))
+    assert shifted["misaligned"] > 1 > like["misaligned"]
+
+
+def test_with_few_references_nothing_is_unlike(windows, tmp_path):
+    voter = build()
+    write_png(tmp_path / "0.png", windows[0])
+    voter.setup([Reference("0", tmp_path / "0.png")] * 7)
+    lq, gt, _ = render_rain(windows[0], "drs", 0, FINE)
+    candidate = Candidate("x", tmp_path, tmp_path, "drs", "", _lq=lq, _gt=gt)
+    assert "unlike_cues" not in {finding.kind for finding in voter.findings(voter.measure(candidate), "drs")}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"view": "colour"}, "view: expected one of cues, texture, got 'colour'"),
+        ({"coverage": 0.2}, "coverage: expected a number from 0.5 to 1, got 0.2"),
+        ({"coverage": True}, "coverage: expected a number"),
+        ({"strictness": 0}, "strictness: expected a number from 0.1 to 10"),
+    ],
+)
+def test_wrong_keys_are_told(keys, message):
+    with pytest.raises(OptionError, match=message):
+        build(**keys)
