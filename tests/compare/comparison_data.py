@@ -9,7 +9,7 @@ COLOURS = {"input": (200, 60, 60), "Good": (60, 124, 60), "Bad": (60, 60, 180), 
 TYPES = {"one": "drs", "two": "nrd", "three": "nrd"}
 
 
-def pictures(test_set, image):
+def arrays(test_set, image):
     """Flat colours; ``Bad`` has no result for ``two``, and snapshots have no clean image."""
     size = (60, 100) if image != "three" else (90, 40)
     found = {name: np.full((*size, 3), colour, np.uint8) for name, colour in COLOURS.items()}
@@ -35,4 +35,4 @@ def comparison():
         ModelRow("Untrained", "untrained: cost only, no scores", 2_000_000),
         ModelRow("Bad", "out of memory", 900_000, 9 * 10**9, 8.25, 100.0),
     ]
-    return Comparison("tést & <b>name</b>", models, [PAIRED, SNAPSHOTS], results, ["psnr", "ssim"], pictures)
+    return Comparison("tést & <b>name</b>", models, [PAIRED, SNAPSHOTS], results, ["psnr", "ssim"], arrays)

@@ -87,16 +87,16 @@ def test_scores_are_those_of_the_restored_pictures(data, tmp_path):
     results = {(r.model, r.image): r for r in outcome.comparison.results}
     assert len(results) == 16
     assert results["finished", "nrd/001"].metrics["psnr"] == pytest.approx(20 * np.log10(255 / 5))
-    lq = Source(str(data / "test/drs/input/000.png")).picture()
-    gt = Source(str(data / "test/drs/target/000.png")).picture()
+    lq = Source(str(data / "test/drs/input/000.png")).pixels()
+    gt = Source(str(data / "test/drs/target/000.png")).pixels()
     expected = restore(load(data / "ours.safetensors", device="cpu"), lq)
-    stored = Source(str(tmp_path / "pictures/ours/test/drs/000.png")).picture()
+    stored = Source(str(tmp_path / "pictures/ours/test/drs/000.png")).pixels()
     assert np.array_equal(stored, expected)
     assert results["ours", "drs/000"].metrics["psnr"] == psnr(expected, gt)
     assert results["input", "drs/000"].metrics["psnr"] == psnr(lq, gt)
-    pictures = outcome.comparison.pictures("test", "drs/000")
-    assert list(pictures) == ["input", "ours", "EDSR", "finished", "gt"]
-    assert np.array_equal(pictures["ours"], expected) and np.array_equal(pictures["gt"], gt)
+    arrays = outcome.comparison.arrays("test", "drs/000")
+    assert list(arrays) == ["input", "ours", "EDSR", "finished", "gt"]
+    assert np.array_equal(arrays["ours"], expected) and np.array_equal(arrays["gt"], gt)
 
 
 def test_the_command_writes_everything(data, tmp_path, capsys):
@@ -322,7 +322,7 @@ def test_test_sets_without_clean_pictures(data, tmp_path):
     outcome = compare(data, tmp_path, models(data)[:1], test_sets=test_sets)
     assert statuses(outcome) == {"input": "ok", "ours": "ok"}
     assert all(r.metrics == {} for r in outcome.comparison.results)
-    assert list(outcome.comparison.pictures("real", "000")) == ["input", "ours"]
+    assert list(outcome.comparison.arrays("real", "000")) == ["input", "ours"]
 
 
 def test_two_runs_do_not_meet(data, tmp_path, capsys):

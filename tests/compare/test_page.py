@@ -81,8 +81,8 @@ def decode(uri):
 
 
 def test_embedded_pictures_are_bounded_and_keep_their_colours():
-    picture = np.full((50, 200, 3), (200, 60, 30), np.uint8)
-    small, whole = decode(embedded(picture, 80, 90)), decode(embedded(picture, 1000, 90))
+    pixels = np.full((50, 200, 3), (200, 60, 30), np.uint8)
+    small, whole = decode(embedded(pixels, 80, 90)), decode(embedded(pixels, 1000, 90))
     assert small.shape == (20, 80, 3) and whole.shape == (50, 200, 3)
     assert np.abs(small - (200, 60, 30)).max() <= 6 and np.abs(whole - (200, 60, 30)).max() <= 6
 

@@ -27,12 +27,12 @@ def check_first(tmp_path, **keys):
         return check_sample(listed(tmp_path, **keys)[0], journal)
 
 
-def write_lmdb(path, pictures):
+def write_lmdb(path, arrays):
     prepare_import()
     from basicsr.utils.lmdb_util import LmdbMaker
 
     maker = LmdbMaker(str(path), map_size=2**24)
-    for key, file in pictures.items():
+    for key, file in arrays.items():
         maker.put(file.read_bytes(), key, cv2.imread(str(file)).shape)
     maker.close()
 
@@ -42,7 +42,7 @@ def test_rainrag_root(rainrag_root, tmp_path):
     assert [s.image for s in samples[:4]] == ["drs/000", "drs/001", "drs/002", "drd/000"]
     assert len(samples) == 12 and samples[-1].rain_type == "nrd" and samples[-1].stem == "002"
     expected = cv2.imread(str(rainrag_root / "drs/input/000.png"))[..., ::-1]
-    assert np.array_equal(samples[0].lq.picture(), expected)
+    assert np.array_equal(samples[0].lq.pixels(), expected)
     few = listed(tmp_path, dataroot=rainrag_root, rain_types=["nrs", "drs"], limit=1)
     assert [s.image for s in few] == ["nrs/000", "drs/000"]
 
@@ -80,7 +80,7 @@ def test_lmdb_pairs_are_those_of_the_folder(rainrag_root, tmp_path):
     from_lmdb = listed(tmp_path, lq=tmp_path / "input.lmdb", gt=tmp_path / "target.lmdb")
     assert [s.image for s in from_lmdb] == [s.image for s in from_files]
     for one, other in zip(from_lmdb, from_files, strict=True):
-        assert one.lq.digest() == other.lq.digest() and np.array_equal(one.gt.picture(), other.gt.picture())
+        assert one.lq.digest() == other.lq.digest() and np.array_equal(one.gt.pixels(), other.gt.pixels())
 
 
 def test_root_of_lmdbs(rainrag_root, tmp_path):
@@ -111,7 +111,7 @@ def test_manifest_takes_what_was_kept(rainrag_root, tmp_path):
     moved = tmp_path / "pairs.jsonl"
     manifest.rename(moved)
     samples = listed(tmp_path, manifest=moved, dataroot=rainrag_root)
-    assert samples[0].lq.picture().shape == (48, 56, 3)
+    assert samples[0].lq.pixels().shape == (48, 56, 3)
 
 
 def test_several_manifests(rainrag_root, tmp_path):
@@ -199,4 +199,4 @@ def test_sixteen_bits_and_alpha_are_read_as_the_toolbox_does(tmp_path):
     deep = np.random.default_rng(0).integers(0, 2**16, (8, 9, 4), dtype=np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), deep)
     expected = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_COLOR)[..., ::-1]
-    assert np.array_equal(Source(str(tmp_path / "a.png")).picture(), expected)
+    assert np.array_equal(Source(str(tmp_path / "a.png")).pixels(), expected)

@@ -13,7 +13,7 @@ from unirain_plugin.metrics import scoring
 from unirain_plugin.metrics.scoring import check_names, make_metrics
 
 
-def picture(size=200, seed=0):
+def pixels(size=200, seed=0):
     noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     return cv2.GaussianBlur(noise, (0, 0), 1.5)
 
@@ -36,15 +36,15 @@ def test_niqe_is_the_toolboxs():
     from basicsr.metrics import calculate_niqe
 
     (niqe,), missing = make_metrics(["niqe"])
-    image = picture()
+    image = pixels()
     assert not missing and not niqe.higher_is_better and not niqe.needs_gt
     assert niqe(image, None) == pytest.approx(float(calculate_niqe(image[..., ::-1], crop_border=0)), abs=1e-9)
 
 
 def test_what_has_no_value_is_none():
     (niqe, psnr, ssim), _ = make_metrics(["niqe", "psnr", "ssim"])
-    small = picture(8)
-    assert niqe(picture(191), None) is None
+    small = pixels(8)
+    assert niqe(pixels(191), None) is None
     assert niqe(np.full((200, 200, 3), 7, np.uint8), None) is None
     assert psnr(small, None) is None
     assert ssim(small, small) is None
@@ -77,11 +77,11 @@ def test_lpips_is_had_without_pyiqa(monkeypatch):
     without(monkeypatch, "pyiqa")
     (metric,), missing = make_metrics(["lpips"])
     assert not missing and "alexnet" in asked[0] and (metric.higher_is_better, metric.needs_gt) == (False, True)
-    first, second = picture(64), picture(64, seed=1)
+    first, second = pixels(64), pixels(64, seed=1)
     assert metric(first, first) == 0 and metric(first, None) is None
     assert metric(first, second) == pytest.approx(lpips_by_hand(weights, first, second), rel=1e-4)
     with pytest.raises(DataError, match="lpips: no value for a 16×16 image: "):
-        metric(picture(16), picture(16))
+        metric(pixels(16), pixels(16))
 
 
 def lpips_by_hand(weights, first, second):
@@ -147,7 +147,7 @@ def test_a_picture_that_pyiqa_refuses_is_told(monkeypatch):
     refuse.metric_mode = "NR"
     (musiq,), _ = make_metrics(["musiq"])
     with pytest.raises(DataError, match="musiq: no value for a 16×16 image: at least 224 pixels"):
-        musiq(picture(16), None)
+        musiq(pixels(16), None)
 
 
 @pytest.mark.parametrize(("name", "near"), [("pnsr", "psnr"), ("ssim_Y", "ssim_y"), ("nique", "niqe")])

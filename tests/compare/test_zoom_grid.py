@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comparison_data import COLOURS, PAIRED, SNAPSHOTS, comparison, pictures
+from comparison_data import COLOURS, PAIRED, SNAPSHOTS, arrays, comparison
 from PIL import Image
 
 from unirain_plugin.compare.figure import (
@@ -48,12 +48,12 @@ def test_without_names_each_type_has_its_largest_gain():
     assert [c.image for c in choose_images(comparison(), [])] == ["one", "three", "walk <i>"]
 
 
-def count(picture, colour):
-    return int((np.asarray(picture) == colour).all(axis=2).sum())
+def count(pixels, colour):
+    return int((np.asarray(pixels) == colour).all(axis=2).sum())
 
 
 def test_every_picture_and_error_is_drawn():
-    block = draw_block("title", pictures(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
+    block = draw_block("title", arrays(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
     assert block.width == WIDTH
     # Four columns and a whole image of 1.67: a cell of 231 pixels, of which the frame of 3 hides the rim.
     for name in ("input", "Good", "Bad", "gt"):
@@ -64,33 +64,33 @@ def test_every_picture_and_error_is_drawn():
         assert count(block, colour) >= 230 * 230
     green = (0, 110, 60)
     assert count(block, green) > 50, "the best model's name and PSNR"
-    assert count(draw_block("title", pictures(PAIRED, "one"), [], 40, 0.2), green) == 0
+    assert count(draw_block("title", arrays(PAIRED, "one"), [], 40, 0.2), green) == 0
 
 
 def test_missing_result_keeps_its_column():
-    whole = draw_block("t", pictures(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
-    part = draw_block("t", pictures(PAIRED, "two"), ["Good", "Bad"], 40, 0.2)
+    whole = draw_block("t", arrays(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
+    part = draw_block("t", arrays(PAIRED, "two"), ["Good", "Bad"], 40, 0.2)
     assert part.size == whole.size
     assert count(part, COLOURS["Bad"]) == 0 and count(part, (238, 238, 238)) > 2 * 200 * 200
 
 
 def test_without_clean_picture_there_are_no_errors():
-    paired = draw_block("t", pictures(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
-    block = draw_block("t", pictures(SNAPSHOTS, "one"), ["Good", "Bad"], 40, 0.2)
+    paired = draw_block("t", arrays(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
+    block = draw_block("t", arrays(SNAPSHOTS, "one"), ["Good", "Bad"], 40, 0.2)
     assert block.height < paired.height * 0.75
     assert count(block, COLOURS["Bad"]) >= 225 * 225 and count(block, (0, 110, 60)) == 0
 
 
 def test_many_models_are_wrapped_and_long_names_cut():
     names = [f"a model with a very long name indeed {n}" for n in range(6)]
-    many = {**pictures(PAIRED, "one"), **dict.fromkeys(names, np.zeros((60, 100, 3), np.uint8))}
+    many = {**arrays(PAIRED, "one"), **dict.fromkeys(names, np.zeros((60, 100, 3), np.uint8))}
     block = draw_block("t", many, names, 40, 0.2)
     assert block.width == WIDTH and count(block, (0, 0, 0)) > 6 * 200 * 200
-    assert block.height > 1.5 * draw_block("t", pictures(PAIRED, "one"), ["Good"], 40, 0.2).height
+    assert block.height > 1.5 * draw_block("t", arrays(PAIRED, "one"), ["Good"], 40, 0.2).height
 
 
 def test_given_box_is_zoomed():
-    found = pictures(PAIRED, "one")
+    found = arrays(PAIRED, "one")
     found["input"][20:40, 60:90] = (255, 0, 255)
     block = draw_block("t", found, ["Good"], Box(20, 60, 20, 30), 0.2)
     assert count(block, (255, 0, 255)) > 280 * 200, "a flat magenta cell of the box's shape"
@@ -102,9 +102,7 @@ def test_written_figure(tmp_path):
     write_zoom_grid(comparison(), path, options)
     with Image.open(path) as image:
         assert image.format == "PNG" and image.width == WIDTH
-        blocks = [
-            draw_block("", pictures(*key.split("/", 1)), ["Good", "Bad"], 32, 0.1).height for key in options.images
-        ]
+        blocks = [draw_block("", arrays(*key.split("/", 1)), ["Good", "Bad"], 32, 0.1).height for key in options.images]
         assert count(image, (238, 238, 238)) < 1000, "the model without any result has no column"
         assert sum(blocks) < image.height < sum(blocks) + 200
     first = path.read_bytes()

@@ -154,9 +154,13 @@ def test_the_best_share_that_loses_little_is_taken(found, best):
     ],
 )
 def test_wrong_arguments_are_told_and_nothing_is_made(user, tmp_path, monkeypatch, capsys, more, message):
-    monkeypatch.setattr(
-        "unirain_plugin.study.real.rain_shown", lambda paths: np.array([9.0 if "rainy" in str(paths[0]) else 0])
-    )
+    for side in ("input", "target"):
+        (tmp_path / "small" / side).mkdir(parents=True)
+        for number in (0, 1):
+            cv2.imwrite(str(tmp_path / "small" / side / f"{number}.png"), np.zeros((72, 95, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    shown = "unirain_plugin.study.real.rain_shown"
+    monkeypatch.setattr(shown, lambda paths: np.array([9.0 if "rainy" in str(paths[0]) else 0.0]))
     assert cli.main(arguments(user, tmp_path / "out", **{**TINY, **more})) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -174,13 +178,9 @@ def test_wrong_arguments_are_told_and_nothing_is_made(user, tmp_path, monkeypatc
     ],
 )
 def test_folders_of_the_wrong_kind_are_told(user, tmp_path, capsys, more, message):
-    for name, first, second in (
-        ("swapped", "target", "input"),
-        ("lonely", "input", "target"),
-        ("single", "input", "target"),
-    ):
-        shutil.copytree(user / "pairs" / first, tmp_path / name / "input")
-        shutil.copytree(user / "pairs" / second, tmp_path / name / "target")
+    for name in ("swapped", "lonely", "single"):
+        for side, other in (("input", "target"), ("target", "input")):
+            shutil.copytree(user / "pairs" / (other if name == "swapped" else side), tmp_path / name / side)
     (tmp_path / "lonely" / "target" / "1.png").unlink()
     for side in ("input", "target"):
         for number in (1, 2):

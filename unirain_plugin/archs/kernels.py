@@ -232,7 +232,8 @@ class _Gated(torch.autograd.Function):
         if weights is not None:
             shares = (product * for_product).unflatten(-1, (weights.shape[-1], -1)).sum(-1)
             for_weights = shares.sum_to_size(weights.shape)
-            _scaled(for_product, weights), _scaled(product, weights)
+            _scaled(for_product, weights)
+            _scaled(product, weights)
         for_project = _weight_gradient(gradient.flatten(0, -2), product.flatten(0, -2))
         del product
         for_z = torch.empty_like(z)

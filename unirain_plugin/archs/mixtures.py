@@ -243,7 +243,7 @@ def _sum_weighted(x: Tensor, chosen: list[tuple[Tensor, Tensor, Tensor]], weight
         expand, depthwise, project = chosen[0]
         if not weights.requires_grad or len(x) > 1:
             return run_expert(x, chosen[0], weights=weights[:, :, None, None] if weights.requires_grad else None)
-        return run_expert(x, (expand, depthwise, project * weights))
+        return run_expert(x, (expand, depthwise, project * weights.to(project.dtype)))
     total = None
     for j, expert in enumerate(chosen):
         y = run_expert(x, expert)

@@ -113,16 +113,16 @@ class Evaluator:
 
     Args:
         journal: Where finished results are.
-        pictures: Folder for restored images: ``{model}/{test set}/{image}.png``.
+        restored: Folder for restored images: ``{model}/{test set}/{image}.png``.
         samples: The test images.
         metrics: What is computed.
         bar: Progress bar, a step for each model and image.
     """
 
     def __init__(
-        self, journal: Journal, pictures: Path, samples: Sequence[Checked], metrics: Sequence[Metric], bar: tqdm
+        self, journal: Journal, restored: Path, samples: Sequence[Checked], metrics: Sequence[Metric], bar: tqdm
     ) -> None:
-        self.journal, self.pictures, self.samples, self.metrics, self.bar = journal, pictures, samples, metrics, bar
+        self.journal, self.restored, self.samples, self.metrics, self.bar = journal, restored, samples, metrics, bar
 
     def input_row(self) -> Row:
         """The rainy images themselves."""
@@ -169,15 +169,15 @@ class Evaluator:
         row.results.sort(key=lambda result: order[result.test_set, result.image])
         return row
 
-    def _take_over(self, row: Row, checked: Checked, picture_key: str) -> bool:
+    def _take_over(self, row: Row, checked: Checked, image_key: str) -> bool:
         """Use the restored image of an earlier run, if it is that of this network and unharmed."""
         record = self.journal.get("result", row.name, *checked.sample.key)
         target = self._target(row.name, checked)
-        if record is None or record.get("picture") != picture_key or not target.is_file():
+        if record is None or record.get("picture") != image_key or not target.is_file():
             return False
         if hashlib.sha256(target.read_bytes()).hexdigest() != record.get("file"):
             return False
-        self._finish(row, checked, Source(str(target)), picture_key)
+        self._finish(row, checked, Source(str(target)), image_key)
         return True
 
     def _restore(self, row: Row, spec: NetworkSpec, fingerprint: str, todo: Sequence[Checked]) -> None:
@@ -211,11 +211,11 @@ class Evaluator:
                 yield waiting, failure
             waiting = checked
 
-    def _finish(self, row: Row, checked: Checked, source: Source, picture_key: str) -> None:
+    def _finish(self, row: Row, checked: Checked, source: Source, image_key: str) -> None:
         """Score what is not scored yet, write it down, and add the result to the row."""
         key = ("result", row.name, *checked.sample.key)
         record = self.journal.get(*key) or {}
-        same = record.get("picture") == picture_key and record.get("gt") == checked.gt
+        same = record.get("picture") == image_key and record.get("gt") == checked.gt
         scores: dict[str, Any] = dict(record["metrics"]) if same else {}
         wanted = [metric for metric in self.metrics if metric.key not in scores]
         if wanted or not same:
@@ -229,7 +229,7 @@ class Evaluator:
             for metric, text in failed.items():
                 row.unscored.setdefault(metric, []).append(text)
             file = hashlib.sha256(data).hexdigest()
-            self.journal.add(key, {"picture": picture_key, "gt": checked.gt, "file": file, "metrics": scores})
+            self.journal.add(key, {"picture": image_key, "gt": checked.gt, "file": file, "metrics": scores})
         found = {m.name: scores.get(m.key, math.nan) for m in self.metrics}  # what failed is tried anew next time
         values = {name: value for name, value in found.items() if value is not None}
         sample = checked.sample
@@ -246,7 +246,7 @@ class Evaluator:
 
     def _target(self, name: str, checked: Checked) -> Path:
         sample = checked.sample
-        return self.pictures / f"{safe_path(f'{name}/{sample.test_set}/{sample.image}')}.png"
+        return self.restored / f"{safe_path(f'{name}/{sample.test_set}/{sample.image}')}.png"
 
 
 def _scores(
@@ -254,7 +254,7 @@ def _scores(
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """The values of those metrics that can be computed, and why others failed."""
     needs_gt = any(metric.needs_gt for metric in metrics) and checked.sample.gt is not None
-    target = checked.sample.gt.picture() if needs_gt else None
+    target = checked.sample.gt.pixels() if needs_gt else None
     scores, failures = {}, {}
     for metric in metrics:
         try:

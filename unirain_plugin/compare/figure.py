@@ -117,10 +117,10 @@ def choose_images(comparison: Comparison, names: Sequence[str]) -> list[Chosen]:
     known = {f"{r.test_set}/{r.image}": (r.test_set, r.image) for r in comparison.results}
     if not names:
         return [Chosen(r.test_set, r.image) for r in _largest_gains(comparison)]
-    return [find_picture(entry, known) for entry in names]
+    return [find_image(entry, known) for entry in names]
 
 
-def find_picture(entry: str, known: Mapping[str, tuple[str, str]]) -> Chosen:
+def find_image(entry: str, known: Mapping[str, tuple[str, str]]) -> Chosen:
     """What ``test set/image`` or ``test set/image@left,top`` names.
 
     Args:
@@ -185,10 +185,10 @@ _LINE = 27
 
 @dataclass(frozen=True)
 class _Cell:
-    """One crop of the figure; ``picture`` is None where a model has no result for it."""
+    """One crop of the figure; ``pixels`` is None where a model has no result for it."""
 
     name: str
-    picture: np.ndarray | None
+    pixels: np.ndarray | None
     whole: float | None
     part: float | None
     is_best: bool
@@ -209,10 +209,10 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
     blocks = []
     names = [name for name in models_with_results(comparison) if name != INPUT]
     for chosen in choose_images(comparison, options.images):
-        pictures = comparison.pictures(chosen.test_set, chosen.image)
-        crop = chosen.box(options.crop, pictures[INPUT].shape) or options.crop
+        arrays = comparison.arrays(chosen.test_set, chosen.image)
+        crop = chosen.box(options.crop, arrays[INPUT].shape) or options.crop
         title = _title(comparison, chosen.test_set, chosen.image)
-        blocks.append(draw_block(title, pictures, names, crop, options.error_scale))
+        blocks.append(draw_block(title, arrays, names, crop, options.error_scale))
     footer = _footer(options.error_scale, automatic=not options.images)
     height = sum(b.height for b in blocks) + footer.height + _MARGIN * (len(blocks) + 2)
     canvas = Image.new("RGB", (WIDTH, height), PAPER)
@@ -225,24 +225,24 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
 
 
 def draw_block(
-    title: str, pictures: Mapping[str, np.ndarray], models: Sequence[str], crop: int | Box, error_scale: float
+    title: str, arrays: Mapping[str, np.ndarray], models: Sequence[str], crop: int | Box, error_scale: float
 ) -> Image.Image:
     """Draw one image's part of the figure.
 
     Args:
         title: Its heading.
-        pictures: As :attr:`Comparison.pictures` returns them.
-        models: The models' names in order; one that is not in ``pictures`` gets an empty cell.
+        arrays: As :attr:`Comparison.arrays` returns them.
+        models: The models' names in order; one that is not in ``arrays`` gets an empty cell.
         crop: Edge of the box in pixels, put where input and clean image differ most (without a clean image:
             input and the first model); or the box itself.
         error_scale: Absolute error that gets the brightest colour, of a range of 1.
     """
-    gt = pictures.get(GT)
-    box = crop if isinstance(crop, Box) else _choose_box(pictures, crop)
-    cells = _cells(pictures, models, box)
+    gt = arrays.get(GT)
+    box = crop if isinstance(crop, Box) else _choose_box(arrays, crop)
+    cells = _cells(arrays, models, box)
     bands = math.ceil(len(cells) / _IN_A_ROW)
     columns = math.ceil(len(cells) / bands)
-    height, width = pictures[INPUT].shape[:2]
+    height, width = arrays[INPUT].shape[:2]
     stacked = bands * (1 if gt is None else 2) * box.height / box.width
     cell = int((WIDTH - 2 * _MARGIN - (columns + 1) * _GAP) / (columns + _whole_width(stacked * width / height)))
     cell_height = round(cell * box.height / box.width)
@@ -250,7 +250,7 @@ def draw_block(
     band = cell_height + text + 2 * _GAP + (0 if gt is None else cell_height)
     head = _LINE + 12
     left = WIDTH - _MARGIN - columns * (cell + _GAP) + _GAP
-    wholes = _whole_pictures(pictures, box, left - _MARGIN - 2 * _GAP, bands * band - _GAP)
+    wholes = _whole_images(arrays, box, left - _MARGIN - 2 * _GAP, bands * band - _GAP)
     canvas = Image.new("RGB", (WIDTH, head + max(bands * band, wholes.height)), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((_MARGIN, 0), title, INK, text_font(_TITLE), stroke_width=0.5)
@@ -272,31 +272,31 @@ def _whole_width(fitting: float) -> float:
     return next((fitting / n for n in (3, 2, 1) if low <= fitting / n <= high), min(max(fitting, low), high))
 
 
-def _choose_box(pictures: Mapping[str, np.ndarray], edge: int) -> Box:
-    others = [picture for name, picture in pictures.items() if name not in (INPUT, GT)]
-    target = pictures.get(GT, others[0] if others else pictures[INPUT])
-    return most_different_box(pictures[INPUT], target, edge)
+def _choose_box(arrays: Mapping[str, np.ndarray], edge: int) -> Box:
+    others = [pixels for name, pixels in arrays.items() if name not in (INPUT, GT)]
+    target = arrays.get(GT, others[0] if others else arrays[INPUT])
+    return most_different_box(arrays[INPUT], target, edge)
 
 
-def _cells(pictures: Mapping[str, np.ndarray], models: Sequence[str], box: Box) -> list[_Cell]:
-    gt = pictures.get(GT)
-    scores = {name: psnr(pictures[name], gt) for name in (INPUT, *models) if gt is not None and name in pictures}
+def _cells(arrays: Mapping[str, np.ndarray], models: Sequence[str], box: Box) -> list[_Cell]:
+    gt = arrays.get(GT)
+    scores = {name: psnr(arrays[name], gt) for name in (INPUT, *models) if gt is not None and name in arrays}
     # Compared as printed: two models with the same two decimals are both best.
     best = max((round(scores[name], 2) for name in models if name in scores), default=None)
     cells = []
     for name in (INPUT, *models):
-        part = psnr(box.cut(pictures[name]), box.cut(gt)) if name in scores else None
+        part = psnr(box.cut(arrays[name]), box.cut(gt)) if name in scores else None
         is_best = name != INPUT and name in scores and round(scores[name], 2) == best
-        picture = box.cut(pictures[name]) if name in pictures else None
-        cells.append(_Cell(name, picture, scores.get(name), part, is_best))
+        pixels = box.cut(arrays[name]) if name in arrays else None
+        cells.append(_Cell(name, pixels, scores.get(name), part, is_best))
     return cells if gt is None else [*cells, _Cell(GT, box.cut(gt), None, None, False)]
 
 
-def _whole_pictures(pictures: Mapping[str, np.ndarray], box: Box, width: int, height: int) -> Image.Image:
+def _whole_images(arrays: Mapping[str, np.ndarray], box: Box, width: int, height: int) -> Image.Image:
     """The whole input with the box and, as far as there is room below it, the clean and the first model's image."""
-    source = pictures[INPUT]
-    models = [name for name in pictures if name not in (INPUT, GT)]
-    order = [name for name in (INPUT, GT, *models[:1]) if name in pictures]
+    source = arrays[INPUT]
+    models = [name for name in arrays if name not in (INPUT, GT)]
+    order = [name for name in (INPUT, GT, *models[:1]) if name in arrays]
     below = _LINE + 8 + _GAP
     widest = min(width, max(height, width) * source.shape[1] / source.shape[0])
     for count in range(len(order), 0, -1):
@@ -309,10 +309,10 @@ def _whole_pictures(pictures: Mapping[str, np.ndarray], box: Box, width: int, he
     step = size[1] + below
     canvas = Image.new("RGB", (width, step * len(order)), PAPER)
     draw = ImageDraw.Draw(canvas)
-    names = [name for name in pictures if name in order]
+    names = [name for name in arrays if name in order]
     for number, name in enumerate(names):
         top = number * step
-        canvas.paste(Image.fromarray(_resized(pictures[name], size)), (0, top))
+        canvas.paste(Image.fromarray(_resized(arrays[name], size)), (0, top))
         _draw_name(draw, (0, top + size[1] + 5), f"{_shown(name)}, whole", size[0])
         corner = (round(box.left * scale), top + round(box.top * scale))
         _frame(draw, corner, (round(box.width * scale), round(box.height * scale)))
@@ -322,10 +322,10 @@ def _whole_pictures(pictures: Mapping[str, np.ndarray], box: Box, width: int, he
 def _draw_cell(canvas: Image.Image, place: tuple[int, int], size: tuple[int, int], cell: _Cell, box: Box) -> None:
     draw = ImageDraw.Draw(canvas)
     (x, y), (width, height) = place, size
-    if cell.picture is None:
+    if cell.pixels is None:
         _draw_empty(draw, place, size, "no result")
     else:
-        canvas.paste(Image.fromarray(_resized(cell.picture, size)), place)
+        canvas.paste(Image.fromarray(_resized(cell.pixels, size)), place)
         _frame(draw, place, size)
     y += height + 5
     _draw_name(draw, (x, y), _shown(cell.name), width, _BEST if cell.is_best else INK)
@@ -340,10 +340,10 @@ def _draw_error(
     draw = ImageDraw.Draw(canvas)
     if cell.name == GT:
         _draw_scale(canvas, place, size, scale)
-    elif cell.picture is None:
+    elif cell.pixels is None:
         _draw_empty(draw, place, size, "")
     else:
-        errors = cv2.resize(error_map(cell.picture, gt, scale), size, interpolation=cv2.INTER_NEAREST)
+        errors = cv2.resize(error_map(cell.pixels, gt, scale), size, interpolation=cv2.INTER_NEAREST)
         canvas.paste(Image.fromarray(np.ascontiguousarray(errors[..., ::-1])), place)
 
 

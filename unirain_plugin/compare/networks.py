@@ -319,7 +319,7 @@ def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., obje
 
     def restore_file(source: Source, target: Path) -> None:
         """Restore ``source`` into the PNG file ``target``."""
-        write_image(target, StoredImage(restore(net, source.picture(), **vars(options))))
+        write_image(target, StoredImage(restore(net, source.pixels(), **vars(options))))
 
     def once(image: Tensor) -> Tensor:
         return restore_tensor(net, image, options)

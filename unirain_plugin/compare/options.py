@@ -263,7 +263,7 @@ class CompareOptions:
         bootstrap: Confidence intervals.
         figure: The grid of images.
         output: Folder for everything that is written.
-        max_megapixels: Pictures that declare more are refused before they are decoded; null for what memory takes.
+        max_megapixels: Images that declare more are refused before they are decoded; null for what memory takes.
     """
 
     name: _FolderName

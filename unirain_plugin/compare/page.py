@@ -161,9 +161,9 @@ def _image(
     options: PageOptions,
 ) -> dict[str, object]:
     """Everything that the page shows of one image, as JSON."""
-    pictures = comparison.pictures(result.test_set, result.image)
-    height, width = pictures[INPUT].shape[:2]
-    rows = {name: scores.get((result.test_set, result.image, name), {}) for name in pictures if name != GT}
+    arrays = comparison.arrays(result.test_set, result.image)
+    height, width = arrays[INPUT].shape[:2]
+    rows = {name: scores.get((result.test_set, result.image, name), {}) for name in arrays if name != GT}
     columns = {metric: shown([row.get(metric) for row in rows.values()]) for metric in comparison.metrics}
     return {
         "set": result.test_set,
@@ -172,8 +172,8 @@ def _image(
         "words": describe(result.rain_type) if result.rain_type else "",
         "width": width,
         "height": height,
-        "thumbnail": embedded(pictures[INPUT], _THUMBNAIL, _THUMBNAIL_QUALITY),
-        "sides": {name: embedded(picture, options.longest_edge, options.quality) for name, picture in pictures.items()},
+        "thumbnail": embedded(arrays[INPUT], _THUMBNAIL, _THUMBNAIL_QUALITY),
+        "sides": {name: embedded(pixels, options.longest_edge, options.quality) for name, pixels in arrays.items()},
         "scores": {
             name: {m: [columns[m][number], _finite(row.get(m))] for m in comparison.metrics}
             for number, (name, row) in enumerate(rows.items())
@@ -188,10 +188,10 @@ def _finite(value: Cell) -> float | int | None:
     return math.copysign(1e300, value) if math.isinf(value) else value
 
 
-def embedded(picture: np.ndarray, longest_edge: int, quality: int) -> str:
+def embedded(pixels: np.ndarray, longest_edge: int, quality: int) -> str:
     """An RGB image (H, W, 3), made smaller if need be, as the data URI of a WebP."""
-    scale = min(1.0, longest_edge / max(picture.shape[:2]))
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+    scale = min(1.0, longest_edge / max(pixels.shape[:2]))
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
     data = cv2.imencode(".webp", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.compare.evaluate import Checked, Evaluator, Row, check_sample
-from unirain_plugin.compare.figure import find_picture
+from unirain_plugin.compare.figure import find_image
 from unirain_plugin.compare.measuring import Costs, measure_costs
 from unirain_plugin.compare.networks import NetworkSpec, spec_of
 from unirain_plugin.compare.options import CompareOptions
@@ -69,7 +69,7 @@ def _check_figure(options: CompareOptions, checked: Sequence[Checked]) -> None:
     sizes = {c.sample.key: c.size for c in checked}
     known = {"/".join(key): key for key in sizes}
     for entry in options.figure.images if options.figure.enabled else ():
-        chosen = find_picture(entry, known)
+        chosen = find_image(entry, known)
         chosen.box(options.figure.crop, sizes[chosen.test_set, chosen.image])
 
 
@@ -155,19 +155,19 @@ def _model_row(row: Row, cost: Mapping[str, float | None], problem: str | None) 
 
 
 def _reader(rows: Sequence[Row], checked: Sequence[Checked]) -> Callable[[str, str], dict[str, np.ndarray]]:
-    """The function behind :attr:`Comparison.pictures`."""
+    """The function behind :attr:`Comparison.arrays`."""
     samples = {c.sample.key: c.sample for c in checked}
 
-    def pictures(test_set: str, image: str) -> dict[str, np.ndarray]:
+    def arrays(test_set: str, image: str) -> dict[str, np.ndarray]:
         key = test_set, image
         if key not in samples:
             raise DataError(f"there is no test image '{image}' in the test set '{test_set}'.")
-        found = {INPUT: samples[key].lq.picture()}
+        found = {INPUT: samples[key].lq.pixels()}
         for row in rows:
             if row.name != INPUT and key in row.sources:
-                found[row.name] = row.sources[key].picture()
+                found[row.name] = row.sources[key].pixels()
         if samples[key].gt is not None:
-            found[GT] = samples[key].gt.picture()
+            found[GT] = samples[key].gt.pixels()
         return found
 
-    return pictures
+    return arrays

@@ -52,7 +52,7 @@ class Source:
         """
         return read_file(self.path) if self.key is None else read_value(self.path, self.key)
 
-    def picture(self) -> np.ndarray:
+    def pixels(self) -> np.ndarray:
         """The image as the toolbox reads it: (H, W, 3) uint8 RGB, upright, without alpha.
 
         Raises:

@@ -77,7 +77,7 @@ class Comparison:
         test_sets: Names, in the option file's order.
         results: Of all models, test sets and images that were finished.
         metrics: Names, in the option file's order.
-        pictures: ``(test set, image)`` → the images in order: ``input``, each model's name that finished this image,
+        arrays: ``(test set, image)`` → the images in order: ``input``, each model's name that finished this image,
             and ``gt`` if there is one; uint8 RGB (H, W, 3) of one size. Read from files at every call. A model named
             ``input`` is the first entry, not repeated.
     """
@@ -87,7 +87,7 @@ class Comparison:
     test_sets: list[str]
     results: list[ImageResult]
     metrics: list[str]
-    pictures: Callable[[str, str], dict[str, np.ndarray]]
+    arrays: Callable[[str, str], dict[str, np.ndarray]]
 
 
 MEAN, WORST, ALL = "mean", "worst", "all"

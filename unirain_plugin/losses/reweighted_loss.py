@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from unirain_plugin.errors import CheckpointError, DataError, OptionError, did_you_mean
+from unirain_plugin.losses import pixel_losses  # the module: its import of BasicSR may have led here
 from unirain_plugin.losses.base_terms import build_base_terms
-from unirain_plugin.losses.pixel_losses import at_least_float32
 from unirain_plugin.losses.reweighter import OPTION_NAMES, blend_with_floor
 from unirain_plugin.losses.reweighting import build_reweighter
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
@@ -266,7 +266,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         """
         if pred.shape != target.shape:
             raise DataError(f"loss: the prediction is {tuple(pred.shape)}, the target {tuple(target.shape)}.")
-        pred, target, weight = at_least_float32(pred, target, weight)
+        pred, target, weight = pixel_losses.at_least_float32(pred, target, weight)
         with torch.autocast(pred.device.type, enabled=False):
             if rain_type is None:
                 self._tell_of_missing_labels()
@@ -286,7 +286,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
 
     def per_sample(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The base loss of each sample, (N,), unweighted by type; no recording. For validation losses per type."""
-        pred, target, weight = at_least_float32(pred, target, weight)
+        pred, target, weight = pixel_losses.at_least_float32(pred, target, weight)
         with torch.autocast(pred.device.type, enabled=False):
             return sum(term(pred, target, weight) for term in self.base)
 
