@@ -221,13 +221,13 @@ def test_flat_black_and_white_photos(rain_type, value):
 @pytest.mark.parametrize(
     ("photo", "message"),
     [
-        (np.zeros((64, 64), np.uint8), r"shape \(64, 64\); expected a colour picture"),
-        (np.zeros((64, 64, 4), np.uint8), r"shape \(64, 64, 4\); expected a colour picture"),
+        (np.zeros((64, 64), np.uint8), r"shape \(64, 64\); expected a colour image"),
+        (np.zeros((64, 64, 4), np.uint8), r"shape \(64, 64, 4\); expected a colour image"),
         (np.zeros((31, 64, 3), np.uint8), r"31×64 pixels; expected at least 32×32"),
         (np.zeros((64, 64, 3), np.uint16), r"type uint16; expected uint8"),
         (np.full((64, 64, 3), 1.5), r"from 1.5 to 1.5; floating point must lie in \[0, 1\]"),
         (np.full((64, 64, 3), np.nan), "from nan to nan"),
-        ([[1]], "found list; expected a colour picture"),
+        ([[1]], "found list; expected a colour image"),
     ],
 )
 def test_bad_photos(photo, message):

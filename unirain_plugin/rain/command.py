@@ -22,7 +22,7 @@ SETTINGS_FILE = "synthesis.json"
 RENDERER_VERSION = 9
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
-"""Conversions accepted by default: they lose nothing that an 8-bit RGB picture could hold."""
+"""Conversions accepted by default: they lose nothing that an 8-bit RGB image could hold."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,16 +45,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", type=int, nargs="+", metavar="PX", help="height and width (one number: both) of random windows at "
         "random scale (default: whole photographs)")  # fmt: skip
     add("--vary-colours", action="store_true", help="give each window other colours first: more variety from few "
-        "photographs (the clean picture is the changed one)")  # fmt: skip
+        "photographs (the clean image is the changed one)")  # fmt: skip
     add("--vary-rain", action="store_true", help="for training, not for testing: 80 %% of the pairs show one of the "
         "kinds of rain that real photographs show; some photographs are first darkened, put out of focus, crossed by "
         "bars or compressed, in both images")  # fmt: skip
     add("--dull-share", type=float, metavar="SHARE", help="with --vary-rain: share of those kinds' streaks by day "
         "before a darker scene, whose target keeps its light (default: 0.3, of dense ones 0.8)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
-        "large as rain of --size, as in a window of a larger picture (default: 1)")  # fmt: skip
+        "large as rain of --size, as in a window of a larger image (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "
-        "network learns to leave clean pictures alone (default: 0)")  # fmt: skip
+        "network learns to leave clean images alone (default: 0)")  # fmt: skip
     add("--seed", type=int, default=0, help="seed, 0 or more (default: 0)")
     add("--workers", type=int, metavar="N", default=1, help="processes (default: 1, no extra process)")
     add("--split", metavar="NAME", help="without --input: train, held-out or all (default: all)")
@@ -150,7 +150,7 @@ def _find_photos(args: argparse.Namespace) -> list[tuple[str, str]]:
         raise DataError(f"--input {args.input}: {'is a file' if args.input.exists() else 'no such folder'}; expected "
                         "a folder of photographs.")  # fmt: skip
     if args.output.resolve().is_relative_to(args.input.resolve()):
-        raise OptionError(f"--output {args.output} lies inside --input {args.input}: its pictures would be taken for "
+        raise OptionError(f"--output {args.output} lies inside --input {args.input}: its images would be taken for "
                           "photographs; name a folder elsewhere.")  # fmt: skip
     if args.input.resolve().is_relative_to(args.output.resolve()):
         raise OptionError(f"--input {args.input} lies inside --output {args.output}, which is written to; name a "

@@ -123,12 +123,12 @@ def add_drops(
     Args:
         scene: Linear light, (H, W, 3) float32.
         light: Light that makes the highlights, (H, W, 3) or broadcastable, same unit.
-        sky: Light of the sky above the picture, likewise.
+        sky: Light of the sky above the image, likewise.
         rng: Source of all random numbers.
         params: Ranges.
 
     Returns:
-        The rainy picture, linear light (H, W, 3), and the opacity (H, W) of the drops in [0, 1].
+        The rainy image, linear light (H, W, 3), and the opacity (H, W) of the drops in [0, 1].
     """
     shape = scene.shape[:2]
     field = drop_field(shape, rng, params)
@@ -163,7 +163,7 @@ def _wet(scene: np.ndarray, rng: np.random.Generator, params: DropParams) -> tup
 
 
 def _refract(scene: np.ndarray, field: DropField, view: float) -> np.ndarray:
-    """The inverted and minified image in each drop; beyond the picture's edge the scene is continued by reflection."""
+    """The inverted and minified image in each drop; beyond the image's edge the scene is continued by reflection."""
     shrink = max(1, int(0.4 * view / max(field.radius, 1)))
     height, width = scene.shape[:2]
     size = (max(width // shrink, 2), max(height // shrink, 2))
@@ -174,11 +174,11 @@ def _refract(scene: np.ndarray, field: DropField, view: float) -> np.ndarray:
     return cv2.remap(small, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
-def _defocus(picture: np.ndarray, radius: float, blades: int) -> np.ndarray:
+def _defocus(image: np.ndarray, radius: float, blades: int) -> np.ndarray:
     """Average over the aperture seen from the pane, with a soft edge: a disc, or a polygon from five blades on."""
     reach = int(np.ceil(1.3 * radius)) + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     turns = 2 * np.pi * np.arange(blades) / max(blades, 1)
     grid = np.max([x * np.cos(t) + y * np.sin(t) for t in turns], axis=0) if blades >= 5 else np.hypot(x, y)
     kernel = np.clip(radius + 0.5 - grid, 0, 1)
-    return cv2.filter2D(picture, -1, (kernel / kernel.sum()).astype(np.float32), borderType=cv2.BORDER_REFLECT_101)
+    return cv2.filter2D(image, -1, (kernel / kernel.sum()).astype(np.float32), borderType=cv2.BORDER_REFLECT_101)

@@ -1,4 +1,4 @@
-"""Linear light: transfer curves, colour temperature and the scene's bright surroundings. Pictures are (H, W, 3) RGB."""
+"""Linear light: transfer curves, colour temperature and the scene's bright surroundings. Images are (H, W, 3) RGB."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TO_CODE = np.round(255 * np.where(_GRID <= 0.0031308, 12.92 * _GRID, 1.055 * _G
 )
 
 
-def to_linear(picture: np.ndarray) -> np.ndarray:
+def to_linear(image: np.ndarray) -> np.ndarray:
     """From sRGB codes, uint8, to linear light, float32 in [0, 1]."""
-    return _TO_LINEAR[picture]
+    return _TO_LINEAR[image]
 
 
 def to_codes(linear: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def kelvin_to_rgb(kelvin: float) -> np.ndarray:
 def surroundings(scene: np.ndarray) -> np.ndarray:
     """Linear RGB (3,) of the bright part of a scene: what a drop gathers from its wide field of view.
 
-    The mean of the brightest tenth, half way to grey, because a drop also sees the sky outside the picture.
+    The mean of the brightest tenth, half way to grey, because a drop also sees the sky outside the image.
     """
     luminance = scene @ LUMA
     flat = luminance.ravel()

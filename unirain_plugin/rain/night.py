@@ -18,7 +18,7 @@ class Night:
     Attributes:
         scene: Linear light of the clean scene with its lamps and their glow, (H, W, 3) float32, exposed.
         light: Light that reaches rain at each pixel, (H, W, 3), same unit.
-        noise: Standard normal field (H, W, 3); the same one serves the clean and the rainy picture.
+        noise: Standard normal field (H, W, 3); the same one serves the clean and the rainy image.
         shot: Variance of the shot noise per unit of signal.
         read: Standard deviation of the read noise.
     """
@@ -30,7 +30,7 @@ class Night:
     read: float
 
     def photograph(self, linear: np.ndarray) -> np.ndarray:
-        """Expose a picture: sensor noise, the response's shoulder (1 - exp(-x)), sRGB codes (H, W, 3) uint8."""
+        """Expose a image: sensor noise, the response's shoulder (1 - exp(-x)), sRGB codes (H, W, 3) uint8."""
         signal = linear + self.noise * np.sqrt(self.shot * linear + self.read**2)
         return to_codes(1 - np.exp(-np.maximum(signal, 0)))
 
@@ -109,7 +109,7 @@ def _lamp_colour(rng: np.random.Generator, params: NightParams, saturation: floa
 
 
 def _add_core(glow: np.ndarray, place: tuple[float, float], size: float, colour: np.ndarray) -> None:
-    """Add a lamp as the camera sees it to a picture (H, W, 3) in place: far beyond saturation, soft, fading out.
+    """Add a lamp as the camera sees it to a image (H, W, 3) in place: far beyond saturation, soft, fading out.
 
     ``size`` is the core's standard deviation relative to the shorter side; the tail ends after ``reach`` of them.
     """

@@ -77,7 +77,7 @@ class PairJob:
 
     @property
     def paths(self) -> tuple[Path, Path]:
-        """Files of the rainy and of the clean picture."""
+        """Files of the rainy and of the clean image."""
         folder = Path(self.output, self.rain_type)
         return folder / INPUT / self.name, folder / TARGET / self.name
 
@@ -132,7 +132,7 @@ def cut(photo: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator)
     The factor lies log-uniformly between 1 (a detail at full sharpness) and the one at which the window just fits.
 
     Raises:
-        DataError: If the photograph is smaller than the window; pictures are never enlarged.
+        DataError: If the photograph is smaller than the window; images are never enlarged.
     """
     if size is None:
         return photo
@@ -182,7 +182,7 @@ def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
 
 
 def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> Sequence[int] | None:
-    """Size of the picture to render, of which the pair is a window: rain grows with the picture that it falls on."""
+    """Size of the image to render, of which the pair is a window: rain grows with the image that it falls on."""
     if job.size is None or job.rain_scale == 1:
         return job.size
     largest = min(job.rain_scale, *(have / want for have, want in zip(photo.shape, job.size, strict=False)))
@@ -191,7 +191,7 @@ def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> Se
 
 
 def _window(frame: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A random window of ``size`` in a picture."""
+    """A random window of ``size`` in a image."""
     size = size or frame.shape[:2]
     starts = [int(rng.integers(0, have - want + 1)) for have, want in zip(frame.shape, size, strict=False)]
     return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])

@@ -1,7 +1,7 @@
 """What the rain renderer draws from: every range of every rain scene, in frozen dataclasses.
 
 A pair of numbers is a range ``(low, high)`` from which each scene draws one value, uniformly unless it says otherwise.
-Lengths in pixels hold for a picture whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
+Lengths in pixels hold for a image whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
 rain keeps its look from a thumbnail to 4K. The paper does not render rain (it distils public data sets); all values
 here are our choice, set by eye against public data sets.
 """
@@ -41,7 +41,7 @@ class StreakParams(_Ranges):
         width: Standard deviation of the profile across a streak at depth 1, pixels.
         depths: Number of depth layers.
         depth_step: Ratio of the distances of two neighbouring layers; length and width shrink by it.
-        density: Streaks in the nearest layer of a picture of the reference size, drawn log-uniformly.
+        density: Streaks in the nearest layer of a image of the reference size, drawn log-uniformly.
         density_growth: The next layer holds ``depth_step ** density_growth`` times as many (its volume is larger).
         opacity: Largest opacity of a streak at depth 1; the share of the exposure during which the drop covers a pixel.
         depth_fading: Opacity falls with ``depth ** -depth_fading``.
@@ -49,12 +49,12 @@ class StreakParams(_Ranges):
             field of view. A streak shows ``(1 - a) * background + a * drop``: it brightens what is dark the most.
         modulation: Relative variation of the brightness along a streak (the drop oscillates while it falls).
         veil_share: Share of the scenes that have mist.
-        veil: Largest opacity of the mist, in the far (upper) part of the picture; nearer parts have none.
+        veil: Largest opacity of the mist, in the far (upper) part of the image; nearer parts have none.
         veil_depth: How much the distance also follows the scene, 0 to 1: bright parts, such as the sky, lie farther;
             a curtain of rain may hang at one side.
         veil_light: Radiance of the mist relative to the bright part of its surroundings.
         fan: By how many degrees the direction changes from the left to the right edge (a camera that moves or tilts).
-        clumping: How much the streaks keep to some parts of the picture, as in curtains of rain, 0 to 1.
+        clumping: How much the streaks keep to some parts of the image, as in curtains of rain, 0 to 1.
         taper: How softly a streak ends, 0 (square) to 1.
         code_share: Share of the scenes in which sRGB codes are mixed, as simple programs do, not light.
         added_share: Share of the scenes in which rain only adds light and hides nothing.
@@ -95,12 +95,12 @@ class DropParams(_Ranges):
     """Raindrops on the lens or on a pane before it.
 
     Attributes:
-        count: Drops on a picture, drawn log-uniformly; the aspect ratio scales it, the resolution does not.
+        count: Drops on a image, drawn log-uniformly; the aspect ratio scales it, the resolution does not.
         radius: Radius of a drop, pixels, drawn log-uniformly for each drop (small drops are many).
         size_spread: Each scene draws its own sub-range of ``radius`` of this relative width.
         merge: Mean number of further balls that grow into a drop's outline (metaballs).
         trail_share: Share of the larger drops that have run down and left a trail of beads.
-        view: Half the field that a drop shows, relative to the picture's shorter side (its image is minified).
+        view: Half the field that a drop shows, relative to the image's shorter side (its image is minified).
         defocus: Radius of the circle of confusion relative to a mean drop's radius: the camera is focused on the scene.
         blades: Blades of the aperture whose shape the circle of confusion has; fewer than five make a disc.
         opacity: Opacity in a drop's middle; less than 1 where the aperture looks past the drop.
@@ -140,8 +140,8 @@ class NightParams(_Ranges):
         neon_share: Share of lamps in a saturated colour (signals, shop signs).
         reach: Distance, relative to the shorter side, at which a lamp's light has halved.
         lamp_power: Light of a lamp on the scene near it, relative to the day.
-        halo: Strength of the glow around a lamp (scattering in lens and air); clean and rainy picture share it.
-        exposure: Mean that the camera's automatic exposure brings the linear picture to, lamps not counted; less where
+        halo: Strength of the glow around a lamp (scattering in lens and air); clean and rainy image share it.
+        exposure: Mean that the camera's automatic exposure brings the linear image to, lamps not counted; less where
             a few bright parts would be washed out.
         shot_noise: Variance of the shot noise per unit of signal.
         read_noise: Standard deviation of the read noise.
@@ -219,7 +219,7 @@ class SnowParams(_Ranges):
 
 @dataclass(frozen=True)
 class CameraParams(_Ranges):
-    """What the weather and the camera do to a rainy picture beside the rain; the clean one keeps its light and detail.
+    """What the weather and the camera do to a rainy image beside the rain; the clean one keeps its light and detail.
 
     Attributes:
         dark_share: Share of the streaks by day before a darker scene of more contrast.
@@ -242,7 +242,7 @@ class CameraParams(_Ranges):
 class RainParams:
     """All ranges of the renderer; ``dataclasses.replace`` makes lighter or heavier rain.
 
-    ``daylight`` is the least luminance, a range, of the sky that rain and drops show by day, whatever a picture's
+    ``daylight`` is the least luminance, a range, of the sky that rain and drops show by day, whatever a image's
     brightest part is: windows of the ground have a sky, too.
     """
 

@@ -26,8 +26,8 @@ class RainPair(NamedTuple):
     """A rendered pair.
 
     Attributes:
-        lq: Rainy picture, (H, W, 3) uint8 RGB.
-        gt: Clean picture of the same moment, (H, W, 3) uint8 RGB. By day it is the photograph itself.
+        lq: Rainy image, (H, W, 3) uint8 RGB.
+        gt: Clean image of the same moment, (H, W, 3) uint8 RGB. By day it is the photograph itself.
         mask: Opacity of the rain, (H, W) float32 in [0, 1]. Where it is 0, ``lq`` equals ``gt`` to the bit.
     """
 
@@ -50,7 +50,7 @@ def render_rain(
 
     Raises:
         OptionError: If the rain type is unknown or the seed is no integer ≥ 0.
-        DataError: If the photograph is not a colour picture of at least 32×32 pixels, or its values are out of range.
+        DataError: If the photograph is not a colour image of at least 32×32 pixels, or its values are out of range.
     """
     if rain_type not in SCENES:
         raise OptionError(
@@ -68,7 +68,7 @@ def _as_codes(photo: np.ndarray) -> np.ndarray:
     """Check a photograph and bring it to uint8."""
     if not isinstance(photo, np.ndarray) or photo.ndim != 3 or photo.shape[2] != 3:
         found = f"shape {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
-        raise DataError(f"photo: found {found}; expected a colour picture, an array of shape (H, W, 3).")
+        raise DataError(f"photo: found {found}; expected a colour image, an array of shape (H, W, 3).")
     if min(photo.shape[:2]) < MIN_SIDE:
         raise DataError(f"photo: {photo.shape[0]}×{photo.shape[1]} pixels; expected at least {MIN_SIDE}×{MIN_SIDE}.")
     if photo.dtype == np.uint8:

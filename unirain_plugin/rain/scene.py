@@ -16,7 +16,7 @@ from unirain_plugin.rain.variation import compressed
 from unirain_plugin.rain.weather import add_haze, add_snow
 
 Rendered = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Rainy and clean picture, (H, W, 3) uint8, and the rain's opacity, (H, W) float32 in [0, 1]."""
+"""Rainy and clean image, (H, W, 3) uint8, and the rain's opacity, (H, W) float32 in [0, 1]."""
 
 _VISIBLE = 4e-3
 """Opacity below this is no rain: it would not change an 8-bit code of a mid-grey pixel."""
@@ -52,7 +52,7 @@ def _drawn(rng: np.random.Generator, params: StreakParams) -> StreakParams:
 
 
 def _sky_light(scene: np.ndarray, rng: np.random.Generator, params: RainParams) -> np.ndarray:
-    """Linear RGB (3,) of what rain shows by day: the bright surroundings, or a sky outside the picture."""
+    """Linear RGB (3,) of what rain shows by day: the bright surroundings, or a sky outside the image."""
     light = surroundings(scene)
     return light * max(1, rng.spawn(1)[0].uniform(*params.daylight) / max(float(light @ LUMA), 1e-3))
 

@@ -15,7 +15,7 @@ _SPACING = 0.5
 _SPLAT_SIGMA = 0.45
 """Blur that bilinear splatting itself causes, pixels (standard deviation, mean over positions)."""
 _MOST_COVERED = 1.5
-"""Most area of a layer's streaks, all added up, relative to the picture's: broad ones are fewer."""
+"""Most area of a layer's streaks, all added up, relative to the image's: broad ones are fewer."""
 
 
 def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: StreakParams) -> np.ndarray:
@@ -104,29 +104,29 @@ def tracks(
 
 
 def splat(shape: tuple[int, int], x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Add weighted points to a picture, each spread bilinearly over its four pixels."""
+    """Add weighted points to a image, each spread bilinearly over its four pixels."""
     height, width = shape
     inside = (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
     x, y, weight = x[inside], y[inside], weight[inside]
     column, row = x.astype(np.int64), y.astype(np.int64)
     dx, dy = x - column, y - row
     index = row * width + column
-    picture = np.zeros(height * width)
+    image = np.zeros(height * width)
     for offset, share in (
         (0, (1 - dx) * (1 - dy)),
         (1, dx * (1 - dy)),
         (width, (1 - dx) * dy),
         (width + 1, dx * dy),
     ):
-        picture += np.bincount(index + offset, weight * share, picture.size)
-    return picture.reshape(shape).astype(np.float32)
+        image += np.bincount(index + offset, weight * share, image.size)
+    return image.reshape(shape).astype(np.float32)
 
 
 def veil_opacity(scene: np.ndarray, rng: np.random.Generator, params: StreakParams) -> np.ndarray:
     """Opacity (H, W) of the mist before a scene (H, W, 3), rain too far to be resolved: 1 - exp(-beta * distance).
 
     A photograph comes without depth: the distance grows towards the top with a soft random relief (our choice) and is
-    0 below a line, so that the near part of the picture stays free of mist. By ``params.veil_depth`` it is also that of
+    0 below a line, so that the near part of the image stays free of mist. By ``params.veil_depth`` it is also that of
     the brightness, smoothed along edges, and of a curtain of rain at one side.
     """
     shape = scene.shape[:2]

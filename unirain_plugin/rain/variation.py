@@ -46,7 +46,7 @@ def toned(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def compressed(photo: np.ndarray, rng: np.random.Generator, quality: tuple[float, float] = (50, 95)) -> np.ndarray:
-    """A picture, (H, W, 3) uint8, as JPEG of a random quality shows it."""
+    """A image, (H, W, 3) uint8, as JPEG of a random quality shows it."""
     options = [cv2.IMWRITE_JPEG_QUALITY, round(rng.uniform(*quality))]
     data = cv2.imencode(".jpg", photo[..., ::-1], options)[1]
     return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
@@ -86,7 +86,7 @@ def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         direction = np.array([math.cos(angle), math.sin(angle)])
         points = half * (along[:, None] * direction + sag[:, None] * direction[::-1] * (-1, 1))
         points += rng.uniform(0, 1, 2) * (width, height)
-        drawn = np.zeros((height, width), np.uint8)  # only 8-bit pictures are drawn on without jags
+        drawn = np.zeros((height, width), np.uint8)  # only 8-bit images are drawn on without jags
         cv2.polylines(drawn, [np.round(16 * points).astype(np.int32)], False, 255, round(thickness), cv2.LINE_AA, 4)
         cover = cv2.GaussianBlur(np.float32(drawn / 255), (0, 0), rng.uniform(0.4, 0.4 + thickness / 2))[..., None]
         relief = cv2.resize(rng.uniform(0.6, 1.2, (4, 4)).astype(np.float32), (width, height))[..., None]
