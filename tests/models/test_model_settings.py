@@ -96,7 +96,7 @@ def test_option_names_are_told_to_the_checker():
         "progressive",
     ]
     assert set(names) == set(UniRainModel.TRAIN_OPTIONS)
-    assert set(UniRainModel.VAL_OPTIONS) == {"tile", "tile_overlap", "best"}
+    assert set(UniRainModel.VAL_OPTIONS) == {"tile", "tile_overlap", "best", "protocol"}
 
 
 @pytest.mark.parametrize(

@@ -244,9 +244,10 @@ class _Streamed:
             for top, bottom in self.store.bands(*x.shape, routing.multiple):
                 routing.observe(block.norm2(self.store.read(x, top, bottom)[0]))
         experts, chosen = getattr(block.feed_forward, "experts", block.feed_forward), routing.decide()
-        expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
-        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)
-        project = experts.project[chosen].transpose(0, 1).flatten(1).to(self.dtype)
+        index = torch.tensor(chosen, device=self.store.device)
+        expand = experts.expand[index].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
+        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[index].transpose(0, 1).flatten(0, 2)
+        project = experts.project[index].transpose(0, 1).flatten(1).to(self.dtype)
         for block_of_x, z in self._strips(x, block.norm2, expand, depthwise, routing.see):
             product = torch.mul(*z.chunk(2, -1))
             if (weights := routing.weights(*block_of_x)) is not None:
