@@ -17,7 +17,7 @@ from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.study import command, real
 from unirain_plugin.study.data import distil_options, make_data
 from unirain_plugin.study.draws import other_rain
-from unirain_plugin.study.options import load_options, parse_options, plain
+from unirain_plugin.study.options import load_options, parse_options
 from unirain_plugin.study.plan import DataFolder
 from unirain_plugin.study.real import (
     check_references,
@@ -29,6 +29,7 @@ from unirain_plugin.study.real import (
     write_windows,
 )
 from unirain_plugin.support.resources import option_file
+from unirain_plugin.support.spec import plain
 
 SMOKE = option_file("reproduce/smoke.yml")
 REAL = option_file("reproduce/real.yml")

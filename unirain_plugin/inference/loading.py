@@ -17,6 +17,7 @@ from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
 from unirain_plugin.support.packages import import_own
+from unirain_plugin.support.spec import plain
 from unirain_plugin.toolbox import prepare_import, registered
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "UniRain-Tiny.safetensors"
@@ -205,14 +206,7 @@ def network_section(path: Path, with_imports: bool = False) -> dict[str, object]
     if modules:
         prepare_import()
         import_own(map(str, modules), path.parent)
-    return _plain(section)
-
-
-def _plain(value: object) -> object:
-    """Ordered mappings to plain ones, so that the architecture is JSON."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+    return plain(section)
 
 
 def experiment_network(path: Path) -> dict[str, object] | None:

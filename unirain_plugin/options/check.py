@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import Parameter
-from typing import Any
 
 from unirain_plugin.data.dataset_options import LOADER_KEYS
 from unirain_plugin.errors import nearest
@@ -39,7 +38,7 @@ from unirain_plugin.options.toolbox_keys import (
     reads_of,
     rule_for,
 )
-from unirain_plugin.support.spec import KeyPath, SectionError, complaint, dotted, found, number_meant, words
+from unirain_plugin.support.spec import KeyPath, SectionError, complaint, dotted, found, number_meant, plain, words
 
 
 def find_problems(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool = True) -> None:
@@ -272,11 +271,11 @@ def check_own(opt: Mapping, problems: Problems, is_train: bool) -> None:
     """
     model = model_class(opt)
     if is_own(model) and hasattr(model, "check_options"):
-        _ask(lambda: model.check_options(_plain(opt), is_train), opt, (), problems)
+        _ask(lambda: model.check_options(plain(opt), is_train), opt, (), problems)
     for phase, here in section(opt, "datasets").items():
         cls = dataset_class(opt, str(phase))
         if is_own(cls) and hasattr(cls, "check_options"):
-            full = {**_plain(here), "phase": str(phase).split("_")[0]}
+            full = {**plain(here), "phase": str(phase).split("_")[0]}
             if "scale" in opt:
                 full["scale"] = opt["scale"]
             _ask(lambda cls=cls, full=full: cls.check_options(full), opt, ("datasets", phase), problems)
@@ -293,7 +292,7 @@ def _try_to_build(opt: Mapping, path: KeyPath, problems: Problems) -> None:
     if target is None or not is_own(target[0]):
         return
     cls, own_keys, _ = target
-    arguments = {key: value for key, value in _plain(section(opt, *path)).items() if key not in own_keys}
+    arguments = {key: value for key, value in plain(section(opt, *path)).items() if key not in own_keys}
 
     def build() -> None:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -344,13 +343,6 @@ def _logger_untouched() -> Iterator[None]:
         logger.handlers[:] = handlers
         logger.setLevel(level)
         logger.propagate = propagate
-
-
-def _plain(value: object) -> Any:
-    """A deep copy with plain dicts, which read better in messages than ordered ones."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _locate(message: str, opt: Mapping, base: KeyPath) -> tuple[KeyPath, str]:

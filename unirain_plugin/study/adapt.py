@@ -39,7 +39,6 @@ from unirain_plugin.rain.variation import vary_colours
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, write_json
 from unirain_plugin.study.draws import other_rain
-from unirain_plugin.study.options import plain
 from unirain_plugin.study.plan import merged
 from unirain_plugin.study.real import (
     check_direction,
@@ -52,6 +51,7 @@ from unirain_plugin.study.real import (
 )
 from unirain_plugin.support.files import claim_folder, sole_user, write_png, write_whole
 from unirain_plugin.support.resources import option_file
+from unirain_plugin.support.spec import plain
 
 RESULT = "weights.safetensors"
 LATEST = Path("experiments", "adapt", "models", "net_g_latest.pth")

@@ -15,7 +15,7 @@ from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_KINDS
 from unirain_plugin.support.packages import import_own
-from unirain_plugin.support.spec import KeyPath, Problem, above, at_least, below, filled, parse_section
+from unirain_plugin.support.spec import KeyPath, Problem, above, at_least, below, filled, parse_section, plain
 
 OWN_NETWORK = "UniRain"
 SUBSETS = ("distilled", "everything", "random", "oracle", "defaults")
@@ -230,12 +230,3 @@ def _unknown(path: str | KeyPath, names: Iterable[str], known: Iterable[str]) ->
         yield path, f"{', '.join(names)}: something is listed twice."
     if not names:
         yield path, f"is empty; expected some of {', '.join(known)}."
-
-
-def plain(value: object) -> object:
-    """Lists, dicts and texts for tuples, ordered dicts and paths, so that JSON gives the same back."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -12,9 +12,10 @@ from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.options import OWN_NETWORK, ReproduceOptions, plain
+from unirain_plugin.study.options import OWN_NETWORK, ReproduceOptions
 from unirain_plugin.study.real import set_names
 from unirain_plugin.support.resources import option_file
+from unirain_plugin.support.spec import plain
 
 VAL_NAME = "held-out"
 """Name of the validation set in every run."""

@@ -160,6 +160,15 @@ def parse_section(
     return value
 
 
+def plain(value: object) -> Any:
+    """A deep copy in the types that JSON has: ordered mappings as dicts, tuples as lists, paths as texts."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def complaint(value: object, hint: object) -> str | None:
     """Why a value is not what a type, with its rules, allows; None if it is."""
     problems: Problems = []
