@@ -230,10 +230,9 @@ class _Streamed:
     def _feed_forward(self, block: TransformerBlock, x: Tensor, out: Tensor, routing: _Routing) -> None:
         """Write x + feed_forward(norm(x)) to ``out``."""
         experts, chosen = getattr(block.feed_forward, "experts", block.feed_forward), routing.decide()
-        index = torch.tensor(chosen, device=self.store.device)
-        expand = experts.expand[index].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
-        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[index].transpose(0, 1).flatten(0, 2)
-        project = experts.project[index].transpose(0, 1).flatten(1).to(self.dtype)
+        expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
+        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)
+        project = experts.project[chosen].transpose(0, 1).flatten(1).to(self.dtype)
         for place, z in self._strips(x, block.norm2, expand, depthwise, routing.see):
             product = gate(z)
             if (weights := routing.weights(*place)) is not None:
@@ -288,26 +287,27 @@ class _Routing:
         else:
             self._means.append(x.sum((0, 1, 2), dtype=torch.float32))
 
-    def decide(self) -> list[int]:
-        """The experts that run, from what was observed."""
+    def decide(self) -> Tensor:
+        """The numbers of the experts that run, from what was observed; a GPU's host does not wait for them."""
+        experts = getattr(self.layer, "experts", self.layer)
+        everyone = torch.arange(experts.num_experts, device=experts.expand.device)
         if not self.needs_overview:
-            return list(range(getattr(self.layer, "experts", self.layer).num_experts))
+            return everyone
         if self.kind == "window":
             means = torch.cat(self._means, 1)
         else:
             means = torch.stack(self._means).sum(0).div(self.size[0] * self.size[1]).view(1, 1, 1, -1)
         logits = self.layer.router(means)
-        experts = list(range(logits.shape[-1]))
         if not isinstance(self.layer, HardMoE):
             self._weights = logits.softmax(-1)[0]
-            return experts
+            return everyone
         chosen, weights, _ = choose_top_k(logits.flatten(1, 2), self.layer.top_k)
         if self.kind == "window":
             mask = torch.zeros_like(logits).flatten(1, 2).scatter(-1, chosen, weights)
             self._weights = mask.view_as(logits)[0]
-            return experts
+            return everyone
         self._weights = weights if self.layer.top_k > 1 else None  # the weight of a single expert is 1
-        return chosen.flatten().tolist()
+        return chosen.flatten()
 
     def see(self, x: Tensor) -> None:
         """Where routing is by pixel: more of the normalised map, ``(rows, columns, C)``, below what was seen."""
