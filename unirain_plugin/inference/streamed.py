@@ -21,7 +21,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from math import prod
+from math import inf, prod
 from pathlib import Path
 
 import torch
@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from unirain_plugin.archs.blocks import TransformerBlock, pad_to_multiple
 from unirain_plugin.archs.kernels import (
-    STRIP_BYTES,
     Region,
     Strip,
     attention_sums,
@@ -42,15 +41,15 @@ from unirain_plugin.archs.kernels import (
 from unirain_plugin.archs.mixtures import HardMoE, choose_top_k, pool_windows, spread_windows
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.errors import DataError
-from unirain_plugin.support.resources import free_memory
 
 RESERVE = 0.5
-"""Share of the free memory that maps may take before they go to a scratch file."""
+"""Share of the free memory that maps may take."""
 
 _BAND_BYTES = 2**24
 """Bytes of a band of rows on the CPU, of which a convolution computes those at the edge twice."""
-_LEAST_ROWS = 8
-"""Rows of a strip on the CPU, where the map is divided into blocks of columns for them."""
+_STRIP_BYTES, _LEAST_ROWS = 2**23, 8
+"""Bytes of a strip on the CPU (half of them: 1.04 of the time), and its rows, for which maps are cut into blocks of
+columns."""
 
 
 class MapStore:
@@ -59,14 +58,14 @@ class MapStore:
     Args:
         device: Where pieces are computed.
         piece: Edge in pixels of the square whose area a piece has at most; on the CPU pieces fit the cache as well.
-        limit: Bytes of maps that are kept in memory; None for half of what is free. Beyond it maps lie in files of
-            the temporary folder (``TMPDIR``), which exist only as long as they are used.
+        limit: Bytes of maps that are kept in memory. Beyond it maps lie in files of the temporary folder (``TMPDIR``),
+            which exist only as long as they are used.
     """
 
-    def __init__(self, device: torch.device, piece: int, limit: int | None = None) -> None:
+    def __init__(self, device: torch.device, piece: int, limit: float = inf) -> None:
         self.device = device
         self.area = piece * piece
-        self.free = {torch.device("cpu"): int(RESERVE * free_memory()) if limit is None else limit}
+        self.free = {torch.device("cpu"): limit}
         if device.type == "cuda":
             self.free = {device: int(RESERVE * torch.cuda.mem_get_info(device)[0]), **self.free}
 
@@ -109,7 +108,7 @@ class MapStore:
         needed = self.area * channels * 4
         if self.device.type != "cpu":
             return _evenly(width, width), needed
-        return _evenly(width, STRIP_BYTES // (4 * channels * _LEAST_ROWS)), min(STRIP_BYTES, needed)
+        return _evenly(width, _STRIP_BYTES // (4 * channels * _LEAST_ROWS)), min(_STRIP_BYTES, needed)
 
     def read(self, source: Tensor, top: int, bottom: int, halo: int = 0) -> tuple[Tensor, int]:
         """A piece on the computing device, with up to ``halo`` more rows on both sides where the map has them.

@@ -26,6 +26,10 @@ BENCHMARKS = {
         "trained weights: gains on rain they have not seen, harm to clean images",
     ),
     "metrics": ("unirain_plugin.study.benchmarks.metrics", "PSNR and SSIM at 4K: time and value against the toolbox's"),
+    "startup": (
+        "unirain_plugin.study.benchmarks.startup",
+        "whole processes that restore, train or distill little",
+    ),
     "runtimes": ("unirain_plugin.study.benchmarks.runtimes", "exported weights in onnxruntime, OpenVINO, OpenCV, int8"),
     "retrieval": (
         "unirain_plugin.study.benchmarks.retrieval",
