@@ -109,7 +109,10 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
         importlib.import_module("basicsr.archs")
         known = registered("arch")
     if name not in known:
-        raise OptionError(f"{source}: network type {name!r} is not registered.{did_you_mean(name, known)}")
+        raise OptionError(
+            f"{source}: network type {name!r} is not registered.{did_you_mean(name, known)} The module that registers "
+            "one of your own is named by --imports, or under `imports:` in an option file (--network)."
+        )
     try:
         net = known[name](**arguments)
     except UniRainError as error:
