@@ -371,13 +371,6 @@ def test_networks_of_ones_own_are_imported_and_only_if_the_user_names_the_file(t
     assert cli.main([*inference, "--imports", name.lower()]) == 0 and Path("out/rainy.png").is_file()
 
 
-def test_imports_that_are_no_list_are_told(tmp_path):
-    write_weights(tmp_path / "w.pth", random_network().state_dict(), SMALL)
-    (tmp_path / "x.yml").write_text(yaml.safe_dump({"imports": "own_net", "network_g": SMALL}))
-    with pytest.raises(OptionError, match="imports: expected a list of modules, found 'own_net'"):
-        load(tmp_path / "w.pth", tmp_path / "x.yml")
-
-
 def test_export_refuses_another_suffix(capsys):
     assert cli.main(["export", "--format", "onnx", "-o", "x.pth"]) == 2
     assert "ends with '.onnx'" in capsys.readouterr().err
