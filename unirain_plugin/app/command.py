@@ -27,7 +27,10 @@ def parser() -> argparse.ArgumentParser:
         help=".safetensors or .pth files to choose from, or folders of them (default: the small network that is "
         "shipped)",
     )
-    p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
+    p.add_argument(
+        "--network", metavar="YML", help="option file with network_g (and imports), for weights that do not tell it"
+    )
+    p.add_argument("--imports", nargs="+", default=(), metavar="MODULE", help="modules that register your network")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
     p.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     p.add_argument("--share", action="store_true", help="also a public address, through gradio's servers")
@@ -50,13 +53,14 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"--max-megapixels: got {args.max_megapixels:g}; expected more than 0.")
     with tempfile.TemporaryDirectory(prefix="unirain-app-") as folder:
         set_environment(Path(folder))
-        from unirain_plugin.support.packages import require
+        from unirain_plugin.support.packages import import_own, require
 
         require("gradio", "gradio", "app")
         from unirain_plugin.app.interface import fetches_nothing
         from unirain_plugin.app.restoration import Restorer
         from unirain_plugin.inference.restoring import RestoreOptions
 
+        import_own(args.imports)
         results = Path(folder, "results")
         results.mkdir()
         restorer = Restorer(find_weights(args.weights), args.network, int(args.max_megapixels * 1e6), results)

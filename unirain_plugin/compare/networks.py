@@ -129,11 +129,10 @@ def _imports_of(network: dict[str, Any] | str | None) -> list[str]:
     if not isinstance(network, str):
         return []
     with suppress(UniRainError):
-        modules = read_option_file(network).opt.get("imports")
-        if isinstance(modules, list):
-            prepare_import()
-            import_own(map(str, modules), Path(network).parent)
-            return list(map(str, modules))
+        modules = read_option_file(network).opt.get("imports") or []
+        prepare_import()
+        import_own(modules, Path(network).parent)
+        return modules
     return []
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 
 from unirain_plugin.compare.summary import read_bgr
+from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.describers.rain_cues import rain_cues
 from unirain_plugin.distill.records import check_same_size, read_rgb
@@ -404,7 +405,7 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
     records = list(read_manifest(task.data / "train.jsonl"))
     sources = {record.source for record in records}
     weights = {"other": 0.2, "fitted": 0.4, "pairs": 1.0}
-    held = [t for t in RAIN_TYPES if any(record.rain_type == t for record in records)]
+    held = list(types_in_order(record.rain_type for record in records))
     own = {record.rain_type for record in records if record.source != "other"}
     total = max(32, int(60 * task.minutes / seconds_of_step(net, task.crop)))
     is_own = net.architecture["type"] == "UniRain"
