@@ -41,6 +41,8 @@ _LINE = 27
 """Height of a line of text in pixels."""
 
 _PLACE = re.compile(r"@(\d+),(\d+)$")
+_Colour = tuple[int, int, int]
+_Pixels = tuple[int, int]
 _SHOWN = {INPUT: "input", GT: "ground truth"}
 
 
@@ -176,30 +178,30 @@ class _Sheet:
         self,
         place: tuple[float, float],
         text: str,
-        colour: tuple[int, int, int] = _GREY,
+        colour: _Colour = _GREY,
         size: int = _TEXT,
         anchor: str | None = None,
         stroke: float = 0,
     ) -> None:
         self._draw.text(place, text, colour, ImageFont.load_default(size=size), anchor=anchor, stroke_width=stroke)
 
-    def name(self, place: tuple[int, int], name: str, width: int, colour: tuple[int, int, int] = _INK) -> None:
+    def name(self, place: _Pixels, name: str, width: int, colour: _Colour = _INK) -> None:
         """A name in semi-bold, shortened to the width."""
         font, shown = ImageFont.load_default(size=_NAME), name
         while self._draw.textlength(shown, font) > width and len(shown) > 2:
             shown = shown[:-2] + "…"
         self.text(place, shown, colour, _NAME, stroke=0.4)
 
-    def put(self, place: tuple[int, int], rgb: np.ndarray) -> None:
+    def put(self, place: _Pixels, rgb: np.ndarray) -> None:
         self.canvas.paste(Image.fromarray(np.ascontiguousarray(rgb)), place)
 
-    def frame(self, place: tuple[int, int], size: tuple[int, int]) -> None:
+    def frame(self, place: _Pixels, size: _Pixels) -> None:
         """The box: its colour with a dark line outside, so that it is seen on bright and dark images."""
         (x, y), (width, height) = place, size
         self._draw.rectangle((x - 1, y - 1, x + width, y + height), outline=_INK, width=1)
         self._draw.rectangle((x, y, x + width - 1, y + height - 1), outline=_FRAME, width=3)
 
-    def empty(self, place: tuple[int, int], size: tuple[int, int], text: str) -> None:
+    def empty(self, place: _Pixels, size: _Pixels, text: str) -> None:
         (x, y), (width, height) = place, size
         self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=_EMPTY)
         self.text((x + width / 2, y + height / 2), text, anchor="mm")
@@ -270,13 +272,14 @@ def draw_block(
     scores = {name: psnr(arrays[name], gt) for name in (INPUT, *models) if gt is not None and name in arrays}
     # Compared as printed: two models with the same two decimals are both best.
     best = max((round(scores[name], 2) for name in models if name in scores), default=None)
+    cuts = {name: box.cut(pixels) for name, pixels in arrays.items()}
     for number, name in enumerate(names):
         place = left + number % columns * (cell + _GAP), head + number // columns * band
         colour = _BEST if name != INPUT and name in scores and round(scores[name], 2) == best else _INK
-        _draw_column(sheet, place, size, name, scores.get(name), colour, arrays, box)
+        _draw_column(sheet, place, size, name, scores.get(name), colour, cuts)
         below = place[0], place[1] + size[1] + text
         if gt is not None:
-            _draw_error(sheet, below, size, name, arrays, box, error_scale)
+            _draw_error(sheet, below, size, name, cuts, error_scale)
     return sheet.canvas
 
 
@@ -318,18 +321,17 @@ def _whole_images(arrays: Mapping[str, np.ndarray], box: Box, width: int, height
 
 def _draw_column(
     sheet: _Sheet,
-    place: tuple[int, int],
-    size: tuple[int, int],
+    place: _Pixels,
+    size: _Pixels,
     name: str,
     score: float | None,
-    colour: tuple[int, int, int],
-    arrays: Mapping[str, np.ndarray],
-    box: Box,
+    colour: _Colour,
+    cuts: Mapping[str, np.ndarray],
 ) -> None:
     """What is in the box, the name, and the PSNR of the whole image and of the box."""
     x, y = place
-    if name in arrays:
-        sheet.put(place, _resized(box.cut(arrays[name]), size))
+    if name in cuts:
+        sheet.put(place, _resized(cuts[name], size))
         sheet.frame(place, size)
     else:
         sheet.empty(place, size, "no result")
@@ -337,29 +339,23 @@ def _draw_column(
     sheet.name((x, y), _SHOWN.get(name, name), size[0], colour)
     if score is not None:
         sheet.text((x, y + _LINE), f"{score:.2f} dB", colour)
-        sheet.text((x, y + 2 * _LINE), f"box {psnr(box.cut(arrays[name]), box.cut(arrays[GT])):.2f} dB")
+        sheet.text((x, y + 2 * _LINE), f"box {psnr(cuts[name], cuts[GT]):.2f} dB")
 
 
 def _draw_error(
-    sheet: _Sheet,
-    place: tuple[int, int],
-    size: tuple[int, int],
-    name: str,
-    arrays: Mapping[str, np.ndarray],
-    box: Box,
-    scale: float,
+    sheet: _Sheet, place: _Pixels, size: _Pixels, name: str, cuts: Mapping[str, np.ndarray], scale: float
 ) -> None:
     """The error map; below the clean image, which has none of its own, the colour bar."""
     if name == GT:
         _draw_scale(sheet, place, size[0], scale)
-    elif name not in arrays:
+    elif name not in cuts:
         sheet.empty(place, size, "")
     else:
-        errors = error_map(box.cut(arrays[name]), box.cut(arrays[GT]), scale)
+        errors = error_map(cuts[name], cuts[GT], scale)
         sheet.put(place, cv2.resize(errors, size, interpolation=cv2.INTER_NEAREST)[..., ::-1])
 
 
-def _draw_scale(sheet: _Sheet, place: tuple[int, int], width: int, scale: float) -> None:
+def _draw_scale(sheet: _Sheet, place: _Pixels, width: int, scale: float) -> None:
     """The colour bar, in the place below the clean image, which has no error map of its own."""
     x, y = place
     bar = _error_colours(np.linspace(0, scale, width, dtype=np.float32)[None].repeat(24, axis=0), scale)
@@ -369,7 +365,7 @@ def _draw_scale(sheet: _Sheet, place: tuple[int, int], width: int, scale: float)
     sheet.text((x, y + 28 + _LINE), "absolute error")
 
 
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resized(image: np.ndarray, size: _Pixels) -> np.ndarray:
     """Averaged when made smaller, bicubic when magnified."""
     smaller = size[0] < image.shape[1]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
