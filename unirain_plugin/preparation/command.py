@@ -57,7 +57,7 @@ def _make_manifest(args: argparse.Namespace) -> int:
     report_path = args.report or f"{args.output}.report.json"
     try:
         write_index(
-            args.output, root, pairing.pairs, report, total=len(pairing.pairs), check=args.check, convert=args.convert,
+            args.output, root, pairing.pairs, report, check=args.check, convert=args.convert,
             workers=args.workers, skip=args.on_error == "skip", drop_duplicates=args.drop_duplicates,
             allow_dry=args.allow_dry, append=args.append,
         )  # fmt: skip
