@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unirain_plugin.rain.light import log_uniform, smoothstep
+from unirain_plugin.rain.light import log_uniform, relief, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, DropParams
 
 _SUPPORT = 1.5
@@ -152,8 +152,7 @@ def add_drops(
     mask[mask < 2e-3] = 0
     scene, film = _wet(scene, more, params)
     if glare:
-        relief = cv2.resize(more.standard_normal((4, 4)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
-        veil = glare * smoothstep(-0.8, 1.2, relief)
+        veil = glare * smoothstep(-0.8, 1.2, relief(shape, 4, more))
         scene, film = scene + veil[..., None] * (mean - scene), np.maximum(film, veil)
     return scene * (1 - mask[..., None]) + covered[..., :3], np.maximum(mask, film)
 
@@ -164,8 +163,7 @@ def _wet(scene: np.ndarray, rng: np.random.Generator, params: DropParams) -> tup
     sigma = rng.uniform(*params.film) * min(shape) / REFERENCE_SIDE
     if rng.random() >= params.film_share:
         return scene, np.zeros(shape, np.float32)
-    relief = cv2.resize(rng.standard_normal((5, 5)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
-    film = smoothstep(0.0, 0.8, relief)
+    film = smoothstep(0.0, 0.8, relief(shape, 5, rng))
     return scene + film[..., None] * (cv2.GaussianBlur(scene, (0, 0), max(sigma, 0.3)) - scene), film
 
 

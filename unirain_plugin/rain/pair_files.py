@@ -22,16 +22,7 @@ from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
-from unirain_plugin.rain.variation import (
-    add_bars,
-    add_letters,
-    add_strands,
-    add_stripes,
-    compressed,
-    soft,
-    toned,
-    vary_colours,
-)
+from unirain_plugin.rain.variation import CHANGES, vary_colours
 from unirain_plugin.support.files import write_png
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.processes import process_pool
@@ -40,16 +31,6 @@ INPUT, TARGET = "input", "target"
 
 _REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
-CHANGES = {
-    add_strands: 0.15,
-    add_stripes: 0.1,
-    add_letters: 0.08,
-    toned: 0.1,
-    add_bars: 0.12,
-    soft: 0.12,
-    compressed: 0.25,
-}
-"""What is done to a photograph first where rain varies, in this order, and in which share of the pairs (our choice)."""
 
 
 @dataclass(frozen=True)

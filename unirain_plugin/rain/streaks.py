@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from unirain_plugin.rain.light import LUMA, log_uniform, smoothstep
+from unirain_plugin.rain.light import LUMA, log_uniform, relief, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, StreakParams
 
 _SPACING = 0.5
@@ -33,8 +33,7 @@ def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: Str
     density = log_uniform(rng, params.density) * shape[0] * shape[1] / min(shape) ** 2
     more = rng.spawn(1)[0]
     fan, clumping, taper = (more.uniform(*bounds) for bounds in (params.fan, params.clumping, params.taper))
-    relief = cv2.resize(more.standard_normal((4, 4)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
-    presence = 1 - clumping * smoothstep(0.2, -0.4, relief)
+    presence = 1 - clumping * smoothstep(0.2, -0.4, relief(shape, 4, more))
     clear = np.ones(shape, np.float32)
     for layer in range(int(rng.integers(params.depths[0], params.depths[1], endpoint=True))):
         depth = params.depth_step**layer
@@ -139,13 +138,12 @@ def veil_opacity(scene: np.ndarray, rng: np.random.Generator, params: StreakPara
     """
     shape = scene.shape[:2]
     drawn, strength = rng.random(), rng.uniform(*params.veil)
-    near, relief = rng.uniform(0.35, 0.8), rng.uniform(0.05, 0.2)
-    coarse = rng.standard_normal((5, 5)).astype(np.float32)
+    near, height = rng.uniform(0.35, 0.8), rng.uniform(0.05, 0.2)
+    surface = relief(shape, 5, rng)
     if drawn >= params.veil_share:
         return np.zeros(shape, np.float32)
     rows = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None]
-    distance = near - rows + relief * cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
-    distance = smoothstep(0, near, distance)
+    distance = smoothstep(0, near, near - rows + height * surface)
     more = rng.spawn(1)[0]
     if depth := more.uniform(*params.veil_depth):
         distance = (1 - depth) * distance + depth * _distance(scene, more)
