@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_images
 from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
@@ -106,6 +107,25 @@ def output_names(keys: Sequence[str]) -> list[str]:
             raise DataError(f"{key} and {other} would both be written as '{name}'; rename one of them.")
         names.append(name)
     return names
+
+
+def list_images(what: str, folder: Path, least: int = 1) -> list[Path]:
+    """The images below a folder, sorted.
+
+    Raises:
+        DataError: Naming ``what``, if the folder is missing or holds fewer than ``least``.
+    """
+    if not folder.is_dir():
+        reason = "is a file" if folder.exists() else "no such folder"
+        raise DataError(f"{what}: {folder}: {reason}; expected a folder of photographs.")
+    found = [folder / name for name in sorted(walk_images(folder))]
+    if not found:
+        raise DataError(
+            f"{what}: {folder}: holds no photographs; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    if len(found) < least:
+        raise DataError(f"{what}: {folder}: holds {len(found)} image(s); at least {least} are needed.")
+    return found
 
 
 def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.ndarray:
