@@ -77,6 +77,8 @@ class PartRegistry(Registry):  # type: ignore[misc,valid-type]
     """
 
     def _do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:
+        if not (isinstance(obj, type) and issubclass(obj, Part)):
+            raise TypeError(f"{name} is registered as {self._name}, and no class derived from the base of such parts")
         super()._do_register(vars(obj).get("registry_name", name), obj, suffix)
 
 

@@ -161,8 +161,10 @@ def _checked(voter: Voter, votes: Sequence[Vote], count: int) -> Sequence[Vote]:
     if len(votes) != count:
         raise DistillError(f"the voter '{voter.name}' gave {len(votes)} votes on {count} tasks.")
     for vote in votes:
-        if vote.voter != voter.name or not (vote.verdict is None or isinstance(vote.verdict, bool)):
+        own = isinstance(vote, Vote) and vote.voter == voter.name
+        if not own or not (vote.verdict is None or isinstance(vote.verdict, bool)):
             raise DistillError(
-                f"the voter '{voter.name}' returned {vote!r}; expected its name and True, False or None as verdict."
+                f"the voter '{voter.name}' returned {vote!r}; expected a Vote with its name and True, False or None as "
+                "verdict."
             )
     return votes
