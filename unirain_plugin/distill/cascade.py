@@ -63,11 +63,7 @@ def ssim_terms(plane: np.ndarray) -> SsimTerms:
 
 
 def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarray:
-    """SSIM of a plane with each of ``others`` (all of one size), float64 (n,).
-
-    Raises:
-        ValueError: If sizes differ.
-    """
+    """SSIM of a plane with each of ``others`` (all of one size), float64 (n,). A ValueError if sizes differ."""
     if any(other.centred.shape != query.centred.shape for other in others):
         raise ValueError("SSIM needs planes of one size.")
     # In the notation of the SSIM paper, x: query, y: other, everything doubled once per query:
@@ -133,8 +129,7 @@ _TRAIN_ROWS = 200_000
 def build_index(vectors: np.ndarray, rows: np.ndarray, factory: str) -> Any:
     """Build a FAISS index over the given rows of ``vectors`` (a memory map will do), position i holding ``rows[i]``.
 
-    Raises:
-        OptionError: If FAISS does not understand the string or cannot train it on so few vectors.
+    An OptionError if FAISS does not understand the string or cannot train it on so few vectors.
     """
     faiss = require("faiss", "faiss-cpu", "distill")
     try:
@@ -156,8 +151,7 @@ def build_index(vectors: np.ndarray, rows: np.ndarray, factory: str) -> Any:
 def read_index(path: Path, dimensions: int, count: int) -> Any:
     """Read an index file and check that it fits the references.
 
-    Raises:
-        OptionError: If it is missing, broken, or made for other vectors.
+    An OptionError if it is missing, broken, or made for other vectors.
     """
     faiss = require("faiss", "faiss-cpu", "distill")
     try:
@@ -176,17 +170,15 @@ class TextIndex:
     """Exact distances and a defined order on top of a FAISS index.
 
     FAISS's distances carry rounding and its order among equals is its own affair; so some more than K1 are asked for,
-    their distances computed in float64, and ties resolved by the references' order. With ``Flat`` the result is that
-    of a full search, ties at the border included; with other indexes it is as good as what they find.
+    their distances computed in float64, and ties resolved by the references' order. With ``Flat`` the result is that of
+    a full search, ties at the border included; with other indexes it is as good as what they find. An OptionError if
+    ``nprobe`` is given for another index.
 
     Args:
         index: FAISS index; position i belongs to ``rows[i]``.
         rows: Reference numbers, ascending.
         vectors: Text vectors of all references (n, d), a memory map will do.
         nprobe: Lists to search, for IVF indexes.
-
-    Raises:
-        OptionError: If ``nprobe`` is given for another index.
     """
 
     def __init__(self, index: Any, rows: np.ndarray, vectors: np.ndarray, nprobe: int | None = None) -> None:
@@ -204,8 +196,7 @@ class TextIndex:
     def nearest(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each query (n, d) the ``k`` nearest rows and their distances (float64), nearest first.
 
-        Raises:
-            DistillError: If the query vectors have another dimension, or an approximate index finds nothing.
+        A DistillError if the query vectors have another dimension, or an approximate index finds nothing.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.shape[1] != self._index.d:

@@ -31,11 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command.
-
-    Raises:
-        UniRainError: For whatever a user can mend.
-    """
+    """Run the command. A UniRainError for whatever a user can mend."""
     arguments = build_parser().parse_args(argv)
     options = load_options(arguments.opt)
     if arguments.dry_run:
@@ -54,9 +50,8 @@ def main(argv: list[str] | None = None) -> int:
 def describe_plan(options: DistillOptions) -> str:
     """Check options and inputs and describe the run in a few lines; writes nothing.
 
-    Raises:
-        OptionError: If options are wrong or something is not installed.
-        DataError: If inputs are missing, empty or malformed.
+    An OptionError if options are wrong or something is not installed. A DataError if inputs are missing, empty or
+    malformed.
     """
     pipeline = Pipeline(options, quiet=True)
     pipeline.check()

@@ -23,11 +23,8 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
     """List the real rainy images: sorted by name in a folder, as listed in a list file, one place after the other.
 
     Of several places, the names in the second and later ones are as seen from the first one's folder. An image that two
-    of them name counts once.
-
-    Raises:
-        DataError: If there is none, a folder or list is missing, a line is malformed, an id occurs twice, or two places
-            say different things of one image.
+    of them name counts once. A DataError if there is none, a folder or list is missing, a line is malformed, an id
+    occurs twice, or two places say different things of one image.
     """
     places = options.images if isinstance(options.images, list) else [options.images]
     first = places[0] if places[0].is_dir() else places[0].parent
@@ -151,11 +148,10 @@ class CandidateFile:
 def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
     """Check every line of a manifest and note where shards begin.
 
+    A DataError with file and line, if one is malformed; if the manifest is missing or empty.
+
     Returns:
         The number of pairs and the byte offset of each shard's first line.
-
-    Raises:
-        DataError: With file and line, if one is malformed; if the manifest is missing or empty.
     """
     count = sum(1 for _ in read_manifest(manifest))
     offsets, position = [], 0
@@ -170,8 +166,7 @@ def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
 def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRecord]]:
     """The folder that the pairs' paths are relative to, and the pairs of all manifests, or of the folder.
 
-    Raises:
-        DataError: If a folder does not have RainRAG's layout; in the iteration, as :func:`read_manifests`.
+    A DataError if a folder does not have RainRAG's layout; in the iteration, as :func:`read_manifests`.
     """
     if options.dataroot is None:
         manifests = options.manifest if isinstance(options.manifest, list) else [options.manifest]

@@ -188,13 +188,12 @@ def parse_options(
 ) -> DistillOptions:
     """Check a whole option mapping, the parts' own sections included.
 
+    An OptionError, naming every wrong key and the nearest valid spelling.
+
     Args:
         mapping: The options.
         where: Their source, for messages.
         lines: Key path → line, where they come from a file.
-
-    Raises:
-        OptionError: Naming every wrong key and the nearest valid spelling.
     """
     options = parse_section(DistillOptions, mapping, where, lines=lines)
     load_parts(options.imports)

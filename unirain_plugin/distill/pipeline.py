@@ -70,13 +70,12 @@ class Pipeline:
     def run(self, restart: bool = False) -> Outcome:
         """Do everything that is not done yet.
 
+        An OptionError if options are wrong, or changed since the last run without ``restart``. A DataError if inputs
+        are missing, empty or malformed. A DistillError if a disk is full, a worker dies or a server is down; finished
+        shards are kept.
+
         Args:
             restart: Discard the shards that were made with other options or inputs (all, if nothing changed).
-
-        Raises:
-            OptionError: If options are wrong, or changed since the last run without ``restart``.
-            DataError: If inputs are missing, empty or malformed.
-            DistillError: If a disk is full, a worker dies or a server is down; finished shards are kept.
         """
         with self.workspace.locked():
             self.workspace.remove_leftovers()
@@ -99,8 +98,7 @@ class Pipeline:
     def check(self) -> None:
         """Look, before any work, whether packages, files and models are there.
 
-        Raises:
-            OptionError: Naming what is missing.
+        An OptionError, naming what is missing.
         """
         self.engine.check()
         require("faiss", "faiss-cpu", "distill")

@@ -42,13 +42,12 @@ def read_file(path: Path) -> bytes:
 def decode_rgb(data: bytes, path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
     """Decode a whole image file to uint8 RGB (H, W, 3).
 
+    An UnreadableImageError if the bytes are empty, truncated, no image, or of a kind that is not accepted.
+
     Args:
         data: The file's bytes.
         path: The file, for messages.
         convert: Kinds of images to accept with a conversion (grey, 16 bits, …).
-
-    Raises:
-        UnreadableImageError: If the bytes are empty, truncated, no image, or of a kind that is not accepted.
     """
     try:
         encoded = EncodedImage(data, str(path), convert)

@@ -41,8 +41,7 @@ class Part:
     def check(self) -> None:
         """Look, before the work begins, whether packages and files are there. Loads no model.
 
-        Raises:
-            OptionError: Naming what is missing and how to get it.
+        An OptionError, naming what is missing and how to get it.
         """
 
     def fingerprint(self) -> dict[str, Any]:
@@ -95,8 +94,7 @@ VOTER = PartRegistry("voter")
 def load_parts(imports: Iterable[str] = ()) -> None:
     """Import the built-in parts and the user's own modules, so that their classes are registered.
 
-    Raises:
-        OptionError: If a module of the user cannot be imported.
+    An OptionError if a module of the user cannot be imported.
     """
     for room in ("describers", "voters"):
         importlib.import_module(f"unirain_plugin.distill.{room}")
@@ -106,6 +104,8 @@ def load_parts(imports: Iterable[str] = ()) -> None:
 def check_section(registry: Registry, section: object, where: str) -> tuple[type, dict[str, Any]]:
     """Look up the class of a YAML section and check the section's keys against its constructor.
 
+    An OptionError for a missing or unknown type, an unknown key or a missing required key.
+
     Args:
         registry: One of the four above.
         section: Mapping with ``type`` and the constructor's keyword arguments.
@@ -113,9 +113,6 @@ def check_section(registry: Registry, section: object, where: str) -> tuple[type
 
     Returns:
         The class and its keyword arguments (a copy; the caller's mapping is left alone).
-
-    Raises:
-        OptionError: For a missing or unknown type, an unknown key or a missing required key.
     """
     if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
         raise OptionError(
@@ -144,8 +141,7 @@ def check_section(registry: Registry, section: object, where: str) -> tuple[type
 def build_part(registry: Registry, section: object, where: str) -> Any:
     """Build the part that a YAML section describes.
 
-    Raises:
-        OptionError: As :func:`check_section`, and for whatever value the part's constructor refuses.
+    An OptionError as :func:`check_section`, and for whatever value the part's constructor refuses.
     """
     cls, kwargs = check_section(registry, section, where)
     try:

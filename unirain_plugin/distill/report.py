@@ -107,10 +107,7 @@ def write_rows(rows: Iterable[ResultRow], references: list[Reference], folder: P
     """Write manifest and votes row by row, passing every row on; both appear when all rows have gone through.
 
     Manifest paths are relative to its folder. The manifest says per voter what it voted; why, and the figures, stand in
-    the votes file, one line a candidate in the same order.
-
-    Raises:
-        DistillError: If the disk is full or read-only.
+    the votes file, one line a candidate in the same order. A DistillError if the disk is full or read-only.
     """
     with disk_errors(folder), ManifestWriter(folder / MANIFEST) as manifest, whole_file(folder / VOTES) as votes:
         for row in rows:
@@ -299,11 +296,7 @@ class Examples:
             heapq.heappop(heap)
 
     def write(self, context: Context, statistics: dict[str, Any], folder: Path) -> None:
-        """Write ``report.html``.
-
-        Raises:
-            OptionError: If jinja2 is not installed.
-        """
+        """Write ``report.html``. An OptionError if jinja2 is not installed."""
         jinja2 = require("jinja2", "jinja2", "report")
         source = (Path(__file__).parent / _TEMPLATE).read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)

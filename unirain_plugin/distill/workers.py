@@ -120,13 +120,10 @@ class LocalEngine:
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
         """Make shards; a unit's steps in order in one worker, units in any order.
 
-        One on which a worker died is tried again by itself.
+        One on which a worker died is tried again by itself. A UniRainError: the first error of a worker.
 
         Yields:
             Stage and number of items of each shard that was made.
-
-        Raises:
-            UniRainError: The first error of a worker.
         """
         if not units:
             return

@@ -32,8 +32,7 @@ _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EISDIR
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a folder that cannot be written into a clear error.
 
-    Raises:
-        DistillError: Naming the path and the remedy.
+    A DistillError, naming the path and the remedy.
     """
     try:
         yield
@@ -75,8 +74,7 @@ class Workspace:
     def writing(self, stage: str, index: int) -> Iterator[Path]:
         """A temporary folder that becomes the shard when the block ends well, and vanishes when it does not.
 
-        Raises:
-            DistillError: If the disk is full or read-only.
+        A DistillError if the disk is full or read-only.
         """
         final = self.shard(stage, index)
         with disk_errors(final):
@@ -103,9 +101,7 @@ class Workspace:
     def locked(self) -> Iterator[None]:
         """Keep a second run out; the lock goes with the process, however it ends.
 
-        Raises:
-            DataError: If another run works in this folder.
-            DistillError: If the folder cannot be made.
+        A DataError if another run works in this folder. A DistillError if the folder cannot be made.
         """
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -115,15 +111,14 @@ class Workspace:
     def adopt(self, stages: Mapping[str, Mapping[str, Any]], restart: bool) -> list[str]:
         """Compare what the stages depend on with what their shards were made with, and take on the new state.
 
+        An OptionError if a stage with shards changed and ``restart`` is false; says which keys.
+
         Args:
             stages: Stage name → everything its shards depend on (JSON-able; what lies upstream included), in order.
             restart: Delete the shards of the stages that changed (or of all, if none did) instead of refusing.
 
         Returns:
             The stages whose shards were deleted.
-
-        Raises:
-            OptionError: If a stage with shards changed and ``restart`` is false; says which keys.
         """
         wanted = {name: json.loads(json.dumps(content, default=str)) for name, content in stages.items()}
         known = self._read_state()
@@ -165,11 +160,7 @@ class Workspace:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file by atomic rename.
-
-    Raises:
-        DistillError: If the disk is full or read-only.
-    """
+    """Write a text file by atomic rename. A DistillError if the disk is full or read-only."""
     with disk_errors(path), whole_file(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
 
@@ -203,11 +194,7 @@ def save_rows(folder: Path, name: str, rows: np.ndarray) -> None:
 
 
 def load_rows(folder: Path, name: str) -> np.ndarray:
-    """Open ``<name>.npy`` as a read-only memory map.
-
-    Raises:
-        DistillError: If the file is missing or broken.
-    """
+    """Open ``<name>.npy`` as a read-only memory map. A DistillError if the file is missing or broken."""
     path = folder / f"{name}.npy"
     with _unbroken(path):
         try:
@@ -224,11 +211,7 @@ def save_lines(folder: Path, name: str, rows: Iterable[Any]) -> None:
 
 
 def load_lines(folder: Path, name: str) -> list[Any]:
-    """Read ``<name>.jsonl``.
-
-    Raises:
-        DistillError: If the file is missing or broken.
-    """
+    """Read ``<name>.jsonl``. A DistillError if the file is missing or broken."""
     path = folder / f"{name}.jsonl"
     with _unbroken(path), open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
@@ -252,10 +235,8 @@ def row_blocks(workspace: Workspace, stage: str, name: str, shards: int) -> Iter
 def concatenate_rows(blocks: Iterable[np.ndarray], total: int, folder: Path, name: str) -> None:
     """Join blocks of rows into one ``<name>.npy`` of ``total`` rows; memory holds one block at a time.
 
-    Written as a plain file: on a full disk a memory map would end the process instead of raising an error.
-
-    Raises:
-        DistillError: If the blocks hold another number of rows.
+    Written as a plain file: on a full disk a memory map would end the process instead of raising an error. A
+    DistillError if the blocks hold another number of rows.
     """
     written = 0
     with open(folder / f"{name}.npy", "wb") as file:

@@ -191,11 +191,7 @@ class CocaCaptioner(ClipPart, Captioner):
         return {**super().fingerprint(), **own}
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """Caption images, ``batch_size`` at a time.
-
-        Raises:
-            OptionError: If the model has no text decoder.
-        """
+        """Caption images, ``batch_size`` at a time. An OptionError if the model has no text decoder."""
         model = self.loaded[0]
         if not hasattr(model, "text_decoder"):
             raise OptionError(f"captioner: the model '{self.model}' is no CoCa: it has no text decoder.")

@@ -45,11 +45,7 @@ class SentenceTransformersEncoder(TextEncoder):
         require("sentence_transformers", "sentence-transformers")
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode sentences, ``batch_size`` at a time.
-
-        Raises:
-            OptionError: If the model cannot be loaded.
-        """
+        """Encode sentences, ``batch_size`` at a time. An OptionError if the model cannot be loaded."""
         rows = self._model.encode(
             list(texts),
             batch_size=self.batch_size,

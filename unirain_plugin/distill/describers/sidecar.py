@@ -46,11 +46,7 @@ class SidecarCaptioner(Captioner):
         return {**super().fingerprint(), "stamps": [file_stamp(name) for name in self.files]}
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """Look the captions up.
-
-        Raises:
-            DistillError: If an image has no caption, or several.
-        """
+        """Look the captions up. A DistillError if an image has no caption, or several."""
         result = []
         for scene in scenes:
             keys = (str(scene.path.absolute()), str(scene.path), scene.id)

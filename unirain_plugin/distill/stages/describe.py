@@ -67,8 +67,7 @@ class Describe(Stage):
     def run(self, shard: int) -> None:
         """Describe the items of a shard.
 
-        Raises:
-            UnreadableImageError: If an image cannot be read and the options say ``unreadable: stop``.
+        An UnreadableImageError if an image cannot be read and the options say ``unreadable: stop``.
         """
         items = self._items(shard)
         lines: list[dict[str, Any]] = []

@@ -44,15 +44,13 @@ def is_settled(votes: Sequence[Vote], voters: int) -> bool:
 def decide(votes: Sequence[Vote], voters: int) -> Decision:
     """Apply the majority rule.
 
-    Only a majority of *all* voters keeps a candidate: with three voters one yes, one no and one abstention is a tie
-    and is not kept (our choice: 97 % are rejected in the paper, so doubt costs less than a bad pair).
+    Only a majority of *all* voters keeps a candidate: with three voters one yes, one no and one abstention is a tie and
+    is not kept (our choice: 97 % are rejected in the paper, so doubt costs less than a bad pair). A ValueError if there
+    are more votes than voters or a voter voted twice.
 
     Args:
         votes: The votes given; fewer than ``voters`` after an early exit.
         voters: Number of voters in the pipeline.
-
-    Raises:
-        ValueError: If there are more votes than voters or a voter voted twice.
     """
     names = [vote.voter for vote in votes]
     if len(names) > voters or len(set(names)) != len(names):

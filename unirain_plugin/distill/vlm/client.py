@@ -130,6 +130,9 @@ class VlmClient(Part):
     ) -> str:
         """Ask about some images.
 
+        An UnusableReplyError if this reply cannot be used, or the server refuses this request (400, 413, 422). A
+        ServiceError if no request can be answered: server down or too slow, key refused, model unknown.
+
         Args:
             prompt: Text before the images.
             images: uint8 RGB (H, W, 3); shrunk to ``max_side`` and sent as PNG.
@@ -140,10 +143,6 @@ class VlmClient(Part):
 
         Returns:
             The reply's text.
-
-        Raises:
-            UnusableReplyError: If this reply cannot be used, or the server refuses this request (400, 413, 422).
-            ServiceError: If no request can be answered: server down or too slow, key refused, model unknown.
         """
         content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
         for image, label in zip(images, labels, strict=True):

@@ -115,10 +115,8 @@ class Vlm(VlmClient, Voter):
     def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
         """Ask about all tasks, several at a time; at the first failure of the server the rest is not asked.
 
-        Raises:
-            ServiceError: If the server is down, too slow, refuses the key, does not know the model, or gives too many
-                useless replies in turn.
-            DistillError: If the cache cannot be written.
+        A ServiceError if the server is down, too slow, refuses the key, does not know the model, or gives too many
+        useless replies in turn. A DistillError if the cache cannot be written.
         """
         self.check()
         return self.ask_all(self._vote, tasks)

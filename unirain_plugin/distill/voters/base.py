@@ -48,11 +48,9 @@ class Voter(Part, ABC):
     def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
         """Judge a batch: one vote for each task, in order.
 
-        A question that cannot be answered (a nonsensical reply, no usable area) is ``verdict=None`` with the reason.
-
-        Raises:
-            ServiceError: If no question can be answered at all (server down, wrong key): the run stops, finished
-                shards are kept, a rerun goes on.
+        A question that cannot be answered (a nonsensical reply, no usable area) is ``verdict=None`` with the reason. A
+        ServiceError if no question can be answered at all (server down, wrong key): the run stops, finished shards are
+        kept, a rerun goes on.
         """
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
