@@ -33,20 +33,13 @@ class SsimTerms:
     """What SSIM needs of one image: float32 planes; the local ones have the H − 10 rows in which the window fits.
 
     They keep all W columns, so that they lie in memory without gaps; the outer five on either side do not count.
-
-    Attributes:
-        centred: Pixels minus the image's mean, (H, W).
-        mean: Local mean of the centred pixels.
-        bright: Local mean of the pixels.
-        bright2: Its square + C1 / 2.
-        variance: Local variance + C2 / 2.
     """
 
-    centred: np.ndarray
-    mean: np.ndarray
-    bright: np.ndarray
-    bright2: np.ndarray
-    variance: np.ndarray
+    centred: np.ndarray  # pixels minus the image's mean, (H, W)
+    mean: np.ndarray  # local mean of the centred pixels
+    bright: np.ndarray  # local mean of the pixels
+    bright2: np.ndarray  # its square + C1 / 2
+    variance: np.ndarray  # local variance + C2 / 2
 
 
 def ssim_terms(plane: np.ndarray) -> SsimTerms:
@@ -245,17 +238,11 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class ReferenceArrays:
-    """What is known of all references, row by row; memory maps will do.
+    """What is known of all references, row by row; memory maps will do."""
 
-    Attributes:
-        text: φ_T(T_r), float32 (n, d_t).
-        visual: f_r, float32 (n, d_v).
-        thumbnails: I_r at the working size, uint8 luma (n, S, S).
-    """
-
-    text: np.ndarray
-    visual: np.ndarray
-    thumbnails: np.ndarray
+    text: np.ndarray  # φ_T(T_r), float32 (n, d_t)
+    visual: np.ndarray  # f_r, float32 (n, d_v)
+    thumbnails: np.ndarray  # I_r at the working size, uint8 luma (n, S, S)
 
 
 class Cascade:

@@ -126,23 +126,14 @@ def reference_digest(references: list[Reference]) -> str:
 
 @dataclass(frozen=True)
 class CandidateFile:
-    """A manifest of candidates and where its shards begin.
+    """A manifest of candidates and where its shards begin."""
 
-    Attributes:
-        path: The manifest file.
-        root: Folder that its paths are relative to.
-        source: Name of the data set for pairs that do not state theirs.
-        count: Number of pairs.
-        shard_size: Pairs in a shard.
-        convert: Kinds of images to accept with a conversion.
-    """
-
-    path: str
-    root: str
-    source: str
-    count: int
-    shard_size: int
-    convert: tuple[str, ...] = ()
+    path: str  # the manifest file
+    root: str  # folder that its paths are relative to
+    source: str  # name of the data set for pairs that do not state theirs
+    count: int  # number of pairs
+    shard_size: int  # pairs in a shard
+    convert: tuple[str, ...] = ()  # kinds of images to accept with a conversion
 
 
 def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:

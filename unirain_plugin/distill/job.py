@@ -20,19 +20,12 @@ from unirain_plugin.distill.workspace import Workspace, load_lines, load_rows
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a worker needs; small and picklable.
+    """Everything that a worker needs; small and picklable."""
 
-    Attributes:
-        options: The checked option file.
-        root: The working folder.
-        references: Number of references.
-        candidates: The manifest of candidates.
-    """
-
-    options: DistillOptions
-    root: str
-    references: int
-    candidates: CandidateFile
+    options: DistillOptions  # the checked option file
+    root: str  # the working folder
+    references: int  # number of references
+    candidates: CandidateFile  # the manifest of candidates
 
     def shards(self, images: int) -> int:
         """Shards that so many images make."""

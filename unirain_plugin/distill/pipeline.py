@@ -38,19 +38,12 @@ _LISTING = "candidates.jsonl"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """What a run came to."""
 
-    Attributes:
-        statistics: As in ``statistics.json``.
-        made: Stage → shards made in this run (the others were there).
-        seconds: Group of stages → time.
-        folder: Where the results are.
-    """
-
-    statistics: dict[str, Any]
-    made: dict[str, int]
-    seconds: dict[str, float]
-    folder: Path
+    statistics: dict[str, Any]  # as in ``statistics.json``
+    made: dict[str, int]  # stage → shards made in this run (the others were there)
+    seconds: dict[str, float]  # group of stages → time
+    folder: Path  # where the results are
 
 
 class Pipeline:

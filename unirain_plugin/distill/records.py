@@ -120,20 +120,13 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 
 @dataclass(slots=True)
 class Reference:
-    """A real rainy image without label or ground truth (the paper's r ∈ D_r).
+    """A real rainy image without label or ground truth (the paper's r ∈ D_r)."""
 
-    Attributes:
-        id: Unique name within the reference set; in ties the reference that is listed first wins.
-        path: Image file.
-        rain_type: Its type where known (measures retrieval; no decision uses it).
-        caption: T_r, once the describing stage is done.
-        measurements: Voter name → what that voter's ``measure_reference`` found.
-    """
-
-    id: str
+    id: str  # unique name within the reference set; in ties the reference that is listed first wins
     path: Path
-    rain_type: str | None = None
-    caption: str | None = None
+    rain_type: str | None = None  # its type where known (measures retrieval; no decision uses it)
+    caption: str | None = None  # T_r, once the describing stage is done
+    # voter name → what that voter's ``measure_reference`` found
     measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
     _image: np.ndarray | None = field(default=None, repr=False, compare=False)
 
@@ -151,25 +144,15 @@ class Reference:
 
 @dataclass(slots=True)
 class Candidate:
-    """A labelled pair of a public data set (the paper's q with its ground truth).
+    """A labelled pair of a public data set (the paper's q with its ground truth)."""
 
-    Attributes:
-        id: Unique name within the candidate manifest.
-        lq_path: Rainy image.
-        gt_path: Clean image of the same size.
-        rain_type: One of the rain types, ``drs`` for example.
-        source: Name of the data set it comes from.
-        caption: T_q, once the describing stage is done.
-        convert: Kinds of images to accept with a conversion.
-    """
-
-    id: str
+    id: str  # unique name within the candidate manifest
     lq_path: Path
-    gt_path: Path
-    rain_type: str
-    source: str
-    caption: str | None = None
-    convert: tuple[str, ...] = ()
+    gt_path: Path  # clean image of the same size
+    rain_type: str  # one of the rain types, ``drs`` for example
+    source: str  # its data set
+    caption: str | None = None  # T_q, once the describing stage is done
+    convert: tuple[str, ...] = ()  # kinds of images to accept with a conversion
     _lq: np.ndarray | None = field(default=None, repr=False, compare=False)
     _gt: np.ndarray | None = field(default=None, repr=False, compare=False)
     _derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -208,51 +191,33 @@ class Candidate:
 
 @dataclass(slots=True)
 class Retrieved:
-    """A reference that the cascade returned, with the similarities of the three levels (paper §2).
-
-    Attributes:
-        reference: The reference.
-        s_txt: ‖φ_T(T_q) − φ_T(T_r)‖₂, smaller is nearer.
-        s_vis: Cosine of the visual features, −1 to 1.
-        s_perc: SSIM at the working size, −1 to 1; the list is sorted by it, best first.
-    """
+    """A reference that the cascade returned, with the similarities of the three levels (paper §2)."""
 
     reference: Reference
-    s_txt: float
-    s_vis: float
-    s_perc: float
+    s_txt: float  # ‖φ_T(T_q) − φ_T(T_r)‖₂, smaller is nearer
+    s_vis: float  # cosine of the visual features, −1 to 1
+    s_perc: float  # SSIM at the working size, −1 to 1; the list is sorted by it, best first
 
 
 @dataclass(slots=True)
 class VoteTask:
-    """One question to a voter: the candidate, its retrieved references S(q), and what was measured before.
+    """One question to a voter: the candidate, its retrieved references S(q), and what was measured before."""
 
-    Attributes:
-        candidate: The pair; its images are read only if the voter touches them.
-        retrieved: S(q), best first; never empty.
-        measurements: Voter name → what that voter's ``measure`` found on this candidate. A voter may also read the
-            others' measurements.
-    """
-
-    candidate: Candidate
-    retrieved: list[Retrieved]
+    candidate: Candidate  # the pair; its images are read only if the voter touches them
+    retrieved: list[Retrieved]  # S(q), best first; never empty
+    # voter name → what that voter's ``measure`` found on this candidate. A voter may also read the others'
+    # measurements.
     measurements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Vote:
-    """A voter's answer R^i.
-
-    Attributes:
-        voter: The voter's name.
-        verdict: True: a realistic, useful training sample; False: not; None: the voter abstains or failed.
-        reason: Why, in words.
-        details: Whatever JSON can hold: the figures behind the verdict, a model's raw reply, ``failure`` after one.
-    """
+    """A voter's answer R^i."""
 
     voter: str
-    verdict: bool | None
-    reason: str
+    verdict: bool | None  # True: a realistic, useful training sample; False: not; None: the voter abstains or failed
+    reason: str  # why, in words
+    # whatever JSON can hold: the figures behind the verdict, a model's raw reply, ``failure`` after one
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

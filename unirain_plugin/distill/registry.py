@@ -24,12 +24,9 @@ class Part:
 
     Constructors take the YAML section's keys, check them (``OptionError``) and stay cheap; models are loaded on first
     use, in the worker process. In a dataclass the fields are the keys, held to their types and rules.
-
-    Attributes:
-        version: Raise it whenever results can change, so that old shards are not mixed with new ones.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 1  # raise it whenever results can change, so that old shards are not mixed with new ones
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)

@@ -29,31 +29,18 @@ from unirain_plugin.support.packages import require
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """A candidate and all that is known of it in the end.
+    """A candidate and all that is known of it in the end."""
 
-    Attributes:
-        number: Its number in the candidate manifest.
-        candidate: The pair.
-        size: (height, width), None if it could not be read.
-        caption: Its caption.
-        brightness: Mean luma of the rainy image, 0 to 1; None if it could not be read.
-        retrieved: (reference row, s_txt, s_vis, s_perc), best first.
-        keep: The decision.
-        outcome: ``kept``, ``rejected``, ``tie``, ``undecided``, ``duplicate`` or ``unreadable``.
-        reason: In words.
-        votes: As :meth:`Vote.as_dict`.
-    """
-
-    number: int
-    candidate: Candidate
-    size: tuple[int, int] | None
-    caption: str | None
-    brightness: float | None
-    retrieved: tuple[tuple[int, float, float, float], ...]
-    keep: bool
-    outcome: str
-    reason: str
-    votes: list[dict[str, Any]]
+    number: int  # its number in the candidate manifest
+    candidate: Candidate  # the pair
+    size: tuple[int, int] | None  # (height, width), None if it could not be read
+    caption: str | None  # its caption
+    brightness: float | None  # mean luma of the rainy image, 0 to 1; None if it could not be read
+    retrieved: tuple[tuple[int, float, float, float], ...]  # (reference row, s_txt, s_vis, s_perc), best first
+    keep: bool  # the decision
+    outcome: str  # ``kept``, ``rejected``, ``tie``, ``undecided``, ``duplicate`` or ``unreadable``
+    reason: str  # in words
+    votes: list[dict[str, Any]]  # as :meth:`Vote.as_dict`
 
 
 def result_rows(context: Context) -> Iterator[ResultRow]:

@@ -9,19 +9,12 @@ from unirain_plugin.distill.job import Context, Job
 
 
 class Stage(ABC):
-    """One step of the pipeline: makes shards that depend only on the job and on earlier stages' shards.
+    """One step of the pipeline: makes shards that depend only on the job and on earlier stages' shards."""
 
-    Attributes:
-        name: Folder of its shards.
-        title: What it does, for the progress bar.
-        of: What it counts: ``candidates`` or ``references``.
-        upstream: Stages whose shards it reads.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    of: ClassVar[str] = "candidates"
-    upstream: ClassVar[tuple[str, ...]] = ()
+    name: ClassVar[str]  # folder of its shards
+    title: ClassVar[str]  # what it does, for the progress bar
+    of: ClassVar[str] = "candidates"  # what it counts: ``candidates`` or ``references``
+    upstream: ClassVar[tuple[str, ...]] = ()  # stages whose shards it reads
 
     def __init__(self, context: Context) -> None:
         self.context = context

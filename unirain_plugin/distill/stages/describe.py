@@ -35,17 +35,11 @@ T = TypeVar("T", Reference, Candidate)
 
 
 class Describe(Stage):
-    """What both have in common: read ahead, describe in batches, write one shard.
+    """What both have in common: read ahead, describe in batches, write one shard."""
 
-    Attributes:
-        measure: The voters' method that measures an item.
-        rainy: Item → its rainy image, uint8 RGB (H, W, 3).
-        path: Item → that image's file.
-    """
-
-    measure: ClassVar[str]
-    rainy: ClassVar[Callable[[Any], np.ndarray]]
-    path: ClassVar[Callable[[Any], Path]]
+    measure: ClassVar[str]  # the voters' method that measures an item
+    rainy: ClassVar[Callable[[Any], np.ndarray]]  # item → its rainy image, uint8 RGB (H, W, 3)
+    path: ClassVar[Callable[[Any], Path]]  # item → that image's file
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:

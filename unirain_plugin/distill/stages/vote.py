@@ -17,18 +17,13 @@ from unirain_plugin.distill.workspace import load_lines, load_rows, save_lines
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the votes amount to.
+    """What the votes amount to."""
 
-    Attributes:
-        keep: R̂_q.
-        outcome: ``kept``, ``rejected`` (a majority against), ``tie`` (as many for as against) or ``undecided``
-            (abstentions left neither side a majority).
-        reason: The count and the deciding side's reasons, in words.
-    """
-
-    keep: bool
+    keep: bool  # R̂_q
+    # ``kept``, ``rejected`` (a majority against), ``tie`` (as many for as against) or ``undecided`` (abstentions
+    # left neither side a majority)
     outcome: str
-    reason: str
+    reason: str  # the count and the deciding side's reasons, in words
 
 
 def needed_votes(voters: int) -> int:

@@ -23,15 +23,12 @@ _LONGEST = 1000
 @CAPTIONER.register()
 @dataclass(eq=False)
 class VlmCaptioner(VlmClient, Captioner):
-    """Asks a model to describe each image. A reply is plain text to the pipeline, whatever it says.
-
-    Attributes:
-        prompt: What to ask; the remaining keys are those of :class:`.VlmClient`.
-    """
+    """Asks a model to describe each image. A reply is plain text to the pipeline, whatever it says."""
 
     registry_name = "vlm"
 
     max_tokens: Annotated[int, between(16, 1 << 16)] = 128
+    # what to ask; the remaining keys are those of :class:`.VlmClient`
     prompt: Annotated[str, Rule(holds=str.strip, kind="a text")] = DEFAULT_PROMPT
 
     def fingerprint(self) -> dict[str, Any]:

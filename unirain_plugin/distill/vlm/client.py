@@ -63,37 +63,25 @@ class UnusableReplyError(DistillError):
 
 @dataclass(eq=False)
 class VlmClient(Part):
-    """A connection to one model; cheap to build, picklable, safe to use from several threads.
+    """A connection to one model; cheap to build, picklable, safe to use from several threads."""
 
-    Attributes:
-        base_url: The server's address up to ``/v1``.
-        model: The model's name there.
-        api_key_env: Environment variable with the key. None: ``OPENAI_API_KEY`` if it is set (it must be for OpenAI's
-            own server), else no key, as most local servers want.
-        max_tokens: Longest reply.
-        temperature: 0 for the likeliest reply.
-        seed: Passed to servers that know it; None leaves it out.
-        timeout: Seconds for one request in all.
-        retries: Further tries after a time-out, a lost connection, 408, 409, 429 or 5xx: those of the client library,
-            half a second apart, then twice that and so on to 8 seconds, with jitter, or as ``Retry-After`` says.
-        backoff: Without effect since the client library sets the pauses; warns.
-        max_side: Images are shrunk to this longer side, pixels.
-        extra_body: Further fields of the request, for example ``{"chat_template_kwargs": …}``.
-        concurrency: Requests at a time.
-    """
-
-    base_url: Any
-    model: Annotated[str, Rule(holds=bool, kind="the name of a model on the server")]
+    base_url: Any  # the server's address up to ``/v1``
+    model: Annotated[str, Rule(holds=bool, kind="the name of a model on the server")]  # the model's name there
+    # environment variable with the key. None: ``OPENAI_API_KEY`` if it is set (it must be for OpenAI's own
+    # server), else no key, as most local servers want.
     api_key_env: str | None = None
-    max_tokens: Annotated[int, between(16, 1 << 16)] = 256
-    temperature: Annotated[float, _number(0, 2)] = 0.0
-    seed: int | None = 0
-    timeout: Annotated[float, _number(0.1, 3600)] = 120.0
+    max_tokens: Annotated[int, between(16, 1 << 16)] = 256  # longest reply
+    temperature: Annotated[float, _number(0, 2)] = 0.0  # 0 for the likeliest reply
+    seed: int | None = 0  # passed to servers that know it; None leaves it out
+    timeout: Annotated[float, _number(0.1, 3600)] = 120.0  # seconds for one request in all
+    # further tries after a time-out, a lost connection, 408, 409, 429 or 5xx: those of the client library, half a
+    # second apart, then twice that and so on to 8 seconds, with jitter, or as ``Retry-After`` says
     retries: Annotated[int, _number(0, 100)] = 5
-    backoff: Any = None
-    max_side: Annotated[int, _number(32, 768)] = 768
+    backoff: Any = None  # without effect since the client library sets the pauses; warns
+    max_side: Annotated[int, _number(32, 768)] = 768  # images are shrunk to this longer side, pixels
+    # further fields of the request, for example ``{"chat_template_kwargs": …}``
     extra_body: Annotated[dict[str, Any] | None, Rule(kind="a mapping")] = None
-    concurrency: Annotated[int, _number(1, 512, "a whole number")] = 8
+    concurrency: Annotated[int, _number(1, 512, "a whole number")] = 8  # requests at a time
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url) if isinstance(self.base_url, str) else None

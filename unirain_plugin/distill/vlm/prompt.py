@@ -25,21 +25,13 @@ _BAR = 22
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template.
+    """A template."""
 
-    Attributes:
-        system: System message.
-        images: Text before several images.
-        sheet: Text before one contact sheet.
-        question: Text after the images.
-        digest: Hash of the file's bytes.
-    """
-
-    system: str
-    images: str
-    sheet: str
-    question: str
-    digest: str
+    system: str  # system message
+    images: str  # text before several images
+    sheet: str  # text before one contact sheet
+    question: str  # text after the images
+    digest: str  # hash of the file's bytes
 
 
 def load_prompt(path: str | Path | None = None) -> Prompt:

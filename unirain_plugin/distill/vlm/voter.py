@@ -75,21 +75,17 @@ class Vlm(VlmClient, Voter):
 
     A reply without exactly one valid verdict is an abstention with the reason and the raw reply recorded, until there
     are too many of them (:data:`USELESS_AT_FIRST`). It is asked only while the majority is open (``costly``).
-
-    Attributes:
-        name: Unique name within the pipeline.
-        images: ``several`` images with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet``
-            for models that are weak with several.
-        prompt: Template file; None for :data:`.prompt.DEFAULT_PROMPT`.
-        cache: Folder of replies; None for :func:`default_folder`, False for no cache.
     """
 
     registry_name = "vlm"
     costly = True
 
-    name: str | None = None
+    name: str | None = None  # unique name within the pipeline
+    # ``several`` images with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet`` for
+    # models that are weak with several
     images: Literal["several", "sheet"] = "several"
-    prompt: str | None = None
+    prompt: str | None = None  # template file; None for :data:`.prompt.DEFAULT_PROMPT`
+    # folder of replies; None for :func:`default_folder`, False for no cache
     cache: Annotated[str | bool | None, Rule(holds=lambda v: v is not True, kind="a folder, or false for none")] = None
 
     def __post_init__(self) -> None:

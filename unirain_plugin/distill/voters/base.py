@@ -13,15 +13,10 @@ from unirain_plugin.distill.registry import Part
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What asking about some candidates costs, for ``--dry-run``.
+    """What asking about some candidates costs, for ``--dry-run``."""
 
-    Attributes:
-        calls: Requests to a server at most (early exit and the cache can only lessen them).
-        images: Images sent with them in all.
-    """
-
-    calls: int = 0
-    images: int = 0
+    calls: int = 0  # requests to a server at most (early exit and the cache can only lessen them)
+    images: int = 0  # images sent with them in all
 
 
 class Voter(Part, ABC):

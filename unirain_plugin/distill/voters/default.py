@@ -54,18 +54,14 @@ class DefaultVoter(Voter):
 
     Clear defects show from more than one side, so each is looked at by two of the three voters, and the paper's
     majority rule alone rejects the pair; a doubt of one voter does not.
-
-    Attributes:
-        name: Unique name within the pipeline.
-        strictness: Above 1 all limits are tighter, below 1 wider.
     """
 
     version = VERSION
     praise: ClassVar[str]
     checks: ClassVar[tuple[Check, ...]]
 
-    name: str | None = None
-    strictness: Annotated[float, between(0.1, 10)] = 1.0
+    name: str | None = None  # unique name within the pipeline
+    strictness: Annotated[float, between(0.1, 10)] = 1.0  # above 1 all limits are tighter, below 1 wider
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,17 +34,11 @@ TURN_LIMIT = 13.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that may be wrong with a pair.
+    """One thing that may be wrong with a pair."""
 
-    Attributes:
-        kind: Short code, counted in statistics.
-        severity: Figure over limit: above 1 the voter says no.
-        reason: In words, with the figures.
-    """
-
-    kind: str
-    severity: float
-    reason: str
+    kind: str  # short code, counted in statistics
+    severity: float  # figure over limit: above 1 the voter says no
+    reason: str  # in words, with the figures
 
 
 Check = Callable[[Figures], Finding]

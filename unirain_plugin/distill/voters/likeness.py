@@ -86,18 +86,15 @@ class Likeness(DefaultVoter):
 
     The distance to the three nearest references in a view is held against what references have among themselves. Two
     such voters of different views make a majority: what both find unlike is rejected.
-
-    Attributes:
-        view: ``cues`` (streaks and drops) or ``texture`` (strength and form of fine detail).
-        coverage: Share of the references that the limit lets pass, 0.5 to 1.
     """
 
     registry_name = "likeness"
     praise = "the references show such rain"
     checks = tuple(dict.fromkeys((*PairConsistency.checks, *GtQuality.checks)))
 
+    # ``cues`` (streaks and drops) or ``texture`` (strength and form of fine detail)
     view: Literal["cues", "texture"] = "cues"
-    coverage: Annotated[float, between(0.5, 1)] = 0.9
+    coverage: Annotated[float, between(0.5, 1)] = 0.9  # share of the references that the limit lets pass, 0.5 to 1
     _known: ClassVar[Known | None] = None  # of each own references after `setup`, likewise the limit
     _limit: ClassVar[float] = np.inf
 
