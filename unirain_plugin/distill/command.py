@@ -15,7 +15,6 @@ from unirain_plugin.distill.workspace import Workspace
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m unirain_plugin distill",
         description="Retrieve real rain for each candidate pair, let voters judge, keep the best. A run that was "

@@ -117,7 +117,6 @@ def _read_list(path: Path) -> Iterator[tuple[Reference, bool]]:
 
 
 def reference_digest(references: list[Reference]) -> str:
-    """A hash of the list: ids, paths, types, in order."""
     digest = hashlib.sha256()
     for reference in references:
         digest.update(json.dumps([reference.id, str(reference.path), reference.rain_type]).encode())

@@ -42,17 +42,14 @@ class Context:
 
     @cached_property
     def captioner(self) -> Any:
-        """The captioner."""
         return build_part(CAPTIONER, self.options.captioner, "captioner")
 
     @cached_property
     def embedder(self) -> Any:
-        """The embedder."""
         return build_part(EMBEDDER, self.options.embedder, "embedder")
 
     @cached_property
     def text_encoder(self) -> Any:
-        """The text encoder."""
         return build_part(TEXT_ENCODER, self.options.text_encoder, "text_encoder")
 
     @cached_property
@@ -70,7 +67,6 @@ class Context:
 
     @cached_property
     def references(self) -> list[Reference]:
-        """The references as listed."""
         rows = load_lines(self.workspace.shard("inputs", 0), "references")
         return [Reference(row["id"], Path(row["path"]), row["rain_type"]) for row in rows]
 
@@ -88,21 +84,17 @@ class Context:
         return load_rows(self.workspace.shard("inputs", 0), "offsets")
 
     def candidates(self, shard: int) -> list[Candidate]:
-        """The candidates of a shard as listed."""
         return read_candidates(self.job.candidates, self._offsets, shard)
 
     def candidate(self, number: int) -> Candidate:
-        """One candidate by its number."""
         shard, row = divmod(number, self.options.shard_size)
         return _kept_candidates(self, shard)[row]
 
     def reference_slice(self, shard: int) -> Sequence[Reference]:
-        """The references of a shard."""
         size = self.options.shard_size
         return self.references[shard * size : (shard + 1) * size]
 
     def close(self) -> None:
-        """End the parts that were built."""
         built = [self.__dict__[name] for name in ("captioner", "embedder", "text_encoder") if name in self.__dict__]
         for part in [*built, *self.__dict__.get("voters", ())]:
             part.close()

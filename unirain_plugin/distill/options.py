@@ -40,7 +40,6 @@ class CandidateOptions:
     convert: list[Annotated[str, one_of(*CONVERSIONS)]] = field(default_factory=list)
 
     def check_source(self) -> Iterator[Problem]:
-        """The pairs come from one place."""
         if (self.manifest is None) == (self.dataroot is None):
             yield (), "give exactly one of `manifest` and `dataroot`."
 
@@ -67,7 +66,6 @@ class RetrievalOptions:
             yield (), f"the cascade narrows: expected k1 ≥ k2 ≥ k3 ≥ 1, got {self.k1}, {self.k2}, {self.k3}."
 
     def check_nprobe(self) -> Iterator[Problem]:
-        """Only IVF indexes have lists."""
         if self.nprobe is not None and self.index_file is None and "IVF" not in self.index:
             yield "nprobe", f"is of IVF indexes, got index {self.index!r}."
 
@@ -85,7 +83,6 @@ class EngineOptions:
     num_gpus: Annotated[float, at_least(0)] = 0.0  # GPUs (or a share of one) for each Ray actor
 
     def check_workers(self) -> Iterator[Problem]:
-        """Ray's actors do all the work."""
         if self.type == "ray" and self.workers < 1:
             yield "workers", "found 0; expected an integer ≥ 1 with type ray."
 
@@ -130,12 +127,10 @@ class DistillOptions:
 
     @property
     def output_folder(self) -> Path:
-        """Where the results go."""
         return self.output or Path("results", "distill", self.name)
 
     @property
     def work_folder(self) -> Path:
-        """Where the shards go."""
         return self.work or self.output_folder / "work"
 
 

@@ -187,7 +187,6 @@ class Pipeline:
         )  # fmt: skip
 
     def _finish(self, context: Context) -> dict[str, Any]:
-        """Write manifest, votes, meta-info files, statistics and report."""
         folder, references = self.options.output_folder, context.references
         statistics, meta, examples = Statistics(references), MetaInfo(), Examples(self.options.report)
         with tqdm(

@@ -221,5 +221,4 @@ class Vote:
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The vote as it is written to the manifest."""
         return {"voter": self.voter, "verdict": self.verdict, "reason": self.reason, "details": self.details}

@@ -52,7 +52,6 @@ def result_rows(context: Context) -> Iterator[ResultRow]:
 
 
 def result_row(context: Context, number: int) -> ResultRow:
-    """One candidate by its number."""
     shard, place = divmod(number, context.options.shard_size)
     return next(row for row in _shard_rows(context, shard, number - place) if row.number == number)
 
@@ -131,7 +130,6 @@ class MetaInfo:
         self._left_out: Counter[str] = Counter()
 
     def add(self, row: ResultRow) -> None:
-        """Take a pair if it is kept."""
         lq, gt = row.candidate.lq_path, row.candidate.gt_path
         if not row.keep or row.size is None:
             return
@@ -188,7 +186,6 @@ class Statistics:
         self._retrieved = 0
 
     def add(self, row: ResultRow) -> None:
-        """Count a candidate."""
         self._outcomes[row.outcome] += 1
         self._by_type.setdefault(row.candidate.rain_type, Counter())[row.outcome] += 1
         self._by_source.setdefault(row.candidate.source, Counter())[row.outcome] += 1
@@ -209,7 +206,6 @@ class Statistics:
             self._retrieved += len(same)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, JSON-able."""
         total = sum(self._outcomes.values())
         queries, best, every = (int(value) for value in self._agreement)
         return {
@@ -239,7 +235,6 @@ class Statistics:
         }
 
     def write(self, folder: Path) -> None:
-        """Write ``statistics.json``."""
         write_text(folder / STATISTICS, json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -276,14 +271,12 @@ class Examples:
         self._chosen: dict[tuple[str, bool], list[tuple[int, int]]] = {}
 
     def add(self, row: ResultRow) -> None:
-        """Take a candidate into consideration."""
         heap = self._chosen.setdefault((row.candidate.rain_type, row.keep), [])
         heapq.heappush(heap, (-zlib.crc32(row.candidate.id.encode("utf-8", "surrogateescape")), -row.number))
         if len(heap) > self._options.examples:
             heapq.heappop(heap)
 
     def write(self, context: Context, statistics: dict[str, Any], folder: Path) -> None:
-        """Write ``report.html``. An OptionError if jinja2 is not installed."""
         jinja2 = require("jinja2", "jinja2", "report")
         source = (Path(__file__).parent / _TEMPLATE).read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)

@@ -57,11 +57,9 @@ class Workspace:
         self.root = Path(root)
 
     def shard(self, stage: str, index: int) -> Path:
-        """The folder of a finished shard."""
         return self.root / stage / f"{index:06d}"
 
     def is_done(self, stage: str, index: int) -> bool:
-        """Whether the shard is finished."""
         return self.shard(stage, index).is_dir()
 
     def missing(self, stage: str, count: int) -> list[int]:
@@ -187,7 +185,6 @@ def _short(value: object) -> str:
 
 
 def save_rows(folder: Path, name: str, rows: np.ndarray) -> None:
-    """Write an array of rows as ``<name>.npy``."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(rows), allow_pickle=False)  # into a file, a full disk has no error number
     (folder / f"{name}.npy").write_bytes(buffer.getbuffer())
@@ -204,7 +201,6 @@ def load_rows(folder: Path, name: str) -> np.ndarray:
 
 
 def save_lines(folder: Path, name: str, rows: Iterable[Any]) -> None:
-    """Write JSON-able rows as ``<name>.jsonl``."""
     with open(folder / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=True, allow_nan=False, sort_keys=True) + "\n")

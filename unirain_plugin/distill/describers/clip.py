@@ -165,7 +165,6 @@ class CocaCaptioner(ClipPart, Captioner):
     max_words: Annotated[int, between(_SHORTEST + 1, 76)] = 30
 
     def check(self) -> None:
-        """Look also for what beam search needs."""
         super().check()
         if self.generation == "beam_search":
             package = require("transformers", "'transformers<=4.56'")
@@ -176,7 +175,6 @@ class CocaCaptioner(ClipPart, Captioner):
                 )
 
     def fingerprint(self) -> dict[str, Any]:
-        """The model and the kind of generation."""
         own = {"type": type(self).__qualname__, "generation": self.generation, "max_words": self.max_words}
         return {**super().fingerprint(), **own}
 
@@ -217,7 +215,6 @@ def _greedy(model: Any, images: torch.Tensor, longest: int) -> torch.Tensor:
 
 
 def _clean(text: str) -> str:
-    """Take away CoCa's marks and white space."""
     return " ".join(text.split("<end_of_text>")[0].replace("<start_of_text>", "").split())
 
 
@@ -228,7 +225,6 @@ class OpenClipEmbedder(ClipPart, Embedder):
     registry_name = "open_clip"
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Encode images, ``batch_size`` at a time."""
         rows = []
         for batch in self.image_batches(images):
             with self.inference():
@@ -247,11 +243,9 @@ class OpenClipTextEncoder(ClipPart, TextEncoder):
     normalize: bool = False  # bring the vectors to unit length; the remaining keys are those of :class:`ClipPart`
 
     def fingerprint(self) -> dict[str, Any]:
-        """The model and whether vectors are normalised."""
         return {**super().fingerprint(), "normalize": self.normalize}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode sentences, ``batch_size`` at a time."""
         rows = []
         for batch in self.token_batches(texts):
             with self.inference():

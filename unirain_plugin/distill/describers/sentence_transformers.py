@@ -29,12 +29,10 @@ class SentenceTransformersEncoder(TextEncoder):
     normalize: bool = True  # bring the vectors to unit length
 
     def fingerprint(self) -> dict[str, Any]:
-        """The model and whether vectors are normalised; not what only changes speed."""
         own = {"model": self.model, "normalize": self.normalize}
         return {"type": type(self).__qualname__, "version": self.version, **own}
 
     def check(self) -> None:
-        """Look for the package."""
         require("sentence_transformers", "sentence-transformers")
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

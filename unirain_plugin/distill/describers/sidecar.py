@@ -38,11 +38,9 @@ class SidecarCaptioner(Captioner):
                 raise OptionError(f"files: expected a name ending in .csv or .jsonl, got '{name}'.")
 
     def check(self) -> None:
-        """Read the files."""
         _ = self._captions
 
     def fingerprint(self) -> dict:
-        """The files by size and time."""
         return {**super().fingerprint(), "stamps": [file_stamp(name) for name in self.files]}
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:

@@ -21,17 +21,14 @@ class Stage(ABC):
 
     @classmethod
     def items(cls, job: Job) -> int:
-        """Number of what it counts, in all shards."""
         return job.references if cls.of == "references" else job.candidates.count
 
     @classmethod
     def shards(cls, job: Job) -> int:
-        """Number of its shards."""
         return job.shards(cls.items(job))
 
     @classmethod
     def items_in(cls, job: Job, shard: int) -> int:
-        """How many items a shard holds."""
         size = job.options.shard_size
         return min(size, cls.items(job) - shard * size)
 
@@ -50,10 +47,8 @@ class WholeStage(Stage):
 
     @classmethod
     def shards(cls, job: Job) -> int:
-        """One."""
         return 1
 
     @classmethod
     def items_in(cls, job: Job, shard: int) -> int:
-        """All."""
         return cls.items(job)

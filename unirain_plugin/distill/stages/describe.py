@@ -182,7 +182,6 @@ class DescribeCandidates(Describe):
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """Also the conversions that are accepted."""
         return {**super().depends_on(context), "candidates.convert": sorted(context.options.candidates.convert)}
 
     def _items(self, shard: int) -> Sequence[Candidate]:

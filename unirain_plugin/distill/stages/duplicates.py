@@ -148,11 +148,9 @@ class FindDuplicates(WholeStage):
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """Whether it looks at all."""
         return {"format": 1, "duplicates": context.options.duplicates}
 
     def run(self, shard: int) -> None:
-        """Compare all candidates that could be read."""
         context, job = self.context, self.context.job
         original = np.full(job.candidates.count, -1, np.int64)
         if context.options.duplicates == "reject":

@@ -29,13 +29,11 @@ class BuildIndex(WholeStage):
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """The index's kind, and the file's stamp where one is given."""
         retrieval = context.options.retrieval
         given = file_stamp(retrieval.index_file) if retrieval.index_file else None
         return {"format": 1, "index": retrieval.index, "index_file": given}
 
     def run(self, shard: int) -> None:
-        """Join the references' rows and index their text vectors."""
         job, workspace = self.context.job, self.context.workspace
         shards = job.shards(job.references)
         rows = self._readable(shards)
@@ -69,12 +67,10 @@ class Retrieve(Stage):
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """The cascade's sizes."""
         retrieval = context.options.retrieval
         return {"format": 1, "k1": retrieval.k1, "k2": retrieval.k2, "k3": retrieval.k3, "nprobe": retrieval.nprobe}
 
     def run(self, shard: int) -> None:
-        """Retrieve for the candidates that could be read."""
         workspace, k3 = self.context.workspace, self.context.options.retrieval.k3
         source = workspace.shard("candidates", shard)
         good = [place for place, line in enumerate(load_lines(source, "rows")) if line["error"] is None]

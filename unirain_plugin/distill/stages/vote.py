@@ -83,12 +83,10 @@ class AskVoters(Stage):
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """The voters and when they are asked."""
         voters = [{"name": voter.name, **voter.fingerprint()} for voter in context.voters]
         return {"format": 1, "voters": voters, "early_exit": context.options.early_exit}
 
     def run(self, shard: int) -> None:
-        """Ask about what was read and is no repetition."""
         workspace = self.context.workspace
         lines = load_lines(workspace.shard("candidates", shard), "rows")
         first = shard * self.context.options.shard_size

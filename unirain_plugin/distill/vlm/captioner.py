@@ -32,12 +32,10 @@ class VlmCaptioner(VlmClient, Captioner):
     prompt: Annotated[str, Rule(holds=str.strip, kind="a text")] = DEFAULT_PROMPT
 
     def fingerprint(self) -> dict[str, Any]:
-        """The prompt, the model and its decoding; not the server's address."""
         return {"type": type(self).__qualname__, "version": self.version, "prompt": self.prompt, "model": self.model,
                 "decoding": self.decoding()}  # fmt: skip
 
     def calls(self, images: int) -> int:
-        """One request an image."""
         return images
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:

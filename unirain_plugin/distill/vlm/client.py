@@ -98,7 +98,6 @@ class VlmClient(Part):
         return {**vars(self), "_connection": None}
 
     def check(self) -> None:
-        """Look, without connecting, whether the package and the key are there."""
         require("openai", "openai", "vlm")
         self._key()
 
@@ -251,7 +250,6 @@ class VlmClient(Part):
         return self._scrub(body.decode("utf-8", "replace"))
 
     def _refused(self, error: Any) -> DistillError:
-        """What a 4xx means."""
         status, text = error.status_code, self._line(error.response.text)
         if status in (401, 403):
             name = self.api_key_env or DEFAULT_KEY_VARIABLE
@@ -282,7 +280,6 @@ class VlmClient(Part):
 
 
 def _forms_of(key: str) -> Iterator[str]:
-    """Regular expressions of what a key looks like in replies."""
     yield "".join(rf"(?:{re.escape(c)}|%(?i:{ord(c):02x})|\\+u(?i:{ord(c):04x}))" for c in key)
     data = key.encode()
     for before in range(3):  # bytes that precede it in its group of three, as of "Bearer "
@@ -298,7 +295,6 @@ def data_url(image: np.ndarray, max_side: int) -> str:
 
 
 def _content(body: str) -> str:
-    """The text of the one choice in a completion."""
     try:
         completion = json.loads(body)
     except ValueError:

@@ -33,7 +33,6 @@ class ReplyCache:
 
     @staticmethod
     def key(parts: Mapping[str, Any]) -> str:
-        """Hash of JSON-able parts."""
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def get(self, key: str) -> str | None:
@@ -97,7 +96,6 @@ class Vlm(VlmClient, Voter):
         self._cache = ReplyCache(None if self.cache is False else self.cache or default_folder())
 
     def fingerprint(self) -> dict[str, Any]:
-        """What verdicts depend on; not the server's address, nor what only changes speed."""
         return {"type": type(self).__qualname__, "version": self.version, **self._settings()}
 
     def _settings(self) -> dict[str, Any]:
@@ -105,7 +103,6 @@ class Vlm(VlmClient, Voter):
                 "decoding": self.decoding(), "schema": SCHEMA}  # fmt: skip
 
     def cost(self, candidates: int, references: int) -> Cost:
-        """One request a candidate; with each the pair and its references, or one sheet."""
         return Cost(candidates, candidates * (1 if self.images == "sheet" else 2 + references))
 
     def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:

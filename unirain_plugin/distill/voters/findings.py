@@ -252,7 +252,6 @@ def learn_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, tuple[float,
 
 
 def outside(ranges: Mapping[str, tuple[float, float]], figures: Figures) -> list[Finding]:
-    """Hold a candidate's ``brightness`` and ``detail``, of its rainy image, and its rain's ``peak`` to them."""
     if not ranges:
         return []
     findings = []

@@ -99,16 +99,13 @@ class Likeness(DefaultVoter):
     _limit: ClassVar[float] = np.inf
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
-        """The pair's evidence and the view of its rainy image."""
         figures = pair_evidence(candidate)
         return {**figures, "view": VIEWS[self.view](candidate.lq).tolist()} if figures else {}
 
     def measure_reference(self, reference: Reference) -> Mapping[str, Any]:
-        """The view of a real rainy image."""
         return {"view": VIEWS[self.view](reference.image).tolist()}
 
     def setup(self, references: Sequence[Reference]) -> None:
-        """Learn how far apart references are; with fewer than 8 nothing is unlike them."""
         looks = [(r.measurements.get(self.name) or self.measure_reference(r))["view"] for r in references]
         if len(looks) < FEWEST:
             return
@@ -116,7 +113,6 @@ class Likeness(DefaultVoter):
         self._limit = self._known.among(self.coverage)
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """Also whether the references show the like."""
         own = [*super().findings(figures, rain_type), rain_in_clean(figures, rain_type)]
         if self._known is None:
             return own

@@ -101,7 +101,6 @@ class _Structure(NamedTuple):
 
 
 def _structure(lq: np.ndarray, gt: np.ndarray) -> _Structure:
-    """The gradients of two uint8 luma planes."""
     scene = gt.astype(np.float32)
     difference = lq - scene
     (dx, dy), (gx, gy) = ((p[:-1, 1:] - p[:-1, :-1], p[1:, :-1] - p[:-1, :-1]) for p in (difference, scene))
