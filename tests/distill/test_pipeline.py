@@ -10,7 +10,7 @@ from rain_pictures import write_png
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.command import describe_plan
-from unirain_plugin.distill.inputs import CandidateFile, list_references
+from unirain_plugin.distill.inputs import list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
 from unirain_plugin.distill.pipeline import Pipeline
@@ -375,7 +375,7 @@ def test_what_changes_a_stages_results_is_part_of_its_state(settings, change, st
 
     def state(settings):
         options = parse_options(settings, "test.yml")
-        context = Context(Job(options, "", 0, CandidateFile("", "", "", 0, options.shard_size)))
+        context = Context(Job(options, "", 0, "", "", 0))
         return {name: stage.depends_on(context) for name, stage in STAGES.items()}
 
     before, after = state(settings), state({**settings, **change})

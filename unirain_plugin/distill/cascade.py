@@ -85,15 +85,9 @@ def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarra
 def ssim_of_pairs(
     queries: np.ndarray, rows: Sequence[np.ndarray], load: Callable[[int], np.ndarray]
 ) -> list[np.ndarray]:
-    """SSIM of each query with references of its own, each reference prepared once however many queries share it.
+    """SSIM of each query (n, S, S) with references of its own, float64, in the order of ``rows``, their numbers.
 
-    Args:
-        queries: uint8 planes (n, S, S).
-        rows: For each query the numbers of its references.
-        load: Number → uint8 plane (S, S).
-
-    Returns:
-        For each query its values, float64, in the order of ``rows``.
+    Each reference, a uint8 plane (S, S) that ``load`` gives, is prepared once however many queries share it.
     """
     terms = [ssim_terms(np.asarray(query)) for query in queries]
     values = [np.empty(len(numbers), np.float64) for numbers in rows]
@@ -259,12 +253,7 @@ class Cascade:
         self._k1, self._k2, self._k3 = k1, k2, k3
 
     def retrieve(self, text: np.ndarray, visual: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Retrieve S(q) for a batch.
-
-        Args:
-            text: φ_T(T_q), (n, d_t).
-            visual: f_q, (n, d_v).
-            thumbnails: I_q, uint8 (n, S, S).
+        """Retrieve S(q) for a batch: φ_T(T_q) (n, d_t), f_q (n, d_v) and I_q, uint8 (n, S, S).
 
         Returns:
             Reference rows, int64 (n, K3), best first, −1 where there are fewer; and s_txt, s_vis, s_perc of each,

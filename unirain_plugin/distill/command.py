@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from unirain_plugin.distill.inputs import list_candidates, list_references
 from unirain_plugin.distill.job import Context, Job
@@ -56,11 +55,11 @@ def describe_plan(options: DistillOptions) -> str:
     pipeline.check()
     references = len(list_references(options.references))
     count = sum(1 for _ in list_candidates(options.candidates)[1])
-    job = Job(options, str(options.work_folder), references, pipeline.candidate_file(Path(), "", count))
+    job = Job(options, str(options.work_folder), references, "", "", count)
     context = Context(job)
     workspace = Workspace(options.work_folder)
     lines = [
-        f"run        {options.name}: {references} references, {job.candidates.count} candidates",
+        f"run        {options.name}: {references} references, {job.candidates} candidates",
         f"parts      captioner {options.captioner['type']}, embedder {options.embedder['type']}, "
         f"text encoder {options.text_encoder['type']}",
         f"retrieval  K1 {options.retrieval.k1} → K2 {options.retrieval.k2} → K3 {options.retrieval.k3}, "
@@ -79,11 +78,11 @@ def describe_plan(options: DistillOptions) -> str:
 
 def _costs(context: Context) -> list[str]:
     job = context.job
-    captions = context.captioner.calls(job.references + job.candidates.count)
+    captions = context.captioner.calls(job.references + job.candidates)
     lines = [f"calls      captioner: {captions}"] if captions else []
     total = captions
     for voter in context.voters:
-        cost = voter.cost(job.candidates.count, min(context.options.retrieval.k3, job.references))
+        cost = voter.cost(job.candidates, min(context.options.retrieval.k3, job.references))
         total += cost.calls
         if cost.calls:
             lines.append(f"calls      voter {voter.name}: at most {cost.calls} requests with {cost.images} images")

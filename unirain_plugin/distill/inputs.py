@@ -6,15 +6,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, find_types, scan_rainrag, walk_images
-from unirain_plugin.data.manifest import ManifestRecord, parse_record, path_from, read_manifest, read_manifests
+from unirain_plugin.data.manifest import ManifestRecord, path_from, read_manifest, read_manifests
 from unirain_plugin.distill.options import CandidateOptions, ReferenceOptions
-from unirain_plugin.distill.records import Candidate, Reference
+from unirain_plugin.distill.records import Reference
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain_types import KNOWN_TYPES
 
@@ -123,26 +122,8 @@ def reference_digest(references: list[Reference]) -> str:
     return digest.hexdigest()[:32]
 
 
-@dataclass(frozen=True)
-class CandidateFile:
-    """A manifest of candidates and where its shards begin."""
-
-    path: str  # the manifest file
-    root: str  # folder that its paths are relative to
-    source: str  # name of the data set for pairs that do not state theirs
-    count: int  # number of pairs
-    shard_size: int  # pairs in a shard
-    convert: tuple[str, ...] = ()  # kinds of images to accept with a conversion
-
-
 def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
-    """Check every line of a manifest and note where shards begin.
-
-    A DataError with file and line, if one is malformed; if the manifest is missing or empty.
-
-    Returns:
-        The number of pairs and the byte offset of each shard's first line.
-    """
+    """The number of pairs in a manifest, each checked (DataError), and the byte offset of each shard's first line."""
     count = sum(1 for _ in read_manifest(manifest))
     offsets, position = [], 0
     with open(manifest, "rb") as file:
@@ -174,18 +155,3 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:32]
     except OSError as error:
         raise DataError(f"candidates: {path}: cannot be read: {error.strerror or error}.") from error
-
-
-def read_candidates(source: CandidateFile, offsets: np.ndarray, shard: int) -> list[Candidate]:
-    """The candidates of one shard; the id is the rainy image's name in the manifest."""
-    first = shard * source.shard_size
-    number = min(source.shard_size, source.count - first)
-    candidates = []
-    with open(source.path, "rb") as file:
-        file.seek(int(offsets[shard]))
-        for line in range(first, first + number):
-            record = parse_record(json.loads(file.readline()), f"{source.path}:{line + 1}")
-            lq, gt = (Path(source.root, name) for name in (record.lq, record.gt))
-            name = record.source or source.source
-            candidates.append(Candidate(record.lq, lq, gt, record.rain_type, name, convert=tuple(source.convert)))
-    return candidates

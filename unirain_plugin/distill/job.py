@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unirain_plugin.distill.inputs import CandidateFile, read_candidates
+from unirain_plugin.data.manifest import parse_record
 from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
@@ -25,7 +25,9 @@ class Job:
     options: DistillOptions  # the checked option file
     root: str  # the working folder
     references: int  # number of references
-    candidates: CandidateFile  # the manifest of candidates
+    manifest: str  # of the candidates, absolute
+    folder: str  # that the manifest's paths are relative to, absolute
+    candidates: int  # number of pairs
 
     def shards(self, images: int) -> int:
         """Shards that so many images make."""
@@ -84,15 +86,23 @@ class Context:
         return load_rows(self.workspace.shard("inputs", 0), "offsets")
 
     def candidates(self, shard: int) -> list[Candidate]:
-        return read_candidates(self.job.candidates, self._offsets, shard)
+        """The candidates of a shard as listed; the id is the rainy image's name in the manifest."""
+        job, options, size = self.job, self.options.candidates, self.options.shard_size
+        first = shard * size
+        with open(job.manifest, "rb") as file:
+            file.seek(int(self._offsets[shard]))
+            lines = [file.readline() for _ in range(min(size, job.candidates - first))]
+        candidates = []
+        for number, line in enumerate(lines, first + 1):
+            record = parse_record(json.loads(line), f"{job.manifest}:{number}")
+            lq, gt = (Path(job.folder, name) for name in (record.lq, record.gt))
+            source = record.source or options.source
+            candidates.append(Candidate(record.lq, lq, gt, record.rain_type, source, convert=tuple(options.convert)))
+        return candidates
 
     def candidate(self, number: int) -> Candidate:
         shard, row = divmod(number, self.options.shard_size)
         return _kept_candidates(self, shard)[row]
-
-    def reference_slice(self, shard: int) -> Sequence[Reference]:
-        size = self.options.shard_size
-        return self.references[shard * size : (shard + 1) * size]
 
     def close(self) -> None:
         built = [self.__dict__[name] for name in ("captioner", "embedder", "text_encoder") if name in self.__dict__]

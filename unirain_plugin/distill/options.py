@@ -137,14 +137,9 @@ class DistillOptions:
 def parse_options(
     mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
 ) -> DistillOptions:
-    """Check a whole option mapping, the parts' own sections included.
+    """Check a whole option mapping, the parts' own sections included; ``where`` and ``lines`` are for messages.
 
-    An OptionError, naming every wrong key and the nearest valid spelling.
-
-    Args:
-        mapping: The options.
-        where: Their source, for messages.
-        lines: Key path → line, where they come from a file.
+    An OptionError names every wrong key and the nearest valid spelling.
     """
     options = parse_section(DistillOptions, mapping, where, lines=lines)
     load_parts(options.imports)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError, UniRainError
 
 
@@ -24,51 +25,32 @@ class ServiceError(DistillError):
     """A server or a model that a part depends on is missing, down, refuses the key, or does not know the model."""
 
 
-class UnreadableImageError(DataError):
-    """An image file is missing, broken, or of another size than its partner."""
-
-
 T = TypeVar("T")
-
-
-def read_file(path: Path) -> bytes:
-    """Read a file's bytes; UnreadableImageError if it is missing or cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
 def decode_rgb(data: bytes, path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
     """Decode a whole image file to uint8 RGB (H, W, 3).
 
-    An UnreadableImageError if the bytes are empty, truncated, no image, or of a kind that is not accepted.
-
-    Args:
-        data: The file's bytes.
-        path: The file, for messages.
-        convert: Kinds of images to accept with a conversion (grey, 16 bits, …).
+    A DataError names ``path`` if the bytes are empty, truncated, no image, or of a kind that is not accepted:
+    ``convert`` lists kinds to accept with a conversion (grey, 16 bits, …).
     """
+    encoded = EncodedImage(data, str(path), convert)
     try:
-        encoded = EncodedImage(data, str(path), convert)
-        try:
-            image = encoded.decode_rows(encoded.height)  # faster with the extra `speed`
-        except DataError:
-            image = encoded.decode()  # the words do not depend on what is installed
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    except DataError as error:
-        raise UnreadableImageError(str(error)) from error
+        image = encoded.decode_rows(encoded.height)  # faster with the extra `speed`
+    except DataError:
+        image = encoded.decode()  # the words do not depend on what is installed
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_rgb(path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
-    """Read an image file as uint8 RGB (H, W, 3); errors as :func:`read_file` and :func:`decode_rgb`."""
-    return decode_rgb(read_file(path), path, convert)
+    """Read an image file as uint8 RGB (H, W, 3); a DataError if it is missing, or as :func:`decode_rgb`."""
+    return decode_rgb(read_file(str(path)), path, convert)
 
 
 def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path) -> None:
-    """Refuse a pair of different sizes: UnreadableImageError with both files and sizes."""
+    """Refuse a pair of different sizes: a DataError with both files and sizes."""
     if lq.shape != gt.shape:
-        raise UnreadableImageError(
+        raise DataError(
             f"{lq_path} is {lq.shape[1]}×{lq.shape[0]} but its ground truth {gt_path} is {gt.shape[1]}×{gt.shape[0]}; "
             "a pair must have one size."
         )

@@ -99,17 +99,9 @@ def load_parts(imports: Iterable[str] = ()) -> None:
 
 
 def check_section(registry: Registry, section: object, where: str) -> tuple[type, dict[str, Any]]:
-    """Look up the class of a YAML section and check the section's keys against its constructor.
+    """The class of a YAML section, and its keys held against the constructor: keyword arguments, as a copy.
 
-    An OptionError for a missing or unknown type, an unknown key or a missing required key.
-
-    Args:
-        registry: One of the four above.
-        section: Mapping with ``type`` and the constructor's keyword arguments.
-        where: The section's name in the option file, for errors.
-
-    Returns:
-        The class and its keyword arguments (a copy; the caller's mapping is left alone).
+    An OptionError names ``where`` for a missing or unknown type, an unknown key or a missing required key.
     """
     if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
         raise OptionError(

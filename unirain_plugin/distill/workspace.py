@@ -107,16 +107,10 @@ class Workspace:
             yield
 
     def adopt(self, stages: Mapping[str, Mapping[str, Any]], restart: bool) -> list[str]:
-        """Compare what the stages depend on with what their shards were made with, and take on the new state.
+        """Compare what the stages depend on (JSON-able) with what their shards were made with; take on the new state.
 
-        An OptionError if a stage with shards changed and ``restart`` is false; says which keys.
-
-        Args:
-            stages: Stage name → everything its shards depend on (JSON-able; what lies upstream included), in order.
-            restart: Delete the shards of the stages that changed (or of all, if none did) instead of refusing.
-
-        Returns:
-            The stages whose shards were deleted.
+        With ``restart`` the shards of the stages that changed (of all, if none did) are deleted; returns these stages.
+        Else a stage with shards that changed is an OptionError that says which keys.
         """
         wanted = {name: json.loads(json.dumps(content, default=str)) for name, content in stages.items()}
         known = self._read_state()

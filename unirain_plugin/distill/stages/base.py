@@ -14,6 +14,7 @@ class Stage(ABC):
     name: ClassVar[str]  # folder of its shards
     title: ClassVar[str]  # what it does, for the progress bar
     of: ClassVar[str] = "candidates"  # what it counts: ``candidates`` or ``references``
+    whole: ClassVar[bool] = False  # one shard holds everything
     upstream: ClassVar[tuple[str, ...]] = ()  # stages whose shards it reads
 
     def __init__(self, context: Context) -> None:
@@ -21,16 +22,16 @@ class Stage(ABC):
 
     @classmethod
     def items(cls, job: Job) -> int:
-        return job.references if cls.of == "references" else job.candidates.count
+        return job.references if cls.of == "references" else job.candidates
 
     @classmethod
     def shards(cls, job: Job) -> int:
-        return job.shards(cls.items(job))
+        return 1 if cls.whole else job.shards(cls.items(job))
 
     @classmethod
     def items_in(cls, job: Job, shard: int) -> int:
-        size = job.options.shard_size
-        return min(size, cls.items(job) - shard * size)
+        size, items = job.options.shard_size, cls.items(job)
+        return items if cls.whole else min(size, items - shard * size)
 
     @classmethod
     @abstractmethod
@@ -40,15 +41,3 @@ class Stage(ABC):
     @abstractmethod
     def run(self, shard: int) -> None:
         """Make one shard, atomically."""
-
-
-class WholeStage(Stage):
-    """A stage of a single shard, for what needs everything at once."""
-
-    @classmethod
-    def shards(cls, job: Job) -> int:
-        return 1
-
-    @classmethod
-    def items_in(cls, job: Job, shard: int) -> int:
-        return cls.items(job)

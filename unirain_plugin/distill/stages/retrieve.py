@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, build_index, read_index
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.registry import file_stamp
-from unirain_plugin.distill.stages.base import Stage, WholeStage
+from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import concatenate_rows, load_lines, load_rows, row_blocks, save_rows
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.packages import require
@@ -19,13 +19,14 @@ from unirain_plugin.support.packages import require
 ARRAYS = ("text", "visual", "thumbnails")
 
 
-class BuildIndex(WholeStage):
+class BuildIndex(Stage):
     """Builds (or checks and copies) the FAISS index."""
 
-    name: ClassVar[str] = "index"
-    title: ClassVar[str] = "index references"
-    of: ClassVar[str] = "references"
-    upstream: ClassVar[tuple[str, ...]] = ("references",)
+    name = "index"
+    whole = True
+    title = "index references"
+    of = "references"
+    upstream = ("references",)
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
@@ -61,9 +62,9 @@ class BuildIndex(WholeStage):
 class Retrieve(Stage):
     """Writes the retrieved references' rows and similarities."""
 
-    name: ClassVar[str] = "retrieval"
-    title: ClassVar[str] = "retrieve references"
-    upstream: ClassVar[tuple[str, ...]] = ("candidates", "index")
+    name = "retrieval"
+    title = "retrieve references"
+    upstream = ("candidates", "index")
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -37,15 +37,11 @@ def is_settled(votes: Sequence[Vote], voters: int) -> bool:
 
 
 def decide(votes: Sequence[Vote], voters: int) -> Decision:
-    """Apply the majority rule.
+    """Apply the majority rule to the votes given, fewer than ``voters`` after an early exit.
 
     Only a majority of *all* voters keeps a candidate: with three voters one yes, one no and one abstention is a tie and
     is not kept (our choice: 97 % are rejected in the paper, so doubt costs less than a bad pair). A ValueError if there
     are more votes than voters or a voter voted twice.
-
-    Args:
-        votes: The votes given; fewer than ``voters`` after an early exit.
-        voters: Number of voters in the pipeline.
     """
     names = [vote.voter for vote in votes]
     if len(names) > voters or len(set(names)) != len(names):
@@ -77,9 +73,9 @@ _BATCH = 32
 class AskVoters(Stage):
     """Writes votes and decisions."""
 
-    name: ClassVar[str] = "votes"
-    title: ClassVar[str] = "vote"
-    upstream: ClassVar[tuple[str, ...]] = ("candidates", "duplicates", "retrieval", "references")
+    name = "votes"
+    title = "vote"
+    upstream = ("candidates", "duplicates", "retrieval", "references")
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:

@@ -115,21 +115,11 @@ class VlmClient(Part):
         system: str | None = None,
         question: str | None = None,
     ) -> str:
-        """Ask about some images.
+        """Ask about images, uint8 RGB (H, W, 3), each after its label, between prompt and question; returns the text.
 
-        An UnusableReplyError if this reply cannot be used, or the server refuses this request (400, 413, 422). A
+        They are shrunk to ``max_side`` and sent as PNG; ``schema`` is sent as ``response_format``, which servers may
+        ignore. An UnusableReplyError if this reply cannot be used, or the server refuses the request (400, 413, 422). A
         ServiceError if no request can be answered: server down or too slow, key refused, model unknown.
-
-        Args:
-            prompt: Text before the images.
-            images: uint8 RGB (H, W, 3); shrunk to ``max_side`` and sent as PNG.
-            labels: A text put before each image.
-            schema: JSON schema of the reply, sent as ``response_format``; old servers ignore it, so check the reply.
-            system: System message.
-            question: Text after the images.
-
-        Returns:
-            The reply's text.
         """
         content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
         for image, label in zip(images, labels, strict=True):
