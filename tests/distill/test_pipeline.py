@@ -204,6 +204,26 @@ def test_a_voter_that_measures_nonsense_is_named(settings, monkeypatch):
         run(settings)
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ([], "gave 0 votes on 3 tasks"),
+        ([True] * 3, "returned True; expected a Vote with its name"),
+        ([Vote("second", True, "x")] * 3, "returned Vote.voter='second'.*expected a Vote with its name"),
+        (
+            [Vote("first", np.bool_(True), "x")] * 3,
+            "returned .*np.True_.*expected a Vote with its name and True, False or None",
+        ),
+    ],
+)
+def test_votes_that_are_none_are_named(settings, monkeypatch, answer, words):
+    from stub_voters import HashVoter
+
+    monkeypatch.setattr(HashVoter, "vote", lambda *_: answer)
+    with pytest.raises(DistillError, match=f"the voter 'first' {words}"):
+        run(settings)
+
+
 def test_empty_or_missing_references(settings, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.avif"):
