@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
 
 from unirain_plugin.compare.options import BootstrapOptions, CompareOptions
 from unirain_plugin.compare.report import GROUP_TITLES, markdown_table
@@ -17,15 +18,8 @@ from unirain_plugin.metrics.psnr_ssim import finite_mean
 EVERY = "all images"
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A published number.
-
-    Attributes:
-        text: As it was given.
-        value: PSNR in dB above 1, else SSIM.
-        tolerance: Half a unit of its last digit.
-    """
+class Claim(NamedTuple):
+    """A published number as it was given, its value (PSNR in dB above 1, else SSIM), half a unit of its last digit."""
 
     text: str
     value: float
@@ -33,11 +27,7 @@ class Claim:
 
     @classmethod
     def parse(cls, text: str) -> Claim:
-        """Read a number.
-
-        Raises:
-            OptionError: If it can be neither.
-        """
+        """Read a number; OptionError if it can be neither."""
         try:
             number = Decimal(text)
         except InvalidOperation:
@@ -60,13 +50,12 @@ class Claim:
 def which_protocol(options: CompareOptions, text: str, bar: bool = True) -> tuple[str, Outcome]:
     """Score the finished images (without any: the networks') under every protocol; no file of tables is written.
 
+    Returns tables and verdicts in Markdown, and the outcome with what went wrong.
+
     Args:
         options: The option file; of its models those with ``results``.
         text: The claimed number: a PSNR in dB, or an SSIM, with the digits that were published.
         bar: Whether to draw progress bars.
-
-    Returns:
-        Tables and verdicts in Markdown, and the outcome with what went wrong.
 
     Raises:
         OptionError: If the claim is no such number, or no model has images.

@@ -14,12 +14,13 @@ import numpy as np
 
 from unirain_plugin.compare.summary import Score, score
 from unirain_plugin.data.folders import walk_images
-from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.study.benchmarks.cli import expect_least
 
 FOREIGN = {
     "RandomRain default": ("RandomRain", {}),
@@ -55,13 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from unirain_plugin.inference.restoring import restore
 
     args = build_parser().parse_args(argv)
-    if args.per_image < 1:
-        raise OptionError(f"--per-image: expected 1 or more, found {args.per_image}.")
+    expect_least(args, 1, "per_image")
     network = load(args.weights)
     windows = list(_windows(args))
-    write = sys.stdout.write
-    write(f"{len(windows)} windows a row; PSNR in dB and SSIM, RGB, means over the windows\n")
-    write(
+    sys.stdout.write(
+        f"{len(windows)} windows a row; PSNR in dB and SSIM, RGB, means over the windows\n"
         f"{'rain':<22}{'PSNR: input':>12}{'restored':>10}{'gain':>8}{'worst':>8}{'SSIM: input':>14}{'restored':>10}\n"
     )
     gains = {}
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     by_window = zip(*(gains[t] for t in args.types), strict=True)
     of_windows = [mean(known) for of_types in by_window if (known := [gain for gain in of_types if gain == gain])]
     spread = f", standard error over these windows {standard_error(of_windows):.2f} dB" if len(of_windows) > 1 else ""
-    write(f"mean gain over {', '.join(args.types)}: {mean(of_windows):+.2f} dB{spread}\n")
+    sys.stdout.write(f"mean gain over {', '.join(args.types)}: {mean(of_windows):+.2f} dB{spread}\n")
     return 0
 
 
@@ -86,8 +85,7 @@ def standard_error(values: Sequence[float]) -> float:
 def write_row(name: str, scores: Sequence[tuple[Score, Score]]) -> list[float]:
     """Write means and the least gain; of clean images, whose PSNR is infinite, the least PSNR.
 
-    Returns:
-        The gain of each window in dB; NaN where the PSNR before or after is infinite.
+    Returns the gain of each window in dB; NaN where the PSNR before or after is infinite.
     """
     clean = all(math.isinf(before.psnr) for before, _ in scores)
     finite = [pair for pair in scores if not any(math.isinf(s.psnr) for s in pair)]
