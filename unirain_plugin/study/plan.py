@@ -23,11 +23,7 @@ VAL_NAME = "held-out"
 
 @dataclass(frozen=True)
 class DataFolder:
-    """Where the parts of the data are.
-
-    Attributes:
-        root: The folder of them all.
-    """
+    """Where the parts of the data are, below ``root``."""
 
     root: Path
 
@@ -43,14 +39,7 @@ class DataFolder:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One point of the grid.
-
-    Attributes:
-        experts: Kinds of experts, encoder-decoder; of no effect for another network than our own.
-        loss: Mode of the reweighting.
-        data: Subset that is trained on.
-        networks: Network.
-    """
+    """One point of the grid: kinds of experts (encoder-decoder; of our own network), loss mode, subset, network."""
 
     experts: str
     loss: str
@@ -142,15 +131,11 @@ def run_options(
         opt["imports"] = list(options.imports)
     opt["network_g"] = network_section(options, training, run.variant)
     disk = {"io_backend": {"type": "disk"}}
-    train = {key: value for key, value in opt["datasets"]["train"].items() if key != "dataroot"}
+    sets = opt["datasets"]
+    sets["train"].pop("dataroot", None)
     manifest = str(data.subset(run.variant.data, run.seed))
-    opt["datasets"]["train"] = {
-        **train, **disk, "rain_types": list(RAIN_TYPES), "manifest": manifest, "seed": run.seed,
-    }  # fmt: skip
-    opt["datasets"]["val"] = {
-        **opt["datasets"]["val"], **disk, "rain_types": held_out_types(options), "name": VAL_NAME,
-        "dataroot": str(data.val),
-    }  # fmt: skip
+    sets["train"] |= {**disk, "rain_types": list(RAIN_TYPES), "manifest": manifest, "seed": run.seed}
+    sets["val"] |= {**disk, "rain_types": held_out_types(options), "name": VAL_NAME, "dataroot": str(data.val)}
     opt["train"]["pixel_opt"]["mode"] = run.variant.loss
     opt["train"]["scheduler"]["periods"] = [opt["train"]["total_iter"]]
     metric = {"crop_border": 0, "test_y_channel": False}
