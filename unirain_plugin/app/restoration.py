@@ -29,7 +29,7 @@ _KEPT = 3600
 
 
 class Restored(NamedTuple):
-    """A finished image: upright RGB previews of input and result, of one size; the whole result, a PNG; a line on it."""
+    """A finished image: upright RGB previews of input and result, of one size; the whole result (PNG); a line on it."""
 
     before: np.ndarray
     after: np.ndarray
