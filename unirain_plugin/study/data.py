@@ -166,10 +166,9 @@ def _spoil(folder: DataFolder, options: DataOptions) -> list[ManifestRecord]:
 
 def good_pairs(train: Path, root: Path, types: Iterable[str] | None = None) -> dict[str, list[ManifestRecord]]:
     """Rain type → pairs of a folder in RainRAG's layout, their paths relative to ``root`` if they lie below it."""
-    table = scan_rainrag(str(train), find_types(str(train), list(types) if types else None))
     prefix = train.relative_to(root) if train.is_relative_to(root) else train
     pairs: dict[str, list[ManifestRecord]] = defaultdict(list)
-    for pair in map(table.__getitem__, range(len(table))):
+    for pair in scan_rainrag(str(train), find_types(str(train), list(types) if types else None)):
         paths = str(prefix / pair.lq), str(prefix / pair.gt)
         pairs[pair.rain_type].append(ManifestRecord(*paths, pair.rain_type, GOOD))
     return pairs
