@@ -6,7 +6,7 @@ import pytest
 from data_pictures import encode, picture, write_pair
 from indexed_folder import index, plant
 
-from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.command import index_dataset
 from unirain_plugin.preparation.layouts import RULES, load_layout, parse_layout, public_layout, public_layouts
@@ -275,6 +275,22 @@ def test_check_manifest(tmp_path, capsys):
         index_dataset(["--check-manifest", str(tmp_path / "m.jsonl"), "--workers", "1"])
     assert "m.jsonl:2: data/input/1.png is 16×16 (height × width), but the line says 8×12" in str(error.value)
     assert "m.jsonl:3: " in str(error.value) and "target/2.png: cannot be read" in str(error.value)
+
+
+def test_manifests_are_checked_together(tmp_path, capsys):
+    for name in "ab":
+        plant(tmp_path / name, "input/1.png", "target/1.png", "target/other.png")
+        index(tmp_path / name, "rain13k", "--on-error", "skip", output=tmp_path / name / "m.jsonl")
+    both = [str(tmp_path / name / "m.jsonl") for name in "ab"]
+    assert index_dataset(["--check-manifest", *both, "--workers", "1"]) == 0
+    assert f"{both[0]}, {both[1]}: every line" in capsys.readouterr().out
+    (tmp_path / "b/input/1.png").unlink()
+    with pytest.raises(DataError, match=r"1 problem\(s\)[\s\S]*b/m\.jsonl:1: .*b/input/1\.png: cannot be read"):
+        index_dataset(["--check-manifest", *both, "--workers", "1"])
+    other = ManifestRecord("../a/input/1.png", "../a/target/other.png", "drs")
+    write_manifest(both[1], [other])
+    with pytest.raises(DataError, match=r"b/m\.jsonl: .*its clean image is .*other\.png' here and .* in .*a/m\.jsonl"):
+        index_dataset(["--check-manifest", *both, "--workers", "1"])
 
 
 OWN = """

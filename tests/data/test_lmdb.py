@@ -139,7 +139,7 @@ def test_one_lmdb_for_training_and_validation_in_forked_workers_too(lmdb_root):
 
 
 def test_missing_key_is_named(lmdb_root):
-    with pytest.raises(DataError, match=r"drs/lq.lmdb: the LMDB has no key 'drs/input/nine'"):
+    with pytest.raises(DataError, match=r"drs/lq.lmdb: the LMDB has no key 'drs/input/nine'; create-lmdb with"):
         read_value(str(lmdb_root / "drs/lq.lmdb"), "drs/input/nine")
     for side in ("lq", "gt"):
         with open(lmdb_root / f"drs/{side}.lmdb/meta_info.txt", "a") as file:

@@ -430,16 +430,14 @@ def test_wrong_options(options, message):
         build(**options)
 
 
-def test_missing_labels_are_told_once_and_in_training_only(monkeypatch):
-    said = []
-    logger = type("Logger", (), {"warning": staticmethod(said.append)})
-    monkeypatch.setattr("unirain_plugin.losses.reweighted_loss.get_root_logger", lambda: logger)
+def test_missing_labels_are_told_once_and_in_training_only(warnings_of):
     loss, images = build_loss({"type": "MultiObjectiveReweightedLoss", "mode": "dwa"}), torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         loss(images, images)
     loss.eval()(images, images)
     loss.train()(images, images, rain_type=torch.tensor([0, 1]))
-    assert said == []
+    assert warnings_of == []
     for _ in range(3):
         loss(images, images)
-    assert len(said) == 1 and "no rain types" in said[0] and "`mode: dwa` has no effect" in said[0]
+    (message,) = warnings_of
+    assert "no rain types" in message and "`mode: dwa` has no effect" in message

@@ -22,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
     add = p.add_argument
     add("--weights", nargs="+", type=Path, metavar="FILE", help=".safetensors or .pth files to choose from, or folders "
         "of them (default: the small network that is shipped)")  # fmt: skip
-    add("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
+    text = "option file with network_g (and imports), for weights that do not tell it"
+    add("--network", metavar="YML", help=text)
+    add("--imports", nargs="+", default=(), metavar="MODULE", help="modules that register your network")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
     add("--port", type=int, help="port (default: the first free one from 7860)")
     add("--share", action="store_true", help="also a public address, through gradio's servers")
@@ -44,13 +46,14 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"--max-megapixels: got {args.max_megapixels:g}; expected more than 0.")
     with tempfile.TemporaryDirectory(prefix="unirain-app-") as folder:
         set_environment(Path(folder))
-        from unirain_plugin.support.packages import require
+        from unirain_plugin.support.packages import import_own, require
 
         require("gradio", "gradio", "app")
         from unirain_plugin.app.interface import fetches_nothing
         from unirain_plugin.app.restoration import Restorer
         from unirain_plugin.inference.restoring import RestoreOptions
 
+        import_own(args.imports)
         results = Path(folder, "results")
         results.mkdir()
         restorer = Restorer(find_weights(args.weights), args.network, int(args.max_megapixels * 1e6), results)

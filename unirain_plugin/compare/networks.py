@@ -108,13 +108,12 @@ def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
 
 def _imports_of(network: dict[str, Any] | str | None) -> list[str]:
     """Modules that a network's own option file names, imported; what is wrong with it is told when it is loaded."""
-    modules = None
     with suppress(UniRainError):
         modules = read_option_file(network).opt.get("imports") if isinstance(network, str) else None
-        if isinstance(modules, list):
+        if modules:
             prepare_import()
-            import_own(map(str, modules), Path(network).parent)
-            return list(map(str, modules))
+            import_own(modules, Path(network).parent)
+            return modules
     return []
 
 

@@ -36,7 +36,13 @@ class Storage:
 
     def read(self, pair: Pair, side: Side) -> bytes:
         """Return the encoded image; a DataError names one that is missing."""
-        return read_file(self.locate(pair, side))
+        path = self.locate(pair, side)
+        try:
+            return read_file(path)
+        except DataError as error:
+            if os.path.splitext(path)[1]:
+                raise
+            raise DataError(f"{error} A path without a suffix is an LMDB's key: io_backend: {{type: lmdb}}.") from None
 
     def read_part(self, pair: Pair, side: Side) -> tuple[bytes | memoryview, RowIndex | None]:
         """Return the encoded image, and the index of its rows where there is one; then its bytes are not copied."""
@@ -195,7 +201,8 @@ def _view(path: str, key: str, table: Any = None) -> tuple[memoryview, memoryvie
     except lmdb.Error as error:
         raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
     if value is None:
-        raise DataError(f"{path}: the LMDB has no key '{key}'.")
+        hint = "create-lmdb with the same --output adds the pairs of another manifest or folder."
+        raise DataError(f"{path}: the LMDB has no key '{key}'; {hint}")
     return value, index
 
 

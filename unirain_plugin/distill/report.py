@@ -16,12 +16,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.data.manifest import SIMILARITIES, ManifestRecord, ManifestWriter, path_from
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.options import ReportOptions
 from unirain_plugin.distill.records import Candidate, Reference, UnreadableImageError, read_rgb, shrink
 from unirain_plugin.distill.workspace import disk_errors, load_lines, load_rows, write_text
-from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import whole_file
 from unirain_plugin.support.packages import require
 
@@ -312,12 +313,11 @@ class Examples:
             for (_, keep), heap in sorted(self._chosen.items(), key=lambda item: (item[0][0], not item[0][1]))
             for _, number in sorted(heap, reverse=True)
         ]
-        types = sorted(statistics["by rain type"], key=lambda name: (name not in RAIN_TYPES, name))
         text = environment.from_string(source).render(
             name=context.options.name,
             options=context.options,
             statistics=statistics,
-            types=[(name, RainType[name.upper()].description if name in RAIN_TYPES else name) for name in types],
+            types=[(name, describe(name)) for name in types_in_order(statistics["by rain type"])],
             cards=cards,
             charts=[_chart(value) for value in statistics["distributions"].values()],
         )

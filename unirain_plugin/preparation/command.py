@@ -17,7 +17,7 @@ from tqdm import tqdm
 from unirain_plugin.data.folders import find_types, scan_rainrag
 from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.data.images import CONVERSIONS
-from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifest, read_manifests, write_manifest
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifests, write_manifest
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.preparation.indexing import IndexReport, check_manifest, write_index
 from unirain_plugin.preparation.layouts import RULES, STATUSES, Part, load_layout, public_layout, public_layouts
@@ -92,13 +92,15 @@ def _with_halves(args: argparse.Namespace, pairing: Pairing) -> tuple[str, list[
 
 
 def _check_manifest(args: argparse.Namespace) -> int:
-    records = read_manifest(args.check_manifest)
-    how = args.check, args.convert, args.workers, args.allow_dry
-    problems = list(check_manifest(args.check_manifest, records, *how))
+    names = ", ".join(args.check_manifest)
+    for _ in read_manifests(args.check_manifest):  # a fault of a line, or two that disagree, is told before any image
+        pass
+    looks = (args.check, args.convert, args.workers, args.allow_dry)
+    problems = [problem for path in args.check_manifest for problem in check_manifest(path, *looks)]
     if problems:
         shown = "\n".join(f"  {kind}: {message}" for kind, message in problems[:20])
-        raise DataError(f"{args.check_manifest}: {len(problems)} problem(s), the first of them:\n{shown}")
-    sys.stdout.write(f"{args.check_manifest}: every line keeps what it promises\n")
+        raise DataError(f"{names}: {len(problems)} problem(s), the first of them:\n{shown}")
+    sys.stdout.write(f"{names}: every line keeps what it promises\n")
     return 0
 
 
@@ -143,7 +145,8 @@ def _index_parser() -> argparse.ArgumentParser:
     add("--report", metavar="FILE", help="the report (default: OUTPUT.report.json)")
     add("--halves", metavar="DIR", help="where to write the halves of side-by-side images")
     add("--rainy-half", choices=["left", "right"], default="right", help="of side-by-side images (default: right)")
-    add("--check-manifest", metavar="FILE", help="look at the files of a manifest instead of making one")
+    text = "look at the files of manifests, and whether these agree, instead of making one"
+    add("--check-manifest", nargs="+", metavar="FILE", help=text)
     _add_image_arguments(parser)
     return parser
 

@@ -189,16 +189,11 @@ def _complaint(report: IndexReport) -> str:
 
 
 def check_manifest(
-    path: str,
-    records: Iterable[ManifestRecord],
-    check: str,
-    convert: Collection[str],
-    workers: int,
-    allow_dry: bool = False,
+    path: str, check: str, convert: Collection[str], workers: int, allow_dry: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield (kind, message) for every line of a manifest that does not keep what it promises."""
     root = os.path.dirname(os.path.abspath(path))
-    found = _examined(root, records, check, convert, workers)
+    found = _examined(root, read_manifest(path), check, convert, workers)
     for number, (record, lq, gt) in enumerate(tqdm(found, unit="pair"), 1):
         problem = pair_problem(record.lq, record.gt, lq, gt, allow_dry)
         if problem is None and record.size not in (None, lq.size):

@@ -21,7 +21,6 @@ from unirain_plugin.distill.records import read_rgb
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain.sample_photos import sample_photos
-from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.options import DataOptions, ReproduceOptions
 from unirain_plugin.study.plan import DataFolder, held_out_types
 from unirain_plugin.study.planted import Pair, plant
@@ -93,7 +92,7 @@ def make_data(folder: DataFolder, options: ReproduceOptions) -> dict[str, Any]:
         write_manifest(folder.root / "candidates.jsonl", candidates)
         distilled = distil(folder.root, distil_options(folder.root, "reproduce", options.workers, data.distill or {}))
         kept = [bool(record.keep) for record in distilled]
-        summary = _write_subsets(folder, candidates, kept)
+        summary = _write_subsets(folder, candidates, kept, data.rain_types)
         summary["rainy"] = _rainy_scores(folder.val, held_out_types(options))
         write_json(folder.root / SUMMARY, summary)
     _draw_random_subsets(folder, options.data.seed, options.seeds)
@@ -127,6 +126,7 @@ def render_set(
         source = ["--input", str(getattr(options.photographs, split))]
     numbers = {"per-image": pairs, "size": size, "seed": seed, "workers": options.workers}
     arguments = [*source, "--output", str(target), *(f"--{name}={number}" for name, number in numbers.items())]
+    arguments += ["--types", *options.data.rain_types, *(["--imports", *options.imports] if options.imports else [])]
     arguments += ["--vary-colours"] if split == "train" else []
     arguments += [] if rain_scale is None else ["--vary-rain", "--rain-scale", str(rain_scale)]
     arguments += ["--resume"] if (target / synthesize_rain.SETTINGS_FILE).is_file() else []
@@ -150,10 +150,10 @@ def _render_defaults(folder: DataFolder, options: ReproduceOptions) -> None:
 
 def _spoil(folder: DataFolder, options: DataOptions) -> list[ManifestRecord]:
     """Replace a share of each type's pairs by spoilt ones; returns all candidates."""
-    pairs = good_pairs(folder.root / "train", folder.root, RAIN_TYPES)
+    pairs = good_pairs(folder.root / "train", folder.root, options.rain_types)
     rng = np.random.default_rng(options.seed)
     records = []
-    for same in (pairs[rain_type] for rain_type in RAIN_TYPES):
+    for same in (pairs[rain_type] for rain_type in options.rain_types):
         spoilt = rng.permutation(len(same))[: round(options.bad_share * len(same))]
         kind_of = {int(place): options.bad_kinds[n % len(options.bad_kinds)] for n, place in enumerate(spoilt)}
         for place, pair in enumerate(same):
@@ -214,7 +214,9 @@ def distil(root: Path, options: DistillOptions) -> list[ManifestRecord]:
     return list(read_manifest(options.output_folder / "manifest.jsonl"))
 
 
-def _write_subsets(folder: DataFolder, candidates: list[ManifestRecord], kept: list[bool]) -> dict[str, Any]:
+def _write_subsets(
+    folder: DataFolder, candidates: list[ManifestRecord], kept: list[bool], types: Iterable[str]
+) -> dict[str, Any]:
     """Write the manifests that do not depend on a run's seed; returns what there is of each kind."""
     subsets = {
         "everything": candidates,
@@ -222,7 +224,7 @@ def _write_subsets(folder: DataFolder, candidates: list[ManifestRecord], kept: l
         "oracle": [record for record in candidates if record.source == GOOD],
     }
     for name, records in subsets.items():
-        missing = [t for t in RAIN_TYPES if not any(record.rain_type == t for record in records)]
+        missing = [t for t in types if not any(record.rain_type == t for record in records)]
         if missing:
             raise DataError(
                 f"data: the subset '{name}' holds no pair of {', '.join(missing)}; raise train_pairs, or let the "

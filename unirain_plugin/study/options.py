@@ -13,6 +13,7 @@ from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_KINDS
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import KeyPath, Problem, above, at_least, below, filled, parse_section, plain
@@ -48,6 +49,7 @@ class DataOptions:
 
     Attributes:
         seed: Of the rain, of what is spoilt, of the random subset; 0 or more.
+        rain_types: What is rendered, trained on and (without test sets) measured.
         train_pairs: Pairs for each training photograph and rain type, before any is spoilt.
         train_size: Side of a training image in pixels.
         val_pairs: Pairs for each held-out photograph and rain type; images of each test set, evenly chosen.
@@ -65,6 +67,7 @@ class DataOptions:
     train_pairs: Annotated[int, at_least(1)]
     val_size: Annotated[int, at_least(32, "pixels")]
     val_pairs: Annotated[int, at_least(1)] = 1
+    rain_types: Annotated[tuple[str, ...], filled] = RAIN_TYPES
     seed: Annotated[int, at_least(0)] = 0
     reference_pairs: Annotated[int, at_least(1)] = 1
     rain_scale: Annotated[float, at_least(1)] | None = None
@@ -166,6 +169,8 @@ class ReproduceOptions:
         ``training``: the base file with the changes laid over it, which stands in for both.
         """
         values = {**asdict(self), "training": training}
+        if self.data.rain_types == RAIN_TYPES:
+            del values["data"]["rain_types"]  # runs begun before there were others do not name them
         return {key: plain(value) for key, value in values.items() if key not in FREE_KEYS}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
-from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.options import OWN_NETWORK, ReproduceOptions
 from unirain_plugin.study.real import set_names
 from unirain_plugin.support.resources import option_file
@@ -68,7 +67,7 @@ class GridRun:
 
 def held_out_types(options: ReproduceOptions) -> list[str]:
     """What figures are told apart by: the test sets, or the rain types."""
-    return list(RAIN_TYPES if options.test_sets is None else set_names(options.test_sets))
+    return list(options.data.rain_types if options.test_sets is None else set_names(options.test_sets))
 
 
 def variants_of(options: ReproduceOptions, question: str) -> dict[str, Variant]:
@@ -134,9 +133,10 @@ def run_options(
     sets = opt["datasets"]
     sets["train"].pop("dataroot", None)
     manifest = str(data.subset(run.variant.data, run.seed))
-    sets["train"] |= {**disk, "rain_types": list(RAIN_TYPES), "manifest": manifest, "seed": run.seed}
+    types = list(options.data.rain_types)
+    sets["train"] |= {**disk, "rain_types": types, "manifest": manifest, "seed": run.seed}
     sets["val"] |= {**disk, "rain_types": held_out_types(options), "name": VAL_NAME, "dataroot": str(data.val)}
-    opt["train"]["pixel_opt"]["mode"] = run.variant.loss
+    opt["train"]["pixel_opt"] |= {"mode": run.variant.loss, "rain_types": types}
     opt["train"]["scheduler"]["periods"] = [opt["train"]["total_iter"]]
     metric = {"crop_border": 0, "test_y_channel": False}
     opt["val"]["metrics"] = {name: {"type": f"calculate_{name}", **metric} for name in ("psnr", "ssim")}

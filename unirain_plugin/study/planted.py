@@ -31,6 +31,9 @@ class Pair:
     scene: str = ""
 
 
+_BY_DAY = {"nrs": "drs", "nrd": "drd"}
+"""Night types → what is rendered instead onto an image that is night already: the renderer would relight it."""
+
 Rng = np.random.Generator
 Image = np.ndarray
 Spoil = Callable[[Pair, Pair, Rng], Pair]
@@ -105,7 +108,7 @@ def _still_rainy(pair: Pair, other: Pair, rng: Rng) -> Pair:
     """Half of them keep a share of the same rain, up to all of it; the other half are taken in other rain."""
     if rng.random() < 0.5:
         return _rain_left(pair, rng.uniform(0.3, 1.0))
-    if pair.rain_type in ("drs", "drd"):
+    if pair.rain_type not in _BY_DAY:
         return replace(pair, gt=render_rain(pair.gt, pair.rain_type, rng).lq)
     # By night the renderer would relight the scene: another night scene's rain is laid over this one.
     rain = cv2.resize(other.lq.astype(np.float32) - other.gt, pair.gt.shape[1::-1])
@@ -145,8 +148,8 @@ def _other_rain(reach: float) -> Spoil:
     """Rain whose parameters are up to ``reach`` times what the renderer's ranges allow, or a ``reach``-th of it."""
 
     def spoil(pair: Pair, other: Pair, rng: Rng) -> Pair:
-        rain_type = "drs" if pair.rain_type.endswith("rs") else "drd"  # by night it would relight the scene
-        kinds = (RainParams(), *REAL_RAIN[rain_type])
+        rain_type = _BY_DAY.get(pair.rain_type, pair.rain_type)
+        kinds = (RainParams(), *REAL_RAIN.get(rain_type, ()))
         params = other_rain(kinds[rng.integers(len(kinds))], rng, reach)
         return replace(pair, lq=render_rain(pair.gt, rain_type, rng, params).lq)
 

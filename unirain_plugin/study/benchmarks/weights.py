@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--weights", help=".safetensors or .pth (default: those the package ships)")
     add("--photographs", type=Path, metavar="DIR", help="clean photographs (default: two that scikit-image installs)")
+    add("--types", nargs="+", default=RAIN_TYPES, metavar="TYPE", help="what is rendered (default: the four of rain)")
     add("--size", type=int, default=256, metavar="PX", help="side of the windows, 0: whole photographs (%(default)s)")
     add("--per-image", type=int, default=6, metavar="N", help="pairs for each photograph and row (%(default)s)")
     add("--sizes", type=int, nargs="*", metavar="PX", help="as of inference.py: for whole photographs")
@@ -63,16 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{'rain':<22}{'PSNR: input':>12}{'restored':>10}{'gain':>8}{'worst':>8}{'SSIM: input':>14}{'restored':>10}\n"
     )
     gains = {}
-    for name, render in _rows(args.seed):
+    for name, render in _rows(args.seed, args.types):
         scores = []
         for number, window in enumerate(windows):
             rainy, clean = render(window, number)
             scores.append((score(rainy, clean), score(restore(network, rainy, sizes=args.sizes), clean)))
         gains[name] = write_row(name, scores)
-    by_window = zip(*(gains[t] for t in RAIN_TYPES), strict=True)
+    by_window = zip(*(gains[t] for t in args.types), strict=True)
     of_windows = [mean(known) for of_types in by_window if (known := [gain for gain in of_types if gain == gain])]
     spread = f", standard error over these windows {standard_error(of_windows):.2f} dB" if len(of_windows) > 1 else ""
-    sys.stdout.write(f"mean gain over {', '.join(RAIN_TYPES)}: {mean(of_windows):+.2f} dB{spread}\n")
+    sys.stdout.write(f"mean gain over {', '.join(args.types)}: {mean(of_windows):+.2f} dB{spread}\n")
     return 0
 
 
@@ -128,9 +129,9 @@ def smeared_noise(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.round(rainy), 0, 255).astype(np.uint8)
 
 
-def _rows(seed: int) -> Iterator[tuple[str, Renderer]]:
-    """Rows of the table: our four types, clean images, other ways to draw rain."""
-    for rain_type in RAIN_TYPES:
+def _rows(seed: int, types: Sequence[str]) -> Iterator[tuple[str, Renderer]]:
+    """Rows of the table: the rendered types, clean images, other ways to draw rain."""
+    for rain_type in types:
         yield rain_type, lambda photo, k, t=rain_type: render_rain(photo, t, 1000 * seed + k)[:2]
     yield "clean, day", lambda photo, k: (photo, photo)
 
