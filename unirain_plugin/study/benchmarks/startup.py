@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from unirain_plugin.errors import OptionError, UniRainError
+from unirain_plugin.errors import UniRainError
+from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
 from unirain_plugin.support.files import write_whole
 
 Measure = tuple[float, float, float]
@@ -83,15 +84,14 @@ def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="benchmark startup", description=__doc__)
     p.add_argument("--rounds", type=int, default=5, help="counted turns; medians are reported (default: 5)")
     args = p.parse_args(argv)
-    if args.rounds < 1:
-        raise OptionError(f"--rounds: expected 1 or more, found {args.rounds}.")
+    expect_least(args, 1, "rounds")
     measures: dict[str, list[Measure]] = {name: [] for name in PROGRAMS}
-    with tempfile.TemporaryDirectory(prefix="unirain_benchmark_") as folder:
-        write_inputs(Path(folder))
+    with work_folder(None) as folder:
+        write_inputs(folder)
         for turn in range(args.rounds + 1):
             sys.stderr.write(f"benchmark startup: turn {turn} of {args.rounds} …\n")
             for name, arguments in PROGRAMS.items():
-                measures[name].append(run(arguments, Path(folder)))
+                measures[name].append(run(arguments, folder))
     middle = {name: [median(each) for each in zip(*turns[1:], strict=True)] for name, turns in measures.items()}
     sys.stdout.write(
         f"÷ {BASELINE} ({middle[BASELINE][0]:.2f} s, {middle[BASELINE][2] / 1024:.0f} MiB); "
