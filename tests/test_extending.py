@@ -38,7 +38,16 @@ def test_the_page_runs(workplace):
     assert len(list(workplace.glob("my_*.py"))) == 4 and len(list(workplace.glob("my_*.yml"))) == 4
     lines = re.findall(r"^python -m unirain_plugin (.*)$", PAGE, flags=re.MULTILINE)
     names = [line.split()[0] for line in lines]
-    assert names == ["synthesize-rain", "synthesize-rain", "index-dataset", "distill", "train", "compare"]
+    assert names == [
+        "synthesize-rain",
+        "synthesize-rain",
+        "index-dataset",
+        "distill",
+        "train",
+        "compare",
+        "export",
+        "inference",
+    ]
     for line in lines:
         name, *arguments = shlex.split(line)
         assert cli.run(name, arguments) == 0, line
@@ -47,6 +56,9 @@ def test_the_page_runs(workplace):
     assert all(set(record.votes) == {"bright_enough", "pair_consistency", "gt_quality"} for record in records)
     tables = (workplace / "results/mine/tables.md").read_text(encoding="utf-8")
     assert "dust" in tables.lower() and "mine" in tables
+    assert len(list((workplace / "restored").glob("*.png"))) == len(
+        list((workplace / "data/train/dust/input").iterdir())
+    )
 
 
 def test_a_type_of_ones_own_is_rendered_by_workers_too(workplace):

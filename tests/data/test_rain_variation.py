@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.rain.light import to_linear
-from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned
+from unirain_plugin.rain.variation import add_bars, add_letters, add_strands, add_stripes, compressed, soft, toned
 
 
 def test_toned_photographs_have_less_light_and_keep_the_order_of_their_values():
@@ -63,3 +63,24 @@ def test_bars_are_few_long_and_opaque_and_more_of_them_upright():
     photos = [np.full((256, 256, 3), value, np.uint8) for value in (20, 240)]
     pairs = [[add_bars(photo, np.random.default_rng(seed)) for photo in photos] for seed in range(10)]
     assert max((dark == light).all(axis=2).mean() for dark, light in pairs) > 0.02
+
+
+def test_stripes_are_regular_and_of_two_levels_or_of_a_wave():
+    photo, strongest = np.full((128, 128, 3), 120, np.uint8), []
+    for seed in range(24):
+        change = to_linear(add_stripes(photo, np.random.default_rng(seed)))[..., 1] - to_linear(photo)[..., 1]
+        power = np.abs(np.fft.rfft2(change - change.mean(), norm="ortho")) ** 2
+        strongest.append(np.sort(power.ravel())[-12:].sum() / max(power.sum(), 1e-9))
+        assert np.isfinite(change).all()
+    assert np.median(strongest) > 0.25  # of noise it would be 0.01
+
+
+def test_letters_are_of_one_colour_and_cover_a_part_of_the_image():
+    shares = []
+    for seed in range(12):
+        dark, light = (add_letters(np.full((128, 128, 3), v, np.uint8), np.random.default_rng(seed)) for v in (20, 240))
+        inside = (dark == light).all(axis=2)  # opaque: nothing of the ground is left
+        shares.append(inside.mean())
+        if inside.any():
+            assert np.ptp(dark[inside], axis=0).max() == 0
+    assert 0.01 < np.median(shares) < 0.5 and max(shares) < 0.8

@@ -135,17 +135,60 @@ def test_rain_is_drawn_in_a_share_of_the_scenes():
     assert 4 < sum(brighter) < 20
 
 
-def test_drizzle_covers_everything_and_is_smeared_along_the_fall():
-    params = replace(CLEAR, density=(1e-3, 1e-3), drizzle=(0.2, 0.2), angle=(30, 30), length=(60, 60))
-    fields = [streak_opacity((160, 160), np.random.default_rng(s), params) for s in range(4)]
-    assert np.mean(fields) == pytest.approx(0.2, abs=0.02)
-    assert np.mean([np.median(field) for field in fields]) > 0.15
+SHEET = replace(CLEAR, density=(1e-3, 1e-3), sheets=(1, 1), sheet=(0.4, 0.4), cover=(0.5, 0.5), full=(0.2, 0.2))
 
-    def steepness(degrees: float) -> float:
-        x, y = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
-        return np.mean([np.abs(x * gx + y * gy).mean() for gy, gx in map(np.gradient, fields)])
 
-    assert steepness(30) < 0.6 * steepness(-60) and steepness(30) < 0.7 * steepness(-30)
+def test_a_sheet_covers_its_share_of_the_image_and_a_part_of_this_fully():
+    fields = [streak_opacity((160, 160), np.random.default_rng(s), SHEET) for s in range(4)]
+    for field in fields:
+        assert (field > 0).mean() == pytest.approx(0.5, abs=0.02)
+        assert (field > 0.399).mean() == pytest.approx(0.1, abs=0.02)
+        assert field.max() == pytest.approx(0.4, abs=0.01)
+
+
+def _steepness(field: np.ndarray, degrees: float) -> float:
+    x, y = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
+    gy, gx = np.gradient(field)
+    return float(np.abs(x * gx + y * gy).mean())
+
+
+def test_a_sheet_is_smeared_along_the_fall_and_finer_with_a_smaller_grain():
+    slow = replace(SHEET, angle=(30, 30), angle_jitter=(0, 0), length=(60, 60))
+    steep = {}
+    for grain in (1, 4):
+        params = replace(slow, grain=(grain, grain))
+        fields = [streak_opacity((160, 160), np.random.default_rng(s), params) for s in range(4)]
+        steep[grain] = [np.mean([_steepness(field, degrees) for field in fields]) for degrees in (30, -30, -60)]
+    for along, aslant, across in steep.values():
+        assert along < 0.6 * across and along < 0.7 * aslant
+    assert steep[1][2] > 1.5 * steep[4][2]
+
+
+def test_layers_that_cross_fall_in_directions_of_their_own():
+    def ratio(**crossing: object) -> float:  # steepness along the fall relative to that across
+        fields = [streak_opacity((160, 160), np.random.default_rng(s), replace(CLEAR, **crossing)) for s in range(6)]
+        steep = [sorted(_steepness(field, degrees) for degrees in range(-90, 90, 15)) for field in fields]
+        return float(np.mean([directions[0] / directions[-1] for directions in steep]))
+
+    for kind in ({"depths": (3, 3)}, {"depths": (0, 0), "sheets": (3, 3), "cover": (0.3, 0.3)}):
+        one, several = (ratio(angle=(-60, 60), angle_jitter=(0, 0), crossing=share, **kind) for share in (0.0, 1.0))
+        assert several > 1.3 * one
+
+
+def _two_halves() -> np.ndarray:
+    photo = np.full((128, 128, 3), 20, np.uint8)
+    photo[:, 64:] = 200
+    return photo
+
+
+def test_even_drops_show_the_same_mean_before_dark_and_light():
+    spread = []
+    for even in (0, 1):
+        drops = DropParams(count=(40, 40), radius=(8, 8), rim=(0, 0), sky=(0, 0), highlight=(0, 0), opacity=(1, 1),
+                           even=(even, even), view=(0.22, 0.22), merge=0)  # fmt: skip
+        pair = render_rain(_two_halves(), "drd", 0, RainParams(drops=drops))
+        spread.append(pair.lq[pair.mask > 0.999].astype(float).std())
+    assert spread[1] < 1 < 10 < spread[0]
 
 
 def test_mist_by_depth_lies_before_what_is_bright():

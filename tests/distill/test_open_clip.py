@@ -138,14 +138,7 @@ def test_coca_writes_the_same_caption_every_time(tiny):
     torch.manual_seed(0)
     torch.save(open_clip.create_model("coca_tiny").state_dict(), tiny / "coca.pt")
     captioner = build_part(
-        CAPTIONER,
-        {
-            "type": "coca",
-            "model": "coca_tiny",
-            "pretrained": str(tiny / "coca.pt"),
-            "max_words": 8,
-        },
-        "c",
+        CAPTIONER, {"type": "coca", "model": "coca_tiny", "pretrained": str(tiny / "coca.pt"), "max_words": 8}, "c"
     )
     captioner.check()
     scenes = [Scene(name, name, image) for name, image in photographs(48).items()]

@@ -10,7 +10,7 @@ from rain_pictures import write_png
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.command import describe_plan
-from unirain_plugin.distill.inputs import CandidateFile, list_references
+from unirain_plugin.distill.inputs import list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
 from unirain_plugin.distill.pipeline import Pipeline
@@ -204,6 +204,26 @@ def test_a_voter_that_measures_nonsense_is_named(settings, monkeypatch):
         run(settings)
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ([], "gave 0 votes on 3 tasks"),
+        ([True] * 3, "returned True; expected a Vote with its name"),
+        ([Vote("second", True, "x")] * 3, "returned Vote.voter='second'.*expected a Vote with its name"),
+        (
+            [Vote("first", np.bool_(True), "x")] * 3,
+            "returned .*np.True_.*expected a Vote with its name and True, False or None",
+        ),
+    ],
+)
+def test_votes_that_are_none_are_named(settings, monkeypatch, answer, words):
+    from stub_voters import HashVoter
+
+    monkeypatch.setattr(HashVoter, "vote", lambda *_: answer)
+    with pytest.raises(DistillError, match=f"the voter 'first' {words}"):
+        run(settings)
+
+
 def test_empty_or_missing_references(settings, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.avif"):
@@ -376,7 +396,7 @@ def test_what_changes_a_stages_results_is_part_of_its_state(settings, change, st
 
     def state(settings):
         options = parse_options(settings, "test.yml")
-        context = Context(Job(options, "", 0, CandidateFile("", "", "", 0, options.shard_size)))
+        context = Context(Job(options, "", 0, "", "", 0))
         return {name: stage.depends_on(context) for name, stage in STAGES.items()}
 
     before, after = state(settings), state({**settings, **change})

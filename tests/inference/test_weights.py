@@ -4,10 +4,13 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.utils.registry import ARCH_REGISTRY
 from inference_helpers import SMALL, random_image, random_network
 from safetensors import safe_open
 
@@ -16,6 +19,7 @@ from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference import loading
 from unirain_plugin.inference.loading import guess_architecture, load
+from unirain_plugin.support.files import write_png
 
 
 def assert_same_network(net, other):
@@ -379,13 +383,15 @@ def test_networks_of_ones_own_are_imported_and_only_if_the_user_names_the_file(t
     assert f"network type '{name}' is not registered" in capsys.readouterr().err
     assert cli.main([*export, *(("--imports", name.lower()) if where == "--imports" else ("--network", "o.yml"))]) == 0
     assert load("w.pth", device="cpu").architecture == {"type": name}
-
-
-def test_imports_that_are_no_list_are_told(tmp_path):
-    write_weights(tmp_path / "w.pth", random_network().state_dict(), SMALL)
-    (tmp_path / "x.yml").write_text(yaml.safe_dump({"imports": "own_net", "network_g": SMALL}))
-    with pytest.raises(OptionError, match="imports: expected a list of modules, found 'own_net'"):
-        load(tmp_path / "w.pth", tmp_path / "x.yml")
+    del ARCH_REGISTRY._obj_map[name], sys.modules[name.lower()]  # as in a process that has not imported it
+    write_png(Path("rainy.png"), np.zeros((4, 5, 3), np.uint8))
+    inference = ["inference", "-i", "rainy.png", "-o", "out", "--weights", "w.pth", "--quiet"]
+    assert cli.main(inference) == 2
+    assert (
+        f"network type '{name}' is not registered. The module that registers one of your own is named by --imports"
+        in (capsys.readouterr().err)
+    )
+    assert cli.main([*inference, "--imports", name.lower()]) == 0 and Path("out/rainy.png").is_file()
 
 
 def test_export_refuses_another_suffix(capsys):

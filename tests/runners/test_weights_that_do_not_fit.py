@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from basicsr.models import sr_model
 from basicsr.models.base_model import BaseModel
 from safetensors.torch import save_file
 from torch import nn
 
 from unirain_plugin.errors import CheckpointError, OptionError
-from unirain_plugin.runs.remedies import explain_loading_errors
+from unirain_plugin.runs.remedies import explain_building_errors, explain_loading_errors
 from unirain_plugin.runs.run import parse_arguments
 from unirain_plugin.toolbox import replaced
 
@@ -94,3 +95,18 @@ def test_weights_of_another_network(weights):
 def test_a_folder_as_option_file(tmp_path):
     with pytest.raises(OptionError, match="this is a folder; expected a YAML file"):
         parse_arguments(["-opt", str(tmp_path)], is_train=True)
+
+
+@pytest.mark.parametrize(
+    ("builder", "opt", "told"),
+    [
+        ("build_network", {"type": "UniRain", "dim": 0}, "dim"),
+        ("build_network", {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "upscale": 5},
+         r"^network_g: EDSR cannot be built from its options: scale 5 .*arch_util\.py:\d+\)\.$"),
+        ("build_loss", {"type": "L1Loss", "reduction": "all"},
+         r"^train: L1Loss cannot be built from its options: Unsupported reduction mode: all"),
+    ],
+)  # fmt: skip
+def test_what_a_constructor_refuses_is_told_without_a_traceback(builder, opt, told):
+    with replaced(*explain_building_errors()), pytest.raises(OptionError, match=told):
+        getattr(sr_model, builder)(opt)

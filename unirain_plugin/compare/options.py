@@ -325,11 +325,7 @@ class CompareOptions:
 
 
 def load_options(path: str | Path) -> CompareOptions:
-    """Read and check an option file.
-
-    Raises:
-        OptionError: As :func:`parse_options`, and for a file that is missing or no YAML.
-    """
+    """Read and check an option file; OptionError also for a file that is missing or no YAML."""
     document = read_option_file(path)
     import_own((), Path(path).parent)  # modules named under `imports` may lie beside the file
     return parse_options(document.opt, document.file, document.lines)
@@ -338,12 +334,7 @@ def load_options(path: str | Path) -> CompareOptions:
 def parse_options(
     mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
 ) -> CompareOptions:
-    """Check a whole option mapping, the metrics' names included.
-
-    Args:
-        mapping: The options.
-        where: Their source, for messages.
-        lines: Key path → line, where they come from a file.
+    """Check a whole option mapping from ``where``, the metrics' names included; ``lines``: key path → line of a file.
 
     Raises:
         OptionError: Naming every wrong key, with the nearest valid spelling, or the module that cannot be imported.
@@ -359,7 +350,6 @@ def parse_options(
 
 def _repeated(key: str, names: Sequence[str]) -> Iterator[Problem]:
     folded = [name.casefold() for name in names]
-    for name in names:
-        if folded.count(name.casefold()) > 1:
-            yield key, f"'{name}' is there twice (upper and lower case count as one); rename one."
-            return
+    twice = next((name for name in names if folded.count(name.casefold()) > 1), None)
+    if twice is not None:
+        yield key, f"'{twice}' is there twice (upper and lower case count as one); rename one."

@@ -195,7 +195,8 @@ def _view(path: str, key: str, table: Any = None) -> tuple[memoryview, memoryvie
     except lmdb.Error as error:
         raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
     if value is None:
-        raise DataError(f"{path}: the LMDB has no key '{key}'.")
+        hint = "create-lmdb with all manifests and the same --output adds what is missing."
+        raise DataError(f"{path}: the LMDB has no key '{key}'; {hint}")
     return value, index
 
 

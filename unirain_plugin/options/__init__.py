@@ -53,9 +53,7 @@ def load_options(
     document = read_option_file(path)
     problems = Problems(document.file, document.lines)
     _override(document.opt, overrides or (), problems)
-    imports = document.opt.get("imports")
-    if isinstance(imports, list):
-        import_own(map(str, imports), Path(path).parent)
+    import_own(document.opt.get("imports") or (), Path(path).parent)
     _check(document.opt, problems, is_train, check_paths)
     if os.environ.get("RANK", "0") == "0":  # of several processes one is enough to say it
         for warning in problems.warnings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from unirain_plugin.support.packages import import_own
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 9
+RENDERER_VERSION = 10
 """To be raised whenever the same seed gives other pixels."""
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB image could hold."""
@@ -141,25 +140,19 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
 
 def _find_photos(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Key (path relative to the input) and path of every photograph, sorted."""
-    from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_images
+    from unirain_plugin.rain.pair_files import list_images
     from unirain_plugin.rain.sample_photos import sample_photos
 
     if args.input is None:
         return [(path.name, str(path)) for path in sample_photos(args.split or "all")]
-    if not args.input.is_dir():
-        raise DataError(f"--input {args.input}: {'is a file' if args.input.exists() else 'no such folder'}; expected "
-                        "a folder of photographs.")  # fmt: skip
+    photos = list_images("--input", args.input)
     if args.output.resolve().is_relative_to(args.input.resolve()):
         raise OptionError(f"--output {args.output} lies inside --input {args.input}: its images would be taken for "
                           "photographs; name a folder elsewhere.")  # fmt: skip
     if args.input.resolve().is_relative_to(args.output.resolve()):
         raise OptionError(f"--input {args.input} lies inside --output {args.output}, which is written to; name a "
                           "folder elsewhere.")  # fmt: skip
-    keys = sorted(walk_images(str(args.input)))
-    if not keys:
-        raise DataError(f"--input {args.input}: holds no photographs; expected files ending in "
-                        f"{', '.join(sorted(IMAGE_SUFFIXES))}.")  # fmt: skip
-    return [(key, os.path.join(args.input, key)) for key in keys]
+    return [(path.relative_to(args.input).as_posix(), str(path)) for path in photos]
 
 
 def _plan(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unirain_plugin.rain.light import log_uniform, smoothstep
+from unirain_plugin.rain.light import log_uniform, relief, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, DropParams
 
 _SUPPORT = 1.5
@@ -137,13 +137,16 @@ def add_drops(
     inside = smoothstep(1.0, 0.9, field.rho) * opacity
     radiance = _refract(scene, field, view)
     rim = rng.uniform(*params.rim)
+    more = rng.spawn(1)[0]
+    even = more.uniform(*params.even)
+    mean = scene.mean(axis=(0, 1)) + np.float32(more.uniform(0, 0.6)) * (sky - scene.mean(axis=(0, 1)))
+    radiance += np.float32(even) * (mean - radiance)
     radiance *= (1 - rim * smoothstep(0.55, 1.0, field.rho))[..., None]
     radiance += (rng.uniform(*params.sky) * smoothstep(-0.2, 1.0, field.v))[..., None] * sky
     spot = (field.u - rng.uniform(-0.5, 0.5)) ** 2 + (field.v + rng.uniform(0.35, 0.55)) ** 2
     radiance += (rng.uniform(*params.highlight) * np.exp(-spot / 0.03))[..., None] * light
     confusion = rng.uniform(*params.defocus) * field.radius
     covered = np.dstack([radiance * inside[..., None], inside])
-    more = rng.spawn(1)[0]
     covered = _defocus(covered.astype(np.float32), confusion, int(more.uniform(*params.blades)))
     mask = covered[..., 3]
     mask[mask < 2e-3] = 0
@@ -157,8 +160,7 @@ def _wet(scene: np.ndarray, rng: np.random.Generator, params: DropParams) -> tup
     sigma = rng.uniform(*params.film) * min(shape) / REFERENCE_SIDE
     if rng.random() >= params.film_share:
         return scene, np.zeros(shape, np.float32)
-    relief = cv2.resize(rng.standard_normal((5, 5)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
-    film = smoothstep(0.0, 0.8, relief)
+    film = smoothstep(0.0, 0.8, relief(shape, 5, rng))
     return scene + film[..., None] * (cv2.GaussianBlur(scene, (0, 0), max(sigma, 0.3)) - scene), film
 
 

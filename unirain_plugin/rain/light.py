@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
@@ -69,6 +70,12 @@ def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
     """Cubic step from 0 at ``low`` to 1 at ``high`` (``low`` may be the larger one)."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
+
+
+def relief(shape: tuple[int, int], cells: int, rng: np.random.Generator) -> np.ndarray:
+    """A smooth random surface (H, W) float32 through ``cells`` × ``cells`` standard normal values."""
+    coarse = rng.standard_normal((cells, cells)).astype(np.float32)
+    return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def log_uniform(rng: np.random.Generator, bounds: tuple[float, float], size: int | None = None) -> float | np.ndarray:

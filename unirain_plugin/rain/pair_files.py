@@ -18,11 +18,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_images
 from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
-from unirain_plugin.rain.variation import add_bars, add_strands, compressed, soft, toned, vary_colours
+from unirain_plugin.rain.variation import CHANGES, vary_colours
 from unirain_plugin.support.files import write_png
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.processes import process_pool
@@ -31,8 +32,6 @@ INPUT, TARGET = "input", "target"
 
 _REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
-CHANGES = {add_strands: 0.15, toned: 0.1, add_bars: 0.15, soft: 0.12, compressed: 0.25}
-"""What is done to a photograph first where rain varies, in this order, and in which share of the pairs (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,25 @@ def output_names(keys: Sequence[str]) -> list[str]:
             raise DataError(f"{key} and {other} would both be written as '{name}'; rename one of them.")
         names.append(name)
     return names
+
+
+def list_images(what: str, folder: Path, least: int = 1) -> list[Path]:
+    """The images below a folder, sorted.
+
+    Raises:
+        DataError: Naming ``what``, if the folder is missing or holds fewer than ``least``.
+    """
+    if not folder.is_dir():
+        reason = "is a file" if folder.exists() else "no such folder"
+        raise DataError(f"{what}: {folder}: {reason}; expected a folder of photographs.")
+    found = [folder / name for name in sorted(walk_images(folder))]
+    if not found:
+        raise DataError(
+            f"{what}: {folder}: holds no photographs; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    if len(found) < least:
+        raise DataError(f"{what}: {folder}: holds {len(found)} image(s); at least {least} are needed.")
+    return found
 
 
 def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.ndarray:

@@ -58,8 +58,13 @@ class StreakParams(_Ranges):
         taper: How softly a streak ends, 0 (square) to 1.
         code_share: Share of the scenes in which sRGB codes are mixed, as simple programs do, not light.
         added_share: Share of the scenes in which rain only adds light and hides nothing.
-        drizzle: Mean opacity of rain too fine and dense to be told apart, drawn log-uniformly; (0, 0) for
-            none. It is noise smeared along the fall.
+        sheets: Number of layers of noise smeared along the fall, as image editors draw rain: what is too fine and dense
+            to be told apart, or lines of one brightness, or patches.
+        sheet: Largest opacity of such a layer, drawn log-uniformly for each, as are the next three.
+        grain: Size of its noise across the fall, pixels of the image itself, whatever its size.
+        cover: Share of the image that it covers.
+        full: Share of this that has its full opacity: small for soft streaks, large for flat ones with hard edges.
+        crossing: Share of these layers, and of the depth layers but the first, that fall in a direction of their own.
         drawn_share: Share of the scenes whose rain is drawn on the finished image, as in most public data sets: in
             one grey, ``grey``, an sRGB code / 255, whatever the scene's light is.
     """
@@ -85,7 +90,12 @@ class StreakParams(_Ranges):
     taper: Range = (1.0, 1.0)
     code_share: float = 0.0
     added_share: float = 0.0
-    drizzle: Range = (0.0, 0.0)
+    sheets: Range = (0, 0)
+    sheet: Range = (0.05, 0.5)
+    grain: Range = (1.0, 4.0)
+    cover: Range = (0.5, 1.0)
+    full: Range = (0.005, 0.1)
+    crossing: float = 0.0
     drawn_share: float = 0.0
     grey: Range = (0.55, 1.0)
 
@@ -109,6 +119,7 @@ class DropParams(_Ranges):
         highlight: Radiance of the specular highlight relative to the bright part of the surroundings.
         film_share: Share of the scenes in which parts of the pane are wet all over and blur what is behind.
         film: Standard deviation of that blur, pixels.
+        even: How far a drop shows the mean of a wide view, which its neighbours share, and not an image of the scene.
     """
 
     count: Range = (16.0, 80.0)
@@ -125,6 +136,7 @@ class DropParams(_Ranges):
     highlight: Range = (0.7, 2.0)
     film_share: float = 0.0
     film: Range = (0.0, 0.0)
+    even: Range = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -266,7 +278,15 @@ _STREAKS = StreakParams(
     code_share=0.5, added_share=0.3
 )  # fmt: skip
 _DROPS = DropParams(
-    view=(0.3, 1.5), blades=(0, 9), sky=(0.1, 1.2), rim=(0.1, 0.9), opacity=(0.7, 1.0), film_share=0.25, film=(0.7, 5.0)
+    view=(0.3, 1.5),
+    blades=(0, 9),
+    sky=(0.0, 1.2),
+    rim=(-0.6, 0.9),
+    opacity=(0.7, 1.0),
+    film_share=0.25,
+    film=(0.7, 5.0),
+    even=(0.0, 1.0),
+    glare=(0.0, 0.25),
 )
 
 
@@ -287,31 +307,47 @@ _STREAK_KINDS = _kinds(
     "streaks",
     _STREAKS,
     # fine, sharp lines
-    dict(length=(8, 70), width=(0.3, 1.2), density=(15, 300), opacity=(0.2, 0.95), drizzle=(0.002, 0.06)),
+    dict(length=(8, 70), width=(0.3, 1.2), density=(15, 300), opacity=(0.2, 0.95), sheets=(0, 1), sheet=(0.01, 0.15)),
     # few near ones, broad and out of focus, before far ones
     dict(length=(20, 110), width=(1.2, 4.5), density=(3, 60), opacity=(0.08, 0.6), angle=(-25, 25), taper=(0.3, 1)),
     # a downpour
     dict(length=(20, 120), width=(0.5, 2.2), density=(40, 350), opacity=(0.4, 1), depths=(2, 5), veil_share=0.5,
-         drizzle=(0.01, 0.2), drawn_share=0.3),
+         sheets=(0, 1), sheet=(0.03, 0.4), drawn_share=0.3),
     # veiled distance, seen from a car
     dict(length=(10, 70), width=(0.4, 1.8), density=(10, 150), opacity=(0.15, 0.9), veil_share=1, veil=(0.2, 0.9),
          veil_depth=(0.2, 1), fan=(-45, 45)),
     # rain and fog on a street
     dict(length=(8, 60), width=(0.4, 1.5), density=(20, 250), opacity=(0.2, 0.9), veil_share=1, veil=(0.3, 0.95),
          veil_depth=(0.4, 1), veil_light=(0.25, 0.8), angle=(-25, 25), camera=dict(dark_share=0)),
-    # fine and dense, drawn before a darker scene of more contrast
-    dict(length=(8, 40), width=(0.5, 1.6), density=(30, 1200), opacity=(0.05, 0.6), depths=(1, 2), angle=(-35, 35),
-         drizzle=(0.01, 0.15), drawn_share=1, grey=(0.75, 1), added_share=0.3, veil_share=0,
-         camera=dict(dark_share=0.9, gain=(0.8, 1.1), gamma=(1, 1.4), contrast=(0.2, 0.8))),
-    # drizzle, drawn
-    dict(length=(10, 60), width=(0.5, 2), density=(30, 800), opacity=(0.1, 0.7), depths=(1, 2), drizzle=(0.02, 0.25),
-         drawn_share=1, grey=(0.8, 1), added_share=0.2, veil_share=0, camera=dict(dark_share=0)),
-    # bright and drawn
-    dict(length=(10, 80), width=(0.4, 1.8), density=(30, 500), opacity=(0.15, 1), depths=(1, 2), angle_jitter=(0, 3),
-         drizzle=(0.003, 0.08), drawn_share=1, added_share=0.5, veil_share=0, camera=dict(dark_share=0)),
+    # fine and dense, drawn before a scene of more contrast (Rain800)
+    dict(length=(8, 45), depths=(0, 1), density=(30, 800), opacity=(0.05, 0.5), width=(0.5, 1.5), angle=(-35, 35),
+         sheets=(1, 2), sheet=(0.1, 0.6), grain=(0.8, 2.5), cover=(0.8, 1), drawn_share=1, grey=(0.6, 1),
+         added_share=0.3, veil_share=0,
+         camera=dict(dark_share=0.9, gain=(0.8, 1.25), gamma=(0.9, 1.3), contrast=(0, 0.7))),
+    # bright before the dark, as screened layers show it (Rain800)
+    dict(length=(10, 60), depths=(0, 1), density=(30, 800), opacity=(0.1, 0.7), width=(0.5, 2), sheets=(1, 2),
+         sheet=(0.2, 0.9), grain=(0.8, 3), cover=(0.3, 1), drawn_share=1, grey=(0.8, 1), added_share=0.1,
+         veil_share=0, camera=dict(dark_share=0)),
+    # one grey that darkens what is light (NiteDR)
+    dict(length=(25, 70), depths=(0, 1), density=(15, 300), opacity=(0.1, 0.5), width=(0.5, 1.5), sheets=(1, 2),
+         sheet=(0.15, 0.6), grain=(0.9, 2.5), cover=(0.4, 0.95), drawn_share=1, grey=(0.55, 0.85), code_share=1,
+         added_share=0, veil_share=0, camera=dict(dark_share=0)),
+    # sparse and added, thin (Rain100L)
+    dict(length=(30, 90), depths=(0, 1), density=(10, 100), opacity=(0.1, 0.7), width=(0.4, 1.2), angle=(-40, 40),
+         angle_jitter=(0, 3), sheets=(1, 3), sheet=(0.08, 0.6), grain=(0.8, 2.5), cover=(0.05, 0.4), drawn_share=1,
+         grey=(0.9, 1), added_share=1, veil_share=0, camera=dict(dark_share=0)),
+    # sparse and added, of many widths up to broad patches (Rain100L)
+    dict(length=(30, 100), depths=(0, 1), density=(5, 60), opacity=(0.1, 0.7), width=(0.8, 3), angle=(-40, 40),
+         angle_jitter=(0, 3), sheets=(2, 4), sheet=(0.05, 0.6), grain=(1, 6), cover=(0.05, 0.35), drawn_share=1,
+         grey=(0.9, 1), added_share=1, veil_share=0, camera=dict(dark_share=0)),
+    # a downpour of flat lines in several directions, added (Rain100H)
+    dict(length=(25, 110), depths=(0, 2), density=(20, 150), opacity=(0.2, 0.8), width=(0.5, 2), angle_jitter=(0, 4),
+         sheets=(1, 3), sheet=(0.15, 0.65), grain=(0.8, 3.5), cover=(0.2, 0.9), full=(0.05, 0.8), crossing=0.4,
+         drawn_share=1, grey=(0.9, 1), added_share=0.9, veil_share=0, camera=dict(dark_share=0)),
     # a downpour, drawn
     dict(length=(20, 120), width=(0.6, 2.5), density=(60, 400), opacity=(0.3, 0.9), depths=(1, 3), angle_jitter=(0, 4),
-         drizzle=(0.02, 0.3), drawn_share=1, grey=(0.8, 1), added_share=0.8, veil_share=0, camera=dict(dark_share=0)),
+         sheets=(0, 2), sheet=(0.05, 0.5), crossing=0.2, drawn_share=1, grey=(0.8, 1), added_share=0.8, veil_share=0,
+         camera=dict(dark_share=0)),
     # faint and thin, in a film
     dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.5), depths=(1, 2), angle=(-20, 20),
          angle_jitter=(0, 3), veil_share=0.1, camera=dict(dark_share=0, jpeg_share=0.7)),
@@ -330,6 +366,18 @@ _DROP_KINDS = _kinds(
     dict(count=(40, 400), radius=(2, 8), defocus=(0.8, 3.5), highlight=(0.0, 12), merge=1.5),
     # large ones out of focus
     dict(count=(15, 150), radius=(5, 18), defocus=(0.4, 2.5), highlight=(0.0, 8)),
+    # large pale discs and patches (RainDrop)
+    dict(
+        count=(8, 90),
+        radius=(5, 30),
+        defocus=(0.25, 1.2),
+        opacity=(0.15, 0.8),
+        rim=(-0.5, 0.3),
+        even=(0.6, 1),
+        highlight=(0.0, 1.5),
+        merge=1.2,
+        glare=(0, 0.4),
+    ),
     # dark-rimmed ones on a windscreen
     dict(count=(8, 60), radius=(5, 45), defocus=(0.03, 0.4), highlight=(0, 2.5), rim=(0.4, 0.98), sky=(0, 0.6)),
 )

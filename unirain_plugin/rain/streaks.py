@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from unirain_plugin.rain.light import LUMA, log_uniform, smoothstep
+from unirain_plugin.rain.light import LUMA, log_uniform, relief, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, StreakParams
 
 _SPACING = 0.5
@@ -33,39 +33,46 @@ def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: Str
     density = log_uniform(rng, params.density) * shape[0] * shape[1] / min(shape) ** 2
     more = rng.spawn(1)[0]
     fan, clumping, taper = (more.uniform(*bounds) for bounds in (params.fan, params.clumping, params.taper))
-    relief = cv2.resize(more.standard_normal((4, 4)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
-    presence = 1 - clumping * smoothstep(0.2, -0.4, relief)
+    presence = 1 - clumping * smoothstep(0.2, -0.4, relief(shape, 4, more))
     clear = np.ones(shape, np.float32)
     for layer in range(int(rng.integers(params.depths[0], params.depths[1], endpoint=True))):
         depth = params.depth_step**layer
         sigma = max(width / depth, 0.35)
         count = int(rng.poisson(density * depth**params.density_growth))
         count = min(count, int(_MOST_COVERED * shape[0] * shape[1] / (max(length / depth, 1) * 2.5 * sigma)))
-        direction = (angle, jitter, fan)
+        crosses = layer > 0 and more.random() < params.crossing
+        direction = (more.uniform(*params.angle) if crosses else angle, jitter, fan)
         streaks = tracks(presence, count, length / depth, direction, rng, (params.modulation, taper))
         profile = splat(shape, *streaks)
         profile = cv2.GaussianBlur(profile, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
         peak = math.sqrt(2 * math.pi * (sigma**2 + _SPLAT_SIGMA**2)) * opacity * depth**-params.depth_fading
         clear *= np.exp(-peak * profile)
-    if params.drizzle[1]:
-        clear *= 1 - _drizzle(shape, log_uniform(more, params.drizzle), angle, length, more)
+    for _ in range(int(more.integers(*params.sheets, endpoint=True))):
+        turned = more.uniform(*params.angle) if more.random() < params.crossing else angle + more.normal(0, jitter)
+        clear *= 1 - _sheet(shape, log_uniform(more, params.sheet), turned, length, more, params)
     return 1 - clear
 
 
-def _drizzle(
-    shape: tuple[int, int], opacity: float, angle: float, length: float, rng: np.random.Generator
+def _sheet(
+    shape: tuple[int, int], opacity: float, angle: float, length: float, rng: np.random.Generator, params: StreakParams
 ) -> np.ndarray:
-    """Opacity (H, W) of rain too fine to be told apart, ``opacity`` in the mean: noise smeared along the fall."""
-    grain, contrast = log_uniform(rng, (1, 4)), rng.uniform(0.2, 1.2)
-    length = float(np.clip(length * rng.uniform(0.3, 1), 4, min(shape) / 3))
+    """Opacity (H, W) in [0, ``opacity``] of a layer made as image editors make rain: noise smeared along the fall.
+
+    Only its highest part shows, ``params.cover`` of the image, and of this a part has the full opacity.
+    """
+    grain, cover, full = (log_uniform(rng, bounds) for bounds in (params.grain, params.cover, params.full))
+    length = float(np.clip(length * rng.uniform(0.3, 1), 4, min(shape) / 2))
     coarse = [max(round(edge / grain), 2) for edge in shape]
-    noise = cv2.resize(rng.standard_normal(coarse).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    points = np.maximum(rng.standard_normal(coarse), rng.uniform(-1, 2)).astype(np.float32)
+    noise = cv2.resize(points, shape[::-1], interpolation=cv2.INTER_CUBIC)
     t = length * np.linspace(-0.5, 0.5, 2 * math.ceil(length / _SPACING) + 1)
     middle = math.ceil(length / 2) + 1
     turn = math.radians(angle)
-    kernel = splat((2 * middle + 1,) * 2, middle + t * math.sin(turn), middle + t * math.cos(turn), np.ones_like(t))
+    weight = smoothstep(0.5, 0.49 * rng.uniform(0, 1), np.abs(t / length))
+    kernel = splat((2 * middle + 1,) * 2, middle + t * math.sin(turn), middle + t * math.cos(turn), weight)
     smeared = cv2.filter2D(noise, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
-    return np.clip(opacity * (1 + contrast * smeared / smeared.std()), 0, 0.95)
+    low, high = np.quantile(smeared[::2, ::2], (1 - cover, 1 - cover * full))
+    return opacity * np.clip((smeared - low) / max(high - low, 1e-6), 0, 1)
 
 
 def tracks(
@@ -131,13 +138,12 @@ def veil_opacity(scene: np.ndarray, rng: np.random.Generator, params: StreakPara
     """
     shape = scene.shape[:2]
     drawn, strength = rng.random(), rng.uniform(*params.veil)
-    near, relief = rng.uniform(0.35, 0.8), rng.uniform(0.05, 0.2)
-    coarse = rng.standard_normal((5, 5)).astype(np.float32)
+    near, height = rng.uniform(0.35, 0.8), rng.uniform(0.05, 0.2)
+    surface = relief(shape, 5, rng)
     if drawn >= params.veil_share:
         return np.zeros(shape, np.float32)
     rows = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None]
-    distance = near - rows + relief * cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
-    distance = smoothstep(0, near, distance)
+    distance = smoothstep(0, near, near - rows + height * surface)
     more = rng.spawn(1)[0]
     if depth := more.uniform(*params.veil_depth):
         distance = (1 - depth) * distance + depth * _distance(scene, more)

@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from unirain_plugin.rain.light import LUMA, smoothstep, to_codes, to_linear
+from unirain_plugin.rain.light import LUMA, relief, smoothstep, to_codes, to_linear
 from unirain_plugin.rain.params import StreakParams
 from unirain_plugin.rain.streaks import streak_opacity
 
@@ -35,8 +35,7 @@ def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     glints = rng.random(photo.shape[:2]) < 10 ** rng.uniform(-5, -2.5)  # they become discs of light
     glinting = linear * (1 + np.float32(rng.uniform(0, 80)) * glints[..., None])
     blurred = cv2.filter2D(glinting, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101)
-    relief = rng.standard_normal((4, 4)).astype(np.float32) + np.float32(rng.uniform(-0.5, 2))
-    share = smoothstep(-0.3, 0.3, cv2.resize(relief, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC))[..., None]
+    share = smoothstep(-0.3, 0.3, relief(photo.shape[:2], 4, rng) + np.float32(rng.uniform(-0.5, 2)))[..., None]
     return to_codes(linear + share * (blurred - linear))
 
 
@@ -89,7 +88,50 @@ def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         drawn = np.zeros((height, width), np.uint8)  # only 8-bit images are drawn on without jags
         cv2.polylines(drawn, [np.round(16 * points).astype(np.int32)], False, 255, round(thickness), cv2.LINE_AA, 4)
         cover = cv2.GaussianBlur(np.float32(drawn / 255), (0, 0), rng.uniform(0.4, 0.4 + thickness / 2))[..., None]
-        relief = cv2.resize(rng.uniform(0.6, 1.2, (4, 4)).astype(np.float32), (width, height))[..., None]
+        shade = cv2.resize(rng.uniform(0.6, 1.2, (4, 4)).astype(np.float32), (width, height))[..., None]
         colour = np.exp(rng.uniform(math.log(0.05), math.log(0.9)) + rng.normal(0, 0.1, 3)).astype(np.float32)
-        linear += cover * (relief * colour - linear)
+        linear += cover * (shade * colour - linear)
     return to_codes(linear)
+
+
+def add_stripes(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lay a fence, corrugated iron or blinds over a part of a photograph, (H, W, 3) uint8: regular, they are no rain.
+
+    Stripes 3 to 32 pixels apart, most often nearly upright, that shade what is there or are before it; closer towards
+    one side, as in perspective.
+    """
+    height, width = photo.shape[:2]
+    period, angle = math.exp(rng.uniform(math.log(3), math.log(32))), rng.normal(0, 8)
+    turn = math.radians(angle + 90 * (rng.random() < 0.25))
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    across, along = (columns * math.cos(t) + rows * math.sin(t) for t in (turn, turn + math.pi / 2))
+    across += np.float32(rng.uniform(-0.6, 0.6)) * across**2 / (2 * max(height, width))
+    wave = np.cos(2 * math.pi * (across / period + rng.random())) - np.float32(rng.uniform(-0.8, 0.8))
+    shape = smoothstep(-0.1, 0.1, wave) if rng.random() < 0.5 else np.clip(0.5 + 0.5 * wave, 0, 1)
+    first, last = np.sort(rng.uniform(along.min(), along.max(), 2))
+    part = shape * ((along > first) & (along < max(last, first + 0.3 * min(height, width))))
+    linear = to_linear(photo)
+    if rng.random() < 0.5:
+        return to_codes(linear * np.exp(rng.uniform(-1.5, 1.0) * part)[..., None])
+    colour = np.exp(rng.uniform(math.log(0.03), 0) + rng.normal(0, 0.1, 3)).astype(np.float32)
+    return to_codes(linear + part[..., None] * (colour - linear))
+
+
+def add_letters(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Write one to six lines of random letters on a photograph, (H, W, 3) uint8: their strokes are no streaks."""
+    height, width = photo.shape[:2]
+    drawn = np.zeros((height, width), np.uint8)
+    for _ in range(int(rng.integers(1, 6, endpoint=True))):
+        text = "".join(map(chr, rng.integers(33, 127, rng.integers(2, 16))))
+        size, font = math.exp(rng.uniform(math.log(0.3), math.log(2.5))), int(rng.integers(0, 8))
+        place = tuple(int(x) for x in rng.uniform(0, 0.9, 2) * (width, height))
+        cv2.putText(drawn, text, place, font, size, 255, max(1, round(size * rng.uniform(0.7, 3))), cv2.LINE_AA)
+    linear = to_linear(photo)
+    colour = np.exp(rng.uniform(math.log(0.01), 0) + rng.normal(0, 0.2, 3)).astype(np.float32)
+    return to_codes(linear + np.float32(drawn / 255)[..., None] * (colour - linear))
+
+
+CHANGES = {
+    add_strands: 0.1, add_stripes: 0.06, add_letters: 0.06, toned: 0.1, add_bars: 0.12, soft: 0.12, compressed: 0.25
+}  # fmt: skip
+"""What is done to a photograph first where rain varies, in this order, and in which share of the pairs (our choice)."""

@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from unirain_plugin.rain.light import log_uniform, smoothstep
+from unirain_plugin.rain.light import log_uniform, relief, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, HazeParams, SnowParams
 from unirain_plugin.rain.streaks import splat, tracks
 
@@ -35,9 +35,9 @@ def add_haze(
     """
     shape = scene.shape[:2]
     far, near = rng.uniform(*params.far), rng.uniform(*params.near)
-    relief = cv2.resize(rng.standard_normal((5, 5)).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    surface = relief(shape, 5, rng)
     rows = np.linspace(1, 0, shape[0], dtype=np.float32)[:, None]
-    distance = smoothstep(0, 1, rows + rng.uniform(*params.relief) * relief)
+    distance = smoothstep(0, 1, rows + rng.uniform(*params.relief) * surface)
     opacity = 1 - np.exp(math.log(max(1 - far, 1e-9)) * (near + (1 - near) * distance))
     grey = float(light.mean())
     airlight = rng.uniform(*params.airlight) * (0.3 * light + 0.7 * grey * (1 + rng.normal(0, params.tint, 3)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from unirain_plugin.errors import CheckpointError, UniRainError
+from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
+from unirain_plugin.support.packages import place_of
 
 
 def unused_path(path: Path) -> Path:
@@ -56,6 +57,26 @@ def forward_loader_errors() -> tuple[object, str, object]:
             return item
 
     return prefetch_dataloader, "PrefetchGenerator", PrefetchGenerator
+
+
+def explain_building_errors() -> list[tuple[object, str, object]]:
+    """Replacements for the builders of networks and losses: what a constructor refuses is an OptionError."""
+    from basicsr.models import sr_model
+
+    def explained(build: Callable[[dict], object], key: str) -> Callable[[dict], object]:
+        def told(opt: dict) -> object:
+            try:
+                return build(opt)
+            except UniRainError:
+                raise
+            except (TypeError, ValueError) as error:
+                kind = f"{key}: {opt['type']} cannot be built from its options"
+                raise OptionError(f"{kind}: {error}{place_of(error)}.") from error
+
+        return told
+
+    names = {"build_network": "network_g", "build_loss": "train"}
+    return [(sr_model, name, explained(getattr(sr_model, name), key)) for name, key in names.items()]
 
 
 def explain_loading_errors() -> tuple[object, str, object]:

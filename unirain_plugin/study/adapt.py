@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 
 from unirain_plugin.compare.summary import read_bgr
+from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.describers.rain_cues import rain_cues
 from unirain_plugin.distill.records import check_same_size, read_rgb
@@ -274,7 +275,8 @@ def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None
         return
     anything = [Draw(t, k, seed) for t in RAIN_TYPES for k in range(len(REAL_RAIN[t])) for seed in range(4)]
     records = render(task.data / "other", inputs.clean[0], anything, task.images // 2, task)
-    measured = max(4, task.images // 25)
+    keep_old(task, records)
+    measured = max(4, task.images // 10)
     render(task.held_out / "other", inputs.clean[1], anything, measured, replace(task, seed=task.seed + 1))
     records = [replace(record, lq=f"other/{record.lq}", gt=f"other/{record.gt}", source="other") for record in records]
     if inputs.rainy:
@@ -321,6 +323,19 @@ def render(folder: Path, photos: list[Path], draws: list[Draw], count: int, task
             write_png(folder / paths[0], lq[..., ::-1])
         records.append(ManifestRecord(*paths, draw.rain_type, "rendered"))
     return records
+
+
+def keep_old(task: Adaptation, records: list[ManifestRecord]) -> None:
+    """Make what the old weights restore the target on other rain: there the new ones are to do the same.
+
+    Learning without forgetting (Li and Hoiem, 2017).
+    """
+    from unirain_plugin import restore
+
+    net = start_network(task)
+    for record in records:
+        restored = restore(net, read_rgb(task.data / "other" / record.lq))
+        write_png(task.data / "other" / record.gt, restored[..., ::-1])
 
 
 def fit(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> list[Draw]:
@@ -404,7 +419,7 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
     records = list(read_manifest(task.data / "train.jsonl"))
     sources = {record.source for record in records}
     weights = {"other": 0.2, "fitted": 0.4, "pairs": 1.0}
-    held = [t for t in RAIN_TYPES if any(record.rain_type == t for record in records)]
+    held = list(types_in_order(record.rain_type for record in records))
     own = {record.rain_type for record in records if record.source != "other"}
     total = max(32, int(60 * task.minutes / seconds_of_step(net, task.crop)))
     is_own = net.architecture["type"] == "UniRain"
@@ -428,7 +443,7 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
         },
         "train": {
             "ema_decay": min(0.998, 1 - 10 / total),
-            "optim_g": {"lr": 4e-4},
+            "optim_g": {"lr": 1e-3},
             "scheduler": {"periods": [total]},
             "total_iter": total,
             "pixel_opt": {"mode": "equal", "rain_types": held, "base": {"type": "LogMSELoss"}},

@@ -13,6 +13,7 @@ from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_KINDS
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import KeyPath, Problem, above, at_least, below, filled, parse_section, plain
@@ -48,6 +49,7 @@ class DataOptions:
 
     Attributes:
         seed: Of the rain, of what is spoilt, of the random subset; 0 or more.
+        rain_types: What is rendered, trained on and (without test sets) measured.
         train_pairs: Pairs for each training photograph and rain type, before any is spoilt.
         train_size: Side of a training image in pixels.
         val_pairs: Pairs for each held-out photograph and rain type; images of each test set, evenly chosen.
@@ -65,6 +67,7 @@ class DataOptions:
     train_pairs: Annotated[int, at_least(1)]
     val_size: Annotated[int, at_least(32, "pixels")]
     val_pairs: Annotated[int, at_least(1)] = 1
+    rain_types: Annotated[tuple[str, ...], filled] = RAIN_TYPES
     seed: Annotated[int, at_least(0)] = 0
     reference_pairs: Annotated[int, at_least(1)] = 1
     rain_scale: Annotated[float, at_least(1)] | None = None
@@ -163,10 +166,11 @@ class ReproduceOptions:
     def fixed(self, training: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that must not change when a reproduction is gone on with, as plain data.
 
-        Args:
-            training: The base file with the changes laid over it, which stands in for both.
+        ``training``: the base file with the changes laid over it, which stands in for both.
         """
         values = {**asdict(self), "training": training}
+        if self.data.rain_types == RAIN_TYPES:
+            del values["data"]["rain_types"]  # runs begun before there were others do not name them
         return {key: plain(value) for key, value in values.items() if key not in FREE_KEYS}
 
 
@@ -191,9 +195,7 @@ def _short(value: object) -> str:
 def load_options(path: Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:
     """Read and check an option file, and import the modules that it names.
 
-    Args:
-        path: The YAML file.
-        folders: Values that replace those of the file: ``photographs``, ``references``, ``test_sets``.
+    ``folders``: values that replace those of the file: ``photographs``, ``references``, ``test_sets``.
 
     Raises:
         OptionError: If the file is missing or no YAML, anything in it is unknown or out of range, or a module cannot be
@@ -208,16 +210,7 @@ def load_options(path: Path, folders: Mapping[str, object] | None = None) -> Rep
 def parse_options(
     mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
 ) -> ReproduceOptions:
-    """Check a whole option mapping.
-
-    Args:
-        mapping: The options.
-        where: Their source, for messages.
-        lines: Key path → line, where they come from a file.
-
-    Raises:
-        OptionError: Naming every wrong key and the nearest valid spelling.
-    """
+    """Check a whole option mapping from ``where``; an OptionError names every wrong key, by ``lines`` of a file."""
     return parse_section(ReproduceOptions, mapping, where, lines=lines)
 
 

@@ -16,19 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from unirain_plugin.data.folders import (
-    GT_FOLDER,
-    IMAGE_SUFFIXES,
-    LQ_FOLDER,
-    find_types,
-    list_folders,
-    scan_rainrag,
-    walk_images,
-)
+from unirain_plugin.data.folders import GT_FOLDER, LQ_FOLDER, find_types, list_folders, scan_rainrag
 from unirain_plugin.distill.records import check_same_size, read_rgb
 from unirain_plugin.distill.voters.findings import FEWEST
 from unirain_plugin.errors import DataError
-from unirain_plugin.rain.pair_files import cut
+from unirain_plugin.rain.pair_files import cut, list_images
 from unirain_plugin.support.files import write_png
 
 LIMIT = 0.25
@@ -36,25 +28,6 @@ LIMIT = 0.25
 MUCH = 2.0
 """The same for a single image among clean ones, of which a fifth may exceed it: texture is at times taken for rain."""
 _LEVELS, _SIDE, _LOOKED_AT = 8, 256, 12
-
-
-def list_images(what: str, folder: Path, least: int = 1) -> list[Path]:
-    """The images below a folder, sorted.
-
-    Raises:
-        DataError: Naming ``what``, if the folder is missing or holds fewer than ``least``.
-    """
-    if not folder.is_dir():
-        reason = "is a file" if folder.exists() else "no such folder"
-        raise DataError(f"{what}: {folder}: {reason}; expected a folder of photographs.")
-    found = [folder / name for name in sorted(walk_images(folder))]
-    if not found:
-        raise DataError(
-            f"{what}: {folder}: holds no photographs; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
-        )
-    if len(found) < least:
-        raise DataError(f"{what}: {folder}: holds {len(found)} image(s); at least {least} are needed.")
-    return found
 
 
 def evenly(items: Sequence[Any], count: int) -> list[Any]:
