@@ -125,11 +125,12 @@ def test_a_region_equals_its_part_of_the_whole_map(edges, strip_bytes, monkeypat
     monkeypatch.setattr(kernels, "STRIP_BYTES", strip_bytes)
     expand, depthwise, project = expert
     with torch.no_grad():
-        parts = kernels.expanded_region(x, region, expand, depthwise)
-        share = weights[region.top : region.bottom, region.left : region.right]
-        strips = list(kernels.gated_strips(parts, share))
-    assert [0, *(bottom for _, bottom, _ in strips)] == [top for top, _, _ in strips] + [region.bottom - region.top]
-    found = torch.cat([product for _, _, product in strips]) @ project.t()
+        parts = kernels.expanded_strips(x, expand, depthwise, region)
+        strips = list(kernels.gated_strips(parts, weights))
+    rows = [where for (where, _), _ in strips]
+    assert [region.top, *(r.stop for r in rows)] == [r.start for r in rows] + [region.bottom]
+    assert all(columns == slice(region.left, region.right) for (_, columns), _ in strips)
+    found = torch.cat([product for _, product in strips]) @ project.t()
     expected = whole[region.top : region.bottom, region.left : region.right]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -23,10 +23,6 @@ def smoke(**changes):
     return {**deepcopy(dict(read_option_file(SMOKE).opt)), **changes}
 
 
-def test_there_is_a_profile_for_each_purpose():
-    assert {"cpu", "gpu", "smoke"} <= {path.stem for path in FILES}
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_networks_cost_the_same_and_the_runner_takes_every_run(path):
     options = load_options(path)

@@ -18,7 +18,7 @@ from unirain_plugin.archs.kernels import (
     can_stream,
     compute_dtype,
     depthwise_3x3,
-    expanded_region,
+    expanded_strips,
     gated,
     gated_strips,
     linear,
@@ -312,12 +312,10 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
             shares = None if single else spread_windows((weights * here).sum(-1, keepdim=True), window, height, width)
             for i, grid in enumerate(here.any(-1).tolist()):
                 for region in _rectangles(grid, window, height, width):
-                    place = i, slice(region.top, region.bottom), slice(region.left, region.right)
-                    part, share = out[place], None if single else shares[place]
-                    strips = expanded_region(x[i], region, expand, depthwise)
-                    for top, bottom, product in gated_strips(strips, share):
+                    strips = expanded_strips(x[i], expand, depthwise, region)
+                    for place, product in gated_strips(strips, None if single else shares[i]):
                         y = linear(product, project)
-                        part[top:bottom].copy_(y) if single else part[top:bottom].add_(y)
+                        out[i][place].copy_(y) if single else out[i][place].add_(y)
     return out
 
 

@@ -91,10 +91,10 @@ def _verdict(outcome: Outcome, summary: SetSummary, model: str, claim: Claim) ->
         return
     digits = 2 if claim.measure == "psnr" else 4
     titles = {group: GROUP_TITLES.get(group, group) for name in order for group in means[name]}
-    rows = {}
+    rows = []
     for name in order:
         shown = {g: f"{value:.{digits}f} ({value - claim.value:+.{digits}f})" for g, value in means[name].items()}
-        rows[name] = [shown.get(group, "–") for group in titles]
+        rows.append([name, *(shown.get(group, "–") for group in titles)])
     yield markdown_table(["protocol", *titles.values()], rows)
     met = [f"{n} ({titles[g]})" for n in order for g, value in means[n].items() if claim.is_met(value)]
     difference, group = nearest[order[0]]

@@ -180,22 +180,21 @@ def markdown_overview(
     return "\n".join(parts)
 
 
-def _rows(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> dict[str, list[str]]:
-    """Model → a cell for each group, with all metrics in it, in Markdown."""
+def _rows(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> list[list[str]]:
+    """Of each model its name and a cell for each group, with all metrics in it, in Markdown."""
     cells = _cells(summary, models, metrics, "**{}**", "<u>{}</u>")
-    return {model: [" / ".join(group) for group in groups.values()] for model, groups in cells.items()}
+    return [[model, *(" / ".join(group) for group in groups.values())] for model, groups in cells.items()]
 
 
 def _titles(metrics: Mapping[str, bool]) -> str:
     return " / ".join(metric_title(metric, higher) for metric, higher in metrics.items())
 
 
-def markdown_table(heads: Sequence[str], rows: Mapping[str, Sequence[str]], right: bool = False) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: bool = False) -> str:
     """A table: titles, then for each row its name and cells; ``right``: all but the first column are set right."""
     rules = ["---"] + ["---:" if right else "---"] * (len(heads) - 1)
-    lines = [" | ".join(map(_escape_bar, heads)), " | ".join(rules)]
-    lines += [f"{_escape_bar(name)} | {' | '.join(cells)}" for name, cells in rows.items()]
-    return "".join(f"| {line} |\n" for line in lines)
+    lines = [map(_escape_bar, heads), rules, *((_escape_bar(name), *cells) for name, *cells in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def markdown_intervals(
@@ -205,10 +204,10 @@ def markdown_intervals(
     metrics = present([summary], metrics)
     if not any(summary.intervals.values()):
         return ""
-    rows: dict[str, list[str]] = {model: [] for model, intervals in summary.intervals.items() if intervals}
-    for model, row in rows.items():
+    rows = [[model] for model, intervals in summary.intervals.items() if intervals]
+    for row in rows:
         for metric in metrics:
-            found, digits = summary.intervals[model].get(metric), _digits(metric)
+            found, digits = summary.intervals[row[0]].get(metric), _digits(metric)
             text = found and f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
             row.append("–" if text is None else f"**{text}**" if found.is_clear else text)
     text = (
@@ -217,7 +216,7 @@ def markdown_intervals(
     )
     if min(count for group, count in summary.images.items() if group not in (MEAN, WORST)) < _FEW:
         text += f" With fewer than {_FEW} images of a type such intervals are too narrow."
-    if left_out([summary], [reference, *rows], metrics):
+    if left_out([summary], [reference, *(row[0] for row in rows)], metrics):
         text += " Over the images that have a finite value of both."
     heads = ["model", *(metric_title(metric, higher) for metric, higher in metrics.items())]
     return f"{text}\n\n{markdown_table(heads, rows)}"
@@ -226,11 +225,11 @@ def markdown_intervals(
 def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str) -> str:
     """Cost and status of every model; the status alone where no cost was measured."""
     if all(row.parameters is None for row in models):
-        return markdown_table(["model", "status"], {row.name: [_escape_bar(row.status)] for row in models})
+        return markdown_table(["model", "status"], [(row.name, _escape_bar(row.status)) for row in models])
     size, counted = options.size, options.multiply_adds_size
     heads = ["model", "parameters, M", f"multiply-adds at {counted}², G", f"latency at {size}², ms",
              f"peak memory at {size}², MiB", "status"]  # fmt: skip
-    rows = {row.name: [*_cost_cells(row), _escape_bar(row.status)] for row in models}
+    rows = [(row.name, *_cost_cells(row), _escape_bar(row.status)) for row in models]
     note = (
         f"{CONVENTION} Latency: median of {options.rounds} rounds in which the networks take turns, on {device}; peak "
         "memory: rise during one restoration in a process of its own, without weights."
@@ -258,7 +257,7 @@ def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[st
         " & ".join(["", *arrows * len(groups)]) + r" \\",
     ]
     cells = _cells(summary, models, metrics, r"\textbf{{{}}}", r"\underline{{{}}}")
-    rows = {model: [cell for group in groups.values() for cell in group] for model, groups in cells.items()}
+    rows = [[model, *(cell for group in groups.values() for cell in group)] for model, groups in cells.items()]
     caption = _caption(caption, [summary], models, metrics, protocol)
     return _latex_float("table*", caption, "l" + "c" * (count * len(groups)), heads, rows)
 
@@ -267,17 +266,17 @@ def latex_costs(models: Sequence[ModelRow], options: CostOptions) -> str:
     """Cost of the networks as a ``table``."""
     heads = rf"Method & Params (M) & MACs (G, ${options.multiply_adds_size}^2$) & Latency (ms, ${options.size}^2$) & "
     heads += rf"Memory (MiB, ${options.size}^2$) \\"
-    rows = {row.name: _cost_cells(row) for row in models if row.parameters is not None}
+    rows = [(row.name, *_cost_cells(row)) for row in models if row.parameters is not None]
     return _latex_float("table", CONVENTION, "lcccc", [heads], rows)
 
 
-def _latex_float(kind: str, caption: str, columns: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+def _latex_float(kind: str, caption: str, columns: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A ``table``, or a ``table*`` that is made as wide as the page; ``heads`` are whole lines."""
     wide = kind == "table*"
     lines = [rf"\begin{{{kind}}}[t]", r"\centering", rf"\caption{{{_latex(caption)}}}"]
     lines += [r"\resizebox{\linewidth}{!}{%"] * wide
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *heads, r"\midrule"]
-    for name, cells in rows.items():
+    for name, *cells in rows:
         lines.append(f"{_latex(name)} & {' & '.join(cells)} \\\\".replace("–", "--").replace("∞", r"$\infty$"))
     lines += [r"\bottomrule", r"\end{tabular}" + "}" * wide, rf"\end{{{kind}}}"]
     return "\n".join(lines) + "\n"

@@ -148,8 +148,7 @@ def _from_root(options: SetOptions, root: Path) -> Iterator[Sample]:
                 lq, gt = (Source(os.path.join(folder, side), pair.lq) for side in _LMDB_SIDES)
                 yield Sample(options.name, f"{rain_type}/{pair.lq}", rain_type, lq, gt)
         return
-    table = scan_rainrag(base, find_types(base, options.rain_types))
-    for pair in (table[i] for i in range(len(table))):
+    for pair in scan_rainrag(base, find_types(base, options.rain_types)):
         stem = os.path.splitext(pair.lq.split("/", 2)[2])[0]
         lq, gt = (Source(os.path.join(base, path)) for path in (pair.lq, pair.gt))
         yield Sample(options.name, f"{pair.rain_type}/{stem}", pair.rain_type, lq, gt)

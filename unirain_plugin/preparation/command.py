@@ -354,8 +354,7 @@ def _folder_records(root: str, types: list[str] | None) -> Iterator[ManifestReco
         rain_type_ids(names)
     except OptionError as error:
         raise DataError(f"{root}: {error} Rename the folder, or choose others by --rain-type.") from None
-    table = scan_rainrag(root, names)
-    for pair in map(table.__getitem__, range(len(table))):
+    for pair in scan_rainrag(root, names):
         yield ManifestRecord(pair.lq, pair.gt, pair.rain_type)
 
 

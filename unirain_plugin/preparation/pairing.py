@@ -215,11 +215,13 @@ class _Finder:
 
     def _concerns(self, image: str) -> bool:
         """Whether an image belongs to the wanted split, by its folders or by the part whose pattern it fits."""
-        return any(
-            self._in_split(image, replace(part, split=None))
-            or (self._in_split(image, part) and any(p.fullmatch(_stem(image)) for p in part.all_regexes()))
-            for part in self.layout.parts
-        )
+        for part in self.layout.parts:
+            patterns = [*([] if part.rule == "list_file" else [part.lq_regex()]), *part.gt_regexes()]
+            if self._in_split(image, replace(part, split=None)):
+                return True
+            if self._in_split(image, part) and any(pattern.fullmatch(_stem(image)) for pattern in patterns):
+                return True
+        return False
 
     def _check_split(self) -> None:
         """See whether the folders tell the split; below a folder of the split's own name everything belongs to it."""

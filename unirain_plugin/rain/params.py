@@ -120,7 +120,6 @@ class DropParams(_Ranges):
         film_share: Share of the scenes in which parts of the pane are wet all over and blur what is behind.
         film: Standard deviation of that blur, pixels.
         even: How far a drop shows the mean of a wide view, which its neighbours share, and not an image of the scene.
-        glare: Largest opacity of stray light over the whole pane, in the colour of that mean.
     """
 
     count: Range = (16.0, 80.0)
@@ -138,7 +137,6 @@ class DropParams(_Ranges):
     film_share: float = 0.0
     film: Range = (0.0, 0.0)
     even: Range = (0.0, 0.0)
-    glare: Range = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -334,9 +332,13 @@ _STREAK_KINDS = _kinds(
     dict(length=(25, 70), depths=(0, 1), density=(15, 300), opacity=(0.1, 0.5), width=(0.5, 1.5), sheets=(1, 2),
          sheet=(0.15, 0.6), grain=(0.9, 2.5), cover=(0.4, 0.95), drawn_share=1, grey=(0.55, 0.85), code_share=1,
          added_share=0, veil_share=0, camera=dict(dark_share=0)),
-    # sparse, of many widths, added (Rain100L)
-    dict(length=(30, 90), depths=(0, 1), density=(10, 100), opacity=(0.1, 0.7), width=(0.5, 2), angle=(-40, 40),
-         angle_jitter=(0, 3), sheets=(1, 4), sheet=(0.08, 0.6), grain=(1, 5), cover=(0.05, 0.4), drawn_share=1,
+    # sparse and added, thin (Rain100L)
+    dict(length=(30, 90), depths=(0, 1), density=(10, 100), opacity=(0.1, 0.7), width=(0.4, 1.2), angle=(-40, 40),
+         angle_jitter=(0, 3), sheets=(1, 3), sheet=(0.08, 0.6), grain=(0.8, 2.5), cover=(0.05, 0.4), drawn_share=1,
+         grey=(0.9, 1), added_share=1, veil_share=0, camera=dict(dark_share=0)),
+    # sparse and added, of many widths up to broad patches (Rain100L)
+    dict(length=(30, 100), depths=(0, 1), density=(5, 60), opacity=(0.1, 0.7), width=(0.8, 3), angle=(-40, 40),
+         angle_jitter=(0, 3), sheets=(2, 4), sheet=(0.05, 0.6), grain=(1, 6), cover=(0.05, 0.35), drawn_share=1,
          grey=(0.9, 1), added_share=1, veil_share=0, camera=dict(dark_share=0)),
     # a downpour of flat lines in several directions, added (Rain100H)
     dict(length=(25, 110), depths=(0, 2), density=(20, 150), opacity=(0.2, 0.8), width=(0.5, 2), angle_jitter=(0, 4),

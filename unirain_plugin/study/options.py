@@ -166,8 +166,7 @@ class ReproduceOptions:
     def fixed(self, training: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that must not change when a reproduction is gone on with, as plain data.
 
-        Args:
-            training: The base file with the changes laid over it, which stands in for both.
+        ``training``: the base file with the changes laid over it, which stands in for both.
         """
         values = {**asdict(self), "training": training}
         if self.data.rain_types == RAIN_TYPES:
@@ -196,9 +195,7 @@ def _short(value: object) -> str:
 def load_options(path: Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:
     """Read and check an option file, and import the modules that it names.
 
-    Args:
-        path: The YAML file.
-        folders: Values that replace those of the file: ``photographs``, ``references``, ``test_sets``.
+    ``folders``: values that replace those of the file: ``photographs``, ``references``, ``test_sets``.
 
     Raises:
         OptionError: If the file is missing or no YAML, anything in it is unknown or out of range, or a module cannot be
@@ -213,16 +210,7 @@ def load_options(path: Path, folders: Mapping[str, object] | None = None) -> Rep
 def parse_options(
     mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
 ) -> ReproduceOptions:
-    """Check a whole option mapping.
-
-    Args:
-        mapping: The options.
-        where: Their source, for messages.
-        lines: Key path → line, where they come from a file.
-
-    Raises:
-        OptionError: Naming every wrong key and the nearest valid spelling.
-    """
+    """Check a whole option mapping from ``where``; an OptionError names every wrong key, by ``lines`` of a file."""
     return parse_section(ReproduceOptions, mapping, where, lines=lines)
 
 

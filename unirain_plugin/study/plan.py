@@ -22,11 +22,7 @@ VAL_NAME = "held-out"
 
 @dataclass(frozen=True)
 class DataFolder:
-    """Where the parts of the data are.
-
-    Attributes:
-        root: The folder of them all.
-    """
+    """Where the parts of the data are, below ``root``."""
 
     root: Path
 
@@ -42,14 +38,7 @@ class DataFolder:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One point of the grid.
-
-    Attributes:
-        experts: Kinds of experts, encoder-decoder; of no effect for another network than our own.
-        loss: Mode of the reweighting.
-        data: Subset that is trained on.
-        networks: Network.
-    """
+    """One point of the grid: kinds of experts (encoder-decoder; of our own network), loss mode, subset, network."""
 
     experts: str
     loss: str
@@ -141,16 +130,13 @@ def run_options(
         opt["imports"] = list(options.imports)
     opt["network_g"] = network_section(options, training, run.variant)
     disk = {"io_backend": {"type": "disk"}}
-    train = {key: value for key, value in opt["datasets"]["train"].items() if key != "dataroot"}
+    sets = opt["datasets"]
+    sets["train"].pop("dataroot", None)
     manifest = str(data.subset(run.variant.data, run.seed))
-    opt["datasets"]["train"] = {
-        **train, **disk, "rain_types": list(options.data.rain_types), "manifest": manifest, "seed": run.seed,
-    }  # fmt: skip
-    opt["datasets"]["val"] = {
-        **opt["datasets"]["val"], **disk, "rain_types": held_out_types(options), "name": VAL_NAME,
-        "dataroot": str(data.val),
-    }  # fmt: skip
-    opt["train"]["pixel_opt"] |= {"mode": run.variant.loss, "rain_types": list(options.data.rain_types)}
+    types = list(options.data.rain_types)
+    sets["train"] |= {**disk, "rain_types": types, "manifest": manifest, "seed": run.seed}
+    sets["val"] |= {**disk, "rain_types": held_out_types(options), "name": VAL_NAME, "dataroot": str(data.val)}
+    opt["train"]["pixel_opt"] |= {"mode": run.variant.loss, "rain_types": types}
     opt["train"]["scheduler"]["periods"] = [opt["train"]["total_iter"]]
     metric = {"crop_border": 0, "test_y_channel": False}
     opt["val"]["metrics"] = {name: {"type": f"calculate_{name}", **metric} for name in ("psnr", "ssim")}

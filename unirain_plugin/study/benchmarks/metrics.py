@@ -85,10 +85,10 @@ def main(argv: list[str]) -> int:
         rows = measure(tuple(args.size), args.rounds)
     finally:
         cv2.setNumThreads(before)
-    cells = {
-        r["metric"]: [f"{r['toolbox_s']:.3f}", f"{r['ours_s']:.3f}", f"{r['faster']:.1f}", f"{r['difference']:.1e}"]
+    cells = [
+        (r["metric"], f"{r['toolbox_s']:.3f}", f"{r['ours_s']:.3f}", f"{r['faster']:.1f}", f"{r['difference']:.1e}")
         for r in rows
-    }
+    ]
     table = markdown_table(["metric", "toolbox, s", "ours, s", "times faster", "difference"], cells)
     sys.stdout.write(f"{args.size[1]}×{args.size[0]}, median of {args.rounds}\n\n{table}")
     if args.json:
