@@ -345,7 +345,7 @@ def expanded_strips(
     W has no bias, so the zeros around the map stay zeros.
 
     Args:
-        x: One image's map ``(H, W, C)``. What lies below a strip and its next row may be changed after it.
+        x: One image's map ``(H, W, C)``; a strip's part may be changed after it.
         expand: W, ``(channels, C)``, of the dtype and on the device that are computed with.
         depthwise: D, ``(channels, 1, 3, 3)``, zero padding.
         region: The part of the map; None for the whole. Its neighbours' values are read.
@@ -394,22 +394,25 @@ def gated_strips(strips: Iterable[Strip], weights: Mapping[Place, Tensor | None]
         yield place, _scaled(gate(z), None if weights is None else weights[place])
 
 
-def attention_sums(strips: Iterable[Strip], v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+def attention_sums(
+    strips: Iterable[Strip], heads: int, channels: int, v: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Sums over pixels that channel attention needs.
 
     Args:
-        strips: Of q, k and v beside each other, ``(rows, columns, 3C)``, which cover the map.
-        v: ``(H, W, C)``, where v is written to.
+        strips: Of q, k and, where it is wanted, v beside each other, ``(rows, columns, 3C)``, which cover the map.
         heads: Number of heads; c = C / heads.
+        channels: C.
+        v: ``(H, W, C)``, where v is written to, or None.
 
     Returns:
         qᵀ k ``(heads, c, c)`` and the squared norms of q's and k's channels ``(2C,)``, both float32.
     """
-    channels = v.shape[-1]
     products = squares = 0.0
     for place, z in strips:
-        v[place] = z[..., 2 * channels :]
-        qk = z.reshape(-1, 3 * channels)[:, : 2 * channels]
+        if v is not None:
+            v[place] = z[..., 2 * channels :]
+        qk = z.flatten(0, 1)[:, : 2 * channels]
         qk = qk.float() if qk.dtype == torch.float16 else qk  # sums over many pixels would overflow
         q, k = qk.unflatten(-1, (2, heads, -1)).unbind(1)
         products = products + (q.permute(1, 2, 0) @ k.transpose(0, 1)).float()
@@ -453,6 +456,7 @@ def stream_attention(x: Tensor, qkv: Tensor, depthwise: Tensor, heads: int) -> t
     with torch.autocast(x.device.type, enabled=False):
         x, qkv, depthwise = (t.to(dtype) for t in (x, qkv, depthwise))
         v = torch.empty_like(x, memory_format=torch.contiguous_format)
-        sums = [attention_sums(expanded_strips(m, qkv, depthwise), v[n], heads) for n, m in enumerate(x)]
+        strips = [expanded_strips(image, qkv, depthwise) for image in x]
+        sums = [attention_sums(each, heads, x.shape[-1], v[n]) for n, each in enumerate(strips)]
     products, squares = map(torch.stack, zip(*sums, strict=True))
     return products, squares, v

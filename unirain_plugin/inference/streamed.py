@@ -6,9 +6,9 @@ is computed in pieces, twice where it needs to know the whole: first the sums (a
 routers' means), then the values with these. The result is that of the whole image up to the order of float sums: no
 overlap, no blending, no seam.
 
-A feature map is ``(H, W, C)``, two for a level while its blocks run: one block's input, which attention changes in
-place, and its v, whose place the block's output takes. They lie in the host's memory (or in scratch files, or on the
-accelerator where there is ample room); only a piece at a time is on the computing device.
+A feature map is ``(H, W, C)``, one for each level, changed in place; while a level's blocks run, there is one more for
+attention's v, if that is not too large. Maps lie in the host's memory (or in a scratch file, or on the accelerator if
+there is ample room); only a piece at a time is on the computing device.
 
 Each layer begins with D(W · norm(x)), a 1×1 and a 3×3 depth-wise convolution, which is made in strips (see
 :mod:`~unirain_plugin.archs.kernels`): some rows, on the CPU of a block of columns, whose W · norm(x), the widest map by
@@ -21,7 +21,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from math import inf, prod
+from math import inf
 from pathlib import Path
 
 import torch
@@ -50,6 +50,8 @@ _BAND_BYTES = 2**24
 _STRIP_BYTES, _LEAST_ROWS = 2**23, 8
 """Bytes of a strip on the CPU (half of them: 1.04 of the time), and its rows, for which maps are cut into blocks of
 columns."""
+_SPARE_BYTES = 2**30
+"""Bytes of a map of v that is kept; a larger one is computed a second time (1.1 of the time)."""
 
 
 class MapStore:
@@ -69,17 +71,16 @@ class MapStore:
         if device.type == "cuda":
             self.free = {device: int(RESERVE * torch.cuda.mem_get_info(device)[0]), **self.free}
 
-    def allocate(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """An uninitialised map.
+    def allocate(self, size: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised room for a map of ``size`` values, flat; :func:`shaped` gives it a shape.
 
         Raises:
             DataError: If a scratch file is needed and the disk is full.
         """
-        size = prod(shape)
         needed = size * dtype.itemsize
         for device, free in self.free.items():
             if needed <= free:
-                room = torch.empty(shape, dtype=dtype, device=device)
+                room = torch.empty(size, dtype=dtype, device=device)
                 self.free[device] -= needed
                 weakref.finalize(room, self._take_back, device, needed)
                 return room
@@ -87,7 +88,7 @@ class MapStore:
         try:
             if hasattr(os, "posix_fallocate"):  # else a full disk kills the process when the map is written
                 os.posix_fallocate(descriptor, 0, needed)
-            return torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
+            return torch.from_file(name, shared=True, size=size, dtype=dtype)
         except OSError as error:
             folder = os.path.dirname(name)
             raise DataError(
@@ -102,6 +103,11 @@ class MapStore:
         """Rows ``(top, bottom)`` of pieces with at most so many channels; every top is a multiple of ``multiple``."""
         area = min(self.area, _BAND_BYTES // (4 * channels)) if self.device.type == "cpu" else self.area
         yield from _evenly(height, area // width, multiple)
+
+    def spare(self, x: Tensor) -> Tensor | None:
+        """Room for another map of this size, flat; None where that would take much memory or a file."""
+        fits = x.nbytes <= min(_SPARE_BYTES, max(self.free.values()))
+        return self.allocate(x.numel(), x.dtype) if fits else None
 
     def strips(self, width: int, channels: int) -> tuple[Iterator[tuple[int, int]], int]:
         """How D(W · norm(x)) is cut: the blocks of columns, and the bytes of a strip of so many channels."""
@@ -129,6 +135,11 @@ def _evenly(size: int, most: int, multiple: int = 1) -> Iterator[tuple[int, int]
     length = -(-size // (count * multiple)) * multiple
     for start in range(0, size, length):
         yield start, min(start + length, size)
+
+
+def shaped(room: Tensor, height: int, width: int, channels: int) -> Tensor:
+    """The map ``(H, W, C)`` at the beginning of a room."""
+    return room[: height * width * channels].view(height, width, channels)
 
 
 def restore_streamed(net: UniRain, image: Tensor, store: MapStore) -> Tensor:
@@ -159,43 +170,57 @@ class _Streamed:
     def run(self, image: Tensor) -> Tensor:
         net = self.net
         padded = pad_to_multiple(image, net.stride)[0].permute(1, 2, 0)
-        x, skips = self._embed(padded), []
+        # A decoder's map takes the place of the encoder's, which it is fused from: one room a level, of which a
+        # narrow encoder's map uses only the beginning.
+        widths = [fuse.skip.out_features for fuse in net.fuse] + [net.options.channels(len(net.fuse))]
+        x, room = self._embed(padded, widths[0])
+        rooms, maps = [room], [x]
         for level, stage in enumerate(net.encoder):
             if level:
-                skips.append(x)
-                x = self._down(level, x)
-            x = self._stage(stage, x)
+                x, room = self._down(level, x, widths[level])
+                rooms.append(room)
+                maps.append(x)
+            self._stage(stage, x)
+        del room, rooms[-1], maps[-1]
         for level in reversed(range(len(net.decoder))):
-            x = self._fuse(level, skips.pop(), x)
-            x = self._stage([*net.decoder[level], *([] if level else net.refinement)], x)
+            x = self._fuse(level, rooms.pop(), maps.pop(), x)
+            self._stage(net.decoder[level], x)
+        self._stage(net.refinement, x)
         return self._output(padded, x)[..., : image.shape[2], : image.shape[3]]
 
-    def _embed(self, padded: Tensor) -> Tensor:
+    def _embed(self, padded: Tensor, width: int) -> tuple[Tensor, Tensor]:
         height, columns, _ = padded.shape
-        channels = self.net.embed.weight.shape[0]
-        out = self.store.allocate(height, columns, channels, dtype=self.dtype)
-        for top, bottom in self.store.bands(height, columns, channels):
+        out = room = None
+        for top, bottom in self.store.bands(height, columns, self.net.embed.weight.shape[0]):
             piece, above = self.store.read(padded, top, bottom, halo=1)
-            out[top:bottom] = self.net.embed(piece)[0, above : above + bottom - top]
-        return out
+            y = self.net.embed(piece)[0, above : above + bottom - top]
+            if out is None:
+                room = self.store.allocate(height * columns * max(width, y.shape[-1]), y.dtype)
+                out = shaped(room, height, columns, y.shape[-1])
+            out[top:bottom] = y.to(out.device)
+        return out, room
 
-    def _down(self, level: int, x: Tensor) -> Tensor:
-        height, columns, channels = x.shape
-        out = self.store.allocate(height // 2, columns // 2, self.net.options.channels(level), dtype=self.dtype)
-        for top, bottom in self.store.bands(height, columns, 2 * channels, 2):
+    def _down(self, level: int, x: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        height, columns, _ = x.shape
+        channels = self.net.options.channels(level)
+        room = self.store.allocate(height // 2 * (columns // 2) * max(width, channels), x.dtype)
+        out = shaped(room, height // 2, columns // 2, channels)
+        for top, bottom in self.store.bands(height, columns, 2 * x.shape[-1], 2):
             piece, above = self.store.read(x, top, bottom, halo=2)
             y = self.net.down[level - 1](piece)[0, above // 2 :]
-            out[top // 2 : bottom // 2] = y[: (bottom - top) // 2]
-        return out
+            out[top // 2 : bottom // 2] = y[: (bottom - top) // 2].to(out.device)
+        return out, room
 
-    def _fuse(self, level: int, skip: Tensor, x: Tensor) -> Tensor:
+    def _fuse(self, level: int, room: Tensor, skip: Tensor, x: Tensor) -> Tensor:
         fuse = self.net.fuse[level]
         height, columns, _ = skip.shape
-        out = self.store.allocate(height, columns, fuse.skip.out_features, dtype=self.dtype)
-        for top, bottom in self.store.bands(*out.shape, 2):
+        out = shaped(room, height, columns, fuse.skip.out_features)
+        # From the bottom up: rows of the wider result cover rows of the encoder's map that have been used already.
+        for top, bottom in reversed(list(self.store.bands(height, columns, out.shape[-1], 2))):
             piece, above = self.store.read(x, top // 2, bottom // 2, halo=1)
             up = self.net.up[level](piece)[:, 2 * above : 2 * above + bottom - top]
-            out[top:bottom] = fuse(self.store.read(skip, top, bottom)[0], up)[0]
+            y = fuse(self.store.read(skip, top, bottom)[0], up)
+            out[top:bottom] = y[0].to(out.device)
         return out
 
     def _output(self, padded: Tensor, x: Tensor) -> Tensor:
@@ -206,34 +231,38 @@ class _Streamed:
             out[top:bottom] = padded[top:bottom] + y.to("cpu", torch.float32)
         return out.permute(2, 0, 1)[None]
 
-    def _stage(self, blocks: Sequence[TransformerBlock], x: Tensor) -> Tensor:
-        spare = self.store.allocate(*x.shape, dtype=x.dtype) if len(blocks) else x
+    def _stage(self, blocks: Sequence[TransformerBlock], x: Tensor) -> None:
+        spare = self.store.spare(x) if len(blocks) else None
+        v = None if spare is None else spare.view(x.shape)
         with torch.autocast(self.store.device.type, enabled=False):
             for block in blocks:
                 routing = _Routing(block.feed_forward, *x.shape[:2])
-                self._attention(block, x, spare, routing)
-                self._feed_forward(block, x, spare, routing)
-                x, spare = spare, x
-        return x
+                self._attention(block, x, v, routing)
+                self._feed_forward(block, x, routing)
 
-    def _attention(self, block: TransformerBlock, x: Tensor, v: Tensor, routing: _Routing) -> None:
-        """Add attention to ``x``; ``v`` is room for a map of the same size."""
-        attention = block.attention
-        sums = attention_sums(self._strips(x, block.norm1, attention.qkv, attention.depthwise), v, attention.heads)
-        mix = attention.mixing(*(each[None] for each in sums))[0].t().to(self.dtype)
+    def _attention(self, block: TransformerBlock, x: Tensor, v: Tensor | None, routing: _Routing) -> None:
+        """Add attention to ``x``; ``v`` is room for a map, without which v is computed a second time."""
+        layer, channels = block.attention, x.shape[-1]
+        first = (2 if v is None else 3) * channels
+        strips = self._strips(x, block.norm1, layer.qkv[:first], layer.depthwise[:first])
+        sums = attention_sums(strips, layer.heads, channels, v)
+        mix = layer.mixing(*(each[None] for each in sums))[0].t().to(self.dtype)
+        for place, values in self._strips(x, block.norm1, layer.qkv[first:], layer.depthwise[first:]):
+            x[place] += linear(values, mix).to(x.device)
         for top, bottom in self.store.bands(*x.shape, routing.multiple):
-            x[top:bottom] += linear(self.store.read(v, top, bottom)[0], mix)[0].to(x.device)
+            if v is not None:
+                x[top:bottom] += linear(self.store.read(v, top, bottom)[0], mix)[0].to(x.device)
             if routing.needs_overview:
                 routing.observe(block.norm2(self.store.read(x, top, bottom)[0]))
 
-    def _feed_forward(self, block: TransformerBlock, x: Tensor, out: Tensor, routing: _Routing) -> None:
-        """Write x + feed_forward(norm(x)) to ``out``."""
+    def _feed_forward(self, block: TransformerBlock, x: Tensor, routing: _Routing) -> None:
+        """Add the feed-forward to ``x``."""
         experts, chosen = getattr(block.feed_forward, "experts", block.feed_forward), routing.decide()
         expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
         depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)
         project = experts.project[chosen].transpose(0, 1).flatten(1).to(self.dtype)
         for place, product in gated_strips(self._strips(x, block.norm2, expand, depthwise, routing.see), routing):
-            torch.add(x[place], linear(product, project).to(x.device), out=out[place])
+            x[place] += linear(product, project).to(x.device)
 
     def _strips(
         self,
@@ -243,16 +272,29 @@ class _Streamed:
         depthwise: Tensor,
         see: Callable[[Tensor], None] | None = None,
     ) -> Iterator[Strip]:
-        """Yield D(W · norm(x)). ``see`` is shown norm(x), each pixel once, ahead of the strip that it belongs to."""
-        height, width, _ = x.shape
+        """Yield D(W · norm(x)); x may be changed there at once.
+
+        ``see`` is shown norm(x), each pixel once, ahead of the strip that it belongs to.
+        """
+        height, width, channels = x.shape
+        if not len(expand):
+            return
         expand, depthwise = expand.to(self.dtype), depthwise.to(self.dtype)
         blocks, strip_bytes = self.store.strips(width, len(expand))
+        edge = x.new_empty(height, channels, device=self.store.device)  # the column left of the block, as it was
         for left, right in blocks:
+            rows = 0
 
-            def prepare(piece: Tensor, halo: int = min(left, 1), columns: int = right - left) -> Tensor:
-                pixels = norm(piece.to(self.store.device)).to(self.dtype)
+            def prepare(piece: Tensor, halo: int = min(left, 1), last: int = min(left, 1) + right - left - 1) -> Tensor:
+                nonlocal rows
+                piece, here = piece.to(self.store.device, copy=halo > 0), slice(rows, rows + len(piece))
+                rows = here.stop
+                if halo:
+                    piece[:, 0] = edge[here]
+                edge[here] = piece[:, last]
+                pixels = norm(piece).to(self.dtype)
                 if see:
-                    see(pixels[:, halo : halo + columns])
+                    see(pixels[:, halo : last + 1])
                 return pixels
 
             region = slice(0, height), slice(left, right)
