@@ -48,9 +48,12 @@ def test_weights_gathered_on_a_gpu_give_what_the_chosen_experts_give(top_k, imag
     module = layer(top_k=top_k)
     x = torch.randn(images, 5, 7, 6, requires_grad=True)
     results = []
-    for dispatch in (mixtures.dispatch_images, mixtures.dispatch_gathered):
+    for gathered in (False, True):
         chosen, weights, _ = mixtures.choose_top_k(module.router(x.mean((1, 2), keepdim=True)).flatten(1, 2), top_k)
-        y = dispatch(x, module.experts, chosen, weights)
+        if gathered:
+            y = mixtures.dispatch_gathered(x, module.experts, chosen[:, 0], weights[:, 0])
+        else:
+            y = mixtures.dispatch_images(x, module.experts, chosen, weights)
         target = torch.linspace(-1, 1, y.numel()).view(y.shape)
         results.append((y, *torch.autograd.grad((y * target).sum(), [x, *module.parameters()])))
     assert images == 1 or top_k == 3 or len(chosen.unique(dim=0)) > 1
@@ -125,11 +128,12 @@ def test_a_region_equals_its_part_of_the_whole_map(edges, strip_bytes, monkeypat
     monkeypatch.setattr(kernels, "STRIP_BYTES", strip_bytes)
     expand, depthwise, project = expert
     with torch.no_grad():
-        parts = kernels.expanded_region(x, region, expand, depthwise)
-        share = weights[region.top : region.bottom, region.left : region.right]
-        strips = list(kernels.gated_strips(parts, share))
-    assert [0, *(bottom for _, bottom, _ in strips)] == [top for top, _, _ in strips] + [region.bottom - region.top]
-    found = torch.cat([product for _, _, product in strips]) @ project.t()
+        parts = kernels.expanded_strips(x, expand, depthwise, region)
+        strips = list(kernels.gated_strips(parts, weights))
+    rows = [where for (where, _), _ in strips]
+    assert [region.top, *(r.stop for r in rows)] == [r.start for r in rows] + [region.bottom]
+    assert all(columns == slice(region.left, region.right) for (_, columns), _ in strips)
+    found = torch.cat([product for _, product in strips]) @ project.t()
     expected = whole[region.top : region.bottom, region.left : region.right]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 

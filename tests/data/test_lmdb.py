@@ -20,6 +20,7 @@ from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedData
 from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.names import make_key, unique_keys
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.data.sources import close_environments, read_meta, read_value
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation import lmdbs
@@ -139,8 +140,10 @@ def test_one_lmdb_for_training_and_validation_in_forked_workers_too(lmdb_root):
 
 
 def test_missing_key_is_named(lmdb_root):
-    with pytest.raises(DataError, match=r"drs/lq.lmdb: the LMDB has no key 'drs/input/nine'; create-lmdb with"):
+    with pytest.raises(DataError, match=r"drs/lq.lmdb: the LMDB has no key 'drs/input/nine'; create-lmdb with all"):
         read_value(str(lmdb_root / "drs/lq.lmdb"), "drs/input/nine")
+    with pytest.raises(DataError, match=r"input/nine: cannot be read: No such file .*Without a suffix it may be"):
+        read_file(str(lmdb_root / "drs/input/nine"))
     for side in ("lq", "gt"):
         with open(lmdb_root / f"drs/{side}.lmdb/meta_info.txt", "a") as file:
             file.write("lie.png (48,56,3) 1\n")

@@ -191,16 +191,6 @@ def test_even_drops_show_the_same_mean_before_dark_and_light():
     assert spread[1] < 1 < 10 < spread[0]
 
 
-def test_glare_lays_the_colour_of_the_mean_over_the_pane_and_lowers_its_contrast():
-    drops = DropParams(count=(3, 3), radius=(1, 1), glare=(0.5, 0.5))
-    pair = render_rain(_two_halves(), "drd", 0, RainParams(drops=drops))
-    change = pair.lq.astype(int) - pair.gt
-    veiled = pair.mask > 0.1
-    assert veiled.mean() > 0.3 and pair.mask.max() > 0.4
-    assert (change[:, :60][veiled[:, :60]] > 0).all()
-    assert np.median(change[:, 68:][veiled[:, 68:]]) < 0
-
-
 def test_mist_by_depth_lies_before_what_is_bright():
     scene = np.full((120, 160, 3), 0.05, np.float32)
     scene[:, 80:] = 0.8

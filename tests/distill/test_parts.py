@@ -35,6 +35,14 @@ def test_registries_are_basicsr_s_and_filled(registry, names):
     assert all(registry.get(name) is not None for name in names)
 
 
+def test_what_is_no_part_is_refused_when_it_registers():
+    with pytest.raises(
+        TypeError, match="Bare is registered as voter, and no class derived from the base of such parts"
+    ):
+        VOTER.register()(type("Bare", (), {}))
+    assert "Bare" not in VOTER
+
+
 def test_section_errors_name_the_nearest(settings):
     with pytest.raises(OptionError, match=r"t: embedder: unknown type 'statistic'\. Did you mean 'statistics'\?"):
         parse_options({**settings, "embedder": {"type": "statistic"}}, "t")

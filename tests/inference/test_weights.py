@@ -233,6 +233,13 @@ def test_foreign_weights_name_the_keys_that_differ(tmp_path):
         ("w.pth", b"", "no file of weights, or it is truncated|damaged"),
         ("w.pth", b"hello world, this is text", "damaged|no file of weights"),
         ("w.safetensors", b"hello world, this is text", "no whole safetensors file"),
+        ("w.pth", b"<!DOCTYPE html><html>Not found</html>", "is a web page; expected weights"),
+        (
+            "w.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d",
+            "pointer of Git LFS, not the file",
+        ),
+        ("w.pth", {"params": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}}, "'b' holds NaN.*diverged"),
         ("w.onnx", None, "there is no such file"),
         ("w.pth", [1, 2], "found list"),
         ("w.pth", {"epoch": 3, "iter": 4}, "holds no parameters; found the keys epoch, iter"),
@@ -262,6 +269,22 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     torch.save({"params": Payload()}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="more than tensors"):
         load(tmp_path / "w.pth", device="cpu")
+
+
+def test_a_single_wrong_bit_is_noticed_where_there_are_checksums(tmp_path):
+    state, path = random_network().state_dict(), tmp_path / "w.pth"
+    write_weights(path, state, SMALL)
+    data = bytearray(path.read_bytes())
+    data[data.index(state["embed.weight"].numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"w\.pth: the file of weights is damaged \(record .*/data/\d+\)"):
+        load(path, device="cpu")
+    torch.serialization.set_crc32_options(False)
+    try:
+        write_weights(path, state, SMALL)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(load(path, device="cpu").state_dict()["embed.weight"], state["embed.weight"])
 
 
 def test_truncated_files_are_explained(tmp_path):

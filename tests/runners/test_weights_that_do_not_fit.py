@@ -56,6 +56,14 @@ def test_files_that_are_no_checkpoint(content, says, weights):
     assert str(caught.value).startswith(f"{weights}: these weights cannot be loaded into Linear: ")
 
 
+def test_a_wrong_bit_in_a_checkpoint(weights):
+    data = bytearray(weights.read_bytes())
+    data[data.index(torch.load(weights)["params"]["weight"].numpy().tobytes())] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"net\.pth: the file of weights is damaged \(record "):
+        load(weights)
+
+
 def test_a_truncated_checkpoint(weights):
     weights.write_bytes(weights.read_bytes()[:300])
     with pytest.raises(CheckpointError, match="these weights cannot be loaded into Linear"):

@@ -36,13 +36,7 @@ class Storage:
 
     def read(self, pair: Pair, side: Side) -> bytes:
         """Return the encoded image; a DataError names one that is missing."""
-        path = self.locate(pair, side)
-        try:
-            return read_file(path)
-        except DataError as error:
-            if os.path.splitext(path)[1]:
-                raise
-            raise DataError(f"{error} A path without a suffix is an LMDB's key: io_backend: {{type: lmdb}}.") from None
+        return read_file(self.locate(pair, side))
 
     def read_part(self, pair: Pair, side: Side) -> tuple[bytes | memoryview, RowIndex | None]:
         """Return the encoded image, and the index of its rows where there is one; then its bytes are not copied."""
@@ -201,7 +195,7 @@ def _view(path: str, key: str, table: Any = None) -> tuple[memoryview, memoryvie
     except lmdb.Error as error:
         raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
     if value is None:
-        hint = "create-lmdb with the same --output adds the pairs of another manifest or folder."
+        hint = "create-lmdb with all manifests and the same --output adds what is missing."
         raise DataError(f"{path}: the LMDB has no key '{key}'; {hint}")
     return value, index
 

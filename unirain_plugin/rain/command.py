@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
-from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_errors, write_whole
 from unirain_plugin.support.packages import import_own
 
@@ -111,6 +111,7 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
                 raise OptionError(f"{option}: {value!r} is unknown; expected some of {', '.join(known)}.{hint}")
         if len(set(values)) < len(values):
             raise OptionError(f"{option}: {' '.join(values)}: something is listed twice.")
+    rain_type_ids(args.types)  # a renderer's own name may be none that data sets take
     for option, value, least in (
         ("--per-image", args.per_image, 1),
         ("--seed", args.seed, 0),

@@ -138,7 +138,7 @@ def add_drops(
     radiance = _refract(scene, field, view)
     rim = rng.uniform(*params.rim)
     more = rng.spawn(1)[0]
-    even, glare = more.uniform(*params.even), more.uniform(*params.glare)
+    even = more.uniform(*params.even)
     mean = scene.mean(axis=(0, 1)) + np.float32(more.uniform(0, 0.6)) * (sky - scene.mean(axis=(0, 1)))
     radiance += np.float32(even) * (mean - radiance)
     radiance *= (1 - rim * smoothstep(0.55, 1.0, field.rho))[..., None]
@@ -151,9 +151,6 @@ def add_drops(
     mask = covered[..., 3]
     mask[mask < 2e-3] = 0
     scene, film = _wet(scene, more, params)
-    if glare:
-        veil = glare * smoothstep(-0.8, 1.2, relief(shape, 4, more))
-        scene, film = scene + veil[..., None] * (mean - scene), np.maximum(film, veil)
     return scene * (1 - mask[..., None]) + covered[..., :3], np.maximum(mask, film)
 
 

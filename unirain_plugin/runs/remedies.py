@@ -88,6 +88,8 @@ def explain_loading_errors() -> tuple[object, str, object]:
 
     from basicsr.models.base_model import BaseModel
 
+    from unirain_plugin.checkpoints.states import check_sums
+
     load = BaseModel.load_network
 
     def load_network(
@@ -97,6 +99,7 @@ def explain_loading_errors() -> tuple[object, str, object]:
             if str(load_path).lower().endswith(".safetensors"):
                 _load_weights(self, net, str(load_path), strict)
                 return
+            check_sums(load_path)
             try:
                 load(self, net, load_path, strict, param_key)
             except KeyError as error:

@@ -250,13 +250,3 @@ def warnings_collected(notes: list[str]) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(take)
-
-
-@contextmanager
-def quiet_interrupt(remedy: str = "") -> Iterator[None]:
-    """Ctrl-C ends the program with the usual exit status and without a traceback, and tells how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\ninterrupted{remedy}\n")
-        raise SystemExit(130) from None

@@ -49,9 +49,9 @@ def import_own(modules: object, folder: str | os.PathLike[str] = "") -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:  # whatever a foreign module raises
             text = error.msg if isinstance(error, SyntaxError) else error
-            reason = f"{type(error).__name__}: {text}{place_of(error)}"
-            if isinstance(error, ModuleNotFoundError) and error.name in (name, name.partition(".")[0]):
-                reason += " where Python looks, in the working directory or beside the option file"
+            missing = isinstance(error, ModuleNotFoundError) and error.name in (name, name.partition(".")[0])
+            place = " where Python looks, in the working directory or beside the option file"
+            reason = f"{type(error).__name__}: {text}{place if missing else place_of(error)}"
             if name.endswith(".py"):
                 reason += "; expected a module's name, without '.py'"
             raise OptionError(f"imports: cannot import {name!r}: {reason}.") from error
