@@ -337,8 +337,12 @@ def parse_options(
     prepare_import()
     import_own(options.imports)
     from unirain_plugin.metrics.scoring import check_names  # the tables of known metrics
+    from unirain_plugin.rain.scene import check_renderers
 
     check_names(options.metrics, where)
+    for number, test_set in enumerate(options.test_sets):
+        if test_set.synthesize is not None:
+            check_renderers(test_set.synthesize.rain_types, f"{where}: test_sets[{number}].synthesize.rain_types")
     return options
 
 

@@ -13,6 +13,7 @@ from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.rain.scene import check_renderers
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_KINDS
 from unirain_plugin.support.packages import import_own
@@ -201,6 +202,7 @@ def load_options(path: Path, folders: Mapping[str, object] | None = None) -> Rep
     document = read_option_file(path)
     options = parse_options({**document.opt, **(folders or {})}, document.file, document.lines)
     import_own(options.imports, path.parent)
+    check_renderers(options.data.rain_types, f"{document.file}: data.rain_types")
     return options
 
 
