@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unirain_plugin.archs.kernels import (
-    Region,
+    Place,
     can_stream,
     compute_dtype,
     depthwise_3x3,
@@ -329,7 +329,7 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
     return out
 
 
-def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Region]:
+def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Place]:
     """Cover the marked windows by rectangles that do not overlap, as wide and then as high as they go."""
     marked = [(row, column) for row, marks in enumerate(grid) for column, mark in enumerate(marks) if mark]
     open_cells = set(marked)
@@ -343,7 +343,7 @@ def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) ->
             open_cells.difference_update((bottom, c) for c in range(column, right))
             bottom += 1
         top, left = row * window, column * window
-        yield Region(top, min(bottom * window, height), left, min(right * window, width))
+        yield slice(top, min(bottom * window, height)), slice(left, min(right * window, width))
 
 
 def dispatch_dense(x: Tensor, experts: Experts, mask: Tensor) -> Tensor:

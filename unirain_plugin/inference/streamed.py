@@ -29,12 +29,12 @@ from torch import Tensor, nn
 
 from unirain_plugin.archs.blocks import TransformerBlock, pad_to_multiple
 from unirain_plugin.archs.kernels import (
-    Region,
+    Place,
     Strip,
     attention_sums,
     compute_dtype,
     expanded_strips,
-    gate,
+    gated_strips,
     linear,
     wants_slow_bfloat16,
 )
@@ -232,10 +232,7 @@ class _Streamed:
         expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
         depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)
         project = experts.project[chosen].transpose(0, 1).flatten(1).to(self.dtype)
-        for place, z in self._strips(x, block.norm2, expand, depthwise, routing.see):
-            product = gate(z)
-            if (weights := routing.weights(*place)) is not None:
-                product.unflatten(-1, (len(chosen), -1)).mul_(weights.to(self.dtype).unsqueeze(-1))
+        for place, product in gated_strips(self._strips(x, block.norm2, expand, depthwise, routing.see), routing):
             torch.add(x[place], linear(product, project).to(x.device), out=out[place])
 
     def _strips(
@@ -258,7 +255,7 @@ class _Streamed:
                     see(pixels[:, halo : halo + columns])
                 return pixels
 
-            region = Region(0, height, left, right)
+            region = slice(0, height), slice(left, right)
             yield from expanded_strips(x, expand, depthwise, region, prepare, strip_bytes)
 
 
@@ -314,8 +311,9 @@ class _Routing:
             new = self.layer.router(x).softmax(-1)
             self._weights = new if self._weights is None else torch.cat([self._weights, new])
 
-    def weights(self, rows: slice, columns: slice) -> Tensor | None:
-        """The experts' weights in a block, ``(rows, columns, E)`` or broadcastable; None where they are 1."""
+    def __getitem__(self, place: Place) -> Tensor | None:
+        """The experts' weights in a strip, ``(rows, columns, E)`` or broadcastable; None where they are 1."""
+        rows, columns = place
         if self.kind == "pixel":
             weights, rest = self._weights.tensor_split([rows.stop - rows.start])
             self._weights = rest if len(rest) else None

@@ -315,8 +315,8 @@ _STREAK_KINDS = _kinds(
     # rain and fog on a street
     dict(length=(8, 60), width=(0.4, 1.5), density=(20, 250), opacity=(0.2, 0.9), veil_share=1, veil=(0.3, 0.95),
          veil_depth=(0.4, 1), veil_light=(0.25, 0.8), angle=(-25, 25), camera=dict(dark_share=0)),
-    # faint and thin, in a film
-    dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.5), depths=(1, 2), angle=(-20, 20),
+    # sparse and thin, in a film: faint ones, and bright ones
+    dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.95), depths=(1, 2), angle=(-20, 20),
          angle_jitter=(0, 3), veil_share=0.1, camera=dict(dark_share=0, jpeg_share=0.7)),
     # faint and broad, in a film
     dict(length=(25, 110), width=(1, 4), density=(3, 40), opacity=(0.08, 0.5), depths=(1, 2), angle=(-12, 12),

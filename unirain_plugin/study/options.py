@@ -79,7 +79,6 @@ class DataOptions:
     )  # fmt: skip
 
     def check_kinds(self) -> Iterator[Problem]:
-        """The planter knows them."""
         known = [kind for kind in (*KINDS, *FURTHER_KINDS, *RAIN_KINDS) if kind != DUPLICATE]
         yield from _unknown("bad_kinds", self.bad_kinds, known)
 
@@ -133,12 +132,10 @@ class ReproduceOptions:
     tolerance: Annotated[float, above(0), below(1)] = 0.05
 
     def check_seeds(self) -> Iterator[Problem]:
-        """Each run is another one."""
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"found {list(self.seeds)}; expected different numbers."
 
     def check_photographs(self) -> Iterator[Problem]:
-        """Something is measured on."""
         if self.photographs is not None and self.photographs.val is None and self.test_sets is None:
             yield ("photographs", "val"), "is missing: expected a folder of held-out photographs, or `test_sets`."
 
