@@ -64,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         f"datasets:val:dataroot={output / 'data/val'}",
         *(f"{section}:rain_types={listed}" for section in ("datasets:train", "datasets:val", "train:pixel_opt")),
     ]
+    if set(args.types) - set(RAIN_TYPES):  # haze's squared error would have every image darkened
+        overrides += ["train:pixel_opt:mode=equal", "train:pixel_opt:base:type=LogMSELoss"]
+        overrides += ["train:pixel_opt:base:loss_weight=1.0"]
     if args.iterations is not None:
         overrides += [f"train:total_iter={args.iterations}", f"train:scheduler:periods=[{args.iterations}]"]
     _run("unirain_plugin.train", TRAIN_OPTIONS, output, overrides)
