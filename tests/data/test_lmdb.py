@@ -157,6 +157,7 @@ def test_broken_meta_files(lmdb_root):
     good = meta.read_text()
     for text, message in [
         (good + "x.png 48,56,3 1\n", r"meta_info.txt:4: expected 'key.png"),
+        (good + "x.png (48,99999999999,3) 1\n", r"meta_info.txt:4: expected 'key.png"),
         (good + good, r"meta_info.txt:4: the key 'drs/input/000' is listed twice"),
         (good.replace("48,56", "48,57", 1), r"'drs/input/000' is 48×57 in lq.lmdb, but 48×56 in gt.lmdb"),
         (good.partition("\n")[2], r"1 key.* in only one of lq.lmdb and gt.lmdb: drs/input/000"),

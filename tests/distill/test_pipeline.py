@@ -236,6 +236,12 @@ def test_references_in_the_layout_of_pairs_are_the_rainy_ones_only(folder, count
     assert all(str(path) in told for path in skipped) and ("left out" in told) is bool(skipped)
 
 
+@pytest.mark.parametrize(("types", "found"), [(True, "drs"), (False, None), (["smoke", "drs"], "smoke"), ([], None)])
+def test_rain_types_of_references_follow_their_folders(types, found, rendered, tmp_path):
+    shutil.copytree(rendered / "real/drs", tmp_path / "drs/smoke")
+    assert {r.rain_type for r in list_references(ReferenceOptions(tmp_path, types))} == {found}
+
+
 def test_a_folder_called_target_alone_holds_references_like_any_other(rendered, tmp_path):
     shutil.copytree(rendered / "real/drs", tmp_path / "a/target")
     assert len(list_references(ReferenceOptions(tmp_path))) == 4

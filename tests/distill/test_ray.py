@@ -21,8 +21,9 @@ def test_same_bytes_as_the_local_engine(settings, tmp_path):
             assert path.read_bytes() == (tmp_path / "ray" / path.relative_to(tmp_path / "local")).read_bytes(), path
 
 
-def test_a_user_s_mistake_comes_back_as_text(settings, tmp_path):
+def test_a_user_s_mistake_comes_back_as_text(settings, tmp_path, monkeypatch):
     pytest.importorskip("ray.data")
+    monkeypatch.chdir(tmp_path)  # an actor goes into the folder that it is told; here it comes back
     from unirain_plugin.distill.workers import ShardMaker
 
     options = parse_options({**settings, "embedder": {"type": "BrokenEmbedder"}}, "t")

@@ -3,9 +3,12 @@
 import shutil
 from dataclasses import replace
 
+import pytest
+
 from unirain_plugin.compare.run import run
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.rain import command as synthesize_rain
+from unirain_plugin.study import demo
 from unirain_plugin.study.data import GOOD
 from unirain_plugin.study.demo import comparison, plant_and_distil, report_losers
 
@@ -40,3 +43,17 @@ def test_types_that_did_not_gain_are_told(rainrag_root, tmp_path, capsys):
     for path in (tmp_path / "results/nrd").glob("???.png"):
         path.replace(path.with_stem(f"{path.stem}_restored"))
     assert report_losers(run(alone, bar=False)) == 0 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("types", "relative"), [(["drs", "haze"], True), (["drs", "nrd"], False)])
+def test_with_haze_errors_count_relative_to_the_images_own(tmp_path, monkeypatch, types, relative):
+    trained = []
+    monkeypatch.setattr(demo, "make_data", lambda *arguments: None)
+    monkeypatch.setattr(demo, "plant_and_distil", lambda *arguments: "")
+    monkeypatch.setattr(demo, "_run", lambda module, options, root, overrides: trained.extend(overrides))
+    monkeypatch.setattr(demo, "comparison", lambda *arguments: None)
+    monkeypatch.setattr(demo, "run", lambda *arguments, **more: None)
+    monkeypatch.setattr(demo, "markdown", lambda *arguments: "")
+    with pytest.raises(AttributeError):  # there is no outcome to print
+        demo.main(["--output", str(tmp_path / "demo"), "--types", *types])
+    assert ("train:pixel_opt:base:type=LogMSELoss" in trained) == relative

@@ -136,3 +136,6 @@ def test_modules_of_ones_own_are_imported_and_handed_to_every_run(tmp_path):
     (tmp_path / "own.yml").write_text(text.replace("my_part_of_a_study", "not_there_at_all"))
     with pytest.raises(OptionError, match="imports: cannot import 'not_there_at_all'"):
         load_options(tmp_path / "own.yml")
+    (tmp_path / "own.yml").write_text(SMOKE.read_text().replace("data:\n", "data:\n  rain_types: [drs, snov]\n"))
+    with pytest.raises(OptionError, match=r"own\.yml: data\.rain_types: 'snov' is unknown; .* Did you mean 'snow'"):
+        load_options(tmp_path / "own.yml")

@@ -13,7 +13,6 @@ from unirain_plugin.errors import CheckpointError, DataError, OptionError, UniRa
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     p = argparse.ArgumentParser(
         prog="app",
         description="Restore images in the browser: drop one, drag the slider, download the result. The server "

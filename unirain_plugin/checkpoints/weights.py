@@ -46,21 +46,15 @@ LEAST_SIZE = 64
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file of weights holds.
+    """What a file of weights holds."""
 
-    Attributes:
-        path: The file.
-        state: Parameter name → tensor, on the CPU.
-        architecture: ``{'type': registered class, **its arguments}``, or None where the file does not tell.
-        sizes: Longer edges at which larger images are to be restored as well; none where the file does not tell.
-        parts: The parts of the file that may be chosen.
-    """
-
-    path: Path
-    state: dict[str, Tensor]
+    path: Path  # the file
+    state: dict[str, Tensor]  # parameter name → tensor, on the CPU
+    # ``{'type': registered class, **its arguments}``, or None where the file does not tell
     architecture: dict[str, object] | None
+    # longer edges at which larger images are to be restored as well; none where the file does not tell
     sizes: tuple[int, ...] = ()
-    parts: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()  # the parts of the file that may be chosen
 
     def state_for(self, names: Collection[str]) -> dict[str, Tensor]:
         """The parameters without the wrappers' :data:`PREFIXES` that a network with these parameter names lacks."""

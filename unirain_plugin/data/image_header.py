@@ -92,34 +92,22 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What the header tells.
+    """What the header tells."""
 
-    Attributes:
-        format: ``jpeg`` or ``png``.
-        height: Rows as stored (before any EXIF rotation); ``width`` likewise.
-        channels: 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha (PNG) or CMYK (JPEG).
-        bits: Bits a sample.
-        orientation: EXIF orientation, 1 (upright) to 8.
-        cuttable: Whether lower rows can be left out (JPEG: not progressive, no restart markers, one scan; PNG: not
-            interlaced).
-        several: JPEG: whether a second image follows.
-        data_at: Offset of the scan's header (JPEG) or of the first chunk of data (PNG).
-        end_at: JPEG: offset of the end marker, ``height_at`` that of the height.
-        mcu_rows: JPEG: rows of pixels in one row of coding units.
-    """
-
-    format: str
-    height: int
+    format: str  # ``jpeg`` or ``png``
+    height: int  # rows as stored (before any EXIF rotation); ``width`` likewise
     width: int
-    channels: int
-    bits: int
-    orientation: int = 1
+    channels: int  # 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha (PNG) or CMYK (JPEG)
+    bits: int  # bits a sample
+    orientation: int = 1  # EXIF orientation, 1 (upright) to 8
+    # whether lower rows can be left out (JPEG: not progressive, no restart markers, one scan; PNG: not
+    # interlaced)
     cuttable: bool = False
-    several: bool = False
-    data_at: int = 0
-    end_at: int = 0
+    several: bool = False  # JPEG: whether a second image follows
+    data_at: int = 0  # offset of the scan's header (JPEG) or of the first chunk of data (PNG)
+    end_at: int = 0  # JPEG: offset of the end marker, ``height_at`` that of the height
     height_at: int = 0
-    mcu_rows: int = 0
+    mcu_rows: int = 0  # JPEG: rows of pixels in one row of coding units
 
 
 def read_header(data: bytes, name: str, whole: bool = True) -> ImageHeader | None:

@@ -29,29 +29,18 @@ SIMILARITIES = ("s_txt", "s_vis", "s_perc")
 
 @dataclass(frozen=True, slots=True)
 class ManifestRecord:
-    """One pair.
+    """One pair."""
 
-    Attributes:
-        lq: Rainy image: a path relative to the manifest's folder (or absolute), or an LMDB key.
-        gt: Clean image, likewise.
-        rain_type: Name of the rain type, such as ``drs``.
-        source: Name of the data set that the pair comes from.
-        size: (height, width) in pixels of both images; None where unknown.
-        keep: Distillation's verdict; None before distillation.
-        votes: Verdict of each voter by name; None is an abstention.
-        retrieved: The references shown to the voters: ``{"id": …, "s_txt": …, "s_vis": …, "s_perc": …}``.
-        reason: Why the pair was kept or dropped.
-    """
-
-    lq: str
-    gt: str
-    rain_type: str
-    source: str = ""
-    size: tuple[int, int] | None = None
-    keep: bool | None = None
-    votes: Mapping[str, bool | None] | None = None
+    lq: str  # rainy image: a path relative to the manifest's folder (or absolute), or an LMDB key
+    gt: str  # clean image, likewise
+    rain_type: str  # name of the rain type, such as ``drs``
+    source: str = ""  # name of the data set that the pair comes from
+    size: tuple[int, int] | None = None  # (height, width) in pixels of both images; None where unknown
+    keep: bool | None = None  # distillation's verdict; None before distillation
+    votes: Mapping[str, bool | None] | None = None  # verdict of each voter by name; None is an abstention
+    # the references shown to the voters: ``{"id": …, "s_txt": …, "s_vis": …, "s_perc": …}``
     retrieved: tuple[Mapping[str, Any], ...] | None = None
-    reason: str | None = None
+    reason: str | None = None  # why the pair was kept or dropped
 
     def to_json(self) -> str:
         """Return the record as one line without its end; fields without a value are left out."""
@@ -253,7 +242,7 @@ def _is_path(value: object) -> bool:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) is int and 0 < v < 10**9 for v in value)
 
 
 def _is_votes(value: object) -> bool:

@@ -40,17 +40,11 @@ _REMEDY = "Make the LMDB anew, or read whole images with decode_region: false."
 
 @dataclass(frozen=True, slots=True)
 class RowIndex:
-    """Where an image can be entered: in a JPEG behind restart markers, in a PNG at chunks that need none before them.
+    """Where an image can be entered: a JPEG behind restart markers, a PNG at chunks that need none before them."""
 
-    Attributes:
-        size: Bytes of the image.
-        rows: Rows of pixels in a block (the last one may have fewer).
-        starts: Where each block begins, and where the last one ends.
-    """
-
-    size: int
-    rows: int
-    starts: array[int]
+    size: int  # bytes of the image
+    rows: int  # rows of pixels in a block (the last one may have fewer)
+    starts: array[int]  # where each block begins, and where the last one ends
 
     def to_bytes(self) -> bytes:
         """As it is stored beside the image."""

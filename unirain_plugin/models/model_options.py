@@ -14,19 +14,12 @@ from unirain_plugin.models.settings import Settings, TrainingSettings, Validatio
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The parsed options.
+    """The parsed options."""
 
-    Attributes:
-        training: Our keys under ``train:``; defaults when testing.
-        validation: Our keys under ``val:``.
-        metrics: ``val: metrics:`` in the toolbox's form; empty for none.
-        routing_freq: ``logger: routing_freq:``, iterations between two routing images; None: each validation.
-    """
-
-    training: TrainingSettings
-    validation: ValidationSettings
-    metrics: Mapping[str, Mapping[str, Any]]
-    routing_freq: int | None
+    training: TrainingSettings  # our keys under ``train:``; defaults when testing
+    validation: ValidationSettings  # our keys under ``val:``
+    metrics: Mapping[str, Mapping[str, Any]]  # ``val: metrics:`` in the toolbox's form; empty for none
+    routing_freq: int | None  # ``logger: routing_freq:``, iterations between two routing images; None: each validation
 
     @classmethod
     def parse(cls, opt: Mapping[str, Any], is_train: bool) -> ModelOptions:

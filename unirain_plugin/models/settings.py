@@ -21,44 +21,33 @@ AUX_WEIGHTS: Mapping[str, float] = MappingProxyType({"load_balance": 1e-2, "z_lo
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training with smaller crops than those of ``datasets: train:``, as in Restormer's option files.
+    """A part of a training with smaller crops than those of ``datasets: train:``, as in Restormer's option files."""
 
-    Attributes:
-        iters: Iterations that it lasts.
-        gt_size: Side of its crops in pixels, the middle of the data set's crops.
-        batch_size: Samples of a batch on each device, the first of the data set's batch.
-    """
-
-    iters: Annotated[int, at_least(1)]
-    gt_size: Annotated[int, at_least(1)]
-    batch_size: Annotated[int, at_least(1)]
+    iters: Annotated[int, at_least(1)]  # iterations that it lasts
+    gt_size: Annotated[int, at_least(1)]  # side of its crops in pixels, the middle of the data set's crops
+    batch_size: Annotated[int, at_least(1)]  # samples of a batch on each device, the first of the data set's batch
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Keys under ``train:``.
+    """Keys under ``train:``."""
 
-    Attributes:
-        amp: ``off``, ``bf16`` or ``fp16`` (with a gradient scaler). Only the network runs in low precision; losses
-            are computed in float32.
-        accumulate: Each iteration's batch is cut into so many micro-batches whose gradients are summed, so memory
-            falls while iterations, learning rates and logs keep their meaning and the gradients their value
-            (our choice; auxiliary MoE losses are means over the micro-batches).
-        grad_clip: Largest 2-norm of all gradients together; None switches clipping off.
-        compile: Compile the network with ``torch.compile`` for training; a string names torch's mode.
-        channels_last: Keep weights and images in channels-last memory order.
-        aux_weights: Weight of each auxiliary loss that the network returns, see :data:`AUX_WEIGHTS`.
-        max_nonfinite: Training stops after so many skipped (non-finite) iterations in a row.
-        progressive: Stages that come first, one after the other; then whole batches of whole crops.
-    """
-
+    # ``off``, ``bf16`` or ``fp16`` (with a gradient scaler). Only the network runs in low precision; losses are
+    # computed in float32.
     amp: Literal["off", "bf16", "fp16"] = "off"
+    # each iteration's batch is cut into so many micro-batches whose gradients are summed, so memory falls while
+    # iterations, learning rates and logs keep their meaning and the gradients their value (our choice; auxiliary
+    # MoE losses are means over the micro-batches)
     accumulate: Annotated[int, at_least(1)] = 1
+    # largest 2-norm of all gradients together; None switches clipping off
     grad_clip: Annotated[float, above(0)] | None = None
-    compile: bool | str = False
-    channels_last: bool = False
+    compile: bool | str = False  # compile the network with ``torch.compile`` for training; a string names torch's mode
+    channels_last: bool = False  # keep weights and images in channels-last memory order
+    # weight of each auxiliary loss that the network returns, see :data:`AUX_WEIGHTS`
     aux_weights: Mapping[str, Annotated[float, at_least(0)]] = field(default_factory=lambda: AUX_WEIGHTS)
+    # training stops after so many skipped (non-finite) iterations in a row
     max_nonfinite: Annotated[int, at_least(1)] = 10
+    # stages that come first, one after the other; then whole batches of whole crops
     progressive: tuple[Stage, ...] = ()
 
     def stage(self, current_iter: int) -> Stage | None:
@@ -89,35 +78,25 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class BestSettings:
-    """``val: best:``, which validation figure decides on ``net_g_best.pth``.
+    """``val: best:``, which validation figure decides on ``net_g_best.pth``."""
 
-    Attributes:
-        metric: A name under ``val: metrics:``, or one of its parts: ``psnr/worst``, ``psnr/drs``.
-        higher: Whether more is better; None follows the metric's own ``better``.
-        dataset: Name of the validation set; None means the first one that is validated.
-    """
-
-    metric: str
-    higher: bool | None = None
-    dataset: str | None = None
+    metric: str  # A name under ``val: metrics:``, or one of its parts: ``psnr/worst``, ``psnr/drs``
+    higher: bool | None = None  # whether more is better; None follows the metric's own ``better``
+    dataset: str | None = None  # name of the validation set; None means the first one that is validated
 
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """Keys under ``val:``.
+    """Keys under ``val:``."""
 
-    Attributes:
-        tile: Side of the square tiles in which large images are restored, in pixels of the input; 0 never tiles;
-            None (the default) uses tiles of 1024 for images above 4 megapixels (our choice: a 4K frame then needs
-            less than a quarter of the memory, while full-HD images are restored whole).
-        tile_overlap: Width in pixels of the zone that neighbouring tiles share and blend.
-        best: Which figure decides on the best checkpoint; None keeps none.
-        protocol: How PSNR and SSIM are taken where ``metrics`` does not say so; None: as the toolbox does.
-    """
-
+    # side of the square tiles in which large images are restored, in pixels of the input; 0 never tiles; None
+    # (the default) uses tiles of 1024 for images above 4 megapixels (our choice: a 4K frame then needs less than
+    # a quarter of the memory, while full-HD images are restored whole)
     tile: Annotated[int, at_least(0)] | None = None
+    # width in pixels of the zone that neighbouring tiles share and blend
     tile_overlap: Annotated[int, at_least(0)] = 64
-    best: BestSettings | None = None
+    best: BestSettings | None = None  # which figure decides on the best checkpoint; None keeps none
+    # how PSNR and SSIM are taken where ``metrics`` does not say so; None: as the toolbox does
     protocol: Annotated[str, one_of(*PROTOCOLS)] | None = None
 
     def check_overlap(self) -> Iterator[Problem]:
@@ -136,14 +115,10 @@ class ValidationSettings:
 
 @dataclass(frozen=True)
 class LoggerSettings:
-    """Keys under ``logger:``.
+    """Keys under ``logger:``."""
 
-    Attributes:
-        progress: Whether to show a live bar; ``auto``: on a terminal.
-        routing_freq: Iterations between two routing images; None: each validation.
-    """
-
-    progress: Literal["auto"] | bool = "auto"
+    progress: Literal["auto"] | bool = "auto"  # whether to show a live bar; ``auto``: on a terminal
+    # iterations between two routing images; None: each validation
     routing_freq: Annotated[int, at_least(1)] | None = None
 
 

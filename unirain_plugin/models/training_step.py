@@ -235,19 +235,12 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Batch:
-    """What a rank trains on in one iteration.
+    """What a rank trains on in one iteration."""
 
-    Attributes:
-        lq: (N, 3, H, W), rainy, RGB in [0, 1].
-        gt: (N, 3, H, W), clean.
-        rain_type: (N,) int64 labels, or None.
-        paths: File names, for messages; may be empty.
-    """
-
-    lq: Tensor
-    gt: Tensor
-    rain_type: Tensor | None
-    paths: Sequence[str] = ()
+    lq: Tensor  # (N, 3, H, W), rainy, RGB in [0, 1]
+    gt: Tensor  # (N, 3, H, W), clean
+    rain_type: Tensor | None  # (N,) int64 labels, or None
+    paths: Sequence[str] = ()  # file names, for messages; may be empty
 
     def cut(self, stage: Stage | None) -> Batch:
         """The middle of the first samples, as a stage wants them; crops are random already, so no draw is needed."""

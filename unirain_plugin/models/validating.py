@@ -137,21 +137,13 @@ def path_in_saved_names() -> tuple[object, str, object]:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What the validation of one image gave.
+    """What the validation of one image gave."""
 
-    Attributes:
-        index: Place in the data set.
-        rain_type: Label, or None where the data set has no labels.
-        metrics: Metric name → value; NaN where the image has none.
-        loss: The plain training loss; NaN if it was not asked for.
-        shares: The experts' shares, per layer.
-    """
-
-    index: int
-    rain_type: int | None
-    metrics: Mapping[str, float]
-    loss: float = math.nan
-    shares: Shares = field(default_factory=dict)
+    index: int  # place in the data set
+    rain_type: int | None  # label, or None where the data set has no labels
+    metrics: Mapping[str, float]  # metric name → value; NaN where the image has none
+    loss: float = math.nan  # the plain training loss; NaN if it was not asked for
+    shares: Shares = field(default_factory=dict)  # the experts' shares, per layer
 
 
 def images_of_rank(dataloader: DataLoader, rank: int, world_size: int) -> Iterator[tuple[int, dict[str, Any]]]:

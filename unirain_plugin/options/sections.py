@@ -77,24 +77,17 @@ def arguments_of(obj: object, skip: tuple[str, ...] = ()) -> tuple[dict[str, obj
 
 @dataclass(frozen=True)
 class Known:
-    """The keys of one section.
+    """The keys of one section."""
 
-    Attributes:
-        keys: Every key that somebody reads.
-        strict: Whether another key is an error whatever it is called: the toolbox would stop at it (constructor
-            arguments), or the section is ours.
-        owner: Who reads the section, for messages.
-        own: Whether the owner is a class of this package.
-        defaults: The constructor's arguments, where the section becomes a call; see :func:`arguments_of`.
-        foreign: Whether the owner is a class of somebody else's.
-    """
-
-    keys: frozenset[str]
+    keys: frozenset[str]  # every key that somebody reads
+    # whether another key is an error whatever it is called: the toolbox would stop at it (constructor arguments),
+    # or the section is ours
     strict: bool
-    owner: str
-    own: bool
+    owner: str  # who reads the section, for messages
+    own: bool  # whether the owner is a class of this package
+    # the constructor's arguments, where the section becomes a call; see :func:`arguments_of`
     defaults: Mapping[str, object] = field(default_factory=dict)
-    foreign: bool = False
+    foreign: bool = False  # whether the owner is a class of somebody else's
 
 
 def known_keys(opt: Mapping, path: KeyPath) -> Known | None:

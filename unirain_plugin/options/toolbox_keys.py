@@ -146,17 +146,11 @@ SET_BY_TOOLBOX = _names(
 
 @dataclass(frozen=True)
 class Reads:
-    """The option keys that a class of the toolbox reads, as paths from the dict that its constructor gets.
+    """The option keys that a class of the toolbox reads, as paths from the dict that its constructor gets."""
 
-    Attributes:
-        required: Those without which every run stops.
-        in_training: Those without which a training stops.
-        optional: Those that may be left out.
-    """
-
-    required: frozenset[KeyPath] = frozenset()
-    in_training: frozenset[KeyPath] = frozenset()
-    optional: frozenset[KeyPath] = frozenset()
+    required: frozenset[KeyPath] = frozenset()  # those without which every run stops
+    in_training: frozenset[KeyPath] = frozenset()  # those without which a training stops
+    optional: frozenset[KeyPath] = frozenset()  # those that may be left out
 
     def keys(self, section: KeyPath = ()) -> set[str]:
         """The names read directly below ``section``."""

@@ -13,21 +13,13 @@ from unirain_plugin.rain.params import NightParams, Range
 
 @dataclass(frozen=True)
 class Night:
-    """A scene at night and the camera that takes it.
+    """A scene at night and the camera that takes it."""
 
-    Attributes:
-        scene: Linear light of the clean scene with its lamps and their glow, (H, W, 3) float32, exposed.
-        light: Light that reaches rain at each pixel, (H, W, 3), same unit.
-        noise: Standard normal field (H, W, 3); the same one serves the clean and the rainy image.
-        shot: Variance of the shot noise per unit of signal.
-        read: Standard deviation of the read noise.
-    """
-
-    scene: np.ndarray
-    light: np.ndarray
-    noise: np.ndarray
-    shot: float
-    read: float
+    scene: np.ndarray  # linear light of the clean scene with its lamps and their glow, (H, W, 3) float32, exposed
+    light: np.ndarray  # light that reaches rain at each pixel, (H, W, 3), same unit
+    noise: np.ndarray  # standard normal field (H, W, 3); the same one serves the clean and the rainy image
+    shot: float  # variance of the shot noise per unit of signal
+    read: float  # standard deviation of the read noise
 
     def photograph(self, linear: np.ndarray) -> np.ndarray:
         """Expose a image: sensor noise, the response's shoulder (1 - exp(-x)), sRGB codes (H, W, 3) uint8."""

@@ -36,43 +36,29 @@ _REAL_SHARE = 0.8
 
 @dataclass(frozen=True)
 class PairJob:
-    """One pair to make. Its pixels depend on the photograph and on all that follows but ``output`` and ``name``.
+    """One pair to make. Its pixels depend on the photograph and on all that follows but ``output`` and ``name``."""
 
-    Attributes:
-        photo: The photograph's file.
-        key: Its name relative to the input folder, with ``/``: what the random stream is derived from.
-        output: Root of the data set.
-        name: File name of the pair.
-        rain_type: Which rain.
-        index: Number of the pair among those of this photograph and type.
-        size: (height, width) of the crop, or None for the whole photograph.
-        seed: The run's seed.
-        vary_colours: Whether the photograph is first given other colours, see :func:`vary_colours`.
-        vary_rain: Whether most of the pairs show one of the kinds of :data:`REAL_RAIN`, and some photographs are first
-            :func:`toned`, made :func:`soft`, crossed by bars (:func:`add_bars`) or :func:`compressed`.
-        rain_scale: Half of the pairs show rain up to this many times as large as rain of the window's size, at least 1.
-        dry_share: Share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone.
-        dull_share: Share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its
-            light. None for the kinds' own shares.
-        convert: Kinds of images to accept with a conversion (:data:`unirain_plugin.data.images.CONVERSIONS`).
-        imports: Modules of a user's own, which add rain types.
-    """
-
-    photo: str
-    key: str
-    output: str
-    name: str
-    rain_type: str
-    index: int
-    size: Sequence[int] | None
-    seed: int
-    vary_colours: bool
+    photo: str  # the photograph's file
+    key: str  # its name relative to the input folder, with ``/``: what the random stream is derived from
+    output: str  # root of the data set
+    name: str  # file name of the pair
+    rain_type: str  # which rain
+    index: int  # number of the pair among those of this photograph and type
+    size: Sequence[int] | None  # (height, width) of the crop, or None for the whole photograph
+    seed: int  # the run's seed
+    vary_colours: bool  # whether the photograph is first given other colours, see :func:`vary_colours`
+    # whether most of the pairs show one of the kinds of :data:`REAL_RAIN`, and some photographs are first
+    # :func:`toned`, made :func:`soft`, crossed by bars (:func:`add_bars`) or :func:`compressed`
     vary_rain: bool
+    # half of the pairs show rain up to this many times as large as rain of the window's size, at least 1
     rain_scale: float
-    dry_share: float
+    dry_share: float  # share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone
+    # share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its light. None
+    # for the kinds' own shares.
     dull_share: float | None
+    # kinds of images to accept with a conversion (:data:`unirain_plugin.data.images.CONVERSIONS`)
     convert: Sequence[str]
-    imports: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()  # modules of a user's own, which add rain types
 
     @property
     def paths(self) -> tuple[Path, Path]:

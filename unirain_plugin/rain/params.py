@@ -32,222 +32,149 @@ class _Ranges:
 
 @dataclass(frozen=True)
 class StreakParams(_Ranges):
-    """Rain streaks: falling drops that the shutter smears.
+    """Rain streaks: falling drops that the shutter smears."""
 
-    Attributes:
-        angle: Direction of the fall common to the scene, degrees from the vertical.
-        angle_jitter: Standard deviation of a single streak's direction around it, degrees.
-        length: Length of a streak at depth 1, pixels (exposure time x speed of the fall).
-        width: Standard deviation of the profile across a streak at depth 1, pixels.
-        depths: Number of depth layers.
-        depth_step: Ratio of the distances of two neighbouring layers; length and width shrink by it.
-        density: Streaks in the nearest layer of a image of the reference size, drawn log-uniformly.
-        density_growth: The next layer holds ``depth_step ** density_growth`` times as many (its volume is larger).
-        opacity: Largest opacity of a streak at depth 1; the share of the exposure during which the drop covers a pixel.
-        depth_fading: Opacity falls with ``depth ** -depth_fading``.
-        brightness: Radiance of a drop relative to the bright part of its surroundings, which it gathers from a wide
-            field of view. A streak shows ``(1 - a) * background + a * drop``: it brightens what is dark the most.
-        modulation: Relative variation of the brightness along a streak (the drop oscillates while it falls).
-        veil_share: Share of the scenes that have mist.
-        veil: Largest opacity of the mist, in the far (upper) part of the image; nearer parts have none.
-        veil_depth: How much the distance also follows the scene, 0 to 1: bright parts, such as the sky, lie farther;
-            a curtain of rain may hang at one side.
-        veil_light: Radiance of the mist relative to the bright part of its surroundings.
-        fan: By how many degrees the direction changes from the left to the right edge (a camera that moves or tilts).
-        clumping: How much the streaks keep to some parts of the image, as in curtains of rain, 0 to 1.
-        taper: How softly a streak ends, 0 (square) to 1.
-        code_share: Share of the scenes in which sRGB codes are mixed, as simple programs do, not light.
-        added_share: Share of the scenes in which rain only adds light and hides nothing.
-        sheets: Number of layers of noise smeared along the fall, as image editors draw rain: what is too fine and dense
-            to be told apart, or lines of one brightness, or patches.
-        sheet: Largest opacity of such a layer, drawn log-uniformly for each, as are the next three.
-        grain: Size of its noise across the fall, pixels of the image itself, whatever its size.
-        cover: Share of the image that it covers.
-        full: Share of this that has its full opacity: small for soft streaks, large for flat ones with hard edges.
-        crossing: Share of these layers, and of the depth layers but the first, that fall in a direction of their own.
-        drawn_share: Share of the scenes whose rain is drawn on the finished image, as in most public data sets: in
-            one grey, ``grey``, an sRGB code / 255, whatever the scene's light is.
-    """
-
-    angle: Range = (-32.0, 32.0)
-    angle_jitter: Range = (0.4, 3.5)
-    length: Range = (28.0, 90.0)
-    width: Range = (0.55, 1.25)
-    depths: Range = (2, 4)
-    depth_step: float = 1.8
-    density: Range = (12.0, 80.0)
+    angle: Range = (-32.0, 32.0)  # direction of the fall common to the scene, degrees from the vertical
+    angle_jitter: Range = (0.4, 3.5)  # standard deviation of a single streak's direction around it, degrees
+    length: Range = (28.0, 90.0)  # length of a streak at depth 1, pixels (exposure time x speed of the fall)
+    width: Range = (0.55, 1.25)  # standard deviation of the profile across a streak at depth 1, pixels
+    depths: Range = (2, 4)  # number of depth layers
+    depth_step: float = 1.8  # ratio of the distances of two neighbouring layers; length and width shrink by it
+    density: Range = (12.0, 80.0)  # streaks in the nearest layer of a image of the reference size, drawn log-uniformly
+    # the next layer holds ``depth_step ** density_growth`` times as many (its volume is larger)
     density_growth: float = 1.9
+    # largest opacity of a streak at depth 1; the share of the exposure during which the drop covers a pixel
     opacity: Range = (0.3, 0.8)
-    depth_fading: float = 0.35
+    depth_fading: float = 0.35  # opacity falls with ``depth ** -depth_fading``
+    # radiance of a drop relative to the bright part of its surroundings, which it gathers from a wide field of
+    # view. A streak shows ``(1 - a) * background + a * drop``: it brightens what is dark the most.
     brightness: Range = (0.9, 1.6)
-    modulation: float = 0.25
-    veil_share: float = 0.4
+    modulation: float = 0.25  # relative variation of the brightness along a streak (the drop oscillates while it falls)
+    veil_share: float = 0.4  # share of the scenes that have mist
+    # largest opacity of the mist, in the far (upper) part of the image; nearer parts have none
     veil: Range = (0.04, 0.22)
+    # how much the distance also follows the scene, 0 to 1: bright parts, such as the sky, lie farther; a curtain
+    # of rain may hang at one side
     veil_depth: Range = (0.0, 0.0)
-    veil_light: Range = (0.8, 0.8)
+    veil_light: Range = (0.8, 0.8)  # radiance of the mist relative to the bright part of its surroundings
+    # by how many degrees the direction changes from the left to the right edge (a camera that moves or tilts)
     fan: Range = (0.0, 0.0)
-    clumping: Range = (0.0, 0.0)
-    taper: Range = (1.0, 1.0)
-    code_share: float = 0.0
-    added_share: float = 0.0
+    clumping: Range = (0.0, 0.0)  # how much the streaks keep to some parts of the image, as in curtains of rain, 0 to 1
+    taper: Range = (1.0, 1.0)  # how softly a streak ends, 0 (square) to 1
+    code_share: float = 0.0  # share of the scenes in which sRGB codes are mixed, as simple programs do, not light
+    added_share: float = 0.0  # share of the scenes in which rain only adds light and hides nothing
+    # number of layers of noise smeared along the fall, as image editors draw rain: what is too fine and dense to
+    # be told apart, or lines of one brightness, or patches
     sheets: Range = (0, 0)
-    sheet: Range = (0.05, 0.5)
-    grain: Range = (1.0, 4.0)
-    cover: Range = (0.5, 1.0)
+    sheet: Range = (0.05, 0.5)  # largest opacity of such a layer, drawn log-uniformly for each, as are the next three
+    grain: Range = (1.0, 4.0)  # size of its noise across the fall, pixels of the image itself, whatever its size
+    cover: Range = (0.5, 1.0)  # share of the image that it covers
+    # share of this that has its full opacity: small for soft streaks, large for flat ones with hard edges
     full: Range = (0.005, 0.1)
+    # share of these layers, and of the depth layers but the first, that fall in a direction of their own
     crossing: float = 0.0
+    # share of the scenes whose rain is drawn on the finished image, as in most public data sets: in one grey,
+    # ``grey``, an sRGB code / 255, whatever the scene's light is
     drawn_share: float = 0.0
     grey: Range = (0.55, 1.0)
 
 
 @dataclass(frozen=True)
 class DropParams(_Ranges):
-    """Raindrops on the lens or on a pane before it.
+    """Raindrops on the lens or on a pane before it."""
 
-    Attributes:
-        count: Drops on a image, drawn log-uniformly; the aspect ratio scales it, the resolution does not.
-        radius: Radius of a drop, pixels, drawn log-uniformly for each drop (small drops are many).
-        size_spread: Each scene draws its own sub-range of ``radius`` of this relative width.
-        merge: Mean number of further balls that grow into a drop's outline (metaballs).
-        trail_share: Share of the larger drops that have run down and left a trail of beads.
-        view: Half the field that a drop shows, relative to the image's shorter side (its image is minified).
-        defocus: Radius of the circle of confusion relative to a mean drop's radius: the camera is focused on the scene.
-        blades: Blades of the aperture whose shape the circle of confusion has; fewer than five make a disc.
-        opacity: Opacity in a drop's middle; less than 1 where the aperture looks past the drop.
-        rim: Darkening towards a drop's rim, where light is refracted out of the view (and Fresnel's reflection grows).
-        sky: Share of sky light in a drop's lower part, which an inverting lens fills with the upper surroundings.
-        highlight: Radiance of the specular highlight relative to the bright part of the surroundings.
-        film_share: Share of the scenes in which parts of the pane are wet all over and blur what is behind.
-        film: Standard deviation of that blur, pixels.
-        even: How far a drop shows the mean of a wide view, which its neighbours share, and not an image of the scene.
-    """
-
+    # drops on a image, drawn log-uniformly; the aspect ratio scales it, the resolution does not
     count: Range = (16.0, 80.0)
-    radius: Range = (4.5, 28.0)
-    size_spread: float = 0.6
-    merge: float = 0.8
-    trail_share: float = 0.15
+    radius: Range = (4.5, 28.0)  # radius of a drop, pixels, drawn log-uniformly for each drop (small drops are many)
+    size_spread: float = 0.6  # each scene draws its own sub-range of ``radius`` of this relative width
+    merge: float = 0.8  # mean number of further balls that grow into a drop's outline (metaballs)
+    trail_share: float = 0.15  # share of the larger drops that have run down and left a trail of beads
+    # half the field that a drop shows, relative to the image's shorter side (its image is minified)
     view: Range = (0.22, 0.5)
+    # radius of the circle of confusion relative to a mean drop's radius: the camera is focused on the scene
     defocus: Range = (0.12, 0.5)
+    # blades of the aperture whose shape the circle of confusion has; fewer than five make a disc
     blades: Range = (0, 0)
-    opacity: Range = (0.65, 0.97)
+    opacity: Range = (0.65, 0.97)  # opacity in a drop's middle; less than 1 where the aperture looks past the drop
+    # darkening towards a drop's rim, where light is refracted out of the view (and Fresnel's reflection grows)
     rim: Range = (0.35, 0.85)
+    # share of sky light in a drop's lower part, which an inverting lens fills with the upper surroundings
     sky: Range = (0.05, 0.4)
-    highlight: Range = (0.7, 2.0)
-    film_share: float = 0.0
-    film: Range = (0.0, 0.0)
+    highlight: Range = (0.7, 2.0)  # radiance of the specular highlight relative to the bright part of the surroundings
+    film_share: float = 0.0  # share of the scenes in which parts of the pane are wet all over and blur what is behind
+    film: Range = (0.0, 0.0)  # standard deviation of that blur, pixels
+    # how far a drop shows the mean of a wide view, which its neighbours share, and not an image of the scene
     even: Range = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class NightParams(_Ranges):
-    """Night made from a photograph taken by day.
+    """Night made from a photograph taken by day."""
 
-    Attributes:
-        ambient: Light left without lamps, relative to the day, drawn log-uniformly.
-        ambient_kelvin: Its colour temperature (moonlight and skyglow through a camera balanced for daylight).
-        lamps: Number of lamps that light the scene.
-        far_lamps: Number of distant lamps, visible as dots only.
-        lamp_kelvin: Colour temperature of the lamps: sodium to cold LED.
-        neon_share: Share of lamps in a saturated colour (signals, shop signs).
-        reach: Distance, relative to the shorter side, at which a lamp's light has halved.
-        lamp_power: Light of a lamp on the scene near it, relative to the day.
-        halo: Strength of the glow around a lamp (scattering in lens and air); clean and rainy image share it.
-        exposure: Mean that the camera's automatic exposure brings the linear image to, lamps not counted; less where
-            a few bright parts would be washed out.
-        shot_noise: Variance of the shot noise per unit of signal.
-        read_noise: Standard deviation of the read noise.
-        streak_gain: Brightness of falling rain lit by a lamp, relative to the scene lit by it (drops scatter forward).
-        drop_gain: The same for drops on the lens, which gather the lamps' light from their whole field of view.
-    """
-
-    ambient: Range = (0.02, 0.07)
+    ambient: Range = (0.02, 0.07)  # light left without lamps, relative to the day, drawn log-uniformly
+    # its colour temperature (moonlight and skyglow through a camera balanced for daylight)
     ambient_kelvin: Range = (7500.0, 14000.0)
-    lamps: Range = (1, 4)
-    far_lamps: Range = (0, 10)
-    lamp_kelvin: Range = (2000.0, 6500.0)
-    neon_share: float = 0.25
-    reach: Range = (0.2, 0.6)
-    lamp_power: Range = (0.15, 0.6)
+    lamps: Range = (1, 4)  # number of lamps that light the scene
+    far_lamps: Range = (0, 10)  # number of distant lamps, visible as dots only
+    lamp_kelvin: Range = (2000.0, 6500.0)  # colour temperature of the lamps: sodium to cold LED
+    neon_share: float = 0.25  # share of lamps in a saturated colour (signals, shop signs)
+    reach: Range = (0.2, 0.6)  # distance, relative to the shorter side, at which a lamp's light has halved
+    lamp_power: Range = (0.15, 0.6)  # light of a lamp on the scene near it, relative to the day
+    # strength of the glow around a lamp (scattering in lens and air); clean and rainy image share it
     halo: Range = (0.03, 0.2)
+    # mean that the camera's automatic exposure brings the linear image to, lamps not counted; less where a few
+    # bright parts would be washed out
     exposure: Range = (0.025, 0.07)
-    shot_noise: Range = (0.0001, 0.0012)
-    read_noise: Range = (0.0005, 0.003)
+    shot_noise: Range = (0.0001, 0.0012)  # variance of the shot noise per unit of signal
+    read_noise: Range = (0.0005, 0.003)  # standard deviation of the read noise
+    # brightness of falling rain lit by a lamp, relative to the scene lit by it (drops scatter forward)
     streak_gain: Range = (0.8, 2.4)
+    # the same for drops on the lens, which gather the lamps' light from their whole field of view
     drop_gain: Range = (2.0, 5.0)
 
 
 @dataclass(frozen=True)
 class HazeParams(_Ranges):
-    """Haze by day.
+    """Haze by day."""
 
-    Attributes:
-        far: Opacity at the greatest distance, at the top of the image.
-        near: Distance of the bottom, relative to the greatest.
-        relief: Standard deviation of the distance, relative to the greatest, beside its growth towards the top.
-        airlight: Radiance of the haze relative to the bright part of the surroundings.
-        tint: Standard deviation of the airlight's colour channels, relative.
-    """
-
-    far: Range = (0.4, 0.9)
-    near: Range = (0.05, 0.5)
+    far: Range = (0.4, 0.9)  # opacity at the greatest distance, at the top of the image
+    near: Range = (0.05, 0.5)  # distance of the bottom, relative to the greatest
+    # standard deviation of the distance, relative to the greatest, beside its growth towards the top
     relief: Range = (0.05, 0.2)
-    airlight: Range = (0.75, 1.1)
-    tint: float = 0.04
+    airlight: Range = (0.75, 1.1)  # radiance of the haze relative to the bright part of the surroundings
+    tint: float = 0.04  # standard deviation of the airlight's colour channels, relative
 
 
 @dataclass(frozen=True)
 class SnowParams(_Ranges):
-    """Falling snow by day.
+    """Falling snow by day."""
 
-    Attributes:
-        radius: Radius of a flake at depth 1, pixels.
-        length: Way that it falls while the shutter is open, pixels at depth 1.
-        angle: Direction of the fall common to the scene, degrees from the vertical.
-        angle_jitter: Standard deviation of a single flake's direction around it, degrees.
-        density: Flakes in the nearest layer of an image of the reference size, drawn log-uniformly.
-        depths: Number of depth layers.
-        depth_step: Ratio of the distances of two neighbouring layers; the next one holds its square times as many.
-        opacity: Opacity of a flake at depth 1.
-        depth_fading: Opacity falls with ``depth ** -depth_fading``.
-        defocus: Blur of the nearest flakes relative to their radius; it shrinks with the depth.
-        brightness: Radiance of a flake relative to the bright part of the surroundings.
-        veil: Snow too far to be resolved.
-    """
-
-    radius: Range = (1.5, 5.0)
-    length: Range = (0.0, 12.0)
-    angle: Range = (-45.0, 45.0)
-    angle_jitter: Range = (3.0, 20.0)
-    density: Range = (6.0, 50.0)
-    depths: Range = (2, 4)
+    radius: Range = (1.5, 5.0)  # radius of a flake at depth 1, pixels
+    length: Range = (0.0, 12.0)  # way that it falls while the shutter is open, pixels at depth 1
+    angle: Range = (-45.0, 45.0)  # direction of the fall common to the scene, degrees from the vertical
+    angle_jitter: Range = (3.0, 20.0)  # standard deviation of a single flake's direction around it, degrees
+    density: Range = (6.0, 50.0)  # flakes in the nearest layer of an image of the reference size, drawn log-uniformly
+    depths: Range = (2, 4)  # number of depth layers
+    # ratio of the distances of two neighbouring layers; the next one holds its square times as many
     depth_step: float = 1.8
-    opacity: Range = (0.5, 0.95)
-    depth_fading: float = 0.3
-    defocus: Range = (0.1, 0.5)
-    brightness: Range = (0.9, 1.3)
-    veil: HazeParams = field(default_factory=lambda: HazeParams(far=(0.0, 0.35)))
+    opacity: Range = (0.5, 0.95)  # opacity of a flake at depth 1
+    depth_fading: float = 0.3  # opacity falls with ``depth ** -depth_fading``
+    defocus: Range = (0.1, 0.5)  # blur of the nearest flakes relative to their radius; it shrinks with the depth
+    brightness: Range = (0.9, 1.3)  # radiance of a flake relative to the bright part of the surroundings
+    veil: HazeParams = field(default_factory=lambda: HazeParams(far=(0.0, 0.35)))  # snow too far to be resolved
 
 
 @dataclass(frozen=True)
 class CameraParams(_Ranges):
-    """What the weather and the camera do to a rainy image beside the rain; the clean one keeps its light and detail.
+    """What the weather and the camera do to a rainy image beside the rain; the clean one keeps its light and detail."""
 
-    Attributes:
-        dark_share: Share of the streaks by day before a darker scene of more contrast.
-        gain: Light that is left of such a scene.
-        gamma: Exponent that its light is raised to first.
-        contrast: How much steeper the middle of its tone curve is than the identity, 0 to 1; its ends are flatter.
-        jpeg_share: Share of the pairs that are compressed after the rain, both images alike.
-        jpeg: Quality of that JPEG.
-    """
-
-    dark_share: float = 0.0
-    gain: Range = (0.5, 1.0)
-    gamma: Range = (1.0, 1.6)
+    dark_share: float = 0.0  # share of the streaks by day before a darker scene of more contrast
+    gain: Range = (0.5, 1.0)  # light that is left of such a scene
+    gamma: Range = (1.0, 1.6)  # exponent that its light is raised to first
+    # how much steeper the middle of its tone curve is than the identity, 0 to 1; its ends are flatter
     contrast: Range = (0.0, 0.0)
-    jpeg_share: float = 0.0
-    jpeg: Range = (50.0, 95.0)
+    jpeg_share: float = 0.0  # share of the pairs that are compressed after the rain, both images alike
+    jpeg: Range = (50.0, 95.0)  # quality of that JPEG
 
 
 @dataclass(frozen=True)
@@ -315,8 +242,8 @@ _STREAK_KINDS = _kinds(
     # rain and fog on a street
     dict(length=(8, 60), width=(0.4, 1.5), density=(20, 250), opacity=(0.2, 0.9), veil_share=1, veil=(0.3, 0.95),
          veil_depth=(0.4, 1), veil_light=(0.25, 0.8), angle=(-25, 25), camera=dict(dark_share=0)),
-    # faint and thin, in a film
-    dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.5), depths=(1, 2), angle=(-20, 20),
+    # sparse and thin, in a film: faint ones, and bright ones
+    dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.95), depths=(1, 2), angle=(-20, 20),
          angle_jitter=(0, 3), veil_share=0.1, camera=dict(dark_share=0, jpeg_share=0.7)),
     # faint and broad, in a film
     dict(length=(25, 110), width=(1, 4), density=(3, 40), opacity=(0.08, 0.5), depths=(1, 2), angle=(-12, 12),

@@ -23,17 +23,11 @@ MIN_SIDE = 32
 
 
 class RainPair(NamedTuple):
-    """A rendered pair.
+    """A rendered pair."""
 
-    Attributes:
-        lq: Rainy image, (H, W, 3) uint8 RGB.
-        gt: Clean image of the same moment, (H, W, 3) uint8 RGB. By day it is the photograph itself.
-        mask: Opacity of the rain, (H, W) float32 in [0, 1]. Where it is 0, ``lq`` equals ``gt`` to the bit.
-    """
-
-    lq: np.ndarray
-    gt: np.ndarray
-    mask: np.ndarray
+    lq: np.ndarray  # rainy image, (H, W, 3) uint8 RGB
+    gt: np.ndarray  # clean image of the same moment, (H, W, 3) uint8 RGB. By day it is the photograph itself.
+    mask: np.ndarray  # opacity of the rain, (H, W) float32 in [0, 1]. Where it is 0, ``lq`` equals ``gt`` to the bit.
 
 
 def render_rain(

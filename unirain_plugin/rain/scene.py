@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 
-from unirain_plugin.errors import OptionError
+from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.rain.drops import add_drops
 from unirain_plugin.rain.light import LUMA, surroundings, to_codes, to_linear
 from unirain_plugin.rain.night import make_night
@@ -130,6 +130,14 @@ SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Render
     "haze": _haze,
 }
 """Rain type → renderer of one pair."""
+
+
+def check_renderers(names: Iterable[str], where: str) -> None:
+    """Refuse types that nothing renders; the OptionError names the nearest."""
+    for name in names:
+        if name not in SCENES:
+            hint = did_you_mean(name, SCENES)
+            raise OptionError(f"{where}: {name!r} is unknown; expected some of {', '.join(SCENES)}.{hint}")
 
 
 def render(photo: np.ndarray, rain_type: str, rng: np.random.Generator, params: RainParams) -> Rendered:

@@ -31,23 +31,15 @@ from unirain_plugin.toolbox import replaced
 
 @dataclass(frozen=True)
 class RunArguments:
-    """The command line of a run.
+    """The command line of a run."""
 
-    Attributes:
-        option_file: The YAML file.
-        root: Absolute folder below which ``experiments/``, ``results/`` and ``tb_logger/`` are written and looked up.
-        launcher: ``none``, ``pytorch`` (torchrun) or ``slurm``.
-        auto_resume: Go on from the newest complete checkpoint, if there is one.
-        debug: The toolbox's debug mode.
-        overrides: ``a:b=value`` entries of ``--force_yml``.
-    """
-
-    option_file: Path
+    option_file: Path  # the YAML file
+    # absolute folder below which ``experiments/``, ``results/`` and ``tb_logger/`` are written and looked up
     root: Path
-    launcher: str = "none"
-    auto_resume: bool = False
-    debug: bool = False
-    overrides: tuple[str, ...] = ()
+    launcher: str = "none"  # ``none``, ``pytorch`` (torchrun) or ``slurm``
+    auto_resume: bool = False  # go on from the newest complete checkpoint, if there is one
+    debug: bool = False  # the toolbox's debug mode
+    overrides: tuple[str, ...] = ()  # ``a:b=value`` entries of ``--force_yml``
 
     def toolbox_argv(self) -> list[str]:
         """The same for the toolbox's own parser. The overrides are applied by us: it would execute them as code."""

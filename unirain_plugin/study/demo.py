@@ -36,7 +36,6 @@ TRAINED = "trained here"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m unirain_plugin demo", description=__doc__)
     add = parser.add_argument
     add("--output", type=Path, default=Path("demo"), help="folder for everything it writes (%(default)s)")
@@ -65,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         f"datasets:val:dataroot={output / 'data/val'}",
         *(f"{section}:rain_types={listed}" for section in ("datasets:train", "datasets:val", "train:pixel_opt")),
     ]
+    if set(args.types) - set(RAIN_TYPES):  # haze's squared error would have every image darkened
+        overrides += ["train:pixel_opt:mode=equal", "train:pixel_opt:base:type=LogMSELoss"]
+        overrides += ["train:pixel_opt:base:loss_weight=1.0"]
     if args.iterations is not None:
         overrides += [f"train:total_iter={args.iterations}", f"train:scheduler:periods=[{args.iterations}]"]
     _run("unirain_plugin.train", TRAIN_OPTIONS, output, overrides)

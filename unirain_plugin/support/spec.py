@@ -40,20 +40,13 @@ Problems = list[Located]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a value must fulfil beside its type.
+    """What a value must fulfil beside its type."""
 
-    Attributes:
-        words: What is expected, behind the type's words (``≥ 1``); ``kind`` replaces those.
-        holds: Whether a value of the right type fulfils it.
-        choices: The allowed names, of which the nearest is named.
-        example: A sample value for messages.
-    """
-
-    words: str = ""
-    holds: Callable[[Any], bool] = lambda value: True
+    words: str = ""  # what is expected, behind the type's words (``≥ 1``); ``kind`` replaces those
+    holds: Callable[[Any], bool] = lambda value: True  # whether a value of the right type fulfils it
     kind: str = ""
-    choices: tuple[str, ...] = ()
-    example: str = ""
+    choices: tuple[str, ...] = ()  # the allowed names, of which the nearest is named
+    example: str = ""  # A sample value for messages
 
 
 def at_least(low: float, unit: str = "") -> Rule:

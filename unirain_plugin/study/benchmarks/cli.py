@@ -28,7 +28,6 @@ BENCHMARKS = {
 
 
 def usage() -> str:
-    """The text of ``--help``."""
     width = max(map(len, BENCHMARKS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in BENCHMARKS.items())
     return f"usage: python -m unirain_plugin benchmark WHAT [options]\n\n{rows}\n\nWHAT --help tells its own options.\n"
