@@ -30,7 +30,7 @@ COMMANDS = {
     "generate-meta-info": (f"{_PREPARATION}:generate_meta_info", "meta_info_file of pairs, or back"),
     "benchmark": (
         "unirain_plugin.study.benchmarks.cli",
-        "measure: arch, data, distill, distill-speed, metrics, retrieval, weights",
+        "measure: arch, data, distill, metrics, runtimes, startup, weights, …",
     ),
 }
 """Command name → (module, or ``module:function``; the default is ``main(argv) -> int | None``), one line of help."""

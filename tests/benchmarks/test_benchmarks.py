@@ -14,7 +14,7 @@ from unirain_plugin.compare.summary import Score
 from unirain_plugin.data.sources import close_environments
 from unirain_plugin.inference.loading import build_network
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.benchmarks import arch, data, metrics, runtimes, weights
+from unirain_plugin.study.benchmarks import arch, data, metrics, runtimes, startup, weights
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,7 @@ from unirain_plugin.study.benchmarks import arch, data, metrics, runtimes, weigh
         (["metrics", "--size", "10", "40"], "expected --size ≥ 11 11"),
         (["metrics", "--rounds", "0"], "expected --size ≥ 11 11"),
         (["metrics", "--threads", "0"], "expected --size ≥ 11 11"),
+        (["startup", "--rounds", "0"], "--rounds: expected 1 or more, found 0"),
         (["runtimes", "--runtimes", "onxruntime"], "--runtimes: unknown 'onxruntime'. Did you mean 'onnxruntime'"),
         (["runtimes", "--size", "8"], "expected --size ≥ 16 and --rounds ≥ 1; found 8 and 5"),
         (["weights", "--per-image", "0"], "--per-image: expected 1 or more, found 0"),
@@ -148,3 +149,14 @@ def test_smeared_noise_brightens_along_one_direction():
     assert (rain[..., 0] == rain[..., 2]).all()
     down, across = (np.abs(np.diff(rain[..., 0], axis=axis)).mean() for axis in (0, 1))
     assert down < 0.7 * across
+
+
+def test_startup_measures_whole_processes(monkeypatch, capsys):
+    programs = {startup.BASELINE: ("-c", "pass"), "read": ("-c", "open('input/a.png'), open('train.yml')")}
+    monkeypatch.setattr(startup, "PROGRAMS", programs)
+    assert cli.main(["benchmark", "startup", "--rounds", "1"]) == 0
+    table = capsys.readouterr().out
+    assert "| import torch | 1.00 | 1.00 | 1.00 |" in table and re.search(r"\| read( \| \d+\.\d\d){3} \|", table)
+    programs["wrong"] = ("-c", "raise SystemExit('no such thing')")
+    assert cli.main(["benchmark", "startup"]) == 2
+    assert "failed (1):\nno such thing" in capsys.readouterr().err

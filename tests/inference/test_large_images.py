@@ -35,7 +35,7 @@ def image_tensor(height, width):
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize(("piece", "strip_bytes"), [(3, 2**20), (17, 2**17), (64, 2**14)])
 def test_streamed_equals_whole(changes, piece, strip_bytes, monkeypatch):
-    monkeypatch.setattr(streamed, "STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(streamed, "_STRIP_BYTES", strip_bytes)
     net, x = random_network(**changes), image_tensor(61, 47)
     with torch.no_grad():
         whole = net(x)

@@ -13,7 +13,6 @@ from unirain_plugin.errors import CheckpointError, DataError, OptionError, UniRa
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     p = argparse.ArgumentParser(
         prog="app",
         description="Restore images in the browser: drop one, drag the slider, download the result. The server "
@@ -39,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted; returns the exit status.
 
-    An UniRainError if gradio is missing, the weights cannot be loaded, or the address cannot be taken.
+    A UniRainError if gradio is missing, the weights cannot be loaded, or the address cannot be taken.
     """
     args = parser().parse_args(argv)
     if args.max_megapixels <= 0:
@@ -93,7 +92,7 @@ def find_weights(paths: list[Path] | None) -> list[Path]:
 
 
 def serve(args: argparse.Namespace, restorer: object, defaults: object) -> None:
-    """Start the server and wait until it is interrupted; an UniRainError if the address is taken or not ours."""
+    """Start the server and wait until it is interrupted; a UniRainError if the address is taken or not ours."""
     from unirain_plugin.app.interface import build, theme
 
     blocks = build(restorer, defaults, args.device)

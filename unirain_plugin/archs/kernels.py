@@ -15,10 +15,9 @@ gradients, on a GPU, while a graph is captured and where operations are counted,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -305,17 +304,8 @@ STRIP_BYTES = 4 * 2**20
 """Bytes of a strip: twice the second-level cache of two cores (3 to 9 MiB measured equal, 1 and 2 MiB slower)."""
 
 
-class Region(NamedTuple):
-    """Rows top … bottom-1 and columns left … right-1 of a map."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
 Place = tuple[slice, slice]
-"""Rows and columns of a map."""
+"""Rows and columns of a map, with start and stop."""
 Strip = tuple[Place, Tensor]
 """A part of a map: where, and its values ``(rows, columns, channels)``."""
 
@@ -346,7 +336,7 @@ def expanded_strips(
     x: Tensor,
     expand: Tensor,
     depthwise: Tensor,
-    region: Region | None = None,
+    region: Place | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
     strip_bytes: int | None = None,
 ) -> Iterator[Strip]:
@@ -362,11 +352,13 @@ def expanded_strips(
         prepare: f, by pixel, for which x is taken row by row, each once; None for the identity.
         strip_bytes: Bytes of a strip of at least two rows; None for :data:`STRIP_BYTES`.
     """
-    region = region or Region(0, x.shape[0], 0, x.shape[1])
-    height, channels = region.bottom - region.top, len(expand)
-    left, right = max(region.left - 1, 0), min(region.right + 1, x.shape[1])
-    padding = int(region.right - region.left == x.shape[1])  # a part of the width gets columns of zeros instead
-    outside = (0, 0) if padding else (int(region.left == 0), int(region.right == x.shape[1]))
+    inner_rows, inner_columns = region or (slice(0, x.shape[0]), slice(0, x.shape[1]))
+    height, channels = inner_rows.stop - inner_rows.start, len(expand)
+    left, right = max(inner_columns.start - 1, 0), min(inner_columns.stop + 1, x.shape[1])
+    outside = int(inner_columns.start == 0), int(inner_columns.stop == x.shape[1])
+    padding = int(all(outside))
+    if padding:
+        outside = 0, 0  # else columns of zeros are made there
     columns = right - left + sum(outside)
     fitting = max((strip_bytes or STRIP_BYTES) // (columns * channels * expand.element_size()), 2)
     rows = -(-height // -(-height // fitting))
@@ -377,7 +369,7 @@ def expanded_strips(
         start, stop = 2 if top else 0, bottom - top + 2
         if top:
             strip[:2] = strip[rows:]
-        above = region.top + top - 1  # the map's row that the strip begins with
+        above = inner_rows.start + top - 1  # the map's row that the strip begins with
         first, last = max(above + start, 0), min(above + stop, x.shape[0])
         strip[start : first - above] = strip[last - above : stop] = 0
         pixels = x[first:last, left:right]
@@ -387,16 +379,16 @@ def expanded_strips(
             pixels = F.pad(pixels, (0, 0, *outside))
         torch.mm(pixels.flatten(0, 1), expand.t(), out=strip[first - above : last - above].flatten(0, 1))
         z = F.conv2d(whole[:, :stop].permute(0, 3, 1, 2), depthwise, padding=(0, padding), groups=channels)
-        rows_of_map = slice(region.top + top, region.top + bottom)
-        yield (rows_of_map, slice(region.left, region.right)), z[0].permute(1, 2, 0)
+        yield (slice(inner_rows.start + top, inner_rows.start + bottom), inner_columns), z[0].permute(1, 2, 0)
 
 
-def gated_strips(strips: Iterable[Strip], weights: Tensor | None) -> Iterator[Strip]:
+def gated_strips(strips: Iterable[Strip], weights: Mapping[Place, Tensor | None] | Tensor | None) -> Iterator[Strip]:
     """Yield w ⊗ (a ⊙ b) of strips of [a; b].
 
     Args:
         strips: Their values are ``(rows, columns, 2h)``.
-        weights: w, ``(H, W, E)``: each of E equal groups of the h channels is scaled by its own; None for no scaling.
+        weights: w, ``(H, W, E)``, or what gives it for a place, after the strip's values were computed: each of E equal
+            groups of the h channels is scaled by its own; None for no scaling.
     """
     for place, z in strips:
         yield place, _scaled(gate(z), None if weights is None else weights[place])

@@ -13,7 +13,6 @@ from unirain_plugin.metrics.protocols import PROTOCOLS, check_protocol
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     p = argparse.ArgumentParser(
         prog="compare",
         description="Compare models on test sets. What is finished is kept: the same command goes on where an earlier "
@@ -37,7 +36,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
     args = parser().parse_args(argv)
     options = _options(args)
     for name in args.protocol or ():

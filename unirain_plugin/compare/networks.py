@@ -258,7 +258,6 @@ def _context(device: str) -> multiprocessing.context.BaseContext:
 
 
 def _serve(connection: Connection, spec: NetworkSpec) -> None:
-    """Body of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process in order
     end_with_parent()
     try:

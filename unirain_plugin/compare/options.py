@@ -61,10 +61,7 @@ class ModelOptions:
         strict_load: Whether every weight must fit; false takes those that do and says how many.
         pad_multiple: The image's sides are padded (mirrored) to a multiple of this for the network and the result is
             cut back; null for the network's ``window_size`` where it has that argument (SwinIR), else 1.
-        tile: For this model, instead of the file's ``tile``; likewise ``overlap``, ``precision`` and ``sizes``.
-        overlap: See ``tile``.
-        precision: See ``tile``.
-        sizes: See ``tile``.
+        tile, overlap, precision, sizes: For this model, instead of the file's.
         results: Folder of finished images, searched with its subfolders and matched by stem.
         suffix: Text that the finished images' stems have behind the input's stem, such as ``_SwinIR``.
         pattern: Where each finished image is below ``results`` instead: ``{test_set}``, ``{rain_type}``, ``{image}``
@@ -110,7 +107,6 @@ class ModelOptions:
             yield "network", "expected a `type`, the name of a registered network such as UniRain or SwinIR."
 
     def check_pattern(self) -> Iterator[Problem]:
-        """The pattern can be filled in."""
         pattern = self.pattern or ""
         unknown = sorted(set(re.findall(r"{(\w*)}", pattern)) - _PLACEHOLDERS)
         if unknown:
@@ -297,7 +293,6 @@ class CompareOptions:
             yield "protocol", f"nothing follows it: `metrics` holds neither {' nor '.join(MEASURES)}."
 
     def check_reference(self) -> Iterator[Problem]:
-        """Differences are taken to a row."""
         if self.reference is not None and self.reference not in self.rows:
             text = f"there is no model '{self.reference}'; found {', '.join(self.rows)}."
             yield "reference", text + did_you_mean(self.reference, self.rows)
@@ -320,7 +315,6 @@ class CompareOptions:
 
     @property
     def output_folder(self) -> Path:
-        """Where everything goes."""
         return self.output or Path("results", "compare", self.name)
 
 
@@ -343,8 +337,12 @@ def parse_options(
     prepare_import()
     import_own(options.imports)
     from unirain_plugin.metrics.scoring import check_names  # the tables of known metrics
+    from unirain_plugin.rain.scene import check_renderers
 
     check_names(options.metrics, where)
+    for number, test_set in enumerate(options.test_sets):
+        if test_set.synthesize is not None:
+            check_renderers(test_set.synthesize.rain_types, f"{where}: test_sets[{number}].synthesize.rain_types")
     return options
 
 

@@ -39,7 +39,6 @@ class Claim(NamedTuple):
 
     @property
     def measure(self) -> str:
-        """``psnr`` or ``ssim``."""
         return "psnr" if self.value > 1 else "ssim"
 
     def is_met(self, value: float) -> bool:

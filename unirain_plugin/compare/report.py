@@ -329,7 +329,6 @@ def _latex(text: str) -> str:
 
 
 def markdown(outcome: Outcome, options: CompareOptions) -> str:
-    """All tables in Markdown."""
     metrics = outcome.directions
     scored = [m.name for m in outcome.comparison.models if m.status != UNTRAINED]
     parts = [f"## {outcome.comparison.name}\n"]
@@ -347,7 +346,6 @@ def markdown(outcome: Outcome, options: CompareOptions) -> str:
 
 
 def latex(outcome: Outcome, options: CompareOptions) -> str:
-    """All tables in LaTeX."""
     metrics = outcome.directions
     scored = list(dict.fromkeys(r.model for r in outcome.comparison.results))
     parts = ["% Needs \\usepackage{booktabs,graphicx}.\n"]
@@ -417,7 +415,6 @@ def _write_page(outcome: Outcome, path: Path, protocol: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold."""
     if is_dataclass(value):
         value = vars(value)
     if isinstance(value, Mapping):

@@ -131,8 +131,8 @@ def _outcome(
     for name in sets:
         images = {c.sample.image: c.sample.rain_type for c in checked if c.sample.test_set == name}
         if images:
-            metrics_of = outcome.directions, outcome.reference, options.bootstrap
-            outcome.summaries.append(summarise(results, every, name, images, *metrics_of))
+            how = outcome.directions, outcome.reference, options.bootstrap
+            outcome.summaries.append(summarise(results, every, name, images, *how))
     outcome.failures = [f"{m.name}: {m.status}" for m in models if m.status not in (OK, UNTRAINED)]
     outcome.remarks = [f"{row.name}: {text}" for row in rows for text in row.remarks if text != UNTRAINED]
     if not results:

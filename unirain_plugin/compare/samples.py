@@ -58,7 +58,6 @@ class Source:
         return decode(self.read(), str(self))
 
     def digest(self) -> str:
-        """SHA-256 of the bytes."""
         return hashlib.sha256(self.read()).hexdigest()
 
 

@@ -27,6 +27,7 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
     """
     places = options.images if isinstance(options.images, list) else [options.images]
     first = places[0] if places[0].is_dir() else places[0].parent
+    known = KNOWN_TYPES if options.rain_types_from_folders is True else options.rain_types_from_folders
     found: dict[str, Reference] = {}
     files: dict[str, tuple[Reference, Path]] = {}
     for place in places:
@@ -34,7 +35,7 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
             if place is not places[0] and not named:
                 reference.id = path_from(first, reference.path).removeprefix("./")
             if reference.rain_type is None and options.rain_types_from_folders:
-                folders = [part for part in Path(reference.id).parts[:-1] if part in KNOWN_TYPES]
+                folders = [part for part in Path(reference.id).parts[:-1] if part in known]
                 reference.rain_type = folders[-1] if folders else None
             if len(places) > 1:
                 before, other = files.setdefault(path_from(first, reference.path), (reference, place))

@@ -8,8 +8,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unirain_plugin.data.manifest import parse_record
 from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Candidate, Reference
@@ -81,16 +79,12 @@ class Context:
             reference.caption, reference.measurements = line["caption"], line["measurements"]
         return self.references
 
-    @cached_property
-    def _offsets(self) -> np.ndarray:
-        return load_rows(self.workspace.shard("inputs", 0), "offsets")
-
     def candidates(self, shard: int) -> list[Candidate]:
         """The candidates of a shard as listed; the id is the rainy image's name in the manifest."""
         job, options, size = self.job, self.options.candidates, self.options.shard_size
         first = shard * size
         with open(job.manifest, "rb") as file:
-            file.seek(int(self._offsets[shard]))
+            file.seek(int(load_rows(self.workspace.shard("inputs", 0), "offsets")[shard]))
             lines = [file.readline() for _ in range(min(size, job.candidates - first))]
         candidates = []
         for number, line in enumerate(lines, first + 1):

@@ -23,9 +23,9 @@ class ReferenceOptions:
     # A folder (searched recursively) or a list file: one path a line, or JSON lines with ``image`` and, where
     # known, ``rain_type`` and ``id``; or several of them. Paths in a list are relative to the list's folder.
     images: Path | Annotated[list[Path], filled]
-    # read an image's rain type from a folder of that name above it (``nrs/…``). It only measures retrieval; no
-    # decision uses it.
-    rain_types_from_folders: bool = True
+    # read an image's rain type from a folder of that name above it (``nrs/…``), one of the package's types or of these
+    # names. It only measures retrieval; no decision uses it.
+    rain_types_from_folders: bool | list[str] = True
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from math import prod
+from math import inf, prod
 from pathlib import Path
 
 import torch
@@ -29,28 +29,27 @@ from torch import Tensor, nn
 
 from unirain_plugin.archs.blocks import TransformerBlock, pad_to_multiple
 from unirain_plugin.archs.kernels import (
-    STRIP_BYTES,
-    Region,
+    Place,
     Strip,
     attention_sums,
     compute_dtype,
     expanded_strips,
-    gate,
+    gated_strips,
     linear,
     wants_slow_bfloat16,
 )
 from unirain_plugin.archs.mixtures import HardMoE, choose_top_k, pool_windows, spread_windows
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.errors import DataError
-from unirain_plugin.support.resources import free_memory
 
 RESERVE = 0.5
-"""Share of the free memory that maps may take before they go to a scratch file."""
+"""Share of the free memory that maps may take."""
 
 _BAND_BYTES = 2**24
 """Bytes of a band of rows on the CPU, of which a convolution computes those at the edge twice."""
-_LEAST_ROWS = 8
-"""Rows of a strip on the CPU, where the map is divided into blocks of columns for them."""
+_STRIP_BYTES, _LEAST_ROWS = 2**23, 8
+"""Bytes of a strip on the CPU (half of them: 1.04 of the time), and its rows, for which maps are cut into blocks of
+columns."""
 
 
 class MapStore:
@@ -59,14 +58,14 @@ class MapStore:
     Args:
         device: Where pieces are computed.
         piece: Edge in pixels of the square whose area a piece has at most; on the CPU pieces fit the cache as well.
-        limit: Bytes of maps that are kept in memory; None for half of what is free. Beyond it maps lie in files of
-            the temporary folder (``TMPDIR``), which exist only as long as they are used.
+        limit: Bytes of maps that are kept in memory. Beyond it maps lie in files of the temporary folder (``TMPDIR``),
+            which exist only as long as they are used.
     """
 
-    def __init__(self, device: torch.device, piece: int, limit: int | None = None) -> None:
+    def __init__(self, device: torch.device, piece: int, limit: float = inf) -> None:
         self.device = device
         self.area = piece * piece
-        self.free = {torch.device("cpu"): int(RESERVE * free_memory()) if limit is None else limit}
+        self.free = {torch.device("cpu"): limit}
         if device.type == "cuda":
             self.free = {device: int(RESERVE * torch.cuda.mem_get_info(device)[0]), **self.free}
 
@@ -109,7 +108,7 @@ class MapStore:
         needed = self.area * channels * 4
         if self.device.type != "cpu":
             return _evenly(width, width), needed
-        return _evenly(width, STRIP_BYTES // (4 * channels * _LEAST_ROWS)), min(STRIP_BYTES, needed)
+        return _evenly(width, _STRIP_BYTES // (4 * channels * _LEAST_ROWS)), min(_STRIP_BYTES, needed)
 
     def read(self, source: Tensor, top: int, bottom: int, halo: int = 0) -> tuple[Tensor, int]:
         """A piece on the computing device, with up to ``halo`` more rows on both sides where the map has them.
@@ -230,14 +229,10 @@ class _Streamed:
     def _feed_forward(self, block: TransformerBlock, x: Tensor, out: Tensor, routing: _Routing) -> None:
         """Write x + feed_forward(norm(x)) to ``out``."""
         experts, chosen = getattr(block.feed_forward, "experts", block.feed_forward), routing.decide()
-        index = torch.tensor(chosen, device=self.store.device)
-        expand = experts.expand[index].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
-        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[index].transpose(0, 1).flatten(0, 2)
-        project = experts.project[index].transpose(0, 1).flatten(1).to(self.dtype)
-        for place, z in self._strips(x, block.norm2, expand, depthwise, routing.see):
-            product = gate(z)
-            if (weights := routing.weights(*place)) is not None:
-                product.unflatten(-1, (len(chosen), -1)).mul_(weights.to(self.dtype).unsqueeze(-1))
+        expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
+        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)
+        project = experts.project[chosen].transpose(0, 1).flatten(1).to(self.dtype)
+        for place, product in gated_strips(self._strips(x, block.norm2, expand, depthwise, routing.see), routing):
             torch.add(x[place], linear(product, project).to(x.device), out=out[place])
 
     def _strips(
@@ -260,7 +255,7 @@ class _Streamed:
                     see(pixels[:, halo : halo + columns])
                 return pixels
 
-            region = Region(0, height, left, right)
+            region = slice(0, height), slice(left, right)
             yield from expanded_strips(x, expand, depthwise, region, prepare, strip_bytes)
 
 
@@ -288,26 +283,27 @@ class _Routing:
         else:
             self._means.append(x.sum((0, 1, 2), dtype=torch.float32))
 
-    def decide(self) -> list[int]:
-        """The experts that run, from what was observed."""
+    def decide(self) -> Tensor:
+        """The numbers of the experts that run, from what was observed; a GPU's host does not wait for them."""
+        experts = getattr(self.layer, "experts", self.layer)
+        everyone = torch.arange(experts.num_experts, device=experts.expand.device)
         if not self.needs_overview:
-            return list(range(getattr(self.layer, "experts", self.layer).num_experts))
+            return everyone
         if self.kind == "window":
             means = torch.cat(self._means, 1)
         else:
             means = torch.stack(self._means).sum(0).div(self.size[0] * self.size[1]).view(1, 1, 1, -1)
         logits = self.layer.router(means)
-        experts = list(range(logits.shape[-1]))
         if not isinstance(self.layer, HardMoE):
             self._weights = logits.softmax(-1)[0]
-            return experts
+            return everyone
         chosen, weights, _ = choose_top_k(logits.flatten(1, 2), self.layer.top_k)
         if self.kind == "window":
             mask = torch.zeros_like(logits).flatten(1, 2).scatter(-1, chosen, weights)
             self._weights = mask.view_as(logits)[0]
-            return experts
+            return everyone
         self._weights = weights if self.layer.top_k > 1 else None  # the weight of a single expert is 1
-        return chosen.flatten().tolist()
+        return chosen.flatten()
 
     def see(self, x: Tensor) -> None:
         """Where routing is by pixel: more of the normalised map, ``(rows, columns, C)``, below what was seen."""
@@ -315,8 +311,9 @@ class _Routing:
             new = self.layer.router(x).softmax(-1)
             self._weights = new if self._weights is None else torch.cat([self._weights, new])
 
-    def weights(self, rows: slice, columns: slice) -> Tensor | None:
-        """The experts' weights in a block, ``(rows, columns, E)`` or broadcastable; None where they are 1."""
+    def __getitem__(self, place: Place) -> Tensor | None:
+        """The experts' weights in a strip, ``(rows, columns, E)`` or broadcastable; None where they are 1."""
+        rows, columns = place
         if self.kind == "pixel":
             weights, rest = self._weights.tensor_split([rows.stop - rows.start])
             self._weights = rest if len(rest) else None

@@ -312,7 +312,6 @@ def _meta_info_parser() -> argparse.ArgumentParser:
 
 
 def _add_pair_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add the options that choose pairs."""
     source = parser.add_mutually_exclusive_group(required=required)
     text = "pairs from manifests; paths are relative to the folder of each"
     source.add_argument("--manifest", nargs="+", metavar="FILE", help=text)
@@ -333,7 +332,6 @@ def _number(text: str, least: int = 1) -> int:
 
 
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--convert`` and ``--max-megapixels``."""
     add_limit_argument(parser)
     text = f"accept these kinds of images as OpenCV converts them: {', '.join(CONVERSIONS)}"
     parser.add_argument("--convert", nargs="+", default=[], metavar="KIND", choices=CONVERSIONS, help=text)

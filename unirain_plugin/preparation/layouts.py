@@ -66,7 +66,6 @@ class Part:
     source: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what belongs together; else OptionError."""
         if self.rule not in RULES:
             hint = did_you_mean(self.rule, RULES)
             raise OptionError(f"rule: expected one of {', '.join(RULES)}, found {self.rule!r}.{hint}")
@@ -98,11 +97,9 @@ class Part:
                     raise OptionError(f"{key}: {{{name}}} is no field of lq ({', '.join(fields)}).{hint}")
 
     def lq_regex(self) -> re.Pattern[str]:
-        """Compile the pattern of the rainy images."""
         return self._compile(self.lq)
 
     def gt_regexes(self) -> list[re.Pattern[str]]:
-        """Compile the patterns of the clean images."""
         return [self._compile(pattern) for pattern in self.gt]
 
     def _compile(self, pattern: str) -> re.Pattern[str]:
@@ -155,7 +152,6 @@ def load_layout(path: str) -> Layout:
 
 @cache
 def public_layouts() -> dict[str, Layout]:
-    """All layouts of ``layouts.yml`` by name."""
     rows = read_option_file(Path(__file__).with_suffix(".yml")).opt["layouts"]
     return {row["name"]: parse_layout(row, row["name"]) for row in rows}
 

@@ -316,8 +316,9 @@ def split_halves(
             f"{path}: {os.path.basename(written)} is there too, and the halves of both would get that name; rename one."
         )
     pixels, middle = image.decode(), image.width // 2
-    halves = {"left": pixels[:, :middle], "right": pixels[:, middle:]}
+    left, right = pixels[:, :middle], pixels[:, middle:]
+    lq, gt = (left, right) if rainy_half == "left" else (right, left)
     pair = ManifestRecord(f"input/{written}", f"target/{written}", rain_type, source)
-    write_png(os.path.join(output, pair.lq), halves.pop(rainy_half))
-    write_png(os.path.join(output, pair.gt), *halves.values())
+    write_png(os.path.join(output, pair.lq), lq)
+    write_png(os.path.join(output, pair.gt), gt)
     return pair

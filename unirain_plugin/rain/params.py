@@ -277,25 +277,20 @@ _STREAKS = StreakParams(
     veil_share=0.4, veil=(0.03, 0.5), veil_light=(0.3, 1.0), fan=(-15.0, 15.0), clumping=(0.0, 1.0), taper=(0.0, 1.0),
     code_share=0.5, added_share=0.3
 )  # fmt: skip
+_DRAWN = replace(_STREAKS, depths=(0, 1), drawn_share=1, veil_share=0)
 _DROPS = DropParams(
-    view=(0.3, 1.5),
-    blades=(0, 9),
-    sky=(0.0, 1.2),
-    rim=(-0.6, 0.9),
-    opacity=(0.7, 1.0),
-    film_share=0.25,
-    film=(0.7, 5.0),
-    even=(0.0, 1.0),
-    glare=(0.0, 0.25),
-)
+    view=(0.3, 1.5), blades=(0, 9), sky=(0.0, 1.2), rim=(-0.6, 0.9), opacity=(0.7, 1.0), film_share=0.25,
+    film=(0.7, 5.0), even=(0.0, 1.0)
+)  # fmt: skip
 
 
-def _kinds(part: str, base: StreakParams | DropParams, *changes: dict) -> tuple[RainParams, ...]:
+def _kinds(part: str, base: StreakParams | DropParams, dark_share: float, *changes: dict) -> tuple[RainParams, ...]:
     """One table of ranges for each kind of rain."""
+    camera = replace(_CAMERA, dark_share=dark_share)
     return tuple(
         RainParams(
             night=_NIGHT,
-            camera=replace(_CAMERA, **change.pop("camera", {})),
+            camera=replace(camera, **change.pop("camera", {})),
             daylight=(0.1, 1.0),
             **{part: replace(base, **change)},
         )
@@ -306,6 +301,7 @@ def _kinds(part: str, base: StreakParams | DropParams, *changes: dict) -> tuple[
 _STREAK_KINDS = _kinds(
     "streaks",
     _STREAKS,
+    0.3,
     # fine, sharp lines
     dict(length=(8, 70), width=(0.3, 1.2), density=(15, 300), opacity=(0.2, 0.95), sheets=(0, 1), sheet=(0.01, 0.15)),
     # few near ones, broad and out of focus, before far ones
@@ -319,37 +315,8 @@ _STREAK_KINDS = _kinds(
     # rain and fog on a street
     dict(length=(8, 60), width=(0.4, 1.5), density=(20, 250), opacity=(0.2, 0.9), veil_share=1, veil=(0.3, 0.95),
          veil_depth=(0.4, 1), veil_light=(0.25, 0.8), angle=(-25, 25), camera=dict(dark_share=0)),
-    # fine and dense, drawn before a scene of more contrast (Rain800)
-    dict(length=(8, 45), depths=(0, 1), density=(30, 800), opacity=(0.05, 0.5), width=(0.5, 1.5), angle=(-35, 35),
-         sheets=(1, 2), sheet=(0.1, 0.6), grain=(0.8, 2.5), cover=(0.8, 1), drawn_share=1, grey=(0.6, 1),
-         added_share=0.3, veil_share=0,
-         camera=dict(dark_share=0.9, gain=(0.8, 1.25), gamma=(0.9, 1.3), contrast=(0, 0.7))),
-    # bright before the dark, as screened layers show it (Rain800)
-    dict(length=(10, 60), depths=(0, 1), density=(30, 800), opacity=(0.1, 0.7), width=(0.5, 2), sheets=(1, 2),
-         sheet=(0.2, 0.9), grain=(0.8, 3), cover=(0.3, 1), drawn_share=1, grey=(0.8, 1), added_share=0.1,
-         veil_share=0, camera=dict(dark_share=0)),
-    # one grey that darkens what is light (NiteDR)
-    dict(length=(25, 70), depths=(0, 1), density=(15, 300), opacity=(0.1, 0.5), width=(0.5, 1.5), sheets=(1, 2),
-         sheet=(0.15, 0.6), grain=(0.9, 2.5), cover=(0.4, 0.95), drawn_share=1, grey=(0.55, 0.85), code_share=1,
-         added_share=0, veil_share=0, camera=dict(dark_share=0)),
-    # sparse and added, thin (Rain100L)
-    dict(length=(30, 90), depths=(0, 1), density=(10, 100), opacity=(0.1, 0.7), width=(0.4, 1.2), angle=(-40, 40),
-         angle_jitter=(0, 3), sheets=(1, 3), sheet=(0.08, 0.6), grain=(0.8, 2.5), cover=(0.05, 0.4), drawn_share=1,
-         grey=(0.9, 1), added_share=1, veil_share=0, camera=dict(dark_share=0)),
-    # sparse and added, of many widths up to broad patches (Rain100L)
-    dict(length=(30, 100), depths=(0, 1), density=(5, 60), opacity=(0.1, 0.7), width=(0.8, 3), angle=(-40, 40),
-         angle_jitter=(0, 3), sheets=(2, 4), sheet=(0.05, 0.6), grain=(1, 6), cover=(0.05, 0.35), drawn_share=1,
-         grey=(0.9, 1), added_share=1, veil_share=0, camera=dict(dark_share=0)),
-    # a downpour of flat lines in several directions, added (Rain100H)
-    dict(length=(25, 110), depths=(0, 2), density=(20, 150), opacity=(0.2, 0.8), width=(0.5, 2), angle_jitter=(0, 4),
-         sheets=(1, 3), sheet=(0.15, 0.65), grain=(0.8, 3.5), cover=(0.2, 0.9), full=(0.05, 0.8), crossing=0.4,
-         drawn_share=1, grey=(0.9, 1), added_share=0.9, veil_share=0, camera=dict(dark_share=0)),
-    # a downpour, drawn
-    dict(length=(20, 120), width=(0.6, 2.5), density=(60, 400), opacity=(0.3, 0.9), depths=(1, 3), angle_jitter=(0, 4),
-         sheets=(0, 2), sheet=(0.05, 0.5), crossing=0.2, drawn_share=1, grey=(0.8, 1), added_share=0.8, veil_share=0,
-         camera=dict(dark_share=0)),
-    # faint and thin, in a film
-    dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.5), depths=(1, 2), angle=(-20, 20),
+    # sparse and thin, in a film: faint ones, and bright ones
+    dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.95), depths=(1, 2), angle=(-20, 20),
          angle_jitter=(0, 3), veil_share=0.1, camera=dict(dark_share=0, jpeg_share=0.7)),
     # faint and broad, in a film
     dict(length=(25, 110), width=(1, 4), density=(3, 40), opacity=(0.08, 0.5), depths=(1, 2), angle=(-12, 12),
@@ -357,9 +324,39 @@ _STREAK_KINDS = _kinds(
     # short exposures and splashes
     dict(length=(2, 14), width=(0.5, 2), density=(20, 300), opacity=(0.15, 0.9), angle_jitter=(0, 20)),
 )  # fmt: skip
+_DRAWN_KINDS = _kinds(
+    "streaks",
+    _DRAWN,
+    0.0,
+    # fine and dense, drawn before a scene of more contrast (Rain800)
+    dict(length=(8, 45), density=(30, 800), opacity=(0.05, 0.5), width=(0.5, 1.5), angle=(-35, 35), sheets=(1, 2),
+         sheet=(0.1, 0.6), grain=(0.8, 2.5), cover=(0.8, 1), grey=(0.6, 1), added_share=0.3,
+         camera=dict(dark_share=0.9, gain=(0.8, 1.25), gamma=(0.9, 1.3), contrast=(0, 0.7))),
+    # bright before the dark, as screened layers show it (Rain800)
+    dict(length=(10, 60), density=(30, 800), opacity=(0.1, 0.7), width=(0.5, 2), sheets=(1, 2), sheet=(0.2, 0.9),
+         grain=(0.8, 3), cover=(0.3, 1), grey=(0.8, 1), added_share=0.1),
+    # one grey that darkens what is light (NiteDR)
+    dict(length=(25, 70), density=(15, 300), opacity=(0.1, 0.5), width=(0.5, 1.5), sheets=(1, 2), sheet=(0.15, 0.6),
+         grain=(0.9, 2.5), cover=(0.4, 0.95), grey=(0.55, 0.85), code_share=1, added_share=0),
+    # sparse and added, thin (Rain100L)
+    dict(length=(30, 90), density=(10, 100), opacity=(0.1, 0.7), width=(0.4, 1.2), angle=(-40, 40),
+         angle_jitter=(0, 3), sheets=(1, 3), sheet=(0.08, 0.6), grain=(0.8, 2.5), cover=(0.05, 0.4), grey=(0.9, 1),
+         added_share=1),
+    # sparse and added, of many widths up to broad patches (Rain100L)
+    dict(length=(30, 100), density=(5, 60), opacity=(0.1, 0.7), width=(0.8, 3), angle=(-40, 40), angle_jitter=(0, 3),
+         sheets=(2, 4), sheet=(0.05, 0.6), grain=(1, 6), cover=(0.05, 0.35), grey=(0.9, 1), added_share=1),
+    # a downpour of flat lines in several directions, added (Rain100H)
+    dict(length=(25, 110), depths=(0, 2), density=(20, 150), opacity=(0.2, 0.8), width=(0.5, 2), angle_jitter=(0, 4),
+         sheets=(1, 3), sheet=(0.15, 0.65), grain=(0.8, 3.5), cover=(0.2, 0.9), full=(0.05, 0.8), crossing=0.4,
+         grey=(0.9, 1), added_share=0.9),
+    # a downpour, drawn
+    dict(length=(20, 120), width=(0.6, 2.5), density=(60, 400), opacity=(0.3, 0.9), depths=(1, 3),
+         angle_jitter=(0, 4), sheets=(0, 2), sheet=(0.05, 0.5), crossing=0.2, grey=(0.8, 1), added_share=0.8),
+)  # fmt: skip
 _DROP_KINDS = _kinds(
     "drops",
     _DROPS,
+    0.3,
     # small ones a little out of focus
     dict(count=(60, 500), radius=(1.5, 7), defocus=(0.2, 1.2), highlight=(0.2, 4)),
     # discs and patches far out of focus
@@ -367,20 +364,11 @@ _DROP_KINDS = _kinds(
     # large ones out of focus
     dict(count=(15, 150), radius=(5, 18), defocus=(0.4, 2.5), highlight=(0.0, 8)),
     # large pale discs and patches (RainDrop)
-    dict(
-        count=(8, 90),
-        radius=(5, 30),
-        defocus=(0.25, 1.2),
-        opacity=(0.15, 0.8),
-        rim=(-0.5, 0.3),
-        even=(0.6, 1),
-        highlight=(0.0, 1.5),
-        merge=1.2,
-        glare=(0, 0.4),
-    ),
+    dict(count=(8, 90), radius=(5, 30), defocus=(0.25, 1.2), opacity=(0.15, 0.8), rim=(-0.5, 0.3), even=(0.6, 1),
+         highlight=(0.0, 1.5), merge=1.2),
     # dark-rimmed ones on a windscreen
     dict(count=(8, 60), radius=(5, 45), defocus=(0.03, 0.4), highlight=(0, 2.5), rim=(0.4, 0.98), sky=(0, 0.6)),
-)
-REAL_RAIN = {"drs": _STREAK_KINDS, "drd": _DROP_KINDS, "nrs": _STREAK_KINDS, "nrd": _DROP_KINDS}
+)  # fmt: skip
+REAL_RAIN = dict.fromkeys(("drs", "nrs"), _STREAK_KINDS + _DRAWN_KINDS) | dict.fromkeys(("drd", "nrd"), _DROP_KINDS)
 """Rain type → kinds of rain that photographs of real rain and public test sets show, for training: each has ranges of
 its own, and every pair draws one of them."""

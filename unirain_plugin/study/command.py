@@ -39,7 +39,6 @@ RECORD = "options.json"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="reproduce", description=__doc__.split("\n\n", 1)[1], allow_abbrev=False)
     add = parser.add_argument
     add("-opt", "--opt", type=Path, required=True, metavar="FILE", help="option file: options/reproduce/NAME.yml")

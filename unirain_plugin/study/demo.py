@@ -36,7 +36,6 @@ TRAINED = "trained here"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m unirain_plugin demo", description=__doc__)
     add = parser.add_argument
     add("--output", type=Path, default=Path("demo"), help="folder for everything it writes (%(default)s)")

@@ -150,7 +150,6 @@ class RecordedRun(TrainingRun):
 
     @property
     def folder(self) -> Path:
-        """The experiment's folder."""
         return Path(self.model.opt["path"]["experiments_root"])
 
     def figures(self) -> dict[str, dict[str, Any]]:

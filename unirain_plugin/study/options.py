@@ -13,6 +13,7 @@ from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.rain.scene import check_renderers
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_KINDS
 from unirain_plugin.support.packages import import_own
@@ -78,7 +79,6 @@ class DataOptions:
     )  # fmt: skip
 
     def check_kinds(self) -> Iterator[Problem]:
-        """The planter knows them."""
         known = [kind for kind in (*KINDS, *FURTHER_KINDS, *RAIN_KINDS) if kind != DUPLICATE]
         yield from _unknown("bad_kinds", self.bad_kinds, known)
 
@@ -132,12 +132,10 @@ class ReproduceOptions:
     tolerance: Annotated[float, above(0), below(1)] = 0.05
 
     def check_seeds(self) -> Iterator[Problem]:
-        """Each run is another one."""
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"found {list(self.seeds)}; expected different numbers."
 
     def check_photographs(self) -> Iterator[Problem]:
-        """Something is measured on."""
         if self.photographs is not None and self.photographs.val is None and self.test_sets is None:
             yield ("photographs", "val"), "is missing: expected a folder of held-out photographs, or `test_sets`."
 
@@ -204,6 +202,7 @@ def load_options(path: Path, folders: Mapping[str, object] | None = None) -> Rep
     document = read_option_file(path)
     options = parse_options({**document.opt, **(folders or {})}, document.file, document.lines)
     import_own(options.imports, path.parent)
+    check_renderers(options.data.rain_types, f"{document.file}: data.rain_types")
     return options
 
 

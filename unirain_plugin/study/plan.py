@@ -61,7 +61,6 @@ class GridRun:
 
     @property
     def name(self) -> str:
-        """Name of the experiment."""
         return f"{self.variant.name}_s{self.seed}"
 
 

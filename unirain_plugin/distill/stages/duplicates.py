@@ -157,17 +157,14 @@ class FindDuplicates(Stage):
             blocks = row_blocks(context.workspace, "candidates", "planes", shards)
             keys = np.concatenate([band_keys(np.asarray(block)) for block in blocks])
             rows = np.flatnonzero(digests.any(axis=1))  # the others could not be read
-            planes, load = (lambda i, get=get: get(int(rows[i])) for get in (self._planes, context.candidate))
-            found = find_duplicates(keys[rows], digests[rows], planes, load)
+            size = context.options.shard_size
+            opened = lru_cache(maxsize=256)(lambda s: load_rows(context.workspace.shard("candidates", s), "planes"))
+            found = find_duplicates(
+                keys[rows],
+                digests[rows],
+                planes=lambda i: opened(int(rows[i]) // size)[rows[i] % size],
+                load=lambda i: context.candidate(int(rows[i])),
+            )
             original[rows] = np.where(found >= 0, rows[np.maximum(found, 0)], -1) if len(rows) else original[rows]
         with context.workspace.writing(self.name, shard) as folder:
             save_rows(folder, "original", original)
-
-    def _planes(self, number: int) -> np.ndarray:
-        shard, row = divmod(number, self.context.options.shard_size)
-        return _open_planes(self.context, shard)[row]
-
-
-@lru_cache(maxsize=256)
-def _open_planes(context: Context, shard: int) -> np.ndarray:
-    return load_rows(context.workspace.shard("candidates", shard), "planes")

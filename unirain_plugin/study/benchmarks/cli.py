@@ -20,6 +20,7 @@ BENCHMARKS = {
     "distill-speed": (f"{_HERE}.distill_speed", "default pipeline: candidates a second from the disk"),
     "weights": (f"{_HERE}.weights", "trained weights: gains on rain they have not seen, harm to clean images"),
     "metrics": (f"{_HERE}.metrics", "PSNR and SSIM at 4K: time and value against the toolbox's"),
+    "startup": (f"{_HERE}.startup", "whole processes that restore, train or distill little, against import torch"),
     "runtimes": (f"{_HERE}.runtimes", "exported weights in onnxruntime, OpenVINO, OpenCV, int8"),
     "retrieval": (f"{_HERE}.retrieval", "cascade at 2 M × 100 k; SSIM against the toolbox's loop"),
 }
@@ -27,7 +28,6 @@ BENCHMARKS = {
 
 
 def usage() -> str:
-    """The text of ``--help``."""
     width = max(map(len, BENCHMARKS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in BENCHMARKS.items())
     return f"usage: python -m unirain_plugin benchmark WHAT [options]\n\n{rows}\n\nWHAT --help tells its own options.\n"

@@ -43,7 +43,6 @@ class Case(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print. Returns the exit status."""
     args = _parser().parse_args(argv)
     expect_least(args, 1, "images", "crops", "repeats", "gt_size")
     import torch

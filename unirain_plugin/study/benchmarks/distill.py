@@ -142,7 +142,6 @@ class Judge:
             voter.setup(records)
 
     def __call__(self, pair: Pair) -> Judgement:
-        """Vote and decide."""
         task = VoteTask(candidate_of(pair, "pair"), [])
         votes = [voter.vote([task])[0] for voter in self._voters]
         severities = sorted(vote.details.get("severity", 1.0) for vote in votes)

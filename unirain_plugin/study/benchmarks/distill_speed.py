@@ -26,7 +26,6 @@ from unirain_plugin.support.files import write_png
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print. Returns the exit status."""
     args = _parser().parse_args(argv)
     expect_least(args, 1, "pairs", "references", "size", "workers")
     with work_folder(args.dir) as folder:

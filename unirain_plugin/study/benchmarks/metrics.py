@@ -24,7 +24,6 @@ GOAL = 1e-6
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
     p = argparse.ArgumentParser(prog="benchmark metrics", description=__doc__)
     p.add_argument("--size", type=int, nargs=2, default=(2160, 3840), metavar=("H", "W"), help="default: 2160 3840")
     p.add_argument("--rounds", type=int, default=3, help="counted turns; the median is reported")

@@ -41,7 +41,6 @@ _barrier = None
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print. Returns the exit status."""
     args = _parser().parse_args(argv)
     expect_least(args, 1, "references", "candidates", "queries", "text_dim", "visual_dim", "k1", "k2", "workers")
     if args.size < 11 or args.queries > args.candidates:

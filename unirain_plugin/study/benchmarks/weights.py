@@ -37,7 +37,6 @@ Renderer = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="benchmark weights", description=__doc__)
     add = parser.add_argument
     add("--weights", help=".safetensors or .pth (default: those the package ships)")
@@ -134,12 +133,7 @@ def _rows(seed: int, types: Sequence[str]) -> Iterator[tuple[str, Renderer]]:
     for rain_type in types:
         yield rain_type, lambda photo, k, t=rain_type: render_rain(photo, t, 1000 * seed + k)[:2]
     yield "clean, day", lambda photo, k: (photo, photo)
-
-    def night(photo: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        clean = render_rain(photo, "nrs", 1000 * seed + k).gt
-        return clean, clean
-
-    yield "clean, night", night
+    yield "clean, night", lambda photo, k: (render_rain(photo, "nrs", 1000 * seed + k).gt,) * 2
     yield "smeared noise", lambda photo, k: (smeared_noise(photo, np.random.default_rng([seed, k])), photo)
     try:
         import albumentations
