@@ -1,10 +1,14 @@
 """Wrong options give errors that say what, which, and what was expected."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
+import unirain_plugin
 from unirain_plugin.errors import OptionError
+from unirain_plugin.losses.reweighter import ReweightingOptions
 from unirain_plugin.losses.reweighting import build_reweighter
 
 
@@ -49,3 +53,13 @@ def test_tau_zero_keeps_the_balance():
         weights = reweighter.update(losses)
     assert reweighter.diagnostics()["af"] == pytest.approx(1.0)
     assert weights.tolist() == pytest.approx(reweighter.diagnostics()["tbs"])
+
+
+def test_defaults_are_those_of_the_manual():
+    manual = (Path(unirain_plugin.__file__).parent / "docs/loss.md").read_text(encoding="utf-8")
+    told = {}
+    for keys, values in re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|", manual, re.M):
+        told |= dict(zip(re.findall(r"\w+", keys), values.strip().replace("`", "").split(", "), strict=False))
+    options = vars(ReweightingOptions(num_types=4))
+    checked = {key: told[key] for key in options.keys() - {"num_types", "floor"}}
+    assert checked == {key: f"{options[key]}".removesuffix(".0") for key in checked}

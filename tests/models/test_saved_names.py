@@ -95,4 +95,6 @@ def test_the_toolboxs_models_keep_all(tmp_path):
 def test_types_have_folders_too():
     opt = {"is_train": False, "path": {"visualization": "v"}, "name": "t", "val": {}}
     assert saved_path(opt, "set", "a/1", "drs", 0) == Path("v/set/drs/a/1_t.png")
+    assert ".." not in saved_path(opt, "../../set", "a/1", "drs", 0).parts
+    assert saved_path(opt, "/set", "a/1", None, 0).is_relative_to("v")
     assert saved_path({**opt, "is_train": True}, "set", "a/1", "drs", 7) == Path("v/drs_a/1/drs_1_7.png")

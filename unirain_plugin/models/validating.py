@@ -92,7 +92,7 @@ def saved_path(opt: Mapping[str, Any], dataset: str, name: str, rain_type: str |
         rain_type: Its rain type.
         iteration: Of a training run.
     """
-    root = Path(opt["path"]["visualization"])
+    root, dataset = Path(opt["path"]["visualization"]), safe_path(dataset)
     if not opt["is_train"]:
         folder = root / dataset / rain_type if rain_type else root / dataset
         return folder / f"{name}_{opt['val'].get('suffix') or opt['name']}.png"
@@ -432,7 +432,7 @@ class PerTypeValidation(SRModel):
             if period == self._drawn.get(result.dataset, 0):
                 return
             self._drawn[result.dataset] = period
-        path = Path(self.opt["path"]["visualization"]) / "routing" / f"{result.dataset}_{current_iter}.png"
+        path = Path(self.opt["path"]["visualization"]) / "routing" / f"{safe_path(result.dataset)}_{current_iter}.png"
         write_png(path, draw_routing(result.routing())[..., ::-1])
         if tb_logger:
             write_routing(tb_logger, result, current_iter)

@@ -12,6 +12,7 @@ from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import called, dataset_class, model_class, section
 from unirain_plugin.options.toolbox_keys import is_own, is_stock, reads_of
 from unirain_plugin.rain_types import rain_type_ids
+from unirain_plugin.support.files import safe_path
 from unirain_plugin.support.spec import KeyPath, found
 
 Types = tuple[str, ...]
@@ -60,11 +61,14 @@ def _check_phases(datasets: Mapping, problems: Problems, is_train: bool) -> None
 
 
 def _check_names(datasets: Mapping, problems: Problems) -> None:
-    """Results are kept by the data set's name, so two sets of one name overwrite each other's."""
+    """Results are kept in folders of the data sets' names, below that of the results, each of its own."""
     seen: dict[str, object] = {}
     for phase, here in datasets.items():
         name = here.get("name") if isinstance(here, Mapping) else None
         if isinstance(name, str) and phase != "train":
+            if safe_path(name) != name:
+                text = f"found {found(name)}; expected a folder below the results: without '..', '/' in front and \\."
+                problems.error(("datasets", phase, "name"), text)
             if name in seen:
                 text = f"'{name}' is also the name of datasets.{seen[name]}; results of the two would be mixed up."
                 problems.error(("datasets", phase, "name"), text)

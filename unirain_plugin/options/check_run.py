@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import arguments_of, called, model_class, network_options_of, section
 from unirain_plugin.options.toolbox_keys import is_known, is_stock, reads_of
+from unirain_plugin.support.files import safe_path
 from unirain_plugin.support.spec import found
 
 
@@ -36,9 +37,9 @@ def _check_name(opt: Mapping, problems: Problems) -> None:
     name = opt.get("name")
     if not isinstance(name, str):
         return
-    if "/" in name or "\\" in name or name in (".", ".."):
-        text = f"found {found(name)}; expected a name without slashes (it becomes the folder of the run)."
-        problems.error(("name",), text)
+    if "/" in name or safe_path(name) != name:
+        text = "a name without slashes and control characters, of 200 bytes or less (it becomes the folder of the run)"
+        problems.error(("name",), f"found {found(name)}; expected {text}.")
     elif "debug" in name:
         text = "a name with 'debug' in it makes the toolbox log every iteration, save and validate every 8, and write "
         problems.warn(("name",), text + "no TensorBoard log.")
