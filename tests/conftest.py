@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -20,3 +21,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 def rainrag_root(tmp_path: Path) -> Path:
     """A folder in RainRAG's layout: 4 types × 3 pairs of 48×56 images."""
     return write_rainrag(tmp_path / "rainrag")
+
+
+@pytest.fixture()
+def warnings_of():
+    """The texts of the toolbox's warnings, each once, as they are logged.
+
+    Not from ``caplog``: pytest 9.2 hangs its handler on a logger that does not propagate as well as on the root, so
+    whether a line is there never, once or twice depends on whether a test before has set the toolbox's logger up.
+    """
+    texts = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            texts.append(record.getMessage())
+
+    collector = Collector(logging.WARNING)
+    logger = logging.getLogger("basicsr")
+    logger.addHandler(collector)
+    yield texts
+    logger.removeHandler(collector)

@@ -47,6 +47,15 @@ def test_a_users_mistake_is_one_message(capsys, tmp_path):
     assert error.startswith("error: --output") and "Traceback" not in error
 
 
+def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "entry", lambda command: interrupted)
+    assert cli.main(["create-lmdb"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
 @pytest.mark.parametrize("script", sorted(p.relative_to(ROOT) for p in (ROOT / "scripts").rglob("*.py")), ids=str)
 def test_scripts_are_thin_and_run(script, monkeypatch, capsys):
     assert len((ROOT / script).read_text().splitlines()) < 15

@@ -12,6 +12,8 @@ from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from unirain_plugin import __main__ as cli
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.distill.registry import CAPTIONER, VOTER
+from unirain_plugin.errors import OptionError
+from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.scene import SCENES
 
 PAGE = (Path(__file__).parents[1] / "unirain_plugin/docs/extending.md").read_text(encoding="utf-8")
@@ -38,7 +40,16 @@ def test_the_page_runs(workplace):
     assert len(list(workplace.glob("my_*.py"))) == 4 and len(list(workplace.glob("my_*.yml"))) == 4
     lines = re.findall(r"^python -m unirain_plugin (.*)$", PAGE, flags=re.MULTILINE)
     names = [line.split()[0] for line in lines]
-    assert names == ["synthesize-rain", "synthesize-rain", "index-dataset", "distill", "train", "compare"]
+    assert names == [
+        "synthesize-rain",
+        "synthesize-rain",
+        "index-dataset",
+        "distill",
+        "train",
+        "compare",
+        "export",
+        "inference",
+    ]
     for line in lines:
         name, *arguments = shlex.split(line)
         assert cli.run(name, arguments) == 0, line
@@ -47,6 +58,39 @@ def test_the_page_runs(workplace):
     assert all(set(record.votes) == {"bright_enough", "pair_consistency", "gt_quality"} for record in records)
     tables = (workplace / "results/mine/tables.md").read_text(encoding="utf-8")
     assert "dust" in tables.lower() and "mine" in tables
+    assert len(list((workplace / "restored").glob("*.png"))) == len(
+        list((workplace / "data/train/dust/input").iterdir())
+    )
+
+
+@pytest.mark.parametrize(
+    ("renderer", "told"),
+    [
+        (lambda photo: (photo / 255, photo, _dry(photo)), "(48, 48, 3) float64, (48, 48, 3) uint8, (48, 48) float32"),
+        (lambda photo: (photo[1:], photo[1:], _dry(photo)), "(47, 48, 3) uint8, (47, 48, 3) uint8, (48, 48) float32"),
+        (lambda photo: (photo, photo), "(48, 48, 3) uint8, (48, 48, 3) uint8"),
+        (lambda photo: (photo, photo, None), "(48, 48, 3) uint8, (48, 48, 3) uint8, NoneType"),
+        (lambda photo: photo, "(48, 48, 3) uint8"),
+    ],
+)
+def test_a_renderer_that_gives_no_pair_is_told(renderer, told, monkeypatch):
+    monkeypatch.setitem(SCENES, "mine", lambda photo, rng, params: renderer(photo))
+    with pytest.raises(OptionError) as caught:
+        render_rain(np.zeros((48, 48, 3), np.uint8), "mine", 0)
+    assert str(caught.value) == (
+        f"rain type 'mine': its renderer gave {told}; expected rainy image, clean image, opacity: (48, 48, 3) uint8, "
+        "(48, 48, 3) uint8, (48, 48) float32."
+    )
+
+
+def _dry(photo):
+    return np.zeros(photo.shape[:2], np.float32)
+
+
+def test_a_type_whose_name_data_sets_do_not_take_is_refused(workplace, monkeypatch, capsys):
+    monkeypatch.setitem(SCENES, "Dust 2", SCENES["haze"])
+    assert cli.run("synthesize-rain", ["--types", "Dust 2", "--output", "x"]) == 2
+    assert "'Dust 2' is no rain-type name; expected lower-case names" in capsys.readouterr().err
 
 
 def test_a_type_of_ones_own_is_rendered_by_workers_too(workplace):

@@ -3,13 +3,13 @@
 import pytest
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.rain_types import RAIN_TYPES, RainType, rain_type_ids
+from unirain_plugin.rain_types import RAIN_TYPES, describe, rain_type_ids
 
 
 def test_the_papers_four():
     assert RAIN_TYPES == ("drs", "drd", "nrs", "nrd")
     assert rain_type_ids() == {"drs": 0, "drd": 1, "nrs": 2, "nrd": 3}
-    assert [t.description for t in RainType][3] == "nighttime raindrops"
+    assert describe("nrd") == "nighttime raindrops"
 
 
 def test_subsets_keep_their_labels_and_others_follow():

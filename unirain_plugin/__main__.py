@@ -30,7 +30,7 @@ COMMANDS = {
     "generate-meta-info": (f"{_PREPARATION}:generate_meta_info", "meta_info_file of pairs, or back"),
     "benchmark": (
         "unirain_plugin.study.benchmarks.cli",
-        "measure: arch, data, distill, distill-speed, metrics, retrieval, weights",
+        "measure: arch, data, distill, metrics, runtimes, startup, weights, …",
     ),
 }
 """Command name → (module, or ``module:function``; the default is ``main(argv) -> int | None``), one line of help."""
@@ -54,7 +54,10 @@ def entry(command: str) -> Callable[[list[str]], int | None]:
 
 
 def run(command: str, argv: list[str]) -> int:
-    """Run one command; a user's mistake, or a file that the system refuses, becomes one message and exit status 2."""
+    """Run one command.
+
+    A user's mistake, or a file that the system refuses, becomes one message and exit status 2; Ctrl-C is 130.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files need not be text of the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
@@ -62,6 +65,9 @@ def run(command: str, argv: list[str]) -> int:
         status = entry(command)(argv) or 0
         sys.stdout.flush()
         return status
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return 130
     except UniRainError as error:
         message = str(error)
     except OSError as error:

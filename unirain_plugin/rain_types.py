@@ -17,11 +17,6 @@ class RainType(IntEnum):
     NRS = 2
     NRD = 3
 
-    @property
-    def description(self) -> str:
-        """The type in words, for tables and figures."""
-        return describe(self.name.lower())
-
 
 _DESCRIPTIONS = {
     "drs": "daytime rain streaks",

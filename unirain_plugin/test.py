@@ -17,11 +17,9 @@ def main(argv: list[str]) -> int:
     Raises:
         UniRainError: For what a user can mend: options, data, checkpoints.
     """
-    from unirain_plugin.runs.run import Run, parse_arguments, quiet_interrupt
+    from unirain_plugin.runs.run import Run, parse_arguments
 
-    arguments = parse_arguments(argv, is_train=False)
-    with quiet_interrupt():
-        Run(arguments, is_train=False).start()
+    Run(parse_arguments(argv, is_train=False), is_train=False).start()
     return 0
 
 

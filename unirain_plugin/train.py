@@ -19,16 +19,19 @@ def main(argv: list[str]) -> int:
     Raises:
         UniRainError: For what a user can mend: options, data, checkpoints.
     """
-    from unirain_plugin.runs.run import parse_arguments, quiet_interrupt
+    from unirain_plugin.runs.run import parse_arguments
 
     arguments = parse_arguments(argv, is_train=True)
-    with quiet_interrupt("; `--auto_resume` goes on from the last checkpoint"):
+    try:
         from unirain_plugin.toolbox import prepare_import
 
         prepare_import()
         from unirain_plugin.runs.training import TrainingRun
 
         TrainingRun(arguments).start()
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; `--auto_resume` goes on from the last checkpoint\n")
+        return 130
     return 0
 
 

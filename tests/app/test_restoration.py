@@ -50,20 +50,21 @@ def restorer(tmp_path):
     return Restorer([weights], None, 10**6, tmp_path / "results")
 
 
+def restored(restorer, path, height=20, width=24, note=lambda text: None, **options):
+    Image.fromarray(random_image(height, width)).save(path)
+    return restorer.restore(path, str(restorer.weights[0]), RestoreOptions(**options), "cpu", note)
+
+
 def test_a_result_of_a_long_name_is_written(restorer, tmp_path):
-    path = tmp_path / f"{'ä' * 120}.png"
-    Image.fromarray(random_image(20, 24)).save(path)
-    done = restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", lambda text: None)
+    done = restored(restorer, tmp_path / f"{'ä' * 120}.png")
     assert done.file.is_file() and done.file.name.startswith("ä" * 99) and done.file.name.endswith("_restored.png")
 
 
 def test_a_folder_that_cannot_be_written_is_told(restorer, tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(random_image(20, 24)).save(path)
     remove_old, folder = restorer._remove_old, tmp_path / "results"
     restorer._remove_old = lambda: (remove_old(), folder.rmdir())
     with pytest.raises(DataError, match=r"^the result: cannot be written: No such file or directory\.$"):
-        restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", lambda text: None)
+        restored(restorer, tmp_path / "a.png")
 
 
 def test_old_results_are_removed(restorer, tmp_path):
@@ -71,10 +72,8 @@ def test_old_results_are_removed(restorer, tmp_path):
     for folder in (old, recent):
         folder.mkdir()
     os.utime(old, (time.time() - 4000,) * 2)
-    path = tmp_path / "a.png"
-    Image.fromarray(random_image(20, 24)).save(path)
-    notes = []
-    done = restorer.restore(path, str(restorer.weights[0]), RestoreOptions(), "cpu", notes.append)
+    path, notes = tmp_path / "a.png", []
+    done = restored(restorer, path, note=notes.append)
     assert not old.exists() and recent.exists() and done.file.name == "a_restored.png"
     assert np.array_equal(done.after, restore(random_network(), np.asarray(Image.open(path))))
     assert notes == ["reading the image", "loading the weights", "restoring 24 × 20 pixels", "writing the result"]
@@ -85,10 +84,7 @@ def test_old_results_are_removed(restorer, tmp_path):
     [(6, 569, ""), (6, 570, ", 427 pixels"), (854, 4, ", 640 pixels, 427 pixels"), (4, 853, ", 427 pixels")],
 )
 def test_only_sizes_that_were_used_are_named(restorer, tmp_path, height, width, named):
-    path = tmp_path / "a.png"
-    Image.fromarray(random_image(height, width)).save(path)
-    options = RestoreOptions(sizes=(640, 427))
-    done = restorer.restore(path, str(restorer.weights[0]), options, "cpu", lambda text: None)
+    done = restored(restorer, tmp_path / "a.png", height, width, sizes=(640, 427))
     assert done.summary.endswith(f", fp32{named}")
 
 

@@ -48,9 +48,12 @@ def test_weights_gathered_on_a_gpu_give_what_the_chosen_experts_give(top_k, imag
     module = layer(top_k=top_k)
     x = torch.randn(images, 5, 7, 6, requires_grad=True)
     results = []
-    for dispatch in (mixtures.dispatch_images, mixtures.dispatch_gathered):
+    for gathered in (False, True):
         chosen, weights, _ = mixtures.choose_top_k(module.router(x.mean((1, 2), keepdim=True)).flatten(1, 2), top_k)
-        y = dispatch(x, module.experts, chosen, weights)
+        if gathered:
+            y = mixtures.dispatch_gathered(x, module.experts, chosen[:, 0], weights[:, 0])
+        else:
+            y = mixtures.dispatch_images(x, module.experts, chosen, weights)
         target = torch.linspace(-1, 1, y.numel()).view(y.shape)
         results.append((y, *torch.autograd.grad((y * target).sum(), [x, *module.parameters()])))
     assert images == 1 or top_k == 3 or len(chosen.unique(dim=0)) > 1
@@ -120,23 +123,23 @@ def test_soft_mixture_weights_vary_in_space():
 def test_a_region_equals_its_part_of_the_whole_map(edges, strip_bytes, monkeypatch):
     expert = Experts(6, 4, 1).unbind()[0]
     x, weights = torch.randn(13, 7, 6), torch.rand(13, 7, 1)
-    region = kernels.Region(*edges)
+    region = slice(*edges[:2]), slice(*edges[2:])
     whole = run_expert(x[None], expert)[0] * weights  # W_out has no bias: the same weight before or behind it
     monkeypatch.setattr(kernels, "STRIP_BYTES", strip_bytes)
     expand, depthwise, project = expert
     with torch.no_grad():
-        parts = kernels.expanded_region(x, region, expand, depthwise)
-        share = weights[region.top : region.bottom, region.left : region.right]
-        strips = list(kernels.gated_strips(parts, share))
-    assert [0, *(bottom for _, bottom, _ in strips)] == [top for top, _, _ in strips] + [region.bottom - region.top]
-    found = torch.cat([product for _, _, product in strips]) @ project.t()
-    expected = whole[region.top : region.bottom, region.left : region.right]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        parts = kernels.expanded_strips(x, expand, depthwise, region)
+        strips = list(kernels.gated_strips(parts, weights))
+    rows = [where for (where, _), _ in strips]
+    assert [edges[0], *(r.stop for r in rows)] == [r.start for r in rows] + [edges[1]]
+    assert all(columns == region[1] for (_, columns), _ in strips)
+    found = torch.cat([product for _, product in strips]) @ project.t()
+    torch.testing.assert_close(found, whole[region], rtol=1e-5, atol=1e-6)
 
 
 def test_windows_of_one_expert_that_touch_run_together():
     grid = [[True, True, False], [True, True, True], [False, False, True]]
-    assert list(mixtures._rectangles(grid, 4, 10, 11)) == [(0, 8, 0, 8), (4, 10, 8, 11)]
+    assert list(mixtures._rectangles(grid, 4, 10, 11)) == [(slice(0, 8), slice(0, 8)), (slice(4, 10), slice(8, 11))]
     assert list(mixtures._rectangles([[False]], 4, 3, 3)) == []
 
 
@@ -145,6 +148,6 @@ def test_rectangles_cover_each_marked_window_once(seed):
     marks = torch.rand(6, 7, generator=torch.Generator().manual_seed(seed)) < 0.6
     covered = torch.zeros(22, 26, dtype=torch.int)
     for region in mixtures._rectangles(marks.tolist(), 4, 22, 26):
-        covered[region.top : region.bottom, region.left : region.right] += 1
+        covered[region] += 1
     expected = marks.repeat_interleave(4, 0).repeat_interleave(4, 1)[:22, :26]
     assert torch.equal(covered, expected.int())

@@ -1,6 +1,5 @@
 """Every benchmark runs, prints its table and refuses nonsense (figures are for people, not for tests)."""
 
-import importlib
 import json
 import math
 import re
@@ -15,12 +14,7 @@ from unirain_plugin.compare.summary import Score
 from unirain_plugin.data.sources import close_environments
 from unirain_plugin.inference.loading import build_network
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.benchmarks import arch, data, metrics, runtimes, weights
-from unirain_plugin.study.benchmarks.cli import BENCHMARKS
-
-
-def test_every_benchmark_has_a_main():
-    assert all(callable(importlib.import_module(module).main) for module, _ in BENCHMARKS.values())
+from unirain_plugin.study.benchmarks import arch, data, metrics, runtimes, startup, weights
 
 
 @pytest.mark.parametrize(
@@ -35,6 +29,7 @@ def test_every_benchmark_has_a_main():
         (["metrics", "--size", "10", "40"], "expected --size ≥ 11 11"),
         (["metrics", "--rounds", "0"], "expected --size ≥ 11 11"),
         (["metrics", "--threads", "0"], "expected --size ≥ 11 11"),
+        (["startup", "--rounds", "0"], "--rounds: expected 1 or more, found 0"),
         (["runtimes", "--runtimes", "onxruntime"], "--runtimes: unknown 'onxruntime'. Did you mean 'onnxruntime'"),
         (["runtimes", "--size", "8"], "expected --size ≥ 16 and --rounds ≥ 1; found 8 and 5"),
         (["weights", "--per-image", "0"], "--per-image: expected 1 or more, found 0"),
@@ -115,21 +110,23 @@ def test_a_runtime_that_is_not_installed_is_told(monkeypatch, capsys):
     assert "openvino f32 needs the package openvino, which is not installed" in capsys.readouterr().err
 
 
-def test_weights_has_a_row_for_each_rain(capsys):
-    assert weights.main(["--size", "64", "--per-image", "1"]) == 0
+@pytest.mark.parametrize(("chosen", "types"), [([], RAIN_TYPES), (["--types", "nrd", "snow"], ("nrd", "snow"))])
+def test_weights_has_a_row_for_each_rain(chosen, types, capsys):
+    assert weights.main(["--size", "64", "--per-image", "1", *chosen]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line[:22].strip(): line[22:].split() for line in lines[2:]}
     assert lines[0].startswith("2 windows a row")
-    for name in (*RAIN_TYPES, "smeared noise"):
+    for name in (*types, "smeared noise"):
         before, after, gain = (float(value) for value in rows[name][:3])
         assert abs(after - before - gain) < 0.011
     assert rows["clean, day"][0] == rows["clean, night"][0] == "inf"
     assert float(rows["clean, day"][1]) > 38
-    mean = sum(float(rows[name][2]) for name in RAIN_TYPES) / 4
-    text = r"mean gain over drs, drd, nrs, nrd: (.*) dB, standard error over these windows (.*) dB"
+    mean = sum(float(rows[name][2]) for name in types) / len(types)
+    text = rf"mean gain over {', '.join(types)}: (.*) dB, standard error over these windows (.*) dB"
     last = re.fullmatch(text, lines[-1])
     assert abs(mean - float(last[1])) < 0.011
     assert 0 < float(last[2]) < 5
+    assert weights.standard_error([1, 3]) == pytest.approx(1)
 
 
 def test_a_perfect_window_is_counted_and_hides_no_other(capsys):
@@ -145,11 +142,6 @@ def test_a_perfect_window_is_counted_and_hides_no_other(capsys):
     assert note == "  (1 window equals its clean one before or after: its infinite PSNR is in no mean)"
 
 
-def test_the_standard_error_is_that_of_the_mean():
-    assert weights.standard_error([1, 3]) == pytest.approx(1)
-    assert weights.standard_error([1, 3] * 50) == pytest.approx(0.1, rel=0.01)
-
-
 def test_smeared_noise_brightens_along_one_direction():
     photo = np.full((128, 128, 3), 60, np.uint8)
     rain = weights.smeared_noise(photo, np.random.default_rng(3)).astype(int) - photo
@@ -157,3 +149,14 @@ def test_smeared_noise_brightens_along_one_direction():
     assert (rain[..., 0] == rain[..., 2]).all()
     down, across = (np.abs(np.diff(rain[..., 0], axis=axis)).mean() for axis in (0, 1))
     assert down < 0.7 * across
+
+
+def test_startup_measures_whole_processes(monkeypatch, capsys):
+    programs = {startup.BASELINE: ("-c", "pass"), "read": ("-c", "open('input/a.png'), open('train.yml')")}
+    monkeypatch.setattr(startup, "PROGRAMS", programs)
+    assert cli.main(["benchmark", "startup", "--rounds", "1"]) == 0
+    table = capsys.readouterr().out
+    assert "| import torch | 1.00 | 1.00 | 1.00 |" in table and re.search(r"\| read( \| \d+\.\d\d){3} \|", table)
+    programs["wrong"] = ("-c", "raise SystemExit('no such thing')")
+    assert cli.main(["benchmark", "startup"]) == 2
+    assert "failed (1):\nno such thing" in capsys.readouterr().err

@@ -50,6 +50,10 @@ def test_defaults():
         ({"models": [{"name": "a", "results": "x", "pattern": "{type}/{stem}.png"}]}, r"pattern: unknown \{type\}"),
         ({"models": [{"name": "a", "results": "x", "pattern": "{stem"}]}, "pattern: '{stem' cannot be filled in"),
         ({"test_sets": [{"name": "s"}]}, "give exactly one of `lq`, `dataroot`, `manifest` and `synthesize`"),
+        (
+            {"test_sets": [{"name": "s", "synthesize": {"rain_types": ["fog"]}}]},
+            r"test_sets\[0\]\.synthesize\.rain_types: 'fog' is unknown; expected some of drs",
+        ),
         ({"test_sets": [{**SET, "lq": "y"}]}, "give exactly one of"),
         ({"test_sets": [{**SET, "gt": "y"}]}, "`gt` goes with `lq`"),
         ({"test_sets": [{**SET, "rejected": True}]}, "`rejected` goes with `manifest`"),

@@ -87,14 +87,18 @@ def test_python_writes_what_the_command_writes(opt, capsys):
     assert all(p.read_bytes() == files[p.name] for p in outcome.files if p.name != "summary.json")  # it has the time
 
 
+def answer(opt, capsys, claim):
+    assert cli.main(["compare", "-opt", str(opt), "--quiet", "--which-protocol", claim]) == 0
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("measure", ["psnr", "ssim"])
 def test_a_claim_is_met_under_its_protocol(opt, capsys, name, measure):
     (opt.parent / "out").mkdir()
     (opt.parent / "out/tables.md").write_text("earlier")
     for group, value in zip(("DRS", "NRD", "average", "all images"), expected(opt, name, measure), strict=True):
-        assert cli.main(["compare", "-opt", str(opt), "--quiet", "--which-protocol", f"{value:.5f}"]) == 0
-        out = capsys.readouterr().out
+        out = answer(opt, capsys, f"{value:.5f}")
         (verdict,) = (line for line in out.splitlines() if line.startswith("**"))
         assert f" {name} ({group})" in verdict
         assert all(f"| {other} | " in out and f"- {other}: {PROTOCOLS[other]}" in out for other in PROTOCOLS)
@@ -104,8 +108,7 @@ def test_a_claim_is_met_under_its_protocol(opt, capsys, name, measure):
 def test_a_claim_that_nobody_meets_gets_the_nearest(opt, capsys):
     drs = {name: expected(opt, name)[0] for name in PROTOCOLS}
     claim = f"{max(drs.values()) + 3:.1f}"
-    assert cli.main(["compare", "-opt", str(opt), "--quiet", "--which-protocol", claim]) == 0
-    out = capsys.readouterr().out
+    out = answer(opt, capsys, claim)
     assert f"**{claim} is met under no protocol; nearest is {max(drs, key=drs.get)} (DRS), " in out
     assert f"{drs['rgb']:.2f} ({drs['rgb'] - float(claim):+.2f})" in out
 
@@ -113,11 +116,8 @@ def test_a_claim_that_nobody_meets_gets_the_nearest(opt, capsys):
 def test_digits_decide_what_meets_a_claim(opt, capsys):
     """Given to whole decibels most protocols meet it, given to five digits only one does."""
     value = expected(opt, "rgb")[0]
-    met = []
-    for text in (f"{value:.0f}", f"{value:.5f}"):
-        assert cli.main(["compare", "-opt", str(opt), "--quiet", "--which-protocol", text]) == 0
-        verdict = capsys.readouterr().out.split("**")[1]
-        met.append({name for name in PROTOCOLS if f" {name} (" in verdict})
+    verdicts = [answer(opt, capsys, text).split("**")[1] for text in (f"{value:.0f}", f"{value:.5f}")]
+    met = [{name for name in PROTOCOLS if f" {name} (" in verdict} for verdict in verdicts]
     assert "rgb" in met[1] < met[0]
 
 

@@ -35,6 +35,12 @@ def write_pair(root, rain_type, name, lq, gt):
         path.write_bytes(data)
 
 
+def without_chunk(data, kind):
+    """A PNG without a chunk."""
+    at = data.index(kind) - 4
+    return data[:at] + data[at + 12 + int.from_bytes(data[at : at + 4], "big") :]
+
+
 def broken_images():
     """Name → (bytes, a part of the error's text)."""
     good = picture()
@@ -43,7 +49,13 @@ def broken_images():
     damaged[len(png) // 2] ^= 0xFF
     longer = bytearray(png)
     longer[png.index(b"IDAT") - 4] ^= 1  # the chunk's length
+    film, palette = io.BytesIO(), Image.fromarray(good).quantize(16)
+    Image.fromarray(good).save(film, "PNG", save_all=True, append_images=[Image.fromarray(255 - good)])
+    colourless = io.BytesIO()
+    palette.save(colourless, "PNG")
     return {
+        "film.png": (film.getvalue(), "holds 2 images; expected one"),
+        "colourless.png": (without_chunk(colourless.getvalue(), b"PLTE"), "no palette"),
         "empty.png": (b"", "0 bytes"),
         "text.png": (b"this is no image", "cannot be decoded"),
         "truncated.png": (png[: len(png) // 2], "truncated"),

@@ -150,23 +150,30 @@ def test_it_can_be_pickled_after_use(rainrag_root):
     assert same(pickle.loads(pickle.dumps(data))[SampleIndex(1, 1)], item)
 
 
-def test_small_images_are_reflect_padded_and_it_is_said_once(tmp_path):
+def test_small_images_are_reflect_padded_and_it_is_said_once(tmp_path, warnings_of):
     small = picture(10, 40)
     write_pair(tmp_path, "drs", "a.png", encode(small), encode(small))
     data = build(tmp_path, use_hflip=False, use_rot=False)
-    messages, handler = [], logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logging.getLogger("basicsr").addHandler(handler)
-    try:
-        lq = torch.stack([data[SampleIndex(0, draw)]["lq"] for draw in range(3)])[0]
-    finally:
-        logging.getLogger("basicsr").removeHandler(handler)
-    assert messages == [
+    lq = torch.stack([data[SampleIndex(0, draw)]["lq"] for draw in range(3)])[0]
+    assert warnings_of == [
         f"mixed: {tmp_path}/drs/input/a.png is 10×40, smaller than gt_size 24: it is reflect-padded, as are all such "
         "images (said once)."
     ]
     assert lq.shape == (3, 24, 24)
     assert torch.equal(lq[:, 10:19], lq[:, :9].flip(1)) and torch.equal(lq[:, 19:24], lq[:, 1:6])
+
+
+def test_padding_is_said_once_by_the_workers_of_all_epochs(tmp_path):
+    write_pair(tmp_path, "drs", "a.png", encode(picture(10, 40)), encode(picture(10, 40)))
+    loader = DataLoader(build(tmp_path), num_workers=1, multiprocessing_context="fork")
+    handler = logging.FileHandler(tmp_path / "log")
+    logging.getLogger("basicsr").addHandler(handler)
+    try:
+        assert [len(list(loader)) for _ in range(2)] == [1, 1]
+    finally:
+        logging.getLogger("basicsr").removeHandler(handler)
+        handler.close()
+    assert (tmp_path / "log").read_text().count("reflect-padded") == 1
 
 
 @pytest.mark.parametrize("name", broken_images())

@@ -46,6 +46,13 @@ def test_conversion_on_request_is_opencvs(kind, data):
     assert (image.height, image.width) == expected.shape[:2]
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".ppm"])
+def test_sixteen_bits_become_the_nearest_of_256_levels(suffix):
+    deep = np.linspace(0, 65535, 9 * 999, dtype=np.uint16).reshape(9, -1, 3)
+    image = EncodedImage(encode(deep, suffix), "x", convert=["depth16"])
+    assert np.array_equal(image.decode(), np.round(deep / 257))
+
+
 def test_trailing_bytes_do_not_make_a_file_bad():
     for suffix in (".png", ".jpg"):
         data = encode(picture(), suffix)

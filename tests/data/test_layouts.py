@@ -6,7 +6,7 @@ import pytest
 from data_pictures import encode, picture, write_pair
 from indexed_folder import index, plant
 
-from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.command import index_dataset
 from unirain_plugin.preparation.layouts import RULES, load_layout, parse_layout, public_layout, public_layouts
@@ -64,10 +64,14 @@ TREES = {
 }  # fmt: skip
 
 
+def plant_tree(folder, name):
+    plant(folder / "data", *dict.fromkeys(path for lq, gt, _ in TREES[name] for path in (lq, gt)))
+    return folder / "data"
+
+
 @pytest.mark.parametrize("name", TREES)
 def test_public_layout(tmp_path, name, capsys):
-    root = tmp_path / "data"
-    plant(root, *dict.fromkeys(path for lq, gt, _ in TREES[name] for path in (lq, gt)))
+    root = plant_tree(tmp_path, name)
     assert sorted(index(root, name)) == sorted(TREES[name])
     out = capsys.readouterr().out
     assert ("warning: the layout" in out) == (public_layout(name).status != "read")
@@ -106,15 +110,8 @@ def test_wrong_lines_of_a_list(tmp_path):
     assert index(root, "spa", "--on-error", "skip") == [("r/1.png", "g/1.png", "drs")]
 
 
-def test_no_list_file(tmp_path):
-    plant(tmp_path / "data", "a.png")
-    with pytest.raises(DataError, match=r"no list file .* found none"):
-        index(tmp_path / "data", "spa")
-
-
 def test_split(tmp_path):
-    root = tmp_path / "data"
-    plant(root, *(path for lq, gt, _ in TREES["raindrop"] for path in (lq, gt)))
+    root = plant_tree(tmp_path, "raindrop")
     assert index(root, "raindrop", "--split", "train") == TREES["raindrop"][:1]
     assert index(root, "raindrop", "--split", "test") == TREES["raindrop"][1:]
     assert index(root, "raindrop", "--split", "test_a") == TREES["raindrop"][1:]
@@ -128,35 +125,29 @@ def test_split(tmp_path):
 
 
 def test_split_of_a_part_that_the_folders_do_not_tell(tmp_path):
-    root = tmp_path / "data"
-    plant(root, *dict.fromkeys(path for lq, gt, _ in TREES["gtav-nightrain"] for path in (lq, gt)))
+    root = plant_tree(tmp_path, "gtav-nightrain")
     assert len(index(root, "gtav-nightrain", "--split", "train")) == 3
     assert len(index(root, "gtav-nightrain", "--split", "test")) == 1
 
 
 def test_sources_of_rain13k(tmp_path):
-    root = tmp_path / "data"
-    plant(root, *(path for lq, gt, _ in TREES["rain13k"] for path in (lq, gt)))
+    root = plant_tree(tmp_path, "rain13k")
     index(root, "rain13k")
     assert {r.source for r in read_manifest(tmp_path / "m.jsonl")} == {"rain13k/Rain13K", "rain13k/Test100"}
     index(root, "rain13k", "--source", "mine", "--rain-type", "nrs")
     assert {(r.source, r.rain_type) for r in read_manifest(tmp_path / "m.jsonl")} == {("mine", "nrs")}
 
 
-def test_order_warns_and_never_shifts(tmp_path, capsys):
-    root = tmp_path / "data"
-    plant(root, *(path for lq, gt, _ in TREES["lhp-rain"] for path in (lq, gt)))
+def test_order_warns_unless_names_are_equal_and_never_shifts(tmp_path, capsys):
+    plant(tmp_path / "equal", "input/1.png", "gt/1.png")
+    index(tmp_path / "equal", "lhp-rain")
+    assert "are paired by sorted order" not in capsys.readouterr().out
+    root = plant_tree(tmp_path, "lhp-rain")
     index(root, "lhp-rain")
-    assert "paired by sorted order" in capsys.readouterr().out
+    assert "are paired by sorted order" in capsys.readouterr().out
     plant(root, "input/a3.png")
     with pytest.raises(DataError, match=r"unequal: input: 3 rainy and 2 clean images"):
         index(root, "lhp-rain")
-
-
-def test_order_with_equal_names_needs_no_warning(tmp_path, capsys):
-    plant(tmp_path / "data", "input/1.png", "gt/1.png")
-    index(tmp_path / "data", "lhp-rain")
-    assert "sorted order, since" not in capsys.readouterr().out
 
 
 def test_type_that_the_layout_does_not_tell(tmp_path):
@@ -167,8 +158,7 @@ def test_type_that_the_layout_does_not_tell(tmp_path):
 
 
 def test_map_changes_a_kind(tmp_path):
-    root = tmp_path / "data"
-    plant(root, *dict.fromkeys(path for lq, gt, _ in TREES["rainds"] for path in (lq, gt)))
+    root = plant_tree(tmp_path, "rainds")
     types = {lq: t for lq, _, t in index(root, "rainds", "--map", "rainstreak_raindrop=drs")}
     assert types["RainDS_syn/train/rainstreak_raindrop/rain-drop-1.png"] == "drs"
 
@@ -244,6 +234,8 @@ def test_empty_and_missing_folders_and_wrong_layouts(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder"):
         index(tmp_path / "nowhere", "rain13k")
     plant(tmp_path / "data", "x/1.png")
+    with pytest.raises(DataError, match=r"no list file .* found none"):
+        index(tmp_path / "data", "spa")
     with pytest.raises(DataError, match=r"no image fits the layout rain1400.* Found such as x/1.png"):
         index(tmp_path / "data", "rain1400")
     with pytest.raises(OptionError, match=r"no layout 'rain14k'. Did you mean"):
@@ -266,8 +258,7 @@ def test_manifest_in_another_folder_leads_to_the_files(tmp_path):
 
 
 def test_a_manifest_is_not_replaced_unasked(tmp_path):
-    plant(tmp_path / "data", *(path for lq, gt, _ in TREES["rainrag"] for path in (lq, gt)))
-    index(tmp_path / "data", "rainrag")
+    index(plant_tree(tmp_path, "rainrag"), "rainrag")
     base = ["--layout", "rainrag", "--root", str(tmp_path / "data"), "--output", str(tmp_path / "m.jsonl")]
     with pytest.raises(OptionError, match=r"m\.jsonl: this file exists; name another, or give --overwrite"):
         index_dataset(base)
@@ -284,6 +275,22 @@ def test_check_manifest(tmp_path, capsys):
         index_dataset(["--check-manifest", str(tmp_path / "m.jsonl"), "--workers", "1"])
     assert "m.jsonl:2: data/input/1.png is 16×16 (height × width), but the line says 8×12" in str(error.value)
     assert "m.jsonl:3: " in str(error.value) and "target/2.png: cannot be read" in str(error.value)
+
+
+def test_manifests_are_checked_together(tmp_path, capsys):
+    for name in "ab":
+        plant(tmp_path / name, "input/1.png", "target/1.png", "target/other.png")
+        index(tmp_path / name, "rain13k", "--on-error", "skip", output=tmp_path / name / "m.jsonl")
+    both = [str(tmp_path / name / "m.jsonl") for name in "ab"]
+    assert index_dataset(["--check-manifest", *both, "--workers", "1"]) == 0
+    assert f"{both[0]}, {both[1]}: every line" in capsys.readouterr().out
+    (tmp_path / "b/input/1.png").unlink()
+    with pytest.raises(DataError, match=r"1 problem\(s\)[\s\S]*b/m\.jsonl:1: .*b/input/1\.png: cannot be read"):
+        index_dataset(["--check-manifest", *both, "--workers", "1"])
+    other = ManifestRecord("../a/input/1.png", "../a/target/other.png", "drs")
+    write_manifest(both[1], [other])
+    with pytest.raises(DataError, match=r"b/m\.jsonl: .*its clean image is .*other\.png' here and .* in .*a/m\.jsonl"):
+        index_dataset(["--check-manifest", *both, "--workers", "1"])
 
 
 OWN = """

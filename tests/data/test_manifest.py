@@ -52,6 +52,7 @@ GOOD = '{"lq": "a.png", "gt": "b.png", "rain_type": "drs"}\n'
         ('{"lq": "a", "gt": "b", "rain_type": 0}', "rain_type: expected a lower-case name"),
         (GOOD[:-2] + ', "size": [480]}', r"size: expected \[height, width\] in pixels, found \[480\]"),
         (GOOD[:-2] + ', "size": [0, 2]}', "size: expected"),
+        (GOOD[:-2] + ', "size": [2, 4294967296]}', "size: expected"),
         (GOOD[:-2] + ', "size": [true, 2]}', "size: expected"),
         (GOOD[:-2] + ', "keep": "yes"}', 'keep: expected true or false, found "yes"'),
         (GOOD[:-2] + ', "votes": {"a": 1}}', "votes: expected voters with true, false or null"),

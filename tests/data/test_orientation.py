@@ -5,7 +5,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from data_pictures import encode_pil, picture
+from data_pictures import encode_pil, picture, without_chunk
 from PIL import Image, ImageOps
 
 from unirain_plugin.data.images import EncodedImage, image_shape
@@ -14,10 +14,20 @@ from unirain_plugin.errors import DataError
 FORMATS = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+def exif_at_the_end(png):
+    """A PNG with its EXIF behind the image data, where the format allows it too."""
+    rest = without_chunk(png, b"eXIf")
+    at = png.index(b"eXIf") - 4
+    return rest[:-12] + png[at : at + len(png) - len(rest)] + rest[-12:]
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "PNG, at the end"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_image_is_upright_in_size_pixels_and_rows(kind, orientation):
+    kind, _, place = kind.partition(", ")
     data = encode_pil(picture(48, 64), kind, orientation=orientation, **FORMATS[kind])
+    if place and orientation > 1:
+        data = exif_at_the_end(data)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))[..., ::-1]  # Pillow's, as BGR
     size = (48, 64) if orientation in (1, 2, 3, 4) else (64, 48)
     assert upright.shape == (*size, 3)

@@ -1,6 +1,5 @@
 """``manifest: [a.jsonl, b.jsonl]``: paths relative to each; what they say of one image must agree."""
 
-import logging
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedData
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, read_manifests, write_manifest
 from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.options import check_options
+from unirain_plugin.options import check_options, checked_loader, load_options
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.preparation.command import create_lmdb, extract_subimages, generate_meta_info, index_dataset
 from unirain_plugin.preparation.layouts import public_layouts
@@ -96,19 +95,17 @@ def test_index_adds_to_a_manifest(tmp_path):
     assert len(list(read_manifest(output))) == 2
 
 
-def test_missing_manifests_stop_or_are_told(manifests, monkeypatch):
+def test_missing_manifests_stop_or_are_told(manifests, warnings_of):
     options = {"name": "mix", "phase": "val", "manifest": [*manifests, "/gone/a.jsonl", "/gone/b.jsonl"]}
     with pytest.raises(DataError, match=r"/gone/a\.jsonl: the manifest cannot be read"):
         DistilledMixedPairedDataset(options)
-    told = []
-    monkeypatch.setattr(logging.getLogger("basicsr"), "warning", told.append)
     assert len(DistilledMixedPairedDataset(options | {"missing_manifests": "skip"})) == 2
-    assert told == ["mix: 2 of 4 manifests are missing and left out: /gone/a.jsonl, /gone/b.jsonl."]
+    assert warnings_of == ["mix: 2 of 4 manifests are missing and left out: /gone/a.jsonl, /gone/b.jsonl."]
     with pytest.raises(DataError, match=r"mix: none of the 1 manifests is there: /gone/a\.jsonl"):
         DistilledMixedPairedDataset(options | {"missing_manifests": "skip", "manifest": ["/gone/a.jsonl"]})
 
 
-def test_the_papers_mixture_names_every_layout_of_rain(tmp_path, monkeypatch):
+def test_the_papers_mixture_names_every_layout_of_rain(tmp_path, monkeypatch, warnings_of):
     document = read_option_file(options_root() / "train/train_UniRain_mixture.yml")
     named = {Path(path).stem for path in document.opt["datasets"]["train"]["manifest"]}
     types = {name: {part.rain_type for part in layout.parts} for name, layout in public_layouts().items()}
@@ -119,6 +116,10 @@ def test_the_papers_mixture_names_every_layout_of_rain(tmp_path, monkeypatch):
     write_manifest("datasets/raindrop-test.jsonl", [ManifestRecord("a", "b", "drd")])
     missing = [text for text in check_options(document.opt) if "are missing and left out: datasets/" in text]
     assert len(missing) == 2 and "datasets.train.manifest: 21 are missing" in missing[0]
+    load_options(options_root() / "train/train_UniRain_mixture.yml")
+    assert sum("left out" in text for text in warnings_of) == 2
+    checked_loader(options_root() / "train/train_UniRain_mixture.yml")
+    assert sum("left out" in text for text in warnings_of) == 2, "in a run the data set itself tells"
     (tmp_path / "datasets/spa.jsonl").unlink()
     with pytest.raises(OptionError, match=r"there is no file 'datasets/rainrag\.jsonl'"):
         check_options(document.opt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -171,12 +172,13 @@ def test_existing_output_is_refused_resumed_or_made_anew(photos, tmp_path):
 def test_a_run_killed_in_the_middle_is_resumed(photos, tmp_path, number):
     base = ["--input", str(photos), "--types", "drs", "nrd", "--per-image", "40"]
     out = tmp_path / "killed"
-    command = [sys.executable, str(SCRIPT), *base, "--output", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, str(SCRIPT), *base, "--output", str(out), "--workers", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:
         while len(list(out.rglob("*.png"))) < 10:
             assert process.poll() is None
             time.sleep(0.005)
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # as a terminal sends Ctrl-C: to the workers as well
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == (130 if number == signal.SIGINT else -9)
     assert number == signal.SIGKILL or ("go on with --resume" in errors and "Traceback" not in errors)

@@ -11,7 +11,8 @@ from PIL import Image
 from rain_pictures import photographs
 
 from unirain_plugin.data import partial_decode
-from unirain_plugin.distill.records import UnreadableImageError, decode_rgb
+from unirain_plugin.distill.records import decode_rgb
+from unirain_plugin.errors import DataError
 
 PHOTO = photographs(96)["coffee"]
 
@@ -73,5 +74,5 @@ def spoilt(how):
 
 @pytest.mark.parametrize("how", ["flipped byte", "wrong checksum", "flipped byte, checksum mended", "cut, end kept"])
 def test_damage_is_an_error(how, decode):
-    with pytest.raises(UnreadableImageError, match=r"^x: the image cannot be decoded"):
+    with pytest.raises(DataError, match=r"^x: the image cannot be decoded"):
         decode(spoilt(how))

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
+from runs import run
 
-from unirain_plugin.distill.options import parse_options
-from unirain_plugin.distill.pipeline import Pipeline
 from unirain_plugin.distill.records import DistillError
 
 
@@ -18,12 +17,7 @@ def dying(request, settings, tmp_path):
     third = {"type": "DyingVoter", "name": "third", "victim": "drd/input/coffee0", "left": str(left)}
     changes = {"imports": ["dying_voter"], "voters": [*settings["voters"][:2], third], "shard_size": 1,
                "engine": {"type": request.param, "workers": 2}}  # fmt: skip
-
-    def run(deaths):
-        left.write_text(str(deaths))
-        return Pipeline(parse_options({**settings, **changes}, "t"), quiet=True).run()
-
-    return run
+    return lambda deaths: left.write_text(str(deaths)) and run(settings, **changes)
 
 
 def test_the_shard_is_named_after_three_tries(dying, settings, tmp_path):

@@ -10,24 +10,12 @@ import time
 from pathlib import Path
 
 import yaml
-
-from unirain_plugin.distill.options import parse_options
-from unirain_plugin.distill.pipeline import Pipeline
-
-RESULTS = ("manifest.jsonl", "votes.jsonl", "statistics.json", "meta_info/index.json")
-
-
-def run(settings):
-    Pipeline(parse_options(settings, "t"), quiet=True).run()
+from runs import contents, run
 
 
 def shards(work):
     """Finished shards with the time at which they were made."""
     return {path: path.stat().st_mtime_ns for path in work.glob("*/[0-9]*") if path.is_dir()}
-
-
-def same_results(first, second):
-    return all((first / name).read_bytes() == (second / name).read_bytes() for name in RESULTS)
 
 
 def test_killed_again_and_again(settings, tmp_path):
@@ -49,7 +37,7 @@ def test_killed_again_and_again(settings, tmp_path):
             break
     assert process.exitcode == 0 and kills >= 3
     assert not list(work.glob("*/.tmp-*"))
-    assert same_results(tmp_path / "killed", tmp_path / "calm")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "calm")
 
 
 def test_killed_with_workers_that_do_not_outlive_it(settings, tmp_path):
@@ -71,7 +59,7 @@ def test_killed_with_workers_that_do_not_outlive_it(settings, tmp_path):
         time.sleep(0.1)
     run({**options, "engine": {"workers": 0}, "imports": ["stub_voters"]})
     assert before.items() <= shards(work).items()
-    assert same_results(Path(settings["output"]), tmp_path / "calm")
+    assert contents(settings["output"]) == contents(tmp_path / "calm")
 
 
 def _session_of(stat):

@@ -14,6 +14,7 @@ from unirain_plugin.distill.options import load_options, parse_options
 from unirain_plugin.distill.records import DistillError
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.resources import option_file
 from unirain_plugin.support.spec import between
 
 load_parts()
@@ -33,6 +34,14 @@ def test_registries_are_basicsr_s_and_filled(registry, names):
 
     assert isinstance(registry, Registry) and names <= set(registry.keys())
     assert all(registry.get(name) is not None for name in names)
+
+
+def test_what_is_no_part_is_refused_when_it_registers():
+    with pytest.raises(
+        TypeError, match="Bare is registered as voter, and no class derived from the base of such parts"
+    ):
+        VOTER.register()(type("Bare", (), {}))
+    assert "Bare" not in VOTER
 
 
 def test_section_errors_name_the_nearest(settings):
@@ -94,7 +103,7 @@ def test_option_errors(settings, change, text):
 
 @pytest.mark.parametrize("name", ["offline", "gpu_vlm"])
 def test_shipped_option_files_are_valid(name):
-    assert load_options(f"options/distill/{name}.yml").name == name
+    assert load_options(option_file(f"distill/{name}.yml")).name == name
 
 
 def test_attributes_say_what_is_in_the_image(rendered):

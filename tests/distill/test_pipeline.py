@@ -7,28 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rain_pictures import write_png
+from runs import RESULTS, contents, run
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.command import describe_plan
-from unirain_plugin.distill.inputs import CandidateFile, list_references
+from unirain_plugin.distill.inputs import list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
-from unirain_plugin.distill.pipeline import Pipeline
 from unirain_plugin.distill.records import DistillError, Vote
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.vote import decide
 from unirain_plugin.distill.workspace import load_rows
 from unirain_plugin.errors import DataError, OptionError
-
-RESULTS = ("manifest.jsonl", "votes.jsonl", "statistics.json", "meta_info/index.json", "meta_info/drs.txt")
-
-
-def run(settings, restart=False, **changes):
-    return Pipeline(parse_options({**settings, **changes}, "test.yml"), quiet=True).run(restart)
-
-
-def contents(folder):
-    return {name: (Path(folder) / name).read_bytes() for name in RESULTS}
 
 
 def test_results_tell_one_story(settings):
@@ -85,7 +75,9 @@ def test_second_run_makes_nothing_and_a_lost_shard_is_made_again(settings):
     assert not (work / "votes" / ".tmp-leftover").exists()
 
 
-def test_processes_and_prefetch_give_the_same_bytes(settings, tmp_path):
+@pytest.mark.parametrize("kinds", [[], ["realism", "pair_consistency", "gt_quality"]], ids=["stubs", "defaults"])
+def test_processes_and_prefetch_give_the_same_bytes(settings, tmp_path, kinds):
+    settings["voters"] = [{"type": kind} for kind in kinds] or settings["voters"]
     run(settings)
     run(settings, output=str(tmp_path / "two"), engine={"workers": 2, "prefetch": 2})
     assert contents(settings["output"]) == contents(tmp_path / "two")
@@ -204,6 +196,26 @@ def test_a_voter_that_measures_nonsense_is_named(settings, monkeypatch):
         run(settings)
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ([], "gave 0 votes on 3 tasks"),
+        ([True] * 3, "returned True; expected a Vote with its name"),
+        ([Vote("second", True, "x")] * 3, "returned Vote.voter='second'.*expected a Vote with its name"),
+        (
+            [Vote("first", np.bool_(True), "x")] * 3,
+            "returned .*np.True_.*expected a Vote with its name and True, False or None",
+        ),
+    ],
+)
+def test_votes_that_are_none_are_named(settings, monkeypatch, answer, words):
+    from stub_voters import HashVoter
+
+    monkeypatch.setattr(HashVoter, "vote", lambda *_: answer)
+    with pytest.raises(DistillError, match=f"the voter 'first' {words}"):
+        run(settings)
+
+
 def test_empty_or_missing_references(settings, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.avif"):
@@ -216,11 +228,18 @@ def test_empty_or_missing_references(settings, tmp_path):
 
 
 @pytest.mark.parametrize(("folder", "count"), [("pairs", 16), ("pairs/drs", 4), ("", 32), ("pairs/drs/input", 4)])
-def test_references_in_the_layout_of_pairs_are_the_rainy_ones_only(folder, count, rendered, caplog):
+def test_references_in_the_layout_of_pairs_are_the_rainy_ones_only(folder, count, rendered, warnings_of):
     found = list_references(ReferenceOptions(rendered / folder))
     assert len(found) == count and not any("target" in reference.path.parts for reference in found)
     skipped = {path for path in (rendered / "pairs").glob("*/target") if path.is_relative_to(rendered / folder)}
-    assert all(str(path) in caplog.text for path in skipped) and ("left out" in caplog.text) is bool(skipped)
+    told = "".join(warnings_of)
+    assert all(str(path) in told for path in skipped) and ("left out" in told) is bool(skipped)
+
+
+@pytest.mark.parametrize(("types", "found"), [(True, "drs"), (False, None), (["smoke", "drs"], "smoke"), ([], None)])
+def test_rain_types_of_references_follow_their_folders(types, found, rendered, tmp_path):
+    shutil.copytree(rendered / "real/drs", tmp_path / "drs/smoke")
+    assert {r.rain_type for r in list_references(ReferenceOptions(tmp_path, types))} == {found}
 
 
 def test_a_folder_called_target_alone_holds_references_like_any_other(rendered, tmp_path):
@@ -375,7 +394,7 @@ def test_what_changes_a_stages_results_is_part_of_its_state(settings, change, st
 
     def state(settings):
         options = parse_options(settings, "test.yml")
-        context = Context(Job(options, "", 0, CandidateFile("", "", "", 0, options.shard_size)))
+        context = Context(Job(options, "", 0, "", "", 0))
         return {name: stage.depends_on(context) for name, stage in STAGES.items()}
 
     before, after = state(settings), state({**settings, **change})

@@ -1,11 +1,14 @@
 """Planted bad pairs: each kind does what it says, repeatably, and leaves the good pair alone."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.sample_photos import sample_photos
+from unirain_plugin.study import planted as planted_pairs
 from unirain_plugin.study.benchmarks.distill import render_pairs
 from unirain_plugin.study.planted import FURTHER_KINDS, GOOD_KINDS, KINDS, RAIN_KINDS, plant
 
@@ -58,6 +61,18 @@ def test_still_rainy_comes_in_the_same_and_in_other_rain(pairs):
         left = planted("still_rainy", pairs, seed).gt.astype(float) - pairs[0].gt
         same += np.corrcoef(left.ravel(), difference.ravel())[0, 1] > 0.9
     assert 2 <= same <= 14
+
+
+@pytest.mark.parametrize(
+    ("rain_type", "rendered"), [("snow", "snow"), ("haze", "haze"), ("nrs", "drs"), ("drd", "drd")]
+)
+def test_other_rain_is_of_the_pairs_own_type_by_day(rain_type, rendered, pairs, monkeypatch):
+    seen, render = [], planted_pairs.render_rain
+    monkeypatch.setattr(
+        planted_pairs, "render_rain", lambda gt, kind, *rest: seen.append(kind) or render(gt, kind, *rest)
+    )
+    plant(next(iter(RAIN_KINDS)), replace(pairs[0], rain_type=rain_type), pairs[1], np.random.default_rng(0))
+    assert seen == [rendered]
 
 
 def test_an_unknown_kind_names_the_nearest(pairs):

@@ -27,7 +27,7 @@ KEEP = json.dumps({"verdict": "keep", "reason": "AUTHORIZATION, https://h/?key=s
     ],
     ids=["votes", "some-useless", "useless", "500", "400"],
 )
-def test_no_file_holds_the_key(answers, settings, tmp_path, monkeypatch, caplog):
+def test_no_file_holds_the_key(answers, settings, tmp_path, monkeypatch, warnings_of):
     monkeypatch.setenv("RAIN_KEY", KEY)
     with serve(*answers) as server:
         common = {"type": "vlm", "base_url": server.url, "model": "m", "api_key_env": "RAIN_KEY", "retries": 0}
@@ -46,5 +46,5 @@ def test_no_file_holds_the_key(answers, settings, tmp_path, monkeypatch, caplog)
     assert said or {"votes.jsonl", "manifest.jsonl", "report.html"} <= {path.name for path in files}
     assert any(b"***" in path.read_bytes() for path in files) or "***" in said  # the server's words are there
     code = base64.b64encode(KEY.encode()).rstrip(b"=")[:-1]
-    for text in [said.encode(), caplog.text.encode(), *(path.read_bytes() for path in files)]:
+    for text in [said.encode(), *map(str.encode, warnings_of), *(path.read_bytes() for path in files)]:
         assert b"secret" not in text and code not in text

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from unirain_plugin.distill.options import parse_options
-from unirain_plugin.distill.pipeline import Pipeline
 from unirain_plugin.distill.records import Vote
 from unirain_plugin.distill.registry import VOTER
 from unirain_plugin.distill.voters.base import Voter
@@ -50,12 +48,8 @@ def test_workers_import_nothing_heavy(settings):
     }
     root = Path(settings["output"])
     (root.parent / "o.json").write_text(json.dumps(options))
-    code = (
-        "import json, sys; sys.path.insert(0, {tests!r}); from unirain_plugin.distill.options import parse_options; "
-        "from unirain_plugin.distill.pipeline import Pipeline; "
-        "Pipeline(parse_options(json.load(open({file!r})), 't'), quiet=True).run()"
-    )
-    python(code.format(tests=str(Path(__file__).parent), file=str(root.parent / "o.json")))
+    code = "import json, sys; sys.path.insert(0, {!r}); from runs import run; run(json.load(open({!r})))"
+    python(code.format(str(Path(__file__).parent), str(root.parent / "o.json")))
     rows = load_lines(root / "work" / "votes" / "000000", "rows")
     spied = [vote["details"]["modules"] for row in rows for vote in row["votes"] if vote["voter"] == "ModuleSpy"]
     assert spied and all(found == [] for found in spied)
@@ -91,14 +85,3 @@ faults()
 print(faults())
 """
     assert int(python(code)) < 100 * 256  # pages of one plane, each time
-
-
-def test_a_default_run_is_the_same_with_and_without_workers(settings, tmp_path):
-    defaults = [{"type": "realism"}, {"type": "pair_consistency"}, {"type": "gt_quality"}]
-    texts = []
-    for workers in (0, 2):
-        output = tmp_path / str(workers)
-        options = {**settings, "voters": defaults, "engine": {"workers": workers}, "output": str(output)}
-        Pipeline(parse_options(options, "t"), quiet=True).run()
-        texts.append([(output / name).read_bytes() for name in ("manifest.jsonl", "votes.jsonl", "statistics.json")])
-    assert texts[0] == texts[1]

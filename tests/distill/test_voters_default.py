@@ -10,7 +10,7 @@ import pytest
 from unirain_plugin.distill.records import Reference, VoteTask
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
 from unirain_plugin.distill.stages.vote import decide
-from unirain_plugin.distill.voters.default import VERSION, pair_evidence
+from unirain_plugin.distill.voters.default import pair_evidence
 from unirain_plugin.distill.voters.findings import SURETY_LIMIT, Finding, rain_in_clean
 from unirain_plugin.distill.voters.findings import judge as judge_findings
 from unirain_plugin.errors import OptionError
@@ -176,12 +176,6 @@ def test_what_else_darkens_real_rain_is_not_taken_for_rain_in_the_clean_image():
         assert rain_in_clean(evidence(lq, other), "drs").severity > 1.5
 
 
-def test_work_of_other_limits_is_not_taken_over():
-    load_parts()
-    for name in TYPES:
-        assert build_part(VOTER, {"type": name}, "v").fingerprint()["version"] == VERSION >= 3
-
-
 def test_dense_rain_coded_as_jpeg_is_not_taken_for_a_blurred_clean_image():
     def coded(image, quality):
         return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
@@ -336,11 +330,8 @@ def test_strictness_moves_the_limits_and_the_first_broken_one_gives_the_reason()
     findings = [Finding("a", 0.5, "first"), Finding("b", 0.9, "second"), Finding("c", 0.8, "third")]
     assert judge_findings("v", findings, 1.0, "fine").verdict is True
     vote = judge_findings("v", findings, 1.3, "fine")
-    assert (vote.verdict, vote.reason, vote.details) == (
-        False,
-        "second",
-        {"severity": 1.17, "kind": "b", "also": ["c"]},
-    )
+    assert (vote.verdict, vote.reason) == (False, "second")
+    assert vote.details == {"severity": 1.17, "kind": "b", "also": ["c"]}
 
 
 def test_most_planted_pairs_are_found_and_most_good_ones_kept(good, judge):
@@ -348,20 +339,8 @@ def test_most_planted_pairs_are_found_and_most_good_ones_kept(good, judge):
     kept = [judge(pair)[0] for pair in good]
     assert np.mean(kept) >= 0.85
     rng = np.random.default_rng(0)
-    for kind in (
-        "misaligned_3px",
-        "wrong_scene",
-        "swapped",
-        "blurred",
-        "exposure_shift",
-        "flat_rain",
-        "still_rainy",
-        "half_left",
-        "hue_turned",
-        "grey_clean",
-        "framed_clean",
-        "interlaced_clean",
-    ):
+    kinds = "misaligned_3px wrong_scene swapped blurred exposure_shift flat_rain still_rainy half_left hue_turned "
+    for kind in (kinds + "grey_clean framed_clean interlaced_clean").split():
         bad = [plant(kind, pair, good[(i + 1) % len(good)], rng) for i, pair in enumerate(good[:12])]
         rejected = [not judge(pair)[0] for pair in bad]
         assert np.mean(rejected) >= 0.75, kind

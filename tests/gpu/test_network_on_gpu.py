@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from tiny_run import TINY_NETWORK
+from torch.overrides import TorchFunctionMode
 
 import unirain_plugin
 from unirain_plugin.archs.unirain_arch import UniRain
@@ -64,6 +65,45 @@ def test_autocast_is_as_near_as_its_type_allows(gpu, kind, dtype):
     assert all(torch.isfinite(g).all() for g in low)
     norm, low_norm = (torch.cat([g.flatten() for g in gs]).norm().item() for gs in (gradients, low))
     assert low_norm == pytest.approx(norm, rel=0.1)
+
+
+class Waits(TorchFunctionMode):
+    """Counts what makes the host wait for the GPU."""
+
+    WAITING = (
+        "tolist",
+        "item",
+        "nonzero",
+        "cpu",
+        "numpy",
+        "unique",
+        "masked_select",
+        "__bool__",
+        "__int__",
+        "__float__",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in self.WAITING or (name == "to" and "cpu" in map(str, args[1:])):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_host_waits_for_no_choice_of_experts(gpu, options, training):
+    with gpu():
+        net, lq = network(**options).to("cuda").train(training), torch.rand(3, 3, 20, 28).cuda()
+        with torch.set_grad_enabled(training), Waits() as waits:
+            net(lq)
+            assert waits.found == []
+            lq.sum().item()
+    assert waits.found == ["item"]
 
 
 def test_an_image_on_the_cpu_is_refused(gpu):

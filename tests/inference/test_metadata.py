@@ -159,9 +159,10 @@ def test_avif_is_turned_upright_and_becomes_png(tmp_path, orientation):
         assert np.abs(np.asarray(ImageOps.exif_transpose(again)) - shown).max() <= 12 and lost == ()
 
 
-def test_ten_bits_of_avif_and_its_colours_are_kept(tmp_path):
-    levels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
-    command = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-pix_fmt", "gbrp10le", "-s", "32x32", "-i", "-", "-c:v"]
+@pytest.mark.parametrize("bits", [10, 12])
+def test_more_than_eight_bits_of_avif_and_its_colours_are_kept(tmp_path, bits):
+    levels = np.linspace(0, 2**bits - 1, 1024).astype(np.uint16).reshape(32, 32)
+    command = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-pix_fmt", f"gbrp{bits}le", "-s", "32x32", "-i", "-", "-c:v"]
     command += ["libaom-av1", "-crf", "0", "-still-picture", "1", "-color_primaries", "bt2020", "-color_trc"]
     command += ["smpte2084", "-colorspace", "rgb", "-color_range", "pc", "-f", "avif", str(tmp_path / "a.avif")]
     try:
@@ -172,7 +173,7 @@ def test_ten_bits_of_avif_and_its_colours_are_kept(tmp_path):
         pytest.skip("ffmpeg writes no AVIF here")
     image = read_image(tmp_path / "a.avif")
     assert image.pixels.dtype == np.uint16
-    assert np.abs(image.pixels - np.round(levels.astype(int) * 65535 / 1023)[..., None]).max() <= 65
+    assert np.abs(image.pixels - np.round(levels.astype(int) * 65535 / (2**bits - 1))[..., None]).max() <= 65
     assert image.blocks == (("cICP", bytes([9, 16, 0, 1])),)
 
 

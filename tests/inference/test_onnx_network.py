@@ -11,7 +11,9 @@ from inference_helpers import random_image, random_network
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin import load, restore
+from unirain_plugin.archs.presets import preset
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
+from unirain_plugin.inference import restoring
 from unirain_plugin.inference.images import read_image
 
 runtime = pytest.importorskip("onnxruntime")
@@ -76,14 +78,31 @@ def test_it_restores_as_its_weights_do(net, exported, size):
     assert size == (1, 1) or np.abs(found - image).max() > 1
 
 
-def test_large_images_are_cut_into_tiles(exported):
-    loaded, sizes = load(exported), []
+@pytest.mark.parametrize(("tile", "memory"), [(64, 0.0), (80, None)])
+def test_large_images_are_restored_whole_unless_memory_is_short_or_tiles_are_asked_for(
+    net, exported, monkeypatch, tile, memory
+):
+    monkeypatch.setattr(restoring, "DEFAULT_TILE", 64)
+    loaded, image, sizes = load(exported), random_image(100, 150), []
     session = loaded._session
-    loaded._session = type(
-        "Spy", (), {"run": lambda _, names, fed: sizes.append(fed["lq"].shape) or session.run(names, fed)}
-    )()
-    restore(loaded, random_image(100, 150), tile=64, overlap=16, sizes=())
-    assert len(sizes) > 4 and max(max(size[2:]) for size in sizes) <= 72
+    loaded._session = SimpleNamespace(run=lambda names, x: sizes.append(x["lq"].shape[2:]) or session.run(names, x))
+    expected = restore(net, image, tile=0, sizes=()).astype(int)
+    assert np.abs(restore(loaded, image, tile=64, sizes=()) - expected).max() <= 1
+    assert sizes == [(100, 150)]
+    with pytest.warns(UserWarning, match=rf"150×100 pixels are restored in tiles of {tile}\..*takes about 0\.1 GiB"):
+        restore(loaded, image, tile=tile, overlap=16, memory=memory, sizes=())
+    assert len(sizes) > 4 and set(sizes[1:]) == {(tile, tile)}
+
+
+def test_what_an_image_takes_is_estimated_from_what_was_measured(exported):
+    loaded = load(exported)
+    loaded.architecture = {"type": "UniRain", **preset("UniRain-Tiny")}
+    assert 3115 < loaded.bytes_a_pixel() < 1.4 * 3115
+    wide = preset("UniRain-S", num_blocks=[1, 0], decoder_blocks=[1], heads=[1, 2], refinement_blocks=1)
+    loaded.architecture = {"type": "UniRain", **wide}
+    assert 9561 < loaded.bytes_a_pixel() < 1.4 * 9561
+    loaded.architecture = {"type": "RCAN"}
+    assert loaded.bytes_a_pixel() is None
 
 
 def test_the_command_takes_it(tmp_path, net, exported, capsys):

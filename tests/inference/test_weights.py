@@ -4,10 +4,13 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.utils.registry import ARCH_REGISTRY
 from inference_helpers import SMALL, random_image, random_network
 from safetensors import safe_open
 
@@ -16,6 +19,7 @@ from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference import loading
 from unirain_plugin.inference.loading import guess_architecture, load
+from unirain_plugin.support.files import write_png
 
 
 def assert_same_network(net, other):
@@ -229,6 +233,13 @@ def test_foreign_weights_name_the_keys_that_differ(tmp_path):
         ("w.pth", b"", "no file of weights, or it is truncated|damaged"),
         ("w.pth", b"hello world, this is text", "damaged|no file of weights"),
         ("w.safetensors", b"hello world, this is text", "no whole safetensors file"),
+        ("w.pth", b"<!DOCTYPE html><html>Not found</html>", "is a web page; expected weights"),
+        (
+            "w.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d",
+            "pointer of Git LFS, not the file",
+        ),
+        ("w.pth", {"params": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}}, "'b' holds NaN.*diverged"),
         ("w.onnx", None, "there is no such file"),
         ("w.pth", [1, 2], "found list"),
         ("w.pth", {"epoch": 3, "iter": 4}, "holds no parameters; found the keys epoch, iter"),
@@ -258,6 +269,22 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     torch.save({"params": Payload()}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="more than tensors"):
         load(tmp_path / "w.pth", device="cpu")
+
+
+def test_a_single_wrong_bit_is_noticed_where_there_are_checksums(tmp_path):
+    state, path = random_network().state_dict(), tmp_path / "w.pth"
+    write_weights(path, state, SMALL)
+    data = bytearray(path.read_bytes())
+    data[data.index(state["embed.weight"].numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"w\.pth: the file of weights is damaged \(record .*/data/\d+\)"):
+        load(path, device="cpu")
+    torch.serialization.set_crc32_options(False)
+    try:
+        write_weights(path, state, SMALL)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(load(path, device="cpu").state_dict()["embed.weight"], state["embed.weight"])
 
 
 def test_truncated_files_are_explained(tmp_path):
@@ -356,13 +383,15 @@ def test_networks_of_ones_own_are_imported_and_only_if_the_user_names_the_file(t
     assert f"network type '{name}' is not registered" in capsys.readouterr().err
     assert cli.main([*export, *(("--imports", name.lower()) if where == "--imports" else ("--network", "o.yml"))]) == 0
     assert load("w.pth", device="cpu").architecture == {"type": name}
-
-
-def test_imports_that_are_no_list_are_told(tmp_path):
-    write_weights(tmp_path / "w.pth", random_network().state_dict(), SMALL)
-    (tmp_path / "x.yml").write_text(yaml.safe_dump({"imports": "own_net", "network_g": SMALL}))
-    with pytest.raises(OptionError, match="imports: expected a list of modules, found 'own_net'"):
-        load(tmp_path / "w.pth", tmp_path / "x.yml")
+    del ARCH_REGISTRY._obj_map[name], sys.modules[name.lower()]  # as in a process that has not imported it
+    write_png(Path("rainy.png"), np.zeros((4, 5, 3), np.uint8))
+    inference = ["inference", "-i", "rainy.png", "-o", "out", "--weights", "w.pth", "--quiet"]
+    assert cli.main(inference) == 2
+    assert (
+        f"network type '{name}' is not registered. The module that registers one of your own is named by --imports"
+        in (capsys.readouterr().err)
+    )
+    assert cli.main([*inference, "--imports", name.lower()]) == 0 and Path("out/rainy.png").is_file()
 
 
 def test_export_refuses_another_suffix(capsys):

@@ -59,6 +59,7 @@ def test_an_impulse_has_a_flat_spectrum():
     pred[..., 0, 0] += 0.5
     for norm, scale in (("backward", 1.0), ("ortho", 4.0), ("forward", 16.0)):
         assert FrequencyL1Loss(norm=norm)(pred, target).item() == pytest.approx(0.25 / scale, rel=1e-5)
+    assert FrequencyL1Loss()(pred, target).item() == pytest.approx(0.25 / 4, rel=1e-5)
 
 
 def test_a_shifted_impulse_has_phases():

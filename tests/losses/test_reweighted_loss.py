@@ -1,5 +1,7 @@
 """The registered loss: stock behaviour, grouping by type, updates, log, exact continuation, errors."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -211,6 +213,22 @@ def test_nothing_is_recorded_in_evaluation_or_without_gradients():
     with torch.no_grad():
         loss.train()(pred, target, LABELS)
     assert loss.get_extra_state() == state
+
+
+def test_no_part_of_a_batch_is_kept_when_its_loss_is_gone():
+    saved = []
+
+    class Holder:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            saved.append(weakref.ref(self))
+
+    loss, (pred, target) = build(), batch()
+    with torch.autograd.graph.saved_tensors_hooks(Holder, lambda holder: holder.tensor):
+        value = loss(pred, target, LABELS)
+    assert any(holder() for holder in saved)
+    del value
+    assert not any(holder() for holder in saved), "a graph of every iteration would fill the memory"
 
 
 def test_nonfinite_losses_are_returned_but_not_recorded():
@@ -430,16 +448,14 @@ def test_wrong_options(options, message):
         build(**options)
 
 
-def test_missing_labels_are_told_once_and_in_training_only(monkeypatch):
-    said = []
-    logger = type("Logger", (), {"warning": staticmethod(said.append)})
-    monkeypatch.setattr("unirain_plugin.losses.reweighted_loss.get_root_logger", lambda: logger)
+def test_missing_labels_are_told_once_and_in_training_only(warnings_of):
     loss, images = build_loss({"type": "MultiObjectiveReweightedLoss", "mode": "dwa"}), torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         loss(images, images)
     loss.eval()(images, images)
     loss.train()(images, images, rain_type=torch.tensor([0, 1]))
-    assert said == []
+    assert warnings_of == []
     for _ in range(3):
         loss(images, images)
-    assert len(said) == 1 and "no rain types" in said[0] and "`mode: dwa` has no effect" in said[0]
+    (message,) = warnings_of
+    assert "no rain types" in message and "`mode: dwa` has no effect" in message

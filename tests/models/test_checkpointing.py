@@ -1,7 +1,6 @@
 """What a checkpoint holds, and that training goes on from it bit for bit."""
 
 from collections import deque
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,41 +100,32 @@ def test_position_in_the_data_is_saved(tmp_path):
     assert read_state(tmp_path / "training_states/2.state")["unirain"]["data"] == {"next_draw": 23}
 
 
-def test_state_of_the_stock_toolbox_is_accepted_with_a_warning(tmp_path, caplog, monkeypatch):
+def test_state_of_the_stock_toolbox_is_accepted_with_a_warning(tmp_path, warnings_of):
     model = ToyModel(tmp_path)
     model.train(1, 2)
     model.save_training_state(0, 2)
     state = read_state(tmp_path / "training_states/2.state")
-    messages = []
-    logger = SimpleNamespace(warning=messages.append)
-    monkeypatch.setattr("unirain_plugin.models.checkpointing.get_root_logger", lambda: logger)
     load_training_state(ToyModel(tmp_path), state)
-    assert "stock toolbox" in messages[0]
+    assert "stock toolbox" in warnings_of[0]
 
 
-def test_state_of_another_model_type_is_accepted_with_a_warning(tmp_path, monkeypatch):
+def test_state_of_another_model_type_is_accepted_with_a_warning(tmp_path, warnings_of):
     class Stateless(ToyModel):
         history_state = load_history_state = property(lambda self: self.missing)  # hasattr finds neither
 
-    messages = []
-    logger = SimpleNamespace(warning=messages.append)
-    monkeypatch.setattr("unirain_plugin.models.checkpointing.get_root_logger", lambda: logger)
     for first, second in ((ToyModel, Stateless), (Stateless, ToyModel)):
         save_checkpoint(first(tmp_path), 0, 1)
         load_training_state(second(tmp_path), read_state(tmp_path / "training_states/1.state"))
-        assert f"another model_type than {second.__name__}" in messages.pop()
+        assert f"another model_type than {second.__name__}" in warnings_of.pop()
 
 
-def test_another_number_of_processes_is_said(tmp_path, monkeypatch):
+def test_another_number_of_processes_is_said(tmp_path, warnings_of):
     model = ToyModel(tmp_path)
     save_checkpoint(model, 0, 1)
     other = ToyModel(tmp_path)
     other.opt["world_size"] = 2
-    messages = []
-    logger = SimpleNamespace(warning=messages.append)
-    monkeypatch.setattr("unirain_plugin.models.checkpointing.get_root_logger", lambda: logger)
     load_training_state(other, read_state(tmp_path / "training_states/1.state"))
-    assert "1 processes and is resumed by 2" in messages[0]
+    assert "1 processes and is resumed by 2" in warnings_of[0]
 
 
 def test_state_for_other_optimisers_is_an_error(tmp_path):
@@ -163,7 +153,7 @@ def test_state_of_another_optimiser_is_an_error(tmp_path):
         load_training_state(other, read_state(tmp_path / "training_states/1.state"))
 
 
-def test_a_run_that_is_made_longer_follows_the_longer_schedule(tmp_path, monkeypatch):
+def test_a_run_that_is_made_longer_follows_the_longer_schedule(tmp_path, warnings_of):
     def with_periods(periods):
         model = ToyModel(tmp_path, total_iter=periods[0])
         model.schedulers = [CosineAnnealingRestartLR(model.optimizers[0], periods=periods)]
@@ -172,12 +162,9 @@ def test_a_run_that_is_made_longer_follows_the_longer_schedule(tmp_path, monkeyp
     model = with_periods([4])
     model.train(1, 4)
     save_checkpoint(model, 0, 4)
-    messages = []
-    logger = SimpleNamespace(warning=messages.append)
-    monkeypatch.setattr("unirain_plugin.models.checkpointing.get_root_logger", lambda: logger)
     longer = with_periods([8])
     load_training_state(longer, read_state(tmp_path / "training_states/4.state"))
-    assert "(periods changed)" in messages[0]
+    assert "(periods changed)" in warnings_of[0]
     longer.train(5, 8)  # with the old periods the toolbox's scheduler fails here
     assert longer.get_current_learning_rate()[0] == pytest.approx(0.05 * (1 + np.cos(np.pi * 7 / 8)))
 

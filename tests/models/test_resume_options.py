@@ -1,13 +1,11 @@
 """A resume under a changed option file: what takes effect, and that the log says so."""
 
-import logging
 import math
 
 import pytest
 import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
-from basicsr.utils import get_root_logger
 
 from unirain_plugin.checkpoints.states import read_state
 from unirain_plugin.errors import CheckpointError
@@ -42,21 +40,18 @@ class TwoGroups(BaseModel):
 
 
 @pytest.fixture()
-def resumed(tmp_path, caplog, monkeypatch):
+def resumed(tmp_path, warnings_of):
     """Train four iterations with one set of options, resume with another; the model, and the log."""
-    get_root_logger()  # sets the logger up, once
-    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
 
     def resume(before, after):
         model = TwoGroups(tmp_path, **before)
         model.train(1, 4)
         save_training_state(model, 0, 4, states_of_ranks(model))
-        caplog.clear()
+        warnings_of.clear()
         model = TwoGroups(tmp_path, **after)
         load_training_state(model, read_state(tmp_path / "4.state"))
-        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert "What else TwoGroups may keep" in warnings.pop(), "no one knows what a class of somebody else's keeps"
-        return model, warnings
+        assert "What else TwoGroups may keep" in warnings_of.pop(), "no one knows what a class of somebody else's keeps"
+        return model, warnings_of
 
     return resume
 

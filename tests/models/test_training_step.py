@@ -388,8 +388,10 @@ def test_progressive_stages_train_on_the_middle_of_the_first_samples(tmp_path):
     train(model, [data] * 4)
     height, width = data["lq"].shape[2:]
     assert shapes == [(1, 3, 4, 4), (1, 3, 4, 4), (3, 3, 6, 6), (4, 3, height, width)]
-    batch = Batch(data["lq"], data["gt"], data["rain_type"], data["lq_path"]).cut(Stage(1, 4, 3))
-    top, left = (height - 4) // 2, (width - 4) // 2
-    torch.testing.assert_close(batch.gt, data["gt"][:3, :, top : top + 4, left : left + 4])
+    wide = [torch.cat([data[side], data[side]], 3) for side in ("lq", "gt")]  # as of a data set with other crops
+    batch = Batch(*wide, data["rain_type"], data["lq_path"]).cut(Stage(1, 4, 3))
+    top, left = (height - 4) // 2, (2 * width - 4) // 2
+    for found, side in zip((batch.lq, batch.gt), wide, strict=True):
+        torch.testing.assert_close(found, side[:3, :, top : top + 4, left : left + 4])
     torch.testing.assert_close(batch.rain_type, data["rain_type"][:3])
     assert list(batch.paths) == list(data["lq_path"][:3])

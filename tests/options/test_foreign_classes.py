@@ -50,10 +50,35 @@ class PadsToWindows(SRModel):
         return self.opt["network_g"]["window_size"]
 
 
+class PadsByAnotherName(SRModel):
+    def test(self):
+        opt = self.opt
+        network = opt["network_g"]
+        return network["window_size"]
+
+
+class Careful(SRModel):
+    """Needs nothing: ``self.opt["network_g"]["window_size"]`` is not read unless it is there."""
+
+    def __init__(self, opt):
+        network, cfg = opt["network_g"], opt.get("train")
+        self.steps = cfg.get("distill_steps")
+        opt["network_g"]["depth"] = 3
+        super().__init__(opt)
+        net = self.opt["network_g"]
+        self.window = net["window_size"] if "window_size" in net else network.get("window", 8)
+        # once it was opt["network_g"]["window"]
+
+    def test(self):
+        net = self.net_g
+        net = net["window_size"]
+        return [net for net in (self.opt["path"],) if net["models"]]
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     for registry, *classes in (
-        (MODEL_REGISTRY, LeavesEarly, PadsToWindows),
+        (MODEL_REGISTRY, LeavesEarly, PadsToWindows, PadsByAnotherName, Careful),
         (DATASET_REGISTRY, OwnPairs),
         (ARCH_REGISTRY, Tolerant),
     ):
@@ -117,7 +142,7 @@ def test_values_of_a_network_of_somebody_elses_may_be_of_any_kind():
         check_options(opt, check_paths=False)
 
 
-@pytest.mark.parametrize("model", [SwinIRModel, PadsToWindows])
+@pytest.mark.parametrize("model", [SwinIRModel, PadsToWindows, PadsByAnotherName])
 @pytest.mark.parametrize("network", ["EDSR", "SwinIR"])
 def test_an_option_that_the_model_wants_of_the_network(model, network):
     opt = stock(("SRModel", model.__name__))
@@ -133,6 +158,10 @@ def test_an_option_that_the_model_wants_of_the_network(model, network):
     if network == "SwinIR":
         opt["network_g"]["window_size"] = 8
         assert check_options(opt, check_paths=False) == []
+
+
+def test_what_a_model_looks_for_first_or_only_mentions_is_no_warning():
+    assert check_options(stock(("SRModel", "Careful")), check_paths=False) == []
 
 
 def test_our_model_asks_nothing_of_the_network():

@@ -29,6 +29,8 @@ def message_of(text: str | bytes, folder) -> str:
         ("a: 1\n\tb: 2\n", "options.yml:2, column 1: not valid YAML"),
         ("a:\n\t- 1\n", "holds a tab; indent with spaces"),
         ("a: [1, 2\nb: 3\n", "not valid YAML"),
+        ("a: [1, 2\n", "options.yml:2, column 1: not valid YAML: while parsing a flow sequence"),
+        ('a: "open\n', "options.yml:2, column 1: not valid YAML: while scanning a quoted scalar"),
         (
             "a: b: c\n",
             "options.yml:1, column 5: not valid YAML: mapping values are not allowed here. Check the indentation",

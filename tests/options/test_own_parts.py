@@ -35,9 +35,37 @@ def test_a_network_of_ones_own_is_found_beside_the_file_and_in_the_working_direc
     assert name in ARCH_REGISTRY
 
 
-def test_what_is_wrong_in_a_module_is_told_with_file_and_line(tmp_path):
-    (tmp_path / "broken_part.py").write_text("x = 1\ny = x / 0\n")
-    with pytest.raises(OptionError, match=r"cannot import 'broken_part': ZeroDivisionError: .*broken_part\.py:2"):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = 1\ny = x / 0\n", r"ZeroDivisionError: division by zero \({file}:2\)"),
+        ("import sys\nsys.exit(0)\n", r"SystemExit: 0 \({file}:2\)"),
+        ("x = (\n\ndef f(:\n", r"SyntaxError: .* \({file}:\d\)"),
+        ("import not_there_at_all\n", r"ModuleNotFoundError: No module named 'not_there_at_all' \({file}:1\)\.$"),
+        ("import json\n\njson.loads('{{')\n", r"JSONDecodeError: .* \({file}:3\)"),  # not the line in Python's own
+        (NET.format(name="UniRain"), r"AssertionError: .*'UniRain' was already registered.* \({file}:5\)"),
+    ],
+)
+def test_what_is_wrong_in_a_module_is_told_with_file_and_line(tmp_path, text, told):
+    file = tmp_path / "broken_part.py"
+    file.write_text(text)
+    with pytest.raises(OptionError, match="^imports: cannot import 'broken_part': " + told.format(file=file)):
         import_own(["broken_part"], tmp_path)
-    with pytest.raises(OptionError, match="cannot import 'no_such_part': ModuleNotFoundError"):
-        import_own(["no_such_part"], tmp_path)
+    sys.modules.pop("broken_part", None)
+
+
+@pytest.mark.parametrize(
+    ("modules", "told"),
+    [
+        (
+            ["no_such_part"],
+            r"cannot import 'no_such_part': .* where Python looks, in the working directory or beside the",
+        ),
+        (["no_such_part.py"], r"'no_such_part'.*; expected a module's name, without '\.py'\.$"),
+        ("my_net", r"expected a list of modules such as \[my_package\.my_net\], found 'my_net'"),
+        ([3], r"expected a list of modules such as .*, found \[3\]"),
+    ],
+)
+def test_modules_that_are_not_there_and_no_list_of_names(tmp_path, modules, told):
+    with pytest.raises(OptionError, match="^imports: .*" + told):
+        import_own(modules, tmp_path / "beside")

@@ -1,7 +1,6 @@
 """Rain types of data sets, loss and best figure: what does not fit is told before the run."""
 
 import json
-import logging
 
 import pytest
 from option_texts import UNIRAIN
@@ -75,10 +74,10 @@ def test_validation_losses_go_by_name(load, rainrag_root):
         load(("mode: paper", "source: val"))
 
 
-def test_types_of_the_loss_without_data_are_a_warning(load, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+def test_types_of_the_loss_without_data_are_a_warning(load, warnings_of):
     load((f"rain_types: {TYPES}\n    gt_size", "rain_types: [drs, nrd]\n    gt_size"))
-    assert "train.pixel_opt.rain_types: datasets.train holds no drd, nrs." in caplog.text
+    (message,) = warnings_of
+    assert "train.pixel_opt.rain_types: datasets.train holds no drd, nrs." in message
 
 
 def test_a_type_without_a_folder_is_told_before_the_run(load):
@@ -129,13 +128,12 @@ UNLABELLED = (
         ("SRModel", UNLABELLED, "SRModel gives it no rain types"),
     ],
 )
-def test_a_loss_without_labels(model, data, says, load, rainrag_root, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+def test_a_loss_without_labels(model, data, says, load, rainrag_root, warnings_of):
     own = [("  grad_clip: 1.0\n", ""), ("AdamW", "Adam")] if model == "SRModel" else []
     load(("UniRainModel", model), (LABELLED.format(rainrag_root), data.format(rainrag_root)), *own)
-    told = {line for line in caplog.text.splitlines() if "no effect" in line}
+    told = [text for text in warnings_of if "no effect" in text]
     assert len(told) == (1 if says else 0)
-    assert says is None or f"train.pixel_opt: {says}" in caplog.text
+    assert says is None or f"train.pixel_opt: {says}" in told[0]
 
 
 def test_validation_losses_need_a_labelled_set(load, rainrag_root):
@@ -146,14 +144,14 @@ def test_validation_losses_need_a_labelled_set(load, rainrag_root):
         load((labelled, unlabelled), ("mode: paper", "source: val"))
 
 
-def test_types_of_the_loss_that_a_manifest_lacks_are_a_warning(load, tmp_path, rainrag_root, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+def test_types_of_the_loss_that_a_manifest_lacks_are_a_warning(load, tmp_path, rainrag_root, warnings_of):
     nested = {"retrieved": [{"id": "a", "rain_type": "nrs"}]}
     lines = [{**nested, "lq": "a", "gt": "b", "rain_type": name} for name in ("nrd", "drs", "drs")]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     data = LABELLED.format(rainrag_root)
     manifest = f"type: DistilledMixedPairedDataset\n    manifest: {tmp_path / 'm.jsonl'}"
     load((data, manifest))
-    assert "train.pixel_opt.rain_types: datasets.train holds no drd, nrs." in caplog.text
+    (message,) = warnings_of
+    assert "train.pixel_opt.rain_types: datasets.train holds no drd, nrs." in message
     with pytest.raises(OptionError, match="the loss has no nrd, which datasets"):
         load((data, manifest), (LOSS, "MultiObjectiveReweightedLoss\n    rain_types: [drs, drd]"))

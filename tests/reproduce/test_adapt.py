@@ -59,7 +59,7 @@ def adapted(user):
     """A whole run with photographs and pairs, its output and status."""
     weights = user / "small.safetensors"
     output = user / "out"
-    command = arguments(user, output, pairs=user / "pairs", weights=weights, **TINY)
+    command = arguments(user, output, pairs=user / "pairs", weights=weights, imports="json", **TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adapt, "STRICTNESS", 0.1)  # in so small windows rain hides the scene
         return output, cli.main(command), command
@@ -97,7 +97,7 @@ def test_own_rain_takes_most_samples(adapted):
     own = {record.rain_type for record in records if record.source != "other"}
     assert sum(sampling["types"][t] for t in own) / sum(sampling["types"].values()) == pytest.approx(0.75)
     assert sampling["sources"] == {"other": 0.2, "fitted": 0.4, "pairs": 1.0}
-    assert opt["train"]["total_iter"] >= 32 and opt["network_g"]["dim"] == 8
+    assert opt["train"]["total_iter"] >= 32 and opt["network_g"]["dim"] == 8 and opt["imports"] == ["json"]
 
 
 def test_the_report_tells_every_share_and_what_was_done(adapted):
@@ -160,6 +160,7 @@ def test_the_best_share_that_loses_little_is_taken(found, best):
         ({"size": 80}, "is smaller than --size 80"),
         ({"size": 72, "pairs": "small"}, "0.png: has 95×72 pixels; at least 96×72 are needed"),
         ({"weights": "none.pth"}, "--weights none.pth: cannot be read"),
+        ({"imports": "no_such_net"}, "imports: cannot import 'no_such_net'"),
     ],
 )
 def test_wrong_arguments_are_told_and_nothing_is_made(user, tmp_path, monkeypatch, capsys, more, message):

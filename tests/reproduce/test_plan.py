@@ -1,5 +1,7 @@
 """From questions to runs."""
 
+from dataclasses import replace
+
 import pytest
 
 from unirain_plugin.study.data import DataFolder
@@ -56,6 +58,16 @@ def test_a_run_differs_from_the_baseline_in_one_thing(cpu, tmp_path):
     other = options(networks="EDSR")
     assert other["network_g"] == cpu.networks["EDSR"]
     assert {**other, "network_g": base["network_g"]} == base
+
+
+def test_runs_follow_the_types_that_the_file_names(cpu, tmp_path):
+    assert "rain_types" not in cpu.fixed({})["data"]  # as in the records of runs that were begun before the key
+    types = ("nrd", "snow", "haze")
+    options = replace(cpu, data=replace(cpu.data, rain_types=types))
+    opt = run_options(options, base_training(options), plan_runs(options)[0], DataFolder(tmp_path))
+    sections = opt["datasets"]["train"], opt["datasets"]["val"], opt["train"]["pixel_opt"]
+    assert all(section["rain_types"] == list(types) for section in sections)
+    assert options.fixed({})["data"]["rain_types"] == list(types)
 
 
 def test_sections_are_merged_unless_their_type_changes():

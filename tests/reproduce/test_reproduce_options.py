@@ -23,10 +23,6 @@ def smoke(**changes):
     return {**deepcopy(dict(read_option_file(SMOKE).opt)), **changes}
 
 
-def test_there_is_a_profile_for_each_purpose():
-    assert {"cpu", "gpu", "smoke"} <= {path.stem for path in FILES}
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_networks_cost_the_same_and_the_runner_takes_every_run(path):
     options = load_options(path)
@@ -78,28 +74,20 @@ def test_a_network_that_cannot_be_built_is_named():
         ({"networks": {"EDSR": {}}}, "networks.EDSR.type: is missing"),
         ({"networks": {"UniRain": {"type": "UniRain"}}}, "networks.UniRain: is the plugin's own"),
         ({"photographs": {"train": "x"}}, "here.photographs.val: is missing"),
+        ({"data": {"bad_kinds": ["swaped"]}}, "bad_kinds: 'swaped' is unknown. Did you mean 'swapped'"),
+        ({"data": {"bad_kinds": ["duplicate"]}}, "'duplicate' is unknown"),
+        ({"data": {"bad_kinds": []}}, "is empty; expected some of"),
+        ({"data": {"bad_share": 1.0}}, "bad_share: found 1.0; expected a number > 0 and < 1"),
+        ({"data": {"train_pairs": 0}}, "train_pairs: found 0; expected an integer ≥ 1"),
+        ({"data": {"val_size": 16}}, "val_size: found 16; expected an integer ≥ 32 pixels"),
+        ({"data": {"seed": -1}}, "seed: found -1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_explained(changes, message):
+    if "data" in changes:
+        changes = {"data": {**smoke()["data"], **changes["data"]}}
     with pytest.raises(OptionError, match=message.replace("?", r"\?")):
         parse_options(smoke(**changes), "here")
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("bad_kinds", ["swaped"], "bad_kinds: 'swaped' is unknown. Did you mean 'swapped'"),
-        ("bad_kinds", ["duplicate"], "'duplicate' is unknown"),
-        ("bad_kinds", [], "is empty; expected some of"),
-        ("bad_share", 1.0, "bad_share: found 1.0; expected a number > 0 and < 1"),
-        ("train_pairs", 0, "train_pairs: found 0; expected an integer ≥ 1"),
-        ("val_size", 16, "val_size: found 16; expected an integer ≥ 32 pixels"),
-        ("seed", -1, "seed: found -1"),
-    ],
-)
-def test_mistakes_in_the_data_are_explained(key, value, message):
-    with pytest.raises(OptionError, match=message):
-        parse_options(smoke(data={**smoke()["data"], key: value}), "here")
 
 
 def test_an_unknown_base_file_names_the_nearest():
@@ -147,4 +135,7 @@ def test_modules_of_ones_own_are_imported_and_handed_to_every_run(tmp_path):
     check_options(opt, mine.name, check_paths=False)
     (tmp_path / "own.yml").write_text(text.replace("my_part_of_a_study", "not_there_at_all"))
     with pytest.raises(OptionError, match="imports: cannot import 'not_there_at_all'"):
+        load_options(tmp_path / "own.yml")
+    (tmp_path / "own.yml").write_text(SMOKE.read_text().replace("data:\n", "data:\n  rain_types: [drs, snov]\n"))
+    with pytest.raises(OptionError, match=r"own\.yml: data\.rain_types: 'snov' is unknown; .* Did you mean 'snow'"):
         load_options(tmp_path / "own.yml")

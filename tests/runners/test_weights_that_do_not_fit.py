@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from basicsr.models import sr_model
 from basicsr.models.base_model import BaseModel
 from safetensors.torch import save_file
 from torch import nn
 
 from unirain_plugin.errors import CheckpointError, OptionError
-from unirain_plugin.runs.remedies import explain_loading_errors
+from unirain_plugin.runs.remedies import explain_building_errors, explain_loading_errors
 from unirain_plugin.runs.run import parse_arguments
 from unirain_plugin.toolbox import replaced
 
@@ -55,6 +56,14 @@ def test_files_that_are_no_checkpoint(content, says, weights):
     assert str(caught.value).startswith(f"{weights}: these weights cannot be loaded into Linear: ")
 
 
+def test_a_wrong_bit_in_a_checkpoint(weights):
+    data = bytearray(weights.read_bytes())
+    data[data.index(torch.load(weights)["params"]["weight"].numpy().tobytes())] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"net\.pth: the file of weights is damaged \(record "):
+        load(weights)
+
+
 def test_a_truncated_checkpoint(weights):
     weights.write_bytes(weights.read_bytes()[:300])
     with pytest.raises(CheckpointError, match="these weights cannot be loaded into Linear"):
@@ -86,3 +95,18 @@ def test_weights_of_another_network(weights):
 def test_a_folder_as_option_file(tmp_path):
     with pytest.raises(OptionError, match="this is a folder; expected a YAML file"):
         parse_arguments(["-opt", str(tmp_path)], is_train=True)
+
+
+@pytest.mark.parametrize(
+    ("builder", "opt", "told"),
+    [
+        ("build_network", {"type": "UniRain", "dim": 0}, "dim"),
+        ("build_network", {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "upscale": 5},
+         r"^network_g: EDSR cannot be built from its options: scale 5 .*arch_util\.py:\d+\)\.$"),
+        ("build_loss", {"type": "L1Loss", "reduction": "all"},
+         r"^train: L1Loss cannot be built from its options: Unsupported reduction mode: all"),
+    ],
+)  # fmt: skip
+def test_what_a_constructor_refuses_is_told_without_a_traceback(builder, opt, told):
+    with replaced(*explain_building_errors()), pytest.raises(OptionError, match=told):
+        getattr(sr_model, builder)(opt)

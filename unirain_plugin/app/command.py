@@ -13,50 +13,46 @@ from unirain_plugin.errors import CheckpointError, DataError, OptionError, UniRa
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     p = argparse.ArgumentParser(
         prog="app",
         description="Restore images in the browser: drop one, drag the slider, download the result. The server "
         "listens on this machine only, unless --host or --share says otherwise, and asks nothing of any other.",
     )
-    p.add_argument(
-        "--weights",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help=".safetensors or .pth files to choose from, or folders of them (default: the small network that is "
-        "shipped)",
-    )
-    p.add_argument("--network", metavar="YML", help="option file with network_g, for weights that do not tell it")
-    p.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
-    p.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
-    p.add_argument("--share", action="store_true", help="also a public address, through gradio's servers")
-    p.add_argument("--open", action="store_true", help="open the page in the browser")
-    p.add_argument("--max-megapixels", type=float, default=100, help="refuse larger images (default: 100)")
-    p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, at first (default: 512)")
-    p.add_argument("--precision", default="fp32", help="fp32, bf16, fp16 or auto, at first (default: fp32)")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda:0, mps, at first (default: auto)")
+    add = p.add_argument
+    add("--weights", nargs="+", type=Path, metavar="FILE", help=".safetensors or .pth files to choose from, or folders "
+        "of them (default: the small network that is shipped)")  # fmt: skip
+    text = "option file with network_g (and imports), for weights that do not tell it"
+    add("--network", metavar="YML", help=text)
+    add("--imports", nargs="+", default=(), metavar="MODULE", help="modules that register your network")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
+    add("--port", type=int, help="port (default: the first free one from 7860)")
+    add("--share", action="store_true", help="also a public address, through gradio's servers")
+    add("--open", action="store_true", help="open the page in the browser")
+    add("--max-megapixels", type=float, default=100, help="refuse larger images (default: 100)")
+    add("--tile", type=int, default=512, help="edge of what is computed at a time, at first (default: 512)")
+    add("--precision", default="fp32", help="fp32, bf16, fp16 or auto, at first (default: fp32)")
+    add("--device", default="auto", help="auto, cpu, cuda:0, mps, at first (default: auto)")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted; returns the exit status.
 
-    Raises:
-        UniRainError: If gradio is missing, the weights cannot be loaded, or the address cannot be taken.
+    A UniRainError if gradio is missing, the weights cannot be loaded, or the address cannot be taken.
     """
     args = parser().parse_args(argv)
     if args.max_megapixels <= 0:
         raise OptionError(f"--max-megapixels: got {args.max_megapixels:g}; expected more than 0.")
     with tempfile.TemporaryDirectory(prefix="unirain-app-") as folder:
         set_environment(Path(folder))
-        from unirain_plugin.support.packages import require
+        from unirain_plugin.support.packages import import_own, require
 
         require("gradio", "gradio", "app")
         from unirain_plugin.app.interface import fetches_nothing
         from unirain_plugin.app.restoration import Restorer
         from unirain_plugin.inference.restoring import RestoreOptions
 
+        import_own(args.imports)
         results = Path(folder, "results")
         results.mkdir()
         restorer = Restorer(find_weights(args.weights), args.network, int(args.max_megapixels * 1e6), results)
@@ -70,18 +66,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def set_environment(folder: Path) -> None:
     """What gradio reads when it is imported: where uploads go, and that nobody is to be told of its use."""
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    no_telling = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), **no_telling}
 
 
 def find_weights(paths: list[Path] | None) -> list[Path]:
-    """The files of weights, those in folders included.
-
-    Raises:
-        DataError: If a folder holds none.
-        CheckpointError: If none were named and the package ships none.
-    """
+    """The files of weights, those in folders included; an error if a folder holds none, or nothing is there at all."""
     from unirain_plugin.checkpoints.weights import SUFFIXES
     from unirain_plugin.inference.loading import DEFAULT_WEIGHTS
 
@@ -102,11 +92,7 @@ def find_weights(paths: list[Path] | None) -> list[Path]:
 
 
 def serve(args: argparse.Namespace, restorer: object, defaults: object) -> None:
-    """Start the server and wait until it is interrupted.
-
-    Raises:
-        UniRainError: If the address is taken or not ours.
-    """
+    """Start the server and wait until it is interrupted; a UniRainError if the address is taken or not ours."""
     from unirain_plugin.app.interface import build, theme
 
     blocks = build(restorer, defaults, args.device)

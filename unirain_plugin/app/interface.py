@@ -54,16 +54,7 @@ def devices() -> list[str]:
 
 
 def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.Blocks:
-    """The page with its events.
-
-    Args:
-        restorer: Does the work.
-        defaults: What is chosen at first.
-        device: Likewise.
-
-    Raises:
-        OptionError: If gradio is not installed.
-    """
+    """The page with its events; ``defaults`` and ``device`` are chosen at first."""
     gr = require("gradio", "gradio", "app")
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown(_ABOUT)
@@ -74,14 +65,8 @@ def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.B
                 settings = _settings(restorer, defaults, device)
                 samples = gr.Examples([[str(path)] for path in SAMPLES], file, label="Or one of these")
             with gr.Column(scale=3, min_width=320):
-                slider = gr.ImageSlider(
-                    label="Before and after",
-                    format="png",
-                    interactive=False,
-                    max_height=760,
-                    buttons=["fullscreen"],
-                    elem_id="slider",
-                )
+                slider = gr.ImageSlider(label="Before and after", format="png", interactive=False, max_height=760,
+                                        buttons=["fullscreen"], elem_id="slider")  # fmt: skip
                 summary = gr.Markdown(elem_id="summary")
                 download = gr.DownloadButton("Download the result (PNG)", interactive=False, elem_id="download")
         shown = [slider, summary, download]

@@ -8,8 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,16 +28,8 @@ _KEPT = 3600
 """Seconds that a result stays on the server's disk."""
 
 
-@dataclass(frozen=True)
-class Restored:
-    """A finished image.
-
-    Attributes:
-        before: Preview of the input, upright, (H, W, 3) uint8 RGB.
-        after: Preview of the result, of the same size.
-        file: The whole result, a PNG.
-        summary: A line about it.
-    """
+class Restored(NamedTuple):
+    """A finished image: upright RGB previews of input and result, of one size; the whole result (PNG); a line on it."""
 
     before: np.ndarray
     after: np.ndarray
@@ -63,12 +55,7 @@ class Restorer:
         self._loaded: tuple[tuple[str, str, float], nn.Module] | None = None
 
     def net(self, weights: str, device: str) -> nn.Module:
-        """The network of these weights on this device.
-
-        Raises:
-            OptionError: If the weights are not among those that may be chosen.
-            UniRainError: As :func:`~unirain_plugin.load`.
-        """
+        """The network of these weights, which must be among those that may be chosen, on this device."""
         if weights not in map(str, self.weights):
             raise OptionError(f"weights: '{Path(weights).name}' is not among those that this app was started with.")
         stamp = os.stat(weights).st_mtime if os.path.exists(weights) else 0.0
@@ -79,29 +66,14 @@ class Restorer:
         return self._loaded[1]
 
     def open(self, path: Path) -> StoredImage:
-        """Read an uploaded image, whose size is checked before it is decoded.
-
-        Raises:
-            DataError: Naming it without its folder, if it is broken, no image, or has too many pixels.
-        """
+        """Read an uploaded image, whose size is checked before it is decoded; errors name it without its folder."""
         with _told_by_name(path):
             return read_image(path, self._max_pixels)
 
     def restore(
         self, path: Path, weights: str, options: RestoreOptions, device: str, note: Callable[[str], None]
     ) -> Restored:
-        """Restore an uploaded image.
-
-        Args:
-            path: The file.
-            weights: One of :attr:`weights`.
-            options: Tile, overlap, precision, ensemble, sizes.
-            device: ``auto``, ``cpu``, ``cuda``, …
-            note: Is told what is being done.
-
-        Raises:
-            UniRainError: If anything about the image, the weights or the options is wrong.
-        """
+        """Restore an uploaded image with one of :attr:`weights`; ``note`` is told what is being done."""
         note("reading the image")
         before = self.open(path)
         note("loading the weights")
@@ -141,9 +113,7 @@ def _told_by_name(path: Path) -> Iterator[None]:
 def preview(pixels: np.ndarray, longest_edge: int = PREVIEW) -> np.ndarray:
     """What the browser shows: (H, W, 3) uint8, made smaller if need be, transparent parts on mid-grey.
 
-    Args:
-        pixels: (H, W, C) uint8 or uint16 with 1 to 4 channels, as :class:`StoredImage` holds them.
-        longest_edge: In pixels.
+    ``pixels``: (H, W, C) uint8 or uint16 with 1 to 4 channels, as :class:`StoredImage` holds them.
     """
     scale = min(1.0, longest_edge / max(pixels.shape[:2]))
     if scale < 1:

@@ -20,7 +20,7 @@ from unirain_plugin.archs.kernels import (
     is_plain,
     linear,
     mixing_matrix,
-    stream_attention_scores,
+    stream_attention,
     times_image_matrix,
 )
 from unirain_plugin.archs.mixtures import RoutingRecord, build_feed_forward
@@ -86,8 +86,8 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, H, W, C)`` to the same shape."""
         if can_stream(x):
-            products, squares, v = stream_attention_scores(x, self.qkv, self.depthwise, self.heads)
-            return times_image_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
+            products, squares, v = stream_attention(x, self.qkv, self.depthwise, self.heads)
+            return times_image_matrix(v.flatten(1, 2), self.mixing(products, squares).to(v.dtype)).view(x.shape)
         z = depthwise_3x3(linear(x, self.qkv), self.depthwise).flatten(1, 2)
         if is_plain(z, self.project):
             return attend(z, self.temperature, self.project).view(x.shape)

@@ -15,10 +15,9 @@ gradients, on a GPU, while a graph is captured and where operations are counted,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -120,14 +119,6 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     if not is_plain(x, weight):
         return F.linear(x, weight)
     return _Linear.apply(x, weight) if torch.is_grad_enabled() else _product(x, weight)
-
-
-def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
-    """Write x Wᵀ of ``(P, C)`` and ``(O, C)`` to ``out`` ``(P, O)``."""
-    if is_plain(x, weight) and prefers_onednn():  # which has no such form
-        out.copy_(_onednn(x, weight))
-    else:
-        torch.mm(x, weight.t(), out=out)
 
 
 def times_image_matrix(x: Tensor, matrix: Tensor) -> Tensor:
@@ -313,17 +304,10 @@ STRIP_BYTES = 4 * 2**20
 """Bytes of a strip: twice the second-level cache of two cores (3 to 9 MiB measured equal, 1 and 2 MiB slower)."""
 
 
-class Region(NamedTuple):
-    """Rows top … bottom-1 and columns left … right-1 of a map."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
-Strip = tuple[int, int, Tensor]
-"""Rows top … bottom-1 of a map: top, bottom, values ``(rows, columns, channels)``."""
+Place = tuple[slice, slice]
+"""Rows and columns of a map, with start and stop."""
+Strip = tuple[Place, Tensor]
+"""A part of a map: where, and its values ``(rows, columns, channels)``."""
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -348,60 +332,89 @@ def can_stream(x: Tensor) -> bool:
     return x.device.type == "cpu" and known and not torch.is_grad_enabled() and not is_watched()
 
 
-def expanded_strips(x: Tensor, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
-    """Yield ``(top, bottom, z)`` with z = D(W · x) of the rows top … bottom-1, ``(rows, width, channels)``.
+def expanded_strips(
+    x: Tensor,
+    expand: Tensor,
+    depthwise: Tensor,
+    region: Place | None = None,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+    strip_bytes: int | None = None,
+) -> Iterator[Strip]:
+    """Yield D(W · f(x)), strip by strip from the top down.
+
+    W has no bias, so the zeros around the map stay zeros.
 
     Args:
-        x: One image's map ``(H, W, C)``.
-        expand: W, ``(channels, C)``, of the same dtype.
+        x: One image's map ``(H, W, C)``. What lies below a strip and its next row may be changed after it.
+        expand: W, ``(channels, C)``, of the dtype and on the device that are computed with.
         depthwise: D, ``(channels, 1, 3, 3)``, zero padding.
+        region: The part of the map; None for the whole. Its neighbours' values are read.
+        prepare: f, by pixel, for which x is taken row by row, each once; None for the identity.
+        strip_bytes: Bytes of a strip of at least two rows; None for :data:`STRIP_BYTES`.
     """
-    height, width, _ = x.shape
-    if height <= _rows_of_strip(width, expand):  # no neighbours to carry over
-        z = linear(x.unsqueeze(0), expand).permute(0, 3, 1, 2)
-        yield 0, height, F.conv2d(z, depthwise, padding=1, groups=len(expand))[0].permute(1, 2, 0)
-    else:
-        yield from expanded_region(x, Region(0, height, 0, width), expand, depthwise)
-
-
-def expanded_region(x: Tensor, region: Region, expand: Tensor, depthwise: Tensor) -> Iterator[Strip]:
-    """Likewise of a region of the map, for which its neighbours' values are read; rows are counted from its top.
-
-    W has no bias, so the zeros around the map stay zeros, and no products are made of them.
-    """
-    height, columns, channels = region.bottom - region.top, region.right - region.left, len(expand)
-    rows = -(-height // -(-height // _rows_of_strip(columns + 2, expand)))
-    left, right = max(region.left - 1, 0), min(region.right + 1, x.shape[1])
-    whole = x.new_empty(1, rows + 2, right - left, channels)  # with the batch axis: else its strides hide channels_last
+    inner_rows, inner_columns = region or (slice(0, x.shape[0]), slice(0, x.shape[1]))
+    height, channels = inner_rows.stop - inner_rows.start, len(expand)
+    left, right = max(inner_columns.start - 1, 0), min(inner_columns.stop + 1, x.shape[1])
+    outside = int(inner_columns.start == 0), int(inner_columns.stop == x.shape[1])
+    padding = int(all(outside))
+    if padding:
+        outside = 0, 0  # else columns of zeros are made there
+    columns = right - left + sum(outside)
+    fitting = max((strip_bytes or STRIP_BYTES) // (columns * channels * expand.element_size()), 2)
+    rows = -(-height // -(-height // fitting))
+    whole = expand.new_empty(1, rows + 2, columns, channels)  # with the batch axis: else its strides hide channels_last
     strip = whole[0]  # its row i holds the region's row top - 1 + i
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         start, stop = 2 if top else 0, bottom - top + 2
         if top:
             strip[:2] = strip[rows:]
-        above = region.top + top - 1  # the map's row that the strip begins with
+        above = inner_rows.start + top - 1  # the map's row that the strip begins with
         first, last = max(above + start, 0), min(above + stop, x.shape[0])
         strip[start : first - above] = strip[last - above : stop] = 0
-        linear_into(strip[first - above : last - above].flatten(0, 1), x[first:last, left:right].flatten(0, 1), expand)
-        z = F.conv2d(whole[:, :stop].permute(0, 3, 1, 2), depthwise, padding=(0, 1), groups=channels)
-        yield top, bottom, z[0].permute(1, 2, 0)[:, region.left - left :][:, :columns]
+        pixels = x[first:last, left:right]
+        if prepare:
+            pixels = prepare(pixels)
+        if any(outside):
+            pixels = F.pad(pixels, (0, 0, *outside))
+        torch.mm(pixels.flatten(0, 1), expand.t(), out=strip[first - above : last - above].flatten(0, 1))
+        z = F.conv2d(whole[:, :stop].permute(0, 3, 1, 2), depthwise, padding=(0, padding), groups=channels)
+        yield (slice(inner_rows.start + top, inner_rows.start + bottom), inner_columns), z[0].permute(1, 2, 0)
 
 
-def _rows_of_strip(columns: int, expand: Tensor) -> int:
-    return max(STRIP_BYTES // (columns * len(expand) * expand.element_size()), 2)
-
-
-def gated_strips(strips: Iterable[Strip], weights: Tensor | None = None) -> Iterator[Strip]:
-    """Yield ``(top, bottom, w ⊗ (a ⊙ b))`` of strips of [a; b].
+def gated_strips(strips: Iterable[Strip], weights: Mapping[Place, Tensor | None] | Tensor | None) -> Iterator[Strip]:
+    """Yield w ⊗ (a ⊙ b) of strips of [a; b].
 
     Args:
-        strips: ``(top, bottom, z)``, z ``(rows, columns, 2h)``.
-        weights: w, ``(H, columns, E)`` or ``(1, 1, E)``: each of E equal groups of the h channels is scaled by its own;
-            None for no scaling.
+        strips: Their values are ``(rows, columns, 2h)``.
+        weights: w, ``(H, W, E)``, or what gives it for a place, after the strip's values were computed: each of E equal
+            groups of the h channels is scaled by its own; None for no scaling.
     """
-    for top, bottom, z in strips:
-        whole = weights is None or weights.shape[:2] == (1, 1)
-        yield top, bottom, _scaled(gate(z), weights if whole else weights[top:bottom])
+    for place, z in strips:
+        yield place, _scaled(gate(z), None if weights is None else weights[place])
+
+
+def attention_sums(strips: Iterable[Strip], v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Sums over pixels that channel attention needs.
+
+    Args:
+        strips: Of q, k and v beside each other, ``(rows, columns, 3C)``, which cover the map.
+        v: ``(H, W, C)``, where v is written to.
+        heads: Number of heads; c = C / heads.
+
+    Returns:
+        qᵀ k ``(heads, c, c)`` and the squared norms of q's and k's channels ``(2C,)``, both float32.
+    """
+    channels = v.shape[-1]
+    products = squares = 0.0
+    for place, z in strips:
+        v[place] = z[..., 2 * channels :]
+        qk = z.reshape(-1, 3 * channels)[:, : 2 * channels]
+        qk = qk.float() if qk.dtype == torch.float16 else qk  # sums over many pixels would overflow
+        q, k = qk.unflatten(-1, (2, heads, -1)).unbind(1)
+        products = products + (q.permute(1, 2, 0) @ k.transpose(0, 1)).float()
+        squares = squares + qk.square().sum(0, dtype=torch.float32)
+    return products, squares
 
 
 def stream_feed_forward(
@@ -421,37 +434,25 @@ def stream_feed_forward(
         x, expand, depthwise, project = (t.to(dtype) for t in (x, expand, depthwise, project))
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for n, image in enumerate(x):
-            strips = expanded_strips(image, expand, depthwise)
-            for top, bottom, product in gated_strips(strips, None if weights is None else weights[n]):
-                linear_into(out[n, top:bottom].flatten(0, 1), product.flatten(0, 1), project)
+            shares = None if weights is None else weights[n].expand(*image.shape[:2], -1)
+            for (rows, _), product in gated_strips(expanded_strips(image, expand, depthwise), shares):
+                torch.mm(product.flatten(0, 1), project.t(), out=out[n, rows].flatten(0, 1))
     return out
 
 
-def stream_attention_scores(x: Tensor, qkv: Tensor, depthwise: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over pixels that channel attention needs, and v, in strips.
+def stream_attention(x: Tensor, qkv: Tensor, depthwise: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`attention_sums` of normalised maps ``(N, H, W, C)``, with v ``(N, H, W, C)`` as the third.
 
     Args:
-        x: The normalised map ``(N, H, W, C)``.
+        x: The maps.
         qkv: ``(3C, C)``.
         depthwise: ``(3C, 1, 3, 3)``.
-        heads: Number of heads; c = C / heads.
-
-    Returns:
-        q kᵀ ``(N, heads, c, c)`` and the squared norms of q's and k's channels ``(N, 2C)``, both float32;
-        v ``(N, H · W, C)``.
+        heads: Number of heads.
     """
     dtype = compute_dtype(x)
-    n, height, width, channels = x.shape
-    products = x.new_zeros(n, heads, channels // heads, channels // heads, dtype=torch.float32)
-    squares = x.new_zeros(n, 2 * channels, dtype=torch.float32)
-    v = x.new_empty(n, height * width, channels, dtype=dtype)
     with torch.autocast(x.device.type, enabled=False):
         x, qkv, depthwise = (t.to(dtype) for t in (x, qkv, depthwise))
-        for i, image in enumerate(x):
-            for top, bottom, z in expanded_strips(image, qkv, depthwise):
-                z = z.reshape(-1, 3 * channels)
-                q, k = z[:, : 2 * channels].unflatten(-1, (2, heads, -1)).unbind(1)
-                products[i] += q.permute(1, 2, 0) @ k.transpose(0, 1)
-                squares[i] += z[:, : 2 * channels].square().sum(0, dtype=torch.float32)
-                v[i, top * width : bottom * width] = z[:, 2 * channels :]
+        v = torch.empty_like(x, memory_format=torch.contiguous_format)
+        sums = [attention_sums(expanded_strips(m, qkv, depthwise), v[n], heads) for n, m in enumerate(x)]
+    products, squares = map(torch.stack, zip(*sums, strict=True))
     return products, squares, v

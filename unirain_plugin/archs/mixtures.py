@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unirain_plugin.archs.kernels import (
-    Region,
+    Place,
     can_stream,
     compute_dtype,
     depthwise_3x3,
-    expanded_region,
+    expanded_strips,
     gated,
     gated_strips,
     linear,
@@ -207,7 +207,7 @@ class FeedForward(Experts):
 def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
     """Each image by its own experts. Images that share an expert run together."""
     if x.device.type != "cpu":
-        return dispatch_gathered(x, experts, chosen, weights)
+        return dispatch_gathered(x, experts, chosen[:, 0], weights[:, 0])
     unbound = experts.unbind()
     groups = chosen[:, 0].tolist()
     if len({tuple(row) for row in groups}) == 1:
@@ -222,19 +222,22 @@ def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
     return torch.stack(out)
 
 
-def dispatch_gathered(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
-    """Likewise, by a copy of its experts' weights for each image: a GPU's host need not wait for the choice."""
+def dispatch_gathered(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, padding: int = 1) -> Tensor:
+    """Each of ``(N, H, W, C)`` by its own experts, by a copy of their weights for each: no host waits for the choice.
+
+    ``chosen`` and ``weights`` are ``(N, K)``; ``padding`` as in :func:`run_expert`.
+    """
     n, height, width, channels = x.shape
     pixels, total = x.flatten(1, 2), 0.0
     for slot in range(chosen.shape[-1]):
-        number = chosen[:, 0, slot]
+        number = chosen[:, slot]
         expand, project = experts.expand[number], experts.project[number]
         depthwise = experts.depthwise.unflatten(0, (experts.num_experts, -1))[number].flatten(0, 1)
         z = (expand @ pixels.transpose(1, 2)).reshape(1, len(depthwise), height, width)
-        z = F.conv2d(z, depthwise, padding=1, groups=len(depthwise)).view(n, 2, experts.hidden, -1)
+        z = F.conv2d(z, depthwise, padding=padding, groups=len(depthwise)).view(n, 2, experts.hidden, -1)
         y = (project @ (z[:, 0] * z[:, 1])).transpose(1, 2)
-        total = total + y * weights[:, 0, slot, None, None].to(y.dtype)
-    return total.reshape(n, height, width, channels)
+        total = total + y * weights[:, slot, None, None].to(y.dtype)
+    return total.reshape(n, height + 2 * padding - 2, width + 2 * padding - 2, channels)
 
 
 def _sum_weighted(x: Tensor, chosen: list[tuple[Tensor, Tensor, Tensor]], weights: Tensor) -> Tensor:
@@ -277,20 +280,27 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
     padded = F.pad(x, (0, 0, 1, columns * window - width + 1, 1, rows * window - height + 1))
     tiles = padded.unfold(1, window + 2, window).unfold(2, window + 2, window)
     tiles = tiles.permute(0, 1, 2, 4, 5, 3)  # channels last before the gather, which then copies whole rows
-    out = x.new_zeros(0)
+    if x.device.type != "cpu":
+        out = dispatch_gathered(tiles.flatten(0, 2), experts, chosen, weights, padding=0)
+    else:
+        out = _sum_by_expert(tiles, experts, chosen, weights)
+    out = out.view(n, rows, columns, window, window, channels).transpose(2, 3)
+    return out.reshape(n, rows * window, columns * window, channels)[:, :height, :width]
+
+
+def _sum_by_expert(tiles: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
+    """Likewise of ``(N, rows, columns, …)`` on the CPU: expert after expert, each on its tiles only."""
+    out = None
     for number, expert in enumerate(experts.unbind()):
         unit, slot = (chosen == number).nonzero(as_tuple=True)
         if unit.numel() == 0:
             continue
-        image, cell = unit // (rows * columns), unit % (rows * columns)
-        y = run_expert(tiles[image, cell // columns, cell % columns], expert, padding=0)
+        y = run_expert(tiles[torch.unravel_index(unit, tiles.shape[:3])], expert, padding=0)
         if chosen.shape[1] > 1 or weights.requires_grad:
             y = y * weights[unit, slot, None, None, None].to(y.dtype)
-        if out.numel() == 0:
-            out = y.new_zeros(n * rows * columns, window, window, channels)
+        out = y.new_zeros(len(chosen), *y.shape[1:]) if out is None else out
         out = out.index_add(0, unit, y)
-    out = out.view(n, rows, columns, window, window, channels).transpose(2, 3)
-    return out.reshape(n, rows * window, columns * window, channels)[:, :height, :width]
+    return out
 
 
 def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
@@ -312,16 +322,14 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
             shares = None if single else spread_windows((weights * here).sum(-1, keepdim=True), window, height, width)
             for i, grid in enumerate(here.any(-1).tolist()):
                 for region in _rectangles(grid, window, height, width):
-                    place = i, slice(region.top, region.bottom), slice(region.left, region.right)
-                    part, share = out[place], None if single else shares[place]
-                    strips = expanded_region(x[i], region, expand, depthwise)
-                    for top, bottom, product in gated_strips(strips, share):
+                    strips = expanded_strips(x[i], expand, depthwise, region)
+                    for place, product in gated_strips(strips, None if single else shares[i]):
                         y = linear(product, project)
-                        part[top:bottom].copy_(y) if single else part[top:bottom].add_(y)
+                        out[i][place].copy_(y) if single else out[i][place].add_(y)
     return out
 
 
-def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Region]:
+def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Place]:
     """Cover the marked windows by rectangles that do not overlap, as wide and then as high as they go."""
     marked = [(row, column) for row, marks in enumerate(grid) for column, mark in enumerate(marks) if mark]
     open_cells = set(marked)
@@ -335,7 +343,7 @@ def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) ->
             open_cells.difference_update((bottom, c) for c in range(column, right))
             bottom += 1
         top, left = row * window, column * window
-        yield Region(top, min(bottom * window, height), left, min(right * window, width))
+        yield slice(top, min(bottom * window, height)), slice(left, min(right * window, width))
 
 
 def dispatch_dense(x: Tensor, experts: Experts, mask: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unirain_plugin.checkpoints.states import saved, unread_reason
+from unirain_plugin.checkpoints.states import check_sums, saved, unread_reason
 from unirain_plugin.errors import CheckpointError, DataError, OptionError
 from unirain_plugin.support.files import write_whole
 
@@ -67,6 +67,13 @@ class WeightsFile:
         return max(without_prefixes(self.state), key=lambda state: len(state.keys() & set(names)))
 
 
+_MISTAKEN = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file (`git lfs pull` fetches it)",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+}
+
+
 def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> WeightsFile:
     """Read a safetensors file, a .pth file of ours, or a checkpoint of another program (see :data:`WRAPPERS`).
 
@@ -75,7 +82,7 @@ def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> 
         param_key: Which part of a .pth file to take, such as ``params``; None for the first that it has.
 
     Raises:
-        CheckpointError: If the file is missing, broken, or holds no parameters.
+        CheckpointError: If the file is missing or broken, or holds no parameters or NaN.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,11 +91,19 @@ def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> 
         )
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(f"{path}: is a network for other programs; expected weights (.safetensors, .pth).")
+    with path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    for beginning, what in _MISTAKEN.items():
+        if head.startswith(beginning):
+            raise CheckpointError(f"{path}: is {what}; expected weights (.safetensors, .pth).")
     parts: tuple[str, ...] = ()
     if path.suffix.lower() == ".safetensors":
         state, notes = _read_safetensors(path)
     else:
         state, notes, parts = _read_torch(path, param_key)
+    for name, value in state.items():
+        if value.is_floating_point() and value.float().isnan().any():
+            raise CheckpointError(f"{path}: '{name}' holds NaN: the training that wrote these weights had diverged.")
     embedded = notes.get(ARCHITECTURE, state.pop(ARCHITECTURE, None))
     architecture = None if embedded is None else unpack_architecture(embedded, str(path))
     return WeightsFile(path, state, architecture, unpack_sizes(notes.get(SIZES, "[]"), str(path)), parts)
@@ -192,6 +207,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
     """Tensors by name, what the file notes beside them, and its parts."""
+    check_sums(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -13,44 +13,29 @@ from unirain_plugin.metrics.protocols import PROTOCOLS, check_protocol
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     p = argparse.ArgumentParser(
         prog="compare",
         description="Compare models on test sets. What is finished is kept: the same command goes on where an earlier "
         "one was stopped. Exit status: 0 all went well, 1 something failed (told in its row and at the end), 2 nothing "
         "could be done.",
     )
-    p.add_argument("-opt", metavar="YML", help="option file, such as options/compare/held_out.yml")
-    p.add_argument("--output", type=Path, metavar="DIR", help="instead of the option file's output folder")
-    p.add_argument("--device", help="instead of the option file's device: auto, cpu, cuda, cuda:1, mps")
-    p.add_argument(
-        "--protocol",
-        nargs="+",
-        metavar="NAME",
-        help=f"instead of the option file's protocol, how PSNR and SSIM are taken: {', '.join(PROTOCOLS)}; "
-        "further ones add columns",
-    )
-    p.add_argument(
-        "--which-protocol",
-        metavar="NUMBER",
-        help="tell under which protocol the finished images (results: of the option file) have this PSNR (dB) or SSIM, "
-        "with the differences of all; no tables are written",
-    )
-    p.add_argument(
-        "--results", type=Path, metavar="DIR", help="in place of -opt, for --which-protocol: finished images"
-    )
-    p.add_argument("--gt", type=Path, metavar="DIR", help="the clean images that go with --results, equal names")
-    p.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check the option file and that files are there, list models and test sets, compute nothing",
-    )
-    p.add_argument("--quiet", action="store_true", help="no progress bars")
+    add = p.add_argument
+    add("-opt", metavar="YML", help="option file, such as options/compare/held_out.yml")
+    add("--output", type=Path, metavar="DIR", help="instead of the option file's output folder")
+    add("--device", help="instead of the option file's device: auto, cpu, cuda, cuda:1, mps")
+    add("--protocol", nargs="+", metavar="NAME", help="instead of the option file's protocol, how PSNR and SSIM are "
+        f"taken: {', '.join(PROTOCOLS)}; further ones add columns")  # fmt: skip
+    add("--which-protocol", metavar="NUMBER", help="tell under which protocol the finished images (results: of the "
+        "option file) have this PSNR (dB) or SSIM, with the differences of all; no tables are written")  # fmt: skip
+    add("--results", type=Path, metavar="DIR", help="in place of -opt, for --which-protocol: finished images")
+    add("--gt", type=Path, metavar="DIR", help="the clean images that go with --results, equal names")
+    add("--dry-run", action="store_true", help="check the option file and that files are there, list models and test "
+        "sets, compute nothing")  # fmt: skip
+    add("--quiet", action="store_true", help="no progress bars")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
     args = parser().parse_args(argv)
     options = _options(args)
     for name in args.protocol or ():
@@ -109,12 +94,9 @@ def plan(options: CompareOptions) -> str:
     from unirain_plugin.compare.samples import list_samples
 
     lines = [f"output: {options.output_folder}", f"metrics: {', '.join(options.metric_names)}", "models:"]
-    lines += [f"  {name}" for name in options.rows]
-    lines.append("test sets:")
+    lines += [*(f"  {name}" for name in options.rows), "test sets:"]
     for test_set in options.test_sets:
-        if test_set.synthesize is not None:
-            lines.append(f"  {test_set.name}: to be rendered")
-        else:
-            count = len(list_samples(test_set, options.output_folder / "data"))
-            lines.append(f"  {test_set.name}: {count} images")
+        known = test_set.synthesize is None
+        count = f"{len(list_samples(test_set, options.output_folder / 'data'))} images" if known else "to be rendered"
+        lines.append(f"  {test_set.name}: {count}")
     return "\n".join(lines) + "\n"

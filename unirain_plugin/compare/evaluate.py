@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -27,16 +27,8 @@ from unirain_plugin.support.journal import Journal
 _LISTED = 3
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A test image whose files are there and can be decoded.
-
-    Attributes:
-        sample: The test image.
-        size: Height and width.
-        lq: SHA-256 of the rainy image's bytes.
-        gt: SHA-256 of the clean one's, or an empty text.
-    """
+class Checked(NamedTuple):
+    """A test image whose files are there and can be decoded: height and width, SHA-256 of both ("" without ``gt``)."""
 
     sample: Sample
     size: tuple[int, int]
@@ -88,35 +80,26 @@ def check_sample(sample: Sample, journal: Journal) -> Checked:
     Raises:
         DataError: If one is missing, truncated, damaged or too large, or the two differ in size.
     """
-    data = sample.lq.read()
-    gt_data = b"" if sample.gt is None else sample.gt.read()
-    lq_digest = hashlib.sha256(data).hexdigest()
-    gt_digest = hashlib.sha256(gt_data).hexdigest() if sample.gt is not None else ""
+    files = [(source, source.read()) for source in (sample.lq, sample.gt) if source is not None]
+    digests = [hashlib.sha256(data).hexdigest() for _, data in files] + [""] * (sample.gt is None)
     key = ("sound", *sample.key)
     known = journal.get(*key)
-    if known is not None and (known["lq"], known["gt"]) == (lq_digest, gt_digest):
+    if known is not None and [known["lq"], known["gt"]] == digests:
         check_pixels(*known["size"], str(sample.lq))  # the limit may be another today
-        return Checked(sample, tuple(known["size"]), lq_digest, gt_digest)
-    lq = decode_strictly(data, str(sample.lq), CONVERSIONS)
-    size = lq.height, lq.width
-    if sample.gt is not None:
-        gt = decode_strictly(gt_data, str(sample.gt), CONVERSIONS)
-        if (gt.height, gt.width) != size:
-            raise DataError(f"{sample.lq} is {size[0]}×{size[1]} (height × width), but its clean image {sample.gt} "
-                            f"is {gt.height}×{gt.width}.")  # fmt: skip
-    journal.add(key, {"lq": lq_digest, "gt": gt_digest, "size": list(size)})
-    return Checked(sample, size, lq_digest, gt_digest)
+        return Checked(sample, tuple(known["size"]), *digests)
+    images = [decode_strictly(data, str(source), CONVERSIONS) for source, data in files]
+    size, *others = [(image.height, image.width) for image in images]
+    if others not in ([], [size]):
+        raise DataError(f"{sample.lq} is {size[0]}×{size[1]} (height × width), but its clean image {sample.gt} "
+                        f"is {others[0][0]}×{others[0][1]}.")  # fmt: skip
+    journal.add(key, {"lq": digests[0], "gt": digests[1], "size": list(size)})
+    return Checked(sample, size, *digests)
 
 
 class Evaluator:
     """Scores models on test images, and remembers in a journal what is finished.
 
-    Args:
-        journal: Where finished results are.
-        restored: Folder for restored images: ``{model}/{test set}/{image}.png``.
-        samples: The test images.
-        metrics: What is computed.
-        bar: Progress bar, a step for each model and image.
+    Restored images go to ``{restored}/{model}/{test set}/{image}.png``; the bar gets a step for each model and image.
     """
 
     def __init__(
@@ -197,19 +180,16 @@ class Evaluator:
         self, process: NetworkProcess, name: str, todo: Sequence[Checked]
     ) -> Iterator[tuple[Checked, NetworkError | None]]:
         """Restore one after the other; while the caller scores an image, the next one is being restored."""
-        waiting: Checked | None = None
-        for checked in [*todo, None]:
+        process.send("restore", todo[0].sample.lq, self._target(name, todo[0]))
+        for checked, following in zip(todo, [*todo[1:], None], strict=True):
             failure = None
             try:
-                if waiting is not None:
-                    process.receive()
+                process.receive()
             except NetworkError as error:
                 failure = error
-            if checked is not None:
-                process.send("restore", checked.sample.lq, self._target(name, checked))
-            if waiting is not None:
-                yield waiting, failure
-            waiting = checked
+            if following is not None:
+                process.send("restore", following.sample.lq, self._target(name, following))
+            yield checked, failure
 
     def _finish(self, row: Row, checked: Checked, source: Source, image_key: str) -> None:
         """Score what is not scored yet, write it down, and add the result to the row."""
@@ -232,8 +212,7 @@ class Evaluator:
             self.journal.add(key, {"picture": image_key, "gt": checked.gt, "file": file, "metrics": scores})
         found = {m.name: scores.get(m.key, math.nan) for m in self.metrics}  # what failed is tried anew next time
         values = {name: value for name, value in found.items() if value is not None}
-        sample = checked.sample
-        row.results.append(ImageResult(row.name, sample.test_set, sample.image, sample.rain_type, values))
+        row.results.append(ImageResult(row.name, *checked.sample.key, checked.sample.rain_type, values))
         row.sources[checked.sample.key] = source
         self.bar.update()
 
@@ -245,8 +224,7 @@ class Evaluator:
         self.bar.update()
 
     def _target(self, name: str, checked: Checked) -> Path:
-        sample = checked.sample
-        return self.restored / f"{safe_path(f'{name}/{sample.test_set}/{sample.image}')}.png"
+        return self.restored / f"{safe_path('/'.join((name, *checked.sample.key)))}.png"
 
 
 def _scores(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,35 +18,50 @@ from unirain_plugin.metrics.psnr_ssim import psnr
 from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import whole_file, write_errors
 
-INK, PAPER = (20, 20, 20), (255, 255, 255)
-"""Colours of text and background (RGB)."""
+if TYPE_CHECKING:
+    from unirain_plugin.compare.options import FigureOptions
+
+WIDTH = 1400
+"""Pixels; a README shows it at 800 to 1000, where the smallest text is still 12 pixels high."""
+
+_MARGIN, _GAP = 18, 10
+_IN_A_ROW = 5
+"""Crops beside one another at most; more are wrapped."""
+
+_WHOLE = (1.3, 2.4)
+"""Width of the whole image, in crops: from, to."""
+
+_SHRUNK = 0.8
+"""How much smaller than its room's width a whole image may get, so that another fits below it."""
+
+_INK, _PAPER, _GREY, _FRAME = (20, 20, 20), (255, 255, 255), (105, 105, 105), (255, 196, 0)
+_BEST, _EMPTY = (0, 110, 60), (238, 238, 238)
+_TITLE, _NAME, _TEXT = 26, 22, 20
+_LINE = 27
+"""Height of a line of text in pixels."""
+
+_PLACE = re.compile(r"@(\d+),(\d+)$")
+_Colour = tuple[int, int, int]
+_Pixels = tuple[int, int]
+_SHOWN = {INPUT: "input", GT: "ground truth"}
 
 
-def text_font(size: float) -> ImageFont.FreeTypeFont:
-    """The font of all figures: the one inside Pillow, so that a figure looks alike on every machine."""
-    return ImageFont.load_default(size=size)
-
-
-def absolute_error(image: np.ndarray, target: np.ndarray) -> np.ndarray:
+def _absolute_error(image: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Absolute error of 8-bit images, mean over the channels, of a range of 1: (H, W) float32."""
     return np.abs(image.astype(np.float32) - target.astype(np.float32)).mean(axis=2) / 255
 
 
-def error_colours(error: np.ndarray, scale: float) -> np.ndarray:
+def _error_colours(error: np.ndarray, scale: float) -> np.ndarray:
     """Errors on a fixed colour scale from 0 (black) to ``scale`` and above (pale yellow): (H, W, 3) BGR."""
     return cv2.applyColorMap((error / scale * 255).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
 
 
 def error_map(image: np.ndarray, target: np.ndarray, scale: float) -> np.ndarray:
     """Absolute error of 8-bit images (H, W, 3) on the fixed colour scale: (H, W, 3) BGR."""
-    return error_colours(absolute_error(image, target), scale)
+    return _error_colours(_absolute_error(image, target), scale)
 
 
-_PLACE = re.compile(r"@(\d+),(\d+)$")
-
-
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A part of an image, in pixels."""
 
     top: int
@@ -61,23 +75,19 @@ class Box:
 
 
 def most_different_box(image: np.ndarray, target: np.ndarray, edge: int) -> Box:
-    """The square in which two images differ most (mean absolute error): where there was most to restore.
+    """The square of ``edge`` pixels in which two 8-bit images (H, W, 3) differ most: where there was most to restore.
 
-    Args:
-        image: 8-bit image (H, W, 3).
-        target: Another of the same shape.
-        edge: Edge of the square in pixels; an image smaller than that gives a smaller box.
+    It is the mean absolute error that counts; an image smaller than the square gives a smaller box.
     """
     height, width = min(edge, image.shape[0]), min(edge, image.shape[1])
-    sums = cv2.integral(absolute_error(image, target))
+    sums = cv2.integral(_absolute_error(image, target))
     windows = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     # Rounded, so that among equal windows the first is taken whatever the rounding errors of the sums are.
     top, left = np.unravel_index(np.argmax(windows.round(6)), windows.shape)
     return Box(int(top), int(left), height, width)
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(NamedTuple):
     """An image of the figure, and the left and top of its box where they are given."""
 
     test_set: str
@@ -121,11 +131,7 @@ def choose_images(comparison: Comparison, names: Sequence[str]) -> list[Chosen]:
 
 
 def find_image(entry: str, known: Mapping[str, tuple[str, str]]) -> Chosen:
-    """What ``test set/image`` or ``test set/image@left,top`` names.
-
-    Args:
-        entry: The name.
-        known: ``test set/image`` → test set and image.
+    """What ``test set/image`` or ``test set/image@left,top`` names among the ``known``: name → test set and image.
 
     Raises:
         OptionError: If there is no such image.
@@ -161,37 +167,44 @@ def _largest_gains(comparison: Comparison) -> list[ImageResult]:
     return [result for _, result in best.values()]
 
 
-if TYPE_CHECKING:
-    from unirain_plugin.compare.options import FigureOptions
+class _Sheet:
+    """A white canvas and what is put onto it; the font is the one inside Pillow, alike on every machine."""
 
-WIDTH = 1400
-"""Pixels; a README shows it at 800 to 1000, where the smallest text is still 12 pixels high."""
+    def __init__(self, width: int, height: int) -> None:
+        self.canvas = Image.new("RGB", (width, height), _PAPER)
+        self._draw = ImageDraw.Draw(self.canvas)
 
-_MARGIN, _GAP = 18, 10
-_IN_A_ROW = 5
-"""Crops beside one another at most; more are wrapped."""
+    def text(
+        self,
+        place: tuple[float, float],
+        text: str,
+        colour: _Colour = _GREY,
+        size: int = _TEXT,
+        anchor: str | None = None,
+        stroke: float = 0,
+    ) -> None:
+        self._draw.text(place, text, colour, ImageFont.load_default(size=size), anchor=anchor, stroke_width=stroke)
 
-_WHOLE = (1.3, 2.4)
-"""Width of the whole image, in crops: from, to."""
+    def name(self, place: _Pixels, name: str, width: int, colour: _Colour = _INK) -> None:
+        """A name in semi-bold, shortened to the width."""
+        font, shown = ImageFont.load_default(size=_NAME), name
+        while self._draw.textlength(shown, font) > width and len(shown) > 2:
+            shown = shown[:-2] + "…"
+        self.text(place, shown, colour, _NAME, stroke=0.4)
 
-_SHRUNK = 0.8
-"""How much smaller than its room's width a whole image may get, so that another fits below it."""
+    def put(self, place: _Pixels, rgb: np.ndarray) -> None:
+        self.canvas.paste(Image.fromarray(np.ascontiguousarray(rgb)), place)
 
-_GREY, _FRAME, _BEST, _EMPTY = (105, 105, 105), (255, 196, 0), (0, 110, 60), (238, 238, 238)
-_TITLE, _NAME, _TEXT = 26, 22, 20
-_LINE = 27
-"""Height of a line of text in pixels."""
+    def frame(self, place: _Pixels, size: _Pixels) -> None:
+        """The box: its colour with a dark line outside, so that it is seen on bright and dark images."""
+        (x, y), (width, height) = place, size
+        self._draw.rectangle((x - 1, y - 1, x + width, y + height), outline=_INK, width=1)
+        self._draw.rectangle((x, y, x + width - 1, y + height - 1), outline=_FRAME, width=3)
 
-
-@dataclass(frozen=True)
-class _Cell:
-    """One crop of the figure; ``pixels`` is None where a model has no result for it."""
-
-    name: str
-    pixels: np.ndarray | None
-    whole: float | None
-    part: float | None
-    is_best: bool
+    def empty(self, place: _Pixels, size: _Pixels, text: str) -> None:
+        (x, y), (width, height) = place, size
+        self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=_EMPTY)
+        self.text((x + width / 2, y + height / 2), text, anchor="mm")
 
 
 def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) -> None:
@@ -211,17 +224,17 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
     for chosen in choose_images(comparison, options.images):
         arrays = comparison.arrays(chosen.test_set, chosen.image)
         crop = chosen.box(options.crop, arrays[INPUT].shape) or options.crop
-        title = _title(comparison, chosen.test_set, chosen.image)
+        types = {r.rain_type for r in comparison.results if (r.test_set, r.image) == chosen[:2]} - {None}
+        title = " · ".join([*map(describe, sorted(types)[:1]), f"{chosen.test_set} / {chosen.image}"])
         blocks.append(draw_block(title, arrays, names, crop, options.error_scale))
-    footer = _footer(options.error_scale, automatic=not options.images)
-    height = sum(b.height for b in blocks) + footer.height + _MARGIN * (len(blocks) + 2)
-    canvas = Image.new("RGB", (WIDTH, height), PAPER)
+    blocks.append(_footer(options.error_scale, automatic=not options.images))
+    sheet = _Sheet(WIDTH, sum(b.height for b in blocks) + _MARGIN * (len(blocks) + 1))
     top = _MARGIN
-    for block in (*blocks, footer):
-        canvas.paste(block, (0, top))
+    for block in blocks:
+        sheet.canvas.paste(block, (0, top))
         top += block.height + _MARGIN
     with write_errors(path), whole_file(path) as file:
-        canvas.save(file, format="PNG")
+        sheet.canvas.save(file, format="PNG")
 
 
 def draw_block(
@@ -239,31 +252,35 @@ def draw_block(
     """
     gt = arrays.get(GT)
     box = crop if isinstance(crop, Box) else _choose_box(arrays, crop)
-    cells = _cells(arrays, models, box)
-    bands = math.ceil(len(cells) / _IN_A_ROW)
-    columns = math.ceil(len(cells) / bands)
+    names = [INPUT, *models] + [GT] * (gt is not None)
+    bands = math.ceil(len(names) / _IN_A_ROW)
+    columns = math.ceil(len(names) / bands)
     height, width = arrays[INPUT].shape[:2]
     stacked = bands * (1 if gt is None else 2) * box.height / box.width
     cell = int((WIDTH - 2 * _MARGIN - (columns + 1) * _GAP) / (columns + _whole_width(stacked * width / height)))
-    cell_height = round(cell * box.height / box.width)
+    size = cell, round(cell * box.height / box.width)
     text = _LINE * (1 if gt is None else 3) + 8
-    band = cell_height + text + 2 * _GAP + (0 if gt is None else cell_height)
+    band = size[1] + text + 2 * _GAP + (0 if gt is None else size[1])
     head = _LINE + 12
     left = WIDTH - _MARGIN - columns * (cell + _GAP) + _GAP
     wholes = _whole_images(arrays, box, left - _MARGIN - 2 * _GAP, bands * band - _GAP)
-    canvas = Image.new("RGB", (WIDTH, head + max(bands * band, wholes.height)), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    draw.text((_MARGIN, 0), title, INK, text_font(_TITLE), stroke_width=0.5)
+    sheet = _Sheet(WIDTH, head + max(bands * band, wholes.height))
+    sheet.text((_MARGIN, 0), title, _INK, _TITLE, stroke=0.5)
     facts = f"{width} x {height}, box {box.width} x {box.height} at ({box.left}, {box.top})"  # the font has no ×
-    draw.text((WIDTH - _MARGIN, 4), facts, _GREY, text_font(_TEXT), anchor="ra")
-    canvas.paste(wholes, (_MARGIN, head))
-    for number, entry in enumerate(cells):
-        x, y = left + number % columns * (cell + _GAP), head + number // columns * band
-        _draw_cell(canvas, (x, y), (cell, cell_height), entry, box)
+    sheet.text((WIDTH - _MARGIN, 4), facts, anchor="ra")
+    sheet.canvas.paste(wholes, (_MARGIN, head))
+    scores = {name: psnr(arrays[name], gt) for name in (INPUT, *models) if gt is not None and name in arrays}
+    # Compared as printed: two models with the same two decimals are both best.
+    best = max((round(scores[name], 2) for name in models if name in scores), default=None)
+    cuts = {name: box.cut(pixels) for name, pixels in arrays.items()}
+    for number, name in enumerate(names):
+        place = left + number % columns * (cell + _GAP), head + number // columns * band
+        colour = _BEST if name != INPUT and name in scores and round(scores[name], 2) == best else _INK
+        _draw_column(sheet, place, size, name, scores.get(name), colour, cuts)
+        below = place[0], place[1] + size[1] + text
         if gt is not None:
-            place = (x, y + cell_height + text)
-            _draw_error(canvas, place, (cell, cell_height), entry, box.cut(gt), error_scale)
-    return canvas
+            _draw_error(sheet, below, size, name, cuts, error_scale)
+    return sheet.canvas
 
 
 def _whole_width(fitting: float) -> float:
@@ -278,20 +295,6 @@ def _choose_box(arrays: Mapping[str, np.ndarray], edge: int) -> Box:
     return most_different_box(arrays[INPUT], target, edge)
 
 
-def _cells(arrays: Mapping[str, np.ndarray], models: Sequence[str], box: Box) -> list[_Cell]:
-    gt = arrays.get(GT)
-    scores = {name: psnr(arrays[name], gt) for name in (INPUT, *models) if gt is not None and name in arrays}
-    # Compared as printed: two models with the same two decimals are both best.
-    best = max((round(scores[name], 2) for name in models if name in scores), default=None)
-    cells = []
-    for name in (INPUT, *models):
-        part = psnr(box.cut(arrays[name]), box.cut(gt)) if name in scores else None
-        is_best = name != INPUT and name in scores and round(scores[name], 2) == best
-        pixels = box.cut(arrays[name]) if name in arrays else None
-        cells.append(_Cell(name, pixels, scores.get(name), part, is_best))
-    return cells if gt is None else [*cells, _Cell(GT, box.cut(gt), None, None, False)]
-
-
 def _whole_images(arrays: Mapping[str, np.ndarray], box: Box, width: int, height: int) -> Image.Image:
     """The whole input with the box and, as far as there is room below it, the clean and the first model's image."""
     source = arrays[INPUT]
@@ -303,99 +306,69 @@ def _whole_images(arrays: Mapping[str, np.ndarray], box: Box, width: int, height
         fitting = (max(height, width if count == 1 else 0) / count - below) * source.shape[1] / source.shape[0]
         if fitting > _SHRUNK * widest or count == 1:
             break
-    order = order[:count]
     scale = min(widest, fitting) / source.shape[1]
     size = (round(source.shape[1] * scale), round(source.shape[0] * scale))
     step = size[1] + below
-    canvas = Image.new("RGB", (width, step * len(order)), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    names = [name for name in arrays if name in order]
-    for number, name in enumerate(names):
+    sheet = _Sheet(width, step * count)
+    for number, name in enumerate(name for name in arrays if name in order[:count]):
         top = number * step
-        canvas.paste(Image.fromarray(_resized(arrays[name], size)), (0, top))
-        _draw_name(draw, (0, top + size[1] + 5), f"{_shown(name)}, whole", size[0])
+        sheet.put((0, top), _resized(arrays[name], size))
+        sheet.name((0, top + size[1] + 5), f"{_SHOWN.get(name, name)}, whole", size[0])
         corner = (round(box.left * scale), top + round(box.top * scale))
-        _frame(draw, corner, (round(box.width * scale), round(box.height * scale)))
-    return canvas
+        sheet.frame(corner, (round(box.width * scale), round(box.height * scale)))
+    return sheet.canvas
 
 
-def _draw_cell(canvas: Image.Image, place: tuple[int, int], size: tuple[int, int], cell: _Cell, box: Box) -> None:
-    draw = ImageDraw.Draw(canvas)
-    (x, y), (width, height) = place, size
-    if cell.pixels is None:
-        _draw_empty(draw, place, size, "no result")
+def _draw_column(
+    sheet: _Sheet,
+    place: _Pixels,
+    size: _Pixels,
+    name: str,
+    score: float | None,
+    colour: _Colour,
+    cuts: Mapping[str, np.ndarray],
+) -> None:
+    """What is in the box, the name, and the PSNR of the whole image and of the box."""
+    x, y = place
+    if name in cuts:
+        sheet.put(place, _resized(cuts[name], size))
+        sheet.frame(place, size)
     else:
-        canvas.paste(Image.fromarray(_resized(cell.pixels, size)), place)
-        _frame(draw, place, size)
-    y += height + 5
-    _draw_name(draw, (x, y), _shown(cell.name), width, _BEST if cell.is_best else INK)
-    if cell.whole is not None:
-        draw.text((x, y + _LINE), f"{cell.whole:.2f} dB", _BEST if cell.is_best else INK, text_font(_TEXT))
-        draw.text((x, y + 2 * _LINE), f"box {cell.part:.2f} dB", _GREY, text_font(_TEXT))
+        sheet.empty(place, size, "no result")
+    y += size[1] + 5
+    sheet.name((x, y), _SHOWN.get(name, name), size[0], colour)
+    if score is not None:
+        sheet.text((x, y + _LINE), f"{score:.2f} dB", colour)
+        sheet.text((x, y + 2 * _LINE), f"box {psnr(cuts[name], cuts[GT]):.2f} dB")
 
 
 def _draw_error(
-    canvas: Image.Image, place: tuple[int, int], size: tuple[int, int], cell: _Cell, gt: np.ndarray, scale: float
+    sheet: _Sheet, place: _Pixels, size: _Pixels, name: str, cuts: Mapping[str, np.ndarray], scale: float
 ) -> None:
-    draw = ImageDraw.Draw(canvas)
-    if cell.name == GT:
-        _draw_scale(canvas, place, size, scale)
-    elif cell.pixels is None:
-        _draw_empty(draw, place, size, "")
+    """The error map; below the clean image, which has none of its own, the colour bar."""
+    if name == GT:
+        _draw_scale(sheet, place, size[0], scale)
+    elif name not in cuts:
+        sheet.empty(place, size, "")
     else:
-        errors = cv2.resize(error_map(cell.pixels, gt, scale), size, interpolation=cv2.INTER_NEAREST)
-        canvas.paste(Image.fromarray(np.ascontiguousarray(errors[..., ::-1])), place)
+        errors = error_map(cuts[name], cuts[GT], scale)
+        sheet.put(place, cv2.resize(errors, size, interpolation=cv2.INTER_NEAREST)[..., ::-1])
 
 
-def _draw_scale(canvas: Image.Image, place: tuple[int, int], size: tuple[int, int], scale: float) -> None:
+def _draw_scale(sheet: _Sheet, place: _Pixels, width: int, scale: float) -> None:
     """The colour bar, in the place below the clean image, which has no error map of its own."""
-    (x, y), (width, _) = place, size
-    bar = error_colours(np.linspace(0, scale, width, dtype=np.float32)[None].repeat(24, axis=0), scale)
-    canvas.paste(Image.fromarray(np.ascontiguousarray(bar[..., ::-1])), place)
-    draw = ImageDraw.Draw(canvas)
-    draw.text((x, y + 28), "0", INK, text_font(_TEXT))
-    draw.text((x + width, y + 28), f"{scale:g} or more", INK, text_font(_TEXT), anchor="ra")
-    draw.text((x, y + 28 + _LINE), "absolute error", _GREY, text_font(_TEXT))
+    x, y = place
+    bar = _error_colours(np.linspace(0, scale, width, dtype=np.float32)[None].repeat(24, axis=0), scale)
+    sheet.put(place, bar[..., ::-1])
+    sheet.text((x, y + 28), "0", _INK)
+    sheet.text((x + width, y + 28), f"{scale:g} or more", _INK, anchor="ra")
+    sheet.text((x, y + 28 + _LINE), "absolute error")
 
 
-def _draw_empty(draw: ImageDraw.ImageDraw, place: tuple[int, int], size: tuple[int, int], text: str) -> None:
-    (x, y), (width, height) = place, size
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=_EMPTY)
-    draw.text((x + width / 2, y + height / 2), text, _GREY, text_font(_TEXT), anchor="mm")
-
-
-def _draw_name(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], name: str, width: int, colour: tuple[int, int, int] = INK
-) -> None:
-    """A name in semi-bold, shortened to the width."""
-    font = text_font(_NAME)
-    shown = name
-    while draw.textlength(shown, font) > width and len(shown) > 2:
-        shown = shown[:-2] + "…"
-    draw.text(place, shown, colour, font, stroke_width=0.4)
-
-
-def _frame(draw: ImageDraw.ImageDraw, place: tuple[int, int], size: tuple[int, int]) -> None:
-    """The box: its colour with a dark line outside, so that it is seen on bright and dark images."""
-    (x, y), (width, height) = place, size
-    draw.rectangle((x - 1, y - 1, x + width, y + height), outline=INK, width=1)
-    draw.rectangle((x, y, x + width - 1, y + height - 1), outline=_FRAME, width=3)
-
-
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resized(image: np.ndarray, size: _Pixels) -> np.ndarray:
     """Averaged when made smaller, bicubic when magnified."""
     smaller = size[0] < image.shape[1]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-
-
-def _shown(name: str) -> str:
-    return {INPUT: "input", GT: "ground truth"}.get(name, name)
-
-
-def _title(comparison: Comparison, test_set: str, image: str) -> str:
-    types = {r.rain_type for r in comparison.results if (r.test_set, r.image) == (test_set, image)}
-    rain_type = next(iter(types - {None}), None)
-    return " · ".join([*([describe(rain_type)] if rain_type else []), f"{test_set} / {image}"])
 
 
 def _footer(scale: float, automatic: bool) -> Image.Image:
@@ -405,7 +378,7 @@ def _footer(scale: float, automatic: bool) -> Image.Image:
     ]
     if automatic:
         lines.append("Images: of each rain type the one at which the last model gains most PSNR over the input.")
-    canvas = Image.new("RGB", (WIDTH, _LINE * len(lines)), PAPER)
+    sheet = _Sheet(WIDTH, _LINE * len(lines))
     for number, line in enumerate(lines):
-        ImageDraw.Draw(canvas).text((_MARGIN, number * _LINE), line, _GREY, text_font(_TEXT))
-    return canvas
+        sheet.text((_MARGIN, number * _LINE), line)
+    return sheet.canvas

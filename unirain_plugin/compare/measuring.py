@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
 from unirain_plugin.compare.networks import NetworkDied, NetworkError, NetworkProcess, NetworkSpec
@@ -21,11 +21,7 @@ Costs = dict[str, dict[str, float | None]]
 
 
 def measure_costs(specs: Sequence[NetworkSpec], options: CostOptions, journal: Journal) -> tuple[Costs, dict[str, str]]:
-    """Measure, or take over from the journal if nothing has changed since.
-
-    Returns:
-        The costs, and network → what went wrong.
-    """
+    """Measure, or take over from the journal if nothing has changed since: costs, and network → what went wrong."""
     try:
         state = canonical_hash([asdict(options), [[s.options.name, s.device, s.fingerprint()] for s in specs]])
     except (UniRainError, OSError) as error:  # weights that have gone meanwhile
@@ -33,43 +29,43 @@ def measure_costs(specs: Sequence[NetworkSpec], options: CostOptions, journal: J
     records = {spec.options.name: journal.get("cost", spec.options.name) for spec in specs}
     if all(record is not None and record["state"] == state for record in records.values()):
         return {name: record["cost"] for name, record in records.items()}, {}
-    costs, failures = _measure(specs, options)
+    failures: dict[str, str] = {}
+    costs = _measure(specs, options, failures)
     for name, cost in costs.items():
         journal.add(("cost", name), {"state": state, "cost": cost})
     return costs, failures
 
 
-def _measure(specs: Sequence[NetworkSpec], options: CostOptions) -> tuple[Costs, dict[str, str]]:
-    failures: dict[str, str] = {}
-    peaks: dict[str, int | None] = {}
+def _measure(specs: Sequence[NetworkSpec], options: CostOptions, failures: dict[str, str]) -> Costs:
+    costs: Costs = {}
     with ExitStack() as stack:
         running: dict[str, NetworkProcess] = {}
         for spec in specs:
             name = spec.options.name
             process = stack.enter_context(NetworkProcess(spec))
-            try:
+            with _noted(failures, name):
                 process.receive()
-                peaks[name] = process.call("peak", options.size)
+                peak = process.call("peak", options.size)
+                costs[name] = {"peak_memory_mb": None if peak is None else peak / MIB}
                 running[name] = process
-            except (NetworkDied, NetworkError) as error:
-                failures[name] = reason(error)
         times = _take_turns(running, options, failures)
-        costs = {}
         for name, process in running.items():
-            try:
+            counts = None, None
+            with _noted(failures, name, "its multiply-adds cannot be counted: "):
                 complexity = process.call("complexity", options.multiply_adds_size)
                 counts = complexity.parameters, complexity.multiply_adds
-            except (NetworkDied, NetworkError) as error:
-                counts = None, None
-                failures[name] = f"its multiply-adds cannot be counted: {reason(error)}"
-            peak, turns = peaks[name], times[name]
-            costs[name] = {
-                "parameters": counts[0],
-                "multiply_adds": counts[1],
-                "latency_ms": 1000 * statistics.median(turns) if turns else None,
-                "peak_memory_mb": None if peak is None else peak / MIB,
-            }
-    return costs, failures
+            latency = 1000 * statistics.median(times[name]) if times[name] else None
+            costs[name] |= {"parameters": counts[0], "multiply_adds": counts[1], "latency_ms": latency}
+    return costs
+
+
+@contextmanager
+def _noted(failures: dict[str, str], name: str, text: str = "") -> Iterator[None]:
+    """What a network's process says or leaves unsaid does not concern the others."""
+    try:
+        yield
+    except (NetworkDied, NetworkError) as error:
+        failures[name] = f"{text}{reason(error)}"
 
 
 def _take_turns(
@@ -79,10 +75,7 @@ def _take_turns(
     times: dict[str, list[float]] = {name: [] for name in running}
     for number in range(options.rounds + 1):
         for name in [name for name in running if name not in failures]:
-            try:
+            with _noted(failures, name):
                 seconds = running[name].call("seconds", options.size)
-            except (NetworkDied, NetworkError) as error:
-                failures[name] = reason(error)
-                continue
-            times[name] += [seconds] if number else []
+                times[name] += [seconds] if number else []
     return times

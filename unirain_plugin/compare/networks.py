@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -60,14 +60,9 @@ _GRACE = 5
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """One network, small enough to be sent to another process.
+    """One network, small enough to be sent to another process: its section, how images are restored, and where.
 
-    Attributes:
-        options: Its section of the option file.
-        restoring: How images are restored.
-        device: Where it runs.
-        threads: CPU threads, or None for torch's choice.
-        imports: Modules that register networks.
+    ``threads``: of the CPU, or None for torch's choice; ``imports``: modules that register networks.
     """
 
     options: ModelOptions
@@ -83,40 +78,27 @@ class NetworkSpec:
         return None if given is None else SHIPPED if given == DEFAULT_WEIGHTS else Path(given).expanduser()
 
     def fingerprint(self) -> str:
-        """Hash of all that a restored image depends on beside its input.
-
-        Raises:
-            CheckpointError: If the weights are missing.
-        """
+        """Hash of all that a restored image depends on beside its input; CheckpointError if weights are missing."""
         o, r = self.options, self.restoring
         network: Any = Path(o.network).read_text("utf-8") if isinstance(o.network, str) else o.network
         if network is None and self.weights is not None:
             network = experiment_network(self.weights)
-        return canonical_hash(
-            {
-                "version": __version__,
-                "weights": self.weights and file_hash(self.weights),
-                "network": network,
-                "loading": [o.param_key, o.strict_load, o.pad_multiple],
-                **({"code": _code_of(self.imports)} if self.imports else {}),
-                "restoring": [r.tile, r.overlap, r.precision, r.sizes, CONFIDENCE],
-            }
-        )
-
-
-def _code_of(modules: Sequence[str]) -> list[str]:
-    """Hashes of the files of imported modules, and of what else of their packages is imported."""
-    packages = {name.partition(".")[0] for name in modules}
-    own = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] in packages]
-    return [file_hash(module.__file__) for module in own if getattr(module, "__file__", None)]
+        content = {
+            "version": __version__,
+            "weights": self.weights and _file_hash(self.weights),
+            "network": network,
+            "loading": [o.param_key, o.strict_load, o.pad_multiple],
+            "restoring": [r.tile, r.overlap, r.precision, r.sizes, CONFIDENCE],
+        }
+        if self.imports:  # the code of these modules, and of what else of their packages is imported
+            packages = {name.partition(".")[0] for name in self.imports}
+            own = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] in packages]
+            content["code"] = [_file_hash(module.__file__) for module in own if getattr(module, "__file__", None)]
+        return canonical_hash(content)
 
 
 def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
-    """The network of a model's section; what it leaves out is as for all.
-
-    Raises:
-        OptionError: If tile, overlap, precision or sizes are out of range.
-    """
+    """The network of a model's section; what it leaves out is as for all. OptionError if something is out of range."""
     keys = ("tile", "overlap", "precision", "sizes")
     chosen = {key: getattr(options if getattr(model, key) is None else model, key) for key in keys}
     chosen["sizes"] = None if chosen["sizes"] is None else tuple(chosen["sizes"])
@@ -126,23 +108,17 @@ def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
 
 def _imports_of(network: dict[str, Any] | str | None) -> list[str]:
     """Modules that a network's own option file names, imported; what is wrong with it is told when it is loaded."""
-    if not isinstance(network, str):
-        return []
     with suppress(UniRainError):
-        modules = read_option_file(network).opt.get("imports")
-        if isinstance(modules, list):
+        modules = read_option_file(network).opt.get("imports") if isinstance(network, str) else None
+        if modules:
             prepare_import()
-            import_own(map(str, modules), Path(network).parent)
-            return list(map(str, modules))
+            import_own(modules, Path(network).parent)
+            return modules
     return []
 
 
-def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file of weights (or of code).
-
-    Raises:
-        CheckpointError: If it cannot be read.
-    """
+def _file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file of weights (or of code)."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -151,10 +127,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 
 def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
-    """Build the network and load its weights.
-
-    Returns:
-        The network, ready to restore, and a remark (empty in the usual case).
+    """Build the network and load its weights: ready to restore, with a remark (empty in the usual case).
 
     Raises:
         CheckpointError: If the weights are missing, broken or made for another network.
@@ -219,11 +192,7 @@ class NetworkDied(UniRainError):  # noqa: N818  it names an event
 
 
 class NetworkProcess:
-    """Runs one network in another process. A context manager; leaving it ends the process.
-
-    Args:
-        spec: The network.
-    """
+    """Runs one network in another process. A context manager; leaving it ends the process."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         context = _context(spec.device)
@@ -265,12 +234,7 @@ class NetworkProcess:
         raise (NetworkDied if kind == "dead" else NetworkError)(content) from cause
 
     def call(self, request: str, *arguments: object) -> Any:
-        """Send a request and wait for its answer.
-
-        Raises:
-            NetworkError: As :meth:`receive`.
-            NetworkDied: Likewise.
-        """
+        """Send a request and wait for its answer, which may raise as :meth:`receive` does."""
         self.send(request, *arguments)
         return self.receive()
 
@@ -294,7 +258,6 @@ def _context(device: str) -> multiprocessing.context.BaseContext:
 
 
 def _serve(connection: Connection, spec: NetworkSpec) -> None:
-    """Body of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process in order
     end_with_parent()
     try:
@@ -314,15 +277,13 @@ def _serve(connection: Connection, spec: NetworkSpec) -> None:
 
 
 def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
-    options = spec.restoring
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
 
     def restore_file(source: Source, target: Path) -> None:
-        """Restore ``source`` into the PNG file ``target``."""
-        write_image(target, StoredImage(restore(net, source.pixels(), **vars(options))))
+        write_image(target, StoredImage(restore(net, source.pixels(), **vars(spec.restoring))))
 
     def once(image: Tensor) -> Tensor:
-        return restore_tensor(net, image, options)
+        return restore_tensor(net, image, spec.restoring)
 
     return {
         "restore": restore_file,

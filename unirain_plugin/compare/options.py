@@ -61,10 +61,7 @@ class ModelOptions:
         strict_load: Whether every weight must fit; false takes those that do and says how many.
         pad_multiple: The image's sides are padded (mirrored) to a multiple of this for the network and the result is
             cut back; null for the network's ``window_size`` where it has that argument (SwinIR), else 1.
-        tile: For this model, instead of the file's ``tile``; likewise ``overlap``, ``precision`` and ``sizes``.
-        overlap: See ``tile``.
-        precision: See ``tile``.
-        sizes: See ``tile``.
+        tile, overlap, precision, sizes: For this model, instead of the file's.
         results: Folder of finished images, searched with its subfolders and matched by stem.
         suffix: Text that the finished images' stems have behind the input's stem, such as ``_SwinIR``.
         pattern: Where each finished image is below ``results`` instead: ``{test_set}``, ``{rain_type}``, ``{image}``
@@ -110,7 +107,6 @@ class ModelOptions:
             yield "network", "expected a `type`, the name of a registered network such as UniRain or SwinIR."
 
     def check_pattern(self) -> Iterator[Problem]:
-        """The pattern can be filled in."""
         pattern = self.pattern or ""
         unknown = sorted(set(re.findall(r"{(\w*)}", pattern)) - _PLACEHOLDERS)
         if unknown:
@@ -297,7 +293,6 @@ class CompareOptions:
             yield "protocol", f"nothing follows it: `metrics` holds neither {' nor '.join(MEASURES)}."
 
     def check_reference(self) -> Iterator[Problem]:
-        """Differences are taken to a row."""
         if self.reference is not None and self.reference not in self.rows:
             text = f"there is no model '{self.reference}'; found {', '.join(self.rows)}."
             yield "reference", text + did_you_mean(self.reference, self.rows)
@@ -320,16 +315,11 @@ class CompareOptions:
 
     @property
     def output_folder(self) -> Path:
-        """Where everything goes."""
         return self.output or Path("results", "compare", self.name)
 
 
 def load_options(path: str | Path) -> CompareOptions:
-    """Read and check an option file.
-
-    Raises:
-        OptionError: As :func:`parse_options`, and for a file that is missing or no YAML.
-    """
+    """Read and check an option file; OptionError also for a file that is missing or no YAML."""
     document = read_option_file(path)
     import_own((), Path(path).parent)  # modules named under `imports` may lie beside the file
     return parse_options(document.opt, document.file, document.lines)
@@ -338,12 +328,7 @@ def load_options(path: str | Path) -> CompareOptions:
 def parse_options(
     mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
 ) -> CompareOptions:
-    """Check a whole option mapping, the metrics' names included.
-
-    Args:
-        mapping: The options.
-        where: Their source, for messages.
-        lines: Key path → line, where they come from a file.
+    """Check a whole option mapping from ``where``, the metrics' names included; ``lines``: key path → line of a file.
 
     Raises:
         OptionError: Naming every wrong key, with the nearest valid spelling, or the module that cannot be imported.
@@ -352,14 +337,17 @@ def parse_options(
     prepare_import()
     import_own(options.imports)
     from unirain_plugin.metrics.scoring import check_names  # the tables of known metrics
+    from unirain_plugin.rain.scene import check_renderers
 
     check_names(options.metrics, where)
+    for number, test_set in enumerate(options.test_sets):
+        if test_set.synthesize is not None:
+            check_renderers(test_set.synthesize.rain_types, f"{where}: test_sets[{number}].synthesize.rain_types")
     return options
 
 
 def _repeated(key: str, names: Sequence[str]) -> Iterator[Problem]:
     folded = [name.casefold() for name in names]
-    for name in names:
-        if folded.count(name.casefold()) > 1:
-            yield key, f"'{name}' is there twice (upper and lower case count as one); rename one."
-            return
+    twice = next((name for name in names if folded.count(name.casefold()) > 1), None)
+    if twice is not None:
+        yield key, f"'{twice}' is there twice (upper and lower case count as one); rename one."

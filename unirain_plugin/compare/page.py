@@ -21,7 +21,6 @@ from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.packages import require
 
-_TEMPLATE = "page.html.j2"
 _STATUS = "status"
 _METRIC = re.compile(r"(\S+) [↑↓]$")
 _WIDE = 12
@@ -63,7 +62,7 @@ def write_page(
     options: PageOptions | None = None,
     note: str = "",
 ) -> None:
-    """Write the page; the same comparison gives the same bytes.
+    """Write the page; the same comparison gives the same bytes. OptionError if jinja2 is not installed.
 
     Args:
         comparison: What was found.
@@ -73,15 +72,12 @@ def write_page(
         path: The HTML file.
         options: How much is embedded.
         note: A sentence below the table, such as what its means leave out.
-
-    Raises:
-        OptionError: If jinja2 is not installed.
     """
     options = options or PageOptions()
     jinja2 = require("jinja2", "jinja2", "report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the models' order is the option file's
-    source = (Path(__file__).parent / _TEMPLATE).read_text(encoding="utf-8")
+    source = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
     every = _images(comparison)
     chosen = choose_evenly(every, options.images)
     scores = {(r.test_set, r.image, r.model): r.metrics for r in comparison.results}
@@ -118,15 +114,13 @@ def shown(values: Sequence[Cell]) -> list[str]:
     """A column's values as text: four decimals where all are small (SSIM), two otherwise; None and NaN as a dash."""
     numbers = [value for value in values if isinstance(value, float) and math.isfinite(value)]
     digits = 4 if all(abs(number) < 2 for number in numbers) else 2
-    return [_shown(value, digits) for value in values]
 
+    def text(value: Cell) -> str:
+        if isinstance(value, float):
+            return "–" if math.isnan(value) else "∞" if value == math.inf else f"{value:.{digits}f}"
+        return "–" if value is None else f"{value:,}" if isinstance(value, int) else value
 
-def _shown(value: Cell, digits: int) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, float):
-        return "∞" if value == math.inf else f"{value:.{digits}f}"
-    return f"{value:,}" if isinstance(value, int) else value
+    return list(map(text, values))
 
 
 def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, object]:
@@ -134,9 +128,7 @@ def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, object]:
     columns = list(dict.fromkeys(column for row in rows for column in row if column != _STATUS))
     texts = {column: shown([row.get(column) for row in rows]) for column in columns}
     numeric = [any(isinstance(row.get(column), (int, float)) for row in rows) for column in columns]
-    lines = [
-        [(texts[column][number], _finite(row.get(column))) for column in columns] for number, row in enumerate(rows)
-    ]
+    lines = [[(texts[c][number], _finite(row.get(c))) for c in columns] for number, row in enumerate(rows)]
     metrics = [found[1] if (found := _METRIC.search(column)) else "" for column in columns]
     titles = [_METRIC.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), column) for column in columns]
     distinct = [metric for metric in dict.fromkeys(metrics) if metric]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
 
 from unirain_plugin.compare.options import BootstrapOptions, CompareOptions
 from unirain_plugin.compare.report import GROUP_TITLES, markdown_table
@@ -17,15 +18,8 @@ from unirain_plugin.metrics.psnr_ssim import finite_mean
 EVERY = "all images"
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A published number.
-
-    Attributes:
-        text: As it was given.
-        value: PSNR in dB above 1, else SSIM.
-        tolerance: Half a unit of its last digit.
-    """
+class Claim(NamedTuple):
+    """A published number as it was given, its value (PSNR in dB above 1, else SSIM), half a unit of its last digit."""
 
     text: str
     value: float
@@ -33,11 +27,7 @@ class Claim:
 
     @classmethod
     def parse(cls, text: str) -> Claim:
-        """Read a number.
-
-        Raises:
-            OptionError: If it can be neither.
-        """
+        """Read a number; OptionError if it can be neither."""
         try:
             number = Decimal(text)
         except InvalidOperation:
@@ -49,7 +39,6 @@ class Claim:
 
     @property
     def measure(self) -> str:
-        """``psnr`` or ``ssim``."""
         return "psnr" if self.value > 1 else "ssim"
 
     def is_met(self, value: float) -> bool:
@@ -60,13 +49,12 @@ class Claim:
 def which_protocol(options: CompareOptions, text: str, bar: bool = True) -> tuple[str, Outcome]:
     """Score the finished images (without any: the networks') under every protocol; no file of tables is written.
 
+    Returns tables and verdicts in Markdown, and the outcome with what went wrong.
+
     Args:
         options: The option file; of its models those with ``results``.
         text: The claimed number: a PSNR in dB, or an SSIM, with the digits that were published.
         bar: Whether to draw progress bars.
-
-    Returns:
-        Tables and verdicts in Markdown, and the outcome with what went wrong.
 
     Raises:
         OptionError: If the claim is no such number, or no model has images.
@@ -102,10 +90,10 @@ def _verdict(outcome: Outcome, summary: SetSummary, model: str, claim: Claim) ->
         return
     digits = 2 if claim.measure == "psnr" else 4
     titles = {group: GROUP_TITLES.get(group, group) for name in order for group in means[name]}
-    rows = {}
+    rows = []
     for name in order:
         shown = {g: f"{value:.{digits}f} ({value - claim.value:+.{digits}f})" for g, value in means[name].items()}
-        rows[name] = [shown.get(group, "–") for group in titles]
+        rows.append([name, *(shown.get(group, "–") for group in titles)])
     yield markdown_table(["protocol", *titles.values()], rows)
     met = [f"{n} ({titles[g]})" for n in order for g, value in means[n].items() if claim.is_met(value)]
     difference, group = nearest[order[0]]

@@ -7,8 +7,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,6 @@ GROUP_TITLES = {**{name: name.upper() for name in RAIN_TYPES}, MEAN: "average", 
 _WIDTH = 3
 _FEW = 10
 
-Mark = Callable[[str], str]
-
 
 def _title(metric: str) -> str:
     measure, at, protocol = metric.partition("@")
@@ -62,11 +60,9 @@ def _digits(metric: str) -> int:
 
 
 def protocol_note(metrics: Iterable[str], protocol: str | None) -> str:
-    """A sentence for each protocol that a table's PSNR and SSIM are taken under: crop, colours, window, rounding.
+    """A sentence for each protocol that PSNR and SSIM are taken under; ``protocol``: that of the plain names, or None.
 
-    Args:
-        metrics: The table's.
-        protocol: That of ``psnr`` and ``ssim``; None if nothing is to be said.
+    It tells crop, colours, window, rounding; nothing without a protocol.
     """
     titles: dict[str, list[str]] = {}
     for metric in metrics if protocol else ():
@@ -83,44 +79,29 @@ def number(value: float | None, metric: str) -> str:
     return "∞" if math.isinf(value) else f"{value:.{_digits(metric)}f}"
 
 
-def marked_cells(
-    columns: Sequence[Mapping[str, float | None]], metric: str, higher: bool, bold: Mark, underline: Mark
-) -> list[dict[str, str]]:
-    """Columns (model → value) as text, the best value of each bold and the second underlined.
+def _cells(
+    summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], best: str, second: str
+) -> dict[str, dict[str, list[str]]]:
+    """Model → group → a printed cell for each metric, the two leading values put into formats such as ``**{}**``.
 
     The untouched input is no contestant.
     """
-    printed = []
-    for column in columns:
-        contestants = [name for name in column if name != INPUT]
-        best, second = rank([column[name] for name in contestants], higher, _digits(metric))
-        cells = {name: number(value, metric) for name, value in column.items()}
-        for places, mark in ((best, bold), (second, underline)):
-            for index in places:
-                cells[contestants[index]] = mark(cells[contestants[index]])
-        printed.append(cells)
-    return printed
-
-
-def _printed(
-    summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], bold: Mark, underline: Mark
-) -> dict[str, dict[str, dict[str, str]]]:
-    """Group → metric → model → printed cell."""
-    table: dict[str, dict[str, dict[str, str]]] = {group: {} for group in summary.groups}
+    table: dict[str, dict[str, list[str]]] = {model: {group: [] for group in summary.groups} for model in models}
     for metric, higher in metrics.items():
-        columns = [{m: summary.values[m][group].get(metric) for m in models} for group in summary.groups]
-        for group, cells in zip(summary.groups, marked_cells(columns, metric, higher, bold, underline), strict=True):
-            table[group][metric] = cells
+        for group in summary.groups:
+            values = [summary.values[model][group].get(metric) for model in models]
+            contest = [None if model == INPUT else value for model, value in zip(models, values, strict=True)]
+            places = rank(contest, higher, _digits(metric))
+            for index, (model, value) in enumerate(zip(models, values, strict=True)):
+                mark = next((m for m, place in zip((best, second), places, strict=True) if index in place), "{}")
+                table[model][group].append(mark.format(number(value, metric)))
     return table
 
 
 def present(summaries: Sequence[SetSummary], metrics: Mapping[str, bool]) -> dict[str, bool]:
     """The metrics that have a value somewhere: those against clean images have none in a set without them."""
-
-    def has_value(summary: SetSummary, metric: str) -> bool:
-        return any(group.get(metric) is not None for table in summary.values.values() for group in table.values())
-
-    return {m: higher for m, higher in metrics.items() if any(has_value(summary, m) for summary in summaries)}
+    groups = [group for summary in summaries for table in summary.values.values() for group in table.values()]
+    return {m: higher for m, higher in metrics.items() if any(group.get(m) is not None for group in groups)}
 
 
 def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool]) -> str:
@@ -138,6 +119,17 @@ def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Ma
     return f"{rule}{'; '.join(parts)}." if parts else ""
 
 
+def _caption(
+    text: str,
+    summaries: Sequence[SetSummary],
+    models: Sequence[str],
+    metrics: Mapping[str, bool],
+    protocol: str | None,
+) -> str:
+    """The text, and what has to be known of protocols and of images that are not in the means."""
+    return " ".join(filter(None, (text, protocol_note(metrics, protocol), left_out(summaries, models, metrics))))
+
+
 def split_metrics(metrics: Mapping[str, bool]) -> list[dict[str, bool]]:
     """At most ``_WIDTH`` metrics a table, in order and evenly: wider ones cannot be read."""
     count = -(-len(metrics) // _WIDTH)
@@ -150,17 +142,15 @@ def markdown_set(
     summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
 ) -> str:
     """One test set: a row a model, a column a rain type, the metrics in a cell."""
+    counts = {group: "" if group == WORST else f" ({summary.images[group]})" for group in summary.groups}
+    heads = [f"{GROUP_TITLES.get(group, group)}{count}" for group, count in counts.items()]
     parts = [f"### {summary.test_set}\n"]
     for some in split_metrics(present([summary], metrics)):
         rows = _rows(summary, models, some)
-        heads = [
-            GROUP_TITLES.get(group, group) + ("" if group == WORST else f" ({summary.images[group]})")
-            for group in summary.groups
-        ]
         dash = "; – where a model lacks an image or a metric a value" if "–" in str(rows) else ""
-        title = f"{_titles(some)}; number of images in brackets{dash}."
-        title = _sentences(title, protocol_note(some, protocol), left_out([summary], models, some))
-        parts.append(f"{title}\n\n{markdown_table(['model', *heads], rows)}")
+        text = f"{_titles(some)}; number of images in brackets{dash}."
+        text = _caption(text, [summary], models, some, protocol)
+        parts.append(f"{text}\n\n{markdown_table(['model', *heads], rows)}")
     return "\n".join(parts)
 
 
@@ -170,44 +160,41 @@ def markdown_overview(
     """Several test sets: a column each, with the mean over its rain types, and their average."""
     parts = ["### All test sets\n"]
     columns = {f"{number} {s.test_set}": s for number, s in enumerate(summaries)}
+    heads = ["model", *(summary.test_set for summary in summaries), "average"]
     for some in split_metrics(present(summaries, metrics)):
-        values: dict[str, dict[str, dict[str, float | None]]] = {model: {MEAN: {}} for model in models}
-        for model in models:
-            for name, summary in columns.items():
-                values[model][name] = summary.values[model][MEAN if MEAN in summary.groups else summary.groups[0]]
+        values: dict[str, dict[str, dict[str, float | None]]] = {
+            model: {n: s.values[model][MEAN if MEAN in s.groups else s.groups[0]] for n, s in columns.items()}
+            for model in models
+        }
+        averages = {model: {} for model in models}
         for metric in some:
             # an average over those test sets in which the metric has a value at all
             sets = [name for name in columns if any(values[model][name].get(metric) is not None for model in models)]
             for model in models:
                 known = [values[model][name].get(metric) for name in sets]
-                values[model][MEAN][metric] = finite_mean(known) if known and None not in known else None
+                averages[model][metric] = finite_mean(known) if known and None not in known else None
+        values = {model: {**values[model], MEAN: averages[model]} for model in models}
         rows = _rows(SetSummary("", [*columns, MEAN], {}, values, {}), models, some)
-        title = f"{_titles(some)}; means over the rain types of each test set."
-        title = _sentences(title, protocol_note(some, protocol), left_out(summaries, models, some))
-        heads = ["model", *(summary.test_set for summary in summaries), "average"]
-        parts.append(f"{title}\n\n{markdown_table(heads, rows)}")
+        text = f"{_titles(some)}; means over the rain types of each test set."
+        parts.append(f"{_caption(text, summaries, models, some, protocol)}\n\n{markdown_table(heads, rows)}")
     return "\n".join(parts)
 
 
-def _rows(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> dict[str, list[str]]:
-    """Model → a cell for each group, with all metrics in it, in Markdown."""
-    cells = _printed(summary, models, metrics, "**{}**".format, "<u>{}</u>".format)
-    return {m: [" / ".join(cells[group][metric][m] for metric in metrics) for group in summary.groups] for m in models}
+def _rows(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> list[list[str]]:
+    """Of each model its name and a cell for each group, with all metrics in it, in Markdown."""
+    cells = _cells(summary, models, metrics, "**{}**", "<u>{}</u>")
+    return [[model, *(" / ".join(group) for group in groups.values())] for model, groups in cells.items()]
 
 
 def _titles(metrics: Mapping[str, bool]) -> str:
     return " / ".join(metric_title(metric, higher) for metric, higher in metrics.items())
 
 
-def _sentences(*texts: str) -> str:
-    return " ".join(filter(None, texts))
-
-
-def markdown_table(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    """A table: titles, then for each row its name and cells."""
-    lines = [f"| {' | '.join(map(_escape_bar, heads))} |", f"|{' --- |' * len(heads)}"]
-    lines += [f"| {_escape_bar(name)} | {' | '.join(cells)} |" for name, cells in rows.items()]
-    return "\n".join(lines) + "\n"
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: bool = False) -> str:
+    """A table: titles, then for each row its name and cells; ``right``: all but the first column are set right."""
+    rules = ["---"] + ["---:" if right else "---"] * (len(heads) - 1)
+    lines = [map(_escape_bar, heads), rules, *((_escape_bar(name), *cells) for name, *cells in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def markdown_intervals(
@@ -217,22 +204,19 @@ def markdown_intervals(
     metrics = present([summary], metrics)
     if not any(summary.intervals.values()):
         return ""
-    rows: dict[str, list[str]] = {}
-    for model, intervals in summary.intervals.items():
-        row = []
+    rows = [[model] for model, intervals in summary.intervals.items() if intervals]
+    for row in rows:
         for metric in metrics:
-            found, digits = intervals.get(metric), _digits(metric)
+            found, digits = summary.intervals[row[0]].get(metric), _digits(metric)
             text = found and f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
             row.append("–" if text is None else f"**{text}**" if found.is_clear else text)
-        if intervals:
-            rows[model] = row
     text = (
         f"Difference to {reference}, mean over the rain types, with its {options.confidence:.0%} interval (paired "
         f"bootstrap within each type, {options.samples} samples, seed {options.seed}; bold: zero lies outside)."
     )
     if min(count for group, count in summary.images.items() if group not in (MEAN, WORST)) < _FEW:
         text += f" With fewer than {_FEW} images of a type such intervals are too narrow."
-    if left_out([summary], [reference, *rows], metrics):
+    if left_out([summary], [reference, *(row[0] for row in rows)], metrics):
         text += " Over the images that have a finite value of both."
     heads = ["model", *(metric_title(metric, higher) for metric, higher in metrics.items())]
     return f"{text}\n\n{markdown_table(heads, rows)}"
@@ -241,11 +225,11 @@ def markdown_intervals(
 def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str) -> str:
     """Cost and status of every model; the status alone where no cost was measured."""
     if all(row.parameters is None for row in models):
-        return markdown_table(["model", "status"], {row.name: [_escape_bar(row.status)] for row in models})
+        return markdown_table(["model", "status"], [(row.name, _escape_bar(row.status)) for row in models])
     size, counted = options.size, options.multiply_adds_size
     heads = ["model", "parameters, M", f"multiply-adds at {counted}², G", f"latency at {size}², ms",
              f"peak memory at {size}², MiB", "status"]  # fmt: skip
-    rows = {row.name: [*_cost_cells(row), _escape_bar(row.status)] for row in models}
+    rows = [(row.name, *_cost_cells(row), _escape_bar(row.status)) for row in models]
     note = (
         f"{CONVENTION} Latency: median of {options.rounds} rounds in which the networks take turns, on {device}; peak "
         "memory: rise during one restoration in a process of its own, without weights."
@@ -262,49 +246,40 @@ def latex_set(
 
 
 def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None) -> str:
-    cells = _printed(summary, models, metrics, r"\textbf{{{}}}".format, r"\underline{{{}}}".format)
-    count = len(metrics)
-    heads = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(GROUP_TITLES.get(group, group))}}}" for group in summary.groups]
+    count, groups = len(metrics), [_latex(GROUP_TITLES.get(group, group)) for group in summary.groups]
     caption = f"{summary.test_set}. Best in bold, second best underlined."
-    caption = _sentences(caption, protocol_note(metrics, protocol), left_out([summary], models, metrics))
-    rules = [rf"\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(heads))]
+    rules = [rf"\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(groups))]
     arrow = {True: r"$\uparrow$", False: r"$\downarrow$"}
     arrows = [f"{_latex(_title(metric))} {arrow[higher]}" for metric, higher in metrics.items()]
-    lines = [
-        r"\begin{table*}[t]",
-        r"\centering",
-        rf"\caption{{{_latex(caption)}}}",
-        r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'c' * (count * len(heads))}}}",
-        r"\toprule",
-        f"Method & {' & '.join(heads)} \\\\",
+    heads = [
+        " & ".join(["Method", *(rf"\multicolumn{{{count}}}{{c}}{{{title}}}" for title in groups)]) + r" \\",
         " ".join(rules),
-        f" & {' & '.join(arrows * len(heads))} \\\\",
-        r"\midrule",
+        " & ".join(["", *arrows * len(groups)]) + r" \\",
     ]
-    for model in models:
-        row = [cells[group][metric][model] for group in summary.groups for metric in metrics]
-        lines.append(f"{_latex(model)} & {' & '.join(row)} \\\\".replace("–", "--").replace("∞", r"$\infty$"))
-    lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
-    return "\n".join(lines) + "\n"
+    cells = _cells(summary, models, metrics, r"\textbf{{{}}}", r"\underline{{{}}}")
+    rows = [[model, *(cell for group in groups.values() for cell in group)] for model, groups in cells.items()]
+    caption = _caption(caption, [summary], models, metrics, protocol)
+    return _latex_float("table*", caption, "l" + "c" * (count * len(groups)), heads, rows)
 
 
 def latex_costs(models: Sequence[ModelRow], options: CostOptions) -> str:
     """Cost of the networks as a ``table``."""
-    lines = [
-        r"\begin{table}[t]",
-        r"\centering",
-        rf"\caption{{{_latex(CONVENTION)}}}",
-        r"\begin{tabular}{lcccc}",
-        r"\toprule",
-        rf"Method & Params (M) & MACs (G, ${options.multiply_adds_size}^2$) & Latency (ms, ${options.size}^2$) & "
-        rf"Memory (MiB, ${options.size}^2$) \\",
-        r"\midrule",
-    ]
-    for row in models:
-        if row.parameters is not None:
-            lines.append(f"{_latex(row.name)} & {' & '.join(_cost_cells(row))} \\\\".replace("–", "--"))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    heads = rf"Method & Params (M) & MACs (G, ${options.multiply_adds_size}^2$) & Latency (ms, ${options.size}^2$) & "
+    heads += rf"Memory (MiB, ${options.size}^2$) \\"
+    rows = [(row.name, *_cost_cells(row)) for row in models if row.parameters is not None]
+    return _latex_float("table", CONVENTION, "lcccc", [heads], rows)
+
+
+def _latex_float(kind: str, caption: str, columns: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A ``table``, or a ``table*`` that is made as wide as the page; ``heads`` are whole lines."""
+    wide = kind == "table*"
+    lines = [rf"\begin{{{kind}}}[t]", r"\centering", rf"\caption{{{_latex(caption)}}}"]
+    lines += [r"\resizebox{\linewidth}{!}{%"] * wide
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *heads, r"\midrule"]
+    for name, *cells in rows:
+        lines.append(f"{_latex(name)} & {' & '.join(cells)} \\\\".replace("–", "--").replace("∞", r"$\infty$"))
+    lines += [r"\bottomrule", r"\end{tabular}" + "}" * wide, rf"\end{{{kind}}}"]
+    return "\n".join(lines) + "\n"
 
 
 def results_csv(results: Sequence[ImageResult], metrics: Sequence[str]) -> str:
@@ -330,22 +305,16 @@ def page_rows(
                 for metric, higher in metrics.items():
                     title = f"{prefix}{GROUP_TITLES.get(group, group)} {metric_title(metric, higher)}"
                     row[title] = summary.values[model.name][group].get(metric)
-        row["parameters, M"] = model.parameters and model.parameters / 1e6
-        row["multiply-adds, G"] = model.multiply_adds and model.multiply_adds / 1e9
-        row["latency, ms"] = model.latency_ms
-        row["peak memory, MiB"] = model.peak_memory_mb
-        row["status"] = model.status
-        rows.append(row)
+        cost = {"parameters, M": model.parameters and model.parameters / 1e6,
+                "multiply-adds, G": model.multiply_adds and model.multiply_adds / 1e9,
+                "latency, ms": model.latency_ms, "peak memory, MiB": model.peak_memory_mb}  # fmt: skip
+        rows.append({**row, **cost, "status": model.status})
     return rows
 
 
 def _cost_cells(row: ModelRow) -> list[str]:
-    counts = _scaled(row.parameters, 1e6, 2), _scaled(row.multiply_adds, 1e9, 1)
-    return [*counts, _scaled(row.latency_ms, 1, 1), _scaled(row.peak_memory_mb, 1, 1)]
-
-
-def _scaled(value: float | None, unit: float, digits: int) -> str:
-    return "–" if value is None else f"{value / unit:.{digits}f}"
+    known = (row.parameters, 1e6, 2), (row.multiply_adds, 1e9, 1), (row.latency_ms, 1, 1), (row.peak_memory_mb, 1, 1)
+    return ["–" if value is None else f"{value / unit:.{digits}f}" for value, unit, digits in known]
 
 
 def _escape_bar(text: str) -> str:
@@ -360,7 +329,6 @@ def _latex(text: str) -> str:
 
 
 def markdown(outcome: Outcome, options: CompareOptions) -> str:
-    """All tables in Markdown."""
     metrics = outcome.directions
     scored = [m.name for m in outcome.comparison.models if m.status != UNTRAINED]
     parts = [f"## {outcome.comparison.name}\n"]
@@ -378,7 +346,6 @@ def markdown(outcome: Outcome, options: CompareOptions) -> str:
 
 
 def latex(outcome: Outcome, options: CompareOptions) -> str:
-    """All tables in LaTeX."""
     metrics = outcome.directions
     scored = list(dict.fromkeys(r.model for r in outcome.comparison.results))
     parts = ["% Needs \\usepackage{booktabs,graphicx}.\n"]
@@ -441,15 +408,15 @@ def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
 
 def _write_page(outcome: Outcome, path: Path, protocol: str) -> None:
     rows = page_rows(outcome.comparison.models, outcome.summaries, outcome.directions)
-    missing = left_out(outcome.summaries, [row["model"] for row in rows], outcome.directions)
-    note = _sentences(protocol_note(outcome.directions, protocol), missing)
-    write_page(outcome.comparison, rows, path, note=note)
+    models = [model.name for model in outcome.comparison.models]
+    write_page(
+        outcome.comparison, rows, path, note=_caption("", outcome.summaries, models, outcome.directions, protocol)
+    )
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold."""
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        value = vars(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

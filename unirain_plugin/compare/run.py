@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from unirain_plugin.compare.evaluate import Checked, Evaluator, Row, check_sample
 from unirain_plugin.compare.figure import find_image
-from unirain_plugin.compare.measuring import Costs, measure_costs
+from unirain_plugin.compare.measuring import measure_costs
 from unirain_plugin.compare.networks import NetworkSpec, spec_of
 from unirain_plugin.compare.options import CompareOptions
 from unirain_plugin.compare.report import write_all
@@ -28,10 +28,7 @@ from unirain_plugin.support.journal import Journal
 def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcome:
     """Compute what is not finished yet, and write tables, figure and page, as the command does.
 
-    Args:
-        options: The option file.
-        bar: Whether to draw progress bars.
-        write: Whether files are written beside restored images and the journal.
+    ``bar``: draw progress bars; ``write``: write files beside restored images and the journal.
 
     Raises:
         DataError: If a test set cannot be listed, no metric or no sound image is left, another run works in the output
@@ -58,7 +55,8 @@ def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcom
         rows = _evaluate(options, specs, checked, metrics, journal, bar)
         running = [specs[row.name] for row in rows if row.name in specs and row.failure is None]
         costs = measure_costs(running, options.cost, journal) if options.cost.enabled else ({}, {})
-        outcome = _outcome(options, checked, metrics, rows, *costs, str(device))
+        models = [_model_row(row, costs[0].get(row.name, {}), costs[1].get(row.name)) for row in rows]
+        outcome = _outcome(options, checked, metrics, rows, models, str(device))
         outcome.failures[:0] = [*broken, *missing.values()]
         outcome.files = write_all(outcome, options) if write else []
     return outcome
@@ -121,23 +119,20 @@ def _outcome(
     checked: Sequence[Checked],
     metrics: list[Metric],
     rows: Sequence[Row],
-    costs: Costs,
-    problems: Mapping[str, str],
+    models: list[ModelRow],
     device: str,
 ) -> Outcome:
-    models = [_model_row(row, costs.get(row.name, {}), problems.get(row.name)) for row in rows]
     results = [result for row in rows for result in row.results]
     sets = [test_set.name for test_set in options.test_sets]
     names = [metric.name for metric in metrics]
     comparison = Comparison(options.name, models, sets, results, names, _reader(rows, checked))
     outcome = Outcome(comparison, [], metrics, options.reference or options.rows[0], device)
+    every = [row.name for row in rows]
     for name in sets:
         images = {c.sample.image: c.sample.rain_type for c in checked if c.sample.test_set == name}
         if images:
-            every = [row.name for row in rows]
-            outcome.summaries.append(
-                summarise(results, every, name, images, outcome.directions, outcome.reference, options.bootstrap)
-            )
+            how = outcome.directions, outcome.reference, options.bootstrap
+            outcome.summaries.append(summarise(results, every, name, images, *how))
     outcome.failures = [f"{m.name}: {m.status}" for m in models if m.status not in (OK, UNTRAINED)]
     outcome.remarks = [f"{row.name}: {text}" for row in rows for text in row.remarks if text != UNTRAINED]
     if not results:

@@ -9,8 +9,9 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -45,11 +46,7 @@ class Source:
         return self.path if self.key is None else f"{self.path}/{self.key}"
 
     def read(self) -> bytes:
-        """The encoded image.
-
-        Raises:
-            DataError: Naming it, if it cannot be read.
-        """
+        """The encoded image; DataError naming it, if it cannot be read."""
         return read_file(self.path) if self.key is None else read_value(self.path, self.key)
 
     def pixels(self) -> np.ndarray:
@@ -61,11 +58,6 @@ class Source:
         return decode(self.read(), str(self))
 
     def digest(self) -> str:
-        """SHA-256 of the bytes.
-
-        Raises:
-            DataError: Naming it, if it cannot be read.
-        """
         return hashlib.sha256(self.read()).hexdigest()
 
 
@@ -73,12 +65,8 @@ class Source:
 class Sample:
     """One image of a test set.
 
-    Attributes:
-        test_set: The test set's name.
-        image: Its name in there: its path without the suffix, below the rain type's folder where there is one.
-        rain_type: Its rain type, or None.
-        lq: The rainy image.
-        gt: The clean one, or None.
+    ``image``: its path without the suffix, below the rain type's folder where there is one. ``rain_type`` and ``gt``
+    (the clean image) are None where there are none.
     """
 
     test_set: str
@@ -99,20 +87,12 @@ class Sample:
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """Encoded bytes to (H, W, 3) uint8 RGB.
-
-    Raises:
-        DataError: Naming the image, if it is broken.
-    """
+    """Encoded bytes to (H, W, 3) uint8 RGB; DataError naming the image, if it is broken."""
     return cv2.cvtColor(EncodedImage(data, name, CONVERSIONS).decode(), cv2.COLOR_BGR2RGB)
 
 
 def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
-    """List a test set's images; none is decoded.
-
-    Args:
-        options: Its section.
-        scratch: Folder for what is rendered.
+    """List a test set's images; none is decoded. What is rendered goes to the folder ``scratch``.
 
     Raises:
         DataError: If folders, files, LMDBs or partners are missing, or two images would have one name.
@@ -137,9 +117,7 @@ def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
 def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
     """Render a test set, or take over what is there: its folder is named after the settings. Returns the folder.
 
-    Raises:
-        DataError: As the command ``synthesize-rain``.
-        OptionError: Likewise.
+    Errors are those of the command ``synthesize-rain``.
     """
     from unirain_plugin.rain import command as synthesize_rain
 
@@ -159,31 +137,27 @@ def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
 
 def _from_root(options: SetOptions, root: Path) -> Iterator[Sample]:
     base = os.path.expanduser(root)
-    if _holds_lmdbs(base):
+    if any(
+        os.path.isdir(os.path.join(base, name, _LMDB_SIDES[0]))
+        for name in (list_folders(base) if os.path.isdir(base) else ())
+    ):
         for rain_type in find_types(base, options.rain_types, _LMDB_SIDES):
             folder = os.path.join(base, rain_type)
             for pair in scan_lmdb(base, rain_type):
                 lq, gt = (Source(os.path.join(folder, side), pair.lq) for side in _LMDB_SIDES)
                 yield Sample(options.name, f"{rain_type}/{pair.lq}", rain_type, lq, gt)
         return
-    table = scan_rainrag(base, find_types(base, options.rain_types))
-    for pair in (table[i] for i in range(len(table))):
+    for pair in scan_rainrag(base, find_types(base, options.rain_types)):
         stem = os.path.splitext(pair.lq.split("/", 2)[2])[0]
         lq, gt = (Source(os.path.join(base, path)) for path in (pair.lq, pair.gt))
         yield Sample(options.name, f"{pair.rain_type}/{stem}", pair.rain_type, lq, gt)
 
 
-def _holds_lmdbs(base: str) -> bool:
-    if not os.path.isdir(base):
-        return False
-    return any(os.path.isdir(os.path.join(base, name, _LMDB_SIDES[0])) for name in list_folders(base))
-
-
 def _from_sides(options: SetOptions) -> Iterator[Sample]:
     lq = _side(options.lq)
-    gt = _side(options.gt) if options.gt is not None else None
-    sides = [(lq, gt, options.lq, options.gt), (gt, lq, options.gt, options.lq)] if gt is not None else []
-    for here, there, path, other in sides:
+    gt = {} if options.gt is None else _side(options.gt)
+    sides = [(lq, gt, options.lq, options.gt), (gt, lq, options.gt, options.lq)]
+    for here, there, path, other in sides if options.gt is not None else ():
         missing = sorted(here.keys() - there.keys())
         if missing:
             raise DataError(
@@ -192,7 +166,7 @@ def _from_sides(options: SetOptions) -> Iterator[Sample]:
                 "rule: make a manifest, index-dataset.)"
             )
     for name in sorted(lq):
-        yield Sample(options.name, name, options.rain_type, lq[name], gt[name] if gt is not None else None)
+        yield Sample(options.name, name, options.rain_type, lq[name], gt.get(name))
 
 
 def _side(path: Path) -> dict[str, Source]:
@@ -206,11 +180,7 @@ def _side(path: Path) -> dict[str, Source]:
 
 
 def by_stem(root: str) -> dict[str, Source]:
-    """Path without suffix → file, for every image below a folder.
-
-    Raises:
-        DataError: If two files differ in their suffix only, or there is none.
-    """
+    """Path without suffix → file, for every image below a folder; DataError without any, or if two are named alike."""
     found: dict[str, Source] = {}
     for name in sorted(walk_images(root)):
         stem = os.path.splitext(name)[0]
@@ -261,19 +231,16 @@ def some(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
-@dataclass
-class Finished:
-    """What a folder holds.
+class Finished(NamedTuple):
+    """What a folder holds: test image → its file, or why it has none; and files that belong to no test image."""
 
-    Attributes:
-        sources: Test image → its finished file.
-        problems: Test image → why it has none.
-        others: Files that belong to no test image.
-    """
+    sources: dict[ImageKey, Source]
+    problems: dict[ImageKey, str]
+    others: list[str]
 
-    sources: dict[ImageKey, Source] = field(default_factory=dict)
-    problems: dict[ImageKey, str] = field(default_factory=dict)
-    others: list[str] = field(default_factory=list)
+
+Match = tuple[Sample, str | None, str]
+"""A test image, the name of its finished file, or what is wrong."""
 
 
 def match_finished(model: ModelOptions, samples: Sequence[Sample]) -> Finished:
@@ -291,26 +258,27 @@ def match_finished(model: ModelOptions, samples: Sequence[Sample]) -> Finished:
     files = sorted(walk_images(root))
     if not files:
         raise DataError(f"{model.results}: the folder of results holds no images.")
-    return _by_pattern(model, root, files, samples) if model.pattern else _by_stem(model, root, files, samples)
+    found = list((_by_pattern if model.pattern else _by_stem)(model, root, files, samples))
+    used = {name for _, name, _ in found}
+    return Finished(
+        {sample.key: Source(os.path.join(root, name)) for sample, name, _ in found if name is not None},
+        {sample.key: problem for sample, name, problem in found if name is None},
+        [name for name in files if name not in used],
+    )
 
 
-def _by_pattern(model: ModelOptions, root: str, files: list[str], samples: Sequence[Sample]) -> Finished:
-    finished, known, used = Finished(), set(files), set()
+def _by_pattern(model: ModelOptions, root: str, files: list[str], samples: Sequence[Sample]) -> Iterator[Match]:
+    known = set(files)
     for sample in samples:
-        name = model.pattern.format(
-            test_set=sample.test_set, rain_type=sample.rain_type or "", image=sample.image, stem=sample.stem
-        )
+        fields = {"test_set": sample.test_set, "rain_type": sample.rain_type or "", "image": sample.image}
+        name = model.pattern.format(**fields, stem=sample.stem)
         if name in known:
-            used.add(name)
-            finished.sources[sample.key] = Source(os.path.join(root, name))
+            yield sample, name, ""
         else:
-            finished.problems[sample.key] = f"{root}/{name} is missing.{did_you_mean(name, files)}"
-    finished.others = sorted(known - used)
-    return finished
+            yield sample, None, f"{root}/{name} is missing.{did_you_mean(name, files)}"
 
 
-def _by_stem(model: ModelOptions, root: str, files: list[str], samples: Sequence[Sample]) -> Finished:
-    finished = Finished()
+def _by_stem(model: ModelOptions, root: str, files: list[str], samples: Sequence[Sample]) -> Iterator[Match]:
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in files:
         by_stem[Path(name).stem].append(name)
@@ -319,35 +287,35 @@ def _by_stem(model: ModelOptions, root: str, files: list[str], samples: Sequence
         wanted = sample.stem + model.suffix
         ranked = sorted(((_shared_folders(name, sample), name) for name in by_stem.get(wanted, ())), reverse=True)
         if not ranked:
-            finished.problems[sample.key] = f"no image named '{wanted}' in {root}.{did_you_mean(wanted, by_stem)}"
+            yield sample, None, f"no image named '{wanted}' in {root}.{did_you_mean(wanted, by_stem)}"
         elif len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
-            finished.problems[sample.key] = (
-                f"{ranked[1][1]} and {ranked[0][1]} in {root} could both be its result; give a `pattern`."
-            )
+            both = f"{ranked[1][1]} and {ranked[0][1]}"
+            yield sample, None, f"{both} in {root} could both be its result; give a `pattern`."
         else:
             claims[ranked[0][1]].append((ranked[0][0], sample))
     for name, claimed in claims.items():
-        _award(finished, root, name, claimed)
-    used = {os.path.relpath(source.path, root) for source in finished.sources.values()}
-    finished.others = [name for name in files if name not in used]
-    return finished
+        yield from _award(root, name, claimed)
 
 
-def _award(finished: Finished, root: str, name: str, claimed: list[tuple[tuple[bool, int], Sample]]) -> None:
+def _award(root: str, name: str, claimed: list[tuple[tuple[bool, int], Sample]]) -> Iterator[Match]:
     """Give a file to the test image whose folders it shares most; to nobody if two are alike."""
     best = max(rank for rank, _ in claimed)
     winners = [sample for rank, sample in claimed if rank == best]
     for _, sample in claimed:
         if winners == [sample]:
-            finished.sources[sample.key] = Source(os.path.join(root, name))
+            yield sample, name, ""
         elif len(winners) > 1:
-            others = [f"{s.test_set}/{s.image}" for s in winners if s is not sample]
-            finished.problems[sample.key] = (
-                f"{name} in {root} could be its result or that of {others[0] if others else winners[0].image}; put "
-                "results in folders named after the rain type or test set, or give a `pattern`."
+            others = ["/".join(s.key) for s in winners if s is not sample]
+            yield (
+                sample,
+                None,
+                (
+                    f"{name} in {root} could be its result or that of {others[0] if others else winners[0].image}; put "
+                    "results in folders named after the rain type or test set, or give a `pattern`."
+                ),
             )
         else:
-            finished.problems[sample.key] = f"no image named '{Path(name).stem}' for it in {root}."
+            yield sample, None, f"no image named '{Path(name).stem}' for it in {root}."
 
 
 def _shared_folders(name: str, sample: Sample) -> tuple[bool, int]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,14 +28,10 @@ INPUT, GT = "input", "gt"
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One finished model × image.
+    """One finished model × image: the image's name is its path without suffix within its test set.
 
-    Attributes:
-        model: The model's name, as in the option file.
-        test_set: The test set's name.
-        image: The image's name within its test set (its path without the suffix).
-        rain_type: Its rain type, or None where the test set does not tell.
-        metrics: Metric → value; a metric that needs the clean image is missing where there is none.
+    ``rain_type`` is None where the test set does not tell. ``metrics``: name → value; one that needs the clean image
+    is missing where there is none.
     """
 
     model: str
@@ -53,10 +49,9 @@ class ModelRow:
         name: Its name, as in the option file.
         status: ``ok``, or the reason why results are missing.
         parameters: Number of weights; None for what is no network.
-        multiply_adds: Multiply-adds of one forward pass at the option file's size; None where they cannot be counted.
-        latency_ms: Median time of one forward pass in milliseconds, or None.
-        peak_memory_mb: Peak memory of one forward pass in a process of its own, in MiB above that of the loaded
-            libraries, or None.
+        multiply_adds: Of one forward pass at the option file's size; None where they cannot be counted.
+        latency_ms: Median time of one forward pass, or None.
+        peak_memory_mb: Peak of one forward pass in a process of its own, MiB above the loaded libraries', or None.
     """
 
     name: str
@@ -69,17 +64,11 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a run found.
+    """Everything that a run found; models, test sets and metrics in the option file's order.
 
-    Attributes:
-        name: The option file's name.
-        models: In the option file's order.
-        test_sets: Names, in the option file's order.
-        results: Of all models, test sets and images that were finished.
-        metrics: Names, in the option file's order.
-        arrays: ``(test set, image)`` → the images in order: ``input``, each model's name that finished this image,
-            and ``gt`` if there is one; uint8 RGB (H, W, 3) of one size. Read from files at every call. A model named
-            ``input`` is the first entry, not repeated.
+    ``arrays``: ``(test set, image)`` → the images in order: ``input``, each model's name that finished this image, and
+    ``gt`` if there is one; uint8 RGB (H, W, 3) of one size. Read from files at every call. A model named ``input`` is
+    the first entry, not repeated.
     """
 
     name: str
@@ -99,13 +88,7 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True)
 class Interval:
-    """The difference of a model to the reference, with its bootstrap confidence interval.
-
-    Attributes:
-        difference: Mean over the rain types of the mean paired difference.
-        low: Lower end.
-        high: Upper end.
-    """
+    """Difference of a model to the reference (mean over the rain types of the paired means), with its interval."""
 
     difference: float
     low: float
@@ -182,19 +165,10 @@ def summarise(
     reference: str,
     bootstrap: BootstrapOptions,
 ) -> SetSummary:
-    """Summarise one test set.
+    """Summarise one test set, whose sound ``images`` have rain types; ``metrics``: name → whether higher is better.
 
     A model gets a mean only where it has a result for every image, so that all means of a column are over the same
-    images.
-
-    Args:
-        results: Of all models; other test sets are passed over.
-        models: Names, in order.
-        test_set: Which test set.
-        images: Its sound images → rain type.
-        metrics: Name → whether higher is better.
-        reference: The model that differences are taken to.
-        bootstrap: The intervals.
+    images. Results of other test sets are passed over.
     """
     scores: dict[str, Scores] = {model: {} for model in models}
     for result in results:
@@ -215,27 +189,21 @@ def summarise(
 
 def group_images(images: Mapping[str, str | None]) -> dict[str, list[str]]:
     """Rain type → images; the paper's four first. Images without one form the group ``all``."""
-    order = types_in_order(t for t in images.values() if t is not None)
-    groups = {t: [image for image in images if images[image] == t] for t in order}
-    if None in images.values():
-        groups[ALL] = [image for image in images if images[image] is None]
+    groups: dict[str, list[str]] = {t: [] for t in types_in_order(t for t in images.values() if t is not None)}
+    for image, rain_type in images.items():
+        groups.setdefault(ALL if rain_type is None else rain_type, []).append(image)
     return groups
 
 
 def _means(
     scores: Scores, types: Mapping[str, Sequence[str]], metrics: Mapping[str, bool]
 ) -> dict[str, dict[str, float | None]]:
-    table: dict[str, dict[str, float | None]] = {group: {} for group in types}
-    for metric in metrics:
-        for group, images in types.items():
-            table[group][metric] = _mean(scores, images, metric)
+    table = {group: {metric: _mean(scores, images, metric) for metric in metrics} for group, images in types.items()}
     if len(types) > 1:
-        table[MEAN], table[WORST] = {}, {}
-        for metric, higher in metrics.items():
-            means = [table[group][metric] for group in types]
-            known = None if any(value is None for value in means) else means
-            table[MEAN][metric] = known and finite_mean(known)
-            table[WORST][metric] = known and (min if higher else max)(known)
+        columns = {metric: [row[metric] for row in table.values()] for metric in metrics}
+        known = {metric: None if None in means else means for metric, means in columns.items()}
+        table[MEAN] = {metric: means and finite_mean(means) for metric, means in known.items()}
+        table[WORST] = {metric: means and (min if metrics[metric] else max)(means) for metric, means in known.items()}
     return table
 
 
@@ -247,7 +215,7 @@ def _mean(scores: Scores, images: Sequence[str], metric: str) -> float | None:
     if any(image not in scores for image in images):
         return None
     found = [scores[image][metric] for image in images if metric in scores[image]]
-    return None if not found or any(math.isnan(value) for value in found) else finite_mean(found)
+    return None if not found or any(map(math.isnan, found)) else finite_mean(found)
 
 
 def _left_out(
@@ -278,12 +246,11 @@ def _interval(
     for images in types.values():
         if any(image not in side for side in (ours, reference) for image in images):
             return None
-        pairs = [(ours[image].get(metric, math.inf), reference[image].get(metric, math.inf)) for image in images]
-        if any(math.isnan(value) for pair in pairs for value in pair):
+        pairs = np.array([[side[image].get(metric, math.inf) for side in (ours, reference)] for image in images])
+        finite = pairs[np.isfinite(pairs).all(axis=1)]
+        if np.isnan(pairs).any() or len(finite) < 2:
             return None
-        differences.append(np.array([a - b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]))
-        if len(differences[-1]) < 2:
-            return None
+        differences.append(finite[:, 0] - finite[:, 1])
     rng = np.random.default_rng(options.seed)  # the same draws for every model and metric: pairs stay pairs
     means = np.mean([_resampled_means(d, options.samples, rng) for d in differences], axis=0)
     tail = (1 - options.confidence) / 2
@@ -311,8 +278,7 @@ def rank(values: Sequence[float | None], higher_is_better: bool, digits: int) ->
     return best, second
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """PSNR (dB) and SSIM against the clean image, RGB, without border crop."""
 
     psnr: float
@@ -333,9 +299,5 @@ def read_bgr(path: Path) -> np.ndarray:
 
 
 def score(image: np.ndarray, target: np.ndarray) -> Score:
-    """Score an 8-bit image (H, W, 3), in RGB or, both of them, BGR.
-
-    Raises:
-        DataError: If the sizes differ.
-    """
+    """Score an 8-bit image (H, W, 3), in RGB or, both of them, BGR; DataError if the sizes differ."""
     return Score(psnr(image, target), ssim(image, target))

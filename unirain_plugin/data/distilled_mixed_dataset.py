@@ -106,7 +106,7 @@ class DistilledMixedPairedDataset(Dataset):
         self.rain_types = rain_type_ids(types)
         sampling = self.options.sampling if self.options.is_train else "natural"
         self._plan_of_epoch = SamplePlan(self._pairs, sampling, self.options.pyramid)
-        self._padding_logged = False
+        self._padding_told = torch.zeros((), dtype=torch.bool).share_memory_()  # by any of the loader's workers
         channels = ((self.options.mean, 0.0), (self.options.std, 1.0))
         self._mean_std = None
         if self.options.mean is not None or self.options.std is not None:
@@ -153,8 +153,8 @@ class DistilledMixedPairedDataset(Dataset):
         if rng is None:
             return Augmentation()
         size = self.options.gt_size
-        if min(image.height, image.width) < size and not self._padding_logged:
-            self._padding_logged = True
+        if min(image.height, image.width) < size and not self._padding_told:
+            self._padding_told.fill_(True)
             get_root_logger().warning(
                 f"{self.options.name}: {image.name} is {image.height}×{image.width}, smaller than gt_size {size}: "
                 "it is reflect-padded, as are all such images (said once)."

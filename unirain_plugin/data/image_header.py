@@ -148,17 +148,21 @@ def _png(data: bytes, name: str, whole: bool) -> ImageHeader:
         raise DataError(f"{name}: broken PNG header.")
     if whole and not data.endswith(_PNG_END) and all(kind != b"IEND" for kind, _ in png_chunks(data)):
         raise DataError(f"{name}: the PNG is truncated: its end (IEND) is missing after {len(data)} bytes.")
-    channels, orientation, position = _PNG_CHANNELS[colour], 1, 8
+    channels, seen, position = _PNG_CHANNELS[colour], set(), 8
     while data[position + 4 : position + 8] != b"IDAT":
         length, kind = struct.unpack_from(">I4s", data, position)
+        seen.add(kind)
         if kind == b"tRNS":
             channels = 4 if channels == 3 else 2
-        elif kind == b"eXIf":
-            orientation = exif_orientation(data[position + 8 : position + 8 + length])
+        elif kind == b"acTL" and (frames := int.from_bytes(data[position + 8 : position + 12], "big")) > 1:
+            raise DataError(f"{name}: holds {frames} images; expected one (for a film, give a video file).")
         elif kind == b"IEND":
             raise DataError(f"{name}: the PNG holds no image data (no IDAT).")
         position += 12 + length
-    bits = 8 if colour == 3 else bits
+    if colour == 3 and b"PLTE" not in seen:
+        raise DataError(f"{name}: broken PNG header: it has a palette's colour type, but no palette (PLTE).")
+    exif = next((bytes(content) for kind, content in png_chunks(data) if kind == b"eXIf"), b"")  # perhaps at the end
+    orientation, bits = exif_orientation(exif), 8 if colour == 3 else bits
     return ImageHeader("png", height, width, channels, bits, orientation, cuttable=data[28] == 0, data_at=position)
 
 

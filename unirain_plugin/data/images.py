@@ -25,7 +25,6 @@ from unirain_plugin.errors import DataError
 CONVERSIONS = ("grey", "alpha", "depth16", "cmyk", "exif")
 """What may be converted to 8-bit BGR on request, as OpenCV does it; without a request each is an error."""
 
-_HEAD = 1 << 16  # bytes: enough of an image for its header, as a rule
 _REMEDY = {
     "grey": "is grey, expected 3 colour channels",
     "alpha": "has an alpha channel, expected 3 colour channels",
@@ -36,9 +35,9 @@ _REMEDY = {
 
 
 def image_shape(data: bytes | memoryview, name: str) -> tuple[int, int, int]:
-    """(height, width, channels) as decoded, of a JPEG or PNG from the first bytes alone; else DataError."""
+    """(height, width, channels) as decoded, of a JPEG or PNG from what its headers say; else DataError."""
     try:
-        header = read_header(bytes(data[:_HEAD]), name, whole=False)
+        header = read_header(bytes(data), name, whole=False)
     except DataError:
         header = None
     if header is None:

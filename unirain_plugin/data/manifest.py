@@ -253,7 +253,7 @@ def _is_path(value: object) -> bool:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) is int and 0 < v < 10**9 for v in value)
 
 
 def _is_votes(value: object) -> bool:

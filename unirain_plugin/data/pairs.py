@@ -108,7 +108,9 @@ def read_file(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
+        key = isinstance(error, FileNotFoundError) and not os.path.splitext(path)[1]
+        hint = " Without a suffix it may be an LMDB's key, which `io_backend: {type: lmdb}` reads." if key else ""
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.{hint}") from None
 
 
 def read_pair(root: str, record: ManifestRecord, convert: Collection[str] = ()) -> tuple[EncodedImage, EncodedImage]:

@@ -45,7 +45,7 @@ class Storage:
 
 META_FILE = "meta_info.txt"
 DATA_FILE = "data.mdb"
-_META_LINE = re.compile(r"(?P<key>\S.*)\.\w+ \((\d+),(\d+),(\d+)\) -?\d+")
+_META_LINE = re.compile(r"(?P<key>\S.*)\.\w+ \((\d{1,9}),(\d{1,9}),(\d{1,9})\) -?\d+")
 
 ROWS = b".rows"
 """Name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot."""
@@ -195,7 +195,8 @@ def _view(path: str, key: str, table: Any = None) -> tuple[memoryview, memoryvie
     except lmdb.Error as error:
         raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
     if value is None:
-        raise DataError(f"{path}: the LMDB has no key '{key}'.")
+        hint = "create-lmdb with all manifests and the same --output adds what is missing."
+        raise DataError(f"{path}: the LMDB has no key '{key}'; {hint}")
     return value, index
 
 

@@ -33,20 +33,13 @@ class SsimTerms:
     """What SSIM needs of one image: float32 planes; the local ones have the H − 10 rows in which the window fits.
 
     They keep all W columns, so that they lie in memory without gaps; the outer five on either side do not count.
-
-    Attributes:
-        centred: Pixels minus the image's mean, (H, W).
-        mean: Local mean of the centred pixels.
-        bright: Local mean of the pixels.
-        bright2: Its square + C1 / 2.
-        variance: Local variance + C2 / 2.
     """
 
-    centred: np.ndarray
-    mean: np.ndarray
-    bright: np.ndarray
-    bright2: np.ndarray
-    variance: np.ndarray
+    centred: np.ndarray  # pixels minus the image's mean, (H, W)
+    mean: np.ndarray  # local mean of the centred pixels
+    bright: np.ndarray  # local mean of the pixels
+    bright2: np.ndarray  # its square + C1 / 2
+    variance: np.ndarray  # local variance + C2 / 2
 
 
 def ssim_terms(plane: np.ndarray) -> SsimTerms:
@@ -63,11 +56,7 @@ def ssim_terms(plane: np.ndarray) -> SsimTerms:
 
 
 def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarray:
-    """SSIM of a plane with each of ``others`` (all of one size), float64 (n,).
-
-    Raises:
-        ValueError: If sizes differ.
-    """
+    """SSIM of a plane with each of ``others`` (all of one size), float64 (n,). A ValueError if sizes differ."""
     if any(other.centred.shape != query.centred.shape for other in others):
         raise ValueError("SSIM needs planes of one size.")
     # In the notation of the SSIM paper, x: query, y: other, everything doubled once per query:
@@ -96,15 +85,9 @@ def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarra
 def ssim_of_pairs(
     queries: np.ndarray, rows: Sequence[np.ndarray], load: Callable[[int], np.ndarray]
 ) -> list[np.ndarray]:
-    """SSIM of each query with references of its own, each reference prepared once however many queries share it.
+    """SSIM of each query (n, S, S) with references of its own, float64, in the order of ``rows``, their numbers.
 
-    Args:
-        queries: uint8 planes (n, S, S).
-        rows: For each query the numbers of its references.
-        load: Number → uint8 plane (S, S).
-
-    Returns:
-        For each query its values, float64, in the order of ``rows``.
+    Each reference, a uint8 plane (S, S) that ``load`` gives, is prepared once however many queries share it.
     """
     terms = [ssim_terms(np.asarray(query)) for query in queries]
     values = [np.empty(len(numbers), np.float64) for numbers in rows]
@@ -133,8 +116,7 @@ _TRAIN_ROWS = 200_000
 def build_index(vectors: np.ndarray, rows: np.ndarray, factory: str) -> Any:
     """Build a FAISS index over the given rows of ``vectors`` (a memory map will do), position i holding ``rows[i]``.
 
-    Raises:
-        OptionError: If FAISS does not understand the string or cannot train it on so few vectors.
+    An OptionError if FAISS does not understand the string or cannot train it on so few vectors.
     """
     faiss = require("faiss", "faiss-cpu", "distill")
     try:
@@ -156,8 +138,7 @@ def build_index(vectors: np.ndarray, rows: np.ndarray, factory: str) -> Any:
 def read_index(path: Path, dimensions: int, count: int) -> Any:
     """Read an index file and check that it fits the references.
 
-    Raises:
-        OptionError: If it is missing, broken, or made for other vectors.
+    An OptionError if it is missing, broken, or made for other vectors.
     """
     faiss = require("faiss", "faiss-cpu", "distill")
     try:
@@ -176,17 +157,15 @@ class TextIndex:
     """Exact distances and a defined order on top of a FAISS index.
 
     FAISS's distances carry rounding and its order among equals is its own affair; so some more than K1 are asked for,
-    their distances computed in float64, and ties resolved by the references' order. With ``Flat`` the result is that
-    of a full search, ties at the border included; with other indexes it is as good as what they find.
+    their distances computed in float64, and ties resolved by the references' order. With ``Flat`` the result is that of
+    a full search, ties at the border included; with other indexes it is as good as what they find. An OptionError if
+    ``nprobe`` is given for another index.
 
     Args:
         index: FAISS index; position i belongs to ``rows[i]``.
         rows: Reference numbers, ascending.
         vectors: Text vectors of all references (n, d), a memory map will do.
         nprobe: Lists to search, for IVF indexes.
-
-    Raises:
-        OptionError: If ``nprobe`` is given for another index.
     """
 
     def __init__(self, index: Any, rows: np.ndarray, vectors: np.ndarray, nprobe: int | None = None) -> None:
@@ -204,8 +183,7 @@ class TextIndex:
     def nearest(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each query (n, d) the ``k`` nearest rows and their distances (float64), nearest first.
 
-        Raises:
-            DistillError: If the query vectors have another dimension, or an approximate index finds nothing.
+        A DistillError if the query vectors have another dimension, or an approximate index finds nothing.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.shape[1] != self._index.d:
@@ -254,17 +232,11 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class ReferenceArrays:
-    """What is known of all references, row by row; memory maps will do.
+    """What is known of all references, row by row; memory maps will do."""
 
-    Attributes:
-        text: φ_T(T_r), float32 (n, d_t).
-        visual: f_r, float32 (n, d_v).
-        thumbnails: I_r at the working size, uint8 luma (n, S, S).
-    """
-
-    text: np.ndarray
-    visual: np.ndarray
-    thumbnails: np.ndarray
+    text: np.ndarray  # φ_T(T_r), float32 (n, d_t)
+    visual: np.ndarray  # f_r, float32 (n, d_v)
+    thumbnails: np.ndarray  # I_r at the working size, uint8 luma (n, S, S)
 
 
 class Cascade:
@@ -281,12 +253,7 @@ class Cascade:
         self._k1, self._k2, self._k3 = k1, k2, k3
 
     def retrieve(self, text: np.ndarray, visual: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Retrieve S(q) for a batch.
-
-        Args:
-            text: φ_T(T_q), (n, d_t).
-            visual: f_q, (n, d_v).
-            thumbnails: I_q, uint8 (n, S, S).
+        """Retrieve S(q) for a batch: φ_T(T_q) (n, d_t), f_q (n, d_v) and I_q, uint8 (n, S, S).
 
         Returns:
             Reference rows, int64 (n, K3), best first, −1 where there are fewer; and s_txt, s_vis, s_perc of each,

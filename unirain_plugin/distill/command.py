@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from unirain_plugin.distill.inputs import list_candidates, list_references
 from unirain_plugin.distill.job import Context, Job
@@ -15,7 +14,6 @@ from unirain_plugin.distill.workspace import Workspace
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m unirain_plugin distill",
         description="Retrieve real rain for each candidate pair, let voters judge, keep the best. A run that was "
@@ -31,11 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command.
-
-    Raises:
-        UniRainError: For whatever a user can mend.
-    """
+    """Run the command. A UniRainError for whatever a user can mend."""
     arguments = build_parser().parse_args(argv)
     options = load_options(arguments.opt)
     if arguments.dry_run:
@@ -54,19 +48,18 @@ def main(argv: list[str] | None = None) -> int:
 def describe_plan(options: DistillOptions) -> str:
     """Check options and inputs and describe the run in a few lines; writes nothing.
 
-    Raises:
-        OptionError: If options are wrong or something is not installed.
-        DataError: If inputs are missing, empty or malformed.
+    An OptionError if options are wrong or something is not installed. A DataError if inputs are missing, empty or
+    malformed.
     """
     pipeline = Pipeline(options, quiet=True)
     pipeline.check()
     references = len(list_references(options.references))
     count = sum(1 for _ in list_candidates(options.candidates)[1])
-    job = Job(options, str(options.work_folder), references, pipeline.candidate_file(Path(), "", count))
+    job = Job(options, str(options.work_folder), references, "", "", count)
     context = Context(job)
     workspace = Workspace(options.work_folder)
     lines = [
-        f"run        {options.name}: {references} references, {job.candidates.count} candidates",
+        f"run        {options.name}: {references} references, {job.candidates} candidates",
         f"parts      captioner {options.captioner['type']}, embedder {options.embedder['type']}, "
         f"text encoder {options.text_encoder['type']}",
         f"retrieval  K1 {options.retrieval.k1} → K2 {options.retrieval.k2} → K3 {options.retrieval.k3}, "
@@ -85,11 +78,11 @@ def describe_plan(options: DistillOptions) -> str:
 
 def _costs(context: Context) -> list[str]:
     job = context.job
-    captions = context.captioner.calls(job.references + job.candidates.count)
+    captions = context.captioner.calls(job.references + job.candidates)
     lines = [f"calls      captioner: {captions}"] if captions else []
     total = captions
     for voter in context.voters:
-        cost = voter.cost(job.candidates.count, min(context.options.retrieval.k3, job.references))
+        cost = voter.cost(job.candidates, min(context.options.retrieval.k3, job.references))
         total += cost.calls
         if cost.calls:
             lines.append(f"calls      voter {voter.name}: at most {cost.calls} requests with {cost.images} images")

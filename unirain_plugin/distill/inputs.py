@@ -6,15 +6,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, find_types, scan_rainrag, walk_images
-from unirain_plugin.data.manifest import ManifestRecord, parse_record, path_from, read_manifest, read_manifests
+from unirain_plugin.data.manifest import ManifestRecord, path_from, read_manifest, read_manifests
 from unirain_plugin.distill.options import CandidateOptions, ReferenceOptions
-from unirain_plugin.distill.records import Candidate, Reference
+from unirain_plugin.distill.records import Reference
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain_types import KNOWN_TYPES
 
@@ -23,14 +22,12 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
     """List the real rainy images: sorted by name in a folder, as listed in a list file, one place after the other.
 
     Of several places, the names in the second and later ones are as seen from the first one's folder. An image that two
-    of them name counts once.
-
-    Raises:
-        DataError: If there is none, a folder or list is missing, a line is malformed, an id occurs twice, or two places
-            say different things of one image.
+    of them name counts once. A DataError if there is none, a folder or list is missing, a line is malformed, an id
+    occurs twice, or two places say different things of one image.
     """
     places = options.images if isinstance(options.images, list) else [options.images]
     first = places[0] if places[0].is_dir() else places[0].parent
+    known = KNOWN_TYPES if options.rain_types_from_folders is True else options.rain_types_from_folders
     found: dict[str, Reference] = {}
     files: dict[str, tuple[Reference, Path]] = {}
     for place in places:
@@ -38,7 +35,7 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
             if place is not places[0] and not named:
                 reference.id = path_from(first, reference.path).removeprefix("./")
             if reference.rain_type is None and options.rain_types_from_folders:
-                folders = [part for part in Path(reference.id).parts[:-1] if part in KNOWN_TYPES]
+                folders = [part for part in Path(reference.id).parts[:-1] if part in known]
                 reference.rain_type = folders[-1] if folders else None
             if len(places) > 1:
                 before, other = files.setdefault(path_from(first, reference.path), (reference, place))
@@ -120,43 +117,14 @@ def _read_list(path: Path) -> Iterator[tuple[Reference, bool]]:
 
 
 def reference_digest(references: list[Reference]) -> str:
-    """A hash of the list: ids, paths, types, in order."""
     digest = hashlib.sha256()
     for reference in references:
         digest.update(json.dumps([reference.id, str(reference.path), reference.rain_type]).encode())
     return digest.hexdigest()[:32]
 
 
-@dataclass(frozen=True)
-class CandidateFile:
-    """A manifest of candidates and where its shards begin.
-
-    Attributes:
-        path: The manifest file.
-        root: Folder that its paths are relative to.
-        source: Name of the data set for pairs that do not state theirs.
-        count: Number of pairs.
-        shard_size: Pairs in a shard.
-        convert: Kinds of images to accept with a conversion.
-    """
-
-    path: str
-    root: str
-    source: str
-    count: int
-    shard_size: int
-    convert: tuple[str, ...] = ()
-
-
 def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
-    """Check every line of a manifest and note where shards begin.
-
-    Returns:
-        The number of pairs and the byte offset of each shard's first line.
-
-    Raises:
-        DataError: With file and line, if one is malformed; if the manifest is missing or empty.
-    """
+    """The number of pairs in a manifest, each checked (DataError), and the byte offset of each shard's first line."""
     count = sum(1 for _ in read_manifest(manifest))
     offsets, position = [], 0
     with open(manifest, "rb") as file:
@@ -170,8 +138,7 @@ def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
 def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRecord]]:
     """The folder that the pairs' paths are relative to, and the pairs of all manifests, or of the folder.
 
-    Raises:
-        DataError: If a folder does not have RainRAG's layout; in the iteration, as :func:`read_manifests`.
+    A DataError if a folder does not have RainRAG's layout; in the iteration, as :func:`read_manifests`.
     """
     if options.dataroot is None:
         manifests = options.manifest if isinstance(options.manifest, list) else [options.manifest]
@@ -189,18 +156,3 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:32]
     except OSError as error:
         raise DataError(f"candidates: {path}: cannot be read: {error.strerror or error}.") from error
-
-
-def read_candidates(source: CandidateFile, offsets: np.ndarray, shard: int) -> list[Candidate]:
-    """The candidates of one shard; the id is the rainy image's name in the manifest."""
-    first = shard * source.shard_size
-    number = min(source.shard_size, source.count - first)
-    candidates = []
-    with open(source.path, "rb") as file:
-        file.seek(int(offsets[shard]))
-        for line in range(first, first + number):
-            record = parse_record(json.loads(file.readline()), f"{source.path}:{line + 1}")
-            lq, gt = (Path(source.root, name) for name in (record.lq, record.gt))
-            name = record.source or source.source
-            candidates.append(Candidate(record.lq, lq, gt, record.rain_type, name, convert=tuple(source.convert)))
-    return candidates

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from unirain_plugin.distill.inputs import CandidateFile, read_candidates
+from unirain_plugin.data.manifest import parse_record
 from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
@@ -20,19 +18,14 @@ from unirain_plugin.distill.workspace import Workspace, load_lines, load_rows
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a worker needs; small and picklable.
+    """Everything that a worker needs; small and picklable."""
 
-    Attributes:
-        options: The checked option file.
-        root: The working folder.
-        references: Number of references.
-        candidates: The manifest of candidates.
-    """
-
-    options: DistillOptions
-    root: str
-    references: int
-    candidates: CandidateFile
+    options: DistillOptions  # the checked option file
+    root: str  # the working folder
+    references: int  # number of references
+    manifest: str  # of the candidates, absolute
+    folder: str  # that the manifest's paths are relative to, absolute
+    candidates: int  # number of pairs
 
     def shards(self, images: int) -> int:
         """Shards that so many images make."""
@@ -49,17 +42,14 @@ class Context:
 
     @cached_property
     def captioner(self) -> Any:
-        """The captioner."""
         return build_part(CAPTIONER, self.options.captioner, "captioner")
 
     @cached_property
     def embedder(self) -> Any:
-        """The embedder."""
         return build_part(EMBEDDER, self.options.embedder, "embedder")
 
     @cached_property
     def text_encoder(self) -> Any:
-        """The text encoder."""
         return build_part(TEXT_ENCODER, self.options.text_encoder, "text_encoder")
 
     @cached_property
@@ -77,7 +67,6 @@ class Context:
 
     @cached_property
     def references(self) -> list[Reference]:
-        """The references as listed."""
         rows = load_lines(self.workspace.shard("inputs", 0), "references")
         return [Reference(row["id"], Path(row["path"]), row["rain_type"]) for row in rows]
 
@@ -90,26 +79,26 @@ class Context:
             reference.caption, reference.measurements = line["caption"], line["measurements"]
         return self.references
 
-    @cached_property
-    def _offsets(self) -> np.ndarray:
-        return load_rows(self.workspace.shard("inputs", 0), "offsets")
-
     def candidates(self, shard: int) -> list[Candidate]:
-        """The candidates of a shard as listed."""
-        return read_candidates(self.job.candidates, self._offsets, shard)
+        """The candidates of a shard as listed; the id is the rainy image's name in the manifest."""
+        job, options, size = self.job, self.options.candidates, self.options.shard_size
+        first = shard * size
+        with open(job.manifest, "rb") as file:
+            file.seek(int(load_rows(self.workspace.shard("inputs", 0), "offsets")[shard]))
+            lines = [file.readline() for _ in range(min(size, job.candidates - first))]
+        candidates = []
+        for number, line in enumerate(lines, first + 1):
+            record = parse_record(json.loads(line), f"{job.manifest}:{number}")
+            lq, gt = (Path(job.folder, name) for name in (record.lq, record.gt))
+            source = record.source or options.source
+            candidates.append(Candidate(record.lq, lq, gt, record.rain_type, source, convert=tuple(options.convert)))
+        return candidates
 
     def candidate(self, number: int) -> Candidate:
-        """One candidate by its number."""
         shard, row = divmod(number, self.options.shard_size)
         return _kept_candidates(self, shard)[row]
 
-    def reference_slice(self, shard: int) -> Sequence[Reference]:
-        """The references of a shard."""
-        size = self.options.shard_size
-        return self.references[shard * size : (shard + 1) * size]
-
     def close(self) -> None:
-        """End the parts that were built."""
         built = [self.__dict__[name] for name in ("captioner", "embedder", "text_encoder") if name in self.__dict__]
         for part in [*built, *self.__dict__.get("voters", ())]:
             part.close()

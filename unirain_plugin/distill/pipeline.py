@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.distill.inputs import (
-    CandidateFile,
     file_digest,
     list_candidates,
     list_references,
@@ -26,7 +25,6 @@ from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Reference
 from unirain_plugin.distill.report import Examples, MetaInfo, Statistics, result_rows, write_rows
 from unirain_plugin.distill.stages import GROUPS, STAGES
-from unirain_plugin.distill.stages.base import WholeStage
 from unirain_plugin.distill.workers import Engine, Step, build_engine, in_this_process
 from unirain_plugin.distill.workspace import Workspace, load_lines, save_lines, save_rows
 from unirain_plugin.errors import UniRainError
@@ -38,19 +36,12 @@ _LISTING = "candidates.jsonl"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """What a run came to."""
 
-    Attributes:
-        statistics: As in ``statistics.json``.
-        made: Stage → shards made in this run (the others were there).
-        seconds: Group of stages → time.
-        folder: Where the results are.
-    """
-
-    statistics: dict[str, Any]
-    made: dict[str, int]
-    seconds: dict[str, float]
-    folder: Path
+    statistics: dict[str, Any]  # as in ``statistics.json``
+    made: dict[str, int]  # stage → shards made in this run (the others were there)
+    seconds: dict[str, float]  # group of stages → time
+    folder: Path  # where the results are
 
 
 class Pipeline:
@@ -70,13 +61,12 @@ class Pipeline:
     def run(self, restart: bool = False) -> Outcome:
         """Do everything that is not done yet.
 
+        An OptionError if options are wrong, or changed since the last run without ``restart``. A DataError if inputs
+        are missing, empty or malformed. A DistillError if a disk is full, a worker dies or a server is down; finished
+        shards are kept.
+
         Args:
             restart: Discard the shards that were made with other options or inputs (all, if nothing changed).
-
-        Raises:
-            OptionError: If options are wrong, or changed since the last run without ``restart``.
-            DataError: If inputs are missing, empty or malformed.
-            DistillError: If a disk is full, a worker dies or a server is down; finished shards are kept.
         """
         with self.workspace.locked():
             self.workspace.remove_leftovers()
@@ -99,14 +89,13 @@ class Pipeline:
     def check(self) -> None:
         """Look, before any work, whether packages, files and models are there.
 
-        Raises:
-            OptionError: Naming what is missing.
+        An OptionError, naming what is missing.
         """
         self.engine.check()
         require("faiss", "faiss-cpu", "distill")
         if self.options.report.enabled:
             require("jinja2", "jinja2", "report")
-        context = Context(Job(self.options, "", 0, CandidateFile("", "", "", 0, self.options.shard_size)))
+        context = Context(Job(self.options, "", 0, "", "", 0))
         parts = {
             "captioner": context.captioner,
             "embedder": context.embedder,
@@ -125,23 +114,15 @@ class Pipeline:
         manifest, root = self._candidate_manifest()
         digests = {"references": reference_digest(references), "candidates": file_digest(manifest)}
         shape = {**digests, "candidate folder": root, "source": self.options.candidates.source}
-        draft = self._whole_job(len(references), self.candidate_file(manifest, root, 0))
-        adopted = self._state({"format": 1, "shard_size": self.options.shard_size, **shape}, Context(draft))
+        work, *places = (os.path.abspath(path) for path in (self.workspace.root, manifest, root))
+        job = Job(self.options, work, len(references), *places, candidates=0)
+        adopted = self._state({"format": 1, "shard_size": self.options.shard_size, **shape}, Context(job))
         for name in self.workspace.adopt(adopted, restart):
             self._log.info("%s: discarded, to be made anew", name)
         if not self.workspace.is_done("inputs", 0):
-            self._write_inputs(references, manifest, root)
+            self._write_inputs(job, references)
         count = load_lines(self.workspace.shard("inputs", 0), "candidates")[0]["count"]
-        return self._whole_job(len(references), self.candidate_file(manifest, root, count))
-
-    def _whole_job(self, references: int, candidates: CandidateFile) -> Job:
-        return Job(self.options, os.path.abspath(self.workspace.root), references, candidates)
-
-    def candidate_file(self, manifest: Path, root: str, count: int) -> CandidateFile:
-        """A manifest of ``count`` pairs with paths relative to ``root``, as the options say to read it."""
-        source, size = self.options.candidates.source, self.options.shard_size
-        convert = tuple(self.options.candidates.convert)
-        return CandidateFile(os.path.abspath(manifest), os.path.abspath(root), source, count, size, convert)
+        return replace(job, candidates=count)
 
     def _candidate_manifest(self) -> tuple[Path, str]:
         """The manifest and the folder of its paths; for a folder, or several manifests, one is written first."""
@@ -160,19 +141,19 @@ class Pipeline:
             state[name] = {**stage.depends_on(context), "upstream": upstream}
         return state
 
-    def _write_inputs(self, references: list[Reference], manifest: Path, root: str) -> None:
-        count, offsets = scan_candidates(manifest, self.options.shard_size)
+    def _write_inputs(self, job: Job, references: list[Reference]) -> None:
+        count, offsets = scan_candidates(Path(job.manifest), self.options.shard_size)
         with self.workspace.writing("inputs", 0) as folder:
             rows = ({"id": r.id, "path": os.path.abspath(r.path), "rain_type": r.rain_type} for r in references)
             save_lines(folder, "references", rows)
             save_rows(folder, "offsets", offsets)
-            save_lines(folder, "candidates", [asdict(self.candidate_file(manifest, root, count))])
+            save_lines(folder, "candidates", [{"path": job.manifest, "root": job.folder, "count": count}])
 
     def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
         """Make the missing shards of a group of stages; returns how many of each."""
         missing = {name: self.workspace.missing(name, STAGES[name].shards(job)) for name in group}
         units = _units(missing)
-        whole = all(issubclass(STAGES[name], WholeStage) for name in group)  # of one shard: not worth a worker
+        whole = all(STAGES[name].whole for name in group)  # of one shard: not worth a worker
         makers = in_this_process(job, units) if whole else self.engine.make(job, units)
         bars = {name: self._bar(job, name, missing[name], place) for place, name in enumerate(group)}
         try:
@@ -196,11 +177,10 @@ class Pipeline:
         )  # fmt: skip
 
     def _finish(self, context: Context) -> dict[str, Any]:
-        """Write manifest, votes, meta-info files, statistics and report."""
         folder, references = self.options.output_folder, context.references
         statistics, meta, examples = Statistics(references), MetaInfo(), Examples(self.options.report)
         with tqdm(
-            total=context.job.candidates.count, desc="write results", unit="img", disable=self.quiet, file=sys.stderr
+            total=context.job.candidates, desc="write results", unit="img", disable=self.quiet, file=sys.stderr
         ) as bar:
             for row in write_rows(result_rows(context), references, folder):
                 for gatherer in (statistics, meta, examples):

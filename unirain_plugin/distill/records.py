@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError, UniRainError
 
 
@@ -24,52 +25,32 @@ class ServiceError(DistillError):
     """A server or a model that a part depends on is missing, down, refuses the key, or does not know the model."""
 
 
-class UnreadableImageError(DataError):
-    """An image file is missing, broken, or of another size than its partner."""
-
-
 T = TypeVar("T")
-
-
-def read_file(path: Path) -> bytes:
-    """Read a file's bytes; UnreadableImageError if it is missing or cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
 def decode_rgb(data: bytes, path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
     """Decode a whole image file to uint8 RGB (H, W, 3).
 
-    Args:
-        data: The file's bytes.
-        path: The file, for messages.
-        convert: Kinds of images to accept with a conversion (grey, 16 bits, …).
-
-    Raises:
-        UnreadableImageError: If the bytes are empty, truncated, no image, or of a kind that is not accepted.
+    A DataError names ``path`` if the bytes are empty, truncated, no image, or of a kind that is not accepted:
+    ``convert`` lists kinds to accept with a conversion (grey, 16 bits, …).
     """
+    encoded = EncodedImage(data, str(path), convert)
     try:
-        encoded = EncodedImage(data, str(path), convert)
-        try:
-            image = encoded.decode_rows(encoded.height)  # faster with the extra `speed`
-        except DataError:
-            image = encoded.decode()  # the words do not depend on what is installed
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    except DataError as error:
-        raise UnreadableImageError(str(error)) from error
+        image = encoded.decode_rows(encoded.height)  # faster with the extra `speed`
+    except DataError:
+        image = encoded.decode()  # the words do not depend on what is installed
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_rgb(path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
-    """Read an image file as uint8 RGB (H, W, 3); errors as :func:`read_file` and :func:`decode_rgb`."""
-    return decode_rgb(read_file(path), path, convert)
+    """Read an image file as uint8 RGB (H, W, 3); a DataError if it is missing, or as :func:`decode_rgb`."""
+    return decode_rgb(read_file(str(path)), path, convert)
 
 
 def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path) -> None:
-    """Refuse a pair of different sizes: UnreadableImageError with both files and sizes."""
+    """Refuse a pair of different sizes: a DataError with both files and sizes."""
     if lq.shape != gt.shape:
-        raise UnreadableImageError(
+        raise DataError(
             f"{lq_path} is {lq.shape[1]}×{lq.shape[0]} but its ground truth {gt_path} is {gt.shape[1]}×{gt.shape[0]}; "
             "a pair must have one size."
         )
@@ -121,20 +102,13 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 
 @dataclass(slots=True)
 class Reference:
-    """A real rainy image without label or ground truth (the paper's r ∈ D_r).
+    """A real rainy image without label or ground truth (the paper's r ∈ D_r)."""
 
-    Attributes:
-        id: Unique name within the reference set; in ties the reference that is listed first wins.
-        path: Image file.
-        rain_type: Its type where known (measures retrieval; no decision uses it).
-        caption: T_r, once the describing stage is done.
-        measurements: Voter name → what that voter's ``measure_reference`` found.
-    """
-
-    id: str
+    id: str  # unique name within the reference set; in ties the reference that is listed first wins
     path: Path
-    rain_type: str | None = None
-    caption: str | None = None
+    rain_type: str | None = None  # its type where known (measures retrieval; no decision uses it)
+    caption: str | None = None  # T_r, once the describing stage is done
+    # voter name → what that voter's ``measure_reference`` found
     measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
     _image: np.ndarray | None = field(default=None, repr=False, compare=False)
 
@@ -152,25 +126,15 @@ class Reference:
 
 @dataclass(slots=True)
 class Candidate:
-    """A labelled pair of a public data set (the paper's q with its ground truth).
+    """A labelled pair of a public data set (the paper's q with its ground truth)."""
 
-    Attributes:
-        id: Unique name within the candidate manifest.
-        lq_path: Rainy image.
-        gt_path: Clean image of the same size.
-        rain_type: One of the rain types, ``drs`` for example.
-        source: Name of the data set it comes from.
-        caption: T_q, once the describing stage is done.
-        convert: Kinds of images to accept with a conversion.
-    """
-
-    id: str
+    id: str  # unique name within the candidate manifest
     lq_path: Path
-    gt_path: Path
-    rain_type: str
-    source: str
-    caption: str | None = None
-    convert: tuple[str, ...] = ()
+    gt_path: Path  # clean image of the same size
+    rain_type: str  # one of the rain types, ``drs`` for example
+    source: str  # its data set
+    caption: str | None = None  # T_q, once the describing stage is done
+    convert: tuple[str, ...] = ()  # kinds of images to accept with a conversion
     _lq: np.ndarray | None = field(default=None, repr=False, compare=False)
     _gt: np.ndarray | None = field(default=None, repr=False, compare=False)
     _derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -209,53 +173,34 @@ class Candidate:
 
 @dataclass(slots=True)
 class Retrieved:
-    """A reference that the cascade returned, with the similarities of the three levels (paper §2).
-
-    Attributes:
-        reference: The reference.
-        s_txt: ‖φ_T(T_q) − φ_T(T_r)‖₂, smaller is nearer.
-        s_vis: Cosine of the visual features, −1 to 1.
-        s_perc: SSIM at the working size, −1 to 1; the list is sorted by it, best first.
-    """
+    """A reference that the cascade returned, with the similarities of the three levels (paper §2)."""
 
     reference: Reference
-    s_txt: float
-    s_vis: float
-    s_perc: float
+    s_txt: float  # ‖φ_T(T_q) − φ_T(T_r)‖₂, smaller is nearer
+    s_vis: float  # cosine of the visual features, −1 to 1
+    s_perc: float  # SSIM at the working size, −1 to 1; the list is sorted by it, best first
 
 
 @dataclass(slots=True)
 class VoteTask:
-    """One question to a voter: the candidate, its retrieved references S(q), and what was measured before.
+    """One question to a voter: the candidate, its retrieved references S(q), and what was measured before."""
 
-    Attributes:
-        candidate: The pair; its images are read only if the voter touches them.
-        retrieved: S(q), best first; never empty.
-        measurements: Voter name → what that voter's ``measure`` found on this candidate. A voter may also read the
-            others' measurements.
-    """
-
-    candidate: Candidate
-    retrieved: list[Retrieved]
+    candidate: Candidate  # the pair; its images are read only if the voter touches them
+    retrieved: list[Retrieved]  # S(q), best first; never empty
+    # voter name → what that voter's ``measure`` found on this candidate. A voter may also read the others'
+    # measurements.
     measurements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Vote:
-    """A voter's answer R^i.
-
-    Attributes:
-        voter: The voter's name.
-        verdict: True: a realistic, useful training sample; False: not; None: the voter abstains or failed.
-        reason: Why, in words.
-        details: Whatever JSON can hold: the figures behind the verdict, a model's raw reply, ``failure`` after one.
-    """
+    """A voter's answer R^i."""
 
     voter: str
-    verdict: bool | None
-    reason: str
+    verdict: bool | None  # True: a realistic, useful training sample; False: not; None: the voter abstains or failed
+    reason: str  # why, in words
+    # whatever JSON can hold: the figures behind the verdict, a model's raw reply, ``failure`` after one
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The vote as it is written to the manifest."""
         return {"voter": self.voter, "verdict": self.verdict, "reason": self.reason, "details": self.details}

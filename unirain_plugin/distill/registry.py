@@ -24,12 +24,9 @@ class Part:
 
     Constructors take the YAML section's keys, check them (``OptionError``) and stay cheap; models are loaded on first
     use, in the worker process. In a dataclass the fields are the keys, held to their types and rules.
-
-    Attributes:
-        version: Raise it whenever results can change, so that old shards are not mixed with new ones.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 1  # raise it whenever results can change, so that old shards are not mixed with new ones
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)
@@ -41,8 +38,7 @@ class Part:
     def check(self) -> None:
         """Look, before the work begins, whether packages and files are there. Loads no model.
 
-        Raises:
-            OptionError: Naming what is missing and how to get it.
+        An OptionError, naming what is missing and how to get it.
         """
 
     def fingerprint(self) -> dict[str, Any]:
@@ -77,6 +73,8 @@ class PartRegistry(Registry):  # type: ignore[misc,valid-type]
     """
 
     def _do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:
+        if not (isinstance(obj, type) and issubclass(obj, Part)):
+            raise TypeError(f"{name} is registered as {self._name}, and no class derived from the base of such parts")
         super()._do_register(vars(obj).get("registry_name", name), obj, suffix)
 
 
@@ -93,8 +91,7 @@ VOTER = PartRegistry("voter")
 def load_parts(imports: Iterable[str] = ()) -> None:
     """Import the built-in parts and the user's own modules, so that their classes are registered.
 
-    Raises:
-        OptionError: If a module of the user cannot be imported.
+    An OptionError if a module of the user cannot be imported.
     """
     for room in ("describers", "voters"):
         importlib.import_module(f"unirain_plugin.distill.{room}")
@@ -102,18 +99,9 @@ def load_parts(imports: Iterable[str] = ()) -> None:
 
 
 def check_section(registry: Registry, section: object, where: str) -> tuple[type, dict[str, Any]]:
-    """Look up the class of a YAML section and check the section's keys against its constructor.
+    """The class of a YAML section, and its keys held against the constructor: keyword arguments, as a copy.
 
-    Args:
-        registry: One of the four above.
-        section: Mapping with ``type`` and the constructor's keyword arguments.
-        where: The section's name in the option file, for errors.
-
-    Returns:
-        The class and its keyword arguments (a copy; the caller's mapping is left alone).
-
-    Raises:
-        OptionError: For a missing or unknown type, an unknown key or a missing required key.
+    An OptionError names ``where`` for a missing or unknown type, an unknown key or a missing required key.
     """
     if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
         raise OptionError(
@@ -142,8 +130,7 @@ def check_section(registry: Registry, section: object, where: str) -> tuple[type
 def build_part(registry: Registry, section: object, where: str) -> Any:
     """Build the part that a YAML section describes.
 
-    Raises:
-        OptionError: As :func:`check_section`, and for whatever value the part's constructor refuses.
+    An OptionError as :func:`check_section`, and for whatever value the part's constructor refuses.
     """
     cls, kwargs = check_section(registry, section, where)
     try:

@@ -7,69 +7,51 @@ import heapq
 import json
 import os
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.data.manifest import SIMILARITIES, ManifestRecord, ManifestWriter, path_from
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.options import ReportOptions
-from unirain_plugin.distill.records import Candidate, Reference, UnreadableImageError, read_rgb, shrink
+from unirain_plugin.distill.records import Candidate, Reference, read_rgb, shrink
 from unirain_plugin.distill.workspace import disk_errors, load_lines, load_rows, write_text
-from unirain_plugin.rain_types import RAIN_TYPES, RainType
+from unirain_plugin.errors import DataError
+from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import whole_file
 from unirain_plugin.support.packages import require
 
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """A candidate and all that is known of it in the end.
+    """A candidate and all that is known of it in the end."""
 
-    Attributes:
-        number: Its number in the candidate manifest.
-        candidate: The pair.
-        size: (height, width), None if it could not be read.
-        caption: Its caption.
-        brightness: Mean luma of the rainy image, 0 to 1; None if it could not be read.
-        retrieved: (reference row, s_txt, s_vis, s_perc), best first.
-        keep: The decision.
-        outcome: ``kept``, ``rejected``, ``tie``, ``undecided``, ``duplicate`` or ``unreadable``.
-        reason: In words.
-        votes: As :meth:`Vote.as_dict`.
-    """
-
-    number: int
-    candidate: Candidate
-    size: tuple[int, int] | None
-    caption: str | None
-    brightness: float | None
-    retrieved: tuple[tuple[int, float, float, float], ...]
-    keep: bool
-    outcome: str
-    reason: str
-    votes: list[dict[str, Any]]
+    number: int  # its number in the candidate manifest
+    candidate: Candidate  # the pair
+    size: tuple[int, int] | None  # (height, width), None if it could not be read
+    caption: str | None  # its caption
+    brightness: float | None  # mean luma of the rainy image, 0 to 1; None if it could not be read
+    retrieved: tuple[tuple[int, float, float, float], ...]  # (reference row, s_txt, s_vis, s_perc), best first
+    keep: bool  # the decision
+    outcome: str  # ``kept``, ``rejected``, ``tie``, ``undecided``, ``duplicate`` or ``unreadable``
+    reason: str  # in words
+    votes: list[dict[str, Any]]  # as :meth:`Vote.as_dict`
 
 
 def result_rows(context: Context) -> Iterator[ResultRow]:
     """Yield all candidates in the order of their manifest; memory holds one shard."""
-    number = 0
-    for shard in range(context.job.shards(context.job.candidates.count)):
-        yield from _shard_rows(context, shard, number)
-        number += context.options.shard_size
+    for shard in range(context.job.shards(context.job.candidates)):
+        yield from _shard_rows(context, shard)
 
 
-def result_row(context: Context, number: int) -> ResultRow:
-    """One candidate by its number."""
-    shard, place = divmod(number, context.options.shard_size)
-    return next(row for row in _shard_rows(context, shard, number - place) if row.number == number)
-
-
-def _shard_rows(context: Context, shard: int, first: int) -> Iterator[ResultRow]:
+def _shard_rows(context: Context, shard: int) -> Iterator[ResultRow]:
     workspace = context.workspace
     described, found = workspace.shard("candidates", shard), workspace.shard("retrieval", shard)
     thumbnails = load_rows(described, "thumbnails")
@@ -81,24 +63,17 @@ def _shard_rows(context: Context, shard: int, first: int) -> Iterator[ResultRow]
         strict=True,
     )
     for place, (candidate, line, verdict) in enumerate(everything):
-        retrieved = tuple(
-            (row, *values) for row, values in zip(rows[place], similarities[place], strict=True) if row >= 0
-        )
         yield ResultRow(
-            number=first + place,
+            number=shard * context.options.shard_size + place,
             candidate=candidate,
             size=tuple(line["size"]) if line["size"] else None,
             caption=line["caption"],
             brightness=float(thumbnails[place].mean()) / 255 if line["error"] is None else None,
-            retrieved=retrieved,
-            keep=verdict["keep"],
-            outcome=verdict["outcome"],
-            reason=verdict["reason"],
-            votes=verdict["votes"],
+            retrieved=tuple((row, *s) for row, s in zip(rows[place], similarities[place], strict=True) if row >= 0),
+            **verdict,
         )
 
 
-_FOUND = ("id", *SIMILARITIES)
 MANIFEST, VOTES, META_INFO = "manifest.jsonl", "votes.jsonl", "meta_info"
 
 
@@ -106,31 +81,25 @@ def write_rows(rows: Iterable[ResultRow], references: list[Reference], folder: P
     """Write manifest and votes row by row, passing every row on; both appear when all rows have gone through.
 
     Manifest paths are relative to its folder. The manifest says per voter what it voted; why, and the figures, stand in
-    the votes file, one line a candidate in the same order.
-
-    Raises:
-        DistillError: If the disk is full or read-only.
+    the votes file, one line a candidate in the same order. A DistillError if the disk is full or read-only.
     """
     with disk_errors(folder), ManifestWriter(folder / MANIFEST) as manifest, whole_file(folder / VOTES) as votes:
         for row in rows:
-            lq, gt = (path_from(folder, path) for path in (row.candidate.lq_path, row.candidate.gt_path))
-            found = ((references[number].id, *similar) for number, *similar in row.retrieved)
-            manifest.write(
-                ManifestRecord(
-                    lq=lq,
-                    gt=gt,
-                    rain_type=row.candidate.rain_type,
-                    source=row.candidate.source,
-                    size=row.size,
-                    keep=row.keep,
-                    votes={vote["voter"]: vote["verdict"] for vote in row.votes},
-                    retrieved=tuple(dict(zip(_FOUND, one, strict=True)) for one in found),
-                    reason=row.reason,
-                )
+            candidate = row.candidate
+            lq, gt = (path_from(folder, path) for path in (candidate.lq_path, candidate.gt_path))
+            cast = {vote["voter"]: vote["verdict"] for vote in row.votes}
+            found = tuple(_as_found(references, *one) for one in row.retrieved)
+            record = ManifestRecord(
+                lq, gt, candidate.rain_type, candidate.source, row.size, row.keep, cast, found, row.reason
             )
-            line = {"id": row.candidate.id, "outcome": row.outcome, "caption": row.caption, "votes": row.votes}
+            manifest.write(record)
+            line = {"id": candidate.id, "outcome": row.outcome, "caption": row.caption, "votes": row.votes}
             votes.write(json.dumps(line, ensure_ascii=True, sort_keys=True).encode() + b"\n")
             yield row
+
+
+def _as_found(references: list[Reference], number: int, *similarities: float) -> dict[str, Any]:
+    return {"id": references[number].id, **dict(zip(SIMILARITIES, similarities, strict=True))}
 
 
 class MetaInfo:
@@ -146,7 +115,6 @@ class MetaInfo:
         self._left_out: Counter[str] = Counter()
 
     def add(self, row: ResultRow) -> None:
-        """Take a pair if it is kept."""
         lq, gt = row.candidate.lq_path, row.candidate.gt_path
         if not row.keep or row.size is None:
             return
@@ -194,25 +162,21 @@ class Statistics:
     def __init__(self, references: list[Reference]) -> None:
         self._references = references
         self._outcomes: Counter[str] = Counter()
-        self._by_type: dict[str, Counter[str]] = {}
-        self._by_source: dict[str, Counter[str]] = {}
-        self._kinds: dict[str, Counter[str]] = {}
-        self._voters: dict[str, Counter[str]] = {}
+        self._by_type, self._by_source, self._kinds, self._voters = (defaultdict(Counter) for _ in range(4))
         self._histograms = {name: np.zeros((2, _BINS), np.int64) for name in _HISTOGRAMS}
         self._agreement = np.zeros(3, np.int64)  # queries judged, best reference agrees, all retrieved that agree
         self._retrieved = 0
 
     def add(self, row: ResultRow) -> None:
-        """Count a candidate."""
         self._outcomes[row.outcome] += 1
-        self._by_type.setdefault(row.candidate.rain_type, Counter())[row.outcome] += 1
-        self._by_source.setdefault(row.candidate.source, Counter())[row.outcome] += 1
+        self._by_type[row.candidate.rain_type][row.outcome] += 1
+        self._by_source[row.candidate.source][row.outcome] += 1
         for vote in row.votes:
             verdict = {True: "for", False: "against", None: "abstained"}[vote["verdict"]]
-            self._voters.setdefault(vote["voter"], Counter())[verdict] += 1
+            self._voters[vote["voter"]][verdict] += 1
             if vote["verdict"] is not True and not row.keep:
                 kind = str(vote["details"].get("kind") or "unspecified")
-                self._kinds.setdefault(vote["voter"], Counter())[kind] += 1
+                self._kinds[vote["voter"]][kind] += 1
         for name, value in _figures(row).items():
             _, low, high = _HISTOGRAMS[name]
             place = int(np.clip((value - low) / (high - low) * _BINS, 0, _BINS - 1))
@@ -224,7 +188,6 @@ class Statistics:
             self._retrieved += len(same)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, JSON-able."""
         total = sum(self._outcomes.values())
         queries, best, every = (int(value) for value in self._agreement)
         return {
@@ -233,10 +196,10 @@ class Statistics:
             "kept share": round(self._outcomes["kept"] / total, 6) if total else 0.0,
             "references": len(self._references),
             "outcomes": _sorted(self._outcomes),
-            "by rain type": {name: _sorted(counts) for name, counts in sorted(self._by_type.items())},
-            "by source": {name or "unnamed": _sorted(counts) for name, counts in sorted(self._by_source.items())},
-            "voters": {name: _sorted(counts) for name, counts in sorted(self._voters.items())},
-            "reasons against the rejected": {name: _sorted(counts) for name, counts in sorted(self._kinds.items())},
+            "by rain type": _by_name(self._by_type),
+            "by source": _by_name(self._by_source),
+            "voters": _by_name(self._voters),
+            "reasons against the rejected": _by_name(self._kinds),
             "retrieved references of the candidate's rain type": {
                 "candidates judged": queries,
                 "best reference": round(best / queries, 6) if queries else None,
@@ -254,7 +217,6 @@ class Statistics:
         }
 
     def write(self, folder: Path) -> None:
-        """Write ``statistics.json``."""
         write_text(folder / STATISTICS, json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -266,6 +228,10 @@ def _figures(row: ResultRow) -> dict[str, float]:
     if row.retrieved:
         figures.update(zip(("s_txt", "s_vis", "s_perc"), row.retrieved[0][1:], strict=True))
     return figures
+
+
+def _by_name(tables: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    return {name or "unnamed": _sorted(counts) for name, counts in sorted(tables.items())}
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:
@@ -291,40 +257,35 @@ class Examples:
         self._chosen: dict[tuple[str, bool], list[tuple[int, int]]] = {}
 
     def add(self, row: ResultRow) -> None:
-        """Take a candidate into consideration."""
         heap = self._chosen.setdefault((row.candidate.rain_type, row.keep), [])
         heapq.heappush(heap, (-zlib.crc32(row.candidate.id.encode("utf-8", "surrogateescape")), -row.number))
         if len(heap) > self._options.examples:
             heapq.heappop(heap)
 
     def write(self, context: Context, statistics: dict[str, Any], folder: Path) -> None:
-        """Write ``report.html``.
-
-        Raises:
-            OptionError: If jinja2 is not installed.
-        """
         jinja2 = require("jinja2", "jinja2", "report")
         source = (Path(__file__).parent / _TEMPLATE).read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
         cards = [
-            self._card(context, result_row(context, -number), keep)
+            self._card(context, -number, keep)
             for (_, keep), heap in sorted(self._chosen.items(), key=lambda item: (item[0][0], not item[0][1]))
             for _, number in sorted(heap, reverse=True)
         ]
-        types = sorted(statistics["by rain type"], key=lambda name: (name not in RAIN_TYPES, name))
         text = environment.from_string(source).render(
             name=context.options.name,
             options=context.options,
             statistics=statistics,
-            types=[(name, RainType[name.upper()].description if name in RAIN_TYPES else name) for name in types],
+            types=[(name, describe(name)) for name in types_in_order(statistics["by rain type"])],
             cards=cards,
             charts=[_chart(value) for value in statistics["distributions"].values()],
         )
         write_text(folder / REPORT, text)
 
-    def _card(self, context: Context, row: ResultRow, keep: bool) -> dict[str, Any]:
-        candidate = row.candidate
+    def _card(self, context: Context, number: int, keep: bool) -> dict[str, Any]:
+        shard, place = divmod(number, context.options.shard_size)
+        row = next(islice(_shard_rows(context, shard), place, None))
+        candidate, references = row.candidate, context.references
         return {
             "id": candidate.id,
             "type": candidate.rain_type,
@@ -337,11 +298,7 @@ class Examples:
             "gt": self._image(candidate.gt_path),
             "votes": row.votes,
             "retrieved": [
-                {
-                    **dict(zip(_FOUND, (context.references[number].id, *similar), strict=True)),
-                    "image": self._image(context.references[number].path),
-                }
-                for number, *similar in row.retrieved
+                {**_as_found(references, *one), "image": self._image(references[one[0]].path)} for one in row.retrieved
             ],
         }
 
@@ -349,7 +306,7 @@ class Examples:
         """A small JPEG as a data URL; None if the file cannot be read."""
         try:
             image = read_rgb(path)
-        except UnreadableImageError:
+        except DataError:
             return None
         small = shrink(image, self._options.image_size)
         parameters = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]

@@ -61,7 +61,6 @@ class Worker:
 
 
 def died_on(steps: list[Step]) -> DistillError:
-    """What a run ends with whose workers died on these steps again and again."""
     names = ", ".join(f"{name}/{shard:06d}" for name, shard in steps)
     return DistillError(
         f"a worker died (killed, or out of memory) on the shard {names}, {TRIES} times in turn. Finished shards are "
@@ -120,13 +119,10 @@ class LocalEngine:
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
         """Make shards; a unit's steps in order in one worker, units in any order.
 
-        One on which a worker died is tried again by itself.
+        One on which a worker died is tried again by itself. A UniRainError: the first error of a worker.
 
         Yields:
             Stage and number of items of each shard that was made.
-
-        Raises:
-            UniRainError: The first error of a worker.
         """
         if not units:
             return
@@ -185,7 +181,6 @@ class LocalEngine:
 
     @property
     def _threads(self) -> int:
-        """A worker's share of the processor."""
         return max(1, (os.cpu_count() or 1) // self.options.workers)
 
     @contextmanager
@@ -203,7 +198,6 @@ class LocalEngine:
 
 
 def in_this_process(job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
-    """Make the shards here and now."""
     worker = Worker(job)
     try:
         for unit in units:
@@ -237,11 +231,9 @@ class RayEngine:
     _started: bool = False
 
     def check(self) -> None:
-        """Look for Ray Data; OptionError if it is not installed."""
         require("ray.data", "'ray[data]'", "ray")
 
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
-        """The same on the actors."""
         if not units:
             return
         ray = self._connect()
@@ -300,7 +292,6 @@ class ShardMaker:
         self._worker: Worker | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Make the shards of a batch."""
         made, errors = [], []
         for unit in map(json.loads, batch["unit"].tolist()):
             done, text = [], ""
@@ -336,5 +327,4 @@ Engine = LocalEngine | RayEngine
 
 
 def build_engine(options: EngineOptions) -> Engine:
-    """Build the engine that the options name."""
     return RayEngine(options) if options.type == "ray" else LocalEngine(options)

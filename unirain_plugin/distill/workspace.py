@@ -32,8 +32,7 @@ _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EISDIR
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a folder that cannot be written into a clear error.
 
-    Raises:
-        DistillError: Naming the path and the remedy.
+    A DistillError, naming the path and the remedy.
     """
     try:
         yield
@@ -58,11 +57,9 @@ class Workspace:
         self.root = Path(root)
 
     def shard(self, stage: str, index: int) -> Path:
-        """The folder of a finished shard."""
         return self.root / stage / f"{index:06d}"
 
     def is_done(self, stage: str, index: int) -> bool:
-        """Whether the shard is finished."""
         return self.shard(stage, index).is_dir()
 
     def missing(self, stage: str, count: int) -> list[int]:
@@ -75,8 +72,7 @@ class Workspace:
     def writing(self, stage: str, index: int) -> Iterator[Path]:
         """A temporary folder that becomes the shard when the block ends well, and vanishes when it does not.
 
-        Raises:
-            DistillError: If the disk is full or read-only.
+        A DistillError if the disk is full or read-only.
         """
         final = self.shard(stage, index)
         with disk_errors(final):
@@ -103,9 +99,7 @@ class Workspace:
     def locked(self) -> Iterator[None]:
         """Keep a second run out; the lock goes with the process, however it ends.
 
-        Raises:
-            DataError: If another run works in this folder.
-            DistillError: If the folder cannot be made.
+        A DataError if another run works in this folder. A DistillError if the folder cannot be made.
         """
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -113,17 +107,10 @@ class Workspace:
             yield
 
     def adopt(self, stages: Mapping[str, Mapping[str, Any]], restart: bool) -> list[str]:
-        """Compare what the stages depend on with what their shards were made with, and take on the new state.
+        """Compare what the stages depend on (JSON-able) with what their shards were made with; take on the new state.
 
-        Args:
-            stages: Stage name → everything its shards depend on (JSON-able; what lies upstream included), in order.
-            restart: Delete the shards of the stages that changed (or of all, if none did) instead of refusing.
-
-        Returns:
-            The stages whose shards were deleted.
-
-        Raises:
-            OptionError: If a stage with shards changed and ``restart`` is false; says which keys.
+        With ``restart`` the shards of the stages that changed (of all, if none did) are deleted; returns these stages.
+        Else a stage with shards that changed is an OptionError that says which keys.
         """
         wanted = {name: json.loads(json.dumps(content, default=str)) for name, content in stages.items()}
         known = self._read_state()
@@ -165,11 +152,7 @@ class Workspace:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file by atomic rename.
-
-    Raises:
-        DistillError: If the disk is full or read-only.
-    """
+    """Write a text file by atomic rename. A DistillError if the disk is full or read-only."""
     with disk_errors(path), whole_file(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
 
@@ -196,18 +179,13 @@ def _short(value: object) -> str:
 
 
 def save_rows(folder: Path, name: str, rows: np.ndarray) -> None:
-    """Write an array of rows as ``<name>.npy``."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(rows), allow_pickle=False)  # into a file, a full disk has no error number
     (folder / f"{name}.npy").write_bytes(buffer.getbuffer())
 
 
 def load_rows(folder: Path, name: str) -> np.ndarray:
-    """Open ``<name>.npy`` as a read-only memory map.
-
-    Raises:
-        DistillError: If the file is missing or broken.
-    """
+    """Open ``<name>.npy`` as a read-only memory map. A DistillError if the file is missing or broken."""
     path = folder / f"{name}.npy"
     with _unbroken(path):
         try:
@@ -217,18 +195,13 @@ def load_rows(folder: Path, name: str) -> np.ndarray:
 
 
 def save_lines(folder: Path, name: str, rows: Iterable[Any]) -> None:
-    """Write JSON-able rows as ``<name>.jsonl``."""
     with open(folder / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=True, allow_nan=False, sort_keys=True) + "\n")
 
 
 def load_lines(folder: Path, name: str) -> list[Any]:
-    """Read ``<name>.jsonl``.
-
-    Raises:
-        DistillError: If the file is missing or broken.
-    """
+    """Read ``<name>.jsonl``. A DistillError if the file is missing or broken."""
     path = folder / f"{name}.jsonl"
     with _unbroken(path), open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
@@ -252,10 +225,8 @@ def row_blocks(workspace: Workspace, stage: str, name: str, shards: int) -> Iter
 def concatenate_rows(blocks: Iterable[np.ndarray], total: int, folder: Path, name: str) -> None:
     """Join blocks of rows into one ``<name>.npy`` of ``total`` rows; memory holds one block at a time.
 
-    Written as a plain file: on a full disk a memory map would end the process instead of raising an error.
-
-    Raises:
-        DistillError: If the blocks hold another number of rows.
+    Written as a plain file: on a full disk a memory map would end the process instead of raising an error. A
+    DistillError if the blocks hold another number of rows.
     """
     written = 0
     with open(folder / f"{name}.npy", "wb") as file:

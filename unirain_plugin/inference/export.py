@@ -232,8 +232,7 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"-o {output}: this file exists; give another name with -o, or --overwrite.")
     if args.sizes is not None and args.format not in _WITH_SIZES:
         raise OptionError(f"--sizes: a file of format {args.format} cannot name them; {', '.join(_WITH_SIZES)} can.")
-    if args.imports:
-        import_own(args.imports)
+    import_own(args.imports)
     net = load(args.weights, args.network, "cpu", args.param_key)
     if isinstance(net, OnnxNetwork):
         raise OptionError(f"--weights {source}: an ONNX file is exported already; give the weights it was made from.")

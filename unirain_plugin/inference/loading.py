@@ -109,7 +109,10 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
         importlib.import_module("basicsr.archs")
         known = registered("arch")
     if name not in known:
-        raise OptionError(f"{source}: network type {name!r} is not registered.{did_you_mean(name, known)}")
+        raise OptionError(
+            f"{source}: network type {name!r} is not registered.{did_you_mean(name, known)} The module that registers "
+            "one of your own is named by --imports (inference, app, export, adapt), or in `imports:` in an option file."
+        )
     try:
         net = known[name](**arguments)
     except UniRainError as error:
@@ -198,14 +201,12 @@ def network_section(path: Path, with_imports: bool = False) -> dict[str, object]
     from unirain_plugin.options.yaml_loader import read_option_file
 
     opt = read_option_file(path).opt
-    section, modules = opt.get("network_g"), opt.get("imports") if with_imports else None
+    section = opt.get("network_g")
     if not isinstance(section, Mapping) or "type" not in section:
         raise OptionError(f"{path}: expected a section 'network_g' with a 'type', found {section!r}.")
-    if modules is not None and not isinstance(modules, list):
-        raise OptionError(f"{path}: imports: expected a list of modules, found {modules!r}.")
-    if modules:
+    if with_imports and opt.get("imports"):
         prepare_import()
-        import_own(map(str, modules), path.parent)
+        import_own(opt["imports"], path.parent)
     return plain(section)
 
 

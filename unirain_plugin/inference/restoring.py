@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from unirain_plugin.checkpoints.weights import check_sizes
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.images import read_image
-from unirain_plugin.inference.streamed import MapStore, restore_streamed
+from unirain_plugin.inference.streamed import RESERVE, MapStore, restore_streamed
+from unirain_plugin.support.resources import free_memory
 from unirain_plugin.support.tiling import restore_in_tiles
 from unirain_plugin.version import __version__
 
+DEFAULT_TILE = 512
 _MODES = ("RGB", "RGBA", "L", "LA", "I;16")
 LARGE_RAIN = (640, 427)
 """Longer edges that serve the weights the package ships."""
@@ -103,20 +106,21 @@ class RestoreOptions:
     """How an image is restored.
 
     Attributes:
-        tile: Edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once.
+        tile: Edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once. An
+            ONNX file of UniRain takes the whole image as long as this is the default and memory is free.
         overlap: Pixels that neighbouring tiles share, 0 to tile / 2. UniRain needs none: it is evaluated layer by
             layer, exactly as on the whole image. Other networks are run on overlapping tiles and blended.
         precision: ``fp32``, ``bf16``, ``fp16`` (not on the CPU), or ``auto``: bf16 where the device has instructions
             for it, else fp32.
         ensemble: Average over the eight flips and quarter turns: eight times the time.
-        memory: GiB of memory for UniRain's feature maps, beyond which they go to a scratch file; None for half of
-            what is free.
+        memory: GiB of memory for UniRain's feature maps, beyond which they go to a scratch file (in onnxruntime: the
+            image is cut into tiles); None for half of what is free.
         sizes: Longer edges in pixels at which larger images are restored as well, see :func:`restore_at_sizes`; ``()``
             for the network's own result, None for what the weights' file names (the shipped one: 640 and 427; none for
             other networks).
     """
 
-    tile: int = 512
+    tile: int = DEFAULT_TILE
     overlap: int = 32
     precision: str = "fp32"
     ensemble: bool = False
@@ -174,7 +178,7 @@ def restore(
     net: nn.Module,
     image: np.ndarray | Image.Image | str | os.PathLike[str],
     *,
-    tile: int = 512,
+    tile: int = DEFAULT_TILE,
     overlap: int = 32,
     precision: str = "fp32",
     ensemble: bool = False,
@@ -305,9 +309,19 @@ def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.
         height, width = image.shape[2:]
         if options.tile == 0 or height * width <= options.tile**2:
             return forward(image)
+        limit = RESERVE * free_memory() if options.memory is None else options.memory * 2**30
         if is_unirain(net):
-            limit = None if options.memory is None else int(options.memory * 2**30)
             return restore_streamed(net, image, MapStore(device, options.tile, limit))
+        needed = height * width * (getattr(net, "bytes_a_pixel", int)() or 0)
+        if needed and options.tile == DEFAULT_TILE and needed <= limit:
+            return forward(image)
+        if needed:
+            warnings.warn(
+                f"{net.path}: {width}×{height} pixels are restored in tiles of {options.tile}. Attention and routing "
+                "see the whole image, so results differ from those of the weights by some levels (up to 26 of 255 have "
+                f"been seen). The whole image (tile 0) takes about {needed / 2**30:.1f} GiB.",
+                stacklevel=2,
+            )
         return restore_in_tiles(forward, image, options.tile, options.overlap)
 
 

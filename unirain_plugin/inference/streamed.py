@@ -6,42 +6,50 @@ is computed in pieces, twice where it needs to know the whole: first the sums (a
 routers' means), then the values with these. The result is that of the whole image up to the order of float sums: no
 overlap, no blending, no seam.
 
-A feature map is ``(H, W, C)``, one for each level, changed in place. It lies in the host's memory (or in a scratch
-file, or on the accelerator where there is ample room); only a piece at a time is on the computing device.
+A feature map is ``(H, W, C)``, two for a level while its blocks run: one block's input, which attention changes in
+place, and its v, whose place the block's output takes. They lie in the host's memory (or in scratch files, or on the
+accelerator where there is ample room); only a piece at a time is on the computing device.
 
-Each layer begins with D(W · norm(x)), a 1×1 and a 3×3 depth-wise convolution. On the CPU its pieces are strips, some
-rows of a block of columns, whose W · norm(x), the widest map by far, stays in the cache. The strips of a block run from
-the top down and hand on the two rows that neighbours share.
+Each layer begins with D(W · norm(x)), a 1×1 and a 3×3 depth-wise convolution, which is made in strips (see
+:mod:`~unirain_plugin.archs.kernels`): some rows, on the CPU of a block of columns, whose W · norm(x), the widest map by
+far, stays in the cache.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from math import inf, prod
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unirain_plugin.archs.blocks import TransformerBlock, pad_to_multiple
-from unirain_plugin.archs.kernels import compute_dtype, linear, wants_slow_bfloat16
+from unirain_plugin.archs.kernels import (
+    Place,
+    Strip,
+    attention_sums,
+    compute_dtype,
+    expanded_strips,
+    gated_strips,
+    linear,
+    wants_slow_bfloat16,
+)
 from unirain_plugin.archs.mixtures import HardMoE, choose_top_k, pool_windows, spread_windows
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.errors import DataError
-from unirain_plugin.support.resources import free_memory
 
 RESERVE = 0.5
-"""Share of the free memory that maps may take before they go to a scratch file."""
+"""Share of the free memory that maps may take."""
 
 _BAND_BYTES = 2**24
 """Bytes of a band of rows on the CPU, of which a convolution computes those at the edge twice."""
-_STRIP_BYTES, _STRIP_COLUMNS, _LEAST_ROWS = 2**21, 96, 4
-"""Size of a strip on the CPU, where its rows are not fewer than the least."""
-
-Block = tuple[slice, slice]
-"""Rows and columns of a map."""
+_STRIP_BYTES, _LEAST_ROWS = 2**23, 8
+"""Bytes of a strip on the CPU (half of them: 1.04 of the time), and its rows, for which maps are cut into blocks of
+columns."""
 
 
 class MapStore:
@@ -50,34 +58,36 @@ class MapStore:
     Args:
         device: Where pieces are computed.
         piece: Edge in pixels of the square whose area a piece has at most; on the CPU pieces fit the cache as well.
-        limit: Bytes of maps that are kept in memory; None for half of what is free. Beyond it maps lie in files of
-            the temporary folder (``TMPDIR``), which exist only as long as they are used.
+        limit: Bytes of maps that are kept in memory. Beyond it maps lie in files of the temporary folder (``TMPDIR``),
+            which exist only as long as they are used.
     """
 
-    def __init__(self, device: torch.device, piece: int, limit: int | None = None) -> None:
+    def __init__(self, device: torch.device, piece: int, limit: float = inf) -> None:
         self.device = device
         self.area = piece * piece
-        self.limit = int(RESERVE * free_memory()) if limit is None else limit
-        self.on_device = int(RESERVE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+        self.free = {torch.device("cpu"): limit}
+        if device.type == "cuda":
+            self.free = {device: int(RESERVE * torch.cuda.mem_get_info(device)[0]), **self.free}
 
-    def allocate(self, size: int, dtype: torch.dtype) -> Tensor:
-        """Uninitialised room for a map of ``size`` values, flat; :func:`shaped` gives it a shape.
+    def allocate(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """An uninitialised map.
 
         Raises:
             DataError: If a scratch file is needed and the disk is full.
         """
+        size = prod(shape)
         needed = size * dtype.itemsize
-        if needed <= self.on_device:
-            self.on_device -= needed
-            return torch.empty(size, dtype=dtype, device=self.device)
-        if needed <= self.limit:
-            self.limit -= needed
-            return torch.empty(size, dtype=dtype)
+        for device, free in self.free.items():
+            if needed <= free:
+                room = torch.empty(shape, dtype=dtype, device=device)
+                self.free[device] -= needed
+                weakref.finalize(room, self._take_back, device, needed)
+                return room
         descriptor, name = tempfile.mkstemp(prefix="unirain-map-")
         try:
             if hasattr(os, "posix_fallocate"):  # else a full disk kills the process when the map is written
                 os.posix_fallocate(descriptor, 0, needed)
-            return torch.from_file(name, shared=True, size=size, dtype=dtype)
+            return torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
         except OSError as error:
             folder = os.path.dirname(name)
             raise DataError(
@@ -93,16 +103,12 @@ class MapStore:
         area = min(self.area, _BAND_BYTES // (4 * channels)) if self.device.type == "cpu" else self.area
         yield from _evenly(height, area // width, multiple)
 
-    def strips(self, height: int, width: int, channels: int) -> Iterator[Block]:
-        """Rows and columns of the pieces for D(W · norm(x)), from the top down, block of columns by block."""
-        columns, rows = width, self.area // width
-        if self.device.type == "cpu":
-            columns = min(_STRIP_COLUMNS, width)
-            fitting = max(_STRIP_BYTES // (4 * columns * channels), _LEAST_ROWS)
-            rows = min(self.area // columns, fitting)
-        for left, right in _evenly(width, columns):
-            for top, bottom in _evenly(height, rows):
-                yield slice(top, bottom), slice(left, right)
+    def strips(self, width: int, channels: int) -> tuple[Iterator[tuple[int, int]], int]:
+        """How D(W · norm(x)) is cut: the blocks of columns, and the bytes of a strip of so many channels."""
+        needed = self.area * channels * 4
+        if self.device.type != "cpu":
+            return _evenly(width, width), needed
+        return _evenly(width, _STRIP_BYTES // (4 * channels * _LEAST_ROWS)), min(_STRIP_BYTES, needed)
 
     def read(self, source: Tensor, top: int, bottom: int, halo: int = 0) -> tuple[Tensor, int]:
         """A piece on the computing device, with up to ``halo`` more rows on both sides where the map has them.
@@ -113,6 +119,9 @@ class MapStore:
         above = min(halo, top)
         return source[None, top - above : bottom + halo].to(self.device), above
 
+    def _take_back(self, device: torch.device, size: int) -> None:
+        self.free[device] += size
+
 
 def _evenly(size: int, most: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
     """Cut ``size`` into parts of about the same length, which begin at a multiple of ``multiple``."""
@@ -120,11 +129,6 @@ def _evenly(size: int, most: int, multiple: int = 1) -> Iterator[tuple[int, int]
     length = -(-size // (count * multiple)) * multiple
     for start in range(0, size, length):
         yield start, min(start + length, size)
-
-
-def shaped(room: Tensor, height: int, width: int, channels: int) -> Tensor:
-    """The map ``(H, W, C)`` at the beginning of a room."""
-    return room[: height * width * channels].view(height, width, channels)
 
 
 def restore_streamed(net: UniRain, image: Tensor, store: MapStore) -> Tensor:
@@ -155,60 +159,43 @@ class _Streamed:
     def run(self, image: Tensor) -> Tensor:
         net = self.net
         padded = pad_to_multiple(image, net.stride)[0].permute(1, 2, 0)
-        # A decoder's map takes the place of the encoder's, which it is fused from: one room a level, of which a
-        # narrow encoder's map uses only the beginning.
-        widths = [fuse.skip.out_features for fuse in net.fuse] + [net.options.channels(len(net.fuse))]
-        x, room = self._embed(padded, widths[0])
-        rooms, maps = [room], [x]
+        x, skips = self._embed(padded), []
         for level, stage in enumerate(net.encoder):
             if level:
-                x, room = self._down(level, x, widths[level])
-                rooms.append(room)
-                maps.append(x)
-            for block in stage:
-                self._block(block, x)
-        del room, rooms[-1], maps[-1]
+                skips.append(x)
+                x = self._down(level, x)
+            x = self._stage(stage, x)
         for level in reversed(range(len(net.decoder))):
-            x = self._fuse(level, rooms.pop(), maps.pop(), x)
-            for block in net.decoder[level]:
-                self._block(block, x)
-        for block in net.refinement:
-            self._block(block, x)
+            x = self._fuse(level, skips.pop(), x)
+            x = self._stage([*net.decoder[level], *([] if level else net.refinement)], x)
         return self._output(padded, x)[..., : image.shape[2], : image.shape[3]]
 
-    def _embed(self, padded: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    def _embed(self, padded: Tensor) -> Tensor:
         height, columns, _ = padded.shape
-        out = room = None
-        for top, bottom in self.store.bands(height, columns, self.net.embed.weight.shape[0]):
+        channels = self.net.embed.weight.shape[0]
+        out = self.store.allocate(height, columns, channels, dtype=self.dtype)
+        for top, bottom in self.store.bands(height, columns, channels):
             piece, above = self.store.read(padded, top, bottom, halo=1)
-            y = self.net.embed(piece)[0, above : above + bottom - top]
-            if out is None:
-                room = self.store.allocate(height * columns * max(width, y.shape[-1]), y.dtype)
-                out = shaped(room, height, columns, y.shape[-1])
-            out[top:bottom] = y.to(out.device)
-        return out, room
+            out[top:bottom] = self.net.embed(piece)[0, above : above + bottom - top]
+        return out
 
-    def _down(self, level: int, x: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        height, columns, _ = x.shape
-        channels = self.net.options.channels(level)
-        room = self.store.allocate(height // 2 * (columns // 2) * max(width, channels), x.dtype)
-        out = shaped(room, height // 2, columns // 2, channels)
-        for top, bottom in self.store.bands(height, columns, 2 * x.shape[-1], 2):
+    def _down(self, level: int, x: Tensor) -> Tensor:
+        height, columns, channels = x.shape
+        out = self.store.allocate(height // 2, columns // 2, self.net.options.channels(level), dtype=self.dtype)
+        for top, bottom in self.store.bands(height, columns, 2 * channels, 2):
             piece, above = self.store.read(x, top, bottom, halo=2)
             y = self.net.down[level - 1](piece)[0, above // 2 :]
-            out[top // 2 : bottom // 2] = y[: (bottom - top) // 2].to(out.device)
-        return out, room
+            out[top // 2 : bottom // 2] = y[: (bottom - top) // 2]
+        return out
 
-    def _fuse(self, level: int, room: Tensor, skip: Tensor, x: Tensor) -> Tensor:
+    def _fuse(self, level: int, skip: Tensor, x: Tensor) -> Tensor:
         fuse = self.net.fuse[level]
         height, columns, _ = skip.shape
-        out = shaped(room, height, columns, fuse.skip.out_features)
-        # From the bottom up: rows of the wider result cover rows of the encoder's map that have been used already.
-        for top, bottom in reversed(list(self.store.bands(height, columns, out.shape[-1], 2))):
+        out = self.store.allocate(height, columns, fuse.skip.out_features, dtype=self.dtype)
+        for top, bottom in self.store.bands(*out.shape, 2):
             piece, above = self.store.read(x, top // 2, bottom // 2, halo=1)
             up = self.net.up[level](piece)[:, 2 * above : 2 * above + bottom - top]
-            y = fuse(self.store.read(skip, top, bottom)[0], up)
-            out[top:bottom] = y[0].to(out.device)
+            out[top:bottom] = fuse(self.store.read(skip, top, bottom)[0], up)[0]
         return out
 
     def _output(self, padded: Tensor, x: Tensor) -> Tensor:
@@ -219,40 +206,34 @@ class _Streamed:
             out[top:bottom] = padded[top:bottom] + y.to("cpu", torch.float32)
         return out.permute(2, 0, 1)[None]
 
-    def _block(self, block: TransformerBlock, x: Tensor) -> None:
+    def _stage(self, blocks: Sequence[TransformerBlock], x: Tensor) -> Tensor:
+        spare = self.store.allocate(*x.shape, dtype=x.dtype) if len(blocks) else x
         with torch.autocast(self.store.device.type, enabled=False):
-            self._attention(block, x)
-            self._feed_forward(block, x)
+            for block in blocks:
+                routing = _Routing(block.feed_forward, *x.shape[:2])
+                self._attention(block, x, spare, routing)
+                self._feed_forward(block, x, spare, routing)
+                x, spare = spare, x
+        return x
 
-    def _attention(self, block: TransformerBlock, x: Tensor) -> None:
-        attention, channels = block.attention, x.shape[-1]
-        both = 2 * channels
-        products = squares = 0.0
-        for _, z in self._strips(x, block.norm1, attention.qkv[:both], attention.depthwise[:both]):
-            z = z.reshape(-1, both)
-            z = z.float() if z.dtype == torch.float16 else z  # sums over many pixels would overflow
-            q, k = z.unflatten(-1, (2, attention.heads, -1)).unbind(1)
-            products = products + (q.permute(1, 2, 0) @ k.transpose(0, 1)).float()
-            squares = squares + z.square().sum(0, dtype=torch.float32)
-        mix = attention.mixing(products[None], squares[None])[0].t().to(self.dtype)
-        for block_of_x, v in self._strips(x, block.norm1, attention.qkv[both:], attention.depthwise[both:]):
-            x[block_of_x] += linear(v, mix).to(x.device)
-
-    def _feed_forward(self, block: TransformerBlock, x: Tensor) -> None:
-        routing = _Routing(block.feed_forward, *x.shape[:2])
-        if routing.needs_overview:
-            for top, bottom in self.store.bands(*x.shape, routing.multiple):
+    def _attention(self, block: TransformerBlock, x: Tensor, v: Tensor, routing: _Routing) -> None:
+        """Add attention to ``x``; ``v`` is room for a map of the same size."""
+        attention = block.attention
+        sums = attention_sums(self._strips(x, block.norm1, attention.qkv, attention.depthwise), v, attention.heads)
+        mix = attention.mixing(*(each[None] for each in sums))[0].t().to(self.dtype)
+        for top, bottom in self.store.bands(*x.shape, routing.multiple):
+            x[top:bottom] += linear(self.store.read(v, top, bottom)[0], mix)[0].to(x.device)
+            if routing.needs_overview:
                 routing.observe(block.norm2(self.store.read(x, top, bottom)[0]))
+
+    def _feed_forward(self, block: TransformerBlock, x: Tensor, out: Tensor, routing: _Routing) -> None:
+        """Write x + feed_forward(norm(x)) to ``out``."""
         experts, chosen = getattr(block.feed_forward, "experts", block.feed_forward), routing.decide()
-        index = torch.tensor(chosen, device=self.store.device)
-        expand = experts.expand[index].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
-        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[index].transpose(0, 1).flatten(0, 2)
-        project = experts.project[index].transpose(0, 1).flatten(1).to(self.dtype)
-        for block_of_x, z in self._strips(x, block.norm2, expand, depthwise, routing.see):
-            product = torch.mul(*z.chunk(2, -1))
-            if (weights := routing.weights(*block_of_x)) is not None:
-                product.unflatten(-1, (len(chosen), -1)).mul_(weights.to(self.dtype).unsqueeze(-1))
-            x[block_of_x] += linear(product, project).to(x.device)
+        expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
+        depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)
+        project = experts.project[chosen].transpose(0, 1).flatten(1).to(self.dtype)
+        for place, product in gated_strips(self._strips(x, block.norm2, expand, depthwise, routing.see), routing):
+            torch.add(x[place], linear(product, project).to(x.device), out=out[place])
 
     def _strips(
         self,
@@ -261,37 +242,21 @@ class _Streamed:
         expand: Tensor,
         depthwise: Tensor,
         see: Callable[[Tensor], None] | None = None,
-    ) -> Iterator[tuple[Block, Tensor]]:
-        """Yield where, and D(W · norm(x)) there, ``(rows, columns, channels)``; x may be changed there at once.
-
-        ``see`` is shown norm(x), each pixel once, ahead of the strip that it belongs to.
-        """
+    ) -> Iterator[Strip]:
+        """Yield D(W · norm(x)). ``see`` is shown norm(x), each pixel once, ahead of the strip that it belongs to."""
         height, width, _ = x.shape
-        channels = len(expand)
-        expand, depthwise = expand.t().to(self.dtype), depthwise.to(self.dtype)
-        edge = x.new_empty(height, x.shape[-1], device=self.store.device)  # the column left of the block, as it was
-        for rows, columns in self.store.strips(height, width, channels):
-            top, bottom, left, right = rows.start, rows.stop, columns.start, columns.stop
-            first, last = top + 1 if top else 0, min(bottom + 1, height)
-            outside = int(left == 0), int(right == width)
-            piece = x[first:last, left - 1 + outside[0] : right + 1 - outside[1]].to(self.store.device, copy=True)
-            if left:
-                piece[:, 0] = edge[first:last]
-            edge[first:last] = piece[:, -1 if outside[1] else -2]
-            pixels = norm(piece).to(self.dtype)
-            if see:
-                see(pixels[:, 1 - outside[0] : right - left + 1 - outside[0]])
-            if any(outside):  # zeros stay zeros in W · x, which has no bias
-                pixels = F.pad(pixels, (0, 0, *outside))
-            if top == 0:  # row i of the room is the map's row top - 1 + i; rows outside the map are 0
-                room = pixels.new_zeros(1, bottom + 2, right - left + 2, channels)
-            else:
-                room[0, :2] = room[0, -2:].clone()
-            torch.mm(pixels.flatten(0, 1), expand, out=room[0, first - top + 1 : last - top + 1].flatten(0, 1))
-            if bottom == height:
-                room[0, bottom - top + 1] = 0
-            z = F.conv2d(room[:, : bottom - top + 2].permute(0, 3, 1, 2), depthwise, groups=channels)
-            yield (rows, columns), z[0].permute(1, 2, 0)
+        expand, depthwise = expand.to(self.dtype), depthwise.to(self.dtype)
+        blocks, strip_bytes = self.store.strips(width, len(expand))
+        for left, right in blocks:
+
+            def prepare(piece: Tensor, halo: int = min(left, 1), columns: int = right - left) -> Tensor:
+                pixels = norm(piece.to(self.store.device)).to(self.dtype)
+                if see:
+                    see(pixels[:, halo : halo + columns])
+                return pixels
+
+            region = slice(0, height), slice(left, right)
+            yield from expanded_strips(x, expand, depthwise, region, prepare, strip_bytes)
 
 
 class _Routing:
@@ -318,26 +283,27 @@ class _Routing:
         else:
             self._means.append(x.sum((0, 1, 2), dtype=torch.float32))
 
-    def decide(self) -> list[int]:
-        """The experts that run, from what was observed."""
+    def decide(self) -> Tensor:
+        """The numbers of the experts that run, from what was observed; a GPU's host does not wait for them."""
+        experts = getattr(self.layer, "experts", self.layer)
+        everyone = torch.arange(experts.num_experts, device=experts.expand.device)
         if not self.needs_overview:
-            return list(range(getattr(self.layer, "experts", self.layer).num_experts))
+            return everyone
         if self.kind == "window":
             means = torch.cat(self._means, 1)
         else:
             means = torch.stack(self._means).sum(0).div(self.size[0] * self.size[1]).view(1, 1, 1, -1)
         logits = self.layer.router(means)
-        experts = list(range(logits.shape[-1]))
         if not isinstance(self.layer, HardMoE):
             self._weights = logits.softmax(-1)[0]
-            return experts
+            return everyone
         chosen, weights, _ = choose_top_k(logits.flatten(1, 2), self.layer.top_k)
         if self.kind == "window":
             mask = torch.zeros_like(logits).flatten(1, 2).scatter(-1, chosen, weights)
             self._weights = mask.view_as(logits)[0]
-            return experts
+            return everyone
         self._weights = weights if self.layer.top_k > 1 else None  # the weight of a single expert is 1
-        return chosen.flatten().tolist()
+        return chosen.flatten()
 
     def see(self, x: Tensor) -> None:
         """Where routing is by pixel: more of the normalised map, ``(rows, columns, C)``, below what was seen."""
@@ -345,8 +311,9 @@ class _Routing:
             new = self.layer.router(x).softmax(-1)
             self._weights = new if self._weights is None else torch.cat([self._weights, new])
 
-    def weights(self, rows: slice, columns: slice) -> Tensor | None:
-        """The experts' weights in a block, ``(rows, columns, E)`` or broadcastable; None where they are 1."""
+    def __getitem__(self, place: Place) -> Tensor | None:
+        """The experts' weights in a strip, ``(rows, columns, E)`` or broadcastable; None where they are 1."""
+        rows, columns = place
         if self.kind == "pixel":
             weights, rest = self._weights.tensor_split([rows.stop - rows.start])
             self._weights = rest if len(rest) else None

@@ -115,7 +115,7 @@ def _build(opt: dict[str, object], has_reduction: bool, where: str) -> tuple[nn.
             except ValueError:  # such as WeightedTVLoss, which refuses 'none'
                 pass
         return build_loss(opt), False
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise OptionError(f"{where}: {opt['type']} refuses its options: {error}") from error
 
 

@@ -26,12 +26,7 @@ _SMALL = 16
 
 @dataclass(frozen=True)
 class Complexity:
-    """Size and cost of a network.
-
-    Attributes:
-        parameters: Number of trainable and fixed weights.
-        multiply_adds: Of one forward pass, counted as :data:`CONVENTION` says.
-    """
+    """Number of weights of a network, and multiply-adds of one forward pass, counted as :data:`CONVENTION` says."""
 
     parameters: int
     multiply_adds: int
@@ -41,20 +36,9 @@ class Complexity:
 
 
 def complexity(network: nn.Module, size: tuple[int, int] = (256, 256), channels: int = 3) -> Complexity:
-    """Count on one image of the given size.
+    """Count on one image of ``size`` (height, width); any network of images, which is left in the mode it was in."""
+    from mmengine.analysis import FlopAnalyzer
 
-    Args:
-        network: Any network of images; it is run in evaluation mode and left in the mode it was in.
-        size: Height and width of the input in pixels.
-        channels: Channels of the input.
-
-    Raises:
-        ImportError: If mmengine is missing; names the package to install.
-    """
-    try:
-        from mmengine.analysis import FlopAnalyzer
-    except ImportError as error:
-        raise ImportError("Counting multiply-adds needs mmengine: pip install mmengine") from error
     image = random_image(size, channels)
     first = next(iter(network.parameters()), image)
     was_training = network.training
@@ -82,13 +66,10 @@ def random_image(size: tuple[int, int], channels: int = 3) -> Tensor:
 
 
 def seconds(restore: Callable[[Tensor], Tensor], size: int, device: torch.device) -> float:
-    """Seconds of one restoration.
+    """Seconds of one restoration of a square image.
 
-    Args:
-        restore: Maps an image ``(1, 3, H, W)`` to the restored one, which it brings to the host: the device has
-            finished then.
-        size: Side of the image in pixels.
-        device: Where the network is.
+    ``restore`` maps an image ``(1, 3, H, W)`` to the restored one, which it brings to the host: the device has finished
+    then.
     """
     lq = random_image((size, size))
     if device.type == "cuda":
@@ -101,15 +82,8 @@ def seconds(restore: Callable[[Tensor], Tensor], size: int, device: torch.device
 def peak_memory(restore: Callable[[Tensor], Tensor], size: int, device: torch.device) -> int | None:
     """Bytes by which one restoration raises the memory of this process (CUDA: of torch's allocator) at its peak.
 
-    To be called first in a fresh process: memory that was used before and is kept for later use does not count.
-
-    Args:
-        restore: As for :func:`seconds`.
-        size: Side of the image in pixels.
-        device: Where the network is.
-
-    Returns:
-        The bytes, or None where the system does not tell (not Linux, no CUDA).
+    To be called first in a fresh process: memory that was used before and is kept for later use does not count. None
+    where the system does not tell (not Linux, no CUDA). ``restore``: as for :func:`seconds`.
     """
     restore(random_image((_SMALL, _SMALL)))  # libraries load their kernels before the measurement
     if device.type == "cuda":

@@ -20,13 +20,8 @@ MEASURES = ("psnr", "ssim")
 def matlab_luma(image: np.ndarray) -> np.ndarray:
     """Y of MATLAB's ``rgb2ycbcr`` for uint8: that of :func:`luma` rounded, exactly, halves upwards.
 
-    219 (299 R + 587 G + 114 B) / 255000 + 16, since 65.481 = 219 · 0.299, and so on.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-
-    Returns:
-        (H, W, 1) uint8 in [16, 235].
+    219 (299 R + 587 G + 114 B) / 255000 + 16, since 65.481 = 219 · 0.299, and so on. (H, W, 3) uint8 RGB becomes
+    (H, W, 1) uint8 in [16, 235].
     """
     weighted = image.astype(np.int32) @ np.array([[299], [587], [114]], np.int32)
     return ((219 * weighted + 127_500) // 255_000 + 16).astype(np.uint8)
@@ -86,13 +81,7 @@ class Protocol:
     def value(self, measure: str, image: np.ndarray, target: np.ndarray) -> float:
         """PSNR (dB; infinite for equal images unless ``epsilon`` limits it) or SSIM; NaN for too small images.
 
-        Args:
-            measure: ``psnr`` or ``ssim``.
-            image: (H, W, 3) uint8 RGB.
-            target: Of the same shape.
-
-        Raises:
-            DataError: If the shapes differ.
+        Both images are (H, W, 3) uint8 RGB; a DataError if the shapes differ.
         """
         check_sizes(image, target)
         image, target = self.cut(image), self.cut(target)
@@ -154,11 +143,7 @@ def measure_of(name: str, where: str = "metrics", protocol: str = DEFAULT) -> tu
 
 
 def check_protocol(name: object, where: str) -> None:
-    """Refuse an unknown protocol.
-
-    Raises:
-        OptionError: With the nearest name.
-    """
+    """Refuse an unknown protocol: the OptionError has the nearest name."""
     if name not in PROTOCOLS:
         raise OptionError(f"{where}: unknown protocol {name!r}.{did_you_mean(name, PROTOCOLS)} "
                           f"Known: {', '.join(PROTOCOLS)}.")  # fmt: skip

@@ -69,14 +69,8 @@ def psnr(image: np.ndarray, target: np.ndarray, epsilon: float = 0.0) -> float:
 def ssim(image: np.ndarray, target: np.ndarray, window: str = "gaussian", nonnegative: bool = False) -> float:
     """Structural similarity, the mean over channels; NaN where a side is shorter than the window.
 
-    Args:
-        image: As for :func:`psnr`.
-        target: Likewise.
-        window: A name of :data:`WINDOWS`.
-        nonnegative: Take the covariance term as 0 where it is negative.
-
-    Raises:
-        DataError: If the shapes differ.
+    Images are as for :func:`psnr`; ``window``: a name of :data:`WINDOWS`; ``nonnegative``: take the covariance term as
+    0 where it is negative.
     """
     check_sizes(image, target)
     height, width, channels = image.shape
@@ -106,11 +100,7 @@ def finite_mean(values: Sequence[float]) -> float:
 def luma(image: np.ndarray) -> np.ndarray:
     """Y of MATLAB's ``rgb2ycbcr`` (ITU-R BT.601, 16 to 235, not rounded), in the toolbox's float32 steps.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-
-    Returns:
-        (H, W, 1) float32 in [16, 235].
+    (H, W, 3) uint8 RGB becomes (H, W, 1) float32 in [16, 235].
     """
     levels = (np.arange(256, dtype=np.float32) / 255).astype(np.float64)
     red, green, blue = (
@@ -178,14 +168,7 @@ def _blur(tile: np.ndarray, out: np.ndarray, window: Window, factor: float = 1, 
 
 
 def check_sizes(image: np.ndarray, target: np.ndarray) -> None:
-    """Refuse images (H, W, C) of two shapes.
-
-    Raises:
-        DataError: With both sizes.
-    """
+    """Refuse images (H, W, C) of two shapes: the DataError has both sizes."""
     if image.shape != target.shape or image.ndim != 3:
-        raise DataError(f"images of one size are compared; found {_size(image)} and {_size(target)} (height × width).")
-
-
-def _size(image: np.ndarray) -> str:
-    return "×".join(map(str, image.shape[:2] if image.ndim == 3 else image.shape))
+        found = ("×".join(map(str, i.shape[:2] if i.ndim == 3 else i.shape)) for i in (image, target))
+        raise DataError(f"images of one size are compared; found {' and '.join(found)} (height × width).")

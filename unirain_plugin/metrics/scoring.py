@@ -62,11 +62,7 @@ class Metric:
         return self.name if self.protocol is None else measure + suffix.get(self.protocol, f"@{self.protocol}")
 
     def __call__(self, image: np.ndarray, target: np.ndarray | None) -> float | None:
-        """The value, or None where the image has none (no clean image, too small, flat).
-
-        Raises:
-            DataError: If a metric of pyiqa fails on it.
-        """
+        """The value, or None where the image has none (no clean image, too small, flat); DataError if pyiqa fails."""
         if self.needs_gt and target is None:
             return None
         value = float(self.function(image, target))
@@ -74,11 +70,7 @@ class Metric:
 
 
 def check_names(names: Sequence[str], where: str) -> None:
-    """Refuse names that are misspelt for certain.
-
-    Raises:
-        OptionError: With the nearest valid name.
-    """
+    """Refuse names that are misspelt for certain: the OptionError has the nearest valid one."""
     known = (*BUILT_IN, *PYIQA_NAMES)
     for index, name in enumerate(names):
         if name in known or measure_of(name, f"{where}: metrics[{index}]"):
@@ -95,13 +87,8 @@ def make_metrics(
 ) -> tuple[list[Metric], dict[str, str]]:
     """Build the metrics; one that cannot be had is left out and the others are kept.
 
-    Args:
-        names: As in the option file.
-        device: Where networks run.
-        protocol: That of ``psnr`` and ``ssim``.
-
-    Returns:
-        The metrics, and for each name that is missing a line that says why and what helps.
+    Returns them, and for each name that is missing a line that says why and what helps. ``protocol``: that of ``psnr``
+    and ``ssim``.
     """
     metrics, missing = [], {}
     for name in names:
@@ -152,11 +139,7 @@ def _pyiqa_names() -> Sequence[str]:
 
 
 def _learned(name: str, device: str) -> Metric:
-    """A metric of lpips, or else of pyiqa.
-
-    Raises:
-        DataError: If the package or its weights cannot be had.
-    """
+    """A metric of lpips, or else of pyiqa; DataError if the package or its weights cannot be had."""
     source = "lpips" if name in _LPIPS_NETS and importlib.util.find_spec("lpips") else "pyiqa"
     if importlib.util.find_spec(source) is None:
         raise DataError(f"{name}: {_INSTALL_LPIPS if name in _LPIPS_NETS else _INSTALL}")

@@ -24,7 +24,11 @@ __all__ = ["OptionError", "apply_overrides", "check_options", "checked_loader", 
 
 
 def load_options(
-    path: str | Path, overrides: Iterable[str] | None = None, is_train: bool = True, check_paths: bool = True
+    path: str | Path,
+    overrides: Iterable[str] | None = None,
+    is_train: bool = True,
+    check_paths: bool = True,
+    for_run: bool = False,
 ) -> OrderedDict:
     """Read an option file, apply the command line's overrides, and check the result.
 
@@ -36,6 +40,7 @@ def load_options(
         overrides: ``section:key=value`` texts, as behind ``--force_yml``.
         is_train: Whether the file is for training (``train_pipeline``) or testing (``test_pipeline``).
         check_paths: Whether data folders, manifests and weights must exist already.
+        for_run: Whether a run follows at once, which gives some of the warnings itself: they are left to it.
 
     Modules that the file names under ``imports:`` are imported first: networks, losses, … of one's own register there.
 
@@ -48,13 +53,12 @@ def load_options(
     document = read_option_file(path)
     problems = Problems(document.file, document.lines)
     _override(document.opt, overrides or (), problems)
-    imports = document.opt.get("imports")
-    if isinstance(imports, list):
-        import_own(map(str, imports), Path(path).parent)
+    import_own(document.opt.get("imports") or (), Path(path).parent)
     _check(document.opt, problems, is_train, check_paths)
     if os.environ.get("RANK", "0") == "0":  # of several processes one is enough to say it
         for warning in problems.warnings:
-            logging.getLogger("basicsr").warning(warning)
+            if not (for_run and warning in problems.told_by_run):
+                logging.getLogger("basicsr").warning(warning)
     return document.opt
 
 
@@ -113,12 +117,12 @@ def checked_loader(
     puts it in place of ``basicsr.utils.options.ordered_yaml()[0]``, and the toolbox's own ``parse_options`` works on
     with checked options. Overrides are in them already: ``--force_yml`` must not reach the toolbox's parser.
 
-    The arguments are those of :func:`load_options`.
+    The arguments are those of :func:`load_options`, with ``for_run``.
 
     Raises:
         OptionError: At once, as :func:`load_options`.
     """
-    options = load_options(path, overrides, is_train, check_paths)
+    options = load_options(path, overrides, is_train, check_paths, for_run=True)
 
     class CheckedLoader:
         """Gives a fresh copy of the options at every load."""

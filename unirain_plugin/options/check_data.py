@@ -123,7 +123,8 @@ def _check_folders(opt: Mapping, phase: str, here: Mapping, problems: Problems) 
             if key == "manifest" and here.get("missing_manifests") == "skip" and any(there):
                 missing = [text for (_, text), found in zip(paths, there, strict=True) if not found]
                 if missing:
-                    problems.warn(where, f"{len(missing)} are missing and left out: {', '.join(missing)}.")
+                    text = f"{len(missing)} are missing and left out: {', '.join(missing)}."
+                    problems.warn(where, text, told_by_run=True)
                 continue
             for path, text in paths:
                 _exists(path, text, "file", problems)
@@ -249,7 +250,7 @@ def _check_unlabelled(opt: Mapping, problems: Problems) -> None:
             blame = f"datasets.train ({kind}) gives it no rain types (DistilledMixedPairedDataset does)"
         if blame:
             text = f"{blame}: it is its plain base loss, and mode '{loss.get('mode', 'paper')}' has no effect."
-            problems.warn(("train", key), text)
+            problems.warn(("train", key), text, told_by_run=True)
         sets = [str(phase) for phase in section(opt, "datasets") if str(phase).split("_")[0] == "val"]
         if is_own(model) and loss.get("source") == "val" and sets and is_stock(dataset_class(opt, sets[0])):
             kind = section(opt, "datasets", sets[0])["type"]

@@ -16,6 +16,7 @@ class Problems:
         lines: Key path → line number (from 1), or a word such as ``--force_yml`` for values from elsewhere.
         errors: One line each, in the order of discovery.
         warnings: The same, for what does not stop a run.
+        told_by_run: Those warnings that a run gives itself when it comes to it.
         wrong: The key paths of the errors.
         doubts: Tells of a key path whether its errors are only warnings, as we cannot know what its reader wants.
     """
@@ -25,6 +26,7 @@ class Problems:
         self.lines: dict[KeyPath, int | str] = dict(lines or {})
         self.errors: list[str] = []
         self.warnings: list[str] = []
+        self.told_by_run: set[str] = set()
         self.wrong: set[KeyPath] = set()
         self.doubts: Callable[[KeyPath], bool] = lambda path: False
 
@@ -33,9 +35,11 @@ class Problems:
         self.wrong.add(path)
         self._note(self.warnings if self.doubts(path) else self.errors, path, text)
 
-    def warn(self, path: KeyPath, text: str) -> None:
+    def warn(self, path: KeyPath, text: str, told_by_run: bool = False) -> None:
         """Note something odd that the toolbox can live with."""
-        self._note(self.warnings, path, text)
+        note = self._note(self.warnings, path, text)
+        if told_by_run:
+            self.told_by_run.add(note)
 
     def is_wrong(self, path: KeyPath) -> bool:
         """Whether something is wrong at ``path`` or below."""
@@ -48,7 +52,8 @@ class Problems:
         if self.errors:
             raise OptionError(f"{len(self.errors)} mistakes in {self.file}:\n  " + "\n  ".join(self.errors))
 
-    def _note(self, notes: list[str], path: KeyPath, text: str) -> None:
+    def _note(self, notes: list[str], path: KeyPath, text: str) -> str:
         note = located(self.file, self.lines, path, text)
         if note not in notes:
             notes.append(note)
+        return note

@@ -6,8 +6,9 @@ is neither ours nor in the table of the toolbox's is asked for nothing, and what
 
 from __future__ import annotations
 
+import ast
 import inspect
-import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -252,9 +253,6 @@ def _of_model(opt: Mapping, name: str) -> Known | None:
     return Known(frozenset(keys), strict, cls.__name__ if cls is not None else "the toolbox", strict)
 
 
-_NETWORK_OPTION = re.compile(r"""\[["'](network_\w+)["']\]\s*\[["'](\w+)["']\](?!\s*=[^=])""")
-
-
 def network_options_of(cls: type) -> set[tuple[str, str]]:
     """The options of networks that a model takes out of their sections, such as ``('network_g', 'window_size')``.
 
@@ -263,7 +261,31 @@ def network_options_of(cls: type) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for base in cls.__mro__[:-1]:
         try:
-            found |= set(_NETWORK_OPTION.findall(inspect.getsource(base)))
-        except (OSError, TypeError):
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):
             continue
+        found = found.union(*(_read_in(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)))
     return {pair for pair in found if pair[1] != "type"}
+
+
+def _read_in(function: ast.FunctionDef) -> set[tuple[str, str]]:
+    """What one method reads, also through a name for the section, and without looking first whether it is there."""
+    nodes = list(ast.walk(function))
+    given = [(target.id, node.value) for node in nodes if isinstance(node, ast.Assign)
+             for target in node.targets if isinstance(target, ast.Name)]  # fmt: skip
+    names = {name: _item(value)[1] for name, value in given if sum(name == other for other, _ in given) == 1}
+    asked = {node.left.value for node in nodes if isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant)}
+    found = set()
+    for node in nodes:
+        holder, option = _item(node)
+        network = names.get(holder.id) if isinstance(holder, ast.Name) else _item(holder)[1]
+        if str(network).startswith("network_") and option is not None and option not in asked:
+            found.add((network, option))
+    return found
+
+
+def _item(node: ast.AST | None) -> tuple[ast.AST | None, str | None]:
+    """``x`` and ``"key"`` of an expression ``x["key"]`` that is read; else twice None."""
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and isinstance(node.slice, ast.Constant):
+        return node.value, node.slice.value
+    return None, None

@@ -98,7 +98,7 @@ def _compose(text: str, source: str, one_line: bool = False) -> yaml.Node | None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         hint = ""
-        if mark is not None and "\t" in (text.splitlines() or [""])[min(mark.line, text.count("\n"))]:
+        if mark is not None and any("\t" in line for line in text.splitlines()[mark.line : mark.line + 1]):
             hint = " The line holds a tab; indent with spaces."
         elif error.problem and "mapping values are not allowed" in error.problem:
             hint = " Check the indentation, and quote text that holds ': '."

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from unirain_plugin.data.folders import find_types, scan_rainrag
 from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.data.images import CONVERSIONS
-from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifest, read_manifests, write_manifest
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifests, write_manifest
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.preparation.indexing import IndexReport, check_manifest, write_index
-from unirain_plugin.preparation.layouts import RULES, STATUSES, load_layout, public_layout, public_layouts
+from unirain_plugin.preparation.layouts import RULES, STATUSES, Part, load_layout, public_layout, public_layouts
 from unirain_plugin.preparation.lmdbs import LmdbRecipe, create_lmdbs, verify_lmdbs
 from unirain_plugin.preparation.meta_info import from_meta_info, to_meta_info
 from unirain_plugin.preparation.pairing import Pairing, PairingOptions, find_pairs, prepare_halves, split_halves
@@ -57,7 +57,7 @@ def _make_manifest(args: argparse.Namespace) -> int:
     report_path = args.report or f"{args.output}.report.json"
     try:
         write_index(
-            args.output, root, pairing.pairs, report, total=len(pairing.pairs), check=args.check, convert=args.convert,
+            args.output, root, pairing.pairs, report, check=args.check, convert=args.convert,
             workers=args.workers, skip=args.on_error == "skip", drop_duplicates=args.drop_duplicates,
             allow_dry=args.allow_dry, append=args.append,
         )  # fmt: skip
@@ -92,14 +92,15 @@ def _with_halves(args: argparse.Namespace, pairing: Pairing) -> tuple[str, list[
 
 
 def _check_manifest(args: argparse.Namespace) -> int:
-    records = read_manifest(args.check_manifest)
-    problems = list(
-        check_manifest(args.check_manifest, records, args.check, args.convert, args.workers, args.allow_dry)
-    )
+    names = ", ".join(args.check_manifest)
+    for _ in read_manifests(args.check_manifest):  # a fault of a line, or two that disagree, is told before any image
+        pass
+    looks = (args.check, args.convert, args.workers, args.allow_dry)
+    problems = [problem for path in args.check_manifest for problem in check_manifest(path, *looks)]
     if problems:
         shown = "\n".join(f"  {kind}: {message}" for kind, message in problems[:20])
-        raise DataError(f"{args.check_manifest}: {len(problems)} problem(s), the first of them:\n{shown}")
-    sys.stdout.write(f"{args.check_manifest}: every line keeps what it promises\n")
+        raise DataError(f"{names}: {len(problems)} problem(s), the first of them:\n{shown}")
+    sys.stdout.write(f"{names}: every line keeps what it promises\n")
     return 0
 
 
@@ -107,22 +108,17 @@ def _layout_table() -> str:
     lines = []
     for layout in public_layouts().values():
         rules = ", ".join(dict.fromkeys(part.rule for part in layout.parts))
-        types = ", ".join(dict.fromkeys(t for part in layout.parts for t in _told_types(part.rain_type, part.types)))
-        lines += [
-            f"{layout.name}: {layout.title} [{STATUSES[layout.status]}]",
-            f"    {types}; {rules}",
-            f"    {layout.note}",
-        ]
+        types = ", ".join(dict.fromkeys(t for part in layout.parts for t in _told_types(part)))
+        lines.append(f"{layout.name}: {layout.title} [{STATUSES[layout.status]}]")
+        lines += [f"    {types}; {rules}", f"    {layout.note}"]
     lines += ["", "Pairing rules:", *(f"  {name}: {text}" for name, text in RULES.items())]
     return "\n".join(lines) + "\n"
 
 
-def _told_types(rain_type: str | None, types: object) -> list[str]:
-    if rain_type is None:
+def _told_types(part: Part) -> list[str]:
+    if part.rain_type is None:
         return ["told by --rain-type"]
-    if "{" not in rain_type:
-        return [rain_type]
-    return list(types.values()) if isinstance(types, dict) else ["told by the folder"]
+    return list((part.types or {}).values()) or ["told by the folder"] if "{" in part.rain_type else [part.rain_type]
 
 
 def _index_parser() -> argparse.ArgumentParser:
@@ -134,9 +130,8 @@ def _index_parser() -> argparse.ArgumentParser:
     add("--output", metavar="FILE", help="the manifest (.jsonl); its paths are relative to its folder")
     add("--split", help="train, test, val, or a folder's name: only images below such folders")
     add("--rain-type", metavar="TYPE", help="the type of all pairs, whatever the layout says")
-    add(
-        "--map", nargs="+", default=[], metavar="KIND=TYPE", type=_mapping, help="types for kinds that the layout tells"
-    )
+    text = "types for kinds that the layout tells"
+    add("--map", nargs="+", default=[], metavar="KIND=TYPE", type=_mapping, help=text)
     add("--source", metavar="NAME", help="the source's name (default: the layout's)")
     add("--on-error", choices=["stop", "skip"], default="stop",
         help="stop: a problem prevents the manifest; skip: such pairs are left out and reported")  # fmt: skip
@@ -150,7 +145,8 @@ def _index_parser() -> argparse.ArgumentParser:
     add("--report", metavar="FILE", help="the report (default: OUTPUT.report.json)")
     add("--halves", metavar="DIR", help="where to write the halves of side-by-side images")
     add("--rainy-half", choices=["left", "right"], default="right", help="of side-by-side images (default: right)")
-    add("--check-manifest", metavar="FILE", help="look at the files of a manifest instead of making one")
+    text = "look at the files of manifests, and whether these agree, instead of making one"
+    add("--check-manifest", nargs="+", metavar="FILE", help=text)
     _add_image_arguments(parser)
     return parser
 
@@ -194,14 +190,15 @@ def _lmdb_parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(prog="create-lmdb", description=description)
     _add_pair_arguments(parser, required=False)
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the LMDBs")
-    parser.add_argument("--recompress", choices=["png"], help="store PNG instead of the sources' own bytes")
+    add = parser.add_argument
+    add("--output", required=True, metavar="DIR", help="folder of the LMDBs")
+    add("--recompress", choices=["png"], help="store PNG instead of the sources' own bytes")
     text = "write JPEG and PNG anew, without loss, so that crops are read several times as fast"
-    parser.add_argument("--seekable", action="store_true", help=text)
-    parser.add_argument("--level", type=int, choices=range(10), default=1, help="of --recompress, 0 to 9 (default 1)")
+    add("--seekable", action="store_true", help=text)
+    add("--level", type=int, choices=range(10), default=1, help="of --recompress, 0 to 9 (default 1)")
     _add_workers(parser, "reading threads or processes")
-    parser.add_argument("--commit-every", type=_number, default=1000, metavar="N", help="pairs in a transaction")
-    parser.add_argument("--verify", action="store_true", help="decode every entry afterwards (alone: only verify)")
+    add("--commit-every", type=_number, default=1000, metavar="N", help="pairs in a transaction")
+    add("--verify", action="store_true", help="decode every entry afterwards (alone: only verify)")
     return parser
 
 
@@ -237,12 +234,12 @@ def _subimages_parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(prog="extract-subimages", description=description)
     _add_pair_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="an empty folder, or an interrupted run's")
-    parser.add_argument("--crop-size", type=_number, default=320, metavar="N", help="side of a sub-image (default 320)")
-    parser.add_argument("--step", type=_number, default=256, metavar="N", help="distance of neighbours (default 256)")
-    rest = partial(_number, least=0)
-    parser.add_argument("--thresh-size", type=rest, default=0, metavar="N", help="rests up to N pixels are dropped")
-    parser.add_argument("--compression-level", type=int, choices=range(10), default=3, help="PNG, 0 to 9 (default 3)")
+    add, rest = parser.add_argument, partial(_number, least=0)
+    add("--output", required=True, metavar="DIR", help="an empty folder, or an interrupted run's")
+    add("--crop-size", type=_number, default=320, metavar="N", help="side of a sub-image (default 320)")
+    add("--step", type=_number, default=256, metavar="N", help="distance of neighbours (default 256)")
+    add("--thresh-size", type=rest, default=0, metavar="N", help="rests up to N pixels are dropped")
+    add("--compression-level", type=int, choices=range(10), default=3, help="PNG, 0 to 9 (default 3)")
     _add_workers(parser, "processes")
     return parser
 
@@ -258,9 +255,8 @@ def generate_meta_info(argv: list[str] | None = None) -> int:
     records = list(records)
     kept = [record for record in records if record.keep is not False]  # the format cannot say: rejected
     if not kept:
-        raise DataError(
-            f"{', '.join(args.manifest)}: distillation has rejected all {len(records)} pairs (keep: false)."
-        )
+        names = ", ".join(args.manifest)
+        raise DataError(f"{names}: distillation has rejected all {len(records)} pairs (keep: false).")
     with limited(args.max_megapixels):
         files = to_meta_info(kept, root)
     types = [file.rain_type for file in files]
@@ -291,10 +287,8 @@ def _manifest_of_meta_info(args: argparse.Namespace) -> int:
     if len(args.rain_type) != 1:
         raise OptionError("generate-meta-info: --from-meta-info needs exactly one --rain-type.")
     folder = os.path.dirname(os.path.abspath(args.output))
-    records = from_meta_info(
-        args.from_meta_info, args.lq_folder, args.gt_folder, folder, args.rain_type[0], args.source, args.filename_tmpl
-    )
-    count = write_manifest(args.output, records)
+    pairs = args.lq_folder, args.gt_folder, folder, args.rain_type[0], args.source, args.filename_tmpl
+    count = write_manifest(args.output, from_meta_info(args.from_meta_info, *pairs))
     sys.stdout.write(f"{args.output}: {count} pairs\n")
     return 0
 
@@ -306,22 +300,21 @@ def _meta_info_parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(prog="generate-meta-info", description=description)
     _add_pair_arguments(parser, required=False)
-    parser.add_argument("--output", required=True, help="folder of the meta info files, or the manifest")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist and differ")
-    parser.add_argument("--from-meta-info", metavar="FILE", help="make a manifest of this meta_info_file")
-    parser.add_argument("--lq-folder", metavar="DIR", help="dataroot_lq that the meta_info_file belongs to")
-    parser.add_argument("--gt-folder", metavar="DIR", help="dataroot_gt that the meta_info_file belongs to")
-    parser.add_argument("--filename-tmpl", default="{}", help="filename_tmpl that it is used with (default: {})")
-    parser.add_argument("--source", default="", help="the source's name in the manifest")
+    add = parser.add_argument
+    add("--output", required=True, help="folder of the meta info files, or the manifest")
+    add("--overwrite", action="store_true", help="replace files that exist and differ")
+    add("--from-meta-info", metavar="FILE", help="make a manifest of this meta_info_file")
+    add("--lq-folder", metavar="DIR", help="dataroot_lq that the meta_info_file belongs to")
+    add("--gt-folder", metavar="DIR", help="dataroot_gt that the meta_info_file belongs to")
+    add("--filename-tmpl", default="{}", help="filename_tmpl that it is used with (default: {})")
+    add("--source", default="", help="the source's name in the manifest")
     return parser
 
 
 def _add_pair_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add the options that choose pairs."""
     source = parser.add_mutually_exclusive_group(required=required)
-    source.add_argument(
-        "--manifest", nargs="+", metavar="FILE", help="pairs from manifests; paths are relative to the folder of each"
-    )
+    text = "pairs from manifests; paths are relative to the folder of each"
+    source.add_argument("--manifest", nargs="+", metavar="FILE", help=text)
     source.add_argument("--dataroot", metavar="DIR", help="pairs from a folder {type}/{input,target}")
     parser.add_argument("--rain-type", nargs="+", metavar="TYPE", help="take these rain types only")
     parser.add_argument("--keep-only", action="store_true", help="take only pairs that distillation kept (keep: true)")
@@ -339,7 +332,6 @@ def _number(text: str, least: int = 1) -> int:
 
 
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--convert`` and ``--max-megapixels``."""
     add_limit_argument(parser)
     text = f"accept these kinds of images as OpenCV converts them: {', '.join(CONVERSIONS)}"
     parser.add_argument("--convert", nargs="+", default=[], metavar="KIND", choices=CONVERSIONS, help=text)
@@ -360,9 +352,7 @@ def _folder_records(root: str, types: list[str] | None) -> Iterator[ManifestReco
         rain_type_ids(names)
     except OptionError as error:
         raise DataError(f"{root}: {error} Rename the folder, or choose others by --rain-type.") from None
-    table = scan_rainrag(root, names)
-    for number in range(len(table)):
-        pair = table[number]
+    for pair in scan_rainrag(root, names):
         yield ManifestRecord(pair.lq, pair.gt, pair.rain_type)
 
 

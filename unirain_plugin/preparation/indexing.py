@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -17,10 +17,7 @@ from unirain_plugin.data.images import EncodedImage, decode_strictly
 from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, is_new, read_manifest
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
-from unirain_plugin.preparation.pairing import PairedFiles
 from unirain_plugin.support.processes import map_in_processes
-
-_T = TypeVar("_T", PairedFiles, ManifestRecord)
 
 
 class FileFacts(NamedTuple):
@@ -47,12 +44,11 @@ class IndexReport:
 
     def to_json(self) -> str:
         """The report file's text."""
-        kinds = Counter(kind for kind, _ in self.problems)
         data = {
             **self.about,
             "pairs": sum(self.pairs.values()),
             "pairs_by_type_and_source": {f"{t} {s}".strip(): n for (t, s), n in sorted(self.pairs.items())},
-            "problems_by_kind": dict(sorted(kinds.items())),
+            "problems_by_kind": dict(sorted(Counter(kind for kind, _ in self.problems).items())),
             "problems": [{"kind": kind, "message": message} for kind, message in self.problems],
             "duplicates": self.duplicates,
             "warnings": self.warnings,
@@ -63,9 +59,8 @@ class IndexReport:
         """A few lines for the terminal."""
         lines = [f"pairs: {sum(self.pairs.values())}"]
         lines += [f"  {t} {s}: {n}" for (t, s), n in sorted(self.pairs.items())]
-        kinds = Counter(kind for kind, _ in self.problems)
         lines.append(f"problems: {len(self.problems)}")
-        lines += [f"  {kind}: {n}" for kind, n in sorted(kinds.items())]
+        lines += [f"  {kind}: {n}" for kind, n in sorted(Counter(kind for kind, _ in self.problems).items())]
         lines.append(f"files with the same bytes as another: {len(self.duplicates)}")
         lines += [f"warning: {message}" for message in self.warnings]
         return "\n".join(lines)
@@ -74,10 +69,9 @@ class IndexReport:
 def write_index(
     output: str,
     root: str,
-    pairs: Iterable[PairedFiles],
+    pairs: Sequence[ManifestRecord],
     report: IndexReport,
     *,
-    total: int,
     check: str = "decode",
     convert: Collection[str] = (),
     workers: int = 1,
@@ -91,9 +85,8 @@ def write_index(
     Args:
         output: The manifest's path.
         root: Folder that the pairs are relative to.
-        pairs: The pairs, ``total`` of them.
+        pairs: The pairs.
         report: Is filled in.
-        total: For the progress bar.
         check: ``decode`` decodes every image, ``header`` looks at its beginning and end only.
         convert: Kinds of images to accept.
         workers: Number of processes.
@@ -102,16 +95,18 @@ def write_index(
         allow_dry: Accept pairs without rain, whose two files have the same bytes.
         append: Keep the lines of the manifest if it is there, and add the pairs that it lacks.
     """
-    look = partial(examine_pair, root, check, tuple(convert))
-    examine_file.cache_clear()  # files may have changed since this process last looked
     known: dict[str, tuple[object, ...]] = {}
     folder = os.path.dirname(os.path.abspath(output))
+    # From the manifest's folder to the data by real paths, for ``..`` does not climb out of a link.
+    prefix = os.path.relpath(os.path.realpath(root), os.path.realpath(folder))
     with ManifestWriter(output) as writer:
         for record in read_manifest(output) if append and os.path.exists(output) else ():
             is_new(known, replace(record, keep=None), output, folder)
             writer.write(record)
-        found = tqdm(map_in_processes(look, pairs, workers), total=total, desc="index", unit="pair")
-        for record in _good_records(found, _prefix(root, output), report, drop_duplicates, allow_dry):
+        found = tqdm(_examined(root, pairs, check, convert, workers), total=len(pairs), desc="index", unit="pair")
+        for pair, size in _good_pairs(found, report, drop_duplicates, allow_dry):
+            lq, gt = (os.path.normpath(os.path.join(prefix, name)) for name in (pair.lq, pair.gt))
+            record = replace(pair, lq=lq, gt=gt, size=size)
             if not append or is_new(known, record, root, folder):
                 writer.write(record)
             report.pairs[record.rain_type, record.source] += 1
@@ -121,40 +116,47 @@ def write_index(
             raise DataError(f"{root}: no good pair is left.\n{report.summary()}")
 
 
-def _prefix(root: str, output: str) -> str:
-    """Return the way from the manifest's folder to the data; real paths, for ``..`` does not climb out of a link."""
-    return os.path.relpath(os.path.realpath(root), os.path.realpath(os.path.dirname(os.path.abspath(output))))
+Examined = tuple[ManifestRecord, FileFacts, FileFacts]
 
 
-def _good_records(
-    found: Iterable[tuple[PairedFiles, FileFacts, FileFacts]],
-    prefix: str,
-    report: IndexReport,
-    drop_duplicates: bool,
-    allow_dry: bool,
-) -> Iterator[ManifestRecord]:
-    """Yield the records of good pairs; the others and the duplicates go to the report."""
-    seen = _Duplicates()
+def _good_pairs(
+    found: Iterable[Examined], report: IndexReport, drop_duplicates: bool, allow_dry: bool
+) -> Iterator[tuple[ManifestRecord, tuple[int, int]]]:
+    """Yield good pairs with their size; the others and the duplicates go to the report.
+
+    What was seen is remembered by its digest: 16 bytes a file, not the file.
+    """
+    files: dict[bytes, str] = {}
+    seen: set[bytes] = set()
     for pair, lq, gt in found:
         problem = pair_problem(pair.lq, pair.gt, lq, gt, allow_dry)
         if problem is not None:
             report.problems.append(problem)
             continue
-        messages, again = seen.add(pair, lq.digest, gt.digest)
-        report.duplicates += messages
+        for name, facts in ((pair.lq, lq), (pair.gt, gt)):
+            first = files.setdefault(facts.digest, name)
+            if first != name:
+                report.duplicates.append(f"{name} has the same bytes as {first}.")
+        again = lq.digest + gt.digest in seen
+        seen.add(lq.digest + gt.digest)
         if not (again and drop_duplicates):
-            paths = (os.path.normpath(os.path.join(prefix, name)) for name in (pair.lq, pair.gt))
-            yield ManifestRecord(*paths, pair.rain_type, pair.source, lq.size)
+            yield pair, lq.size
 
 
-def examine_pair(root: str, check: str, convert: tuple[str, ...], pair: _T) -> tuple[_T, FileFacts, FileFacts]:
-    """Look at both files of a pair or of a manifest's record."""
-    return pair, *(examine_file(os.path.join(root, name), check, convert) for name in (pair.lq, pair.gt))
+def _examined(
+    root: str, records: Iterable[ManifestRecord], check: str, convert: Collection[str], workers: int
+) -> Iterator[Examined]:
+    """Look at both files of every pair."""
+    _examine_file.cache_clear()  # files may have changed since this process last looked
+    return map_in_processes(partial(_examine_pair, root, check, tuple(convert)), records, workers)
+
+
+def _examine_pair(root: str, check: str, convert: tuple[str, ...], pair: ManifestRecord) -> Examined:
+    return pair, *(_examine_file(os.path.join(root, name), check, convert) for name in (pair.lq, pair.gt))
 
 
 @lru_cache(maxsize=64)  # a clean image is shared by its neighbours in the list
-def examine_file(path: str, check: str, convert: tuple[str, ...]) -> FileFacts:
-    """Look at one file."""
+def _examine_file(path: str, check: str, convert: tuple[str, ...]) -> FileFacts:
     try:
         data = read_file(path)
         digest = hashlib.blake2b(data, digest_size=16).digest()
@@ -179,25 +181,6 @@ def pair_problem(
     return None
 
 
-class _Duplicates:
-    """Remembers what was seen by its digest: 16 bytes a file, not the file."""
-
-    def __init__(self) -> None:
-        self._files: dict[bytes, str] = {}
-        self._pairs: set[bytes] = set()
-
-    def add(self, pair: PairedFiles, lq: bytes, gt: bytes) -> tuple[list[str], bool]:
-        """Return messages on files that equal earlier ones under another name, and whether the pair was there."""
-        messages = []
-        for name, digest in ((pair.lq, lq), (pair.gt, gt)):
-            first = self._files.setdefault(digest, name)
-            if first != name:
-                messages.append(f"{name} has the same bytes as {first}.")
-        again = lq + gt in self._pairs
-        self._pairs.add(lq + gt)
-        return messages, again
-
-
 def _complaint(report: IndexReport) -> str:
     shown = "\n".join(f"  {kind}: {message}" for kind, message in report.problems[:10])
     more = f"\n  … and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
@@ -206,18 +189,12 @@ def _complaint(report: IndexReport) -> str:
 
 
 def check_manifest(
-    path: str,
-    records: Iterable[ManifestRecord],
-    check: str,
-    convert: Collection[str],
-    workers: int,
-    allow_dry: bool = False,
+    path: str, check: str, convert: Collection[str], workers: int, allow_dry: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield (kind, message) for every line of a manifest that does not keep what it promises."""
     root = os.path.dirname(os.path.abspath(path))
-    examine_file.cache_clear()
-    look = partial(examine_pair, root, check, tuple(convert))
-    for number, (record, lq, gt) in enumerate(tqdm(map_in_processes(look, records, workers), unit="pair"), 1):
+    found = _examined(root, read_manifest(path), check, convert, workers)
+    for number, (record, lq, gt) in enumerate(tqdm(found, unit="pair"), 1):
         problem = pair_problem(record.lq, record.gt, lq, gt, allow_dry)
         if problem is None and record.size not in (None, lq.size):
             sizes = ["×".join(map(str, size)) for size in (lq.size, record.size)]

@@ -17,7 +17,8 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -223,6 +224,9 @@ def _meta_line(key: str, value: memoryview, level: int) -> str:
 
 _BATCH_BYTES = 64 << 20
 
+_Plan = dict[str, ManifestRecord]
+"""Key → pair, of one rain type."""
+
 
 @dataclass(frozen=True)
 class LmdbRecipe:
@@ -248,18 +252,6 @@ class LmdbRecipe:
         return ", ".join(done) or SOURCE_BYTES
 
 
-@dataclass
-class _Plan:
-    """The pairs of one rain type with their keys."""
-
-    records: list[ManifestRecord] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-
-    def sources(self, recipe: LmdbRecipe, side: str) -> LmdbSources:
-        paths = {key: getattr(record, side) for record, key in zip(self.records, self.keys, strict=True)}
-        return LmdbSources(paths, recipe.root, recipe.stored_as)
-
-
 def create_lmdbs(
     output: str, records: Iterable[ManifestRecord], recipe: LmdbRecipe, done: Counter[str] | None = None
 ) -> dict[str, int]:
@@ -274,12 +266,10 @@ def create_lmdbs(
     Raises:
         DataError: Naming the file if one is missing or bad; what was written so far stays and is taken up later.
     """
-    plans: dict[str, _Plan] = {}
+    listed: dict[str, list[ManifestRecord]] = {}
     for record in records:
-        slim = ManifestRecord(record.lq, record.gt, record.rain_type, record.source, record.size, record.keep)
-        plans.setdefault(record.rain_type, _Plan()).records.append(slim)
-    for plan in plans.values():
-        plan.keys = list(unique_keys((record.lq, record.gt) for record in plan.records))
+        listed.setdefault(record.rain_type, []).append(replace(record, votes=None, retrieved=None, reason=None))
+    plans = {t: dict(zip(unique_keys((r.lq, r.gt) for r in found), found, strict=True)) for t, found in listed.items()}
     close_environments()
     with write_errors(output):
         os.makedirs(output, exist_ok=True)
@@ -287,20 +277,22 @@ def create_lmdbs(
         for rain_type, plan in plans.items():
             _create_type(os.path.join(output, rain_type), rain_type, plan, recipe, Counter() if done is None else done)
         _write_manifest(output, plans)
-    return {rain_type: len(plan.keys) for rain_type, plan in plans.items()}
+    return {rain_type: len(plan) for rain_type, plan in plans.items()}
 
 
 def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe, done: Counter[str]) -> None:
     os.makedirs(folder, exist_ok=True)
-    writers: list[LmdbWriter] = []
-    try:
+    with ExitStack() as stack:
+        writers: list[LmdbWriter] = []
         for side in ("lq", "gt"):
-            writers.append(LmdbWriter(os.path.join(folder, f"{side}.lmdb"), plan.sources(recipe, side)))
-        missing = zip(*(list(writer.missing(plan.keys)) for writer in writers), strict=True)
-        todo = [number for number, sides in enumerate(missing) if any(sides)]
+            sources = LmdbSources({k: getattr(r, side) for k, r in plan.items()}, recipe.root, recipe.stored_as)
+            writers.append(LmdbWriter(os.path.join(folder, f"{side}.lmdb"), sources))
+            stack.callback(writers[-1].close)
+        missing = zip(*(list(writer.missing(plan)) for writer in writers), strict=True)
+        todo = [key for key, sides in zip(plan, missing, strict=True) if any(sides)]
         batch: list[tuple[str, list[Seekable]]] = []
         size = 0
-        with tqdm(total=len(plan.keys), initial=len(plan.keys) - len(todo), desc=rain_type, unit="pair") as bar:
+        with tqdm(total=len(plan), initial=len(plan) - len(todo), desc=rain_type, unit="pair") as bar:
             for key, images in _read_all(plan, todo, recipe):
                 batch.append((key, images))
                 size += sum(len(image.data) for image in images)
@@ -310,10 +302,7 @@ def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe, d
                     batch, size = [], 0
             _commit(writers, batch, bar)
         for writer in writers:
-            writer.finish(len(plan.keys), recipe.level)
-    finally:
-        for writer in writers:
-            writer.close()
+            writer.finish(len(plan), recipe.level)
 
 
 def _commit(writers: list[LmdbWriter], batch: list[tuple[str, list[Seekable]]], bar: tqdm) -> None:
@@ -322,12 +311,11 @@ def _commit(writers: list[LmdbWriter], batch: list[tuple[str, list[Seekable]]], 
     bar.update(len(batch))
 
 
-def _read_all(plan: _Plan, todo: list[int], recipe: LmdbRecipe) -> Iterator[tuple[str, list[Seekable]]]:
+def _read_all(plan: _Plan, todo: list[str], recipe: LmdbRecipe) -> Iterator[tuple[str, list[Seekable]]]:
     """Read ahead in threads (reading, decoding and encoding all release the interpreter's lock), in order."""
 
-    def read(number: int) -> tuple[str, list[Seekable]]:
-        pair = read_pair(recipe.root, plan.records[number], recipe.convert)
-        return plan.keys[number], [_stored(image, recipe) for image in pair]
+    def read(key: str) -> tuple[str, list[Seekable]]:
+        return key, [_stored(image, recipe) for image in read_pair(recipe.root, plan[key], recipe.convert)]
 
     with ThreadPoolExecutor(recipe.workers) as pool:
         yield from map_in_order(pool, read, todo, 4 * recipe.workers)
@@ -344,11 +332,7 @@ def _write_manifest(output: str, plans: dict[str, _Plan]) -> None:
     """Write the manifest of the LMDBs; lines of types that this run did not touch are kept."""
     path = os.path.join(output, "manifest.jsonl")
     kept = [r for r in read_manifest(path) if r.rain_type not in plans] if os.path.exists(path) else []
-    fresh = (
-        replace(record, lq=key, gt=key)
-        for plan in plans.values()
-        for record, key in zip(plan.records, plan.keys, strict=True)
-    )
+    fresh = (replace(record, lq=key, gt=key) for plan in plans.values() for key, record in plan.items())
     write_manifest(path, [*kept, *fresh])
 
 
@@ -366,11 +350,7 @@ def verify_lmdbs(
 ) -> tuple[int, list[str]]:
     """Check ``{output}/{type}/{lq,gt}.lmdb``, and sources that are still where they were.
 
-    Returns:
-        The number of entries looked at and one line for every problem.
-
-    Raises:
-        DataError: If there are no LMDBs.
+    Returns the number of entries looked at and one line for every problem; a DataError if there are no LMDBs.
     """
     count, problems = 0, []
     for rain_type in find_types(output, types, ("lq.lmdb", "gt.lmdb")):
@@ -381,10 +361,12 @@ def verify_lmdbs(
             try:
                 entries = {entry.key: entry for entry in read_meta(path)}
                 _survive_reading(path)
-                problems += _count_problems(path, len(entries))
+                stored = count_entries(environment(path))
             except DataError as error:
                 problems.append(str(error))
                 continue
+            if stored != len(entries):
+                problems.append(f"{path}: {stored} entries are stored, but meta_info.txt lists {len(entries)}.")
             sides.append(entries)
             sources = read_sources(path)
             check = partial(_entry_problem, path, tuple(convert), sources is not None and sources.stored_as)
@@ -397,19 +379,12 @@ def verify_lmdbs(
     return count, problems
 
 
-def _count_problems(path: str, listed: int) -> list[str]:
-    stored = count_entries(environment(path))
-    return [] if stored == listed else [f"{path}: {stored} entries are stored, but meta_info.txt lists {listed}."]
-
-
 def _survive_reading(path: str) -> None:
     """Look at every entry in a process of its own: inside a damaged LMDB lmdb may end it without a word."""
-    outcome = subprocess.run([sys.executable, "-c", _READ_ALL, path], stderr=subprocess.PIPE, text=True, check=False)
-    if outcome.returncode:
-        lines = outcome.stderr.strip().splitlines()
-        reason = (
-            signal.strsignal(-outcome.returncode) if outcome.returncode < 0 else lines[-1] if lines else "no reason"
-        )
+    done = subprocess.run([sys.executable, "-c", _READ_ALL, path], stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+        reason = signal.strsignal(-done.returncode) if done.returncode < 0 else said
         raise DataError(f"{path}: the LMDB is damaged: reading its entries ends with '{reason}'.")
 
 

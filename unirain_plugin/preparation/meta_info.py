@@ -36,8 +36,7 @@ def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoF
     """
     files: dict[tuple[str, str, str], MetaInfoFile] = {}
     for record in records:
-        folders = (os.path.dirname(record.lq), os.path.dirname(record.gt))
-        lq, gt = os.path.basename(record.lq), os.path.basename(record.gt)
+        folders, (lq, gt) = zip(*map(os.path.split, (record.lq, record.gt)), strict=True)
         key = (record.rain_type, *folders)
         if key not in files:
             paths = (os.path.normpath(os.path.join(root, folder)) for folder in folders)

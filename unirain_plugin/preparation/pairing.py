@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_files, walk_images
 from unirain_plugin.data.images import EncodedImage
+from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.layouts import ONE_TO_ONE, Layout, Part
@@ -23,21 +24,14 @@ _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "te
            "validation": "val"}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class PairedFiles:
-    """A pair of files, relative to the data set's folder."""
-
-    lq: str
-    gt: str
-    rain_type: str
-    source: str
-
-
 @dataclass(slots=True)
 class Pairing:
-    """What was found: pairs, problems (kind, message), warnings, and of images with both halves name, type, source."""
+    """What was found: pairs, their paths relative to the data set's folder, problems (kind, message), and warnings.
 
-    pairs: list[PairedFiles] = field(default_factory=list)
+    ``joint``: of images with both halves name, type and source.
+    """
+
+    pairs: list[ManifestRecord] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     joint: list[tuple[str, str, str]] = field(default_factory=list)
@@ -153,9 +147,8 @@ class _Finder:
             self.result.warnings.append(message)
 
     def _from_lists(self, part: Part) -> None:
-        lists = [
-            name for name in walk_files(self.root) if fnmatch.fnmatch("/" + name, "*/" + part.lq.removeprefix("**/"))
-        ]
+        pattern = "*/" + part.lq.removeprefix("**/")
+        lists = [name for name in walk_files(self.root) if fnmatch.fnmatch(f"/{name}", pattern)]
         used = 0
         for name in sorted(lists):
             with open(os.path.join(self.root, name), encoding="utf-8", errors="surrogateescape") as file:
@@ -202,7 +195,7 @@ class _Finder:
             self.result.problems.append(("shared", f"{gt}: the clean image of both {first} and {lq}."))
             return
         rain_type = self._type(part, fields, lq)
-        self.result.pairs.append(PairedFiles(lq, gt, rain_type, self._source(part, fields)))
+        self.result.pairs.append(ManifestRecord(lq, gt, rain_type, self._source(part, fields)))
 
     def _type(self, part: Part, fields: Mapping[str, str], image: str) -> str:
         if self.options.rain_type is not None:
@@ -222,11 +215,13 @@ class _Finder:
 
     def _concerns(self, image: str) -> bool:
         """Whether an image belongs to the wanted split, by its folders or by the part whose pattern it fits."""
-        return any(
-            self._in_split(image, replace(part, split=None))
-            or (self._in_split(image, part) and any(p.fullmatch(_stem(image)) for p in part.all_regexes()))
-            for part in self.layout.parts
-        )
+        for part in self.layout.parts:
+            patterns = [*([] if part.rule == "list_file" else [part.lq_regex()]), *part.gt_regexes()]
+            if self._in_split(image, replace(part, split=None)):
+                return True
+            if self._in_split(image, part) and any(pattern.fullmatch(_stem(image)) for pattern in patterns):
+                return True
+        return False
 
     def _check_split(self) -> None:
         """See whether the folders tell the split; below a folder of the split's own name everything belongs to it."""
@@ -300,15 +295,11 @@ def prepare_halves(root: str, output: str, rainy_half: str) -> None:
 
 def split_halves(
     root: str, joint: tuple[str, str, str], output: str, rainy_half: str, convert: Collection[str] = ()
-) -> PairedFiles:
+) -> ManifestRecord:
     """Write the halves of an image as PNG to ``{output}/input`` and ``{output}/target``, in sub-folders as below root.
 
-    Args:
-        root: Folder of the joint image.
-        joint: Its path, rain type and source.
-        output: Folder of the halves; the pair that is returned is relative to it.
-        rainy_half: ``left`` or ``right``.
-        convert: Kinds of images to accept.
+    ``joint``: its path, rain type and source; ``rainy_half``: ``left`` or ``right``. Returns the pair, relative to
+    ``output``.
 
     Raises:
         DataError: If the image is bad, its width is odd, or a half cannot be written.
@@ -325,9 +316,9 @@ def split_halves(
             f"{path}: {os.path.basename(written)} is there too, and the halves of both would get that name; rename one."
         )
     pixels, middle = image.decode(), image.width // 2
-    halves = {"left": pixels[:, :middle], "right": pixels[:, middle:]}
-    pair = PairedFiles(f"input/{written}", f"target/{written}", rain_type, source)
-    for half_name, half in ((pair.lq, rainy_half), (pair.gt, "left" if rainy_half == "right" else "right")):
-        target = os.path.join(output, half_name)
-        write_png(target, halves[half])
+    left, right = pixels[:, :middle], pixels[:, middle:]
+    lq, gt = (left, right) if rainy_half == "left" else (right, left)
+    pair = ManifestRecord(f"input/{written}", f"target/{written}", rain_type, source)
+    write_png(os.path.join(output, pair.lq), lq)
+    write_png(os.path.join(output, pair.gt), gt)
     return pair

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
-from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_errors, write_whole
 from unirain_plugin.support.packages import import_own
 
@@ -102,15 +102,17 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     """Check what argparse cannot; return the size as (height, width)."""
     from unirain_plugin.data.images import CONVERSIONS
     from unirain_plugin.rain.render import MIN_SIDE
-    from unirain_plugin.rain.scene import SCENES
+    from unirain_plugin.rain.scene import check_renderers
 
-    for option, values, known in (("--types", args.types, SCENES), ("--convert", args.convert, CONVERSIONS)):
-        for value in values:
-            if value not in known:
-                hint = did_you_mean(value, known)
-                raise OptionError(f"{option}: {value!r} is unknown; expected some of {', '.join(known)}.{hint}")
+    check_renderers(args.types, "--types")
+    for value in args.convert:
+        if value not in CONVERSIONS:
+            hint = did_you_mean(value, CONVERSIONS)
+            raise OptionError(f"--convert: {value!r} is unknown; expected some of {', '.join(CONVERSIONS)}.{hint}")
+    for option, values in (("--types", args.types), ("--convert", args.convert)):
         if len(set(values)) < len(values):
             raise OptionError(f"{option}: {' '.join(values)}: something is listed twice.")
+    rain_type_ids(args.types)  # a renderer's own name may be none that data sets take
     for option, value, least in (
         ("--per-image", args.per_image, 1),
         ("--seed", args.seed, 0),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 
+from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.rain.drops import add_drops
 from unirain_plugin.rain.light import LUMA, surroundings, to_codes, to_linear
 from unirain_plugin.rain.night import make_night
@@ -131,9 +132,29 @@ SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Render
 """Rain type → renderer of one pair."""
 
 
+def check_renderers(names: Iterable[str], where: str) -> None:
+    """Refuse types that nothing renders; the OptionError names the nearest."""
+    for name in names:
+        if name not in SCENES:
+            hint = did_you_mean(name, SCENES)
+            raise OptionError(f"{where}: {name!r} is unknown; expected some of {', '.join(SCENES)}.{hint}")
+
+
 def render(photo: np.ndarray, rain_type: str, rng: np.random.Generator, params: RainParams) -> Rendered:
-    """Render a pair of a rain type; both images may be compressed last, alike: only the rain tells them apart."""
-    rainy, clean, mask = SCENES[rain_type](photo, rng, params)
+    """Render a pair of a rain type; both images may be compressed last, alike: only the rain tells them apart.
+
+    An OptionError if a renderer of a user's own gives something else than a pair of the photograph's size.
+    """
+    found = SCENES[rain_type](photo, rng, params)
+    found = found if isinstance(found, tuple) else (found,)
+    images = [(getattr(one, "shape", type(one).__name__), str(getattr(one, "dtype", ""))) for one in found]
+    expected = [(photo.shape, "uint8"), (photo.shape, "uint8"), (photo.shape[:2], "float32")]
+    if images != expected:
+        told, wanted = (", ".join(f"{shape} {dtype}".strip() for shape, dtype in each) for each in (images, expected))
+        raise OptionError(
+            f"rain type {rain_type!r}: its renderer gave {told}; expected rainy image, clean image, opacity: {wanted}."
+        )
+    rainy, clean, mask = found
     more = rng.spawn(1)[0]
     if more.random() < params.camera.jpeg_share:
         quality = more.uniform(*params.camera.jpeg)

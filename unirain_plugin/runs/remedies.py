@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from unirain_plugin.errors import CheckpointError, UniRainError
+from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
+from unirain_plugin.support.packages import place_of
 
 
 def unused_path(path: Path) -> Path:
@@ -58,6 +59,26 @@ def forward_loader_errors() -> tuple[object, str, object]:
     return prefetch_dataloader, "PrefetchGenerator", PrefetchGenerator
 
 
+def explain_building_errors() -> list[tuple[object, str, object]]:
+    """Replacements for the builders of networks and losses: what a constructor refuses is an OptionError."""
+    from basicsr.models import sr_model
+
+    def explained(build: Callable[[dict], object], key: str) -> Callable[[dict], object]:
+        def told(opt: dict) -> object:
+            try:
+                return build(opt)
+            except UniRainError:
+                raise
+            except (TypeError, ValueError) as error:
+                kind = f"{key}: {opt['type']} cannot be built from its options"
+                raise OptionError(f"{kind}: {error}{place_of(error)}.") from error
+
+        return told
+
+    names = {"build_network": "network_g", "build_loss": "train"}
+    return [(sr_model, name, explained(getattr(sr_model, name), key)) for name, key in names.items()]
+
+
 def explain_loading_errors() -> tuple[object, str, object]:
     """A replacement for ``BaseModel.load_network``: says in one message what does not fit.
 
@@ -66,6 +87,8 @@ def explain_loading_errors() -> tuple[object, str, object]:
     import pickle
 
     from basicsr.models.base_model import BaseModel
+
+    from unirain_plugin.checkpoints.states import check_sums
 
     load = BaseModel.load_network
 
@@ -76,6 +99,7 @@ def explain_loading_errors() -> tuple[object, str, object]:
             if str(load_path).lower().endswith(".safetensors"):
                 _load_weights(self, net, str(load_path), strict)
                 return
+            check_sums(load_path)
             try:
                 load(self, net, load_path, strict, param_key)
             except KeyError as error:

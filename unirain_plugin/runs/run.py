@@ -17,7 +17,13 @@ import yaml
 
 import unirain_plugin
 from unirain_plugin.errors import OptionError, UniRainError
-from unirain_plugin.runs.remedies import archive_folder, explain_loading_errors, forward_loader_errors, unused_path
+from unirain_plugin.runs.remedies import (
+    archive_folder,
+    explain_building_errors,
+    explain_loading_errors,
+    forward_loader_errors,
+    unused_path,
+)
 from unirain_plugin.support.files import write_errors
 from unirain_plugin.support.processes import end_with_parent
 from unirain_plugin.toolbox import replaced
@@ -132,6 +138,7 @@ class Run:
             (BaseModel, "model_to_device", model_to_device),
             forward_loader_errors(),
             explain_loading_errors(),
+            *explain_building_errors(),
             path_in_saved_names(),
         ]
 
@@ -243,13 +250,3 @@ def warnings_collected(notes: list[str]) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(take)
-
-
-@contextmanager
-def quiet_interrupt(remedy: str = "") -> Iterator[None]:
-    """Ctrl-C ends the program with the usual exit status and without a traceback, and tells how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\ninterrupted{remedy}\n")
-        raise SystemExit(130) from None

@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 
 from unirain_plugin.compare.summary import read_bgr
+from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.describers.rain_cues import rain_cues
 from unirain_plugin.distill.records import check_same_size, read_rgb
@@ -50,6 +51,7 @@ from unirain_plugin.study.real import (
     write_windows,
 )
 from unirain_plugin.support.files import claim_folder, sole_user, write_png, write_whole
+from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.resources import option_file
 from unirain_plugin.support.spec import plain
 
@@ -86,6 +88,7 @@ class Adaptation:
         size: Side of a rendered image, pixels.
         seed: Of everything drawn.
         workers: Processes of the distillation.
+        imports: Modules of a user's own that register the network.
     """
 
     output: Path
@@ -98,6 +101,7 @@ class Adaptation:
     size: int = 160
     seed: int = 0
     workers: int = 1
+    imports: Sequence[str] = ()
 
     @property
     def data(self) -> Path:
@@ -156,6 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pairs", type=Path, metavar="DIR", help="own pairs, DIR/input and DIR/target with equal names, at least 2")
     add("--output", type=Path, metavar="DIR", required=True, help=f"folder for everything; the weights: DIR/{RESULT}")
     add("--weights", type=Path, metavar="FILE", help="weights to begin with (default: those that the package ships)")
+    add("--imports", nargs="+", default=(), metavar="MODULE", help="modules that register your network")
     add("--minutes", type=float, default=15.0, help="time to fine-tune for (default: 15)")
     add("--images", type=int, default=400, metavar="N", help="rendered pairs to choose from (default: 400)")
     add("--size", type=int, default=160, metavar="PX", help="side of a rendered image (default: 160)")
@@ -172,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         DataError: If a folder cannot be used.
     """
     task = Adaptation(**vars(build_parser().parse_args(argv)))
+    import_own(task.imports)
     inputs = check(task)
     try:
         return adapt(task, inputs)
@@ -418,7 +424,7 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
     records = list(read_manifest(task.data / "train.jsonl"))
     sources = {record.source for record in records}
     weights = {"other": 0.2, "fitted": 0.4, "pairs": 1.0}
-    held = [t for t in RAIN_TYPES if any(record.rain_type == t for record in records)]
+    held = list(types_in_order(record.rain_type for record in records))
     own = {record.rain_type for record in records if record.source != "other"}
     is_own = net.architecture["type"] == "UniRain"  # in float32 where a processor has no bfloat16
     total = max(32, int(60 * task.minutes / seconds_of_step(net, task.crop, is_own)))
@@ -456,6 +462,7 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
     for key in ("update_freq", "warmup"):
         del options["train"]["pixel_opt"][key]
     options["train"] |= {} if is_own else {"aux_weights": {}}
+    options |= {"imports": list(task.imports)} if task.imports else {}
     return plain(options)
 
 

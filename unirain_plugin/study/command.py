@@ -39,7 +39,6 @@ RECORD = "options.json"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="reproduce", description=__doc__.split("\n\n", 1)[1], allow_abbrev=False)
     add = parser.add_argument
     add("-opt", "--opt", type=Path, required=True, metavar="FILE", help="option file: options/reproduce/NAME.yml")
@@ -131,8 +130,7 @@ def _check_run_options(
 ) -> None:
     """Check one run's options of each kind: before the data are made without their paths, then with them.
 
-    Raises:
-        OptionError: With everything that the runner would not take.
+    The OptionError holds everything that the runner would not take.
     """
     checked = set()
     for run in plan_runs(options):
@@ -150,26 +148,20 @@ def _in_words(outcome: Outcome) -> str:
 
 
 def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], images: dict[str, list[str]]) -> None:
-    """Note in the output what it is made with, or check that it is the same.
-
-    Raises:
-        DataError: If the folder holds something else.
-        OptionError: If it was made with other options or photographs; the message names them.
-    """
-    now = {**options.fixed(training), "photographs": images}
+    """Note in the output what it is made with, or check that it is the same; the error names what is not."""
+    fixed = options.fixed(training)
+    now = {**fixed, "photographs": images}
     record = root / RECORD
     if not record.is_file():
         if root.is_dir() and any(root.iterdir()):
             raise DataError(f"--output {root}: is not empty and was not made by this command; name another folder.")
-        write_json(record, {"hash": digest(options.fixed(training)), "options": now, "begun_with": provenance()})
+        write_json(record, {"hash": digest(fixed), "options": now, "begun_with": provenance()})
         return
     before = read_json(record)
-    changed = differences(before["options"], now)
-    if changed:
+    if changed := differences(before["options"], now):
         raise OptionError(
-            f"--output {root}: was made with other options (hash {before['hash']}, now "
-            f"{digest(options.fixed(training))}): {'; '.join(changed)}. Name another folder; only name, seeds, "
-            "questions and workers may change."
+            f"--output {root}: was made with other options (hash {before['hash']}, now {digest(fixed)}): "
+            f"{'; '.join(changed)}. Name another folder; only name, seeds, questions and workers may change."
         )
 
 

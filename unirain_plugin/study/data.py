@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from unirain_plugin.distill.records import read_rgb
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain.sample_photos import sample_photos
-from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.options import DataOptions, ReproduceOptions
 from unirain_plugin.study.plan import DataFolder, held_out_types
 from unirain_plugin.study.planted import Pair, plant
@@ -41,11 +40,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DataError: If it is missing or broken.
-    """
+    """Read a JSON file; DataError if it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -55,9 +50,7 @@ def read_json(path: Path) -> Any:
 def check_images(options: ReproduceOptions, look: bool = True) -> dict[str, list[str]]:
     """Find what the user's folders hold; returns folder's key → SHA-256 of each image, for the records.
 
-    Args:
-        options: The option file.
-        look: Also look whether real references show rain and clean photographs none.
+    ``look``: see also whether real references show rain and clean photographs none.
 
     Raises:
         DataError: If a folder is missing, holds none or too few, or something else than it should; or a photograph is
@@ -88,13 +81,9 @@ def check_images(options: ReproduceOptions, look: bool = True) -> dict[str, list
 def make_data(folder: DataFolder, options: ReproduceOptions) -> dict[str, Any]:
     """Make what is missing; what a killed call left is gone on with.
 
-    Returns:
-        The summary: ``pairs`` (rain type → kind → given and kept), ``subsets`` (name → pairs), ``rainy`` (rain type or
-        test set → PSNR in dB and SSIM of the held-out rainy images; ``perfect``: how many equal the clean one, and
-        are in no mean).
-
-    Raises:
-        DataError: If the images cannot be used or distillation leaves nothing of a rain type.
+    Returns the summary: ``pairs`` (rain type → kind → given and kept), ``subsets`` (name → pairs), ``rainy`` (rain type
+    or test set → PSNR in dB and SSIM of the held-out rainy images; ``perfect``: how many equal the clean one, and are
+    in no mean). DataError if the images cannot be used or distillation leaves nothing of a rain type.
     """
     if not (folder.root / SUMMARY).is_file():
         data = options.data
@@ -103,7 +92,7 @@ def make_data(folder: DataFolder, options: ReproduceOptions) -> dict[str, Any]:
         write_manifest(folder.root / "candidates.jsonl", candidates)
         distilled = distil(folder.root, distil_options(folder.root, "reproduce", options.workers, data.distill or {}))
         kept = [bool(record.keep) for record in distilled]
-        summary = _write_subsets(folder, candidates, kept)
+        summary = _write_subsets(folder, candidates, kept, data.rain_types)
         summary["rainy"] = _rainy_scores(folder.val, held_out_types(options))
         write_json(folder.root / SUMMARY, summary)
     _draw_random_subsets(folder, options.data.seed, options.seeds)
@@ -132,12 +121,12 @@ def render_set(
 ) -> None:
     """Render pairs of each photograph of a split and rain type with ``synthesize-rain``, or go on with it."""
     size = options.data.val_size if split == "val" else options.data.train_size
-    if options.photographs is None:
-        source = ["--split", "train" if split == "train" else "held-out"]
-    else:
+    source = ["--split", "train" if split == "train" else "held-out"]
+    if options.photographs is not None:
         source = ["--input", str(getattr(options.photographs, split))]
     numbers = {"per-image": pairs, "size": size, "seed": seed, "workers": options.workers}
     arguments = [*source, "--output", str(target), *(f"--{name}={number}" for name, number in numbers.items())]
+    arguments += ["--types", *options.data.rain_types, *(["--imports", *options.imports] if options.imports else [])]
     arguments += ["--vary-colours"] if split == "train" else []
     arguments += [] if rain_scale is None else ["--vary-rain", "--rain-scale", str(rain_scale)]
     arguments += ["--resume"] if (target / synthesize_rain.SETTINGS_FILE).is_file() else []
@@ -161,10 +150,10 @@ def _render_defaults(folder: DataFolder, options: ReproduceOptions) -> None:
 
 def _spoil(folder: DataFolder, options: DataOptions) -> list[ManifestRecord]:
     """Replace a share of each type's pairs by spoilt ones; returns all candidates."""
-    pairs = good_pairs(folder.root / "train", folder.root, RAIN_TYPES)
+    pairs = good_pairs(folder.root / "train", folder.root, options.rain_types)
     rng = np.random.default_rng(options.seed)
     records = []
-    for same in (pairs[rain_type] for rain_type in RAIN_TYPES):
+    for same in (pairs[rain_type] for rain_type in options.rain_types):
         spoilt = rng.permutation(len(same))[: round(options.bad_share * len(same))]
         kind_of = {int(place): options.bad_kinds[n % len(options.bad_kinds)] for n, place in enumerate(spoilt)}
         for place, pair in enumerate(same):
@@ -177,12 +166,11 @@ def _spoil(folder: DataFolder, options: DataOptions) -> list[ManifestRecord]:
 
 def good_pairs(train: Path, root: Path, types: Iterable[str] | None = None) -> dict[str, list[ManifestRecord]]:
     """Rain type → pairs of a folder in RainRAG's layout, their paths relative to ``root`` if they lie below it."""
-    table = scan_rainrag(str(train), find_types(str(train), list(types) if types else None))
     prefix = train.relative_to(root) if train.is_relative_to(root) else train
-    pairs: dict[str, list[ManifestRecord]] = {}
-    for pair in (table[index] for index in range(len(table))):
-        record = ManifestRecord(str(prefix / pair.lq), str(prefix / pair.gt), pair.rain_type, GOOD)
-        pairs.setdefault(pair.rain_type, []).append(record)
+    pairs: dict[str, list[ManifestRecord]] = defaultdict(list)
+    for pair in scan_rainrag(str(train), find_types(str(train), list(types) if types else None)):
+        paths = str(prefix / pair.lq), str(prefix / pair.gt)
+        pairs[pair.rain_type].append(ManifestRecord(*paths, pair.rain_type, GOOD))
     return pairs
 
 
@@ -191,13 +179,8 @@ def plant_pair(
 ) -> ManifestRecord:
     """Spoil a pair and write it to ``root/planted``; ``source`` of its record is the kind.
 
-    Args:
-        root: Folder that the records' paths are relative to.
-        kind: A kind of :mod:`unirain_plugin.study.planted`.
-        good: The pair.
-        other: A pair of another scene and the same rain type.
-        rng: Draws what the kind leaves open.
-        name: Beginning of the files' names.
+    The records' paths are relative to ``root``; ``other``: a pair of another scene and the same rain type; ``name``:
+    beginning of the files' names.
     """
     pairs = [Pair(read_rgb(root / p.lq), read_rgb(root / p.gt), p.rain_type, p.gt) for p in (good, other)]
     bad = plant(kind, *pairs, rng)
@@ -210,14 +193,7 @@ def plant_pair(
 def distil_options(root: Path, name: str, workers: int, options: Mapping[str, Any]) -> DistillOptions:
     """Options of distilling ``root/candidates.jsonl``, by the images listed in ``root/references.txt``.
 
-    Args:
-        root: The folder.
-        name: The run's name.
-        workers: Processes.
-        options: Further options of the pipeline; by default no report is written.
-
-    Raises:
-        OptionError: Naming what is wrong with them.
+    ``options``: further ones of the pipeline, which may be wrong (OptionError); by default no report is written.
     """
     own = {
         "name": name,
@@ -230,11 +206,7 @@ def distil_options(root: Path, name: str, workers: int, options: Mapping[str, An
 
 
 def distil(root: Path, options: DistillOptions) -> list[ManifestRecord]:
-    """Distil what lies in ``root`` by the rainy images below ``root/references``.
-
-    Returns:
-        The decided candidates, in their order.
-    """
+    """Distil what lies in ``root`` by the rainy images below ``root/references``: the decided candidates, in order."""
     folder = root / "references"
     paths = sorted(path.relative_to(root).as_posix() for path in (*folder.glob("*/input/*"), *folder.glob("*.png")))
     write_whole(root / "references.txt", "\n".join(paths) + "\n")
@@ -242,7 +214,9 @@ def distil(root: Path, options: DistillOptions) -> list[ManifestRecord]:
     return list(read_manifest(options.output_folder / "manifest.jsonl"))
 
 
-def _write_subsets(folder: DataFolder, candidates: list[ManifestRecord], kept: list[bool]) -> dict[str, Any]:
+def _write_subsets(
+    folder: DataFolder, candidates: list[ManifestRecord], kept: list[bool], types: Iterable[str]
+) -> dict[str, Any]:
     """Write the manifests that do not depend on a run's seed; returns what there is of each kind."""
     subsets = {
         "everything": candidates,
@@ -250,7 +224,7 @@ def _write_subsets(folder: DataFolder, candidates: list[ManifestRecord], kept: l
         "oracle": [record for record in candidates if record.source == GOOD],
     }
     for name, records in subsets.items():
-        missing = [t for t in RAIN_TYPES if not any(record.rain_type == t for record in records)]
+        missing = [t for t in types if not any(record.rain_type == t for record in records)]
         if missing:
             raise DataError(
                 f"data: the subset '{name}' holds no pair of {', '.join(missing)}; raise train_pairs, or let the "
@@ -259,8 +233,7 @@ def _write_subsets(folder: DataFolder, candidates: list[ManifestRecord], kept: l
         _write_subset(folder.subset(name, 0), records)
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for record, keep in zip(candidates, kept, strict=True):
-        kinds = counts.setdefault(record.rain_type, {})
-        entry = kinds.setdefault(record.source, {"given": 0, "kept": 0})
+        entry = counts.setdefault(record.rain_type, {}).setdefault(record.source, {"given": 0, "kept": 0})
         entry["given"] += 1
         entry["kept"] += keep
     return {"pairs": counts, "subsets": {name: len(records) for name, records in subsets.items()}}
@@ -274,9 +247,9 @@ def _write_subset(path: Path, records: list[ManifestRecord]) -> None:
 
 def _draw_random_subsets(folder: DataFolder, seed: int, seeds: Iterable[int]) -> None:
     """As many pairs of each type as distillation kept, drawn from all."""
-    candidates: dict[str, list[ManifestRecord]] = {}
+    candidates: dict[str, list[ManifestRecord]] = defaultdict(list)
     for record in read_manifest(folder.root / "candidates.jsonl"):
-        candidates.setdefault(record.rain_type, []).append(record)
+        candidates[record.rain_type].append(record)
     sizes = Counter(record.rain_type for record in read_manifest(folder.subset("distilled", 0)))
     for run_seed in seeds:
         path = folder.subset("random", run_seed)

@@ -36,22 +36,15 @@ TRAINED = "trained here"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m unirain_plugin demo", description=__doc__)
-    parser.add_argument(
-        "--output", type=Path, default=Path("demo"), help="folder for everything it writes (%(default)s)"
-    )
-    parser.add_argument("--iterations", type=int, help="training iterations (default: what the option file says)")
-    parser.add_argument("--per-image", type=int, default=30, help="training pairs a photograph and type (%(default)s)")
-    parser.add_argument("--size", type=int, default=192, help="side of the training images in pixels (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
-    parser.add_argument(
-        "--types",
-        nargs="+",
-        default=RAIN_TYPES,
-        metavar="TYPE",
-        help="some of drs drd nrs nrd snow haze (default: the four types of rain)",
-    )
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("demo"), help="folder for everything it writes (%(default)s)")
+    add("--iterations", type=int, help="training iterations (default: what the option file says)")
+    add("--per-image", type=int, default=30, help="training pairs a photograph and type (%(default)s)")
+    add("--size", type=int, default=192, help="side of the training images in pixels (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of the rain (%(default)s)")
+    text = "some of drs drd nrs nrd snow haze (default: the four types of rain)"
+    add("--types", nargs="+", default=RAIN_TYPES, metavar="TYPE", help=text)
     return parser
 
 
@@ -101,21 +94,10 @@ def make_data(folder: Path, per_image: int, size: int, seed: int, types: Sequenc
 
 
 def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2) -> str:
-    """Plant bad pairs among the rendered ones, distil them away, put what is kept into LMDBs.
+    """Plant bad pairs among the rendered ones in ``train``, distil them away, put what is kept into LMDBs.
 
-    The references that stand in for real rain are rendered anew, with another seed.
-
-    Args:
-        train: Folder in RainRAG's layout with the good pairs.
-        output: Folder for everything; the LMDBs are in ``output/lmdb``.
-        seed: Chooses and spoils pairs.
-        workers: Processes.
-
-    Returns:
-        A table of what was planted and what was kept, to print.
-
-    Raises:
-        UniRainError: As the pipeline.
+    The references that stand in for real rain are rendered anew, with another seed. The LMDBs are in ``output/lmdb``.
+    Returns a table of what was planted and what was kept, to print; errors are the pipeline's.
     """
     rng = np.random.default_rng(seed)
     good = good_pairs(train, output)
@@ -144,12 +126,9 @@ def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2)
 
 
 def comparison(output: Path, results: Path, types: Sequence[str] = RAIN_TYPES) -> CompareOptions:
-    """Options of the comparison of restored images with those of the weights that the package ships.
+    """Options of comparing restored images (``{type}/NAME_restored.png``) with those of the shipped weights.
 
-    Args:
-        output: The demo's folder, with the held-out images in ``data/val``.
-        results: Restored images, ``{type}/NAME_restored.png``.
-        types: Rain types.
+    ``output``: the demo's folder, with the held-out images in ``data/val``.
     """
     models = [
         ModelOptions(TRAINED, results=results, suffix=f"_{SUFFIX}"),
@@ -165,11 +144,8 @@ def report_losers(outcome: Outcome) -> int:
     (summary,) = outcome.summaries
     restored, rainy = (summary.values[name] for name in (TRAINED, INPUT))
     types = [r.rain_type for r in outcome.comparison.results if r.model == INPUT]
-    losers = [
-        name
-        for name in dict.fromkeys(types)
-        if restored[name]["psnr"] is None or restored[name]["psnr"] <= rainy[name]["psnr"]
-    ]
+    values = {name: (restored[name]["psnr"], rainy[name]["psnr"]) for name in types}
+    losers = [name for name, (after, before) in values.items() if after is None or after <= before]
     if losers:
         sys.stderr.write(f"warning: restored PSNR does not beat the rainy input on: {', '.join(losers)}\n")
     return 1 if losers else 0

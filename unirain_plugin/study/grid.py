@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -45,16 +45,8 @@ def start_fork_server(threads: int) -> None:
     forkserver.ensure_running()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run stands.
-
-    Attributes:
-        run: The run.
-        status: ``finished``, ``failed`` or ``missing``.
-        result: What the run wrote, if it is finished.
-        error: Exit status and the last line of its log, if it failed.
-    """
+class Outcome(NamedTuple):
+    """How a run stands: ``finished``, ``failed`` or ``missing``; what it wrote; or exit status and its last words."""
 
     run: GridRun
     status: str
@@ -82,15 +74,9 @@ class Grid:
         return Outcome(run, "finished", read_json(path)) if path.is_file() else Outcome(run, "missing")
 
     def work(self, runs: Sequence[GridRun], workers: int, report: Callable[[Outcome], None]) -> None:
-        """Do what is not finished yet.
+        """Do what is not finished yet, in this order, ``workers`` at a time; ``report`` is called as each run ends.
 
-        Args:
-            runs: In the order to begin them.
-            workers: Runs at a time.
-            report: Called for each run as it ends.
-
-        Raises:
-            KeyboardInterrupt: After the running ones have been stopped.
+        After a KeyboardInterrupt the running ones have been stopped.
         """
         todo = iter([run for run in runs if self.outcome(run).status != "finished"])
         running: dict[int, tuple[BaseProcess, GridRun]] = {}
@@ -127,9 +113,7 @@ class Grid:
         if status == 0:
             return self.outcome(run)
         log = self._log(run)
-        said = last_line(log).replace(
-            f"{self.root}{os.sep}", ""
-        )  # results are shown to others: no path of this machine
+        said = last_line(log).replace(f"{self.root}{os.sep}", "")  # shown to others: no path of this machine
         return Outcome(run, "failed", error=f"exit status {status}: {said} (see {log.name})")
 
 
@@ -166,7 +150,6 @@ class RecordedRun(TrainingRun):
 
     @property
     def folder(self) -> Path:
-        """The experiment's folder."""
         return Path(self.model.opt["path"]["experiments_root"])
 
     def figures(self) -> dict[str, dict[str, Any]]:
@@ -181,14 +164,7 @@ class RecordedRun(TrainingRun):
 
 
 def work(option_file: Path, root: Path, log: Path, threads: int) -> None:
-    """A run's process: everything it says goes into a log; it dies with the process that started it.
-
-    Args:
-        option_file: The run's options.
-        root: The output folder.
-        log: File for standard output and error.
-        threads: CPU threads.
-    """
+    """A run's process: everything it says goes into a log; it dies with the process that started it."""
     import cv2
     import torch
 

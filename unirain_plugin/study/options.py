@@ -13,6 +13,8 @@ from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.losses.reweighter import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.rain.scene import check_renderers
+from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_KINDS
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import KeyPath, Problem, above, at_least, below, filled, parse_section, plain
@@ -48,6 +50,7 @@ class DataOptions:
 
     Attributes:
         seed: Of the rain, of what is spoilt, of the random subset; 0 or more.
+        rain_types: What is rendered, trained on and (without test sets) measured.
         train_pairs: Pairs for each training photograph and rain type, before any is spoilt.
         train_size: Side of a training image in pixels.
         val_pairs: Pairs for each held-out photograph and rain type; images of each test set, evenly chosen.
@@ -65,6 +68,7 @@ class DataOptions:
     train_pairs: Annotated[int, at_least(1)]
     val_size: Annotated[int, at_least(32, "pixels")]
     val_pairs: Annotated[int, at_least(1)] = 1
+    rain_types: Annotated[tuple[str, ...], filled] = RAIN_TYPES
     seed: Annotated[int, at_least(0)] = 0
     reference_pairs: Annotated[int, at_least(1)] = 1
     rain_scale: Annotated[float, at_least(1)] | None = None
@@ -75,7 +79,6 @@ class DataOptions:
     )  # fmt: skip
 
     def check_kinds(self) -> Iterator[Problem]:
-        """The planter knows them."""
         known = [kind for kind in (*KINDS, *FURTHER_KINDS, *RAIN_KINDS) if kind != DUPLICATE]
         yield from _unknown("bad_kinds", self.bad_kinds, known)
 
@@ -129,12 +132,10 @@ class ReproduceOptions:
     tolerance: Annotated[float, above(0), below(1)] = 0.05
 
     def check_seeds(self) -> Iterator[Problem]:
-        """Each run is another one."""
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"found {list(self.seeds)}; expected different numbers."
 
     def check_photographs(self) -> Iterator[Problem]:
-        """Something is measured on."""
         if self.photographs is not None and self.photographs.val is None and self.test_sets is None:
             yield ("photographs", "val"), "is missing: expected a folder of held-out photographs, or `test_sets`."
 
@@ -163,10 +164,11 @@ class ReproduceOptions:
     def fixed(self, training: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that must not change when a reproduction is gone on with, as plain data.
 
-        Args:
-            training: The base file with the changes laid over it, which stands in for both.
+        ``training``: the base file with the changes laid over it, which stands in for both.
         """
         values = {**asdict(self), "training": training}
+        if self.data.rain_types == RAIN_TYPES:
+            del values["data"]["rain_types"]  # runs begun before there were others do not name them
         return {key: plain(value) for key, value in values.items() if key not in FREE_KEYS}
 
 
@@ -191,9 +193,7 @@ def _short(value: object) -> str:
 def load_options(path: Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:
     """Read and check an option file, and import the modules that it names.
 
-    Args:
-        path: The YAML file.
-        folders: Values that replace those of the file: ``photographs``, ``references``, ``test_sets``.
+    ``folders``: values that replace those of the file: ``photographs``, ``references``, ``test_sets``.
 
     Raises:
         OptionError: If the file is missing or no YAML, anything in it is unknown or out of range, or a module cannot be
@@ -202,22 +202,14 @@ def load_options(path: Path, folders: Mapping[str, object] | None = None) -> Rep
     document = read_option_file(path)
     options = parse_options({**document.opt, **(folders or {})}, document.file, document.lines)
     import_own(options.imports, path.parent)
+    check_renderers(options.data.rain_types, f"{document.file}: data.rain_types")
     return options
 
 
 def parse_options(
     mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
 ) -> ReproduceOptions:
-    """Check a whole option mapping.
-
-    Args:
-        mapping: The options.
-        where: Their source, for messages.
-        lines: Key path → line, where they come from a file.
-
-    Raises:
-        OptionError: Naming every wrong key and the nearest valid spelling.
-    """
+    """Check a whole option mapping from ``where``; an OptionError names every wrong key, by ``lines`` of a file."""
     return parse_section(ReproduceOptions, mapping, where, lines=lines)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
-from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.options import OWN_NETWORK, ReproduceOptions
 from unirain_plugin.study.real import set_names
 from unirain_plugin.support.resources import option_file
@@ -23,11 +22,7 @@ VAL_NAME = "held-out"
 
 @dataclass(frozen=True)
 class DataFolder:
-    """Where the parts of the data are.
-
-    Attributes:
-        root: The folder of them all.
-    """
+    """Where the parts of the data are, below ``root``."""
 
     root: Path
 
@@ -43,14 +38,7 @@ class DataFolder:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One point of the grid.
-
-    Attributes:
-        experts: Kinds of experts, encoder-decoder; of no effect for another network than our own.
-        loss: Mode of the reweighting.
-        data: Subset that is trained on.
-        networks: Network.
-    """
+    """One point of the grid: kinds of experts (encoder-decoder; of our own network), loss mode, subset, network."""
 
     experts: str
     loss: str
@@ -73,13 +61,12 @@ class GridRun:
 
     @property
     def name(self) -> str:
-        """Name of the experiment."""
         return f"{self.variant.name}_s{self.seed}"
 
 
 def held_out_types(options: ReproduceOptions) -> list[str]:
     """What figures are told apart by: the test sets, or the rain types."""
-    return list(RAIN_TYPES if options.test_sets is None else set_names(options.test_sets))
+    return list(options.data.rain_types if options.test_sets is None else set_names(options.test_sets))
 
 
 def variants_of(options: ReproduceOptions, question: str) -> dict[str, Variant]:
@@ -142,16 +129,13 @@ def run_options(
         opt["imports"] = list(options.imports)
     opt["network_g"] = network_section(options, training, run.variant)
     disk = {"io_backend": {"type": "disk"}}
-    train = {key: value for key, value in opt["datasets"]["train"].items() if key != "dataroot"}
+    sets = opt["datasets"]
+    sets["train"].pop("dataroot", None)
     manifest = str(data.subset(run.variant.data, run.seed))
-    opt["datasets"]["train"] = {
-        **train, **disk, "rain_types": list(RAIN_TYPES), "manifest": manifest, "seed": run.seed,
-    }  # fmt: skip
-    opt["datasets"]["val"] = {
-        **opt["datasets"]["val"], **disk, "rain_types": held_out_types(options), "name": VAL_NAME,
-        "dataroot": str(data.val),
-    }  # fmt: skip
-    opt["train"]["pixel_opt"]["mode"] = run.variant.loss
+    types = list(options.data.rain_types)
+    sets["train"] |= {**disk, "rain_types": types, "manifest": manifest, "seed": run.seed}
+    sets["val"] |= {**disk, "rain_types": held_out_types(options), "name": VAL_NAME, "dataroot": str(data.val)}
+    opt["train"]["pixel_opt"] |= {"mode": run.variant.loss, "rain_types": types}
     opt["train"]["scheduler"]["periods"] = [opt["train"]["total_iter"]]
     metric = {"crop_border": 0, "test_y_channel": False}
     opt["val"]["metrics"] = {name: {"type": f"calculate_{name}", **metric} for name in ("psnr", "ssim")}

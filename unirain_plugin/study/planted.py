@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -22,14 +23,7 @@ from unirain_plugin.study.draws import other_rain
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A pair in memory.
-
-    Attributes:
-        lq: Rainy image, uint8 RGB (H, W, 3).
-        gt: Clean image of the same size.
-        rain_type: One of the rain types.
-        scene: Name of the photograph.
-    """
+    """A pair in memory: rainy and clean image (uint8 RGB, H × W × 3), rain type, and the photograph's name."""
 
     lq: np.ndarray
     gt: np.ndarray
@@ -37,16 +31,21 @@ class Pair:
     scene: str = ""
 
 
-Spoil = Callable[[Pair, Pair, np.random.Generator], Pair]
+_BY_DAY = {"nrs": "drs", "nrd": "drd"}
+"""Night types → what is rendered instead onto an image that is night already: the renderer would relight it."""
+
+Rng = np.random.Generator
+Image = np.ndarray
+Spoil = Callable[[Pair, Pair, Rng], Pair]
 """(good pair, a good pair of another scene and the same rain type, random generator) → bad pair."""
 
 
-def plant(kind: str, pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    """Spoil a good pair.
+def plant(kind: str, pair: Pair, other: Pair, rng: Rng) -> Pair:
+    """Spoil a good pair, which is not changed.
 
     Args:
         kind: A key of :data:`KINDS`, :data:`FURTHER_KINDS`, :data:`GOOD_KINDS` or :data:`RAIN_KINDS`.
-        pair: The good pair; it is not changed.
+        pair: The good pair.
         other: A good pair of another scene, for ``wrong_scene`` and other rain.
         rng: Draws shifts, strengths, places.
 
@@ -60,12 +59,34 @@ def plant(kind: str, pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
     return replace(spoilt, lq=np.ascontiguousarray(spoilt.lq), gt=np.ascontiguousarray(spoilt.gt))
 
 
-def _codes(values: np.ndarray) -> np.ndarray:
+def _clean(change: Callable[[Image, Rng], Image]) -> Spoil:
+    """A kind that concerns the clean image alone."""
+    return lambda pair, other, rng: replace(pair, gt=change(pair.gt, rng))
+
+
+def _either(draw: Callable[[Rng], Callable[[Image], Image]]) -> Spoil:
+    """A kind that changes either image: first the change is drawn, then the image."""
+
+    def spoil(pair: Pair, other: Pair, rng: Rng) -> Pair:
+        change = draw(rng)
+        if rng.random() < 0.5:
+            return replace(pair, lq=change(pair.lq))
+        return replace(pair, gt=change(pair.gt))
+
+    return spoil
+
+
+def _codes(values: np.ndarray) -> Image:
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
+def _rain_left(pair: Pair, share: float) -> Pair:
+    """A share of the rain is left in the clean image."""
+    return replace(pair, gt=_codes(pair.gt + share * (pair.lq.astype(np.float32) - pair.gt)))
+
+
 def _misaligned(distance: int) -> Spoil:
-    def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    def spoil(pair: Pair, other: Pair, rng: Rng) -> Pair:
         angle = rng.uniform(0, 2 * np.pi)
         dx, dy = round(distance * np.cos(angle)), round(distance * np.sin(angle))
         height, width = pair.gt.shape[:2]
@@ -78,36 +99,37 @@ def _misaligned(distance: int) -> Spoil:
     return spoil
 
 
-def _wrong_scene(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+def _wrong_scene(pair: Pair, other: Pair, rng: Rng) -> Pair:
     height, width = (min(a, b) for a, b in zip(pair.lq.shape[:2], other.gt.shape[:2], strict=True))
     return replace(pair, lq=pair.lq[:height, :width], gt=other.gt[:height, :width])
 
 
-def _still_rainy(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+def _still_rainy(pair: Pair, other: Pair, rng: Rng) -> Pair:
     """Half of them keep a share of the same rain, up to all of it; the other half are taken in other rain."""
     if rng.random() < 0.5:
-        share = rng.uniform(0.3, 1.0)
-        return replace(pair, gt=_codes(pair.gt + share * (pair.lq.astype(np.float32) - pair.gt)))
-    if pair.rain_type in ("drs", "drd"):
+        return _rain_left(pair, rng.uniform(0.3, 1.0))
+    if pair.rain_type not in _BY_DAY:
         return replace(pair, gt=render_rain(pair.gt, pair.rain_type, rng).lq)
     # By night the renderer would relight the scene: another night scene's rain is laid over this one.
     rain = cv2.resize(other.lq.astype(np.float32) - other.gt, pair.gt.shape[1::-1])
     return replace(pair, gt=_codes(pair.gt + rain))
 
 
-def _blurred(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    return replace(pair, gt=cv2.GaussianBlur(pair.gt, (0, 0), rng.uniform(1.0, 3.0)))
-
-
-def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+def _jpeg(image: Image, quality: int) -> Image:
     return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
 
-def _blocky(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    return replace(pair, gt=_jpeg(pair.gt, int(rng.integers(5, 26))))
+def _both_coded(pair: Pair, other: Pair, rng: Rng, worst: int = 80) -> Pair:
+    quality = int(rng.integers(worst, 96))
+    return replace(pair, lq=_jpeg(pair.lq, quality), gt=_jpeg(pair.gt, quality))
 
 
-def _flat_rain(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+def _duplicate(pair: Pair, other: Pair, rng: Rng) -> Pair:
+    """The same pair, half of them coded anew as JPEG."""
+    return pair if rng.random() < 0.5 else _both_coded(pair, other, rng, 85)
+
+
+def _flat_rain(pair: Pair, other: Pair, rng: Rng) -> Pair:
     """Grey lines of one width and one colour, opaque or evenly translucent, some with smoothed edges."""
     height, width = pair.gt.shape[:2]
     mask = np.zeros((height, width), np.uint8)
@@ -125,45 +147,49 @@ def _flat_rain(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
 def _other_rain(reach: float) -> Spoil:
     """Rain whose parameters are up to ``reach`` times what the renderer's ranges allow, or a ``reach``-th of it."""
 
-    def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-        rain_type = "drs" if pair.rain_type.endswith("rs") else "drd"  # by night it would relight the scene
-        kinds = (RainParams(), *REAL_RAIN[rain_type])
+    def spoil(pair: Pair, other: Pair, rng: Rng) -> Pair:
+        rain_type = _BY_DAY.get(pair.rain_type, pair.rain_type)
+        kinds = (RainParams(), *REAL_RAIN.get(rain_type, ()))
         params = other_rain(kinds[rng.integers(len(kinds))], rng, reach)
         return replace(pair, lq=render_rain(pair.gt, rain_type, rng, params).lq)
 
     return spoil
 
 
-def _one_of_two(pair: Pair, rng: np.random.Generator, change: Callable[[np.ndarray], np.ndarray]) -> Pair:
-    """Change either image."""
-    if rng.random() < 0.5:
-        return replace(pair, lq=change(pair.lq))
-    return replace(pair, gt=change(pair.gt))
-
-
-def _exposure(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+def _exposure(rng: Rng) -> Callable[[Image], Image]:
     """Scaled by up to a factor of 1.6, or moved by up to 45 levels, up or down."""
     if rng.random() < 0.5:
         factor = rng.uniform(1.22, 1.6) ** rng.choice([-1, 1])
-        return _one_of_two(pair, rng, lambda image: _codes(image * factor))
+        return lambda image: _codes(image * factor)
     offset = rng.choice([-1, 1]) * rng.uniform(15, 45)
-    return _one_of_two(pair, rng, lambda image: _codes(image + offset))
+    return lambda image: _codes(image + offset)
 
 
-def _swapped(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    return replace(pair, lq=pair.gt, gt=pair.lq)
+def _gamma(rng: Rng) -> Callable[[Image], Image]:
+    exponent = rng.choice([0.6, 1.6])
+    return lambda image: _codes(255 * (image / 255) ** exponent)
 
 
-def _duplicate(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    """The same pair, half of them coded anew as JPEG."""
-    if rng.random() < 0.5:
-        return pair
-    quality = int(rng.integers(85, 96))
-    return replace(pair, lq=_jpeg(pair.lq, quality), gt=_jpeg(pair.gt, quality))
+def _cast(rng: Rng) -> Callable[[Image], Image]:
+    gains = np.ones(3)
+    gains[rng.integers(3)] = rng.choice([0.75, 1.3])
+    return lambda image: _codes(image * gains)
+
+
+def _hue_turned(rng: Rng) -> Callable[[Image], Image]:
+    """By 30 degrees, either way."""
+    turn = 30.0 * rng.choice([-1, 1])
+
+    def change(image: Image) -> Image:
+        hsv = cv2.cvtColor(np.float32(image) / 255, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0] + turn) % 360
+        return _codes(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+
+    return change
 
 
 def _noise(low: float, high: float, images: str) -> Spoil:
-    def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+    def spoil(pair: Pair, other: Pair, rng: Rng) -> Pair:
         sigma = rng.uniform(low, high)
         noisy = {name: _codes(getattr(pair, name) + rng.normal(0, sigma, pair.gt.shape)) for name in images.split()}
         return replace(pair, **noisy)
@@ -171,31 +197,9 @@ def _noise(low: float, high: float, images: str) -> Spoil:
     return spoil
 
 
-def _cast(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    gains = np.ones(3)
-    gains[rng.integers(3)] = rng.choice([0.75, 1.3])
-    return _one_of_two(pair, rng, lambda image: _codes(image * gains))
-
-
-def _hue_turned(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    """By 30 degrees, either way."""
-    turn = 30.0 * rng.choice([-1, 1])
-
-    def change(image: np.ndarray) -> np.ndarray:
-        hsv = cv2.cvtColor(np.float32(image) / 255, cv2.COLOR_RGB2HSV)
-        hsv[..., 0] = (hsv[..., 0] + turn) % 360
-        return _codes(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
-
-    return _one_of_two(pair, rng, change)
-
-
-def _grey_clean(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    return replace(pair, gt=cv2.cvtColor(cv2.cvtColor(pair.gt, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
-
-
-def _framed_clean(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+def _framed(gt: Image, rng: Rng) -> Image:
     """A border of one colour, on all sides or on two opposite ones."""
-    gt, (height, width) = pair.gt.copy(), pair.gt.shape[:2]
+    gt, (height, width) = gt.copy(), gt.shape[:2]
     edge = max(2, round(rng.uniform(0.01, 0.06) * min(height, width)))
     colour = rng.choice([0, 255]) if rng.random() < 0.5 else rng.integers(0, 256, 3)
     sides = rng.choice(["rows", "columns", "all"], p=[0.25, 0.25, 0.5])
@@ -203,58 +207,27 @@ def _framed_clean(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
         gt[:edge] = gt[height - edge :] = colour
     if sides != "rows":
         gt[:, :edge] = gt[:, width - edge :] = colour
-    return replace(pair, gt=gt)
+    return gt
 
 
-def _interlaced_clean(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
+def _interlaced(gt: Image, rng: Rng) -> Image:
     """Every second line is of another moment, at which the camera had moved sideways."""
-    gt, step = pair.gt.copy(), int(rng.integers(2, 9) * rng.choice([-1, 1]))
+    gt, step = gt.copy(), int(rng.integers(2, 9) * rng.choice([-1, 1]))
     gt[1::2] = np.roll(gt[1::2], step, axis=1)
-    return replace(pair, gt=gt)
+    return gt
 
 
-def _half_left(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    return replace(pair, gt=_codes(pair.gt + 0.5 * (pair.lq.astype(np.float32) - pair.gt)))
+def _warped(gt: Image, rng: Rng, angle: tuple[float, float] = (0, 0), scale: tuple[float, float] = (1, 1)) -> Image:
+    height, width = gt.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(*angle), rng.uniform(*scale))
+    return cv2.warpAffine(gt, turn, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
 
-def _gamma(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    exponent = rng.choice([0.6, 1.6])
-    return _one_of_two(pair, rng, lambda image: _codes(255 * (image / 255) ** exponent))
-
-
-def _warped(angle: tuple[float, float], scale: tuple[float, float]) -> Spoil:
-    def spoil(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-        height, width = pair.gt.shape[:2]
-        turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(*angle), rng.uniform(*scale))
-        moved = cv2.warpAffine(pair.gt, turn, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
-        return replace(pair, gt=moved)
-
-    return spoil
-
-
-def _flipped(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    return replace(pair, gt=pair.gt[:, ::-1])
-
-
-def _stamped(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    """A caption written into the clean image."""
-    gt, (height, width) = pair.gt.copy(), pair.gt.shape[:2]
+def _stamped(gt: Image, rng: Rng) -> Image:
+    """A caption is written into it."""
+    gt, (height, width) = gt.copy(), gt.shape[:2]
     place = int(rng.uniform(0, width / 4)), int(rng.uniform(0.2, 0.95) * height)
-    cv2.putText(gt, "sample picture 2024", place, cv2.FONT_HERSHEY_SIMPLEX, width / 400, (255, 255, 255), 2)
-    return replace(pair, gt=gt)
-
-
-def _no_rain(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    return replace(pair, lq=pair.gt)
-
-
-def _black(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    return replace(pair, gt=np.zeros_like(pair.gt))
-
-
-def _both_coded(pair: Pair, other: Pair, rng: np.random.Generator) -> Pair:
-    quality = int(rng.integers(80, 96))
-    return replace(pair, lq=_jpeg(pair.lq, quality), gt=_jpeg(pair.gt, quality))
+    return cv2.putText(gt, "sample picture 2024", place, cv2.FONT_HERSHEY_SIMPLEX, width / 400, (255, 255, 255), 2)
 
 
 DUPLICATE = "duplicate"
@@ -264,32 +237,29 @@ KINDS: dict[str, Spoil] = {
     **{f"misaligned_{distance}px": _misaligned(distance) for distance in range(1, 9)},
     "wrong_scene": _wrong_scene,
     "still_rainy": _still_rainy,
-    "blurred": _blurred,
-    "blocky": _blocky,
+    "blurred": _clean(lambda gt, rng: cv2.GaussianBlur(gt, (0, 0), rng.uniform(1.0, 3.0))),
+    "blocky": _clean(lambda gt, rng: _jpeg(gt, int(rng.integers(5, 26)))),
     "flat_rain": _flat_rain,
-    "exposure_shift": _exposure,
-    "swapped": _swapped,
-    "hue_turned": _hue_turned,
-    "grey_clean": _grey_clean,
-    "framed_clean": _framed_clean,
-    "interlaced_clean": _interlaced_clean,
-    "half_left": _half_left,
+    "exposure_shift": _either(_exposure),
+    "swapped": lambda pair, other, rng: replace(pair, lq=pair.gt, gt=pair.lq),
+    "hue_turned": _either(_hue_turned),
+    "grey_clean": _clean(lambda gt, rng: cv2.cvtColor(cv2.cvtColor(gt, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)),
+    "framed_clean": _clean(_framed),
+    "interlaced_clean": _clean(_interlaced),
+    "half_left": lambda pair, other, rng: _rain_left(pair, 0.5),
     DUPLICATE: _duplicate,
 }
 FURTHER_KINDS: dict[str, Spoil] = {
     "noisy_clean": _noise(8, 25, "gt"),
     "noisy_rainy": _noise(10, 25, "lq"),
-    "colour_cast": _cast,
-    "gamma": _gamma,
-    "scaled": _warped((0, 0), (1.02, 1.1)),
-    "turned": _warped((1, 4), (1, 1)),
-    "flipped": _flipped,
-    "caption_in_clean": _stamped,
-    "no_rain": _no_rain,
-    "black_clean": _black,
+    "colour_cast": _either(_cast),
+    "gamma": _either(_gamma),
+    "scaled": _clean(partial(_warped, scale=(1.02, 1.1))),
+    "turned": _clean(partial(_warped, angle=(1, 4))),
+    "flipped": _clean(lambda gt, rng: gt[:, ::-1]),
+    "caption_in_clean": _clean(_stamped),
+    "no_rain": lambda pair, other, rng: replace(pair, lq=pair.gt),
+    "black_clean": _clean(lambda gt, rng: np.zeros_like(gt)),
 }
 RAIN_KINDS: dict[str, Spoil] = {"odd_rain": _other_rain(2), "implausible_rain": _other_rain(6)}
-GOOD_KINDS: dict[str, Spoil] = {
-    "good_with_noise": _noise(1, 4, "lq gt"),
-    "good_as_jpeg": _both_coded,
-}
+GOOD_KINDS: dict[str, Spoil] = {"good_with_noise": _noise(1, 4, "lq gt"), "good_as_jpeg": _both_coded}

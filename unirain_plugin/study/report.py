@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.metrics.complexity import Complexity
 from unirain_plugin.study.data import write_json
@@ -136,26 +137,28 @@ class Report:
                 rows.append(Row(question, name, self.costs.networks[variant.name], summary, *verdicts))
         return rows
 
-    @property
-    def unit(self) -> str:
-        """What figures are told apart by."""
-        return "rain type" if self.options.test_sets is None else "test set"
+    @cached_property
+    def rainy(self) -> dict[str, float]:
+        """Rain type or test set → mean PSNR of the held-out rainy images, dB."""
+        return {t: scores["psnr"] for t, scores in self.data["rainy"].items()}
 
     @property
     def rainy_psnr(self) -> float:
-        """Mean PSNR of the held-out rainy images over the types, dB."""
-        return mean_of_types({"psnr": {t: scores["psnr"] for t, scores in self.data["rainy"].items()}})
+        """Its mean over the types."""
+        return mean_of_types({"psnr": self.rainy})
 
     def markdown(self) -> str:
         """The text of ``table.md``."""
+        unit = "rain type" if self.options.test_sets is None else "test set"
         parts = [f"## Reproduction in miniature: {self.options.name}", *self._setting()]
         for question in self.options.questions:
-            lines = [_HEADINGS, *(self._cells(row) for row in self.rows if row.question == question)]
-            parts.append(f"### {TITLES[question]}\n\n{_table(lines)}")
-        parts.append(f"### Gain over the rainy input by {self.unit}, dB\n\n{_table(list(self._gains_by_type()))}")
+            lines = (self._cells(row) for row in self.rows if row.question == question)
+            parts.append(_section(TITLES[question], _HEADINGS, lines))
+        parts.append(_section(f"Gain over the rainy input by {unit}, dB", ["variant", *self.rainy], self._gains()))
         parts += self._intervals()
         parts += self._use()
-        parts.append(f"### What was planted and what distillation kept\n\n{_table(_planted(self.data['pairs']))}")
+        planted = _planted(self.data["pairs"])
+        parts.append(_section("What was planted and what distillation kept", ["pairs", "given", "kept"], planted))
         if failed := [f"- {o.run.name}: {o.error}" for o in self.outcomes if o.status == "failed"]:
             parts.append("### Runs that failed\n\n" + "\n".join(failed))
         return "\n\n".join([*parts, _origin(self.record)]) + "\n"
@@ -167,52 +170,47 @@ class Report:
         what = f"Held-out images: {size}²"
         if self.options.test_sets is not None:
             images = f"at most {self.options.data.val_pairs} images of each, their middle {size}²"
-            what = f"Test sets {', '.join(self.data['rainy'])}: {images}"
+            what = f"Test sets {', '.join(self.rainy)}: {images}"
+        iterations = f", {done[0]['iterations']} iterations each" if done else ""
         yield (
-            f"{len(done)} of {len(self.outcomes)} runs, seeds {', '.join(map(str, self.options.seeds))}"
-            + (f", {done[0]['iterations']} iterations each. " if done else ". ")
-            + f"{what}, never seen in training; mean PSNR of the rainy input {self.rainy_psnr:.2f} "
-            f"dB. Multiply-adds at {size}², equal within {self.costs.largest:.1%} (allowed: "
-            f"{self.costs.tolerance:.0%})."
+            f"{len(done)} of {len(self.outcomes)} runs, seeds {', '.join(map(str, self.options.seeds))}{iterations}. "
+            f"{what}, never seen in training; mean PSNR of the rainy input {self.rainy_psnr:.2f} dB. Multiply-adds at "
+            f"{size}², equal within {self.costs.largest:.1%} (allowed: {self.costs.tolerance:.0%})."
         )
         yield (
             "Mean ± standard deviation over the seeds, PSNR in dB. `tie`: the difference to the baseline (the first "
             "line) is smaller than the spread of a difference, √(s₁² + s₂²). Over a few seeds the spread itself is "
             "known roughly at best, so `better` and `worse` are hints, not proofs."
         )
-        perfect = {"rainy": Counter(), "restored": Counter()}
-        perfect["rainy"].update({t: scores.get("perfect", 0) for t, scores in self.data["rainy"].items()})
+        restored = Counter()
         for result in done:
-            perfect["restored"].update(result.get("perfect", {}))
-        for what, counts in perfect.items():
+            restored.update(result.get("perfect", {}))
+        rainy = {t: scores.get("perfect", 0) for t, scores in self.data["rainy"].items()}
+        for what, counts in (("rainy", rainy), ("restored", restored)):
             if found := ", ".join(f"{count} of {rain_type}" for rain_type, count in counts.items() if count):
                 yield f"Held-out {what} images that equal the clean one ({found}): their infinite PSNR is in no mean."
 
     def _cells(self, row: Row) -> tuple[str, ...]:
-        cost = f"{row.cost.parameters / 1e3:.1f}", f"{row.cost.multiply_adds / 1e6:.1f}"
+        start = row.name, f"{row.cost.parameters / 1e3:.1f}", f"{row.cost.multiply_adds / 1e6:.1f}"
         if row.summary is None:
-            return (row.name, *cost, "0", "", "", "", row.verdict, "", row.verdict_worst)
+            return (*start, "0", "", "", "", row.verdict, "", row.verdict_worst)
         s = row.summary
         return (
-            row.name, *cost, str(s.psnr.count), s.psnr.text(), _gain(s.psnr.mean, self.rainy_psnr), s.ssim.text(4),
-            row.verdict, f"{s.worst.text()} ({s.worst_name})", row.verdict_worst,
+            *start, str(s.psnr.count), s.psnr.text(), _gain(s.psnr.mean, self.rainy_psnr), s.ssim.text(4), row.verdict,
+            f"{s.worst.text()} ({s.worst_name})", row.verdict_worst,
         )  # fmt: skip
 
-    def _gains_by_type(self) -> Iterator[tuple[str, ...]]:
+    def _gains(self) -> Iterator[tuple[str, ...]]:
         """Every variant once; the first line is the input itself."""
-        rainy = {t: scores["psnr"] for t, scores in self.data["rainy"].items()}
-        yield ("variant", *rainy)
-        yield ("(PSNR of the rainy input)", *(f"{psnr:.2f}" for psnr in rainy.values()))
+        yield ("(PSNR of the rainy input)", *(f"{psnr:.2f}" for psnr in self.rainy.values()))
         seen = set()
         for row in self.rows:
             if row.summary is None or (row.verdict == "baseline" and "baseline" in seen):
                 continue
             seen.add(row.verdict)
-            spreads = ((row.summary.by_type[t], psnr) for t, psnr in rainy.items())
-            yield (
-                row.name,
-                *(_gain(s.mean, r) + ("" if s.deviation is None else f" ± {s.deviation:.2f}") for s, r in spreads),
-            )
+            spreads = ((row.summary.by_type[t], psnr) for t, psnr in self.rainy.items())
+            gains = (_gain(s.mean, r) + ("" if s.deviation is None else f" ± {s.deviation:.2f}") for s, r in spreads)
+            yield (row.name, *gains)
 
     def _intervals(self) -> Iterator[str]:
         """The baseline against each variant, by rain type or test set, where runs hold the figures of their images."""
@@ -221,17 +219,16 @@ class Report:
             images = {name: [run["images"] for run in self.finished.get(v, {}).values() if "images" in run]
                       for name, v in variants.items()}  # fmt: skip
             (baseline, own), *others = images.items()
-            lines = []
-            for name, runs in others:
-                if own and runs:
-                    found = difference_intervals(own, runs)
-                    cells = [f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in found.values()]
-                    lines += [] if lines else [(f"{baseline} minus", *found)]
-                    lines.append((name, *cells))
+            found = {name: difference_intervals(own, runs) for name, runs in others if own and runs}
+            lines = [
+                (name, *(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in of_types.values()))
+                for name, of_types in found.items()
+            ]
             if lines:
+                heads = [f"{baseline} minus", *next(iter(found.values()))]
                 yield (
-                    f"### By how much {baseline} is better, dB\n\n{_table(lines)}\n\nIn brackets 95 % intervals of a "
-                    "bootstrap over seeds and images; over a few seeds they are too narrow."
+                    f"{_section(f'By how much {baseline} is better, dB', heads, lines)}\n\nIn brackets 95 % intervals "
+                    "of a bootstrap over seeds and images; over a few seeds they are too narrow."
                 )
 
     def _use(self) -> Iterator[str]:
@@ -243,26 +240,26 @@ class Report:
             variants = variants_of(self.options, question) if question in self.options.questions else {}
             results = {name: list(self.finished[v].values()) for name, v in variants.items() if v in self.finished}
             if results:
-                yield f"### {title}\n\n{_table(lines_of(results))}"
+                heads, *lines = lines_of(results)
+                yield _section(title, heads, lines)
 
     def csv(self) -> str:
         """The tables as CSV, figures in full and a column for each rain type."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        types = list(self.data["rainy"])
         head = ["question", "variant", "parameters", "multiply_adds", "seeds", "psnr", "psnr_sd", "ssim", "ssim_sd",
                 "worst_psnr", "worst_psnr_sd", "worst_type", "verdict", "verdict_worst"]  # fmt: skip
-        writer.writerow([*head, *(f"psnr_{t}" for t in types), *(f"psnr_{t}_sd" for t in types)])
+        writer.writerow([*head, *(f"psnr_{t}" for t in self.rainy), *(f"psnr_{t}_sd" for t in self.rainy)])
         for row in self.rows:
             start, verdicts = [row.question, row.name, *asdict(row.cost).values()], [row.verdict, row.verdict_worst]
             s = row.summary
             if s is None:
-                writer.writerow([*start, 0, *[""] * 7, *verdicts, *[""] * (2 * len(types))])
+                writer.writerow([*start, 0, *[""] * 7, *verdicts, *[""] * (2 * len(self.rainy))])
                 continue
             middle = [cell for item in (s.psnr, s.ssim, s.worst) for cell in (item.mean, item.deviation)]
-            by_type = [s.by_type[t].mean for t in types], [s.by_type[t].deviation for t in types]
-            cells = [*start, s.psnr.count, *middle, s.worst_name, *verdicts, *by_type[0], *by_type[1]]
-            writer.writerow(["" if cell is None else cell for cell in cells])
+            types = [s.by_type[t] for t in self.rainy]
+            by_type = [*(of_type.mean for of_type in types), *(of_type.deviation for of_type in types)]
+            writer.writerow([*start, s.psnr.count, *middle, s.worst_name, *verdicts, *by_type])
         return file.getvalue()
 
     def draw_curves(self, path: Path) -> None:
@@ -279,16 +276,13 @@ class Report:
             unused.set_visible(False)
         for axes, question in zip(panels, self.options.questions, strict=False):
             for name, variant in variants_of(self.options, question).items():
-                folders = [self._folder(variant, seed) for seed in self.finished.get(variant, ())]
-                curves = [read_curve(folder / CURVE) for folder in folders]
+                curves = [read_curve(self._folder(variant, seed) / CURVE) for seed in self.finished.get(variant, ())]
                 iterations = sorted(set.intersection(*map(set, curves))) if curves else []
                 spreads = [spread([curve[i] for curve in curves]) for i in iterations]
                 means = np.array([s.mean for s in spreads])
-                deviations = np.array([s.deviation or 0.0 for s in spreads])
+                around = np.array([s.deviation or 0.0 for s in spreads])
                 (line,) = axes.plot(iterations, means, marker=".", label=name)
-                axes.fill_between(
-                    iterations, means - deviations, means + deviations, color=line.get_color(), alpha=0.15
-                )
+                axes.fill_between(iterations, means - around, means + around, color=line.get_color(), alpha=0.15)
             axes.axhline(self.rainy_psnr, color="grey", linestyle="--", linewidth=0.8)
             axes.set_title(TITLES[question], fontsize=9)
             axes.set_xlabel("iteration")
@@ -302,17 +296,16 @@ class Report:
         Returns:
             (H, W, 3) RGB; None if no run of the question is finished.
         """
-        folders = {
-            name: self._folder(variant, next(seed for seed in self.options.seeds if seed in self.finished[variant]))
-            / "pictures"
-            for name, variant in variants_of(self.options, question).items()
-            if self.finished.get(variant, {}).keys() & set(self.options.seeds)
-        }
+        folders = {}
+        for name, variant in variants_of(self.options, question).items():
+            seed = next((seed for seed in self.options.seeds if seed in self.finished.get(variant, {})), None)
+            if seed is not None:
+                folders[name] = self._folder(variant, seed) / "pictures"
         if not folders:
             return None
         first = next(iter(folders.values()))
         rows = []
-        for rain_type in self.data["rainy"]:
+        for rain_type in self.rainy:
             if (first / f"{rain_type}_clean.png").is_file():
                 images = {"rainy": read_bgr(first / f"{rain_type}_rainy.png")}
                 images |= {name: read_bgr(folder / f"{rain_type}_restored.png") for name, folder in folders.items()}
@@ -359,16 +352,13 @@ def _planted(pairs: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[tuple
     given: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     for by_kind in pairs.values():
-        for kind, counts in by_kind.items():
-            given[kind] += counts["given"]
-            kept[kind] += counts["kept"]
-    return [("pairs", "given", "kept"), *((kind, str(count), str(kept[kind])) for kind, count in given.most_common())]
+        given.update({kind: counts["given"] for kind, counts in by_kind.items()})
+        kept.update({kind: counts["kept"] for kind, counts in by_kind.items()})
+    return [(kind, str(count), str(kept[kind])) for kind, count in given.most_common()]
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table; the first line is its head."""
-    rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
+def _section(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return f"### {title}\n\n{markdown_table(heads, lines, right=True)}".rstrip("\n")
 
 
 def _origin(record: Mapping[str, Any]) -> str:

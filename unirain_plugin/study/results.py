@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,14 +20,10 @@ from unirain_plugin.study.plan import Variant, network_section, variants_of
 from unirain_plugin.toolbox import prepare_import
 
 
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What the networks cost on one image of the held-out size.
+class Costs(NamedTuple):
+    """What the networks cost on one image of the held-out size: variant's name → parameters and multiply-adds.
 
-    Attributes:
-        networks: Variant's name → parameters and multiply-adds.
-        tolerance: Largest relative difference to the baseline that is allowed.
-        largest: Largest relative difference that there is.
+    ``tolerance`` and ``largest``: relative difference to the baseline that is allowed, and the largest that there is.
     """
 
     networks: dict[str, Complexity]
@@ -82,11 +78,8 @@ Figures = Mapping[str, Mapping[str, float]]
 def means_by_type(values: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, Any]]:
     """Means over the images of each type, without those that equal the clean image: their PSNR is infinite.
 
-    Args:
-        values: Metric → rain type → a value an image.
-
-    Returns:
-        Metric → rain type → mean; ``perfect``: rain type → number of images that were left out, where there are some.
+    Metric → rain type → a value an image becomes metric → rain type → mean; ``perfect``: rain type → number of images
+    that were left out, where there are some.
     """
     means = {metric: {t: finite_mean(v) for t, v in types.items()} for metric, types in values.items()}
     perfect = {t: count for t, v in values["psnr"].items() if (count := sum(map(math.isinf, v)))}
@@ -95,12 +88,9 @@ def means_by_type(values: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and standard deviation over seeds.
+    """Mean and sample standard deviation (n − 1) over seeds, both of the finite values.
 
-    Attributes:
-        mean: The mean of the finite values; infinite if there are none.
-        deviation: The sample's standard deviation (n − 1) of the finite values; None for fewer than two.
-        count: Number of seeds.
+    The mean is infinite if there are none, the deviation None for fewer than two; ``count``: of all seeds.
     """
 
     mean: float
@@ -183,14 +173,9 @@ def difference_intervals(
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One variant over its seeds.
+    """One variant over its seeds: PSNR (dB) and SSIM, means over the types, and PSNR of each run's worst type.
 
-    Attributes:
-        psnr: Mean PSNR over the types, dB.
-        ssim: Mean SSIM over the types.
-        worst: PSNR of each run's worst type, dB.
-        worst_name: The type that is worst by its mean over the seeds.
-        by_type: Rain type → PSNR, dB.
+    ``worst_name``: the type that is worst by its mean over the seeds.
     """
 
     psnr: Spread
@@ -235,11 +220,7 @@ def expert_use(
 
 
 def expert_lines(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, ...]]:
-    """Cells of a table: variant and its experts' use, means over seeds; encoder and latent apart from the decoder.
-
-    Args:
-        results: Variant's name → results of its finished runs.
-    """
+    """Cells of a table: variant and its experts' use, means over seeds; encoder and latent apart from the decoder."""
     lines = [("variant", "encoder: overall", "within a type", "decoder: overall", "within a type")]
     for name, runs in results.items():
         cells: list[str] = []

@@ -14,17 +14,11 @@ from unirain_plugin.distill.registry import Part
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A rainy image to be described.
+    """A rainy image to be described."""
 
-    Attributes:
-        id: Of the reference or candidate.
-        path: Its file.
-        image: uint8 RGB (H, W, 3).
-    """
-
-    id: str
-    path: Path
-    image: np.ndarray
+    id: str  # of the reference or candidate
+    path: Path  # its file
+    image: np.ndarray  # uint8 RGB (H, W, 3)
 
 
 class Captioner(Part, ABC):
@@ -40,13 +34,9 @@ class Captioner(Part, ABC):
 
 
 class Embedder(Part, ABC):
-    """Base of all embedders; register subclasses with ``@EMBEDDER.register()``.
+    """Base of all embedders; register subclasses with ``@EMBEDDER.register()``."""
 
-    Attributes:
-        batch_size: Images that the pipeline hands over (and keeps in memory) at a time.
-    """
-
-    batch_size: int = 16
+    batch_size: int = 16  # images that the pipeline hands over (and keeps in memory) at a time
 
     @abstractmethod
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -30,25 +30,18 @@ _GENERATION = replace(one_of("greedy", "beam_search"), kind="greedy or beam_sear
 
 @dataclass(eq=False)
 class ClipPart(Part):
-    """Base of the parts with a model of open_clip, which is loaded on first use.
+    """Base of the parts with a model of open_clip, which is loaded on first use."""
 
-    Attributes:
-        model: Model name (``ViT-B-32``), ``local-dir:DIR`` (a folder with open_clip_config.json and weights) or
-            ``hf-hub:OWNER/NAME``.
-        pretrained: Tag of open_clip (downloaded from the hub), a local weights file, or null where the name already
-            brings the weights.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …
-        precision: ``fp32``, ``fp16`` or ``bf16``.
-        batch_size: Images or sentences at a time.
-        config_dir: Folder with model configurations of your own (``NAME.json``).
-    """
-
+    # model name (``ViT-B-32``), ``local-dir:DIR`` (a folder with open_clip_config.json and weights) or ``hf-
+    # hub:OWNER/NAME``
     model: str = "ViT-B-32"
+    # tag of open_clip (downloaded from the hub), a local weights file, or null where the name already brings the
+    # weights
     pretrained: str | None = "openai"
-    device: str = "cpu"
-    precision: Annotated[str, _PRECISION] = "fp32"
-    batch_size: Annotated[int, at_least(1)] = 64
-    config_dir: str | None = None
+    device: str = "cpu"  # ``cpu``, ``cuda``, ``cuda:1``, …
+    precision: Annotated[str, _PRECISION] = "fp32"  # ``fp32``, ``fp16`` or ``bf16``
+    batch_size: Annotated[int, at_least(1)] = 64  # images or sentences at a time
+    config_dir: str | None = None  # folder with model configurations of your own (``NAME.json``)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,24 +151,20 @@ _SHORTEST = 5  # tokens before the end may come, as in open_clip's own generatio
 @CAPTIONER.register()
 @dataclass(eq=False)
 class CocaCaptioner(ClipPart, Captioner):
-    """Writes captions with open_clip's CoCa: ``coca_ViT-B-32`` or ``coca_ViT-L-14``.
-
-    Attributes:
-        generation: ``greedy`` (always the likeliest word; our own loop, deterministic, needs nothing else) or
-            ``beam_search`` (open_clip's, which needs transformers ≤ 4.56).
-        max_words: Longest caption in tokens; the remaining keys are those of :class:`ClipPart`.
-    """
+    """Writes captions with open_clip's CoCa: ``coca_ViT-B-32`` or ``coca_ViT-L-14``."""
 
     registry_name = "coca"
 
     model: str = "coca_ViT-L-14"
     pretrained: str | None = "mscoco_finetuned_laion2b_s13b_b90k"
     batch_size: Annotated[int, at_least(1)] = 8
+    # ``greedy`` (always the likeliest word; our own loop, deterministic, needs nothing else) or ``beam_search``
+    # (open_clip's, which needs transformers ≤ 4.56)
     generation: Annotated[str, _GENERATION] = "greedy"
+    # longest caption in tokens; the remaining keys are those of :class:`ClipPart`
     max_words: Annotated[int, between(_SHORTEST + 1, 76)] = 30
 
     def check(self) -> None:
-        """Look also for what beam search needs."""
         super().check()
         if self.generation == "beam_search":
             package = require("transformers", "'transformers<=4.56'")
@@ -186,16 +175,11 @@ class CocaCaptioner(ClipPart, Captioner):
                 )
 
     def fingerprint(self) -> dict[str, Any]:
-        """The model and the kind of generation."""
         own = {"type": type(self).__qualname__, "generation": self.generation, "max_words": self.max_words}
         return {**super().fingerprint(), **own}
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """Caption images, ``batch_size`` at a time.
-
-        Raises:
-            OptionError: If the model has no text decoder.
-        """
+        """Caption images, ``batch_size`` at a time. An OptionError if the model has no text decoder."""
         model = self.loaded[0]
         if not hasattr(model, "text_decoder"):
             raise OptionError(f"captioner: the model '{self.model}' is no CoCa: it has no text decoder.")
@@ -231,7 +215,6 @@ def _greedy(model: Any, images: torch.Tensor, longest: int) -> torch.Tensor:
 
 
 def _clean(text: str) -> str:
-    """Take away CoCa's marks and white space."""
     return " ".join(text.split("<end_of_text>")[0].replace("<start_of_text>", "").split())
 
 
@@ -242,7 +225,6 @@ class OpenClipEmbedder(ClipPart, Embedder):
     registry_name = "open_clip"
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Encode images, ``batch_size`` at a time."""
         rows = []
         for batch in self.image_batches(images):
             with self.inference():
@@ -253,23 +235,17 @@ class OpenClipEmbedder(ClipPart, Embedder):
 @TEXT_ENCODER.register()
 @dataclass(eq=False)
 class OpenClipTextEncoder(ClipPart, TextEncoder):
-    """CLIP text features, as they are (our choice: the paper's L2 distance is stated on φ_T itself).
-
-    Attributes:
-        normalize: Bring the vectors to unit length; the remaining keys are those of :class:`ClipPart`.
-    """
+    """CLIP text features, as they are (our choice: the paper's L2 distance is stated on φ_T itself)."""
 
     registry_name = "open_clip"
 
     batch_size: Annotated[int, at_least(1)] = 256
-    normalize: bool = False
+    normalize: bool = False  # bring the vectors to unit length; the remaining keys are those of :class:`ClipPart`
 
     def fingerprint(self) -> dict[str, Any]:
-        """The model and whether vectors are normalised."""
         return {**super().fingerprint(), "normalize": self.normalize}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode sentences, ``batch_size`` at a time."""
         rows = []
         for batch in self.token_batches(texts):
             with self.inference():

@@ -26,12 +26,10 @@ class AttributesCaptioner(Captioner):
     registry_name = "attributes"
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """Measure each image and put the figures into a sentence."""
         return [sentence(rain_cues(scene.image)) for scene in scenes]
 
 
 def sentence(cues: RainCues) -> str:
-    """Say the cues in one sentence."""
     light = "nighttime" if cues.night >= 0.5 else "daytime"
     tone = _word(cues.brightness, (0.2, "very dark"), (0.35, "dark"), (0.6, "moderately lit"), (1.1, "bright"))
     if cues.streaks >= 0.5:
@@ -70,7 +68,6 @@ class StatisticsEmbedder(Embedder):
     batch_size = 4  # nothing is gained by more, and few images stay in the processor's cache from part to part
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Describe each image by 46 figures."""
         return np.stack([_describe(image) for image in images]).astype(np.float32)
 
 
@@ -133,7 +130,6 @@ class AttributesTextEncoder(TextEncoder):
     registry_name = "attributes"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Turn each sentence into 58 figures."""
         return np.stack([_encode(text.lower()) for text in texts]).astype(np.float32)
 
 

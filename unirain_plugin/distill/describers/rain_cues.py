@@ -27,37 +27,21 @@ _STREAK_WIDTH = 5
 
 @dataclass(frozen=True, slots=True)
 class RainCues:
-    """The measurements of one image.
+    """The measurements of one image."""
 
-    Attributes:
-        brightness: Mean luma, 0 to 1.
-        contrast: Standard deviation of luma, 0 to 0.5.
-        dark: Share of pixels with luma below 40 of 255.
-        calm: Share of horizontal neighbours of equal red-difference chroma: small under colour noise.
-        night: 0 (day) to 1 (night).
-        streaks: Evidence of streaks against drops, 0 to 1.
-        angle: Direction of the strongest lines, degrees, 90 is vertical.
-        density: Mean height of the streaks above their surroundings, 0 to 1.
-        lines: Energy along each of :data:`ANGLES`.
-        roundness: How round the compact structures are, 0 to 1.
-        drops: Number of distinct round structures.
-        drop_size: Their mean diameter as a share of the image's width; 0 if there are none.
-        sharpness: Fine detail against coarse, 0 to about 1.
-    """
-
-    brightness: float
-    contrast: float
-    dark: float
-    calm: float
-    night: float
-    streaks: float
-    angle: int
-    density: float
-    lines: np.ndarray
-    roundness: float
-    drops: int
-    drop_size: float
-    sharpness: float
+    brightness: float  # mean luma, 0 to 1
+    contrast: float  # standard deviation of luma, 0 to 0.5
+    dark: float  # share of pixels with luma below 40 of 255
+    calm: float  # share of horizontal neighbours of equal red-difference chroma: small under colour noise
+    night: float  # 0 (day) to 1 (night)
+    streaks: float  # evidence of streaks against drops, 0 to 1
+    angle: int  # direction of the strongest lines, degrees, 90 is vertical
+    density: float  # mean height of the streaks above their surroundings, 0 to 1
+    lines: np.ndarray  # energy along each of :data:`ANGLES`
+    roundness: float  # how round the compact structures are, 0 to 1
+    drops: int  # number of distinct round structures
+    drop_size: float  # their mean diameter as a share of the image's width; 0 if there are none
+    sharpness: float  # fine detail against coarse, 0 to about 1
 
 
 @remembered

@@ -19,37 +19,24 @@ from unirain_plugin.support.spec import at_least
 @TEXT_ENCODER.register()
 @dataclass(eq=False)
 class SentenceTransformersEncoder(TextEncoder):
-    """Any sentence-transformers model: a local folder, or a name on the hub.
-
-    Attributes:
-        model: Folder or name (``all-MiniLM-L6-v2``).
-        device: ``cpu``, ``cuda``, …
-        batch_size: Sentences at a time.
-        normalize: Bring the vectors to unit length.
-    """
+    """Any sentence-transformers model: a local folder, or a name on the hub."""
 
     registry_name = "sentence_transformers"
 
-    model: str = "all-MiniLM-L6-v2"
-    device: str = "cpu"
-    batch_size: Annotated[int, at_least(1)] = 256
-    normalize: bool = True
+    model: str = "all-MiniLM-L6-v2"  # folder or name (``all-MiniLM-L6-v2``)
+    device: str = "cpu"  # ``cpu``, ``cuda``, …
+    batch_size: Annotated[int, at_least(1)] = 256  # sentences at a time
+    normalize: bool = True  # bring the vectors to unit length
 
     def fingerprint(self) -> dict[str, Any]:
-        """The model and whether vectors are normalised; not what only changes speed."""
         own = {"model": self.model, "normalize": self.normalize}
         return {"type": type(self).__qualname__, "version": self.version, **own}
 
     def check(self) -> None:
-        """Look for the package."""
         require("sentence_transformers", "sentence-transformers")
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode sentences, ``batch_size`` at a time.
-
-        Raises:
-            OptionError: If the model cannot be loaded.
-        """
+        """Encode sentences, ``batch_size`` at a time. An OptionError if the model cannot be loaded."""
         rows = self._model.encode(
             list(texts),
             batch_size=self.batch_size,

@@ -38,19 +38,13 @@ class SidecarCaptioner(Captioner):
                 raise OptionError(f"files: expected a name ending in .csv or .jsonl, got '{name}'.")
 
     def check(self) -> None:
-        """Read the files."""
         _ = self._captions
 
     def fingerprint(self) -> dict:
-        """The files by size and time."""
         return {**super().fingerprint(), "stamps": [file_stamp(name) for name in self.files]}
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """Look the captions up.
-
-        Raises:
-            DistillError: If an image has no caption, or several.
-        """
+        """Look the captions up. A DistillError if an image has no caption, or several."""
         result = []
         for scene in scenes:
             keys = (str(scene.path.absolute()), str(scene.path), scene.id)

@@ -9,38 +9,29 @@ from unirain_plugin.distill.job import Context, Job
 
 
 class Stage(ABC):
-    """One step of the pipeline: makes shards that depend only on the job and on earlier stages' shards.
+    """One step of the pipeline: makes shards that depend only on the job and on earlier stages' shards."""
 
-    Attributes:
-        name: Folder of its shards.
-        title: What it does, for the progress bar.
-        of: What it counts: ``candidates`` or ``references``.
-        upstream: Stages whose shards it reads.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    of: ClassVar[str] = "candidates"
-    upstream: ClassVar[tuple[str, ...]] = ()
+    name: ClassVar[str]  # folder of its shards
+    title: ClassVar[str]  # what it does, for the progress bar
+    of: ClassVar[str] = "candidates"  # what it counts: ``candidates`` or ``references``
+    whole: ClassVar[bool] = False  # one shard holds everything
+    upstream: ClassVar[tuple[str, ...]] = ()  # stages whose shards it reads
 
     def __init__(self, context: Context) -> None:
         self.context = context
 
     @classmethod
     def items(cls, job: Job) -> int:
-        """Number of what it counts, in all shards."""
-        return job.references if cls.of == "references" else job.candidates.count
+        return job.references if cls.of == "references" else job.candidates
 
     @classmethod
     def shards(cls, job: Job) -> int:
-        """Number of its shards."""
-        return job.shards(cls.items(job))
+        return 1 if cls.whole else job.shards(cls.items(job))
 
     @classmethod
     def items_in(cls, job: Job, shard: int) -> int:
-        """How many items a shard holds."""
-        size = job.options.shard_size
-        return min(size, cls.items(job) - shard * size)
+        size, items = job.options.shard_size, cls.items(job)
+        return items if cls.whole else min(size, items - shard * size)
 
     @classmethod
     @abstractmethod
@@ -50,17 +41,3 @@ class Stage(ABC):
     @abstractmethod
     def run(self, shard: int) -> None:
         """Make one shard, atomically."""
-
-
-class WholeStage(Stage):
-    """A stage of a single shard, for what needs everything at once."""
-
-    @classmethod
-    def shards(cls, job: Job) -> int:
-        """One."""
-        return 1
-
-    @classmethod
-    def items_in(cls, job: Job, shard: int) -> int:
-        """All."""
-        return cls.items(job)

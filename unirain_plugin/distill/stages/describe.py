@@ -13,16 +13,15 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.distill.describers.base import Scene
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.records import (
     Candidate,
     DistillError,
     Reference,
-    UnreadableImageError,
     check_same_size,
     decode_rgb,
-    read_file,
     shared_luminance,
     thumbnail,
 )
@@ -30,22 +29,17 @@ from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.stages.duplicates import content_digest, pair_planes
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import save_lines, save_rows
+from unirain_plugin.errors import DataError
 
 T = TypeVar("T", Reference, Candidate)
 
 
 class Describe(Stage):
-    """What both have in common: read ahead, describe in batches, write one shard.
+    """What both have in common: read ahead, describe in batches, write one shard."""
 
-    Attributes:
-        measure: The voters' method that measures an item.
-        rainy: Item → its rainy image, uint8 RGB (H, W, 3).
-        path: Item → that image's file.
-    """
-
-    measure: ClassVar[str]
-    rainy: ClassVar[Callable[[Any], np.ndarray]]
-    path: ClassVar[Callable[[Any], Path]]
+    measure: ClassVar[str]  # the voters' method that measures an item
+    rainy: ClassVar[Callable[[Any], np.ndarray]]  # item → its rainy image, uint8 RGB (H, W, 3)
+    path: ClassVar[Callable[[Any], Path]]  # item → that image's file
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
@@ -67,8 +61,7 @@ class Describe(Stage):
     def run(self, shard: int) -> None:
         """Describe the items of a shard.
 
-        Raises:
-            UnreadableImageError: If an image cannot be read and the options say ``unreadable: stop``.
+        A DataError if an image cannot be read and the options say ``unreadable: stop``.
         """
         items = self._items(shard)
         lines: list[dict[str, Any]] = []
@@ -103,9 +96,9 @@ class Describe(Stage):
     def _try_to_read(self, item: T) -> str | None:
         try:
             self._read(item)
-        except UnreadableImageError as error:
+        except DataError as error:
             if self.context.options.unreadable == "stop":
-                raise UnreadableImageError(
+                raise DataError(
                     f"{error} Mend or remove the file and run again (finished shards are kept), or set "
                     "`unreadable: reject`."
                 ) from error
@@ -166,14 +159,15 @@ class Describe(Stage):
 class DescribeReferences(Describe):
     """The database of real rain, D_r."""
 
-    name: ClassVar[str] = "references"
-    title: ClassVar[str] = "describe references"
-    of: ClassVar[str] = "references"
+    name = "references"
+    title = "describe references"
+    of = "references"
     measure = "measure_reference"
     rainy, path = attrgetter("image"), attrgetter("path")
 
     def _items(self, shard: int) -> Sequence[Reference]:
-        return self.context.reference_slice(shard)
+        size = self.context.options.shard_size
+        return self.context.references[shard * size : (shard + 1) * size]
 
     def _read(self, item: Reference) -> None:
         _ = item.image
@@ -182,14 +176,13 @@ class DescribeReferences(Describe):
 class DescribeCandidates(Describe):
     """The pairs to choose from, each file read and decoded once for everything that needs its pixels."""
 
-    name: ClassVar[str] = "candidates"
-    title: ClassVar[str] = "describe candidates"
+    name = "candidates"
+    title = "describe candidates"
     measure = "measure"
     rainy, path = attrgetter("lq"), attrgetter("lq_path")
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """Also the conversions that are accepted."""
         return {**super().depends_on(context), "candidates.convert": sorted(context.options.candidates.convert)}
 
     def _items(self, shard: int) -> Sequence[Candidate]:
@@ -197,7 +190,7 @@ class DescribeCandidates(Describe):
 
     def _read(self, item: Candidate) -> None:
         paths = (item.lq_path, item.gt_path)
-        files = [read_file(path) for path in paths]
+        files = [read_file(str(path)) for path in paths]
         lq, gt = (decode_rgb(data, path, item.convert) for data, path in zip(files, paths, strict=True))
         check_same_size(lq, gt, *paths)
         item.preload(lq, gt)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
 
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.records import Candidate, luminance, shared_luminance, thumbnail
-from unirain_plugin.distill.stages.base import WholeStage
+from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import load_rows, row_blocks, save_rows
 
 SIDE = 32
@@ -51,7 +51,7 @@ def find_duplicates(
     load: Callable[[int], Candidate],
     release: bool = True,
 ) -> np.ndarray:
-    """For each candidate the first one that it repeats, or −1.
+    """For each candidate the first one that it repeats, or −1: int64 (n,).
 
     Args:
         keys: :func:`band_keys` of all candidates, uint32 (n, 10).
@@ -59,9 +59,6 @@ def find_duplicates(
         planes: Number → :func:`pair_planes`.
         load: Number → candidate.
         release: Drop the images of candidates after comparing them.
-
-    Returns:
-        int64 (n,); every entry is smaller than its own number and itself −1 there.
     """
     original = np.full(len(keys), -1, np.int64)
     for group in _groups(digests[:, 0] ^ (digests[:, 1] << np.uint64(1))):
@@ -139,39 +136,35 @@ def _images_alike(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(cv2.absdiff(first, second).mean() <= 0.35 * shift + 0.5)
 
 
-class FindDuplicates(WholeStage):
+class FindDuplicates(Stage):
     """Writes, for each candidate, the number of the one that it repeats, or −1."""
 
-    name: ClassVar[str] = "duplicates"
-    title: ClassVar[str] = "find duplicates"
-    upstream: ClassVar[tuple[str, ...]] = ("candidates",)
+    name = "duplicates"
+    whole = True
+    title = "find duplicates"
+    upstream = ("candidates",)
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """Whether it looks at all."""
         return {"format": 1, "duplicates": context.options.duplicates}
 
     def run(self, shard: int) -> None:
-        """Compare all candidates that could be read."""
         context, job = self.context, self.context.job
-        original = np.full(job.candidates.count, -1, np.int64)
+        original = np.full(job.candidates, -1, np.int64)
         if context.options.duplicates == "reject":
-            shards = job.shards(job.candidates.count)
+            shards = job.shards(job.candidates)
             digests = np.concatenate(list(row_blocks(context.workspace, "candidates", "digests", shards)))
             blocks = row_blocks(context.workspace, "candidates", "planes", shards)
             keys = np.concatenate([band_keys(np.asarray(block)) for block in blocks])
             rows = np.flatnonzero(digests.any(axis=1))  # the others could not be read
-            planes, load = (lambda i, get=get: get(int(rows[i])) for get in (self._planes, context.candidate))
-            found = find_duplicates(keys[rows], digests[rows], planes, load)
+            size = context.options.shard_size
+            opened = lru_cache(maxsize=256)(lambda s: load_rows(context.workspace.shard("candidates", s), "planes"))
+            found = find_duplicates(
+                keys[rows],
+                digests[rows],
+                planes=lambda i: opened(int(rows[i]) // size)[rows[i] % size],
+                load=lambda i: context.candidate(int(rows[i])),
+            )
             original[rows] = np.where(found >= 0, rows[np.maximum(found, 0)], -1) if len(rows) else original[rows]
         with context.workspace.writing(self.name, shard) as folder:
             save_rows(folder, "original", original)
-
-    def _planes(self, number: int) -> np.ndarray:
-        shard, row = divmod(number, self.context.options.shard_size)
-        return _open_planes(self.context, shard)[row]
-
-
-@lru_cache(maxsize=256)
-def _open_planes(context: Context, shard: int) -> np.ndarray:
-    return load_rows(context.workspace.shard("candidates", shard), "planes")

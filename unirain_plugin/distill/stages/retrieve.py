@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, build_index, read_index
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.registry import file_stamp
-from unirain_plugin.distill.stages.base import Stage, WholeStage
+from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import concatenate_rows, load_lines, load_rows, row_blocks, save_rows
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.packages import require
@@ -19,23 +19,22 @@ from unirain_plugin.support.packages import require
 ARRAYS = ("text", "visual", "thumbnails")
 
 
-class BuildIndex(WholeStage):
+class BuildIndex(Stage):
     """Builds (or checks and copies) the FAISS index."""
 
-    name: ClassVar[str] = "index"
-    title: ClassVar[str] = "index references"
-    of: ClassVar[str] = "references"
-    upstream: ClassVar[tuple[str, ...]] = ("references",)
+    name = "index"
+    whole = True
+    title = "index references"
+    of = "references"
+    upstream = ("references",)
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """The index's kind, and the file's stamp where one is given."""
         retrieval = context.options.retrieval
         given = file_stamp(retrieval.index_file) if retrieval.index_file else None
         return {"format": 1, "index": retrieval.index, "index_file": given}
 
     def run(self, shard: int) -> None:
-        """Join the references' rows and index their text vectors."""
         job, workspace = self.context.job, self.context.workspace
         shards = job.shards(job.references)
         rows = self._readable(shards)
@@ -63,18 +62,16 @@ class BuildIndex(WholeStage):
 class Retrieve(Stage):
     """Writes the retrieved references' rows and similarities."""
 
-    name: ClassVar[str] = "retrieval"
-    title: ClassVar[str] = "retrieve references"
-    upstream: ClassVar[tuple[str, ...]] = ("candidates", "index")
+    name = "retrieval"
+    title = "retrieve references"
+    upstream = ("candidates", "index")
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """The cascade's sizes."""
         retrieval = context.options.retrieval
         return {"format": 1, "k1": retrieval.k1, "k2": retrieval.k2, "k3": retrieval.k3, "nprobe": retrieval.nprobe}
 
     def run(self, shard: int) -> None:
-        """Retrieve for the candidates that could be read."""
         workspace, k3 = self.context.workspace, self.context.options.retrieval.k3
         source = workspace.shard("candidates", shard)
         good = [place for place, line in enumerate(load_lines(source, "rows")) if line["error"] is None]

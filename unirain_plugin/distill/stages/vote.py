@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -17,18 +17,13 @@ from unirain_plugin.distill.workspace import load_lines, load_rows, save_lines
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the votes amount to.
+    """What the votes amount to."""
 
-    Attributes:
-        keep: R̂_q.
-        outcome: ``kept``, ``rejected`` (a majority against), ``tie`` (as many for as against) or ``undecided``
-            (abstentions left neither side a majority).
-        reason: The count and the deciding side's reasons, in words.
-    """
-
-    keep: bool
+    keep: bool  # R̂_q
+    # ``kept``, ``rejected`` (a majority against), ``tie`` (as many for as against) or ``undecided`` (abstentions
+    # left neither side a majority)
     outcome: str
-    reason: str
+    reason: str  # the count and the deciding side's reasons, in words
 
 
 def needed_votes(voters: int) -> int:
@@ -42,17 +37,11 @@ def is_settled(votes: Sequence[Vote], voters: int) -> bool:
 
 
 def decide(votes: Sequence[Vote], voters: int) -> Decision:
-    """Apply the majority rule.
+    """Apply the majority rule to the votes given, fewer than ``voters`` after an early exit.
 
-    Only a majority of *all* voters keeps a candidate: with three voters one yes, one no and one abstention is a tie
-    and is not kept (our choice: 97 % are rejected in the paper, so doubt costs less than a bad pair).
-
-    Args:
-        votes: The votes given; fewer than ``voters`` after an early exit.
-        voters: Number of voters in the pipeline.
-
-    Raises:
-        ValueError: If there are more votes than voters or a voter voted twice.
+    Only a majority of *all* voters keeps a candidate: with three voters one yes, one no and one abstention is a tie and
+    is not kept (our choice: 97 % are rejected in the paper, so doubt costs less than a bad pair). A ValueError if there
+    are more votes than voters or a voter voted twice.
     """
     names = [vote.voter for vote in votes]
     if len(names) > voters or len(set(names)) != len(names):
@@ -84,18 +73,16 @@ _BATCH = 32
 class AskVoters(Stage):
     """Writes votes and decisions."""
 
-    name: ClassVar[str] = "votes"
-    title: ClassVar[str] = "vote"
-    upstream: ClassVar[tuple[str, ...]] = ("candidates", "duplicates", "retrieval", "references")
+    name = "votes"
+    title = "vote"
+    upstream = ("candidates", "duplicates", "retrieval", "references")
 
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
-        """The voters and when they are asked."""
         voters = [{"name": voter.name, **voter.fingerprint()} for voter in context.voters]
         return {"format": 1, "voters": voters, "early_exit": context.options.early_exit}
 
     def run(self, shard: int) -> None:
-        """Ask about what was read and is no repetition."""
         workspace = self.context.workspace
         lines = load_lines(workspace.shard("candidates", shard), "rows")
         first = shard * self.context.options.shard_size
@@ -161,8 +148,10 @@ def _checked(voter: Voter, votes: Sequence[Vote], count: int) -> Sequence[Vote]:
     if len(votes) != count:
         raise DistillError(f"the voter '{voter.name}' gave {len(votes)} votes on {count} tasks.")
     for vote in votes:
-        if vote.voter != voter.name or not (vote.verdict is None or isinstance(vote.verdict, bool)):
+        own = isinstance(vote, Vote) and vote.voter == voter.name
+        if not own or not (vote.verdict is None or isinstance(vote.verdict, bool)):
             raise DistillError(
-                f"the voter '{voter.name}' returned {vote!r}; expected its name and True, False or None as verdict."
+                f"the voter '{voter.name}' returned {vote!r}; expected a Vote with its name and True, False or None as "
+                "verdict."
             )
     return votes

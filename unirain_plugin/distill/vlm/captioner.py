@@ -23,32 +23,26 @@ _LONGEST = 1000
 @CAPTIONER.register()
 @dataclass(eq=False)
 class VlmCaptioner(VlmClient, Captioner):
-    """Asks a model to describe each image. A reply is plain text to the pipeline, whatever it says.
-
-    Attributes:
-        prompt: What to ask; the remaining keys are those of :class:`.VlmClient`.
-    """
+    """Asks a model to describe each image. A reply is plain text to the pipeline, whatever it says."""
 
     registry_name = "vlm"
 
     max_tokens: Annotated[int, between(16, 1 << 16)] = 128
+    # what to ask; the remaining keys are those of :class:`.VlmClient`
     prompt: Annotated[str, Rule(holds=str.strip, kind="a text")] = DEFAULT_PROMPT
 
     def fingerprint(self) -> dict[str, Any]:
-        """The prompt, the model and its decoding; not the server's address."""
         return {"type": type(self).__qualname__, "version": self.version, "prompt": self.prompt, "model": self.model,
                 "decoding": self.decoding()}  # fmt: skip
 
     def calls(self, images: int) -> int:
-        """One request an image."""
         return images
 
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
         """Ask about all images, several at a time; at the first failure the rest is not asked.
 
-        Raises:
-            ServiceError: As :meth:`.VlmClient.ask`.
-            DistillError: If a reply is no sentence (HTML, empty, cut off): a rerun asks again from there.
+        A ServiceError as :meth:`.VlmClient.ask`. A DistillError if a reply is no sentence (HTML, empty, cut off): a
+        rerun asks again from there.
         """
         return self.ask_all(self._describe, scenes)
 

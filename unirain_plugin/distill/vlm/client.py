@@ -63,37 +63,25 @@ class UnusableReplyError(DistillError):
 
 @dataclass(eq=False)
 class VlmClient(Part):
-    """A connection to one model; cheap to build, picklable, safe to use from several threads.
+    """A connection to one model; cheap to build, picklable, safe to use from several threads."""
 
-    Attributes:
-        base_url: The server's address up to ``/v1``.
-        model: The model's name there.
-        api_key_env: Environment variable with the key. None: ``OPENAI_API_KEY`` if it is set (it must be for OpenAI's
-            own server), else no key, as most local servers want.
-        max_tokens: Longest reply.
-        temperature: 0 for the likeliest reply.
-        seed: Passed to servers that know it; None leaves it out.
-        timeout: Seconds for one request in all.
-        retries: Further tries after a time-out, a lost connection, 408, 409, 429 or 5xx: those of the client library,
-            half a second apart, then twice that and so on to 8 seconds, with jitter, or as ``Retry-After`` says.
-        backoff: Without effect since the client library sets the pauses; warns.
-        max_side: Images are shrunk to this longer side, pixels.
-        extra_body: Further fields of the request, for example ``{"chat_template_kwargs": …}``.
-        concurrency: Requests at a time.
-    """
-
-    base_url: Any
-    model: Annotated[str, Rule(holds=bool, kind="the name of a model on the server")]
+    base_url: Any  # the server's address up to ``/v1``
+    model: Annotated[str, Rule(holds=bool, kind="the name of a model on the server")]  # the model's name there
+    # environment variable with the key. None: ``OPENAI_API_KEY`` if it is set (it must be for OpenAI's own
+    # server), else no key, as most local servers want.
     api_key_env: str | None = None
-    max_tokens: Annotated[int, between(16, 1 << 16)] = 256
-    temperature: Annotated[float, _number(0, 2)] = 0.0
-    seed: int | None = 0
-    timeout: Annotated[float, _number(0.1, 3600)] = 120.0
+    max_tokens: Annotated[int, between(16, 1 << 16)] = 256  # longest reply
+    temperature: Annotated[float, _number(0, 2)] = 0.0  # 0 for the likeliest reply
+    seed: int | None = 0  # passed to servers that know it; None leaves it out
+    timeout: Annotated[float, _number(0.1, 3600)] = 120.0  # seconds for one request in all
+    # further tries after a time-out, a lost connection, 408, 409, 429 or 5xx: those of the client library, half a
+    # second apart, then twice that and so on to 8 seconds, with jitter, or as ``Retry-After`` says
     retries: Annotated[int, _number(0, 100)] = 5
-    backoff: Any = None
-    max_side: Annotated[int, _number(32, 768)] = 768
+    backoff: Any = None  # without effect since the client library sets the pauses; warns
+    max_side: Annotated[int, _number(32, 768)] = 768  # images are shrunk to this longer side, pixels
+    # further fields of the request, for example ``{"chat_template_kwargs": …}``
     extra_body: Annotated[dict[str, Any] | None, Rule(kind="a mapping")] = None
-    concurrency: Annotated[int, _number(1, 512, "a whole number")] = 8
+    concurrency: Annotated[int, _number(1, 512, "a whole number")] = 8  # requests at a time
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url) if isinstance(self.base_url, str) else None
@@ -110,7 +98,6 @@ class VlmClient(Part):
         return {**vars(self), "_connection": None}
 
     def check(self) -> None:
-        """Look, without connecting, whether the package and the key are there."""
         require("openai", "openai", "vlm")
         self._key()
 
@@ -128,22 +115,11 @@ class VlmClient(Part):
         system: str | None = None,
         question: str | None = None,
     ) -> str:
-        """Ask about some images.
+        """Ask about images, uint8 RGB (H, W, 3), each after its label, between prompt and question; returns the text.
 
-        Args:
-            prompt: Text before the images.
-            images: uint8 RGB (H, W, 3); shrunk to ``max_side`` and sent as PNG.
-            labels: A text put before each image.
-            schema: JSON schema of the reply, sent as ``response_format``; old servers ignore it, so check the reply.
-            system: System message.
-            question: Text after the images.
-
-        Returns:
-            The reply's text.
-
-        Raises:
-            UnusableReplyError: If this reply cannot be used, or the server refuses this request (400, 413, 422).
-            ServiceError: If no request can be answered: server down or too slow, key refused, model unknown.
+        They are shrunk to ``max_side`` and sent as PNG; ``schema`` is sent as ``response_format``, which servers may
+        ignore. An UnusableReplyError if this reply cannot be used, or the server refuses the request (400, 413, 422). A
+        ServiceError if no request can be answered: server down or too slow, key refused, model unknown.
         """
         content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
         for image, label in zip(images, labels, strict=True):
@@ -264,7 +240,6 @@ class VlmClient(Part):
         return self._scrub(body.decode("utf-8", "replace"))
 
     def _refused(self, error: Any) -> DistillError:
-        """What a 4xx means."""
         status, text = error.status_code, self._line(error.response.text)
         if status in (401, 403):
             name = self.api_key_env or DEFAULT_KEY_VARIABLE
@@ -295,7 +270,6 @@ class VlmClient(Part):
 
 
 def _forms_of(key: str) -> Iterator[str]:
-    """Regular expressions of what a key looks like in replies."""
     yield "".join(rf"(?:{re.escape(c)}|%(?i:{ord(c):02x})|\\+u(?i:{ord(c):04x}))" for c in key)
     data = key.encode()
     for before in range(3):  # bytes that precede it in its group of three, as of "Bearer "
@@ -311,7 +285,6 @@ def data_url(image: np.ndarray, max_side: int) -> str:
 
 
 def _content(body: str) -> str:
-    """The text of the one choice in a completion."""
     try:
         completion = json.loads(body)
     except ValueError:

@@ -25,28 +25,19 @@ _BAR = 22
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template.
+    """A template."""
 
-    Attributes:
-        system: System message.
-        images: Text before several images.
-        sheet: Text before one contact sheet.
-        question: Text after the images.
-        digest: Hash of the file's bytes.
-    """
-
-    system: str
-    images: str
-    sheet: str
-    question: str
-    digest: str
+    system: str  # system message
+    images: str  # text before several images
+    sheet: str  # text before one contact sheet
+    question: str  # text after the images
+    digest: str  # hash of the file's bytes
 
 
 def load_prompt(path: str | Path | None = None) -> Prompt:
     """Read a template file; None for the one that comes with the plugin.
 
-    Raises:
-        OptionError: If the file is missing, no YAML, or lacks a part.
+    An OptionError if the file is missing, no YAML, or lacks a part.
     """
     path = Path(path or DEFAULT_PROMPT)
     parts = read_option_file(path).opt
@@ -118,13 +109,11 @@ def parse_verdict(reply: str) -> tuple[bool, str]:
     A model without guided decoding wraps its object in words or a code fence, or thinks aloud before it
     (``<think>…</think>``); that is allowed, as long as the reply holds one JSON object only. Whatever an image or a
     caption says can reach the verdict only as the model's own answer: a verdict quoted inside the reason is a string,
-    and one quoted beside the model's own makes two.
+    and one quoted beside the model's own makes two. An UnusableReplyError if there is none or more than one object, or
+    it does not fit :data:`SCHEMA`.
 
     Returns:
         Whether to keep the pair, and the model's reason.
-
-    Raises:
-        UnusableReplyError: If there is none or more than one object, or it does not fit :data:`SCHEMA`.
     """
     if len(reply) > LONGEST_REPLY:
         raise UnusableReplyError(f"the reply is too long: {len(reply)} characters, at most {LONGEST_REPLY}", reply)

@@ -33,7 +33,6 @@ class ReplyCache:
 
     @staticmethod
     def key(parts: Mapping[str, Any]) -> str:
-        """Hash of JSON-able parts."""
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def get(self, key: str) -> str | None:
@@ -75,21 +74,17 @@ class Vlm(VlmClient, Voter):
 
     A reply without exactly one valid verdict is an abstention with the reason and the raw reply recorded, until there
     are too many of them (:data:`USELESS_AT_FIRST`). It is asked only while the majority is open (``costly``).
-
-    Attributes:
-        name: Unique name within the pipeline.
-        images: ``several`` images with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet``
-            for models that are weak with several.
-        prompt: Template file; None for :data:`.prompt.DEFAULT_PROMPT`.
-        cache: Folder of replies; None for :func:`default_folder`, False for no cache.
     """
 
     registry_name = "vlm"
     costly = True
 
-    name: str | None = None
+    name: str | None = None  # unique name within the pipeline
+    # ``several`` images with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet`` for
+    # models that are weak with several
     images: Literal["several", "sheet"] = "several"
-    prompt: str | None = None
+    prompt: str | None = None  # template file; None for :data:`.prompt.DEFAULT_PROMPT`
+    # folder of replies; None for :func:`default_folder`, False for no cache
     cache: Annotated[str | bool | None, Rule(holds=lambda v: v is not True, kind="a folder, or false for none")] = None
 
     def __post_init__(self) -> None:
@@ -101,7 +96,6 @@ class Vlm(VlmClient, Voter):
         self._cache = ReplyCache(None if self.cache is False else self.cache or default_folder())
 
     def fingerprint(self) -> dict[str, Any]:
-        """What verdicts depend on; not the server's address, nor what only changes speed."""
         return {"type": type(self).__qualname__, "version": self.version, **self._settings()}
 
     def _settings(self) -> dict[str, Any]:
@@ -109,16 +103,13 @@ class Vlm(VlmClient, Voter):
                 "decoding": self.decoding(), "schema": SCHEMA}  # fmt: skip
 
     def cost(self, candidates: int, references: int) -> Cost:
-        """One request a candidate; with each the pair and its references, or one sheet."""
         return Cost(candidates, candidates * (1 if self.images == "sheet" else 2 + references))
 
     def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
         """Ask about all tasks, several at a time; at the first failure of the server the rest is not asked.
 
-        Raises:
-            ServiceError: If the server is down, too slow, refuses the key, does not know the model, or gives too many
-                useless replies in turn.
-            DistillError: If the cache cannot be written.
+        A ServiceError if the server is down, too slow, refuses the key, does not know the model, or gives too many
+        useless replies in turn. A DistillError if the cache cannot be written.
         """
         self.check()
         return self.ask_all(self._vote, tasks)

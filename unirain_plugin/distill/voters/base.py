@@ -13,15 +13,10 @@ from unirain_plugin.distill.registry import Part
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What asking about some candidates costs, for ``--dry-run``.
+    """What asking about some candidates costs, for ``--dry-run``."""
 
-    Attributes:
-        calls: Requests to a server at most (early exit and the cache can only lessen them).
-        images: Images sent with them in all.
-    """
-
-    calls: int = 0
-    images: int = 0
+    calls: int = 0  # requests to a server at most (early exit and the cache can only lessen them)
+    images: int = 0  # images sent with them in all
 
 
 class Voter(Part, ABC):
@@ -48,11 +43,9 @@ class Voter(Part, ABC):
     def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
         """Judge a batch: one vote for each task, in order.
 
-        A question that cannot be answered (a nonsensical reply, no usable area) is ``verdict=None`` with the reason.
-
-        Raises:
-            ServiceError: If no question can be answered at all (server down, wrong key): the run stops, finished
-                shards are kept, a rerun goes on.
+        A question that cannot be answered (a nonsensical reply, no usable area) is ``verdict=None`` with the reason. A
+        ServiceError if no question can be answered at all (server down, wrong key): the run stops, finished shards are
+        kept, a rerun goes on.
         """
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:

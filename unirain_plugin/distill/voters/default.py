@@ -54,18 +54,14 @@ class DefaultVoter(Voter):
 
     Clear defects show from more than one side, so each is looked at by two of the three voters, and the paper's
     majority rule alone rejects the pair; a doubt of one voter does not.
-
-    Attributes:
-        name: Unique name within the pipeline.
-        strictness: Above 1 all limits are tighter, below 1 wider.
     """
 
     version = VERSION
     praise: ClassVar[str]
     checks: ClassVar[tuple[Check, ...]]
 
-    name: str | None = None
-    strictness: Annotated[float, between(0.1, 10)] = 1.0
+    name: str | None = None  # unique name within the pipeline
+    strictness: Annotated[float, between(0.1, 10)] = 1.0  # above 1 all limits are tighter, below 1 wider
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +73,6 @@ class DefaultVoter(Voter):
         return [check(figures) for check in self.checks if rain_type != HAZE or check is not found.leftover]
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
-        """The pair's evidence (shared, measured once); empty for images below :data:`.MIN_SIDE` pixels."""
         return pair_evidence(candidate)
 
     def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:
@@ -115,21 +110,17 @@ class Realism(DefaultVoter):
     _ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of each own references after `setup`
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
-        """The pair's evidence and the look of its rainy image."""
         figures = pair_evidence(candidate)
         return {**figures, **look(candidate.lq)} if figures else {}
 
     def measure_reference(self, reference: Reference) -> Mapping[str, Any]:
-        """The look of a real rainy image."""
         return look(reference.image)
 
     def setup(self, references: Sequence[Reference]) -> None:
-        """Draw the ranges of real rain from all references."""
         looks = (r.measurements.get(self.name) or self.measure_reference(r) for r in references)
         self._ranges = learn_ranges(list(looks))
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """Also whose rain it is, and whether real rain looks so."""
         own = super().findings(figures, rain_type)
         return [*own, rain_in_clean(figures, rain_type), *outside(self._ranges, figures)]
 
@@ -170,5 +161,4 @@ class GtQuality(DefaultVoter):
     checks = (found.flat, found.framed, found.interlaced, found.blocky, found.noisy, found.blurred, found.leftover)
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """Also whose rain it is."""
         return [*super().findings(figures, rain_type), rain_in_clean(figures, rain_type)]

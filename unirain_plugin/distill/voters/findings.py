@@ -34,17 +34,11 @@ TURN_LIMIT = 13.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that may be wrong with a pair.
+    """One thing that may be wrong with a pair."""
 
-    Attributes:
-        kind: Short code, counted in statistics.
-        severity: Figure over limit: above 1 the voter says no.
-        reason: In words, with the figures.
-    """
-
-    kind: str
-    severity: float
-    reason: str
+    kind: str  # short code, counted in statistics
+    severity: float  # figure over limit: above 1 the voter says no
+    reason: str  # in words, with the figures
 
 
 Check = Callable[[Figures], Finding]
@@ -188,6 +182,7 @@ def noise_apart(f: Figures) -> Finding:
     return Finding("noisy", felt if noisy > 1.8 * other else 0.0, words)
 
 
+STREAKS = ("drs", "nrs")
 STREAK_LIMIT = 0.018
 """Largest share of the difference's structure that is the clean image's alone, times its share of all that darkens.
 
@@ -199,13 +194,13 @@ DROP_LIMIT = 0.82
 def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
     """Rain of its own in the clean image: swapped images, or a "clean" image taken in (other) rain.
 
-    Seen from the clean image this is rain that darkens the rainy one. Rain types whose name ends in ``rs`` are
-    streaks; for all others the stricter evidence that drops need is asked for.
+    Seen from the clean image this is rain that darkens the rainy one. For all types but streaks (:data:`STREAKS`)
+    the stricter evidence that drops need is asked for.
     """
     if rain_type == HAZE:
         return Finding("still_rainy", 0.0, "haze has no edges of its own that could be in the clean image")
     dark, alone = figures["darker_structure"], figures["only_in_gt"]
-    if rain_type.endswith("rs"):
+    if rain_type in STREAKS:
         score, limit = alone * alone / max(dark, 1e-6), STREAK_LIMIT
     else:
         # Weights: of a linear discriminant between rendered drops and pairs rainy on both sides, rounded.
@@ -214,7 +209,7 @@ def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
     if figures["brighter"] < 0.45 and score > limit and dark > 0.5:
         words = f"swapped: the rain lies in the clean image ({dark:.0%} of it darkens the rainy one)"
         return Finding("swapped", score / limit, words)
-    both = 0.0 if rain_type.endswith("rs") else figures["leftover"] / LEFT_LIMIT
+    both = 0.0 if rain_type in STREAKS else figures["leftover"] / LEFT_LIMIT
     if both > score / limit:
         return Finding("still_rainy", both, f"there are drops in both images, by {both:.1f} × what good pairs may show")
     return Finding("still_rainy", score / limit, f"the clean image bears rain of its own: {alone:.0%} of the "
@@ -258,7 +253,6 @@ def learn_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, tuple[float,
 
 
 def outside(ranges: Mapping[str, tuple[float, float]], figures: Figures) -> list[Finding]:
-    """Hold a candidate's ``brightness`` and ``detail``, of its rainy image, and its rain's ``peak`` to them."""
     if not ranges:
         return []
     findings = []

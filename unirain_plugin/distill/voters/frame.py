@@ -20,25 +20,15 @@ LEVELS = 4
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The measured window of a pair.
+    """The measured window of a pair."""
 
-    Attributes:
-        lq: Rainy image, uint8 RGB (H, W, 3).
-        gt: Clean image, likewise.
-        lq_luma: Pyramid of the rainy luma planes, uint8: full, half, quarter, eighth.
-        gt_luma: The same of the clean one.
-        factor: Pixels of the file for one pixel of the window.
-        lq_detail: Fine detail of the rainy luma in blocks of 8² pixels (:func:`fine_detail`).
-        gt_detail: The same of the clean one.
-    """
-
-    lq: np.ndarray
-    gt: np.ndarray
-    lq_luma: list[np.ndarray]
-    gt_luma: list[np.ndarray]
-    factor: int
-    lq_detail: np.ndarray
-    gt_detail: np.ndarray
+    lq: np.ndarray  # rainy image, uint8 RGB (H, W, 3)
+    gt: np.ndarray  # clean image, likewise
+    lq_luma: list[np.ndarray]  # pyramid of the rainy luma planes, uint8: full, half, quarter, eighth
+    gt_luma: list[np.ndarray]  # the same of the clean one
+    factor: int  # pixels of the file for one pixel of the window
+    lq_detail: np.ndarray  # fine detail of the rainy luma in blocks of 8² pixels (:func:`fine_detail`)
+    gt_detail: np.ndarray  # the same of the clean one
 
 
 def make_frame(lq: np.ndarray, gt: np.ndarray) -> Frame | None:

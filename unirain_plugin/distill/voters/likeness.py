@@ -86,32 +86,26 @@ class Likeness(DefaultVoter):
 
     The distance to the three nearest references in a view is held against what references have among themselves. Two
     such voters of different views make a majority: what both find unlike is rejected.
-
-    Attributes:
-        view: ``cues`` (streaks and drops) or ``texture`` (strength and form of fine detail).
-        coverage: Share of the references that the limit lets pass, 0.5 to 1.
     """
 
     registry_name = "likeness"
     praise = "the references show such rain"
     checks = tuple(dict.fromkeys((*PairConsistency.checks, *GtQuality.checks)))
 
+    # ``cues`` (streaks and drops) or ``texture`` (strength and form of fine detail)
     view: Literal["cues", "texture"] = "cues"
-    coverage: Annotated[float, between(0.5, 1)] = 0.9
+    coverage: Annotated[float, between(0.5, 1)] = 0.9  # share of the references that the limit lets pass, 0.5 to 1
     _known: ClassVar[Known | None] = None  # of each own references after `setup`, likewise the limit
     _limit: ClassVar[float] = np.inf
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
-        """The pair's evidence and the view of its rainy image."""
         figures = pair_evidence(candidate)
         return {**figures, "view": VIEWS[self.view](candidate.lq).tolist()} if figures else {}
 
     def measure_reference(self, reference: Reference) -> Mapping[str, Any]:
-        """The view of a real rainy image."""
         return {"view": VIEWS[self.view](reference.image).tolist()}
 
     def setup(self, references: Sequence[Reference]) -> None:
-        """Learn how far apart references are; with fewer than 8 nothing is unlike them."""
         looks = [(r.measurements.get(self.name) or self.measure_reference(r))["view"] for r in references]
         if len(looks) < FEWEST:
             return
@@ -119,7 +113,6 @@ class Likeness(DefaultVoter):
         self._limit = self._known.among(self.coverage)
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """Also whether the references show the like."""
         own = [*super().findings(figures, rain_type), rain_in_clean(figures, rain_type)]
         if self._known is None:
             return own

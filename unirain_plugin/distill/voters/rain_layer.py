@@ -92,23 +92,15 @@ def _signs(more: np.ndarray, less: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Structure(NamedTuple):
-    """Gradients of a pair's difference and of its clean image, (H - 1, W - 1) float32 planes.
+    """Gradients of a pair's difference and of its clean image, (H - 1, W - 1) float32 planes."""
 
-    Attributes:
-        difference: r = lq − gt itself, (H, W) float32, levels.
-        energy: |∇r|².
-        shared: ∇r · ∇gt.
-        scene: |∇gt|².
-    """
-
-    difference: np.ndarray
-    energy: np.ndarray
-    shared: np.ndarray
-    scene: np.ndarray
+    difference: np.ndarray  # r = lq − gt itself, (H, W) float32, levels
+    energy: np.ndarray  # |∇r|²
+    shared: np.ndarray  # ∇r · ∇gt
+    scene: np.ndarray  # |∇gt|²
 
 
 def _structure(lq: np.ndarray, gt: np.ndarray) -> _Structure:
-    """The gradients of two uint8 luma planes."""
     scene = gt.astype(np.float32)
     difference = lq - scene
     (dx, dy), (gx, gy) = ((p[:-1, 1:] - p[:-1, :-1], p[1:, :-1] - p[:-1, :-1]) for p in (difference, scene))

@@ -18,18 +18,11 @@ _FLAT = 1e-5
 
 
 def veiled(lq: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, float]:
-    """Put the veil of the rainy image over the clean one.
+    """Put the veil of the rainy image over the clean one, both uint8 RGB (H, W, 3); and the veil's mean opacity 1 − t.
 
     The veil is Koschmieder's: rainy = t · clean + (1 − t) · airlight in linear light, with 0 ≤ t ≤ 1 and an airlight
     that vary slowly over the image. Both are fitted by least squares in windows of a quarter of the shorter side, over
     the pixels that no flake covers.
-
-    Args:
-        lq: Rainy image, uint8 RGB (H, W, 3).
-        gt: Clean image, likewise.
-
-    Returns:
-        The veiled clean image, uint8 RGB (H, W, 3), and the veil's mean opacity 1 − t.
     """
     rainy, clean = _LINEAR[lq], _LINEAR[gt]
     side = 2 * (min(lq.shape[:2]) // 8) + 1

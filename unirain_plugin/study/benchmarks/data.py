@@ -12,11 +12,9 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,22 +23,16 @@ from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedData
 from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.partial_decode import INFLATER, decoders
-from unirain_plugin.errors import OptionError
 from unirain_plugin.rain.sample_photos import sample_photos
+from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
 
 RAIN_TYPE = "drs"
 
 
-@dataclass(frozen=True)
-class Case:
-    """One line of the table.
+class Case(NamedTuple):
+    """One line of the table: what is read, how many times as fast as the toolbox it ought to be, both data sets.
 
-    Attributes:
-        title: What is read.
-        goal: How many times as fast as the toolbox it ought to be.
-        stock: The toolbox's data set.
-        ours: Ours.
-        growth: Bytes of our LMDBs, by those of the images in them.
+    ``growth``: bytes of our LMDBs, by those of the images in them.
     """
 
     title: str
@@ -51,18 +43,14 @@ class Case:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print. Returns the exit status."""
     args = _parser().parse_args(argv)
-    for name in ("images", "crops", "repeats", "gt_size"):
-        if getattr(args, name) < 1:
-            raise OptionError(f"--{name.replace('_', '-')}: expected 1 or more, found {getattr(args, name)}.")
+    expect_least(args, 1, "images", "crops", "repeats", "gt_size")
     import torch
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    with contextlib.ExitStack() as stack:
-        folder = args.dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="unirain_benchmark_"))
-        cases = build_cases(Path(folder), args.images, args.gt_size)
+    with work_folder(args.dir) as folder:
+        cases = build_cases(folder, args.images, args.gt_size)
         head = ("a training pair, one thread", "toolbox", "ours", "ratio", "goal", "pairs/s", "size")
         sys.stdout.write("{:<44} {:>9} {:>9} {:>7} {:>6} {:>8} {:>6}\n".format(*head))
         for case in cases:
@@ -81,8 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 def measure(case: Case, crops: int, repeats: int) -> tuple[float, float]:
     """Time pairs of both data sets in turn: ``crops`` of every image, each the same in all ``repeats``.
 
-    Returns:
-        Milliseconds a pair, of the toolbox's data set and of ours.
+    Returns milliseconds a pair, of the toolbox's data set and of ours.
     """
     _ = case.stock[0], case.ours[0]  # opens LMDBs, tries out decoders
     draws = len(case.ours) * crops
@@ -190,29 +177,28 @@ def _stock(root: Path, gt_size: int) -> Any:
     from basicsr.data.paired_image_dataset import PairedImageDataset
 
     lmdb = (root / "lq.lmdb").is_dir()
-    folders = (
-        (root / "lq.lmdb", root / "gt.lmdb") if lmdb else (root / RAIN_TYPE / "input", root / RAIN_TYPE / "target")
-    )
-    opt = {"dataroot_lq": str(folders[0]), "dataroot_gt": str(folders[1])}
-    return PairedImageDataset(opt | _common("lmdb" if lmdb else "disk", gt_size))
+    lq, gt = ("lq.lmdb", "gt.lmdb") if lmdb else (f"{RAIN_TYPE}/input", f"{RAIN_TYPE}/target")
+    opt = _common("lmdb" if lmdb else "disk", gt_size)
+    return PairedImageDataset({"dataroot_lq": str(root / lq), "dataroot_gt": str(root / gt), **opt})
 
 
 def _ours(root: Path, gt_size: int) -> DistilledMixedPairedDataset:
     lmdb = (root / RAIN_TYPE / "lq.lmdb").is_dir()
-    return DistilledMixedPairedDataset({"dataroot": str(root)} | _common("lmdb" if lmdb else "disk", gt_size))
+    return DistilledMixedPairedDataset({"dataroot": str(root), **_common("lmdb" if lmdb else "disk", gt_size)})
 
 
 def _common(backend: str, gt_size: int) -> dict[str, Any]:
     opt = {"name": "benchmark", "phase": "train", "scale": 1, "gt_size": gt_size, "use_hflip": True, "use_rot": True}
-    return opt | {"io_backend": {"type": backend}}
+    return {**opt, "io_backend": {"type": backend}}
 
 
 def _parser() -> argparse.ArgumentParser:
     description = "Time a training pair of this package's data set and of BasicSR's PairedImageDataset, in turn."
     parser = argparse.ArgumentParser(prog="benchmark data", description=description)
-    parser.add_argument("--images", type=int, default=8, metavar="N", help="pairs of images (default 8)")
-    parser.add_argument("--crops", type=int, default=4, metavar="N", help="crops of each image (default 4)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns; the median counts (default 5)")
-    parser.add_argument("--gt-size", type=int, default=128, metavar="N", help="side of the crop (default 128)")
-    parser.add_argument("--dir", metavar="DIR", help="folder for the images (default: a temporary one, removed)")
+    add = parser.add_argument
+    add("--images", type=int, default=8, metavar="N", help="pairs of images (default 8)")
+    add("--crops", type=int, default=4, metavar="N", help="crops of each image (default 4)")
+    add("--repeats", type=int, default=5, metavar="N", help="turns; the median counts (default 5)")
+    add("--gt-size", type=int, default=128, metavar="N", help="side of the crop (default 128)")
+    add("--dir", metavar="DIR", help="folder for the images (default: a temporary one, removed)")
     return parser

@@ -11,9 +11,10 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,11 +25,12 @@ from unirain_plugin.distill.records import Candidate, Reference, VoteTask
 from unirain_plugin.distill.stages.duplicates import find_duplicates_among
 from unirain_plugin.distill.stages.vote import decide
 from unirain_plugin.distill.voters.default import GtQuality, PairConsistency, Realism
-from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.errors import DataError
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.study.benchmarks.cli import expect_least
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, GOOD_KINDS, KINDS, Pair, plant
 from unirain_plugin.support.files import write_whole
 
@@ -40,8 +42,7 @@ STRICT_KINDS = (
 MOST_GOOD_LOST = 0.05
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of the table.
 
     Attributes:
@@ -74,17 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     for name, least in (("pairs", 4), ("planted", 1), ("size", 64), ("references", 0), ("seed", 0)):
-        if getattr(args, name) < least:
-            raise OptionError(f"--{name}: expected {least} or more, found {getattr(args, name)}.")
+        expect_least(args, least, name)
     cv2.setNumThreads(1)
     photos = _photos(args.photos)
     good = render_pairs(photos, args.pairs, args.size, args.seed)
     references = render_pairs(photos, args.references, args.size, args.seed + 1)
-    judge = Judge([pair.lq for pair in references])
-    rows, milliseconds = measure(judge, good, args.planted, args.seed)
+    rows, milliseconds = measure(Judge([pair.lq for pair in references]), good, args.planted, args.seed)
     _print(rows, milliseconds, len(good))
     if args.json:
-        report = {"rows": [asdict(row) for row in rows], "ms_per_pair": milliseconds, "arguments": vars(args)}
+        report = {"rows": [row._asdict() for row in rows], "ms_per_pair": milliseconds, "arguments": vars(args)}
         write_whole(args.json, json.dumps(report, indent=1, default=str) + "\n")
     return 0 if all(row.met is not False for row in rows) else 1
 
@@ -129,12 +128,12 @@ def render_pairs(photos: Sequence[Path], count: int, size: int, seed: int) -> li
     return pairs
 
 
-class Judge:
-    """The three default voters and the majority, on pairs in memory.
+Judgement = tuple[bool, float, list[str]]
+"""Whether the pair is kept, the severity that the majority decides by, and the rejecting voters' codes."""
 
-    Args:
-        references: Rainy images, uint8 RGB.
-    """
+
+class Judge:
+    """The three default voters and the majority, on pairs in memory; ``references``: rainy images, uint8 RGB."""
 
     def __init__(self, references: Sequence[np.ndarray]) -> None:
         self._voters = [Realism(), PairConsistency(), GtQuality()]
@@ -142,8 +141,7 @@ class Judge:
         for voter in self._voters:
             voter.setup(records)
 
-    def __call__(self, pair: Pair) -> tuple[bool, float, list[str]]:
-        """Whether the pair is kept, the severity the majority decides by, and the rejecting voters' codes."""
+    def __call__(self, pair: Pair) -> Judgement:
         task = VoteTask(candidate_of(pair, "pair"), [])
         votes = [voter.vote([task])[0] for voter in self._voters]
         severities = sorted(vote.details.get("severity", 1.0) for vote in votes)
@@ -157,28 +155,20 @@ def candidate_of(pair: Pair, name: str) -> Candidate:
 
 
 def measure(judge: Judge, good: list[Pair], planted: int, seed: int) -> tuple[list[Row], float]:
-    """Judge the good pairs and ``planted`` bad ones of each kind.
-
-    Returns:
-        The rows, good ones first, and the milliseconds that a pair took.
-    """
+    """Judge the good pairs and ``planted`` bad ones of each kind: rows (good ones first), milliseconds a pair."""
     start = time.process_time()
     base = [judge(pair) for pair in tqdm(good, desc="good", unit="pair", leave=False)]
     milliseconds = 1000 * (time.process_time() - start) / len(good)
-    lost = np.mean([not keep for keep, _, _ in base])
-    severities = np.array([severity for _, severity, _ in base])
-    rows = [Row("good", len(good), lost, None, None, MOST_GOOD_LOST, bool(lost <= MOST_GOOD_LOST), _count(base))]
+    lost = float(np.mean([not keep for keep, _, _ in base]))
+    rows = [_row("good", base, lost, base)]
     for number, kind in enumerate(tqdm([*GOOD_KINDS, *KINDS, *FURTHER_KINDS], desc="planting", unit="kind")):
         rng = np.random.default_rng([seed, 1000 + number])
         chosen = [good[i] for i in rng.permutation(len(good))[:planted]]
         bad = [plant(kind, pair, _other(pair, good, rng), rng) for pair in chosen]
         if kind == DUPLICATE:
-            rows.append(_duplicates(good, bad))
-            continue
-        results = [judge(pair) for pair in bad]
-        ranks = np.array([severity for _, severity, _ in results])
-        rejected = float(np.mean([not keep for keep, _, _ in results]))
-        rows.append(_row(kind, len(bad), rejected, lost, _auroc(severities, ranks), _count(results)))
+            rows.append(_row(kind, *_duplicates(good, bad), []))
+        else:
+            rows.append(_row(kind, [judge(pair) for pair in bad], lost, base))
     return rows, milliseconds
 
 
@@ -191,43 +181,32 @@ def _other(pair: Pair, good: list[Pair], rng: np.random.Generator) -> Pair:
     return alike[rng.integers(len(alike))]
 
 
-def _row(
-    kind: str,
-    count: int,
-    rejected: float,
-    lost: float,
-    auroc: float | None,
-    reasons: dict[str, int],
-) -> Row:
-    if kind in GOOD_KINDS:
-        return Row(kind, count, rejected, None, None, MOST_GOOD_LOST, rejected <= MOST_GOOD_LOST, reasons)
+def _row(kind: str, results: Sequence[Judgement], lost: float, base: Sequence[Judgement]) -> Row:
+    """What became of the pairs of a kind; ``lost``: share of the good pairs that is; ``base``: their judgements."""
+    rejected = float(np.mean([not keep for keep, _, _ in results]))
+    reasons = Counter(code for keep, _, codes in results for code in ([] if keep else codes))
+    reasons = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+    if kind == "good" or kind in GOOD_KINDS:
+        met = rejected <= MOST_GOOD_LOST
+        return Row(kind, len(results), rejected, None, None, MOST_GOOD_LOST, met, reasons)
     goal = 0.9 if kind in STRICT_KINDS else 0.8 if kind in KINDS and kind != "misaligned_1px" else None
     precision = rejected / (rejected + lost) if rejected + lost > 0 else 1.0
-    return Row(
-        kind, count, rejected, float(precision), auroc, goal, None if goal is None else rejected >= goal, reasons
-    )
+    auroc = _auroc(*(np.array([severity for _, severity, _ in side]) for side in (base, results))) if base else None
+    met = None if goal is None else rejected >= goal
+    return Row(kind, len(results), rejected, precision, auroc, goal, met, reasons)
 
 
-def _duplicates(good: list[Pair], copies: list[Pair]) -> Row:
-    """Copies after all good pairs: how many are found, and how many good pairs are taken for repeated ones."""
+def _duplicates(good: list[Pair], copies: list[Pair]) -> tuple[list[Judgement], float]:
+    """Copies after all good pairs: which are found, and the share of good pairs that are taken for repeated ones."""
     candidates = [candidate_of(pair, str(i)) for i, pair in enumerate([*good, *copies])]
     found = np.array(find_duplicates_among(candidates)) >= 0
-    recall, lost = float(found[len(good) :].mean()), float(found[: len(good)].mean())
-    return _row(DUPLICATE, len(copies), recall, lost, None, {"duplicate": int(found.sum())})
+    return [(not repeated, 0.0, [DUPLICATE]) for repeated in found[len(good) :]], float(found[: len(good)].mean())
 
 
 def _auroc(good: np.ndarray, bad: np.ndarray) -> float:
     """Probability that a bad pair is ranked above a good one; ties count half."""
     above = (bad[:, None] > good[None]).mean()
     return float(above + 0.5 * (bad[:, None] == good[None]).mean())
-
-
-def _count(results: list[tuple[bool, float, list[str]]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for keep, _, codes in results:
-        for code in [] if keep else codes:
-            counts[code] = counts.get(code, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _print(rows: list[Row], milliseconds: float, good: int) -> None:
@@ -241,7 +220,3 @@ def _print(rows: list[Row], milliseconds: float, good: int) -> None:
         reasons = ", ".join(f"{code} {count}" for code, count in list(row.reasons.items())[:4])
         out(f"{row.kind:<18}{row.pairs:>6}{row.rejected:>10.3f}{precision:>11}{auroc:>8}{goal:>9}  {reasons}\n")
     out(f"{milliseconds:.1f} ms for a pair and all three voters (one process; {good} good pairs)\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
+from unirain_plugin.study.benchmarks.arch import interleaved
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.toolbox import prepare_import
 
@@ -23,7 +24,6 @@ GOAL = 1e-6
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
     p = argparse.ArgumentParser(prog="benchmark metrics", description=__doc__)
     p.add_argument("--size", type=int, nargs=2, default=(2160, 3840), metavar=("H", "W"), help="default: 2160 3840")
     p.add_argument("--rounds", type=int, default=3, help="counted turns; the median is reported")
@@ -48,10 +48,7 @@ def contestants(image: np.ndarray, target: np.ndarray) -> dict[str, tuple[Callab
     bgr = np.ascontiguousarray(image[..., ::-1]), np.ascontiguousarray(target[..., ::-1])
     table: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {}
     for name, theirs, ours in (("psnr", calculate_psnr, psnr), ("ssim", calculate_ssim, ssim)):
-        table[name] = (
-            lambda f=theirs: float(f(*bgr, crop_border=0)),
-            lambda f=ours: f(image, target),
-        )
+        table[name] = lambda f=theirs: float(f(*bgr, crop_border=0)), lambda f=ours: f(image, target)
         table[f"{name}_y"] = (
             lambda f=theirs: float(f(*bgr, crop_border=0, test_y_channel=True)),
             lambda f=ours: f(luma(image), luma(target)),
@@ -60,30 +57,24 @@ def contestants(image: np.ndarray, target: np.ndarray) -> dict[str, tuple[Callab
 
 
 def measure(size: tuple[int, int], rounds: int) -> list[dict[str, float | str]]:
-    """Time both, taking turns; the first turn is not counted."""
+    """Time both, taking turns."""
     rows = []
     for name, pair in contestants(*random_images(*size)).items():
-        values, times = [0.0, 0.0], ([], [])
-        for number in range(rounds + 1):
-            for index, function in enumerate(pair):
-                start = time.perf_counter()
-                values[index] = function()
-                if number:
-                    times[index].append(time.perf_counter() - start)
-        theirs, ours = map(statistics.median, times)
-        rows.append(
-            {"metric": name, "toolbox_s": theirs, "ours_s": ours, "faster": theirs / ours,
-             "difference": abs(values[0] - values[1])}
-        )  # fmt: skip
+        values: dict[str, float] = {}
+
+        def compute(side: str, function: Callable[[], float], values: dict[str, float] = values) -> None:
+            values[side] = function()
+
+        sides = dict(zip(("toolbox_s", "ours_s"), pair, strict=True))
+        seconds = interleaved({side: partial(compute, side, f) for side, f in sides.items()}, rounds, "cpu")
+        theirs, ours = seconds.values()
+        difference = abs(values["toolbox_s"] - values["ours_s"])
+        rows.append({"metric": name, **seconds, "faster": theirs / ours, "difference": difference})
     return rows
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print; exit status 1 if a value differs by more than ``GOAL``.
-
-    Raises:
-        OptionError: For sizes and numbers that are out of range.
-    """
+    """Measure and print; exit status 1 if a value differs by more than ``GOAL``, OptionError for senseless numbers."""
     args = parser().parse_args(argv)
     if min(args.size) < 11 or args.rounds < 1 or (args.threads is not None and args.threads < 1):
         raise OptionError("expected --size ≥ 11 11, --rounds ≥ 1 and --threads ≥ 1.")
@@ -93,17 +84,12 @@ def main(argv: list[str]) -> int:
         rows = measure(tuple(args.size), args.rounds)
     finally:
         cv2.setNumThreads(before)
-    lines = [
-        f"{args.size[1]}×{args.size[0]}, median of {args.rounds}",
-        "",
-        "| metric | toolbox, s | ours, s | times faster | difference |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {r['metric']} | {r['toolbox_s']:.3f} | {r['ours_s']:.3f} | {r['faster']:.1f} | {r['difference']:.1e} |"
+    cells = [
+        (r["metric"], f"{r['toolbox_s']:.3f}", f"{r['ours_s']:.3f}", f"{r['faster']:.1f}", f"{r['difference']:.1e}")
         for r in rows
     ]
-    sys.stdout.write("\n".join(lines) + "\n")
+    table = markdown_table(["metric", "toolbox, s", "ours, s", "times faster", "difference"], cells)
+    sys.stdout.write(f"{args.size[1]}×{args.size[0]}, median of {args.rounds}\n\n{table}")
     if args.json:
         write_whole(args.json, json.dumps(rows, indent=1))
     return int(any(r["difference"] > GOAL for r in rows))

@@ -3,7 +3,7 @@
 Zamir et al., Restormer (CVPR 2022): equation 1 (multi-Dconv head transposed attention), equation 3 (gated-Dconv
 feed-forward), figure 2 (the four-level encoder-decoder) and §4 (its widths and depths). Written from those, step by
 step, without any of the re-arrangements of ``unirain_plugin.archs``: times of UniRain are quoted as a share of this
-network's. The tests use its layers as the reference of the optimised ones.
+network's. Its layers, which map ``(N, C, H, W)`` to the same shape, are the tests' reference of the optimised ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ class PlainLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to the same shape."""
         n, channels, height, width = x.shape
         rows = x.reshape(n, channels, height * width).transpose(1, 2)
         mean = rows.mean(-1, keepdim=True)
@@ -43,7 +42,6 @@ class PlainAttention(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to the same shape."""
         n, channels, height, width = x.shape
         q, k, v = self.depthwise(self.qkv(x)).chunk(3, dim=1)
         q, k, v = (t.reshape(n, self.heads, channels // self.heads, height * width) for t in (q, k, v))
@@ -63,7 +61,6 @@ class PlainFeedForward(nn.Module):
         self.project = nn.Conv2d(hidden, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to the same shape."""
         a, b = self.depthwise(self.expand(x)).chunk(2, dim=1)
         return self.project(F.gelu(a) * b)
 
@@ -77,7 +74,6 @@ class PlainBlock(nn.Module):
         self.norm2, self.feed_forward = PlainLayerNorm(channels), PlainFeedForward(channels, expansion)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to the same shape."""
         x = x + self.attention(self.norm1(x))
         return x + self.feed_forward(self.norm2(x))
 

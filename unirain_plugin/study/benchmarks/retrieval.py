@@ -8,12 +8,10 @@ spread over the whole, go through the three levels, and the time of the rest is 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import resource
 import sys
-import tempfile
 import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -32,6 +30,7 @@ from unirain_plugin.distill.cascade import (
 )
 from unirain_plugin.distill.workers import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
+from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.processes import process_pool
 
@@ -42,16 +41,12 @@ _barrier = None
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print. Returns the exit status."""
     args = _parser().parse_args(argv)
-    for name in ("references", "candidates", "queries", "text_dim", "visual_dim", "k1", "k2", "workers"):
-        if getattr(args, name) < 1:
-            raise OptionError(f"--{name.replace('_', '-')}: expected 1 or more, found {getattr(args, name)}.")
+    expect_least(args, 1, "references", "candidates", "queries", "text_dim", "visual_dim", "k1", "k2", "workers")
     if args.size < 11 or args.queries > args.candidates:
         raise OptionError(f"expected --size ≥ 11 and --queries ≤ --candidates; found {args.size}, {args.queries}.")
     rows = []
-    with contextlib.ExitStack() as stack:
-        folder = Path(args.dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="unirain_benchmark_")))
+    with work_folder(args.dir) as folder:
         candidates = _write_features(folder / "candidates", args.candidates, args.text_dim, args.visual_dim, 1)
         for count in sorted({max(args.k1, args.references // step) for step in (100, 10, 1)}):
             rows.append(_in_a_process(args, folder, candidates, count))
@@ -85,21 +80,21 @@ def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> di
     cv2.setNumThreads(1)
     keep_freed_memory()
     terms = [ssim_terms(plane) for plane in planes[1:]]
-    times: dict[str, list[float]] = {"ours": [], "toolbox": [], "prepare": []}
+    actions = {
+        "ours": lambda: ssim_one_to_many(ssim_terms(planes[0]), terms),
+        "toolbox": lambda: [calculate_ssim(planes[0][..., None], plane[..., None], 0) for plane in planes[1:]],
+        "prepare": lambda: [ssim_terms(plane) for plane in planes[1:]],
+    }
+    values, best = {}, dict.fromkeys(actions, np.inf)
     for _ in range(repeats):
-        start = time.perf_counter()
-        ours = ssim_one_to_many(ssim_terms(planes[0]), terms)
-        middle = time.perf_counter()
-        theirs = [calculate_ssim(planes[0][..., None], plane[..., None], 0) for plane in planes[1:]]
-        end = time.perf_counter()
-        _ = [ssim_terms(plane) for plane in planes[1:]]
-        times["ours"].append(middle - start)
-        times["toolbox"].append(end - middle)
-        times["prepare"].append(time.perf_counter() - end)
+        for name, action in actions.items():
+            start = time.perf_counter()
+            values[name] = action()
+            best[name] = min(best[name], time.perf_counter() - start)
     cv2.setNumThreads(threads)
-    result = {name: min(values) / count * 1e6 for name, values in times.items()}
+    result = {name: seconds / count * 1e6 for name, seconds in best.items()}
     result["together"] = _ssim_together(size, count, workers, repeats)
-    return {**result, "difference": float(np.abs(ours - theirs).max())}
+    return {**result, "difference": float(np.abs(values["ours"] - values["toolbox"]).max())}
 
 
 def _ssim_together(size: int, count: int, workers: int, repeats: int) -> float:
@@ -223,27 +218,22 @@ def _plot(rows: list[dict]) -> str:
     """Milliseconds a query and peak memory over the number of references (logarithmic), as SVG."""
     sizes = np.log10([row["references"] for row in rows])
     across = 60 + 400 * (sizes - sizes[0]) / max(1e-9, float(sizes[-1] - sizes[0]))
-    curves = {
-        "ms a query": ([1000 * sum(row["levels"]) for row in rows], "#1f5fa8"),
-        "peak GiB": ([row["peak_gib"] for row in rows], "#b3362b"),
-    }
+    text = "<text x='{:.1f}' y='{:.1f}' text-anchor='{}' fill='{}'>{}</text>".format
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" width="520" height="300" font-family="sans-serif" font-size="12">'
+        "<svg xmlns='http://www.w3.org/2000/svg' width='520' height='300' font-family='sans-serif' font-size='12'>",
+        "<rect width='520' height='300' fill='#fff'/><path d='M60 20V250H480' fill='none' stroke='#444'/>",
+        text(270, 290, "middle", "#000", "references"),
+        *(text(x, 268, "middle", "#000", row["references"]) for x, row in zip(across, rows, strict=True)),
     ]
-    parts.append('<rect width="520" height="300" fill="#fff"/><path d="M60 20V250H480" fill="none" stroke="#444"/>')
-    for x, row in zip(across, rows, strict=True):
-        parts.append(f'<text x="{x:.0f}" y="268" text-anchor="middle">{row["references"]}</text>')
-    parts.append('<text x="270" y="290" text-anchor="middle">references</text>')
-    for place, (title, (values, colour)) in enumerate(curves.items()):
+    query, peak = [1000 * sum(row["levels"]) for row in rows], [row["peak_gib"] for row in rows]
+    for y, title, values, colour in ((20, "ms a query", query, "#1f5fa8"), (36, "peak GiB", peak, "#b3362b")):
         points = [(x, 250 - 210 * value / max(values)) for x, value in zip(across, values, strict=True)]
-        parts.append(
-            f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" fill="none" stroke="{colour}"/>'
-        )
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f"<polyline points='{line}' fill='none' stroke='{colour}'/>")
         parts += [
-            f'<text x="{x:.1f}" y="{y - 5:.1f}" text-anchor="middle" fill="{colour}">{value:.2f}</text>'
-            for (x, y), value in zip(points, values, strict=True)
+            text(x, y - 5, "middle", colour, f"{value:.2f}") for (x, y), value in zip(points, values, strict=True)
         ]
-        parts.append(f'<text x="70" y="{20 + 16 * place}" fill="{colour}">{title}</text>')
+        parts.append(text(70, y, "start", colour, title))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

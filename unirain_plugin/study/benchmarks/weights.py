@@ -14,12 +14,13 @@ import numpy as np
 
 from unirain_plugin.compare.summary import Score, score
 from unirain_plugin.data.folders import walk_images
-from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.study.benchmarks.cli import expect_least
 
 FOREIGN = {
     "RandomRain default": ("RandomRain", {}),
@@ -36,11 +37,11 @@ Renderer = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="benchmark weights", description=__doc__)
     add = parser.add_argument
     add("--weights", help=".safetensors or .pth (default: those the package ships)")
     add("--photographs", type=Path, metavar="DIR", help="clean photographs (default: two that scikit-image installs)")
+    add("--types", nargs="+", default=RAIN_TYPES, metavar="TYPE", help="what is rendered (default: the four of rain)")
     add("--size", type=int, default=256, metavar="PX", help="side of the windows, 0: whole photographs (%(default)s)")
     add("--per-image", type=int, default=6, metavar="N", help="pairs for each photograph and row (%(default)s)")
     add("--sizes", type=int, nargs="*", metavar="PX", help="as of inference.py: for whole photographs")
@@ -54,26 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     from unirain_plugin.inference.restoring import restore
 
     args = build_parser().parse_args(argv)
-    if args.per_image < 1:
-        raise OptionError(f"--per-image: expected 1 or more, found {args.per_image}.")
+    expect_least(args, 1, "per_image")
     network = load(args.weights)
     windows = list(_windows(args))
-    write = sys.stdout.write
-    write(f"{len(windows)} windows a row; PSNR in dB and SSIM, RGB, means over the windows\n")
-    write(
+    sys.stdout.write(
+        f"{len(windows)} windows a row; PSNR in dB and SSIM, RGB, means over the windows\n"
         f"{'rain':<22}{'PSNR: input':>12}{'restored':>10}{'gain':>8}{'worst':>8}{'SSIM: input':>14}{'restored':>10}\n"
     )
     gains = {}
-    for name, render in _rows(args.seed):
+    for name, render in _rows(args.seed, args.types):
         scores = []
         for number, window in enumerate(windows):
             rainy, clean = render(window, number)
             scores.append((score(rainy, clean), score(restore(network, rainy, sizes=args.sizes), clean)))
         gains[name] = write_row(name, scores)
-    by_window = zip(*(gains[t] for t in RAIN_TYPES), strict=True)
+    by_window = zip(*(gains[t] for t in args.types), strict=True)
     of_windows = [mean(known) for of_types in by_window if (known := [gain for gain in of_types if gain == gain])]
     spread = f", standard error over these windows {standard_error(of_windows):.2f} dB" if len(of_windows) > 1 else ""
-    write(f"mean gain over {', '.join(RAIN_TYPES)}: {mean(of_windows):+.2f} dB{spread}\n")
+    sys.stdout.write(f"mean gain over {', '.join(args.types)}: {mean(of_windows):+.2f} dB{spread}\n")
     return 0
 
 
@@ -85,8 +84,7 @@ def standard_error(values: Sequence[float]) -> float:
 def write_row(name: str, scores: Sequence[tuple[Score, Score]]) -> list[float]:
     """Write means and the least gain; of clean images, whose PSNR is infinite, the least PSNR.
 
-    Returns:
-        The gain of each window in dB; NaN where the PSNR before or after is infinite.
+    Returns the gain of each window in dB; NaN where the PSNR before or after is infinite.
     """
     clean = all(math.isinf(before.psnr) for before, _ in scores)
     finite = [pair for pair in scores if not any(math.isinf(s.psnr) for s in pair)]
@@ -130,17 +128,12 @@ def smeared_noise(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.round(rainy), 0, 255).astype(np.uint8)
 
 
-def _rows(seed: int) -> Iterator[tuple[str, Renderer]]:
-    """Rows of the table: our four types, clean images, other ways to draw rain."""
-    for rain_type in RAIN_TYPES:
+def _rows(seed: int, types: Sequence[str]) -> Iterator[tuple[str, Renderer]]:
+    """Rows of the table: the rendered types, clean images, other ways to draw rain."""
+    for rain_type in types:
         yield rain_type, lambda photo, k, t=rain_type: render_rain(photo, t, 1000 * seed + k)[:2]
     yield "clean, day", lambda photo, k: (photo, photo)
-
-    def night(photo: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        clean = render_rain(photo, "nrs", 1000 * seed + k).gt
-        return clean, clean
-
-    yield "clean, night", night
+    yield "clean, night", lambda photo, k: (render_rain(photo, "nrs", 1000 * seed + k).gt,) * 2
     yield "smeared noise", lambda photo, k: (smeared_noise(photo, np.random.default_rng([seed, k])), photo)
     try:
         import albumentations
