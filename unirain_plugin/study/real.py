@@ -8,7 +8,7 @@ images and above 0.42 % for the rainy ones; for photographs of real rain it was 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -158,17 +158,13 @@ def check_test_sets(folder: Path, look: bool = True) -> dict[str, list[tuple[Pat
     """
     if not folder.is_dir():
         raise DataError(f"test_sets: {folder}: no such folder; expected NAME/input and NAME/target below it.")
-    half = [name for name in list_folders(str(folder)) if _sides(folder / name) == 1]
-    for name in half:
-        list_pairs("test_sets", folder / name)  # says which side is missing
+    for name in list_folders(str(folder)):
+        if (folder / name / LQ_FOLDER).is_dir() != (folder / name / GT_FOLDER).is_dir():
+            list_pairs("test_sets", folder / name)  # says which side is missing
     pairs = {name: list_pairs("test_sets", folder / found) for name, found in set_names(folder).items()}
     for name, found in pairs.items() if look else ():
         check_direction(f"test_sets: {folder}: {name}", found)
     return pairs
-
-
-def _sides(folder: Path) -> int:
-    return sum((folder / side).is_dir() for side in (LQ_FOLDER, GT_FOLDER))
 
 
 def list_pairs(what: str, folder: Path) -> list[tuple[Path, Path]]:
@@ -206,17 +202,12 @@ def write_test_sets(sets: dict[str, list[tuple[Path, Path]]], folder: Path, coun
     Raises:
         DataError: If the images of a pair differ in size, or one cannot be read.
     """
-    for name, number, lq_path, gt_path in _chosen(sets, count):
-        lq, gt = read_rgb(lq_path), read_rgb(gt_path)
-        check_same_size(lq, gt, lq_path, gt_path)
-        for side, image in ((LQ_FOLDER, lq), (GT_FOLDER, gt)):
-            write_png(folder / name / side / f"{number:03d}.png", _middle(image, size)[..., ::-1])
-
-
-def _chosen(sets: dict[str, list[tuple[Path, Path]]], count: int) -> Iterator[tuple[str, int, Path, Path]]:
     for name, pairs in sets.items():
-        for number, (lq, gt) in enumerate(evenly(pairs, count)):
-            yield name, number, lq, gt
+        for number, paths in enumerate(evenly(pairs, count)):
+            images = [read_rgb(path) for path in paths]
+            check_same_size(*images, *paths)
+            for side, image in zip((LQ_FOLDER, GT_FOLDER), images, strict=True):
+                write_png(folder / name / side / f"{number:03d}.png", _middle(image, size)[..., ::-1])
 
 
 def _middle(image: np.ndarray, size: int) -> np.ndarray:
