@@ -11,7 +11,7 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +36,10 @@ class _FunctionalTensorAlias(importlib.abc.MetaPathFinder, importlib.abc.Loader)
 
 
 def prepare_import() -> None:
-    """Make ``import basicsr`` work on a current torchvision. Cheap, safe to call often, imports nothing itself."""
+    """Make ``import basicsr`` work on a current torchvision and Python. Cheap, safe to call often."""
+    if importlib.util.find_spec("distutils") is None:  # gone since Python 3.12; BasicSR's needs are in setuptools
+        with suppress(ImportError):
+            importlib.import_module("_distutils_hack").add_shim()
     if not any(isinstance(finder, _FunctionalTensorAlias) for finder in sys.meta_path):
         sys.meta_path.append(_FunctionalTensorAlias())  # last: an older torchvision's own module wins
 
