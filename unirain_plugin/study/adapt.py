@@ -449,7 +449,7 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
         "train": {
             "amp": "bf16" if is_own else "off",
             "ema_decay": min(0.998, 1 - 10 / total),
-            "optim_g": {"lr": 1e-3},
+            "optim_g": {"lr": 4e-4},
             "scheduler": {"periods": [total]},
             "total_iter": total,
             "pixel_opt": {"mode": "equal", "rain_types": held, "base": {"type": "LogMSELoss"}},
