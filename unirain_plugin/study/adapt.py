@@ -280,7 +280,6 @@ def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None
         return
     anything = [Draw(t, k, seed) for t in RAIN_TYPES for k in range(len(REAL_RAIN[t])) for seed in range(4)]
     records = render(task.data / "other", inputs.clean[0], anything, task.images // 2, task)
-    keep_old(task, records)
     measured = max(4, task.images // 10)
     render(task.held_out / "other", inputs.clean[1], anything, measured, replace(task, seed=task.seed + 1))
     records = [replace(record, lq=f"other/{record.lq}", gt=f"other/{record.gt}", source="other") for record in records]
@@ -328,19 +327,6 @@ def render(folder: Path, photos: list[Path], draws: list[Draw], count: int, task
             write_png(folder / paths[0], lq[..., ::-1])
         records.append(ManifestRecord(*paths, draw.rain_type, "rendered"))
     return records
-
-
-def keep_old(task: Adaptation, records: list[ManifestRecord]) -> None:
-    """Make what the old weights restore the target on other rain: there the new ones are to do the same.
-
-    Learning without forgetting (Li and Hoiem, 2017).
-    """
-    from unirain_plugin import restore
-
-    net = start_network(task)
-    for record in records:
-        restored = restore(net, read_rgb(task.data / "other" / record.lq))
-        write_png(task.data / "other" / record.gt, restored[..., ::-1])
 
 
 def fit(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> list[Draw]:
