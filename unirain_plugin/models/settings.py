@@ -80,7 +80,7 @@ class TrainingSettings:
 class BestSettings:
     """``val: best:``, which validation figure decides on ``net_g_best.pth``."""
 
-    metric: str  # A name under ``val: metrics:``, or one of its parts: ``psnr/worst``, ``psnr/drs``
+    metric: str  # a name under ``val: metrics:``, or one of its parts: ``psnr/worst``, ``psnr/drs``
     higher: bool | None = None  # whether more is better; None follows the metric's own ``better``
     dataset: str | None = None  # name of the validation set; None means the first one that is validated
 

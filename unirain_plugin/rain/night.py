@@ -22,7 +22,7 @@ class Night:
     read: float  # standard deviation of the read noise
 
     def photograph(self, linear: np.ndarray) -> np.ndarray:
-        """Expose a image: sensor noise, the response's shoulder (1 - exp(-x)), sRGB codes (H, W, 3) uint8."""
+        """Expose an image: sensor noise, the response's shoulder (1 - exp(-x)), sRGB codes (H, W, 3) uint8."""
         signal = linear + self.noise * np.sqrt(self.shot * linear + self.read**2)
         return to_codes(1 - np.exp(-np.maximum(signal, 0)))
 
@@ -101,7 +101,7 @@ def _lamp_colour(rng: np.random.Generator, params: NightParams, saturation: floa
 
 
 def _add_core(glow: np.ndarray, place: tuple[float, float], size: float, colour: np.ndarray) -> None:
-    """Add a lamp as the camera sees it to a image (H, W, 3) in place: far beyond saturation, soft, fading out.
+    """Add a lamp as the camera sees it to an image (H, W, 3) in place: far beyond saturation, soft, fading out.
 
     ``size`` is the core's standard deviation relative to the shorter side; the tail ends after ``reach`` of them.
     """

@@ -195,7 +195,7 @@ def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> Se
 
 
 def _window(frame: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A random window of ``size`` in a image."""
+    """A random window of ``size`` in an image."""
     size = size or frame.shape[:2]
     starts = [int(rng.integers(0, have - want + 1)) for have, want in zip(frame.shape, size, strict=False)]
     return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])

@@ -1,7 +1,7 @@
 """What the rain renderer draws from: every range of every rain scene, in frozen dataclasses.
 
 A pair of numbers is a range ``(low, high)`` from which each scene draws one value, uniformly unless it says otherwise.
-Lengths in pixels hold for a image whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
+Lengths in pixels hold for an image whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
 rain keeps its look from a thumbnail to 4K. The paper does not render rain (it distils public data sets); all values
 here are our choice, set by eye against public data sets.
 """
@@ -40,7 +40,7 @@ class StreakParams(_Ranges):
     width: Range = (0.55, 1.25)  # standard deviation of the profile across a streak at depth 1, pixels
     depths: Range = (2, 4)  # number of depth layers
     depth_step: float = 1.8  # ratio of the distances of two neighbouring layers; length and width shrink by it
-    density: Range = (12.0, 80.0)  # streaks in the nearest layer of a image of the reference size, drawn log-uniformly
+    density: Range = (12.0, 80.0)  # streaks in the nearest layer of an image of the reference size, drawn log-uniformly
     # the next layer holds ``depth_step ** density_growth`` times as many (its volume is larger)
     density_growth: float = 1.9
     # largest opacity of a streak at depth 1; the share of the exposure during which the drop covers a pixel
@@ -83,7 +83,7 @@ class StreakParams(_Ranges):
 class DropParams(_Ranges):
     """Raindrops on the lens or on a pane before it."""
 
-    # drops on a image, drawn log-uniformly; the aspect ratio scales it, the resolution does not
+    # drops on an image, drawn log-uniformly; the aspect ratio scales it, the resolution does not
     count: Range = (16.0, 80.0)
     radius: Range = (4.5, 28.0)  # radius of a drop, pixels, drawn log-uniformly for each drop (small drops are many)
     size_spread: float = 0.6  # each scene draws its own sub-range of ``radius`` of this relative width
@@ -181,7 +181,7 @@ class CameraParams(_Ranges):
 class RainParams:
     """All ranges of the renderer; ``dataclasses.replace`` makes lighter or heavier rain.
 
-    ``daylight`` is the least luminance, a range, of the sky that rain and drops show by day, whatever a image's
+    ``daylight`` is the least luminance, a range, of the sky that rain and drops show by day, whatever an image's
     brightest part is: windows of the ground have a sky, too.
     """
 

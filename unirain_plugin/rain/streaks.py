@@ -111,7 +111,7 @@ def tracks(
 
 
 def splat(shape: tuple[int, int], x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Add weighted points to a image, each spread bilinearly over its four pixels."""
+    """Add weighted points to an image, each spread bilinearly over its four pixels."""
     height, width = shape
     inside = (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
     x, y, weight = x[inside], y[inside], weight[inside]

@@ -45,7 +45,7 @@ def toned(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def compressed(photo: np.ndarray, rng: np.random.Generator, quality: tuple[float, float] = (50, 95)) -> np.ndarray:
-    """A image, (H, W, 3) uint8, as JPEG of a random quality shows it."""
+    """An image, (H, W, 3) uint8, as JPEG of a random quality shows it."""
     options = [cv2.IMWRITE_JPEG_QUALITY, round(rng.uniform(*quality))]
     data = cv2.imencode(".jpg", photo[..., ::-1], options)[1]
     return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])

@@ -46,7 +46,7 @@ class Rule:
     holds: Callable[[Any], bool] = lambda value: True  # whether a value of the right type fulfils it
     kind: str = ""
     choices: tuple[str, ...] = ()  # the allowed names, of which the nearest is named
-    example: str = ""  # A sample value for messages
+    example: str = ""  # a sample value for messages
 
 
 def at_least(low: float, unit: str = "") -> Rule:
