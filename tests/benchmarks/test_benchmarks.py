@@ -126,7 +126,6 @@ def test_weights_has_a_row_for_each_rain(chosen, types, capsys):
     last = re.fullmatch(text, lines[-1])
     assert abs(mean - float(last[1])) < 0.011
     assert 0 < float(last[2]) < 5
-    assert weights.standard_error([1, 3]) == pytest.approx(1)
 
 
 def test_a_perfect_window_is_counted_and_hides_no_other(capsys):
@@ -160,3 +159,8 @@ def test_startup_measures_whole_processes(monkeypatch, capsys):
     programs["wrong"] = ("-c", "raise SystemExit('no such thing')")
     assert cli.main(["benchmark", "startup"]) == 2
     assert "failed (1):\nno such thing" in capsys.readouterr().err
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    assert weights.standard_error([1, 3]) == pytest.approx(1)
+    assert weights.standard_error([1, 3] * 50) == pytest.approx(0.1, rel=0.01)

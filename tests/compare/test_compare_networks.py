@@ -50,6 +50,17 @@ def test_networks_at_scale_one_keep_any_size(tmp_path, network):
     assert restore(net, image).shape == image.shape and not remark
 
 
+def test_msrresnet_has_no_scale_one(tmp_path):
+    with pytest.raises(OptionError, match=r"MSRResNet cannot be built from its options: .*upconv1"):
+        load_network(spec(tmp_path, {"type": "MSRResNet", "upscale": 1}, untrained=True))
+
+
+def test_networks_that_enlarge_are_refused(tmp_path):
+    net, _ = load_network(spec(tmp_path, {**EDSR, "upscale": 2}, untrained=True))
+    with pytest.raises(OptionError, match="expected one that keeps the size"):
+        restore(net, np.zeros((16, 16, 3), np.uint8))
+
+
 def test_weights_of_the_toolbox(tmp_path):
     path, original = save(tmp_path, EDSR)
     net, remark = load_network(spec(tmp_path, EDSR, weights=path))
@@ -57,6 +68,20 @@ def test_weights_of_the_toolbox(tmp_path):
     assert all(torch.equal(net.state_dict()[k], v) for k, v in original.state_dict().items())
     with pytest.raises(CheckpointError, match="there is no part 'params'"):
         load_network(spec(tmp_path, EDSR, weights=path, param_key="params"))
+
+
+def test_weights_that_name_their_network(tmp_path):
+    torch.manual_seed(0)
+    original = build_network(TINY_NETWORK, "test")
+    write_weights(tmp_path / "w.safetensors", original.state_dict(), TINY_NETWORK)
+    net, _ = load_network(spec(tmp_path, weights=str(tmp_path / "w.safetensors")))
+    assert net.architecture["dim"] == 8
+
+
+def test_foreign_weights_name_the_keys(tmp_path):
+    path, _ = save(tmp_path, TOOLBOX["RIDNet"])
+    with pytest.raises(CheckpointError, match=r"made for another network(.|\n)*missing .* needed by EDSR: conv_first"):
+        load_network(spec(tmp_path, EDSR, weights=path))
 
 
 def test_loading_what_fits(tmp_path):

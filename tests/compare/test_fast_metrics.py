@@ -1,9 +1,12 @@
 """Our PSNR and SSIM are the toolbox's, and Y is MATLAB's."""
 
+import math
+
 import cv2
 import numpy as np
 import pytest
 
+from unirain_plugin.errors import DataError
 from unirain_plugin.metrics import psnr_ssim as metrics
 from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
 from unirain_plugin.toolbox import prepare_import
@@ -65,6 +68,13 @@ def test_strided_pictures():
     assert ssim(image[..., ::-1], target[..., ::-1]) == pytest.approx(ssim(image, target), abs=1e-12)
 
 
+def test_psnr_by_hand():
+    target = np.full((4, 5, 3), 100, np.uint8)
+    image = target + 5
+    assert psnr(image, target) == pytest.approx(20 * math.log10(255 / 5))
+    assert psnr(target, target) == math.inf
+
+
 @pytest.mark.parametrize(
     ("colour", "y"),
     [((255, 255, 255), 235), ((0, 0, 0), 16), ((255, 0, 0), 81.481), ((0, 255, 0), 144.553), ((0, 0, 255), 40.966)],
@@ -72,3 +82,13 @@ def test_strided_pictures():
 def test_luma_is_that_of_matlabs_rgb2ycbcr(colour, y):
     image = np.full((2, 3, 3), colour, np.uint8)
     assert luma(image) == pytest.approx(np.full((2, 3, 1), y), abs=1e-4)
+
+
+def test_a_picture_smaller_than_the_window_has_no_ssim():
+    assert math.isnan(ssim(*noisy_pair((10, 40, 3))))
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_other_sizes_are_refused(metric):
+    with pytest.raises(DataError, match="found 20×30 and 20×31"):
+        metric(np.zeros((20, 30, 3), np.uint8), np.zeros((20, 31, 3), np.uint8))

@@ -11,7 +11,7 @@ from tiny_run import write_rainrag
 from unirain_plugin.compare import evaluate
 from unirain_plugin.compare.evaluate import check_sample
 from unirain_plugin.compare.options import SetOptions, SynthesizeOptions
-from unirain_plugin.compare.samples import list_samples
+from unirain_plugin.compare.samples import Source, list_samples
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.journal import Journal
@@ -173,3 +173,10 @@ def test_sizes_of_a_pair_must_agree(rainrag_root, tmp_path):
     (tmp_path / "other/drs/target/000.png").replace(rainrag_root / "drs/target/000.png")
     with pytest.raises(DataError, match=r"input/000\.png is 40×56 .*target/000\.png is 48×56"):
         check_first(tmp_path, dataroot=rainrag_root)
+
+
+def test_sixteen_bits_and_alpha_are_read_as_the_toolbox_does(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 2**16, (8, 9, 4), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    expected = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.array_equal(Source(str(tmp_path / "a.png")).pixels(), expected)

@@ -151,3 +151,17 @@ def test_wrong_meta_info_lines(tmp_path, rainrag_root):
         generate_meta_info(["--from-meta-info", "x", "--output", "y"])
     with pytest.raises(OptionError, match="give --manifest or --dataroot"):
         generate_meta_info(["--output", "y"])
+
+
+def test_small_images_stay_whole_and_names_do_not_collide(tmp_path):
+    for name in ("a/b.png", "a_b.png"):
+        write_pair(tmp_path / "data", "drs", name, encode(picture(16, 20)), encode(picture(16, 20, 1)))
+    cut(tmp_path / "data", tmp_path / "cut")
+    records = list(read_manifest(tmp_path / "cut/manifest.jsonl"))
+    assert len({r.lq for r in records}) == 2 and all(r.size == (16, 20) for r in records)
+
+
+def test_bad_pairs_are_named(tmp_path):
+    write_pair(tmp_path / "data", "drs", "a.png", encode(picture(40, 40)), encode(picture(40, 48)))
+    with pytest.raises(DataError, match=r"a.png is 40×40 .* is 40×48"):
+        cut(tmp_path / "data", tmp_path / "cut")

@@ -161,6 +161,23 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         command.main(["-opt", str(SMOKE), "--output", str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "photographs: train: .*: no such folder"),
+        (
+            lambda folder: folder.mkdir(),
+            "photographs: train: .*: holds no photographs; expected files ending in .*.jpg",
+        ),
+    ],
+)
+def test_missing_photographs_are_told(tmp_path, make, message):
+    make(tmp_path / "train")
+    with pytest.raises(DataError, match=message):
+        command.main(["-opt", str(SMOKE), "--output", str(tmp_path / "out"), "--photographs", *photographs(tmp_path)])
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_photograph_may_be_on_both_sides(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
