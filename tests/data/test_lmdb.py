@@ -1,6 +1,7 @@
 """LMDBs: written, killed, taken up again, verified, read by the toolbox's data set and by ours."""
 
 import json
+import multiprocessing
 import pickle
 import random
 import signal
@@ -480,3 +481,12 @@ def test_pairs_of_different_size_are_refused(tmp_path):
 def test_wrong_arguments(arguments, text):
     with pytest.raises(OptionError, match=text):
         create_lmdb(arguments)
+
+
+def test_spawned_worker(lmdb_root):
+    data, indices = build(lmdb_root), [SampleIndex(i, i) for i in range(2)]
+    data[0]
+    loader = DataLoader(
+        data, 1, sampler=indices, num_workers=1, multiprocessing_context=multiprocessing.get_context("spawn")
+    )
+    assert all(torch.equal(b["lq"][0], data[i]["lq"]) for b, i in zip(loader, indices, strict=True))

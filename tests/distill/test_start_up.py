@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import run
 
 from unirain_plugin.distill.records import Vote
 from unirain_plugin.distill.registry import VOTER
@@ -86,14 +85,3 @@ faults()
 print(faults())
 """
     assert int(python(code)) < 100 * 256  # pages of one plane, each time
-
-
-def test_a_default_run_is_the_same_with_and_without_workers(settings, tmp_path):
-    defaults = [{"type": "realism"}, {"type": "pair_consistency"}, {"type": "gt_quality"}]
-    texts = []
-    for workers in (0, 2):
-        output = tmp_path / str(workers)
-        options = {**settings, "voters": defaults, "engine": {"workers": workers}, "output": str(output)}
-        run(options)
-        texts.append([(output / name).read_bytes() for name in ("manifest.jsonl", "votes.jsonl", "statistics.json")])
-    assert texts[0] == texts[1]
