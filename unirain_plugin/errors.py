@@ -35,6 +35,13 @@ def did_you_mean(name: object, choices: Iterable[object]) -> str:
     return f" Did you mean '{match}'?" if match else ""
 
 
+def meant_or_known(name: object, choices: Iterable[object], known: Iterable[str] = ()) -> str:
+    """``Did you mean 'x'?`` for the nearest of ``choices``, or ``Known: a, b.``: ``known``, or the choices."""
+    choices = list(map(str, choices))
+    match = nearest(name, choices)
+    return f"Did you mean '{match}'?" if match else f"Known: {', '.join(known or choices)}."
+
+
 def nearest(name: object, choices: Iterable[object], alike: float = 0.8, numbered: bool = True) -> str | None:
     """The one of ``choices`` that ``name`` most probably was meant to be, or None if it resembles none.
 

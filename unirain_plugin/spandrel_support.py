@@ -35,8 +35,7 @@ class UniRainArchitecture(Architecture):
     def load(self, state_dict: StateDict) -> ImageModelDescriptor:
         """Build the network and describe it.
 
-        Raises:
-            CheckpointError: If the network's options are not in the file and its shapes are none of our presets'.
+        A CheckpointError if the network's options are not in the file and its shapes are none of our presets'.
         """
         state: dict[str, Tensor] = dict(state_dict)
         embedded = state.pop(ARCHITECTURE, None)

@@ -14,11 +14,7 @@ from unirain_plugin.__main__ import run
 
 
 def main(argv: list[str]) -> int:
-    """Train.
-
-    Raises:
-        UniRainError: For what a user can mend: options, data, checkpoints.
-    """
+    """Train. A UniRainError for what a user can mend: options, data, checkpoints."""
     from unirain_plugin.runs.run import parse_arguments
 
     arguments = parse_arguments(argv, is_train=True)

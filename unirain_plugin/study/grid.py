@@ -127,26 +127,21 @@ def last_line(log: Path) -> str:
 class RecordedRun(TrainingRun):
     """A training run that keeps the figures of every validation in ``curve.jsonl`` of its experiment."""
 
-    def hooked_model(self, build_model: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-        """The model builder, whose models also write a line of the curve after each validation."""
-        build = super().hooked_model(build_model)
+    def build_model(self, build: Callable[[dict[str, Any]], Any], opt: dict[str, Any]) -> Any:
+        """The model, which also writes a line of the curve after each validation."""
+        model = super().build_model(build, opt)
+        validation = model.validation
 
-        def wrapper(opt: dict[str, Any]) -> Any:
-            model = build(opt)
-            validation = model.validation
+        def recorded(dataloader: Any, current_iter: int, *args: object, **kwargs: object) -> None:
+            before = model.validation_results.get(VAL_NAME)
+            validation(dataloader, current_iter, *args, **kwargs)
+            if model.validation_results.get(VAL_NAME) is not before:
+                line = {"iteration": current_iter, **self.figures(), "loss_weights": self.loss_weights()}
+                with (self.folder / CURVE).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
 
-            def recorded(dataloader: Any, current_iter: int, *args: object, **kwargs: object) -> None:
-                before = model.validation_results.get(VAL_NAME)
-                validation(dataloader, current_iter, *args, **kwargs)
-                if model.validation_results.get(VAL_NAME) is not before:
-                    line = {"iteration": current_iter, **self.figures(), "loss_weights": self.loss_weights()}
-                    with (self.folder / CURVE).open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
-
-            model.validation = recorded
-            return model
-
-        return wrapper
+        model.validation = recorded
+        return model
 
     @property
     def folder(self) -> Path:
