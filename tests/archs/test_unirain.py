@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from unirain_plugin.archs import kernels
-from unirain_plugin.archs.blocks import pad_to_multiple
+from unirain_plugin.archs.blocks import ChannelNorm, pad_to_multiple
 
 VARIANTS = [
     {},
@@ -69,6 +69,19 @@ def test_padding_reflects_without_repeating_the_edge():
     assert torch.equal(pad_to_multiple(x, 4), F.pad(x, (0, 2, 0, 3), mode="reflect"))
     narrow = pad_to_multiple(torch.tensor([[[[0.0], [1.0]]]]), 8)  # more is added than there is
     assert narrow[0, 0, :, 0].tolist() == [0, 1] * 4 and narrow.shape == (1, 1, 8, 8)
+
+
+def test_norms_keep_autocast_out_which_would_widen_their_maps_on_a_gpu(monkeypatch):
+    plainly, seen = F.layer_norm, []
+
+    def layer_norm(x, shape, weight, bias):
+        seen.append((torch.is_autocast_enabled("cpu"), x.dtype, weight.dtype, bias.dtype))
+        return plainly(x, shape, weight, bias)
+
+    monkeypatch.setattr(F, "layer_norm", layer_norm)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ChannelNorm(4)(torch.rand(2, 4).bfloat16()).dtype == torch.bfloat16
+    assert seen == [(False, torch.bfloat16, torch.bfloat16, torch.bfloat16)]
 
 
 def test_memory_format_and_strides_do_not_matter(small):
