@@ -18,12 +18,7 @@ from unirain_plugin.models.figures import BestFigure
 from unirain_plugin.models.routing import RoutingMeter, draw_routing
 from unirain_plugin.models.settings import BestSettings
 from unirain_plugin.models.training_log import validation_text
-from unirain_plugin.models.validating import (
-    ImageResult,
-    ValidationResult,
-    images_of_rank,
-    type_names,
-)
+from unirain_plugin.models.validating import ImageResult, ValidationResult, images_of_rank, type_names
 
 NAMES = {0: "drs", 1: "drd", 2: "nrs", 3: "nrd"}
 
