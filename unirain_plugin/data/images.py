@@ -61,17 +61,10 @@ class EncodedImage:
         max_pixels: int | None = None,
         index: RowIndex | None = None,
     ) -> None:
-        """Check the bytes.
+        """Check the bytes; a DataError if they are broken, too large, of a kind not accepted, or not the index's.
 
-        Args:
-            data: The file's bytes.
-            name: The file's name for error texts.
-            convert: Which of :data:`CONVERSIONS` to accept.
-            max_pixels: How many pixels to accept; None for the process's limit.
-            index: Where rows can be entered; with it only the parts of ``data`` that are needed are looked at.
-
-        Raises:
-            DataError: If the file is broken, too large, of a kind that is not accepted, or not the index's.
+        ``convert``: which of :data:`CONVERSIONS` to accept; ``max_pixels``: how many pixels, None for the process's
+        limit; ``index``: where rows can be entered: with it only the parts of ``data`` that are needed are looked at.
         """
         self.data, self.name, self.convert, self.index = data, name, convert, index
         self.header: ImageHeader | None = index.header(data, name) if index else read_header(data, name)
@@ -89,7 +82,13 @@ class EncodedImage:
     def decode(self) -> np.ndarray:
         """Decode the whole image to uint8 BGR (H, W, 3)."""
         if self._pixels is None:
-            self._pixels = self._imdecode(self.data)
+            try:
+                self._pixels = cv2.imdecode(np.frombuffer(self.data, np.uint8), cv2.IMREAD_COLOR)
+            except cv2.error as error:
+                raise DataError(f"{self.name}: the image cannot be decoded: {error.err or error}.") from None
+            if self._pixels is None:
+                found = f"{len(self.data)} bytes, unknown or broken"
+                raise DataError(f"{self.name}: the image cannot be decoded ({found}).")
             if self._pixels.shape[:2] != (self.height, self.width):
                 found = "×".join(map(str, self._pixels.shape[:2]))
                 raise DataError(f"{self.name}: broken image: its header says {self.height}×{self.width}, but it "
@@ -121,15 +120,6 @@ class EncodedImage:
         if kind not in self.convert:
             raise DataError(f"{self.name}: the image {_REMEDY[kind]}. Convert the file, or accept OpenCV's conversion "
                             f"with the option convert: [{kind}].")  # fmt: skip
-
-    def _imdecode(self, data: bytes | memoryview) -> np.ndarray:
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error as error:
-            raise DataError(f"{self.name}: the image cannot be decoded: {error.err or error}.") from None
-        if image is None:
-            raise DataError(f"{self.name}: the image cannot be decoded ({len(self.data)} bytes, unknown or broken).")
-        return image
 
     def _decode_other(self, max_pixels: int | None) -> np.ndarray:
         """Decode a format whose header is not parsed here; its kind is judged from what comes out."""
