@@ -288,6 +288,7 @@ FAULTS = {
         lambda data: replace(RowIndex.from_bytes(data, "x"), rows=8).to_bytes(), "it is of 4 blocks of 8 rows",
     ),
     "out of order": (lambda data: moved(data, 3, 1 << 30), "its positions are not in order"),
+    "beyond the end": (lambda data: moved(data, 4, 1 << 30), "its positions are not in order"),
     "moved": (lambda data: moved(moved(data, 0, 1), 1, 1), "no chunk of image data at byte|no JPEG or PNG|damaged"),
 }  # fmt: skip
 
