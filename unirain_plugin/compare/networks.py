@@ -243,7 +243,7 @@ class NetworkProcess:
 
 def _context(device: str) -> multiprocessing.context.BaseContext:
     """How processes are started: cheaply from one that has the imports done, where that is safe (not with CUDA)."""
-    if "forkserver" not in multiprocessing.get_all_start_methods() or choose_device(device).type != "cpu":
+    if choose_device(device).type != "cpu":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from unirain_plugin.data.pairs import Pair, PairTable
 from unirain_plugin.errors import DataError, did_you_mean
@@ -34,14 +35,9 @@ def walk_files(
     it is a DataError.
     """
     root = os.fspath(root)
-    above = set()
-    folder = os.path.dirname(os.path.realpath(root))
-    while folder not in above:
-        above.add(folder)
-        folder = os.path.dirname(folder)
-    closed = {_identity(folder) for folder in above}
+    closed = {_identity(folder) for folder in Path(os.path.realpath(root)).parents}
     if without is not None and os.path.isdir(without) and not os.path.samefile(root, without):
-        closed.add(_identity(os.fspath(without)))
+        closed.add(_identity(without))
     yield from _walk(root, "", closed, unlisted)
 
 
@@ -69,7 +65,7 @@ def _walk(root: str, prefix: str, above: set[_Identity], unlisted: list[tuple[st
             yield prefix + entry.name
 
 
-def _identity(folder: str) -> _Identity:
+def _identity(folder: str | os.PathLike[str]) -> _Identity:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 

@@ -302,10 +302,8 @@ class MmengineStorage(Storage):
         }
         identity = tuple(sorted((key, str(value)) for key, value in arguments.items()))
         if identity not in _clients:
-            try:
-                from mmengine.fileio import get_file_backend
-            except ImportError as error:
-                raise ImportError("io_backend mmengine needs the package mmengine: pip install mmengine") from error
+            from mmengine.fileio import get_file_backend
+
             path = str(arguments.get("db_path"))
             if arguments["backend"] == "lmdb" and os.path.isdir(path):
                 check_file(path)

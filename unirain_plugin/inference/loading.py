@@ -46,14 +46,10 @@ def load(
         param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``, else
             what other programs name so (:data:`~unirain_plugin.checkpoints.weights.WRAPPERS`).
 
-    Returns:
-        The network in evaluation mode on ``device``. Its attribute ``architecture`` holds the registered type and the
-        arguments it was built from, ``restore_sizes`` the smaller sizes that its file names (see
-        :class:`~unirain_plugin.inference.restoring.RestoreOptions`).
-
-    Raises:
-        CheckpointError: If the weights are missing, broken, or made for another network (which keys differ is told).
-        OptionError: If the network's options or the device are wrong.
+    Returns the network in evaluation mode on ``device``. Its attribute ``architecture`` holds the registered type and
+    the arguments it was built from, ``restore_sizes`` the smaller sizes that its file names. A CheckpointError if the
+    weights are missing, broken, or made for another network (which keys differ is told); an OptionError if the
+    network's options or the device are wrong.
     """
     path = _weights_path(weights)
     if path.suffix.lower() == ".onnx":

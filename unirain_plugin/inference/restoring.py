@@ -175,31 +175,19 @@ def restore(
 
     Example::
 
-        from unirain_plugin import load, restore
+        clean = restore(load(), rainy)  # or load("UniRain.safetensors", device="cuda")
 
-        net = load()  # or load("UniRain.safetensors", device="cuda")
-        clean = restore(net, rainy)
+    ``net`` is one that :func:`~unirain_plugin.load` returned, or any that maps (N, 3, H, W) to this shape; ``image``
+    is an array (H, W, 3) RGB, uint8, uint16, or floating in [0, 1]; (H, W, 4) with alpha, which is kept; (H, W) grey.
+    (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or an image of Pillow, or the name of an image file. The
+    further arguments are those of :class:`RestoreOptions`.
 
-    Args:
-        net: A network that :func:`~unirain_plugin.load` returned (or any that maps (N, 3, H, W) to the same shape).
-        image: (H, W, 3) RGB, uint8, uint16, or floating in [0, 1]; (H, W, 4) with alpha, which is kept; (H, W) grey.
-            (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or an image of Pillow, or the name of an image file.
-        tile: See :class:`RestoreOptions`, as the further arguments.
-        overlap: Pixels that the tiles of networks other than UniRain share.
-        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
-        ensemble: Average over eight orientations.
-        memory: GiB for feature maps in memory.
-        sizes: Also restore larger images at these longer edges, such as ``(640, 427)``, and blend; ``()`` for the
-            network's own result, None for what its weights' file names.
+    Returns an array of the same shape and dtype; floating ones are clamped to [0, 1]. Of Pillow's images one of the
+    same mode (palettes as RGB or RGBA). Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16; what
+    else it holds is kept by ``scripts/inference.py``.
 
-    Returns:
-        An array of the same shape and dtype; floating ones are clamped to [0, 1]. Of Pillow's images one of the same
-        mode (palettes as RGB or RGBA). Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16; what else
-        it holds is kept by ``scripts/inference.py``.
-
-    Raises:
-        OptionError: If the image or an option is not of the kind described.
-        DataError: If the file is missing, broken, or of a kind that cannot be restored.
+    An OptionError if the image or an option is not of the kind described; a DataError if the file is missing, broken,
+    or of a kind that cannot be restored.
     """
     given = image
     if isinstance(given, Image.Image):
