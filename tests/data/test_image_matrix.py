@@ -13,6 +13,7 @@ from image_matrix import COLOURS, HEIGHT, WIDTH, all_cells, png
 from PIL import Image
 
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.image_decode import decode_samples
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.data.names import make_key
@@ -49,7 +50,8 @@ def test_values_are_right_in_restoring_and_in_training(tmp_path, container):
         assert within_limits(name, pixels, values), name
         trained = EncodedImage(data, "a", CONVERSIONS).decode()[..., ::-1]
         colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
-        assert np.abs(trained - colours / (257 if pixels.dtype == np.uint16 else 1)).max() <= 1, name
+        off = np.abs(trained - colours / (257 if pixels.dtype == np.uint16 else 1)).max()
+        assert off <= (1 if container in ("avif", "jpeg", "png", "webp") else 0.5), name  # these OpenCV decodes here
 
 
 def pairs_of(container, folder):
@@ -156,6 +158,14 @@ def test_a_truncated_tiff_is_told(part):
         data = CELLS[name][0]
         with pytest.raises(DataError, match=r"a\.tif: "):
             EncodedImage(data[: int(part * len(data))], "a.tif", CONVERSIONS)
+
+
+def test_colours_come_back_from_the_faintest_alpha():
+    file = io.BytesIO()
+    stored = np.uint8([[[1, 0, 1, 1], [0, 0, 0, 0], [1, 2, 1, 2]]])
+    tifffile.imwrite(file, stored, photometric="rgb", extrasamples=["assocalpha"], metadata=None)
+    found = decode_samples(file.getvalue(), "a").pixels
+    assert found.tolist() == [[[255, 0, 255, 1], [0, 0, 0, 0], [128, 255, 128, 2]]]
 
 
 def test_a_tiff_of_an_unknown_orientation_is_upright():
