@@ -72,16 +72,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
 
 
 def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) -> Iterator[ManifestRecord]:
-    """Yield the records of several manifests as if they were one in the first one's folder.
+    """Yield the records of several manifests as if they were one in the first one's folder; DataError as for one.
 
-    A rainy image that several of them name is yielded once; they must say the same of it.
-
-    Args:
-        paths: The manifests.
-        files: Whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
-
-    Raises:
-        DataError: As :func:`read_manifest`, and if two disagree on an image.
+    A rainy image that several of them name is yielded once; if they do not say the same of it, that is a DataError.
+    ``files``: whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
     """
     known: dict[str, tuple[object, ...]] = {}
     root = os.path.dirname(os.path.abspath(paths[0]))

@@ -25,7 +25,6 @@ KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="synthesize-rain",
         description="Render rain onto clean photographs: writes OUTPUT/{type}/{input,target}/NAME_k.png.",
@@ -67,12 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Raises:
-        OptionError: If an argument is wrong.
-        DataError: If there is no photograph, one cannot be used, or the output holds something else.
-    """
+    """Run the command; errors are of wrong arguments, of photographs, and of an output that holds something else."""
     from unirain_plugin.rain.pair_files import output_names
 
     args = build_parser().parse_args(argv)
