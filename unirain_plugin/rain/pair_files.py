@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -211,12 +210,6 @@ def _attempt(job: PairJob) -> tuple[PairJob, str]:
     return job, ""
 
 
-def _start_worker() -> None:
-    """One thread a process; Ctrl-C is for the parent, which lets the pairs in work be finished."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
     """Make all pairs, in this process or in ``workers`` others.
 
@@ -230,7 +223,7 @@ def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob,
         yield from map(_attempt, jobs)
         return
     queue = iter(jobs)
-    with process_pool(workers, _start_worker) as pool:
+    with process_pool(workers, cv2.setNumThreads, 1) as pool:
         try:
             pending = {pool.submit(_attempt, job) for job in islice(queue, 4 * workers)}
             while pending:
