@@ -72,10 +72,15 @@ def run(command: str, argv: list[str]) -> int:
         return tell(end)
     except UniRainError as error:
         message = str(error)
-    except OSError as error:
-        if error.errno is None:  # no word of the system: some library's own error
+    except Exception as error:
+        from unirain_plugin.support.packages import comes_from_own_code, place_of
+
+        if comes_from_own_code(error):
+            message = f"{type(error).__name__}: {error}{place_of(error)}"
+        elif isinstance(error, OSError) and error.errno is not None:
+            message = f"{error.filename or command}: {error.strerror}"
+        else:  # ours, or a library's own error
             raise
-        message = f"{error.filename or command}: {error.strerror}"
     with suppress(OSError):
         sys.stderr.write(f"error: {message}\n")
     try:

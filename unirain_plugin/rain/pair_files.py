@@ -19,12 +19,12 @@ import numpy as np
 
 from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_images
 from unirain_plugin.data.images import EncodedImage
-from unirain_plugin.errors import DataError
+from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.variation import CHANGES, vary_colours
 from unirain_plugin.support.files import write_png
-from unirain_plugin.support.packages import import_own
+from unirain_plugin.support.packages import import_own, own_code
 from unirain_plugin.support.processes import process_pool
 
 INPUT, TARGET = "input", "target"
@@ -166,7 +166,8 @@ def make_pair(job: PairJob) -> None:
         if job.vary_rain:
             for change, share in CHANGES.items():
                 frame = change(frame, rng) if rng.random() < share else frame
-        pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
+        with own_code(f"the renderer of '{job.rain_type}'", str(job.photo), OptionError):
+            pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
     window = _window(frame, job.size, rng)
