@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from unirain_plugin import load
 from unirain_plugin.runs.loaders import _own_stream
+from unirain_plugin.support.interruptions import Terminated, terminable
 
 
 def test_as_a_user_does(options, tmp_path):
@@ -321,10 +322,16 @@ def test_a_signal_ends_a_run_with_one_line(programs, options, tmp_path, number, 
 def test_no_signal_comes_in_the_middle_of_the_start_of_a_worker(monkeypatch):
     """Python loses what is raised in the middle of a fork, and the run would go on."""
     found = []
-    monkeypatch.setattr("multiprocessing.Process.start", lambda _: found.append(signal.pthread_sigmask(0, ())))
+
+    def start(worker):
+        signal.raise_signal(signal.SIGTERM)
+        found.append("started")
+
+    monkeypatch.setattr("multiprocessing.Process.start", start)
     loader = _own_stream(DataLoader([1, 2], num_workers=1), 0)
-    loader.multiprocessing_context.Process(target=print).start()
-    assert found == [{signal.SIGINT, signal.SIGTERM}]
+    with pytest.raises(Terminated), terminable():
+        loader.multiprocessing_context.Process(target=print).start()
+    assert found == ["started"]
 
 
 def test_stock_runner_that_stops_short_says_so(programs, options, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -47,12 +48,20 @@ def test_a_rank_of_torchrun_ends_as_the_system_has_it(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_ctrl_c_waits_for_the_end_of_a_start_and_does_not_reach_what_is_started():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_a_start(number):
+    """Also one that another thread takes, which does not block it."""
     after = False
-    with pytest.raises(KeyboardInterrupt), uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), terminable(), uninterrupted():
+        other = threading.Thread(target=signal.pthread_kill, args=(threading.main_thread().ident, number))
+        other.start()
+        other.join()
+        os.kill(os.getpid(), number)
         after = True
-    assert after
+    assert after and number not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_ctrl_c_does_not_reach_what_is_started():
     with process_pool(1) as pool:
         blocked = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result()
     assert signal.SIGINT in blocked and signal.SIGTERM not in blocked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -113,7 +112,6 @@ class _Worker(multiprocessing.Process):
 
 def _begin_quietly(begin: Callable[[int], None] | None, worker: int) -> None:
     """In a worker: what its helper threads say when the run goes away is not told. Errors are sent to the run."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     sys.excepthook = lambda *_: None
     if begin is not None:
         begin(worker)

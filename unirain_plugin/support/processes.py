@@ -25,7 +25,6 @@ def end_with_parent() -> None:
     A killed parent cannot end its children. They would wait for work for ever, or go on writing into its folder.
     The ranks of torchrun are children too (it gives them TORCHELASTIC_RUN_ID); torch's loader workers end with them.
     """
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see uninterrupted
     parent = multiprocessing.parent_process()
     sentinel = None if parent is None else parent.sentinel
     if parent is None and "TORCHELASTIC_RUN_ID" in os.environ and hasattr(os, "pidfd_open"):
@@ -57,14 +56,25 @@ class _Pool(ProcessPoolExecutor):
 def uninterrupted() -> Iterator[None]:
     """Processes that are started inside the block never see Ctrl-C, which is for this one: it ends them in order.
 
-    A signal that comes meanwhile is delivered after the block: Python loses what is raised in the middle of a fork.
+    A signal that comes meanwhile acts after the block: a process that is half started could not be ended, and Python
+    loses what is raised in the middle of a fork.
     """
-    resource_tracker.ensure_running()  # as it starts it would lift the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    resource_tracker.ensure_running()  # as it starts it would lift the mask
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    in_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: handler for number, handler in handlers.items() if in_main and callable(handler)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))  # another thread may take what this one blocks
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def map_in_order(
