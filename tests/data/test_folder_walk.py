@@ -13,8 +13,17 @@ from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedData
 from unirain_plugin.data.folders import types_in_order, walk_files, walk_images
 from unirain_plugin.data.image_header import VARIABLE, limited, max_pixels
 from unirain_plugin.data.images import EncodedImage
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import DataError, OptionError
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe.png"])
+def test_what_has_no_end_or_never_begins_is_no_image(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.png")
+    with pytest.raises(DataError, match=f"^{name}: cannot be read: it is a device, a pipe or a socket"):
+        read_file(name)
 
 
 def touch(*paths):

@@ -34,7 +34,7 @@ from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.packages import import_own
-from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.toolbox import prepare_import
 from unirain_plugin.version import __version__
 
@@ -193,7 +193,8 @@ class NetworkProcess:
         context = _context(spec.device)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
-        self._process.start()
+        with uninterrupted():
+            self._process.start()
         theirs.close()
 
     def __enter__(self) -> NetworkProcess:
@@ -251,7 +252,6 @@ def _context(device: str) -> multiprocessing.context.BaseContext:
 
 
 def _serve(connection: Connection, spec: NetworkSpec) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process in order
     end_with_parent()
     try:
         net, remark = load_network(spec)

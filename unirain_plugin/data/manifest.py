@@ -228,11 +228,15 @@ def _is_retrieved(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+    """Text that files can hold: JSON may hold halves of characters."""
+    try:
+        return isinstance(value, str) and value.encode("utf-8", "surrogateescape") is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and "\0" not in value
+    return _is_text(value) and bool(value) and "\0" not in value
 
 
 def _is_size(value: object) -> bool:

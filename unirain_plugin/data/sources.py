@@ -219,6 +219,8 @@ def read_meta(path: str) -> Iterator[MetaEntry]:
     check_file(path)
     meta = os.path.join(path, META_FILE)
     seen: set[str] = set()
+    if os.path.exists(meta) and not os.path.isfile(meta):
+        raise DataError(f"{meta}: cannot be read: it is no file.")
     try:
         with open(meta, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):

@@ -10,8 +10,8 @@ from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import PIXEL_FORMATS, Outcome, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.support.files import check_folder
+from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import add_network_arguments, import_own
-from unirain_plugin.support.processes import Terminated, terminable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,17 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     videos = VideoSettings(args.deinterlace, args.pixel_format, args.damaged)
     if any(job.is_video for job in plan.jobs):
         videos = videos_with(net, options, videos)
-    try:
-        with terminable(), limited(args.max_megapixels):
-            outcome = restore_files(
-                plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet, videos
-            )
-    except KeyboardInterrupt as end:
-        sys.stderr.write(
-            "\ninterrupted; finished results are kept, and finished parts of a long video: "
-            "the same command goes on with the rest\n"
+    kept = "finished results are kept, and finished parts of a long video: the same command goes on with the rest"
+    with resumable(kept), limited(args.max_megapixels):
+        outcome = restore_files(
+            plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet, videos
         )
-        return 143 if isinstance(end, Terminated) else 130
     outcome.failed += [(Path(folder), reason) for folder, reason in plan.unlisted]
     sys.stdout.write(summary(outcome, args.output, plan.other_files))
     return 1 if outcome.failed else 0

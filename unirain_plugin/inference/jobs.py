@@ -17,7 +17,10 @@ from unirain_plugin.errors import DataError
 from unirain_plugin.inference.images import StoredImage, read_image, side_by_side, write_image
 from unirain_plugin.support.files import is_full
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".flv"),
+    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),
+)
 _KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")
 """Those that can hold H.264; other videos become Matroska."""
 PIXEL_FORMATS = ("keep", "yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unirain_plugin.errors import OptionError, TrainingError, did_you_mean
 from unirain_plugin.models.settings import AUX_WEIGHTS, Stage, TrainingSettings
+from unirain_plugin.support.packages import own_code
 
 
 def learned_parameters(loss: nn.Module | None) -> list[nn.Parameter]:
@@ -250,7 +251,8 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         norms = (module for module in self.network.modules() if isinstance(module, _NormBase))
         statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-        total, terms = self._backward(batch)
+        with own_code("a part of your own", f"the batch {', '.join(batch.paths)}", TrainingError):
+            total, terms = self._backward(batch)
         norm = self._finish_gradients()
         logs, loss_ok, gradient_ok = self._agree(total, terms, norm)
         if loss_ok and gradient_ok:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_errors, write_whole
+from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import import_own
 
 SETTINGS_FILE = "synthesis.json"
@@ -77,11 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_output(args, size, names)
     jobs = list(_plan(args, photos, names, size))
     todo = [job for job in jobs if not (args.resume and all(path.exists() for path in job.paths))]
-    try:
+    with resumable(f"the pairs written to {args.output} are whole; go on with --resume"):
         failures = _work(todo, args.workers, args.skip_bad)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted: the pairs written to {args.output} are whole; go on with --resume.\n")
-        return 130
     for photo, message in failures.items():
         sys.stderr.write(f"left out: {message if photo in message else f'{photo}: {message}'}\n")
     made = len(jobs) - sum(job.photo in failures for job in jobs)

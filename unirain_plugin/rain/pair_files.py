@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -19,12 +18,12 @@ import numpy as np
 from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_images
 from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.data.pairs import read_file
-from unirain_plugin.errors import DataError
+from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.variation import CHANGES, vary_colours
 from unirain_plugin.support.files import write_png
-from unirain_plugin.support.packages import import_own
+from unirain_plugin.support.packages import import_own, own_code
 from unirain_plugin.support.processes import map_in_order, process_pool
 
 INPUT, TARGET = "input", "target"
@@ -153,7 +152,8 @@ def make_pair(job: PairJob) -> None:
         if job.vary_rain:
             for change, share in CHANGES.items():
                 frame = change(frame, rng) if rng.random() < share else frame
-        pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
+        with own_code(f"the renderer of '{job.rain_type}'", str(job.photo), OptionError):
+            pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
     window = _window(frame, job.size, rng)
@@ -195,12 +195,6 @@ def _attempt(job: PairJob) -> tuple[PairJob, str]:
     return job, ""
 
 
-def _start_worker() -> None:
-    """One thread a process; Ctrl-C is for the parent, which lets the pairs in work be finished."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
     """Make all pairs, in this process or in ``workers`` others; DataError if one of these dies.
 
@@ -209,7 +203,7 @@ def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob,
     if workers <= 1:
         yield from map(_attempt, jobs)
         return
-    with process_pool(workers, _start_worker) as pool:
+    with process_pool(workers, cv2.setNumThreads, 1) as pool:
         try:
             yield from map_in_order(pool, _attempt, jobs, 4 * workers)
         except BrokenProcessPool:

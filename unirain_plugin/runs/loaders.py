@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import multiprocessing
+import sys
+from collections.abc import Callable, Mapping
+from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from unirain_plugin.data.draws import ReseededDataset, ResumableSampler
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.processes import uninterrupted
 from unirain_plugin.toolbox import registered
 
 
@@ -96,4 +101,22 @@ def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> 
 def _own_stream(loader: DataLoader, seed: int) -> DataLoader:
     """Every ``iter(loader)`` draws a seed for its workers; from its own stream it leaves the run's untouched."""
     loader.generator = torch.Generator().manual_seed(seed)
+    if loader.num_workers:
+        loader.worker_init_fn = partial(_begin_quietly, loader.worker_init_fn)
+        context = copy(multiprocessing.get_context())
+        context.Process = _Worker
+        loader.multiprocessing_context = context
     return loader
+
+
+class _Worker(multiprocessing.Process):
+    def start(self) -> None:
+        with uninterrupted():
+            super().start()
+
+
+def _begin_quietly(begin: Callable[[int], None] | None, worker: int) -> None:
+    """In a worker: what its helper threads say when the run goes away is not told. Errors are sent to the run."""
+    sys.excepthook = lambda *_: None
+    if begin is not None:
+        begin(worker)

@@ -41,6 +41,17 @@ class TrainingRun(Run):
         self.last_validation: dict[int, int] = {}
         self.rank_states: list[dict[str, Any]] = []
         self.resumed_by_us = False
+        self.states: Path | None = None
+
+    def saved(self) -> str:
+        """The newest checkpoint, and how to go on from it."""
+        if self.states is None:
+            return "training had not begun"
+        names = [path.stem for path in self.states.glob("*.state")]
+        newest = max((int(name) for name in names if name.isdigit()), default=None)
+        if newest is None:
+            return "nothing was saved yet, the same command begins anew"
+        return f"`--auto_resume` goes on from the checkpoint of iteration {newest} in {self.states.parent}"
 
     def replacements(self, module: Any) -> list[tuple[object, str, object]]:
         """What is replaced in the toolbox during the run: (module, name, value); the last two for any model."""
@@ -73,6 +84,7 @@ class TrainingRun(Run):
         ``--auto_resume`` takes the newest complete checkpoint below the root, else ``path: resume_state``. A
         CheckpointError if the chosen checkpoint, or with ``--auto_resume`` every checkpoint, is broken.
         """
+        self.states = Path(opt["path"]["training_states"])
         path = agreed(self._find_state(opt) if opt["rank"] == 0 else None)
         if path is None:
             return None
