@@ -10,6 +10,14 @@ import numpy as np
 from unirain_plugin.rain_types import RAIN_TYPES
 
 
+def run_on_ranks(worker, folder: Path, ranks: int = 2):
+    """Processes that each call ``worker(rank, folder)``, forked from a server that imports the toolbox once a session."""
+    from torch import multiprocessing
+
+    multiprocessing.set_forkserver_preload(["basicsr"])
+    multiprocessing.start_processes(worker, (str(folder),), nprocs=ranks, start_method="forkserver")
+
+
 def write_rainrag(root: Path, per_type: int = 3, size: tuple[int, int] = (48, 56), types=RAIN_TYPES, seed: int = 0):
     """Write ``{type}/{input,target}/NNN.png``: smooth random images, and the same with noise as "rain"."""
     rng = np.random.default_rng(seed)

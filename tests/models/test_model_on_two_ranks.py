@@ -1,12 +1,11 @@
 """Two gloo processes: the weights, logs and figures of one process, and common decisions."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_run import run_on_ranks
 from torch import distributed as dist
-from torch import multiprocessing
 
 # Labels are index modulo 4: on rank 0 (even places) and rank 1 (odd places) other types are present.
 BATCHES = [[0, 1, 4, 3], [2, 2, 6, 6], [1, 3, 5, 7], [0, 3, 1, 2]]
@@ -66,7 +65,6 @@ def plant(model, rank):
 
 
 def worker(rank, folder):
-    import conftest  # noqa: F401  (registers the plugin)
     from basicsr.models.base_model import BaseModel
 
     from unirain_plugin.runs.distributed import model_to_device
@@ -86,8 +84,7 @@ def worker(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    run_on_ranks(worker, folder)
     return folder, [torch.load(folder / f"rank{rank}.pth", weights_only=False) for rank in range(2)]
 
 
