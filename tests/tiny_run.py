@@ -11,10 +11,10 @@ from unirain_plugin.rain_types import RAIN_TYPES
 
 
 def run_on_ranks(worker, folder: Path, ranks: int = 2):
-    """Processes that each call ``worker(rank, folder)``, forked from a server that imports the toolbox once a session."""
+    """Processes that each call ``worker(rank, folder)``, forked from a server that has imported everything once."""
     from torch import multiprocessing
 
-    multiprocessing.set_forkserver_preload(["basicsr"])
+    multiprocessing.set_forkserver_preload(["unirain_plugin.study.preloaded"])
     multiprocessing.start_processes(worker, (str(folder),), nprocs=ranks, start_method="forkserver")
 
 

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import crashing_networks
@@ -168,18 +165,16 @@ def test_what_changes_is_computed_again(data, tmp_path):
     assert by_model[0]["ours"] == by_model[1]["ours"] and by_model[0]["EDSR"] != by_model[1]["EDSR"]
 
 
-def test_killed_in_the_middle_it_goes_on(data, tmp_path):
+def test_killed_in_the_middle_it_goes_on(programs, data, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, out, models(data)[:1])))
-    command = [sys.executable, "-m", "unirain_plugin", "compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    pid, log = programs.start("compare", "-opt", tmp_path / "tiny.yml", "--quiet")
     journal = out / "results.jsonl"
     deadline = time.monotonic() + 120
     while not (journal.is_file() and b'"ours"' in journal.read_bytes()):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert programs.wait(pid, seconds=0) is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    programs.kill(pid)
     with journal.open("ab") as file:
         file.write(b'{"key": ["result", "ours", "test", "nrd')  # as a kill in the middle of a line leaves it
     done = files_of(out)

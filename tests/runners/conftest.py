@@ -4,17 +4,8 @@ import socket
 
 import pytest
 import yaml
-from run_helpers import Programs, merge
+from run_helpers import merge
 from tiny_run import tiny_train_options, write_rainrag
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """The fork server, shared by all tests of the session."""
-    programs = Programs(tmp_path_factory.mktemp("programs"))
-    yield programs
-    programs.server.stdin.close()
-    programs.server.wait(10)
 
 
 @pytest.fixture(scope="session")

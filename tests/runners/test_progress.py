@@ -3,32 +3,30 @@
 import os
 import pty
 import re
-import subprocess
-import sys
 
-from run_helpers import ENVIRONMENT, logged
+from run_helpers import logged
 
 
-def on_a_terminal(command, cwd) -> str:
+def on_a_terminal(programs, *argv) -> str:
     """Run with stderr on a pseudo-terminal and return what appeared there."""
     parent, child = pty.openpty()
-    environment = {**os.environ, **ENVIRONMENT, "COLUMNS": "160"}
-    process = subprocess.Popen(command, cwd=cwd, stderr=child, stdout=subprocess.DEVNULL, env=environment)
-    os.close(child)
-    parts = []
-    while True:
+    os.set_blocking(parent, False)
+    pid, _ = programs.start(*argv, env={"COLUMNS": "160"}, log=os.ttyname(child))
+    parts, status = [], None
+    while status is None:
+        status = programs.wait(pid, seconds=0.05)
         try:
-            part = os.read(parent, 65536)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        parts.append(part)
-    assert process.wait() == 0, b"".join(parts)[-2000:]
+            parts.append(os.read(parent, 65536))
+        except BlockingIOError:
+            continue
+    assert status == 0, b"".join(parts)[-2000:]
+    os.close(parent)
+    os.close(child)
     return b"".join(parts).decode()
 
 
-def test_bar_on_a_terminal(options, tmp_path):
-    path = options(total_iter=12)
-    text = on_a_terminal([sys.executable, "-m", "unirain_plugin.train", "-opt", str(path)], tmp_path)
+def test_bar_on_a_terminal(programs, options, tmp_path):
+    text = on_a_terminal(programs, "train", "-opt", options(total_iter=12), "--root", tmp_path)
     bars = [line for line in re.split(r"[\r\n]", text) if re.search(r"\d+/12 \[", line)]
     assert bars and "12/12" in bars[-1]
     assert re.search(r"loss \d+\.\d+, [\d.]+ images/s, worst \w+", bars[-1])

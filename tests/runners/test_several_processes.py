@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_helpers import ENVIRONMENT, assert_same_weights, logged, stock_sections, weights
+from programs import ENVIRONMENT
+from run_helpers import assert_same_weights, logged, stock_sections, weights
 
 
 @pytest.fixture()

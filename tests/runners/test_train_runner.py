@@ -11,7 +11,8 @@ import sys
 import pytest
 import torch
 import yaml
-from run_helpers import ENVIRONMENT, assert_same_weights, logged, stock_sections, weights
+from programs import ENVIRONMENT
+from run_helpers import assert_same_weights, logged, stock_sections, weights
 from tiny_run import write_rainrag
 
 from unirain_plugin import load
