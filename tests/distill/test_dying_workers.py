@@ -15,8 +15,8 @@ def dying(request, settings, tmp_path):
         pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'unirain_plugin[ray]'")
     left = tmp_path / "left"
     third = {"type": "DyingVoter", "name": "third", "victim": "drd/input/coffee0", "left": str(left)}
-    changes = {"imports": ["dying_voter"], "voters": [*settings["voters"][:2], third], "shard_size": 1,
-               "engine": {"type": request.param, "workers": 2}}  # fmt: skip
+    engine = {"type": request.param, "workers": 2}
+    changes = {"voters": [*settings["voters"][:2], third], "shard_size": 1, "engine": engine}
     return lambda deaths: left.write_text(str(deaths)) and run(settings, **changes)
 
 
