@@ -10,18 +10,21 @@ from pathlib import Path
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def lives(pid):
+    """Whether a process runs; one that has ended but that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 class Programs:
     """Starts runs through the fork server."""
 
     def __init__(self, folder: Path):
         self.folder, self.count = folder, 0
-        self.server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **ENVIRONMENT},
-        )
+        command, env = [sys.executable, str(Path(__file__).with_name("fork_server.py"))], {**os.environ, **ENVIRONMENT}
+        self.server = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.server.stdout.readline() == "ready\n"
 
     def ask(self, **request):

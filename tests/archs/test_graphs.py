@@ -11,15 +11,9 @@ from unirain_plugin.archs.presets import preset
 from unirain_plugin.archs.unirain_arch import UniRain
 
 MINIMAL = {
-    "dim": 6,
-    "num_blocks": [1, 1],
-    "decoder_blocks": [1],
-    "heads": [1, 1],
-    "refinement_blocks": 0,
-    "encoder_expansion": 1.0,
-    "decoder_expansion": 1.0,
-    "latent_expansion": 1.0,
-}
+    "dim": 6, "num_blocks": [1, 1], "decoder_blocks": [1], "heads": [1, 1], "refinement_blocks": 0,
+    "encoder_expansion": 1.0, "decoder_expansion": 1.0, "latent_expansion": 1.0,
+}  # fmt: skip
 
 
 def compiled_agrees(backend):

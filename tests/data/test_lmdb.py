@@ -365,10 +365,7 @@ DAMAGE = {
     "last byte lost": (lambda data: data[:-1], "it is cut short: found .* expected"),
     "overwritten": (lambda data: bytes(8192) + data[8192:], "header page 0 holds no LMDB header"),
     "second header": (lambda data: data[:4096] + b"x" * 4096 + data[8192:], "header page 1 holds no LMDB header"),
-    "version": (
-        lambda data: data[:20] + b"\x02" + data[21:],
-        "header page 0 names version 2 of the format",
-    ),
+    "version": (lambda data: data[:20] + b"\x02" + data[21:], "header page 0 names version 2 of the format"),
     "page size": (lambda data: data[:40] + b"\x01" + data[41:], "header page 0 names pages of 4097 bytes"),
     "other page size": (lambda data: data[:41] + b"\x20" + data[42:], "header page 1 holds no LMDB header"),
     "index": (lambda data: data[:8192] + bytes(len(data) - 8192), "points at page .*, which is no page of the index"),

@@ -34,14 +34,9 @@ class HashVoter(Voter):
         for task in tasks:
             code = (sum(task.candidate.id.encode()) * 31 + self.salt * 7) % 5
             mean = task.measurements[self.name]["mean"]
-            votes.append(
-                Vote(
-                    self.name,
-                    None if code == 0 else code < 4,
-                    f"<b>mean</b> {mean:.2f} against {self._mean:.2f}",
-                    {"kind": "dull", "retrieved": [found.reference.id for found in task.retrieved]},
-                )
-            )
+            reason = f"<b>mean</b> {mean:.2f} against {self._mean:.2f}"
+            details = {"kind": "dull", "retrieved": [found.reference.id for found in task.retrieved]}
+            votes.append(Vote(self.name, None if code == 0 else code < 4, reason, details))
         return votes
 
 

@@ -51,11 +51,7 @@ def export(how, forward, path):
 
 
 @pytest.mark.parametrize(
-    ("forward", "reason"),
-    [
-        (branching, r"data-dependent"),
-        (unknown_to_onnx, r"aten\._linalg_eigh"),
-    ],
+    ("forward", "reason"), [(branching, r"data-dependent"), (unknown_to_onnx, r"aten\._linalg_eigh")]
 )
 def test_onnx_names_what_is_unsupported(tmp_path, forward, reason):
     pytest.importorskip("onnxscript")

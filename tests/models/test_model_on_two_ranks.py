@@ -37,12 +37,7 @@ def run(case, folder, rank, world_size):
         logs.append(model.get_current_log())
     model.validation(loader_of(length=7), 4, None, save_img=True)
     weights = {k: v for k, v in model.get_bare_model(model.net_g).state_dict().items() if k != "seen" and k != "steps"}
-    return model, {
-        "weights": weights,
-        "logs": logs,
-        "figures": model.metric_results,
-        "loss": model.cri_pix.state_dict(),
-    }
+    return model, {"weights": weights, "logs": logs, "figures": model.metric_results}
 
 
 def plant(model, rank):

@@ -85,17 +85,8 @@ def test_tiles_are_used_for_large_images_only():
 
 
 def test_option_names_are_told_to_the_checker():
-    names = [
-        "amp",
-        "accumulate",
-        "grad_clip",
-        "compile",
-        "channels_last",
-        "aux_weights",
-        "max_nonfinite",
-        "progressive",
-    ]
-    assert set(names) == set(UniRainModel.TRAIN_OPTIONS)
+    names = "amp accumulate grad_clip compile channels_last aux_weights max_nonfinite progressive"
+    assert set(names.split()) == set(UniRainModel.TRAIN_OPTIONS)
     assert set(UniRainModel.VAL_OPTIONS) == {"tile", "tile_overlap", "best", "protocol"}
 
 
@@ -111,10 +102,7 @@ def test_option_names_are_told_to_the_checker():
             "train: progressive: batch_size: found 5; expected at most 4",
         ),
         (lambda o: o["val"].update(best="snr"), r"val: best: metric: 'snr' is not among .*Did you mean 'psnr'\?"),
-        (
-            lambda o: o["logger"].update(progress="yes"),
-            "logger.progress: found the text .yes.; expected .auto.",
-        ),
+        (lambda o: o["logger"].update(progress="yes"), "logger.progress: found the text .yes.; expected .auto."),
         (lambda o: o["logger"].update(routing_freq=0), "logger.routing_freq: found 0; expected an integer ≥ 1"),
         (lambda o: (o["train"]["pixel_opt"].update(source="val"), o.pop("val")), "source: val needs a validation set"),
     ],

@@ -59,10 +59,7 @@ def test_multi_step_returns_to_its_own_rate_after_warm_up(tmp_path):
     [
         ({"type": "CosineAnnealingLR"}, r"unknown scheduler 'CosineAnnealingLR'. Did you mean"),
         ({"type": "CosineAnnealingRestartLR", "periods": [10]}, r"periods: add up to 10, less than total_iter \(20\)"),
-        (
-            {"type": "CosineAnnealingRestartLR", "periods": [10, 10]},
-            "restart_weights: found 1 weight",
-        ),
+        ({"type": "CosineAnnealingRestartLR", "periods": [10, 10]}, "restart_weights: found 1 weight"),
     ],
 )
 def test_schedules_that_would_fail_later_are_refused(scheduler, message):

@@ -98,11 +98,7 @@ def test_bad_metrics_are_named(section, message):
 
 @pytest.mark.parametrize(
     ("metric", "image"),
-    [
-        ("ssim", picture(10)),
-        ("niqe", picture(150)),
-        ("niqe", np.full((200, 200, 3), 7, np.uint8)),
-    ],
+    [("ssim", picture(10)), ("niqe", picture(150)), ("niqe", np.full((200, 200, 3), 7, np.uint8))],
     ids=["ssim-tiny", "niqe-tiny", "niqe-flat"],
 )
 def test_images_without_a_value_are_left_out_with_one_warning(metric, image, warnings_of):

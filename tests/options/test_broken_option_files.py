@@ -114,8 +114,7 @@ def test_one_mistake_one_message(old, new, key, says, unirain, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [("mode: paper", "mode: papre"), ("num_gpu: 0", "num_gpu: all"), ("heads: [1, 2]", "heads: [1, 3]")],
+    ("old", "new"), [("mode: paper", "mode: papre"), ("num_gpu: 0", "num_gpu: all"), ("heads: [1, 2]", "heads: [1, 3]")]
 )
 def test_line_number(old, new, unirain, tmp_path):
     text = unirain.replace(old, new)

@@ -23,13 +23,9 @@ def merge(target, changes):
 def stock_sections(rain):
     """What makes the tiny options a run of the stock toolbox's own model, network, loss and data set."""
     data = {
-        "type": "PairedImageDataset",
-        "dataroot": None,
-        "rain_types": None,
-        "dataroot_gt": str(rain / "drs/target"),
-        "dataroot_lq": str(rain / "drs/input"),
-        "io_backend": {"type": "disk"},
-    }
+        "type": "PairedImageDataset", "dataroot": None, "rain_types": None, "dataroot_gt": str(rain / "drs/target"),
+        "dataroot_lq": str(rain / "drs/input"), "io_backend": {"type": "disk"},
+    }  # fmt: skip
     network = dict.fromkeys(tiny_train_options(rain, name="x", total_iter=1)["network_g"])
     network.update(type="EDSR", num_in_ch=3, num_out_ch=3, num_feat=4, num_block=1, upscale=1)
     loss = {"type": "L1Loss", "base": None, "update_freq": None, "loss_weight": 1.0, "reduction": "mean"}

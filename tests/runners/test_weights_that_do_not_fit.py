@@ -43,11 +43,7 @@ def test_safetensors(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [
-        (b"garbage", "it is no checkpoint"),
-        (b"", "it is no checkpoint"),
-        (b"PK\x03\x04" + bytes(50), "into Linear: "),
-    ],
+    [(b"garbage", "it is no checkpoint"), (b"", "it is no checkpoint"), (b"PK\x03\x04" + bytes(50), "into Linear: ")],
 )
 def test_files_that_are_no_checkpoint(content, says, weights):
     weights.write_bytes(content)
