@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
@@ -102,6 +105,35 @@ def test_runtimes_are_compared_with_torch(monkeypatch, capsys, tmp_path):
     assert rows[0][2:] == ["0.0e+00", "+0.000", "1.00", "1.00"]
     assert float(rows[1][2]) < 1e-5 and abs(float(rows[1][3])) < 0.001
     assert float(rows[2][2]) > 0.1 and float(rows[2][3]) < -3
+
+
+@pytest.fixture()
+def own_network(monkeypatch, tmp_path):
+    """Weights of a network that a module in the working folder registers: options for a command."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"HalfNet{tmp_path.name[-1]}{os.getpid()}"  # the registry takes a name once
+    Path(f"{name.lower()}.py").write_text(
+        "from basicsr.utils.registry import ARCH_REGISTRY\nfrom torch import nn\n\n\n@ARCH_REGISTRY.register()\n"
+        f"class {name}(nn.Conv2d):\n    def __init__(self):\n        super().__init__(3, 3, 1)\n"
+    )
+    half = {"weight": torch.eye(3)[..., None, None] / 2, "bias": torch.zeros(3)}
+    write_weights(Path("w.safetensors"), half, {"type": name})
+    return ["--weights", "w.safetensors", "--imports", name.lower()]
+
+
+def test_weights_of_a_network_of_ones_own(own_network, capsys):
+    argv = ["benchmark", "weights", "--size", "48", "--per-image", "1", "--types", "drs"]
+    assert cli.main([*argv, *own_network]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("clean, day"))
+    assert 5 < float(row[22:].split()[1]) < 20, "half as bright"
+
+
+def test_runtimes_of_a_network_of_ones_own(own_network, capsys):
+    argv = ["benchmark", "runtimes", "--size", "32", "--rounds", "1", "--runtimes", "torchscript"]
+    assert cli.main([*argv, *own_network]) == 0
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[4:]]
+    assert rows == ["torch", "torchscript"]
 
 
 def test_a_runtime_that_is_not_installed_is_told(monkeypatch, capsys):

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from unirain_plugin.errors import CheckpointError, DataError, OptionError, UniRainError
+from unirain_plugin.support.packages import add_network_arguments, import_own, require
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,9 +22,7 @@ def parser() -> argparse.ArgumentParser:
     add = p.add_argument
     add("--weights", nargs="+", type=Path, metavar="FILE", help=".safetensors or .pth files to choose from, or folders "
         "of them (default: the small network that is shipped)")  # fmt: skip
-    text = "option file with network_g (and imports), for weights that do not tell it"
-    add("--network", metavar="YML", help=text)
-    add("--imports", nargs="+", default=(), metavar="MODULE", help="modules that register your network")
+    add_network_arguments(p)
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
     add("--port", type=int, help="port (default: the first free one from 7860)")
     add("--share", action="store_true", help="also a public address, through gradio's servers")
@@ -45,8 +44,6 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"--max-megapixels: got {args.max_megapixels:g}; expected more than 0.")
     with tempfile.TemporaryDirectory(prefix="unirain-app-") as folder:
         set_environment(Path(folder))
-        from unirain_plugin.support.packages import import_own, require
-
         require("gradio", "gradio", "app")
         from unirain_plugin.app.interface import fetches_nothing
         from unirain_plugin.app.restoration import Restorer

@@ -10,7 +10,7 @@ from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import PIXEL_FORMATS, Outcome, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.support.files import check_folder
-from unirain_plugin.support.packages import import_own
+from unirain_plugin.support.packages import add_network_arguments, import_own
 from unirain_plugin.support.processes import Terminated, terminable
 
 
@@ -28,10 +28,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=".safetensors, .pth, or .onnx by export (default: the small network that is shipped)",
     )
-    p.add_argument(
-        "--network", metavar="YML", help="option file with network_g (and imports), for weights that do not tell it"
-    )
-    p.add_argument("--imports", nargs="+", default=(), metavar="MODULE", help="modules that register your network")
+    add_network_arguments(p)
     p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
     p.add_argument("--overlap", type=int, default=32, help="shared pixels of tiles; UniRain needs none (default: 32)")
     p.add_argument("--precision", default="fp32", help="fp32, bf16, fp16 or auto (default: fp32)")

@@ -24,7 +24,7 @@ from unirain_plugin.inference.loading import DEFAULT_WEIGHTS, build_network, loa
 from unirain_plugin.inference.onnx_network import INPUT, MULTIPLE, OUTPUT, OnnxNetwork, onnx_runtime
 from unirain_plugin.inference.restoring import RestoreOptions
 from unirain_plugin.support.files import write_whole
-from unirain_plugin.support.packages import import_own
+from unirain_plugin.support.packages import add_network_arguments, import_own
 
 _EXAMPLE, _OTHER_SIZE = (61, 45), (48, 72)
 _TOLERANCE = 1e-3
@@ -202,10 +202,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--weights", metavar="FILE", help="weights or checkpoint (default: the small network that is shipped)"
     )
-    p.add_argument(
-        "--network", metavar="YML", help="option file with network_g (and imports), for weights that do not tell it"
-    )
-    p.add_argument("--imports", nargs="+", default=(), metavar="MODULE", help="modules that register your network")
+    add_network_arguments(p)
     p.add_argument("--param-key", metavar="KEY", help="part of a .pth file (default: params_ema where it exists)")
     p.add_argument("--format", choices=EXPORTERS, default="safetensors", help="default: safetensors")
     p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: beside the weights, with the new suffix")

@@ -111,7 +111,8 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
     if name not in known:
         raise OptionError(
             f"{source}: network type {name!r} is not registered.{did_you_mean(name, known)} The module that registers "
-            "one of your own is named by --imports (inference, app, export, adapt), or in `imports:` in an option file."
+            "one of your own is named by --imports (inference, app, export, adapt, benchmark), or in `imports:` in an "
+            "option file."
         )
     try:
         net = known[name](**arguments)

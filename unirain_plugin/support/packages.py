@@ -1,7 +1,8 @@
-"""Optional packages: imported where they are used, with the way to install them in the error."""
+"""Packages that are not ours: optional ones, imported where they are used, and modules of a user's own."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -55,3 +56,11 @@ def import_own(modules: object, folder: str | os.PathLike[str] = "") -> None:
             if name.endswith(".py"):
                 reason += "; expected a module's name, without '.py'"
             raise OptionError(f"imports: cannot import {name!r}: {reason}.") from error
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--network`` and ``--imports``, of commands that load weights of any network."""
+    parser.add_argument(
+        "--network", metavar="YML", help="option file with network_g (and imports), for weights that do not tell it"
+    )
+    parser.add_argument("--imports", nargs="+", default=(), metavar="MODULE", help="modules that register your network")

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -31,6 +31,7 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.benchmarks.arch import apart, interleaved, peak_growth
+from unirain_plugin.support.packages import add_network_arguments, import_own
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Maps ``(1, 3, H, W)`` float32 in [0, 1] to the restored image."""
@@ -128,20 +129,27 @@ def rainy_pairs(photos: list[Path], size: int, seed: int) -> list[tuple[np.ndarr
     return pairs
 
 
-def peak_memory(name: str, weights: Path, image: np.ndarray) -> int:
+def peak_memory(name: str, weights: Path, image: np.ndarray, imports: Sequence[str] = ()) -> int:
     """Bytes by which loading and the first restoration raise the peak of this process."""
+    import_own(imports)
     torch.set_num_threads(1)
     with torch.inference_mode():
         return peak_growth(lambda: RUNTIMES[name][-1](weights)(image))
 
 
-def measure(names: list[str], weights: Path, pairs: list[tuple[np.ndarray, np.ndarray]], rounds: int) -> list[dict]:
+def measure(
+    names: list[str],
+    weights: Path,
+    pairs: list[tuple[np.ndarray, np.ndarray]],
+    rounds: int,
+    imports: Sequence[str],
+) -> list[dict]:
     """A row a runtime: largest difference, mean change of the PSNR, seconds, bytes."""
     image = pairs[0][0]
     memory = {}
     for name in names:
         _tell(f"{name}: peak memory")
-        memory[name] = apart(peak_memory, name, weights, image)
+        memory[name] = apart(peak_memory, name, weights, image, imports)
     _tell("differences and times")
     runs = {name: RUNTIMES[name][-1](weights) for name in names}
     results = {name: [run(lq) for lq, _ in pairs] for name, run in runs.items()}
@@ -174,16 +182,17 @@ def compare(args: argparse.Namespace, names: list[str]) -> list[dict]:
     """Write the files that the runtimes read to a temporary folder, and measure."""
     with tempfile.TemporaryDirectory(prefix="unirain_benchmark_") as folder, torch.inference_mode():
         weights = Path(folder) / "w.safetensors"
-        export_weights(load(args.weights, device="cpu"), weights)
+        export_weights(load(args.weights, args.network, device="cpu"), weights)
         calibration = [lq for lq, _ in rainy_pairs(sample_photos("train")[:2], args.size, 1)]
         write_files(weights, {RUNTIMES[name][1] for name in names}, calibration)
-        return measure(names, weights, rainy_pairs(sample_photos("held-out"), args.size, 0), args.rounds)
+        return measure(names, weights, rainy_pairs(sample_photos("held-out"), args.size, 0), args.rounds, args.imports)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(prog="benchmark runtimes", description=__doc__)
     p.add_argument("--weights", metavar="FILE", help="default: those the package ships")
+    add_network_arguments(p)
     known = f"of {', '.join(RUNTIMES)} (default: those that are installed)"
     p.add_argument("--runtimes", nargs="+", metavar="NAME", help=known)
     p.add_argument("--size", type=int, default=256, help="edge of the images (default: 256)")
@@ -205,6 +214,7 @@ def main(argv: list[str]) -> int:
         _tell(f"left out, not installed: {', '.join(sorted(missing))}")
     if args.size < 16 or args.rounds < 1:
         raise OptionError(f"expected --size ≥ 16 and --rounds ≥ 1; found {args.size} and {args.rounds}.")
+    import_own(args.imports)
     names = list(dict.fromkeys([BASELINE, *(args.runtimes or [name for name in RUNTIMES if name not in missing])]))
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)

@@ -21,6 +21,7 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.benchmarks.cli import expect_least
+from unirain_plugin.support.packages import add_network_arguments, import_own
 
 FOREIGN = {
     "RandomRain default": ("RandomRain", {}),
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmark weights", description=__doc__)
     add = parser.add_argument
     add("--weights", help=".safetensors or .pth (default: those the package ships)")
+    add_network_arguments(parser)
     add("--photographs", type=Path, metavar="DIR", help="clean photographs (default: two that scikit-image installs)")
     add("--types", nargs="+", default=RAIN_TYPES, metavar="TYPE", help="what is rendered (default: the four of rain)")
     add("--size", type=int, default=256, metavar="PX", help="side of the windows, 0: whole photographs (%(default)s)")
@@ -56,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     args = build_parser().parse_args(argv)
     expect_least(args, 1, "per_image")
-    network = load(args.weights)
+    import_own(args.imports)
+    network = load(args.weights, args.network)
     windows = list(_windows(args))
     sys.stdout.write(
         f"{len(windows)} windows a row; PSNR in dB and SSIM, RGB, means over the windows\n"
