@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from programs import Programs
+from programs import Fresh, Programs
 from tiny_run import write_rainrag
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves
@@ -25,6 +25,15 @@ def programs(tmp_path_factory):
     yield programs
     programs.server.stdin.close()
     programs.server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory):
+    """Runs code in an interpreter that has imported torch and nothing else."""
+    interpreters = Fresh(tmp_path_factory.mktemp("fresh"))
+    yield interpreters
+    interpreters.server.stdin.close()
+    interpreters.server.wait(10)
 
 
 @pytest.fixture()

@@ -70,3 +70,42 @@ class Programs:
         """SIGKILL the whole process group: the run and its loader workers."""
         os.killpg(pid, signal.SIGKILL)
         return self.wait(pid)
+
+
+FRESH = """
+import json, os, sys, traceback, torch
+
+for line in sys.stdin:
+    code, argv, folder = json.loads(line)
+    if pid := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        continue
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        setattr(sys, name, os.fdopen(descriptor, "w", 1, closefd=False))
+    sys.argv, status = ["-c", *argv], 0
+    try:
+        exec(code, {"__name__": "__main__"})
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    os._exit(status)
+"""
+
+
+class Fresh:
+    """Interpreters that have imported torch and nothing else: each is forked, and runs its code to the end."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", FRESH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, code: str, *argv: str) -> str:
+        """What the code prints to standard output; it must not fail."""
+        self.server.stdin.write(json.dumps([code, argv, str(self.folder)]) + "\n")
+        self.server.stdin.flush()
+        status = int(self.server.stdout.readline())
+        assert status == 0, (self.folder / "stderr").read_text()
+        return (self.folder / "stdout").read_text()

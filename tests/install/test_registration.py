@@ -6,15 +6,10 @@ import sys
 import pytest
 
 
-def run_python(code: str, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, **kwargs)
-
-
 def test_import_alone_is_light():
-    result = run_python(
-        "import sys, unirain_plugin; unirain_plugin.__version__; "
-        "print([m for m in ('torch', 'basicsr', 'numpy', 'cv2') if m in sys.modules])"
-    )
+    code = "import sys, unirain_plugin; unirain_plugin.__version__; print([m for m in ('torch', 'basicsr', 'numpy', "
+    code += "'cv2') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.stdout.strip() == "[]", result.stderr
 
 
@@ -32,13 +27,12 @@ def test_register_adds_the_four_parts_and_may_be_called_twice():
 
 
 @pytest.mark.parametrize("first", ["archs.unirain_arch", "losses.reweighted_loss", "data.distilled_mixed_dataset"])
-def test_importing_a_part_before_registering_is_harmless(first):
-    result = run_python(f"import unirain_plugin.{first}, unirain_plugin; print(unirain_plugin.register()['arch'])")
-    assert result.returncode == 0, result.stderr
-    assert "UniRain" in result.stdout
+def test_importing_a_part_before_registering_is_harmless(first, fresh):
+    code = f"import unirain_plugin.{first}, unirain_plugin; print(unirain_plugin.register()['arch'])"
+    assert "UniRain" in fresh(code)
 
 
-def test_failed_registration_leaves_the_registries_as_they_were():
+def test_failed_registration_leaves_the_registries_as_they_were(fresh):
     code = """
 import os, sys
 os.environ["UNIRAIN_AUTOREGISTER"] = "0"
@@ -57,5 +51,4 @@ print(set(ARCH_REGISTRY.keys()) == before)
 registration.REGISTERED_MODULES = good
 print("UniRain" in registration.register()["arch"])
 """
-    result = run_python(code)
-    assert result.stdout.split() == ["raised", "unirain_plugin.no_such_module", "True", "True"], result.stderr
+    assert fresh(code).split() == ["raised", "unirain_plugin.no_such_module", "True", "True"]
