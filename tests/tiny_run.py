@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import cv2
@@ -10,12 +11,19 @@ import numpy as np
 from unirain_plugin.rain_types import RAIN_TYPES
 
 
-def run_on_ranks(worker, folder: Path, ranks: int = 2):
-    """Processes that each call ``worker(rank, folder)``, forked from a server that has imported everything once."""
-    from torch import multiprocessing
+def fork_server():
+    """The context of processes that inherit nothing, forked from a server that imports everything once a session."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["unirain_plugin.study.preloaded"])
+    return context
 
-    multiprocessing.set_forkserver_preload(["unirain_plugin.study.preloaded"])
-    multiprocessing.start_processes(worker, (str(folder),), nprocs=ranks, start_method="forkserver")
+
+def run_on_ranks(worker, folder: Path, ranks: int = 2):
+    """Processes of :func:`fork_server` that each call ``worker(rank, folder)``."""
+    from torch.multiprocessing import start_processes
+
+    fork_server()
+    start_processes(worker, (str(folder),), nprocs=ranks, start_method="forkserver")
 
 
 def write_rainrag(root: Path, per_type: int = 3, size: tuple[int, int] = (48, 56), types=RAIN_TYPES, seed: int = 0):

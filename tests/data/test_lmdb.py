@@ -1,7 +1,6 @@
 """LMDBs: written, killed, taken up again, verified, read by the toolbox's data set and by ours."""
 
 import json
-import multiprocessing
 import pickle
 import random
 import signal
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from data_pictures import encode, picture, write_pair
-from tiny_run import write_rainrag
+from tiny_run import fork_server, write_rainrag
 from torch.utils.data import DataLoader
 
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
@@ -480,10 +479,8 @@ def test_wrong_arguments(arguments, text):
         create_lmdb(arguments)
 
 
-def test_spawned_worker(lmdb_root):
+def test_a_worker_that_inherits_nothing(lmdb_root):
     data, indices = build(lmdb_root), [SampleIndex(i, i) for i in range(2)]
     data[0]
-    loader = DataLoader(
-        data, 1, sampler=indices, num_workers=1, multiprocessing_context=multiprocessing.get_context("spawn")
-    )
+    loader = DataLoader(data, 1, sampler=indices, num_workers=1, multiprocessing_context=fork_server())
     assert all(torch.equal(b["lq"][0], data[i]["lq"]) for b, i in zip(loader, indices, strict=True))
