@@ -300,7 +300,10 @@ def test_broken_image_of_ours_is_one_message_naming_the_file(programs, options, 
 
 def test_interrupt_ends_without_a_traceback(programs, options, tmp_path):
     path = options(
-        total_iter=100000, val=None, logger={"save_checkpoint_freq": 100000}, train={"scheduler": {"periods": [100000]}}
+        total_iter=100000,
+        val=None,
+        logger={"save_checkpoint_freq": 100000},
+        train={"scheduler": {"periods": [100000]}},
     )
     pid, log = programs.start("train", "-opt", path, "--root", tmp_path)
     while "iter:       3" not in log.read_text():
