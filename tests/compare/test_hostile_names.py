@@ -118,7 +118,7 @@ def test_names_that_are_not_utf_8(tmp_path, capsys):
     done = [{"name": "done", "results": str(tmp_path / "finished")}]
     sides = {side: str(tmp_path / side) for side in ("lq", "gt")}
     figure = {"crop": 16, "images": ["s/line\nbreak", "s/größe"]}
-    options = option_dict(tmp_path / "out", done, sides, metrics=["psnr"], figure=figure)
+    options = option_dict(tmp_path / "out", done, sides, metrics=["psnr"], figure=figure, cost={})
     (tmp_path / "c.yml").write_text(yaml.safe_dump(options))
     assert cli.main(["compare", "-opt", str(tmp_path / "c.yml"), "--quiet"]) == 1
     told = capsys.readouterr()

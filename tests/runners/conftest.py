@@ -22,6 +22,7 @@ def options(tmp_path, rain):
         opt = tiny_train_options(rain, name=name, total_iter=total_iter)
         opt["datasets"]["train"]["gt_size"] = 16
         opt["datasets"]["val"]["rain_types"] = ["drs", "nrd"]
+        opt["network_g"] |= {"num_blocks": [1, 1], "decoder_blocks": [1], "heads": [1, 1]}
         merge(opt, sections)
         path = tmp_path / f"{name}.yml"
         path.write_text(yaml.safe_dump(opt, sort_keys=False))
