@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from comparison_data import option_dict
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.compare.options import load_options
@@ -25,15 +26,9 @@ def opt(rainrag_root, tmp_path):
             cv2.imwrite(str(tmp_path / "finished" / rain_type / path.name), image.clip(0).astype(np.uint8))
     for side in ("input", "target"):
         (rainrag_root / "nrd" / side / "002.png").unlink()
-    content = {
-        "name": "c",
-        "models": [{"name": "done", "results": str(tmp_path / "finished")}],
-        "test_sets": [{"name": "s", "dataroot": str(rainrag_root), "rain_types": ["drs", "nrd"]}],
-        "output": str(tmp_path / "out"),
-        "cost": {"enabled": False},
-        "figure": {"crop": 16, "images": ["s/drs/000"]},
-        "device": "cpu",
-    }
+    done = [{"name": "done", "results": str(tmp_path / "finished")}]
+    test_set = {"dataroot": str(rainrag_root), "rain_types": ["drs", "nrd"]}
+    content = option_dict(tmp_path / "out", done, test_set, figure={"crop": 16, "images": ["s/drs/000"]})
     (tmp_path / "c.yml").write_text(yaml.safe_dump(content))
     return tmp_path / "c.yml"
 
