@@ -17,7 +17,6 @@ ALLOWED = {
     "errors": "",
     "toolbox": "",
     "__init__": "version toolbox",
-    "__main__": "errors version",
     "autoregister": "__init__ toolbox",
     "rain_types": "errors",
     "support": "errors version",
