@@ -111,7 +111,9 @@ def test_a_claim_that_nobody_meets_gets_the_nearest(opt, capsys):
 def test_digits_decide_what_meets_a_claim(opt, capsys):
     """Given to whole decibels most protocols meet it, given to five digits only one does."""
     value = expected(opt, "rgb")[0]
-    verdicts = [answer(opt, capsys, text).split("**")[1] for text in (f"{value:.0f}", f"{value:.5f}")]
+    whole, exact = (answer(opt, capsys, text) for text in (f"{value:.0f}", f"{value:.5f}"))
+    assert f"Claimed PSNR: {round(value)}, met from {round(value) - 0.5} to {round(value) + 0.5}." in whole
+    verdicts = [text.split("**")[1] for text in (whole, exact)]
     met = [{name for name in PROTOCOLS if f" {name} (" in verdict} for verdict in verdicts]
     assert "rgb" in met[1] < met[0]
 
