@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unirain_plugin import __main__ as cli
-from unirain_plugin.errors import OptionError
+from unirain_plugin.errors import OptionError, nearest
 from unirain_plugin.support.resources import option_file, options_root
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +71,22 @@ def test_a_script_runs_by_itself():
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "usage:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dsr", "drs"),  # a swap is one edit
+        ("drx", "drs"),
+        ("nrx", None),  # two edits are as good as another word where there are four letters or fewer
+        ("tabel", "table"),
+        ("tbale_x", None),
+        ("val_2", None),  # another number is meant
+        ("VAL_1", "val_1"),
+    ],
+)
+def test_a_word_is_taken_for_the_one_it_was_probably_meant_to_be(name, meant):
+    assert nearest(name, ["drs", "table", "val_1"]) == meant
 
 
 def test_option_file_names_the_nearest():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from unirain_plugin.errors import UniRainError, did_you_mean
+from unirain_plugin.support.interruptions import tell, terminable
 from unirain_plugin.version import __version__
 
 _PREPARATION = "unirain_plugin.preparation.command"
@@ -56,24 +57,30 @@ def entry(command: str) -> Callable[[list[str]], int | None]:
 def run(command: str, argv: list[str]) -> int:
     """Run one command.
 
-    A user's mistake, or a file that the system refuses, becomes one message and exit status 2; Ctrl-C is 130.
+    A user's mistake, or a file that the system refuses, becomes one message and exit status 2; Ctrl-C is 130, SIGTERM
+    143.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files need not be text of the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = entry(command)(argv) or 0
-        sys.stdout.flush()
-        return status
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
-        return 130
+        with terminable():
+            status = entry(command)(argv) or 0
+            sys.stdout.flush()
+            return status
+    except KeyboardInterrupt as end:
+        return tell(end)
     except UniRainError as error:
         message = str(error)
-    except OSError as error:
-        if error.errno is None:  # no word of the system: some library's own error
+    except Exception as error:
+        from unirain_plugin.support.packages import comes_from_own_code, place_of
+
+        if comes_from_own_code(error):
+            message = f"{type(error).__name__}: {error}{place_of(error)}"
+        elif isinstance(error, OSError) and error.errno is not None:
+            message = f"{error.filename or command}: {error.strerror}"
+        else:  # ours, or a library's own error
             raise
-        message = f"{error.filename or command}: {error.strerror}"
     with suppress(OSError):
         sys.stderr.write(f"error: {message}\n")
     try:

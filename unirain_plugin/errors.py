@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from unicodedata import normalize
 
 
 class UniRainError(Exception):
@@ -32,7 +33,17 @@ class TrainingError(UniRainError, RuntimeError):
 def did_you_mean(name: object, choices: Iterable[object]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest of ``choices``, or an empty string."""
     match = nearest(name, choices, alike=0.6, numbered=False)
-    return f" Did you mean '{match}'?" if match else ""
+    if match is None:
+        return ""
+    same = match != str(name) and normalize("NFC", match) == normalize("NFC", str(name))
+    return f" Did you mean '{match}'{' (the same letters, coded otherwise in Unicode)' if same else ''}?"
+
+
+def meant_or_known(name: object, choices: Iterable[object], known: Iterable[str] = ()) -> str:
+    """``Did you mean 'x'?`` for the nearest of ``choices``, or ``Known: a, b.``: ``known``, or the choices."""
+    choices = list(map(str, choices))
+    match = nearest(name, choices)
+    return f"Did you mean '{match}'?" if match else f"Known: {', '.join(known or choices)}."
 
 
 def nearest(name: object, choices: Iterable[object], alike: float = 0.8, numbered: bool = True) -> str | None:

@@ -14,8 +14,6 @@ files of ours carry the network's options in a tensor; other files are recognise
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, SizeRequirements, StateDict
 from torch import Tensor
 
@@ -30,13 +28,12 @@ class UniRainArchitecture(Architecture):
     """Recognises and loads UniRain's state dicts."""
 
     def __init__(self) -> None:
-        super().__init__(id="UniRain", detect=_detect)
+        super().__init__(id="UniRain", detect=lambda state: all(sign in state for sign in _SIGNS))
 
     def load(self, state_dict: StateDict) -> ImageModelDescriptor:
         """Build the network and describe it.
 
-        Raises:
-            CheckpointError: If the network's options are not in the file and its shapes are none of our presets'.
+        A CheckpointError if the network's options are not in the file and its shapes are none of our presets'.
         """
         state: dict[str, Tensor] = dict(state_dict)
         embedded = state.pop(ARCHITECTURE, None)
@@ -63,10 +60,6 @@ class UniRainArchitecture(Architecture):
             size_requirements=SizeRequirements(),
             tiling="discouraged",  # attention and routing look at the whole image
         )
-
-
-def _detect(state_dict: Mapping[str, object]) -> bool:
-    return all(sign in state_dict for sign in _SIGNS)
 
 
 def install() -> tuple[str, ...]:

@@ -12,11 +12,7 @@ from unirain_plugin.__main__ import run
 
 
 def main(argv: list[str]) -> int:
-    """Test a trained model.
-
-    Raises:
-        UniRainError: For what a user can mend: options, data, checkpoints.
-    """
+    """Test a trained model. A UniRainError for what a user can mend: options, data, checkpoints."""
     from unirain_plugin.runs.run import Run, parse_arguments
 
     Run(parse_arguments(argv, is_train=False), is_train=False).start()

@@ -107,25 +107,22 @@ def registries() -> ModuleType:
 
 @contextmanager
 def replaced(*replacements: tuple[object, str, object]) -> Iterator[None]:
-    """Set attributes of modules or classes for a while: ``(owner, name, value)`` each; put back in reverse order."""
+    """Set attributes of modules or classes for a while: ``(owner, name, value)`` each."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
     for owner, name, value in replacements:
         setattr(owner, name, value)
     try:
         yield
     finally:
-        for owner, name, value in reversed(before):
+        for owner, name, value in before:
             setattr(owner, name, value)
 
 
 def registered(kind: str) -> dict[str, object]:
     """What an option file may name, by name: the one place that knows how the toolbox resolves names.
 
-    Its ``Registry.get`` looks a name up with the suffix ``_basicsr`` where it does not find it as it stands (and prints
-    that it does so).
-
-    Args:
-        kind: ``arch``, ``loss``, ``dataset``, ``model`` or ``metric``.
+    ``kind`` is ``arch``, ``loss``, ``dataset``, ``model`` or ``metric``. The toolbox's ``Registry.get`` looks a name up
+    with the suffix ``_basicsr`` where it does not find it as it stands (and prints that it does so).
     """
     entries = dict(iter(getattr(registries(), f"{kind.upper()}_REGISTRY")))
     return {name.removesuffix("_basicsr"): entry for name, entry in entries.items()} | entries

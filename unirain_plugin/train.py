@@ -10,30 +10,29 @@ from __future__ import annotations
 
 import sys
 
-from unirain_plugin.__main__ import run
+from unirain_plugin.__main__ import run as run_command
+from unirain_plugin.support.interruptions import resumable
 
 
 def main(argv: list[str]) -> int:
-    """Train.
-
-    Raises:
-        UniRainError: For what a user can mend: options, data, checkpoints.
-    """
+    """Train. A UniRainError for what a user can mend: options, data, checkpoints."""
     from unirain_plugin.runs.run import parse_arguments
 
     arguments = parse_arguments(argv, is_train=True)
-    try:
+    with resumable("training had not begun"):
         from unirain_plugin.toolbox import prepare_import
 
         prepare_import()
         from unirain_plugin.runs.training import TrainingRun
 
-        TrainingRun(arguments).start()
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; `--auto_resume` goes on from the last checkpoint\n")
-        return 130
+        run = TrainingRun(arguments)
+    try:
+        run.start()
+    except KeyboardInterrupt as end:
+        end.args = (run.saved(),)
+        raise
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run("train", sys.argv[1:]))
+    sys.exit(run_command("train", sys.argv[1:]))

@@ -72,7 +72,7 @@ def test_mmengine_knows_it_whichever_is_imported_first(first, fresh):
     pytest.importorskip("mmengine")
     code = (
         f"import sys, {first}; import unirain_plugin.archs.unirain_arch as arch; "
-        "from unirain_plugin.archs.mmengine_registry import register_in_mmengine; register_in_mmengine(arch.UniRain); "
+        "from unirain_plugin.archs.unirain_arch import register_in_mmengine; register_in_mmengine(arch.UniRain); "
         "print('mmengine' in sys.modules); import mmengine.registry; "
         "print(mmengine.registry.MODELS.get('UniRain') is arch.UniRain)"
     )

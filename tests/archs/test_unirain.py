@@ -3,9 +3,12 @@ import copy
 import plain_reference as plain
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from unirain_plugin.archs import kernels
+from unirain_plugin.archs.blocks import ChannelNorm, pad_to_multiple
 
 VARIANTS = [
     {},
@@ -25,6 +28,9 @@ def close(a, b, tolerance=1e-5):
 @pytest.mark.parametrize("size", [(16, 16), (20, 28), (4, 4)])
 def test_equals_the_plain_formulation(small, options, size, monkeypatch):
     net = small(**options)
+    for name, parameter in net.named_parameters():
+        if name.endswith("temperature"):  # 1 in a new network
+            nn.init.uniform_(parameter, 0.5, 2)
     lq = torch.rand(2, 3, *size)
     expected = plain.unirain(net, lq)
     close(net(lq), expected)
@@ -56,6 +62,26 @@ def test_any_size_keeps_its_size(small, size, options):
     assert torch.isfinite(y).all()
     with torch.no_grad():
         close(net(lq), y)
+
+
+def test_padding_reflects_without_repeating_the_edge():
+    x = torch.rand(1, 3, 5, 6)
+    assert torch.equal(pad_to_multiple(x, 4), F.pad(x, (0, 2, 0, 3), mode="reflect"))
+    narrow = pad_to_multiple(torch.tensor([[[[0.0], [1.0]]]]), 8)  # more is added than there is
+    assert narrow[0, 0, :, 0].tolist() == [0, 1] * 4 and narrow.shape == (1, 1, 8, 8)
+
+
+def test_norms_keep_autocast_out_which_would_widen_their_maps_on_a_gpu(monkeypatch):
+    plainly, seen = F.layer_norm, []
+
+    def layer_norm(x, shape, weight, bias):
+        seen.append((torch.is_autocast_enabled("cpu"), x.dtype, weight.dtype, bias.dtype))
+        return plainly(x, shape, weight, bias)
+
+    monkeypatch.setattr(F, "layer_norm", layer_norm)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ChannelNorm(4)(torch.rand(2, 4).bfloat16()).dtype == torch.bfloat16
+    assert seen == [(False, torch.bfloat16, torch.bfloat16, torch.bfloat16)]
 
 
 def test_memory_format_and_strides_do_not_matter(small):

@@ -39,7 +39,7 @@ def test_defaults():
         ({"cost": {"threads": 0}}, "cost\\.threads: found 0; expected an integer ≥ 1"),
         ({"cost": {"round": 3}}, r"cost\.round: unknown key\. Did you mean 'rounds'\?"),
         ({"models": []}, "models: found the list .*; expected a list, each a section .*not empty"),
-        ({"models": [MODEL, {**MODEL, "name": "A"}]}, r"models: '.' is there twice"),
+        ({"models": [{**MODEL, "name": "Ab"}, {**MODEL, "name": "AB"}]}, r"models: 'Ab' is there twice"),
         ({"models": [{"name": "input", "weights": "x"}]}, "'input' stands for the rainy input"),
         ({"models": [{"name": "a/b", "weights": "x"}]}, "expected a text .* that can name a folder: no slashes"),
         ({"models": [{"name": "a"}]}, "expected `weights`, `network`"),

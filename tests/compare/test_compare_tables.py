@@ -62,10 +62,10 @@ def test_what_the_means_leave_out_is_told_under_every_table():
 
 
 def test_latex_has_the_papers_groups_of_columns():
-    text = tables.latex_set(summary(**VALUES), ["ours", "other|x"], METRICS)
+    text = tables.latex_set(summary("Rain_1\\", **VALUES), ["ours", "other|x"], METRICS)
     assert r"Method & \multicolumn{2}{c}{DRS} & \multicolumn{2}{c}{NRD} & \multicolumn{2}{c}{average}" in text
     assert r"\cmidrule(lr){2-3} \cmidrule(lr){4-5} \cmidrule(lr){6-7} \cmidrule(lr){8-9}" in text
-    assert r"\begin{tabular}{lcccccccc}" in text and r"\caption{Rain\_1." in text
+    assert r"\begin{tabular}{lcccccccc}" in text and r"\caption{Rain\_1\textbackslash{}." in text
     assert r"ours & \textbf{30.13} & \underline{0.2000} & \textbf{25.00} & 0.3000" in text
     assert r"other|x & \underline{29.00} & \textbf{0.1000} & \textbf{25.00} & --" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]

@@ -4,7 +4,7 @@ import pytest
 
 from unirain_plugin.compare.options import ModelOptions
 from unirain_plugin.compare.samples import Sample, Source, match_finished
-from unirain_plugin.errors import DataError
+from unirain_plugin.errors import DataError, did_you_mean
 
 
 def sample(image, rain_type=None, test_set="set"):
@@ -53,6 +53,11 @@ def test_missing_ones_name_the_nearest(tmp_path):
     _, problems, others = match(tmp_path, ["picture_1_x1.png"], [sample("picture_1")])
     assert "no image named 'picture_1'" in problems["set", "picture_1"]
     assert "Did you mean 'picture_1_x1'?" in problems["set", "picture_1"] and others == ["picture_1_x1.png"]
+
+
+def test_a_name_in_another_form_of_unicode_is_told_as_such():
+    told = did_you_mean("cafe\u0301", ["caf\u00e9"])  # they look alike
+    assert told == " Did you mean 'caf\u00e9' (the same letters, coded otherwise in Unicode)?"
 
 
 def test_pattern(tmp_path):

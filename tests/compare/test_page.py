@@ -100,7 +100,7 @@ def test_number_of_pictures_is_bounded_evenly(tmp_path):
 
 def test_numbers_as_shown():
     assert shown([0.5, None, 1.25]) == ["0.5000", "–", "1.2500"]
-    assert shown([30.0, float("nan"), float("inf")]) == ["30.00", "–", "∞"]
+    assert shown([30.0, 0.5, float("nan"), float("inf")]) == ["30.00", "0.50", "–", "∞"]
     assert shown([1234567, "text"]) == ["1,234,567", "text"]
 
 

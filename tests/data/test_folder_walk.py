@@ -10,11 +10,20 @@ from PIL import Image
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
-from unirain_plugin.data.folders import walk_files, walk_images
+from unirain_plugin.data.folders import types_in_order, walk_files, walk_images
 from unirain_plugin.data.image_header import VARIABLE, limited, max_pixels
 from unirain_plugin.data.images import EncodedImage
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import DataError, OptionError
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe.png"])
+def test_what_has_no_end_or_never_begins_is_no_image(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.png")
+    with pytest.raises(DataError, match=f"^{name}: cannot be read: it is a device, a pipe or a socket"):
+        read_file(name)
 
 
 def touch(*paths):
@@ -156,3 +165,7 @@ def test_exif_of_the_whole_file_is_looked_at(tmp_path):
     exif[0x0112] = 5
     Image.fromarray(picture()).save(tmp_path / "a.png", exif=exif)
     assert EncodedImage((tmp_path / "a.png").read_bytes(), "a", ["exif"]).header.orientation == 5
+
+
+def test_rain_types_are_in_the_order_of_their_labels():
+    assert types_in_order(["snow", "nrd", "haze", "dust", "drs"]) == ("drs", "nrd", "dust", "haze", "snow")

@@ -57,6 +57,8 @@ GOOD = '{"lq": "a.png", "gt": "b.png", "rain_type": "drs"}\n'
         (GOOD[:-2] + ', "retrieved": [{"id": "r", "s_vis": NaN}]}', "NaN is no JSON number"),
         (GOOD[:-2] + ', "retrieved": [{"id": "r", "s_vis": 1e999}]}', "retrieved: expected"),
         ('{"lq": "a\\u0000", "gt": "b.png", "rain_type": "drs"}', "lq: expected a path or LMDB key"),
+        ('{"lq": "a\\ud800", "gt": "b.png", "rain_type": "drs"}', "lq: expected a path or LMDB key"),
+        ('{"lq": "a", "gt": "b", "rain_type": "drs", "source": "\\udbff"}', "source: expected text"),
         (GOOD[:-2] + ', "reason": 3}', "reason: expected text, found 3"),
     ],
 )

@@ -14,6 +14,7 @@ from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.drops import drop_field
 from unirain_plugin.rain.light import LUMA, kelvin_to_rgb, to_codes, to_linear
 from unirain_plugin.rain.night import make_night
+from unirain_plugin.rain.params import REAL_RAIN
 from unirain_plugin.rain.render import DropParams, NightParams, RainParams, StreakParams, render_rain
 from unirain_plugin.rain.sample_photos import SPLITS, sample_photos
 from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
@@ -37,6 +38,29 @@ def photo() -> np.ndarray:
 @pytest.fixture(scope="module")
 def pairs(photo: np.ndarray) -> dict:
     return {t: [render_rain(photo, t, seed) for seed in SEEDS] for t in KNOWN_TYPES}
+
+
+GOLDEN = {
+    "drs": (0.7865, 0.1360, 15.4983, 158.9829),
+    "drd": (0.7376, 0.2665, 9.6777, 158.9684),
+    "nrs": (0.7710, 0.1457, 22.9056, 58.4785),
+    "nrd": (0.4829, 0.2054, 3.2594, 62.7386),
+    "snow": (1.0000, 0.1872, 8.5740, 158.9844),
+    "haze": (1.0000, 0.5109, 21.5185, 158.9844),
+}
+"""Share of the pixels with rain, mean opacity, mean change, mean level of the clean image, of renderer 10."""
+
+
+@pytest.mark.parametrize("rain_type", KNOWN_TYPES)
+def test_a_seed_gives_the_rain_of_earlier_releases(rain_type):
+    rows, columns = np.mgrid[:96, :128]
+    scene = np.stack([60 + columns, 40 + 2 * rows, 200 - columns], 2).astype(np.uint8)
+    scene[:30] = scene[:30] // 4 + 170
+    found = []
+    for seed, params in enumerate([RainParams()] * 3 + list(REAL_RAIN.get(rain_type, ()))):
+        lq, gt, mask = render_rain(scene, rain_type, seed, params)
+        found.append(((mask > 0).mean(), mask.mean(), np.abs(lq.astype(int) - gt).mean(), gt.mean()))
+    assert np.mean(found, axis=0) == pytest.approx(GOLDEN[rain_type], rel=3e-3), "raise RENDERER_VERSION with it"
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

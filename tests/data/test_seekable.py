@@ -155,6 +155,20 @@ def test_a_damaged_png_is_named():
             make_seekable(bad, "bad.png")
 
 
+def test_a_block_whose_first_row_needs_the_one_above_is_told():
+    row = b"\2" + bytes(range(30))  # filter 2: what is above is added
+    inner, parts = zlib.compressobj(), []
+    for flush in (zlib.Z_FULL_FLUSH, zlib.Z_FINISH):
+        parts.append(inner.compress(row * 8) + inner.flush(flush))
+    data = png(8, 2, [], [(b"IDAT", part) for part in parts], size=(10, 16))
+    first = data.index(b"IDAT") - 4
+    starts = array("I", [first, first + 12 + len(parts[0]), first + 24 + sum(map(len, parts))])
+    image = EncodedImage(data, "x", index=RowIndex(len(data), 8, starts))
+    assert np.array_equal(image.decode_rows(8), pixels(data)[:8])
+    with pytest.raises(DataError, match=r"x: .* does not fit the image: row 8 needs the one above it"):
+        image.decode_rows(16, 8)
+
+
 def test_without_jpegtran_the_error_names_it(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(
@@ -284,6 +298,7 @@ FAULTS = {
         lambda data: replace(RowIndex.from_bytes(data, "x"), rows=8).to_bytes(), "it is of 4 blocks of 8 rows",
     ),
     "out of order": (lambda data: moved(data, 3, 1 << 30), "its positions are not in order"),
+    "beyond the end": (lambda data: moved(data, 4, 1 << 30), "its positions are not in order"),
     "moved": (lambda data: moved(moved(data, 0, 1), 1, 1), "no chunk of image data at byte|no JPEG or PNG|damaged"),
 }  # fmt: skip
 

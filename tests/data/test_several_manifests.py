@@ -39,10 +39,17 @@ def test_paths_are_relative_to_each_manifest(manifests):
     assert [int(item["rain_type"]) for item in items] == [0, 4]
 
 
-def test_manifests_that_disagree_on_a_file_are_named(manifests, tmp_path):
-    write_manifest(tmp_path / "more.jsonl", [ManifestRecord("set1/lq.png", "set1/gt.png", "nrs", "x")])
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("nrs", "x"), "its rain type is 'nrs' here and 'drs'"),
+        (("drs", "x", None, False), "its keep is False here and True"),
+    ],
+)
+def test_manifests_that_disagree_on_a_file_are_named(manifests, tmp_path, more, told):
+    write_manifest(tmp_path / "more.jsonl", [ManifestRecord("set1/lq.png", "set1/gt.png", *more)])
     options = {"name": "t", "phase": "val", "manifest": [manifests[0], str(tmp_path / "more.jsonl")]}
-    with pytest.raises(DataError, match=r"more\.jsonl: lq\.png: its rain type is 'nrs' here and 'drs' in .*set1"):
+    with pytest.raises(DataError, match=rf"more\.jsonl: lq\.png: {told} in .*set1"):
         DistilledMixedPairedDataset(options)
 
 

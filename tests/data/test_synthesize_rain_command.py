@@ -18,6 +18,7 @@ from photo_files import picture, save
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.command import main
 from unirain_plugin.rain.pair_files import cut, output_names, read_photo
+from unirain_plugin.rain.scene import SCENES
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.files import _swept
 
@@ -167,6 +168,13 @@ def test_existing_output_is_refused_resumed_or_made_anew(photos, tmp_path):
         data for name, data in first.items() if "input" in name
     )
     assert not (out / "drd").exists()
+
+
+def test_a_renderer_of_ones_own_that_fails_is_told_with_the_photograph(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(SCENES, "drs", lambda *_: 1 / 0)
+    told = r"renderer of 'drs' failed on .*\.\w+: ZeroDivisionError: division by zero \(.*synthesize_rain_command\.py:"
+    with pytest.raises(OptionError, match=told):
+        main(["--input", str(photos), "--types", "drs", "--output", str(tmp_path / "out")])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -16,14 +16,14 @@ from fake_vlm_server import VERDICT, completion, serve
 pytest.importorskip("openai", reason="needs openai: pip install openai")
 
 from unirain_plugin.distill.records import DistillError, ServiceError
-from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, data_url
+from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient, _Reply, data_url
 from unirain_plugin.errors import OptionError
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
 def client(url, **keys):
-    return VlmClient(url, "rain-judge-8b", **{"retries": 2, "timeout": 5, **keys})
+    return VlmClient(url, "rain-judge-8b", **{"retries": 2, "timeout": 5, "backoff": 0.01, **keys})
 
 
 def ask(url, **keys):
@@ -31,9 +31,8 @@ def ask(url, **keys):
 
 
 @pytest.fixture(autouse=True)
-def no_key_and_short_pauses(monkeypatch):
+def no_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
 
 def test_the_request_is_what_the_protocol_asks_for():
@@ -69,8 +68,11 @@ def test_images_are_shrunk_to_768_pixels_and_keep_their_colours():
 @pytest.mark.parametrize(
     "failure",
     [(408, "", {}), (409, "", {}), (429, "slow down", {}), (500, "oops", {}),
-     (503, "<html>busy</html>", {"Content-Type": "text/html"}), ("drop", "", {}), (200, "dribble", {})],
-    ids=["408", "409", "429", "500", "503-html", "connection-lost", "too-slow"],
+     (503, "<html>busy</html>", {"Content-Type": "text/html"}), ("drop", "", {}), (200, "dribble", {}),
+     (500, "dribble", {}), (500, "endless", {}), (500, b"\x1f\x8b broken", {"Content-Encoding": "gzip"}),
+     (200, b"\x1f\x8b broken", {"Content-Encoding": "gzip"})],
+    ids=["408", "409", "429", "500", "503-html", "connection-lost", "too-slow", "slow-error", "endless-error",
+         "broken-error", "broken-code"],
 )  # fmt: skip
 def test_passing_failures_are_tried_again(failure):
     with serve(failure, failure, VERDICT) as server:
@@ -78,11 +80,27 @@ def test_passing_failures_are_tried_again(failure):
         assert len(server.requests) == 3
 
 
-def test_retry_after_is_respected():
-    with serve((429, "{}", {"Retry-After": "0.4"}), VERDICT) as server:
-        start = time.monotonic()
-        assert ask(server.url) == VERDICT
-        assert time.monotonic() - start >= 0.4
+@pytest.mark.parametrize(
+    ("headers", "pauses"),
+    [
+        ({}, [2, 4, 8, 16, 32, 60, 60]),
+        ({"Retry-After": "90.5"}, [90.5] * 7),
+        ({"Retry-After": "soon"}, [2, 4, 8, 16, 32, 60, 60]),
+        ({"Retry-After": "-1"}, [2, 4, 8, 16, 32, 60, 60]),
+        ({"Retry-After": "7200"}, []),
+        ({"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}, []),
+    ],
+)
+def test_pauses_between_tries(monkeypatch, headers, pauses):
+    found = []
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    monkeypatch.setattr("threading.Event.wait", lambda self, pause=None: found.append(pause))
+    told = "Tried 8 times" if pauses else "wants to be asked again in .* Tried once"
+    reply = _Reply(429, "{}", {name.lower(): value for name, value in headers.items()})
+    monkeypatch.setattr(VlmClient, "_receive", lambda *_: reply)
+    with pytest.raises(ServiceError, match=told):
+        ask("http://h/v1", retries=7, backoff=2)
+    assert found == pauses
 
 
 def test_a_server_that_is_down_is_named():
@@ -111,12 +129,15 @@ def test_a_server_that_never_answers_in_time_is_named():
         ((200, '{"error": "loading"}', {}), "no chat completion"),
         ("", "empty"),
         ((200, b"\xff\xfe\x00", {}), "no JSON"),
+        ((200, '{"a":' * 100_000, {}), "no JSON"),
+        ((200, json.dumps(completion([{"type": "text", "text": None}, None])), {}), "empty"),
         ((200, "endless", {}), "longer than"),
         ((400, '{"error": {"message": "at most 1 image"}}', {}), "at most 1 image"),
         ((413, "too large", {}), "413"),
     ],
-    ids=["html", "nothing", "no-choice", "list", "error-200", "empty", "bytes", "endless", "400", "413"],
-)
+    ids=["html", "nothing", "no-choice", "list", "error-200", "empty", "bytes", "deep", "no-part", "endless", "400",
+         "413"],
+)  # fmt: skip
 def test_one_useless_reply_is_told_apart_and_not_tried_again(answer, words):
     with serve(answer) as server, pytest.raises(UnusableReplyError, match=words) as caught:
         ask(server.url)
@@ -281,6 +302,38 @@ def test_after_a_failure_nothing_more_is_asked():
         assert len(server.requests) <= 8
 
 
-def test_a_pause_of_ones_own_has_no_effect_and_says_so():
-    with pytest.warns(FutureWarning, match="backoff: has no effect"):
-        VlmClient("http://h/v1", "m", backoff=2.0)
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            (307, "endless", {"Location": "https://h/v1"}),
+            r"sends on to https://h/v1 \(status 307\); give the final base_url",
+        ),
+        ((302, "", {}), "sends on to nowhere"),
+        ((402, "no money", {}), r"refuses all requests \(status 402\): no money"),
+    ],
+)
+def test_what_no_request_can_mend_stops_at_once(answer, words):
+    with serve(answer) as server, pytest.raises(ServiceError, match=words):
+        ask(server.url)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("served", "told"), [("rain-judge-8b-2026", 0), ("me/Rain-Judge-8B", 0), ("other", 1), (None, 0)]
+)
+def test_another_model_than_the_one_asked_for_is_told_once(caplog, served, told):
+    with serve((200, json.dumps({**completion(VERDICT), "model": served}), {})) as server:
+        asked = client(server.url)
+        assert [asked.ask("look", [], []) for _ in range(2)] == [VERDICT] * 2
+    assert caplog.text.count("answers as the model 'other', but 'rain-judge-8b' was asked for") == told
+
+
+def test_halves_of_characters_are_replaced():
+    with serve((200, r'{"choices": [{"message": {"content": "a\ud800b"}}]}', {})) as server:
+        assert ask(server.url) == "a?b"
+
+
+def test_a_byte_order_mark_is_passed_over():
+    with serve((200, b"\xef\xbb\xbf" + json.dumps(completion(VERDICT)).encode(), {})) as server:
+        assert ask(server.url) == VERDICT

@@ -134,6 +134,7 @@ def test_unusable_files_are_explained(tmp_path):
     ("name", "pixels", "text"),
     [
         ("a.jpg", random_image(4, 4, 4), "'.jpg' holds no alpha"),
+        ("a.bmp", random_image(4, 4, 4), "'.bmp' holds no alpha"),
         ("a.jpg", random_image(4, 4, 3, np.uint16), "'.jpg' holds 8 bits"),
         ("a.webp", np.zeros((1, 16400, 3), np.uint8), "at most 16383 pixels"),
         ("a.gif", random_image(4, 4), "unknown image format '.gif'"),

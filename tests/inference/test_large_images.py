@@ -115,6 +115,9 @@ def test_other_networks_run_on_blended_tiles_without_a_seam():
     tiled = restore_tensor(net, x, RestoreOptions(tile=64, overlap=16))
     assert set(net.sizes) == {(64, 64)}
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-6)
+    net.sizes.clear()
+    restore_tensor(net, x[..., :20, :], RestoreOptions(tile=64, overlap=16))
+    assert net.sizes == [(20, 200)], "it has no more pixels than a tile"
 
 
 def test_ensemble_averages_eight_orientations():

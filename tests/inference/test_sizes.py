@@ -134,9 +134,10 @@ def test_export_keeps_or_changes_the_sizes(tmp_path):
 
 
 def test_sizes_that_could_not_be_read_again_are_not_written(tmp_path):
-    with pytest.raises(OptionError, match="sizes: got 32; expected longer edges of at least 64 pixels"):
-        write_weights(tmp_path / "w.pth", {}, {"type": "UniRain"}, sizes=[32])
+    with pytest.raises(OptionError, match="sizes: got 63; expected longer edges of at least 64 pixels"):
+        write_weights(tmp_path / "w.pth", {}, {"type": "UniRain"}, sizes=[64, 63])
     assert not list(tmp_path.iterdir())
+    write_weights(tmp_path / "w.pth", {}, {"type": "UniRain"}, sizes=[64])
 
 
 def test_sizes_in_a_format_that_cannot_name_them_are_refused(tmp_path):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from video_helpers import make_film, seen
 
+from unirain_plugin.__main__ import run
 from unirain_plugin.errors import DataError
-from unirain_plugin.inference import command, restoring, video, video_merging
+from unirain_plugin.inference import restoring, video, video_merging
 from unirain_plugin.inference.jobs import Job, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.inference.video import probe, read_frames, writer
 
@@ -42,11 +43,13 @@ KINDS = [
     ("mkv", "ffv1", "gbrp10le"),
     ("mkv", "ffv1", "gray"),
     ("mkv", "libx265", "yuv420p10le"),
+    ("mov", "png", "ya8"),
     ("webm", "libvpx-vp9", "yuv420p"),
     ("avi", "mpeg4", "yuv420p"),
     ("avi", "huffyuv", "yuv422p"),
     ("mpg", "mpeg2video", "yuv420p"),
     ("ts", "libx264", "yuv420p"),
+    ("mts", "libx264", "yuv420p"),
 ]
 
 
@@ -58,10 +61,8 @@ def test_frames_times_and_sampling_are_kept(tmp_path, suffix, codec, pixels):
     before, after = seen(source), seen(target)
     assert len(after["times"]) == len(before["times"]) == 8
     assert np.diff(after["times"]) == pytest.approx(np.diff(before["times"]), abs=1.1e-3)
-    written = {"bgr0": "yuv444p", "gbrp10le": "yuv444p10le", "gray": "yuv420p", "yuvj422p": "yuvj422p"}.get(
-        pixels, pixels
-    )
-    assert after["pixels"] == written
+    written = {"bgr0": "yuv444p", "gbrp10le": "yuv444p10le", "gray": "yuv420p", "ya8": "yuvj420p"}
+    assert after["pixels"] == written.get(pixels, pixels)
     assert abs(pixels_of(source) - pixels_of(target)).mean() < 3
 
 
@@ -257,28 +258,38 @@ def cut(path, share):
 
 
 LONG = [
-    ("mp4", "libx264", {"movflags": "faststart"}),
-    ("mkv", "libx264", {}),
-    ("webm", "libvpx-vp9", {}),
-    ("avi", "mpeg4", {}),
-    ("mpg", "mpeg2video", {}),
-    ("ts", "libx264", {}),
+    ("mp4", "libx264", {"movflags": "faststart"}, 0.6),
+    ("mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}, 0.6),
+    ("mkv", "libx264", {}, 0.6),
+    ("webm", "libvpx-vp9", {}, 0.6),
+    ("avi", "mpeg4", {}, 0.6),
+    ("avi", "mpeg4", {}, 0.93),
+    ("mpg", "mpeg2video", {}, 0.6),
+    ("ts", "libx264", {}, 0.6),
 ]
 
 
-@pytest.mark.parametrize(("suffix", "codec", "container"), LONG, ids=lambda value: str(value))
-def test_a_source_that_is_cut_short_is_told_and_only_restored_on_demand(tmp_path, suffix, codec, container):
+@pytest.mark.parametrize(("suffix", "codec", "container", "share"), LONG, ids=lambda value: str(value))
+def test_a_source_that_is_cut_short_is_told_and_only_restored_on_demand(tmp_path, suffix, codec, container, share):
     rate = "25" if suffix == "mpg" else "10"
     source = make_film(
         tmp_path / f"film.{suffix}", codec, rate=rate, container=container, gop_size=4, count=24, size=(64, 48)
     )
-    cut(source, 0.6)
+    cut(source, share)
     target, _, failed = restored(source, tmp_path / "out")
     assert "the source is damaged" in failed and "--damaged" in failed
     assert not (tmp_path / "out").exists()
     target, notes, failed = restored(source, tmp_path / "out", damaged=True)
     assert failed == "" and "the source is damaged, the result is what could be decoded" in notes
     assert 0 < len(seen(target)["times"]) < 24
+
+
+def test_what_is_wrong_with_one_film_is_told_of_the_next_too(tmp_path):
+    for name in "abc":
+        cut(make_film(tmp_path / f"{name}.mkv", rate="10", count=24, size=(64, 48)), 0.97)
+        assert (
+            "the source is damaged: File ended prematurely" in restored(tmp_path / f"{name}.mkv", tmp_path / "out")[2]
+        )
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "m4v"])
@@ -422,8 +433,8 @@ def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path, monkeypatch, capsys,
 
     monkeypatch.setattr(restoring, "restore", function)
     arguments = ["-i", str(source), "-o", str(tmp_path / "out"), "--quiet", "--compare"]
-    assert command.main(arguments) == 128 + number
-    assert "interrupted" in capsys.readouterr().err
+    assert run("inference", arguments) == 128 + number
+    assert "finished parts of a long video: the same command goes on" in capsys.readouterr().err
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -490,6 +501,16 @@ def test_tags_of_cameras_are_kept_and_others_told(tmp_path):
     )
     target, notes, _ = restored(source, tmp_path / "out")
     assert notes == "tags are lost: mood" and seen(target)["tags"]["title"] == "Ride"
+
+
+@pytest.mark.parametrize("suffix", ["mov", "mp4"])
+def test_a_timecode_is_kept(tmp_path, suffix):
+    source = make_film(tmp_path / f"film.{suffix}", tags={"timecode": "01:02:03:04"})
+    target, notes, failed = restored(source, tmp_path / "out")
+    assert (notes, failed) == ("", "") and seen(target)["streams"] == seen(source)["streams"]
+    with av.open(str(source)) as before, av.open(str(target)) as after:
+        found = [[s.metadata["timecode"] for s in film.streams] for film in (before, after)]
+    assert found[0] == found[1] and len(found[0]) == 2
 
 
 def test_captions_are_kept(tmp_path):

@@ -36,19 +36,19 @@ def test_failed_registration_leaves_the_registries_as_they_were(fresh):
     code = """
 import os, sys
 os.environ["UNIRAIN_AUTOREGISTER"] = "0"
-from unirain_plugin import registration
+import unirain_plugin
 from unirain_plugin.toolbox import prepare_import
 prepare_import()
 from basicsr.utils.registry import ARCH_REGISTRY
 before = set(ARCH_REGISTRY.keys())
-good = registration.REGISTERED_MODULES
-registration.REGISTERED_MODULES = (*good, "unirain_plugin.no_such_module")
+good = unirain_plugin.REGISTERED_MODULES
+unirain_plugin.REGISTERED_MODULES = (*good, "unirain_plugin.no_such_module")
 try:
-    registration.register()
+    unirain_plugin.register()
 except ImportError as error:
     print("raised", error.name)
 print(set(ARCH_REGISTRY.keys()) == before)
-registration.REGISTERED_MODULES = good
-print("UniRain" in registration.register()["arch"])
+unirain_plugin.REGISTERED_MODULES = good
+print("UniRain" in unirain_plugin.register()["arch"])
 """
     assert fresh(code).split() == ["raised", "unirain_plugin.no_such_module", "True", "True"]

@@ -139,7 +139,7 @@ def test_broken_plugin_harms_no_other_program(damage, wheel, tmp_path):
     elif damage == "syntax error":
         (package / "autoregister.py").write_text("def broken(:\n")
     else:
-        (package / "registration.py").write_text("raise RuntimeError('planted')\n")
+        (package / "losses/pixel_losses.py").write_text("raise RuntimeError('planted')\n")
     clean = environment.run("-c", "import json, torchvision; print('fine')", cwd=tmp_path)
     assert (clean.stdout.strip(), clean.stderr, clean.returncode) == ("fine", "", 0)
 

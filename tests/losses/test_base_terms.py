@@ -140,7 +140,10 @@ def test_an_all_zero_weight_gives_zero(batch):
         ([], r"base: found \[\]"),
         ([{"type": "L1Loss"}, "MSELoss"], r"base\[1\]: found 'MSELoss'"),
         ({"type": "L1Loss", "reduction": "sum"}, r"base.reduction: expected mean"),
-        ({"type": "L1Loss", "loss_weight": "1e-1"}, r"base.loss_weight: found '1e-1'; expected a number"),
+        (
+            {"type": "L1Loss", "loss_weight": "1e-1"},
+            r"base.loss_weight: found the text '1e-1'; expected a number. Write 1.0e-1",
+        ),
         ({"type": "L1Loss", "eps": 1}, r"base: L1Loss refuses its options: .*eps"),
         ({"type": "GANLoss", "gan_type": "vanilla"}, r"base.type: GANLoss compares no prediction with a target"),
         ({"type": "OneInputProbeLoss"}, r"base.type: OneInputProbeLoss compares no prediction with a target"),

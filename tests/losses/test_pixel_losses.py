@@ -38,13 +38,21 @@ def test_half_precision_is_computed_in_float32(loss, dtype):
 @pytest.mark.parametrize(
     ("loss", "options", "message"),
     [
-        (FrequencyL1Loss, {"norm": "orto"}, r"FrequencyL1Loss: norm: found 'orto'; expected ortho .*mean 'ortho'\?"),
-        (FrequencyL1Loss, {"reduction": "average"}, "FrequencyL1Loss: reduction: found 'average'; expected mean"),
-        (LogMSELoss, {"reduction": "meen"}, r"LogMSELoss: reduction: found 'meen'; .*Did you mean 'mean'\?"),
+        (
+            FrequencyL1Loss,
+            {"norm": "orto"},
+            r"FrequencyL1Loss: norm: found the text 'orto'; expected one of ortho, .*mean 'ortho'\?",
+        ),
+        (
+            FrequencyL1Loss,
+            {"reduction": "average"},
+            "FrequencyL1Loss: reduction: found the text 'average'; expected one of mean, none, sum",
+        ),
+        (LogMSELoss, {"reduction": "meen"}, r"LogMSELoss: reduction: found the text 'meen'; .*Did you mean 'mean'\?"),
         (LogMSELoss, {"eps": 0}, "LogMSELoss: eps: found 0; expected a number > 0"),
-        (SSIMLoss, {"reduction": "men"}, r"SSIMLoss: reduction: found 'men'.*Did you mean 'mean'\?"),
+        (SSIMLoss, {"reduction": "men"}, r"SSIMLoss: reduction: found the text 'men'.*Did you mean 'mean'\?"),
         (SSIMLoss, {"window_size": 4}, "window_size: found 4; expected an odd integer, 3 or more"),
-        (SSIMLoss, {"sigma": 0}, "sigma: found 0; expected a number above 0"),
+        (SSIMLoss, {"sigma": 0}, "sigma: found 0; expected a number > 0"),
     ],
 )
 def test_wrong_options_are_named(loss, options, message):

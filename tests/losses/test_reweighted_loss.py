@@ -119,7 +119,7 @@ def test_a_sum_of_several_base_losses():
     expected = sum(build_loss(opt)(pred, target) for opt in terms)
     torch.testing.assert_close(loss(pred, target), expected)
     torch.testing.assert_close(loss(pred, target, torch.zeros(6, dtype=torch.int64)), expected)
-    torch.testing.assert_close(loss.per_sample(pred, target).mean(), expected)
+    torch.testing.assert_close(sum(term(pred, target) for term in loss.base).mean(), expected)
 
 
 def test_weights_follow_the_reweighter():
@@ -432,7 +432,7 @@ def test_images_of_different_shape():
         ({"rain_types": ["drs"], "num_types": 2}, r"num_types: found 2, but rain_types lists 1"),
         ({"num_types": 0}, r"num_types: found 0; expected an integer, 1 or more"),
         ({"reduction": "sum"}, r"reduction: found 'sum'; expected mean"),
-        ({"loss_weight": "1e-2"}, r"loss_weight: found '1e-2'; expected a number"),
+        ({"loss_weight": "1e-2"}, r"loss_weight: found the text '1e-2'; expected a number. Write 1.0e-2"),
     ],
 )
 def test_wrong_options(options, message):

@@ -8,8 +8,7 @@ import pytest
 
 import unirain_plugin
 from unirain_plugin.errors import OptionError
-from unirain_plugin.losses.reweighter import ReweightingOptions
-from unirain_plugin.losses.reweighting import build_reweighter
+from unirain_plugin.losses.reweighting import ReweightingOptions, build_reweighter
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def test_broken_files_are_told_from_whole_ones(tmp_path):
 def test_newest_complete_set_wins(tmp_path):
     for iteration in (5, 10, 100):
         checkpoint(tmp_path, iteration)
-    path, state, problems = newest(tmp_path)
-    assert path.name == "100.state" and state["iter"] == 100 and not problems
+    path, problems = newest(tmp_path)
+    assert path.name == "100.state" and not problems
 
 
 @pytest.mark.parametrize("victim, share, text", [(0, 0.5, "truncated"), (1, 0.9, "truncated"), (1, 0, "empty")])
@@ -106,20 +106,20 @@ def test_broken_newest_falls_back_to_the_one_before(tmp_path, victim, share, tex
     checkpoint(tmp_path, 5)
     broken = checkpoint(tmp_path, 10)[victim]
     truncate(broken, share)
-    path, state, problems = newest(tmp_path)
-    assert path.name == "5.state" and state["iter"] == 5
+    path, problems = newest(tmp_path)
+    assert path.name == "5.state"
     assert len(problems) == 1 and str(broken) in problems[0] and text in problems[0]
 
 
 def test_missing_network_falls_back_too(tmp_path):
     checkpoint(tmp_path, 5)
     checkpoint(tmp_path, 10)[1].unlink()
-    path, _, problems = newest(tmp_path)
+    path, problems = newest(tmp_path)
     assert path.name == "5.state" and "net_g_10.pth" in problems[0] and "is missing" in problems[0]
 
 
 def test_no_checkpoint_is_no_error_but_only_broken_ones_are(tmp_path):
-    assert newest(tmp_path) == (None, None, [])
+    assert newest(tmp_path) == (None, [])
     truncate(checkpoint(tmp_path, 5)[0])
     with pytest.raises(CheckpointError, match=r"None of the saved(.|\n)*5\.state(.|\n)*without --auto_resume"):
         newest(tmp_path)
@@ -129,7 +129,7 @@ def test_foreign_files_are_not_taken_for_states(tmp_path):
     (tmp_path / "states").mkdir()
     (tmp_path / "states/latest.state").touch()
     (tmp_path / "states/.7.state.tmp-1").touch()
-    assert newest(tmp_path) == (None, None, [])
+    assert newest(tmp_path) == (None, [])
     torch.save({"weights": 1}, tmp_path / "8.state")
     with pytest.raises(CheckpointError, match="no training state; it lacks epoch, iter, optimizers, schedulers"):
         read_state(tmp_path / "8.state")

@@ -7,7 +7,7 @@ import pytest
 from basicsr.utils import get_root_logger
 from model_helpers import TensorBoardStub, batch_of, build, options
 
-from unirain_plugin.errors import OptionError, TrainingError
+from unirain_plugin.errors import TrainingError
 from unirain_plugin.models.training_log import TrainingBar, UniRainMessageLogger, tag_of, wants_bar
 
 REWEIGHTED = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 1, "warmup": 0, "window": 3}
@@ -66,12 +66,10 @@ def test_text_is_compact_and_tensorboard_complete(tmp_path, lines):
 def test_a_bar_is_shown_on_terminals_and_on_one_rank(monkeypatch):
     for is_terminal in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda shown=is_terminal: shown, raising=False)
-        assert wants_bar("auto", 0) is wants_bar(None, 0) is is_terminal
+        assert wants_bar("auto", 0) is is_terminal
         assert wants_bar(True, 0) is True
         assert wants_bar(False, 0) is False
         assert wants_bar(True, 1) is False
-    with pytest.raises(OptionError, match="logger: progress: expected auto, true or false, found 'on'"):
-        wants_bar("on", 0)
 
 
 def test_bar_tells_loss_rate_and_worst_type(tmp_path, capsys):
@@ -107,6 +105,16 @@ def test_bar_ends_when_training_stops(tmp_path, capsys):
     with pytest.raises(TrainingError):
         model.optimize_parameters(2)
     assert model._bar.bar.disable
+    capsys.readouterr()
+
+
+def test_bar_tells_images_not_iterations_a_second(monkeypatch, capsys):
+    bar = TrainingBar("run", 10, 0, 4)
+    told = type(bar.bar).format_dict.fget
+    monkeypatch.setattr(type(bar.bar), "format_dict", property(lambda self: {**told(self), "rate": 2.5}))
+    bar.update(1, {"l_pix": 0.1, "l_aux_z_loss": 0.2, "grad_norm": 9.0}, "drs")
+    assert bar.bar.postfix == "loss 0.3000, 10.0 images/s, worst drs"
+    bar.close()
     capsys.readouterr()
 
 

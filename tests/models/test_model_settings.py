@@ -46,11 +46,18 @@ def test_own_aux_weights_complete_the_defaults():
         ({"aux_weights": 0.1}, "train.aux_weights: found 0.1; expected a section"),
         ({"aux_weights": {"load_balanse": 1}}, r"load_balanse: unknown auxiliary loss. Did you mean 'load_balance'\?"),
         ({"aux_weights": {"z_loss": -1}}, "train.aux_weights.z_loss: found -1; expected a number ≥ 0"),
+        ({"resume_options": "both"}, "train.resume_options: found the text 'both'; expected one of checkpoint, file"),
     ],
 )
 def test_bad_training_options_are_named(section, message):
     with pytest.raises(OptionError, match=message):
         Settings.parse({"train": section})
+
+
+@pytest.mark.parametrize("keep", [0, -1, "3", True, 1.5])
+def test_wrong_keep_checkpoints_is_an_error(keep):
+    with pytest.raises(OptionError, match=r"logger.keep_checkpoints: found .*; expected an integer ≥ 1"):
+        Settings.parse({"logger": {"keep_checkpoints": keep}})
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,7 @@ def test_tiles_are_used_for_large_images_only():
 
 
 def test_option_names_are_told_to_the_checker():
-    names = "amp accumulate grad_clip compile channels_last aux_weights max_nonfinite progressive"
+    names = "amp accumulate grad_clip compile channels_last aux_weights max_nonfinite progressive resume_options"
     assert set(names.split()) == set(UniRainModel.TRAIN_OPTIONS)
     assert set(UniRainModel.VAL_OPTIONS) == {"tile", "tile_overlap", "best", "protocol"}
 

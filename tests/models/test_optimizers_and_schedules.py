@@ -7,7 +7,7 @@ import torch
 from model_helpers import build, options
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.models.optimizers import OPTIMIZERS, build_optimizer, check_scheduler
+from unirain_plugin.models.settings import OPTIMIZERS, build_optimizer, check_scheduler
 
 
 def rates(opt, iterations):
@@ -65,6 +65,14 @@ def test_multi_step_returns_to_its_own_rate_after_warm_up(tmp_path):
 def test_schedules_that_would_fail_later_are_refused(scheduler, message):
     with pytest.raises(OptionError, match=message):
         check_scheduler({"total_iter": 20, "scheduler": scheduler})
+
+
+def test_a_cosine_may_end_with_the_last_step():
+    train = {"total_iter": 20, "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [19]}}
+    check_scheduler(train)
+    train["scheduler"]["periods"] = [18]
+    with pytest.raises(OptionError, match="periods: add up to 18"):
+        check_scheduler(train)
 
 
 def test_loss_parameters_are_optimised_without_decay(tmp_path):

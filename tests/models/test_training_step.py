@@ -321,6 +321,17 @@ def test_training_stops_after_too_many_in_a_row(tmp_path):
     assert "in/002.png (gt is not finite)" in text
 
 
+def test_a_loss_of_ones_own_that_fails_is_told_with_the_batch_and_its_line(tmp_path, monkeypatch):
+    def forward(self, output, target, weight=None, **_):
+        raise KeyError("mask")
+
+    model = build(options(tmp_path, pixel_opt={"type": "StubJudgingLoss"}))
+    monkeypatch.setattr(StubJudgingLoss, "forward", forward)
+    told = r"a part of your own failed on the batch in/000\.png, in/001\.png: KeyError: \(.*step\.py:\d+, in .*forward"
+    with pytest.raises(TrainingError, match=told):
+        train(model, [batch_of([0, 1])])
+
+
 def test_compiled_network_trains_as_the_plain_one(tmp_path):
     batches = [batch_of([0, 1, 2, 3])] * 2
     plain, compiled = build(options(tmp_path)), build(options(tmp_path, compile=True, ema_decay=0.5))

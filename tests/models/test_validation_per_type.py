@@ -18,7 +18,7 @@ from unirain_plugin.models.figures import BestFigure
 from unirain_plugin.models.routing import RoutingMeter, draw_routing
 from unirain_plugin.models.settings import BestSettings
 from unirain_plugin.models.training_log import validation_text
-from unirain_plugin.models.validating import ImageResult, ValidationResult, gather_in_order, images_of_rank, type_names
+from unirain_plugin.models.validating import ImageResult, ValidationResult, images_of_rank, type_names
 
 NAMES = {0: "drs", 1: "drd", 2: "nrs", 3: "nrd"}
 
@@ -69,12 +69,10 @@ def test_an_infinite_loss_is_no_perfect_image():
     assert ValidationResult("val", images, NAMES, {}).losses() == {"drs": math.inf}
 
 
-def test_each_rank_has_its_own_images_and_all_are_put_in_order():
+def test_each_rank_has_its_own_images():
     for rank in range(3):
         found = [(index, data["lq_path"][0]) for index, data in images_of_rank(loader_of(length=8), rank, 3)]
         assert found == [(index, f"in/{index:03d}.png") for index in range(rank, 8, 3)]
-    results = [ImageResult(index, None, {}) for index in (0, 3, 1, 4, 2)]
-    assert [result.index for result in gather_in_order(results, 1)] == [0, 1, 2, 3, 4]
 
 
 def test_an_unlabelled_set_has_the_mean_of_its_images():

@@ -105,3 +105,7 @@ def test_a_wrong_value_is_traced_to_the_command_line(rainrag_root, tmp_path):
         OptionError, match=r"^--force_yml datasets:train:dataroot=/nowhere: datasets\.train\.dataroot: there"
     ):
         load_options(file, ["datasets:train:dataroot=/nowhere"])
+    with pytest.raises(
+        OptionError, match=r"^--force_yml [^:]+:optim_g=\{type: Adam, lr: -1\}: train\.optim_g\.lr: found -1"
+    ):
+        load_options(file, ["train:optim_g={type: Adam, lr: -1}"])

@@ -1,10 +1,12 @@
 """``imports:`` of an option file: networks, losses, … of one's own, wherever the program was started."""
 
+import re
 import sys
 
 import pytest
 
 from unirain_plugin.errors import OptionError
+from unirain_plugin.support import packages
 from unirain_plugin.support.packages import import_own
 
 NET = """
@@ -52,6 +54,20 @@ def test_what_is_wrong_in_a_module_is_told_with_file_and_line(tmp_path, text, to
     with pytest.raises(OptionError, match="^imports: cannot import 'broken_part': " + told.format(file=file)):
         import_own(["broken_part"], tmp_path)
     sys.modules.pop("broken_part", None)
+
+
+def test_what_a_users_code_raises_anywhere_is_one_message_and_what_ours_raises_is_not_hidden(monkeypatch, capsys):
+    import unirain_plugin.__main__ as cli
+
+    def fails(argv):
+        return {}[argv[0]]
+
+    monkeypatch.setattr(cli, "entry", lambda _: fails)
+    assert cli.run("train", ["key"]) == 2
+    assert re.fullmatch(r"error: KeyError: 'key' \(.*test_own_parts\.py:\d+, in .*fails\)\n", capsys.readouterr().err)
+    monkeypatch.setattr(packages, "is_own", lambda file: False)
+    with pytest.raises(KeyError):
+        cli.run("train", ["key"])
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,13 @@ def test_odd_but_possible_settings_are_warnings():
         assert f": {key}: " in warnings
 
 
+def test_what_only_looks_odd_passes_without_warnings():
+    opt = yaml.safe_load(STOCK.replace("milestones: [200000]", "milestones: [200000, 300000]"))  # the last iteration
+    opt["datasets"]["val_1"]["name"] = opt["datasets"]["train"]["name"]  # a training set has no folder of results
+    assert opt["train"]["total_iter"] == 300000
+    assert check_options(opt, check_paths=False) == []
+
+
 def test_the_options_are_not_changed():
     opt = yaml.safe_load(STOCK)
     before = copy.deepcopy(opt)

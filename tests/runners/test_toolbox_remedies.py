@@ -14,11 +14,12 @@ from unirain_plugin.runs.distributed import fork_workers, model_to_device
 from unirain_plugin.runs.loaders import build_training_loader, build_validation_loaders
 from unirain_plugin.runs.remedies import LazyPrefetcher, archive_folder, unused_path
 from unirain_plugin.runs.run import Run, without_worker_traceback
+from unirain_plugin.runs.training import TrainingRun
 from unirain_plugin.toolbox import replaced
 from unirain_plugin.train import main
 
 
-def test_replaced_puts_back_in_reverse_order_also_after_an_error():
+def test_replaced_puts_back_also_after_an_error():
     owner = SimpleNamespace(a=1, b=2)
     with pytest.raises(KeyError), replaced((owner, "a", 10), (owner, "b", 20), (owner, "a", 11)):
         assert (owner.a, owner.b) == (11, 20)
@@ -169,3 +170,14 @@ def test_a_single_process_is_not_wrapped():
     model = SimpleNamespace(device=torch.device("cpu"), opt={"dist": False, "num_gpu": 0})
     net = torch.nn.Linear(1, 1)
     assert model_to_device(model, net) is net
+
+
+def test_a_resumed_run_validates_first_what_was_due():
+    run, seen = TrainingRun.__new__(TrainingRun), []
+    run.val_loaders = ["first", "second"]
+    run.model = SimpleNamespace(validation=lambda loader, iteration, *_: seen.append((loader, iteration)))
+    opt = {"name": "run", "train": {"total_iter": 12}, "logger": {"print_freq": 1, "use_tb_logger": False}}
+    for start in (0, 4, 6, 12):  # new, just saved but not yet validated, between two validations, ended
+        run.message_logger({**opt, "val": {"val_freq": 4, "save_img": False}}, start, None)
+    run.message_logger(opt, 4, None)
+    assert seen == [("first", 4), ("second", 4)]

@@ -15,8 +15,11 @@ import yaml
 from programs import ENVIRONMENT
 from run_helpers import assert_same_weights, logged, stock_sections, weights
 from tiny_run import write_rainrag
+from torch.utils.data import DataLoader
 
 from unirain_plugin import load
+from unirain_plugin.runs.loaders import _own_stream
+from unirain_plugin.support.interruptions import Terminated, terminable
 
 
 def test_as_a_user_does(options, tmp_path):
@@ -298,19 +301,39 @@ def test_broken_image_of_ours_is_one_message_naming_the_file(programs, options, 
     assert re.search(r"drs/input/\d+\.png", message) and "Traceback" not in message and "DataLoader" not in message
 
 
-def test_interrupt_ends_without_a_traceback(programs, options, tmp_path):
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_ends_a_run_with_one_line(programs, options, tmp_path, number, word):
     path = options(
         total_iter=100000,
         val=None,
-        logger={"save_checkpoint_freq": 100000},
+        datasets={"train": {"num_worker_per_gpu": 1}},
+        logger={"save_checkpoint_freq": 2},
         train={"scheduler": {"periods": [100000]}},
     )
     pid, log = programs.start("train", "-opt", path, "--root", tmp_path)
-    while "iter:       3" not in log.read_text():
+    while "iter:       4" not in log.read_text():
         assert programs.wait(pid, seconds=0.2) is None, log.read_text()[-2000:]
-    os.kill(pid, signal.SIGINT)
-    assert programs.wait(pid, seconds=30) == 130
-    assert "interrupted" in log.read_text() and "Traceback" not in log.read_text()
+    os.kill(pid, number)
+    assert programs.wait(pid, seconds=30) == 128 + number
+    folder = tmp_path / "experiments/tiny"
+    text, newest = log.read_text(), max(int(path.stem) for path in (folder / "training_states").iterdir())
+    assert text.endswith(f"\n{word}; `--auto_resume` goes on from the checkpoint of iteration {newest} in {folder}\n")
+    assert "Traceback" not in text
+
+
+def test_no_signal_comes_in_the_middle_of_the_start_of_a_worker(monkeypatch):
+    """Python loses what is raised in the middle of a fork, and the run would go on."""
+    found = []
+
+    def start(worker):
+        signal.raise_signal(signal.SIGTERM)
+        found.append("started")
+
+    monkeypatch.setattr("multiprocessing.Process.start", start)
+    loader = _own_stream(DataLoader([1, 2], num_workers=1), 0)
+    with pytest.raises(Terminated), terminable():
+        loader.multiprocessing_context.Process(target=print).start()
+    assert found == ["started"]
 
 
 def test_stock_runner_that_stops_short_says_so(programs, options, tmp_path):

@@ -28,10 +28,7 @@ from unirain_plugin.archs.options import NetworkOptions
 
 
 def reflect_indices(size: int, padded: int, device: torch.device) -> Tensor:
-    """Indices 0 … size-1 continued by reflection without repeating the edge: ``(padded,)``.
-
-    A triangle wave, so that any amount of padding works on any size ≥ 1; of a single row only copies can be made.
-    """
+    """Indices 0 … size-1 continued by reflection without repeating the edge: ``(padded,)``, for any size ≥ 1."""
     index = torch.arange(padded, device=device)
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():  # no remainder by a symbolic number
         return torch.minimum(index, 2 * (size - 1) - index)  # enough where less is added than the image has
@@ -65,21 +62,15 @@ class ChannelAttention(nn.Module):
     Two steps differ from the plain formulation, not their result: the c×c scores are divided by the norms of q and k
     instead of normalising q and k; and W_o · A, a C×C matrix an image, is multiplied once with v instead of A with v
     and then W_o with that.
-
-    Attributes:
-        qkv: ``(3C, C)``, 1×1 convolution; rows of q, k, v in this order, each head by head.
-        depthwise: ``(3C, 1, 3, 3)``.
-        temperature: ``(heads,)``, factor of the cosines before the softmax.
-        project: W_o, ``(C, C)``.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.temperature = nn.Parameter(torch.ones(heads))
-        self.qkv = nn.Parameter(torch.empty(3 * channels, channels))
+        self.temperature = nn.Parameter(torch.ones(heads))  # factor of the cosines before the softmax
+        self.qkv = nn.Parameter(torch.empty(3 * channels, channels))  # 1×1; rows of q, k, v, each head by head
         self.depthwise = nn.Parameter(torch.empty(3 * channels, 1, 3, 3))
-        self.project = nn.Parameter(torch.empty(channels, channels))
+        self.project = nn.Parameter(torch.empty(channels, channels))  # W_o
         for parameter, fan_in in ((self.qkv, channels), (self.depthwise, 9), (self.project, channels)):
             nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
 
@@ -96,8 +87,8 @@ class ChannelAttention(nn.Module):
         if qk.dtype == torch.float16:  # a sum over 65,536 pixels would overflow before the division
             qk = (qk / squares.clamp_min(LEAST_SQUARE).sqrt().unsqueeze(1)).half()
             squares = torch.ones_like(squares)
-        products = head_products(qk, self.heads).float()
-        return times_image_matrix(v, self.mixing(products, squares).to(v.dtype)).view(x.shape)
+        mixing = self.mixing(head_products(qk, self.heads).float(), squares)
+        return times_image_matrix(v, mixing.to(v.dtype)).view(x.shape)
 
     def mixing(self, products: Tensor, squares: Tensor) -> Tensor:
         """:func:`~unirain_plugin.archs.kernels.mixing_matrix` with this layer's temperature and W_o."""
@@ -142,7 +133,7 @@ class TransformerBlock(nn.Module):
         self.feed_forward = build_feed_forward(kind, channels, expansion, options)
 
     def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord | None]:
-        """Map ``(N, H, W, C)`` to the same shape, with the routing record of a mixture."""
+        """Map ``(N, H, W, C)`` to the same shape; the second is the routing record of a mixture."""
         x = x + self._normalised(self.norm1, x, self.attention)
         y, record = self._normalised(self.norm2, x, self.feed_forward)
         return x + y, record
@@ -160,10 +151,9 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = max(channels // 2, 1)
-        self.conv = Conv3x3(channels, self.half)
-        self.out = 2 * channels
-        self.match = None if 4 * self.half == self.out else nn.Linear(4 * self.half, self.out, bias=False)
+        half = max(channels // 2, 1)
+        self.conv = Conv3x3(channels, half)
+        self.match = None if 4 * half == 2 * channels else nn.Linear(4 * half, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution of a map with even H and W."""

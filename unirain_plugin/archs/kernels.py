@@ -112,10 +112,7 @@ def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.linear`` without bias: ``(…, C)`` and ``(O, C)`` to ``(…, O)``.
-
-    In float32 on the CPU it can be differentiated once only.
-    """
+    """``F.linear`` without bias: ``(…, C)`` and ``(O, C)`` to ``(…, O)``; in float32 on the CPU differentiable once."""
     if not is_plain(x, weight):
         return F.linear(x, weight)
     return _Linear.apply(x, weight) if torch.is_grad_enabled() else _product(x, weight)
@@ -139,16 +136,10 @@ def head_products(qk: Tensor, heads: int) -> Tensor:
 
 
 def mixing_matrix(products: Tensor, squares: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
-    """(W_o · A)ᵀ with A the attention weights: what an image's v is multiplied with, from sums over its pixels.
+    """(W_o · A)ᵀ, ``(N, C, C)`` float32, with A the attention weights: what an image's v is multiplied with.
 
-    Args:
-        products: qᵀ k of each head, ``(N, heads, c, c)`` float32.
-        squares: Squared norms of q's and then k's channels, ``(N, 2C)`` float32.
-        temperature: ``(heads,)``.
-        project: W_o, ``(C, C)``.
-
-    Returns:
-        ``(N, C, C)`` float32.
+    ``products`` are qᵀ k of each head, ``(N, heads, c, c)`` float32, ``squares`` the squared norms of q's and then k's
+    channels, ``(N, 2C)`` float32; ``temperature`` is ``(heads,)``, ``project`` W_o, ``(C, C)``.
     """
     heads = len(temperature)
     q_norm, k_norm = squares.clamp_min(LEAST_SQUARE).sqrt().unflatten(-1, (2, heads, -1)).unbind(1)
@@ -159,6 +150,8 @@ def mixing_matrix(products: Tensor, squares: Tensor, temperature: Tensor, projec
 
 
 class _Attend(torch.autograd.Function):
+    """v times the matrix that q and k give, ``(N, P, C)``, of q, k and v side by side, ``(N, P, 3C)``, head by head."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, z: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
         qk, v = z.split((2 * len(project), len(project)), -1)
@@ -191,15 +184,7 @@ class _Attend(torch.autograd.Function):
         return for_z, for_temperature, for_project
 
 
-def attend(z: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
-    """Attention across channels: v times the matrix that q and k give, ``(N, P, C)``. Differentiable once.
-
-    Args:
-        z: q, k and v beside each other, each head by head, ``(N, P, 3C)`` float32 on the CPU.
-        temperature: ``(heads,)``.
-        project: W_o, ``(C, C)``.
-    """
-    return _Attend.apply(z, temperature, project)
+attend = _Attend.apply
 
 
 def depthwise_3x3(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
@@ -246,19 +231,13 @@ def gate(z: Tensor) -> Tensor:
 
 
 def gated(z: Tensor, project: Tensor, weights: Tensor | None = None) -> Tensor:
-    """W_out · (w ⊗ (a ⊙ b)) of z = [a; b].
+    """W_out · (w ⊗ (a ⊙ b)) of z = [a; b]: ``(N, H, W, 2h)`` to ``(N, H, W, C)``.
 
     In float32 on the CPU the gate is computed again in the backward pass, where its gradients are written into their
     place: of ``z``, ``w ⊗ z`` and the product only ``z`` is kept. That pass can be differentiated once only.
 
-    Args:
-        z: ``(N, H, W, 2h)``.
-        project: W_out, ``(C, h)``.
-        weights: w, ``(N, H, W, E)`` float32 or with H = W = 1: each of E equal groups of the h channels is scaled by
-            its own; None for no scaling.
-
-    Returns:
-        ``(N, H, W, C)``.
+    ``project`` is W_out, ``(C, h)``. Each of E equal groups of the h channels is scaled by its own of ``weights``,
+    ``(N, H, W, E)`` float32 or with H = W = 1; None for no scaling.
     """
     if is_plain(z, project):
         return _Gated.apply(z, project, weights)
@@ -383,12 +362,10 @@ def expanded_strips(
 
 
 def gated_strips(strips: Iterable[Strip], weights: Mapping[Place, Tensor | None] | Tensor | None) -> Iterator[Strip]:
-    """Yield w ⊗ (a ⊙ b) of strips of [a; b].
+    """Yield w ⊗ (a ⊙ b) of strips ``(rows, columns, 2h)`` of [a; b].
 
-    Args:
-        strips: Their values are ``(rows, columns, 2h)``.
-        weights: w, ``(H, W, E)``, or what gives it for a place, after the strip's values were computed: each of E equal
-            groups of the h channels is scaled by its own; None for no scaling.
+    ``weights`` is w, ``(H, W, E)``, or what gives it for a place, after the strip's values were computed; for its
+    groups see :func:`gated`.
     """
     for place, z in strips:
         yield place, _scaled(gate(z), None if weights is None else weights[place])
@@ -397,16 +374,10 @@ def gated_strips(strips: Iterable[Strip], weights: Mapping[Place, Tensor | None]
 def attention_sums(
     strips: Iterable[Strip], heads: int, channels: int, v: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sums over pixels that channel attention needs.
+    """Sums over pixels that channel attention needs: qᵀ k ``(heads, c, c)``, squared norms ``(2C,)``, both float32.
 
-    Args:
-        strips: Of q, k and, where it is wanted, v beside each other, ``(rows, columns, 3C)``, which cover the map.
-        heads: Number of heads; c = C / heads.
-        channels: C.
-        v: ``(H, W, C)``, where v is written to, or None.
-
-    Returns:
-        qᵀ k ``(heads, c, c)`` and the squared norms of q's and k's channels ``(2C,)``, both float32.
+    The strips cover the map and hold q, k and, where ``v``, ``(H, W, C)``, is to be written, v beside each other,
+    ``(rows, columns, 3C)``; C is ``channels``.
     """
     products = squares = 0.0
     for place, z in strips:
@@ -423,14 +394,10 @@ def attention_sums(
 def stream_feed_forward(
     x: Tensor, expand: Tensor, depthwise: Tensor, project: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """W_out · (w ⊗ (a ⊙ b)), [a; b] = D(W_in · x), in strips: ``(N, H, W, C)`` to the same shape.
+    """W_out · (w ⊗ (a ⊙ b)), [a; b] = D(W_in · x), in strips: ``(N, H, W, C)``, normalised, to the same shape.
 
-    Args:
-        x: The normalised map.
-        expand: W_in, ``(2h, C)``.
-        depthwise: D, ``(2h, 1, 3, 3)``.
-        project: W_out, ``(C, h)``.
-        weights: w, ``(N, H, W, E)`` or with H = W = 1, see :func:`gated_strips`.
+    ``expand`` is W_in, ``(2h, C)``, ``depthwise`` D, ``(2h, 1, 3, 3)``; ``project`` and ``weights`` are as for
+    :func:`gated`.
     """
     dtype = compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -446,11 +413,7 @@ def stream_feed_forward(
 def stream_attention(x: Tensor, qkv: Tensor, depthwise: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`attention_sums` of normalised maps ``(N, H, W, C)``, with v ``(N, H, W, C)`` as the third.
 
-    Args:
-        x: The maps.
-        qkv: ``(3C, C)``.
-        depthwise: ``(3C, 1, 3, 3)``.
-        heads: Number of heads.
+    ``qkv`` is ``(3C, C)``, ``depthwise`` ``(3C, 1, 3, 3)``.
     """
     dtype = compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):

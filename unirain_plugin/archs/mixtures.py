@@ -28,17 +28,11 @@ from unirain_plugin.archs.options import NetworkOptions
 
 
 class RoutingRecord(NamedTuple):
-    """What a mixture decided in one forward pass.
+    """What a mixture decided in one forward pass."""
 
-    Attributes:
-        logits: ``(N, U, E)`` float32 router outputs.
-        probabilities: ``(N, U, E)`` softmax of the logits, of a hard mixture in training with the router's noise.
-        chosen: ``(N, U, K)`` int64 expert numbers of a hard mixture; None for a soft one.
-    """
-
-    logits: Tensor
-    probabilities: Tensor
-    chosen: Tensor | None
+    logits: Tensor  # (N, U, E) float32
+    probabilities: Tensor  # their softmax, of a hard mixture in training with the router's noise
+    chosen: Tensor | None  # (N, U, K) int64 expert numbers of a hard mixture
 
     def share_of_use(self) -> Tensor:
         """``(N, E)``: the share of an image's units that each expert serves; rows sum to 1, no gradient."""
@@ -69,12 +63,8 @@ def choose_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     constant 1, from which no router could learn: the gradient of the probability itself is passed (straight-through;
     our choice, the paper is silent). Exact ties go to the lower expert number.
 
-    Args:
-        logits: ``(N, U, E)`` float32.
-        top_k: 1 to E.
-
-    Returns:
-        chosen ``(N, U, K)`` int64, weights ``(N, U, K)`` that sum to 1 over K, probabilities ``(N, U, E)``.
+    Returns the chosen ``(N, U, K)`` int64, weights ``(N, U, K)`` that sum to 1 over K, probabilities ``(N, U, E)``, of
+    logits ``(N, U, E)`` float32.
     """
     probabilities = logits.softmax(-1)
     if torch.compiler.is_exporting():  # ONNX has no stable sort; its TopK breaks ties the same way
@@ -97,9 +87,7 @@ def load_balance_loss(record: RoutingRecord, share: Tensor | None = None) -> Ten
     them, f, but a rank has gradients for its own part p only. So each computes E · Σ f · (2p − f) with f held constant:
     the mean over the ranks is E · Σ f², as p's mean is f, and has that square's gradient.
 
-    Args:
-        record: What the mixture decided.
-        share: f, ``(E,)`` without gradient, where it is known over more than this record's images.
+    ``share`` is f, ``(E,)`` without gradient, where it is known over more than this record's images.
     """
     share = record.share_of_use().mean(0) if share is None else share
     probability = record.probabilities.mean((0, 1))
@@ -125,10 +113,8 @@ def auxiliary_losses(records: Mapping[str, RoutingRecord]) -> dict[str, Tensor]:
         torch.distributed.all_reduce(shares)
         shares = shares / torch.distributed.get_world_size()
     balance = [load_balance_loss(record, share) for record, share in zip(records.values(), shares, strict=True)]
-    return {
-        "load_balance": torch.stack(balance).mean(),
-        "z_loss": torch.stack([z_loss(record) for record in records.values()]).mean(),
-    }
+    logits = [z_loss(record) for record in records.values()]
+    return {"load_balance": torch.stack(balance).mean(), "z_loss": torch.stack(logits).mean()}
 
 
 def hidden_width(channels: int, expansion: float, active: int) -> int:
@@ -145,10 +131,8 @@ class Experts(nn.Module):
     exactly the zero padding of the whole convolution. Experts that did not run receive zero gradients (through
     ``unbind``), as distributed training without ``find_unused_parameters`` needs.
 
-    Attributes:
-        expand: ``(E, 2h, C)``; rows 0 … h-1 make a, the others b.
-        depthwise: ``(E · 2h, 1, 3, 3)``: four axes, which ``Module.to(memory_format=torch.channels_last)`` can take.
-        project: ``(E, C, h)``.
+    ``expand`` is ``(E, 2h, C)`` (rows 0 … h-1 make a, the others b), ``project`` ``(E, C, h)``, ``depthwise``
+    ``(E · 2h, 1, 3, 3)``: four axes, which ``Module.to(memory_format=torch.channels_last)`` can take.
     """
 
     def __init__(self, channels: int, hidden: int, num_experts: int) -> None:
@@ -208,14 +192,13 @@ def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
     """Each image by its own experts. Images that share an expert run together."""
     if x.device.type != "cpu":
         return dispatch_gathered(x, experts, chosen[:, 0], weights[:, 0])
-    unbound = experts.unbind()
-    groups = chosen[:, 0].tolist()
-    if len({tuple(row) for row in groups}) == 1:
+    unbound, groups = experts.unbind(), [tuple(row) for row in chosen[:, 0].tolist()]
+    if len(set(groups)) == 1:
         return _sum_weighted(x, [unbound[e] for e in groups[0]], weights[:, 0])
     out: list[Tensor | None] = [None] * len(groups)
-    for rows in sorted({tuple(row) for row in groups}):
-        members = [n for n, row in enumerate(groups) if tuple(row) == rows]
-        index = torch.tensor(members, device=x.device)
+    for rows in sorted(set(groups)):
+        members = [n for n, row in enumerate(groups) if row == rows]
+        index = torch.tensor(members)
         y = _sum_weighted(x[index], [unbound[e] for e in rows], weights[index, 0])
         for position, n in enumerate(members):
             out[n] = y[position]
@@ -255,31 +238,26 @@ def _sum_weighted(x: Tensor, chosen: list[tuple[Tensor, Tensor, Tensor]], weight
     return total
 
 
-def window_counts(height: int, width: int, window: int) -> tuple[int, int]:
-    """Rows and columns of windows that cover a map; the last ones may reach beyond it."""
-    return -(-height // window), -(-width // window)
-
-
 def spread_windows(values: Tensor, window: int, height: int, width: int) -> Tensor:
     """Repeat ``(N, rows, columns, E)`` over the pixels of each window: ``(N, H, W, E)``."""
     return values.repeat_interleave(window, 1).repeat_interleave(window, 2)[:, :height, :width]
 
 
 def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
-    """Each window by its own experts, exactly.
+    """Each window by its own experts ``(N, rows, columns, K)``, exactly.
 
     Windows (without gradients on the CPU: rectangles of windows that touch and share an expert) are computed with the
     1-pixel halo that the 3×3 convolution reads. The halo holds the neighbours' true values, so the result equals
     running an expert on the whole map and cutting the window out of it.
     """
     n, height, width, channels = x.shape
-    rows, columns = window_counts(height, width, window)
-    chosen, weights = chosen.flatten(0, 1), weights.flatten(0, 1)
+    rows, columns = chosen.shape[1:3]
     if can_stream(x):
         return _stream_windows(x, experts, chosen, weights, window)
     padded = F.pad(x, (0, 0, 1, columns * window - width + 1, 1, rows * window - height + 1))
     tiles = padded.unfold(1, window + 2, window).unfold(2, window + 2, window)
     tiles = tiles.permute(0, 1, 2, 4, 5, 3)  # channels last before the gather, which then copies whole rows
+    chosen, weights = chosen.flatten(0, 2), weights.flatten(0, 2)
     if x.device.type != "cpu":
         out = dispatch_gathered(tiles.flatten(0, 2), experts, chosen, weights, padding=0)
     else:
@@ -289,7 +267,7 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
 
 
 def _sum_by_expert(tiles: Tensor, experts: Experts, chosen: Tensor, weights: Tensor) -> Tensor:
-    """Likewise of ``(N, rows, columns, …)`` on the CPU: expert after expert, each on its tiles only."""
+    """Tiles ``(N, rows, columns, …)`` on the CPU: expert after expert, each on its own only."""
     out = None
     for number, expert in enumerate(experts.unbind()):
         unit, slot = (chosen == number).nonzero(as_tuple=True)
@@ -304,14 +282,8 @@ def _sum_by_expert(tiles: Tensor, experts: Experts, chosen: Tensor, weights: Ten
 
 
 def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
-    """Expert after expert; its windows that touch run as one rectangle, in strips that fit the cache.
-
-    ``chosen`` and ``weights`` are ``(N · rows · columns, K)``.
-    """
-    dtype = compute_dtype(x)
-    n, height, width, _ = x.shape
-    rows, columns = window_counts(height, width, window)
-    chosen, weights = (t.view(n, rows, columns, -1) for t in (chosen, weights))
+    """Expert after expert; its windows that touch run as one rectangle, in strips that fit the cache."""
+    dtype, (height, width) = compute_dtype(x), x.shape[1:3]
     single = chosen.shape[-1] == 1  # the weight of a single expert is 1, and nothing is added up
     out = (torch.empty_like if single else torch.zeros_like)(x, dtype=dtype, memory_format=torch.contiguous_format)
     with torch.autocast(x.device.type, enabled=False):
@@ -346,15 +318,6 @@ def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) ->
         yield slice(top, min(bottom * window, height)), slice(left, min(right * window, width))
 
 
-def dispatch_dense(x: Tensor, experts: Experts, mask: Tensor) -> Tensor:
-    """All experts on everything, then the masked weights ``(N, H, W, E)``: the plain definition, and no branches."""
-    total = torch.zeros((), dtype=x.dtype, device=x.device)
-    for number, expert in enumerate(experts.unbind()):
-        y = run_expert(x, expert)
-        total = total + y * mask[..., number, None].to(y.dtype)
-    return total
-
-
 def pool_windows(x: Tensor, window: int) -> Tensor:
     """Means of the windows of ``(N, H, W, C)``: ``(N, rows, columns, C)`` in float32.
 
@@ -362,6 +325,13 @@ def pool_windows(x: Tensor, window: int) -> Tensor:
     """
     x = x.permute(0, 3, 1, 2).float()
     return F.avg_pool2d(x, window, ceil_mode=True, count_include_pad=False).permute(0, 2, 3, 1)
+
+
+def routed_features(x: Tensor, routing: str, window: int) -> Tensor:
+    """What a router reads of ``(N, H, W, C)``: its pixels, or the means of its windows or of the whole in float32."""
+    if routing == "pixel":
+        return x
+    return pool_windows(x, window) if routing == "window" else x.mean((1, 2), keepdim=True, dtype=torch.float32)
 
 
 class SoftMoE(nn.Module):
@@ -381,19 +351,12 @@ class SoftMoE(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, RoutingRecord]:
         """Map ``(N, H, W, C)`` to the same shape, with the record of U = pixels, windows or 1 units an image."""
         height, width = x.shape[1:3]
-        if self.routing == "pixel":
-            features = x
-        elif self.routing == "window":
-            features = pool_windows(x, self.window)
-        else:
-            features = x.mean((1, 2), keepdim=True, dtype=torch.float32)
-        logits = self.router(features)
-        probabilities = logits.softmax(-1)
-        weights = probabilities
+        logits = self.router(routed_features(x, self.routing, self.window))
+        probabilities = weights = logits.softmax(-1)
         if self.routing == "window":
             weights = spread_windows(probabilities, self.window, height, width)
-        y = self.experts.forward_all(x, weights)
-        return y, RoutingRecord(logits.flatten(1, 2), probabilities.flatten(1, 2), None)
+        record = RoutingRecord(logits.flatten(1, 2), probabilities.flatten(1, 2), None)
+        return self.experts.forward_all(x, weights), record
 
 
 class HardMoE(nn.Module):
@@ -413,19 +376,19 @@ class HardMoE(nn.Module):
         """Map ``(N, H, W, C)`` to the same shape, with the record of U = windows or 1 units an image."""
         height, width = x.shape[1:3]
         by_window = self.routing == "window"
-        features = pool_windows(x, self.window) if by_window else x.mean((1, 2), keepdim=True, dtype=torch.float32)
-        logits = self.router(features).flatten(1, 2)
-        noisy = logits
-        if self.training and self.noise > 0:
-            noisy = logits + self.noise * torch.randn_like(logits)
+        scores = self.router(routed_features(x, self.routing, self.window))
+        logits = scores.flatten(1, 2)
+        noisy = logits + self.noise * torch.randn_like(logits) if self.training and self.noise > 0 else logits
         chosen, weights, probabilities = choose_top_k(noisy, self.top_k)
         if self.dispatch == "dense" or torch.compiler.is_compiling():
             last = logits.dim() - 1  # OpenCV's dnn module mishandles ONNX's ScatterElements with a negative axis
-            mask = torch.zeros_like(logits).scatter(last, chosen, weights).view(*features.shape[:3], -1)
+            mask = torch.zeros_like(logits).scatter(last, chosen, weights).view_as(scores)
             mask = spread_windows(mask, self.window, height, width) if by_window else mask
-            y = dispatch_dense(x, self.experts, mask)
+            results = (run_expert(x, expert) for expert in self.experts.unbind())  # all experts on everything
+            y = sum(result * mask[..., number, None].to(result.dtype) for number, result in enumerate(results))
         elif by_window:
-            y = dispatch_windows(x, self.experts, chosen, weights, self.window)
+            grids = (t.unflatten(1, scores.shape[1:3]) for t in (chosen, weights))
+            y = dispatch_windows(x, self.experts, *grids, self.window)
         else:
             y = dispatch_images(x, self.experts, chosen, weights)
         return y, RoutingRecord(logits, probabilities, chosen)

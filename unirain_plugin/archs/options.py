@@ -19,69 +19,41 @@ class NetworkOptions:
     """Every choice of the network. The defaults are the paper's size (24.4 M parameters, 125.2 G multiply-adds).
 
     What the paper leaves open is our choice, made for speed at that size; see ``presets.py``.
-
-    Attributes:
-        in_channels: Channels of the input image, ≥ 1.
-        out_channels: Channels of the output; equal to ``in_channels`` because the network predicts a correction.
-        dim: Channels of the first level, ≥ 1; level l has ``dim · 2**(l-1)``.
-        num_blocks: Blocks of encoder level 1, 2, … and, last, of the latent level; 2 to 6 entries, each ≥ 0
-            (the paper's four levels: four entries).
-        decoder_blocks: Blocks of decoder level 1, 2, …; one entry fewer than ``num_blocks``.
-        refinement_blocks: Dense blocks after the decoder at full resolution, ≥ 0.
-        heads: Attention heads of each level; as many entries as ``num_blocks``, each dividing its level's channels.
-        num_experts: Experts of every mixture, 1 to 64 (paper, Fig.: 3).
-        top_k: Experts that run per routed unit in a hard mixture, 1 to ``num_experts``.
-        encoder_moe: ``soft`` (paper), ``hard`` or ``none`` (one dense feed-forward of the same cost).
-        latent_moe: The same for the latent level.
-        decoder_moe: The same for the decoder (paper: ``hard``).
-        encoder_expansion: Hidden width that computes at a pixel ÷ channels, > 0. It is shared out among the experts
-            that run, so soft, hard and none cost equally many multiply-adds and only the parameters differ.
-        latent_expansion: The same for the latent level.
-        decoder_expansion: The same for the decoder.
-        refinement_expansion: The same for the refinement.
-        widen_last: Level 1 of the decoder (and the refinement) keeps ``2 · dim`` channels, as Restormer's does.
-        hard_routing: What is routed as one: ``image`` or ``window``.
-        soft_routing: Where soft weights vary: per ``pixel`` (the paper's ⊗), per ``window`` or per ``image``.
-        window: Edge of a routing window in pixels of its own level, 4 to 1024.
-        router_noise: Standard deviation of normal noise on a hard router's logits in training, ≥ 0; never at
-            evaluation.
-        dispatch: ``sparse`` runs the chosen experts only; ``dense`` runs all and masks (the same result, slower: for
-            tests and export).
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
     """
 
     in_channels: _Channels = 3
-    out_channels: _Channels = 3
-    dim: _Channels = 48
+    out_channels: _Channels = 3  # equal to ``in_channels`` because the network predicts a correction
+    dim: _Channels = 48  # channels of the first level; level l has ``dim · 2**(l-1)``
+    # blocks of encoder level 1, 2, … and, last, of the latent level: 2 to 6 entries (the paper's levels: four)
     num_blocks: _Depths = (3, 6, 6, 6)
-    decoder_blocks: _Depths = (2, 4, 4)
-    refinement_blocks: Annotated[int, between(0, 64)] = 4
-    heads: _Depths = (2, 2, 4, 8)
-    num_experts: Annotated[int, between(1, 64)] = 3
-    top_k: Annotated[int, at_least(1)] = 1
-    encoder_moe: _Mixture = "soft"
+    decoder_blocks: _Depths = (2, 4, 4)  # of decoder level 1, 2, …; one entry fewer than ``num_blocks``
+    refinement_blocks: Annotated[int, between(0, 64)] = 4  # dense blocks after the decoder at full resolution
+    heads: _Depths = (2, 2, 4, 8)  # attention heads of each level, a divisor of its channels
+    num_experts: Annotated[int, between(1, 64)] = 3  # experts of every mixture (paper, Fig.: 3)
+    top_k: Annotated[int, at_least(1)] = 1  # experts that run per routed unit in a hard mixture, ≤ ``num_experts``
+    encoder_moe: _Mixture = "soft"  # as in the paper; ``none``: one dense feed-forward of the same cost
     latent_moe: _Mixture = "none"
-    decoder_moe: _Mixture = "hard"
+    decoder_moe: _Mixture = "hard"  # as in the paper
+    # hidden width that computes at a pixel ÷ channels; it is shared out among the experts that run, so soft, hard and
+    # none cost equally many multiply-adds and only the parameters differ
     encoder_expansion: _Expansion = 5.0
     latent_expansion: _Expansion = 2.0
     decoder_expansion: _Expansion = 2.5
     refinement_expansion: _Expansion = 2.0
-    widen_last: bool = True
-    hard_routing: Literal["image", "window"] = "image"
-    soft_routing: Literal["pixel", "window", "image"] = "pixel"
-    window: Annotated[int, between(4, 1024)] = 32
-    router_noise: Annotated[float, at_least(0)] = 0.0
+    widen_last: bool = True  # level 1 of the decoder and the refinement keep ``2 · dim`` channels, as Restormer's do
+    hard_routing: Literal["image", "window"] = "image"  # what is routed as one
+    soft_routing: Literal["pixel", "window", "image"] = "pixel"  # where soft weights vary (the paper's ⊗: pixel)
+    window: Annotated[int, between(4, 1024)] = 32  # edge of a routing window in pixels of its own level
+    router_noise: Annotated[float, at_least(0)] = 0.0  # σ of normal noise on a hard router's logits, in training only
+    # ``sparse`` runs the chosen experts only; ``dense`` runs all and masks (the same result, slower: for tests, export)
     dispatch: Literal["sparse", "dense"] = "sparse"
-    use_checkpoint: bool = False
+    use_checkpoint: bool = False  # recompute each block in the backward pass: less memory, more time
 
     def check_channels(self) -> Iterator[Problem]:
         """The output is a correction of the input."""
         if self.out_channels != self.in_channels:
-            yield (
-                "out_channels",
-                f"got {self.out_channels} with in_channels {self.in_channels}; the network predicts a correction of "
-                "its input, so both must be equal.",
-            )
+            what = f"got {self.out_channels} with in_channels {self.in_channels}; the network predicts a correction of "
+            yield "out_channels", f"{what}its input, so both must be equal."
 
     def check_top_k(self) -> Iterator[Problem]:
         """No more experts can run than there are."""

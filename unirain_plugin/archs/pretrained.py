@@ -45,36 +45,26 @@ class Pretrained:
     """
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the three files; a model card that is there is kept.
+        """Write the three files into a folder, made if missing; a model card that is there is kept.
 
-        Args:
-            folder: Made if it does not exist.
-
-        Raises:
-            CheckpointError: If a file cannot be written.
+        A CheckpointError if a file cannot be written.
         """
-        folder, name = Path(folder), type(self).__name__
-        config = {"type": name, **asdict(self.options)}
-        sizes = getattr(self, "restore_sizes", ())
-        folder.mkdir(parents=True, exist_ok=True)
+        folder, name, options = Path(folder), type(self).__name__, asdict(self.options)
+        config, sizes = {"type": name, **options}, getattr(self, "restore_sizes", ())
         write_weights(folder / WEIGHTS, self.state_dict(), config, sizes)
-        write_whole(folder / CONFIG, json.dumps({**config, **({"sizes": sizes} if sizes else {})}, indent=2) + "\n")
+        write_whole(folder / CONFIG, json.dumps(config | ({"sizes": sizes} if sizes else {}), indent=2) + "\n")
         if not (folder / CARD).exists():
-            rows = "\n".join(f"| `{key}` | {value} |" for key, value in asdict(self.options).items())
+            rows = "\n".join(f"| `{key}` | {value} |" for key, value in options.items())
             count = sum(parameter.numel() for parameter in self.parameters()) / 1e6
-            channels = self.options.in_channels
-            write_whole(folder / CARD, _CARD.format(name=name, channels=channels, parameters=count, options=rows))
+            card = _CARD.format(name=name, channels=options["in_channels"], parameters=count, options=rows)
+            write_whole(folder / CARD, card)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
         """Build the network that :meth:`save_pretrained` has written, in evaluation mode on the CPU.
 
-        Args:
-            folder: The folder; of a hub's model, what ``huggingface_hub.snapshot_download`` returns.
-
-        Raises:
-            CheckpointError: If the folder or a file is missing or broken, or names another network.
-            OptionError: If the options cannot be used.
+        Of a hub's model, ``folder`` is what ``huggingface_hub.snapshot_download`` returns. A CheckpointError if the
+        folder or a file is missing or broken, or names another network. An OptionError if the options cannot be used.
         """
         path = Path(folder) / CONFIG
         if not path.is_file():

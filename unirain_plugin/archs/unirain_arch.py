@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 
@@ -12,13 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from unirain_plugin.archs.blocks import Conv3x3, Downsample, Fuse, TransformerBlock, Upsample, crop, pad_to_multiple
 from unirain_plugin.archs.kernels import wants_slow_bfloat16
 from unirain_plugin.archs.mixtures import RoutingRecord, auxiliary_losses
-from unirain_plugin.archs.mmengine_registry import register_in_mmengine
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.pretrained import Pretrained
 from unirain_plugin.checkpoints.weights import check_fit
 from unirain_plugin.errors import OptionError
 from unirain_plugin.support.spec import parse_section
-from unirain_plugin.toolbox import registries
+from unirain_plugin.toolbox import after_import, registries
 
 
 @registries().ARCH_REGISTRY.register()
@@ -70,19 +70,18 @@ class UniRain(Pretrained, nn.Module):
         return nn.ModuleList(TransformerBlock(channels, heads, kind, expansion, self.options) for _ in range(blocks))
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Restore images.
+        """Restore images ``(N, C, H, W)`` of any H, W ≥ 1, RGB in [0, 1], to the same shape, not clamped.
 
-        Args:
-            lq: ``(N, C, H, W)`` of any H, W ≥ 1, RGB in [0, 1].
-
-        Returns:
-            ``(N, C, H, W)``, not clamped. Under bfloat16 autocast on a CPU without instructions for it (see
-            :func:`~unirain_plugin.archs.kernels.has_bfloat16`) all is computed in float32.
-
-        Raises:
-            OptionError: For another number of axes or channels, or an empty image.
+        Under bfloat16 autocast on a CPU without instructions for it (see
+        :func:`~unirain_plugin.archs.kernels.has_bfloat16`) all is computed in float32. An OptionError for another
+        number of axes or channels, or an empty image.
         """
-        self._check(lq)
+        channels = self.options.in_channels
+        if lq.ndim != 4 or lq.shape[1] != channels or 0 in lq.shape:
+            raise OptionError(
+                f"UniRain: got an input of shape {tuple(lq.shape)}; expected (N, {channels}, H, W) with N, H, W ≥ 1 "
+                f"(in_channels is {channels})."
+            )
         if wants_slow_bfloat16(lq):
             with torch.autocast("cpu", enabled=False):
                 return self.forward(lq)
@@ -115,14 +114,6 @@ class UniRain(Pretrained, nn.Module):
                 records[f"{name}.{number}"] = record
         return x
 
-    def _check(self, lq: Tensor) -> None:
-        channels = self.options.in_channels
-        if lq.ndim != 4 or lq.shape[1] != channels or 0 in lq.shape:
-            raise OptionError(
-                f"UniRain: got an input of shape {tuple(lq.shape)}; expected (N, {channels}, H, W) with N, H, W ≥ 1 "
-                f"(in_channels is {channels})."
-            )
-
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Unweighted scalars ``load_balance`` and ``z_loss`` of the last forward; empty without mixtures.
 
@@ -149,6 +140,16 @@ class UniRain(Pretrained, nn.Module):
     def __getstate__(self) -> dict[str, object]:
         """Copies and pickles leave the last forward's records behind: they hold parts of its graph."""
         return {**super().__getstate__(), "_records": {}}
+
+
+def register_in_mmengine(network: type[nn.Module]) -> None:
+    """Register a class in mmengine's ``MODELS``, now or once somebody imports it. Safe to call again.
+
+    OpenMMLab configs can then say ``type='UniRain'``; they make the name known by
+    ``custom_imports = dict(imports=['unirain_plugin.archs.unirain_arch'])``.
+    """
+    name = "mmengine.registry"
+    after_import(name, lambda: sys.modules[name].MODELS.register_module(network.__name__, True, network))
 
 
 register_in_mmengine(UniRain)

@@ -32,10 +32,7 @@ def saved(content: object) -> memoryview:
 def atomic_save(content: object, path: str | os.PathLike[str]) -> None:
     """``torch.save`` that leaves either the whole new file or what was there before, whenever it is killed.
 
-    A failing write is tried three times, a second apart (network disks hiccup).
-
-    Raises:
-        CheckpointError: If the file cannot be written.
+    A failing write is tried three times, a second apart (network disks hiccup), then it is a CheckpointError.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -80,11 +77,7 @@ def unread_reason(error: Exception) -> str:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Load a training state onto the CPU, executing nothing that it may contain.
-
-    Raises:
-        CheckpointError: If it cannot be read or is no training state.
-    """
+    """Load a training state onto the CPU, executing nothing; a CheckpointError if it cannot be read or is none."""
     reason = broken_reason(path)
     if reason is not None:
         raise CheckpointError(f"{path}: the training state {reason}.")
@@ -101,15 +94,9 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(state_path: Path, models: Path, labels: Iterable[str]) -> dict[str, Any]:
-    """Load a training state after making sure that its networks lie whole in the folder ``models``.
+    """Load a training state after making sure that its networks, ``net_LABEL_ITER.pth``, lie whole in ``models``.
 
-    Args:
-        state_path: The ``ITER.state`` file.
-        models: Folder of the ``net_LABEL_ITER.pth`` files.
-        labels: Labels of the networks that belong to it, such as ``g``.
-
-    Raises:
-        CheckpointError: If any of the files is missing or broken.
+    A CheckpointError if any of the files is missing or broken.
     """
     state = read_state(state_path)
     for label in labels:
@@ -120,31 +107,22 @@ def read_checkpoint(state_path: Path, models: Path, labels: Iterable[str]) -> di
     return state
 
 
-def newest_checkpoint(
-    states: Path, models: Path, labels: Iterable[str]
-) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """The newest complete checkpoint of a run.
+def newest_checkpoint(states: Path, models: Path, labels: Iterable[str]) -> tuple[Path | None, list[str]]:
+    """The state of the newest complete checkpoint of a run, and a message for each newer one that is passed over.
 
-    Returns:
-        Path and content of its state (None, None where the run has saved nothing yet), and a message for each newer
-        checkpoint that had to be passed over.
-
-    Raises:
-        CheckpointError: If there are checkpoints and every one of them is broken.
+    A CheckpointError if there are checkpoints and every one of them is broken.
     """
     labels, problems = list(labels), []
     for _, path in sorted(_numbered(states, _STATE), reverse=True):
         try:
-            return path, read_checkpoint(path, models, labels), problems
+            read_checkpoint(path, models, labels)
+            return path, problems
         except CheckpointError as error:
             problems.append(str(error))
     if problems:
-        raise CheckpointError(
-            "None of the saved checkpoints can be resumed:\n  "
-            + "\n  ".join(problems)
-            + "\nRun without --auto_resume to begin anew; the old run is archived, not deleted."
-        )
-    return None, None, []
+        advice = "Run without --auto_resume to begin anew; the old run is archived, not deleted."
+        raise CheckpointError("\n  ".join(["None of the saved checkpoints can be resumed:", *problems]) + f"\n{advice}")
+    return None, []
 
 
 def prune_checkpoints(states: Path, models: Path, keep: int, newest: int) -> None:

@@ -71,18 +71,13 @@ _MISTAKEN = {
 def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> WeightsFile:
     """Read a safetensors file, a .pth file of ours, or a checkpoint of another program (see :data:`WRAPPERS`).
 
-    Args:
-        path: The file.
-        param_key: Which part of a .pth file to take, such as ``params``; None for the first that it has.
-
-    Raises:
-        CheckpointError: If the file is missing or broken, or holds no parameters or NaN.
+    ``param_key`` is the part of a .pth file to take, such as ``params``; None for the first that it has. A
+    CheckpointError if the file is missing or broken, or holds no parameters or NaN.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: there is no such file of weights{' (it is a folder)' if path.is_dir() else ''}."
-        )
+        folder = " (it is a folder)" if path.is_dir() else ""
+        raise CheckpointError(f"{path}: there is no such file of weights{folder}.")
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(f"{path}: is a network for other programs; expected weights (.safetensors, .pth).")
     with path.open("rb") as file:
@@ -120,9 +115,7 @@ def write_weights(
 ) -> None:
     """Write weights with their architecture (and sizes, if any), atomically; the suffix chooses the format.
 
-    Raises:
-        OptionError: If a size is not allowed.
-        CheckpointError: If the suffix is unknown or the file cannot be written.
+    An OptionError if a size is not allowed. A CheckpointError if the suffix is unknown or the file cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -135,7 +128,8 @@ def write_weights(
         import safetensors.torch
 
         # Shared storage is refused by the format, so every tensor is a copy of its own.
-        tensors = {name: tensor.clone() for name, tensor in tensors.items()} | {ARCHITECTURE: pack_architecture(text)}
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        tensors[ARCHITECTURE] = torch.tensor(list(text.encode()), dtype=torch.uint8)
         data = safetensors.torch.save(tensors, metadata={"format": "pt", **notes})
     else:
         data = saved({"params": tensors, **notes})
@@ -145,17 +139,8 @@ def write_weights(
         raise CheckpointError(str(error)) from error
 
 
-def pack_architecture(text: str) -> Tensor:
-    """JSON as a uint8 tensor."""
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
-
-
 def unpack_architecture(value: object, source: str) -> dict[str, object]:
-    """The architecture from JSON text or its uint8 tensor.
-
-    Raises:
-        CheckpointError: If it is no JSON object with a ``type``.
-    """
+    """The architecture from JSON text or its uint8 tensor; a CheckpointError if it is no object with a ``type``."""
     try:
         text = bytes(value.tolist()).decode() if isinstance(value, Tensor) else value
         architecture = json.loads(text)
@@ -170,11 +155,7 @@ def unpack_architecture(value: object, source: str) -> dict[str, object]:
 
 
 def unpack_sizes(text: str, source: str) -> tuple[int, ...]:
-    """Longer edges from JSON text.
-
-    Raises:
-        CheckpointError: If it is no JSON list of sizes that are allowed.
-    """
+    """Longer edges from JSON text; a CheckpointError if it is no list of sizes that are allowed."""
     try:
         sizes = json.loads(text)
         if not isinstance(sizes, list):
@@ -187,7 +168,6 @@ def unpack_sizes(text: str, source: str) -> tuple[int, ...]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, and what the file notes beside them."""
     import safetensors
 
     try:
@@ -204,12 +184,10 @@ def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], d
     check_sums(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: cannot be read as weights: {unread_reason(error)}.") from None
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: this is no file of weights, or it is truncated: {unread_reason(error)}."
-        ) from None
+        pickled = isinstance(error, pickle.UnpicklingError)
+        what = "cannot be read as weights" if pickled else "this is no file of weights, or it is truncated"
+        raise CheckpointError(f"{path}: {what}: {unread_reason(error)}.") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping of parameters, found {type(content).__name__}.")
     parts = _parts(content)
@@ -242,11 +220,7 @@ def _parts(content: Mapping) -> dict[str, Mapping]:
 
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Longer edges as a tuple.
-
-    Raises:
-        OptionError: If one is no whole number of at least :data:`LEAST_SIZE` pixels.
-    """
+    """Longer edges as a tuple; an OptionError if one is no whole number of at least :data:`LEAST_SIZE` pixels."""
     for size in sizes:
         if isinstance(size, bool) or not isinstance(size, Integral) or size < LEAST_SIZE:
             raise OptionError(f"sizes: got {size!r}; expected longer edges of at least {LEAST_SIZE} pixels.")
@@ -257,14 +231,7 @@ _SHOWN = 5
 
 
 def convert(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
-    """Unwrap a checkpoint and strip the prefixes of other programs from its keys.
-
-    Args:
-        checkpoint: What ``torch.load`` returned: weights by key, possibly under one of :data:`WRAPPERS`.
-
-    Returns:
-        Weights by plain key, for ``load_state_dict``.
-    """
+    """Weights for ``load_state_dict`` from what ``torch.load`` returned, without wrappers and prefixes."""
     state = dict(next(iter(_parts(checkpoint).values()), checkpoint))
     for prefix in PREFIXES * 2:
         if state and all(key.startswith(prefix) for key in state):
@@ -296,15 +263,9 @@ def describe(state: Mapping[str, object]) -> dict[str, object]:
 
 
 def check_fit(network: nn.Module, state: Mapping[str, object], strict: bool = True) -> None:
-    """Raise if ``state`` cannot be loaded into ``network``.
+    """Raise a CheckpointError if ``state`` cannot be loaded: which keys do not fit, and what to do about them.
 
-    Args:
-        network: The network as built.
-        state: Weights by key.
-        strict: Also demand that no key is missing or left over.
-
-    Raises:
-        CheckpointError: Names the missing, unexpected and mis-shaped keys and what to do about them.
+    With ``strict`` no key may be missing or left over.
     """
     own = network.state_dict()
     missing = [key for key in own if key not in state] if strict else []

@@ -10,6 +10,7 @@ from pathlib import Path
 from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, ModelOptions, SetOptions, load_options
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.protocols import PROTOCOLS, check_protocol
+from unirain_plugin.support.interruptions import resumable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,15 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     from unirain_plugin.compare.report import markdown
     from unirain_plugin.compare.run import run  # torch and BasicSR take seconds to import
 
-    try:
+    with resumable("finished results are kept, the same command goes on with the rest"):
         if args.which_protocol is not None:
             text, outcome = which_protocol(options, args.which_protocol, bar=not args.quiet)
         else:
             outcome = run(options, bar=not args.quiet)
             text = markdown(outcome, options) + "\n" + "".join(f"{path}\n" for path in outcome.files)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; finished results are kept, the same command goes on with the rest\n")
-        return 130
     sys.stdout.write(text)
     for line in outcome.failures:
         sys.stderr.write(f"warning: {line}\n")

@@ -38,25 +38,16 @@ class Checked(NamedTuple):
 
 @dataclass
 class Row:
-    """What became of one model.
-
-    Attributes:
-        name: Its name.
-        results: Of the images that were finished.
-        sources: Test image → the file with the model's image.
-        failures: Test image → why it has no result.
-        unscored: Metric → why it failed on an image that has a result, with the images.
-        failure: Why there are no results at all, or None.
-        remarks: What is odd but no failure.
-    """
+    """What became of one model."""
 
     name: str
-    results: list[ImageResult] = field(default_factory=list)
-    sources: dict[ImageKey, Source] = field(default_factory=dict)
-    failures: dict[ImageKey, str] = field(default_factory=dict)
+    results: list[ImageResult] = field(default_factory=list)  # of the images that were finished
+    sources: dict[ImageKey, Source] = field(default_factory=dict)  # test image → the file with the model's image
+    failures: dict[ImageKey, str] = field(default_factory=dict)  # test image → why it has no result
+    # metric → why it failed on an image that has a result, with the images
     unscored: dict[str, list[str]] = field(default_factory=dict)
-    failure: str | None = None
-    remarks: list[str] = field(default_factory=list)
+    failure: str | None = None  # why there are no results at all
+    remarks: list[str] = field(default_factory=list)  # what is odd but no failure
 
     def status(self) -> str:
         """``ok``, or what went wrong."""
@@ -77,8 +68,7 @@ class Row:
 def check_sample(sample: Sample, journal: Journal) -> Checked:
     """Look at a test image's files; what was found sound before, byte for byte, is not decoded again.
 
-    Raises:
-        DataError: If one is missing, truncated, damaged or too large, or the two differ in size.
+    A DataError if one is missing, truncated, damaged or too large, or the two differ in size.
     """
     files = [(source, source.read()) for source in (sample.lq, sample.gt) if source is not None]
     digests = [hashlib.sha256(data).hexdigest() for _, data in files] + [""] * (sample.gt is None)

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -41,13 +41,12 @@ _LINE = 27
 """Height of a line of text in pixels."""
 
 _PLACE = re.compile(r"@(\d+),(\d+)$")
-_Colour = tuple[int, int, int]
 _Pixels = tuple[int, int]
 _SHOWN = {INPUT: "input", GT: "ground truth"}
 
 
 def _absolute_error(image: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Absolute error of 8-bit images, mean over the channels, of a range of 1: (H, W) float32."""
+    """Of 8-bit images, mean over the channels, of a range of 1: (H, W) float32."""
     return np.abs(image.astype(np.float32) - target.astype(np.float32)).mean(axis=2) / 255
 
 
@@ -70,7 +69,6 @@ class Box(NamedTuple):
     width: int
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """The part of ``image`` (H, W, C)."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
@@ -95,11 +93,7 @@ class Chosen(NamedTuple):
     corner: tuple[int, int] | None = None
 
     def box(self, edge: int, shape: Sequence[int]) -> Box | None:
-        """The given box in an image of this shape (H, W, …), None where it is to be found.
-
-        Raises:
-            OptionError: If the corner lies outside of the image.
-        """
+        """The given box in an image of this shape (H, W, …), None where it is to be found; else OptionError."""
         if self.corner is None:
             return None
         left, top = self.corner
@@ -113,16 +107,11 @@ class Chosen(NamedTuple):
 
 
 def choose_images(comparison: Comparison, names: Sequence[str]) -> list[Chosen]:
-    """The images of the figure.
+    """The images of the figure; OptionError if there is none of a name.
 
-    Args:
-        comparison: Where they are looked for.
-        names: ``test set/image``, with ``@left,top`` behind it where the box's corner is given; empty for one image
-            of each rain type (of each test set without types): that at which the last scored model gains most PSNR
-            over the input, the first one where there is no PSNR.
-
-    Raises:
-        OptionError: If there is no such image.
+    ``names``: ``test set/image``, with ``@left,top`` behind it where the box's corner is given; empty for one image of
+    each rain type (of each test set without types): that at which the last scored model gains most PSNR over the input,
+    the first one where there is no PSNR.
     """
     known = {f"{r.test_set}/{r.image}": (r.test_set, r.image) for r in comparison.results}
     if not names:
@@ -131,11 +120,7 @@ def choose_images(comparison: Comparison, names: Sequence[str]) -> list[Chosen]:
 
 
 def find_image(entry: str, known: Mapping[str, tuple[str, str]]) -> Chosen:
-    """What ``test set/image`` or ``test set/image@left,top`` names among the ``known``: name → test set and image.
-
-    Raises:
-        OptionError: If there is no such image.
-    """
+    """What a name names among the ``known``: ``test set/image`` → test set and image; else OptionError."""
     place = _PLACE.search(entry) if entry not in known else None
     name = entry[: place.start()] if place else entry
     if name not in known:
@@ -174,23 +159,15 @@ class _Sheet:
         self.canvas = Image.new("RGB", (width, height), _PAPER)
         self._draw = ImageDraw.Draw(self.canvas)
 
-    def text(
-        self,
-        place: tuple[float, float],
-        text: str,
-        colour: _Colour = _GREY,
-        size: int = _TEXT,
-        anchor: str | None = None,
-        stroke: float = 0,
-    ) -> None:
-        self._draw.text(place, text, colour, ImageFont.load_default(size=size), anchor=anchor, stroke_width=stroke)
+    def text(self, place: _Pixels, text: str, colour: tuple = _GREY, size: int = _TEXT, **style: Any) -> None:
+        self._draw.text(place, text, colour, ImageFont.load_default(size=size), **style)
 
-    def name(self, place: _Pixels, name: str, width: int, colour: _Colour = _INK) -> None:
+    def name(self, place: _Pixels, name: str, width: int, colour: tuple = _INK) -> None:
         """A name in semi-bold, shortened to the width."""
         font, shown = ImageFont.load_default(size=_NAME), name
         while self._draw.textlength(shown, font) > width and len(shown) > 2:
             shown = shown[:-2] + "…"
-        self.text(place, shown, colour, _NAME, stroke=0.4)
+        self.text(place, shown, colour, _NAME, stroke_width=0.4)
 
     def put(self, place: _Pixels, rgb: np.ndarray) -> None:
         self.canvas.paste(Image.fromarray(np.ascontiguousarray(rgb)), place)
@@ -208,16 +185,11 @@ class _Sheet:
 
 
 def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) -> None:
-    """Write the figure as a PNG of ``WIDTH`` pixels.
+    """Write the figure as a PNG of ``WIDTH`` pixels; DataError if it cannot be written.
 
-    For each image that :func:`~unirain_plugin.compare.figure.choose_images` returns: the whole input with the box;
-    then, for the input, every model and the clean image, what is in the box, with the PSNR of the whole image and
-    of the box; below each its error map on the fixed scale from 0 to ``options.error_scale``. Without a clean image
-    there are neither PSNR nor error maps.
-
-    Raises:
-        OptionError: If a chosen image is not among the results, or its box goes beyond it.
-        DataError: If the file cannot be written.
+    For each of :func:`choose_images` (and its errors): the whole input with the box; then, for the input, every model
+    and the clean image, what is in the box, with the PSNR of the whole image and of the box; below each its error map
+    on the fixed scale from 0 to ``options.error_scale``. Without a clean image there are neither PSNR nor error maps.
     """
     blocks = []
     names = [name for name in models_with_results(comparison) if name != INPUT]
@@ -242,16 +214,13 @@ def draw_block(
 ) -> Image.Image:
     """Draw one image's part of the figure.
 
-    Args:
-        title: Its heading.
-        arrays: As :attr:`Comparison.arrays` returns them.
-        models: The models' names in order; one that is not in ``arrays`` gets an empty cell.
-        crop: Edge of the box in pixels, put where input and clean image differ most (without a clean image:
-            input and the first model); or the box itself.
-        error_scale: Absolute error that gets the brightest colour, of a range of 1.
+    ``arrays``: see :class:`Comparison`; a model that is not in it gets an empty cell. ``crop``: the box, or its edge in
+    pixels: it is put where input and clean image (without one: the first model's) differ most.
     """
     gt = arrays.get(GT)
-    box = crop if isinstance(crop, Box) else _choose_box(arrays, crop)
+    restored = [name for name in arrays if name not in (INPUT, GT)]
+    target = arrays[next(name for name in (GT, *restored, INPUT) if name in arrays)]
+    box = crop if isinstance(crop, Box) else most_different_box(arrays[INPUT], target, crop)
     names = [INPUT, *models] + [GT] * (gt is not None)
     bands = math.ceil(len(names) / _IN_A_ROW)
     columns = math.ceil(len(names) / bands)
@@ -265,7 +234,7 @@ def draw_block(
     left = WIDTH - _MARGIN - columns * (cell + _GAP) + _GAP
     wholes = _whole_images(arrays, box, left - _MARGIN - 2 * _GAP, bands * band - _GAP)
     sheet = _Sheet(WIDTH, head + max(bands * band, wholes.height))
-    sheet.text((_MARGIN, 0), title, _INK, _TITLE, stroke=0.5)
+    sheet.text((_MARGIN, 0), title, _INK, _TITLE, stroke_width=0.5)
     facts = f"{width} x {height}, box {box.width} x {box.height} at ({box.left}, {box.top})"  # the font has no ×
     sheet.text((WIDTH - _MARGIN, 4), facts, anchor="ra")
     sheet.canvas.paste(wholes, (_MARGIN, head))
@@ -276,11 +245,32 @@ def draw_block(
     for number, name in enumerate(names):
         place = left + number % columns * (cell + _GAP), head + number // columns * band
         colour = _BEST if name != INPUT and name in scores and round(scores[name], 2) == best else _INK
-        _draw_column(sheet, place, size, name, scores.get(name), colour, cuts)
+        _draw_column(sheet, place, size, name, cuts, scores.get(name), colour)
         below = place[0], place[1] + size[1] + text
-        if gt is not None:
-            _draw_error(sheet, below, size, name, cuts, error_scale)
+        if name == GT:
+            _draw_scale(sheet, below, size[0], error_scale)
+        elif gt is not None and name in cuts:
+            errors = error_map(cuts[name], cuts[GT], error_scale)
+            sheet.put(below, cv2.resize(errors, size, interpolation=cv2.INTER_NEAREST)[..., ::-1])
+        elif gt is not None:
+            sheet.empty(below, size, "")
     return sheet.canvas
+
+
+def _draw_column(
+    sheet: _Sheet, place: _Pixels, size: _Pixels, name: str, cuts: Mapping, score: float | None, colour: tuple
+) -> None:
+    """What is in the box, the name, and the PSNR of the whole image and of the box."""
+    if name in cuts:
+        sheet.put(place, _resized(cuts[name], size))
+        sheet.frame(place, size)
+    else:
+        sheet.empty(place, size, "no result")
+    x, y = place[0], place[1] + size[1] + 5
+    sheet.name((x, y), _SHOWN.get(name, name), size[0], colour)
+    if score is not None:
+        sheet.text((x, y + _LINE), f"{score:.2f} dB", colour)
+        sheet.text((x, y + 2 * _LINE), f"box {psnr(cuts[name], cuts[GT]):.2f} dB")
 
 
 def _whole_width(fitting: float) -> float:
@@ -289,17 +279,11 @@ def _whole_width(fitting: float) -> float:
     return next((fitting / n for n in (3, 2, 1) if low <= fitting / n <= high), min(max(fitting, low), high))
 
 
-def _choose_box(arrays: Mapping[str, np.ndarray], edge: int) -> Box:
-    others = [pixels for name, pixels in arrays.items() if name not in (INPUT, GT)]
-    target = arrays.get(GT, others[0] if others else arrays[INPUT])
-    return most_different_box(arrays[INPUT], target, edge)
-
-
 def _whole_images(arrays: Mapping[str, np.ndarray], box: Box, width: int, height: int) -> Image.Image:
-    """The whole input with the box and, as far as there is room below it, the clean and the first model's image."""
+    """The whole input with the box; as far as there is room below it, the clean and the first model's image."""
     source = arrays[INPUT]
-    models = [name for name in arrays if name not in (INPUT, GT)]
-    order = [name for name in (INPUT, GT, *models[:1]) if name in arrays]
+    first = next((name for name in arrays if name not in (INPUT, GT)), INPUT)
+    order = [name for name in dict.fromkeys((INPUT, GT, first)) if name in arrays]
     below = _LINE + 8 + _GAP
     widest = min(width, max(height, width) * source.shape[1] / source.shape[0])
     for count in range(len(order), 0, -1):
@@ -317,42 +301,6 @@ def _whole_images(arrays: Mapping[str, np.ndarray], box: Box, width: int, height
         corner = (round(box.left * scale), top + round(box.top * scale))
         sheet.frame(corner, (round(box.width * scale), round(box.height * scale)))
     return sheet.canvas
-
-
-def _draw_column(
-    sheet: _Sheet,
-    place: _Pixels,
-    size: _Pixels,
-    name: str,
-    score: float | None,
-    colour: _Colour,
-    cuts: Mapping[str, np.ndarray],
-) -> None:
-    """What is in the box, the name, and the PSNR of the whole image and of the box."""
-    x, y = place
-    if name in cuts:
-        sheet.put(place, _resized(cuts[name], size))
-        sheet.frame(place, size)
-    else:
-        sheet.empty(place, size, "no result")
-    y += size[1] + 5
-    sheet.name((x, y), _SHOWN.get(name, name), size[0], colour)
-    if score is not None:
-        sheet.text((x, y + _LINE), f"{score:.2f} dB", colour)
-        sheet.text((x, y + 2 * _LINE), f"box {psnr(cuts[name], cuts[GT]):.2f} dB")
-
-
-def _draw_error(
-    sheet: _Sheet, place: _Pixels, size: _Pixels, name: str, cuts: Mapping[str, np.ndarray], scale: float
-) -> None:
-    """The error map; below the clean image, which has none of its own, the colour bar."""
-    if name == GT:
-        _draw_scale(sheet, place, size[0], scale)
-    elif name not in cuts:
-        sheet.empty(place, size, "")
-    else:
-        errors = error_map(cuts[name], cuts[GT], scale)
-        sheet.put(place, cv2.resize(errors, size, interpolation=cv2.INTER_NEAREST)[..., ::-1])
 
 
 def _draw_scale(sheet: _Sheet, place: _Pixels, width: int, scale: float) -> None:

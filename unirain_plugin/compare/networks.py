@@ -26,22 +26,15 @@ from unirain_plugin.checkpoints.weights import read_weights
 from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, ModelOptions
 from unirain_plugin.compare.samples import Source
 from unirain_plugin.errors import CheckpointError, UniRainError
+from unirain_plugin.inference import loading
 from unirain_plugin.inference.images import StoredImage, write_image
-from unirain_plugin.inference.loading import DEFAULT_WEIGHTS as SHIPPED
-from unirain_plugin.inference.loading import (
-    build_network,
-    choose_device,
-    experiment_network,
-    fill,
-    load,
-    network_section,
-)
-from unirain_plugin.inference.restoring import CONFIDENCE, RestoreOptions, restore, restore_tensor
+from unirain_plugin.inference.loading import build_network, choose_device
+from unirain_plugin.inference.restoring import CONFIDENCE, RestoreOptions, device_of, restore, restore_tensor
 from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.packages import import_own
-from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.toolbox import prepare_import
 from unirain_plugin.version import __version__
 
@@ -75,14 +68,16 @@ class NetworkSpec:
     def weights(self) -> Path | None:
         """The file of weights, or None for an untrained network."""
         given = self.options.weights
-        return None if given is None else SHIPPED if given == DEFAULT_WEIGHTS else Path(given).expanduser()
+        if given is None:
+            return None
+        return loading.DEFAULT_WEIGHTS if given == DEFAULT_WEIGHTS else Path(given).expanduser()
 
     def fingerprint(self) -> str:
         """Hash of all that a restored image depends on beside its input; CheckpointError if weights are missing."""
         o, r = self.options, self.restoring
         network: Any = Path(o.network).read_text("utf-8") if isinstance(o.network, str) else o.network
         if network is None and self.weights is not None:
-            network = experiment_network(self.weights)
+            network = loading.experiment_network(self.weights)
         content = {
             "version": __version__,
             "weights": self.weights and _file_hash(self.weights),
@@ -118,7 +113,6 @@ def _imports_of(network: dict[str, Any] | str | None) -> list[str]:
 
 
 def _file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file of weights (or of code)."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -129,9 +123,8 @@ def _file_hash(path: str | os.PathLike[str]) -> str:
 def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
     """Build the network and load its weights: ready to restore, with a remark (empty in the usual case).
 
-    Raises:
-        CheckpointError: If the weights are missing, broken or made for another network.
-        OptionError: If the network or the device is wrong.
+    A CheckpointError if the weights are missing, broken or made for another network; an OptionError if the network or
+    the device is wrong.
     """
     prepare_import()
     import_own(spec.imports)
@@ -142,7 +135,9 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
     device = choose_device(spec.device)
     spec.restoring.check_device(device)
     if o.untrained or not o.strict_load:
-        section = network_section(Path(o.network), with_imports=True) if isinstance(o.network, str) else o.network
+        section = (
+            loading.network_section(Path(o.network), with_imports=True) if isinstance(o.network, str) else o.network
+        )
         torch.manual_seed(0)
         if section is None:
             raise CheckpointError(f"{where}: strict_load: false needs the network's `type` and arguments.")
@@ -151,7 +146,7 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
             remark = _fill_partly(net, spec)
         net = net.eval().requires_grad_(False).to(device)
     else:
-        net = load(spec.weights, o.network, device, o.param_key)
+        net = loading.load(spec.weights, o.network, device, o.param_key)
     multiple = o.pad_multiple or int(net.architecture.get("window_size", 1))
     return (_Padded(net, multiple).eval() if multiple > 1 else net), remark
 
@@ -162,7 +157,7 @@ def _fill_partly(net: nn.Module, spec: NetworkSpec) -> str:
     wanted = net.state_dict()
     fitting = {k: v for k, v in file.state_for(wanted).items() if k in wanted and wanted[k].shape == v.shape}
     if not fitting:
-        fill(net, file, str(net.architecture["type"]))  # tells which keys differ
+        loading.fill(net, file, str(net.architecture["type"]))  # tells which keys differ
     net.load_state_dict(fitting, strict=False)
     return "" if len(fitting) == len(wanted) else f"{len(fitting)} of {len(wanted)} weights loaded (strict_load: false)"
 
@@ -198,7 +193,8 @@ class NetworkProcess:
         context = _context(spec.device)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
-        self._process.start()
+        with uninterrupted():
+            self._process.start()
         theirs.close()
 
     def __enter__(self) -> NetworkProcess:
@@ -221,9 +217,7 @@ class NetworkProcess:
     def receive(self) -> Any:
         """The next answer; the first one, a remark on loading, comes unasked.
 
-        Raises:
-            NetworkError: If the request failed.
-            NetworkDied: If the process has ended.
+        A NetworkError if the request failed, NetworkDied if the process has ended.
         """
         try:
             kind, content, cause = self._connection.recv()
@@ -250,7 +244,7 @@ class NetworkProcess:
 
 def _context(device: str) -> multiprocessing.context.BaseContext:
     """How processes are started: cheaply from one that has the imports done, where that is safe (not with CUDA)."""
-    if "forkserver" not in multiprocessing.get_all_start_methods() or choose_device(device).type != "cpu":
+    if choose_device(device).type != "cpu":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
@@ -258,7 +252,6 @@ def _context(device: str) -> multiprocessing.context.BaseContext:
 
 
 def _serve(connection: Connection, spec: NetworkSpec) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process in order
     end_with_parent()
     try:
         net, remark = load_network(spec)
@@ -277,13 +270,13 @@ def _serve(connection: Connection, spec: NetworkSpec) -> None:
 
 
 def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-
-    def restore_file(source: Source, target: Path) -> None:
-        write_image(target, StoredImage(restore(net, source.pixels(), **vars(spec.restoring))))
+    device = device_of(net)
 
     def once(image: Tensor) -> Tensor:
         return restore_tensor(net, image, spec.restoring)
+
+    def restore_file(source: Source, target: Path) -> None:
+        write_image(target, StoredImage(restore(net, source.pixels(), **vars(spec.restoring))))
 
     return {
         "restore": restore_file,

@@ -49,38 +49,24 @@ _FolderName = Annotated[
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """One model: a network, or a folder of finished images.
+    """One model: a network, or a folder of finished images. ``docs/comparing.md`` tells more of every key."""
 
-    Attributes:
-        name: Its name in tables, figures and folders.
-        weights: A file of weights, or ``default`` for those the package ships. Files that we wrote name their network.
-        network: The network of the weights: an option file with ``network_g``, or that section itself (``type``: any
-            network of BasicSR's registry, and its arguments).
-        untrained: Take ``network`` with random weights: it gets its cost columns and no scores.
-        param_key: Part of a .pth file; null for ``params_ema`` where it exists, else ``params``.
-        strict_load: Whether every weight must fit; false takes those that do and says how many.
-        pad_multiple: The image's sides are padded (mirrored) to a multiple of this for the network and the result is
-            cut back; null for the network's ``window_size`` where it has that argument (SwinIR), else 1.
-        tile, overlap, precision, sizes: For this model, instead of the file's.
-        results: Folder of finished images, searched with its subfolders and matched by stem.
-        suffix: Text that the finished images' stems have behind the input's stem, such as ``_SwinIR``.
-        pattern: Where each finished image is below ``results`` instead: ``{test_set}``, ``{rain_type}``, ``{image}``
-            (path without suffix) and ``{stem}`` are filled in, for example ``{rain_type}/{stem}_x1.png``.
-    """
-
-    name: _FolderName
-    weights: str | None = None
+    name: _FolderName  # in tables, figures and folders
+    weights: str | None = None  # a file, or ``default`` for those the package ships
+    # of the weights: an option file with ``network_g``, or that section itself; files that we wrote name theirs
     network: dict[str, Any] | str | None = None
-    untrained: bool = False
-    param_key: str | None = None
-    strict_load: bool = True
+    untrained: bool = False  # take ``network`` with random weights: its cost columns and no scores
+    param_key: str | None = None  # part of a .pth file; null for ``params_ema`` where it exists, else ``params``
+    strict_load: bool = True  # whether every weight must fit; false takes those that do and says how many
+    # the sides are padded (mirrored) to a multiple of this; null for the network's ``window_size``, where it has one
     pad_multiple: _Count | None = None
-    tile: int | None = None
+    tile: int | None = None  # this and the next three: in place of the whole file's
     overlap: int | None = None
     precision: str | None = None
     sizes: list[int] | None = None
-    results: Path | None = None
-    suffix: str = ""
+    results: Path | None = None  # folder of finished images, searched with its subfolders and matched by stem
+    suffix: str = ""  # what their stems have behind the input's stem, such as ``_SwinIR``
+    # where each is below ``results`` instead, by ``_PLACEHOLDERS``: ``{rain_type}/{stem}_x1.png``, say
     pattern: str | None = None
 
     def check_name(self) -> Iterator[Problem]:
@@ -121,105 +107,63 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class CostOptions:
-    """What a network costs.
-
-    Attributes:
-        enabled: Whether parameters, multiply-adds, latency and memory are found out.
-        size: Side of the square image of the latency and memory measurement.
-        rounds: Counted turns, of which the median is taken; the networks take turns.
-        multiply_adds_size: Side of the square image whose multiply-adds are counted (256: as the paper).
-        threads: CPU threads of each network; null leaves torch's choice.
-    """
+    """What a network costs: parameters, multiply-adds, latency and memory."""
 
     enabled: bool = True
-    size: _Side = 128
-    rounds: _Count = 3
-    multiply_adds_size: _Side = 256
-    threads: _Count | None = None
+    size: _Side = 128  # side of the square image of the latency and memory measurement
+    rounds: _Count = 3  # counted turns, of which the median is taken; the networks take turns
+    multiply_adds_size: _Side = 256  # side of the square image whose multiply-adds are counted (256: as the paper)
+    threads: _Count | None = None  # CPU threads of each network; null leaves torch's choice
 
 
 @dataclass(frozen=True)
 class BootstrapOptions:
-    """Confidence intervals of the difference to the reference model, images resampled within each rain type.
+    """Confidence intervals of the difference to the reference model, images resampled within each rain type."""
 
-    Attributes:
-        samples: Resamplings; 0 leaves the intervals out.
-        confidence: Their level.
-        seed: Of the resampling.
-    """
-
-    samples: Annotated[int, at_least(0)] = 10_000
+    samples: Annotated[int, at_least(0)] = 10_000  # 0 leaves the intervals out
     confidence: Annotated[float, at_least(0.5), below(1)] = 0.95
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """The grid of images with zoomed crops.
-
-    Attributes:
-        enabled: Whether it and the HTML page are made.
-        images: ``test set/image`` of each row; empty for the image of each rain type at which the last scored model
-            gains most over the input.
-        crop: Side of the zoomed window in pixels.
-        error_scale: Absolute error (of a range of 1) that gets the brightest colour of an error map.
-    """
+    """The grid of images with zoomed crops, and the HTML page."""
 
     enabled: bool = True
-    images: list[str] = field(default_factory=list)
-    crop: Annotated[int, at_least(8)] = 64
+    images: list[str] = field(default_factory=list)  # see :func:`~unirain_plugin.compare.figure.choose_images`
+    crop: Annotated[int, at_least(8)] = 64  # side of the zoomed window in pixels
+    # absolute error, of a range of 1, that gets the brightest colour of an error map
     error_scale: Annotated[float, above(0), at_most(1)] = 0.2
 
 
 @dataclass(frozen=True)
 class SynthesizeOptions:
-    """A test set rendered with ``synthesize-rain`` into the output folder; the same settings give the same images.
+    """A test set rendered with ``synthesize-rain`` into the output folder; the same settings give the same images."""
 
-    Attributes:
-        input: Folder of clean photographs; null for those that scikit-image installs.
-        split: Without ``input``: ``held-out``, ``train`` or ``all``.
-        rain_types: What is rendered onto each photograph.
-        per_image: Pairs for each photograph and type.
-        size: Side of the images, or [height, width]; null for whole photographs.
-        seed: Of the rain.
-    """
-
-    input: Path | None = None
-    split: Literal["held-out", "train", "all"] = "held-out"
+    input: Path | None = None  # folder of clean photographs; null for those that scikit-image installs
+    split: Literal["held-out", "train", "all"] = "held-out"  # of those
     rain_types: list[str] = field(default_factory=lambda: list(RAIN_TYPES))
-    per_image: _Count = 1
-    size: int | list[int] | None = 256
+    per_image: _Count = 1  # pairs for each photograph and type
+    size: int | list[int] | None = 256  # side, or [height, width]; null for whole photographs
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class SetOptions:
-    """One test set: exactly one of ``lq``, ``dataroot``, ``manifest`` and ``synthesize``.
-
-    Attributes:
-        name: Its name in tables.
-        lq: Folder of rainy images, or an LMDB of them.
-        gt: Folder (LMDB) of the clean images with the same names; null where there are none.
-        rain_type: The rain type of the images in ``lq``, if they have one.
-        dataroot: Folder ``{type}/{input,target}`` (RainRAG's layout), or of LMDBs ``{type}/{lq,gt}.lmdb``; with
-            ``manifest``: the folder that its paths are relative to.
-        rain_types: Which types of ``dataroot`` or ``manifest``; null for all.
-        manifest: JSON lines of pairs, or several such files.
-        rejected: Take also the pairs that distillation has rejected.
-        synthesize: Renders a test set.
-        limit: At most so many images of each rain type, the first ones.
-    """
+    """One test set: exactly one of ``lq``, ``dataroot``, ``manifest`` and ``synthesize``."""
 
     name: _FolderName
-    lq: Path | None = None
-    gt: Path | None = None
-    rain_type: str | None = None
+    lq: Path | None = None  # folder of rainy images, or an LMDB of them
+    gt: Path | None = None  # folder (LMDB) of the clean images with the same names; null where there are none
+    rain_type: str | None = None  # of the images in ``lq``, if they have one
+    # folder ``{type}/{input,target}`` (RainRAG's layout), or of LMDBs ``{type}/{lq,gt}.lmdb``; with ``manifest``: the
+    # folder that its paths are relative to
     dataroot: Path | None = None
-    rain_types: list[str] | None = None
+    rain_types: list[str] | None = None  # of ``dataroot`` or ``manifest``; null for all
     manifest: Path | Annotated[list[Path], filled] | None = None
-    rejected: bool = False
+    rejected: bool = False  # take also the pairs that distillation has rejected
     synthesize: SynthesizeOptions | None = None
-    limit: _Count | None = None
+    limit: _Count | None = None  # at most so many images of each rain type, the first ones
 
     def check_source(self) -> Iterator[Problem]:
         """The images come from one place, and each key has its own."""
@@ -236,41 +180,18 @@ class SetOptions:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """A whole option file.
-
-    Attributes:
-        name: Name of the comparison; the default output folder is ``results/compare/<name>``.
-        models: What is compared, in the order of the tables.
-        test_sets: On what, in the order of the tables.
-        metrics: ``psnr``, ``ssim``, ``psnr_y``, ``ssim_y``, ``psnr@PROTOCOL``, ``ssim@PROTOCOL``, ``niqe``, or any
-            metric of pyiqa where it is installed.
-        protocol: How ``psnr`` and ``ssim`` are taken, see :data:`~unirain_plugin.metrics.protocols.PROTOCOLS`; under
-            the others of a list they are taken as well.
-        imports: Modules of your own that register networks.
-        include_input: Whether the rainy input is the tables' first row.
-        reference: The model that differences are taken to; null for the first row.
-        tile: Edge of what a network computes at a time, 0 for the whole image.
-        overlap: Pixels that tiles share (networks other than UniRain).
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        sizes: Longer edges at which larger images are restored as well, ``[]`` for the network's own result; null for
-            what the weights' file names.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        cost: What a network costs.
-        bootstrap: Confidence intervals.
-        figure: The grid of images.
-        output: Folder for everything that is written.
-        max_megapixels: Images that declare more are refused before they are decoded; null for what memory takes.
-    """
+    """A whole option file; models and test sets are in the order of the tables."""
 
     name: _FolderName
     models: Annotated[list[ModelOptions], filled]
     test_sets: Annotated[list[SetOptions], filled]
     metrics: Annotated[list[str], filled] = field(default_factory=lambda: ["psnr", "ssim"])
+    # how ``psnr`` and ``ssim`` are taken; under the others of a list they are taken as well
     protocol: _Protocol | Annotated[list[_Protocol], filled] = DEFAULT
-    imports: list[str] = field(default_factory=list)
-    include_input: bool = True
-    reference: str | None = None
-    tile: int = 512
+    imports: list[str] = field(default_factory=list)  # modules of your own that register networks
+    include_input: bool = True  # whether the rainy input is the tables' first row
+    reference: str | None = None  # the model that differences are taken to; null for the first row
+    tile: int = 512  # this and the next three: see :class:`~unirain_plugin.inference.restoring.RestoreOptions`
     overlap: int = 32
     precision: str = "fp32"
     sizes: list[int] | None = None
@@ -279,7 +200,7 @@ class CompareOptions:
     bootstrap: BootstrapOptions = field(default_factory=BootstrapOptions)
     figure: FigureOptions = field(default_factory=FigureOptions)
     output: Path | None = None
-    max_megapixels: Annotated[float, above(0)] | None = None
+    max_megapixels: Annotated[float, above(0)] | None = None  # null for what memory takes
 
     def check_names(self) -> Iterator[Problem]:
         """Rows, test sets and metrics have names of their own; they name folders too."""
@@ -330,8 +251,7 @@ def parse_options(
 ) -> CompareOptions:
     """Check a whole option mapping from ``where``, the metrics' names included; ``lines``: key path → line of a file.
 
-    Raises:
-        OptionError: Naming every wrong key, with the nearest valid spelling, or the module that cannot be imported.
+    An OptionError names every wrong key, with the nearest valid spelling, or the module that cannot be imported.
     """
     options = parse_section(CompareOptions, mapping, where, lines=lines)
     prepare_import()

@@ -35,17 +35,11 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class PageOptions:
-    """Bounds of the page's size: 0.1 to 0.2 MB an image and side at the defaults.
+    """Bounds of the page's size: 0.1 to 0.2 MB an image and side at the defaults."""
 
-    Attributes:
-        images: Images at most, taken evenly from test sets and rain types.
-        longest_edge: Longest edge of an embedded image in pixels; larger ones are made smaller.
-        quality: WebP quality, 1 to 100.
-    """
-
-    images: int = 24
-    longest_edge: int = 1024
-    quality: int = 88
+    images: int = 24  # at most, taken evenly from test sets and rain types
+    longest_edge: int = 1024  # of an embedded image in pixels; larger ones are made smaller
+    quality: int = 88  # of WebP, 1 to 100
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.longest_edge < 64 or not 1 <= self.quality <= 100:
@@ -64,14 +58,9 @@ def write_page(
 ) -> None:
     """Write the page; the same comparison gives the same bytes. OptionError if jinja2 is not installed.
 
-    Args:
-        comparison: What was found.
-        summary_rows: The summary table: for each row column title → value, the first column being the model's name. A
-            title that ends in ``NAME ↑`` or ``NAME ↓`` is one of metric NAME: a wide table can be narrowed to one. A
-            column ``status`` is left out: what is not ``ok`` stands below the table.
-        path: The HTML file.
-        options: How much is embedded.
-        note: A sentence below the table, such as what its means leave out.
+    ``summary_rows`` is the table: for each row column title → value, the first column being the model's name. A title
+    that ends in ``NAME ↑`` or ``NAME ↓`` is one of metric NAME: a wide table can be narrowed to one. A column
+    ``status`` is left out: what is not ``ok`` stands below the table, as does ``note``.
     """
     options = options or PageOptions()
     jinja2 = require("jinja2", "jinja2", "report")

@@ -15,12 +15,13 @@ from typing import Any
 
 from unirain_plugin.compare.figure import write_zoom_grid
 from unirain_plugin.compare.options import BootstrapOptions, CompareOptions, CostOptions
-from unirain_plugin.compare.page import write_page
+from unirain_plugin.compare.page import Cell, write_page
 from unirain_plugin.compare.summary import (
     INPUT,
     MEAN,
     UNTRAINED,
     WORST,
+    Directions,
     ImageResult,
     ModelRow,
     Outcome,
@@ -79,14 +80,15 @@ def number(value: float | None, metric: str) -> str:
     return "∞" if math.isinf(value) else f"{value:.{_digits(metric)}f}"
 
 
-def _cells(
-    summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], best: str, second: str
-) -> dict[str, dict[str, list[str]]]:
+_Cells = dict[str, dict[str, list[str]]]
+
+
+def _cells(summary: SetSummary, models: Sequence[str], metrics: Directions, best: str, second: str) -> _Cells:
     """Model → group → a printed cell for each metric, the two leading values put into formats such as ``**{}**``.
 
     The untouched input is no contestant.
     """
-    table: dict[str, dict[str, list[str]]] = {model: {group: [] for group in summary.groups} for model in models}
+    table: _Cells = {model: {group: [] for group in summary.groups} for model in models}
     for metric, higher in metrics.items():
         for group in summary.groups:
             values = [summary.values[model][group].get(metric) for model in models]
@@ -98,13 +100,13 @@ def _cells(
     return table
 
 
-def present(summaries: Sequence[SetSummary], metrics: Mapping[str, bool]) -> dict[str, bool]:
+def present(summaries: Sequence[SetSummary], metrics: Directions) -> dict[str, bool]:
     """The metrics that have a value somewhere: those against clean images have none in a set without them."""
     groups = [group for summary in summaries for table in summary.values.values() for group in table.values()]
     return {m: higher for m, higher in metrics.items() if any(group.get(m) is not None for group in groups)}
 
 
-def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool]) -> str:
+def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Directions) -> str:
     """A sentence about the images that are not in the means; empty where all are."""
     parts = [
         f"{model}: {_title(metric)} of {count} of {summary.images[group]} images of "
@@ -120,17 +122,13 @@ def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Ma
 
 
 def _caption(
-    text: str,
-    summaries: Sequence[SetSummary],
-    models: Sequence[str],
-    metrics: Mapping[str, bool],
-    protocol: str | None,
+    text: str, summaries: Sequence[SetSummary], models: Sequence[str], metrics: Directions, protocol: str | None
 ) -> str:
     """The text, and what has to be known of protocols and of images that are not in the means."""
     return " ".join(filter(None, (text, protocol_note(metrics, protocol), left_out(summaries, models, metrics))))
 
 
-def split_metrics(metrics: Mapping[str, bool]) -> list[dict[str, bool]]:
+def split_metrics(metrics: Directions) -> list[dict[str, bool]]:
     """At most ``_WIDTH`` metrics a table, in order and evenly: wider ones cannot be read."""
     count = -(-len(metrics) // _WIDTH)
     items = list(metrics.items())
@@ -138,9 +136,7 @@ def split_metrics(metrics: Mapping[str, bool]) -> list[dict[str, bool]]:
     return [dict(items[start:end]) for start, end in pairwise(ends)]
 
 
-def markdown_set(
-    summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
-) -> str:
+def markdown_set(summary: SetSummary, models: Sequence[str], metrics: Directions, protocol: str | None = None) -> str:
     """One test set: a row a model, a column a rain type, the metrics in a cell."""
     counts = {group: "" if group == WORST else f" ({summary.images[group]})" for group in summary.groups}
     heads = [f"{GROUP_TITLES.get(group, group)}{count}" for group, count in counts.items()]
@@ -155,14 +151,14 @@ def markdown_set(
 
 
 def markdown_overview(
-    summaries: Sequence[SetSummary], models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
+    summaries: Sequence[SetSummary], models: Sequence[str], metrics: Directions, protocol: str | None = None
 ) -> str:
     """Several test sets: a column each, with the mean over its rain types, and their average."""
     parts = ["### All test sets\n"]
     columns = {f"{number} {s.test_set}": s for number, s in enumerate(summaries)}
     heads = ["model", *(summary.test_set for summary in summaries), "average"]
     for some in split_metrics(present(summaries, metrics)):
-        values: dict[str, dict[str, dict[str, float | None]]] = {
+        values = {
             model: {n: s.values[model][MEAN if MEAN in s.groups else s.groups[0]] for n, s in columns.items()}
             for model in models
         }
@@ -180,13 +176,13 @@ def markdown_overview(
     return "\n".join(parts)
 
 
-def _rows(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool]) -> list[list[str]]:
+def _rows(summary: SetSummary, models: Sequence[str], metrics: Directions) -> list[list[str]]:
     """Of each model its name and a cell for each group, with all metrics in it, in Markdown."""
     cells = _cells(summary, models, metrics, "**{}**", "<u>{}</u>")
     return [[model, *(" / ".join(group) for group in groups.values())] for model, groups in cells.items()]
 
 
-def _titles(metrics: Mapping[str, bool]) -> str:
+def _titles(metrics: Directions) -> str:
     return " / ".join(metric_title(metric, higher) for metric, higher in metrics.items())
 
 
@@ -197,9 +193,7 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: b
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def markdown_intervals(
-    summary: SetSummary, reference: str, metrics: Mapping[str, bool], options: BootstrapOptions
-) -> str:
+def markdown_intervals(summary: SetSummary, reference: str, metrics: Directions, options: BootstrapOptions) -> str:
     """Differences to the reference with their confidence intervals."""
     metrics = present([summary], metrics)
     if not any(summary.intervals.values()):
@@ -237,29 +231,25 @@ def markdown_costs(models: Sequence[ModelRow], options: CostOptions, device: str
     return f"{markdown_table(heads, rows)}\n{note}\n"
 
 
-def latex_set(
-    summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None = None
-) -> str:
+def latex_set(summary: SetSummary, models: Sequence[str], metrics: Directions, protocol: str | None = None) -> str:
     """One test set as a ``table*``, or several (packages booktabs, graphicx): columns as in the paper's Table 1."""
-    parts = split_metrics(present([summary], metrics))
-    return "\n".join(_latex_table(summary, models, some, protocol) for some in parts)
-
-
-def _latex_table(summary: SetSummary, models: Sequence[str], metrics: Mapping[str, bool], protocol: str | None) -> str:
-    count, groups = len(metrics), [_latex(GROUP_TITLES.get(group, group)) for group in summary.groups]
-    caption = f"{summary.test_set}. Best in bold, second best underlined."
-    rules = [rf"\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(groups))]
-    arrow = {True: r"$\uparrow$", False: r"$\downarrow$"}
-    arrows = [f"{_latex(_title(metric))} {arrow[higher]}" for metric, higher in metrics.items()]
-    heads = [
-        " & ".join(["Method", *(rf"\multicolumn{{{count}}}{{c}}{{{title}}}" for title in groups)]) + r" \\",
-        " ".join(rules),
-        " & ".join(["", *arrows * len(groups)]) + r" \\",
-    ]
-    cells = _cells(summary, models, metrics, r"\textbf{{{}}}", r"\underline{{{}}}")
-    rows = [[model, *(cell for group in groups.values() for cell in group)] for model, groups in cells.items()]
-    caption = _caption(caption, [summary], models, metrics, protocol)
-    return _latex_float("table*", caption, "l" + "c" * (count * len(groups)), heads, rows)
+    groups, tables = [_latex(GROUP_TITLES.get(group, group)) for group in summary.groups], []
+    for some in split_metrics(present([summary], metrics)):
+        count = len(some)
+        rules = [rf"\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(groups))]
+        arrow = {True: r"$\uparrow$", False: r"$\downarrow$"}
+        arrows = [f"{_latex(_title(metric))} {arrow[higher]}" for metric, higher in some.items()]
+        heads = [
+            " & ".join(["Method", *(rf"\multicolumn{{{count}}}{{c}}{{{title}}}" for title in groups)]) + r" \\",
+            " ".join(rules),
+            " & ".join(["", *arrows * len(groups)]) + r" \\",
+        ]
+        cells = _cells(summary, models, some, r"\textbf{{{}}}", r"\underline{{{}}}")
+        rows = [[model, *(cell for group in row.values() for cell in group)] for model, row in cells.items()]
+        caption = f"{summary.test_set}. Best in bold, second best underlined."
+        caption = _caption(caption, [summary], models, some, protocol)
+        tables.append(_latex_float("table*", caption, "l" + "c" * (count * len(groups)), heads, rows))
+    return "\n".join(tables)
 
 
 def latex_costs(models: Sequence[ModelRow], options: CostOptions) -> str:
@@ -293,12 +283,12 @@ def results_csv(results: Sequence[ImageResult], metrics: Sequence[str]) -> str:
 
 
 def page_rows(
-    models: Sequence[ModelRow], summaries: Sequence[SetSummary], metrics: Mapping[str, bool]
-) -> list[dict[str, str | int | float | None]]:
+    models: Sequence[ModelRow], summaries: Sequence[SetSummary], metrics: Directions
+) -> list[dict[str, Cell]]:
     """The summary table of the page: a row a model; column title → value."""
     rows = []
     for model in models:
-        row: dict[str, str | int | float | None] = {"model": model.name}
+        row: dict[str, Cell] = {"model": model.name}
         for summary in summaries:
             prefix = f"{summary.test_set}: " if len(summaries) > 1 else ""
             for group in sorted(summary.groups, key=lambda group: group not in (MEAN, WORST)):
@@ -374,19 +364,17 @@ def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
     r"""Write every file; a figure or page that fails is noted among the failures, and the rest is written.
 
     Every file is UTF-8: bytes of file names that are not are written as ``\udcXX``, as Python and JSON escape them.
-
-    Returns:
-        The files, in the order of their use.
-
-    Raises:
-        DataError: If one cannot be written; for figure and page only if the disk is full.
+    Returns the files in the order of their use. A DataError if one cannot be written; for figure and page only if the
+    disk is full.
     """
     folder, comparison = options.output_folder, outcome.comparison
-    written = []
+    written, models, metrics = [], comparison.models, outcome.directions
     if options.figure.enabled and comparison.results:
+        note = _caption("", outcome.summaries, [model.name for model in models], metrics, options.protocols[0])
+        rows = page_rows(models, outcome.summaries, metrics)
         for path, write in (
             (folder / "figure.png", lambda path: write_zoom_grid(comparison, path, options.figure)),
-            (folder / "page.html", lambda path: _write_page(outcome, path, options.protocols[0])),
+            (folder / "page.html", lambda path: write_page(comparison, rows, path, note=note)),
         ):
             try:
                 write(path)
@@ -404,14 +392,6 @@ def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
     for name, text in texts.items():
         write_whole(folder / name, text.encode("utf-8", "backslashreplace"))
     return [*(folder / name for name in texts), *written]
-
-
-def _write_page(outcome: Outcome, path: Path, protocol: str) -> None:
-    rows = page_rows(outcome.comparison.models, outcome.summaries, outcome.directions)
-    models = [model.name for model in outcome.comparison.models]
-    write_page(
-        outcome.comparison, rows, path, note=_caption("", outcome.summaries, models, outcome.directions, protocol)
-    )
 
 
 def _plain(value: Any) -> Any:

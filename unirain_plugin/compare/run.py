@@ -28,12 +28,9 @@ from unirain_plugin.support.journal import Journal
 def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcome:
     """Compute what is not finished yet, and write tables, figure and page, as the command does.
 
-    ``bar``: draw progress bars; ``write``: write files beside restored images and the journal.
-
-    Raises:
-        DataError: If a test set cannot be listed, no metric or no sound image is left, another run works in the output
-            folder, or that cannot be written.
-        OptionError: If the device, the settings of a network or the name of an image of the figure are wrong.
+    ``bar``: draw progress bars; ``write``: write files beside restored images and the journal. A DataError if a test
+    set cannot be listed, no metric or no sound image is left, another run works in the output folder, or that cannot be
+    written; an OptionError if the device, the settings of a network or the name of an image of the figure are wrong.
     """
     device = choose_device(options.device)
     specs = {model.name: spec_of(model, options) for model in options.models if model.results is None}
@@ -72,11 +69,7 @@ def _check_figure(options: CompareOptions, checked: Sequence[Checked]) -> None:
 
 
 def check_samples(samples: Sequence[Sample], journal: Journal, bar: bool) -> tuple[list[Checked], list[str]]:
-    """The sound test images, and a line for each broken one.
-
-    Raises:
-        DataError: If none is sound, or the disk is full.
-    """
+    """The sound test images, and a line for each broken one; DataError if none is sound, or the disk is full."""
     sound, broken = [], []
     for sample in tqdm(samples, desc="checking", unit="image", disable=not bar, leave=False, ncols=100):
         try:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.compare.options import ModelOptions, SetOptions, SynthesizeOptions
-from unirain_plugin.data.folders import find_types, list_folders, scan_rainrag, walk_images
+from unirain_plugin.data.folders import find_types, images_by_stem, list_folders, scan_rainrag, walk_images
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.data.manifest import read_manifests
 from unirain_plugin.data.names import unique_keys
@@ -50,11 +50,7 @@ class Source:
         return read_file(self.path) if self.key is None else read_value(self.path, self.key)
 
     def pixels(self) -> np.ndarray:
-        """The image as the toolbox reads it: (H, W, 3) uint8 RGB, upright, without alpha.
-
-        Raises:
-            DataError: Naming it, if it is missing, empty, truncated or broken.
-        """
+        """The image as the toolbox reads it, (H, W, 3) uint8 RGB, upright, without alpha; DataError if it is bad."""
         return decode(self.read(), str(self))
 
     def digest(self) -> str:
@@ -94,8 +90,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
 def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
     """List a test set's images; none is decoded. What is rendered goes to the folder ``scratch``.
 
-    Raises:
-        DataError: If folders, files, LMDBs or partners are missing, or two images would have one name.
+    A DataError if folders, files, LMDBs or partners are missing, or two images would have one name.
     """
     if options.synthesize is not None:
         found = _from_root(options, render(options.name, options.synthesize, scratch))
@@ -105,7 +100,7 @@ def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
         found = _from_root(options, options.dataroot)
     else:
         found = _from_sides(options)
-    samples = list(found) if options.limit is None else _limited(found, options.limit)
+    samples = list(found if options.limit is None else _limited(found, options.limit))
     doubles = [name for name, count in Counter(s.image.casefold() for s in samples).items() if count > 1]
     if doubles:
         raise DataError(f"test set '{options.name}': two images have the name '{doubles[0]}'; rename one.")
@@ -137,10 +132,8 @@ def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
 
 def _from_root(options: SetOptions, root: Path) -> Iterator[Sample]:
     base = os.path.expanduser(root)
-    if any(
-        os.path.isdir(os.path.join(base, name, _LMDB_SIDES[0]))
-        for name in (list_folders(base) if os.path.isdir(base) else ())
-    ):
+    folders = list_folders(base) if os.path.isdir(base) else ()
+    if any(os.path.isdir(os.path.join(base, name, _LMDB_SIDES[0])) for name in folders):
         for rain_type in find_types(base, options.rain_types, _LMDB_SIDES):
             folder = os.path.join(base, rain_type)
             for pair in scan_lmdb(base, rain_type):
@@ -176,21 +169,7 @@ def _side(path: Path) -> dict[str, Source]:
         return {entry.key: Source(root, entry.key) for entry in read_meta(root)}
     if not os.path.isdir(root):
         raise DataError(f"{path}: no such folder; expected one with images, or an LMDB.")
-    return by_stem(root)
-
-
-def by_stem(root: str) -> dict[str, Source]:
-    """Path without suffix → file, for every image below a folder; DataError without any, or if two are named alike."""
-    found: dict[str, Source] = {}
-    for name in sorted(walk_images(root)):
-        stem = os.path.splitext(name)[0]
-        if stem in found:
-            raise DataError(f"{root}: {os.path.basename(found[stem].path)} and {name} differ in their suffix only; "
-                            "expected one image a name.")  # fmt: skip
-        found[stem] = Source(os.path.join(root, name))
-    if not found:
-        raise DataError(f"{root}: the folder holds no images.")
-    return found
+    return {stem: Source(os.path.join(root, name)) for stem, name in images_by_stem(root).items()}
 
 
 def _from_manifest(options: SetOptions) -> Iterator[Sample]:
@@ -216,14 +195,12 @@ def _from_manifest(options: SetOptions) -> Iterator[Sample]:
         yield Sample(options.name, name, record.rain_type, lq, gt)
 
 
-def _limited(samples: Iterator[Sample], limit: int) -> list[Sample]:
+def _limited(samples: Iterator[Sample], limit: int) -> Iterator[Sample]:
     counts: Counter = Counter()
-    kept = []
     for sample in samples:
         counts[sample.rain_type] += 1
         if counts[sample.rain_type] <= limit:
-            kept.append(sample)
-    return kept
+            yield sample
 
 
 def some(names: Sequence[str], limit: int = 3) -> str:
@@ -244,13 +221,10 @@ Match = tuple[Sample, str | None, str]
 
 
 def match_finished(model: ModelOptions, samples: Sequence[Sample]) -> Finished:
-    """Find the finished image of every test image.
+    """Find the finished image of every test image; DataError if the folder is missing or holds no images.
 
     Without a pattern, files are matched by stem (plus ``suffix``). Where several have it, the folders above decide:
     the test set's name, the rain type and the folders of the test image.
-
-    Raises:
-        DataError: If the folder is missing or holds no images.
     """
     root = os.path.expanduser(model.results)
     if not os.path.isdir(root):
@@ -305,15 +279,12 @@ def _award(root: str, name: str, claimed: list[tuple[tuple[bool, int], Sample]])
         if winners == [sample]:
             yield sample, name, ""
         elif len(winners) > 1:
-            others = ["/".join(s.key) for s in winners if s is not sample]
-            yield (
-                sample,
-                None,
-                (
-                    f"{name} in {root} could be its result or that of {others[0] if others else winners[0].image}; put "
-                    "results in folders named after the rain type or test set, or give a `pattern`."
-                ),
+            other = next("/".join(s.key) for s in winners if s is not sample)
+            problem = (
+                f"{name} in {root} could be its result or that of {other}; put results in folders named after the rain "
+                "type or test set, or give a `pattern`."
             )
+            yield sample, None, problem
         else:
             yield sample, None, f"no image named '{Path(name).stem}' for it in {root}."
 

@@ -43,23 +43,14 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model of a comparison.
-
-    Attributes:
-        name: Its name, as in the option file.
-        status: ``ok``, or the reason why results are missing.
-        parameters: Number of weights; None for what is no network.
-        multiply_adds: Of one forward pass at the option file's size; None where they cannot be counted.
-        latency_ms: Median time of one forward pass, or None.
-        peak_memory_mb: Peak of one forward pass in a process of its own, MiB above the loaded libraries', or None.
-    """
+    """One model of a comparison; costs are None for what is no network, or where they could not be told."""
 
     name: str
-    status: str
+    status: str  # ``ok``, or the reason why results are missing
     parameters: int | None = None
-    multiply_adds: int | None = None
-    latency_ms: float | None = None
-    peak_memory_mb: float | None = None
+    multiply_adds: int | None = None  # of one forward pass at the option file's size
+    latency_ms: float | None = None  # median time of one forward pass
+    peak_memory_mb: float | None = None  # of one forward pass in a process of its own, MiB above the loaded libraries'
 
 
 @dataclass(frozen=True)
@@ -78,6 +69,9 @@ class Comparison:
     metrics: list[str]
     arrays: Callable[[str, str], dict[str, np.ndarray]]
 
+
+Directions = Mapping[str, bool]
+"""Metric → whether higher is better."""
 
 MEAN, WORST, ALL = "mean", "worst", "all"
 """Groups beside the rain types: mean over the types, worst type, and all images of a test set without types."""
@@ -102,58 +96,42 @@ class Interval:
 
 @dataclass(frozen=True)
 class SetSummary:
-    """One test set.
-
-    Attributes:
-        test_set: Its name.
-        groups: Rain types (``all`` where it has none) and, of several types, ``mean`` and ``worst``.
-        images: Group → number of images.
-        values: Model → group → metric → value; None where the model lacks an image or no image has a value.
-        intervals: Model → metric → difference to the reference; missing where it cannot be told.
-        left_out: Model → group → metric → number of images that its mean leaves out: of infinite PSNR (equal to the
-            clean image), or without a value where others have one. Missing where there are none.
-    """
+    """One test set. A group is a rain type (``all`` where it has none) or, of several types, ``mean`` or ``worst``."""
 
     test_set: str
     groups: list[str]
-    images: dict[str, int]
+    images: dict[str, int]  # group → number of images
+    # model → group → metric → value; None where the model lacks an image or no image has a value
     values: dict[str, dict[str, dict[str, float | None]]]
-    intervals: dict[str, dict[str, Interval]]
+    intervals: dict[str, dict[str, Interval]]  # model → metric → difference to the reference, where it can be told
+    # model → group → metric → number of images that its mean leaves out, where there are any: those of infinite PSNR
+    # (equal to the clean image), and those without a value where others have one
     left_out: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
 
 @dataclass
 class Outcome:
-    """What a run gave.
-
-    Attributes:
-        comparison: Models and results.
-        summaries: One for each test set.
-        metrics: Those that were computed.
-        reference: The model that differences are taken to.
-        device: Where the networks ran.
-        failures: A line for each thing that went wrong; the exit status is 1 if there is one.
-        remarks: What is worth knowing and no failure.
-        files: Tables, results, figure and page, in the order of their use.
-    """
+    """What a run gave."""
 
     comparison: Comparison
-    summaries: list[SetSummary]
-    metrics: list[Metric]
-    reference: str
-    device: str
-    failures: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
+    summaries: list[SetSummary]  # one for each test set
+    metrics: list[Metric]  # those that were computed
+    reference: str  # the model that differences are taken to
+    device: str  # where the networks ran
+    failures: list[str] = field(default_factory=list)  # what went wrong; the exit status is 1 if there is anything
+    remarks: list[str] = field(default_factory=list)  # what is worth knowing and no failure
+    files: list[Path] = field(default_factory=list)  # tables, results, figure and page, in the order of their use
 
     @property
     def directions(self) -> dict[str, bool]:
-        """Metric → whether higher is better."""
         return {metric.name: metric.higher_is_better for metric in self.metrics}
 
 
 Scores = dict[str, dict[str, float]]
 """Image → metric → value, of one model and test set."""
+
+Groups = Mapping[str, Sequence[str]]
+"""Rain type → images."""
 
 
 def summarise(
@@ -161,11 +139,11 @@ def summarise(
     models: Sequence[str],
     test_set: str,
     images: Mapping[str, str | None],
-    metrics: Mapping[str, bool],
+    metrics: Directions,
     reference: str,
     bootstrap: BootstrapOptions,
 ) -> SetSummary:
-    """Summarise one test set, whose sound ``images`` have rain types; ``metrics``: name → whether higher is better.
+    """Summarise one test set, whose sound ``images`` have rain types.
 
     A model gets a mean only where it has a result for every image, so that all means of a column are over the same
     images. Results of other test sets are passed over.
@@ -195,9 +173,7 @@ def group_images(images: Mapping[str, str | None]) -> dict[str, list[str]]:
     return groups
 
 
-def _means(
-    scores: Scores, types: Mapping[str, Sequence[str]], metrics: Mapping[str, bool]
-) -> dict[str, dict[str, float | None]]:
+def _means(scores: Scores, types: Groups, metrics: Directions) -> dict[str, dict[str, float | None]]:
     table = {group: {metric: _mean(scores, images, metric) for metric in metrics} for group, images in types.items()}
     if len(types) > 1:
         columns = {metric: [row[metric] for row in table.values()] for metric in metrics}
@@ -208,19 +184,14 @@ def _means(
 
 
 def _mean(scores: Scores, images: Sequence[str], metric: str) -> float | None:
-    """Mean over the images that have a finite value (NIQE has none for small ones).
-
-    None if an image has no result, or the metric failed on one (NaN).
-    """
+    """Mean of the finite values (NIQE has none for small images); None if a result is missing, or one failed (NaN)."""
     if any(image not in scores for image in images):
         return None
     found = [scores[image][metric] for image in images if metric in scores[image]]
     return None if not found or any(map(math.isnan, found)) else finite_mean(found)
 
 
-def _left_out(
-    scores: Scores, types: Mapping[str, Sequence[str]], metrics: Mapping[str, bool]
-) -> dict[str, dict[str, int]]:
+def _left_out(scores: Scores, types: Groups, metrics: Directions) -> dict[str, dict[str, int]]:
     """Group → metric → images of it that have a result and are not in the mean, where there are any."""
     found: dict[str, dict[str, int]] = {}
     for group, images in types.items():
@@ -234,9 +205,7 @@ def _left_out(
     return found
 
 
-def _interval(
-    ours: Scores, reference: Scores, types: Mapping[str, Sequence[str]], metric: str, options: BootstrapOptions
-) -> Interval | None:
+def _interval(ours: Scores, reference: Scores, types: Groups, metric: str, how: BootstrapOptions) -> Interval | None:
     """Percentile interval of the mean over types, images being drawn with replacement within each type.
 
     Images without a finite value on both sides are left out. None where a type has one image only, whose resampling
@@ -251,9 +220,9 @@ def _interval(
         if np.isnan(pairs).any() or len(finite) < 2:
             return None
         differences.append(finite[:, 0] - finite[:, 1])
-    rng = np.random.default_rng(options.seed)  # the same draws for every model and metric: pairs stay pairs
-    means = np.mean([_resampled_means(d, options.samples, rng) for d in differences], axis=0)
-    tail = (1 - options.confidence) / 2
+    rng = np.random.default_rng(how.seed)  # the same draws for every model and metric: pairs stay pairs
+    means = np.mean([_resampled_means(d, how.samples, rng) for d in differences], axis=0)
+    tail = (1 - how.confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(np.mean([d.mean() for d in differences])), float(low), float(high))
 
@@ -286,11 +255,7 @@ class Score(NamedTuple):
 
 
 def read_bgr(path: Path) -> np.ndarray:
-    """Read an 8-bit image as (H, W, 3) BGR.
-
-    Raises:
-        DataError: If the file is missing or no image.
-    """
+    """Read an 8-bit image as (H, W, 3) BGR; DataError if the file is missing or no image."""
     data = np.fromfile(path, np.uint8) if path.is_file() else np.empty(0, np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:

@@ -60,14 +60,6 @@ def draw_augmentation(
     )
 
 
-def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Reflect-pad an image (H, W, C) at the bottom and the right up to ``height`` × ``width``."""
-    bottom, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
-    if not bottom and not right:
-        return image
-    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
-
-
 def to_float_chw(image: np.ndarray) -> np.ndarray:
     """Turn uint8 BGR (H, W, 3) into contiguous float32 RGB (3, H, W) in [0, 1], bit for bit as the toolbox does."""
     out = np.empty((3, *image.shape[:2]), np.float32)
@@ -125,7 +117,10 @@ class DistilledMixedPairedDataset(Dataset):
         """Read one sample; a DataError names the file that is missing, broken, or unlike its partner in size."""
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # one worker, one thread: OpenCV's pool in every worker would fight for the cores
-        rng = self._generator(index) if self.options.is_train else None
+        rng = None
+        if self.options.is_train:
+            draw = index.draw if isinstance(index, SampleIndex) else int(torch.randint(2**63 - 1, ()))
+            rng = np.random.default_rng((self.options.seed, draw))
         pair = self._pairs[self._plan_of_epoch.pair_number(int(index), rng)]
         lq, gt = (self._open(pair, side) for side in ("lq", "gt"))
         check_sizes(lq, gt, pair.size, str(self.options.manifest or "meta_info.txt"))
@@ -137,11 +132,6 @@ class DistilledMixedPairedDataset(Dataset):
             "lq_path": lq.name,
             "gt_path": gt.name,
         }
-
-    def _generator(self, index: int) -> np.random.Generator:
-        if isinstance(index, SampleIndex):
-            return np.random.default_rng((self.options.seed, index.draw))
-        return np.random.default_rng((self.options.seed, int(torch.randint(2**63 - 1, ()))))
 
     def _open(self, pair: Pair, side: str) -> EncodedImage:
         parts = self.options.is_train and self.options.decode_region
@@ -168,7 +158,9 @@ class DistilledMixedPairedDataset(Dataset):
         else:
             stop = plan.top + plan.size
             pixels = image.decode_rows(stop, plan.top) if self.options.decode_region else image.decode()[plan.top :]
-            pixels = pad_to(pixels, plan.size, plan.size)
+            missing = [max(0, plan.size - edge) for edge in pixels.shape[:2]]
+            if any(missing):
+                pixels = cv2.copyMakeBorder(pixels, 0, missing[0], 0, missing[1], cv2.BORDER_REFLECT_101)
             pixels = pixels[: plan.size, plan.left : plan.left + plan.size]
         tensor = torch.from_numpy(to_float_chw(plan.apply(pixels)))
         if self._mean_std is not None:

@@ -46,19 +46,12 @@ class ResumableSampler(Sampler[SampleIndex]):
     ``i·B … (i+1)·B − 1`` with B the batch size of all ranks together, and rank r of R takes every R-th of them
     beginning with the r-th. Hence the global batches are the same for any number of ranks and workers; a resumed run
     goes on in the middle of an epoch; and an epoch (``ceil(len · ratio / B)`` iterations) is always full, as batches
-    run over the end of a pass into the next one.
+    run over the end of a pass into the next one. An empty data set is a DataError.
 
-    Args:
-        dataset_size: Number of samples; 0 is a DataError.
-        batch_size: Batch size of one rank.
-        total_iter: Iterations of the whole run, counted from its very beginning.
-        seed: Seed of the order.
-        num_replicas: Number of ranks.
-        rank: This rank.
-        ratio: ``dataset_enlarge_ratio``: passes an epoch.
-        start_iter: Iterations already done.
-        start_draw: First draw that has not been trained on (None: ``start_iter · B``), rounded up to a whole batch,
-            which matters only where the batch size was changed between two parts of a run.
+    ``batch_size`` is that of one rank; ``total_iter`` counts from the run's very beginning, ``start_iter`` are done;
+    ``ratio`` is ``dataset_enlarge_ratio``, passes an epoch; ``start_draw`` is the first draw that has not been trained
+    on (None: ``start_iter · B``), rounded up to a whole batch, which matters only where the batch size was changed
+    between two parts of a run.
     """
 
     def __init__(
@@ -130,12 +123,9 @@ class ResumableSampler(Sampler[SampleIndex]):
         for draw in range(begin + self.rank, end, self.num_replicas):
             number, position = divmod(draw, self.dataset_size)
             if number != current_pass:
-                order, current_pass = self._order(number), number
+                generator = torch.Generator().manual_seed(mixed_seed(self.seed, number))
+                order, current_pass = torch.randperm(self.dataset_size, generator=generator).tolist(), number
             yield SampleIndex(order[position], draw)
-
-    def _order(self, number: int) -> list[int]:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, number))
-        return torch.randperm(self.dataset_size, generator=generator).tolist()
 
 
 class ReseededDataset(Dataset):

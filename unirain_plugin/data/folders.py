@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from unirain_plugin.data.pairs import Pair, PairTable
 from unirain_plugin.errors import DataError, did_you_mean
@@ -34,14 +35,9 @@ def walk_files(
     it is a DataError.
     """
     root = os.fspath(root)
-    above = set()
-    folder = os.path.dirname(os.path.realpath(root))
-    while folder not in above:
-        above.add(folder)
-        folder = os.path.dirname(folder)
-    closed = {_identity(folder) for folder in above}
+    closed = {_identity(folder) for folder in Path(os.path.realpath(root)).parents}
     if without is not None and os.path.isdir(without) and not os.path.samefile(root, without):
-        closed.add(_identity(os.fspath(without)))
+        closed.add(_identity(without))
     yield from _walk(root, "", closed, unlisted)
 
 
@@ -69,7 +65,7 @@ def _walk(root: str, prefix: str, above: set[_Identity], unlisted: list[tuple[st
             yield prefix + entry.name
 
 
-def _identity(folder: str) -> _Identity:
+def _identity(folder: str | os.PathLike[str]) -> _Identity:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 
@@ -117,22 +113,23 @@ def scan_rainrag(root: str, types: Sequence[str]) -> PairTable:
     """List the pairs of these types, in order, paths relative to ``root``; an image without partner is a DataError."""
     table = PairTable()
     for rain_type in types:
-        sides = []
-        for folder in (LQ_FOLDER, GT_FOLDER):
-            base = os.path.join(root, rain_type, folder)
-            images = _by_stem(base)
-            if not images:
-                raise DataError(f"{base}: the folder holds no images.")
-            sides.append(images)
-        _check_orphans(os.path.join(root, rain_type), *sides)
-        for stem in sorted(sides[0]):
-            lq, gt = sides[0][stem], sides[1][stem]
-            table.append(Pair(f"{rain_type}/{LQ_FOLDER}/{lq}", f"{rain_type}/{GT_FOLDER}/{gt}", rain_type))
+        lq, gt = (images_by_stem(os.path.join(root, rain_type, folder)) for folder in (LQ_FOLDER, GT_FOLDER))
+        for here, there, side, other in ((lq, gt, LQ_FOLDER, GT_FOLDER), (gt, lq, GT_FOLDER, LQ_FOLDER)):
+            orphans = sorted(here.keys() - there.keys())
+            if orphans:
+                names = ", ".join(here[stem] for stem in orphans[:3]) + (", …" if len(orphans) > 3 else "")
+                raise DataError(f"{os.path.join(root, rain_type)}: {len(orphans)} image(s) in '{side}' without a "
+                                f"partner of the same name in '{other}': {names}.")  # fmt: skip
+        for stem in sorted(lq):
+            table.append(Pair(f"{rain_type}/{LQ_FOLDER}/{lq[stem]}", f"{rain_type}/{GT_FOLDER}/{gt[stem]}", rain_type))
     return table
 
 
-def _by_stem(base: str) -> dict[str, str]:
-    """Map the names without suffix to the names, so that ``a.jpg`` may pair with ``a.png``."""
+def images_by_stem(base: str) -> dict[str, str]:
+    """Name without suffix → name, of a folder's images, so that ``a.jpg`` may pair with ``a.png``.
+
+    A DataError if there are none, or two of one name.
+    """
     images: dict[str, str] = {}
     for name in walk_images(base):
         stem = os.path.splitext(name)[0]
@@ -140,13 +137,6 @@ def _by_stem(base: str) -> dict[str, str]:
             both = f"{images[stem]} and {name}"
             raise DataError(f"{base}: {both} differ in their suffix only; expected one image a name.")
         images[stem] = name
+    if not images:
+        raise DataError(f"{base}: the folder holds no images.")
     return images
-
-
-def _check_orphans(base: str, lq: dict[str, str], gt: dict[str, str]) -> None:
-    for here, there, side, other in ((lq, gt, LQ_FOLDER, GT_FOLDER), (gt, lq, GT_FOLDER, LQ_FOLDER)):
-        orphans = sorted(here.keys() - there.keys())
-        if orphans:
-            names = ", ".join(here[stem] for stem in orphans[:3]) + (", …" if len(orphans) > 3 else "")
-            raise DataError(f"{base}: {len(orphans)} image(s) in '{side}' without a partner of the same name in "
-                            f"'{other}': {names}.")  # fmt: skip

@@ -150,12 +150,20 @@ def scaled(samples: np.ndarray, top: int) -> np.ndarray:
 
 
 def _by_opencv(data: bytes, name: str) -> np.ndarray:
+    pixels = deep_by_opencv(data)
+    if pixels is None:
+        raise DataError(f"{name}: the image cannot be decoded ({len(data)} bytes, broken or of an unknown kind).")
+    return pixels
+
+
+def deep_by_opencv(data: bytes) -> np.ndarray | None:
+    """Samples of 16 bits as OpenCV decodes them, (H, W, C) with C in the order of :class:`Samples`; else None."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
-        pixels = None
+        return None
     if pixels is None or pixels.dtype != np.uint16:
-        raise DataError(f"{name}: the image cannot be decoded ({len(data)} bytes, broken or of an unknown kind).")
+        return None
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     return pixels[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]]
 

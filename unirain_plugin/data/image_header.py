@@ -113,10 +113,8 @@ class ImageHeader:
 def read_header(data: bytes, name: str, whole: bool = True) -> ImageHeader | None:
     """Parse the header of a JPEG or PNG; None for other formats, which the decoder has to judge.
 
-    Unless ``whole`` is off, the bytes must reach the image's end.
-
-    Raises:
-        DataError: If the file is empty, truncated, or its header is broken.
+    Unless ``whole`` is off, the bytes must reach the image's end. An empty or truncated file, or a broken header,
+    is a DataError.
     """
     if not data:
         raise DataError(f"{name}: the file is empty (0 bytes); expected an image.")

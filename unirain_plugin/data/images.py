@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO
 
@@ -61,17 +61,10 @@ class EncodedImage:
         max_pixels: int | None = None,
         index: RowIndex | None = None,
     ) -> None:
-        """Check the bytes.
+        """Check the bytes; a DataError if they are broken, too large, of a kind not accepted, or not the index's.
 
-        Args:
-            data: The file's bytes.
-            name: The file's name for error texts.
-            convert: Which of :data:`CONVERSIONS` to accept.
-            max_pixels: How many pixels to accept; None for the process's limit.
-            index: Where rows can be entered; with it only the parts of ``data`` that are needed are looked at.
-
-        Raises:
-            DataError: If the file is broken, too large, of a kind that is not accepted, or not the index's.
+        ``convert``: which of :data:`CONVERSIONS` to accept; ``max_pixels``: how many pixels, None for the process's
+        limit; ``index``: where rows can be entered: with it only the parts of ``data`` that are needed are looked at.
         """
         self.data, self.name, self.convert, self.index = data, name, convert, index
         self.header: ImageHeader | None = index.header(data, name) if index else read_header(data, name)
@@ -81,15 +74,23 @@ class EncodedImage:
             self.height, self.width = self._pixels.shape[:2]
             return
         check_pixels(self.header.height, self.header.width, name, max_pixels)
-        self._check_kind(self.header)
-        self.height, self.width = self.header.height, self.header.width
-        if self.header.orientation > 4:
-            self.height, self.width = self.width, self.height
+        channels, is_jpeg, orientation = self.header.channels, self.header.format == "jpeg", self.header.orientation
+        self._require({"cmyk": is_jpeg and channels == 4, "grey": channels < 3,
+                       "alpha": not is_jpeg and channels in (2, 4), "depth16": self.header.bits > 8,
+                       "exif": orientation != 1})  # fmt: skip
+        size = self.header.height, self.header.width
+        self.height, self.width = size if orientation < 5 else size[::-1]
 
     def decode(self) -> np.ndarray:
         """Decode the whole image to uint8 BGR (H, W, 3)."""
         if self._pixels is None:
-            self._pixels = self._imdecode(self.data)
+            try:
+                self._pixels = cv2.imdecode(np.frombuffer(self.data, np.uint8), cv2.IMREAD_COLOR)
+            except cv2.error as error:
+                raise DataError(f"{self.name}: the image cannot be decoded: {error.err or error}.") from None
+            if self._pixels is None:
+                found = f"{len(self.data)} bytes, unknown or broken"
+                raise DataError(f"{self.name}: the image cannot be decoded ({found}).")
             if self._pixels.shape[:2] != (self.height, self.width):
                 found = "×".join(map(str, self._pixels.shape[:2]))
                 raise DataError(f"{self.name}: broken image: its header says {self.height}×{self.width}, but it "
@@ -105,40 +106,18 @@ class EncodedImage:
                 return image
         return self.decode()[start:]  # which tells what is wrong, if something is
 
-    def _check_kind(self, header: ImageHeader) -> None:
-        if header.format == "jpeg" and header.channels == 4:
-            self._require("cmyk")
-        elif header.channels in (1, 2):
-            self._require("grey")
-        if header.format == "png" and header.channels in (2, 4):
-            self._require("alpha")
-        if header.bits > 8:
-            self._require("depth16")
-        if header.orientation != 1:
-            self._require("exif")
-
-    def _require(self, kind: str) -> None:
-        if kind not in self.convert:
-            raise DataError(f"{self.name}: the image {_REMEDY[kind]}. Convert the file, or accept OpenCV's conversion "
-                            f"with the option convert: [{kind}].")  # fmt: skip
-
-    def _imdecode(self, data: bytes | memoryview) -> np.ndarray:
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error as error:
-            raise DataError(f"{self.name}: the image cannot be decoded: {error.err or error}.") from None
-        if image is None:
-            raise DataError(f"{self.name}: the image cannot be decoded ({len(self.data)} bytes, unknown or broken).")
-        return image
+    def _require(self, kinds: Mapping[str, bool]) -> None:
+        for kind, found in kinds.items():
+            if found and kind not in self.convert:
+                raise DataError(f"{self.name}: the image {_REMEDY[kind]}. Convert the file, or accept OpenCV's "
+                                f"conversion with the option convert: [{kind}].")  # fmt: skip
 
     def _decode_other(self, max_pixels: int | None) -> np.ndarray:
         """Decode a format whose header is not parsed here; its kind is judged from what comes out."""
         samples = decode_samples(self.data, self.name, max_pixels)
         pixels, channels = samples.pixels, samples.pixels.shape[2]
-        kinds = {"cmyk": samples.cmyk, "grey": channels < 3, "alpha": channels in (2, 4),
-                 "depth16": pixels.dtype != np.uint8, "exif": samples.orientation != 1}  # fmt: skip
-        for kind in (kind for kind, found in kinds.items() if found):
-            self._require(kind)
+        self._require({"cmyk": samples.cmyk, "grey": channels < 3, "alpha": channels in (2, 4),
+                       "depth16": pixels.dtype != np.uint8, "exif": samples.orientation != 1})  # fmt: skip
         if pixels.dtype != np.uint8:
             pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         bgr = pixels[..., [0, 0, 0]] if channels < 3 else pixels[..., [2, 1, 0]]

@@ -72,16 +72,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
 
 
 def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) -> Iterator[ManifestRecord]:
-    """Yield the records of several manifests as if they were one in the first one's folder.
+    """Yield the records of several manifests as if they were one in the first one's folder; DataError as for one.
 
-    A rainy image that several of them name is yielded once; they must say the same of it.
-
-    Args:
-        paths: The manifests.
-        files: Whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
-
-    Raises:
-        DataError: As :func:`read_manifest`, and if two disagree on an image.
+    A rainy image that several of them name is yielded once; if they do not say the same of it, that is a DataError.
+    ``files``: whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
     """
     known: dict[str, tuple[object, ...]] = {}
     root = os.path.dirname(os.path.abspath(paths[0]))
@@ -234,11 +228,15 @@ def _is_retrieved(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+    """Text that files can hold: JSON may hold halves of characters."""
+    try:
+        return isinstance(value, str) and value.encode("utf-8", "surrogateescape") is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and "\0" not in value
+    return _is_text(value) and bool(value) and "\0" not in value
 
 
 def _is_size(value: object) -> bool:

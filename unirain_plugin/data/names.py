@@ -22,11 +22,9 @@ def make_key(path: str) -> str:
     ``-`` and ``/`` stay, so usual names stay readable. Leading ``../`` are dropped.
     """
     parts = [part for part in os.path.splitext(path)[0].split("/") if part not in ("", ".", "..")]
-    raw = "/".join(parts).encode("utf-8", "surrogateescape")
-    key = _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], raw)
-    if len(key) > MAX_KEY_BYTES:
-        key = key[: MAX_KEY_BYTES - 33] + b"-" + _digest(raw).encode()
-    return key.decode("ascii")
+    raw = "/".join(parts)
+    key = _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], raw.encode("utf-8", "surrogateescape")).decode("ascii")
+    return key if len(key) <= MAX_KEY_BYTES else _numbered(key, MAX_KEY_BYTES, raw)
 
 
 def unique_keys(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -38,8 +36,7 @@ def unique_keys(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     for lq, gt in pairs:
         key = make_key(lq)
         if key in used:
-            both = f"{lq}\0{gt}".encode("utf-8", "surrogateescape")
-            key = f"{key[: MAX_KEY_BYTES - 33]}-{_digest(both)}"
+            key = _numbered(key, MAX_KEY_BYTES, f"{lq}\0{gt}")
             if key in used:
                 raise DataError(f"the pair {lq} / {gt} is listed twice; expected every pair once.")
         used.add(key)
@@ -55,11 +52,12 @@ def unique_stems(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     for (lq, gt), key in zip(pairs, unique_keys(pairs), strict=True):
         stem = key.replace("/", "_")
         if len(stem) > _MAX_STEM_BYTES or stem in used:
-            both = f"{lq}\0{gt}".encode("utf-8", "surrogateescape")
-            stem = f"{stem[: _MAX_STEM_BYTES - 33]}-{_digest(both)}"
+            stem = _numbered(stem, _MAX_STEM_BYTES, f"{lq}\0{gt}")
         used.add(stem)
         yield stem
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
+def _numbered(name: str, longest: int, whole: str) -> str:
+    """The name, shortened, with a hash of what it stands for."""
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return f"{name[: longest - 33]}-{digest}"

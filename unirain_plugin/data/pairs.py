@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from array import array
 from collections.abc import Collection
 from typing import Literal, NamedTuple
@@ -105,6 +106,8 @@ def _intern(names: list[str], name: str) -> int:
 def read_file(path: str) -> bytes:
     """Return a file's bytes; a DataError names what cannot be read."""
     try:
+        if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # it may have no end, or never begin
+            raise DataError(f"{path}: cannot be read: it is a device, a pipe or a socket; expected a file.")
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:

@@ -91,10 +91,8 @@ def decode_part(
 ) -> np.ndarray | None:
     """Decode the rows from ``start`` up to ``stop`` (at most the height), or some more below, to uint8 BGR.
 
-    Without an index all rows above are decoded. None where the whole image has to be decoded otherwise.
-
-    Raises:
-        DataError: If a PNG's data is damaged, or the index does not fit.
+    Without an index all rows above are decoded. None where the whole image has to be decoded otherwise. A DataError if
+    a PNG's data is damaged, or the index does not fit.
     """
     if header.orientation != 1 or not (header.cuttable or index):
         return None
@@ -146,9 +144,8 @@ def _upper_jpeg(data: bytes, header: ImageHeader, stop: int, fast: bool) -> np.n
 def decoders() -> dict[str, bool]:
     """Try out once, on a small image, what this installation's JPEG decoders make of a part.
 
-    Returns:
-        ``partial``: whether OpenCV's pixels of a part are those of the whole; ``simplejpeg``: whether simplejpeg is
-        installed and gives OpenCV's pixels.
+    ``partial``: whether OpenCV's pixels of a part are those of the whole; ``simplejpeg``: whether simplejpeg is
+    installed and gives OpenCV's pixels.
     """
     noise = np.random.default_rng(0).integers(0, 256, (96, 40, 3), dtype=np.uint8)
     data = cv2.imencode(".jpg", cv2.blur(noise, (3, 3)))[1].tobytes()

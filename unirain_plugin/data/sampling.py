@@ -10,6 +10,7 @@ slots then has a pair drawn at random for each slot.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,10 +32,8 @@ class SamplePlan:
     ``sampling``: ``balanced`` (equal shares of the types), ``natural`` (every pair equally often), weights of the types
     (``{drs: 2, nrd: 1}``), or ``{types: …, sources: …}`` with one of these for the types and one for the sources within
     each type (default: natural). ``pyramid``: weights of the tiers ``distilled`` and ``rest`` within each type and
-    source (paper.md §2; the shares are our choice); None leaves out what distillation has rejected.
-
-    Raises:
-        OptionError: If a weight is wrong, or a name is missing or unknown.
+    source (paper.md §2; the shares are our choice); None leaves out what distillation has rejected. A wrong weight, or
+    a name that is missing or unknown, is an OptionError.
     """
 
     def __init__(
@@ -46,8 +45,8 @@ class SamplePlan:
         tiers = _tier_shares(pyramid)
         groups = _group(table, tiers)
         types, sources = _split(sampling)
-        shares = _shares(groups, table, types, sources, tiers)
-        used = [(members, share) for (_, members), share in zip(groups.items(), shares, strict=True) if share > 0]
+        shares = _shares(groups, types, sources, tiers)
+        used = [(members, share) for members, share in zip(groups.values(), shares, strict=True) if share > 0]
         counts = _slots([len(members) for members, _ in used], [share for _, share in used])
         self._members = [members for members, _ in used]
         self._starts = np.concatenate([[0], np.cumsum(counts)])
@@ -73,7 +72,7 @@ def check_sampling(sampling: str | Mapping[str, Any], pyramid: Mapping[str, floa
     _tier_shares(pyramid)
 
 
-def _group(table: PairTable, tiers: Mapping[str, float]) -> dict[tuple[int, int, int], np.ndarray]:
+def _group(table: PairTable, tiers: Mapping[str, float]) -> dict[tuple[str, str, str], np.ndarray]:
     """Split the numbers of the pairs by (type, source, tier); tiers of share 0 are left out."""
     tier = np.where(table.kept, 0, 1)
     code = (table.types.astype(np.int64) * len(table.source_names) + table.sources) * 2 + tier
@@ -82,8 +81,9 @@ def _group(table: PairTable, tiers: Mapping[str, float]) -> dict[tuple[int, int,
     groups = {}
     for value, members in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
         pair, tier_number = divmod(value, 2)
+        type_number, source_number = divmod(pair, len(table.source_names))
         if tiers[TIERS[tier_number]] > 0:
-            groups[(*divmod(pair, len(table.source_names)), tier_number)] = members
+            groups[table.type_names[type_number], table.source_names[source_number], TIERS[tier_number]] = members
     if not groups:
         raise OptionError("sampling: no pair is left: distillation has rejected all of them (keep: false) and the "
                           "pyramid gives the rest no share.")  # fmt: skip
@@ -158,31 +158,25 @@ def _check_names(mode: str | Mapping[str, float], names: list[str], what: str) -
 
 
 def _shares(
-    groups: Mapping[tuple[int, int, int], np.ndarray],
-    table: PairTable,
+    groups: Mapping[tuple[str, str, str], np.ndarray],
     types: str | Mapping[str, float],
     sources: str | Mapping[str, float],
     tiers: Mapping[str, float],
 ) -> list[float]:
     """Return the share of every group: its type's × its source's within the type × its tier's within both."""
-    sizes: dict[str, dict[str, dict[str, int]]] = {}
-    for (type_number, source_number, tier), members in groups.items():
-        by_source = sizes.setdefault(table.type_names[type_number], {})
-        by_source.setdefault(table.source_names[source_number], {})[TIERS[tier]] = len(members)
+    sizes: dict[str, Counter[str]] = {}
+    for (rain_type, source, _), members in groups.items():
+        sizes.setdefault(rain_type, Counter())[source] += len(members)
     _check_names(types, list(sizes), "types")
-    _check_names(sources, sorted({source for by_source in sizes.values() for source in by_source}), "sources")
-    type_sizes = {name: sum(sum(tier.values()) for tier in by_source.values()) for name, by_source in sizes.items()}
-    type_shares = _weights(types, type_sizes, "types", "")
+    _check_names(sources, sorted(set().union(*sizes.values())), "sources")
+    type_shares = _weights(types, {name: found.total() for name, found in sizes.items()}, "types", "")
     shares = []
-    for type_number, source_number, tier in groups:
-        type_name, source_name = table.type_names[type_number], table.source_names[source_number]
-        by_source = sizes[type_name]
-        share = type_shares[type_name]
+    for rain_type, source, tier in groups:
+        share = type_shares[rain_type]
         if share:
-            source_sizes = {name: sum(tier.values()) for name, tier in by_source.items()}
-            share *= _weights(sources, source_sizes, "sources", f" of type '{type_name}'")[source_name]
-        present = by_source[source_name]
-        shares.append(share * tiers[TIERS[tier]] / sum(tiers[name] for name in present))
+            share *= _weights(sources, sizes[rain_type], "sources", f" of type '{rain_type}'")[source]
+        present = [name for name in TIERS if (rain_type, source, name) in groups]
+        shares.append(share * tiers[tier] / sum(tiers[name] for name in present))
     return shares
 
 

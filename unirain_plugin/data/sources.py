@@ -11,6 +11,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import lmdb
@@ -50,17 +51,22 @@ _META_LINE = re.compile(r"(?P<key>\S.*)\.\w+ \((\d{1,9}),(\d{1,9}),(\d{1,9})\) -
 ROWS = b".rows"
 """Name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot."""
 
-_environments: dict[str, lmdb.Environment] = {}
-_row_tables: dict[str, Any] = {}
-_real_paths: dict[str, str] = {}
+
+class _Opened(NamedTuple):
+    """An LMDB's environment, and the handle of its table of row indexes, None where it has none."""
+
+    environment: lmdb.Environment
+    rows: Any
+
+
+_opened: dict[str, _Opened] = {}  # by real path, and by the paths that were asked for
 
 
 def close_environments() -> None:
     """Close all environments of this process: after a fork, or before their files are replaced."""
-    for environment in _environments.values():
-        environment.close()
-    for known in (_environments, _row_tables, _real_paths):
-        known.clear()
+    for known in _opened.values():
+        known.environment.close()
+    _opened.clear()
 
 
 os.register_at_fork(after_in_child=close_environments)
@@ -138,30 +144,24 @@ def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
 
 def environment(path: str) -> lmdb.Environment:
     """The process's read-only environment of an LMDB, opened when first asked for; else DataError."""
-    real = _real_paths.get(path)
-    if real is None:
-        real = _real_paths[path] = os.path.realpath(path)
-    if real not in _environments:
-        check_file(path)
-        try:
-            _environments[real] = lmdb.open(
-                os.fsencode(real), readonly=True, lock=False, readahead=False, meminit=False, max_dbs=1
-            )
-        except lmdb.Error as error:
-            raise DataError(f"{path}: the LMDB cannot be opened: {error}.") from None
-    return _environments[real]
+    return _open(path).environment
 
 
-def row_table(path: str) -> Any:
-    """The handle of an LMDB's table of row indexes; None where it has none."""
-    opened = environment(path)
-    real = _real_paths[path]
-    if real not in _row_tables:
-        try:
-            _row_tables[real] = opened.open_db(ROWS, create=False)
-        except lmdb.NotFoundError:
-            _row_tables[real] = None
-    return _row_tables[real]
+def _open(path: str) -> _Opened:
+    if path not in _opened:
+        real = os.path.realpath(path)
+        if real not in _opened:
+            check_file(path)
+            rows, how = None, dict(readonly=True, lock=False, readahead=False, meminit=False, max_dbs=1)
+            try:
+                found = lmdb.open(os.fsencode(real), **how)
+                with suppress(lmdb.NotFoundError):
+                    rows = found.open_db(ROWS, create=False)
+            except lmdb.Error as error:
+                raise DataError(f"{path}: the LMDB cannot be opened: {error}.") from None
+            _opened[real] = _Opened(found, rows)
+        _opened[path] = _opened[real]
+    return _opened[path]
 
 
 def count_entries(opened: lmdb.Environment) -> int:
@@ -172,7 +172,7 @@ def count_entries(opened: lmdb.Environment) -> int:
 
 def read_value(path: str, key: str) -> bytes:
     """The bytes stored under a key; a DataError names the LMDB and the key."""
-    return bytes(_view(path, key)[0])
+    return bytes(_view(path, key, with_index=False)[0])
 
 
 def read_seekable(path: str, key: str) -> tuple[bytes | memoryview, RowIndex | None]:
@@ -181,17 +181,18 @@ def read_seekable(path: str, key: str) -> tuple[bytes | memoryview, RowIndex | N
     With an index the bytes are a view of the file, good until :func:`close_environments`: what is not looked at is not
     read from the disk. A missing entry or damaged index is a DataError.
     """
-    value, index = _view(path, key, row_table(path))
+    value, index = _view(path, key)
     if index is None:
         return bytes(value), None
     return value, RowIndex.from_bytes(index, f"{path}/{key}")
 
 
-def _view(path: str, key: str, table: Any = None) -> tuple[memoryview, memoryview | None]:
+def _view(path: str, key: str, with_index: bool = True) -> tuple[memoryview, memoryview | None]:
+    opened, name = _open(path), key.encode("utf-8")
     try:
-        with environment(path).begin(buffers=True) as transaction:
-            value = transaction.get(key.encode("utf-8"))
-            index = None if table is None else transaction.get(key.encode("utf-8"), db=table)
+        with opened.environment.begin(buffers=True) as transaction:
+            value = transaction.get(name)
+            index = transaction.get(name, db=opened.rows) if with_index and opened.rows is not None else None
     except lmdb.Error as error:
         raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
     if value is None:
@@ -218,6 +219,8 @@ def read_meta(path: str) -> Iterator[MetaEntry]:
     check_file(path)
     meta = os.path.join(path, META_FILE)
     seen: set[str] = set()
+    if os.path.exists(meta) and not os.path.isfile(meta):
+        raise DataError(f"{meta}: cannot be read: it is no file.")
     try:
         with open(meta, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -286,11 +289,7 @@ class MmengineStorage(Storage):
     """
 
     def __init__(self, root: str, backend_args: Mapping[str, Any]) -> None:
-        """Take the prefix of the paths (empty: none) and the backend's arguments.
-
-        Raises:
-            OptionError: If the backend is unknown or refuses its arguments.
-        """
+        """Take the prefix of the paths (empty: none) and the backend's arguments, else OptionError."""
         super().__init__(root)
         self._arguments = {key: value for key, value in backend_args.items() if key != "type"}
         if not isinstance(self._arguments.get("backend"), str):
@@ -305,10 +304,8 @@ class MmengineStorage(Storage):
         }
         identity = tuple(sorted((key, str(value)) for key, value in arguments.items()))
         if identity not in _clients:
-            try:
-                from mmengine.fileio import get_file_backend
-            except ImportError as error:
-                raise ImportError("io_backend mmengine needs the package mmengine: pip install mmengine") from error
+            from mmengine.fileio import get_file_backend
+
             path = str(arguments.get("db_path"))
             if arguments["backend"] == "lmdb" and os.path.isdir(path):
                 check_file(path)
@@ -323,11 +320,7 @@ class MmengineStorage(Storage):
         return f"{self.root.rstrip('/')}/{pair.path(side)}" if self.root else pair.path(side)
 
     def read(self, pair: Pair, side: Side) -> bytes:
-        """Return what the backend has under the path, or for LMDBs under the key.
-
-        Raises:
-            DataError: Whatever the backend raises, and if it has no such entry.
-        """
+        """Return what the backend has under the path, or for LMDBs under the key; else DataError."""
         name = self.locate(pair, side)
         key = pair.path(side) if self._arguments["backend"] == "lmdb" else name
         try:

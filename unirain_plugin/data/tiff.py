@@ -10,13 +10,12 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import tifffile
 from PIL import Image
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 
-from unirain_plugin.data.image_decode import Samples, decode_with_pillow, scaled
+from unirain_plugin.data.image_decode import Samples, decode_with_pillow, deep_by_opencv, scaled
 from unirain_plugin.data.image_header import check_pixels
 from unirain_plugin.errors import DataError
 
@@ -117,9 +116,8 @@ def _decoded_elsewhere(page: tifffile.TiffPage, data: bytes, name: str, reason: 
         return replace(decode_with_pillow(data, name), orientation=1)
     pixels = None
     if page.bitspersample == 16 and not separate and page.samplesperpixel != 2:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
+        pixels = deep_by_opencv(data)
+    if pixels is None:
         raise DataError(f"{name}: the TIFF's arrangement of samples is not read in this compression: {reason}. Save it "
                         "uncompressed or as PNG, or install imagecodecs.")  # fmt: skip
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return _meaning(page, pixels[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]], 1)
+    return _meaning(page, pixels, 1)

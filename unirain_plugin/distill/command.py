@@ -35,10 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.dry_run:
         sys.stdout.write(describe_plan(options))
         return 0
-    try:
-        outcome = Pipeline(options, quiet=arguments.quiet).run(restart=arguments.restart)
-    except KeyboardInterrupt:
-        return 130
+    outcome = Pipeline(options, quiet=arguments.quiet).run(restart=arguments.restart)
     counts = ", ".join(f"{number} {name}" for name, number in outcome.statistics["outcomes"].items())
     seconds = sum(outcome.seconds.values())
     sys.stdout.write(f"{outcome.statistics['candidates']} candidates: {counts} ({seconds:.0f} s) → {outcome.folder}\n")

@@ -10,10 +10,11 @@ from typing import Any
 
 from unirain_plugin.data.manifest import parse_record
 from unirain_plugin.distill.options import DistillOptions
-from unirain_plugin.distill.records import Candidate, Reference
+from unirain_plugin.distill.records import Candidate, DistillError, Reference
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import Workspace, load_lines, load_rows
+from unirain_plugin.support.packages import own_code
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Context:
         """The voters after ``setup`` with all references that could be read."""
         references = [reference for reference in self.described_references if reference.caption is not None]
         for voter in self.voters:
-            voter.setup(references)
+            with own_code(f"the voter '{voter.name}'", "the references", DistillError, always=True):
+                voter.setup(references)
         return self.voters
 
     @cached_property

@@ -29,6 +29,7 @@ from unirain_plugin.distill.workers import Engine, Step, build_engine, in_this_p
 from unirain_plugin.distill.workspace import Workspace, load_lines, save_lines, save_rows
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.files import canonical_hash
+from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import require
 
 _LISTING = "candidates.jsonl"
@@ -68,7 +69,8 @@ class Pipeline:
         Args:
             restart: Discard the shards that were made with other options or inputs (all, if nothing changed).
         """
-        with self.workspace.locked():
+        kept = f"finished shards are kept in {self.workspace.root}: run again to go on"
+        with resumable(kept), self.workspace.locked():
             self.workspace.remove_leftovers()
             self.check()
             job = self._job(restart)
@@ -159,10 +161,6 @@ class Pipeline:
         try:
             for name, items in makers:
                 bars[name].update(items)
-        except KeyboardInterrupt:
-            root = self.workspace.root
-            sys.stderr.write(f"\ninterrupted; finished shards are kept in {root}: run again to go on.\n")
-            raise
         finally:
             for bar in reversed(bars.values()):
                 bar.close()

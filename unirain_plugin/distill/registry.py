@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from unirain_plugin.errors import OptionError, did_you_mean
-from unirain_plugin.support.packages import import_own
+from unirain_plugin.distill.records import DistillError
+from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
+from unirain_plugin.support.packages import comes_from_own_code, import_own, own_code, place_of
 from unirain_plugin.support.spec import complaint, words
 from unirain_plugin.toolbox import registries
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Part:
@@ -137,5 +141,22 @@ def build_part(registry: Registry, section: object, where: str) -> Any:
         return cls(**kwargs)
     except OptionError as error:
         raise type(error)(f"{where}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{where}: {error}") from error
+    except (Exception, SystemExit) as error:
+        kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
+        place = place_of(error) if comes_from_own_code(error) else ""
+        raise OptionError(f"{where}: {kind}{error}{place}") from error
+
+
+def ask_part(part: str, ask: Callable[[list[T]], R], items: list[T], names: Sequence[str]) -> R:
+    """Ask a part about a batch; what goes wrong in its code is a DistillError that names the item, found one by one."""
+    try:
+        return ask(items)
+    except UniRainError:
+        raise
+    except (Exception, SystemExit) as error:
+        together = error
+    for item, name in zip(items, names, strict=True):
+        with own_code(part, f"'{name}'", DistillError, always=True):
+            ask([item])
+    with own_code(part, f"'{names[0]}' to '{names[-1]}' together", DistillError, always=True):
+        raise together

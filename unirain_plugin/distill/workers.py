@@ -29,7 +29,7 @@ from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import TEMPORARY, Workspace
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.packages import require
-from unirain_plugin.support.processes import process_pool
+from unirain_plugin.support.processes import process_pool, uninterrupted
 
 Step = tuple[str, int]
 """A stage's name and a shard of it."""
@@ -112,7 +112,7 @@ class LocalEngine:
     def check(self) -> None:
         """Start the fork server already: it imports while the main process lists the inputs."""
         if self.options.workers:
-            with self._thread_limit():
+            with self._thread_limit(), uninterrupted():
                 forkserver.set_forkserver_preload(_PRELOAD)
                 forkserver.ensure_running()
 

@@ -200,6 +200,16 @@ def save_lines(folder: Path, name: str, rows: Iterable[Any]) -> None:
             file.write(json.dumps(row, ensure_ascii=True, allow_nan=False, sort_keys=True) + "\n")
 
 
+def check_plain(value: Any, what: str) -> None:
+    """Refuse what :func:`save_lines` could not write: a DistillError that says which of a part's results it is."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DistillError(
+            f"{what} holds more than plain values (text, finite numbers, lists, mappings): {error}."
+        ) from None
+
+
 def load_lines(folder: Path, name: str) -> list[Any]:
     """Read ``<name>.jsonl``. A DistillError if the file is missing or broken."""
     path = folder / f"{name}.jsonl"

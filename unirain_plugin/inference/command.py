@@ -10,58 +10,45 @@ from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import PIXEL_FORMATS, Outcome, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.support.files import check_folder
+from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import add_network_arguments, import_own
-from unirain_plugin.support.processes import Terminated, terminable
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     p = argparse.ArgumentParser(
         prog="inference",
         description="Remove rain from images, folders of images and videos. Exit status: 0 all restored, 1 some "
         "files failed (they are listed at the end), 2 nothing could be done.",
     )
-    p.add_argument("-i", "--input", required=True, type=Path, metavar="PATH", help="image, video, or folder")
-    p.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the results")
-    p.add_argument(
-        "--weights",
-        metavar="FILE",
-        help=".safetensors, .pth, or .onnx by export (default: the small network that is shipped)",
-    )
+    add = p.add_argument
+    add("-i", "--input", required=True, type=Path, metavar="PATH", help="image, video, or folder")
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    add("--weights", metavar="FILE", help=".safetensors, .pth, or .onnx by export (default: the small network that is "
+        "shipped)")  # fmt: skip
     add_network_arguments(p)
-    p.add_argument("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
-    p.add_argument("--overlap", type=int, default=32, help="shared pixels of tiles; UniRain needs none (default: 32)")
-    p.add_argument("--precision", default="fp32", help="fp32, bf16, fp16 or auto (default: fp32)")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    p.add_argument("--compare", action="store_true", help="also write before and after side by side, to DIR/compare")
-    p.add_argument("--ensemble", action="store_true", help="average over 8 flips and turns: 8 times the time")
-    p.add_argument(
-        "--sizes",
-        type=int,
-        nargs="*",
-        metavar="PX",
-        help="also restore larger images at these longer edges and blend: for photographs whose drops and streaks "
-        "are larger than those the network was trained on; without numbers: the network's own result (default: what "
-        "the weights' file names, 640 427 in the one that is shipped)",
-    )
-    p.add_argument("--format", choices=FORMATS, default="keep", help="format of the results (default: as the input)")
-    p.add_argument("--memory", type=float, metavar="GIB", help="for feature maps; beyond it they go to a scratch file")
+    add("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
+    add("--overlap", type=int, default=32, help="shared pixels of tiles; UniRain needs none (default: 32)")
+    add("--precision", default="fp32", help="fp32, bf16, fp16 or auto (default: fp32)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    add("--compare", action="store_true", help="also write before and after side by side, to DIR/compare")
+    add("--ensemble", action="store_true", help="average over 8 flips and turns: 8 times the time")
+    add("--sizes", type=int, nargs="*", metavar="PX", help="also restore larger images at these longer edges and "
+        "blend: for photographs whose drops and streaks are larger than those the network was trained on; without "
+        "numbers: the network's own result (default: what the weights' file names, 640 427 in the one that is "
+        "shipped)")  # fmt: skip
+    add("--format", choices=FORMATS, default="keep", help="format of the results (default: as the input)")
+    add("--memory", type=float, metavar="GIB", help="for feature maps; beyond it they go to a scratch file")
     add_limit_argument(p)
-    p.add_argument("--deinterlace", action="store_true", help="make whole frames of interlaced videos")
-    p.add_argument(
-        "--pixel-format",
-        choices=PIXEL_FORMATS,
-        default="keep",
-        help="of videos (default: chroma sampling and depth of the source)",
-    )
-    p.add_argument("--damaged", action="store_true", help="restore what can be decoded of damaged videos")
-    p.add_argument("--overwrite", action="store_true", help="restore also what has a result already")
-    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    add("--deinterlace", action="store_true", help="make whole frames of interlaced videos")
+    text = "of videos (default: chroma sampling and depth of the source)"
+    add("--pixel-format", choices=PIXEL_FORMATS, default="keep", help=text)
+    add("--damaged", action="store_true", help="restore what can be decoded of damaged videos")
+    add("--overwrite", action="store_true", help="restore also what has a result already")
+    add("--quiet", action="store_true", help="no progress bar")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
     args = parser().parse_args(argv)
     plan = plan_jobs(args.input, args.output, args.format, args.compare)
     from unirain_plugin.inference.loading import load  # torch and BasicSR take seconds to import
@@ -76,17 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     videos = VideoSettings(args.deinterlace, args.pixel_format, args.damaged)
     if any(job.is_video for job in plan.jobs):
         videos = videos_with(net, options, videos)
-    try:
-        with terminable(), limited(args.max_megapixels):
-            outcome = restore_files(
-                plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet, videos
-            )
-    except KeyboardInterrupt as end:
-        sys.stderr.write(
-            "\ninterrupted; finished results are kept, and finished parts of a long video: "
-            "the same command goes on with the rest\n"
+    kept = "finished results are kept, and finished parts of a long video: the same command goes on with the rest"
+    with resumable(kept), limited(args.max_megapixels):
+        outcome = restore_files(
+            plan.jobs, lambda x: restore(net, x, **vars(options)), args.overwrite, not args.quiet, videos
         )
-        return 143 if isinstance(end, Terminated) else 130
     outcome.failed += [(Path(folder), reason) for folder, reason in plan.unlisted]
     sys.stdout.write(summary(outcome, args.output, plan.other_files))
     return 1 if outcome.failed else 0

@@ -31,11 +31,7 @@ _TOLERANCE = 1e-3
 
 
 def export_weights(net: nn.Module, path: Path) -> str:
-    """Write weights and architecture as ``.safetensors`` or ``.pth``.
-
-    Returns:
-        What to say of the file.
-    """
+    """Write weights and architecture as ``.safetensors`` or ``.pth``; returns what to say of the file."""
     write_weights(path, net.state_dict(), net.architecture, net.restore_sizes)
     return "weights with their architecture; --weights alone suffices"
 
@@ -44,10 +40,8 @@ def export_onnx(net: nn.Module, path: Path) -> str:
     """Write an ONNX model: input ``lq`` (N, 3, H, W) in [0, 1], output ``restored``, any N, H and W ≥ 9.
 
     The experts of a hard mixture all run and are masked: the same result, more time. Networks that pad their input to
-    a multiple m of pixels (UniRain: 8) take H and W > m.
-
-    Raises:
-        CheckpointError: If a package is missing, or the written model does not agree with the network.
+    a multiple m of pixels (UniRain: 8) take H and W > m. A CheckpointError if a package is missing, or the written
+    model does not agree with the network.
     """
     runtime = onnx_runtime("--format onnx", ("onnx", "onnxscript"))
     multiple = net.stride if net.architecture["type"] == "UniRain" else 1
@@ -79,8 +73,7 @@ def export_onnx(net: nn.Module, path: Path) -> str:
 def export_pt2(net: nn.Module, path: Path) -> str:
     """Write a program of ``torch.export``: (N, 3, H, W) in [0, 1] to the same shape, any N, H and W ≥ 9.
 
-    Raises:
-        CheckpointError: If the network cannot be captured for any size, or the program does not agree with it.
+    A CheckpointError if the network cannot be captured for any size, or the program does not agree with it.
     """
     any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
 
@@ -95,11 +88,7 @@ def export_pt2(net: nn.Module, path: Path) -> str:
 
 
 def export_torchscript(net: nn.Module, path: Path) -> str:
-    """Write a TorchScript model: (N, 3, H, W) in [0, 1] to the same shape, any N and H, W ≥ 9.
-
-    Raises:
-        CheckpointError: If the written model does not agree with the network.
-    """
+    """Write a TorchScript model: (N, 3, H, W) in [0, 1] to the same shape, any N and H, W ≥ 9; errors as above."""
 
     def make() -> bytes:
         # A warning for each branch on a shape (the comparison at another size decides), and of TorchScript's end.
@@ -159,7 +148,7 @@ def _restored(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def _root(error: BaseException) -> str:
-    """What went wrong first, in one line: torch wraps it in several errors, advice and colours."""
+    """What went wrong first, in a line: torch wraps it in several errors, advice and colours."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -192,33 +181,25 @@ def _example(height: int, width: int, images: int = 1) -> Tensor:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     p = argparse.ArgumentParser(
         prog="export",
         description="Write trained weights as one file that tells its network: safetensors or pth for --weights, "
         "BasicSR and spandrel; onnx, pt2 or torchscript (ending since torch 2.13) to run elsewhere (each is compared "
         "with the network first).",
     )
-    p.add_argument(
-        "--weights", metavar="FILE", help="weights or checkpoint (default: the small network that is shipped)"
-    )
+    add = p.add_argument
+    add("--weights", metavar="FILE", help="weights or checkpoint (default: the small network that is shipped)")
     add_network_arguments(p)
-    p.add_argument("--param-key", metavar="KEY", help="part of a .pth file (default: params_ema where it exists)")
-    p.add_argument("--format", choices=EXPORTERS, default="safetensors", help="default: safetensors")
-    p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: beside the weights, with the new suffix")
-    p.add_argument(
-        "--sizes",
-        type=int,
-        nargs="*",
-        metavar="PX",
-        help=f"{', '.join(_WITH_SIZES)}: name these longer edges for inference.py's --sizes (default: as the weights)",
-    )
-    p.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+    add("--param-key", metavar="KEY", help="part of a .pth file (default: params_ema where it exists)")
+    add("--format", choices=EXPORTERS, default="safetensors", help="default: safetensors")
+    add("-o", "--output", type=Path, metavar="FILE", help="default: beside the weights, with the new suffix")
+    add("--sizes", type=int, nargs="*", metavar="PX", help=f"{', '.join(_WITH_SIZES)}: name these longer edges for "
+        "inference.py's --sizes (default: as the weights)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace the output file if it exists")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
     args = parser().parse_args(argv)
     suffix, export = EXPORTERS[args.format]
     source = DEFAULT_WEIGHTS if args.weights in (None, "default") else Path(args.weights)

@@ -19,6 +19,7 @@ from unirain_plugin.data.image_decode import decode_samples, is_heif, is_tiff, o
 from unirain_plugin.data.image_header import PNG_SIGNATURE, png_chunks
 from unirain_plugin.data.images import upright
 from unirain_plugin.data.pairs import read_file
+from unirain_plugin.data.partial_decode import png_chunk
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.files import write_whole
 
@@ -44,28 +45,18 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A decoded image, turned upright.
+    """A decoded image, turned upright."""
 
-    Attributes:
-        pixels: ``(H, W, C)`` uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha (straight).
-        orientation: EXIF orientation (1 to 8) of the stored file; ``pixels`` are upright whatever it is.
-        exif: The EXIF block, orientation included, or None.
-        profile: The ICC colour profile, or None.
-        xmp: The XMP packet, or None.
-        density: Pixels an inch, across and down, or None.
-        blocks: Further blocks as they stand in the source, by name (PNG: the chunk's; JPEG: ``IPTC``, ``comment``),
-            which only a file of its format can take.
-        lost: What reading has left behind, in words.
-    """
-
-    pixels: np.ndarray
-    orientation: int = 1
-    exif: bytes | None = None
-    profile: bytes | None = None
+    pixels: np.ndarray  # (H, W, C) uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha (straight)
+    orientation: int = 1  # EXIF orientation (1 to 8) of the stored file; ``pixels`` are upright whatever it is
+    exif: bytes | None = None  # orientation included
+    profile: bytes | None = None  # ICC
     xmp: bytes | None = None
-    density: tuple[float, float] | None = None
+    density: tuple[float, float] | None = None  # pixels an inch, across and down
+    # further blocks as they stand in the source, by name (PNG: the chunk's; JPEG: ``IPTC``, ``comment``), which only a
+    # file of its format can take
     blocks: tuple[tuple[str, bytes], ...] = ()
-    lost: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()  # what reading has left behind, in words
 
     def with_pixels(self, pixels: np.ndarray) -> StoredImage:
         """The same image with other (upright) pixels."""
@@ -73,15 +64,10 @@ class StoredImage:
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int | None = None) -> StoredImage:
-    """Read an image.
+    """Read an image of at most ``max_pixels`` (None: the process's limit).
 
-    Args:
-        path: The file.
-        max_pixels: How many pixels to accept; None for the process's limit (:mod:`unirain_plugin.data.image_header`).
-
-    Raises:
-        DataError: If it is missing, empty, truncated, broken, too large, or of a kind that cannot be restored
-            (animations, floating-point images, unknown formats).
+    A DataError if it is missing, empty, truncated, broken, too large, or of a kind that cannot be restored (animations,
+    floating-point images, unknown formats).
     """
     name = os.fspath(path)
     data = read_file(name)
@@ -91,12 +77,8 @@ def read_image(path: str | os.PathLike[str], max_pixels: int | None = None) -> S
 
 
 def as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The reverse of :func:`upright`."""
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels.transpose(1, 0, 2) if orientation >= 5 else pixels
+    """The reverse of :func:`upright`: all but the quarter turns are their own."""
+    return upright(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, ...]:
@@ -105,13 +87,7 @@ def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, 
     EXIF, XMP, colour profile and resolution are kept where the format can hold them, the source's other blocks in its
     own format. Where a file carries an EXIF orientation, pixels are stored turned as before and the tag is kept (TIFF
     and formats without EXIF: upright). JPEG, WebP and AVIF take 8 bits, JPEG, BMP and PPM no alpha: what does not fit
-    is an error, never dropped.
-
-    Returns:
-        In words, what of the source's data beside the pixels is not in the file.
-
-    Raises:
-        DataError: If the format cannot hold the image, or the file cannot be written.
+    is a DataError, never dropped. Returns in words what of the source's data beside the pixels is not in the file.
     """
     path = Path(path)
     reason = why_unsuitable(path.suffix.lower(), image)
@@ -218,8 +194,6 @@ def side_by_side(before: StoredImage, after: StoredImage) -> StoredImage:
     return StoredImage(np.concatenate([before.pixels, line, after.pixels], axis=1), profile=before.profile)
 
 
-Density = tuple[float, float]
-
 _COLOUR_CHUNKS = ("cICP", "mDCV", "cLLI", "sRGB", "gAMA", "cHRM")
 _TEXT_CHUNKS = ("tEXt", "zTXt", "iTXt")
 _XMP_CHUNK = b"XML:com.adobe.xmp\0"
@@ -237,10 +211,7 @@ _PLACES = {33550, 33922, 34264, 34735}  # GeoTIFF
 def read_metadata(data: bytes, name: str, cmyk: bool = False) -> dict[str, Any]:
     """Read what a file that can be decoded says of its image, as attributes of a :class:`StoredImage`.
 
-    Args:
-        data: Its bytes.
-        name: Its name for error texts.
-        cmyk: Whether its colours are CMYK, and have become RGB, which its profile does not describe.
+    ``cmyk``: whether its colours are CMYK, and have become RGB, which its profile does not describe.
     """
     found = _tiff(data) if is_tiff(data) else _heif(data, name) if is_heif(data) else _others(data, name)
     if cmyk:
@@ -356,7 +327,7 @@ def _block(tags: Image.Exif, upright: bool = False) -> bytes | None:
         return None
 
 
-def _density(dpi: object, unit: float = 1.0) -> Density | None:
+def _density(dpi: object, unit: float = 1.0) -> tuple[float, float] | None:
     try:
         across, down = (float(value) * unit for value in dpi)
     except (TypeError, ValueError, ZeroDivisionError):
@@ -385,11 +356,7 @@ def with_png_chunks(data: bytes, kept: StoredImage) -> bytes:
         chunks.append(("iTXt", _XMP_CHUNK + b"\0\0\0\0" + kept.xmp))
     chunks += [(name, body) for name, body in kept.blocks if name in (*_TEXT_CHUNKS, "pHYs")]
     behind = len(PNG_SIGNATURE) + 25
-    return data[:behind] + b"".join(_chunk(name.encode(), body) for name, body in chunks) + data[behind:]
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return data[:behind] + b"".join(png_chunk(name.encode(), body) for name, body in chunks) + data[behind:]
 
 
 _HOLDS = {

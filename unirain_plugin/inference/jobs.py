@@ -17,7 +17,10 @@ from unirain_plugin.errors import DataError
 from unirain_plugin.inference.images import StoredImage, read_image, side_by_side, write_image
 from unirain_plugin.support.files import is_full
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".flv"),
+    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),
+)
 _KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")
 """Those that can hold H.264; other videos become Matroska."""
 PIXEL_FORMATS = ("keep", "yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
@@ -26,43 +29,25 @@ PIXEL_FORMATS = ("keep", "yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How videos are restored.
+    """How videos are restored."""
 
-    Attributes:
-        deinterlace: Whether interlaced frames are made whole before they are restored.
-        pixel_format: One of :data:`PIXEL_FORMATS`.
-        damaged: Whether what can be decoded of a damaged source is restored; else it is refused.
-        at_once: How many frames are restored at the same time, at most, by threads of their own.
-        made_from: What results depend on besides the source, as JSON can tell it: a run that was killed goes on where
-            it is the same. None: nothing is kept of a run that was killed.
-    """
-
-    deinterlace: bool = False
-    pixel_format: str = "keep"
-    damaged: bool = False
-    at_once: int = 1
+    deinterlace: bool = False  # whether interlaced frames are made whole before they are restored
+    pixel_format: str = "keep"  # one of :data:`PIXEL_FORMATS`
+    damaged: bool = False  # whether what can be decoded of a damaged source is restored; else it is refused
+    at_once: int = 1  # how many frames are restored at the same time, at most, by threads of their own
+    # what results depend on besides the source, as JSON can tell it: a run that was killed goes on where it is the
+    # same. None: nothing is kept of a run that was killed.
     made_from: object = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file.
-
-    Attributes:
-        source: The image or video.
-        target: Where the restored one goes.
-        compare: Where the side-by-side one goes, or None.
-        is_video: Whether it is a video.
-    """
+    """One image or video."""
 
     source: Path
-    target: Path
-    compare: Path | None
+    target: Path  # where the restored one goes
+    compare: Path | None  # where the side-by-side one goes
     is_video: bool
-
-    def is_done(self) -> bool:
-        """Whether everything that it would write is there."""
-        return all(path.is_file() for path in self.outputs())
 
     def outputs(self) -> list[Path]:
         """The files that it would write."""
@@ -81,15 +66,10 @@ class Plan:
 def plan_jobs(source: Path, output: Path, image_format: str = "keep", compare: bool = False) -> Plan:
     """Find the files; a folder is searched with its subfolders, which the output mirrors.
 
-    Args:
-        source: An image, a video, or a folder.
-        output: The folder for results; it may lie inside ``source``, and is not searched then.
-        image_format: ``keep`` or the suffix (without dot) that all results get.
-        compare: Whether side-by-side images are wanted, in ``output/compare``.
-
-    Raises:
-        DataError: If the output is no folder, the source is missing or unsupported, the folder holds no image, a
-            result would overwrite a source, or two files would be written to the same name.
+    The output may lie inside the source, and is not searched then. ``image_format``: ``keep`` or the suffix (without
+    dot) that all results get; ``compare``: whether side-by-side images are wanted, in ``output/compare``. A DataError
+    if the output is no folder, the source is missing or unsupported, the folder holds no image, a result would
+    overwrite a source, or two files would be written to the same name.
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: the output must be a folder, this is a file.")
@@ -149,21 +129,13 @@ ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
 @dataclass
 class Outcome:
-    """What became of a run.
-
-    Attributes:
-        done: Files that were restored.
-        skipped: Files whose results were there.
-        failed: (file, reason).
-        lost: What of a file's data is not in its result → the files.
-        notes: (file, what of it is lost or was changed).
-    """
+    """What became of a run."""
 
     done: list[Path] = field(default_factory=list)
-    skipped: list[Path] = field(default_factory=list)
-    failed: list[tuple[Path, str]] = field(default_factory=list)
-    lost: dict[str, list[Path]] = field(default_factory=dict)
-    notes: list[tuple[Path, str]] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)  # files whose results were there
+    failed: list[tuple[Path, str]] = field(default_factory=list)  # (file, reason)
+    lost: dict[str, list[Path]] = field(default_factory=dict)  # what of a file's data is not in its result → the files
+    notes: list[tuple[Path, str]] = field(default_factory=list)  # (file, what of it is lost or was changed)
 
 
 def restore_files(
@@ -175,19 +147,15 @@ def restore_files(
 ) -> Outcome:
     """Restore every file; a broken one is noted and the others go on.
 
-    Args:
-        jobs: The files.
-        function: Maps an array (H, W, C) uint8 or uint16 to one of the same shape and type.
-        overwrite: Also those whose results exist.
-        bar: Whether to draw a progress bar.
-        videos: How videos are restored.
+    ``function`` maps an array (H, W, C) uint8 or uint16 to one of the same shape and type; ``overwrite``: also files
+    whose results exist.
     """
     outcome = Outcome()
     todo = []
     for job in jobs:
         if overwrite or not job.target.is_file():
             todo.append(job)
-        elif job.is_done():
+        elif all(path.is_file() for path in job.outputs()):
             outcome.skipped.append(job.source)
         else:
             reason = f"{job.target} is there, without its side-by-side image; --overwrite makes both anew"

@@ -46,14 +46,10 @@ def load(
         param_key: Which part of a .pth file to take; None for ``params_ema`` where it exists, else ``params``, else
             what other programs name so (:data:`~unirain_plugin.checkpoints.weights.WRAPPERS`).
 
-    Returns:
-        The network in evaluation mode on ``device``. Its attribute ``architecture`` holds the registered type and the
-        arguments it was built from, ``restore_sizes`` the smaller sizes that its file names (see
-        :class:`~unirain_plugin.inference.restoring.RestoreOptions`).
-
-    Raises:
-        CheckpointError: If the weights are missing, broken, or made for another network (which keys differ is told).
-        OptionError: If the network's options or the device are wrong.
+    Returns the network in evaluation mode on ``device``. Its attribute ``architecture`` holds the registered type and
+    the arguments it was built from, ``restore_sizes`` the smaller sizes that its file names. A CheckpointError if the
+    weights are missing, broken, or made for another network (which keys differ is told); an OptionError if the
+    network's options or the device are wrong.
     """
     path = _weights_path(weights)
     if path.suffix.lower() == ".onnx":
@@ -70,11 +66,7 @@ def load(
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device by name.
-
-    Raises:
-        OptionError: If there is no such device here.
-    """
+    """The device by name; OptionError if there is none of that name here."""
     name = str(device)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -95,12 +87,8 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
     """Build a network of BasicSR's registry, with random weights.
 
-    Args:
-        architecture: ``{'type': name, **arguments}``; not changed.
-        source: Names the file in errors.
-
-    Raises:
-        OptionError: If the type is unknown or the arguments do not fit.
+    ``architecture`` is ``{'type': name, **arguments}``; ``source`` names the file in the OptionError of an unknown type
+    or of arguments that do not fit.
     """
     arguments = dict(architecture)
     name = arguments.pop("type", None)
@@ -127,9 +115,8 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
 def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
     """Put the weights into the network, all or none.
 
-    Raises:
-        CheckpointError: Naming the keys that are missing, unknown or of another shape, the options in which the file's
-            network is another, and the parts of the file.
+    A CheckpointError names the keys that are missing, unknown or of another shape, the options in which the file's
+    network is another, and the parts of the file.
     """
     expected = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
     state = file.state_for(expected)
@@ -189,15 +176,10 @@ def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
 
 
 def network_section(path: Path, with_imports: bool = False) -> dict[str, object]:
-    """The section ``network_g`` of an option file.
+    """The section ``network_g`` of an option file; OptionError if it is broken, has none, or imports fail.
 
-    Args:
-        path: The file.
-        with_imports: Import the modules that it names under ``imports``: only of a file that the user has named, since
-            this runs their code.
-
-    Raises:
-        OptionError: If the file is broken or has no such section, or a module cannot be imported.
+    ``with_imports``: import the modules that it names under ``imports``: only of a file that the user has named, since
+    this runs their code.
     """
     from unirain_plugin.options.yaml_loader import read_option_file
 
@@ -214,11 +196,8 @@ def network_section(path: Path, with_imports: bool = False) -> dict[str, object]
 def experiment_network(path: Path) -> dict[str, object] | None:
     """The network of the run that saved ``experiments/NAME/models/net_g_ITER.pth``: its folder holds its options.
 
-    Returns:
-        None for a file in any folder but a run's ``models/``: option files above it are none of its business.
-
-    Raises:
-        CheckpointError: If option files in that folder name different networks.
+    None for a file in any folder but a run's ``models/``: option files above it are none of its business. A
+    CheckpointError if option files in that folder name different networks.
     """
     if path.resolve().parent.name != "models":
         return None

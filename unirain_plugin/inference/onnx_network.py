@@ -26,12 +26,7 @@ MULTIPLE = "multiple"
 def onnx_runtime(purpose: str, packages: Iterable[str] = ()) -> ModuleType:
     """The package onnxruntime, whose Linux wheels send telemetry unless told not to.
 
-    Args:
-        purpose: What needs it, for the message.
-        packages: What is needed besides.
-
-    Raises:
-        CheckpointError: Naming the packages that are missing.
+    A CheckpointError names the missing ones of it and ``packages``, and ``purpose``, which needs them.
     """
     missing = [name for name in (*packages, "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
@@ -46,15 +41,9 @@ def onnx_runtime(purpose: str, packages: Iterable[str] = ()) -> ModuleType:
 class OnnxNetwork(nn.Module):
     """Restores ``(N, 3, H, W)`` in [0, 1], of any H, W ≥ 1, on the CPU, with as many threads as torch has now.
 
-    Its only parameter is the SHA-256 of the file, by which results are told from those of other weights.
-
-    Attributes:
-        architecture: The registered type of the exported network and its arguments.
-        restore_sizes: The smaller sizes that the file names.
-        precision: The only one it computes in.
-
-    Raises:
-        CheckpointError: If onnxruntime is missing, or the file is damaged or another program's network.
+    Its only parameter is the SHA-256 of the file, by which results are told from those of other weights. It has what
+    :func:`~unirain_plugin.inference.loading.load` adds to a network, and the only ``precision`` that it computes in. A
+    CheckpointError if onnxruntime is missing, or the file is damaged or another program's network.
     """
 
     precision = "fp32"
@@ -107,10 +96,8 @@ class OnnxNetwork(nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         """Map ``(N, 3, H, W)`` float32 to the same shape.
 
-        Raises:
-            OptionError: Under autocast.
-            UniRainError: If operations are traced or counted, which cannot be seen here, or onnxruntime fails.
-            MemoryError: If onnxruntime cannot get enough.
+        An OptionError under autocast; a UniRainError if operations are traced or counted, which cannot be seen here, or
+        onnxruntime fails; a MemoryError if it cannot get enough.
         """
         if torch.is_autocast_enabled("cpu"):
             raise OptionError(f"precision: {self.path} computes in {self.precision} only.")
@@ -130,9 +117,7 @@ class OnnxNetwork(nn.Module):
 def load_onnx(path: Path, network: object, device: str | torch.device, param_key: str | None) -> OnnxNetwork:
     """:func:`~unirain_plugin.inference.loading.load` for an ONNX file.
 
-    Raises:
-        OptionError: For another device than the CPU, and for what the file itself tells.
-        CheckpointError: See :class:`OnnxNetwork`.
+    An OptionError for another device than the CPU, and for what the file itself tells.
     """
     if str(device) not in ("auto", "cpu"):
         raise OptionError(f"device: got '{device}', but {path} runs on the CPU only. Use auto or cpu.")

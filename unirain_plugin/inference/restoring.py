@@ -48,7 +48,7 @@ def used_sizes(sizes: Sequence[int], height: int, width: int) -> list[int]:
 
 
 def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Blend the correction at full size with the mean of the corrections at smaller sizes.
+    """Blend the correction at full size with the mean of those at smaller sizes; R(x) itself where none is used.
 
     A drop covers as large a part of an image of 4000 pixels as of one of 400, but a network trained on crops knows rain
     up to some size in pixels. So the image is restored shrunk as well, and what changes there is enlarged and blended
@@ -59,13 +59,9 @@ def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: 
     of the enlarged R(shrunk x) - shrunk x, e the mean of d² over a neighbourhood and the channels, m the mean over the
     image, channel by channel, and 0.95 :data:`CONFIDENCE`.
 
-    Args:
-        restore: R, maps ``(1, 3, h, w)`` to the same shape.
-        image: x, ``(1, 3, H, W)`` float32 in [0, 1].
-        sizes: Longer edges in pixels; those from 3/4 of the image's on are passed over.
-
-    Returns:
-        ``(1, 3, H, W)`` float32, not clamped; R(x) itself where no size is used.
+    ``restore`` is R, which maps ``(1, 3, h, w)`` to the same shape; ``image`` x, ``(1, 3, H, W)`` float32 in [0, 1];
+    ``sizes`` are longer edges in pixels, those from 3/4 of the image's on being passed over. The result is
+    ``(1, 3, H, W)`` float32, not clamped.
     """
     full = restore(image)
     height, width = image.shape[2:]
@@ -103,28 +99,22 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How an image is restored.
+    """How an image is restored."""
 
-    Attributes:
-        tile: Edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once. An
-            ONNX file of UniRain takes the whole image as long as this is the default and memory is free.
-        overlap: Pixels that neighbouring tiles share, 0 to tile / 2. UniRain needs none: it is evaluated layer by
-            layer, exactly as on the whole image. Other networks are run on overlapping tiles and blended.
-        precision: ``fp32``, ``bf16``, ``fp16`` (not on the CPU), or ``auto``: bf16 where the device has instructions
-            for it, else fp32.
-        ensemble: Average over the eight flips and quarter turns: eight times the time.
-        memory: GiB of memory for UniRain's feature maps, beyond which they go to a scratch file (in onnxruntime: the
-            image is cut into tiles); None for half of what is free.
-        sizes: Longer edges in pixels at which larger images are restored as well, see :func:`restore_at_sizes`; ``()``
-            for the network's own result, None for what the weights' file names (the shipped one: 640 and 427; none for
-            other networks).
-    """
-
+    # edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once. An ONNX file
+    # of UniRain takes the whole image as long as this is the default and memory is free.
     tile: int = DEFAULT_TILE
+    # pixels that neighbouring tiles share, 0 to tile / 2. UniRain needs none: it is evaluated layer by layer, exactly
+    # as on the whole image. Other networks are run on overlapping tiles and blended.
     overlap: int = 32
+    # ``fp32``, ``bf16``, ``fp16`` (not on the CPU), or ``auto``: bf16 where the device has instructions for it
     precision: str = "fp32"
-    ensemble: bool = False
+    ensemble: bool = False  # average over the eight flips and quarter turns: eight times the time
+    # GiB of memory for UniRain's feature maps, beyond which they go to a scratch file (in onnxruntime: the image is cut
+    # into tiles); None for half of what is free
     memory: float | None = None
+    # longer edges in pixels at which larger images are restored as well, see :func:`restore_at_sizes`; ``()`` for the
+    # network's own result, None for what the weights' file names (the shipped one: 640 and 427)
     sizes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -140,29 +130,25 @@ class RestoreOptions:
         check_sizes(self.sizes or ())
 
     def check_device(self, device: torch.device) -> None:
-        """Refuse what the device cannot compute in.
-
-        Raises:
-            OptionError: For fp16 on the CPU.
-        """
+        """Refuse what the device cannot compute in: an OptionError for fp16 on the CPU."""
         if self.precision == "fp16" and device.type == "cpu":
             raise OptionError("precision: fp16 is for accelerators; use bf16 or fp32 on the CPU.")
 
     def check_network(self, net: nn.Module) -> None:
-        """Refuse what the network, on its device, cannot compute in.
-
-        Raises:
-            OptionError: For fp16 on the CPU, and for another precision than an ONNX network's.
-        """
-        self.check_device(next((p.device for p in net.parameters()), torch.device("cpu")))
+        """Refuse what the network, on its device, cannot compute in: also another precision than an ONNX network's."""
+        self.check_device(device_of(net))
         only = getattr(net, "precision", self.precision)
         if self.precision not in (only, "auto"):
             raise OptionError(f"precision: got '{self.precision}', but {net.path} computes in {only} only.")
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """What is computed in."""
-        chosen = PRECISIONS[self.precision]
-        return chosen or (torch.bfloat16 if _computes_bfloat16(device) else torch.float32)
+        return PRECISIONS[self.precision] or (torch.bfloat16 if _computes_bfloat16(device) else torch.float32)
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where a network's parameters lie; the CPU where it has none."""
+    return next((p.device for p in net.parameters()), torch.device("cpu"))
 
 
 def _computes_bfloat16(device: torch.device) -> bool:
@@ -189,39 +175,26 @@ def restore(
 
     Example::
 
-        from unirain_plugin import load, restore
+        clean = restore(load(), rainy)  # or load("UniRain.safetensors", device="cuda")
 
-        net = load()  # or load("UniRain.safetensors", device="cuda")
-        clean = restore(net, rainy)
+    ``net`` is one that :func:`~unirain_plugin.load` returned, or any that maps (N, 3, H, W) to this shape; ``image``
+    is an array (H, W, 3) RGB, uint8, uint16, or floating in [0, 1]; (H, W, 4) with alpha, which is kept; (H, W) grey.
+    (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or an image of Pillow, or the name of an image file. The
+    further arguments are those of :class:`RestoreOptions`.
 
-    Args:
-        net: A network that :func:`~unirain_plugin.load` returned (or any that maps (N, 3, H, W) to the same shape).
-        image: (H, W, 3) RGB, uint8, uint16, or floating in [0, 1]; (H, W, 4) with alpha, which is kept; (H, W) grey.
-            (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or an image of Pillow, or the name of an image file.
-        tile: See :class:`RestoreOptions`, as the further arguments.
-        overlap: Pixels that the tiles of networks other than UniRain share.
-        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
-        ensemble: Average over eight orientations.
-        memory: GiB for feature maps in memory.
-        sizes: Also restore larger images at these longer edges, such as ``(640, 427)``, and blend; ``()`` for the
-            network's own result, None for what its weights' file names.
+    Returns an array of the same shape and dtype; floating ones are clamped to [0, 1]. Of Pillow's images one of the
+    same mode (palettes as RGB or RGBA). Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16; what
+    else it holds is kept by ``scripts/inference.py``.
 
-    Returns:
-        An array of the same shape and dtype; floating ones are clamped to [0, 1]. Of Pillow's images one of the same
-        mode (palettes as RGB or RGBA). Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16; what else
-        it holds is kept by ``scripts/inference.py``.
-
-    Raises:
-        OptionError: If the image or an option is not of the kind described.
-        DataError: If the file is missing, broken, or of a kind that cannot be restored.
+    An OptionError if the image or an option is not of the kind described; a DataError if the file is missing, broken,
+    or of a kind that cannot be restored.
     """
     given = image
     if isinstance(given, Image.Image):
         image = _pixels_of(given)
     elif isinstance(given, (str, os.PathLike)):
         image = read_image(given).pixels
-    chosen = None if sizes is None else tuple(sizes)
-    options = RestoreOptions(tile, overlap, precision, ensemble, memory, chosen)
+    options = RestoreOptions(tile, overlap, precision, ensemble, memory, None if sizes is None else tuple(sizes))
     colour, alpha, grey = _split(image)
     tensor = torch.from_numpy(_to_float(colour)).permute(2, 0, 1)[None]
     out = restore_tensor(net, tensor, options)[0].permute(1, 2, 0).clamp_(0, 1).numpy()
@@ -244,22 +217,13 @@ def _pixels_of(image: Image.Image) -> np.ndarray:
 
 
 def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None = None) -> Tensor:
-    """Restore one image.
+    """Restore one image, ``(1, 3, H, W)`` float32 in the host's memory, RGB in [0, 1]; so is the result, not clamped.
 
-    Args:
-        net: In evaluation mode.
-        image: ``(1, 3, H, W)`` float32 in the host's memory, RGB in [0, 1].
-        options: How; None for the defaults.
-
-    Returns:
-        ``(1, 3, H, W)`` float32 in the host's memory, not clamped.
-
-    Raises:
-        OptionError: If precision and device do not go together, or the network changes the size.
-        UniRainError: If the result is not finite, or memory runs out.
+    An OptionError if precision and device do not go together, or the network changes the size; a UniRainError if the
+    result is not finite, or memory runs out.
     """
     options = options or RestoreOptions()
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     options.check_device(device)
     net.eval()
     method = _ensemble if options.ensemble else _once
@@ -267,7 +231,9 @@ def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None
     try:
         out = restore_at_sizes(lambda x: method(net, x, options, device), image, sizes)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, UniRainError) or not _is_out_of_memory(error):
+        # of the CPU's memory torch tells by the name of its allocator only
+        told = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+        if isinstance(error, UniRainError) or not told:
             raise
         raise UniRainError(
             f"out of memory on {device} at {image.shape[3]}×{image.shape[2]} pixels; use a smaller tile than "
@@ -280,11 +246,6 @@ def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None
     if not bool(torch.isfinite(out).all()):
         raise UniRainError(f"the network's output is not finite in precision {options.precision}; use fp32.")
     return out
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; of the CPU's torch tells by the name of its allocator only."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _ensemble(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
@@ -310,7 +271,7 @@ def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.
         if options.tile == 0 or height * width <= options.tile**2:
             return forward(image)
         limit = RESERVE * free_memory() if options.memory is None else options.memory * 2**30
-        if is_unirain(net):
+        if type(net).__module__ == "unirain_plugin.archs.unirain_arch":  # ours can be evaluated layer by layer
             return restore_streamed(net, image, MapStore(device, options.tile, limit))
         needed = height * width * (getattr(net, "bytes_a_pixel", int)() or 0)
         if needed and options.tile == DEFAULT_TILE and needed <= limit:
@@ -337,11 +298,6 @@ def videos_with(net: nn.Module, options: RestoreOptions, videos: VideoSettings) 
     # On a CPU, frames side by side use the cores better than one frame over all; beside an accelerator, the host's part
     # of one frame runs while another is computed.
     return replace(videos, at_once=torch.get_num_threads() if on_cpu else 2, made_from=made_from)
-
-
-def is_unirain(net: nn.Module) -> bool:
-    """Whether the network is our own, which can be evaluated layer by layer."""
-    return type(net).__module__ == "unirain_plugin.archs.unirain_arch"
 
 
 def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:

@@ -55,13 +55,11 @@ _SPARE_BYTES = 2**30
 
 
 class MapStore:
-    """Allocates maps and tells how to cut them.
+    """Allocates maps and tells how to cut them into pieces, which are computed on ``device``.
 
-    Args:
-        device: Where pieces are computed.
-        piece: Edge in pixels of the square whose area a piece has at most; on the CPU pieces fit the cache as well.
-        limit: Bytes of maps that are kept in memory. Beyond it maps lie in files of the temporary folder (``TMPDIR``),
-            which exist only as long as they are used.
+    ``piece`` is the edge in pixels of the square whose area a piece has at most; on the CPU pieces fit the cache as
+    well. ``limit``: bytes of maps that are kept in memory; beyond it they lie in files of the temporary folder
+    (``TMPDIR``), which exist only as long as they are used.
     """
 
     def __init__(self, device: torch.device, piece: int, limit: float = inf) -> None:
@@ -74,8 +72,7 @@ class MapStore:
     def allocate(self, size: int, dtype: torch.dtype) -> Tensor:
         """Uninitialised room for a map of ``size`` values, flat; :func:`shaped` gives it a shape.
 
-        Raises:
-            DataError: If a scratch file is needed and the disk is full.
+        A DataError if a scratch file is needed and the disk is full.
         """
         needed = size * dtype.itemsize
         for device, free in self.free.items():
@@ -119,8 +116,7 @@ class MapStore:
     def read(self, source: Tensor, top: int, bottom: int, halo: int = 0) -> tuple[Tensor, int]:
         """A piece on the computing device, with up to ``halo`` more rows on both sides where the map has them.
 
-        Returns:
-            ``(1, rows, W, C)``, not to be changed, and how many of its rows lie above ``top``.
+        It is ``(1, rows, W, C)``, not to be changed; returned with the number of its rows above ``top``.
         """
         above = min(halo, top)
         return source[None, top - above : bottom + halo].to(self.device), above
@@ -143,17 +139,9 @@ def shaped(room: Tensor, height: int, width: int, channels: int) -> Tensor:
 
 
 def restore_streamed(net: UniRain, image: Tensor, store: MapStore) -> Tensor:
-    """The network's output for one image.
+    """The network's output for one image, ``(1, 3, H, W)`` float32 in the host's memory, RGB in [0, 1]; not clamped.
 
-    Autocast, where it is on, applies as to the network itself.
-
-    Args:
-        net: The network, in evaluation mode, on the store's device.
-        image: ``(1, 3, H, W)`` float32 in the host's memory, RGB in [0, 1].
-        store: Where and in what pieces.
-
-    Returns:
-        ``(1, 3, H, W)`` float32 in the host's memory, not clamped.
+    The network is in evaluation mode, on the store's device; autocast, where it is on, applies as to it.
     """
     like = torch.empty(0, dtype=image.dtype, device=store.device)
     dtype = image.dtype if wants_slow_bfloat16(like) else compute_dtype(like)
@@ -302,13 +290,7 @@ class _Streamed:
 
 
 class _Routing:
-    """The routing of a feed-forward, decided from the whole map where it is by image or window.
-
-    Args:
-        layer: The feed-forward, a mixture or dense.
-        height: Rows of the map.
-        width: Columns of the map.
-    """
+    """The routing of a feed-forward (a mixture or dense), decided from the whole map where it is by image or window."""
 
     def __init__(self, layer: nn.Module, height: int, width: int) -> None:
         self.layer, self.size = layer, (height, width)

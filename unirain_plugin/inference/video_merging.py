@@ -54,6 +54,8 @@ def plan_streams(video: Video, target: Path) -> Plan:
             cover = bool(stream.disposition & Disposition.attached_pic)
             if stream.index == main.index or stream.discard == Discard.all:  # chapters, as QuickTime has them
                 continue
+            if "timecode" in stream.metadata.keys() & main.metadata.keys():  # written anew from the film's own
+                continue
             if stream.type == "video" and not cover:
                 notes.append(f"{name} is left out: one is restored")
             elif (refusal := _refusal(kind, stream, cover)) is None:

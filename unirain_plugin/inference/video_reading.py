@@ -30,8 +30,11 @@ _FULL_RANGE = 2
 _SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 _CLOCKS = ("mpegts", "mpeg")
 """Formats whose time stamps start anywhere."""
+_OUTERMOST = (b"moov", b"mdat", b"moof", b"RIFF")
+"""Parts of MP4 and AVI files that tell their length."""
 
 av.logging.set_level(av.logging.ERROR)  # or exceptions hold no reason
+av.logging.set_skip_repeated(False)  # what was wrong with the file before would not be told of this one
 logging.getLogger("libav").addHandler(logging.NullHandler())
 logging.getLogger("libav").propagate = False
 
@@ -148,6 +151,8 @@ def probe(path: Path, settings: VideoSettings | None = None) -> Video:
             getattr(frame, name) if getattr(frame, name) not in (0, _UNSPECIFIED) else getattr(codec, name)
             for name in COLOURS
         )
+        if tags[0] == _RGB and not (frame.format.is_rgb or frame.format.has_palette):  # grey, of PNG
+            tags = (_UNSPECIFIED, *tags[1:])
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         length = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
         clock = any(name in _CLOCKS for name in container.format.name.split(","))
@@ -342,6 +347,9 @@ def check_whole(video: Video, damage: list[str]) -> int:
     Raises:
         DataError: As :func:`timed_frames`.
     """
+    size, told_size = video.path.stat().st_size, _told_size(video.path)
+    if size < told_size:
+        _damaged(video, damage, f"it ends after {size:,} of {told_size:,} bytes")
     with opened(video.path) as container:
         main = main_stream(container, video.path)
         count, end, last, gap = 0, Fraction(0), None, Fraction(0)
@@ -373,6 +381,24 @@ def check_whole(video: Video, damage: list[str]) -> int:
         elif container.format.name == "avi" and count < main.frames * 0.99 - 2:
             _damaged(video, damage, f"it holds {count} of {main.frames} frames")
         return count
+
+
+def _told_size(path: Path) -> int:
+    """How many bytes the outermost parts of an MP4 or AVI file tell that it has at least; 0 of other formats."""
+    place = told = 0
+    with open(path, "rb") as file:
+        while len(head := file.read(16)) == 16:
+            kind, size = head[4:8], int.from_bytes(head[:4], "big")
+            if head[:4] == b"RIFF":
+                kind, size = b"RIFF", 8 + int.from_bytes(head[4:8], "little")
+            elif size == 1:
+                size = int.from_bytes(head[8:], "big")
+            if size < 16 or not kind.isalnum() or (kind == b"RIFF" and size >= 1 << 32):  # open, or something else
+                break
+            place += size
+            told = place if kind in _OUTERMOST else told
+            file.seek(place)
+    return told
 
 
 def _demuxed(container: av.container.InputContainer, logs: list[tuple[int, str, str]]) -> Iterator[av.Packet]:

@@ -12,22 +12,18 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.losses import pixel_losses  # noqa: F401 - registers them
+from unirain_plugin.support.spec import complaint
 from unirain_plugin.toolbox import registered
 
 
 class BaseTerm(nn.Module):
-    """One registered loss that gives a value per sample.
+    """One registered loss that gives a value per sample, from ``{type: NAME, …}`` as for BasicSR's ``build_loss``.
 
     Of a loss that knows ``reduction='none'`` each sample's mean is taken, weighted where there are per-pixel weights.
     Any other loss (PerceptualLoss, WeightedTVLoss, one of your own) is applied to each sample alone; if it returns a
-    tuple, as PerceptualLoss does, its parts that are not None are added.
-
-    Args:
-        opt: ``{type: NAME, …}`` as for BasicSR's ``build_loss``. ``loss_weight`` is accepted for any loss.
-        where: Path of the key for messages, such as ``base``.
-
-    Raises:
-        OptionError: If the type is unknown, takes no (prediction, target) pair, or is to be reduced by a sum.
+    tuple, as PerceptualLoss does, its parts that are not None are added. ``loss_weight`` is accepted for any loss.
+    ``where`` is the path of the key for messages, such as ``base``. An OptionError if the type is unknown, takes no
+    (prediction, target) pair, or is to be reduced by a sum.
     """
 
     def __init__(self, opt: Mapping[str, object], where: str) -> None:
@@ -41,9 +37,8 @@ class BaseTerm(nn.Module):
         names = list(inspect.signature(cls.forward).parameters)[1:]
         second = names[1] if len(names) > 1 else "nothing"
         if second.startswith(("nothing", "target_is")):
-            raise OptionError(
-                f"{where}.type: {self.name} compares no prediction with a target; take L1Loss, MSELoss, …"
-            )
+            compares = f"{self.name} compares no prediction with a target"
+            raise OptionError(f"{where}.type: {compares}; take L1Loss, MSELoss, …")
         self.takes_target = second != "weight"
         self.takes_weight = "weight" in names
 
@@ -52,11 +47,17 @@ class BaseTerm(nn.Module):
         if weight is not None and not self.takes_weight:
             raise OptionError(f"base: {self.name} takes no per-pixel weight.")
         if self.has_map:
-            return self.factor * _sample_means(self._call(pred, target, weight), weight, self.name)
+            loss_map = self._call(pred, target, weight)
+            if not isinstance(loss_map, Tensor) or loss_map.dim() < 2:
+                raise OptionError(f"base: {self.name} gives no loss per element with reduction 'none'.")
+            sums = loss_map.flatten(1).sum(1)
+            if weight is None:
+                return self.factor * (sums / loss_map[0].numel())
+            total = _matching(weight, loss_map).flatten(1).sum(1)
+            return self.factor * (sums / total.clamp_min(torch.finfo(total.dtype).tiny))
         singles = []
-        for b in range(len(pred)):
-            w = None if weight is None else weight[b : b + 1]
-            value = self._call(pred[b : b + 1], target[b : b + 1], w)
+        for b, one in enumerate(pred.split(1)):
+            value = self._call(one, target[b : b + 1], None if weight is None else weight[b : b + 1])
             parts = value if isinstance(value, (tuple, list)) else [value]
             singles.append(sum(part.mean() for part in parts if part is not None))
         return self.factor * torch.stack(singles)
@@ -68,7 +69,7 @@ class BaseTerm(nn.Module):
         loss_map = self._call(pred, target, weight)
         if weight is None:
             return self.factor * loss_map.mean()
-        return self.factor * loss_map.sum() / _matching(weight, loss_map).expand_as(loss_map).sum()
+        return self.factor * loss_map.sum() / _matching(weight, loss_map).sum()
 
     def _call(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> object:
         more = {} if weight is None else {"weight": weight}
@@ -78,14 +79,12 @@ class BaseTerm(nn.Module):
 def build_base_terms(base: Mapping[str, object] | Sequence[Mapping[str, object]] | None) -> nn.ModuleList:
     """Build the terms of ``base:`` (a mapping, a list of mappings, or None for L1Loss).
 
-    Raises:
-        OptionError: If ``base`` is of another form or a term is wrong.
+    An OptionError if ``base`` is of another form or a term is wrong.
     """
-    if base is None:
-        base = {"type": "L1Loss"}
+    base = {"type": "L1Loss"} if base is None else base
     if isinstance(base, Mapping):
         return nn.ModuleList([BaseTerm(base, "base")])
-    if isinstance(base, (str, bytes)) or not isinstance(base, Sequence) or not base:
+    if not isinstance(base, (list, tuple)) or not base:
         raise OptionError(f"base: found {base!r}; expected {{type: L1Loss}} or a list of such mappings.")
     return nn.ModuleList([BaseTerm(opt, f"base[{i}]") for i, opt in enumerate(base)])
 
@@ -99,9 +98,8 @@ def _checked(opt: Mapping[str, object], where: str) -> dict[str, object]:
         raise OptionError(f"{where}.type: no loss is registered as {opt['type']!r}." + did_you_mean(opt["type"], known))
     if opt["type"] == "MultiObjectiveReweightedLoss":
         raise OptionError(f"{where}.type: MultiObjectiveReweightedLoss cannot be its own base loss.")
-    weight = opt.get("loss_weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        raise OptionError(f"{where}.loss_weight: found {weight!r}; expected a number.")
+    if text := complaint(opt.get("loss_weight", 1.0), float):
+        raise OptionError(f"{where}.loss_weight: {text}")
     if opt.pop("reduction", "mean") != "mean":
         raise OptionError(f"{where}.reduction: expected mean; per-sample losses are means.")
     return opt
@@ -119,17 +117,8 @@ def _build(opt: dict[str, object], has_reduction: bool, where: str) -> tuple[nn.
         raise OptionError(f"{where}: {opt['type']} refuses its options: {error}") from error
 
 
-def _sample_means(loss_map: Tensor, weight: Tensor | None, name: str) -> Tensor:
-    if not isinstance(loss_map, Tensor) or loss_map.dim() < 2:
-        raise OptionError(f"base: {name} gives no loss per element with reduction 'none'.")
-    sums = loss_map.flatten(1).sum(1)
-    if weight is None:
-        return sums / loss_map[0].numel()
-    total = _matching(weight, loss_map).expand_as(loss_map).flatten(1).sum(1)
-    return sums / total.clamp_min(torch.finfo(total.dtype).tiny)
-
-
 def _matching(weight: Tensor, loss_map: Tensor) -> Tensor:
-    """The central part of ``weight`` as large as the map (SSIM's has no border)."""
-    top, left = (weight.shape[-2] - loss_map.shape[-2]) // 2, (weight.shape[-1] - loss_map.shape[-1]) // 2
-    return weight[..., top : top + loss_map.shape[-2], left : left + loss_map.shape[-1]]
+    """The central part of ``weight`` as large as the map (SSIM's has no border), for each of its channels."""
+    top, left = ((whole - part) // 2 for whole, part in zip(weight.shape[-2:], loss_map.shape[-2:], strict=True))
+    part = weight[..., top : top + loss_map.shape[-2], left : left + loss_map.shape[-1]]
+    return part.expand_as(loss_map)

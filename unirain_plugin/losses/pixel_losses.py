@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
 
 import torch
 from basicsr.losses.loss_util import weight_reduce_loss
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.spec import Rule, above, complaint
 
 
 def at_least_float32(*tensors: Tensor | None) -> Iterator[Tensor | None]:
@@ -20,17 +22,16 @@ def at_least_float32(*tensors: Tensor | None) -> Iterator[Tensor | None]:
 
 
 class _PixelLoss(nn.Module):
-    """What all have: ``loss_weight``, a factor, and ``reduction``: ``mean``, ``none`` or ``sum``."""
+    """All have ``loss_weight``, a factor, and ``reduction``: ``mean``, ``none`` or ``sum`` (else an OptionError)."""
 
     def __init__(self, loss_weight: float, reduction: str) -> None:
         super().__init__()
-        self._check_choice("reduction", reduction, ("mean", "none", "sum"))
+        self._check("reduction", reduction, Literal["mean", "none", "sum"])
         self.loss_weight, self.reduction = loss_weight, reduction
 
-    def _check_choice(self, name: str, value: object, choices: tuple[str, ...]) -> None:
-        if value not in choices:
-            expected = f"expected {' | '.join(choices)}.{did_you_mean(value, choices)}"
-            raise OptionError(f"{type(self).__name__}: {name}: found {value!r}; {expected}")
+    def _check(self, name: str, value: object, kind: object) -> None:
+        if text := complaint(value, kind):
+            raise OptionError(f"{type(self).__name__}: {name}: {text}")
 
 
 def frequency_l1_map(pred: Tensor, target: Tensor, weight: Tensor | None = None, norm: str = "ortho") -> Tensor:
@@ -39,14 +40,8 @@ def frequency_l1_map(pred: Tensor, target: Tensor, weight: Tensor | None = None,
     Its mean is the "frequency reconstruction" loss of Cho et al., "Rethinking Coarse-to-Fine Approach in Single Image
     Deblurring" (MIMO-UNet, ICCV 2021, equation 7). Per-pixel weights multiply the difference before the transform.
 
-    Args:
-        pred: Images (N, C, H, W), any range.
-        target: Images, same shape.
-        weight: Per-pixel weights (N, C or 1, H, W) or None.
-        norm: Scaling of the transform, as in ``torch.fft.fft2``.
-
-    Returns:
-        (N, C, H, W), the frequency (0, 0) first; float32 at least.
+    Images are (N, C, H, W) of any range, weights (N, C or 1, H, W); ``norm`` is the transform's scaling, as in
+    ``torch.fft.fft2``. The map is (N, C, H, W), the frequency (0, 0) first; float32 at least.
     """
     pred, target = at_least_float32(pred, target)
     difference = pred - target if weight is None else (pred - target) * weight
@@ -58,22 +53,14 @@ def frequency_l1_map(pred: Tensor, target: Tensor, weight: Tensor | None = None,
 class FrequencyL1Loss(_PixelLoss):
     """Mean absolute difference of real and imaginary parts of the spectra; see :func:`frequency_l1_map`.
 
-    Args:
-        loss_weight: Factor.
-        reduction: ``mean``, ``none`` (a map as large as the image) or ``sum``.
-        norm: ``ortho`` (default, our choice: the value then does not grow with the crop and is of the size of a pixel
-            L1), ``backward`` (unscaled, as in MIMO-UNet, which weights it by 0.1) or ``forward``.
-
-    Shape:
-        pred, target: (N, C, H, W), range [0, 1]; result: a scalar, or (N, C, H, W).
-
-    Raises:
-        OptionError: If ``reduction`` or ``norm`` is unknown.
+    Images are (N, C, H, W), range [0, 1]; the result is a scalar, or with reduction ``none`` as large as they are.
+    ``norm`` is ``ortho`` (our choice: the value then does not grow with the crop and is of the size of a pixel L1),
+    ``backward`` (unscaled, as in MIMO-UNet, which weights it by 0.1) or ``forward``.
     """
 
     def __init__(self, loss_weight: float = 1.0, reduction: str = "mean", norm: str = "ortho") -> None:
         super().__init__(loss_weight, reduction)
-        self._check_choice("norm", norm, ("ortho", "backward", "forward"))
+        self._check("norm", norm, Literal["ortho", "backward", "forward"])
         self.norm = norm
 
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -94,22 +81,13 @@ class LogMSELoss(_PixelLoss):
     Restoration" (NAFNet, ECCV 2022); far below it is the MSE, so that clean images do not outweigh the rest. It is
     never negative, which reweighting by loss ratios needs.
 
-    Args:
-        loss_weight: Factor.
-        reduction: ``mean``, ``none`` (a value a sample, (N, 1)) or ``sum``.
-        eps: Mean squared error at which the loss turns from logarithmic to linear, > 0; 1e-4 is a PSNR of 40 dB.
-
-    Shape:
-        pred, target: (N, C, H, W), range [0, 1]; result: a scalar, or (N, 1).
-
-    Raises:
-        OptionError: If ``reduction`` is unknown or ``eps`` not positive.
+    Images are (N, C, H, W), range [0, 1]; the result is a scalar, or with reduction ``none`` (N, 1). ``eps`` > 0 is the
+    mean squared error at which the loss turns from logarithmic to linear; 1e-4 is a PSNR of 40 dB.
     """
 
     def __init__(self, loss_weight: float = 1.0, reduction: str = "mean", eps: float = 1e-4) -> None:
         super().__init__(loss_weight, reduction)
-        if not eps > 0:
-            raise OptionError(f"LogMSELoss: eps: found {eps!r}; expected a number > 0.")
+        self._check("eps", eps, Annotated[float, above(0)])
         self.eps = eps
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -129,17 +107,9 @@ def ssim_map(pred: Tensor, target: Tensor, window_size: int = 11, sigma: float =
     Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", TIP 2004, equation 13,
     with the window and constants of the paper, per channel: the mean is what BasicSR's ``calculate_ssim`` gives.
 
-    Args:
-        pred: Images (N, C, H, W), range [0, 1].
-        target: Images, same shape.
-        window_size: Side of the Gaussian window in pixels.
-        sigma: Its standard deviation in pixels.
-
-    Returns:
-        (N, C, H − window_size + 1, W − window_size + 1), range [-1, 1]; float32 at least.
-
-    Raises:
-        DataError: If the images are smaller than the window.
+    Images are (N, C, H, W) of range [0, 1]; the window's side and standard deviation are pixels. The map is (N, C, H −
+    window_size + 1, W − window_size + 1), range [-1, 1]; float32 at least. A DataError if the images are smaller than
+    the window.
     """
     if min(pred.shape[-2:]) < window_size:
         raise DataError(
@@ -172,27 +142,17 @@ def _blur(planes: Tensor, kernel: Sequence[float], axis: int) -> Tensor:
 class SSIMLoss(_PixelLoss):
     """1 − SSIM; see :func:`ssim_map`.
 
-    Args:
-        loss_weight: Factor.
-        reduction: ``mean``, ``none`` (the map, smaller than the image by window_size − 1) or ``sum``.
-        window_size: Side of the Gaussian window, odd, at least 3.
-        sigma: Its standard deviation, above 0.
-
-    Shape:
-        pred, target: (N, C, H, W), range [0, 1]; result: a scalar, or the map; each value in [0, 2].
-
-    Raises:
-        OptionError: If an option is out of range.
+    Images are (N, C, H, W), range [0, 1]; the result is a scalar, or with reduction ``none`` the map, smaller than the
+    image by window_size − 1; each value in [0, 2]. The Gaussian window's side is odd, at least 3, its σ above 0.
     """
 
     def __init__(
         self, loss_weight: float = 1.0, reduction: str = "mean", window_size: int = 11, sigma: float = 1.5
     ) -> None:
         super().__init__(loss_weight, reduction)
-        if isinstance(window_size, bool) or not isinstance(window_size, int) or window_size < 3 or window_size % 2 == 0:
-            raise OptionError(f"SSIMLoss: window_size: found {window_size!r}; expected an odd integer, 3 or more.")
-        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma > 0:
-            raise OptionError(f"SSIMLoss: sigma: found {sigma!r}; expected a number above 0.")
+        odd = Rule(holds=lambda size: size >= 3 and size % 2 == 1, kind="an odd integer, 3 or more")
+        self._check("window_size", window_size, Annotated[int, odd])
+        self._check("sigma", sigma, Annotated[float, above(0)])
         self.window_size, self.sigma = window_size, sigma
 
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -13,20 +14,17 @@ from torch import distributed as dist
 from unirain_plugin.errors import CheckpointError, DataError, OptionError, did_you_mean
 from unirain_plugin.losses import pixel_losses  # the module: its import of BasicSR may have led here
 from unirain_plugin.losses.base_terms import build_base_terms
-from unirain_plugin.losses.reweighter import OPTION_NAMES, blend_with_floor
-from unirain_plugin.losses.reweighting import build_reweighter
+from unirain_plugin.losses.reweighting import OPTION_NAMES, blend_with_floor, build_reweighter
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
+from unirain_plugin.support.spec import complaint
 
 
 class RainLabels:
     """The rain types of a loss, in their order, with the integer label of each.
 
-    Args:
-        rain_types: Names; their labels come from :func:`~unirain_plugin.rain_types.rain_type_ids`.
-        num_types: Instead: labels 0 to num_types − 1, named drs, drd, nrs, nrd, type4, type5, …. Both None: the four.
-
-    Raises:
-        OptionError: If a name is malformed, the number is no positive integer, or both are given and disagree.
+    ``rain_types`` are names, whose labels come from :func:`~unirain_plugin.rain_types.rain_type_ids`; ``num_types``
+    instead means the labels 0 to num_types − 1, named drs, drd, nrs, nrd, type4, type5, …. Both None: the four. An
+    OptionError if a name is malformed, the number is no positive integer, or both are given and disagree.
     """
 
     def __init__(self, rain_types: Sequence[str] | None = None, num_types: int | None = None) -> None:
@@ -46,8 +44,7 @@ class RainLabels:
     def indices(self, rain_type: Tensor | Sequence[int], batch: int) -> Tensor:
         """Positions (N,), int64 on the CPU, of the labels (N,) among this loss's types.
 
-        Raises:
-            DataError: If the labels are not N integers, or one is none of this loss's types.
+        A DataError if the labels are not N integers, or one is none of this loss's types.
         """
         labels = rain_type if isinstance(rain_type, Tensor) else torch.as_tensor(rain_type)
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch or labels.dim() > 1:
@@ -66,35 +63,17 @@ class RainLabels:
         return torch.tensor([self._position[label] for label in found], dtype=torch.int64)
 
     def ordered(self, values: Mapping[str, float]) -> list[float | None]:
-        """Values by name, in the order of the types; None for those left out.
-
-        Raises:
-            DataError: If a name is none of this loss's types.
-        """
+        """Values by name, in the order of the types; None for those left out. DataError for another name."""
         for name in values:
             if name not in self.names:
-                raise DataError(
-                    f"{name!r} is none of the loss's rain types ({', '.join(self.names)})."
-                    + did_you_mean(name, self.names)
-                )
+                known = f"{name!r} is none of the loss's rain types ({', '.join(self.names)})."
+                raise DataError(known + did_you_mean(name, self.names))
         return [values.get(name) for name in self.names]
-
-    def check_same(self, names: object) -> None:
-        """Raise CheckpointError unless ``names``, from a checkpoint, are this loss's."""
-        if list(names or ()) != list(self.names):
-            raise CheckpointError(
-                f"loss state: it was saved for the rain types {names}, but this run has {list(self.names)}."
-            )
-
-
-def world_size() -> int:
-    """The number of ranks, 1 without ``torch.distributed``."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum in place over all ranks (a collective: every rank must call it) and return ``values``."""
-    if world_size() > 1:
+    if get_dist_info()[1] > 1:
         dist.all_reduce(values)
     return values
 
@@ -113,10 +92,9 @@ class LossRecords:
 
     def __init__(self, num_types: int) -> None:
         # Rows: sums of finite losses, their counts. float64: a sum must not depend on how long the interval is.
-        self._step = torch.zeros(2, num_types, dtype=torch.float64)
-        self._interval = torch.zeros_like(self._step)
-        self._last = torch.zeros_like(self._step)
-        self._open = False
+        self._step: Tensor | None = None
+        self._interval = torch.zeros(2, num_types, dtype=torch.float64)
+        self._last = torch.zeros_like(self._interval)
 
     def add(self, losses: Tensor, index: Tensor, counts: Tensor) -> Tensor:
         """Record detached losses (N,) of the types ``index`` (N,); return ``counts`` (K,) summed over the ranks."""
@@ -125,20 +103,19 @@ class LossRecords:
         kept = torch.where(finite, losses, torch.zeros_like(losses)).double()
         rows = [sum_by_type(kept, index, k), sum_by_type(finite.double(), index, k), counts.double()]
         table = sum_over_ranks(torch.stack(rows))
-        self._step = self._step.to(table.device) + table[:2] if self._open else table[:2]
-        self._open = True
+        self._step = table[:2] if self._step is None else self._step.to(table.device) + table[:2]
         return table[2].to(counts.dtype)
 
     def close_step(self) -> None:
         """The optimiser has stepped: what was added since is "the last step" and counts in the interval."""
-        if self._open:
+        if self._step is not None:
             self._last = self._step
             self._interval = self._interval.to(self._step.device) + self._step
-            self._open = False
+        self._step = None
 
     def discard_step(self) -> None:
         """Forget what was added since the last step."""
-        self._open = False
+        self._step = None
 
     def take_interval(self) -> list[float | None]:
         """Mean loss per type since the last call (None for types not seen), and start anew."""
@@ -148,22 +125,18 @@ class LossRecords:
 
     def last_means(self) -> list[float | None]:
         """Mean loss per type of the last step, or of the running one if it has begun."""
-        return _means(self._step if self._open else self._last)
+        return _means(self._last if self._step is None else self._step)
 
     def state_dict(self) -> dict[str, object]:
         """Plain lists."""
-        return {
-            "step": self._step.tolist() if self._open else None,
-            "interval": self._interval.tolist(),
-            "last": self._last.tolist(),
-        }
+        step = None if self._step is None else self._step.tolist()
+        return {"step": step, "interval": self._interval.tolist(), "last": self._last.tolist()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what :meth:`state_dict` gave (on the CPU; it moves with the next losses)."""
-        self._open = state["step"] is not None
-        self._step = torch.tensor(state["step"] or state["last"], dtype=torch.float64)
-        self._interval = torch.tensor(state["interval"], dtype=torch.float64)
-        self._last = torch.tensor(state["last"], dtype=torch.float64)
+        step, interval, last = (state[name] for name in ("step", "interval", "last"))
+        self._step = None if step is None else torch.tensor(step, dtype=torch.float64)
+        self._interval, self._last = (torch.tensor(rows, dtype=torch.float64) for rows in (interval, last))
 
 
 def _means(table: Tensor) -> list[float | None]:
@@ -200,7 +173,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         reduction: Only ``mean``; accepted because stock option files say so.
         mode: ``paper`` (default), ``coba``, ``released``, ``equal``, ``dwa``, ``uncertainty``, ``rlw`` or ``famo``.
         **options: ``window``, ``tau``, ``warmup``, ``update_freq``, ``source``, ``floor``, ``ema``, …: see
-            :class:`~unirain_plugin.losses.reweighter.ReweightingOptions`.
+            :class:`~unirain_plugin.losses.reweighting.ReweightingOptions`.
 
     Shape:
         pred, target: (N, C, H, W), range [0, 1], any float type (computed in float32 at least); rain_type: (N,)
@@ -208,12 +181,10 @@ class MultiObjectiveReweightedLoss(nn.Module):
 
     Raises:
         OptionError: If an option is unknown, of a wrong type or out of range.
-
-    Attributes:
-        OPTIONS: The keys of the loss in an option file, for the option check.
     """
 
     OPTIONS: frozenset[str] = frozenset(_OPTIONS)
+    """The keys of the loss in an option file, for the option check."""
 
     def __init__(
         self,
@@ -226,11 +197,14 @@ class MultiObjectiveReweightedLoss(nn.Module):
         **options: object,
     ) -> None:
         super().__init__()
-        _check_names(options)
+        for name in options:
+            if name not in _OPTIONS:
+                known = f"{name}: unknown key; expected one of {', '.join(_OPTIONS)}."
+                raise OptionError(known + did_you_mean(name, _OPTIONS))
         if reduction != "mean":
             raise OptionError(f"reduction: found {reduction!r}; expected mean.")
-        if isinstance(loss_weight, bool) or not isinstance(loss_weight, (int, float)):
-            raise OptionError(f"loss_weight: found {loss_weight!r}; expected a number.")
+        if text := complaint(loss_weight, float):
+            raise OptionError(f"loss_weight: {text}")
         self.labels = RainLabels(rain_types, num_types)
         self.loss_weight = float(loss_weight)
         self.reweighter = build_reweighter(mode=mode, num_types=len(self.labels.names), **options)
@@ -239,8 +213,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         self.records = LossRecords(len(self.labels.names))
         self._updated_at = 0
         self._announced: Tensor | None = None
-        self._unseen = 0
-        self._told = False
+        self._unseen, self._told = 0, False
         self.register_buffer("weights", torch.zeros(len(self.labels.names)), persistent=False)
         if mode == "uncertainty":
             self.log_variances = nn.Parameter(torch.zeros(len(self.labels.names)))
@@ -272,7 +245,8 @@ class MultiObjectiveReweightedLoss(nn.Module):
                 self._tell_of_missing_labels()
                 return self.loss_weight * sum(term.whole(pred, target, weight) for term in self.base)
             index = self.labels.indices(rain_type, len(pred))
-            return self.loss_weight * self._grouped(self.per_sample(pred, target, weight), index)
+            losses = sum(term(pred, target, weight) for term in self.base)
+            return self.loss_weight * self._grouped(losses, index.to(losses.device))
 
     def _tell_of_missing_labels(self) -> None:
         """Once, and in training only: nobody who asks for reweighting means the plain base loss."""
@@ -284,30 +258,17 @@ class MultiObjectiveReweightedLoss(nn.Module):
                 "DistilledMixedPairedDataset, and UniRainModel hands them on."
             )
 
-    def per_sample(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The base loss of each sample, (N,), unweighted by type; no recording. For validation losses per type."""
-        pred, target, weight = pixel_losses.at_least_float32(pred, target, weight)
-        with torch.autocast(pred.device.type, enabled=False):
-            return sum(term(pred, target, weight) for term in self.base)
-
     def learned_parameters(self) -> list[nn.Parameter]:
         """What is to be trained along with the network; never a base loss's own network, which judges it."""
         return [self.log_variances] if self.options.mode == "uncertainty" else []
-
-    @property
-    def source(self) -> str:
-        """Where the weights' losses come from: ``train`` or ``val``."""
-        return self.options.source
 
     def begin_batch(self, rain_type: Tensor | Sequence[int]) -> None:
         """Announce the labels (N,) of a batch that will be given in several micro-batches (gradient accumulation).
 
         Until N samples have been through :meth:`forward`, each result is then the micro-batch's share in the loss of
         the batch: their sum, and the sum of their gradients, are those of the whole batch at once. Without the
-        announcement every call is a batch of its own. A collective under ``torch.distributed``.
-
-        Raises:
-            DataError: If the labels are no integers out of this loss's rain types.
+        announcement every call is a batch of its own. A collective under ``torch.distributed``. A DataError if the
+        labels are no integers out of this loss's rain types.
         """
         self._unseen = len(rain_type)
         index = self.labels.indices(rain_type, self._unseen).to(self.weights.device)
@@ -323,12 +284,10 @@ class MultiObjectiveReweightedLoss(nn.Module):
         self.records.close_step()
         self._announced = None
         freq = self.options.update_freq
-        due = current_iter // freq > self._updated_at // freq
-        if not due:
-            return
-        self._updated_at = int(current_iter)
-        if self.options.source == "train":
-            self._update(self.records.take_interval())
+        if current_iter // freq > self._updated_at // freq:
+            self._updated_at = int(current_iter)
+            if self.options.source == "train":
+                self._update(self.records.take_interval())
 
     def discard(self) -> None:
         """Forget what was recorded since the last :meth:`step`: the batch is skipped, for example as not finite."""
@@ -338,10 +297,8 @@ class MultiObjectiveReweightedLoss(nn.Module):
     def update_from_validation(self, losses: Mapping[str, float]) -> None:
         """Update the weights from the validation's losses by type name (``source: val``; otherwise ignored).
 
-        Types that are left out count as absent. Give the same values on every rank.
-
-        Raises:
-            DataError: If a name is none of this loss's rain types.
+        Types that are left out count as absent. Give the same values on every rank. A DataError if a name is none of
+        this loss's rain types.
         """
         values = self.labels.ordered(losses)
         if self.options.source == "val":
@@ -350,16 +307,19 @@ class MultiObjectiveReweightedLoss(nn.Module):
     def log(self) -> dict[str, float]:
         """What to log, as floats; this waits for the GPU, so call it only when a line is written.
 
-        Returns:
-            ``l_<type>`` (mean over the global batch of the last step; only types it held), ``w_<type>``,
-            ``slope_<type>``, ``tbs_<type>``, ``tss_<type>``, ``af`` (where the mode has them and warm-up is over).
+        ``l_<type>`` is the mean over the global batch of the last step, only of types it held; beside them there are
+        ``w_<type>``, and ``slope_<type>``, ``tbs_<type>``, ``tss_<type>``, ``af`` where the mode has them and warm-up
+        is over.
         """
-        names = self.labels.names
-        found = {f"l_{n}": v for n, v in zip(names, self.records.last_means(), strict=True) if v is not None}
-        found |= {f"w_{n}": v for n, v in zip(names, self._current_weights().tolist(), strict=True)}
         scores = self.reweighter.diagnostics()
-        for key, label in (("slopes", "slope"), ("tbs", "tbs"), ("tss", "tss")):
-            found |= {f"{label}_{n}": v for n, v in zip(names, scores[key] or (), strict=False)}
+        rows = {"l": self.records.last_means(), "w": self._current_weights().tolist(), "slope": scores["slopes"]}
+        rows |= {"tbs": scores["tbs"], "tss": scores["tss"]}
+        found = {
+            f"{label}_{name}": value
+            for label, values in rows.items()
+            for name, value in zip(self.labels.names, values or (), strict=False)
+            if value is not None
+        }
         return found if scores["af"] is None else {**found, "af": scores["af"]}
 
     def get_extra_state(self) -> dict[str, object]:
@@ -374,51 +334,40 @@ class MultiObjectiveReweightedLoss(nn.Module):
     def set_extra_state(self, state: Mapping[str, object]) -> None:
         """Continue exactly where :meth:`get_extra_state` was called; used by ``load_state_dict()``.
 
-        Raises:
-            CheckpointError: If the state is of other rain types or another mode.
+        A CheckpointError if the state is of other rain types or another mode.
         """
-        self.labels.check_same(state.get("rain_types"))
+        names, mine = state.get("rain_types"), list(self.labels.names)
+        if list(names or ()) != mine:
+            raise CheckpointError(f"loss state: it was saved for the rain types {names}, but this run has {mine}.")
         self.reweighter.load_state_dict(state["reweighter"])
         self.records.load_state_dict(state["records"])
         self._updated_at = int(state["updated_at"])
         self._publish_weights()
 
     def _grouped(self, losses: Tensor, index: Tensor) -> Tensor:
-        index = index.to(losses.device)
         k = len(self.labels.names)
         sums = sum_by_type(losses, index, k)
         counts = global_counts = sum_by_type(torch.ones_like(losses), index, k)
         ranks = 1
         if self.training and torch.is_grad_enabled():
-            ranks = world_size()
-            global_counts = self._announced_counts(self.records.add(losses.detach(), index, counts), len(losses))
+            _, ranks = get_dist_info()
+            global_counts = self.records.add(losses.detach(), index, counts)
+            if self._announced is not None:  # of the whole batch, while its samples come in
+                global_counts = self._announced.to(global_counts)
+                self._unseen -= len(losses)
+                self._announced = self._announced if self._unseen > 0 else None
         means = ranks * sums / global_counts.clamp_min(1)
         weights = self._current_weights().to(losses).clamp_min(_SMALLEST)
         total = (weights * means).sum()
         if self.options.mode != "released":
             total = total / (weights * (global_counts > 0)).sum()
         if self.options.mode == "uncertainty":
-            total = total + self._variance_term(means.detach(), ranks * counts / global_counts.clamp_min(1))
+            # Of value 0, with the gradient in s of Σ_i (exp(−s_i) ℓ_i + s_i), Kendall et al. 2018. A rank's shares in
+            # each type's samples add up to one s_i a type.
+            s, shares = self.log_variances.to(means), ranks * counts / global_counts.clamp_min(1)
+            objective = (torch.exp(-s) * means.detach() + s * shares).sum()
+            total = total + (objective - objective.detach())
         return total
-
-    def _announced_counts(self, counts: Tensor, batch: int) -> Tensor:
-        """The counts of the announced batch while its samples come in, else those given."""
-        if self._announced is None:
-            return counts
-        announced = self._announced.to(counts)
-        self._unseen -= batch
-        if self._unseen <= 0:
-            self._announced = None
-        return announced
-
-    def _variance_term(self, means: Tensor, present: Tensor) -> Tensor:
-        """A term of value 0 whose gradient in s is that of Σ_i (exp(−s_i) ℓ_i + s_i), Kendall et al. 2018.
-
-        ``present`` (K,) is this rank's share in each type's samples, so that shares add up to one s_i a type.
-        """
-        s = self.log_variances.to(means)
-        objective = (torch.exp(-s) * means + s * present).sum()
-        return objective - objective.detach()
 
     def _update(self, losses: Sequence[float | None]) -> None:
         if self.options.mode == "uncertainty":
@@ -434,11 +383,3 @@ class MultiObjectiveReweightedLoss(nn.Module):
         if self.options.mode == "uncertainty":
             return blend_with_floor(torch.softmax(-self.log_variances.detach(), 0), self.reweighter.floor)
         return self.weights
-
-
-def _check_names(options: Mapping[str, object]) -> None:
-    for name in options:
-        if name not in _OPTIONS:
-            raise OptionError(
-                f"{name}: unknown key; expected one of {', '.join(_OPTIONS)}.{did_you_mean(name, _OPTIONS)}"
-            )

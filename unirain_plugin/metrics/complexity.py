@@ -66,11 +66,7 @@ def random_image(size: tuple[int, int], channels: int = 3) -> Tensor:
 
 
 def seconds(restore: Callable[[Tensor], Tensor], size: int, device: torch.device) -> float:
-    """Seconds of one restoration of a square image.
-
-    ``restore`` maps an image ``(1, 3, H, W)`` to the restored one, which it brings to the host: the device has finished
-    then.
-    """
+    """Seconds of one restoration of a square image; ``restore`` maps ``(1, 3, H, W)`` to a result on the host."""
     lq = random_image((size, size))
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -34,43 +34,28 @@ def _yiq_luma(image: np.ndarray) -> np.ndarray:
     return np.rint((red * weights[0] + green * weights[1] + blue * weights[2]) * np.float32(255))[..., None]
 
 
-def _opencv_luma(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[..., :1]
-
-
 _COLOURS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "RGB (8 bits)": lambda image: image,
     "MATLAB's Y (16 to 235), rounded": matlab_luma,
     "MATLAB's Y (16 to 235), not rounded": luma,
     "full-range Y (YIQ), rounded": _yiq_luma,
-    "full-range Y (OpenCV's YCrCb), rounded": _opencv_luma,
+    "full-range Y (OpenCV's YCrCb), rounded": lambda image: cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[..., :1],
 }
 _RGB, _MATLAB, _BASICSR, _YIQ, _OPENCV = _COLOURS
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to take PSNR and SSIM of 8-bit images.
+    """One way to take PSNR and SSIM of 8-bit images."""
 
-    Attributes:
-        source: Whose scorer it is.
-        psnr: Colours of PSNR, in words.
-        ssim: Those of SSIM.
-        window: SSIM's, see :data:`~unirain_plugin.metrics.psnr_ssim.WINDOWS`.
-        multiple: The sides are cut to multiples of so many pixels.
-        centred: Whether they are cut on both sides alike; else at the right and the bottom.
-        epsilon: Added to PSNR's mean squared error, of a range of 1: the limit of PSNR.
-        nonnegative: Whether SSIM's covariance term counts as 0 where it is negative.
-    """
-
-    source: str
-    psnr: str
-    ssim: str
-    window: str = "gaussian"
-    multiple: int = 1
-    centred: bool = False
-    epsilon: float = 0.0
-    nonnegative: bool = False
+    source: str  # whose scorer it is
+    psnr: str  # colours of PSNR, in words
+    ssim: str  # those of SSIM
+    window: str = "gaussian"  # SSIM's, see :data:`~unirain_plugin.metrics.psnr_ssim.WINDOWS`
+    multiple: int = 1  # the sides are cut to multiples of so many pixels
+    centred: bool = False  # whether they are cut on both sides alike; else at the right and the bottom
+    epsilon: float = 0.0  # added to PSNR's mean squared error, of a range of 1: the limit of PSNR
+    nonnegative: bool = False  # whether SSIM's covariance term counts as 0 where it is negative
 
     def cut(self, image: np.ndarray) -> np.ndarray:
         """The part (h, w, C) of an image (H, W, C) that counts."""
@@ -125,10 +110,8 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 def measure_of(name: str, where: str = "metrics", protocol: str = DEFAULT) -> tuple[str, str] | None:
     """Measure and protocol that a metric's name stands for; None for a metric that no protocol concerns.
 
-    ``psnr`` is taken under ``protocol``, ``psnr@y-matlab`` under the one it names, ``psnr_y`` under ``y-basicsr``.
-
-    Raises:
-        OptionError: If the name holds an unknown protocol, or no measure before it.
+    ``psnr`` is taken under ``protocol``, ``psnr@y-matlab`` under the one it names, ``psnr_y`` under ``y-basicsr``. An
+    OptionError if the name holds an unknown protocol, or no measure before it.
     """
     measure, at, named = name.partition("@")
     if at and measure not in MEASURES:

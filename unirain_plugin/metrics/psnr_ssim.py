@@ -28,17 +28,12 @@ _WEIGHTS = (65.481, 128.553, 24.966)
 
 @dataclass(frozen=True)
 class Window:
-    """SSIM's window.
+    """SSIM's window."""
 
-    Attributes:
-        words: For captions.
-        taps: (n, 1) float64, of sum 1: the window is the outer product of these with themselves.
-        c2: SSIM's second constant. Sample variances are n² / (n² - 1) times as large as plain ones; to have this
-            constant smaller by that factor instead gives the same quotient.
-    """
-
-    words: str
-    taps: np.ndarray
+    words: str  # for captions
+    taps: np.ndarray  # (n, 1) float64, of sum 1: the window is the outer product of these with themselves
+    # SSIM's second constant. Sample variances are n² / (n² - 1) times as large as plain ones; to have this constant
+    # smaller by that factor instead gives the same quotient.
     c2: float
 
 
@@ -50,15 +45,10 @@ WINDOWS: Mapping[str, Window] = {
 
 
 def psnr(image: np.ndarray, target: np.ndarray, epsilon: float = 0.0) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal images.
+    """Peak signal-to-noise ratio in dB; infinite for equal images. A DataError if the shapes differ.
 
-    Args:
-        image: (H, W, 3) or (H, W, 1) uint8; or floating in [0, 255], as :func:`luma` gives it.
-        target: Of the same shape and type.
-        epsilon: Added to the mean squared error, of a range of 1.
-
-    Raises:
-        DataError: If the shapes differ.
+    Images are (H, W, 3) or (H, W, 1) uint8, or floating in [0, 255], as :func:`luma` gives; ``epsilon`` is added to
+    the mean squared error, of a range of 1.
     """
     check_sizes(image, target)
     error = cv2.norm(np.ascontiguousarray(image), np.ascontiguousarray(target), cv2.NORM_L2SQR) / image.size

@@ -39,21 +39,14 @@ Function = Callable[[np.ndarray, np.ndarray | None], float]
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """One metric."""
 
-    Attributes:
-        name: As in the option file.
-        higher_is_better: Its direction.
-        needs_gt: Whether it compares with the clean image.
-        function: Maps (image, clean image or None), uint8 RGB (H, W, 3), to a value; NaN where there is none.
-        protocol: That of PSNR and SSIM; None for others.
-    """
-
-    name: str
+    name: str  # as in the option file
     higher_is_better: bool
-    needs_gt: bool
+    needs_gt: bool  # whether it compares with the clean image
+    # maps (image, clean image or None), uint8 RGB (H, W, 3), to a value; NaN where there is none
     function: Function = field(repr=False)
-    protocol: str | None = None
+    protocol: str | None = None  # that of PSNR and SSIM; None for others
 
     @property
     def key(self) -> str:
@@ -75,10 +68,10 @@ def check_names(names: Sequence[str], where: str) -> None:
     for index, name in enumerate(names):
         if name in known or measure_of(name, f"{where}: metrics[{index}]"):
             continue
-        hint = did_you_mean(name, _pyiqa_names() or known)
-        near_miss = did_you_mean(name, BUILT_IN)
-        if near_miss or (_pyiqa_names() and name not in _pyiqa_names()):
-            raise OptionError(f"{where}: metrics[{index}]: unknown metric '{name}'.{near_miss or hint} "
+        near_miss, installed = did_you_mean(name, BUILT_IN), _pyiqa_names()
+        if near_miss or (installed and name not in installed):
+            hint = near_miss or did_you_mean(name, installed)
+            raise OptionError(f"{where}: metrics[{index}]: unknown metric '{name}'.{hint} "
                               f"Known: {', '.join(BUILT_IN)}, and those of pyiqa.")  # fmt: skip
 
 
@@ -92,13 +85,12 @@ def make_metrics(
     """
     metrics, missing = [], {}
     for name in names:
-        found = measure_of(name, protocol=protocol)
-        if found is not None:
-            measure, chosen = found
-            metrics.append(Metric(name, True, True, partial(PROTOCOLS[chosen].value, measure), chosen))
-            continue
         try:
-            metrics.append(_MAKERS[name](name) if name in _MAKERS else _learned(name, device))
+            if found := measure_of(name, protocol=protocol):
+                measure, chosen = found
+                metrics.append(Metric(name, True, True, partial(PROTOCOLS[chosen].value, measure), chosen))
+            else:
+                metrics.append(_MAKERS[name](name) if name in _MAKERS else _learned(name, device))
         except DataError as error:
             missing[name] = str(error)
     return metrics, missing
@@ -146,7 +138,17 @@ def _learned(name: str, device: str) -> Metric:
     import torch
 
     try:
-        model = (_lpips if source == "lpips" else _pyiqa)(name, device)
+        if source == "lpips":
+            import lpips
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # it calls torchvision in its old way
+                network = lpips.LPIPS(net=_LPIPS_NETS[name], verbose=False).to(device)
+            model = partial(network, normalize=True)
+        else:
+            import pyiqa
+
+            model = pyiqa.create_metric(name, device=torch.device(device))
     except Exception as error:  # no network, a broken installation, an unknown name: the others go on
         reason = str(error).strip().splitlines()
         raise DataError(
@@ -170,18 +172,3 @@ def _learned(name: str, device: str) -> Metric:
     needs_gt = getattr(model, "metric_mode", "FR") == "FR"
     lower_is_better = source == "lpips" or getattr(model, "lower_better", False)
     return Metric(name, not lower_is_better, needs_gt, value)
-
-
-def _pyiqa(name: str, device: str) -> Callable:
-    import pyiqa
-    import torch
-
-    return pyiqa.create_metric(name, device=torch.device(device))
-
-
-def _lpips(name: str, device: str) -> Callable:
-    import lpips
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it calls torchvision in its old way
-        return partial(lpips.LPIPS(net=_LPIPS_NETS[name], verbose=False).to(device), normalize=True)

@@ -31,18 +31,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from unirain_plugin.checkpoints.states import atomic_save, prune_checkpoints
-from unirain_plugin.errors import CheckpointError, OptionError, TrainingError
+from unirain_plugin.errors import CheckpointError, TrainingError
 from unirain_plugin.models.training_step import from_all_ranks, loss_state
 from unirain_plugin.support.random_streams import random_state, set_random_state
-
-__all__ = ["atomic_save", "load_training_state", "network_content", "save_checkpoint", "save_training_state"]
 
 _VERSION = 1
 _WITHOUT_STATE = ("SRModel", "SwinIRModel", "SRGANModel", "ESRGANModel", "VideoBaseModel", "VideoGANModel")
@@ -52,68 +49,70 @@ _WITHOUT_STATE = ("SRModel", "SwinIRModel", "SRGANModel", "ESRGANModel", "VideoB
 def save_checkpoint(model: BaseModel, epoch: int, current_iter: int) -> None:
     """Save what is needed to go on exactly: the network first, the training state last, each atomically.
 
-    To be called on every rank at the same iteration; rank 0 writes.
-
-    Args:
-        model: A model with ``net_g``, perhaps ``net_g_ema``, and perhaps ``history_state()``.
-        epoch: The running epoch.
-        current_iter: Iterations done; −1 (end of training) writes ``net_g_latest.pth`` alone.
-
-    Raises:
-        CheckpointError: If a file cannot be written.
-        TrainingError: If −1 is given before ``total_iter`` iterations were run.
+    To be called on every rank at the same iteration; rank 0 writes. The model has ``net_g``, perhaps ``net_g_ema``, and
+    perhaps ``history_state()``; of −1 iterations (end of training) ``net_g_latest.pth`` is written alone. A
+    CheckpointError if a file cannot be written. A TrainingError if −1 is given before ``total_iter`` iterations were
+    run.
     """
-    rank = model.opt["rank"]
-    models = Path(model.opt["path"]["models"])
-    if current_iter == -1:
-        if rank == 0:
-            atomic_save(network_content(model), models / "net_g_latest.pth")
-        _check_complete(model)
+    ended = current_iter == -1
+    ranks = [] if ended else states_of_ranks(model)
+    if model.opt["rank"] == 0:
+        name = f"net_g_{'latest' if ended else current_iter}.pth"
+        atomic_save(network_content(model), Path(model.opt["path"]["models"]) / name)
+    if not ended:
+        save_training_state(model, epoch, current_iter, ranks)
         return
-    ranks = states_of_ranks(model)
-    if rank == 0:
-        atomic_save(network_content(model), models / f"net_g_{current_iter}.pth")
-    save_training_state(model, epoch, current_iter, ranks)
+    done, total = getattr(model, "current_iter", 0), int(model.opt["train"]["total_iter"])
+    if done < total:  # as the stock runner's do, which counts dropped batches as trained
+        raise TrainingError(
+            f"Training ended after {done} of total_iter = {total} iterations: the toolbox's own runner drops the last, "
+            "incomplete batch of each epoch but counts it. Use `python -m unirain_plugin.train`, or choose "
+            "batch_size_per_gpu × ranks so that it divides the number of images × dataset_enlarge_ratio. "
+            f"The weights so far are saved in {model.opt['path']['models']}."
+        )
 
 
 def states_of_ranks(model: BaseModel) -> list[dict[str, Any]]:
     """Random streams and history of every rank. A collective under ``torch.distributed``."""
-    own = {"random": random_state(), "history": _history(model)}
-    if not (dist.is_available() and dist.is_initialized()):
-        return [own]
-    return from_all_ranks([_plain(own)])
+    return from_all_ranks([_plain({"random": random_state(), "history": _history(model)})])
 
 
 def save_training_state(model: BaseModel, epoch: int, current_iter: int, ranks: list[dict[str, Any]]) -> None:
-    """Write ``ITER.state`` (rank 0), after the networks that belong to it.
+    """Write ``ITER.state`` of any model (rank 0), after the networks that belong to it.
 
-    ``logger: keep_checkpoints: N`` deletes all but the last N checkpoints (by default, as in the toolbox, all are
-    kept).
-
-    Args:
-        model: Any model of the toolbox's kind.
-        epoch: The running epoch.
-        current_iter: Iterations done.
-        ranks: What :func:`states_of_ranks` gave.
+    ``ranks`` is what :func:`states_of_ranks` gave. ``logger: keep_checkpoints: N`` deletes all but the last N
+    checkpoints (by default, as in the toolbox, all are kept).
     """
-    keep = _keep_checkpoints(model.opt)
     if model.opt["rank"] != 0:
         return
+    data_position = getattr(model, "data_position", None)
+    state = {
+        "epoch": epoch,
+        "iter": current_iter,
+        "optimizers": [optimizer.state_dict() for optimizer in model.optimizers],
+        "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
+        "unirain": {
+            "version": _VERSION,
+            "optimizers": _class_names(model.optimizers),
+            "data": data_position(current_iter) if data_position else None,
+            "manual_seed": model.opt["manual_seed"],
+            "options": compared_options(model.opt),
+            "ranks": ranks,
+        },
+    }
     models, states = (Path(model.opt["path"][key]) for key in ("models", "training_states"))
-    atomic_save(_training_state(model, epoch, current_iter, ranks), states / f"{current_iter}.state")
-    if keep is not None:
+    atomic_save(_plain(state), states / f"{current_iter}.state")
+    if keep := model.opt["logger"].get("keep_checkpoints"):
         prune_checkpoints(states, models, keep, current_iter)
 
 
 def load_training_state(model: BaseModel, state: Mapping[str, Any]) -> None:
     """Give a freshly built model, whose networks are loaded already, the history in ``state``.
 
-    Also sets this process's random streams, so nothing random may happen between this call and the next iteration.
-    A state of the stock toolbox is accepted with a warning: it has no history. What the option file changes is told,
-    see :mod:`unirain_plugin.models.checkpointing`.
-
-    Raises:
-        CheckpointError: If the state belongs to other optimisers, schedulers or losses.
+    Also sets this process's random streams, so nothing random may happen between this call and the next iteration. A
+    state of the stock toolbox is accepted with a warning: it has no history. What the option file changes is told, see
+    :mod:`unirain_plugin.models.checkpointing`. A CheckpointError if the state belongs to other optimisers, schedulers
+    or losses.
     """
     try:
         for kind, owners in (("optimizers", model.optimizers), ("schedulers", model.schedulers)):
@@ -143,60 +142,14 @@ def _class_names(owners: Iterable[object]) -> list[str]:
     return [type(owner).__name__ for owner in owners]
 
 
-def _check_complete(model: BaseModel) -> None:
-    """Tell of a run that ended early, as the stock runner's do (it counts dropped batches as trained)."""
-    done, total = getattr(model, "current_iter", 0), int(model.opt["train"]["total_iter"])
-    if done < total:
-        raise TrainingError(
-            f"Training ended after {done} of total_iter = {total} iterations: the toolbox's own runner drops the last, "
-            "incomplete batch of each epoch but counts it. Use `python -m unirain_plugin.train`, or choose "
-            "batch_size_per_gpu × ranks so that it divides the number of images × dataset_enlarge_ratio. "
-            f"The weights so far are saved in {model.opt['path']['models']}."
-        )
-
-
-def _keep_checkpoints(opt: Mapping[str, Any]) -> int | None:
-    keep = opt["logger"].get("keep_checkpoints")
-    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
-        raise OptionError(
-            f"logger: keep_checkpoints: found {keep!r}; expected a whole number of 1 or more, or nothing."
-        )
-    return keep
-
-
 def network_content(model: BaseModel) -> dict[str, dict[str, torch.Tensor]]:
     """The weights as the toolbox's ``save_network`` lays them out, on the CPU."""
-    networks = {"params": model.net_g}
-    if hasattr(model, "net_g_ema"):
-        networks["params_ema"] = model.net_g_ema
-    return {
-        key: OrderedDict(
-            (name.removeprefix("module."), value.detach().cpu())
-            for name, value in model.get_bare_model(net).state_dict().items()
-        )
-        for key, net in networks.items()
-    }
-
-
-def _training_state(model: BaseModel, epoch: int, current_iter: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The content of ITER.state."""
-    data_position = getattr(model, "data_position", None)
-    return _plain(
-        {
-            "epoch": epoch,
-            "iter": current_iter,
-            "optimizers": [optimizer.state_dict() for optimizer in model.optimizers],
-            "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
-            "unirain": {
-                "version": _VERSION,
-                "optimizers": _class_names(model.optimizers),
-                "data": data_position(current_iter) if data_position else None,
-                "manual_seed": model.opt["manual_seed"],
-                "options": compared_options(model.opt),
-                "ranks": ranks,
-            },
-        }
-    )
+    content = {}
+    for key, attribute in (("params", "net_g"), ("params_ema", "net_g_ema")):
+        if hasattr(model, attribute):
+            state = model.get_bare_model(getattr(model, attribute)).state_dict()
+            content[key] = OrderedDict((k.removeprefix("module."), v.detach().cpu()) for k, v in state.items())
+    return content
 
 
 def _history(model: BaseModel) -> dict[str, Any]:
@@ -240,15 +193,16 @@ def _restore_history(model: BaseModel, history: Mapping[str, Any]) -> None:
 def _load_history(model: BaseModel, saved: Mapping[str, Any]) -> None:
     if saved["version"] > _VERSION:
         raise ValueError(f"it was written by a newer version of this package (layout {saved['version']})")
-    ranks, rank, world_size = saved["ranks"], model.opt["rank"], model.opt["world_size"]
-    if len(ranks) != world_size:
+    ranks, world_size = saved["ranks"], model.opt["world_size"]
+    as_many = len(ranks) == world_size
+    if not as_many:
         get_root_logger().warning(
             f"The checkpoint was written by {len(ranks)} processes and is resumed by {world_size}: the random streams "
             "begin anew, so the run is not bit-identical."
         )
-    own = ranks[rank] if len(ranks) == world_size else ranks[0]
+    own = ranks[model.opt["rank"] if as_many else 0]
     _restore_history(model, own["history"])
-    if len(ranks) == world_size:
+    if as_many:
         set_random_state(own["random"])
 
 
@@ -282,30 +236,19 @@ def compared_options(opt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore_optimisation(model: BaseModel, state: Mapping[str, Any]) -> list[str]:
-    """Give optimisers and schedulers their state back, by the rule above.
+    """Give optimisers and schedulers of a freshly built model their state back, by the rule above.
 
-    Args:
-        model: The freshly built model.
-        state: The training state.
-
-    Returns:
-        What the option file has changed and what comes of it, as warnings.
-
-    Raises:
-        ValueError: If the state belongs to other optimisers or schedulers, its schedule ends too early, or the choice
-            is none of the two.
+    Returns what the option file has changed and what comes of it, as warnings. A ValueError if the state belongs to
+    other optimisers or schedulers, or its schedule ends too early.
     """
     choice = model.opt["train"].get("resume_options")
-    if choice not in (None, "checkpoint", "file"):
-        raise ValueError(f"train: resume_options: found {choice!r}; expected checkpoint or file")
     changed, schedule = set(), set()
     for optimizer, saved in zip(model.optimizers, state["optimizers"], strict=True):
         name = next((key for key, value in vars(model).items() if value is optimizer), "optimizer")
         changed.update(_restore_optimizer(optimizer, saved, choice, name.replace("optimizer", "optim")))
     for scheduler, saved in zip(model.schedulers, state["schedulers"], strict=True):
         schedule |= _restore_scheduler(scheduler, saved, choice, int(model.opt["train"]["total_iter"]))
-    followed = sorted({*_other_changes(state.get("unirain", {}).get("options"), model.opt)})
-    messages = []
+    messages, followed = [], sorted({*_other_changes(state.get("unirain", {}).get("options"), model.opt)})
     if changed and choice == "file":
         followed = [*sorted(changed), *followed]
     elif changed:
@@ -347,9 +290,8 @@ def _restore_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any], choice:
     arguments = set(inspect.signature(type(scheduler)).parameters) - {"optimizer", "last_epoch"}
     derived = {"cumulative_period"}  # from the periods, by the toolbox's cosine
     plan = {name: value for name, value in scheduler.state_dict().items() if name in arguments | derived}
-    changed = {
-        name for name in arguments & plan.keys() if name in saved and _listed(saved[name]) != _listed(plan[name])
-    }
+    kept = arguments & plan.keys() & saved.keys()
+    changed = {name for name in kept if _listed(saved[name]) != _listed(plan[name])}
     if choice == "file":
         with warnings.catch_warnings():  # torch expects a step of the optimiser before each
             warnings.simplefilter("ignore")

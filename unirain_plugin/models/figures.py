@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from basicsr.metrics import calculate_metric
@@ -15,26 +15,21 @@ from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.protocols import DEFAULT, MEASURES, PROTOCOLS, check_protocol, measure_of
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.metrics.scoring import BUILT_IN, NIQE_SIDE
-from unirain_plugin.models.settings import BestSettings
 from unirain_plugin.toolbox import registered
+
+if TYPE_CHECKING:
+    from unirain_plugin.models.settings import BestSettings
 
 _MEASURED = tuple(f"calculate_{measure}" for measure in MEASURES)
 
 
 def resolve_metrics(section: Any, protocol: str | None = None) -> dict[str, dict[str, Any]] | None:
-    """Bring ``val: metrics:`` into the toolbox's form.
+    """Bring ``val: metrics:`` into the toolbox's form: name → options with ``type``, ``better``, perhaps ``protocol``.
 
-    Args:
-        section: The toolbox's mapping of names to options, in which a name such as ``psnr``, ``ssim_y`` or
-            ``psnr@y-matlab`` may leave out its options or a part of them; or a list of such names; or None.
-        protocol: ``val: protocol:``, that of PSNR and SSIM where they have none of their own.
-
-    Returns:
-        Name → options with ``type`` and ``better``, and ``protocol`` where one is named; None if no metrics are asked
-        for.
-
-    Raises:
-        OptionError: If a name without ``type``, a ``type`` or a protocol is unknown, or ``better`` is neither word.
+    In the toolbox's mapping of names to options, a name such as ``psnr``, ``ssim_y`` or ``psnr@y-matlab`` may leave out
+    its options or a part of them; or there is a list of such names, or nothing. ``protocol`` (``val: protocol:``) is
+    that of PSNR and SSIM where they have none of their own. An OptionError if a name without ``type``, a ``type`` or a
+    protocol is unknown, or ``better`` is neither word.
     """
     if not section:
         return None
@@ -72,7 +67,6 @@ def _resolve(name: Any, options: Any, protocol: str | None) -> dict[str, Any]:
 
 
 def _named(name: Any, protocol: str | None) -> dict[str, Any]:
-    """The options of a metric that is given by its name."""
     found = measure_of(str(name), "val: metrics", protocol or DEFAULT)
     if found is None and name != "niqe":
         hint = did_you_mean(name, BUILT_IN)
@@ -99,15 +93,10 @@ class MetricSuite:
         self._warned: set[str] = set()
 
     def __call__(self, restored: np.ndarray, target: np.ndarray | None, name: str) -> dict[str, float]:
-        """Compute the metrics of one image.
+        """Metric name → value of an image (H, W, 3) uint8, BGR; NaN where it has none.
 
-        Args:
-            restored: (H, W, 3) uint8, BGR.
-            target: The clean image in the same form; None leaves reference metrics without a value.
-            name: The image's name, for the warning.
-
-        Returns:
-            Metric name → value; NaN where the image has no value.
+        The ``target`` is the clean image in the same form; None leaves reference metrics without a value. The image's
+        ``name`` is for the warning.
         """
         data = {"img": restored} if target is None else {"img": restored, "img2": target}
         return {metric: self._value(metric, dict(options), data, name) for metric, options in self.metrics.items()}
@@ -148,12 +137,8 @@ def mean_of(values: Iterable[float]) -> float:
 class BestFigure:
     """Remembers the best value of one validation figure.
 
-    Args:
-        settings: What is watched.
-        better: Metric name → ``higher`` or ``lower``, for all metrics of ``val: metrics:``.
-
-    Raises:
-        OptionError: If the metric is not computed.
+    ``better``, metric name → ``higher`` or ``lower``, holds all metrics of ``val: metrics:``: an OptionError tells that
+    the one to be watched is not computed.
     """
 
     def __init__(self, settings: BestSettings, better: Mapping[str, str]) -> None:
@@ -169,8 +154,7 @@ class BestFigure:
     def improved(self, dataset: str, figures: Mapping[str, float], iteration: int) -> bool:
         """Compare and remember. A NaN never improves; an equal value does not either.
 
-        Raises:
-            OptionError: If the figure is unknown (a type that the set does not hold).
+        An OptionError if the figure is unknown (a type that the set does not hold).
         """
         if self.dataset is None:
             self.dataset = dataset  # the first set that is validated
@@ -187,12 +171,8 @@ class BestFigure:
 
     def state_dict(self) -> dict[str, Any]:
         """The record, for a checkpoint."""
-        return {
-            "metric": self.settings.metric,
-            "value": self.value,
-            "iteration": self.iteration,
-            "dataset": self.dataset,
-        }
+        record = {"metric": self.settings.metric, "value": self.value}
+        return {**record, "iteration": self.iteration, "dataset": self.dataset}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a record that :meth:`state_dict` gave; a record of another figure or set is passed over."""

@@ -50,12 +50,8 @@ def mean_shares(images: Sequence[Shares]) -> Shares:
 def draw_routing(by_type: Mapping[str, Shares], cell: int = 28) -> np.ndarray:
     """Draw the shares as a heat map: a row for each type, a group of columns for each layer, a column an expert.
 
-    Args:
-        by_type: Type name → shares of its images.
-        cell: Width of a column in pixels.
-
-    Returns:
-        (H, W, 3) uint8, RGB; dark cells are unused experts, bright ones are used by every image.
+    ``by_type`` is type name → shares of its images; ``cell`` the width of a column in pixels. The image is (H, W, 3)
+    uint8, RGB; dark cells are unused experts, bright ones are used by every image.
     """
     types, layers = list(by_type), list(next(iter(by_type.values())))
     gap, label, top = cell // 2, 9 * max(map(len, types)) + 12, 8 + 6 * max(map(len, layers))
@@ -79,7 +75,6 @@ def _write(canvas: np.ndarray, text: str, origin: tuple[int, int]) -> None:
 
 
 def _write_upwards(canvas: np.ndarray, text: str, centre: int, bottom: int) -> None:
-    """Write a layer's name turned by 90 degrees, so that it fits above a narrow group of columns."""
     strip = np.full((14, bottom, 3), 24, np.uint8)
     cv2.putText(strip, text, (0, 10), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (255, 255, 255), 1, cv2.LINE_AA)
     turned = cv2.rotate(strip, cv2.ROTATE_90_COUNTERCLOCKWISE)

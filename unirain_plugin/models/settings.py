@@ -1,14 +1,19 @@
-"""The keys that :class:`UniRainModel` adds to the toolbox's option file, parsed once into frozen dataclasses."""
+"""The keys that :class:`UniRainModel` adds to the toolbox's option file, and its optimisers and schedules by name."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from unirain_plugin.errors import did_you_mean
+import torch
+
+from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.protocols import PROTOCOLS
+from unirain_plugin.models.figures import BestFigure, resolve_metrics
+from unirain_plugin.options.check_run import schedule_faults
 from unirain_plugin.support.spec import Problem, above, at_least, one_of, parse_section
 
 AUTO_TILE = 1024
@@ -49,6 +54,8 @@ class TrainingSettings:
     max_nonfinite: Annotated[int, at_least(1)] = 10
     # stages that come first, one after the other; then whole batches of whole crops
     progressive: tuple[Stage, ...] = ()
+    # what a resumed run takes from where, see :mod:`unirain_plugin.models.checkpointing`
+    resume_options: Literal["checkpoint", "file"] | None = None
 
     def stage(self, current_iter: int) -> Stage | None:
         """The stage that an iteration, counted from 1, belongs to; None after the last."""
@@ -120,9 +127,56 @@ class LoggerSettings:
     progress: Literal["auto"] | bool = "auto"  # whether to show a live bar; ``auto``: on a terminal
     # iterations between two routing images; None: each validation
     routing_freq: Annotated[int, at_least(1)] | None = None
+    keep_checkpoints: Annotated[int, at_least(1)] | None = None  # the last so many are kept; None: all
 
 
-_SECTIONS: Mapping[str, type] = {"train": TrainingSettings, "val": ValidationSettings, "logger": LoggerSettings}
+_SECTIONS = {"train": TrainingSettings, "val": ValidationSettings, "logger": LoggerSettings}
+KEYS = {section: frozenset(field.name for field in fields(kind)) for section, kind in _SECTIONS.items()}
+"""Our keys by section, also for the option checker."""
+
+
+OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
+    name: getattr(torch.optim, name)
+    for name in ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SGD", "ASGD", "RMSprop", "Rprop")
+}
+"""What ``train: optim_g: type`` may name: the toolbox's (its master branch) and torch's further Adam variants."""
+
+SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
+"""What ``train: scheduler: type`` may name: the toolbox's schedulers."""
+
+
+def build_optimizer(kind: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
+    """Build an optimiser by a name in :data:`OPTIMIZERS` (BasicSR 1.4.2 itself knows Adam only).
+
+    An OptionError if the name or an argument is unknown, or a value is refused by torch.
+    """
+    if kind not in OPTIMIZERS:
+        names = ", ".join(OPTIMIZERS)
+        raise OptionError(
+            f"train: optim_g: type: unknown optimiser '{kind}'.{did_you_mean(kind, OPTIMIZERS)} One of {names}."
+        )
+    known = set(inspect.signature(OPTIMIZERS[kind]).parameters) - {"params"}
+    for key in kwargs:
+        if key not in known:
+            raise OptionError(f"train: optim_g: {kind} has no option '{key}'.{did_you_mean(key, known)}")
+    try:
+        return OPTIMIZERS[kind](params, lr=lr, **kwargs)
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"train: optim_g: {kind} refuses its options: {error}.") from error
+
+
+def check_scheduler(train: Mapping[str, Any]) -> None:
+    """Refuse schedules of the section ``train:`` that would fail in the middle of training.
+
+    An OptionError if the scheduler is unknown, its lists do not match, or a cosine ends before ``total_iter``.
+    """
+    scheduler = train["scheduler"]
+    kind = scheduler.get("type")
+    if kind not in SCHEDULERS:
+        hint = did_you_mean(kind, SCHEDULERS)
+        raise OptionError(f"train: scheduler: type: unknown scheduler '{kind}'.{hint} One of {', '.join(SCHEDULERS)}.")
+    for key, text in schedule_faults(scheduler, int(train["total_iter"])):
+        raise OptionError(f"train: scheduler: {key}: {text}")
 
 
 @dataclass(frozen=True)
@@ -132,6 +186,7 @@ class Settings:
     train: TrainingSettings = field(default_factory=TrainingSettings)
     val: ValidationSettings = field(default_factory=ValidationSettings)
     logger: LoggerSettings = field(default_factory=LoggerSettings)
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # ``val: metrics:`` in the toolbox's form
 
     @classmethod
     def parse(cls, opt: Mapping[str, Any]) -> Settings:
@@ -143,8 +198,8 @@ class Settings:
             OptionError: Naming every key whose value cannot be used.
         """
         given: dict[str, dict[str, Any]] = {}
-        for name, kind in _SECTIONS.items():
-            here, own = opt.get(name) or {}, option_names(kind)
+        for name, own in KEYS.items():
+            here = opt.get(name) or {}
             given[name] = {key: value for key, value in here.items() if key in own and value is not None}
         train, val = given["train"], given["val"]
         if train.get("amp") is False:
@@ -155,9 +210,46 @@ class Settings:
             val["tile"] = None if val["tile"] == "auto" else 0
         if isinstance(val.get("best"), str):
             val["best"] = {"metric": val["best"]}
-        return parse_section(cls, given, "")
+        settings = parse_section(cls, given, "")
+        metrics = resolve_metrics((opt.get("val") or {}).get("metrics"), settings.val.protocol)
+        return replace(settings, metrics=metrics or {})
 
+    @classmethod
+    def of_run(cls, opt: Mapping[str, Any], is_train: bool) -> Settings:
+        """Parse an option file, and check what its sections say together.
 
-def option_names(settings: type) -> frozenset[str]:
-    """The keys a settings class reads, for the option checker."""
-    return frozenset(f.name for f in fields(settings))
+        Raises:
+            OptionError: Naming every key whose value cannot be used.
+        """
+        if not is_train:
+            return cls.parse({**opt, "train": {}})
+        settings = cls.parse(opt)
+        settings.new_best_figure()
+        if "scheduler" in opt["train"]:
+            check_scheduler(opt["train"])
+        settings._check_batches((opt.get("datasets") or {}).get("train") or {})
+        if (opt["train"].get("pixel_opt") or {}).get("source") == "val" and not opt.get("val"):
+            raise OptionError("train: pixel_opt: source: val needs a validation set and a section val:.")
+        return settings
+
+    def _check_batches(self, data: Mapping[str, Any]) -> None:
+        for key, ours in (("gt_size", "gt_size"), ("batch_size_per_gpu", "batch_size")):
+            largest = max((getattr(stage, ours) for stage in self.train.progressive), default=0)
+            if isinstance(data.get(key), int) and largest > data[key]:
+                limit = f"{data[key]} (datasets: train: {key})"
+                raise OptionError(f"train: progressive: {ours}: found {largest}; expected at most {limit}.")
+        batch = data.get("batch_size_per_gpu")
+        if isinstance(batch, int) and self.train.accumulate > batch:
+            raise OptionError(
+                f"train: accumulate: {self.train.accumulate} micro-batches cannot be cut from a batch of {batch} "
+                "(datasets: train: batch_size_per_gpu)."
+            )
+
+    @property
+    def better(self) -> dict[str, str]:
+        """Metric name → ``higher`` or ``lower``."""
+        return {name: options["better"] for name, options in self.metrics.items()}
+
+    def new_best_figure(self) -> BestFigure | None:
+        """The record of the best figure, or None if no best network is to be kept."""
+        return BestFigure(self.val.best, self.better) if self.val.best else None

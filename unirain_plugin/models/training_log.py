@@ -15,9 +15,6 @@ from basicsr.utils.dist_util import master_only
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from unirain_plugin.errors import OptionError
-from unirain_plugin.models.routing import draw_routing
-
 if TYPE_CHECKING:
     from unirain_plugin.models.validating import ValidationResult
 
@@ -58,12 +55,7 @@ class UniRainMessageLogger(MessageLogger):
 
 
 def validation_text(result: ValidationResult, best: Mapping[str, Mapping[str, Any]]) -> str:
-    """The toolbox's lines of a validation, followed by the table per type.
-
-    Args:
-        result: The validation.
-        best: Metric → ``val`` and ``iter`` of the best so far.
-    """
+    """The toolbox's lines of a validation, followed by the table per type. ``best``: metric → ``val`` and ``iter``."""
     lines = [f"Validation {result.dataset}"]
     for metric in result.better:
         value, iteration = best[metric]["val"], best[metric]["iter"]
@@ -85,35 +77,16 @@ def write_validation(tb_logger: Any, result: ValidationResult, iteration: int) -
                 tb_logger.add_scalar(f"routing/{result.dataset}/{layer}/{name}/expert{expert}", share, iteration)
 
 
-def write_routing(tb_logger: Any, result: ValidationResult, iteration: int) -> None:
-    """Write the heat map of the experts' shares per type as an image."""
-    image = draw_routing(result.routing())
-    tb_logger.add_image(f"routing/{result.dataset}", image, iteration, dataformats="HWC")
-
-
-def wants_bar(setting: Any, rank: int) -> bool:
-    """Whether to show a bar.
-
-    Args:
-        setting: ``logger: progress:`` — ``auto`` (or None: on a terminal), true or false.
-        rank: Only rank 0 shows one.
-
-    Raises:
-        OptionError: If the setting is something else.
-    """
-    if setting not in (None, "auto", True, False):
-        raise OptionError(f"logger: progress: expected auto, true or false, found {setting!r}.")
-    return rank == 0 and (sys.stderr.isatty() if setting in (None, "auto") else bool(setting))
+def wants_bar(setting: str | bool, rank: int) -> bool:
+    """Whether to show a bar: on rank 0, and where ``logger: progress:`` is ``auto``, on a terminal."""
+    return rank == 0 and (sys.stderr.isatty() if setting == "auto" else bool(setting))
 
 
 class TrainingBar:
     """Iterations, loss, time left, images per second and the worst rain type, below the lines of the log.
 
-    Args:
-        name: Title.
-        total: Iterations of the whole run.
-        done: Iterations that are already behind (a resumed run).
-        images: Images of an iteration, over all ranks.
+    ``total`` iterations are those of the whole run, of which ``done`` are behind (a resumed run); an iteration has
+    ``images``, over all ranks.
     """
 
     def __init__(self, name: str, total: int, done: int, images: int) -> None:
@@ -126,13 +99,7 @@ class TrainingBar:
         self._cleanup.callback(self.bar.close)
 
     def update(self, iteration: int, logs: Mapping[str, float], worst: str | None) -> None:
-        """Show an iteration; redrawn only a few times a second.
-
-        Args:
-            iteration: The iteration that has just ended.
-            logs: The logged values; the sum of those that start with ``l_`` is shown as the loss.
-            worst: The worst type in words, or None.
-        """
+        """Show an iteration that has ended, at most a few times a second; the sum of all ``l_…`` is the loss."""
         loss = sum(value for name, value in logs.items() if name.startswith("l_"))
         state = self.bar.format_dict  # its rate is a moving average, known from the second drawing on
         rate = state["rate"] or (iteration - state["initial"]) / max(state["elapsed"], 1e-9)

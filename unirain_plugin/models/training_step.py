@@ -12,12 +12,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from unirain_plugin.errors import OptionError, TrainingError, did_you_mean
 from unirain_plugin.models.settings import AUX_WEIGHTS, Stage, TrainingSettings
+from unirain_plugin.support.packages import own_code
 
 
 def learned_parameters(loss: nn.Module | None) -> list[nn.Parameter]:
@@ -36,20 +38,16 @@ def loss_state(loss: nn.Module) -> dict[str, Any]:
 
 
 class Objective:
-    """Sums up the terms of the loss for one micro-batch.
+    """Sums up the terms of the loss for one micro-batch: those of ``pixel_opt`` and ``perceptual_opt``, or None.
 
-    Args:
-        network: The network without wrappers; its ``auxiliary_losses()`` are read after each forward if it has them.
-            None: there are none.
-        pixel: The loss of ``train: pixel_opt``, or None.
-        perceptual: The loss of ``train: perceptual_opt``, or None.
-        aux_weights: Weight of each auxiliary loss.
+    ``network`` has no wrappers; its ``auxiliary_losses()``, if it has them, are read after each forward. None: there
+    are none.
     """
 
     def __init__(
         self, network: nn.Module | None, pixel: Any, perceptual: Any, aux_weights: Mapping[str, float]
     ) -> None:
-        self._network, self._pixel, self._perceptual = network, pixel, perceptual
+        self._network, self.pixel, self._perceptual = network, pixel, perceptual
         self._aux_weights = aux_weights
         self._takes_labels = pixel is not None and "rain_type" in inspect.signature(pixel.forward).parameters
         self._checked = False
@@ -61,7 +59,7 @@ class Objective:
         A loss that is no plain mean over samples (ours: a mean per type) needs the labels of the whole batch to give
         each micro-batch its share; stock losses are weighted by the number of samples instead.
         """
-        begin = getattr(self._pixel, "begin_batch", None)
+        begin = getattr(self.pixel, "begin_batch", None)
         self._whole_batch = parts > 1 and self._takes_labels and rain_type is not None and begin is not None
         if self._whole_batch:
             begin(rain_type)
@@ -71,34 +69,25 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the share of a micro-batch in the loss of its batch.
 
-        Args:
-            output: (n, 3, H, W) float32.
-            target: (n, 3, H, W) in [0, 1].
-            rain_type: (n,) int64 or None.
-            share: n divided by the size of the whole batch.
-
-        Returns:
-            The sum of all terms, and the detached terms by their names in the log.
+        Output and target are (n, 3, H, W) float32, labels (n,) int64 or None; ``share`` is n divided by the size of the
+        whole batch. Returns the sum of all terms, and the detached terms by their names in the log.
         """
         terms: dict[str, Tensor] = {}
-        if self._pixel is not None:
+        if self.pixel is not None:
             labels = {"rain_type": rain_type} if self._takes_labels and rain_type is not None else {}
-            is_share = self._whole_batch or getattr(self._pixel, "reduction", "mean") == "sum"
-            terms["l_pix"] = self._pixel(output, target, **labels) * (1.0 if is_share else share)
+            is_share = self._whole_batch or getattr(self.pixel, "reduction", "mean") == "sum"
+            terms["l_pix"] = self.pixel(output, target, **labels) * (1.0 if is_share else share)
         if self._perceptual is not None:
             for name, value in zip(("l_percep", "l_style"), self._perceptual(output, target), strict=True):
                 if value is not None:
                     terms[name] = value * share
-        for name, value in self._auxiliary().items():
+        auxiliary = getattr(self._network, "auxiliary_losses", dict)()
+        if not self._checked:
+            self._check_names(auxiliary)
+        for name, value in auxiliary.items():
             terms[f"l_aux_{name}"] = value * (self._aux_weights.get(name, 0.0) * share)
         total = torch.stack([term.float().reshape(()) for term in terms.values()]).sum()
         return total, {name: term.detach().float().reshape(()) for name, term in terms.items()}
-
-    def _auxiliary(self) -> dict[str, Tensor]:
-        losses = getattr(self._network, "auxiliary_losses", dict)()
-        if not self._checked:
-            self._check_names(losses)
-        return losses
 
     def _check_names(self, losses: Mapping[str, Tensor]) -> None:
         """Once, after the first forward: only then does the network tell which auxiliary losses it has."""
@@ -118,31 +107,15 @@ class Objective:
 
 
 class NonFiniteGuard:
-    """Counts skipped iterations.
-
-    Args:
-        limit: Training stops after so many in a row.
-    """
+    """Counts skipped iterations: training stops after ``limit`` in a row."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.total = 0
-        self.in_row = 0
-
-    def passed(self) -> None:
-        """Note an iteration whose step was taken."""
-        self.in_row = 0
+        self.limit, self.total, self.in_row = limit, 0, 0
 
     def skipped(self, iteration: int, what: str, files: Sequence[str]) -> None:
-        """Note and log an iteration whose step was not taken.
+        """Note and log an iteration whose step was not taken, since ``what`` was not finite.
 
-        Args:
-            iteration: The current iteration.
-            what: What was not finite, for the message.
-            files: Descriptions of the batch's images, over all ranks.
-
-        Raises:
-            TrainingError: If this was the last of ``limit`` in a row.
+        ``files`` describe the batch's images, over all ranks. A TrainingError ends the training.
         """
         self.total += 1
         self.in_row += 1
@@ -169,12 +142,7 @@ class NonFiniteGuard:
 
 
 def describe_batch(paths: Sequence[str], images: Mapping[str, Tensor | None]) -> list[str]:
-    """File names of a batch, each with what is not finite about it.
-
-    Args:
-        paths: A path for each image; may be empty.
-        images: Name (``lq``, ``gt``, ``output``) → (N, …) tensor; the first that is not finite is named.
-    """
+    """File names of a batch, each with the first of ``images`` (``lq`` → (N, …) tensor, …) that is not finite."""
     remarks: dict[int, str] = {}
     for name, batch in images.items():
         if batch is None:
@@ -187,18 +155,12 @@ def describe_batch(paths: Sequence[str], images: Mapping[str, Tensor | None]) ->
 
 def from_all_ranks(items: list[Any]) -> list[Any]:
     """Concatenate a list over ranks. Every rank must call it."""
-    parts: list[Any] = [None] * dist.get_world_size()
+    _, ranks = get_dist_info()
+    if ranks == 1:
+        return items
+    parts: list[Any] = [None] * ranks
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
-
-
-def running_statistics(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """The buffers of batch normalisation with copies of their values, to undo what a skipped batch does to them.
-
-    Empty for networks without it, such as UniRain.
-    """
-    norms = (module for module in network.modules() if isinstance(module, _NormBase))
-    return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
 
 
 @torch.no_grad()
@@ -206,12 +168,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
     """Move ``average`` towards ``network``: a ← decay · a + (1 − decay) · n, in one fused call per dtype.
 
     Unlike the toolbox, floating-point buffers (running statistics) are averaged as well; all other buffers, such as
-    counters, are copied.
-
-    Args:
-        average: The averaged network, changed in place.
-        network: The trained network, of the same architecture, without wrappers.
-        decay: In [0, 1]; 0 copies.
+    counters, are copied. Neither network has wrappers.
     """
     targets, sources = [], []
     for (name, target), source in zip(average.state_dict().items(), network.state_dict().values(), strict=True):
@@ -266,56 +223,44 @@ class TrainingStep:
     logged losses together. (The loss adds its own: the counts and sums per rain type of every forward; the network
     one for its auxiliary losses; and learned loss parameters, where there are any, have their gradients averaged.)
 
-    Args:
-        network: The network as it is called (DDP or plain).
-        objective: The loss.
-        criterion: The pixel loss; its ``step`` and ``discard`` are called if it has them.
-        optimizer: The optimiser of network and loss parameters.
-        settings: The model's training settings.
-        device: Where the network lives.
+    ``network`` is as it is called (DDP or plain); the pixel loss's ``step`` and ``discard`` are called if it has them.
     """
 
     def __init__(
         self,
         network: nn.Module,
         objective: Objective,
-        criterion: nn.Module | None,
         optimizer: torch.optim.Optimizer,
         settings: TrainingSettings,
         device: torch.device,
     ) -> None:
-        self.network, self.objective, self.criterion = network, objective, criterion
+        self.network, self.objective, self.criterion = network, objective, objective.pixel
         self.optimizer, self.settings, self.device = optimizer, settings, device
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
         self.guard = NonFiniteGuard(settings.max_nonfinite)
         self.world_size = dist.get_world_size() if isinstance(network, DistributedDataParallel) else 1
-        self._loss_parameters = learned_parameters(criterion)
+        self._loss_parameters = learned_parameters(self.criterion)
         self.output: Tensor | None = None
 
     def run(self, batch: Batch, current_iter: int) -> tuple[dict[str, float], bool]:
-        """Train on one batch.
+        """Train on this rank's part of the batch of an iteration, counted from 1.
 
-        Args:
-            batch: This rank's part of the global batch.
-            current_iter: The iteration, counted from 1.
-
-        Returns:
-            The logged values (means over ranks), and whether the optimiser stepped.
-
-        Raises:
-            TrainingError: If too many iterations in a row were not finite.
+        Returns the logged values (means over ranks), and whether the optimiser stepped. A TrainingError if too many
+        iterations in a row were not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        statistics = running_statistics(self.network)
-        total, terms = self._backward(batch)
+        norms = (module for module in self.network.modules() if isinstance(module, _NormBase))
+        statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+        with own_code("a part of your own", f"the batch {', '.join(batch.paths)}", TrainingError):
+            total, terms = self._backward(batch)
         norm = self._finish_gradients()
         logs, loss_ok, gradient_ok = self._agree(total, terms, norm)
         if loss_ok and gradient_ok:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.guard.passed()
+            self.guard.in_row = 0
         else:
-            for buffer, value in statistics:
+            for buffer, value in statistics:  # of batch normalisation: undo what the skipped batch did to them
                 buffer.copy_(value)
             self._skip(batch, current_iter, logs, loss_ok)
         if hasattr(self.criterion, "step"):
@@ -384,8 +329,7 @@ class TrainingStep:
             logs["loss_scale"] = self.scaler.get_scale()
             return  # the scaler is looking for its scale, as it does in the first iterations of every fp16 run
         images = {"lq": batch.lq, "gt": batch.gt, "output": self.output}
-        files = describe_batch(batch.paths, images)
-        files = from_all_ranks(files) if self.world_size > 1 else files
+        files = from_all_ranks(describe_batch(batch.paths, images))
         bad = [name for name, value in logs.items() if name.startswith("l_") and not math.isfinite(value)]
         what = f"the loss ({', '.join(bad)})" if bad else "the loss" if not loss_ok else "the gradient"
         self.guard.skipped(current_iter, what, files)

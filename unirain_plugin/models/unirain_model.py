@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from unirain_plugin.errors import TrainingError
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
-from unirain_plugin.models.model_options import ModelOptions
-from unirain_plugin.models.optimizers import build_optimizer
-from unirain_plugin.models.settings import LoggerSettings, TrainingSettings, ValidationSettings, option_names
+from unirain_plugin.models.settings import KEYS, Settings, build_optimizer
 from unirain_plugin.models.training_log import TrainingBar, wants_bar
 from unirain_plugin.models.training_step import (
     Batch,
@@ -33,27 +31,18 @@ from unirain_plugin.models.validating import PerTypeValidation
 class UniRainModel(PerTypeValidation):
     """Trains and tests any image-to-image network of the toolbox; made for ``UniRain`` and our reweighted loss.
 
-    It works with stock networks, losses and data sets as well: labels, auxiliary losses and routing are used where
-    they exist. The keys it adds to an option file are those of :class:`TrainingSettings` under ``train:``, of
-    :class:`ValidationSettings` under ``val:`` and of :class:`LoggerSettings` under ``logger:``.
-
-    Args:
-        opt: The parsed option file; copied, not changed.
-
-    Raises:
-        OptionError: If an option of ours has a value that cannot be used.
+    It works with stock networks, losses and data sets as well: labels, auxiliary losses and routing are used where they
+    exist. The keys it adds to an option file are those of :mod:`unirain_plugin.models.settings`. The option file's dict
+    is copied, not changed. An OptionError if an option of ours has a value that cannot be used.
     """
 
-    TRAIN_OPTIONS = option_names(TrainingSettings)
-    VAL_OPTIONS = option_names(ValidationSettings)
-    LOGGER_OPTIONS = option_names(LoggerSettings)
+    TRAIN_OPTIONS, VAL_OPTIONS, LOGGER_OPTIONS = KEYS["train"], KEYS["val"], KEYS["logger"]
 
     def __init__(self, opt: dict[str, Any]) -> None:
         opt = copy.deepcopy(opt)
-        self.model_options = ModelOptions.parse(opt, opt["is_train"])
-        self.settings = self.model_options.training
-        if self.model_options.metrics:
-            opt["val"]["metrics"] = self.model_options.metrics
+        self.settings = Settings.of_run(opt, opt["is_train"])
+        if self.settings.metrics:
+            opt["val"]["metrics"] = self.settings.metrics
         if opt["is_train"]:
             _check_labels(opt)
         self.init_validation()
@@ -69,23 +58,23 @@ class UniRainModel(PerTypeValidation):
         Raises:
             OptionError: As the constructor would.
         """
-        ModelOptions.parse(opt, is_train)
+        Settings.of_run(opt, is_train)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """Move a network to the device and wrap it; memory order and compilation are set before."""
-        if self.settings.channels_last:
+        if self.settings.train.channels_last:
             _to_channels_last(net)
-        if self.settings.compile:
-            mode = self.settings.compile if isinstance(self.settings.compile, str) else None
-            net.compile(mode=mode)  # in place: the names in the state dict stay as they are
+        if mode := self.settings.train.compile:
+            net.compile(mode=mode if isinstance(mode, str) else None)  # in place: the state dict's names stay
         return super().model_to_device(net)
 
     def init_training_settings(self) -> None:
         """Build losses, optimisers and schedules as the toolbox does, then the training step."""
         super().init_training_settings()
-        if self.settings.channels_last and hasattr(self, "net_g_ema"):
+        train = self.settings.train
+        if train.channels_last and hasattr(self, "net_g_ema"):
             _to_channels_last(self.net_g_ema)
-        self.best_figure = self.model_options.new_best_figure()
+        self.best_figure = self.settings.new_best_figure()
         network = self.get_bare_model(self.net_g)
         if isinstance(self.net_g, nn.DataParallel) and hasattr(network, "auxiliary_losses"):
             network = None
@@ -93,10 +82,8 @@ class UniRainModel(PerTypeValidation):
                 "num_gpu > 1 without a launcher: DataParallel's copies take the network's auxiliary losses with them, "
                 "so they are not trained on. Use torchrun and --launcher pytorch."
             )
-        objective = Objective(network, self.cri_pix, self.cri_perceptual, self.settings.aux_weights)
-        self.training_step = TrainingStep(
-            self.net_g, objective, self.cri_pix, self.optimizer_g, self.settings, self.device
-        )
+        objective = Objective(network, self.cri_pix, self.cri_perceptual, train.aux_weights)
+        self.training_step = TrainingStep(self.net_g, objective, self.optimizer_g, train, self.device)
 
     def setup_optimizers(self) -> None:
         """Optimise what the toolbox would, and what the loss has to learn as a second group without weight decay.
@@ -127,7 +114,7 @@ class UniRainModel(PerTypeValidation):
         super().feed_data(data)
         self.rain_type = data.get("rain_type")  # stays where it is: the loss reads labels on the CPU
         self._paths = list(data.get("lq_path", ()))
-        if self.settings.channels_last:
+        if self.settings.train.channels_last:
             self.lq = self.lq.contiguous(memory_format=torch.channels_last)
             if hasattr(self, "gt"):
                 self.gt = self.gt.contiguous(memory_format=torch.channels_last)
@@ -135,15 +122,15 @@ class UniRainModel(PerTypeValidation):
     def optimize_parameters(self, current_iter: int) -> None:
         """Train on the current batch; see :class:`TrainingStep`.
 
-        Raises:
-            TrainingError: If too many iterations in a row were not finite.
+        A TrainingError if too many iterations in a row were not finite.
         """
         self.current_iter = current_iter
-        batch = Batch(self.lq, self.gt, self.rain_type, self._paths).cut(self.settings.stage(current_iter))
+        batch = Batch(self.lq, self.gt, self.rain_type, self._paths).cut(self.settings.train.stage(current_iter))
         try:
             self.log_dict, stepped = self.training_step.run(batch, current_iter)
         except TrainingError:
-            self._close_bar()
+            if self._bar is not None:
+                self._bar.close()
             raise
         self.output = self.training_step.output
         if stepped and self.ema_decay > 0:
@@ -168,13 +155,8 @@ class UniRainModel(PerTypeValidation):
             self._bar.clear()
         super().validation(dataloader, current_iter, tb_logger, save_img)
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        """Write a checkpoint, see :func:`save_checkpoint`."""
-        save_checkpoint(self, epoch, current_iter)
-
-    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
-        """Continue exactly from a checkpoint, see :func:`load_training_state`."""
-        load_training_state(self, resume_state)
+    save = save_checkpoint
+    resume_training = load_training_state
 
     def history_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond networks, optimisers and schedulers."""
@@ -199,23 +181,15 @@ class UniRainModel(PerTypeValidation):
 
     def _show_progress(self, current_iter: int) -> None:
         if self._bar is None:
-            if not wants_bar(self.opt["logger"].get("progress"), self.opt["rank"]):
+            if not wants_bar(self.settings.logger.progress, self.opt["rank"]):
                 return
             images = len(self.lq) * self.opt["world_size"]
             self._bar = TrainingBar(self.opt["name"], int(self.opt["train"]["total_iter"]), current_iter - 1, images)
         self._bar.update(current_iter, self.log_dict, self.worst_type)
 
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
 
 def _check_labels(opt: Mapping[str, Any]) -> None:
-    """Refuse data and loss that label rain types differently; the stock runner has not checked the option file.
-
-    Raises:
-        OptionError: If they do not agree.
-    """
+    """Refuse data and loss that label rain types differently; the stock runner has not checked the option file."""
     from unirain_plugin.options.check_data import check_labels
     from unirain_plugin.options.problems import Problems
 

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from unirain_plugin.checkpoints.states import atomic_save
 from unirain_plugin.errors import OptionError
-from unirain_plugin.models.checkpointing import atomic_save, network_content
+from unirain_plugin.models.checkpointing import network_content
 from unirain_plugin.models.figures import BestFigure, MetricSuite, mean_of
-from unirain_plugin.models.model_options import ModelOptions
 from unirain_plugin.models.routing import RoutingMeter, Shares, draw_routing, mean_shares
-from unirain_plugin.models.training_log import validation_text, write_routing, write_validation
+from unirain_plugin.models.settings import Settings
+from unirain_plugin.models.training_log import validation_text, write_validation
 from unirain_plugin.models.training_step import from_all_ranks
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_png
@@ -66,15 +67,11 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def names_by_type(dataset: Any) -> list[str]:
     """The names of a set's images, unique among those of one label; empty where it does not list them."""
-    groups: dict[int | None, list[int]] = defaultdict(list)
-    paths = image_paths(dataset)
-    for index, (_, label) in enumerate(paths):
-        groups[label].append(index)
-    names = [""] * len(paths)
-    for indices in groups.values():
-        for index, name in zip(indices, unique_names([paths[i][0] for i in indices]), strict=True):
-            names[index] = name
-    return names
+    groups: dict[int | None, list[str]] = defaultdict(list)
+    for path, label in image_paths(dataset):
+        groups[label].append(path)
+    named = {label: iter(unique_names(paths)) for label, paths in groups.items()}
+    return [next(named[label]) for _, label in image_paths(dataset)]
 
 
 def validates_several(opt: Mapping[str, Any]) -> bool:
@@ -85,12 +82,7 @@ def validates_several(opt: Mapping[str, Any]) -> bool:
 def saved_path(opt: Mapping[str, Any], dataset: str, name: str, rain_type: str | None, iteration: Any) -> Path:
     """Where a restored image is saved: as in the toolbox, with the rain type where there is one.
 
-    Args:
-        opt: The run's options.
-        dataset: Name of the set.
-        name: The image's, with ``/``.
-        rain_type: Its rain type.
-        iteration: Of a training run.
+    ``name`` is the image's, with ``/``; ``iteration`` that of a training run.
     """
     root, dataset = Path(opt["path"]["visualization"]), safe_path(dataset)
     if not opt["is_train"]:
@@ -147,10 +139,7 @@ class ImageResult:
 
 
 def images_of_rank(dataloader: DataLoader, rank: int, world_size: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (index, batch of one) of every ``world_size``-th image, without loading the others.
-
-    With one rank the loader is used as it is.
-    """
+    """Yield (index, batch of one) of every ``world_size``-th image, without loading the others."""
     if world_size == 1:
         yield from enumerate(dataloader)
         return
@@ -161,12 +150,6 @@ def images_of_rank(dataloader: DataLoader, rank: int, world_size: int) -> Iterat
     yield from zip(indices, loader, strict=True)
 
 
-def gather_in_order(results: list[ImageResult], world_size: int) -> list[ImageResult]:
-    """The results of all ranks in the order of the data set, so that sums are those of a single process."""
-    results = from_all_ranks(results) if world_size > 1 else results
-    return sorted(results, key=lambda result: result.index)
-
-
 def type_names(dataset: Any) -> dict[int, str]:
     """Label → name for a data set: its own ``rain_types``, those in its options, or the paper's four."""
     options = getattr(dataset, "opt", None) or {}
@@ -175,17 +158,12 @@ def type_names(dataset: Any) -> dict[int, str]:
 
 
 class ValidationResult:
-    """The figures of one validation set.
+    """The figures of one validation set, from the results of its images, in their order.
 
     For a labelled set a metric's value is the mean of the types' means (the paper's "average" column), for an
     unlabelled one the mean of all images, as in the toolbox. Means are over the finite values: an image equal to its
-    clean one has an infinite PSNR, and would hide all others.
-
-    Args:
-        dataset: Name of the set.
-        images: Results of all images, in the set's order.
-        names: Label → type name.
-        better: Metric name → ``higher`` or ``lower``.
+    clean one has an infinite PSNR, and would hide all others. ``names`` gives a label's type, ``better`` ``higher`` or
+    ``lower`` for each metric.
     """
 
     def __init__(
@@ -280,12 +258,12 @@ class PerTypeValidation(SRModel):
     ``psnr/worst``. ``validation_results`` keeps the last :class:`ValidationResult` of each set by its name.
     """
 
-    model_options: ModelOptions
+    settings: Settings
 
     def init_validation(self) -> None:
-        """Prepare; to be called when ``model_options`` is set."""
+        """Prepare; to be called when ``settings`` is set."""
         silence_warning_of_several_sets()
-        self.metrics = MetricSuite(self.model_options.metrics) if self.model_options.metrics else None
+        self.metrics = MetricSuite(self.settings.metrics) if self.settings.metrics else None
         self.best_figure: BestFigure | None = None
         self.validation_results: dict[str, ValidationResult] = {}
         self.worst_type: str | None = None
@@ -308,11 +286,7 @@ class PerTypeValidation(SRModel):
             self.__dict__.pop(name, None)
 
     def test(self, after_forward: Callable[[], None] = lambda: None) -> None:
-        """Restore ``lq`` in full precision, large images in tiles.
-
-        Args:
-            after_forward: Called after each forward of the network.
-        """
+        """Restore ``lq`` in full precision, large images in tiles; ``after_forward`` is called after each forward."""
         network = self.evaluated_network()
 
         def restore(image: Tensor) -> Tensor:
@@ -320,30 +294,23 @@ class PerTypeValidation(SRModel):
             after_forward()
             return output
 
-        settings = self.model_options.validation
+        settings = self.settings.val
         tile = settings.tile_for(*self.lq.shape[-2:])
-        with _evaluating(network, bool(self.model_options.training.compile)):
+        with _evaluating(network, bool(self.settings.train.compile)):
             if tile:
                 self.output = restore_in_tiles(restore, self.lq, tile, settings.tile_overlap)
             else:
                 self.output = restore(self.lq)
 
-    def nondist_validation(self, dataloader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """Validate in this process alone."""
-        self._validate(dataloader, current_iter, tb_logger, save_img, 0, 1)
-
-    def dist_validation(self, dataloader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
+    def nondist_validation(self, loader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
         """Validate with all ranks, each its share of the images; the figures are those of a single process."""
-        self._validate(dataloader, current_iter, tb_logger, save_img, *get_dist_info())
-
-    def _validate(
-        self, loader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool, rank: int, world_size: int
-    ) -> None:
+        rank, world_size = get_dist_info()
         with preserved_streams():
             images = list(self._images(loader, current_iter, save_img, rank, world_size))
-        images = gather_in_order(images, world_size)
+        images = from_all_ranks(images)
+        images.sort(key=lambda result: result.index)  # so that sums are those of a single process
         name = loader.dataset.opt["name"]
-        result = ValidationResult(name, images, type_names(loader.dataset), self.model_options.better)
+        result = ValidationResult(name, images, type_names(loader.dataset), self.settings.better)
         self.validation_results[name] = result
         if self.metrics:
             self._publish(result, current_iter, tb_logger)
@@ -351,6 +318,8 @@ class PerTypeValidation(SRModel):
             self._learn_from(result, current_iter)
         if rank == 0:
             self._draw_routing(result, current_iter, tb_logger)
+
+    dist_validation = nondist_validation
 
     def _images(
         self, loader: DataLoader, current_iter: Any, save_img: bool, rank: int, world_size: int
@@ -370,7 +339,10 @@ class PerTypeValidation(SRModel):
             path = data["lq_path"][0]
             if not torch.isfinite(self.output).all():
                 get_root_logger().warning(f"{title}: the output for {path} is not finite.")
-            loss = self._plain_loss()  # first: tensor2img clamps the output in place
+            loss = math.nan
+            if self.validates_loss and hasattr(self, "gt"):
+                with torch.no_grad():  # first: tensor2img clamps the output in place
+                    loss = float(self.cri_pix(self.output, self.gt))
             image = tensor2img([self.output])
             if save_img:
                 name = saved[index] if saved else PurePath(path).stem
@@ -380,15 +352,7 @@ class PerTypeValidation(SRModel):
             yield ImageResult(index, label, metrics, loss, meter.take())
             self.forget_data()
 
-    def _plain_loss(self) -> float:
-        """The base loss of the current image, where the reweighting asks for it; else NaN."""
-        if not self.validates_loss or not hasattr(self, "gt"):
-            return math.nan
-        with torch.no_grad():
-            return float(self.cri_pix(self.output, self.gt))
-
     def _publish(self, result: ValidationResult, current_iter: Any, tb_logger: Any) -> None:
-        """Log the figures and remember the best ones."""
         self.metric_results = result.figures()
         self._initialize_best_metric_results(result.dataset)
         for metric in result.better:
@@ -403,7 +367,8 @@ class PerTypeValidation(SRModel):
         """Keep the best network; hand the losses to a loss that is reweighted by them."""
         best = self.best_figure
         if best and best.improved(result.dataset, self.metric_results, current_iter):
-            self._save_best()
+            if self.opt["rank"] == 0:  # in the form of the toolbox's checkpoints
+                atomic_save(network_content(self), Path(self.opt["path"]["models"]) / "net_g_best.pth")
             get_root_logger().info(
                 f"Best {best.settings.metric} so far: {best.value:.4f} @ {current_iter} iter; saved."
             )
@@ -414,12 +379,6 @@ class PerTypeValidation(SRModel):
                     raise OptionError(f"train: pixel_opt: source: val: the set '{result.dataset}' has no rain types.")
                 self.cri_pix.update_from_validation(result.losses())
 
-    def _save_best(self) -> None:
-        """Write ``models/net_g_best.pth`` (rank 0), in the form of the toolbox's checkpoints."""
-        if self.opt["rank"] != 0:
-            return
-        atomic_save(network_content(self), Path(self.opt["path"]["models"]) / "net_g_best.pth")
-
     def _draw_routing(self, result: ValidationResult, current_iter: Any, tb_logger: Any) -> None:
         """Save an image of which experts serve which type.
 
@@ -428,14 +387,15 @@ class PerTypeValidation(SRModel):
         if not result.routing():
             return
         if self.is_train:
-            period = current_iter // (self.model_options.routing_freq or 1)
+            period = current_iter // (self.settings.logger.routing_freq or 1)
             if period == self._drawn.get(result.dataset, 0):
                 return
             self._drawn[result.dataset] = period
         path = Path(self.opt["path"]["visualization"]) / "routing" / f"{safe_path(result.dataset)}_{current_iter}.png"
-        write_png(path, draw_routing(result.routing())[..., ::-1])
+        image = draw_routing(result.routing())
+        write_png(path, image[..., ::-1])
         if tb_logger:
-            write_routing(tb_logger, result, current_iter)
+            tb_logger.add_image(f"routing/{result.dataset}", image, current_iter, dataformats="HWC")
 
 
 def silence_warning_of_several_sets() -> None:
@@ -452,8 +412,7 @@ def _evaluating(network: nn.Module, compiled: bool) -> Iterator[None]:
     """Evaluation mode without gradients and without compilation (every image size would compile anew)."""
     was_training = network.training
     network.eval()
-    has_stance = compiled and hasattr(torch.compiler, "set_stance")  # torch 2.6 and later
-    eager = torch.compiler.set_stance("force_eager") if has_stance else nullcontext()
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     try:
         with torch.no_grad(), eager:
             yield

@@ -35,14 +35,14 @@ def load_options(
     Registers the plugin, since the names in the file are looked up in BasicSR's registries. Warnings go to the logger
     ``basicsr``.
 
+    Modules that the file names under ``imports:`` are imported first: networks, losses, … of one's own register there.
+
     Args:
         path: The YAML file.
         overrides: ``section:key=value`` texts, as behind ``--force_yml``.
         is_train: Whether the file is for training (``train_pipeline``) or testing (``test_pipeline``).
         check_paths: Whether data folders, manifests and weights must exist already.
         for_run: Whether a run follows at once, which gives some of the warnings itself: they are left to it.
-
-    Modules that the file names under ``imports:`` are imported first: networks, losses, … of one's own register there.
 
     Returns:
         What BasicSR's own loader would return for a file without mistakes.
@@ -71,16 +71,8 @@ def check_options(
     check_paths: bool = True,
 ) -> list[str]:
     """Check options that are loaded already; ``opt`` is not changed.
-
-    Args:
-        opt: The options.
-        file: Names their source in messages.
-        is_train: Whether they are for training or for testing.
-        lines: Key path → line in the source, where it is known.
-        check_paths: Whether data folders, manifests and weights must exist already.
-
-    Returns:
-        The warnings: what is odd but does not stop a run.
+    ``file`` names their source in messages, ``lines`` gives a key path's line there, where it is known; the others are
+    as for :func:`load_options`. Returns the warnings: what is odd but does not stop a run.
 
     Raises:
         OptionError: Listing everything that is wrong, a line each: file, key path, what was found, what was expected,
@@ -114,13 +106,8 @@ def checked_loader(
     """Load and check an option file now, and return it in the shape of a YAML loader class.
 
     ``yaml.load(stream, Loader=checked_loader(path))`` gives the checked options whatever the stream holds. So a runner
-    puts it in place of ``basicsr.utils.options.ordered_yaml()[0]``, and the toolbox's own ``parse_options`` works on
-    with checked options. Overrides are in them already: ``--force_yml`` must not reach the toolbox's parser.
-
-    The arguments are those of :func:`load_options`, with ``for_run``.
-
-    Raises:
-        OptionError: At once, as :func:`load_options`.
+    on with checked options. Overrides are in them already: ``--force_yml`` must not reach the toolbox's parser.
+    Arguments and errors are those of :func:`load_options`, with ``for_run``.
     """
     options = load_options(path, overrides, is_train, check_paths, for_run=True)
 
@@ -128,13 +115,13 @@ def checked_loader(
         """Gives a fresh copy of the options at every load."""
 
         def __init__(self, stream: object) -> None:
-            self.stream = stream
+            pass
 
         def get_single_data(self) -> OrderedDict:
             return deepcopy(options)
 
         def dispose(self) -> None:
-            self.stream = None
+            pass
 
     return CheckedLoader
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from inspect import Parameter
 
 from unirain_plugin.data.dataset_options import LOADER_KEYS
-from unirain_plugin.errors import nearest
+from unirain_plugin.errors import meant_or_known, nearest
 from unirain_plugin.options.check_data import check_data, check_labels
 from unirain_plugin.options.check_run import check_run
 from unirain_plugin.options.problems import Problems
@@ -24,7 +24,7 @@ from unirain_plugin.options.sections import (
     doubtful,
     known_keys,
     model_class,
-    named_class,
+    registry_entries,
     role_of,
     section,
 )
@@ -42,13 +42,9 @@ from unirain_plugin.support.spec import KeyPath, SectionError, complaint, dotted
 
 
 def find_problems(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool = True) -> None:
-    """Note everything that is wrong with ``opt`` in ``problems``.
+    """Note everything that is wrong with ``opt``, which is not changed, in ``problems``.
 
-    Args:
-        opt: The options as loaded; not changed.
-        problems: Takes errors and warnings.
-        is_train: Whether the file is for training or for testing.
-        check_paths: Whether data folders, manifests and weights must exist already.
+    ``check_paths``: whether data folders, manifests and weights must exist already.
     """
     problems.doubts = doubtful(opt)
     _check_types(opt, problems)
@@ -73,23 +69,22 @@ def sections(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Mappi
 
 
 def _check_types(opt: Mapping, problems: Problems) -> None:
-    """Every ``type`` names something that exists."""
-    named_class("model", opt.get("model_type"), ("model_type",), problems)
+    _check_name(opt.get("model_type"), registry_entries("model"), ("model_type",), "no model is named", problems)
     model = model_class(opt)
     for path, here in sections(opt):
         role, kind, where = role_of(path), here.get("type"), (*path, "type")
         if role in ("optimiser", "scheduler"):
             if model is not None and (is_known(model) or role == "scheduler" or hasattr(model, "OPTIMIZERS")):
-                _check_name(kind, buildable(opt, role), role, opt, where, problems)
+                _check_name(kind, buildable(opt, role), where, f"{opt['model_type']} has no {role}", problems)
         elif role is not None:
-            named_class(role, kind, where, problems)
+            what = {"arch": "network", "dataset": "data set"}.get(role, role)
+            _check_name(kind, registry_entries(role), where, f"no {what} is named", problems)
 
 
-def _check_name(kind: object, known: Mapping, word: str, opt: Mapping, where: KeyPath, problems: Problems) -> None:
-    if isinstance(kind, str) and known and kind not in known:
-        match = nearest(kind, known)
-        hint = f"Did you mean '{match}'?" if match else f"Known: {', '.join(sorted(known))}."
-        problems.error(where, f"{opt['model_type']} has no {word} '{kind}'. {hint}")
+def _check_name(kind: object, entries: Mapping, where: KeyPath, text: str, problems: Problems) -> None:
+    if isinstance(kind, str) and entries and kind not in entries:  # of no text its rule has complained
+        known = sorted(name for name in entries if not name.endswith("_basicsr"))
+        problems.error(where, f"{text} '{kind}'. {meant_or_known(kind, entries, known)}")
 
 
 def _check_values(opt: Mapping, problems: Problems) -> None:
@@ -181,20 +176,18 @@ def _home(key: str, section_path: KeyPath) -> str | None:
 
 def _check_required(opt: Mapping, problems: Problems, is_train: bool) -> None:
     """Keys without which the toolbox stops with a bare KeyError, often after it has renamed the last run's folder."""
-    required = [tuple(name.split(".")) for name in REQUIRED["always"]]
-    names = REQUIRED["train"] if is_train else REQUIRED["test"]
+    names = REQUIRED["always"] + REQUIRED["train" if is_train else "test"]
     if is_train and isinstance(opt.get("val"), Mapping):
         names += REQUIRED["train with val"]
-    required += [tuple(name.split(".")) for name in names]
+    required = [tuple(name.split(".")) for name in names]
     if not is_train and section(opt, "val").get("save_img") is True:
         required.append(("val", "suffix"))
-    required += _required_by_model(opt, is_train) + _required_by_data(opt) + _required_by_calls(opt)
+    required += _required_by(model_class(opt), is_train) + _required_by_data(opt) + _required_by_calls(opt)
     unreported = [path for path in dict.fromkeys(required) if not _covered(opt, path, problems)]
     for path in unreported:
         if any(path[:length] in unreported for length in range(1, len(path))):
             continue  # the whole section is missing, which is said already
-        rule = rule_for(path)
-        owner = known_keys(opt, path[:-1])
+        rule, owner = rule_for(path), known_keys(opt, path[:-1])
         expected = words(rule) if rule is not None else f"a value for {owner.owner if owner else 'the toolbox'}"
         empty = " (empty: the usual name)" if path == ("val", "suffix") else ""
         problems.error(path, f"is missing; expected {expected}{empty}.")
@@ -222,26 +215,21 @@ def _covered(opt: Mapping, path: KeyPath, problems: Problems) -> bool:
 _NOT_NULL = frozenset({"train", "val", "path", "datasets", "logger", "optim_g", "scheduler"})
 
 
-def _required_by_model(opt: Mapping, is_train: bool) -> list[KeyPath]:
-    reads = reads_of(model_class(opt)) if is_known(model_class(opt)) else Reads()
-    return sorted(reads.required | reads.in_training if is_train else reads.required)
+def _required_by(cls: object, in_training: bool) -> list[KeyPath]:
+    """Keys that a model or data set reads, of which we know."""
+    reads = reads_of(cls) if is_known(cls) else Reads()
+    return sorted(reads.required | reads.in_training if in_training else reads.required)
 
 
 def _required_by_data(opt: Mapping) -> list[KeyPath]:
     required: list[KeyPath] = []
     for phase, here in section(opt, "datasets").items():
         required += [("datasets", phase, "name"), ("datasets", phase, "type")]
-        cls = dataset_class(opt, phase)
-        if not is_known(cls) or not isinstance(here, Mapping):
-            continue
-        reads = reads_of(cls)
-        paths = set(reads.required)
-        if str(phase).split("_")[0] == "train":
-            paths |= reads.in_training
-        paths.discard(("scale",))
-        required += [("datasets", phase, *path) for path in sorted(paths)]
-        if ("scale",) in reads.required and "scale" not in here:
-            required.append(("scale",))
+        for path in _required_by(dataset_class(opt, phase), str(phase).split("_")[0] == "train"):
+            if path != ("scale",):
+                required.append(("datasets", phase, *path))
+            elif "scale" not in here:
+                required.append(path)
     return required
 
 
@@ -263,11 +251,6 @@ def check_own(opt: Mapping, problems: Problems, is_train: bool) -> None:
 
     The model and the data sets are asked by their class method ``check_options`` if they have one; network and loss
     are built once without memory (on torch's meta device) and thrown away.
-
-    Args:
-        opt: The options as loaded; not changed.
-        problems: Takes the errors, each with the key path that the message begins with.
-        is_train: Whether the file is for training or for testing.
     """
     model = model_class(opt)
     if is_own(model) and hasattr(model, "check_options"):
@@ -293,15 +276,11 @@ def _try_to_build(opt: Mapping, path: KeyPath, problems: Problems) -> None:
         return
     cls, own_keys, _ = target
     arguments = {key: value for key, value in plain(section(opt, *path)).items() if key not in own_keys}
-
-    def build() -> None:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            cls(**arguments)
-
-    _ask(build, opt, path, problems)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        _ask(lambda: cls(**arguments), opt, path, problems)
 
 
-def _ask(question: Callable[[], None], opt: Mapping, base: KeyPath, problems: Problems) -> None:
+def _ask(question: Callable[[], object], opt: Mapping, base: KeyPath, problems: Problems) -> None:
     """Ask, and turn an exception into problems, unless what it names is known to be wrong already."""
     try:
         with _logger_untouched():

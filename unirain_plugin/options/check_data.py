@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from unirain_plugin.data.sources import META_FILE, check_file
@@ -19,14 +19,7 @@ Types = tuple[str, ...]
 
 
 def check_data(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool) -> None:
-    """Note what is wrong with the data sets, their loaders and all paths.
-
-    Args:
-        opt: The options as loaded.
-        problems: Takes errors and warnings.
-        is_train: Whether the file is for training or for testing.
-        check_paths: Whether files and folders must exist.
-    """
+    """Note what is wrong with the data sets, their loaders and all paths; with ``check_paths`` these must exist."""
     datasets = section(opt, "datasets")
     if isinstance(opt.get("datasets"), Mapping) and not datasets:
         expected = "'train' (and 'val')" if is_train else "'test_1' or another name that begins with 'test'"
@@ -39,9 +32,8 @@ def check_data(opt: Mapping, problems: Problems, is_train: bool, check_paths: bo
             _check_format(opt, str(phase), here, problems)
             if check_paths:
                 _check_folders(opt, str(phase), here, problems)
-    _check_param_keys(section(opt, "path"), problems)
-    if check_paths:
-        _check_files(section(opt, "path"), problems)
+    for key, value in section(opt, "path").items():
+        _check_path(("path", key), value, problems, check_paths)
 
 
 def _check_phases(datasets: Mapping, problems: Problems, is_train: bool) -> None:
@@ -147,19 +139,15 @@ def _check_lmdb(opt: Mapping, phase: str, backend: object, path: KeyPath, text: 
         problems.error(path, str(error))
 
 
-def _check_param_keys(paths: Mapping, problems: Problems) -> None:
-    """The toolbox takes ``params`` in silence where a file has no entry of the name that is given."""
-    for key, value in paths.items():
-        usual = ("params", "params_ema")
-        match = nearest(value, usual) if str(key).startswith("param_key") and isinstance(value, str) else None
-        if match and value not in usual:
-            problems.error(("path", key), f"found {found(value)}. Did you mean '{match}'?")
-
-
-def _check_files(paths: Mapping, problems: Problems) -> None:
-    for key, value in paths.items():
-        if isinstance(value, str) and (str(key).startswith("pretrain_network") or key == "resume_state"):
-            _exists(("path", key), value, "file", problems)
+def _check_path(where: KeyPath, value: object, problems: Problems, check_paths: bool) -> None:
+    """Files of weights and states exist; a misspelt part of them the toolbox would pass over in silence."""
+    name, usual = str(where[1]), ("params", "params_ema")
+    if not isinstance(value, str):
+        return
+    if name.startswith("param_key") and value not in usual and (match := nearest(value, usual)):
+        problems.error(where, f"found {found(value)}. Did you mean '{match}'?")
+    if check_paths and (name.startswith("pretrain_network") or name == "resume_state"):
+        _exists(where, value, "file", problems)
 
 
 def _texts(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
@@ -194,13 +182,8 @@ def _exists(path: KeyPath, text: str, kind: str, problems: Problems) -> bool:
 def check_labels(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool) -> None:
     """Note rain types that a data set's folder lacks, that the loss does not know, or that have no figure.
 
-    All this would show only in the midst of a run: with the first batch of that type, or the first validation.
-
-    Args:
-        opt: The options as loaded.
-        problems: Takes errors and warnings.
-        is_train: Whether the file is for training or for testing.
-        check_paths: Whether folders may be looked at.
+    All this would show only in the midst of a run: with the first batch of that type, or the first validation. With
+    ``check_paths`` folders are looked at.
     """
     types = {str(phase): _types_of(opt, str(phase), problems, check_paths) for phase in section(opt, "datasets")}
     if is_train:
@@ -268,9 +251,8 @@ def _check_loss(opt: Mapping, types: Mapping[str, Types | None], problems: Probl
 
     where: KeyPath = ("train", "pixel_opt")
     target, loss = called(opt, where), section(opt, *where)
-    if target is None or not is_own(target[0]) or problems.is_wrong(where):
-        return
-    if not hasattr(target[0], "OPTIONS") or "rain_types" not in target[0].OPTIONS:
+    takes_types = target is not None and "rain_types" in getattr(target[0], "OPTIONS", ())
+    if not takes_types or not is_own(target[0]) or problems.is_wrong(where):
         return
     names = RainLabels(loss.get("rain_types"), loss.get("num_types")).names
     key = next((key for key in ("rain_types", "num_types") if loss.get(key) is not None), None)
@@ -288,12 +270,8 @@ def _check_loss(opt: Mapping, types: Mapping[str, Types | None], problems: Probl
         elif labels is None and (moved := [name for name in ids if ids[name] != known[name]]):
             text = f"{', '.join(moved)}: another label than in datasets.{phase}; list further types in the same order."
             problems.error((*where, key) if key else where, text)
-    if key == "rain_types" and types.get("train"):
-        _warn_of_unused(where, names, types["train"], problems)
-
-
-def _warn_of_unused(where: KeyPath, names: Sequence[str], held: Types, problems: Problems) -> None:
-    unused = [name for name in names if name not in held]
+    held = types.get("train") if key == "rain_types" else None
+    unused = [name for name in names if name not in held] if held else []
     if unused and not problems.is_wrong(where):
         problems.warn((*where, "rain_types"), f"datasets.train holds no {', '.join(unused)}.")
 

@@ -13,13 +13,7 @@ from unirain_plugin.support.spec import found
 
 
 def check_run(opt: Mapping, problems: Problems, is_train: bool) -> None:
-    """Note what the single values do not show.
-
-    Args:
-        opt: The options as loaded.
-        problems: Takes errors and warnings.
-        is_train: Whether the file is for training or for testing.
-    """
+    """Note what the single values do not show."""
     _check_name(opt, problems)
     _check_devices(opt, problems)
     _check_logger(opt, problems)
@@ -98,13 +92,11 @@ def _check_losses(opt: Mapping, problems: Problems) -> None:
         return
     if train and not train.get("pixel_opt") and not train.get("perceptual_opt"):
         text = "no loss is given; expected 'pixel_opt' (or 'perceptual_opt'), e.g. {type: L1Loss, loss_weight: 1.0}."
-        if not problems.is_wrong(("train", "pixel_opt")) and not _has_typo(train, problems):
+        # a misspelt ``…_opt`` may have been reported already
+        alike = [key for key in train if str(key).endswith("_opt") or "pixel" in str(key)]
+        told = any(("train", key) in problems.wrong for key in alike)
+        if not told and not problems.is_wrong(("train", "pixel_opt")):
             problems.error(("train", "pixel_opt"), text)
-
-
-def _has_typo(train: Mapping, problems: Problems) -> bool:
-    """Whether a misspelled ``…_opt`` has been reported already."""
-    return any(("train", key) in problems.wrong for key in train if str(key).endswith("_opt") or "pixel" in str(key))
 
 
 def _check_optimizers(opt: Mapping, problems: Problems) -> None:
@@ -144,12 +136,7 @@ def _check_schedule(opt: Mapping, problems: Problems) -> None:
 
 
 def schedule_faults(scheduler: Mapping, total: float | None) -> Iterator[tuple[str, str]]:
-    """Lists of a schedule that do not fit together or the run's length, as key and complaint.
-
-    Args:
-        scheduler: The section ``train: scheduler``.
-        total: ``total_iter``, or None where it is wrong.
-    """
+    """Lists of a schedule that do not fit together or the run's ``total_iter`` (None: wrong), as key and complaint."""
     cycles = "periods" if "periods" in scheduler else "restarts"
     lengths = len(scheduler.get(cycles, [0])), len(scheduler.get("restart_weights", [1]))
     if lengths[0] != lengths[1]:

@@ -16,15 +16,10 @@ _FLAG = "--force_yml"
 
 
 def set_overrides(opt: MutableMapping, entries: Iterable[str], problems: Problems) -> None:
-    """Apply overrides in place.
+    """Apply ``section:key=value`` texts in place; the value is everything behind the first ``=``, read as YAML.
 
-    Args:
-        opt: The options.
-        entries: ``section:key=value`` texts; the value is everything behind the first ``=``, read as YAML.
-        problems: Takes the errors; also learns that these values come from the command line.
-
-    Raises:
-        OptionError: If a value is not plain YAML.
+    ``problems`` takes the errors, and learns that these values come from the command line. An OptionError if a value is
+    not plain YAML.
     """
     for entry in entries:
         keys, equals, value = entry.partition("=")

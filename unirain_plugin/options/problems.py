@@ -9,25 +9,17 @@ from unirain_plugin.support.spec import KeyPath, located
 
 
 class Problems:
-    """The errors and warnings of one option file, each with its place.
-
-    Attributes:
-        file: The option file as the user named it.
-        lines: Key path → line number (from 1), or a word such as ``--force_yml`` for values from elsewhere.
-        errors: One line each, in the order of discovery.
-        warnings: The same, for what does not stop a run.
-        told_by_run: Those warnings that a run gives itself when it comes to it.
-        wrong: The key paths of the errors.
-        doubts: Tells of a key path whether its errors are only warnings, as we cannot know what its reader wants.
-    """
+    """The errors and warnings of one option file, each with its place, in the order of discovery."""
 
     def __init__(self, file: str, lines: Mapping[KeyPath, int | str] | None = None) -> None:
-        self.file = file
+        self.file = file  # as the user named it
+        # key path → line number (from 1), or a word such as ``--force_yml`` for values from elsewhere
         self.lines: dict[KeyPath, int | str] = dict(lines or {})
         self.errors: list[str] = []
         self.warnings: list[str] = []
-        self.told_by_run: set[str] = set()
-        self.wrong: set[KeyPath] = set()
+        self.told_by_run: set[str] = set()  # warnings that a run gives itself when it comes to it
+        self.wrong: set[KeyPath] = set()  # the key paths of the errors
+        # whether a key path's errors are only warnings, as we cannot know what its reader wants
         self.doubts: Callable[[KeyPath], bool] = lambda path: False
 
     def error(self, path: KeyPath, text: str) -> None:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from unirain_plugin.errors import UniRainError, nearest
-from unirain_plugin.options.problems import Problems
-from unirain_plugin.options.toolbox_keys import REQUIRED, STOCK_KEYS, is_known, is_own, reads_of
+from unirain_plugin.errors import UniRainError
+from unirain_plugin.options.toolbox_keys import REQUIRED, STOCK_KEYS, fits, is_known, is_own, reads_of
 from unirain_plugin.support.spec import KeyPath, dotted
 from unirain_plugin.toolbox import registered
 
@@ -27,27 +26,6 @@ def registry_entries(kind: str) -> dict[str, object]:
 
     unirain_plugin.register()
     return registered(kind)
-
-
-def named_class(kind: str, name: object, path: KeyPath, problems: Problems) -> object | None:
-    """The class that an option file names, or None after noting that there is none.
-
-    Args:
-        kind: The registry.
-        name: What the file says.
-        path: Where it says so.
-        problems: Takes the error, with the nearest registered name.
-    """
-    words = {"arch": "network", "dataset": "data set"}
-    if not isinstance(name, str):
-        return None  # its rule has complained
-    entries = registry_entries(kind)
-    if name not in entries:
-        match = nearest(name, entries)
-        names = sorted(entry for entry in entries if not entry.endswith("_basicsr"))
-        hint = f"Did you mean '{match}'?" if match else f"Known: {', '.join(names)}."
-        problems.error(path, f"no {words.get(kind, kind)} is named '{name}'. {hint}")
-    return entries.get(name)
 
 
 def section(opt: object, *path: object) -> Mapping:
@@ -63,9 +41,8 @@ def section(opt: object, *path: object) -> Mapping:
 def arguments_of(obj: object, skip: tuple[str, ...] = ()) -> tuple[dict[str, object], bool]:
     """The keyword arguments that ``obj`` takes, without those that the toolbox passes itself (``skip``).
 
-    Returns:
-        Argument → default value (``inspect.Parameter.empty`` where it has to be given), and whether further names are
-        swallowed by ``**kwargs``.
+    Returns argument → default value (``inspect.Parameter.empty`` where it has to be given), and whether further names
+    are swallowed by ``**kwargs``.
     """
     try:
         parameters = inspect.signature(obj).parameters.values()
@@ -96,31 +73,30 @@ def known_keys(opt: Mapping, path: KeyPath) -> Known | None:
     What depends on a class is taken from the class: the constructor arguments of networks, losses, metrics, optimisers
     and schedulers, and what models and data sets name as theirs; the toolbox's are in a table.
     """
-    target = called(opt, path)
+    target, name = called(opt, path), dotted(path)
     if target is not None:
         return _call(*target)
-    if len(path) == 2 and path[0] == "datasets":
-        return _dataset(opt, path)
-    name = dotted(path)
+    if role_of(path) == "dataset":
+        cls = dataset_class(opt, str(path[1]))
+        keys = STOCK_KEYS["datasets.*"].union(getattr(cls, "OPTIONS", ()), reads_of(cls).keys())
+        return None if cls is None else Known(keys, is_own(cls), cls.__name__, is_own(cls))
     return _of_model(opt, name) if name in STOCK_KEYS else None
 
 
 def role_of(path: KeyPath) -> str | None:
     """What the ``type`` of the section at ``path`` names: a registry, ``optimiser`` or ``scheduler``."""
-    names = [str(key) for key in path]
-    if len(path) == 1 and names[0].startswith("network_"):
-        return "arch"
-    if len(path) == 2 and names[0] == "datasets":
-        return "dataset"
-    if len(path) == 3 and names[:2] == ["val", "metrics"]:
-        return "metric"
-    if len(path) == 2 and names[0] == "train" and names[1].startswith("optim_"):
-        return "optimiser"
-    if path == ("train", "scheduler"):
-        return "scheduler"
-    return "loss" if names[:1] == ["train"] and len(path) > 1 and names[1].endswith("_opt") else None
+    if fits(path[:2], "train.*_opt"):
+        return "loss"  # or a part of one
+    return next((role for role, pattern in _ROLES.items() if fits(path, pattern)), None)
 
 
+_ROLES = {
+    "arch": "network_*",
+    "dataset": "datasets.*",
+    "metric": "val.metrics.*",
+    "optimiser": "train.optim_*",
+    "scheduler": "train.scheduler",
+}
 _CALLS: Mapping[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "arch": (("type",), ()),
     "loss": (("type",), ()),
@@ -132,11 +108,10 @@ _CALLS: Mapping[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def called(opt: Mapping, path: KeyPath) -> tuple[object, tuple[str, ...], tuple[str, ...]] | None:
-    """What the section at ``path`` is turned into by a call.
+    """What the section at ``path`` is turned into by a call; None if it is no call or its ``type`` is unknown.
 
-    Returns:
-        The class or function, the keys of the section that are not its arguments, and the arguments that the toolbox
-        passes itself; None if the section is no call or its ``type`` is unknown.
+    Returns the class or function, the keys of the section that are not its arguments, and the arguments that the
+    toolbox passes itself.
     """
     role, kind = role_of(path), section(opt, *path).get("type")
     if role not in _CALLS or not isinstance(kind, str):
@@ -225,14 +200,6 @@ def _call(obj: object, own_keys: tuple[str, ...], passed: tuple[str, ...]) -> Kn
     foreign = obj.__module__.split(".")[0] not in ("unirain_plugin", "basicsr", "torch")
     keys = named.union(defaults, own_keys)
     return Known(keys, bool(named) or not is_open, obj.__name__, is_own(obj), defaults, foreign)
-
-
-def _dataset(opt: Mapping, path: KeyPath) -> Known | None:
-    cls = dataset_class(opt, str(path[1]))
-    if cls is None:
-        return None
-    keys = STOCK_KEYS["datasets.*"].union(getattr(cls, "OPTIONS", ()), reads_of(cls).keys())
-    return Known(keys, is_own(cls), cls.__name__, is_own(cls))
 
 
 def _of_model(opt: Mapping, name: str) -> Known | None:

@@ -97,7 +97,7 @@ RULES: dict[str, object] = {
     "logger.print_freq": _whole(at_least(1), example("100")),
     "logger.save_checkpoint_freq": _whole(at_least(1), example("5000")),
     "logger.use_tb_logger": Annotated[bool, example("true")],
-    "logger.keep_checkpoints": _whole(at_least(1)) | None,
+    "logger.keep_checkpoints": Annotated[int, at_least(1)] | None,
     "logger.wandb": dict | None,
 }
 """Dotted pattern → type for :mod:`unirain_plugin.support.spec`; the first pattern that fits a key path counts."""
@@ -248,10 +248,12 @@ def reads_of(cls: type | None) -> Reads:
                    for name in ("required", "in_training", "optional")))  # fmt: skip
 
 
+def fits(path: KeyPath, pattern: str) -> bool:
+    """Whether a key path is one of those that a dotted pattern such as ``datasets.*.name`` stands for."""
+    parts = pattern.split(".")
+    return len(parts) == len(path) and all(map(fnmatchcase, map(str, path), parts))
+
+
 def rule_for(path: KeyPath) -> object | None:
     """The type of the value at a key path, or None if any value will do."""
-    for pattern, kind in RULES.items():
-        parts = pattern.split(".")
-        if len(parts) == len(path) and all(fnmatchcase(str(key), part) for key, part in zip(path, parts, strict=True)):
-            return kind
-    return None
+    return next((kind for pattern, kind in RULES.items() if fits(path, pattern)), None)

@@ -35,9 +35,6 @@ def read_option_file(path: str | Path) -> OptionFile:
     Values are what BasicSR's loader gives (YAML 1.1), with three differences: tags that build Python objects are
     refused, ``<<`` merges work, and an aliased section is a copy of its own wherever it is used (BasicSR changes
     sections in place).
-
-    Raises:
-        OptionError: If the file cannot be read, is not YAML, is empty or no mapping, names a key twice, uses an
             object tag, or holds a number such as ``1e-4`` that YAML 1.1 reads as text.
     """
     path = Path(path)
@@ -56,12 +53,9 @@ def read_option_file(path: str | Path) -> OptionFile:
 
 
 def parse_value(text: str, path: KeyPath, source: str) -> object:
-    """Parse one value by the same rules, for ``key=value`` on a command line.
+    """Parse one value by the same rules, for ``key=value`` on a command line; ``source`` is its place in messages.
 
     As in BasicSR's ``--force_yml``, ``none`` in any case means null and ``!!float1e-4`` needs no space.
-
-    Raises:
-        OptionError: As :func:`read_option_file`; ``source`` names the place in the message.
     """
     text = text.strip()
     if text.lower() == "none":
@@ -90,7 +84,6 @@ def _read_text(path: Path) -> str:
 
 
 def _compose(text: str, source: str, one_line: bool = False) -> yaml.Node | None:
-    """The tree of nodes, without building any value."""
     loader = None
     try:
         loader = yaml.SafeLoader(text)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_errors, write_whole
+from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import import_own
 
 SETTINGS_FILE = "synthesis.json"
@@ -25,7 +26,6 @@ KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="synthesize-rain",
         description="Render rain onto clean photographs: writes OUTPUT/{type}/{input,target}/NAME_k.png.",
@@ -67,12 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Raises:
-        OptionError: If an argument is wrong.
-        DataError: If there is no photograph, one cannot be used, or the output holds something else.
-    """
+    """Run the command; errors are of wrong arguments, of photographs, and of an output that holds something else."""
     from unirain_plugin.rain.pair_files import output_names
 
     args = build_parser().parse_args(argv)
@@ -83,11 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_output(args, size, names)
     jobs = list(_plan(args, photos, names, size))
     todo = [job for job in jobs if not (args.resume and all(path.exists() for path in job.paths))]
-    try:
+    with resumable(f"the pairs written to {args.output} are whole; go on with --resume"):
         failures = _work(todo, args.workers, args.skip_bad)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted: the pairs written to {args.output} are whole; go on with --resume.\n")
-        return 130
     for photo, message in failures.items():
         sys.stderr.write(f"left out: {message if photo in message else f'{photo}: {message}'}\n")
     made = len(jobs) - sum(job.photo in failures for job in jobs)

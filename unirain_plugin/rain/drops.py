@@ -17,21 +17,14 @@ _LEVEL = (1 - 1 / _SUPPORT**2) ** 2
 
 @dataclass(frozen=True)
 class DropField:
-    """The outline of a scene's drops, all arrays (H, W) float32.
+    """The outline of a scene's drops, all arrays (H, W) float32."""
 
-    Attributes:
-        rho: Distance from a drop's middle relative to its outline: 0 in the middle, 1 on the outline, more outside.
-        u, v: Position relative to the middle in units of the local radius, x and y.
-        x, y: Middle of the drop that a pixel belongs to, pixels.
-        radius: Mean radius of the balls, pixels.
-    """
-
-    rho: np.ndarray
-    u: np.ndarray
+    rho: np.ndarray  # distance from a drop's middle: 0 in the middle, 1 on the outline, more outside
+    u: np.ndarray  # position relative to the middle in units of the local radius, x; ``v`` likewise, y
     v: np.ndarray
-    x: np.ndarray
+    x: np.ndarray  # middle of the drop that a pixel belongs to, pixels; ``y`` likewise
     y: np.ndarray
-    radius: float
+    radius: float  # mean radius of the balls, pixels
 
 
 def drop_field(shape: tuple[int, int], rng: np.random.Generator, params: DropParams) -> DropField:
@@ -120,15 +113,8 @@ def add_drops(
     lower part, a highlight sits in the upper part. As the pane is not in focus, everything that belongs to the drop is
     smeared by the circle of confusion, which makes small drops semi-transparent.
 
-    Args:
-        scene: Linear light, (H, W, 3) float32.
-        light: Light that makes the highlights, (H, W, 3) or broadcastable, same unit.
-        sky: Light of the sky above the image, likewise.
-        rng: Source of all random numbers.
-        params: Ranges.
-
-    Returns:
-        The rainy image, linear light (H, W, 3), and the opacity (H, W) of the drops in [0, 1].
+    All light is linear: ``scene`` (H, W, 3) float32; ``light``, which makes the highlights, and ``sky``, above the
+    image, of this shape or broadcastable. Returns the rainy image (H, W, 3) and the drops' opacity (H, W) in [0, 1].
     """
     shape = scene.shape[:2]
     field = drop_field(shape, rng, params)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -20,13 +17,14 @@ import numpy as np
 
 from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_images
 from unirain_plugin.data.images import EncodedImage
-from unirain_plugin.errors import DataError
+from unirain_plugin.data.pairs import read_file
+from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.variation import CHANGES, vary_colours
 from unirain_plugin.support.files import write_png
-from unirain_plugin.support.packages import import_own
-from unirain_plugin.support.processes import process_pool
+from unirain_plugin.support.packages import import_own, own_code
+from unirain_plugin.support.processes import map_in_order, process_pool
 
 INPUT, TARGET = "input", "target"
 
@@ -76,19 +74,20 @@ class PairJob:
 def output_names(keys: Sequence[str]) -> list[str]:
     """Base names for photographs given by relative paths: unique, also where upper and lower case are one.
 
-    ``a/b.jpg`` becomes ``a__b``; where two photographs would get one name, the ending is kept: ``b_jpg``, ``b_png``.
-
-    Raises:
-        DataError: If two names are still equal.
+    ``a/b.jpg`` becomes ``a__b``; where two photographs would get one name, the ending is kept: ``b_jpg``, ``b_png``. If
+    two names are still equal that is a DataError.
     """
+
+    def folded(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
     plain = [os.path.splitext(key)[0].replace("/", "__") for key in keys]
-    folded = [unicodedata.normalize("NFC", name).casefold() for name in plain]
-    counts = Counter(folded)
+    counts = Counter(map(folded, plain))
     names, seen = [], {}
-    for key, name, fold in zip(keys, plain, folded, strict=True):
-        if counts[fold] > 1:
+    for key, name in zip(keys, plain, strict=True):
+        if counts[folded(name)] > 1:
             name = f"{name}_{os.path.splitext(key)[1][1:]}"
-        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), key)
+        other = seen.setdefault(folded(name), key)
         if other != key:
             raise DataError(f"{key} and {other} would both be written as '{name}'; rename one of them.")
         names.append(name)
@@ -96,11 +95,7 @@ def output_names(keys: Sequence[str]) -> list[str]:
 
 
 def list_images(what: str, folder: Path, least: int = 1) -> list[Path]:
-    """The images below a folder, sorted.
-
-    Raises:
-        DataError: Naming ``what``, if the folder is missing or holds fewer than ``least``.
-    """
+    """The images below a folder, sorted; a DataError names ``what`` is missing or holds fewer than ``least``."""
     if not folder.is_dir():
         reason = "is a file" if folder.exists() else "no such folder"
         raise DataError(f"{what}: {folder}: {reason}; expected a folder of photographs.")
@@ -115,16 +110,9 @@ def list_images(what: str, folder: Path, least: int = 1) -> list[Path]:
 
 
 def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.ndarray:
-    """Read a colour photograph, (H, W, 3) uint8 RGB, upright.
-
-    Raises:
-        DataError: If the file cannot be read, is broken, grey, transparent, … (see ``EncodedImage``).
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
-    return cv2.cvtColor(EncodedImage(data, str(path), convert).decode(), cv2.COLOR_BGR2RGB)
+    """Read a colour photograph, (H, W, 3) uint8 RGB, upright; DataError if it is missing or see ``EncodedImage``."""
+    image = EncodedImage(read_file(os.fspath(path)), str(path), convert)
+    return cv2.cvtColor(image.decode(), cv2.COLOR_BGR2RGB)
 
 
 _cached_photo = lru_cache(maxsize=1)(read_photo)
@@ -133,10 +121,8 @@ _cached_photo = lru_cache(maxsize=1)(read_photo)
 def cut(photo: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator) -> np.ndarray:
     """Cut a random window of ``size`` out of a photograph that is first shrunk by a random factor.
 
-    The factor lies log-uniformly between 1 (a detail at full sharpness) and the one at which the window just fits.
-
-    Raises:
-        DataError: If the photograph is smaller than the window; images are never enlarged.
+    The factor lies log-uniformly between 1 (a detail at full sharpness) and the one at which the window just fits. A
+    photograph smaller than the window is a DataError; images are never enlarged.
     """
     if size is None:
         return photo
@@ -154,8 +140,7 @@ def cut(photo: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator)
 def make_pair(job: PairJob) -> None:
     """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it.
 
-    Raises:
-        DataError: With the photograph's name, if it cannot be used; or if a file cannot be written.
+    A DataError names a photograph that cannot be used, or a file that cannot be written.
     """
     photo = _cached_photo(job.photo, tuple(job.convert))
     rng = job.generator()
@@ -167,7 +152,8 @@ def make_pair(job: PairJob) -> None:
         if job.vary_rain:
             for change, share in CHANGES.items():
                 frame = change(frame, rng) if rng.random() < share else frame
-        pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
+        with own_code(f"the renderer of '{job.rain_type}'", str(job.photo), OptionError):
+            pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
     window = _window(frame, job.size, rng)
@@ -177,7 +163,6 @@ def make_pair(job: PairJob) -> None:
 
 
 def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
-    """Ranges of one of the kinds of real rain."""
     kinds = REAL_RAIN.get(job.rain_type, (RainParams(),))
     params = kinds[rng.integers(len(kinds))]
     if job.dull_share is None:
@@ -195,7 +180,6 @@ def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> Se
 
 
 def _window(frame: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A random window of ``size`` in an image."""
     size = size or frame.shape[:2]
     starts = [int(rng.integers(0, have - want + 1)) for have, want in zip(frame.shape, size, strict=False)]
     return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
@@ -211,33 +195,17 @@ def _attempt(job: PairJob) -> tuple[PairJob, str]:
     return job, ""
 
 
-def _start_worker() -> None:
-    """One thread a process; Ctrl-C is for the parent, which lets the pairs in work be finished."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
-    """Make all pairs, in this process or in ``workers`` others.
+    """Make all pairs, in this process or in ``workers`` others; DataError if one of these dies.
 
-    Yields:
-        Each job with its error message, empty if all went well, in the order of completion.
-
-    Raises:
-        DataError: If a worker process dies.
+    Yields each job with its error message, empty if all went well.
     """
     if workers <= 1:
         yield from map(_attempt, jobs)
         return
-    queue = iter(jobs)
-    with process_pool(workers, _start_worker) as pool:
+    with process_pool(workers, cv2.setNumThreads, 1) as pool:
         try:
-            pending = {pool.submit(_attempt, job) for job in islice(queue, 4 * workers)}
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                pending |= {pool.submit(_attempt, job) for job in islice(queue, len(done))}
-                for future in done:
-                    yield future.result()
+            yield from map_in_order(pool, _attempt, jobs, 4 * workers)
         except BrokenProcessPool:
             raise DataError(
                 "a worker process died, perhaps for lack of memory: use fewer --workers or a --size."

@@ -41,24 +41,20 @@ class StreakParams(_Ranges):
     depths: Range = (2, 4)  # number of depth layers
     depth_step: float = 1.8  # ratio of the distances of two neighbouring layers; length and width shrink by it
     density: Range = (12.0, 80.0)  # streaks in the nearest layer of an image of the reference size, drawn log-uniformly
-    # the next layer holds ``depth_step ** density_growth`` times as many (its volume is larger)
-    density_growth: float = 1.9
-    # largest opacity of a streak at depth 1; the share of the exposure during which the drop covers a pixel
-    opacity: Range = (0.3, 0.8)
+    density_growth: float = 1.9  # the next layer holds ``depth_step ** density_growth`` times as many (its volume)
+    opacity: Range = (0.3, 0.8)  # of a streak at depth 1 at most: the share of the exposure in which it covers a pixel
     depth_fading: float = 0.35  # opacity falls with ``depth ** -depth_fading``
     # radiance of a drop relative to the bright part of its surroundings, which it gathers from a wide field of
     # view. A streak shows ``(1 - a) * background + a * drop``: it brightens what is dark the most.
     brightness: Range = (0.9, 1.6)
     modulation: float = 0.25  # relative variation of the brightness along a streak (the drop oscillates while it falls)
     veil_share: float = 0.4  # share of the scenes that have mist
-    # largest opacity of the mist, in the far (upper) part of the image; nearer parts have none
-    veil: Range = (0.04, 0.22)
+    veil: Range = (0.04, 0.22)  # largest opacity of the mist, in the far (upper) part of the image; near ones have none
     # how much the distance also follows the scene, 0 to 1: bright parts, such as the sky, lie farther; a curtain
     # of rain may hang at one side
     veil_depth: Range = (0.0, 0.0)
     veil_light: Range = (0.8, 0.8)  # radiance of the mist relative to the bright part of its surroundings
-    # by how many degrees the direction changes from the left to the right edge (a camera that moves or tilts)
-    fan: Range = (0.0, 0.0)
+    fan: Range = (0.0, 0.0)  # degrees by which the direction changes from left to right (a camera that moves or tilts)
     clumping: Range = (0.0, 0.0)  # how much the streaks keep to some parts of the image, as in curtains of rain, 0 to 1
     taper: Range = (1.0, 1.0)  # how softly a streak ends, 0 (square) to 1
     code_share: float = 0.0  # share of the scenes in which sRGB codes are mixed, as simple programs do, not light
@@ -69,10 +65,8 @@ class StreakParams(_Ranges):
     sheet: Range = (0.05, 0.5)  # largest opacity of such a layer, drawn log-uniformly for each, as are the next three
     grain: Range = (1.0, 4.0)  # size of its noise across the fall, pixels of the image itself, whatever its size
     cover: Range = (0.5, 1.0)  # share of the image that it covers
-    # share of this that has its full opacity: small for soft streaks, large for flat ones with hard edges
-    full: Range = (0.005, 0.1)
-    # share of these layers, and of the depth layers but the first, that fall in a direction of their own
-    crossing: float = 0.0
+    full: Range = (0.005, 0.1)  # share of this of full opacity: small for soft streaks, large for flat, hard-edged ones
+    crossing: float = 0.0  # share of these layers, and of the depth layers but the first, that fall in one of their own
     # share of the scenes whose rain is drawn on the finished image, as in most public data sets: in one grey,
     # ``grey``, an sRGB code / 255, whatever the scene's light is
     drawn_share: float = 0.0
@@ -83,28 +77,21 @@ class StreakParams(_Ranges):
 class DropParams(_Ranges):
     """Raindrops on the lens or on a pane before it."""
 
-    # drops on an image, drawn log-uniformly; the aspect ratio scales it, the resolution does not
-    count: Range = (16.0, 80.0)
+    count: Range = (16.0, 80.0)  # drops, drawn log-uniformly; the aspect ratio scales it, the resolution does not
     radius: Range = (4.5, 28.0)  # radius of a drop, pixels, drawn log-uniformly for each drop (small drops are many)
     size_spread: float = 0.6  # each scene draws its own sub-range of ``radius`` of this relative width
     merge: float = 0.8  # mean number of further balls that grow into a drop's outline (metaballs)
     trail_share: float = 0.15  # share of the larger drops that have run down and left a trail of beads
-    # half the field that a drop shows, relative to the image's shorter side (its image is minified)
-    view: Range = (0.22, 0.5)
-    # radius of the circle of confusion relative to a mean drop's radius: the camera is focused on the scene
-    defocus: Range = (0.12, 0.5)
-    # blades of the aperture whose shape the circle of confusion has; fewer than five make a disc
-    blades: Range = (0, 0)
+    view: Range = (0.22, 0.5)  # half the field that a drop shows, minified, relative to the image's shorter side
+    defocus: Range = (0.12, 0.5)  # radius of the circle of confusion (the focus is on the scene), in mean drops' radii
+    blades: Range = (0, 0)  # of the aperture, whose shape the circle of confusion has; fewer than five make a disc
     opacity: Range = (0.65, 0.97)  # opacity in a drop's middle; less than 1 where the aperture looks past the drop
-    # darkening towards a drop's rim, where light is refracted out of the view (and Fresnel's reflection grows)
-    rim: Range = (0.35, 0.85)
-    # share of sky light in a drop's lower part, which an inverting lens fills with the upper surroundings
-    sky: Range = (0.05, 0.4)
+    rim: Range = (0.35, 0.85)  # darkening towards the rim: light is refracted away, and Fresnel's reflection grows
+    sky: Range = (0.05, 0.4)  # share of sky light in the lower part, which the inverting lens fills with what is above
     highlight: Range = (0.7, 2.0)  # radiance of the specular highlight relative to the bright part of the surroundings
     film_share: float = 0.0  # share of the scenes in which parts of the pane are wet all over and blur what is behind
     film: Range = (0.0, 0.0)  # standard deviation of that blur, pixels
-    # how far a drop shows the mean of a wide view, which its neighbours share, and not an image of the scene
-    even: Range = (0.0, 0.0)
+    even: Range = (0.0, 0.0)  # how far a drop shows the mean of a wide view, as its neighbours do, and not an image
 
 
 @dataclass(frozen=True)
@@ -112,25 +99,21 @@ class NightParams(_Ranges):
     """Night made from a photograph taken by day."""
 
     ambient: Range = (0.02, 0.07)  # light left without lamps, relative to the day, drawn log-uniformly
-    # its colour temperature (moonlight and skyglow through a camera balanced for daylight)
-    ambient_kelvin: Range = (7500.0, 14000.0)
+    ambient_kelvin: Range = (7500.0, 14000.0)  # moonlight and skyglow through a camera balanced for daylight
     lamps: Range = (1, 4)  # number of lamps that light the scene
     far_lamps: Range = (0, 10)  # number of distant lamps, visible as dots only
     lamp_kelvin: Range = (2000.0, 6500.0)  # colour temperature of the lamps: sodium to cold LED
     neon_share: float = 0.25  # share of lamps in a saturated colour (signals, shop signs)
     reach: Range = (0.2, 0.6)  # distance, relative to the shorter side, at which a lamp's light has halved
     lamp_power: Range = (0.15, 0.6)  # light of a lamp on the scene near it, relative to the day
-    # strength of the glow around a lamp (scattering in lens and air); clean and rainy image share it
-    halo: Range = (0.03, 0.2)
+    halo: Range = (0.03, 0.2)  # glow around a lamp (scattering in lens and air); clean and rainy image share it
     # mean that the camera's automatic exposure brings the linear image to, lamps not counted; less where a few
     # bright parts would be washed out
     exposure: Range = (0.025, 0.07)
     shot_noise: Range = (0.0001, 0.0012)  # variance of the shot noise per unit of signal
     read_noise: Range = (0.0005, 0.003)  # standard deviation of the read noise
-    # brightness of falling rain lit by a lamp, relative to the scene lit by it (drops scatter forward)
-    streak_gain: Range = (0.8, 2.4)
-    # the same for drops on the lens, which gather the lamps' light from their whole field of view
-    drop_gain: Range = (2.0, 5.0)
+    streak_gain: Range = (0.8, 2.4)  # falling rain lit by a lamp, relative to the scene lit by it (it scatters forward)
+    drop_gain: Range = (2.0, 5.0)  # of drops on the lens, which gather the lamps' light from their whole field of view
 
 
 @dataclass(frozen=True)
@@ -139,8 +122,7 @@ class HazeParams(_Ranges):
 
     far: Range = (0.4, 0.9)  # opacity at the greatest distance, at the top of the image
     near: Range = (0.05, 0.5)  # distance of the bottom, relative to the greatest
-    # standard deviation of the distance, relative to the greatest, beside its growth towards the top
-    relief: Range = (0.05, 0.2)
+    relief: Range = (0.05, 0.2)  # standard deviation of the distance beside its growth, relative to the greatest
     airlight: Range = (0.75, 1.1)  # radiance of the haze relative to the bright part of the surroundings
     tint: float = 0.04  # standard deviation of the airlight's colour channels, relative
 
@@ -155,8 +137,7 @@ class SnowParams(_Ranges):
     angle_jitter: Range = (3.0, 20.0)  # standard deviation of a single flake's direction around it, degrees
     density: Range = (6.0, 50.0)  # flakes in the nearest layer of an image of the reference size, drawn log-uniformly
     depths: Range = (2, 4)  # number of depth layers
-    # ratio of the distances of two neighbouring layers; the next one holds its square times as many
-    depth_step: float = 1.8
+    depth_step: float = 1.8  # ratio of the distances of neighbouring layers; the next holds its square times as many
     opacity: Range = (0.5, 0.95)  # opacity of a flake at depth 1
     depth_fading: float = 0.3  # opacity falls with ``depth ** -depth_fading``
     defocus: Range = (0.1, 0.5)  # blur of the nearest flakes relative to their radius; it shrinks with the depth
@@ -171,8 +152,7 @@ class CameraParams(_Ranges):
     dark_share: float = 0.0  # share of the streaks by day before a darker scene of more contrast
     gain: Range = (0.5, 1.0)  # light that is left of such a scene
     gamma: Range = (1.0, 1.6)  # exponent that its light is raised to first
-    # how much steeper the middle of its tone curve is than the identity, 0 to 1; its ends are flatter
-    contrast: Range = (0.0, 0.0)
+    contrast: Range = (0.0, 0.0)  # how much steeper the middle of its tone curve is, 0 to 1; its ends are flatter
     jpeg_share: float = 0.0  # share of the pairs that are compressed after the rain, both images alike
     jpeg: Range = (50.0, 95.0)  # quality of that JPEG
 

@@ -42,9 +42,8 @@ def render_rain(
             type and seed give the same pair, whatever was rendered before.
         params: Ranges of the rain; None means the defaults.
 
-    Raises:
-        OptionError: If the rain type is unknown or the seed is no integer ≥ 0.
-        DataError: If the photograph is not a colour image of at least 32×32 pixels, or its values are out of range.
+    An OptionError if the rain type is unknown or the seed is no integer ≥ 0; a DataError if the photograph is not a
+    colour image of at least 32×32 pixels, or its values are out of range.
     """
     if rain_type not in SCENES:
         raise OptionError(

@@ -18,20 +18,14 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 
 def sample_photos(split: str = "all") -> list[Path]:
-    """Return the paths of the embedded photographs, without importing scikit-image.
+    """Return the paths of the photographs of a split, or ``all``, without importing scikit-image.
 
-    Args:
-        split: ``train``, ``held-out`` or ``all``.
-
-    Raises:
-        OptionError: If the split is unknown.
-        DataError: If scikit-image is not installed or lacks a photograph.
+    An OptionError if the split is unknown; a DataError if scikit-image is not installed or lacks a photograph.
     """
-    if split not in (*SPLITS, "all"):
-        known = (*SPLITS, "all")
-        raise OptionError(
-            f"split {split!r} is unknown; expected one of {', '.join(known)}.{did_you_mean(split, known)}"
-        )
+    known = (*SPLITS, "all")
+    if split not in known:
+        hint = did_you_mean(split, known)
+        raise OptionError(f"split {split!r} is unknown; expected one of {', '.join(known)}.{hint}")
     names = sum(SPLITS.values(), ()) if split == "all" else SPLITS[split]
     spec = importlib.util.find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:

@@ -23,15 +23,8 @@ def add_haze(
     """Veil a scene by Koschmieder's law: scene · t + airlight · (1 − t), t = exp(−β · distance).
 
     A photograph comes without depth: the distance grows towards the top, with a soft random relief (our choice).
-
-    Args:
-        scene: Linear light, (H, W, 3) float32.
-        light: Linear RGB (3,) of the bright part of the surroundings.
-        rng: Source of all random numbers.
-        params: Ranges.
-
-    Returns:
-        The hazy scene, and the haze's opacity 1 − t, (H, W) float32.
+    ``scene``: linear light, (H, W, 3) float32; ``light``: linear RGB (3,) of the bright part of the surroundings.
+    Returns the hazy scene, and the haze's opacity 1 − t, (H, W) float32.
     """
     shape = scene.shape[:2]
     far, near = rng.uniform(*params.far), rng.uniform(*params.near)

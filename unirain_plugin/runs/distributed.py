@@ -35,13 +35,9 @@ def fork_workers() -> None:
 def init_process_group(launcher: str, on_gpu: bool, port: int | str | None = None) -> None:
     """Join the process group: NCCL with a GPU a process, gloo on CPUs (where the toolbox divides by zero).
 
-    Args:
-        launcher: ``pytorch`` (torchrun) or ``slurm``.
-        on_gpu: Whether this run computes on GPUs.
-        port: For Slurm: the master's port, where MASTER_PORT does not name it. Default 29500, as in the toolbox.
-
-    Raises:
-        OptionError: If the launcher's environment is missing, or there are more processes than GPUs on this machine.
+    ``launcher`` is ``pytorch`` (torchrun) or ``slurm``; ``port``, for Slurm, the master's, where MASTER_PORT does not
+    name it (29500, as in the toolbox). An OptionError if the launcher's environment is missing, or there are more
+    processes than GPUs on this machine.
     """
     if launcher == "slurm":
         _environment_from_slurm(port)
@@ -61,12 +57,10 @@ def init_process_group(launcher: str, on_gpu: bool, port: int | str | None = Non
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    backend = "nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend=backend, timeout=COLLECTIVE_TIMEOUT, device_id=device)
+    dist.init_process_group(backend="nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, device_id=device)
 
 
 def _environment_from_slurm(port: int | str | None) -> None:
-    """Translate Slurm's variables to torchrun's."""
     missing = [key for key in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if key not in os.environ]
     if missing:
         raise OptionError(f"--launcher slurm: the environment lacks {', '.join(missing)}; start it with srun.")
@@ -78,9 +72,8 @@ def _environment_from_slurm(port: int | str | None) -> None:
     os.environ.setdefault("MASTER_PORT", "29500")
     if "MASTER_ADDR" not in os.environ:
         command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
-        os.environ["MASTER_ADDR"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[
-            0
-        ]
+        names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        os.environ["MASTER_ADDR"] = names[0]
 
 
 def leave_process_group() -> None:

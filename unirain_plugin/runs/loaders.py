@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import multiprocessing
+import sys
+from collections.abc import Callable, Mapping
+from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,24 +16,17 @@ from torch.utils.data import DataLoader
 
 from unirain_plugin.data.draws import ReseededDataset, ResumableSampler
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.processes import uninterrupted
 from unirain_plugin.toolbox import registered
 
 
 def build_training_loader(
     opt: Mapping[str, Any], total_iter: int, start_iter: int, start_draw: int | None, logger: logging.Logger
 ) -> tuple[DataLoader, ResumableSampler]:
-    """The loader of ``datasets: train:`` from a point of the run on.
+    """The loader of ``datasets: train:`` after ``start_iter`` of ``total_iter`` iterations, as ``logger`` is told.
 
-    Args:
-        opt: The whole options.
-        total_iter: Iterations of the whole run.
-        start_iter: Iterations already done.
-        start_draw: First draw that has not been trained on, where it is known (see :class:`ResumableSampler`).
-        logger: Gets the toolbox's training statistics.
-
-    Raises:
-        DataError: If the data set is empty.
-        OptionError: If there is no section ``datasets: train:``.
+    ``start_draw`` is the first draw that has not been trained on, where it is known (see :class:`ResumableSampler`). A
+    DataError if the data set is empty. An OptionError if there is no section ``datasets: train:``.
     """
     if "train" not in opt["datasets"]:
         raise OptionError(f"datasets: found {', '.join(opt['datasets']) or 'nothing'}; expected a section 'train'.")
@@ -60,7 +57,21 @@ def build_training_loader(
     loader = build_dataloader(
         dataset, section, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=sampler, seed=opt["manual_seed"]
     )
-    _log_statistics(logger, sampler, ratio, total_iter)
+    size, batch = sampler.dataset_size, sampler.global_batch
+    logger.info(
+        "Training statistics:"
+        f"\n\tNumber of train images: {size}"
+        f"\n\tDataset enlarge ratio: {ratio}"
+        f"\n\tBatch size per gpu: {batch // sampler.num_replicas}"
+        f"\n\tWorld size (gpu number): {sampler.num_replicas}"
+        f"\n\tRequire iter number per epoch: {sampler.iters_per_epoch}"
+        f"\n\tTotal epochs: {sampler.last_epoch + 1}; iters: {total_iter}."
+    )
+    if size < batch:
+        logger.warning(
+            f"The data set has {size} images and a batch {batch}: each batch holds some images more than once "
+            "(with crops and flips of their own)."
+        )
     return _own_stream(loader, opt["manual_seed"]), sampler
 
 
@@ -72,8 +83,7 @@ def uses_sample_index(dataset_type: str) -> bool:
 def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> list[DataLoader]:
     """The loaders of every ``datasets: val…:`` section, in the file's order.
 
-    Raises:
-        OptionError: If a section is neither ``train`` nor ``val…``.
+    An OptionError if a section is neither ``train`` nor ``val…``.
     """
     loaders = []
     for phase, section in opt["datasets"].items():
@@ -91,22 +101,22 @@ def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> 
 def _own_stream(loader: DataLoader, seed: int) -> DataLoader:
     """Every ``iter(loader)`` draws a seed for its workers; from its own stream it leaves the run's untouched."""
     loader.generator = torch.Generator().manual_seed(seed)
+    if loader.num_workers:
+        loader.worker_init_fn = partial(_begin_quietly, loader.worker_init_fn)
+        context = copy(multiprocessing.get_context())
+        context.Process = _Worker
+        loader.multiprocessing_context = context
     return loader
 
 
-def _log_statistics(logger: logging.Logger, sampler: ResumableSampler, ratio: float, total_iter: int) -> None:
-    size, batch = sampler.dataset_size, sampler.global_batch
-    logger.info(
-        "Training statistics:"
-        f"\n\tNumber of train images: {size}"
-        f"\n\tDataset enlarge ratio: {ratio}"
-        f"\n\tBatch size per gpu: {batch // sampler.num_replicas}"
-        f"\n\tWorld size (gpu number): {sampler.num_replicas}"
-        f"\n\tRequire iter number per epoch: {sampler.iters_per_epoch}"
-        f"\n\tTotal epochs: {sampler.last_epoch + 1}; iters: {total_iter}."
-    )
-    if size < batch:
-        logger.warning(
-            f"The data set has {size} images and a batch {batch}: each batch holds some images more than once "
-            "(with crops and flips of their own)."
-        )
+class _Worker(multiprocessing.Process):
+    def start(self) -> None:
+        with uninterrupted():
+            super().start()
+
+
+def _begin_quietly(begin: Callable[[int], None] | None, worker: int) -> None:
+    """In a worker: what its helper threads say when the run goes away is not told. Errors are sent to the run."""
+    sys.excepthook = lambda *_: None
+    if begin is not None:
+        begin(worker)

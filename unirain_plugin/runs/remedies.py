@@ -129,7 +129,6 @@ def explain_loading_errors() -> tuple[object, str, object]:
 
 
 def _load_weights(model: object, net: object, path: str, strict: bool) -> None:
-    """Weights from a file that is not laid out as the toolbox's own."""
     from basicsr.utils import get_root_logger
 
     from unirain_plugin.checkpoints.weights import read_weights
@@ -143,13 +142,10 @@ def _load_weights(model: object, net: object, path: str, strict: bool) -> None:
 
 
 class LazyPrefetcher:
-    """Replaces ``CPUPrefetcher``, which enters the loader once in vain before training begins.
+    """Replaces ``CPUPrefetcher``, which enters the training loader once in vain before training begins.
 
     That starts all workers twice, and with ``prefetch_mode: cpu`` leaves a thread behind that reads from the same
     workers as the thread of the first epoch.
-
-    Args:
-        loader: The training loader.
     """
 
     def __init__(self, loader: Iterable[object]) -> None:

@@ -41,18 +41,11 @@ class RunArguments:
     debug: bool = False  # the toolbox's debug mode
     overrides: tuple[str, ...] = ()  # ``a:b=value`` entries of ``--force_yml``
 
-    def toolbox_argv(self) -> list[str]:
-        """The same for the toolbox's own parser. The overrides are applied by us: it would execute them as code."""
-        argv = ["-opt", str(self.option_file), "--launcher", self.launcher]
-        argv += ["--auto_resume"] * self.auto_resume
-        return argv + ["--debug"] * self.debug
-
 
 def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
     """Parse the toolbox's flags and ``--root``.
 
-    Raises:
-        OptionError: If the option file does not exist or is a folder, or the root is no folder.
+    An OptionError if the option file does not exist or is a folder, or the root is no folder.
     """
     command = "train" if is_train else "test"
     parser = argparse.ArgumentParser(prog=f"python -m unirain_plugin.{command}", allow_abbrev=False)
@@ -80,12 +73,7 @@ def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
 
 
 class Run:
-    """One run of the toolbox's pipeline with our remedies around it. Nothing of installed BasicSR is edited.
-
-    Args:
-        arguments: The command line.
-        is_train: Training or testing.
-    """
+    """One run of the toolbox's pipeline with our remedies around it. Nothing of installed BasicSR is edited."""
 
     def __init__(self, arguments: RunArguments, is_train: bool) -> None:
         from unirain_plugin.options import checked_loader
@@ -137,16 +125,18 @@ class Run:
     def parse_options(self, root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
         """The toolbox's ``parse_options`` with our loader, our process group and one seed for all ranks.
 
-        Raises:
-            OptionError: If GPUs are asked for where there are none.
+        An OptionError if GPUs are asked for where there are none.
         """
         import torch
         from basicsr.utils import options, set_random_seed
 
         from unirain_plugin.runs.distributed import agreed
 
+        given = self.arguments  # but for the overrides, which the toolbox would execute as code
+        argv = ["-opt", str(given.option_file), "--launcher", given.launcher]
+        argv += ["--auto_resume"] * given.auto_resume + ["--debug"] * given.debug
         with replaced(
-            (sys, "argv", [sys.argv[0], *self.arguments.toolbox_argv()]),
+            (sys, "argv", [sys.argv[0], *argv]),
             (options, "ordered_yaml", lambda: (self.loader, yaml.SafeDumper)),
             (options, "init_dist", self.init_dist),
         ):
@@ -161,8 +151,7 @@ class Run:
     def init_dist(self, launcher: str, backend: str = "nccl", port: int | str | None = None, **unknown: object) -> None:
         """Replaces the toolbox's ``init_dist``; the backend follows from where the run computes.
 
-        Raises:
-            OptionError: If ``dist_params`` has unknown keys, or this process was not started by the launcher.
+        An OptionError if ``dist_params`` has unknown keys, or this process was not started by the launcher.
         """
         import torch
 
@@ -208,8 +197,7 @@ class Run:
 def log_not_written(handler: logging.FileHandler, record: logging.LogRecord) -> None:
     """End a run whose log cannot be written (a full disk); logging itself would print a traceback at every line.
 
-    Raises:
-        DataError: If the system refused to write.
+    A DataError if the system refused to write.
     """
     error = sys.exc_info()[1]
     if not isinstance(error, OSError):

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import check_resume, get_root_logger, set_random_seed
+from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.options import ordered_yaml
+
 from unirain_plugin.checkpoints.states import newest_checkpoint, read_checkpoint, read_state
 from unirain_plugin.errors import OptionError
+from unirain_plugin.models.checkpointing import load_training_state, save_training_state, states_of_ranks
+from unirain_plugin.models.training_log import UniRainMessageLogger
+from unirain_plugin.models.validating import silence_warning_of_several_sets
 from unirain_plugin.runs.distributed import agreed
 from unirain_plugin.runs.loaders import build_training_loader, build_validation_loaders
 from unirain_plugin.runs.remedies import LazyPrefetcher
@@ -16,11 +29,7 @@ from unirain_plugin.support.files import write_whole
 
 
 class TrainingRun(Run):
-    """One run of ``train_pipeline``. See :class:`~unirain_plugin.runs.run.Run`.
-
-    Args:
-        arguments: The command line.
-    """
+    """One run of ``train_pipeline``. See :class:`~unirain_plugin.runs.run.Run`."""
 
     def __init__(self, arguments: RunArguments) -> None:
         super().__init__(arguments, is_train=True)
@@ -32,12 +41,28 @@ class TrainingRun(Run):
         self.last_validation: dict[int, int] = {}
         self.rank_states: list[dict[str, Any]] = []
         self.resumed_by_us = False
+        self.states: Path | None = None
+
+    def saved(self) -> str:
+        """The newest checkpoint, and how to go on from it."""
+        if self.states is None:
+            return "training had not begun"
+        names = [path.stem for path in self.states.glob("*.state")]
+        newest = max((int(name) for name in names if name.isdigit()), default=None)
+        if newest is None:
+            return "nothing was saved yet, the same command begins anew"
+        return f"`--auto_resume` goes on from the checkpoint of iteration {newest} in {self.states.parent}"
 
     def replacements(self, module: Any) -> list[tuple[object, str, object]]:
-        """What is replaced in the toolbox during the run: (module, name, value)."""
-        from basicsr.models.base_model import BaseModel
+        """What is replaced in the toolbox during the run: (module, name, value); the last two for any model."""
 
-        from unirain_plugin.models.training_log import UniRainMessageLogger
+        def save_state(model: Any, epoch: int, current_iter: int) -> None:
+            if current_iter != -1:
+                save_training_state(model, epoch, current_iter, self.rank_states)
+
+        def load_state(model: Any, state: dict[str, Any]) -> None:
+            load_training_state(model, state)
+            self.resumed_by_us = True
 
         return [
             *super().replacements(module),
@@ -47,22 +72,19 @@ class TrainingRun(Run):
             (module, "init_tb_logger", self.init_tb_logger),
             (module, "create_train_val_dataloader", self.create_train_val_dataloader),
             (module, "CPUPrefetcher", LazyPrefetcher),
-            (module, "build_model", self.hooked_model(module.build_model)),
-            (module, "MessageLogger", self.message_logger(UniRainMessageLogger)),
-            (BaseModel, "save_training_state", self.save_training_state()),
-            (BaseModel, "resume_training", self.resume_training()),
+            (module, "build_model", partial(self.build_model, module.build_model)),
+            (module, "MessageLogger", self.message_logger),
+            (BaseModel, "save_training_state", save_state),
+            (BaseModel, "resume_training", load_state),
         ]
 
     def load_resume_state(self, opt: dict[str, Any]) -> dict[str, Any] | None:
         """Find and load the state to go on from, on the CPU; None begins a new run.
 
-        ``--auto_resume`` takes the newest complete checkpoint below the root, else ``path: resume_state``.
-
-        Raises:
-            CheckpointError: If the chosen checkpoint, or with ``--auto_resume`` every checkpoint, is broken.
+        ``--auto_resume`` takes the newest complete checkpoint below the root, else ``path: resume_state``. A
+        CheckpointError if the chosen checkpoint, or with ``--auto_resume`` every checkpoint, is broken.
         """
-        from basicsr.utils import check_resume
-
+        self.states = Path(opt["path"]["training_states"])
         path = agreed(self._find_state(opt) if opt["rank"] == 0 else None)
         if path is None:
             return None
@@ -70,9 +92,8 @@ class TrainingRun(Run):
         opt["path"]["resume_state"] = str(path)
         check_resume(opt, state["iter"])
         for label in _network_labels(opt):
-            opt["path"][f"pretrain_network_{label}"] = str(
-                _models_beside(path, opt) / f"net_{label}_{state['iter']}.pth"
-            )
+            network = _models_beside(path, opt) / f"net_{label}_{state['iter']}.pth"
+            opt["path"][f"pretrain_network_{label}"] = str(network)
         self._take_seed(opt, state)
         for key in ("experiments_root", "models", "training_states", "log", "visualization"):
             Path(opt["path"][key]).mkdir(parents=True, exist_ok=True)  # a state of another experiment may be given
@@ -82,7 +103,7 @@ class TrainingRun(Run):
         labels, paths = _network_labels(opt), opt["path"]
         if self.arguments.auto_resume:
             states, models = Path(paths["training_states"]), Path(paths["models"])
-            path, _, problems = newest_checkpoint(states, models, labels)
+            path, problems = newest_checkpoint(states, models, labels)
             self.notes += [f"{problem} Falling back to {path}." for problem in problems]
             if path is not None:
                 return path
@@ -94,8 +115,6 @@ class TrainingRun(Run):
 
     def _take_seed(self, opt: dict[str, Any], state: dict[str, Any]) -> None:
         """The data order goes on where the seed is the one of the first part of the run."""
-        from basicsr.utils import set_random_seed
-
         saved = state.get("unirain", {}).get("manual_seed", opt["manual_seed"])
         if self.options.get("manual_seed") is None:
             opt["manual_seed"] = saved
@@ -110,13 +129,6 @@ class TrainingRun(Run):
 
         With overrides it is written anew with them: weights are restored later with the network that it names.
         """
-        import sys
-        import time
-
-        import yaml
-        from basicsr.utils.dist_util import get_dist_info
-        from basicsr.utils.options import ordered_yaml
-
         if get_dist_info()[0] == 0:
             text = self.option_text
             if self.arguments.overrides:
@@ -127,11 +139,8 @@ class TrainingRun(Run):
     def init_tb_logger(self, log_dir: str) -> Any:
         """TensorBoard on rank 0; what a killed part of the run wrote after its last checkpoint is purged.
 
-        Raises:
-            OptionError: If TensorBoard is not installed.
+        An OptionError if TensorBoard is not installed.
         """
-        from basicsr.utils.dist_util import get_dist_info
-
         if get_dist_info()[0] != 0:
             return None
         try:
@@ -143,11 +152,7 @@ class TrainingRun(Run):
         return self.tb_logger
 
     def create_train_val_dataloader(self, opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
-        """Loaders whose training data are one stream of draws, entered where the checkpoint left it.
-
-        Returns:
-            The toolbox's five: training loader, its sampler, validation loaders, last epoch, iterations.
-        """
+        """The toolbox's five, whose training data are one stream of draws, entered where the checkpoint left it."""
         total_iters = int(opt["train"]["total_iter"])
         state = self.resume_state or {"iter": 0}
         position = state.get("unirain", {}).get("data") or {}
@@ -164,82 +169,49 @@ class TrainingRun(Run):
         self.val_loaders = build_validation_loaders(opt, logger)
         return train_loader, self.sampler, self.val_loaders, self.sampler.last_epoch, total_iters
 
-    def hooked_model(self, build_model: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-        """``build_model`` whose models know the position in the data and do not validate the same weights twice."""
-        from basicsr.models.sr_model import SRModel
-        from basicsr.utils import get_root_logger
+    def build_model(self, build: Callable[[dict[str, Any]], Any], opt: dict[str, Any]) -> Any:
+        """The toolbox's model, which knows the position in the data and does not validate the same weights twice."""
+        model = self.model = build(opt)
+        save, resume, validation = model.save, model.resume_training, model.validation
+        is_own = hasattr(model, "history_state")
+        if isinstance(model, SRModel):
+            silence_warning_of_several_sets()
 
-        from unirain_plugin.models.checkpointing import states_of_ranks
-        from unirain_plugin.models.validating import silence_warning_of_several_sets
+        def save_and_flush(epoch: int, current_iter: int) -> None:
+            # every rank comes here, but not every model calls save_training_state on all of them
+            self.rank_states = [] if is_own else states_of_ranks(model)
+            save(epoch, current_iter)
+            if self.tb_logger is not None:
+                self.tb_logger.flush()
 
-        def wrapper(opt: dict[str, Any]) -> Any:
-            model = self.model = build_model(opt)
-            save, resume, validation = model.save, model.resume_training, model.validation
-            is_own = hasattr(model, "history_state")
-            if isinstance(model, SRModel):
-                silence_warning_of_several_sets()
+        def validate_once(dataloader: Any, current_iter: int, *args: object, **kwargs: object) -> None:
+            if self.last_validation.get(id(dataloader)) != current_iter:
+                self.last_validation[id(dataloader)] = current_iter
+                validation(dataloader, current_iter, *args, **kwargs)
 
-            def save_and_flush(epoch: int, current_iter: int) -> None:
-                # every rank comes here, but not every model calls save_training_state on all of them
-                self.rank_states = [] if is_own else states_of_ranks(model)
-                save(epoch, current_iter)
-                if self.tb_logger is not None:
-                    self.tb_logger.flush()
+        def resume_and_tell(state: dict[str, Any]) -> None:
+            resume(state)
+            if not is_own and not self.resumed_by_us:
+                get_root_logger().warning(
+                    f"{type(model).__name__} resumes in its own way: random streams and the state of losses begin "
+                    "anew, so the run is not bit-identical; nor is it told which options have changed."
+                )
 
-            def validate_once(dataloader: Any, current_iter: int, *args: object, **kwargs: object) -> None:
-                if self.last_validation.get(id(dataloader)) != current_iter:
-                    self.last_validation[id(dataloader)] = current_iter
-                    validation(dataloader, current_iter, *args, **kwargs)
+        model.data_position = self.sampler.position_after
+        model.save, model.resume_training, model.validation = save_and_flush, resume_and_tell, validate_once
+        return model
 
-            def resume_and_tell(state: dict[str, Any]) -> None:
-                resume(state)
-                if not is_own and not self.resumed_by_us:
-                    get_root_logger().warning(
-                        f"{type(model).__name__} resumes in its own way: random streams and the state of losses begin "
-                        "anew, so the run is not bit-identical; nor is it told which options have changed."
-                    )
-
-            model.data_position = self.sampler.position_after
-            model.save, model.resume_training, model.validation = save_and_flush, resume_and_tell, validate_once
-            return model
-
-        return wrapper
-
-    def save_training_state(self) -> Callable[[Any, int, int], None]:
-        """The toolbox's method for any model, with what an exact resume needs, and atomic."""
-        from unirain_plugin.models.checkpointing import save_training_state
-
-        def method(model: Any, epoch: int, current_iter: int) -> None:
-            if current_iter != -1:
-                save_training_state(model, epoch, current_iter, self.rank_states)
-
-        return method
-
-    def resume_training(self) -> Callable[[Any, dict[str, Any]], None]:
-        """The toolbox's method for any model; see ``load_training_state``."""
-        from unirain_plugin.models.checkpointing import load_training_state
-
-        def method(model: Any, state: dict[str, Any]) -> None:
-            load_training_state(model, state)
-            self.resumed_by_us = True
-
-        return method
-
-    def message_logger(self, cls: type) -> Callable[..., Any]:
+    def message_logger(self, opt: dict[str, Any], start_iter: int, tb_logger: Any) -> UniRainMessageLogger:
         """The toolbox makes its message logger just before training begins: a resumed run catches up here.
 
         The toolbox saves first and validates then. If the resumed iteration was due to be validated, that is done
         (again), because it may change the loss weights and the best metric.
         """
-
-        def factory(opt: dict[str, Any], start_iter: int, tb_logger: Any) -> Any:
-            val, total = opt.get("val"), int(opt["train"]["total_iter"])
-            if val is not None and 0 < start_iter < total and start_iter % val["val_freq"] == 0:
-                for loader in self.val_loaders:
-                    self.model.validation(loader, start_iter, tb_logger, val["save_img"])
-            return cls(opt, start_iter, tb_logger)
-
-        return factory
+        val, total = opt.get("val"), int(opt["train"]["total_iter"])
+        if val is not None and 0 < start_iter < total and start_iter % val["val_freq"] == 0:
+            for loader in self.val_loaders:
+                self.model.validation(loader, start_iter, tb_logger, val["save_img"])
+        return UniRainMessageLogger(opt, start_iter, tb_logger)
 
 
 def _network_labels(opt: dict[str, Any]) -> list[str]:

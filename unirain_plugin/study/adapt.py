@@ -51,6 +51,7 @@ from unirain_plugin.study.real import (
     write_windows,
 )
 from unirain_plugin.support.files import claim_folder, sole_user, write_png, write_whole
+from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.resources import option_file
 from unirain_plugin.support.spec import plain
@@ -170,7 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Exit status 1 if the weights were not better and nothing was saved, 130 after Ctrl-C.
+    """Run the command. Exit status 1 if the weights were not better and nothing was saved.
 
     Raises:
         OptionError: If an argument is wrong, or the output was made with others.
@@ -179,11 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     task = Adaptation(**vars(build_parser().parse_args(argv)))
     import_own(task.imports)
     inputs = check(task)
-    try:
+    with resumable("the same command goes on from here"):
         return adapt(task, inputs)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
-        return 130
 
 
 def check(task: Adaptation) -> Inputs:

@@ -31,7 +31,7 @@ from unirain_plugin.study.plan import base_training, plan_runs, run_options
 from unirain_plugin.study.report import Report, write_runs
 from unirain_plugin.study.results import Costs, mean_of_types, measure_costs, worst_type
 from unirain_plugin.support.files import sole_user
-from unirain_plugin.support.processes import terminable
+from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.provenance import provenance
 
 RECORD = "options.json"
@@ -75,12 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.report_only:
         grid = Grid(root, {}, options.threads)
         return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])
-    with sole_user(root, "another call of this command is at work there."), terminable():
-        try:
-            return _report(root, options, costs, _work(root, options, training))
-        except KeyboardInterrupt:
-            sys.stderr.write("\ninterrupted; the same command goes on from here\n")
-            return 130
+    with (
+        resumable("the same command goes on from here"),
+        sole_user(root, "another call of this command is at work there."),
+    ):
+        return _report(root, options, costs, _work(root, options, training))
 
 
 def _folders(args: argparse.Namespace) -> dict[str, object]:

@@ -130,8 +130,7 @@ def render_set(
     arguments += ["--vary-colours"] if split == "train" else []
     arguments += [] if rain_scale is None else ["--vary-rain", "--rain-scale", str(rain_scale)]
     arguments += ["--resume"] if (target / synthesize_rain.SETTINGS_FILE).is_file() else []
-    if synthesize_rain.main(arguments):
-        raise KeyboardInterrupt
+    synthesize_rain.main(arguments)
 
 
 def _render_defaults(folder: DataFolder, options: ReproduceOptions) -> None:

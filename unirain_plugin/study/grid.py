@@ -27,7 +27,7 @@ from unirain_plugin.study.data import read_json, write_json
 from unirain_plugin.study.plan import VAL_NAME, GridRun
 from unirain_plugin.study.results import means_by_type
 from unirain_plugin.support.files import write_png, write_whole
-from unirain_plugin.support.processes import end_with_parent
+from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.support.provenance import commit, now
 
 CURVE = "curve.jsonl"
@@ -42,7 +42,8 @@ def start_fork_server(threads: int) -> None:
     """Start the server that the runs are forked from. It imports everything once, and has neither threads nor CUDA."""
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     multiprocessing.get_context("forkserver").set_forkserver_preload(["unirain_plugin.study.preloaded"])
-    forkserver.ensure_running()
+    with uninterrupted():
+        forkserver.ensure_running()
 
 
 class Outcome(NamedTuple):
@@ -103,7 +104,8 @@ class Grid:
         log.parent.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=work, args=(option_file, self.root, log, self.threads))
-        process.start()
+        with uninterrupted():
+            process.start()
         return process
 
     def _log(self, run: GridRun) -> Path:
@@ -127,26 +129,21 @@ def last_line(log: Path) -> str:
 class RecordedRun(TrainingRun):
     """A training run that keeps the figures of every validation in ``curve.jsonl`` of its experiment."""
 
-    def hooked_model(self, build_model: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-        """The model builder, whose models also write a line of the curve after each validation."""
-        build = super().hooked_model(build_model)
+    def build_model(self, build: Callable[[dict[str, Any]], Any], opt: dict[str, Any]) -> Any:
+        """The model, which also writes a line of the curve after each validation."""
+        model = super().build_model(build, opt)
+        validation = model.validation
 
-        def wrapper(opt: dict[str, Any]) -> Any:
-            model = build(opt)
-            validation = model.validation
+        def recorded(dataloader: Any, current_iter: int, *args: object, **kwargs: object) -> None:
+            before = model.validation_results.get(VAL_NAME)
+            validation(dataloader, current_iter, *args, **kwargs)
+            if model.validation_results.get(VAL_NAME) is not before:
+                line = {"iteration": current_iter, **self.figures(), "loss_weights": self.loss_weights()}
+                with (self.folder / CURVE).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
 
-            def recorded(dataloader: Any, current_iter: int, *args: object, **kwargs: object) -> None:
-                before = model.validation_results.get(VAL_NAME)
-                validation(dataloader, current_iter, *args, **kwargs)
-                if model.validation_results.get(VAL_NAME) is not before:
-                    line = {"iteration": current_iter, **self.figures(), "loss_weights": self.loss_weights()}
-                    with (self.folder / CURVE).open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
-
-            model.validation = recorded
-            return model
-
-        return wrapper
+        model.validation = recorded
+        return model
 
     @property
     def folder(self) -> Path:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from unirain_plugin.archs.presets import ABLATIONS
 from unirain_plugin.errors import did_you_mean
-from unirain_plugin.losses.reweighter import MODES
+from unirain_plugin.losses.reweighting import MODES
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain.scene import check_renderers
 from unirain_plugin.rain_types import RAIN_TYPES

@@ -129,7 +129,6 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 
 
 def _temporary_file(folder: str, suffix: str) -> BinaryIO:
-    """A locked file with a short name of its own."""
     while True:
         name = f".{secrets.token_hex(6)}.tmp-unirain{suffix}"
         file = open(os.path.join(folder, name if _TEMPORARY.fullmatch(name) else name[: -len(suffix)]), "xb")  # noqa: SIM115

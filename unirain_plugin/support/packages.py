@@ -8,9 +8,11 @@ import os
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
-from unirain_plugin.errors import OptionError
+from unirain_plugin.errors import OptionError, UniRainError
 
 
 def require(module: str, pip_name: str, extra: str | None = None) -> ModuleType:
@@ -23,14 +25,39 @@ def require(module: str, pip_name: str, extra: str | None = None) -> ModuleType:
 
 
 def place_of(error: BaseException) -> str:
-    """`` (FILE:LINE)`` of where an error comes from: the last place in code that is neither Python's nor installed."""
+    """`` (FILE:LINE, in FUNCTION)`` of where an error comes from: the last place in a user's code, else in any."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[0] != "<"]
+    frames = [f for f in traceback.walk_tb(error.__traceback__) if f[0].f_code.co_filename[0] != "<"]
+    own = [f for f in frames if is_own(f[0].f_code.co_filename)] or frames
+    if not own:
+        return ""
+    code, line = own[-1][0].f_code, own[-1][1]
+    return f" ({code.co_filename}:{line}{'' if code.co_name == '<module>' else f', in {code.co_qualname}'})"
+
+
+def is_own(file: str) -> bool:
+    """Whether a file of code is a user's own: neither Python's, nor installed, nor ours."""
     foreign = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    foreign.append(os.path.dirname(os.path.dirname(__file__)))
-    own = [f for f in frames if not f.filename.startswith(tuple(foreign))] or frames
-    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return file[0] != "<" and not file.startswith((*foreign, os.path.dirname(os.path.dirname(__file__))))
+
+
+def comes_from_own_code(error: BaseException) -> bool:
+    """Whether an error went through a user's own code."""
+    return any(is_own(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+@contextmanager
+def own_code(part: str, at: str, kind: type[UniRainError], always: bool = False) -> Iterator[None]:
+    """Make what a user's own code (``always``: any) raises one message: part, at what, error, file and line."""
+    try:
+        yield
+    except UniRainError:
+        raise
+    except (Exception, SystemExit) as error:
+        if not (always or comes_from_own_code(error)):
+            raise
+        raise kind(f"{part} failed on {at}: {type(error).__name__}: {error}{place_of(error)}.") from error
 
 
 def import_own(modules: object, folder: str | os.PathLike[str] = "") -> None:

@@ -8,9 +8,10 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -42,7 +43,38 @@ def process_pool(
     context = multiprocessing.get_context("forkserver" if preload else "spawn")
     if preload:
         context.set_forkserver_preload(list(preload))
-    return ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(initializer, arguments))
+    return _Pool(workers, context, initializer=_begin, initargs=(initializer, arguments))
+
+
+class _Pool(ProcessPoolExecutor):
+    def submit(self, *task: object, **keywords: object) -> Future:
+        with uninterrupted():  # here its processes are started
+            return super().submit(*task, **keywords)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Processes that are started inside the block never see Ctrl-C, which is for this one: it ends them in order.
+
+    A signal that comes meanwhile acts after the block: a process that is half started could not be ended, and Python
+    loses what is raised in the middle of a fork.
+    """
+    resource_tracker.ensure_running()  # as it starts it would lift the mask
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    in_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: handler for number, handler in handlers.items() if in_main and callable(handler)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))  # another thread may take what this one blocks
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def map_in_order(
@@ -75,27 +107,6 @@ def map_in_processes(function: Callable[[_T], _R], items: Iterable[_T], workers:
 
 def _apply(function: Callable[[_T], _R], batch: list[_T]) -> list[_R]:
     return [function(item) for item in batch]
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end."""
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does, so that nothing half-written is left behind (in the main thread only)."""
-
-    def end(*_: object) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _begin(initializer: Callable[..., None] | None, arguments: Sequence[object]) -> None:

@@ -14,23 +14,18 @@ _PACKAGES = ("basicsr", "torch", "torchvision", "numpy", "opencv-python", "mmeng
 
 
 def provenance() -> dict[str, object]:
-    """Everything that a reader needs to make figures again, apart from the options.
+    """Everything that a reader needs to make figures again, apart from the options; None for what there is not."""
+    import torch
 
-    Returns:
-        ``commit`` of the package's checkout and whether files were changed since (None outside of a checkout),
-        ``versions`` (None: not installed), ``platform``, ``cpu``, ``gpu`` (None: none), ``written`` (UTC).
-    """
+    status = _git("status", "--porcelain", "--untracked-files=no", ".")
+    own = {"unirain_plugin": __version__, "python": platform.python_version()}
     return {
         "commit": commit(),
-        "changed_since_commit": _changed(),
-        "versions": {
-            "unirain_plugin": __version__,
-            "python": platform.python_version(),
-            **{name: _version(name) for name in _PACKAGES},
-        },
+        "changed_since_commit": None if status is None else bool(status),
+        "versions": own | {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "cpu": _cpu(),
-        "gpu": _gpu(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "written": now(),
     }
 
@@ -64,20 +59,9 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _changed() -> bool | None:
-    status = _git("status", "--porcelain", "--untracked-files=no", ".")
-    return None if status is None else bool(status)
-
-
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _gpu() -> str | None:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

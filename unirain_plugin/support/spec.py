@@ -22,11 +22,11 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from unirain_plugin.errors import OptionError, did_you_mean, nearest
+from unirain_plugin.errors import OptionError, did_you_mean, meant_or_known, nearest
 
 T = TypeVar("T")
 KeyPath = tuple[object, ...]
@@ -34,8 +34,7 @@ KeyPath = tuple[object, ...]
 Problem = tuple[str | KeyPath, str]
 """What a dataclass's own ``check…`` yield: a key or key path in its section, and what is wrong there."""
 
-Located = tuple[KeyPath, str]
-Problems = list[Located]
+Problems = list[tuple[KeyPath, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +88,9 @@ filled = Rule(holds=lambda value: bool(value.strip() if isinstance(value, str) e
 
 
 class SectionError(OptionError):
-    """Everything that is wrong with a section.
+    """Everything that is wrong with a section: key path within it and complaint, in the order of the keys."""
 
-    Attributes:
-        problems: Key path within the section and complaint, in the order of the keys.
-    """
-
-    def __init__(self, message: str, problems: Iterable[Located] = ()) -> None:
+    def __init__(self, message: str, problems: Sequence[tuple[KeyPath, str]] = ()) -> None:
         super().__init__(message)
         self.problems = list(problems)
 
@@ -135,13 +130,9 @@ def parse_section(
     A class may have methods ``check…`` for rules that concern several fields; they yield problems. A rule that reads a
     field whose value is wrong already is left out. A ValueError of the class's ``__post_init__`` is a problem as well.
 
-    Args:
-        cls: The dataclass.
-        mapping: The section; None (a key without a value) stands for an empty one.
-        where: Names the section in messages, e.g. ``distill.yml: retrieval``, or the file of ``lines``.
-        lines: Key path → line, where the section is a whole file.
-        passed_over: Keys that somebody else reads from the same section.
-        empty_is_default: Whether a key without a value (null) is as if it were not there.
+    ``where`` names the section in messages, e.g. ``distill.yml: retrieval``, or the file of ``lines``, key path → line.
+    ``passed_over`` are keys that somebody else reads from the same section. With ``empty_is_default`` a key without a
+    value (null) is as if it were not there.
 
     Raises:
         SectionError: Naming every key that is unknown, missing, of the wrong type or out of range.
@@ -188,9 +179,7 @@ def _section(
     before, values = len(problems), {}
     for key, value in mapping.items():
         if key in unknown:
-            match = nearest(key, fields)
-            text = f"Did you mean '{match}'?" if match else f"Known: {', '.join(fields)}."
-            problems.append(((*path, key), f"unknown key. {text}"))
+            problems.append(((*path, key), f"unknown key. {meant_or_known(key, fields)}"))
         elif key in fields and not (value is None and empty_is_default):
             told = len(problems)
             values[key] = _convert(value, hints[key], (*path, key), problems)
@@ -280,19 +269,17 @@ def _plain(value: object, hint: Any) -> tuple[object, bool]:
         return (float(value) if fits else value), fits
     if hint is Path and isinstance(value, str):
         return Path(value).expanduser(), True
-    plain = typing.get_origin(hint) or hint
-    return value, isinstance(plain, type) and isinstance(value, plain) and (
-        plain is bool or not isinstance(value, bool)
-    )
+    kind = typing.get_origin(hint) or hint
+    fits = isinstance(kind, type) and isinstance(value, kind)
+    return value, fits and (kind is bool or not isinstance(value, bool))
 
 
 def _one_member(value: object, members: tuple[object, ...], path: KeyPath, problems: Problems) -> tuple[object, bool]:
     """The value as the first type of a union that takes it."""
     if value is None and type(None) in members:
         return None, True
-    members = tuple(member for member in members if member is not type(None))
     tries: list[Problems] = []
-    for member in members:
+    for member in (member for member in members if member is not type(None)):
         tries.append([])
         converted = _convert(value, member, path, tries[-1])
         if not tries[-1]:
@@ -305,14 +292,11 @@ def _items(
     value: Sequence, origin: object, arguments: tuple[object, ...], path: KeyPath, problems: Problems
 ) -> tuple[object, bool]:
     """The entries of a list, each converted, and whether there are as many as there must be."""
-    hints = arguments
-    if origin is not tuple or arguments[1:] == (Ellipsis,):
-        hints = arguments[:1] * len(value)
+    alike = origin is not tuple or arguments[1:] == (Ellipsis,)
+    hints = arguments[:1] * len(value) if alike else arguments
     if len(value) != len(hints):
         return value, False
-    items = [
-        _convert(item, hint, (*path, i), problems) for i, (item, hint) in enumerate(zip(value, hints, strict=True))
-    ]
+    items = [_convert(item, hints[i], (*path, i), problems) for i, item in enumerate(value)]
     return tuple(items) if origin is tuple else items, True
 
 
@@ -324,10 +308,10 @@ def _split(hint: object) -> tuple[Any, tuple[Rule, ...]]:
 
 def _complaint(value: object, hint: object) -> str:
     text = f"found {found(value)}; expected {words(hint)}."
-    base, rules = _split(hint)
-    members = [_split(member) for member in typing.get_args(base)] if _is_union(base) else [(base, rules)]
     if not isinstance(value, str):
         return text
+    base, rules = _split(hint)
+    members = [_split(member) for member in typing.get_args(base)] if _is_union(base) else [(base, rules)]
     choices = [choice for _, own in members for rule in own for choice in rule.choices]
     for member, _ in members:
         choices += typing.get_args(member) if typing.get_origin(member) is Literal else ()

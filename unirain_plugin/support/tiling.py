@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,36 +36,24 @@ def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool, like: Tensor
 
 
 def restore_in_tiles(restore: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int) -> Tensor:
-    """Apply ``restore`` to overlapping tiles and blend the results smoothly.
+    """Apply ``restore`` to overlapping tiles of (N, 3, H, W) and blend the results smoothly: (N, 3, s·H, s·W) float32.
 
-    Args:
-        restore: Maps (N, 3, h, w) to (N, 3, s·h, s·w) with a whole factor s (1 for deraining).
-        image: (N, 3, H, W).
-        tile: Side of a tile; tiles are smaller only where the image is.
-        overlap: Pixels that neighbours share at least; at most half of ``tile``.
-
-    Returns:
-        (N, 3, s·H, s·W), float32.
+    ``restore`` maps (N, 3, h, w) to (N, 3, s·h, s·w) with a whole factor s (1 for deraining). A tile's side is ``tile``
+    pixels, less only where the image has less; neighbours share at least ``overlap``, at most half of it.
     """
     height, width = image.shape[-2:]
-    rows, columns = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
     tile_h, tile_w = min(tile, height), min(tile, width)
-    total = weight_sum = None
-    for top in rows:
-        for left in columns:
-            part = restore(image[..., top : top + tile_h, left : left + tile_w]).float()
-            scale = part.shape[-1] // tile_w
-            if total is None or weight_sum is None:
-                total = part.new_zeros(*part.shape[:-2], height * scale, width * scale)
-                weight_sum = part.new_zeros(height * scale, width * scale)
-            vertical = _ramp(tile_h * scale, overlap * scale, top > 0, top + tile_h < height, part)
-            horizontal = _ramp(tile_w * scale, overlap * scale, left > 0, left + tile_w < width, part)
-            weights = vertical[:, None] * horizontal
-            window = (
-                ...,
-                slice(top * scale, (top + tile_h) * scale),
-                slice(left * scale, (left + tile_w) * scale),
-            )
-            total[window] += part * weights
-            weight_sum[window] += weights
+    total = None
+    for top, left in product(tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)):
+        part = restore(image[..., top : top + tile_h, left : left + tile_w]).float()
+        scale = part.shape[-1] // tile_w
+        if total is None:
+            total = part.new_zeros(*part.shape[:-2], height * scale, width * scale)
+            weight_sum = part.new_zeros(total.shape[-2:])
+        vertical = _ramp(tile_h * scale, overlap * scale, top > 0, top + tile_h < height, part)
+        horizontal = _ramp(tile_w * scale, overlap * scale, left > 0, left + tile_w < width, part)
+        weights = vertical[:, None] * horizontal
+        window = np.s_[..., top * scale : (top + tile_h) * scale, left * scale : (left + tile_w) * scale]
+        total[window] += part * weights
+        weight_sum[window] += weights
     return total / weight_sum

@@ -25,11 +25,13 @@ from unirain_plugin.distill.records import (
     shared_luminance,
     thumbnail,
 )
+from unirain_plugin.distill.registry import ask_part
 from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.stages.duplicates import content_digest, pair_planes
 from unirain_plugin.distill.voters.base import Voter
-from unirain_plugin.distill.workspace import save_lines, save_rows
+from unirain_plugin.distill.workspace import check_plain, save_lines, save_rows
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.packages import own_code
 
 T = TypeVar("T", Reference, Candidate)
 
@@ -115,9 +117,11 @@ class Describe(Stage):
             items = [batch[place][0] for place in good]
             images = [self.rainy(item) for item in items]
             scenes = [Scene(item.id, self.path(item), image) for item, image in zip(items, images, strict=True)]
-            texts = _checked(self.context.captioner.caption(scenes), len(good), "captioner")
+            names = [item.id for item in items]
+            texts = ask_part("the captioner", self.context.captioner.caption, scenes, names)
+            texts = _checked(texts, len(good), "captioner")
             captions = dict(zip(good, texts, strict=True))
-            for name, rows in self._columns(items, images, texts).items():
+            for name, rows in self._columns(items, images, texts, names).items():
                 rows = _checked_rows(rows, len(good), name)
                 columns[name] = np.zeros((len(batch), *rows.shape[1:]), rows.dtype)
                 columns[name][good] = rows
@@ -127,26 +131,32 @@ class Describe(Stage):
             lines.append({"caption": captions.get(place), "size": shape, "error": error, "measurements": measured})
         return columns or self._empty_columns(len(batch))
 
-    def _columns(self, items: list[T], images: list[np.ndarray], texts: list[str]) -> dict[str, np.ndarray]:
-        size = self.context.options.retrieval.working_size
+    def _columns(
+        self, items: list[T], images: list[np.ndarray], texts: list[str], names: list[str]
+    ) -> dict[str, np.ndarray]:
+        size, context = self.context.options.retrieval.working_size, self.context
         return {
-            "text": np.asarray(self.context.text_encoder.encode(texts), np.float32),
-            "visual": np.asarray(self.context.embedder.embed(images), np.float32),
+            "text": ask_part("the text encoder", lambda x: _rows(context.text_encoder.encode(x)), texts, names),
+            "visual": ask_part("the embedder", lambda x: _rows(context.embedder.embed(x)), images, names),
             "thumbnails": np.stack([thumbnail(shared_luminance(image), size) for image in images]),
         }
 
     def _empty_columns(self, count: int) -> dict[str, np.ndarray]:
         """Rows for a batch without any readable image: the shapes come from describing a grey image."""
         grey = np.full((64, 64, 3), 128, np.uint8)
-        rows = self._columns([], [grey], ["grey"])
+        rows = self._columns([], [grey], ["grey"], ["grey"])
         return {name: np.zeros((count, *row.shape[1:]), row.dtype) for name, row in rows.items()}
 
     def _measurements(self, item: T) -> dict[str, Any]:
-        found = {voter.name: dict(getattr(voter, self.measure)(item)) for voter in self.context.voters}
-        for name, values in found.items():
-            for key, value in values.items():
+        found = {}
+        for voter in self.context.voters:
+            what = f"the voter '{voter.name}'"
+            with own_code(what, f"'{item.id}'", DistillError, always=True):
+                found[voter.name] = dict(getattr(voter, self.measure)(item))
+            for key, value in found[voter.name].items():
                 if isinstance(value, float) and not math.isfinite(value):
-                    raise DistillError(f"the voter '{name}' measured {key} = {value}; expected a finite number.")
+                    raise DistillError(f"{what} measured {key} = {value}; expected a finite number.")
+            check_plain(found[voter.name], f"{what}: its measurement of '{item.id}'")
         return {name: values for name, values in found.items() if values}
 
     @abstractmethod
@@ -196,8 +206,10 @@ class DescribeCandidates(Describe):
         item.preload(lq, gt)
         item.derived("digest", lambda _: content_digest(*files))
 
-    def _columns(self, items: list[Candidate], images: list[np.ndarray], texts: list[str]) -> dict[str, np.ndarray]:
-        columns = super()._columns(items, images, texts)
+    def _columns(
+        self, items: list[Candidate], images: list[np.ndarray], texts: list[str], names: list[str]
+    ) -> dict[str, np.ndarray]:
+        columns = super()._columns(items, images, texts, names)
         if items:
             columns["planes"] = np.stack([pair_planes(item) for item in items])
             columns["digests"] = np.stack([item.derived("digest", lambda _: None) for item in items])
@@ -207,9 +219,15 @@ class DescribeCandidates(Describe):
         return columns
 
 
+def _rows(rows: Any) -> np.ndarray:
+    return np.asarray(rows, np.float32)
+
+
 def _checked(texts: Sequence[str], count: int, what: str) -> list[str]:
-    if len(texts) != count or not all(isinstance(text, str) for text in texts):
-        raise DistillError(f"the {what} gave {len(texts)} results for {count} images, or something else than text.")
+    known = isinstance(texts, (list, tuple))
+    if not known or len(texts) != count or not all(isinstance(text, str) for text in texts):
+        found = f"{len(texts)} results" if known else repr(texts)
+        raise DistillError(f"the {what} gave {found} for {count} images, or something else than text.")
     return list(texts)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.records import DistillError, Retrieved, Vote, VoteTask
+from unirain_plugin.distill.registry import ask_part
 from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.voters.base import Voter
-from unirain_plugin.distill.workspace import load_lines, load_rows, save_lines
+from unirain_plugin.distill.workspace import check_plain, load_lines, load_rows, save_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,9 @@ class AskVoters(Stage):
                     i for i in range(len(tasks)) if not (skips and is_settled(list(votes[i].values()), len(voters)))
                 ]
                 if open_:
-                    answers = _checked(voter, voter.vote([tasks[i] for i in open_]), len(open_))
+                    asked = [tasks[i] for i in open_]
+                    names = [task.candidate.id for task in asked]
+                    answers = _checked(voter, ask_part(f"the voter '{voter.name}'", voter.vote, asked, names), names)
                     for i, vote in zip(open_, answers, strict=True):
                         votes[i][voter.name] = vote
         finally:
@@ -144,14 +147,16 @@ def _without_votes(outcome: str, reason: str) -> dict[str, Any]:
     return {"keep": False, "outcome": outcome, "reason": reason, "votes": []}
 
 
-def _checked(voter: Voter, votes: Sequence[Vote], count: int) -> Sequence[Vote]:
-    if len(votes) != count:
-        raise DistillError(f"the voter '{voter.name}' gave {len(votes)} votes on {count} tasks.")
-    for vote in votes:
+def _checked(voter: Voter, votes: Sequence[Vote], names: Sequence[str]) -> Sequence[Vote]:
+    if not isinstance(votes, (list, tuple)) or len(votes) != len(names):
+        found = f"{len(votes)} votes" if isinstance(votes, (list, tuple)) else repr(votes)
+        raise DistillError(f"the voter '{voter.name}' gave {found} on {len(names)} tasks.")
+    for name, vote in zip(names, votes, strict=True):
         own = isinstance(vote, Vote) and vote.voter == voter.name
         if not own or not (vote.verdict is None or isinstance(vote.verdict, bool)):
             raise DistillError(
                 f"the voter '{voter.name}' returned {vote!r}; expected a Vote with its name and True, False or None as "
                 "verdict."
             )
+        check_plain(vote.as_dict(), f"the voter '{voter.name}': its vote on '{name}'")
     return votes

@@ -12,13 +12,16 @@ import base64
 import json
 import logging
 import os
+import random
 import re
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -36,6 +39,10 @@ OPENAI_HOST = "api.openai.com"
 MOST_BYTES = 1 << 20
 """Longest answer that is read: a verdict takes some hundred bytes, and a broken server may never stop."""
 PASSING_STATUS = (408, 409, 429)
+REFUSED_STATUS = (400, 413, 415, 422)
+"""Refusals of one request; others are of the service."""
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries; a server that asks for more (``Retry-After``) is waited for up to ten times as long."""
 SHORTEST_KEY = 6
 """A shorter key is none that anyone keeps secret, such as ``none``; taken out of replies it would spoil them."""
 _OPENING = threading.Lock()
@@ -74,10 +81,11 @@ class VlmClient(Part):
     temperature: Annotated[float, _number(0, 2)] = 0.0  # 0 for the likeliest reply
     seed: int | None = 0  # passed to servers that know it; None leaves it out
     timeout: Annotated[float, _number(0.1, 3600)] = 120.0  # seconds for one request in all
-    # further tries after a time-out, a lost connection, 408, 409, 429 or 5xx: those of the client library, half a
-    # second apart, then twice that and so on to 8 seconds, with jitter, or as ``Retry-After`` says
+    # further tries after a time-out, a lost connection, 408, 409, 429 or 5xx
     retries: Annotated[int, _number(0, 100)] = 5
-    backoff: Any = None  # without effect since the client library sets the pauses; warns
+    # seconds before the first of them; twice that before the next and so on to a minute, times a random 0.5 to 1, or
+    # as ``Retry-After`` says
+    backoff: Annotated[float, _number(0, 60)] = 0.5
     max_side: Annotated[int, _number(32, 768)] = 768  # images are shrunk to this longer side, pixels
     # further fields of the request, for example ``{"chat_template_kwargs": …}``
     extra_body: Annotated[dict[str, Any] | None, Rule(kind="a mapping")] = None
@@ -90,9 +98,8 @@ class VlmClient(Part):
         if parts.username or parts.password:
             raise OptionError("base_url: holds a user or password; keys come from the environment only (api_key_env).")
         super().__post_init__()
-        if self.backoff is not None:
-            warnings.warn("backoff: has no effect, the client library sets the pauses.", FutureWarning, stacklevel=2)
-        self._connection: Any = None
+        self._connection: tuple[Any, threading.Event] | None = None  # and whether it was closed
+        self._served = self.model  # the name under which the server last answered
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_connection": None}
@@ -140,7 +147,9 @@ class VlmClient(Part):
             named = {"name": "reply", "strict": True, "schema": dict(schema)}
             request["response_format"] = {"type": "json_schema", "json_schema": named}
         try:
-            return self._scrub(_content(self._send(request)))
+            content, served = _content(self._send(request))
+            self._check_served(served)
+            return self._scrub(content)
         except UnusableReplyError as error:
             raise UnusableReplyError(self._scrub(str(error)), self._scrub(error.raw), error.refused) from None
         except DistillError as error:
@@ -171,10 +180,12 @@ class VlmClient(Part):
         return answers
 
     def close(self) -> None:
-        """Close the connection; a later question opens it again."""
+        """Close the connection and end its retries; a later question opens it again."""
         if self._connection is not None:
-            self._connection.close()
+            connection, closed = self._connection
             self._connection = None
+            closed.set()
+            connection.close()
 
     def _key(self) -> str | None:
         name = self.api_key_env or DEFAULT_KEY_VARIABLE
@@ -183,81 +194,124 @@ class VlmClient(Part):
             raise OptionError(f"the API key for {self.base_url} is missing: set the environment variable {name}.")
         return key or None
 
-    def _open(self) -> Any:
+    def _open(self) -> tuple[Any, threading.Event]:
         openai = require("openai", "openai", "vlm")
         with _OPENING:
             if self._connection is None:
                 for transport in ("httpcore", "httpcore2"):  # they log headers, in which a server may repeat the key
                     logging.getLogger(transport).setLevel(logging.INFO)
-                self._connection = openai.OpenAI(
+                hooks = {"request": [_begin], "response": [self._read]}
+                connection = openai.OpenAI(
                     api_key=self._key() or "none",
                     base_url=self.base_url,
-                    timeout=self.timeout,
-                    max_retries=self.retries,
+                    max_retries=0,  # it would read whatever comes with an error, and wait as long as it is told to
+                    http_client=openai.DefaultHttpxClient(timeout=self.timeout, event_hooks=hooks),
                 )
+                self._connection = connection, threading.Event()
             return self._connection
 
     def _send(self, request: Mapping[str, Any]) -> str:
         """Send a request until it is answered; returns the body, errors as :meth:`ask`."""
-        openai, connection = require("openai", "openai", "vlm"), self._open()
-        problem = ""
-        for _ in range(self.retries + 1):
+        openai, (connection, closed) = require("openai", "openai", "vlm"), self._open()
+        problem, tries = "", 0
+        for tries in range(1, self.retries + 2):
+            pause = min(self.backoff * 2 ** (tries - 1), LONGEST_PAUSE)
+            pause *= random.uniform(0.5, 1)
             try:
-                return self._receive(connection, request)
-            except TimeoutError as error:  # in the middle of the reply, which is beyond the client library's retries
+                reply = self._receive(connection, request)
+                if 200 <= reply.status < 300:
+                    return reply.text
+                if reply.status < 500 and reply.status not in PASSING_STATUS:
+                    raise self._refused(reply)
+                problem = f"status {reply.status}: {self._line(reply.text)}"
+                pause = _asked_pause(reply.headers.get("retry-after")) or pause
+            except TimeoutError as error:
                 problem = str(error)
             except openai.APIConnectionError as error:  # time-outs are connection errors there
                 problem = str(error.__cause__ or "") or type(error.__cause__ or error).__name__
-                break
-            except openai.APIStatusError as error:
-                if error.status_code < 500 and error.status_code not in PASSING_STATUS:
-                    raise self._refused(error) from None
-                problem = f"status {error.status_code}: {self._line(error.response.text)}"
-                break
             except openai.OpenAIError as error:
                 raise ServiceError(f"{self.base_url}: {self._line(str(error))}") from None
-        raise ServiceError(f"{self.base_url} does not answer (model {self.model}): {problem}. Tried {self.retries + 1} "
-                           "times. Finished work is kept: start the server and run again.")  # fmt: skip
+            if pause > 10 * LONGEST_PAUSE:
+                problem += f" It wants to be asked again in {pause:.0f} s."
+                break
+            if tries <= self.retries and closed.wait(pause):
+                break
+        times = "once" if tries == 1 else f"{tries} times"
+        raise ServiceError(
+            f"{self.base_url} does not answer (model {self.model}): {problem.rstrip('.')}. Tried {times}. Finished "
+            "work is kept: start the server and run again."
+        )
 
-    def _receive(self, connection: Any, request: Mapping[str, Any]) -> str:
-        """One try. The body is read bit by bit, so that neither its length nor its slowness is without a bound."""
-        create = connection.chat.completions.with_streaming_response.create
-        body, end = bytearray(), time.monotonic() + self.timeout
-        with create(**request, extra_body=self.extra_body or None) as response:
-            try:
-                for part in response.iter_bytes():
-                    body += part
-                    if len(body) > MOST_BYTES:
-                        raise UnusableReplyError(
-                            f"the reply is longer than {MOST_BYTES} bytes", self._scrub(body.decode("utf-8", "replace"))
-                        )
-                    if time.monotonic() > end:
-                        raise TimeoutError(f"the reply took longer than {self.timeout:g} s")
-            except (UnusableReplyError, TimeoutError):
-                raise
-            except Exception as error:  # the transport's own errors: a connection cut in the middle, a slow read
-                raise TimeoutError(f"the reply broke off: {type(error).__name__}: {error}") from error
-        return self._scrub(body.decode("utf-8", "replace"))
+    def _receive(self, connection: Any, request: Mapping[str, Any]) -> _Reply:
+        """One try; a TimeoutError if the reply comes too slowly or breaks off."""
+        try:
+            connection.chat.completions.with_raw_response.create(**request, extra_body=self.extra_body or None)
+        except _Reply as reply:
+            return reply
+        raise TimeoutError("there was no reply")
 
-    def _refused(self, error: Any) -> DistillError:
-        status, text = error.status_code, self._line(error.response.text)
+    def _read(self, response: Any) -> None:
+        """Read a reply of any status bit by bit, so that neither its length nor its slowness is without a bound.
+
+        It ends the request (a :class:`_Reply`): the client library would read errors to their end, and follow any
+        redirection.
+        """
+        body, end = bytearray(), response.request.extensions["begun"] + self.timeout
+        try:
+            for part in response.iter_bytes():
+                body += part
+                if len(body) > MOST_BYTES:
+                    break
+                if time.monotonic() > end:
+                    raise TimeoutError(f"the reply took longer than {self.timeout:g} s")
+        except TimeoutError:
+            raise
+        except Exception as error:  # the transport's own errors: a connection cut in the middle, a slow read
+            raise TimeoutError(f"the reply broke off: {type(error).__name__}: {error}") from error
+        text = self._scrub(body.decode("utf-8-sig", "replace"))
+        if len(body) > MOST_BYTES and response.is_success:
+            raise UnusableReplyError(f"the reply is longer than {MOST_BYTES} bytes", text)
+        raise _Reply(response.status_code, text, response.headers)
+
+    def _refused(self, reply: _Reply) -> DistillError:
+        status, text = reply.status, self._line(reply.text)
         if status in (401, 403):
             name = self.api_key_env or DEFAULT_KEY_VARIABLE
             return ServiceError(
                 f"{self.base_url} refuses the key (status {status}); check the environment variable {name}."
             )
+        if status < 400:
+            place = self._line(reply.headers.get("location", "nowhere"))
+            return ServiceError(f"{self.base_url} sends on to {place} (status {status}); give the final base_url.")
         if status == 404 or ("model" in text.lower() and ("not exist" in text.lower() or "not found" in text.lower())):
             known = self._models()
             serves = f"{did_you_mean(self.model, known)} It serves: {', '.join(known[:20])}." if known else ""
             return ServiceError(f"{self.base_url} does not know the model '{self.model}' or the address is not that of "
                                 f"an OpenAI-compatible server (status {status}).{serves}")  # fmt: skip
+        if status not in REFUSED_STATUS:
+            return ServiceError(f"{self.base_url} refuses all requests (status {status}): {text}")
         return UnusableReplyError(f"the server refuses the request (status {status}): {text}", text, refused=True)
+
+    def _check_served(self, served: object) -> None:
+        """Tell, once, that another model answers than the one that was asked for."""
+        if isinstance(served, str) and served != self._served:
+            self._served = served
+            names = [name.lower().rpartition("/")[2] for name in (served, self.model)]
+            if names[0] not in names[1] and names[1] not in names[0]:
+                logging.getLogger("basicsr").warning(
+                    "%s answers as the model '%s', but '%s' was asked for, under whose name its replies are recorded.",
+                    self.base_url, self._line(served), self.model,
+                )  # fmt: skip
 
     def _models(self) -> list[str]:
         try:
-            return [model.id for model in self._open().with_options(max_retries=0).models.list(timeout=10).data]
+            self._open()[0].models.list(timeout=10)
+        except _Reply as reply:
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                return [str(model["id"]) for model in json.loads(reply.text)["data"]]
         except Exception:  # only to make a message better
-            return []
+            pass
+        return []
 
     def _line(self, text: str) -> str:
         """A text in one line, the key taken out before it can be cut in two."""
@@ -284,10 +338,35 @@ def data_url(image: np.ndarray, max_side: int) -> str:
     return "data:image/png;base64," + base64.b64encode(code).decode("ascii")
 
 
-def _content(body: str) -> str:
+class _Reply(Exception):  # noqa: N818  it ends a request
+    """What a server sent, of whatever status; the key is taken out of the text."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str]) -> None:
+        super().__init__(status)
+        self.status, self.text, self.headers = status, text, headers
+
+
+def _begin(request: Any) -> None:
+    request.extensions["begun"] = time.monotonic()
+
+
+def _asked_pause(retry_after: str | None) -> float | None:
+    """Seconds that ``Retry-After`` tells, as a number or a date; None if it tells no future."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(retry_after or "") - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return seconds if seconds > 0 else None
+
+
+def _content(body: str) -> tuple[str, object]:
+    """The text of a completion, and the model's name as the server tells it."""
     try:
         completion = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         kind = "HTML" if body.lstrip()[:1] == "<" else "no JSON"
         raise UnusableReplyError(f"the server sent {kind} instead of a completion", body) from None
     try:
@@ -296,9 +375,10 @@ def _content(body: str) -> str:
     except (KeyError, IndexError, TypeError):
         raise UnusableReplyError("the server's JSON is no chat completion", body) from None
     if isinstance(content, list):  # some servers answer in parts, as they are asked
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     if not isinstance(content, str) or not content.strip():
         raise UnusableReplyError("the reply is empty", body)
+    content = content.encode("utf-8", "replace").decode()  # halves of characters cannot be written to a file
     if choice.get("finish_reason") == "length":
         raise UnusableReplyError("the reply was cut off at max_tokens", content)
-    return content
+    return content, completion.get("model")

@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: a program ends in order, and says what is kept. Imported first of all, so it imports little."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that nothing half-written is left behind (in the main thread only).
+
+    A second signal of either kind ends the process at once. What the parent wants ignored (``nohup``) is. The ranks of
+    torchrun, which may wait for each other where Python sees no signal, end at the first as the system has it.
+    """
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = threading.current_thread() is threading.main_thread() and "TORCHELASTIC_RUN_ID" not in os.environ
+    before = {number: handler for number, handler in before.items() if ours and handler in usual}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def resumable(advice: str) -> Iterator[None]:
+    """Add to an interruption what is kept and how to go on, for the line that the program ends with; outermost wins."""
+    try:
+        yield
+    except KeyboardInterrupt as end:
+        end.args = (advice,)
+        raise
+
+
+def tell(end: KeyboardInterrupt) -> int:
+    """Write the line that an interrupted program ends with; returns its exit status, 130 or 143."""
+    word, status = ("terminated", 143) if isinstance(end, Terminated) else ("interrupted", 130)
+    exec("")  # or Python would end by the signal, if that came where a string was executed (a dataclass is one)
+    sys.stderr.write("; ".join([f"\n{word}", *map(str, end.args)]) + "\n")
+    return status
