@@ -17,7 +17,7 @@ TINY = {
 @pytest.fixture()
 def saved(tmp_path):
     network = UniRain(**TINY).eval()
-    network.restore_sizes = (640, 427)
+    network.restore_sizes, network.restore_context = (640, 427), 384
     network.save_pretrained(tmp_path / "model")
     return network, tmp_path / "model"
 
@@ -26,7 +26,8 @@ def test_the_network_comes_back(saved):
     network, folder = saved
     x = torch.rand(1, 3, 24, 20)
     for again in (UniRain.from_pretrained(folder), load(folder, device="cpu")):
-        assert again.options == network.options and again.restore_sizes == (640, 427) and not again.training
+        assert again.options == network.options and not again.training
+        assert (again.restore_sizes, again.restore_context) == ((640, 427), 384)
         with torch.no_grad():
             assert torch.equal(again(x), network(x))
 
@@ -35,7 +36,7 @@ def test_every_option_and_a_card_are_written(saved):
     _, folder = saved
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     config = json.loads((folder / "config.json").read_text())
-    assert config.keys() == {"type", "sizes", *UniRain.OPTIONS}
+    assert config.keys() == {"type", "sizes", "context", *UniRain.OPTIONS}
     assert config["dim"] == 8 and config["encoder_moe"] == "soft"
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: unirain_plugin\n") and "| `num_experts` | 2 |" in card

@@ -114,9 +114,9 @@ def test_fingerprint_tells_what_the_result_depends_on(tmp_path):
     base = spec(tmp_path, EDSR, weights=path).fingerprint()
     assert base == spec(tmp_path, dict(reversed(EDSR.items())), weights=path).fingerprint()
     changed = [spec(tmp_path, EDSR, weights=other), spec(tmp_path, {**EDSR, "res_scale": 0.5}, weights=path)]
-    for keys in ({"tile": 64}, {"precision": "bf16"}, {"pad_multiple": 4}, {"sizes": [64]}):
+    for keys in ({"tile": 64}, {"precision": "bf16"}, {"pad_multiple": 4}, {"sizes": [64]}, {"context": 64}):
         changed.append(spec(tmp_path, EDSR, weights=path, **keys))
-    assert len({base, *(s.fingerprint() for s in changed)}) == 7
+    assert len({base, *(s.fingerprint() for s in changed)}) == 8
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: the weights cannot be read"):
         spec(tmp_path, EDSR, weights="nowhere.pth").fingerprint()
 
@@ -138,6 +138,21 @@ def test_large_pictures_are_restored_at_the_sizes_that_the_weights_name(tmp_path
     assert (named != alone).any()
     np.testing.assert_array_equal(restored(pad_multiple=8), named)
     np.testing.assert_array_equal(restored(sizes=[90]), restore(original, image, sizes=(90,)))
+
+
+def test_large_images_are_restored_in_the_parts_that_the_weights_name(tmp_path):
+    torch.manual_seed(0)
+    original = build_network(TINY_NETWORK, "test").eval()
+    weights = str(tmp_path / "w.safetensors")
+    write_weights(weights, original.state_dict(), TINY_NETWORK, context=80)
+    image = np.random.default_rng(0).integers(0, 256, (24, 200, 3), dtype=np.uint8)
+
+    def restored(**keys):
+        chosen = spec(tmp_path, weights=weights, **keys)
+        return restore(load_network(chosen)[0], image, **vars(chosen.restoring))
+
+    for keys, context in (({}, 80), ({"pad_multiple": 8}, 80), ({"context": 0}, 0), ({"context": 120}, 120)):
+        np.testing.assert_array_equal(restored(**keys), restore(original, image, context=context))
 
 
 def test_a_model_may_have_its_own_tile(tmp_path):

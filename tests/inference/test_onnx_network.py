@@ -31,7 +31,7 @@ def exported(net, tmp_path_factory):
     from unirain_plugin.inference.export import export_onnx
 
     path = tmp_path_factory.mktemp("onnx") / "w.onnx"
-    net.restore_sizes = (320,)
+    net.restore_sizes, net.restore_context = (320,), 400
     assert "largest difference" in export_onnx(net, path)
     return path
 
@@ -71,7 +71,7 @@ def test_runtimes_give_the_networks_result_at_any_size(net, exported, runtime_of
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (8, 8), (31, 52), (90, 70)])
 def test_it_restores_as_its_weights_do(net, exported, size):
     loaded = load(exported)
-    assert loaded.architecture == net.architecture and loaded.restore_sizes == (320,)
+    assert loaded.architecture == net.architecture and (loaded.restore_sizes, loaded.restore_context) == ((320,), 400)
     image = random_image(*size)
     found = restore(loaded, image).astype(int)
     assert np.abs(found - restore(net, image)).max() <= 1  # levels: float rounding only
