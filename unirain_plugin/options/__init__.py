@@ -44,11 +44,7 @@ def load_options(
         check_paths: Whether data folders, manifests and weights must exist already.
         for_run: Whether a run follows at once, which gives some of the warnings itself: they are left to it.
 
-    Returns:
-        What BasicSR's own loader would return for a file without mistakes.
-
-    Raises:
-        OptionError: Listing everything that is wrong.
+    Returns what BasicSR's own loader would for a file without mistakes. An OptionError lists everything that is wrong.
     """
     document = read_option_file(path)
     problems = Problems(document.file, document.lines)
