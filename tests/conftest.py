@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from programs import Fresh, Programs
 from tiny_run import write_rainrag
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves
@@ -15,6 +16,24 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: programs under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The fork server, shared by all tests of the session."""
+    programs = Programs(tmp_path_factory.mktemp("programs"))
+    yield programs
+    programs.server.stdin.close()
+    programs.server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory):
+    """Runs code in an interpreter that has imported torch and nothing else."""
+    interpreters = Fresh(tmp_path_factory.mktemp("fresh"))
+    yield interpreters
+    interpreters.server.stdin.close()
+    interpreters.server.wait(10)
 
 
 @pytest.fixture()

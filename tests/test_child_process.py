@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from programs import lives
 
 PROGRAM = """
 import time
@@ -27,49 +28,32 @@ if __name__ == "__main__":
 """
 
 
-def lives(pid):
-    """Whether a process runs; one that has ended but that nobody has waited for does not."""
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+
+
+def assert_ends(pid, parent, ends=True):
+    """Kill a parent; its child must go, or stay."""
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + (10 if ends else 1)
+    while lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        assert lives(pid) != ends
+    finally:
+        if lives(pid):
+            os.kill(pid, signal.SIGKILL)
+        parent.stdout.close()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+@on_linux
 @pytest.mark.parametrize(("method", "follow"), [("spawn", True), ("forkserver", True), ("spawn", False)])
 def test_a_child_ends_with_its_killed_parent_if_it_asked_to(tmp_path, method, follow):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(method=method, follow=follow), encoding="utf-8")
     parent = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
     lines = {parent.stdout.readline().strip() for _ in range(2)}
-    pid = int(next(line for line in lines if line != "ready"))
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + (10 if follow else 1)
-    while lives(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    try:
-        assert lives(pid) != follow
-    finally:
-        if lives(pid):
-            os.kill(pid, signal.SIGKILL)
-        parent.stdout.close()
-
-
-def assert_ends(pid, parent):
-    """Kill a parent; its child must go."""
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 10
-    while lives(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    try:
-        assert not lives(pid)
-    finally:
-        if lives(pid):
-            os.kill(pid, signal.SIGKILL)
-        parent.stdout.close()
+    assert_ends(int(next(line for line in lines if line != "ready")), parent, follow)
 
 
 RANK = """
@@ -86,7 +70,7 @@ subprocess.run([sys.executable, "-c", sys.argv[1]])
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+@on_linux
 def test_a_rank_ends_with_a_killed_torchrun():
     environment = {**os.environ, "TORCHELASTIC_RUN_ID": "none"}
     agent = subprocess.Popen([sys.executable, "-c", AGENT, RANK], stdout=subprocess.PIPE, text=True, env=environment)
@@ -107,7 +91,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+@on_linux
 @pytest.mark.parametrize("preload", [(), ("unirain_plugin.errors",)])
 def test_a_pools_processes_end_with_its_killed_owner(tmp_path, preload):
     program = tmp_path / "program.py"

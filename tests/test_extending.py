@@ -41,15 +41,8 @@ def test_the_page_runs(workplace):
     lines = re.findall(r"^python -m unirain_plugin (.*)$", PAGE, flags=re.MULTILINE)
     names = [line.split()[0] for line in lines]
     assert names == [
-        "synthesize-rain",
-        "synthesize-rain",
-        "index-dataset",
-        "distill",
-        "train",
-        "compare",
-        "export",
-        "inference",
-    ]
+        "synthesize-rain", "synthesize-rain", "index-dataset", "distill", "train", "compare", "export", "inference",
+    ]  # fmt: skip
     for line in lines:
         name, *arguments = shlex.split(line)
         assert cli.run(name, arguments) == 0, line

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from unirain_plugin.rain_types import RAIN_TYPES
+
+
+def fork_server():
+    """The context of processes that inherit nothing, forked from a server that imports everything once a session."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["unirain_plugin.study.preloaded"])
+    return context
+
+
+def run_on_ranks(worker, folder: Path, ranks: int = 2):
+    """Processes of :func:`fork_server` that each call ``worker(rank, folder)``."""
+    from torch.multiprocessing import start_processes
+
+    fork_server()
+    start_processes(worker, (str(folder),), nprocs=ranks, start_method="forkserver")
 
 
 def write_rainrag(root: Path, per_type: int = 3, size: tuple[int, int] = (48, 56), types=RAIN_TYPES, seed: int = 0):
@@ -27,61 +43,36 @@ def write_rainrag(root: Path, per_type: int = 3, size: tuple[int, int] = (48, 56
 
 
 TINY_NETWORK = {
-    "type": "UniRain",
-    "dim": 8,
-    "num_blocks": [1, 1, 1, 1],
-    "decoder_blocks": [1, 1, 1],
-    "refinement_blocks": 0,
+    "type": "UniRain", "dim": 8, "num_blocks": [1, 1, 1, 1], "decoder_blocks": [1, 1, 1], "refinement_blocks": 0,
     "heads": [1, 1, 1, 1],
-}
+}  # fmt: skip
 """A network for tests that train: a few thousand parameters."""
 
 
 def tiny_train_options(root: Path, name: str = "tiny", total_iter: int = 4, **train) -> dict:
     """A complete training option file as a dict: UniRain through BasicSR on the data of :func:`write_rainrag`."""
     data = {"type": "DistilledMixedPairedDataset", "dataroot": str(root), "io_backend": {"type": "disk"}}
+    training = {
+        **data, "name": "tiny_train", "gt_size": 32, "use_hflip": True, "use_rot": True, "num_worker_per_gpu": 0,
+        "batch_size_per_gpu": 2, "dataset_enlarge_ratio": 1,
+    }  # fmt: skip
+    schedule = {"type": "CosineAnnealingRestartLR", "periods": [1000], "restart_weights": [1], "eta_min": 1.0e-6}
+    metric = {"crop_border": 0, "test_y_channel": False}
     return {
-        "name": name,
-        "model_type": "UniRainModel",
-        "scale": 1,
-        "num_gpu": 0,
-        "manual_seed": 7,
-        "datasets": {
-            "train": {
-                **data,
-                "name": "tiny_train",
-                "gt_size": 32,
-                "use_hflip": True,
-                "use_rot": True,
-                "num_worker_per_gpu": 0,
-                "batch_size_per_gpu": 2,
-                "dataset_enlarge_ratio": 1,
-            },
-            "val": {**data, "name": "tiny_val"},
-        },
+        "name": name, "model_type": "UniRainModel", "scale": 1, "num_gpu": 0, "manual_seed": 7,
+        "datasets": {"train": training, "val": {**data, "name": "tiny_val"}},
         "network_g": dict(TINY_NETWORK),
         "path": {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None},
         "train": {
             "optim_g": {"type": "AdamW", "lr": 0.001, "weight_decay": 0.0001, "betas": [0.9, 0.99]},
-            "scheduler": {
-                "type": "CosineAnnealingRestartLR",
-                "periods": [1000],
-                "restart_weights": [1],
-                "eta_min": 1.0e-6,
-            },
-            "total_iter": total_iter,
-            "warmup_iter": -1,
+            "scheduler": schedule, "total_iter": total_iter, "warmup_iter": -1,
             "pixel_opt": {"type": "MultiObjectiveReweightedLoss", "base": {"type": "L1Loss"}, "update_freq": 1},
             **train,
         },
         "val": {
-            "val_freq": 4,
-            "save_img": False,
-            "metrics": {
-                "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False},
-                "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False},
-            },
+            "val_freq": 4, "save_img": False,
+            "metrics": {kind: {"type": f"calculate_{kind}", **metric} for kind in ("psnr", "ssim")},
         },
         "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False, "wandb": {"project": None}},
         "dist_params": {"backend": "gloo"},
-    }
+    }  # fmt: skip

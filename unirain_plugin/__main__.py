@@ -75,10 +75,10 @@ def run(command: str, argv: list[str]) -> int:
     except Exception as error:
         from unirain_plugin.support.packages import comes_from_own_code, place_of
 
-        if comes_from_own_code(error):
-            message = f"{type(error).__name__}: {error}{place_of(error)}"
-        elif isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno is not None:
             message = f"{error.filename or command}: {error.strerror}"
+        elif comes_from_own_code(error):
+            message = f"{type(error).__name__}: {error}{place_of(error)}"
         else:  # ours, or a library's own error
             raise
     with suppress(OSError):

@@ -53,13 +53,8 @@ class Server:
             self.port = free.getsockname()[1]
         command = [sys.executable, str(Path(__file__).parent / "audited_server.py"), str(self.log), "app"]
         command += ["--weights", *map(str, self.weights), "--port", str(self.port), "--max-megapixels", "0.2"]
-        self.process = subprocess.Popen(
-            command,
-            env={**os.environ, "TMPDIR": str(self.temporary)},
-            stdout=subprocess.PIPE,
-            stderr=(folder / "errors.log").open("w"),
-            text=True,
-        )
+        env, errors = {**os.environ, "TMPDIR": str(self.temporary)}, (folder / "errors.log").open("w")
+        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
         self.line = self.process.stdout.readline()
         assert self.line, (folder / "errors.log").read_text()
         self.url = f"http://127.0.0.1:{self.port}/"

@@ -5,16 +5,9 @@ from unirain_plugin.archs.presets import preset
 from unirain_plugin.archs.unirain_arch import UniRain
 
 SMALL = {
-    "dim": 6,
-    "num_blocks": [1, 1, 1],
-    "decoder_blocks": [1, 1],
-    "heads": [1, 2, 4],
-    "refinement_blocks": 1,
-    "encoder_expansion": 2.0,
-    "latent_expansion": 2.0,
-    "decoder_expansion": 2.0,
-    "refinement_expansion": 1.0,
-}
+    "dim": 6, "num_blocks": [1, 1, 1], "decoder_blocks": [1, 1], "heads": [1, 2, 4], "refinement_blocks": 1,
+    "encoder_expansion": 2.0, "latent_expansion": 2.0, "decoder_expansion": 2.0, "refinement_expansion": 1.0,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

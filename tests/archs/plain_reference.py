@@ -28,12 +28,9 @@ def attention(module, x):
 
 
 def expert(experts, number, x):
-    a, b = F.conv2d(
-        F.conv2d(x, experts.expand[number][:, :, None, None]),
-        experts.depthwise.chunk(experts.num_experts)[number],
-        padding=1,
-        groups=2 * experts.hidden,
-    ).chunk(2, dim=1)
+    wide = F.conv2d(x, experts.expand[number][:, :, None, None])
+    kernel = experts.depthwise.chunk(experts.num_experts)[number]
+    a, b = F.conv2d(wide, kernel, padding=1, groups=2 * experts.hidden).chunk(2, dim=1)
     return F.conv2d(a * b, experts.project[number][:, :, None, None])
 
 

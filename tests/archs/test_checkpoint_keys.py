@@ -27,10 +27,7 @@ def test_a_missing_and_a_left_over_key_are_named(small):
 
 def test_another_width_names_shapes_and_the_option_to_set(small):
     message = failure(small(), small(dim=12).state_dict())
-    assert (
-        "wrong shape: embed.weight (checkpoint (12, 3, 3, 3), network (6, 3, 3, 3))" in message
-        or "wrong shape" in message
-    )
+    assert "wrong shape: embed.weight (checkpoint (12, 3, 3, 3), network (6, 3, 3, 3))" in message
     assert "set in network_g what the checkpoint was made with: dim: 12" in message
 
 
@@ -67,13 +64,9 @@ def test_not_strict_allows_missing_keys_but_no_other_shape(small):
 def test_describe_reads_the_options_from_the_shapes(small):
     found = describe(small().state_dict())
     assert found == {
-        "dim": 6,
-        "in_channels": 3,
-        "num_blocks": [1, 1, 1],
-        "decoder_blocks": [1, 1],
-        "refinement_blocks": 1,
+        "dim": 6, "in_channels": 3, "num_blocks": [1, 1, 1], "decoder_blocks": [1, 1], "refinement_blocks": 1,
         "num_experts": 3,
-    }
+    }  # fmt: skip
 
 
 def test_the_toolbox_reports_the_same(small, tmp_path):

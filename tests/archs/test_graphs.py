@@ -1,8 +1,6 @@
 """Capture by torch.compile and torch.jit.trace, and the other registry. (Exported files: tests/inference.)"""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,15 +9,9 @@ from unirain_plugin.archs.presets import preset
 from unirain_plugin.archs.unirain_arch import UniRain
 
 MINIMAL = {
-    "dim": 6,
-    "num_blocks": [1, 1],
-    "decoder_blocks": [1],
-    "heads": [1, 1],
-    "refinement_blocks": 0,
-    "encoder_expansion": 1.0,
-    "decoder_expansion": 1.0,
-    "latent_expansion": 1.0,
-}
+    "dim": 6, "num_blocks": [1, 1], "decoder_blocks": [1], "heads": [1, 1], "refinement_blocks": 0,
+    "encoder_expansion": 1.0, "decoder_expansion": 1.0, "latent_expansion": 1.0,
+}  # fmt: skip
 
 
 def compiled_agrees(backend):
@@ -76,7 +68,7 @@ def test_an_mmengine_config_builds_it():
 
 
 @pytest.mark.parametrize("first", ["unirain_plugin.archs.unirain_arch", "mmengine"])
-def test_mmengine_knows_it_whichever_is_imported_first(first):
+def test_mmengine_knows_it_whichever_is_imported_first(first, fresh):
     pytest.importorskip("mmengine")
     code = (
         f"import sys, {first}; import unirain_plugin.archs.unirain_arch as arch; "
@@ -84,8 +76,7 @@ def test_mmengine_knows_it_whichever_is_imported_first(first):
         "print('mmengine' in sys.modules); import mmengine.registry; "
         "print(mmengine.registry.MODELS.get('UniRain') is arch.UniRain)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(first == "mmengine"), "True"]
+    assert fresh(code).split() == [str(first == "mmengine"), "True"]
 
 
 def test_basicsr_builds_it_from_the_option_file():

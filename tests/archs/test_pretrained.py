@@ -10,13 +10,8 @@ from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.errors import CheckpointError, OptionError
 
 TINY = {
-    "dim": 8,
-    "num_blocks": [1, 1],
-    "decoder_blocks": [1],
-    "heads": [1, 1],
-    "refinement_blocks": 0,
-    "num_experts": 2,
-}
+    "dim": 8, "num_blocks": [1, 1], "decoder_blocks": [1], "heads": [1, 1], "refinement_blocks": 0, "num_experts": 2,
+}  # fmt: skip
 
 
 @pytest.fixture()

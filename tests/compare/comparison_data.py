@@ -1,4 +1,4 @@
-"""A small comparison for the tests of figure and page: flat images, whose colours are easily found again."""
+"""Options of comparisons; a small one for figure and page: flat images, whose colours are easily found again."""
 
 import numpy as np
 
@@ -7,6 +7,12 @@ from unirain_plugin.compare.summary import Comparison, ImageResult, ModelRow
 PAIRED, SNAPSHOTS = "Paired", "Snapshots"
 COLOURS = {"input": (200, 60, 60), "Good": (60, 124, 60), "Bad": (60, 60, 180), "gt": (60, 120, 60)}
 TYPES = {"one": "drs", "two": "nrd", "three": "nrd"}
+
+
+def option_dict(output, models, test_set, **more):
+    """Options of a comparison on one test set, without what takes time."""
+    content = {"name": "c", "models": models, "test_sets": [{"name": "s", **test_set}], "output": str(output)}
+    return {**content, "cost": {"enabled": False}, "figure": {"enabled": False}, "device": "cpu", **more}
 
 
 def arrays(test_set, image):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from comparison_data import option_dict
 from tiny_run import TINY_NETWORK
 
 from unirain_plugin import __main__ as cli
@@ -112,14 +113,9 @@ def test_fingerprint_tells_what_the_result_depends_on(tmp_path):
     other, _ = save(tmp_path, EDSR, "v.pth", seed=1)
     base = spec(tmp_path, EDSR, weights=path).fingerprint()
     assert base == spec(tmp_path, dict(reversed(EDSR.items())), weights=path).fingerprint()
-    changed = [
-        spec(tmp_path, EDSR, weights=other),
-        spec(tmp_path, {**EDSR, "res_scale": 0.5}, weights=path),
-        spec(tmp_path, EDSR, weights=path, tile=64),
-        spec(tmp_path, EDSR, weights=path, precision="bf16"),
-        spec(tmp_path, EDSR, weights=path, pad_multiple=4),
-        spec(tmp_path, EDSR, weights=path, sizes=[64]),
-    ]
+    changed = [spec(tmp_path, EDSR, weights=other), spec(tmp_path, {**EDSR, "res_scale": 0.5}, weights=path)]
+    for keys in ({"tile": 64}, {"precision": "bf16"}, {"pad_multiple": 4}, {"sizes": [64]}):
+        changed.append(spec(tmp_path, EDSR, weights=path, **keys))
     assert len({base, *(s.fingerprint() for s in changed)}) == 7
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: the weights cannot be read"):
         spec(tmp_path, EDSR, weights="nowhere.pth").fingerprint()
@@ -190,14 +186,9 @@ def test_a_network_of_ones_own_is_compared(tmp_path, monkeypatch, place):
     cv2.imwrite(str(tmp_path / "lq/a.png"), np.full((16, 16, 3), 100, np.uint8))
     torch.save({"params": {"level": torch.tensor(1 / 255)}}, tmp_path / "w.pth")
     network = {"type": f"Brighter_{name}"}
-    content = {
-        "name": "c",
-        "imports": [f"{name}.my_net"],
-        "models": [{"name": "own", "network": network, "weights": str(tmp_path / "w.pth")}],
-        "test_sets": [{"name": "s", "lq": str(tmp_path / "lq"), "gt": str(tmp_path / "lq")}],
-        "metrics": ["psnr"], "output": str(tmp_path / "out"), "cost": {"enabled": False}, "figure": {"enabled": False},
-        "device": "cpu",
-    }  # fmt: skip
+    models = [{"name": "own", "network": network, "weights": str(tmp_path / "w.pth")}]
+    sides = dict.fromkeys(("lq", "gt"), str(tmp_path / "lq"))
+    content = option_dict(tmp_path / "out", models, sides, metrics=["psnr"], imports=[f"{name}.my_net"])
     if place == "nets":
         (tmp_path / "nets/n.yml").write_text(yaml.safe_dump({"network_g": network, "imports": content.pop("imports")}))
         content["models"][0]["network"] = str(tmp_path / "nets/n.yml")

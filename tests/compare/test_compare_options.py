@@ -60,10 +60,7 @@ def test_defaults():
         ({"test_sets": [{**SET, "limit": 0}]}, "limit: found 0; expected an integer ≥ 1"),
         ({"test_sets": [{"name": "s", "manifest": []}]}, r"manifest: found the list \[\]; expected a path or a list"),
         ({"metrics": ["pnsr"]}, r"metrics\[0\]: unknown metric 'pnsr'\. Did you mean 'psnr'\?"),
-        (
-            {"metrics": ["psnr_y"], "protocol": "y-matlab"},
-            "protocol: nothing follows it: `metrics` holds neither",
-        ),
+        ({"metrics": ["psnr_y"], "protocol": "y-matlab"}, "protocol: nothing follows it: `metrics` holds neither"),
         ({"reference": "inputt"}, r"no model 'inputt'; found input, a\. Did you mean 'input'\?"),
         ({"bootstrap": {"confidence": 95}}, r"confidence: found 95; expected a number ≥ 0\.5 and < 1"),
         ({"figure": {"error_scale": 0}}, "error_scale: found 0; expected a number > 0 and ≤ 1"),

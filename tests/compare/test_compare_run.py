@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import crashing_networks
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from comparison_data import option_dict
 from tiny_run import TINY_NETWORK, write_rainrag
 
 from unirain_plugin import __main__ as cli
@@ -29,7 +27,6 @@ from unirain_plugin.support.files import sole_user
 
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 1}
 COST = {"size": 16, "rounds": 1, "multiply_adds_size": 16}
-NO_EXTRAS = {"cost": {"enabled": False}, "figure": {"enabled": False}, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +54,18 @@ def models(data):
     ]
 
 
-def option_dict(data, output, chosen=None, **keys):
-    test_sets = [{"name": "test", "dataroot": str(data / "test")}]
-    content = {"name": "tiny", "models": models(data) if chosen is None else chosen, "test_sets": test_sets}
-    return {**content, "output": str(output), **NO_EXTRAS, **keys}
+def options_on(data, output, chosen=None, **keys):
+    test_set = {"name": "test", "dataroot": str(data / "test")}
+    return option_dict(output, models(data) if chosen is None else chosen, test_set, **{"name": "tiny", **keys})
 
 
 def compare(data, output, chosen=None, **keys):
-    return run(parse_options(option_dict(data, output, chosen, **keys), "c.yml"), bar=False)
+    return run(parse_options(options_on(data, output, chosen, **keys), "c.yml"), bar=False)
 
 
 def command(data, folder, chosen=None, *flags, **keys):
     """Runs the command on an option file of ``folder``; its exit status."""
-    (folder / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, folder / "out", chosen, **keys)))
+    (folder / "tiny.yml").write_text(yaml.safe_dump(options_on(data, folder / "out", chosen, **keys)))
     return cli.main(["compare", "-opt", str(folder / "tiny.yml"), "--quiet", *flags])
 
 
@@ -168,18 +164,16 @@ def test_what_changes_is_computed_again(data, tmp_path):
     assert by_model[0]["ours"] == by_model[1]["ours"] and by_model[0]["EDSR"] != by_model[1]["EDSR"]
 
 
-def test_killed_in_the_middle_it_goes_on(data, tmp_path):
+def test_killed_in_the_middle_it_goes_on(programs, data, tmp_path):
     out = tmp_path / "out"
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(option_dict(data, out, models(data)[:1])))
-    command = [sys.executable, "-m", "unirain_plugin", "compare", "-opt", str(tmp_path / "tiny.yml"), "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(options_on(data, out, models(data)[:1])))
+    pid, log = programs.start("compare", "-opt", tmp_path / "tiny.yml", "--quiet")
     journal = out / "results.jsonl"
     deadline = time.monotonic() + 120
     while not (journal.is_file() and b'"ours"' in journal.read_bytes()):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert programs.wait(pid, seconds=0) is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    programs.kill(pid)
     with journal.open("ab") as file:
         file.write(b'{"key": ["result", "ours", "test", "nrd')  # as a kill in the middle of a line leaves it
     done = files_of(out)

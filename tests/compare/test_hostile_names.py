@@ -8,6 +8,7 @@ import lmdb
 import numpy as np
 import pytest
 import yaml
+from comparison_data import option_dict
 from tiny_run import TINY_NETWORK
 
 from unirain_plugin import __main__ as cli
@@ -87,20 +88,12 @@ def test_a_comparison_writes_below_its_output_only(tmp_path, monkeypatch, make):
     (tmp_path / "finished/below/other.png").write_bytes(image())
     output = tmp_path / "deep/er/c"
     finished = {"results": str(tmp_path / "finished")}
-    options = {
-        "name": "c",
-        "models": [
-            {"name": "ours", "weights": str(weights)},
-            {"name": "stems", **finished},
-            {"name": "pattern", "pattern": "below/../../{image}.png", **finished},
-        ],
-        "test_sets": [{"name": "s", **test_set}],
-        "metrics": ["psnr"],
-        "output": str(output),
-        "cost": {"enabled": False},
-        "figure": {"crop": 16},
-        "device": "cpu",
-    }
+    models = [
+        {"name": "ours", "weights": str(weights)},
+        {"name": "stems", **finished},
+        {"name": "pattern", "pattern": "below/../../{image}.png", **finished},
+    ]
+    options = option_dict(output, models, test_set, metrics=["psnr"], figure={"crop": 16})
     before = everything(tmp_path)
     outcome = run(parse_options(options, "c.yml"), bar=False)
     statuses = {model.name: model.status for model in outcome.comparison.models}
@@ -110,10 +103,8 @@ def test_a_comparison_writes_below_its_output_only(tmp_path, monkeypatch, make):
     written = everything(tmp_path) - before
     assert all(path.is_relative_to(output) and ".." not in path.parts for path in written)
     assert len([path for path in written if path.is_relative_to(output / "pictures")]) == count
-    assert set(outcome.files) == {path for path in written if path.parent == output} - {
-        output / ".lock",
-        output / "results.jsonl",
-    }
+    own = {output / ".lock", output / "results.jsonl"}
+    assert set(outcome.files) == {path for path in written if path.parent == output} - own
     assert {path.name for path in outcome.files} >= {"figure.png", "page.html", "tables.md"}
 
 
@@ -124,15 +115,10 @@ def test_names_that_are_not_utf_8(tmp_path, capsys):
             (tmp_path / side / os.fsdecode(name)).write_bytes(image(seed=seed + (side == "lq")))
     (tmp_path / "lq" / os.fsdecode(b"broken\xff.png")).write_bytes(b"")
     (tmp_path / "gt" / os.fsdecode(b"broken\xff.png")).write_bytes(image())
-    options = {
-        "name": "c",
-        "models": [{"name": "done", "results": str(tmp_path / "finished")}],
-        "test_sets": [{"name": "s", "lq": str(tmp_path / "lq"), "gt": str(tmp_path / "gt")}],
-        "metrics": ["psnr"],
-        "output": str(tmp_path / "out"),
-        "figure": {"crop": 16, "images": ["s/line\nbreak", "s/größe"]},
-        "device": "cpu",
-    }
+    done = [{"name": "done", "results": str(tmp_path / "finished")}]
+    sides = {side: str(tmp_path / side) for side in ("lq", "gt")}
+    figure = {"crop": 16, "images": ["s/line\nbreak", "s/größe"]}
+    options = option_dict(tmp_path / "out", done, sides, metrics=["psnr"], figure=figure, cost={})
     (tmp_path / "c.yml").write_text(yaml.safe_dump(options))
     assert cli.main(["compare", "-opt", str(tmp_path / "c.yml"), "--quiet"]) == 1
     told = capsys.readouterr()

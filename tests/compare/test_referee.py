@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from comparison_data import option_dict
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.compare.options import load_options
@@ -25,15 +26,9 @@ def opt(rainrag_root, tmp_path):
             cv2.imwrite(str(tmp_path / "finished" / rain_type / path.name), image.clip(0).astype(np.uint8))
     for side in ("input", "target"):
         (rainrag_root / "nrd" / side / "002.png").unlink()
-    content = {
-        "name": "c",
-        "models": [{"name": "done", "results": str(tmp_path / "finished")}],
-        "test_sets": [{"name": "s", "dataroot": str(rainrag_root), "rain_types": ["drs", "nrd"]}],
-        "output": str(tmp_path / "out"),
-        "cost": {"enabled": False},
-        "figure": {"crop": 16, "images": ["s/drs/000"]},
-        "device": "cpu",
-    }
+    done = [{"name": "done", "results": str(tmp_path / "finished")}]
+    test_set = {"dataroot": str(rainrag_root), "rain_types": ["drs", "nrd"]}
+    content = option_dict(tmp_path / "out", done, test_set, figure={"crop": 16, "images": ["s/drs/000"]})
     (tmp_path / "c.yml").write_text(yaml.safe_dump(content))
     return tmp_path / "c.yml"
 
@@ -116,7 +111,9 @@ def test_a_claim_that_nobody_meets_gets_the_nearest(opt, capsys):
 def test_digits_decide_what_meets_a_claim(opt, capsys):
     """Given to whole decibels most protocols meet it, given to five digits only one does."""
     value = expected(opt, "rgb")[0]
-    verdicts = [answer(opt, capsys, text).split("**")[1] for text in (f"{value:.0f}", f"{value:.5f}")]
+    whole, exact = (answer(opt, capsys, text) for text in (f"{value:.0f}", f"{value:.5f}"))
+    assert f"Claimed PSNR: {round(value)}, met from {round(value) - 0.5} to {round(value) + 0.5}." in whole
+    verdicts = [text.split("**")[1] for text in (whole, exact)]
     met = [{name for name in PROTOCOLS if f" {name} (" in verdict} for verdict in verdicts]
     assert "rgb" in met[1] < met[0]
 

@@ -78,15 +78,6 @@ def test_a_folder_that_cannot_be_made(command, tmp_path, inputs, capsys):
 
 
 def test_a_full_device_as_the_manifest(inputs, capsys):
-    arguments = [
-        "index-dataset",
-        "--layout",
-        "rainrag",
-        "--root",
-        inputs["data"],
-        "--output",
-        "/dev/full",
-        "--overwrite",
-    ]
-    assert main([*arguments, "--workers", "1", "--report", "/dev/null"]) == 2
+    arguments = ["--layout", "rainrag", "--root", inputs["data"], "--output", "/dev/full", "--overwrite"]
+    assert main(["index-dataset", *arguments, "--workers", "1", "--report", "/dev/null"]) == 2
     assert "/dev/full: cannot be written: No space left on device" in said(capsys)

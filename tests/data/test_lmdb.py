@@ -1,7 +1,6 @@
 """LMDBs: written, killed, taken up again, verified, read by the toolbox's data set and by ours."""
 
 import json
-import multiprocessing
 import pickle
 import random
 import signal
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from data_pictures import encode, picture, write_pair
-from tiny_run import write_rainrag
+from tiny_run import fork_server, write_rainrag
 from torch.utils.data import DataLoader
 
 from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
@@ -365,10 +364,7 @@ DAMAGE = {
     "last byte lost": (lambda data: data[:-1], "it is cut short: found .* expected"),
     "overwritten": (lambda data: bytes(8192) + data[8192:], "header page 0 holds no LMDB header"),
     "second header": (lambda data: data[:4096] + b"x" * 4096 + data[8192:], "header page 1 holds no LMDB header"),
-    "version": (
-        lambda data: data[:20] + b"\x02" + data[21:],
-        "header page 0 names version 2 of the format",
-    ),
+    "version": (lambda data: data[:20] + b"\x02" + data[21:], "header page 0 names version 2 of the format"),
     "page size": (lambda data: data[:40] + b"\x01" + data[41:], "header page 0 names pages of 4097 bytes"),
     "other page size": (lambda data: data[:41] + b"\x20" + data[42:], "header page 1 holds no LMDB header"),
     "index": (lambda data: data[:8192] + bytes(len(data) - 8192), "points at page .*, which is no page of the index"),
@@ -483,10 +479,8 @@ def test_wrong_arguments(arguments, text):
         create_lmdb(arguments)
 
 
-def test_spawned_worker(lmdb_root):
+def test_a_worker_that_inherits_nothing(lmdb_root):
     data, indices = build(lmdb_root), [SampleIndex(i, i) for i in range(2)]
     data[0]
-    loader = DataLoader(
-        data, 1, sampler=indices, num_workers=1, multiprocessing_context=multiprocessing.get_context("spawn")
-    )
+    loader = DataLoader(data, 1, sampler=indices, num_workers=1, multiprocessing_context=fork_server())
     assert all(torch.equal(b["lq"][0], data[i]["lq"]) for b, i in zip(loader, indices, strict=True))

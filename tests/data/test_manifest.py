@@ -22,12 +22,8 @@ def test_records_come_back_as_they_were(tmp_path):
 
 def test_lines_hold_only_what_is_known(tmp_path):
     write_manifest(tmp_path / "m.jsonl", [ManifestRecord("a.png", "b.png", "drs", size=(4, 5))])
-    assert json.loads((tmp_path / "m.jsonl").read_text()) == {
-        "lq": "a.png",
-        "gt": "b.png",
-        "rain_type": "drs",
-        "size": [4, 5],
-    }
+    found = json.loads((tmp_path / "m.jsonl").read_text())
+    assert found == {"lq": "a.png", "gt": "b.png", "rain_type": "drs", "size": [4, 5]}
 
 
 GOOD = '{"lq": "a.png", "gt": "b.png", "rain_type": "drs"}\n'

@@ -285,6 +285,12 @@ def test_sample_photos_are_divided_by_scene():
         sample_photos("heldout")
 
 
+def test_a_photograph_that_scikit_image_lacks_is_named(monkeypatch):
+    monkeypatch.setitem(SPLITS, "train", ("coffee.png", "gone.png"))
+    with pytest.raises(DataError, match=r"data: this scikit-image lacks gone\.png; install"):
+        sample_photos("train")
+
+
 def test_renderer_needs_no_torch():
     code = (
         "import sys, unirain_plugin.rain.render, unirain_plugin.rain.sample_photos, "

@@ -35,29 +35,40 @@ def test_natural_meets_every_pair_once():
     )
 
 
-def test_balanced_gives_equal_shares_and_repeats_the_smaller_type_evenly():
+SOURCES = [("drs", "syn", True, 6), ("drs", "real", True, 2), ("nrd", "real", True, 4)]
+ODD = [("drs", "a", True, 7), ("drd", "a", True, 5), ("nrs", "a", True, 3)]
+
+
+@pytest.mark.parametrize(
+    ("groups", "sampling", "counts"),
+    [
+        (TWO, "balanced", {"drs": 6, "nrd": 6}),
+        (TWO, {"drs": 1, "nrd": 3}, {"drs": 6, "nrd": 18}),
+        (TWO, {"drs": 1, "nrd": 0}, {"drs": 6}),
+        (TWO, {"drs": 1, "nrd": 1e-6}, {"drs": 8 * MAX_EPOCHS, "nrd": 1}),  # next to no weight still has a slot
+        # of 24: 7.2, 8.64, 8.16, the largest remainder rounded up
+        (ODD, {"drs": 0.3, "drd": 0.36, "nrs": 0.34}, {"drs": 7, "drd": 9, "nrs": 8}),
+        (SOURCES, {"types": "balanced"}, {"drs syn": 6, "drs real": 2, "nrd real": 8}),  # sources as they are
+        (SOURCES, {"sources": "balanced"}, {"drs syn": 6, "drs real": 6, "nrd real": 12}),  # types are balanced
+        (
+            [("drs", "syn", True, 8), ("drs", "real", True, 2), ("drd", "real", True, 5)],
+            {"types": "balanced", "sources": {"syn": 1, "real": 1}},
+            {"drs syn": 8, "drs real": 8, "drd real": 16},
+        ),
+    ],
+)
+def test_shares_of_types_and_sources(groups, sampling, counts):
+    pairs = table(*groups)
+    plan = SamplePlan(pairs, sampling)
+    samples = epoch(pairs, plan)
+    assert len(plan) == sum(counts.values())
+    assert counts in (Counter(p.rain_type for p in samples), Counter(f"{p.rain_type} {p.source}" for p in samples))
+
+
+def test_the_smaller_type_is_repeated_evenly():
     pairs = table(*TWO)
     samples = epoch(pairs, SamplePlan(pairs, "balanced"))
-    assert Counter(p.rain_type for p in samples) == {"drs": 6, "nrd": 6}
     assert Counter(Counter(p.lq for p in samples).values()) == {1: 6, 3: 2}
-
-
-def test_explicit_weights_of_types():
-    pairs = table(*TWO)
-    samples = epoch(pairs, SamplePlan(pairs, {"drs": 1, "nrd": 3}))
-    assert Counter(p.rain_type for p in samples) == {"drs": 6, "nrd": 18}
-
-
-def test_weights_of_sources_within_types():
-    pairs = table(("drs", "syn", True, 8), ("drs", "real", True, 2), ("drd", "real", True, 5))
-    plan = SamplePlan(pairs, {"types": "balanced", "sources": {"syn": 1, "real": 1}})
-    shares = Counter((p.rain_type, p.source) for p in epoch(pairs, plan))
-    assert shares == {("drs", "syn"): 8, ("drs", "real"): 8, ("drd", "real"): 16}
-
-
-def test_weight_zero_leaves_a_type_out():
-    pairs = table(*TWO)
-    assert {p.rain_type for p in epoch(pairs, SamplePlan(pairs, {"drs": 1, "nrd": 0}))} == {"drs"}
 
 
 def test_rejected_pairs_are_left_out_without_a_pyramid():
@@ -85,32 +96,10 @@ def test_an_epoch_is_bounded_and_large_groups_are_then_drawn_at_random():
     assert len(seen) > 800
 
 
-def test_odd_shares_still_sum_to_the_epoch():
-    pairs = table(("drs", "a", True, 7), ("drd", "a", True, 5), ("nrs", "a", True, 3))
-    plan = SamplePlan(pairs, {"drs": 0.3, "drd": 0.36, "nrs": 0.34})
-    counts = Counter(p.rain_type for p in epoch(pairs, plan))
-    assert sum(counts.values()) == len(plan)
-    assert counts == {"drs": 7, "drd": 9, "nrs": 8}  # of 24: 7.2, 8.64, 8.16, the largest remainder rounded up
-
-
-def test_a_group_of_next_to_no_weight_still_has_a_slot():
-    pairs = table(*TWO)
-    counts = Counter(p.rain_type for p in epoch(pairs, SamplePlan(pairs, {"drs": 1, "nrd": 1e-6})))
-    assert counts == {"drs": 8 * MAX_EPOCHS, "nrd": 1}
-
-
 def test_a_group_that_fits_its_slots_is_met_whole_whatever_is_drawn():
     pairs = table(*TWO)
     samples = epoch(pairs, SamplePlan(pairs, "natural"), np.random.default_rng(0))
     assert len({p.lq for p in samples}) == 8
-
-
-def test_types_are_balanced_and_sources_natural_unless_told():
-    pairs = table(("drs", "syn", True, 6), ("drs", "real", True, 2), ("nrd", "real", True, 4))
-    shares = Counter((p.rain_type, p.source) for p in epoch(pairs, SamplePlan(pairs, {"types": "balanced"})))
-    assert shares == {("drs", "syn"): 6, ("drs", "real"): 2, ("nrd", "real"): 8}
-    shares = Counter((p.rain_type, p.source) for p in epoch(pairs, SamplePlan(pairs, {"sources": "balanced"})))
-    assert shares == {("drs", "syn"): 6, ("drs", "real"): 6, ("nrd", "real"): 12}
 
 
 @pytest.mark.parametrize(

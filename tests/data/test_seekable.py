@@ -67,12 +67,8 @@ def test_rows_of_a_jpeg_are_those_of_the_whole_for_every_sampling_and_size(sampl
         elif sampling == "grey":
             data = encode(image[..., 0], ".jpg")
         else:
-            options = [
-                cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-                SAMPLINGS[sampling],
-                cv2.IMWRITE_JPEG_QUALITY,
-                80 + number % 20,
-            ]
+            options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[sampling]]
+            options += [cv2.IMWRITE_JPEG_QUALITY, 80 + number % 20]
             options += [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if number % 5 == 4 else []
             options += [cv2.IMWRITE_JPEG_RST_INTERVAL, 1 + number % 3] if number % 5 == 3 else []
             data = encode(image, ".jpg", *options)

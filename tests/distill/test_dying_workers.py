@@ -9,14 +9,19 @@ from unirain_plugin.distill.records import DistillError
 
 
 @pytest.fixture(params=["local", "ray"])
-def dying(request, settings, tmp_path):
-    """Runs whose worker dies while it votes on one candidate, so many times."""
+def dying(request, settings, tmp_path, monkeypatch):
+    """Runs whose worker dies while it votes on one candidate, so many times; in a Ray cluster that is there before."""
     if request.param == "ray":
         pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'unirain_plugin[ray]'")
+        import ray
+
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
+        request.addfinalizer(ray.shutdown)
     left = tmp_path / "left"
     third = {"type": "DyingVoter", "name": "third", "victim": "drd/input/coffee0", "left": str(left)}
-    changes = {"imports": ["dying_voter"], "voters": [*settings["voters"][:2], third], "shard_size": 1,
-               "engine": {"type": request.param, "workers": 2}}  # fmt: skip
+    engine = {"type": request.param, "workers": 2}
+    changes = {"voters": [*settings["voters"][:2], third], "shard_size": 1, "engine": engine}
     return lambda deaths: left.write_text(str(deaths)) and run(settings, **changes)
 
 

@@ -42,7 +42,7 @@ def test_killed_again_and_again(settings, tmp_path):
 
 def test_killed_with_workers_that_do_not_outlive_it(settings, tmp_path):
     run({**settings, "output": str(tmp_path / "calm")})
-    options = {**settings, "engine": {"workers": 2}, "shard_size": 1, "imports": ["slow_voter"]}
+    options = {**settings, "engine": {"workers": 2}, "shard_size": 1}
     (tmp_path / "o.yml").write_text(yaml.safe_dump(options))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "SLOW_VOTER": "0.5", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "unirain_plugin.distill", "-opt", str(tmp_path / "o.yml"), "--quiet"]
@@ -57,7 +57,7 @@ def test_killed_with_workers_that_do_not_outlive_it(settings, tmp_path):
     while any(_session_of(path) == process.pid for path in Path("/proc").glob("[0-9]*/stat")):
         assert time.monotonic() < end, "workers outlived the run"
         time.sleep(0.1)
-    run({**options, "engine": {"workers": 0}, "imports": ["stub_voters"]})
+    run({**options, "engine": {"workers": 0}})
     assert before.items() <= shards(work).items()
     assert contents(settings["output"]) == contents(tmp_path / "calm")
 

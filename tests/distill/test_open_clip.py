@@ -90,10 +90,7 @@ def test_never_silently_random(tiny):
     ("keys", "words"),
     [
         ({"model": "ViT-B-23"}, r"open_clip knows no 'ViT-B-23'\. Did you mean 'ViT-B-32'"),
-        (
-            {"model": "ViT-B-32", "pretrained": "openia"},
-            r"'openia' is neither a file nor a tag of 'ViT-B-32'\. Did",
-        ),
+        ({"model": "ViT-B-32", "pretrained": "openia"}, r"'openia' is neither a file nor a tag of 'ViT-B-32'\. Did"),
         ({"precision": "fp8"}, "precision: expected fp32"),
         ({"device": "gpu"}, "device: 'gpu' is no device"),
         ({"device": "cuda:99"}, "finds no CUDA device"),
@@ -127,13 +124,8 @@ def test_coca_writes_the_same_caption_every_time(tiny):
     decoder = {"context_length": 76, "vocab_size": 49408, "layers": 1, "heads": 2, "width": 32, "mlp_ratio": 1}
     text = {**CONFIG["text_cfg"], "context_length": 76, "embed_cls": True, "output_tokens": True}
     vision = {**CONFIG["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
-    config = {
-        "embed_dim": 32,
-        "custom_text": True,
-        "vision_cfg": vision,
-        "text_cfg": text,
-        "multimodal_cfg": {**decoder, "attn_pooler_heads": 2},
-    }
+    config = {"embed_dim": 32, "custom_text": True, "vision_cfg": vision, "text_cfg": text}
+    config["multimodal_cfg"] = {**decoder, "attn_pooler_heads": 2}
     (tiny / "coca_tiny.json").write_text(json.dumps(config))
     open_clip.add_model_config(tiny)
     torch.manual_seed(0)

@@ -178,16 +178,6 @@ def test_results_in_a_linked_folder_lead_to_the_files(settings, tmp_path):
     assert all((tmp_path / "link" / entry["dataroot_gt"]).is_dir() for entry in index["files"].values())
 
 
-def test_duplicates_are_rejected_before_voting(settings, copied):
-    for folder in ("input", "target"):
-        source = copied / "pairs/drs" / folder / "coffee0.png"
-        shutil.copy(source, copied / "pairs/drs" / folder / "zz_copy.png")
-    run(settings)
-    record = next(r for r in read_manifest(Path(settings["output"]) / "manifest.jsonl") if "zz_copy" in r.lq)
-    assert (record.keep, record.votes, record.reason) == (False, {}, "duplicate of drs/input/coffee0.png")
-    assert run(settings, restart=True, duplicates="keep").statistics["outcomes"].get("duplicate") is None
-
-
 def test_a_voter_that_measures_nonsense_is_named(settings, monkeypatch):
     from stub_voters import HashVoter
 
@@ -401,7 +391,7 @@ def test_what_changes_a_stages_results_is_part_of_its_state(settings, change, st
     assert [name for name in STAGES if before[name] != after[name]] == stages
 
 
-def test_copies_are_found_beside_unreadable_pairs(settings, copied):
+def test_copies_are_rejected_before_voting_beside_unreadable_pairs_too(settings, copied):
     import cv2
 
     (copied / "pairs/drd/target/astronaut1.png").write_bytes(b"")
@@ -411,7 +401,10 @@ def test_copies_are_found_beside_unreadable_pairs(settings, copied):
         image = cv2.imread(str(nrs / "coffee0.png"))
         assert cv2.imwrite(str(nrs / "zz_anew.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 0])  # in other bytes
     run(settings, unreadable="reject")
-    reasons = {r.lq[-18:]: r.reason for r in read_manifest(Path(settings["output"]) / "manifest.jsonl")}
-    assert reasons["/input/zz_copy.png"] == "duplicate of drd/input/astronaut0.png"
-    assert reasons["/input/zz_anew.png"] == "duplicate of nrs/input/coffee0.png"
-    assert sum(reason.startswith("duplicate") for reason in reasons.values()) == 2
+    records = {r.lq[-18:]: r for r in read_manifest(Path(settings["output"]) / "manifest.jsonl")}
+    copy = records["/input/zz_copy.png"]
+    assert (copy.keep, copy.votes, copy.reason) == (False, {}, "duplicate of drd/input/astronaut0.png")
+    assert records["/input/zz_anew.png"].reason == "duplicate of nrs/input/coffee0.png"
+    assert sum(record.reason.startswith("duplicate") for record in records.values()) == 2
+    kept = run(settings, unreadable="reject", duplicates="keep", restart=True)
+    assert kept.statistics["outcomes"].get("duplicate") is None

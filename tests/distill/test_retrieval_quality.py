@@ -11,34 +11,30 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain_types import RAIN_TYPES
 
 
-def describe(photos, seeds):
-    load_parts()
+def describe(photo, seeds):
+    """(text, visual, thumbnails, types) of a photograph in every kind of rain."""
     captioner, embedder, encoder = (
         build_part(registry, {"type": kind}, kind)
         for registry, kind in ((CAPTIONER, "attributes"), (EMBEDDER, "statistics"), (TEXT_ENCODER, "attributes"))
     )
-    images, types = [], []
-    for photo in photos:
-        for rain_type in RAIN_TYPES:
-            for seed in seeds:
-                images.append(render_rain(photo, rain_type, seed).lq)
-                types.append(rain_type)
+    types = np.repeat(RAIN_TYPES, len(seeds))
+    images = [render_rain(photo, rain_type, seed).lq for rain_type in RAIN_TYPES for seed in seeds]
     text = encoder.encode(captioner.caption([Scene("", "", image) for image in images]))
-    planes = np.stack([thumbnail(luminance(image), 128) for image in images])
-    return ReferenceArrays(text, embedder.embed(images), planes), np.array(types)
+    return text, embedder.embed(images), np.stack([thumbnail(luminance(image), 128) for image in images]), types
 
 
 def test_nearest_references_share_the_rain_type():
+    load_parts()
     photos = list(photographs(256).values())
+    described = [describe(photo, range(2)) for photo in photos]
     agreement = []
-    for held_out in range(len(photos)):
-        others = [photo for number, photo in enumerate(photos) if number != held_out]
-        references, types = describe(others, range(2))
-        queries, wanted = describe(photos[held_out : held_out + 1], range(10, 13))
-        index = TextIndex(
-            build_index(references.text, np.arange(len(types)), "Flat"), np.arange(len(types)), references.text
+    for held_out, photo in enumerate(photos):
+        text, visual, planes, types = map(
+            np.concatenate, zip(*described[:held_out], *described[held_out + 1 :], strict=True)
         )
-        rows, _ = Cascade(index, references, 6, 4, 3).retrieve(queries.text, queries.visual, queries.thumbnails)
+        *query, wanted = describe(photo, range(10, 13))
+        index = TextIndex(build_index(text, np.arange(len(types)), "Flat"), np.arange(len(types)), text)
+        rows, _ = Cascade(index, ReferenceArrays(text, visual, planes), 6, 4, 3).retrieve(*query)
         agreement += (types[rows] == wanted[:, None]).tolist()
     assert np.mean([row[0] for row in agreement]) >= 0.9
     assert np.mean(agreement) >= 0.9

@@ -40,12 +40,8 @@ def test_neither_importing_nor_loading_the_parts_is_heavy():
 
 
 def test_workers_import_nothing_heavy(settings):
-    options = {
-        **settings,
-        "imports": ["test_start_up"],
-        "voters": [{"type": "realism"}, {"type": "pair_consistency"}, {"type": "ModuleSpy"}],
-        "engine": {"workers": 1},
-    }
+    voters = [{"type": name} for name in ("realism", "pair_consistency", "ModuleSpy")]
+    options = {**settings, "imports": ["test_start_up"], "voters": voters, "engine": {"workers": 1}}
     root = Path(settings["output"])
     (root.parent / "o.json").write_text(json.dumps(options))
     code = "import json, sys; sys.path.insert(0, {!r}); from runs import run; run(json.load(open({!r})))"

@@ -71,17 +71,8 @@ class Waits(TorchFunctionMode):
     """Counts what makes the host wait for the GPU."""
 
     WAITING = (
-        "tolist",
-        "item",
-        "nonzero",
-        "cpu",
-        "numpy",
-        "unique",
-        "masked_select",
-        "__bool__",
-        "__int__",
-        "__float__",
-    )
+        "tolist", "item", "nonzero", "cpu", "numpy", "unique", "masked_select", "__bool__", "__int__", "__float__",
+    )  # fmt: skip
 
     def __init__(self):
         super().__init__()

@@ -4,13 +4,9 @@ import numpy as np
 import torch
 
 SMALL = {
-    "type": "UniRain",
-    "dim": 8,
-    "num_blocks": [1, 1, 1],
-    "decoder_blocks": [1, 1],
-    "refinement_blocks": 1,
+    "type": "UniRain", "dim": 8, "num_blocks": [1, 1, 1], "decoder_blocks": [1, 1], "refinement_blocks": 1,
     "heads": [1, 2, 4],
-}
+}  # fmt: skip
 
 
 def random_network(seed=0, strength=0.05, **changes):

@@ -1,8 +1,5 @@
 """Restoring starts without the toolbox, torchvision and torch's compiler, which take seconds and hundreds of MB."""
 
-import subprocess
-import sys
-
 import pytest
 from inference_helpers import random_image
 
@@ -15,21 +12,17 @@ BY_CALL = "import numpy; from unirain_plugin import load, restore; restore(load(
 
 
 @pytest.mark.parametrize("code", [BY_COMMAND, BY_CALL], ids=["command", "call"])
-def test_nothing_heavy_is_imported(tmp_path, code):
+def test_nothing_heavy_is_imported(tmp_path, code, fresh):
     write_image(tmp_path / "a.png", StoredImage(random_image(40, 50)))
     arguments = ["inference", "-i", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet"]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {code}; {SEEN}", *arguments], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert fresh(f"import sys; {code}; {SEEN}", *arguments).splitlines()[-1] == "[]"
     assert (tmp_path / "out/a.png").is_file() == (code == BY_COMMAND)
 
 
-def test_the_toolbox_that_is_imported_later_has_the_same_registry():
+def test_the_toolbox_that_is_imported_later_has_the_same_registry(fresh):
     code = (
         "from unirain_plugin import load; net = load(); import basicsr; from basicsr.utils import registry; "
         "from basicsr.archs import build_network; print(type(build_network({'type': 'UniRain'})) is type(net), "
         "basicsr.utils.registry is registry, 'EDSR' in registry.ARCH_REGISTRY)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True"] * 3
+    assert fresh(code).split() == ["True"] * 3

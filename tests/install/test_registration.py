@@ -48,20 +48,20 @@ def test_failed_registration_leaves_the_registries_as_they_were():
     code = """
 import os, sys
 os.environ["UNIRAIN_AUTOREGISTER"] = "0"
-import unirain_plugin
+from unirain_plugin import registration
 from unirain_plugin.toolbox import prepare_import
 prepare_import()
 from basicsr.utils.registry import ARCH_REGISTRY
 before = set(ARCH_REGISTRY.keys())
-good = unirain_plugin.REGISTERED_MODULES
-unirain_plugin.REGISTERED_MODULES = (*good, "unirain_plugin.no_such_module")
+good = registration.REGISTERED_MODULES
+registration.REGISTERED_MODULES = (*good, "unirain_plugin.no_such_module")
 try:
-    unirain_plugin.register()
+    registration.register()
 except ImportError as error:
     print("raised", error.name)
 print(set(ARCH_REGISTRY.keys()) == before)
-unirain_plugin.REGISTERED_MODULES = good
-print("UniRain" in unirain_plugin.register()["arch"])
+registration.REGISTERED_MODULES = good
+print("UniRain" in registration.register()["arch"])
 """
     result = run_python(code)
     assert result.stdout.split() == ["raised", "unirain_plugin.no_such_module", "True", "True"], result.stderr

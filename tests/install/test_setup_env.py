@@ -43,13 +43,8 @@ def run(tmp_path):
             path.write_text(FAKE.format(log=tmp_path / "log", version=version, prefix=project))
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
         script = "set -euo pipefail; . scripts/setup_env.sh; echo ready"
-        done = subprocess.run(
-            [shutil.which("bash"), "-c", script],
-            cwd=project,
-            env={"PATH": str(tools), **environment},
-            capture_output=True,
-            text=True,
-        )
+        command, env = [shutil.which("bash"), "-c", script], {"PATH": str(tools), **environment}
+        done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
         assert done.returncode == (0 if done.stdout.endswith("ready\n") else 2)
         lines = (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []
         makers = [line.split()[0] for line in lines if line.endswith("-m venv")]

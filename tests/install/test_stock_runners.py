@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from programs import ENVIRONMENT
 from tiny_run import tiny_train_options
 
 ROOT = Path(__file__).parents[2]
@@ -34,14 +35,8 @@ class Environment:
             subprocess.run([*command, "--no-index", "--no-build-isolation", *install], check=True)
 
     def run(self, *args: object, cwd: Path, **env: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [self.python, *map(str, args)],
-            cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        command, env = [self.python, *map(str, args)], {**os.environ, **ENVIRONMENT, **env}
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
 def basicsr_folder() -> Path:

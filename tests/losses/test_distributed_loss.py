@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from tiny_run import run_on_ranks
 from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import unirain_plugin.losses.reweighted_loss  # noqa: F401
@@ -66,7 +67,7 @@ def worker(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    run_on_ranks(worker, folder)
     return [torch.load(folder / f"rank{rank}.pth") for rank in range(2)]
 
 

@@ -61,22 +61,14 @@ def test_default_base_is_l1_bit_for_bit():
 def test_stock_sr_model_trains_with_it(tmp_path):
     from basicsr.models import build_model
 
-    model = build_model(
-        {
-            "model_type": "SRModel",
-            "num_gpu": 0,
-            "dist": False,
-            "is_train": True,
-            "scale": 1,
-            "network_g": {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1},
-            "path": {},
-            "train": {
-                "optim_g": {"type": "Adam", "lr": 1e-3},
-                "scheduler": {"type": "MultiStepLR", "milestones": [10], "gamma": 0.5},
-                "pixel_opt": {"type": TYPE, "reduction": "mean", "base": {"type": "CharbonnierLoss"}},
-            },
-        }
-    )
+    network = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
+    train = {
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "scheduler": {"type": "MultiStepLR", "milestones": [10], "gamma": 0.5},
+        "pixel_opt": {"type": TYPE, "reduction": "mean", "base": {"type": "CharbonnierLoss"}},
+    }
+    opt = {"model_type": "SRModel", "num_gpu": 0, "dist": False, "is_train": True, "scale": 1, "path": {}}
+    model = build_model({**opt, "network_g": network, "train": train})
     pred, target = batch()
     model.feed_data({"lq": pred.detach(), "gt": target, "rain_type": LABELS})
     expected = build_loss({"type": "CharbonnierLoss"})(model.net_g(model.lq), target).item()

@@ -88,22 +88,15 @@ def options(tmp_path, **train):
         **train,
     }
     return {
-        "name": "stub",
-        "model_type": "UniRainModel",
-        "scale": 1,
-        "num_gpu": 0,
-        "dist": False,
-        "rank": 0,
-        "world_size": 1,
-        "manual_seed": 0,
-        "is_train": True,
+        "name": "stub", "model_type": "UniRainModel", "scale": 1, "num_gpu": 0, "dist": False, "rank": 0,
+        "world_size": 1, "manual_seed": 0, "is_train": True,
         "network_g": {"type": "StubNet"},
         "path": {"models": str(tmp_path / "models"), "visualization": str(tmp_path / "visualization")},
         "datasets": {"train": {"batch_size_per_gpu": 4}, "val": {"name": "val"}},
         "train": copy.deepcopy(train),
         "val": {"val_freq": 4, "save_img": False, "metrics": ["psnr", "ssim", "psnr_y", "ssim_y"]},
         "logger": {"print_freq": 1, "use_tb_logger": False},
-    }
+    }  # fmt: skip
 
 
 def build(opt, seed: int = 0):

@@ -20,18 +20,8 @@ class ToyModel(BaseModel):
         for name in ("models", "training_states"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         paths = {name: str(folder / name) for name in ("models", "training_states")}
-        super().__init__(
-            {
-                "rank": 0,
-                "world_size": 1,
-                "num_gpu": 0,
-                "is_train": True,
-                "manual_seed": 5,
-                "path": paths,
-                "logger": logger,
-                "train": {"total_iter": total_iter},
-            }
-        )
+        opt = {"rank": 0, "world_size": 1, "num_gpu": 0, "is_train": True, "manual_seed": 5, "path": paths}
+        super().__init__({**opt, "logger": logger, "train": {"total_iter": total_iter}})
         self.net_g = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
         self.net_g_ema = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
         self.optimizers = [torch.optim.Adam(self.net_g.parameters(), lr=0.1)]
@@ -178,12 +168,8 @@ def test_last_n_are_kept(tmp_path):
     model.current_iter = 10
     save_checkpoint(model, -1, -1)
     assert {path.name for path in (tmp_path / "training_states").iterdir()} == {"3.state", "10.state"}
-    assert {path.name for path in (tmp_path / "models").iterdir()} == {
-        "net_g_3.pth",
-        "net_g_10.pth",
-        "net_g_latest.pth",
-        "net_g_best_psnr.pth",
-    }
+    kept = {f"net_g_{name}.pth" for name in ("3", "10", "latest", "best_psnr")}
+    assert {path.name for path in (tmp_path / "models").iterdir()} == kept
 
 
 def test_all_are_kept_by_default(tmp_path):

@@ -1,12 +1,11 @@
 """Two gloo processes: the weights, logs and figures of one process, and common decisions."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_run import run_on_ranks
 from torch import distributed as dist
-from torch import multiprocessing
 
 # Labels are index modulo 4: on rank 0 (even places) and rank 1 (odd places) other types are present.
 BATCHES = [[0, 1, 4, 3], [2, 2, 6, 6], [1, 3, 5, 7], [0, 3, 1, 2]]
@@ -38,12 +37,7 @@ def run(case, folder, rank, world_size):
         logs.append(model.get_current_log())
     model.validation(loader_of(length=7), 4, None, save_img=True)
     weights = {k: v for k, v in model.get_bare_model(model.net_g).state_dict().items() if k != "seen" and k != "steps"}
-    return model, {
-        "weights": weights,
-        "logs": logs,
-        "figures": model.metric_results,
-        "loss": model.cri_pix.state_dict(),
-    }
+    return model, {"weights": weights, "logs": logs, "figures": model.metric_results}
 
 
 def plant(model, rank):
@@ -66,7 +60,6 @@ def plant(model, rank):
 
 
 def worker(rank, folder):
-    import conftest  # noqa: F401  (registers the plugin)
     from basicsr.models.base_model import BaseModel
 
     from unirain_plugin.runs.distributed import model_to_device
@@ -86,8 +79,7 @@ def worker(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    run_on_ranks(worker, folder)
     return folder, [torch.load(folder / f"rank{rank}.pth", weights_only=False) for rank in range(2)]
 
 

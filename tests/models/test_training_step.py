@@ -327,7 +327,7 @@ def test_a_loss_of_ones_own_that_fails_is_told_with_the_batch_and_its_line(tmp_p
 
     model = build(options(tmp_path, pixel_opt={"type": "StubJudgingLoss"}))
     monkeypatch.setattr(StubJudgingLoss, "forward", forward)
-    told = r"a part of your own failed on the batch in/000\.png, in/001\.png: KeyError: \(.*step\.py:\d+, in .*forward"
+    told = r"own failed on the batch in/000\.png, in/001\.png: KeyError: 'mask' \(.*step\.py:\d+, in .*forward"
     with pytest.raises(TrainingError, match=told):
         train(model, [batch_of([0, 1])])
 

@@ -320,13 +320,8 @@ class TestBest:
 
     def test_direction_ties_and_nan(self):
         higher = BestFigure(BestSettings("psnr"), {"psnr": "higher"})
-        assert [higher.improved("v", {"psnr": x}, i) for i, x in enumerate([math.nan, 1.0, 1.0, 0.5, 2.0])] == [
-            False,
-            True,
-            False,
-            False,
-            True,
-        ]
+        found = [higher.improved("v", {"psnr": x}, i) for i, x in enumerate([math.nan, 1.0, 1.0, 0.5, 2.0])]
+        assert found == [False, True, False, False, True]
         lower = BestFigure(BestSettings("niqe"), {"niqe": "lower"})
         assert [lower.improved("v", {"niqe": x}, 0) for x in (5.0, 6.0, 4.0)] == [True, False, True]
         forced = BestFigure(BestSettings("psnr", higher=False), {"psnr": "higher"})
@@ -334,12 +329,7 @@ class TestBest:
 
     def test_only_one_set_decides(self):
         first = BestFigure(BestSettings("psnr"), {"psnr": "higher"})
-        assert [first.improved(name, {"psnr": 1.0 + i}, 0) for i, name in enumerate("abab")] == [
-            True,
-            False,
-            True,
-            False,
-        ]
+        assert [first.improved(name, {"psnr": 1.0 + i}, 0) for i, name in enumerate("abab")] == [True, False] * 2
         named = BestFigure(BestSettings("psnr", dataset="b"), {"psnr": "higher"})
         assert [named.improved(name, {"psnr": 1.0}, 0) for name in "ab"] == [False, True]
 

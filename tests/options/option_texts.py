@@ -79,8 +79,7 @@ datasets:
     dataroot_gt: datasets/gt
     dataroot_lq: datasets/lq
     filename_tmpl: '{}'
-    io_backend:
-      type: disk
+    io_backend: {type: disk}
     gt_size: 192
     use_hflip: true
     use_rot: true
@@ -94,21 +93,10 @@ datasets:
     type: PairedImageDataset
     dataroot_gt: datasets/gt
     dataroot_lq: datasets/lq
-    io_backend:
-      type: disk
-network_g:
-  type: EDSR
-  num_in_ch: 3
-  num_out_ch: 3
-  num_feat: 64
-  res_scale: 0.1
-  upscale: 2
-  img_range: 255.
-  rgb_mean: [0.4488, 0.4371, 0.4040]
-path:
-  pretrain_network_g: ~
-  strict_load_g: false
-  resume_state: ~
+    io_backend: {type: disk}
+network_g: {type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: 64, res_scale: 0.1, upscale: 2, img_range: 255.,
+            rgb_mean: [0.4488, 0.4371, 0.4040]}
+path: {pretrain_network_g: ~, strict_load_g: false, resume_state: ~}
 train:
   optim_g:
     type: Adam
@@ -129,20 +117,13 @@ val:
   val_freq: !!float 5e3
   save_img: false
   metrics:
-    psnr:
-      type: calculate_psnr
-      crop_border: 4
-      test_y_channel: false
+    psnr: {type: calculate_psnr, crop_border: 4, test_y_channel: false}
 logger:
   print_freq: 100
   save_checkpoint_freq: !!float 5e3
   use_tb_logger: true
-  wandb:
-    project: ~
-    resume_id: ~
-dist_params:
-  backend: nccl
-  port: 29500
+  wandb: {project: ~, resume_id: ~}
+dist_params: {backend: nccl, port: 29500}
 """
 """A training in the style of the toolbox's own option files."""
 

@@ -2,17 +2,22 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from statistics import fmean
+from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
 
+from unirain_plugin import __main__ as cli
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain_types import RAIN_TYPES
@@ -38,7 +43,9 @@ class Story:
         states = self.root / "experiments" / BROKEN / "training_states"
         states.mkdir(parents=True)
         (states / "2.state").write_bytes(b"no checkpoint")
-        self.second = subprocess.run(self.arguments, capture_output=True, text=True, timeout=600)
+        self.stdout, self.stderr = StringIO(), StringIO()
+        with mock.patch.dict(os.environ), redirect_stdout(self.stdout), redirect_stderr(self.stderr):
+            self.status = cli.main(["reproduce", *self.arguments[2:]])
 
     def _start_and_kill(self, log):
         with log.open("wb") as file:
@@ -67,13 +74,13 @@ def test_what_was_finished_is_not_redone(story):
     assert len(story.evaluations()) == 5
     for path, written in story.before.items():
         assert path.stat().st_mtime_ns == written, path
-        assert f" {path.parent.name}:" not in story.second.stdout
+        assert f" {path.parent.name}:" not in story.stdout.getvalue()
 
 
 def test_a_failed_run_is_named_and_the_others_finish(story):
-    assert story.second.returncode == 1
-    assert f"1 of 6 runs failed: {BROKEN}" in story.second.stderr
-    assert f"{BROKEN}: FAILED, exit status 2: error:" in story.second.stdout
+    assert story.status == 1
+    assert f"1 of 6 runs failed: {BROKEN}" in story.stderr.getvalue()
+    assert f"{BROKEN}: FAILED, exit status 2: error:" in story.stdout.getvalue()
     status = {run["name"]: run["status"] for run in story.runs()}
     assert Counter(status.values()) == {"finished": 5, "failed": 1}
     assert status[BROKEN] == "failed"
@@ -101,7 +108,7 @@ def test_the_tables_agree_with_the_runs(story):
     assert rows["networks", "EDSR"]["verdict"] == "not told (one seed)"
     table = (story.root / "table.md").read_text()
     assert f"| paper | 3.6 | 3.7 | 2 | {fmean(paper):.2f} ± " in table
-    assert table in story.second.stdout
+    assert table in story.stdout.getvalue()
 
 
 def test_results_say_where_they_come_from(story):

@@ -4,17 +4,8 @@ import socket
 
 import pytest
 import yaml
-from run_helpers import Programs, merge
+from run_helpers import merge
 from tiny_run import tiny_train_options, write_rainrag
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """The fork server, shared by all tests of the session."""
-    programs = Programs(tmp_path_factory.mktemp("programs"))
-    yield programs
-    programs.server.stdin.close()
-    programs.server.wait(10)
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +22,7 @@ def options(tmp_path, rain):
         opt = tiny_train_options(rain, name=name, total_iter=total_iter)
         opt["datasets"]["train"]["gt_size"] = 16
         opt["datasets"]["val"]["rain_types"] = ["drs", "nrd"]
+        opt["network_g"] |= {"num_blocks": [1, 1], "decoder_blocks": [1], "heads": [1, 1]}
         merge(opt, sections)
         path = tmp_path / f"{name}.yml"
         path.write_text(yaml.safe_dump(opt, sort_keys=False))

@@ -37,14 +37,6 @@ def test_every_pass_holds_every_image_once_in_an_order_of_its_own():
     assert items != [index for index, _ in run_through(ResumableSampler(10, 3, 10, seed=2))]
 
 
-def test_entered_anywhere_it_goes_on_as_the_whole_run_would():
-    whole = run_through(ResumableSampler(7, 2, 11, seed=3))
-    for done in range(12):
-        part = ResumableSampler(7, 2, 11, seed=3, start_iter=done)
-        assert run_through(part) == whole[2 * done :]
-        assert part.draw_after(done) == 2 * done
-
-
 def merged(ranks, size, batch, total, **where):
     """The draws of all ranks, put together as the global batches are."""
     samplers = [ResumableSampler(size, batch, total, num_replicas=ranks, rank=r, **where) for r in range(ranks)]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_helpers import ENVIRONMENT, assert_same_weights, logged, stock_sections, weights
+from programs import ENVIRONMENT, lives
+from run_helpers import assert_same_weights, logged, stock_sections, weights
 
 
 @pytest.fixture()
@@ -129,11 +130,3 @@ def descendants(pid):
     tasks = Path(f"/proc/{pid}/task").iterdir()
     children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     return children + [other for child in children for other in descendants(child)]
-
-
-def lives(pid):
-    """Whether a process runs; one that has ended but that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

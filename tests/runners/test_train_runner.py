@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -11,7 +12,8 @@ import sys
 import pytest
 import torch
 import yaml
-from run_helpers import ENVIRONMENT, assert_same_weights, logged, stock_sections, weights
+from programs import ENVIRONMENT
+from run_helpers import assert_same_weights, logged, stock_sections, weights
 from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
@@ -367,3 +369,37 @@ def test_mistakes_are_one_message(programs, options, tmp_path):
     assert "this is a file; expected a folder" in root and "Traceback" not in root
     keep = options(logger={"keep_checkpoints": 0})
     assert "keep_checkpoints" in programs.run("train", "-opt", keep, "--root", tmp_path, status=2)
+
+
+def on_a_terminal(programs, *argv) -> str:
+    """Run with stderr on a pseudo-terminal and return what appeared there."""
+    parent, child = pty.openpty()
+    os.set_blocking(parent, False)
+    pid, _ = programs.start(*argv, env={"COLUMNS": "160"}, log=os.ttyname(child))
+    parts, status = [], None
+    while status is None:
+        status = programs.wait(pid, seconds=0.05)
+        try:
+            parts.append(os.read(parent, 65536))
+        except BlockingIOError:
+            continue
+    assert status == 0, b"".join(parts)[-2000:]
+    os.close(parent)
+    os.close(child)
+    return b"".join(parts).decode()
+
+
+def test_bar_on_a_terminal(programs, options, tmp_path):
+    text = on_a_terminal(programs, "train", "-opt", options(total_iter=12), "--root", tmp_path)
+    bars = [line for line in re.split(r"[\r\n]", text) if re.search(r"\d+/12 \[", line)]
+    assert bars and "12/12" in bars[-1]
+    assert re.search(r"loss \d+\.\d+, [\d.]+ images/s, worst \w+", bars[-1])
+    assert re.search(r"\[\d+:\d+<\d+:\d+", bars[-1]), "elapsed and remaining time"
+    log = next((tmp_path / "experiments/tiny").glob("*.log")).read_text()
+    assert "images/s" not in log and "\x1b[" not in log
+    assert sorted(logged(tmp_path / "experiments/tiny")) == list(range(1, 13))
+
+
+def test_plain_lines_without_a_terminal(programs, options, tmp_path):
+    text = programs.run("train", "-opt", options(total_iter=2), "--root", tmp_path)
+    assert "images/s" not in text and "\r" not in text and "iter:       2" in text

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -31,6 +32,18 @@ def test_the_second_signal_ends_the_process_at_once():
         with pytest.raises(Terminated):
             signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_in_a_callback_is_not_lost(number, capsys):
+    class Thing:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    with pytest.raises(KeyboardInterrupt) as end, terminable():
+        Thing()
+        time.sleep(10)
+    assert isinstance(end.value, Terminated) == (number == signal.SIGTERM) and capsys.readouterr().err == ""
 
 
 def test_what_is_ignored_stays_ignored(monkeypatch):

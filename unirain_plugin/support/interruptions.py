@@ -19,12 +19,21 @@ def terminable() -> Iterator[None]:
     """Let SIGTERM unwind as Ctrl-C does, so that nothing half-written is left behind (in the main thread only).
 
     A second signal of either kind ends the process at once. What the parent wants ignored (``nohup``) is. The ranks of
-    torchrun, which may wait for each other where Python sees no signal, end at the first as the system has it.
+    torchrun, which may wait for each other where Python sees no signal, end at the first as the system has it. What is
+    raised in a callback (of an import, say), where Python would lose it, is raised again.
     """
 
     def end(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    def told(lost: object) -> None:
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            hook(lost)
+            return
+        number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+        signal.signal(number, end)
+        threading.Timer(0.01, signal.raise_signal, [number]).start()
 
     usual = (signal.SIG_DFL, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -32,9 +41,12 @@ def terminable() -> Iterator[None]:
     before = {number: handler for number, handler in before.items() if ours and handler in usual}
     for number in before:
         signal.signal(number, end)
+    hook = sys.unraisablehook
+    sys.unraisablehook = told if before else hook
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

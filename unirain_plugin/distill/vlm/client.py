@@ -59,7 +59,7 @@ class UnusableReplyError(DistillError):
 
     Attributes:
         raw: What came, cut to a length that can be recorded.
-        refused: Whether the server refused the request (400, 413, 422).
+        refused: Whether the server refused the request (400, 413, 415, 422).
     """
 
     def __init__(self, message: str, raw: str = "", refused: bool = False) -> None:
@@ -125,7 +125,7 @@ class VlmClient(Part):
         """Ask about images, uint8 RGB (H, W, 3), each after its label, between prompt and question; returns the text.
 
         They are shrunk to ``max_side`` and sent as PNG; ``schema`` is sent as ``response_format``, which servers may
-        ignore. An UnusableReplyError if this reply cannot be used, or the server refuses the request (400, 413, 422). A
+        ignore. An UnusableReplyError if this reply cannot be used, or the server refuses it (:data:`REFUSED_STATUS`). A
         ServiceError if no request can be answered: server down or too slow, key refused, model unknown.
         """
         content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]

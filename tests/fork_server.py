@@ -1,4 +1,4 @@
-"""Starts training and test programs by fork from a process that has imported everything: no 5 s of imports a run.
+"""Starts the package's commands by fork from a process that has imported everything: no 5 s of imports a run.
 
 Reads a JSON request a line from stdin: ``{"argv": ["train", "-opt", …], "cwd": …, "log": …, "env": {…}}``. Each run is
 a forked child in a process group of its own, its output goes to the file ``log``. Answers the child's pid; after a
@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from tiny_run import tiny_train_options
 
 
@@ -51,8 +50,9 @@ def start(argv, cwd, log, env=None):
         os.chdir(cwd)
         os.environ.update(env or {})
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for descriptor in (1, 2):
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(output, descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w", 1, closefd=False))  # knows whether it is a terminal
         sys.argv = [f"unirain_plugin.{argv[0]}", *argv[1:]]
         from unirain_plugin.__main__ import run
 
