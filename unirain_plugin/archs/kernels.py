@@ -321,15 +321,11 @@ def expanded_strips(
 ) -> Iterator[Strip]:
     """Yield D(W · f(x)), strip by strip from the top down.
 
-    W has no bias, so the zeros around the map stay zeros.
-
-    Args:
-        x: One image's map ``(H, W, C)``; a strip's part may be changed after it.
-        expand: W, ``(channels, C)``, of the dtype and on the device that are computed with.
-        depthwise: D, ``(channels, 1, 3, 3)``, zero padding.
-        region: The part of the map; None for the whole. Its neighbours' values are read.
-        prepare: f, by pixel, for which x is taken row by row, each once; None for the identity.
-        strip_bytes: Bytes of a strip of at least two rows; None for :data:`STRIP_BYTES`.
+    W has no bias, so the zeros around the map stay zeros. ``x`` is one image's map ``(H, W, C)``; a strip's part may be
+    changed after it. ``expand`` is W, ``(channels, C)``, of the dtype and on the device that are computed with,
+    ``depthwise`` D, ``(channels, 1, 3, 3)``, with zero padding. Of a ``region`` (None: the whole) the neighbours'
+    values are read. ``prepare`` is f, by pixel, for which x is taken row by row, each once (None: the identity). A
+    strip has ``strip_bytes`` (None: :data:`STRIP_BYTES`) and at least two rows.
     """
     inner_rows, inner_columns = region or (slice(0, x.shape[0]), slice(0, x.shape[1]))
     height, channels = inner_rows.stop - inner_rows.start, len(expand)

@@ -28,11 +28,8 @@ class UniRain(Pretrained, nn.Module):
     The output is the input plus a predicted correction, in the input's range. After a forward pass
     :meth:`auxiliary_losses` and :meth:`routing_statistics` tell about its routing.
 
-    Args:
-        **options: See :class:`~unirain_plugin.archs.options.NetworkOptions`; the defaults are the paper's size.
-
-    Raises:
-        OptionError: A ValueError that names every wrong option, what it got and what is allowed.
+    Options are those of :class:`~unirain_plugin.archs.options.NetworkOptions`; the defaults are the paper's size. An
+    OptionError, a ValueError too, names every wrong one, what it got and what is allowed.
     """
 
     OPTIONS = frozenset(field.name for field in fields(NetworkOptions))
@@ -128,10 +125,8 @@ class UniRain(Pretrained, nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
         """As in torch, but a checkpoint that does not fit says which keys, why and what to do.
 
-        A key ``architecture`` is passed over: our safetensors files carry the constructor's options in it.
-
-        Raises:
-            CheckpointError: With the missing, unexpected and mis-shaped keys.
+        A key ``architecture`` is passed over: our safetensors files carry the constructor's options in it. The
+        CheckpointError has the missing, unexpected and mis-shaped keys.
         """
         state_dict = {key: value for key, value in state_dict.items() if key != "architecture"}
         check_fit(self, state_dict, strict)

@@ -175,12 +175,8 @@ class MultiObjectiveReweightedLoss(nn.Module):
         **options: ``window``, ``tau``, ``warmup``, ``update_freq``, ``source``, ``floor``, ``ema``, …: see
             :class:`~unirain_plugin.losses.reweighting.ReweightingOptions`.
 
-    Shape:
-        pred, target: (N, C, H, W), range [0, 1], any float type (computed in float32 at least); rain_type: (N,)
-        integer labels; result: a scalar.
-
-    Raises:
-        OptionError: If an option is unknown, of a wrong type or out of range.
+    Images are (N, C, H, W), range [0, 1], any float type (computed in float32 at least), labels (N,) integers; the
+    result is a scalar. An OptionError if an option is unknown, of a wrong type or out of range.
     """
 
     OPTIONS: frozenset[str] = frozenset(_OPTIONS)
@@ -226,16 +222,10 @@ class MultiObjectiveReweightedLoss(nn.Module):
         rain_type: Tensor | Sequence[int] | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss.
+        """Compare restored with clean images (N, C, H, W); ``weight`` is (N, C or 1, H, W), as in the toolbox's losses.
 
-        Args:
-            pred: Restored images (N, C, H, W).
-            target: Clean images, same shape.
-            rain_type: Labels (N,), best left on the CPU (reading them from a GPU waits for it). None: plain base loss.
-            weight: Per-pixel weights (N, C or 1, H, W), as in the toolbox's losses.
-
-        Raises:
-            DataError: If the labels are not N integers out of this loss's rain types, or the images differ in shape.
+        Labels (N,) are best left on the CPU (reading them from a GPU waits for it); without them it is the plain base
+        loss. A DataError if they are not N integers out of this loss's rain types, or the images differ in shape.
         """
         if pred.shape != target.shape:
             raise DataError(f"loss: the prediction is {tuple(pred.shape)}, the target {tuple(target.shape)}.")

@@ -192,10 +192,7 @@ class Settings:
     def parse(cls, opt: Mapping[str, Any]) -> Settings:
         """Parse the sections ``train``, ``val`` and ``logger``; keys of the toolbox are passed over.
 
-        A key without a value has its default.
-
-        Raises:
-            OptionError: Naming every key whose value cannot be used.
+        A key without a value has its default. The OptionError names every key whose value cannot be used.
         """
         given: dict[str, dict[str, Any]] = {}
         for name, own in KEYS.items():
@@ -216,11 +213,7 @@ class Settings:
 
     @classmethod
     def of_run(cls, opt: Mapping[str, Any], is_train: bool) -> Settings:
-        """Parse an option file, and check what its sections say together.
-
-        Raises:
-            OptionError: Naming every key whose value cannot be used.
-        """
+        """Parse an option file, and check what its sections say together, with an OptionError for what cannot be."""
         if not is_train:
             return cls.parse({**opt, "train": {}})
         settings = cls.parse(opt)

@@ -53,11 +53,7 @@ class UniRainModel(PerTypeValidation):
 
     @classmethod
     def check_options(cls, opt: Mapping[str, Any], is_train: bool) -> None:
-        """Check an option file without building anything.
-
-        Raises:
-            OptionError: As the constructor would.
-        """
+        """Check an option file without building anything, with the OptionError of the constructor."""
         Settings.of_run(opt, is_train)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:

@@ -44,11 +44,7 @@ def load_options(
         check_paths: Whether data folders, manifests and weights must exist already.
         for_run: Whether a run follows at once, which gives some of the warnings itself: they are left to it.
 
-    Returns:
-        What BasicSR's own loader would return for a file without mistakes.
-
-    Raises:
-        OptionError: Listing everything that is wrong.
+    Returns what BasicSR's own loader would for a file without mistakes. An OptionError lists everything that is wrong.
     """
     document = read_option_file(path)
     problems = Problems(document.file, document.lines)
@@ -71,12 +67,10 @@ def check_options(
     check_paths: bool = True,
 ) -> list[str]:
     """Check options that are loaded already; ``opt`` is not changed.
-    ``file`` names their source in messages, ``lines`` gives a key path's line there, where it is known; the others are
-    as for :func:`load_options`. Returns the warnings: what is odd but does not stop a run.
 
-    Raises:
-        OptionError: Listing everything that is wrong, a line each: file, key path, what was found, what was expected,
-            and the nearest valid name.
+    ``file`` names their source in messages, ``lines`` gives a key path's line there, where it is known; the others are
+    as for :func:`load_options`. Returns the warnings: what is odd but does not stop a run. The OptionError lists what
+    is wrong, a line each: file, key path, what was found, what was expected, and the nearest valid name.
     """
     problems = Problems(str(file), lines)
     _check(opt, problems, is_train, check_paths)
@@ -106,7 +100,8 @@ def checked_loader(
     """Load and check an option file now, and return it in the shape of a YAML loader class.
 
     ``yaml.load(stream, Loader=checked_loader(path))`` gives the checked options whatever the stream holds. So a runner
-    on with checked options. Overrides are in them already: ``--force_yml`` must not reach the toolbox's parser.
+    puts it in place of ``basicsr.utils.options.ordered_yaml()[0]``, and the toolbox's own ``parse_options`` works on
+    with checked options. Overrides are in them already: ``--force_yml`` must not reach the toolbox's parser.
     Arguments and errors are those of :func:`load_options`, with ``for_run``.
     """
     options = load_options(path, overrides, is_train, check_paths, for_run=True)

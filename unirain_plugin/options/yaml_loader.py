@@ -34,8 +34,8 @@ def read_option_file(path: str | Path) -> OptionFile:
 
     Values are what BasicSR's loader gives (YAML 1.1), with three differences: tags that build Python objects are
     refused, ``<<`` merges work, and an aliased section is a copy of its own wherever it is used (BasicSR changes
-    sections in place).
-            object tag, or holds a number such as ``1e-4`` that YAML 1.1 reads as text.
+    sections in place). An OptionError if the file cannot be read, is not YAML, is empty or no mapping, names a key
+    twice, uses an object tag, or holds a number such as ``1e-4`` that YAML 1.1 reads as text.
     """
     path = Path(path)
     problems = Problems(str(path))

@@ -132,10 +132,8 @@ def parse_section(
 
     ``where`` names the section in messages, e.g. ``distill.yml: retrieval``, or the file of ``lines``, key path → line.
     ``passed_over`` are keys that somebody else reads from the same section. With ``empty_is_default`` a key without a
-    value (null) is as if it were not there.
-
-    Raises:
-        SectionError: Naming every key that is unknown, missing, of the wrong type or out of range.
+    value (null) is as if it were not there. The SectionError names every key that is unknown, missing, of the wrong
+    type or out of range.
     """
     problems: Problems = []
     value = _section(cls, mapping, (), problems, passed_over, empty_is_default)
