@@ -14,7 +14,8 @@ from unirain_plugin.inference.export import export_onnx, export_pt2, export_torc
 class Network(nn.Module):
     def __init__(self, forward):
         super().__init__()
-        self.architecture, self.restore_sizes, self.body = {"type": "TheirNet"}, (), forward
+        self.architecture, self.restore_sizes, self.restore_context = {"type": "TheirNet"}, (), 0
+        self.body = forward
         self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x):

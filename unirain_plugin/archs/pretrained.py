@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
-from unirain_plugin.checkpoints.weights import read_weights, write_weights
+from unirain_plugin.checkpoints.weights import CONTEXT, SIZES, read_weights, write_weights
 from unirain_plugin.errors import CheckpointError
 from unirain_plugin.support.files import write_whole
 
@@ -50,9 +50,10 @@ class Pretrained:
         A CheckpointError if a file cannot be written.
         """
         folder, name, options = Path(folder), type(self).__name__, asdict(self.options)
-        config, sizes = {"type": name, **options}, getattr(self, "restore_sizes", ())
-        write_weights(folder / WEIGHTS, self.state_dict(), config, sizes)
-        write_whole(folder / CONFIG, json.dumps(config | ({"sizes": sizes} if sizes else {}), indent=2) + "\n")
+        config, edges = {"type": name, **options}, {key: getattr(self, f"restore_{key}", 0) for key in (SIZES, CONTEXT)}
+        edges = {key: value for key, value in edges.items() if value}
+        write_weights(folder / WEIGHTS, self.state_dict(), config, **edges)
+        write_whole(folder / CONFIG, json.dumps(config | edges, indent=2) + "\n")
         if not (folder / CARD).exists():
             rows = "\n".join(f"| `{key}` | {value} |" for key, value in options.items())
             count = sum(parameter.numel() for parameter in self.parameters()) / 1e6
@@ -77,8 +78,10 @@ class Pretrained:
             raise CheckpointError(f"{path}: is no JSON object: {error}.") from None
         if kind != cls.__name__:
             raise CheckpointError(f"{path}: names the network {kind!r}; expected {cls.__name__!r}.")
-        sizes = config.pop("sizes", ())
+        for key in (SIZES, CONTEXT):  # the file of weights holds them as well
+            config.pop(key, None)
         network, file = cls(**config), read_weights(path.parent / WEIGHTS)
         network.load_state_dict(file.state_for(network.state_dict()))
-        network.architecture, network.restore_sizes = {"type": kind, **config}, tuple(sizes)
+        network.architecture = {"type": kind, **config}
+        network.restore_sizes, network.restore_context = file.sizes, file.context
         return network.eval()

@@ -3,7 +3,8 @@
 A safetensors file of ours names its network in the file's metadata (``architecture``, JSON) and, because spandrel drops
 metadata, in a uint8 tensor ``architecture`` with the same JSON. A ``.pth`` file of ours is
 ``{'params': {…}, 'architecture': JSON}``, which BasicSR reads as one of its own. Beside the architecture a file may
-hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores large images as well.
+hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores large images as well; and
+``context``, such as ``384``: the edge of the parts in which it restores larger images.
 Nothing stored in a file is executed. Where weights do not fit a network, it is said which keys, which shapes, and what
 to do.
 """
@@ -30,6 +31,8 @@ ARCHITECTURE = "architecture"
 """Key of the network's options: in a safetensors file's metadata and tensors, and beside ``params`` in a .pth file."""
 SIZES = "sizes"
 """Key of the smaller sizes, in a safetensors file's metadata and beside ``params`` in a .pth file."""
+CONTEXT = "context"
+"""Key of the edge of an image's parts, likewise."""
 
 SUFFIXES = (".safetensors", ".pth")
 
@@ -41,7 +44,7 @@ WRAPPERS = (
 PREFIXES = ("module.", "_orig_mod.", "ema_model.", "net_g.", "netG.", "generator.", "model.", "network.", "net.")
 """What wrappers (parallel training, compilation, averaging, Lightning) put before the names of parameters."""
 LEAST_SIZE = 64
-"""Options and weights files that name a longer edge of fewer pixels are refused, see :func:`check_sizes`."""
+"""Options and weights files that name an edge of fewer pixels are refused."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class WeightsFile:
     architecture: dict[str, object] | None
     # longer edges at which larger images are to be restored as well; none where the file does not tell
     sizes: tuple[int, ...] = ()
+    context: int = 0  # edge of the parts in which larger images are to be restored; 0: as a whole
     parts: tuple[str, ...] = ()  # the parts of the file that may be chosen
 
     def state_for(self, names: Collection[str]) -> dict[str, Tensor]:
@@ -95,7 +99,8 @@ def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> 
             raise CheckpointError(f"{path}: '{name}' holds NaN: the training that wrote these weights had diverged.")
     embedded = notes.get(ARCHITECTURE, state.pop(ARCHITECTURE, None))
     architecture = None if embedded is None else unpack_architecture(embedded, str(path))
-    return WeightsFile(path, state, architecture, unpack_sizes(notes.get(SIZES, "[]"), str(path)), parts)
+    sizes, context = (unpack_edges(notes, key, str(path)) for key in (SIZES, CONTEXT))
+    return WeightsFile(path, state, architecture, sizes, context, parts)
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -112,8 +117,9 @@ def write_weights(
     state: Mapping[str, Tensor],
     architecture: Mapping[str, object],
     sizes: Sequence[int] = (),
+    context: int = 0,
 ) -> None:
-    """Write weights with their architecture (and sizes, if any), atomically; the suffix chooses the format.
+    """Write weights with their architecture (sizes and context, if any), atomically; the suffix chooses the format.
 
     An OptionError if a size is not allowed. A CheckpointError if the suffix is unknown or the file cannot be written.
     """
@@ -122,7 +128,8 @@ def write_weights(
     if suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: weights are written as {' or '.join(SUFFIXES)}, found '{path.suffix}'.")
     text = json.dumps(dict(architecture))
-    notes = {ARCHITECTURE: text} | ({SIZES: json.dumps(check_sizes(sizes))} if sizes else {})
+    edges = {SIZES: check_sizes(sizes), CONTEXT: check_context(context)}
+    notes = {ARCHITECTURE: text} | {key: json.dumps(value) for key, value in edges.items() if value}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if suffix == ".safetensors":
         import safetensors.torch
@@ -154,16 +161,18 @@ def unpack_architecture(value: object, source: str) -> dict[str, object]:
     return architecture
 
 
-def unpack_sizes(text: str, source: str) -> tuple[int, ...]:
-    """Longer edges from JSON text; a CheckpointError if it is no list of sizes that are allowed."""
+def unpack_edges(notes: Mapping[str, str], key: str, source: str) -> tuple[int, ...] | int:
+    """What a file notes under :data:`SIZES` or :data:`CONTEXT`; a CheckpointError if that is not allowed."""
+    check, nothing, example = {SIZES: (check_sizes, "[]", "[640, 427]"), CONTEXT: (check_context, "0", "384")}[key]
+    text = notes.get(key, nothing)
     try:
-        sizes = json.loads(text)
-        if not isinstance(sizes, list):
-            raise ValueError("no list")
-        return check_sizes(sizes)
+        value = json.loads(text)
+        if isinstance(value, list) != (key == SIZES):
+            raise ValueError(f"it is {'no' if key == SIZES else 'a'} list")
+        return check(value)
     except (ValueError, OptionError) as error:
         raise CheckpointError(
-            f"{source}: the stored sizes cannot be read ({error}): {text!r}; expected such as [640, 427]."
+            f"{source}: the stored {key} cannot be read ({error}): {text!r}; expected such as {example}."
         ) from None
 
 
@@ -225,6 +234,13 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
         if isinstance(size, bool) or not isinstance(size, Integral) or size < LEAST_SIZE:
             raise OptionError(f"sizes: got {size!r}; expected longer edges of at least {LEAST_SIZE} pixels.")
     return tuple(map(int, sizes))
+
+
+def check_context(context: int) -> int:
+    """The edge of an image's parts; an OptionError if it is no whole number, 0 or at least :data:`LEAST_SIZE`."""
+    if isinstance(context, bool) or not isinstance(context, Integral) or 0 != context < LEAST_SIZE:
+        raise OptionError(f"context: got {context!r}; expected 0 (the whole image) or at least {LEAST_SIZE} pixels.")
+    return int(context)
 
 
 _SHOWN = 5

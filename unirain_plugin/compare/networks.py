@@ -83,7 +83,7 @@ class NetworkSpec:
             "weights": self.weights and _file_hash(self.weights),
             "network": network,
             "loading": [o.param_key, o.strict_load, o.pad_multiple],
-            "restoring": [r.tile, r.overlap, r.precision, r.sizes, CONFIDENCE],
+            "restoring": [r.tile, r.overlap, r.precision, r.sizes, r.context, CONFIDENCE],
         }
         if self.imports:  # the code of these modules, and of what else of their packages is imported
             packages = {name.partition(".")[0] for name in self.imports}
@@ -94,7 +94,7 @@ class NetworkSpec:
 
 def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
     """The network of a model's section; what it leaves out is as for all. OptionError if something is out of range."""
-    keys = ("tile", "overlap", "precision", "sizes")
+    keys = ("tile", "overlap", "precision", "sizes", "context")
     chosen = {key: getattr(options if getattr(model, key) is None else model, key) for key in keys}
     chosen["sizes"] = None if chosen["sizes"] is None else tuple(chosen["sizes"])
     own = (*options.imports, *_imports_of(model.network))
@@ -169,7 +169,7 @@ class _Padded(nn.Module):
         super().__init__()
         self.net, self.multiple = net, multiple
         self.architecture = net.architecture
-        self.restore_sizes = getattr(net, "restore_sizes", ())
+        self.restore_sizes, self.restore_context = getattr(net, "restore_sizes", ()), getattr(net, "restore_context", 0)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]

@@ -60,10 +60,11 @@ class ModelOptions:
     strict_load: bool = True  # whether every weight must fit; false takes those that do and says how many
     # the sides are padded (mirrored) to a multiple of this; null for the network's ``window_size``, where it has one
     pad_multiple: _Count | None = None
-    tile: int | None = None  # this and the next three: in place of the whole file's
+    tile: int | None = None  # this and the next four: in place of the whole file's
     overlap: int | None = None
     precision: str | None = None
     sizes: list[int] | None = None
+    context: int | None = None
     results: Path | None = None  # folder of finished images, searched with its subfolders and matched by stem
     suffix: str = ""  # what their stems have behind the input's stem, such as ``_SwinIR``
     # where each is below ``results`` instead, by ``_PLACEHOLDERS``: ``{rain_type}/{stem}_x1.png``, say
@@ -191,10 +192,11 @@ class CompareOptions:
     imports: list[str] = field(default_factory=list)  # modules of your own that register networks
     include_input: bool = True  # whether the rainy input is the tables' first row
     reference: str | None = None  # the model that differences are taken to; null for the first row
-    tile: int = 512  # this and the next three: see :class:`~unirain_plugin.inference.restoring.RestoreOptions`
+    tile: int = 512  # this and the next four: see :class:`~unirain_plugin.inference.restoring.RestoreOptions`
     overlap: int = 32
     precision: str = "fp32"
     sizes: list[int] | None = None
+    context: int | None = None
     device: str = "auto"
     cost: CostOptions = field(default_factory=CostOptions)
     bootstrap: BootstrapOptions = field(default_factory=BootstrapOptions)

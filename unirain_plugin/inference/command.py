@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
         "blend: for photographs whose drops and streaks are larger than those the network was trained on; without "
         "numbers: the network's own result (default: what the weights' file names, 640 427 in the one that is "
         "shipped)")  # fmt: skip
+    add("--context", type=int, metavar="PX", help="restore larger images in overlapping parts of this edge, each as "
+        "an image of its own, 0: as a whole (default: what the weights' file names, 384 in the one that is "
+        "shipped)")  # fmt: skip
     add("--format", choices=FORMATS, default="keep", help="format of the results (default: as the input)")
     add("--memory", type=float, metavar="GIB", help="for feature maps; beyond it they go to a scratch file")
     add_limit_argument(p)
@@ -55,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     from unirain_plugin.inference.restoring import RestoreOptions, restore, videos_with
 
     sizes = None if args.sizes is None else tuple(args.sizes)
-    options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, sizes)
+    options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, sizes, args.context)
     import_own(args.imports)
     net = load(args.weights, args.network, args.device)
     options.check_network(net)

@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unirain_plugin.checkpoints.weights import ARCHITECTURE, SIZES, write_weights
+from unirain_plugin.checkpoints.weights import ARCHITECTURE, CONTEXT, SIZES, check_context, check_sizes, write_weights
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
 from unirain_plugin.inference.loading import DEFAULT_WEIGHTS, build_network, load
 from unirain_plugin.inference.onnx_network import INPUT, MULTIPLE, OUTPUT, OnnxNetwork, onnx_runtime
-from unirain_plugin.inference.restoring import RestoreOptions
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.packages import add_network_arguments, import_own
 
@@ -32,7 +31,7 @@ _TOLERANCE = 1e-3
 
 def export_weights(net: nn.Module, path: Path) -> str:
     """Write weights and architecture as ``.safetensors`` or ``.pth``; returns what to say of the file."""
-    write_weights(path, net.state_dict(), net.architecture, net.restore_sizes)
+    write_weights(path, net.state_dict(), net.architecture, net.restore_sizes, net.restore_context)
     return "weights with their architecture; --weights alone suffices"
 
 
@@ -59,7 +58,8 @@ def export_onnx(net: nn.Module, path: Path) -> str:
                 output_names=[OUTPUT],
                 dynamic_shapes=(any_size,),
             )
-        notes = {ARCHITECTURE: net.architecture, SIZES: list(net.restore_sizes), MULTIPLE: multiple}
+        edges = {SIZES: list(net.restore_sizes), CONTEXT: net.restore_context}
+        notes = {ARCHITECTURE: net.architecture, **edges, MULTIPLE: multiple}
         program.model.metadata_props.update({key: json.dumps(value) for key, value in notes.items()})
         return program.model_proto.SerializeToString()
 
@@ -195,6 +195,7 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, metavar="FILE", help="default: beside the weights, with the new suffix")
     add("--sizes", type=int, nargs="*", metavar="PX", help=f"{', '.join(_WITH_SIZES)}: name these longer edges for "
         "inference.py's --sizes (default: as the weights)")  # fmt: skip
+    add("--context", type=int, metavar="PX", help="likewise, for inference.py's --context")
     add("--overwrite", action="store_true", help="replace the output file if it exists")
     return p
 
@@ -208,14 +209,18 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"-o {output}: a file of format {args.format} ends with '{suffix}'.")
     if output.exists() and not args.overwrite:
         raise OptionError(f"-o {output}: this file exists; give another name with -o, or --overwrite.")
-    if args.sizes is not None and args.format not in _WITH_SIZES:
-        raise OptionError(f"--sizes: a file of format {args.format} cannot name them; {', '.join(_WITH_SIZES)} can.")
+    for key in (SIZES, CONTEXT):
+        if getattr(args, key) is not None and args.format not in _WITH_SIZES:
+            able = ", ".join(_WITH_SIZES)
+            raise OptionError(f"--{key}: a file of format {args.format} cannot name them; {able} can.")
     import_own(args.imports)
     net = load(args.weights, args.network, "cpu", args.param_key)
     if isinstance(net, OnnxNetwork):
         raise OptionError(f"--weights {source}: an ONNX file is exported already; give the weights it was made from.")
     if args.sizes is not None:
-        net.restore_sizes = RestoreOptions(sizes=tuple(args.sizes)).sizes
+        net.restore_sizes = check_sizes(args.sizes)
+    if args.context is not None:
+        net.restore_context = check_context(args.context)
     remark = export(net, output)
     sys.stdout.write(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {remark}\n")
     return 0

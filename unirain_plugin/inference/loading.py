@@ -47,9 +47,9 @@ def load(
             what other programs name so (:data:`~unirain_plugin.checkpoints.weights.WRAPPERS`).
 
     Returns the network in evaluation mode on ``device``. Its attribute ``architecture`` holds the registered type and
-    the arguments it was built from, ``restore_sizes`` the smaller sizes that its file names. A CheckpointError if the
-    weights are missing, broken, or made for another network (which keys differ is told); an OptionError if the
-    network's options or the device are wrong.
+    the arguments it was built from, ``restore_sizes`` and ``restore_context`` what its file names for large images. A
+    CheckpointError if the weights are missing, broken, or made for another network (which keys differ is told); an
+    OptionError if the network's options or the device are wrong.
     """
     path = _weights_path(weights)
     if path.suffix.lower() == ".onnx":
@@ -61,7 +61,7 @@ def load(
     architecture = _architecture_of(file, network)
     net = build_network(architecture, str(file.path))
     fill(net, file, str(architecture["type"]))
-    net.restore_sizes = file.sizes
+    net.restore_sizes, net.restore_context = file.sizes, file.context
     return net.eval().requires_grad_(False).to(target)
 
 

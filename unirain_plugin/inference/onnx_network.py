@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unirain_plugin.archs.blocks import pad_to_multiple
 from unirain_plugin.archs.options import NetworkOptions
-from unirain_plugin.checkpoints.weights import ARCHITECTURE, SIZES, unpack_architecture, unpack_sizes
+from unirain_plugin.checkpoints.weights import ARCHITECTURE, CONTEXT, SIZES, unpack_architecture, unpack_edges
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
 from unirain_plugin.support.spec import parse_section
 
@@ -71,7 +71,7 @@ class OnnxNetwork(nn.Module):
         notes = session.get_modelmeta().custom_metadata_map
         self.path, self._session = path, session
         self.architecture = unpack_architecture(notes.get(ARCHITECTURE), str(path))
-        self.restore_sizes = unpack_sizes(notes.get(SIZES, "[]"), str(path))
+        self.restore_sizes, self.restore_context = (unpack_edges(notes, key, str(path)) for key in (SIZES, CONTEXT))
         self.multiple = int(notes.get(MULTIPLE, 1))
         digest = hashlib.sha256(path.read_bytes()).digest()
         self.digest = nn.Parameter(torch.tensor(list(digest), dtype=torch.float32), requires_grad=False)

@@ -481,7 +481,7 @@ def judge(task: Adaptation) -> int:
     mixed = {share: {key: _between(first[key], last[key], share) for key in first} for share in SHARES}
     for share, state in mixed.items():
         new.load_state_dict(state)
-        new.restore_sizes = old.restore_sizes
+        new.restore_sizes, new.restore_context = old.restore_sizes, old.restore_context
         found[share] = {name: value - before[name] for name, value in measure(new, task.held_out).items()}
     best = choose(found)
     for share, gains in found.items():
@@ -494,7 +494,7 @@ def judge(task: Adaptation) -> int:
             "was saved. More minutes, more photographs or pairs may help.\n"
         )
         return 1
-    write_weights(task.output / RESULT, mixed[best], old.architecture, old.restore_sizes)
+    write_weights(task.output / RESULT, mixed[best], old.architecture, old.restore_sizes, old.restore_context)
     _say(f"saved: {task.output / RESULT}")
     return 0
 
