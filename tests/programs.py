@@ -90,6 +90,7 @@ for line in sys.stdin:
         traceback.print_exc()
         status = 1
     os._exit(status)
+os._exit(0)
 """
 
 
