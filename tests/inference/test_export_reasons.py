@@ -113,3 +113,10 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else find(name))
     with pytest.raises(CheckpointError, match=r"needs onnxscript, onnxruntime: pip install 'unirain_plugin\[export\]'"):
         export_onnx(Network(branching), tmp_path / "n.onnx")
+
+
+def test_an_export_that_differs_from_the_network_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("unirain_plugin.inference.export._TOLERANCE", -1)
+    with pytest.raises(CheckpointError, match=r"a\.pt: the exported model differs from the network by .*; not written"):
+        export_torchscript(Network(lambda x: 1 - x).eval(), tmp_path / "a.pt")
+    assert list(tmp_path.iterdir()) == []

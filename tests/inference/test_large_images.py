@@ -275,3 +275,22 @@ def test_a_full_scratch_folder_is_told(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(DataError, match=r"no room for .* feature maps .No space left.*TMPDIR"):
         MapStore(torch.device("cpu"), 64, limit=0).allocate(10, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("more", [0.0, 0.4, 0.6])
+def test_levels_are_rounded(dtype, more):
+    top = np.iinfo(dtype).max
+    net = torch.nn.Conv2d(3, 3, 1, groups=3).requires_grad_(False)
+    net.weight.fill_(1)
+    net.bias.fill_(more / top)
+    ramp = np.linspace(0, top - 1, 3 * 4096).astype(dtype).reshape(64, 64, 3)
+    assert np.array_equal(restore(net, ramp), ramp + dtype(round(more)))
+
+
+def test_memory_of_a_map_counts_as_free_again():
+    store = MapStore(CPU, 64, limit=4000)
+    room = store.allocate(1000, torch.float32)
+    assert store.free[CPU] == 0
+    del room
+    assert store.free[CPU] == 4000

@@ -223,3 +223,10 @@ def test_pillows_bound_does_not_refuse_large_images(tmp_path, monkeypatch):
         (tmp_path / f"a{suffix}").write_bytes(file.getvalue())
         assert read_image(tmp_path / f"a{suffix}").pixels.shape == (30, 40, 3)
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize(("unit", "density"), [("INCH", (300, 200)), ("CENTIMETER", (762, 508)), ("NONE", None)])
+def test_the_resolution_of_a_tiff_is_in_pixels_an_inch(tmp_path, unit, density):
+    pixels = random_image(8, 9)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", resolution=(300, 200), resolutionunit=unit)
+    assert read_image(tmp_path / "a.tif").density == (density and pytest.approx(density))
