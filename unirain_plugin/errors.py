@@ -79,3 +79,10 @@ def _edits(a: str, b: str) -> int:
             row.append(cost)
         rows.append(row)
     return rows[-1][-1]
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in the words of the system, or of PyAV's ffmpeg, where they gave some."""
+    log = getattr(error, "log", None)
+    text = log[2] if log else getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().rstrip(".")

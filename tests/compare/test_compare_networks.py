@@ -12,6 +12,7 @@ from tiny_run import TINY_NETWORK
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
+from unirain_plugin.compare import networks
 from unirain_plugin.compare.networks import load_network, spec_of
 from unirain_plugin.compare.options import CompareOptions, ModelOptions, SetOptions, load_options
 from unirain_plugin.errors import CheckpointError, OptionError
@@ -121,7 +122,15 @@ def test_fingerprint_tells_what_the_result_depends_on(tmp_path):
         spec(tmp_path, EDSR, weights="nowhere.pth").fingerprint()
 
 
-def test_large_pictures_are_restored_at_the_sizes_that_the_weights_name(tmp_path):
+def test_what_was_finished_before_there_were_contexts_stays_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "canonical_hash", lambda content: content)
+    path, _ = save(tmp_path, EDSR)
+    assert spec(tmp_path, EDSR, weights=path).fingerprint()["restoring"] == [512, 32, "fp32", None, 0.95]
+    assert "context" not in spec(tmp_path, EDSR, weights=path).fingerprint()
+    assert spec(tmp_path, EDSR, weights=path, context=0).fingerprint()["context"] == 0
+
+
+def test_large_images_are_restored_at_the_sizes_that_the_weights_name(tmp_path):
     torch.manual_seed(0)
     original = build_network(TINY_NETWORK, "test")
     weights = str(tmp_path / "w.safetensors")

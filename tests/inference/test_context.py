@@ -10,7 +10,8 @@ from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference.command import main as inference
 from unirain_plugin.inference.export import main as export
 from unirain_plugin.inference.images import StoredImage, read_image, write_image
-from unirain_plugin.inference.restoring import restore_in_context
+from unirain_plugin.inference.jobs import VideoSettings
+from unirain_plugin.inference.restoring import RestoreOptions, restore_in_context, videos_with
 
 
 @pytest.fixture()
@@ -104,3 +105,13 @@ def test_a_stored_context_that_makes_no_sense_is_told(tmp_path, stored):
     torch.save({"params": {"w": torch.zeros(1)}, "context": stored}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"w\.pth: the stored context cannot be read.*expected such as 384"):
         load(tmp_path / "w.pth")
+
+
+def test_a_video_begun_before_there_were_contexts_goes_on_where_it_is_not_cut_in_parts():
+    net = load()
+
+    def made_from(context):
+        return videos_with(net, RestoreOptions(context=context), VideoSettings()).made_from
+
+    assert made_from(None) == made_from(384) != made_from(0)
+    assert "context" not in str(made_from(0)) and len(made_from(0)) == 5 and made_from(384)[5:] == [384]

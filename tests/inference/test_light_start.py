@@ -26,3 +26,8 @@ def test_the_toolbox_that_is_imported_later_has_the_same_registry(fresh):
         "basicsr.utils.registry is registry, 'EDSR' in registry.ARCH_REGISTRY)"
     )
     assert fresh(code).split() == ["True"] * 3
+
+
+def test_comparing_needs_no_library_for_videos(fresh):
+    code = "import unirain_plugin.compare.run, unirain_plugin.compare.report, sys; print('av' in sys.modules)"
+    assert fresh(code).split() == ["False"]

@@ -278,6 +278,7 @@ def test_a_source_that_is_cut_short_is_told_and_only_restored_on_demand(tmp_path
     cut(source, share)
     target, _, failed = restored(source, tmp_path / "out")
     assert "the source is damaged" in failed and "--damaged" in failed
+    assert "bytes" in failed or not container  # an empty part of 8 bytes stands before the frames
     assert not (tmp_path / "out").exists()
     target, notes, failed = restored(source, tmp_path / "out", damaged=True)
     assert failed == "" and "the source is damaged, the result is what could be decoded" in notes

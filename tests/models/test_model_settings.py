@@ -54,6 +54,12 @@ def test_bad_training_options_are_named(section, message):
         Settings.parse({"train": section})
 
 
+@pytest.mark.parametrize("progress", ["on", 2, []])
+def test_wrong_progress_is_an_error(progress):
+    with pytest.raises(OptionError, match=r"logger.progress: found .*; expected .*auto.* true or false"):
+        Settings.parse({"logger": {"progress": progress}})
+
+
 @pytest.mark.parametrize("keep", [0, -1, "3", True, 1.5])
 def test_wrong_keep_checkpoints_is_an_error(keep):
     with pytest.raises(OptionError, match=r"logger.keep_checkpoints: found .*; expected an integer ≥ 1"):

@@ -1,10 +1,12 @@
 """``imports:`` of an option file: networks, losses, … of one's own, wherever the program was started."""
 
+import os
 import re
 import sys
 
 import pytest
 
+import unirain_plugin
 from unirain_plugin.errors import OptionError
 from unirain_plugin.support import packages
 from unirain_plugin.support.packages import import_own
@@ -68,6 +70,22 @@ def test_what_a_users_code_raises_anywhere_is_one_message_and_what_ours_raises_i
     monkeypatch.setattr(packages, "is_own", lambda file: False)
     with pytest.raises(KeyError):
         cli.run("train", ["key"])
+
+
+@pytest.mark.parametrize(
+    ("file", "own"),
+    [
+        ("/home/me/nets/my_net.py", True),
+        (f"{os.path.dirname(unirain_plugin.__file__)}_nets/my_net.py", True),  # beside ours, with a name like it
+        (unirain_plugin.__file__, False),
+        (os.__file__, False),
+        ("/home/me/.local/lib/python3.12/site-packages/library/part.py", False),
+        ("/usr/lib/python3/dist-packages/library/part.py", False),
+        ("<string>", False),
+    ],
+)
+def test_which_code_is_a_users_own(file, own):
+    assert packages.is_own(file) == own
 
 
 @pytest.mark.parametrize(

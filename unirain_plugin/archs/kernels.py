@@ -150,8 +150,6 @@ def mixing_matrix(products: Tensor, squares: Tensor, temperature: Tensor, projec
 
 
 class _Attend(torch.autograd.Function):
-    """v times the matrix that q and k give, ``(N, P, C)``, of q, k and v side by side, ``(N, P, 3C)``, head by head."""
-
     @staticmethod
     def forward(ctx: FunctionCtx, z: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
         qk, v = z.split((2 * len(project), len(project)), -1)
@@ -184,7 +182,12 @@ class _Attend(torch.autograd.Function):
         return for_z, for_temperature, for_project
 
 
-attend = _Attend.apply
+def attend(z: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
+    """Attention across channels in float32 on the CPU: ``(N, P, 3C)`` to ``(N, P, C)``. Differentiable once.
+
+    ``z`` is q, k and v side by side, each head by head; ``temperature`` is ``(heads,)``, ``project`` W_o, ``(C, C)``.
+    """
+    return _Attend.apply(z, temperature, project)
 
 
 def depthwise_3x3(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:

@@ -18,8 +18,7 @@ from unirain_plugin.compare.samples import ImageKey, Sample, Source, decode, mat
 from unirain_plugin.compare.summary import INPUT, ImageResult
 from unirain_plugin.data.image_header import check_pixels
 from unirain_plugin.data.images import CONVERSIONS, decode_strictly
-from unirain_plugin.errors import DataError, UniRainError
-from unirain_plugin.inference.video_reading import reason
+from unirain_plugin.errors import DataError, UniRainError, reason
 from unirain_plugin.metrics.scoring import Metric
 from unirain_plugin.support.files import canonical_hash, is_full, safe_path
 from unirain_plugin.support.journal import Journal

@@ -9,8 +9,7 @@ from dataclasses import asdict
 
 from unirain_plugin.compare.networks import NetworkDied, NetworkError, NetworkProcess, NetworkSpec
 from unirain_plugin.compare.options import CostOptions
-from unirain_plugin.errors import UniRainError
-from unirain_plugin.inference.video_reading import reason
+from unirain_plugin.errors import UniRainError, reason
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.journal import Journal
 

@@ -83,8 +83,10 @@ class NetworkSpec:
             "weights": self.weights and _file_hash(self.weights),
             "network": network,
             "loading": [o.param_key, o.strict_load, o.pad_multiple],
-            "restoring": [r.tile, r.overlap, r.precision, r.sizes, r.context, CONFIDENCE],
+            "restoring": [r.tile, r.overlap, r.precision, r.sizes, CONFIDENCE],
         }
+        if r.context is not None:  # else as before there were contexts: finished images of then stay finished
+            content["context"] = r.context
         if self.imports:  # the code of these modules, and of what else of their packages is imported
             packages = {name.partition(".")[0] for name in self.imports}
             own = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] in packages]

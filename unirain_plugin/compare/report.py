@@ -28,8 +28,7 @@ from unirain_plugin.compare.summary import (
     SetSummary,
     rank,
 )
-from unirain_plugin.errors import UniRainError
-from unirain_plugin.inference.video_reading import reason
+from unirain_plugin.errors import UniRainError, reason
 from unirain_plugin.metrics.complexity import CONVENTION
 from unirain_plugin.metrics.protocols import PROTOCOLS, measure_of
 from unirain_plugin.metrics.psnr_ssim import finite_mean

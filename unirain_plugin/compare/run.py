@@ -17,9 +17,8 @@ from unirain_plugin.compare.report import write_all
 from unirain_plugin.compare.samples import Sample, list_samples
 from unirain_plugin.compare.summary import GT, INPUT, OK, UNTRAINED, Comparison, ModelRow, Outcome, summarise
 from unirain_plugin.data.image_header import limited
-from unirain_plugin.errors import DataError
+from unirain_plugin.errors import DataError, reason
 from unirain_plugin.inference.loading import choose_device
-from unirain_plugin.inference.video_reading import reason
 from unirain_plugin.metrics.scoring import Metric, make_metrics
 from unirain_plugin.support.files import check_folder, is_full, sole_user
 from unirain_plugin.support.journal import Journal

@@ -88,7 +88,10 @@ def export_pt2(net: nn.Module, path: Path) -> str:
 
 
 def export_torchscript(net: nn.Module, path: Path) -> str:
-    """Write a TorchScript model: (N, 3, H, W) in [0, 1] to the same shape, any N and H, W ≥ 9; errors as above."""
+    """Write a TorchScript model: (N, 3, H, W) in [0, 1] to the same shape, any N and H, W ≥ 9.
+
+    A CheckpointError if the written model does not agree with the network.
+    """
 
     def make() -> bytes:
         # A warning for each branch on a shape (the comparison at another size decides), and of TorchScript's end.

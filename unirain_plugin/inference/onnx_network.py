@@ -26,7 +26,7 @@ MULTIPLE = "multiple"
 def onnx_runtime(purpose: str, packages: Iterable[str] = ()) -> ModuleType:
     """The package onnxruntime, whose Linux wheels send telemetry unless told not to.
 
-    A CheckpointError names the missing ones of it and ``packages``, and ``purpose``, which needs them.
+    A CheckpointError names those of ``packages`` and onnxruntime that are missing, and the ``purpose`` that needs them.
     """
     missing = [name for name in (*packages, "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:

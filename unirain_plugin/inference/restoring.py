@@ -105,7 +105,7 @@ class RestoreOptions:
     # of UniRain takes the whole image as long as this is the default and memory is free.
     tile: int = DEFAULT_TILE
     # pixels that neighbouring tiles share, 0 to tile / 2. UniRain needs none: it is evaluated layer by layer, exactly
-    # as on the whole image. Other networks are run on overlapping tiles and blended.
+    # as on the whole image. Other networks are run on overlapping tiles and blended, as are the parts of ``context``.
     overlap: int = 32
     # ``fp32``, ``bf16``, ``fp16`` (not on the CPU), or ``auto``: bf16 where the device has instructions for it
     precision: str = "fp32"
@@ -180,12 +180,23 @@ def restore(
 
     Example::
 
+        from unirain_plugin import load, restore
+
         clean = restore(load(), rainy)  # or load("UniRain.safetensors", device="cuda")
 
-    ``net`` is one that :func:`~unirain_plugin.load` returned, or any that maps (N, 3, H, W) to this shape; ``image``
-    is an array (H, W, 3) RGB, uint8, uint16, or floating in [0, 1]; (H, W, 4) with alpha, which is kept; (H, W) grey.
-    (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or an image of Pillow, or the name of an image file. The
-    further arguments are those of :class:`RestoreOptions`.
+    Args:
+        net: A network that :func:`~unirain_plugin.load` returned, or any that maps (N, 3, H, W) to this shape.
+        image: (H, W, 3) RGB, uint8, uint16, or floating in [0, 1]; (H, W, 4) with alpha, which is kept; (H, W) grey.
+            (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or an image of Pillow, or the name of an image file.
+        tile: Edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once.
+        overlap: Pixels that the parts of an image share, and the tiles of networks other than UniRain; 0 to tile / 2.
+        precision: ``fp32``, ``bf16``, ``fp16`` (not on the CPU) or ``auto``.
+        ensemble: Average over the eight flips and quarter turns: eight times the time.
+        memory: GiB for feature maps in memory; None for half of what is free.
+        sizes: Also restore larger images at these longer edges, such as ``(640, 427)``, and blend; ``()`` for the
+            network's own result, None for what its weights' file names.
+        context: Restore larger images in overlapping parts of this edge in pixels, each as an image of its own; 0 for
+            the whole image, None for what the weights' file names.
 
     Returns an array of the same shape and dtype; floating ones are clamped to [0, 1]. Of Pillow's images one of the
     same mode (palettes as RGB or RGBA). Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16; what
@@ -266,8 +277,13 @@ def _ensemble(net: nn.Module, image: Tensor, options: RestoreOptions, device: to
 
 
 def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
-    context = getattr(net, "restore_context", 0) if options.context is None else options.context
+    context = context_of(net, options)
     return restore_in_context(lambda x: _evaluate(net, x, options, device), image, context, options.overlap)
+
+
+def context_of(net: nn.Module, options: RestoreOptions) -> int:
+    """Edge of the parts in which larger images are restored: the options', else what the weights name; 0 for none."""
+    return getattr(net, "restore_context", 0) if options.context is None else options.context
 
 
 def restore_in_context(restore: Callable[[Tensor], Tensor], image: Tensor, context: int, overlap: int) -> Tensor:
@@ -322,8 +338,10 @@ def videos_with(net: nn.Module, options: RestoreOptions, videos: VideoSettings) 
     for name, value in net.state_dict().items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
-    named = list(getattr(net, "restore_sizes", ())), getattr(net, "restore_context", 0)
-    made_from = [__version__, type(net).__name__, digest.hexdigest(), *named, vars(options)]
+    given, context = {**vars(options)}, context_of(net, options)
+    del given["context"]
+    made_from = [__version__, type(net).__name__, digest.hexdigest(), list(getattr(net, "restore_sizes", ())), given]
+    made_from += [context] if context else []  # else as before there were contexts: what was begun then goes on
     on_cpu = all(value.device.type == "cpu" for value in net.parameters())
     # On a CPU, frames side by side use the cores better than one frame over all; beside an accelerator, the host's part
     # of one frame runs while another is computed.

@@ -16,7 +16,7 @@ import av
 import av.logging
 import numpy as np
 
-from unirain_plugin.errors import DataError
+from unirain_plugin.errors import DataError, reason
 from unirain_plugin.inference.jobs import VideoSettings
 
 COLOURS = ("colorspace", "color_primaries", "color_trc", "color_range")
@@ -96,13 +96,6 @@ class Video:
         if (width % 2 and halved[0]) or (self.height % 2 and name == "yuv420p"):
             name = "yuv444p"  # halved colour needs even sizes
         return f"{name}10le" if self.deep else name
-
-
-def reason(error: BaseException) -> str:
-    """What went wrong, in ffmpeg's words where it gave some."""
-    log = getattr(error, "log", None)
-    text = log[2] if log else getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().rstrip(".")
 
 
 @contextmanager
@@ -393,7 +386,7 @@ def _told_size(path: Path) -> int:
                 kind, size = b"RIFF", 8 + int.from_bytes(head[4:8], "little")
             elif size == 1:
                 size = int.from_bytes(head[8:], "big")
-            if size < 16 or not kind.isalnum() or (kind == b"RIFF" and size >= 1 << 32):  # open, or something else
+            if size < 8 or not kind.isalnum() or (kind == b"RIFF" and size >= 1 << 32):  # open, or something else
                 break
             place += size
             told = place if kind in _OUTERMOST else told

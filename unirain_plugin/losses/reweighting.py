@@ -55,9 +55,8 @@ class ReweightingOptions:
     ema: Annotated[float, at_least(0), below(1)] = 0.0
     temperature: Annotated[float, above(0)] = 2.0  # T of ``dwa`` (2 in its paper)
     seed: Annotated[int, at_least(0)] = 0  # of ``rlw``
-    lr: Annotated[float, above(0)] = (
-        0.025  # β of ``famo`` (its code's); step of ``uncertainty`` outside a training loop
-    )
+    # β of ``famo`` (0.025 in its paper's code), and step of ``uncertainty`` outside a training loop
+    lr: Annotated[float, above(0)] = 0.025
     gamma: Annotated[float, at_least(0)] = 0.01  # γ, decay of ``famo``'s logits (0.01 in its paper)
 
     def check_floor(self) -> Iterator[Problem]:

@@ -95,7 +95,7 @@ def output_names(keys: Sequence[str]) -> list[str]:
 
 
 def list_images(what: str, folder: Path, least: int = 1) -> list[Path]:
-    """The images below a folder, sorted; a DataError names ``what`` is missing or holds fewer than ``least``."""
+    """The images below a folder, sorted; a DataError names ``what`` if it is missing or holds fewer than ``least``."""
     if not folder.is_dir():
         reason = "is a file" if folder.exists() else "no such folder"
         raise DataError(f"{what}: {folder}: {reason}; expected a folder of photographs.")
@@ -110,7 +110,10 @@ def list_images(what: str, folder: Path, least: int = 1) -> list[Path]:
 
 
 def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.ndarray:
-    """Read a colour photograph, (H, W, 3) uint8 RGB, upright; DataError if it is missing or see ``EncodedImage``."""
+    """Read a colour photograph, (H, W, 3) uint8 RGB, upright.
+
+    A DataError if the file cannot be read, is broken, grey, transparent, … (see ``EncodedImage``).
+    """
     image = EncodedImage(read_file(os.fspath(path)), str(path), convert)
     return cv2.cvtColor(image.decode(), cv2.COLOR_BGR2RGB)
 

@@ -41,7 +41,7 @@ class StreakParams(_Ranges):
     depths: Range = (2, 4)  # number of depth layers
     depth_step: float = 1.8  # ratio of the distances of two neighbouring layers; length and width shrink by it
     density: Range = (12.0, 80.0)  # streaks in the nearest layer of an image of the reference size, drawn log-uniformly
-    density_growth: float = 1.9  # the next layer holds ``depth_step ** density_growth`` times as many (its volume)
+    density_growth: float = 1.9  # the next, larger layer holds ``depth_step ** density_growth`` times as many
     opacity: Range = (0.3, 0.8)  # of a streak at depth 1 at most: the share of the exposure in which it covers a pixel
     depth_fading: float = 0.35  # opacity falls with ``depth ** -depth_fading``
     # radiance of a drop relative to the bright part of its surroundings, which it gathers from a wide field of
@@ -65,8 +65,9 @@ class StreakParams(_Ranges):
     sheet: Range = (0.05, 0.5)  # largest opacity of such a layer, drawn log-uniformly for each, as are the next three
     grain: Range = (1.0, 4.0)  # size of its noise across the fall, pixels of the image itself, whatever its size
     cover: Range = (0.5, 1.0)  # share of the image that it covers
-    full: Range = (0.005, 0.1)  # share of this of full opacity: small for soft streaks, large for flat, hard-edged ones
-    crossing: float = 0.0  # share of these layers, and of the depth layers but the first, that fall in one of their own
+    full: Range = (0.005, 0.1)  # share of it that is fully opaque: small for soft streaks, large for flat, hard ones
+    # share of these layers, and of the depth layers but the first, that fall in a direction of their own
+    crossing: float = 0.0
     # share of the scenes whose rain is drawn on the finished image, as in most public data sets: in one grey,
     # ``grey``, an sRGB code / 255, whatever the scene's light is
     drawn_share: float = 0.0
@@ -152,7 +153,7 @@ class CameraParams(_Ranges):
     dark_share: float = 0.0  # share of the streaks by day before a darker scene of more contrast
     gain: Range = (0.5, 1.0)  # light that is left of such a scene
     gamma: Range = (1.0, 1.6)  # exponent that its light is raised to first
-    contrast: Range = (0.0, 0.0)  # how much steeper the middle of its tone curve is, 0 to 1; its ends are flatter
+    contrast: Range = (0.0, 0.0)  # 0 to 1: how much steeper than the identity its tone curve is in the middle
     jpeg_share: float = 0.0  # share of the pairs that are compressed after the rain, both images alike
     jpeg: Range = (50.0, 95.0)  # quality of that JPEG
 

@@ -99,7 +99,10 @@ def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> 
 
 
 def _own_stream(loader: DataLoader, seed: int) -> DataLoader:
-    """Every ``iter(loader)`` draws a seed for its workers; from its own stream it leaves the run's untouched."""
+    """Every ``iter(loader)`` draws a seed for its workers; from its own stream it leaves the run's untouched.
+
+    Its workers are started as :func:`~unirain_plugin.support.processes.uninterrupted` says.
+    """
     loader.generator = torch.Generator().manual_seed(seed)
     if loader.num_workers:
         loader.worker_init_fn = partial(_begin_quietly, loader.worker_init_fn)

@@ -37,9 +37,11 @@ def place_of(error: BaseException) -> str:
 
 
 def is_own(file: str) -> bool:
-    """Whether a file of code is a user's own: neither Python's, nor installed, nor ours."""
+    """Whether a file of code is a user's own: neither Python's, nor installed (for this user alone, too), nor ours."""
     foreign = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return file[0] != "<" and not file.startswith((*foreign, os.path.dirname(os.path.dirname(__file__))))
+    within = tuple(os.path.join(folder, "") for folder in (*foreign, os.path.dirname(os.path.dirname(__file__))))
+    installed = {"site-packages", "dist-packages"} & set(file.split(os.sep))
+    return file[0] != "<" and not installed and not file.startswith(within)
 
 
 def comes_from_own_code(error: BaseException) -> bool:
