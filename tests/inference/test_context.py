@@ -26,7 +26,7 @@ def whiter_by_its_mean(x):
 
 def test_a_part_sees_itself_alone_and_parts_are_blended():
     image = torch.rand(1, 3, 100, 160)
-    found = restore_in_context(whiter_by_its_mean, image, 64, 16)
+    found = restore_in_context(whiter_by_its_mean, image, 64, 16)  # 64 · 4/3 is less than 100
     # parts begin at rows 0 and 36 and at columns 0, 48 and 96
     assert torch.allclose(found[..., :36, :48], image[..., :36, :48] + image[..., :64, :64].mean())
     assert torch.allclose(found[..., 64:, 112:], image[..., 64:, 112:] + image[..., 36:, 96:].mean())
@@ -37,8 +37,14 @@ def test_a_part_sees_itself_alone_and_parts_are_blended():
     assert (steps * (ends[1] - ends[0]) >= -1e-6).all() and steps.abs().max() < abs(ends[1] - ends[0]) / 4
 
 
-@pytest.mark.parametrize("context", [0, 160, 400])
-def test_images_up_to_the_context_are_restored_as_a_whole(context):
+def test_an_edge_that_hardly_exceeds_a_part_is_not_cut():
+    image = torch.rand(1, 3, 85, 160)  # 85 ≤ 64 · 4/3 < 86
+    found = restore_in_context(whiter_by_its_mean, image, 64, 16)
+    assert torch.allclose(found[..., :48], image[..., :48] + image[..., :64].mean())
+
+
+@pytest.mark.parametrize("context", [0, 120, 160, 400])
+def test_images_up_to_the_context_and_a_third_are_restored_as_a_whole(context):
     image = torch.rand(1, 3, 100, 160)
     assert torch.equal(restore_in_context(whiter_by_its_mean, image, context, 32), image + image.mean())
 
@@ -64,7 +70,7 @@ def test_restore_and_command_take_a_context(tmp_path, rainy):
 
 
 def test_the_shipped_weights_restore_larger_images_in_parts():
-    net, rainy = load(), np.random.default_rng(0).integers(0, 256, (24, 400, 3), dtype=np.uint8)
+    net, rainy = load(), np.random.default_rng(0).integers(0, 256, (24, 520, 3), dtype=np.uint8)
     np.testing.assert_array_equal(restore(net, rainy, sizes=()), restore(net, rainy, sizes=(), context=384))
     assert (restore(net, rainy, sizes=()) != restore(net, rainy, sizes=(), context=0)).any()
 

@@ -297,12 +297,14 @@ def restore_in_context(restore: Callable[[Tensor], Tensor], image: Tensor, conte
     Args:
         restore: Maps ``(1, 3, h, w)`` to the same shape.
         image: ``(1, 3, H, W)``.
-        context: Edge of a part in pixels; images up to it, and all for 0, are restored as a whole.
+        context: Edge of a part in pixels; 0 for the whole image. An edge of the image of up to 4/3 of it is not cut, as
+            two parts of it would be nearly the same.
         overlap: Pixels that neighbouring parts share at least (at most half of the edge).
     """
-    if not context or max(image.shape[2:]) <= context:
+    height, width = (edge if 3 * edge <= 4 * context else context for edge in image.shape[2:])
+    if not context or (height, width) == image.shape[2:]:
         return restore(image)
-    return restore_in_tiles(restore, image, context, min(overlap, context // 2))
+    return restore_in_tiles(restore, image, (height, width), min(overlap, context // 2))
 
 
 def _evaluate(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:

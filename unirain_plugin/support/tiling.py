@@ -35,16 +35,19 @@ def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool, like: Tensor
     return weights
 
 
-def restore_in_tiles(restore: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int) -> Tensor:
+def restore_in_tiles(
+    restore: Callable[[Tensor], Tensor], image: Tensor, tile: int | tuple[int, int], overlap: int
+) -> Tensor:
     """Apply ``restore`` to overlapping tiles of (N, 3, H, W) and blend the results smoothly: (N, 3, s·H, s·W) float32.
 
     ``restore`` maps (N, 3, h, w) to (N, 3, s·h, s·w) with a whole factor s (1 for deraining). A tile's side is ``tile``
-    pixels, less only where the image has less; neighbours share at least ``overlap``, at most half of it.
+    pixels (its rows, its columns), less only where the image has less; neighbours share at least ``overlap``, at most
+    half of it.
     """
     height, width = image.shape[-2:]
-    tile_h, tile_w = min(tile, height), min(tile, width)
+    tile_h, tile_w = map(min, (tile, tile) if isinstance(tile, int) else tile, (height, width))
     total = None
-    for top, left in product(tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)):
+    for top, left in product(tile_starts(height, tile_h, overlap), tile_starts(width, tile_w, overlap)):
         part = restore(image[..., top : top + tile_h, left : left + tile_w]).float()
         scale = part.shape[-1] // tile_w
         if total is None:
