@@ -62,4 +62,4 @@ $synthesize --input "$held_out" --output datasets/weights_val --seed 77
 OMP_NUM_THREADS=1 torchrun --nproc_per_node=2 -m unirain_plugin.train --launcher pytorch --auto_resume \
     -opt options/train/weights/train_UniRain-Tiny_weights.yml
 python -m unirain_plugin export --weights experiments/train_UniRain-Tiny_weights/models/net_g_latest.pth \
-    --format safetensors --sizes 640 427 -o UniRain-Tiny.safetensors
+    --format safetensors --sizes 640 427 --context 384 -o UniRain-Tiny.safetensors

@@ -98,7 +98,7 @@ def test_a_folder_as_option_file(tmp_path):
     [
         ("build_network", {"type": "UniRain", "dim": 0}, "dim"),
         ("build_network", {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "upscale": 5},
-         r"^network_g: EDSR cannot be built from its options: scale 5 .*arch_util\.py:\d+\)\.$"),
+         r"^network_g: EDSR cannot be built from its options: scale 5 .*arch_util\.py:\d+, in Upsample\.__init__\)\.$"),
         ("build_loss", {"type": "L1Loss", "reduction": "all"},
          r"^train: L1Loss cannot be built from its options: Unsupported reduction mode: all"),
     ],
