@@ -79,6 +79,15 @@ def test_mmengine_knows_it_whichever_is_imported_first(first, fresh):
     assert fresh(code).split() == [str(first == "mmengine"), "True"]
 
 
+@pytest.mark.parametrize("first", ["losses.base_terms", "models.settings"])
+def test_parts_are_registered_whichever_is_imported_first(first, fresh):
+    code = f"import warnings; warnings.simplefilter('error', UserWarning); import unirain_plugin.{first}; " + (
+        "from basicsr.utils.registry import LOSS_REGISTRY as losses, MODEL_REGISTRY as models; "
+        "print('MultiObjectiveReweightedLoss' in losses, 'UniRainModel' in models)"
+    )
+    assert fresh(code).split() == ["True", "True"]
+
+
 def test_basicsr_builds_it_from_the_option_file():
     from basicsr.archs import build_network
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from unirain_plugin.errors import CheckpointError, DataError, OptionError, did_you_mean
-from unirain_plugin.losses import pixel_losses  # the module: its import of BasicSR may have led here
-from unirain_plugin.losses.base_terms import build_base_terms
+from unirain_plugin.losses import base_terms, pixel_losses  # the modules: their import of BasicSR may have led here
 from unirain_plugin.losses.reweighting import OPTION_NAMES, blend_with_floor, build_reweighter
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.spec import complaint
@@ -205,7 +204,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         self.loss_weight = float(loss_weight)
         self.reweighter = build_reweighter(mode=mode, num_types=len(self.labels.names), **options)
         self.options = self.reweighter.options
-        self.base = build_base_terms(base)
+        self.base = base_terms.build_base_terms(base)
         self.records = LossRecords(len(self.labels.names))
         self._updated_at = 0
         self._announced: Tensor | None = None
