@@ -23,8 +23,7 @@ def programs(tmp_path_factory):
     """The fork server, shared by all tests of the session."""
     programs = Programs(tmp_path_factory.mktemp("programs"))
     yield programs
-    programs.server.stdin.close()
-    programs.server.wait(10)
+    programs.server.communicate(timeout=120)  # closes its input, which ends it
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +31,7 @@ def fresh(tmp_path_factory):
     """Runs code in an interpreter that has imported torch and nothing else."""
     interpreters = Fresh(tmp_path_factory.mktemp("fresh"))
     yield interpreters
-    interpreters.server.stdin.close()
-    interpreters.server.wait(10)
+    interpreters.server.communicate(timeout=120)
 
 
 @pytest.fixture()
