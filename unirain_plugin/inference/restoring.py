@@ -114,7 +114,7 @@ class RestoreOptions:
     # into tiles); None for half of what is free
     memory: float | None = None
     # longer edges in pixels at which larger images are restored as well, see :func:`restore_at_sizes`; ``()`` for the
-    # network's own result, None for what the weights' file names (the shipped one: 640 and 427)
+    # network's own result (not in parts either), None for what the weights' file names (the shipped one: 640 and 427)
     sizes: tuple[int, ...] | None = None
     # edge in pixels of the overlapping parts in which larger images are restored, each as an image of its own, see
     # :func:`restore_in_context`; 0 for the whole image, None for what the weights' file names (the shipped one: 384)
@@ -194,7 +194,7 @@ def restore(
         ensemble: Average over the eight flips and quarter turns: eight times the time.
         memory: GiB for feature maps in memory; None for half of what is free.
         sizes: Also restore larger images at these longer edges, such as ``(640, 427)``, and blend; ``()`` for the
-            network's own result, None for what its weights' file names.
+            network's own result (not in parts either), None for what its weights' file names.
         context: Restore larger images in overlapping parts of this edge in pixels, each as an image of its own; 0 for
             the whole image, None for what the weights' file names.
 
@@ -282,8 +282,13 @@ def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.
 
 
 def context_of(net: nn.Module, options: RestoreOptions) -> int:
-    """Edge of the parts in which larger images are restored: the options', else what the weights name; 0 for none."""
-    return getattr(net, "restore_context", 0) if options.context is None else options.context
+    """Edge of the parts in which larger images are restored: the options', else what the weights name; 0 for none.
+
+    ``sizes=()`` asks for the network's own result, so what the weights name does not count.
+    """
+    if options.context is not None:
+        return options.context
+    return 0 if options.sizes == () else getattr(net, "restore_context", 0)
 
 
 def restore_in_context(restore: Callable[[Tensor], Tensor], image: Tensor, context: int, overlap: int) -> Tensor:
