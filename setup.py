@@ -92,7 +92,7 @@ setup(
         "mmengine>=0.10.4",
         "lmdb>=2.1",  # CVE-2019-16224 to 16228 are mended
         "numpy>=1.26",
-        "av>=18",
+        "av>=18,<19",  # 19 drops metadata_errors of its open()
         "opencv-python>=4.9",
         "pillow>=11.3",
         "pyyaml>=6.0",

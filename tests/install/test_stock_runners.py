@@ -17,6 +17,7 @@ from tiny_run import tiny_train_options
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(sysconfig.get_paths()["purelib"])
+ALONE = pytest.mark.skipif(sys.version_info >= (3, 12), reason="BasicSR 1.4.2 alone needs distutils")
 
 
 class Environment:
@@ -116,6 +117,7 @@ def test_stock_runners_of_a_checkout_train_and_test(wheel_environment, rainrag_r
     assert "nrd" in result.stderr and "# psnr: " in result.stderr  # its log
 
 
+@ALONE
 def test_hook_can_be_switched_off(wheel_environment, tmp_path):
     code = "import sys, yaml, xml.dom; print('unirain_plugin' in sys.modules, 'torch' in sys.modules)"
     assert wheel_environment.run("-c", code, cwd=tmp_path).stdout.split() == ["False", "False"]
@@ -130,6 +132,7 @@ print("UniRain" in ARCH_REGISTRY)
     assert wheel_environment.run("-c", code, cwd=tmp_path, UNIRAIN_AUTOREGISTER="0").stdout.split()[-1] == "False"
 
 
+@ALONE
 @pytest.mark.parametrize("damage", ["gone", "syntax error", "fails to register"])
 def test_broken_plugin_harms_no_other_program(damage, wheel, tmp_path):
     environment = Environment(tmp_path / "venv", [str(wheel)])

@@ -115,7 +115,7 @@ def test_an_unlabelled_set_gives_the_toolboxs_figures(tmp_path):
     boards = TensorBoardStub(), TensorBoardStub()
     for model, board in zip((ours, stock), boards, strict=True):
         model.validation(loader, 4, board, save_img=False)
-    assert ours.metric_results == stock.metric_results
+    assert ours.metric_results == pytest.approx(stock.metric_results, rel=1e-12)  # sums in another order
     assert ours.best_metric_results == stock.best_metric_results
     assert boards[0].scalars == boards[1].scalars
 
