@@ -92,3 +92,8 @@ def test_a_picture_smaller_than_the_window_has_no_ssim():
 def test_other_sizes_are_refused(metric):
     with pytest.raises(DataError, match="found 20×30 and 20×31"):
         metric(np.zeros((20, 30, 3), np.uint8), np.zeros((20, 31, 3), np.uint8))
+
+
+def test_a_mean_is_added_one_by_one_on_every_python():
+    assert metrics.finite_mean([1e16, 1.0, math.inf, -1e16]) == 0  # a compensated sum, as of Python 3.12, gives 1/3
+    assert metrics.finite_mean([3, math.inf, 5]) == 4 and metrics.finite_mean([math.inf]) == math.inf
