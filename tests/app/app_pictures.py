@@ -9,7 +9,7 @@ from inference_helpers import SMALL, random_image, random_network
 
 from unirain_plugin.checkpoints.weights import write_weights
 
-__all__ = ["random_image", "random_network", "write_network"]
+__all__ = ["SMALL", "random_image", "random_network", "write_network"]
 
 
 def write_network(path, net):

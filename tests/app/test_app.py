@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from app_pictures import random_image, random_network, write_network
+from app_pictures import SMALL, random_image, random_network, write_network
 from browser import Browser, find_chromium
 from PIL import Image
 
@@ -242,6 +242,24 @@ def test_a_network_of_ones_own_is_imported(monkeypatch, tmp_path):
     assert cli.main([*argv, "--imports", "no_such_net"]) == 2 and cli.main([*argv, "--imports", "app_net"]) == 0
     net = served[0].net("w.safetensors", "cpu")
     assert (restore(net, np.full((12, 12, 3), 200, np.uint8)) == 100).all()
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_parts_that_the_weights_name_count_whether_large_rain_is_ticked_or_not(monkeypatch, tmp_path, net, large):
+    served = []
+    monkeypatch.setattr(command, "set_environment", lambda folder: None)
+
+    def serve(args, restorer, defaults):
+        found = interface._restore(restorer)(str(path), str(weights), 512, 32, "fp32", False, large, "cpu")
+        served.append(read_image(found[2]["value"]).pixels)
+
+    monkeypatch.setattr(command, "serve", serve)
+    weights, path, pixels = tmp_path / "w.safetensors", tmp_path / "long.png", random_image(40, 200)
+    write_weights(weights, net.state_dict(), SMALL, context=96)
+    Image.fromarray(pixels).save(path)
+    assert command.main(["--device", "cpu", "--weights", str(weights)]) == 0
+    assert (restore(net, pixels) != restore(net, pixels, context=96)).any()
+    np.testing.assert_array_equal(served[0], restore(net, pixels, context=96))
 
 
 def test_large_pictures_are_shown_smaller_and_returned_whole(client, server, tmp_path):

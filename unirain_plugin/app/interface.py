@@ -143,8 +143,9 @@ def _restore(restorer: Restorer) -> object:
         if file is None:
             raise _error("There is no image yet: drop one first.")
         try:
-            sizes = (restorer.net(weights, device).restore_sizes or LARGE_RAIN) if large else ()
-            options = RestoreOptions(int(tile), int(overlap), precision, bool(ensemble), sizes=sizes)
+            net = restorer.net(weights, device)
+            edges = {"sizes": (net.restore_sizes or LARGE_RAIN) if large else (), "context": net.restore_context}
+            options = RestoreOptions(int(tile), int(overlap), precision, bool(ensemble), **edges)
             done = restorer.restore(Path(file), weights, options, device, lambda text: progress(None, desc=text))
         except UniRainError as error:
             raise _error(str(error)) from None

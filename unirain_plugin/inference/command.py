@@ -27,7 +27,12 @@ def parser() -> argparse.ArgumentParser:
         "shipped)")  # fmt: skip
     add_network_arguments(p)
     add("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
-    add("--overlap", type=int, default=32, help="shared pixels of tiles; UniRain needs none (default: 32)")
+    add(
+        "--overlap",
+        type=int,
+        default=32,
+        help="pixels shared by parts (--context) and others' tiles (default: 32)",
+    )
     add("--precision", default="fp32", help="fp32, bf16, fp16 or auto (default: fp32)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--compare", action="store_true", help="also write before and after side by side, to DIR/compare")
