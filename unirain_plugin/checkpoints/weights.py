@@ -278,19 +278,22 @@ def describe(state: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, object]) -> tuple[list[str], list[str], list[str]]:
+    """Keys that the state lacks, keys that the network lacks, and those of another shape, with both shapes."""
+    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if hasattr(state.get(key), "shape")}
+    other = [f"{key} (checkpoint {theirs}, network {ours})" for key, (theirs, ours) in shapes.items() if theirs != ours]
+    return [key for key in own if key not in state], [key for key in state if key not in own], other
+
+
 def check_fit(network: nn.Module, state: Mapping[str, object], strict: bool = True) -> None:
     """Raise a CheckpointError if ``state`` cannot be loaded: which keys do not fit, and what to do about them.
 
     With ``strict`` no key may be missing or left over.
     """
     own = network.state_dict()
-    missing = [key for key in own if key not in state] if strict else []
-    unexpected = [key for key in state if key not in own] if strict else []
-    misshaped = [
-        f"{key} (checkpoint {tuple(state[key].shape)}, network {tuple(own[key].shape)})"
-        for key in own
-        if key in state and hasattr(state[key], "shape") and state[key].shape != own[key].shape
-    ]
+    missing, unexpected, misshaped = misfits(own, state)
+    if not strict:
+        missing = unexpected = []
     if not (missing or unexpected or misshaped):
         return
     lines = [f"The checkpoint does not fit this {type(network).__name__}."]

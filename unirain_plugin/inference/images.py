@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, 
             data, more = _deep_tiff(pixels, image)
             lost += more
         else:
-            data = _deep(pixels, path.suffix) if pixels.dtype == np.uint16 else _encoded(kind, pixels, image)
+            data = _encoded(kind, path.suffix, pixels, image)
         data = with_png_chunks(data, image) if kind == "PNG" else data
     except (OSError, ValueError, RuntimeError, cv2.error) as error:  # Pillow's are of many kinds
         raise DataError(f"{path}: cannot be written: {error}.") from error
@@ -127,7 +128,11 @@ def why_unsuitable(suffix: str, image: StoredImage) -> str | None:
     return None
 
 
-def _encoded(kind: str, pixels: np.ndarray, image: StoredImage) -> bytes:
+def _encoded(kind: str, suffix: str, pixels: np.ndarray, image: StoredImage) -> bytes:
+    if pixels.dtype == np.uint16:  # PNG or PPM; OpenCV knows no grey with alpha
+        order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
+        parameters = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+        return cv2.imencode(suffix, pixels[..., order], parameters)[1].tobytes()
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     options = dict(_OPTIONS.get(kind, {}))
     if kind == "TIFF":
@@ -150,15 +155,6 @@ def _encoded(kind: str, pixels: np.ndarray, image: StoredImage) -> bytes:
     return buffer.getvalue()
 
 
-def _deep(pixels: np.ndarray, suffix: str) -> bytes:
-    """Sixteen bits a channel as PNG or PPM; OpenCV knows no grey with alpha."""
-    order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-    done, data = cv2.imencode(suffix, pixels[..., order], [cv2.IMWRITE_PNG_COMPRESSION, 3])
-    if not done:
-        raise OSError(f"OpenCV cannot encode {pixels.dtype} as {suffix}")
-    return data.tobytes()
-
-
 def _deep_tiff(pixels: np.ndarray, image: StoredImage) -> tuple[bytes, tuple[str, ...]]:
     """Sixteen bits a channel as TIFF, and what is lost by it: tifffile writes no folders of EXIF tags."""
     import tifffile
@@ -168,14 +164,14 @@ def _deep_tiff(pixels: np.ndarray, image: StoredImage) -> tuple[bytes, tuple[str
     extra = [(tag, "s" if isinstance(value, str) else "B", 0 if isinstance(value, str) else len(value), value, True)
              for tag, value in simple.items() if tag != 305]  # fmt: skip
     extra += [(700, "B", len(image.xmp), image.xmp, True)] if image.xmp else []
-    alpha = pixels.shape[2] in (2, 4)
+    channels = pixels.shape[2]
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
-        pixels if pixels.shape[2] > 1 else pixels[..., 0],
-        photometric="rgb" if pixels.shape[2] > 2 else "minisblack",
-        planarconfig="contig" if pixels.shape[2] > 1 else None,
-        extrasamples=["unassalpha"] if alpha else None,
+        pixels if channels > 1 else pixels[..., 0],
+        photometric="rgb" if channels > 2 else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
         compression="zlib",
         iccprofile=image.profile,
         resolution=image.density,
@@ -252,20 +248,13 @@ def _png(data: bytes) -> dict[str, Any]:
         if kind == b"eXIf":
             found["exif"] = b"Exif\0\0" + bytes(body)
         elif kind == b"iTXt" and bytes(body[: len(_XMP_CHUNK)]) == _XMP_CHUNK:
-            found["xmp"] = _international_text(bytes(body))
+            _, _, rest = bytes(body).partition(b"\0")
+            text = rest[2:].split(b"\0", 2)[-1]
+            with suppress(zlib.error):
+                found["xmp"] = zlib.decompress(text) if rest[:1] == b"\1" else text
         elif text in _COLOUR_CHUNKS or text in _TEXT_CHUNKS or (kind == b"pHYs" and body[-1] == 0):
             blocks.append((text, bytes(body)))
     return {**found, "blocks": tuple(blocks)}
-
-
-def _international_text(body: bytes) -> bytes | None:
-    """The text of an iTXt chunk."""
-    _, _, rest = body.partition(b"\0")
-    text = rest[2:].split(b"\0", 2)[-1]
-    try:
-        return zlib.decompress(text) if rest[:1] == b"\1" else text
-    except zlib.error:
-        return None
 
 
 def _coding(data: bytes) -> tuple[tuple[str, bytes], ...]:
@@ -282,8 +271,7 @@ def _coding(data: bytes) -> tuple[tuple[str, bytes], ...]:
 def _heif(data: bytes, name: str) -> dict[str, Any]:
     heif = open_heif(data, name)
     exif = heif.info.get("exif")
-    if exif:
-        exif = _block(_parsed(exif), upright=True)  # the decoder has turned it
+    exif = exif and _block(tiff_tags(exif))  # the decoder has turned it
     further = len(heif) - 1
     lost = (f"{further} further image(s) in the file",) if further else ()
     return {"exif": exif, "profile": heif.info.get("icc_profile"), "xmp": heif.info.get("xmp"),
@@ -308,19 +296,17 @@ def _tiff(data: bytes) -> dict[str, Any]:
             "lost": lost}  # fmt: skip
 
 
-def _parsed(block: bytes) -> Image.Exif:
+def _parsed(block: bytes | None) -> Image.Exif:
     """An EXIF block, or a TIFF file, as tags; none where it is broken."""
     exif = Image.Exif()
     try:
-        exif.load(block)
+        exif.load(block or b"")
     except Exception:  # Pillow raises many kinds for broken blocks
         return Image.Exif()
     return exif
 
 
-def _block(tags: Image.Exif, upright: bool = False) -> bytes | None:
-    if upright:
-        tags.pop(_ORIENTATION, None)
+def _block(tags: Image.Exif) -> bytes | None:
     try:
         return tags.tobytes() if len(tags) else None
     except Exception:  # as above
@@ -337,7 +323,7 @@ def _density(dpi: object, unit: float = 1.0) -> tuple[float, float] | None:
 
 def tiff_tags(exif: bytes | None) -> Image.Exif:
     """An EXIF block as the tags of a TIFF file that is stored upright."""
-    tags = _parsed(exif) if exif else Image.Exif()
+    tags = _parsed(exif)
     tags.pop(_ORIENTATION, None)
     return tags
 

@@ -18,9 +18,8 @@ from unirain_plugin.inference.images import StoredImage, read_image, side_by_sid
 from unirain_plugin.support.files import is_full
 
 VIDEO_SUFFIXES = (
-    *(".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".flv"),
-    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),
-)
+    ".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts",
+)  # fmt: skip
 _KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")
 """Those that can hold H.264; other videos become Matroska."""
 PIXEL_FORMATS = ("keep", "yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
@@ -178,15 +177,14 @@ def restore_files(
                 if job.is_video:
                     notes = _restore_video(job, function, bar, videos or VideoSettings())
                     outcome.notes += [(job.source, note) for note in notes]
-                    waiting.append((job, writers.submit(lambda: None)))
+                    written = writers.submit(tuple)
                 else:
                     before = image.result()
-                    after = before.with_pixels(function(before.pixels))
-                    waiting.append((job, writers.submit(_write, job, before, after)))
+                    written = writers.submit(_write, job, before, before.with_pixels(function(before.pixels)))
             except Exception as error:  # whatever is wrong with one file, the others are to be restored
-                failed: Future = Future()
-                failed.set_exception(error)
-                waiting.append((job, failed))
+                written = Future()
+                written.set_exception(error)
+            waiting.append((job, written))
             while len(waiting) > _AHEAD:
                 finish(*waiting.popleft())
         while waiting:
@@ -196,7 +194,7 @@ def restore_files(
 
 def _note(outcome: Outcome, job: Job, result: Future) -> None:
     try:
-        for what in result.result() or ():
+        for what in result.result():
             outcome.lost.setdefault(what, []).append(job.source)
         outcome.done.append(job.source)
     except Exception as error:  # as above

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unirain_plugin.archs.presets import ABLATIONS, PRESETS
 from unirain_plugin.archs.pretrained import WEIGHTS as HUB_WEIGHTS
 from unirain_plugin.archs.unirain_arch import UniRain
-from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
+from unirain_plugin.checkpoints.weights import WeightsFile, misfits, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import plain
@@ -118,34 +118,22 @@ def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
     A CheckpointError names the keys that are missing, unknown or of another shape, the options in which the file's
     network is another, and the parts of the file.
     """
-    expected = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
-    state = file.state_for(expected)
-    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    lines = []
-    for text, keys in (
-        (f"missing in the file, needed by {name}", [k for k in expected if k not in found]),
-        (f"in the file, unknown to {name}", [k for k in found if k not in expected]),
-        (
-            "of another shape (file, network)",
-            [f"{k} {found[k]} {expected[k]}" for k in expected if k in found and found[k] != expected[k]],
-        ),
-    ):
+    state, lines = file.state_for(net.state_dict()), []
+    titles = (f"missing in the file, needed by {name}", f"in the file, unknown to {name}", "of another shape")
+    for title, keys in zip(titles, misfits(net.state_dict(), state), strict=True):
         if keys:
             more = f", … ({len(keys)} in all)" if len(keys) > _LISTED else ""
-            lines.append(f"  {text}: {', '.join(keys[:_LISTED])}{more}")
+            lines.append(f"  {title}: {', '.join(keys[:_LISTED])}{more}")
     if lines:
-        lines += _differences(file.architecture or {}, getattr(net, "architecture", {}))
+        told, built = file.architecture or {}, getattr(net, "architecture", {})
+        other = [key for key in {**told, **built} if told.get(key) != built.get(key)] if told else []
+        if other:
+            texts = (f"{key} {told.get(key, '(default)')} {built.get(key, '(default)')}" for key in other)
+            lines.append(f"  other options (file, network): {'; '.join(texts)}")
         if len(file.parts) > 1:
             lines.append(f"  parts of the file (--param-key): {', '.join(file.parts)}")
         raise CheckpointError(f"{file.path}: these weights were made for another network.\n" + "\n".join(lines))
     net.load_state_dict(state)
-
-
-def _differences(told: Mapping[str, object], built: Mapping[str, object]) -> list[str]:
-    """All options in which the network that the file tells is another, as a line; none if it tells nothing."""
-    keys = [key for key in {**told, **built} if told.get(key) != built.get(key)] if told else []
-    texts = [f"{key} {told.get(key, '(default)')} {built.get(key, '(default)')}" for key in keys]
-    return [f"  other options (file, network): {'; '.join(texts)}"] if texts else []
 
 
 def _weights_path(weights: str | os.PathLike[str] | None) -> Path:

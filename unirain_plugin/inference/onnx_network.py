@@ -41,8 +41,7 @@ def onnx_runtime(purpose: str, packages: Iterable[str] = ()) -> ModuleType:
 class OnnxNetwork(nn.Module):
     """Restores ``(N, 3, H, W)`` in [0, 1], of any H, W ≥ 1, on the CPU, with as many threads as torch has now.
 
-    Its only parameter is the SHA-256 of the file, by which results are told from those of other weights. It has what
-    :func:`~unirain_plugin.inference.loading.load` adds to a network, and the only ``precision`` that it computes in. A
+    Its only parameter is the SHA-256 of the file, by which results are told from those of other weights. A
     CheckpointError if onnxruntime is missing, or the file is damaged or another program's network.
     """
 
@@ -115,10 +114,7 @@ class OnnxNetwork(nn.Module):
 
 
 def load_onnx(path: Path, network: object, device: str | torch.device, param_key: str | None) -> OnnxNetwork:
-    """:func:`~unirain_plugin.inference.loading.load` for an ONNX file.
-
-    An OptionError for another device than the CPU, and for what the file itself tells.
-    """
+    """An ONNX file's network; an OptionError for another device than the CPU, and for what the file itself tells."""
     if str(device) not in ("auto", "cpu"):
         raise OptionError(f"device: got '{device}', but {path} runs on the CPU only. Use auto or cpu.")
     for option, value in (("network", network), ("param_key", param_key)):

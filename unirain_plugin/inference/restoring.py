@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from unirain_plugin.checkpoints.weights import check_context, check_sizes
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.images import read_image
+from unirain_plugin.inference.jobs import VideoSettings
 from unirain_plugin.inference.streamed import RESERVE, MapStore, restore_streamed
 from unirain_plugin.support.resources import free_memory
 from unirain_plugin.support.tiling import restore_in_tiles
@@ -91,33 +91,25 @@ def _strength(correction: Tensor, reach: int) -> Tensor:
     return torch.from_numpy(total / count)[None, None] + 1e-9
 
 
-if TYPE_CHECKING:
-    from unirain_plugin.inference.jobs import VideoSettings
-
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "auto": None}
 
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How an image is restored."""
+    """How an image is restored: the keywords of :func:`restore`, which tells of each.
 
-    # edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once. An ONNX file
-    # of UniRain takes the whole image as long as this is the default and memory is free.
+    ``tile`` is the area computed at a time. UniRain needs no ``overlap``: it is evaluated layer by layer, exactly as on
+    the whole image. Other networks are run on overlapping tiles and blended, as are the parts of ``context``. An ONNX
+    file of UniRain takes the whole image as long as ``tile`` is the default and there is ``memory``, beyond which
+    UniRain's feature maps go to a scratch file.
+    """
+
     tile: int = DEFAULT_TILE
-    # pixels that neighbouring tiles share, 0 to tile / 2. UniRain needs none: it is evaluated layer by layer, exactly
-    # as on the whole image. Other networks are run on overlapping tiles and blended, as are the parts of ``context``.
     overlap: int = 32
-    # ``fp32``, ``bf16``, ``fp16`` (not on the CPU), or ``auto``: bf16 where the device has instructions for it
     precision: str = "fp32"
-    ensemble: bool = False  # average over the eight flips and quarter turns: eight times the time
-    # GiB of memory for UniRain's feature maps, beyond which they go to a scratch file (in onnxruntime: the image is cut
-    # into tiles); None for half of what is free
+    ensemble: bool = False
     memory: float | None = None
-    # longer edges in pixels at which larger images are restored as well, see :func:`restore_at_sizes`; ``()`` for the
-    # network's own result (not in parts either), None for what the weights' file names (the shipped one: 640 and 427)
     sizes: tuple[int, ...] | None = None
-    # edge in pixels of the overlapping parts in which larger images are restored, each as an image of its own, see
-    # :func:`restore_in_context`; 0 for the whole image, None for what the weights' file names (the shipped one: 384)
     context: int | None = None
 
     def __post_init__(self) -> None:
@@ -190,7 +182,7 @@ def restore(
             (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or an image of Pillow, or the name of an image file.
         tile: Edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once.
         overlap: Pixels that the parts of an image share, and the tiles of networks other than UniRain; 0 to tile / 2.
-        precision: ``fp32``, ``bf16``, ``fp16`` (not on the CPU) or ``auto``.
+        precision: ``fp32``, ``bf16``, ``fp16`` (not on the CPU), or ``auto``: bf16 where the device computes in it.
         ensemble: Average over the eight flips and quarter turns: eight times the time.
         memory: GiB for feature maps in memory; None for half of what is free.
         sizes: Also restore larger images at these longer edges, such as ``(640, 427)``, and blend; ``()`` for the
@@ -217,7 +209,9 @@ def restore(
     out = restore_tensor(net, tensor, options)[0].permute(1, 2, 0).clamp_(0, 1).numpy()
     if grey:
         out = out.mean(axis=2, keepdims=True)
-    result = _from_float(out, image.dtype)
+    if image.dtype in (np.uint8, np.uint16):
+        out = (out * np.iinfo(image.dtype).max).round()
+    result = out.astype(image.dtype)
     if alpha is not None:
         result = np.concatenate([result, alpha], axis=2)
     result = result.reshape(image.shape)
@@ -383,9 +377,3 @@ def _to_float(image: np.ndarray) -> np.ndarray:
     if not (low >= -0.01 and high <= 1.01):  # also catches NaN
         raise OptionError(f"image: floating values from {low:g} to {high:g}; expected [0, 1].")
     return image
-
-
-def _from_float(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype in (np.uint8, np.uint16):
-        return (image * np.iinfo(dtype).max).round().astype(dtype)
-    return image.astype(dtype)

@@ -7,6 +7,7 @@ brings the libraries, and no child process can outlive a killed run.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -23,24 +24,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from unirain_plugin.errors import DataError
+from unirain_plugin.errors import DataError, reason
 from unirain_plugin.inference.images import StoredImage, side_by_side
 from unirain_plugin.inference.jobs import Job, VideoSettings
 from unirain_plugin.inference.video_merging import Plan, merge, plan_streams
-from unirain_plugin.inference.video_reading import (
-    COLOURS,
-    Video,
-    check_whole,
-    output_tags,
-    probe,
-    read_frames,
-    reason,
-    timed_frames,
-    ycbcr,
-)
+from unirain_plugin.inference.video_reading import COLOURS, Video, check_whole, output_tags, probe, timed_frames, ycbcr
 from unirain_plugin.support.files import put_in_place, sole_user
-
-__all__ = ["FilmWriter", "Video", "probe", "read_frames", "writer"]
 
 _PART_PIXELS = 2**25
 _PART_FRAMES = 48
@@ -55,33 +44,25 @@ class FilmWriter:
 
     Frames go to parts, each a file of its own that is put in place when it is whole: a run that was killed goes on
     after its last whole part. Parts end at the same frames in every run, so the result has the same frames as that of
-    one that was never interrupted.
-
-    Attributes:
-        done: How many frames earlier runs have finished; these may be given as None.
-        notes: What of the source the result does not hold.
+    one that was never interrupted. The first ``done`` frames were finished by earlier runs, and may be given as None.
     """
 
     def __init__(self, path: Path, video: Video, width: int, folder: Path, plan: Plan) -> None:
         self.path, self.video, self.width, self.folder, self.plan = path, video, width, folder, plan
         self.rate = Fraction(video.rate)
         self.part_frames = max(_PART_FRAMES, _PART_PIXELS // (width * video.height))
-        parts = sorted(folder.glob("[0-9]*.mp4"))
+        parts = self._parts()
         self.done = len(parts[:-1]) * self.part_frames + _frames_in(parts[-1]) if parts else 0
         self.stamps: list[int] = []
-        self.notes = video.notes + plan.notes
+        self.notes = video.notes + plan.notes  # what of the source the result does not hold
         self._part: _Part | None = None
 
-    def __call__(self, frame: np.ndarray | None, stamp: int | None = None) -> None:
-        """Take the next frame.
+    def __call__(self, frame: np.ndarray | None, stamp: int) -> None:
+        """Take the next frame, ``(H, width, 3)`` RGB, uint8 or uint16 as the source's, or None for one that is done.
 
-        Args:
-            frame: ``(H, width, 3)`` RGB, uint8 or uint16 as the source's; None for one that is done.
-            stamp: Its time in ``video.time_base``; by default at the source's mean rate.
+        ``stamp`` is its time in ``video.time_base``.
         """
         index = len(self.stamps)
-        if stamp is None:
-            stamp = round(index / (self.rate * self.video.time_base))
         self.stamps.append(stamp)
         if index < self.done:
             return
@@ -100,8 +81,7 @@ class FilmWriter:
             if self._part is not None:
                 self._finish_part()
             whole = self.folder / f"whole{self.path.suffix}"
-            parts = sorted(self.folder.glob("[0-9]*.mp4"))
-            self.notes += merge(whole, self.video, self.plan, parts, self.stamps, self.width)
+            self.notes += merge(whole, self.video, self.plan, self._parts(), self.stamps, self.width)
             put_in_place(whole, self.path)
 
     def abandon(self) -> None:
@@ -109,6 +89,9 @@ class FilmWriter:
         if self._part is not None:
             self._part.drop()
             self._part = None
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.mp4"))
 
     def _finish_part(self) -> None:
         part, self._part = self._part, None
@@ -128,18 +111,9 @@ def _writing(path: Path) -> Iterator[None]:
 def writer(path: Path, video: Video, width: int, made_from: object = None) -> Iterator[FilmWriter]:
     """Write frames, with the sound and all else of ``video``, to ``path``: complete, or not at all.
 
-    Args:
-        path: The file to be made.
-        video: Where all but the frames is from.
-        width: Columns of the frames to come.
-        made_from: What the frames depend on besides the source, as JSON can tell it. Parts of an earlier run that was
-            made from the same are used; with None, none are kept.
-
-    Yields:
-        A function that takes the next frame, see :class:`FilmWriter`.
-
-    Raises:
-        DataError: If encoding or writing fails, or another process writes to the same file.
+    They have ``width`` columns. ``made_from`` is what they depend on besides the source, as JSON can tell it: parts of
+    an earlier run that was made from the same are used; with None, none are kept. A DataError if encoding or writing
+    fails, or another process writes to the same file.
     """
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     folder = path.parent / f".{name}.parts"  # never longer than a name may be
@@ -193,7 +167,12 @@ class _Part:
         self.source = "rgb48le" if video.deep else "rgb24"
         self.graph = ycbcr(video, (width, video.height), pixels)
         self.container = av.open(str(path), "w", format="mp4", options={"movflags": "write_colr"})
-        options = {"crf": "14", "preset": "fast", "x264-params": ":".join(_encoder_settings(video))}
+        fields = video.interlaced and not video.settings.deinterlace and video.height % 4 == 0
+        settings = [f"{video.interlaced}=1"] * bool(fields)
+        # x264 165 shares out bits by what happens to lie in memory where it uses AVX-512 (at 848 columns and
+        # less, not at 640): the same frames were encoded up to 1.2 levels apart. Without AVX-512 it is as fast.
+        settings += ["asm=avx2"] * cv2.checkHardwareSupport(_AVX512)
+        options = {"crf": "14", "preset": "fast", "x264-params": ":".join(settings)}
         self.stream = self.container.add_stream("libx264", self.rate, options, width=width, height=video.height)
         codec = self.stream.codec_context
         codec.pix_fmt, codec.time_base = pixels, 1 / self.rate
@@ -218,15 +197,6 @@ class _Part:
         self.path.unlink(missing_ok=True)
 
 
-def _encoder_settings(video: Video) -> Iterator[str]:
-    if video.interlaced and not video.settings.deinterlace and video.height % 4 == 0:
-        yield f"{video.interlaced}=1"
-    # x264 165 shares out bits by what happens to lie in memory where it uses AVX-512 (at 848 columns and
-    # less, not at 640): the same frames were encoded up to 1.2 levels apart. Without AVX-512 it is as fast.
-    if cv2.checkHardwareSupport(_AVX512):
-        yield "asm=avx2"
-
-
 _AHEAD = 3
 """How many frames are decoded ahead."""
 _PIXELS_AT_ONCE = 2**22
@@ -238,18 +208,9 @@ def restore_video(
 ) -> list[str]:
     """Restore one video: frames are decoded, restored and encoded at the same time, with a few of them in memory.
 
-    Args:
-        job: The file and its targets.
-        function: Maps a frame (H, W, 3) uint8 or uint16 to one of the same shape and type; called by
-            ``settings.at_once`` threads.
-        bar: Whether to draw a progress bar.
-        settings: How.
-
-    Returns:
-        What the result does not hold of the source, or holds otherwise.
-
-    Raises:
-        DataError: If the source is damaged or cannot be kept in the result.
+    ``function`` maps a frame (H, W, 3) uint8 or uint16 to one of the same shape and type, in ``settings.at_once``
+    threads. Returns what the result does not hold of the source, or holds otherwise. A DataError if the source is
+    damaged or cannot be kept in the result.
     """
     video = probe(job.source, settings)
     damage: list[str] = []
@@ -264,21 +225,17 @@ def restore_video(
         stack.callback(frames.close)
         at_once = max(min(settings.at_once, _PIXELS_AT_ONCE // (video.width * video.height)), 1)
         restored = stack.enter_context(_restored(frames, function, done, at_once))
-        for stamp, before, after in tqdm(
-            restored, total=total, unit="frame", disable=not bar, ncols=100, leave=False, initial=0
-        ):
+        bar = tqdm(restored, total=total, unit="frame", disable=not bar, ncols=100, leave=False)
+        for stamp, before, after in bar:
             films[0](after, stamp)
             for film in films[1:]:
                 film(None if after is None else side_by_side(StoredImage(before), StoredImage(after)).pixels, stamp)
     notes = list(films[0].notes)
     if damage:
-        notes.append(f"the source is damaged, the result is what could be decoded: {_several(damage)}")
+        told = list(dict.fromkeys(damage))
+        more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
+        notes.append(f"the source is damaged, the result is what could be decoded: {'; '.join(told[:3])}{more}")
     return notes
-
-
-def _several(damage: list[str]) -> str:
-    told = list(dict.fromkeys(damage))
-    return "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "")
 
 
 @contextmanager
@@ -294,16 +251,15 @@ def _restored(
     def results() -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
         decoded = deque(decoder.submit(next, frames, None) for _ in range(_AHEAD))
         waiting: deque[tuple[int, np.ndarray, Future | None]] = deque()
-        index = 0
-        while (item := decoded.popleft().result()) is not None:
+        for index in itertools.count():
+            item = decoded.popleft().result()
+            if item is None:
+                break
             decoded.append(decoder.submit(next, frames, None))
-            stamp, frame = item
-            waiting.append((stamp, frame, workers.submit(function, frame) if index >= done else None))
-            index += 1
+            waiting.append((*item, workers.submit(function, item[1]) if index >= done else None))
             if len(waiting) > at_once:
                 yield _result(*waiting.popleft())
-        while waiting:
-            yield _result(*waiting.popleft())
+        yield from itertools.starmap(_result, waiting)
 
     try:
         yield results()

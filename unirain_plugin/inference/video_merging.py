@@ -27,19 +27,12 @@ _OF_THE_OLD_FILE = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of the source's other streams.
+    """What becomes of the source's other streams."""
 
-    Attributes:
-        format: The result's format.
-        copied: Indices of streams that are copied.
-        encoded: Indices of streams of sound that are encoded anew, without loss.
-        notes: What is left out or changed, and why.
-    """
-
-    format: str
-    copied: tuple[int, ...]
-    encoded: tuple[int, ...]
-    notes: tuple[str, ...]
+    format: str  # the result's
+    copied: tuple[int, ...]  # indices of streams that are copied
+    encoded: tuple[int, ...]  # indices of streams of sound that are encoded anew, without loss
+    notes: tuple[str, ...]  # what is left out or changed, and why
 
 
 def plan_streams(video: Video, target: Path) -> Plan:
@@ -103,27 +96,17 @@ def _stream_tags(stream: av.stream.Stream) -> dict[str, str]:
 def merge(
     target: Path, video: Video, plan: Plan, parts: Sequence[Path], stamps: Sequence[int], width: int
 ) -> tuple[str, ...]:
-    """Write the whole film.
+    """Write the whole film to ``target``, whose name tells nothing of the format.
 
-    Args:
-        target: The file; its name tells nothing of the format.
-        video: The source.
-        plan: What becomes of the other streams.
-        parts: Files of restored frames, in order, whose time stamps count frames.
-        stamps: Each frame's time in ``video.time_base``.
-        width: Columns of the frames.
-
-    Returns:
-        What of the source's tags the format does not hold.
-
-    Raises:
-        av.FFmpegError: If the format refuses something.
+    ``parts`` are files of restored frames of ``width`` columns, in order, whose time stamps count frames; ``stamps``
+    are their times in ``video.time_base``. Returns what of the source's tags the format does not hold. An
+    av.FFmpegError if the format refuses something.
     """
-    with opened(video.path) as source:
-        flags = "+faststart+write_colr"
-        if any("." in key for key in source.metadata):  # com.apple.quicktime.model and its like
-            flags += "+use_metadata_tags"
-    options = {} if plan.format == "matroska" else {"movflags": flags}
+    options = {}
+    if plan.format != "matroska":
+        with opened(video.path) as source:
+            dotted = any("." in key for key in source.metadata)  # com.apple.quicktime.model and its like
+        options["movflags"] = "+faststart+write_colr" + "+use_metadata_tags" * dotted
     with (
         opened(video.path) as source,
         av.open(str(target), "w", format=plan.format, options=options) as output,
@@ -138,9 +121,9 @@ def merge(
         film.metadata.update(_stream_tags(main))
         film.disposition = main.disposition
         tracks = _tracks(output, source, plan)
-        shift = video.start
-        output.set_chapters([_moved(chapter, shift) for chapter in source.chapters()])
-        frames, others = _frame_packets(parts, stamps, video, film), _other_packets(source, tracks, shift)
+        output.set_chapters([_moved(chapter, video.start) for chapter in source.chapters()])
+        frames = _frame_packets(parts, stamps, video, film)
+        others = _other_packets(source, tracks, video.start)
         for packet in heapq.merge(frames, others, key=lambda packet: packet.dts * packet.time_base):
             output.mux(packet)
     return _lost_tags(video.path, target, plan)
@@ -253,9 +236,8 @@ def _tracks(output: av.container.OutputContainer, source: av.container.InputCont
         elif stream.index not in plan.copied:
             continue
         elif stream.type == "attachment":
-            output.add_attachment(
-                stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data
-            )
+            kind = stream.mimetype or "application/octet-stream"
+            output.add_attachment(stream.name or "attachment", kind, stream.data)
         elif cover and plan.format == "matroska":
             kind = {"mjpeg": "jpeg"}.get(stream.codec_context.name, stream.codec_context.name)
             data = next((bytes(packet) for packet in source.demux(stream) if packet.size), b"")
