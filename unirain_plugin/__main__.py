@@ -55,11 +55,7 @@ def entry(command: str) -> Callable[[list[str]], int | None]:
 
 
 def run(command: str, argv: list[str]) -> int:
-    """Run one command.
-
-    A user's mistake, or a file that the system refuses, becomes one message and exit status 2; Ctrl-C is 130, SIGTERM
-    143.
-    """
+    """Run one command; a user's mistake or a refusal of the system is one message and status 2, a signal 130, 143."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files need not be text of the terminal's encoding
             stream.reconfigure(errors="backslashreplace")

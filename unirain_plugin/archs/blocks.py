@@ -59,9 +59,8 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
 class ChannelAttention(nn.Module):
     """Attention across channels, as in Restormer's MDTA (Zamir et al., CVPR 2022, eq. 1).
 
-    Two steps differ from the plain formulation, not their result: the c×c scores are divided by the norms of q and k
-    instead of normalising q and k; and W_o · A, a C×C matrix an image, is multiplied once with v instead of A with v
-    and then W_o with that.
+    The c×c scores are divided by the norms of q and k instead of normalising these; and W_o · A, a C×C matrix an image,
+    is multiplied once with v. The result is that of the plain formulation.
     """
 
     def __init__(self, channels: int, heads: int) -> None:

@@ -44,10 +44,7 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def preset(name: str, **changes: object) -> dict[str, object]:
-    """A copy of a preset's keyword arguments with ``changes`` applied, for ``UniRain(**preset('UniRain-Tiny'))``.
-
-    An OptionError for an unknown name.
-    """
+    """A preset's keyword arguments with ``changes``, for ``UniRain(**…)``; an OptionError for an unknown name."""
     if name not in PRESETS:
         raise OptionError(f"preset: unknown name {name!r}.{did_you_mean(name, PRESETS)} Known: {', '.join(PRESETS)}.")
     return {**PRESETS[name], **changes}

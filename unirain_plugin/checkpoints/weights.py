@@ -121,7 +121,7 @@ def write_weights(
 ) -> None:
     """Write weights with their architecture (sizes and context, if any), atomically; the suffix chooses the format.
 
-    An OptionError if a size is not allowed. A CheckpointError if the suffix is unknown or the file cannot be written.
+    An OptionError if a size is not allowed, a CheckpointError for another suffix or a file that cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -256,10 +256,7 @@ def convert(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
 
 
 def describe(state: Mapping[str, object]) -> dict[str, object]:
-    """The constructor options of UniRain that the shapes of its weights tell.
-
-    ``soft`` and ``hard`` mixtures have the same weights, so the kind of a mixture is not among them.
-    """
+    """The options of UniRain that the shapes of its weights tell; ``soft`` and ``hard`` mixtures have the same."""
     found: dict[str, object] = {}
     shapes = {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
     if len(shapes.get("embed.weight", ())) == 4:
@@ -278,20 +275,19 @@ def describe(state: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def misfits(own: Mapping[str, Tensor], state: Mapping[str, object]) -> tuple[list[str], list[str], list[str]]:
-    """Keys that the state lacks, keys that the network lacks, and those of another shape, with both shapes."""
-    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if hasattr(state.get(key), "shape")}
-    other = [f"{key} (checkpoint {theirs}, network {ours})" for key, (theirs, ours) in shapes.items() if theirs != ours]
+def misfits(
+    own: Mapping[str, Tensor], state: Mapping[str, object], shapes: str
+) -> tuple[list[str], list[str], list[str]]:
+    """Keys that the state lacks, keys that the network lacks, and those of another shape, told as in ``shapes``."""
+    both = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if hasattr(state.get(key), "shape")}
+    other = [f"{key} {shapes.format(*pair)}" for key, pair in both.items() if pair[0] != pair[1]]
     return [key for key in own if key not in state], [key for key in state if key not in own], other
 
 
 def check_fit(network: nn.Module, state: Mapping[str, object], strict: bool = True) -> None:
-    """Raise a CheckpointError if ``state`` cannot be loaded: which keys do not fit, and what to do about them.
-
-    With ``strict`` no key may be missing or left over.
-    """
+    """Raise a CheckpointError if ``state`` cannot be loaded (``strict``: entirely): which keys, and what to do."""
     own = network.state_dict()
-    missing, unexpected, misshaped = misfits(own, state)
+    missing, unexpected, misshaped = misfits(own, state, "(checkpoint {}, network {})")
     if not strict:
         missing = unexpected = []
     if not (missing or unexpected or misshaped):

@@ -92,9 +92,9 @@ def decode_with_pillow(data: bytes, name: str, limit: int | None = None) -> Samp
             mode = "RGBA"
         else:
             mode = "RGB"
-        pixels, orientation = np.asarray(image.convert(mode)), exif_orientation(image.info.get("exif", b""))
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return Samples(pixels, orientation, image.mode == "CMYK")
+        pixels = np.asarray(image.convert(mode))
+        orientation, cmyk = exif_orientation(image.info.get("exif", b"")), image.mode == "CMYK"
+    return Samples(pixels.reshape(*pixels.shape[:2], -1), orientation, cmyk)
 
 
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")

@@ -50,12 +50,8 @@ def check_pixels(height: int, width: int, name: str, limit: int | None = None) -
 
 def add_limit_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-megapixels``, for :func:`limited`."""
-    parser.add_argument(
-        "--max-megapixels",
-        type=float,
-        metavar="N",
-        help="refuse images that declare more, before they are decoded (default: what free memory takes)",
-    )
+    text = "refuse images that declare more, before they are decoded (default: what free memory takes)"
+    parser.add_argument("--max-megapixels", type=float, metavar="N", help=text)
 
 
 @contextmanager
@@ -113,8 +109,7 @@ class ImageHeader:
 def read_header(data: bytes, name: str, whole: bool = True) -> ImageHeader | None:
     """Parse the header of a JPEG or PNG; None for other formats, which the decoder has to judge.
 
-    Unless ``whole`` is off, the bytes must reach the image's end. An empty or truncated file, or a broken header,
-    is a DataError.
+    A DataError if it is broken or, unless ``whole`` is off, the bytes end before the image.
     """
     if not data:
         raise DataError(f"{name}: the file is empty (0 bytes); expected an image.")

@@ -38,8 +38,8 @@ class Pair(NamedTuple):
 class PairTable:
     """An append-only table of :class:`Pair`.
 
-    Strings lie in one buffer and everything else in flat arrays: about 130 bytes a pair, and reading touches no
-    reference counts of shared objects, so forked loader workers keep sharing the memory.
+    Strings lie in one buffer, everything else in flat arrays: about 130 bytes a pair, which forked workers go on
+    sharing.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,9 @@ class PairTable:
         self.source_names: list[str] = []
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self._types)
 
     def append(self, pair: Pair) -> None:
-        """Add a pair at the end."""
         for text in (pair.lq, pair.gt):
             self._text += text.encode("utf-8", "surrogateescape")
             self._ends.append(len(self._text))

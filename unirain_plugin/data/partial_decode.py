@@ -58,14 +58,16 @@ class RowIndex:
             raise DataError(f"{name}: its index of rows is damaged: {len(data)} bytes without its header. {_REMEDY}")
         _, version, rows, size, count, checksum = _INDEX.unpack_from(data)
         if version != VERSION:
-            raise DataError(f"{name}: its index of rows has version {version}; this release reads version {VERSION}. "
-                            f"{_REMEDY}")  # fmt: skip
-        if len(data) != _INDEX.size + 4 * count:
-            raise DataError(f"{name}: its index of rows is damaged: found {len(data)} bytes, expected "
-                            f"{_INDEX.size + 4 * count}. {_REMEDY}")  # fmt: skip
-        if zlib.crc32(data[_INDEX.size :]) != checksum or not rows or count < 2:
-            raise DataError(f"{name}: its index of rows is damaged: its checksum is wrong. {_REMEDY}")
-        return cls(size, rows, array("I", np.frombuffer(data, "<u4", count, _INDEX.size).tolist()))
+            what = f"has version {version}; this release reads version {VERSION}"
+            raise DataError(f"{name}: its index of rows {what}. {_REMEDY}")
+        expected = _INDEX.size + 4 * count
+        if len(data) != expected:
+            what = f"found {len(data)} bytes, expected {expected}"
+        elif zlib.crc32(data[_INDEX.size :]) != checksum or not rows or count < 2:
+            what = "its checksum is wrong"
+        else:
+            return cls(size, rows, array("I", np.frombuffer(data, "<u4", count, _INDEX.size).tolist()))
+        raise DataError(f"{name}: its index of rows is damaged: {what}. {_REMEDY}")
 
     def header(self, data: bytes | memoryview, name: str) -> ImageHeader:
         """The header of the image, which the index is checked against (else DataError); blocks are when decoded."""
@@ -91,8 +93,7 @@ def decode_part(
 ) -> np.ndarray | None:
     """Decode the rows from ``start`` up to ``stop`` (at most the height), or some more below, to uint8 BGR.
 
-    Without an index all rows above are decoded. None where the whole image has to be decoded otherwise. A DataError if
-    a PNG's data is damaged, or the index does not fit.
+    None where the whole image has to be decoded. A DataError if a PNG's data is damaged, or the index does not fit.
     """
     if header.orientation != 1 or not (header.cuttable or index):
         return None
@@ -123,9 +124,8 @@ def _decode(part: bytes | bytearray | memoryview, fast: bool) -> np.ndarray | No
 def _upper_jpeg(data: bytes, header: ImageHeader, stop: int, fast: bool) -> np.ndarray | None:
     """Decode, if possible without the data that the rows are unlikely to need, and look whether they needed it.
 
-    Otherwise simplejpeg would search all of it for the end marker. Where the data ran out, the rest is of one colour
-    (the decoder leaves all coefficients at 0). So one more row of coding units is asked for: if that is of one colour,
-    nothing is cut; if not, the data has reached it, and all rows before it are whole.
+    Otherwise simplejpeg would search all of it for the end marker. Where the data ran out, the rest is of one colour.
+    So one more row of coding units is asked for: if that is not of one colour, all rows before it are whole.
     """
     if not fast:
         part = _jpeg_above(data, header, stop)
@@ -142,11 +142,7 @@ def _upper_jpeg(data: bytes, header: ImageHeader, stop: int, fast: bool) -> np.n
 
 @cache
 def decoders() -> dict[str, bool]:
-    """Try out once, on a small image, what this installation's JPEG decoders make of a part.
-
-    ``partial``: whether OpenCV's pixels of a part are those of the whole; ``simplejpeg``: whether simplejpeg is
-    installed and gives OpenCV's pixels.
-    """
+    """Try out once whether OpenCV's (and simplejpeg's) pixels of a part of a JPEG are OpenCV's of the whole."""
     noise = np.random.default_rng(0).integers(0, 256, (96, 40, 3), dtype=np.uint8)
     data = cv2.imencode(".jpg", cv2.blur(noise, (3, 3)))[1].tobytes()
     header = read_header(data, "self-test")

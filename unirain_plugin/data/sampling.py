@@ -52,7 +52,6 @@ class SamplePlan:
         self._starts = np.concatenate([[0], np.cumsum(counts)])
 
     def __len__(self) -> int:
-        """Number of slots of an epoch."""
         return int(self._starts[-1])
 
     def pair_number(self, slot: int, rng: np.random.Generator | None) -> int:
@@ -123,9 +122,8 @@ def _tier_shares(pyramid: Mapping[str, float] | None) -> dict[str, float]:
         raise OptionError(f"pyramid: expected weights such as {{distilled: 0.8, rest: 0.2}}, found {pyramid!r}.")
     for name in pyramid:
         if name not in TIERS:
-            raise OptionError(
-                f"pyramid: unknown tier '{name}'; expected distilled and rest.{did_you_mean(name, TIERS)}"
-            )
+            hint = did_you_mean(name, TIERS)
+            raise OptionError(f"pyramid: unknown tier '{name}'; expected distilled and rest.{hint}")
     shares = {name: _weight(pyramid.get(name, 0.0), f"pyramid: {name}") for name in TIERS}
     if not sum(shares.values()):
         raise OptionError("pyramid: all weights are 0.")

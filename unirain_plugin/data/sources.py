@@ -28,8 +28,7 @@ class Storage:
     """Reads the bytes of pairs: here from files below one folder, in the classes below from elsewhere."""
 
     def __init__(self, root: str) -> None:
-        """Take the folder that the pairs' paths are relative to; nothing is opened yet."""
-        self.root = root
+        self.root = root  # the folder that the pairs' paths are relative to
 
     def locate(self, pair: Pair, side: Side) -> str:
         """Return the name of the image for the item and for error texts."""
@@ -176,10 +175,10 @@ def read_value(path: str, key: str) -> bytes:
 
 
 def read_seekable(path: str, key: str) -> tuple[bytes | memoryview, RowIndex | None]:
-    """The bytes stored under a key, and the index of their rows if there is one.
+    """The bytes stored under a key, and the index of their rows if there is one; else DataError.
 
-    With an index the bytes are a view of the file, good until :func:`close_environments`: what is not looked at is not
-    read from the disk. A missing entry or damaged index is a DataError.
+    With an index the bytes are a view of the file, of which only what is looked at is read, until
+    :func:`close_environments`.
     """
     value, index = _view(path, key)
     if index is None:
@@ -213,8 +212,8 @@ class MetaEntry(NamedTuple):
 def read_meta(path: str) -> Iterator[MetaEntry]:
     """Yield the entries of an LMDB's ``meta_info.txt`` (``key.png (h,w,c) level`` a line).
 
-    The key is all that stands before the last suffix; the toolbox cuts at the first dot, where two keys may collide. A
-    DataError tells ``file:line`` of what is malformed or listed twice, or what of the LMDB is damaged.
+    The key ends at the last suffix; the toolbox cuts at the first dot, where two may collide. A DataError tells
+    ``file:line`` of what is malformed or listed twice, or what of the LMDB is damaged.
     """
     check_file(path)
     meta = os.path.join(path, META_FILE)
@@ -246,15 +245,12 @@ class LmdbStorage(Storage):
         return os.path.join(self.root, pair.rain_type, f"{side}.lmdb")
 
     def locate(self, pair: Pair, side: Side) -> str:
-        """Return the LMDB and the key."""
         return f"{self._path(pair, side)}/{pair.path(side)}"
 
     def read(self, pair: Pair, side: Side) -> bytes:
-        """Return the value of the key, see :func:`read_value`."""
         return read_value(self._path(pair, side), pair.path(side))
 
     def read_part(self, pair: Pair, side: Side) -> tuple[bytes | memoryview, RowIndex | None]:
-        """Return the value and its index, see :func:`read_seekable`."""
         return read_seekable(self._path(pair, side), pair.path(side))
 
 
@@ -281,11 +277,10 @@ os.register_at_fork(after_in_child=_clients.clear)
 
 
 class MmengineStorage(Storage):
-    """Reads through ``mmengine.fileio``.
+    """Reads through ``mmengine.fileio``: ``io_backend: {type: mmengine, backend: local}``, and what the backend takes.
 
-    ``io_backend: {type: mmengine, backend: local}`` and what else the backend's constructor takes. The text values may
-    hold ``{rain_type}`` and ``{side}`` (``lq`` or ``gt``), so that ``backend: lmdb`` with
-    ``db_path: /data/{rain_type}/{side}.lmdb`` reads our LMDBs.
+    Texts may hold ``{rain_type}`` and ``{side}`` (``lq`` or ``gt``): ``backend: lmdb`` with ``db_path:
+    /data/{rain_type}/{side}.lmdb`` reads our LMDBs.
     """
 
     def __init__(self, root: str, backend_args: Mapping[str, Any]) -> None:
@@ -298,10 +293,9 @@ class MmengineStorage(Storage):
 
     def client(self, pair: Pair, side: Side) -> Any:
         """This process's backend for one side of a pair, made when first asked for."""
-        arguments = {
-            key: value.format(rain_type=pair.rain_type, side=side) if isinstance(value, str) else value
-            for key, value in self._arguments.items()
-        }
+        values = {"rain_type": pair.rain_type, "side": side}
+        texts = {key: value.format(**values) for key, value in self._arguments.items() if isinstance(value, str)}
+        arguments = {**self._arguments, **texts}
         identity = tuple(sorted((key, str(value)) for key, value in arguments.items()))
         if identity not in _clients:
             from mmengine.fileio import get_file_backend
@@ -316,7 +310,6 @@ class MmengineStorage(Storage):
         return _clients[identity]
 
     def locate(self, pair: Pair, side: Side) -> str:
-        """Return the path behind the prefix."""
         return f"{self.root.rstrip('/')}/{pair.path(side)}" if self.root else pair.path(side)
 
     def read(self, pair: Pair, side: Side) -> bytes:
@@ -379,9 +372,8 @@ def _there(manifests: list[str], options: DatasetOptions) -> list[str]:
         raise DataError(f"{options.name}: none of the {len(missing)} manifests is there: {', '.join(missing)}.")
     from basicsr.utils import get_root_logger
 
-    get_root_logger().warning(
-        f"{options.name}: {len(missing)} of {len(manifests)} manifests are missing and left out: {', '.join(missing)}."
-    )
+    text = f"{len(missing)} of {len(manifests)} manifests are missing and left out: {', '.join(missing)}."
+    get_root_logger().warning(f"{options.name}: {text}")
     return [path for path in manifests if path not in missing]
 
 

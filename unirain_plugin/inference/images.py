@@ -67,8 +67,7 @@ class StoredImage:
 def read_image(path: str | os.PathLike[str], max_pixels: int | None = None) -> StoredImage:
     """Read an image of at most ``max_pixels`` (None: the process's limit).
 
-    A DataError if it is missing, empty, truncated, broken, too large, or of a kind that cannot be restored (animations,
-    floating-point images, unknown formats).
+    A DataError if it is missing, broken, too large, or cannot be restored (animations, floats, unknown formats).
     """
     name = os.fspath(path)
     data = read_file(name)
@@ -83,12 +82,11 @@ def as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, ...]:
-    """Write an image atomically; the suffix chooses the format.
+    """Write an image atomically; the suffix chooses the format. Returns what of the source's data is not in it.
 
     EXIF, XMP, colour profile and resolution are kept where the format can hold them, the source's other blocks in its
-    own format. Where a file carries an EXIF orientation, pixels are stored turned as before and the tag is kept (TIFF
-    and formats without EXIF: upright). JPEG, WebP and AVIF take 8 bits, JPEG, BMP and PPM no alpha: what does not fit
-    is a DataError, never dropped. Returns in words what of the source's data beside the pixels is not in the file.
+    own. A file with an EXIF orientation is stored turned as before (TIFF: upright). JPEG, WebP and AVIF take 8 bits,
+    JPEG, BMP and PPM no alpha: what does not fit is a DataError, never dropped.
     """
     path = Path(path)
     reason = why_unsuitable(path.suffix.lower(), image)

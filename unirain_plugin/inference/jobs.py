@@ -63,12 +63,11 @@ class Plan:
 
 
 def plan_jobs(source: Path, output: Path, image_format: str = "keep", compare: bool = False) -> Plan:
-    """Find the files; a folder is searched with its subfolders, which the output mirrors.
+    """Find the files; a folder is searched with its subfolders (but not the output), which the output mirrors.
 
-    The output may lie inside the source, and is not searched then. ``image_format``: ``keep`` or the suffix (without
-    dot) that all results get; ``compare``: whether side-by-side images are wanted, in ``output/compare``. A DataError
-    if the output is no folder, the source is missing or unsupported, the folder holds no image, a result would
-    overwrite a source, or two files would be written to the same name.
+    ``image_format``: ``keep`` or the suffix (without dot) that all results get; ``compare``: whether side-by-side
+    images are wanted, in ``output/compare``. A DataError if the output is no folder, there is nothing to restore, a
+    result would overwrite a source, or two files would be written to the same name.
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: the output must be a folder, this is a file.")
@@ -144,10 +143,9 @@ def restore_files(
     bar: bool = True,
     videos: VideoSettings | None = None,
 ) -> Outcome:
-    """Restore every file; a broken one is noted and the others go on.
+    """Restore every file (``overwrite``: also with a result); a broken one is noted and the others go on.
 
-    ``function`` maps an array (H, W, C) uint8 or uint16 to one of the same shape and type; ``overwrite``: also files
-    whose results exist.
+    ``function`` maps an array (H, W, C) uint8 or uint16 to one of the same shape and type.
     """
     outcome = Outcome()
     todo = []

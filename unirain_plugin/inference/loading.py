@@ -85,11 +85,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
-    """Build a network of BasicSR's registry, with random weights.
-
-    ``architecture`` is ``{'type': name, **arguments}``; ``source`` names the file in the OptionError of an unknown type
-    or of arguments that do not fit.
-    """
+    """Build ``{'type': name, **arguments}`` with random weights; the OptionError names ``source``, its file."""
     arguments = dict(architecture)
     name = arguments.pop("type", None)
     known = registered("arch")
@@ -113,14 +109,11 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
 
 
 def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
-    """Put the weights into the network, all or none.
-
-    A CheckpointError names the keys that are missing, unknown or of another shape, the options in which the file's
-    network is another, and the parts of the file.
-    """
+    """Put the weights into the network, all or none; the CheckpointError tells which keys and options differ."""
     state, lines = file.state_for(net.state_dict()), []
-    titles = (f"missing in the file, needed by {name}", f"in the file, unknown to {name}", "of another shape")
-    for title, keys in zip(titles, misfits(net.state_dict(), state), strict=True):
+    shape = "of another shape (file, network)"
+    titles = (f"missing in the file, needed by {name}", f"in the file, unknown to {name}", shape)
+    for title, keys in zip(titles, misfits(net.state_dict(), state, "{} {}"), strict=True):
         if keys:
             more = f", … ({len(keys)} in all)" if len(keys) > _LISTED else ""
             lines.append(f"  {title}: {', '.join(keys[:_LISTED])}{more}")
@@ -166,8 +159,7 @@ def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
 def network_section(path: Path, with_imports: bool = False) -> dict[str, object]:
     """The section ``network_g`` of an option file; OptionError if it is broken, has none, or imports fail.
 
-    ``with_imports``: import the modules that it names under ``imports``: only of a file that the user has named, since
-    this runs their code.
+    ``with_imports``: of a file that the user has named, since importing modules runs their code.
     """
     from unirain_plugin.options.yaml_loader import read_option_file
 
@@ -184,8 +176,7 @@ def network_section(path: Path, with_imports: bool = False) -> dict[str, object]
 def experiment_network(path: Path) -> dict[str, object] | None:
     """The network of the run that saved ``experiments/NAME/models/net_g_ITER.pth``: its folder holds its options.
 
-    None for a file in any folder but a run's ``models/``: option files above it are none of its business. A
-    CheckpointError if option files in that folder name different networks.
+    None for a file in another folder than ``models/``. A CheckpointError if its option files name different networks.
     """
     if path.resolve().parent.name != "models":
         return None

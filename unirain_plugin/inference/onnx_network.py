@@ -24,10 +24,7 @@ MULTIPLE = "multiple"
 
 
 def onnx_runtime(purpose: str, packages: Iterable[str] = ()) -> ModuleType:
-    """The package onnxruntime, whose Linux wheels send telemetry unless told not to.
-
-    A CheckpointError names those of ``packages`` and onnxruntime that are missing, and the ``purpose`` that needs them.
-    """
+    """The package onnxruntime, without telemetry; a CheckpointError names what is missing for the ``purpose``."""
     missing = [name for name in (*packages, "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise CheckpointError(f"{purpose} needs {', '.join(missing)}: pip install 'unirain_plugin[export]'.")
@@ -76,10 +73,7 @@ class OnnxNetwork(nn.Module):
         self.digest = nn.Parameter(torch.tensor(list(digest), dtype=torch.float32), requires_grad=False)
 
     def bytes_a_pixel(self) -> int | None:
-        """About how much memory an image takes; None for other networks than UniRain, which tiles suit.
-
-        Fitted to onnxruntime 1.32's peak with two exported networks (3,115 and 9,561 bytes), and a fifth more.
-        """
+        """About how much memory an image takes, fitted to two networks; None for other than UniRain."""
         kind, arguments = self.architecture["type"], {k: v for k, v in self.architecture.items() if k != "type"}
         if kind != "UniRain":
             return None
@@ -95,8 +89,7 @@ class OnnxNetwork(nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         """Map ``(N, 3, H, W)`` float32 to the same shape.
 
-        An OptionError under autocast; a UniRainError if operations are traced or counted, which cannot be seen here, or
-        onnxruntime fails; a MemoryError if it cannot get enough.
+        An OptionError under autocast, a UniRainError where traced or counted or onnxruntime fails, or a MemoryError.
         """
         if torch.is_autocast_enabled("cpu"):
             raise OptionError(f"precision: {self.path} computes in {self.precision} only.")

@@ -52,16 +52,14 @@ def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: 
 
     A drop covers as large a part of an image of 4000 pixels as of one of 400, but a network trained on crops knows rain
     up to some size in pixels. So the image is restored shrunk as well, and what changes there is enlarged and blended
-    with what changes at full size, by where either changes more. Detail is never resampled, only the correction is. How
-    much brighter or darker the whole image becomes is decided at full size. Our own; not part of the paper.
+    with what changes at full size, by where either changes more; only the correction is resampled. Our own.
 
     y = x + d_f + c - m(c), c = 0.95 · e_s / (e_s + e_f) · (d_s - d_f), with d_f = R(x) - x, d_s the mean over the sizes
     of the enlarged R(shrunk x) - shrunk x, e the mean of d² over a neighbourhood and the channels, m the mean over the
     image, channel by channel, and 0.95 :data:`CONFIDENCE`.
 
-    ``restore`` is R, which maps ``(1, 3, h, w)`` to the same shape; ``image`` x, ``(1, 3, H, W)`` float32 in [0, 1];
-    ``sizes`` are longer edges in pixels, those from 3/4 of the image's on being passed over. The result is
-    ``(1, 3, H, W)`` float32, not clamped.
+    ``restore`` is R, which maps ``(1, 3, h, w)`` to the same shape; ``image`` x, ``(1, 3, H, W)`` float32 in [0, 1],
+    and so is y, not clamped; ``sizes`` are longer edges in pixels, those from 3/4 of the image's on being passed over.
     """
     full = restore(image)
     height, width = image.shape[2:]
@@ -230,8 +228,8 @@ def _pixels_of(image: Image.Image) -> np.ndarray:
 def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None = None) -> Tensor:
     """Restore one image, ``(1, 3, H, W)`` float32 in the host's memory, RGB in [0, 1]; so is the result, not clamped.
 
-    An OptionError if precision and device do not go together, or the network changes the size; a UniRainError if the
-    result is not finite, or memory runs out.
+    An OptionError for fp16 on the CPU or a network that changes the size; a UniRainError if it is not finite, or memory
+    runs out.
     """
     options = options or RestoreOptions()
     device = device_of(net)
@@ -276,10 +274,7 @@ def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.
 
 
 def context_of(net: nn.Module, options: RestoreOptions) -> int:
-    """Edge of the parts in which larger images are restored: the options', else what the weights name; 0 for none.
-
-    ``sizes=()`` asks for the network's own result, so what the weights name does not count.
-    """
+    """Edge of the parts of larger images: the options', else the weights' (not with ``sizes=()``); 0 for none."""
     if options.context is not None:
         return options.context
     return 0 if options.sizes == () else getattr(net, "restore_context", 0)
@@ -293,12 +288,9 @@ def restore_in_context(restore: Callable[[Tensor], Tensor], image: Tensor, conte
     Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation" (ECCV 2022), who compute
     attention in windows instead.
 
-    Args:
-        restore: Maps ``(1, 3, h, w)`` to the same shape.
-        image: ``(1, 3, H, W)``.
-        context: Edge of a part in pixels; 0 for the whole image. An edge of the image of up to 4/3 of it is not cut, as
-            two parts of it would be nearly the same.
-        overlap: Pixels that neighbouring parts share at least (at most half of the edge).
+    ``restore`` maps ``(1, 3, h, w)`` to the same shape, as ``image``. ``context`` is the edge of a part in pixels, 0:
+    the whole image; an edge of up to 4/3 of it is not cut, as two parts of it would be nearly the same. Neighbouring
+    parts share at least ``overlap`` pixels (at most half of the edge).
     """
     height, width = (edge if 3 * edge <= 4 * context else context for edge in image.shape[2:])
     if not context or (height, width) == image.shape[2:]:

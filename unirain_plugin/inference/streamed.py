@@ -57,9 +57,8 @@ _SPARE_BYTES = 2**30
 class MapStore:
     """Allocates maps and tells how to cut them into pieces, which are computed on ``device``.
 
-    ``piece`` is the edge in pixels of the square whose area a piece has at most; on the CPU pieces fit the cache as
-    well. ``limit``: bytes of maps that are kept in memory; beyond it they lie in files of the temporary folder
-    (``TMPDIR``), which exist only as long as they are used.
+    ``piece`` is the edge of the square whose area a piece has at most; on the CPU pieces fit the cache as well. Beyond
+    ``limit`` bytes, maps lie in files of the temporary folder (``TMPDIR``), which exist only as long as they are used.
     """
 
     def __init__(self, device: torch.device, piece: int, limit: float = inf) -> None:
@@ -70,10 +69,7 @@ class MapStore:
             self.free = {device: int(RESERVE * torch.cuda.mem_get_info(device)[0]), **self.free}
 
     def allocate(self, size: int, dtype: torch.dtype) -> Tensor:
-        """Uninitialised room for a map of ``size`` values, flat; :func:`shaped` gives it a shape.
-
-        A DataError if a scratch file is needed and the disk is full.
-        """
+        """Uninitialised room for ``size`` values, flat (:func:`shaped`); DataError if a scratch file's disk is full."""
         needed = size * dtype.itemsize
         for device, free in self.free.items():
             if needed <= free:
@@ -114,9 +110,9 @@ class MapStore:
         return _evenly(width, _STRIP_BYTES // (4 * channels * _LEAST_ROWS)), min(_STRIP_BYTES, needed)
 
     def read(self, source: Tensor, top: int, bottom: int, halo: int = 0) -> tuple[Tensor, int]:
-        """A piece on the computing device, with up to ``halo`` more rows on both sides where the map has them.
+        """A piece ``(1, rows, W, C)`` on the device, not to be changed, and the number of its rows above ``top``.
 
-        It is ``(1, rows, W, C)``, not to be changed; returned with the number of its rows above ``top``.
+        It has up to ``halo`` more rows on both sides where the map has them.
         """
         above = min(halo, top)
         return source[None, top - above : bottom + halo].to(self.device), above
@@ -260,10 +256,7 @@ class _Streamed:
         depthwise: Tensor,
         see: Callable[[Tensor], None] | None = None,
     ) -> Iterator[Strip]:
-        """Yield D(W · norm(x)); x may be changed there at once.
-
-        ``see`` is shown norm(x), each pixel once, ahead of the strip that it belongs to.
-        """
+        """Yield D(W · norm(x)); x may be changed there at once. ``see`` is shown norm(x) ahead of its strip."""
         height, width, channels = x.shape
         if not len(expand):
             return

@@ -111,7 +111,7 @@ def measure_of(name: str, where: str = "metrics", protocol: str = DEFAULT) -> tu
     """Measure and protocol that a metric's name stands for; None for a metric that no protocol concerns.
 
     ``psnr`` is taken under ``protocol``, ``psnr@y-matlab`` under the one it names, ``psnr_y`` under ``y-basicsr``. An
-    OptionError if the name holds an unknown protocol, or no measure before it.
+    OptionError if the protocol, or the measure before it, is unknown.
     """
     measure, at, named = name.partition("@")
     if at and measure not in MEASURES:

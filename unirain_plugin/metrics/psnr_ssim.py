@@ -82,9 +82,8 @@ def ssim(image: np.ndarray, target: np.ndarray, window: str = "gaussian", nonneg
 def finite_mean(values: Sequence[float]) -> float:
     """Mean of the finite values; infinite where all are.
 
-    One image equal to its target has an infinite PSNR, which would hide all others; a cap of our choice would weigh
-    more than they do. So the mean is over the others, and whoever prints it says how many were left out. Values are
-    added one by one, as the toolbox does, so that figures are the same on every Python: since 3.12 ``sum`` compensates.
+    One image equal to its target has an infinite PSNR, which would hide all others. Values are added one by one, so
+    that figures are the same on every Python: since 3.12 ``sum`` compensates.
     """
     finite = [value for value in values if not math.isinf(value)]
     return reduce(add, finite) / len(finite) if finite else math.inf

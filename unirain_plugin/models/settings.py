@@ -146,15 +146,10 @@ SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 
 
 def build_optimizer(kind: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
-    """Build an optimiser by a name in :data:`OPTIMIZERS` (BasicSR 1.4.2 itself knows Adam only).
-
-    An OptionError if the name or an argument is unknown, or a value is refused by torch.
-    """
+    """Build an optimiser by a name in :data:`OPTIMIZERS`; the OptionError names what torch or we refuse."""
     if kind not in OPTIMIZERS:
-        names = ", ".join(OPTIMIZERS)
-        raise OptionError(
-            f"train: optim_g: type: unknown optimiser '{kind}'.{did_you_mean(kind, OPTIMIZERS)} One of {names}."
-        )
+        text = f"unknown optimiser '{kind}'.{did_you_mean(kind, OPTIMIZERS)} One of {', '.join(OPTIMIZERS)}."
+        raise OptionError(f"train: optim_g: type: {text}")
     known = set(inspect.signature(OPTIMIZERS[kind]).parameters) - {"params"}
     for key in kwargs:
         if key not in known:
@@ -166,10 +161,7 @@ def build_optimizer(kind: str, params: Any, lr: float, **kwargs: Any) -> torch.o
 
 
 def check_scheduler(train: Mapping[str, Any]) -> None:
-    """Refuse schedules of the section ``train:`` that would fail in the middle of training.
-
-    An OptionError if the scheduler is unknown, its lists do not match, or a cosine ends before ``total_iter``.
-    """
+    """Refuse (OptionError) schedules of the section ``train:`` that would fail in the middle of training."""
     scheduler = train["scheduler"]
     kind = scheduler.get("type")
     if kind not in SCHEDULERS:
@@ -190,14 +182,12 @@ class Settings:
 
     @classmethod
     def parse(cls, opt: Mapping[str, Any]) -> Settings:
-        """Parse the sections ``train``, ``val`` and ``logger``; keys of the toolbox are passed over.
-
-        A key without a value has its default. The OptionError names every key whose value cannot be used.
-        """
-        given: dict[str, dict[str, Any]] = {}
-        for name, own in KEYS.items():
-            here = opt.get(name) or {}
-            given[name] = {key: value for key, value in here.items() if key in own and value is not None}
+        """Parse ``train``, ``val`` and ``logger`` without the toolbox's keys; the OptionError names every wrong one."""
+        sections = {name: opt.get(name) or {} for name in KEYS}
+        given = {
+            name: {key: value for key, value in here.items() if key in KEYS[name] and value is not None}
+            for name, here in sections.items()
+        }
         train, val = given["train"], given["val"]
         if train.get("amp") is False:
             train["amp"] = "off"  # YAML 1.1 reads a bare `off` as false
@@ -208,7 +198,7 @@ class Settings:
         if isinstance(val.get("best"), str):
             val["best"] = {"metric": val["best"]}
         settings = parse_section(cls, given, "")
-        metrics = resolve_metrics((opt.get("val") or {}).get("metrics"), settings.val.protocol)
+        metrics = resolve_metrics(sections["val"].get("metrics"), settings.val.protocol)
         return replace(settings, metrics=metrics or {})
 
     @classmethod
@@ -231,12 +221,10 @@ class Settings:
             if isinstance(data.get(key), int) and largest > data[key]:
                 limit = f"{data[key]} (datasets: train: {key})"
                 raise OptionError(f"train: progressive: {ours}: found {largest}; expected at most {limit}.")
-        batch = data.get("batch_size_per_gpu")
-        if isinstance(batch, int) and self.train.accumulate > batch:
-            raise OptionError(
-                f"train: accumulate: {self.train.accumulate} micro-batches cannot be cut from a batch of {batch} "
-                "(datasets: train: batch_size_per_gpu)."
-            )
+        batch, parts = data.get("batch_size_per_gpu"), self.train.accumulate
+        if isinstance(batch, int) and parts > batch:
+            text = f"{parts} micro-batches cannot be cut from a batch of {batch} (datasets: train: batch_size_per_gpu)."
+            raise OptionError(f"train: accumulate: {text}")
 
     @property
     def better(self) -> dict[str, str]:

@@ -31,9 +31,8 @@ from unirain_plugin.models.validating import PerTypeValidation
 class UniRainModel(PerTypeValidation):
     """Trains and tests any image-to-image network of the toolbox; made for ``UniRain`` and our reweighted loss.
 
-    It works with stock networks, losses and data sets as well: labels, auxiliary losses and routing are used where they
-    exist. The keys it adds to an option file are those of :mod:`unirain_plugin.models.settings`. The option file's dict
-    is copied, not changed. An OptionError if an option of ours has a value that cannot be used.
+    Labels, auxiliary losses and routing are used where they exist. The keys it adds to an option file are those of
+    :mod:`unirain_plugin.models.settings` (else OptionError); the file's dict is copied, not changed.
     """
 
     TRAIN_OPTIONS, VAL_OPTIONS, LOGGER_OPTIONS = KEYS["train"], KEYS["val"], KEYS["logger"]
@@ -84,7 +83,7 @@ class UniRainModel(PerTypeValidation):
     def setup_optimizers(self) -> None:
         """Optimise what the toolbox would, and what the loss has to learn as a second group without weight decay.
 
-        Without decay is our choice: learned log-variances would otherwise be drawn towards equal weights.
+        Our choice: learned log-variances would otherwise be drawn towards equal weights.
         """
         super().setup_optimizers()
         parameters = learned_parameters(self.cri_pix)
@@ -92,15 +91,10 @@ class UniRainModel(PerTypeValidation):
             self.optimizer_g.add_param_group({"params": parameters, "weight_decay": 0.0})
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
-        """Adam, AdamW and the others of :data:`OPTIMIZERS`."""
         return build_optimizer(optim_type, params, lr, **kwargs)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Linear warm-up, then the schedule.
-
-        A step of ``MultiStepLR`` starts from the current learning rate. It is given the schedule's own one here, as
-        else the rate would stay at that of the last warm-up iteration.
-        """
+        """Linear warm-up, then the schedule; ``MultiStepLR`` steps from the current rate: its own is set before."""
         self._set_lr([scheduler.get_last_lr() for scheduler in self.schedulers])
         super().update_learning_rate(current_iter, warmup_iter)
 
@@ -116,10 +110,7 @@ class UniRainModel(PerTypeValidation):
                 self.gt = self.gt.contiguous(memory_format=torch.channels_last)
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Train on the current batch; see :class:`TrainingStep`.
-
-        A TrainingError if too many iterations in a row were not finite.
-        """
+        """Train on the current batch; a TrainingError if too many iterations in a row were not finite."""
         self.current_iter = current_iter
         batch = Batch(self.lq, self.gt, self.rain_type, self._paths).cut(self.settings.train.stage(current_iter))
         try:
@@ -165,7 +156,6 @@ class UniRainModel(PerTypeValidation):
         }
 
     def load_history_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`history_state` gave."""
         if self.cri_pix and state["loss"] is not None:
             self.cri_pix.load_state_dict({**self.cri_pix.state_dict(), **state["loss"]})
         if state["scaler"]:  # empty without fp16

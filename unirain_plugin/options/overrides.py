@@ -18,8 +18,7 @@ _FLAG = "--force_yml"
 def set_overrides(opt: MutableMapping, entries: Iterable[str], problems: Problems) -> None:
     """Apply ``section:key=value`` texts in place; the value is everything behind the first ``=``, read as YAML.
 
-    ``problems`` takes the errors, and learns that these values come from the command line. An OptionError if a value is
-    not plain YAML.
+    ``problems`` takes the errors and the values' source. An OptionError if a value is not plain YAML.
     """
     for entry in entries:
         keys, equals, value = entry.partition("=")
@@ -32,10 +31,10 @@ def set_overrides(opt: MutableMapping, entries: Iterable[str], problems: Problem
         if where is None:
             continue
         parsed = parse_value(value, path, source)
-        if isinstance(where.get(path[-1]), Mapping) and parsed is not None and not isinstance(parsed, Mapping):
-            problems.errors.append(
-                f"{source}: '{_colons(path)}' is a section; name one of its keys: {', '.join(where[path[-1]])}."
-            )
+        old = where.get(path[-1])
+        if isinstance(old, Mapping) and parsed is not None and not isinstance(parsed, Mapping):
+            text = f"'{_colons(path)}' is a section; name one of its keys: {', '.join(old)}."
+            problems.errors.append(f"{source}: {text}")
             continue
         where[path[-1]] = parsed
         problems.lines = {at: line for at, line in problems.lines.items() if at[: len(path)] != path}

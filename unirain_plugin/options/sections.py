@@ -41,8 +41,7 @@ def section(opt: object, *path: object) -> Mapping:
 def arguments_of(obj: object, skip: tuple[str, ...] = ()) -> tuple[dict[str, object], bool]:
     """The keyword arguments that ``obj`` takes, without those that the toolbox passes itself (``skip``).
 
-    Returns argument → default value (``inspect.Parameter.empty`` where it has to be given), and whether further names
-    are swallowed by ``**kwargs``.
+    Returns argument → default (``inspect.Parameter.empty``: none), and whether ``**kwargs`` take further names.
     """
     try:
         parameters = inspect.signature(obj).parameters.values()
@@ -70,8 +69,7 @@ class Known:
 def known_keys(opt: Mapping, path: KeyPath) -> Known | None:
     """What the section at ``path`` may hold, or None where nothing is known about it.
 
-    What depends on a class is taken from the class: the constructor arguments of networks, losses, metrics, optimisers
-    and schedulers, and what models and data sets name as theirs; the toolbox's are in a table.
+    What depends on a class is taken from the class, by its constructor or its own list; the toolbox's are in a table.
     """
     target, name = called(opt, path), dotted(path)
     if target is not None:
@@ -108,10 +106,9 @@ _CALLS: Mapping[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def called(opt: Mapping, path: KeyPath) -> tuple[object, tuple[str, ...], tuple[str, ...]] | None:
-    """What the section at ``path`` is turned into by a call; None if it is no call or its ``type`` is unknown.
+    """The class or function that the section at ``path`` is turned into by a call, else None.
 
-    Returns the class or function, the keys of the section that are not its arguments, and the arguments that the
-    toolbox passes itself.
+    With it, the keys of the section that are not its arguments, and the arguments that the toolbox passes itself.
     """
     role, kind = role_of(path), section(opt, *path).get("type")
     if role not in _CALLS or not isinstance(kind, str):
@@ -136,10 +133,7 @@ def dataset_class(opt: Mapping, phase: str) -> type | None:
 
 
 def buildable(opt: Mapping, role: str) -> dict[str, type]:
-    """The optimisers or schedulers that the file's model can build, by name.
-
-    Of a model of somebody else's they are all of torch's optimisers, and no schedulers, since it may have its own.
-    """
+    """The optimisers or schedulers that the file's model can build, by name; somebody else's may have its own."""
     import torch
     from basicsr.models import lr_scheduler
 
@@ -214,10 +208,7 @@ def _of_model(opt: Mapping, name: str) -> Known | None:
 
 
 def network_options_of(cls: type) -> set[tuple[str, str]]:
-    """The options of networks that a model takes out of their sections, such as ``('network_g', 'window_size')``.
-
-    They are searched for in the source of the class and its bases, as far as there is one: for warnings.
-    """
+    """The options, such as ``('network_g', 'window_size')``, that a model's source takes out of networks' sections."""
     found: set[tuple[str, str]] = set()
     for base in cls.__mro__[:-1]:
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from unirain_plugin.support.spec import KeyPath, Rule, above, at_least, below, between, example, filled
+from unirain_plugin.support.spec import KeyPath, Rule, above, at_least, below, between, dotted, example, filled
 
 
 def _whole(*rules: Rule) -> object:
@@ -252,6 +252,15 @@ def fits(path: KeyPath, pattern: str) -> bool:
     """Whether a key path is one of those that a dotted pattern such as ``datasets.*.name`` stands for."""
     parts = pattern.split(".")
     return len(parts) == len(path) and all(map(fnmatchcase, map(str, path), parts))
+
+
+def home_of(key: str, section_path: KeyPath) -> str | None:
+    """The section that a toolbox key belongs to, if it is a telling name that stands elsewhere."""
+    homes = [name for name in ("train", "val", "logger", "path", "datasets.*") if key in STOCK_KEYS[name]]
+    homes += ["path"] if rule_for(("path", key)) else []
+    if not homes or key in ("name", "type", "phase", "scale") or homes[0] == dotted(section_path):
+        return None
+    return homes[0].replace("datasets.*", "datasets: train")
 
 
 def rule_for(path: KeyPath) -> object | None:

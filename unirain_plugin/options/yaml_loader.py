@@ -32,10 +32,10 @@ class OptionFile:
 def read_option_file(path: str | Path) -> OptionFile:
     """Read an option file without executing anything.
 
-    Values are what BasicSR's loader gives (YAML 1.1), with three differences: tags that build Python objects are
-    refused, ``<<`` merges work, and an aliased section is a copy of its own wherever it is used (BasicSR changes
-    sections in place). An OptionError if the file cannot be read, is not YAML, is empty or no mapping, names a key
-    twice, uses an object tag, or holds a number such as ``1e-4`` that YAML 1.1 reads as text.
+    Values are what BasicSR's loader gives (YAML 1.1), but tags that build Python objects are refused, ``<<`` merges
+    work, and an aliased section is a copy of its own wherever it is used (BasicSR changes sections in place). An
+    OptionError if the file cannot be read, is no YAML mapping, names a key twice, or holds a number such as ``1e-4``,
+    which is text.
     """
     path = Path(path)
     problems = Problems(str(path))
@@ -43,10 +43,9 @@ def read_option_file(path: str | Path) -> OptionFile:
     if node is None:
         raise OptionError(f"{path}: the option file is empty; expected keys such as 'name: …' and 'model_type: …'.")
     if not isinstance(node, yaml.MappingNode):
-        raise OptionError(
-            f"{path}:{node.start_mark.line + 1}: expected a mapping ('key: value' lines) at the top, found "
-            f"{'a list' if isinstance(node, yaml.SequenceNode) else 'a single value'}."
-        )
+        found = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        line = node.start_mark.line + 1
+        raise OptionError(f"{path}:{line}: expected a mapping ('key: value' lines) at the top, found {found}.")
     opt = _Builder(problems).build(node, ())
     problems.raise_if_any()
     return OptionFile(str(path), opt, problems.lines)
@@ -55,7 +54,7 @@ def read_option_file(path: str | Path) -> OptionFile:
 def parse_value(text: str, path: KeyPath, source: str) -> object:
     """Parse one value by the same rules, for ``key=value`` on a command line; ``source`` is its place in messages.
 
-    As in BasicSR's ``--force_yml``, ``none`` in any case means null and ``!!float1e-4`` needs no space.
+    As in BasicSR's ``--force_yml``, ``none`` means null and ``!!float1e-4`` needs no space.
     """
     text = text.strip()
     if text.lower() == "none":
@@ -76,9 +75,8 @@ def _read_text(path: Path) -> str:
         siblings = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
         raise OptionError(f"{path}: no such option file.{did_you_mean(path, siblings)}") from None
     except UnicodeDecodeError as error:
-        raise OptionError(
-            f"{path}: is not UTF-8 text (byte {error.start}); expected a YAML file saved as UTF-8."
-        ) from None
+        what = f"is not UTF-8 text (byte {error.start}); expected a YAML file saved as UTF-8."
+        raise OptionError(f"{path}: {what}") from None
     except OSError as error:
         raise OptionError(f"{path}: cannot be read: {error.strerror or error}.") from None
 

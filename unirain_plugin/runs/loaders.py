@@ -81,10 +81,7 @@ def uses_sample_index(dataset_type: str) -> bool:
 
 
 def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> list[DataLoader]:
-    """The loaders of every ``datasets: val…:`` section, in the file's order.
-
-    An OptionError if a section is neither ``train`` nor ``val…``.
-    """
+    """The loaders of every ``datasets: val…:`` section, in the file's order; another section is an OptionError."""
     loaders = []
     for phase, section in opt["datasets"].items():
         if phase == "train":
@@ -99,10 +96,7 @@ def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> 
 
 
 def _own_stream(loader: DataLoader, seed: int) -> DataLoader:
-    """Every ``iter(loader)`` draws a seed for its workers; from its own stream it leaves the run's untouched.
-
-    Its workers are started as :func:`~unirain_plugin.support.processes.uninterrupted` says.
-    """
+    """Every ``iter(loader)`` draws a seed for its workers: from its own stream it leaves the run's untouched."""
     loader.generator = torch.Generator().manual_seed(seed)
     if loader.num_workers:
         loader.worker_init_fn = partial(_begin_quietly, loader.worker_init_fn)

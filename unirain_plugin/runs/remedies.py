@@ -19,12 +19,9 @@ def unused_path(path: Path) -> Path:
 
 
 def archive_folder(path: str | os.PathLike[str]) -> Path | None:
-    """Make an empty folder; what was there moves to ``NAME_archived_TIME`` (and is never overwritten).
+    """Make an empty folder; what was there moves to ``NAME_archived_TIME``, which is returned (None: nothing was).
 
-    Replaces the toolbox's ``mkdir_and_rename``, which fails when two runs start within one second.
-
-    Returns:
-        Where the old folder has gone, or None if there was none.
+    The toolbox's ``mkdir_and_rename`` fails when two runs start within one second.
     """
     path, target = Path(path), None
     if path.exists():
@@ -144,8 +141,7 @@ def _load_weights(model: object, net: object, path: str, strict: bool) -> None:
 class LazyPrefetcher:
     """Replaces ``CPUPrefetcher``, which enters the training loader once in vain before training begins.
 
-    That starts all workers twice, and with ``prefetch_mode: cpu`` leaves a thread behind that reads from the same
-    workers as the thread of the first epoch.
+    That starts all workers twice, and with ``prefetch_mode: cpu`` leaves a thread behind that reads from them.
     """
 
     def __init__(self, loader: Iterable[object]) -> None:

@@ -43,10 +43,7 @@ class RunArguments:
 
 
 def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
-    """Parse the toolbox's flags and ``--root``.
-
-    An OptionError if the option file does not exist or is a folder, or the root is no folder.
-    """
+    """Parse the toolbox's flags and ``--root``; an OptionError if the option file or the root is none."""
     command = "train" if is_train else "test"
     parser = argparse.ArgumentParser(prog=f"python -m unirain_plugin.{command}", allow_abbrev=False)
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
@@ -170,9 +167,8 @@ class Run:
     def logged_notes(self, get_root_logger: Callable[..., Any]) -> Callable[..., Any]:
         """``get_root_logger`` that begins a log of its own for this run, with the notes from before.
 
-        The toolbox sets its logger up once: had anything asked for it before (the option check builds a network), or
-        were this the second run of a program, there would be no log file. And it would overwrite the log of a run
-        that began within the same second.
+        The toolbox sets its logger up once: if anything had asked for it before there would be no log file. And it
+        would overwrite the log of a run that began within the same second.
         """
         from basicsr.utils import logger as toolbox_logger
 
@@ -195,10 +191,7 @@ class Run:
 
 
 def log_not_written(handler: logging.FileHandler, record: logging.LogRecord) -> None:
-    """End a run whose log cannot be written (a full disk); logging itself would print a traceback at every line.
-
-    A DataError if the system refused to write.
-    """
+    """End a run whose log cannot be written (DataError); logging would print a traceback at every line."""
     error = sys.exc_info()[1]
     if not isinstance(error, OSError):
         logging.Handler.handleError(handler, record)

@@ -82,7 +82,7 @@ class TrainingRun(Run):
         """Find and load the state to go on from, on the CPU; None begins a new run.
 
         ``--auto_resume`` takes the newest complete checkpoint below the root, else ``path: resume_state``. A
-        CheckpointError if the chosen checkpoint, or with ``--auto_resume`` every checkpoint, is broken.
+        CheckpointError if that is broken, or with ``--auto_resume`` all are.
         """
         self.states = Path(opt["path"]["training_states"])
         path = agreed(self._find_state(opt) if opt["rank"] == 0 else None)
@@ -137,10 +137,7 @@ class TrainingRun(Run):
             write_whole(Path(experiments_root) / Path(opt_file).name, header + text)
 
     def init_tb_logger(self, log_dir: str) -> Any:
-        """TensorBoard on rank 0; what a killed part of the run wrote after its last checkpoint is purged.
-
-        An OptionError if TensorBoard is not installed.
-        """
+        """TensorBoard (else OptionError) on rank 0; what a killed run wrote after its last checkpoint is purged."""
         if get_dist_info()[0] != 0:
             return None
         try:
@@ -204,8 +201,8 @@ class TrainingRun(Run):
     def message_logger(self, opt: dict[str, Any], start_iter: int, tb_logger: Any) -> UniRainMessageLogger:
         """The toolbox makes its message logger just before training begins: a resumed run catches up here.
 
-        The toolbox saves first and validates then. If the resumed iteration was due to be validated, that is done
-        (again), because it may change the loss weights and the best metric.
+        The toolbox saves first and validates then. A validation that was due is done (again): it may change the loss
+        weights and the best metric.
         """
         val, total = opt.get("val"), int(opt["train"]["total_iter"])
         if val is not None and 0 < start_iter < total and start_iter % val["val_freq"] == 0:

@@ -96,9 +96,9 @@ def put_in_place(finished: str | os.PathLike[str], path: str | os.PathLike[str])
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | memoryview | str, sync: bool = True) -> None:
-    """Write a file, whole or not at all (DataError); its folder is made if missing.
+    """Write a file, whole or not at all (DataError); its folder is made if missing. See :func:`whole_file`.
 
-    Text is written as UTF-8, with undecodable bytes of file names as they were; ``sync``: see :func:`whole_file`.
+    Text is written as UTF-8, with undecodable bytes of file names as they were.
     """
     with write_errors(path), whole_file(path, sync) as file:
         file.write(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
@@ -149,10 +149,7 @@ def _sync_folder(folder: str) -> None:
 
 
 def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
-    """Make a folder and note what its files are made of; one made of the same is taken up again.
-
-    One that holds something else is a DataError: ``{folder}: {refusal}``.
-    """
+    """Make a folder that notes what it is made of, or take it up again; else DataError ``{folder}: {refusal}``."""
     path = os.path.join(folder, _ORIGIN_FILE)
     with write_errors(folder):
         os.makedirs(folder, exist_ok=True)
@@ -179,10 +176,7 @@ def canonical_hash(value: object) -> str:
 
 @contextmanager
 def sole_user(folder: str | os.PathLike[str], refusal: str) -> Iterator[None]:
-    """Hold a lock on a folder, through a file ``.lock`` in it; it goes with the process, however that ends.
-
-    Where another process holds it that is a DataError: ``{folder}: {refusal}``.
-    """
+    """Hold a folder's lock (its file ``.lock``), which ends with the process; DataError ``{folder}: {refusal}``."""
     path = os.path.join(folder, ".lock")
     with write_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # for writing, or NFS locks nothing
@@ -218,9 +212,8 @@ _DRIVE = re.compile("^[A-Za-z]:")
 def safe_path(name: str) -> str:
     """Return a relative path, without ending as ``name`` is, that stays below the folder that it is put to.
 
-    Usual names come back as they are. Whatever would climb out or be no file's name (``..``, ``/`` at the beginning,
-    empty parts, backslashes, drive letters, control characters, too many bytes) is replaced, and a hash of the whole
-    name is added, so that two names never become one.
+    Usual names come back as they are. What would climb out or be no file's name (``..``, a leading ``/``, empty parts,
+    backslashes, drive letters, control characters, too many bytes) is replaced, and a hash of the whole name is added.
     """
     parts = [_safe_part(part) for part in _DRIVE.sub("", name.replace("\\", "/")).split("/")]
     path = "/".join(part for part in parts if part)

@@ -16,10 +16,9 @@ Key = tuple[str, ...]
 
 
 class Journal:
-    """An append-only file of records; for one key the last record counts. A context manager.
+    """An append-only file of records, as a context manager; for one key the last record counts.
 
-    A process that is killed in the middle of a line leaves a torn one: it is passed over, and the next record begins on
-    a line of its own.
+    The torn line of a killed process is passed over, and the next record begins on a line of its own.
     """
 
     def __init__(self, path: Path) -> None:

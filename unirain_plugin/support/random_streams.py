@@ -12,10 +12,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global stream, of plain types only, so that ``torch.load(weights_only=True)`` reads it.
-
-    ``cuda`` is the stream of the process's own device and None as long as CUDA is not in use.
-    """
+    """Every global stream's state, of plain types for ``torch.load(weights_only=True)``; ``cuda`` if in use."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {

@@ -124,16 +124,15 @@ def parse_section(
 ) -> T:
     """Build the dataclass ``cls`` from a section or from keyword arguments.
 
-    Every key must be a field and every value of the field's type: ``int``, ``float`` (finite; integers pass),
-    ``bool``, ``str``, ``Path``, an enum (by value or name), ``Literal``, ``X | None``, ``list[X]``, ``tuple[X, ...]``,
-    ``tuple[X, Y]``, ``dict[str, X]``, another dataclass, or ``Any``; with ``Annotated`` it must fulfil the rules too.
-    A class may have methods ``check…`` for rules that concern several fields; they yield problems. A rule that reads a
-    field whose value is wrong already is left out. A ValueError of the class's ``__post_init__`` is a problem as well.
+    Every key must be a field and every value of the field's type: ``int``, ``float`` (finite; integers pass), ``bool``,
+    ``str``, ``Path``, an enum (by value or name), ``Literal``, ``X | None``, ``list[X]``, ``tuple[X, ...]``, ``tuple[X,
+    Y]``, ``dict[str, X]``, another dataclass, or ``Any``; with ``Annotated`` it must fulfil the rules too. Methods
+    ``check…`` of the class are rules on several fields: they yield problems, and are left out where a field that they
+    read is wrong already. A ValueError of ``__post_init__`` is a problem as well.
 
-    ``where`` names the section in messages, e.g. ``distill.yml: retrieval``, or the file of ``lines``, key path → line.
-    ``passed_over`` are keys that somebody else reads from the same section. With ``empty_is_default`` a key without a
-    value (null) is as if it were not there. The SectionError names every key that is unknown, missing, of the wrong
-    type or out of range.
+    ``where`` names the section in messages, or the file of ``lines``, key path → line. ``passed_over`` are keys that
+    somebody else reads from the same section. With ``empty_is_default`` a key without a value (null) is as if it were
+    not there. The SectionError names every key that is unknown, missing, of the wrong type or out of range.
     """
     problems: Problems = []
     value = _section(cls, mapping, (), problems, passed_over, empty_is_default)
