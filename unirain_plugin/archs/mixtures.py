@@ -13,17 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirain_plugin.archs.kernels import (
-    Place,
-    can_stream,
-    compute_dtype,
-    depthwise_3x3,
-    expanded_strips,
-    gated,
-    gated_strips,
-    linear,
-    stream_feed_forward,
-)
+from unirain_plugin.archs import kernels
+from unirain_plugin.archs.kernels import can_stream, depthwise_3x3, gated, linear
 from unirain_plugin.archs.options import NetworkOptions
 
 
@@ -153,7 +144,7 @@ class Experts(nn.Module):
         depthwise = self.depthwise.unflatten(0, (experts, 2, hidden)).transpose(0, 1).flatten(0, 2)
         project = self.project.transpose(0, 1).flatten(1)
         if can_stream(x):
-            return stream_feed_forward(x, expand, depthwise, project, weights)
+            return kernels.stream_feed_forward(x, expand, depthwise, project, weights)
         return gated(depthwise_3x3(linear(x, expand), depthwise), project, weights)
 
 
@@ -166,7 +157,7 @@ def run_expert(
     """
     expand, depthwise, project = expert
     if padding and can_stream(x):
-        return stream_feed_forward(x, expand, depthwise, project, weights)
+        return kernels.stream_feed_forward(x, expand, depthwise, project, weights)
     return gated(depthwise_3x3(linear(x, expand), depthwise, padding), project, weights)
 
 
@@ -272,7 +263,7 @@ def _sum_by_expert(tiles: Tensor, experts: Experts, chosen: Tensor, weights: Ten
 
 def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
     """Expert after expert; its windows that touch run as one rectangle, in strips that fit the cache."""
-    dtype, (height, width) = compute_dtype(x), x.shape[1:3]
+    dtype, (height, width) = kernels.compute_dtype(x), x.shape[1:3]
     single = chosen.shape[-1] == 1  # the weight of a single expert is 1, and nothing is added up
     out = (torch.empty_like if single else torch.zeros_like)(x, dtype=dtype, memory_format=torch.contiguous_format)
     with torch.autocast(x.device.type, enabled=False):
@@ -283,14 +274,14 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
             shares = None if single else spread_windows((weights * here).sum(-1, keepdim=True), window, height, width)
             for i, grid in enumerate(here.any(-1).tolist()):
                 for region in _rectangles(grid, window, height, width):
-                    strips = expanded_strips(x[i], expand, depthwise, region)
-                    for place, product in gated_strips(strips, None if single else shares[i]):
+                    strips = kernels.expanded_strips(x[i], expand, depthwise, region)
+                    for place, product in kernels.gated_strips(strips, None if single else shares[i]):
                         y = linear(product, project)
                         out[i][place].copy_(y) if single else out[i][place].add_(y)
     return out
 
 
-def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Place]:
+def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[kernels.Place]:
     """Cover the marked windows by rectangles that do not overlap, as wide and then as high as they go."""
     marked = [(row, column) for row, marks in enumerate(grid) for column, mark in enumerate(marks) if mark]
     open_cells = set(marked)

@@ -27,17 +27,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unirain_plugin.archs import kernels
 from unirain_plugin.archs.blocks import TransformerBlock, pad_to_multiple
-from unirain_plugin.archs.kernels import (
-    Place,
-    Strip,
-    attention_sums,
-    compute_dtype,
-    expanded_strips,
-    gated_strips,
-    linear,
-    wants_slow_bfloat16,
-)
+from unirain_plugin.archs.kernels import Place, Strip, linear
 from unirain_plugin.archs.mixtures import HardMoE, choose_top_k, pool_windows, spread_windows
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.errors import DataError
@@ -140,7 +132,7 @@ def restore_streamed(net: UniRain, image: Tensor, store: MapStore) -> Tensor:
     The network is in evaluation mode, on the store's device; autocast, where it is on, applies as to it.
     """
     like = torch.empty(0, dtype=image.dtype, device=store.device)
-    dtype = image.dtype if wants_slow_bfloat16(like) else compute_dtype(like)
+    dtype = image.dtype if kernels.wants_slow_bfloat16(like) else kernels.compute_dtype(like)
     with torch.no_grad(), torch.autocast(store.device.type, dtype, enabled=dtype != image.dtype):
         return _Streamed(net, store, dtype).run(image)
 
@@ -229,7 +221,7 @@ class _Streamed:
         layer, channels = block.attention, x.shape[-1]
         first = (2 if v is None else 3) * channels
         strips = self._strips(x, block.norm1, layer.qkv[:first], layer.depthwise[:first])
-        sums = attention_sums(strips, layer.heads, channels, v)
+        sums = kernels.attention_sums(strips, layer.heads, channels, v)
         mix = layer.mixing(*(each[None] for each in sums))[0].t().to(self.dtype)
         for place, values in self._strips(x, block.norm1, layer.qkv[first:], layer.depthwise[first:]):
             x[place] += linear(values, mix).to(x.device)
@@ -245,7 +237,9 @@ class _Streamed:
         expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
         depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)
         project = experts.project[chosen].transpose(0, 1).flatten(1).to(self.dtype)
-        for place, product in gated_strips(self._strips(x, block.norm2, expand, depthwise, routing.see), routing):
+        for place, product in kernels.gated_strips(
+            self._strips(x, block.norm2, expand, depthwise, routing.see), routing
+        ):
             x[place] += linear(product, project).to(x.device)
 
     def _strips(
@@ -279,7 +273,7 @@ class _Streamed:
                 return pixels
 
             region = slice(0, height), slice(left, right)
-            yield from expanded_strips(x, expand, depthwise, region, prepare, strip_bytes)
+            yield from kernels.expanded_strips(x, expand, depthwise, region, prepare, strip_bytes)
 
 
 class _Routing:

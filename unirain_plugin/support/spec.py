@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import operator
 import re
 import sys
 import types
@@ -48,24 +49,16 @@ class Rule:
     example: str = ""  # a sample value for messages
 
 
-def at_least(low: float, unit: str = "") -> Rule:
-    """A number of ``low`` or more."""
-    return Rule(f"≥ {low:g} {unit}".rstrip(), lambda value: value >= low)
+def _limit(sign: str, holds: Callable[[Any, Any], bool]) -> Callable[..., Rule]:
+    def limit(number: float, unit: str = "") -> Rule:
+        """A number that compares so with ``number``."""
+        return Rule(f"{sign} {number:g} {unit}".rstrip(), lambda value: holds(value, number))
+
+    return limit
 
 
-def above(low: float) -> Rule:
-    """A number greater than ``low``."""
-    return Rule(f"> {low:g}", lambda value: value > low)
-
-
-def at_most(high: float) -> Rule:
-    """A number of ``high`` or less."""
-    return Rule(f"≤ {high:g}", lambda value: value <= high)
-
-
-def below(high: float) -> Rule:
-    """A number less than ``high``."""
-    return Rule(f"< {high:g}", lambda value: value < high)
+at_least, above = _limit("≥", operator.ge), _limit(">", operator.gt)
+at_most, below = _limit("≤", operator.le), _limit("<", operator.lt)
 
 
 def between(low: float, high: float) -> Rule:
