@@ -38,7 +38,6 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """The text of ``--help``."""
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
     return (
@@ -49,7 +48,6 @@ def usage() -> str:
 
 
 def entry(command: str) -> Callable[[list[str]], int | None]:
-    """The function that runs a command."""
     module, _, function = COMMANDS[command][0].partition(":")
     return getattr(importlib.import_module(module), function or "main")
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unirain_plugin.archs import kernels
-from unirain_plugin.archs.kernels import computed_again, depthwise_3x3, linear
+from unirain_plugin.archs.kernels import computed_again, depthwise_3x3, is_plain, linear
 from unirain_plugin.archs.mixtures import RoutingRecord, build_feed_forward
 from unirain_plugin.archs.options import NetworkOptions
 
@@ -68,7 +68,7 @@ class ChannelAttention(nn.Module):
             products, squares, v = kernels.stream_attention(x, self.qkv, self.depthwise, self.heads)
             return kernels.times_image_matrix(v.flatten(1, 2), self.mixing(products, squares).to(v.dtype)).view(x.shape)
         z = depthwise_3x3(linear(x, self.qkv), self.depthwise).flatten(1, 2)
-        if kernels.is_plain(z, self.project):
+        if is_plain(z, self.project):
             return kernels.attend(z, self.temperature, self.project).view(x.shape)
         qk, v = z.split((2 * x.shape[-1], x.shape[-1]), -1)
         squares = (qk.float() if qk.dtype == torch.float16 else qk).square().sum(1, dtype=torch.float32)
@@ -79,7 +79,6 @@ class ChannelAttention(nn.Module):
         return kernels.times_image_matrix(v, mixing.to(v.dtype)).view(x.shape)
 
     def mixing(self, products: Tensor, squares: Tensor) -> Tensor:
-        """:func:`~unirain_plugin.archs.kernels.mixing_matrix` with this layer's temperature and W_o."""
         return kernels.mixing_matrix(products, squares, self.temperature, self.project)
 
 
@@ -144,7 +143,6 @@ class Downsample(nn.Module):
         self.match = None if 4 * half == 2 * channels else nn.Linear(4 * half, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halve the resolution of a map with even H and W."""
         x = self.conv(x)
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3)
         return x if self.match is None else self.match(x)
@@ -158,7 +156,6 @@ class Upsample(nn.Module):
         self.conv = Conv3x3(2 * channels, 4 * channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Double the resolution."""
         x = self.conv(x)
         return x.unflatten(-1, (2, 2, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 

@@ -189,7 +189,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """Tensors by name, what the file notes beside them, and its parts."""
     check_sums(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -52,16 +52,13 @@ class DatasetOptions:
 
     @property
     def max_pixels(self) -> int | None:
-        """``max_megapixels`` in pixels."""
         return None if self.max_megapixels is None else int(self.max_megapixels * 1e6)
 
     @property
     def is_train(self) -> bool:
-        """Whether crops and flips are drawn."""
         return self.phase == "train"
 
     def check_phase(self) -> Iterator[Problem]:
-        """Training needs a crop, and only training mixes."""
         if self.is_train and self.gt_size is None:
             yield "gt_size", "is missing; expected the side of the training crop, such as 128."
         if not self.is_train and self.pyramid is not None:
@@ -83,7 +80,6 @@ class DatasetOptions:
             yield "io_backend", f"unknown key(s) {', '.join(more)}; {kind} takes none beside type."
 
     def check_source(self) -> Iterator[Problem]:
-        """The pairs come from one place, and the backend can list it."""
         kind, backend = self.io_backend.get("type"), self.io_backend.get("backend")
         if self.dataroot is None and self.manifest is None:
             yield (), "neither dataroot (a folder of rain types) nor manifest (a .jsonl file) is given."

@@ -56,12 +56,6 @@ def draw_augmentation(
     return Augmentation(top, left, size, *flips)
 
 
-def to_float_chw(image: np.ndarray) -> np.ndarray:
-    """Turn uint8 BGR (H, W, 3) into contiguous float32 RGB (3, H, W) in [0, 1], bit for bit as the toolbox does."""
-    out = np.empty((3, *image.shape[:2]), np.float32)
-    return np.divide(image.transpose(2, 0, 1)[::-1], np.float32(255), out=out)
-
-
 @DATASET_REGISTRY.register()
 class DistilledMixedPairedDataset(Dataset):
     """Pairs of rainy (``lq``) and clean (``gt``) images with their rain type.
@@ -155,7 +149,10 @@ class DistilledMixedPairedDataset(Dataset):
             if any(missing):
                 pixels = cv2.copyMakeBorder(pixels, 0, missing[0], 0, missing[1], cv2.BORDER_REFLECT_101)
             pixels = pixels[: plan.size, plan.left : plan.left + plan.size]
-        tensor = torch.from_numpy(to_float_chw(plan.apply(pixels)))
+        pixels = plan.apply(pixels)
+        values = np.empty((3, *pixels.shape[:2]), np.float32)
+        np.divide(pixels.transpose(2, 0, 1)[::-1], np.float32(255), out=values)  # bit for bit as the toolbox does it
+        tensor = torch.from_numpy(values)
         if self._mean_std is not None:
             mean, std = self._mean_std
             tensor.sub_(mean).div_(std)

@@ -84,7 +84,6 @@ class ResumableSampler(Sampler[SampleIndex]):
         return {"next_draw": self.draw_after(iteration), "dataset_size": self.dataset_size}
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next ``iter()`` yields (the toolbox calls this)."""
         self.epoch = epoch
 
     def _bounds(self) -> tuple[int, int]:
@@ -92,7 +91,6 @@ class ResumableSampler(Sampler[SampleIndex]):
         return begin, max(begin, min((self.epoch + 1) * self.draws_per_epoch, self.end_draw))
 
     def __len__(self) -> int:
-        """Samples of this rank in the current epoch."""
         begin, end = self._bounds()
         return (end - begin) // self.num_replicas
 

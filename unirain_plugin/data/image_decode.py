@@ -123,24 +123,18 @@ def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:
     if is_heif(data):
         return _heif(data, name, limit)
     samples = decode_with_pillow(data, name, limit)
-    depth = avif_bits(data)
+    at = data.find(b"av1C", 0, 4096) + 6 if data[4:8] == b"ftyp" else 0  # AV1's configuration tells the bits
+    depth = {0: 8, 0x40: 10, 0x60: 12}.get(data[at] & 0x60, 8) if at > 6 else 8
     return Samples(scaled(_by_opencv(data, name), 2**depth - 1), samples.orientation) if depth > 8 else samples
 
 
 def is_tiff(data: bytes) -> bool:
-    """Whether a file's beginning is TIFF's."""
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def is_heif(data: bytes) -> bool:
     """Whether a file is HEIF other than AVIF, which has AV1 inside."""
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF and b"av1C" not in data[:4096]
-
-
-def avif_bits(data: bytes) -> int:
-    """Bits a channel of an AVIF file, as its AV1 configuration tells; 8 for anything else."""
-    at = data.find(b"av1C", 0, 4096) + 6 if data[4:8] == b"ftyp" else 0
-    return {0: 8, 0x40: 10, 0x60: 12}.get(data[at] & 0x60, 8) if at > 6 else 8
 
 
 def scaled(samples: np.ndarray, top: int) -> np.ndarray:

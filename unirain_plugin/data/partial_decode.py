@@ -47,7 +47,6 @@ class RowIndex:
     starts: array[int]  # where each block begins, and where the last one ends
 
     def to_bytes(self) -> bytes:
-        """As it is stored beside the image."""
         starts = np.asarray(self.starts, "<u4").tobytes()
         return _INDEX.pack(_MAGIC, VERSION, self.rows, self.size, len(self.starts), zlib.crc32(starts)) + starts
 
@@ -84,7 +83,6 @@ class RowIndex:
 
     @staticmethod
     def misfit(name: str, why: str) -> DataError:
-        """The error for an index that is not the image's."""
         return DataError(f"{name}: its index of rows does not fit the image: {why}. {_REMEDY}")
 
 
@@ -268,7 +266,6 @@ def wrapped_png(about: bytes | memoryview, before: bytes, rows: bytes) -> bytes:
 
 
 def png_chunk(kind: bytes, content: bytes | memoryview = b"") -> bytes:
-    """A chunk with length and checksum."""
     body = kind + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", _inflater.crc32(body))
 

@@ -164,7 +164,6 @@ def _open(path: str) -> _Opened:
 
 
 def count_entries(opened: lmdb.Environment) -> int:
-    """Number of images in an LMDB."""
     with opened.begin() as transaction:
         return transaction.stat()["entries"] - (transaction.get(ROWS) is not None)
 
@@ -201,8 +200,6 @@ def _view(path: str, key: str, with_index: bool = True) -> tuple[memoryview, mem
 
 
 class MetaEntry(NamedTuple):
-    """One line of ``meta_info.txt``: key and shape."""
-
     key: str
     height: int
     width: int
@@ -364,7 +361,6 @@ def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[s
 
 
 def _there(manifests: list[str], options: DatasetOptions) -> list[str]:
-    """Leave out manifests that are missing, if the options allow it, and tell which."""
     missing = [path for path in manifests if not os.path.isfile(path)]
     if options.missing_manifests == "stop" or not missing:
         return manifests

@@ -72,7 +72,6 @@ def _check(page: tifffile.TiffPage, name: str) -> None:
 
 
 def _stored(page: tifffile.TiffPage, data: bytes, name: str) -> np.ndarray:
-    """The samples as stored, ``(H, W, S)``."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if not ends or min(page.databytecounts) == 0 or max(ends) > len(data):
         raise DataError(f"{name}: the TIFF is truncated: its image data ends beyond {len(data)} bytes.")

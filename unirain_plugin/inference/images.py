@@ -60,7 +60,6 @@ class StoredImage:
     lost: tuple[str, ...] = ()  # what reading has left behind, in words
 
     def with_pixels(self, pixels: np.ndarray) -> StoredImage:
-        """The same image with other (upright) pixels."""
         return replace(self, pixels=pixels.reshape(*pixels.shape[:2], -1))
 
 
@@ -93,11 +92,13 @@ def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, 
     if reason:
         raise DataError(f"{path}: {reason}. Use --format png.")
     kind = _FILE_FORMATS[path.suffix.lower()]
-    lost = not_held(kind, image)
+    there = [name for name in ("exif", "profile", "xmp", "density") if getattr(image, name)]
+    there += [name for name, _ in image.blocks]
+    missing = [_NAMES.get(name, name) for name in there if name not in _HOLDS.get(kind, {"sRGB"})]
+    lost = tuple(dict.fromkeys([*image.lost, *missing]))
     keeps = kind in _STORED_TURNED and image.exif is not None and image.orientation != 1
     pixels = np.ascontiguousarray(as_stored(image.pixels, image.orientation) if keeps else image.pixels)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if pixels.dtype == np.uint16 and kind == "TIFF":
             data, more = _deep_tiff(pixels, image)
             lost += more
@@ -111,7 +112,6 @@ def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, 
 
 
 def why_unsuitable(suffix: str, image: StoredImage) -> str | None:
-    """Why a format cannot hold an image, or None where it can."""
     height, width, channels = image.pixels.shape
     kind = _FILE_FORMATS.get(suffix)
     if kind is None:
@@ -353,11 +353,3 @@ _HOLDS = {
 _NAMES = {"exif": "EXIF", "profile": "the colour profile", "xmp": "XMP", "density": "the resolution",
           "pHYs": "the shape of pixels", **{name: f"the colour description ({name})" for name in _COLOUR_CHUNKS},
           **dict.fromkeys(_TEXT_CHUNKS, "texts")}  # fmt: skip
-
-
-def not_held(file_format: str, kept: StoredImage) -> tuple[str, ...]:
-    """What a file of a format cannot take, in words, with what reading has left behind."""
-    there = [name for name in ("exif", "profile", "xmp", "density") if getattr(kept, name)]
-    there += [name for name, _ in kept.blocks]
-    missing = [_NAMES.get(name, name) for name in there if name not in _HOLDS.get(file_format, {"sRGB"})]
-    return tuple(dict.fromkeys([*kept.lost, *missing]))

@@ -49,7 +49,6 @@ class Job:
     is_video: bool
 
     def outputs(self) -> list[Path]:
-        """The files that it would write."""
         return [self.target] if self.compare is None else [self.target, self.compare]
 
 

@@ -137,22 +137,19 @@ class RestoreOptions:
             raise OptionError(f"precision: got '{self.precision}', but {net.path} computes in {only} only.")
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        """What is computed in."""
-        return PRECISIONS[self.precision] or (torch.bfloat16 if _computes_bfloat16(device) else torch.float32)
+        if self.precision != "auto":
+            return PRECISIONS[self.precision]
+        if device.type == "cuda":
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
+            able = device.type == "cpu" and any(processor.get(name) for name in ("avx512_bf16", "amx_bf16"))
+        return torch.bfloat16 if able else torch.float32
 
 
 def device_of(net: nn.Module) -> torch.device:
     """Where a network's parameters lie; the CPU where it has none."""
     return next((p.device for p in net.parameters()), torch.device("cpu"))
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
-    return any(processor.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def restore(
@@ -198,7 +195,11 @@ def restore(
     """
     given = image
     if isinstance(given, Image.Image):
-        image = _pixels_of(given)
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        if image.mode not in _MODES:
+            raise OptionError(f"image: got Pillow's mode '{image.mode}'; expected {', '.join(_MODES)} or P.")
+        image = np.asarray(image)
     elif isinstance(given, (str, os.PathLike)):
         image = read_image(given).pixels
     chosen = None if sizes is None else tuple(sizes)
@@ -215,15 +216,6 @@ def restore(
         result = np.concatenate([result, alpha], axis=2)
     result = result.reshape(image.shape)
     return Image.fromarray(result) if isinstance(given, Image.Image) else result
-
-
-def _pixels_of(image: Image.Image) -> np.ndarray:
-    """The pixels of Pillow's image as they lie in it, without its palette."""
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if image.mode not in _MODES:
-        raise OptionError(f"image: got Pillow's mode '{image.mode}'; expected {', '.join(_MODES)} or P.")
-    return np.asarray(image)
 
 
 def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None = None) -> Tensor:

@@ -232,7 +232,6 @@ class _Streamed:
                 routing.observe(block.norm2(self.store.read(x, top, bottom)[0]))
 
     def _feed_forward(self, block: TransformerBlock, x: Tensor, routing: _Routing) -> None:
-        """Add the feed-forward to ``x``."""
         experts, chosen = getattr(block.feed_forward, "experts", block.feed_forward), routing.decide()
         expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
         depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)

@@ -52,7 +52,11 @@ class FilmWriter:
         self.rate = Fraction(video.rate)
         self.part_frames = max(_PART_FRAMES, _PART_PIXELS // (width * video.height))
         parts = self._parts()
-        self.done = len(parts[:-1]) * self.part_frames + _frames_in(parts[-1]) if parts else 0
+        self.done = 0
+        if parts:
+            with av.open(str(parts[-1])) as last:
+                packets = sum(packet.size > 0 for packet in last.demux(video=0))
+            self.done = len(parts[:-1]) * self.part_frames + packets
         self.stamps: list[int] = []
         self.notes = video.notes + plan.notes  # what of the source the result does not hold
         self._part: _Part | None = None
@@ -74,7 +78,6 @@ class FilmWriter:
                 self._finish_part()
 
     def finish(self) -> None:
-        """Put the film together and in place."""
         if not self.stamps:
             raise DataError(f"{self.video.path}: no frame can be decoded.")
         with _writing(self.path):
@@ -83,12 +86,6 @@ class FilmWriter:
             whole = self.folder / f"whole{self.path.suffix}"
             self.notes += merge(whole, self.video, self.plan, self._parts(), self.stamps, self.width)
             put_in_place(whole, self.path)
-
-    def abandon(self) -> None:
-        """Drop what is not whole."""
-        if self._part is not None:
-            self._part.drop()
-            self._part = None
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.mp4"))
@@ -123,14 +120,19 @@ def writer(path: Path, video: Video, width: int, made_from: object = None) -> It
         film = None
         try:
             with _writing(path):
-                _keep_if_same(folder, _identity(video, width, made_from), made_from is not None)
+                record, identity = folder / _MADE_FROM, _identity(video, width, made_from)
+                same = made_from is not None and record.is_file() and record.read_text(encoding="utf-8") == identity
+                for entry in folder.iterdir():
+                    if entry.name != ".lock" and not (same and entry.suffix == ".mp4" and entry.stem.isdigit()):
+                        entry.unlink()
+                record.write_text(identity, encoding="utf-8")
             film = FilmWriter(path, video, width, folder, plan_streams(video, path))
             yield film
             film.finish()
             made_from = None  # the parts have served
         finally:
-            if film is not None:
-                film.abandon()
+            if film is not None and film._part is not None:  # not whole
+                film._part.drop()
             if made_from is None or not any(folder.glob("[0-9]*.mp4")):
                 shutil.rmtree(folder)
 
@@ -141,21 +143,6 @@ def _identity(video: Video, width: int, made_from: object) -> str:
     options = [video.settings.deinterlace, video.settings.pixel_format, video.settings.damaged]
     encoder = [width, _PART_PIXELS, _PART_FRAMES, av.__version__, os.cpu_count()]
     return json.dumps([source, options, encoder, made_from], sort_keys=True)
-
-
-def _keep_if_same(folder: Path, identity: str, resume: bool) -> None:
-    """Empty the folder unless it was begun with the same source and settings."""
-    record = folder / _MADE_FROM
-    same = resume and record.is_file() and record.read_text(encoding="utf-8") == identity
-    for entry in folder.iterdir():
-        if entry.name != ".lock" and not (same and entry.suffix == ".mp4" and entry.stem.isdigit()):
-            entry.unlink()
-    record.write_text(identity, encoding="utf-8")
-
-
-def _frames_in(part: Path) -> int:
-    with av.open(str(part)) as container:
-        return sum(packet.size > 0 for packet in container.demux(video=0))
 
 
 class _Part:

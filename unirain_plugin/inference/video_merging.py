@@ -62,7 +62,6 @@ def plan_streams(video: Video, target: Path) -> Plan:
 
 
 def _refusal(kind: str, stream: av.stream.Stream, cover: bool) -> str | None:
-    """Why a format cannot hold a stream, or None."""
     if kind == "matroska" and (cover or stream.type == "attachment"):
         return None
     if stream.type == "attachment":
@@ -115,13 +114,18 @@ def merge(
         output.metadata.update(_told(source.metadata))
         main = main_stream(source, video.path)
         film = output.add_stream_from_template(first.streams.video[0], opaque=True, time_base=video.time_base)
-        film.codec_context.framerate = Fraction(video.rate) if _is_steady(stamps, video) else 0
+        gaps = np.diff(np.asarray(stamps)) * float(video.time_base)
+        uneven = abs(gaps - 1 / float(Fraction(video.rate)))
+        # as finely as time stamps and milliseconds go
+        steady = not len(gaps) or float(uneven.max()) <= float(video.time_base) + 1e-3
+        film.codec_context.framerate = Fraction(video.rate) if steady else 0
         for name, code in zip(COLOURS, output_tags(video, width), strict=True):
             setattr(film.codec_context, name, code)
         film.metadata.update(_stream_tags(main))
         film.disposition = main.disposition
         tracks = _tracks(output, source, plan)
-        output.set_chapters([_moved(chapter, video.start) for chapter in source.chapters()])
+        ticks = [(chapter, round(video.start / chapter["time_base"])) for chapter in source.chapters()]
+        output.set_chapters([{**c, "start": c["start"] - shift, "end": c["end"] - shift} for c, shift in ticks])
         frames = _frame_packets(parts, stamps, video, film)
         others = _other_packets(source, tracks, video.start)
         for packet in heapq.merge(frames, others, key=lambda packet: packet.dts * packet.time_base):
@@ -153,21 +157,9 @@ def _counted_tags(streams: Iterable[av.stream.Stream]) -> Counter[tuple[str, str
     )
 
 
-def _is_steady(stamps: Sequence[int], video: Video) -> bool:
-    """Whether all frames stand as far apart as the mean rate says, as finely as time stamps and milliseconds go."""
-    gaps = np.diff(np.asarray(stamps)) * float(video.time_base)
-    return not len(gaps) or float(abs(gaps - 1 / float(Fraction(video.rate))).max()) <= float(video.time_base) + 1e-3
-
-
-def _moved(chapter: dict, shift: Fraction) -> dict:
-    ticks = round(shift / chapter["time_base"])
-    return {**chapter, "start": chapter["start"] - ticks, "end": chapter["end"] - ticks}
-
-
 def _frame_packets(
     parts: Sequence[Path], stamps: Sequence[int], video: Video, film: av.VideoStream
 ) -> Iterator[av.Packet]:
-    """The parts' packets, with the frames' own times."""
     rate = Fraction(video.rate)
     step = max(round(1 / (rate * video.time_base)), 1)
 
@@ -251,7 +243,6 @@ def _tracks(output: av.container.OutputContainer, source: av.container.InputCont
 def _other_packets(
     source: av.container.InputContainer, tracks: dict[int, _Track], shift: Fraction
 ) -> Iterator[av.Packet]:
-    """Packets for the result, in the source's order."""
     streams = [source.streams[index] for index in tracks]
     last: dict[int, int] = {}
     for packet in source.demux(streams) if streams else ():

@@ -60,7 +60,6 @@ class Video:
 
     @property
     def deep(self) -> bool:
-        """Whether frames have 16 bits a channel."""
         return av.VideoFormat(self.pixels).components[0].bits > 8
 
     def output_format(self, width: int) -> str:
@@ -181,7 +180,6 @@ def _turn(frame: av.VideoFrame) -> tuple[tuple[str, ...], bool, str]:
 
 
 def _losses(video: Video, frame: av.VideoFrame) -> Iterator[str]:
-    """What the result will not have, or have otherwise."""
     pixels, output = av.VideoFormat(video.pixels), av.VideoFormat(video.output_format(video.width))
     if any(component.is_alpha for component in pixels.components):
         yield f"its transparency is lost ({video.pixels})"

@@ -107,7 +107,6 @@ class LossRecords:
         self._step = None
 
     def discard_step(self) -> None:
-        """Forget what was added since the last step."""
         self._step = None
 
     def take_interval(self) -> list[float | None]:
@@ -121,7 +120,6 @@ class LossRecords:
         return _means(self._last if self._step is None else self._step)
 
     def state_dict(self) -> dict[str, object]:
-        """Plain lists."""
         step = None if self._step is None else self._step.tolist()
         return {"step": step, "interval": self._interval.tolist(), "last": self._last.tolist()}
 
@@ -139,6 +137,10 @@ def _means(table: Tensor) -> list[float | None]:
 
 _OPTIONS = tuple(dict.fromkeys(("base", "rain_types", "num_types", "loss_weight", "reduction", *OPTION_NAMES)))
 
+_NO_LABELS = (
+    "MultiObjectiveReweightedLoss is given no rain types (labels), so it is its plain base loss and `mode: {}` has no "
+    "effect. Labels come from a data set such as DistilledMixedPairedDataset, and UniRainModel hands them on."
+)
 _SMALLEST = 1e-30  # float32 cannot hold a weight below; Σ ω_i then stays above 0
 
 
@@ -218,21 +220,13 @@ class MultiObjectiveReweightedLoss(nn.Module):
         pred, target, weight = pixel_losses.at_least_float32(pred, target, weight)
         with torch.autocast(pred.device.type, enabled=False):
             if rain_type is None:
-                self._tell_of_missing_labels()
+                if self.training and torch.is_grad_enabled() and not self._told:
+                    self._told = True
+                    get_root_logger().warning(_NO_LABELS.format(self.options.mode))
                 return self.loss_weight * sum(term.whole(pred, target, weight) for term in self.base)
             index = self.labels.indices(rain_type, len(pred))
             losses = sum(term(pred, target, weight) for term in self.base)
             return self.loss_weight * self._grouped(losses, index.to(losses.device))
-
-    def _tell_of_missing_labels(self) -> None:
-        """Once, and in training only: nobody who asks for reweighting means the plain base loss."""
-        if self.training and torch.is_grad_enabled() and not self._told:
-            self._told = True
-            get_root_logger().warning(
-                "MultiObjectiveReweightedLoss is given no rain types (labels), so it is its plain base loss and "
-                f"`mode: {self.options.mode}` has no effect. Labels come from a data set such as "
-                "DistilledMixedPairedDataset, and UniRainModel hands them on."
-            )
 
     def learned_parameters(self) -> list[nn.Parameter]:
         """What is to be trained along with the network; never a base loss's own network, which judges it."""

@@ -60,7 +60,6 @@ class ReweightingOptions:
     gamma: Annotated[float, at_least(0)] = 0.01  # γ, decay of ``famo``'s logits (0.01 in its paper)
 
     def check_floor(self) -> Iterator[Problem]:
-        """All weights together are 1."""
         if self.floor is not None and self.floor > 1 / self.num_types:
             yield "floor", f"found {self.floor}; expected a number from 0 to 1/num_types = {1 / self.num_types:.6g}."
 
@@ -144,7 +143,6 @@ class Reweighter(ABC):
         return {**head, **self._values(_STATE), "extra": self._values(self._kept)}
 
     def _values(self, attributes: Sequence[str]) -> dict[str, object]:
-        """A copy of attributes as plain lists, numbers and strings."""
         values = ((name.lstrip("_"), getattr(self, name)) for name in attributes)
         return {name: value.tolist() if hasattr(value, "tolist") else copy.deepcopy(value) for name, value in values}
 
@@ -445,7 +443,6 @@ class ReleasedReweighter(PaperReweighter):
 
 
 def _share(slopes: np.ndarray, total: np.ndarray | float) -> np.ndarray:
-    """Slopes / total, 0 where total is 0."""
     return np.divide(slopes, total, out=np.zeros_like(slopes), where=np.greater(total, 0.0))
 
 

@@ -58,7 +58,6 @@ class Protocol:
     nonnegative: bool = False  # whether SSIM's covariance term counts as 0 where it is negative
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """The part (h, w, C) of an image (H, W, C) that counts."""
         rest = [side % self.multiple for side in image.shape[:2]]
         top, left = (pixels // 2 if self.centred else 0 for pixels in rest)
         return image[top : image.shape[0] - rest[0] + top, left : image.shape[1] - rest[1] + left]

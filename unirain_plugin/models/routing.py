@@ -42,7 +42,6 @@ class RoutingMeter:
 
 
 def mean_shares(images: Sequence[Shares]) -> Shares:
-    """Mean over images. The order of summation is that of ``images``."""
     layers = images[0] if images else ()
     return {layer: sum(image[layer] for image in images) / len(images) for layer in layers}
 
@@ -62,14 +61,10 @@ def draw_routing(by_type: Mapping[str, Shares], cell: int = 28) -> np.ndarray:
         heat = cv2.applyColorMap((shares.clip(0, 1) * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
         block = cv2.resize(heat[..., ::-1], None, fx=cell, fy=cell, interpolation=cv2.INTER_NEAREST)
         canvas[top : top + block.shape[0], left : left + width] = block
-        _write_upwards(canvas, layer, left + width // 2, top - 4)
+        strip = np.full((14, top - 4, 3), 24, np.uint8)
+        cv2.putText(strip, layer, (0, 10), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (255, 255, 255), 1, cv2.LINE_AA)
+        edge = max(0, left + width // 2 - 7)
+        turned = cv2.rotate(strip, cv2.ROTATE_90_COUNTERCLOCKWISE)[:, : canvas.shape[1] - edge]
+        canvas[: top - 4, edge : edge + 14] = turned
         left += width + gap
     return canvas
-
-
-def _write_upwards(canvas: np.ndarray, text: str, centre: int, bottom: int) -> None:
-    strip = np.full((14, bottom, 3), 24, np.uint8)
-    cv2.putText(strip, text, (0, 10), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (255, 255, 255), 1, cv2.LINE_AA)
-    turned = cv2.rotate(strip, cv2.ROTATE_90_COUNTERCLOCKWISE)
-    left = max(0, centre - 7)
-    canvas[:bottom, left : left + 14] = turned[:, : canvas.shape[1] - left]

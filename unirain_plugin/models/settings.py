@@ -67,7 +67,6 @@ class TrainingSettings:
         return None
 
     def check_compile(self) -> Iterator[Problem]:
-        """Torch knows the mode."""
         if isinstance(self.compile, str):
             from torch import _inductor  # takes seconds, so only where a mode is named
 
@@ -107,7 +106,6 @@ class ValidationSettings:
     protocol: Annotated[str, one_of(*PROTOCOLS)] | None = None
 
     def check_overlap(self) -> Iterator[Problem]:
-        """Tiles cannot share more than their halves."""
         tile = AUTO_TILE if self.tile is None else self.tile
         if tile and self.tile_overlap * 2 > tile:
             default = " (the default)" if self.tile_overlap == 64 else ""
@@ -228,9 +226,7 @@ class Settings:
 
     @property
     def better(self) -> dict[str, str]:
-        """Metric name → ``higher`` or ``lower``."""
         return {name: options["better"] for name, options in self.metrics.items()}
 
     def new_best_figure(self) -> BestFigure | None:
-        """The record of the best figure, or None if no best network is to be kept."""
         return BestFigure(self.val.best, self.better) if self.val.best else None

@@ -33,7 +33,6 @@ class UniRainMessageLogger(MessageLogger):
 
     @master_only
     def __call__(self, log_vars: dict[str, Any]) -> None:
-        """Log an iteration; ``log_vars`` is left as it is."""
         values = {name: value for name, value in log_vars.items() if name not in _TOOLBOX}
         if self.use_tb_logger and self.tb_logger is not None:
             for name, value in values.items():
@@ -104,7 +103,6 @@ class TrainingBar:
             self.close()
 
     def clear(self) -> None:
-        """Take the bar off the screen until the next update (a validation prints its own)."""
         self.bar.clear()
 
     def close(self) -> None:

@@ -49,7 +49,11 @@ def _find(opt: MutableMapping, path: KeyPath, source: str, problems: Problems) -
             problems.errors.append(f"{source}: '{_colons(path[:index])}' is no section, so it has no key '{key}'.")
             return None
         last = index == len(path) - 1
-        if key not in here and not (last and _may_be_set(opt, path)):
+        known = known_keys(opt, path[:-1])
+        # an open constructor of ours refuses what it does not know
+        read = known is not None and (path[-1] in known.keys or (known.own and not known.strict))
+        read = read or (len(path) > 1 and rule_for(path) is not None and known is None)
+        if key not in here and not (last and read):
             problems.errors.append(f"{source}: there is no key '{_colons(path[: index + 1])}'.{_suggest(opt, path)}")
             return None
         if not last:
@@ -59,14 +63,6 @@ def _find(opt: MutableMapping, path: KeyPath, source: str, problems: Problems) -
 
 def _colons(path: KeyPath) -> str:
     return ":".join(map(str, path))
-
-
-def _may_be_set(opt: Mapping, path: KeyPath) -> bool:
-    """Whether a key that the file does not hold is one that somebody reads in its section."""
-    known = known_keys(opt, path[:-1])
-    if known is not None and (path[-1] in known.keys or (known.own and not known.strict)):
-        return True  # an open constructor of ours refuses what it does not know
-    return len(path) > 1 and rule_for(path) is not None and known is None
 
 
 def _suggest(opt: Mapping, path: KeyPath) -> str:

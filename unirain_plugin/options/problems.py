@@ -23,7 +23,6 @@ class Problems:
         self.doubts: Callable[[KeyPath], bool] = lambda path: False
 
     def error(self, path: KeyPath, text: str) -> None:
-        """Note an error at ``path``."""
         self.wrong.add(path)
         self._note(self.warnings if self.doubts(path) else self.errors, path, text)
 
@@ -34,11 +33,9 @@ class Problems:
             self.told_by_run.add(note)
 
     def is_wrong(self, path: KeyPath) -> bool:
-        """Whether something is wrong at ``path`` or below."""
         return any(wrong[: len(path)] == path for wrong in self.wrong)
 
     def raise_if_any(self) -> None:
-        """Raise one :class:`OptionError` that tells every error found."""
         if len(self.errors) == 1:
             raise OptionError(self.errors[0])
         if self.errors:

@@ -121,13 +121,11 @@ def called(opt: Mapping, path: KeyPath) -> tuple[object, tuple[str, ...], tuple[
 
 
 def model_class(opt: Mapping) -> type | None:
-    """The registered model that the file names, if there is such."""
     name = opt.get("model_type")
     return registry_entries("model").get(name) if isinstance(name, str) else None
 
 
 def dataset_class(opt: Mapping, phase: str) -> type | None:
-    """The registered data set that ``datasets.<phase>`` names, if there is such."""
     name = section(opt, "datasets", phase).get("type")
     return registry_entries("dataset").get(name) if isinstance(name, str) else None
 

@@ -14,12 +14,13 @@ def _whole(*rules: Rule) -> object:
     return Annotated[float, Rule(kind="an integer", holds=float.is_integer), *rules]
 
 
-def _are_betas(values: list) -> bool:
-    return len(values) == 2 and all(type(v) in (int, float) and 0 <= v < 1 for v in values)
-
-
 _Text = Annotated[str, filled]
 _Positive = Annotated[float, above(0)]
+_BETAS = Rule(
+    kind="a list of 2 numbers ≥ 0 and < 1",
+    holds=lambda values: len(values) == 2 and all(type(v) in (int, float) and 0 <= v < 1 for v in values),
+    example="[0.9, 0.999]",
+)
 
 RULES: dict[str, object] = {
     "name": Annotated[str, filled, example("train_UniRain")],
@@ -66,10 +67,7 @@ RULES: dict[str, object] = {
     "train.optim_*.lr": Annotated[float, above(0), example("2.0e-4")],
     "train.optim_*.weight_decay": Annotated[float, at_least(0)],
     "train.optim_*.eps": _Positive,
-    "train.optim_*.betas": Annotated[
-        list,
-        Rule(kind="a list of 2 numbers ≥ 0 and < 1", holds=_are_betas, example="[0.9, 0.999]"),
-    ],
+    "train.optim_*.betas": Annotated[list, _BETAS],
     "train.scheduler": Annotated[dict, example("{type: MultiStepLR, milestones: [200000], gamma: 0.5}")],
     "train.scheduler.type": Annotated[str, filled, example("MultiStepLR")],
     "train.scheduler.periods": list[_Positive],
@@ -153,7 +151,6 @@ class Reads:
     optional: frozenset[KeyPath] = frozenset()  # those that may be left out
 
     def keys(self, section: KeyPath = ()) -> set[str]:
-        """The names read directly below ``section``."""
         depth, paths = len(section), self.required | self.in_training | self.optional
         return {str(path[depth]) for path in paths if len(path) > depth and path[:depth] == section}
 
@@ -241,7 +238,6 @@ def is_known(cls: object) -> bool:
 
 
 def reads_of(cls: type | None) -> Reads:
-    """What the toolbox's classes among a model or data set and its bases read."""
     names = [base.__name__ for base in getattr(cls, "__mro__", ()) if is_stock(base)]
     found = [DATASETS[name] for name in names if name in DATASETS][:1] or [MODELS[name] for name in names]
     return Reads(*(frozenset().union(*(getattr(reads, name) for reads in found))

@@ -149,9 +149,7 @@ class LazyPrefetcher:
         self.items: Iterator[object] = iter(())
 
     def next(self) -> object:
-        """The next batch, or None at the end of the epoch."""
         return next(self.items, None)
 
     def reset(self) -> None:
-        """Begin the next epoch."""
         self.items = iter(self.loader)

@@ -88,7 +88,6 @@ class Run:
         self.options: dict[str, Any] = yaml.load("", Loader=self.loader)
 
     def start(self) -> None:
-        """Run the pipeline to its end."""
         from unirain_plugin.runs.distributed import fork_workers, leave_process_group
 
         module = importlib.import_module(f"basicsr.{'train' if self.is_train else 'test'}")
@@ -101,7 +100,6 @@ class Run:
         leave_process_group()  # not after an error: other ranks may be in a collective that would never end
 
     def replacements(self, module: Any) -> list[tuple[object, str, object]]:
-        """What is replaced in the toolbox during the run: (module, name, value)."""
         from basicsr.models.base_model import BaseModel
         from basicsr.utils import misc
 

@@ -39,7 +39,6 @@ class Journal(AbstractContextManager["Journal"]):
             self._file.close()
 
     def get(self, *key: str) -> dict[str, Any] | None:
-        """The last record with this key."""
         return self._records.get(key)
 
     def add(self, key: Key, content: Mapping[str, Any]) -> None:

@@ -51,7 +51,6 @@ class Rule:
 
 def _limit(sign: str, holds: Callable[[Any, Any], bool]) -> Callable[..., Rule]:
     def limit(number: float, unit: str = "") -> Rule:
-        """A number that compares so with ``number``."""
         return Rule(f"{sign} {number:g} {unit}".rstrip(), lambda value: holds(value, number))
 
     return limit
@@ -72,7 +71,6 @@ def one_of(*names: str) -> Rule:
 
 
 def example(text: str) -> Rule:
-    """A sample value for messages."""
     return Rule(example=text)
 
 
@@ -244,7 +242,6 @@ def _convert(value: object, hint: object, path: KeyPath, problems: Problems) -> 
 
 
 def _plain(value: object, hint: Any) -> tuple[object, bool]:
-    """A value that holds no others, converted if it fits, and whether it does."""
     if hint is Any:
         return value, True
     if typing.get_origin(hint) is Literal:
@@ -265,7 +262,6 @@ def _plain(value: object, hint: Any) -> tuple[object, bool]:
 
 
 def _one_member(value: object, members: tuple[object, ...], path: KeyPath, problems: Problems) -> tuple[object, bool]:
-    """The value as the first type of a union that takes it."""
     if value is None and type(None) in members:
         return None, True
     tries: list[Problems] = []
@@ -281,7 +277,6 @@ def _one_member(value: object, members: tuple[object, ...], path: KeyPath, probl
 def _items(
     value: Sequence, origin: object, arguments: tuple[object, ...], path: KeyPath, problems: Problems
 ) -> tuple[object, bool]:
-    """The entries of a list, each converted, and whether there are as many as there must be."""
     alike = origin is not tuple or arguments[1:] == (Ellipsis,)
     hints = arguments[:1] * len(value) if alike else arguments
     if len(value) != len(hints):
