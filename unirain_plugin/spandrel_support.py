@@ -1,15 +1,8 @@
 """UniRain for programs built on spandrel (extra ``spandrel``).
 
-``unirain_plugin.spandrel_support.install()`` once, before spandrel's ``ModelLoader`` is used::
-
-    from spandrel import ModelLoader
-    from unirain_plugin import spandrel_support
-
-    spandrel_support.install()
-    model = ModelLoader().load_from_file("UniRain-Tiny.safetensors")
-
-spandrel sees names and shapes only, from which soft and hard mixtures cannot be told apart in general: safetensors
-files of ours carry the network's options in a tensor; other files are recognised if they are one of our presets.
+Once, before spandrel's ``ModelLoader`` is used: ``unirain_plugin.spandrel_support.install()``. spandrel sees names and
+shapes only, from which soft and hard mixtures cannot be told apart: safetensors files of ours carry the network's
+options in a tensor; other files are recognised if they are one of our presets.
 """
 
 from __future__ import annotations

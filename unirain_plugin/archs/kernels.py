@@ -1,15 +1,12 @@
 """Kernels: what the layers compute their maps with, equal to the plain formulas and faster.
 
-Matrix products: in float32 torch calls MKL. On an AMD processor with AVX-512 oneDNN, which torch carries too, is as
-fast forward and faster in training (the paper's size: 1.00 and 0.89 of the time); on an Intel one it was slower.
+Matrix products in float32 are MKL's; on an AMD processor with AVX-512 oneDNN's, as fast forward and faster in training
+(the paper's size: 1.00 and 0.89 of the time; on an Intel one it was slower). Gates and channel attention have backward
+passes of their own, which write each gradient into its place (0.6 to 0.9 of the time).
 
-Gates and channel attention have backward passes of their own, which write the gradient of each part of a tensor into
-its place (0.6 to 0.9 of the time) and compute again what is cheap.
-
-Strips: every layer starts with W · x (1×1) and a 3×3 depth-wise convolution of the result, a map several times as wide
-as x that exceeds the cache. Without gradients it is made strip by strip; the two rows that neighbouring strips share
-are carried over, and the result is that of the whole map (48 channels at 256×256: 0.5 to 0.6 of the time). With
-gradients, on a GPU, while a graph is captured and where operations are counted, the whole map is used.
+Every layer starts with W · x (1×1) and a 3×3 depth-wise convolution of the result, a map several times as wide as x
+that exceeds the cache. On the CPU without gradients it is made in strips, whose two common rows are carried over: the
+result is that of the whole map (48 channels at 256×256: 0.5 to 0.6 of the time).
 """
 
 from __future__ import annotations

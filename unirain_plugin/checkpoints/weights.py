@@ -1,12 +1,10 @@
 """Files of trained weights: ``.safetensors`` and ``.pth``, with the network's options stored inside.
 
-A safetensors file of ours names its network in the file's metadata (``architecture``, JSON) and, because spandrel drops
-metadata, in a uint8 tensor ``architecture`` with the same JSON. A ``.pth`` file of ours is
-``{'params': {…}, 'architecture': JSON}``, which BasicSR reads as one of its own. Beside the architecture a file may
-hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores large images as well; and
-``context``, such as ``384``: the edge of the parts in which it restores larger images.
-Nothing stored in a file is executed. Where weights do not fit a network, it is said which keys, which shapes, and what
-to do.
+A safetensors file of ours names its network in the metadata (``architecture``, JSON) and, because spandrel drops these,
+in a uint8 tensor of this name. A ``.pth`` file of ours is ``{'params': {…}, 'architecture': JSON}``, which BasicSR
+reads. Beside it a file may hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores
+large images as well; and ``context``, such as ``384``: the edge of the parts in which it restores them. Nothing stored
+in a file is executed.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 OpenCV turns grey, 16-bit, CMYK and transparent images silently into 8-bit BGR, turns EXIF-rotated ones upright, and
 returns the upper part of a truncated JPEG as if it were the whole image. For paired training each of these is poison,
-and each can be told from the file's first bytes (and its last) in some microseconds. So can the number of pixels: a
-file of some kilobytes can declare gigabytes of them. The limit holds for the process and those that it starts, so it
-lies in the environment.
+and each can be told from the file's first bytes (and its last). So can the number of pixels, whose limit lies in the
+environment: it holds for the process and those that it starts.
 """
 
 from __future__ import annotations

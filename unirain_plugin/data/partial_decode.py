@@ -1,8 +1,7 @@
 """Making a smaller image file out of a larger one, so that a decoder sees only the rows that are needed.
 
-Both formats are stored from top to bottom, so of a random crop's image only what lies above the crop's lower end must
-be decoded. With an index of rows (see :class:`RowIndex`) neither must what lies above the crop. The pixels are exactly
-those of the whole image.
+Both formats are stored from top to bottom: only what lies above a crop's lower end must be decoded, and with an index
+of rows (see :class:`RowIndex`) not what lies above the crop. The pixels are exactly those of the whole image.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Which pair the n-th sample of an epoch is: mixing by rain type, source and tier.
 
-An epoch is a fixed list of slots, so any sampler that permutes ``range(len(dataset))``, the toolbox's
-``EnlargedSampler`` among them, gives the wanted mixture, in every epoch and on every rank. Pairs are grouped by (type,
-source, tier); a group with share w has w·N of the N slots of an epoch. N is the least number with which every pair is
-met at least once an epoch, but at most :data:`MAX_EPOCHS` times the number of pairs; a group that is larger than its
-slots then has a pair drawn at random for each slot.
+An epoch is a fixed list of slots, so any sampler that permutes ``range(len(dataset))`` gives the wanted mixture. Pairs
+are grouped by (type, source, tier); a group with share w has w·N of the N slots. N is the least number with which every
+pair is met at least once an epoch, but at most :data:`MAX_EPOCHS` times the number of pairs; a group that is larger
+than its slots then has a pair drawn at random for each slot.
 """
 
 from __future__ import annotations

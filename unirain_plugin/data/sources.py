@@ -1,8 +1,7 @@
 """Where pairs come from: folders and manifests on disk, LMDBs in the toolbox's format, mmengine's file backends.
 
-py-lmdb refuses to open one path twice in a process, an environment must not be used after a fork, and it cannot be
-pickled. Environments therefore live in this module, by real path, are closed in a forked child, and never are part of
-a data set, so train and validation sets, both sides of a pair and any number of workers may read the same LMDB.
+py-lmdb refuses to open one path twice in a process, and environments can neither be used after a fork nor pickled. So
+they live in this module, by real path, are closed in a forked child, and never are part of a data set.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """TIFF files in all arrangements of samples: what tifffile decodes, and of other compressions what is safe elsewhere.
 
 OpenCV scrambles separate planes of 16 bits, multiplies colours by their alpha, and takes white as 0 for black; Pillow
-drops the lower 8 of 16 bits and samples whose meaning is not told. So the samples are read as they are stored, and what
-they mean is applied here.
+drops the lower 8 of 16 bits. So the samples are read as they are stored, and what they mean is applied here.
 """
 
 from __future__ import annotations

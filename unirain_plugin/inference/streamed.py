@@ -1,18 +1,14 @@
 """UniRain on an image of any size, exactly: layer by layer, each layer piece by piece.
 
-Tiles that are restored on their own see other images than the whole: channel attention mixes channels by sums over
-all pixels, and the hard mixtures route by means over all pixels. So nothing is cut before the network but every layer
-is computed in pieces, twice where it needs to know the whole: first the sums (attention's q·kᵀ and norms, the
-routers' means), then the values with these. The result is that of the whole image up to the order of float sums: no
-overlap, no blending, no seam.
+Tiles that are restored on their own see other images than the whole: channel attention mixes channels by sums over all
+pixels, and the hard mixtures route by means over them. So every layer is computed in pieces, twice where it needs to
+know the whole: first the sums, then the values with these. The result is that of the whole image up to the order of
+float sums.
 
 A feature map is ``(H, W, C)``, one for each level, changed in place; while a level's blocks run, there is one more for
 attention's v, if that is not too large. Maps lie in the host's memory (or in a scratch file, or on the accelerator if
-there is ample room); only a piece at a time is on the computing device.
-
-Each layer begins with D(W · norm(x)), a 1×1 and a 3×3 depth-wise convolution, which is made in strips (see
-:mod:`~unirain_plugin.archs.kernels`): some rows, on the CPU of a block of columns, whose W · norm(x), the widest map by
-far, stays in the cache.
+there is ample room); only a piece at a time is on the computing device. Its D(W · norm(x)) is made in strips (see
+:mod:`~unirain_plugin.archs.kernels`), on the CPU of a block of columns.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """PSNR and SSIM of 8-bit images, equal to the toolbox's ``calculate_psnr`` and ``calculate_ssim`` and faster.
 
-The toolbox filters SSIM's five maps with an 11 × 11 window over the whole image, a channel at a time. Here the window
-is taken apart into its two 11-tap factors (it is an outer product), the two variances, of which only the sum is needed,
-share a map, all channels go at once, and the image is worked through in tiles that stay in the processor's cache.
-Everything is in double precision, so that results agree to about 1e-14.
+SSIM's window is taken apart into its two 11-tap factors, the two variances, of which only the sum is needed, share a
+map, all channels go at once, and the image is worked through in tiles that stay in the processor's cache. Everything is
+in double precision, so that results agree to about 1e-14.
 """
 
 from __future__ import annotations

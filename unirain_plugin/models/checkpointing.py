@@ -1,8 +1,7 @@
 """Exact resume: everything with history goes into a checkpoint, and comes back bit for bit.
 
-A checkpoint is the toolbox's own pair of files, so that its tools read them: ``models/net_g_ITER.pth`` (``params``
-and, with EMA, ``params_ema``) and ``training_states/ITER.state`` (``epoch``, ``iter``, ``optimizers``,
-``schedulers``). The state has one more entry, ``unirain``::
+A checkpoint is the toolbox's own pair of files, so that its tools read them: ``models/net_g_ITER.pth`` and
+``training_states/ITER.state``. The state has one more entry, ``unirain``::
 
     version         layout of this entry
     optimizers      names of the optimisers' classes
@@ -10,13 +9,12 @@ and, with EMA, ``params_ema``) and ``training_states/ITER.state`` (``epoch``, ``
     manual_seed     seed of the run
     options         the option file's data sets, networks, training and validation, to tell what was changed
     ranks           one entry a rank: random streams (Python, NumPy, torch, CUDA) and what the model's
-                    ``history_state()`` returns: loss weights and their history with the not yet reduced records of
-                    this rank, gradient scaler, best-metric history, counters
+                    ``history_state()`` returns
 
 ``train: resume_options`` chooses for the optimisers' settings (``lr``, ``betas``, ``weight_decay``, …) and the
 learning-rate schedule: ``checkpoint`` keeps both as they were; ``file`` trains on as if the file's had been in force
 from the beginning. Left out, the optimisers' settings are the checkpoint's and the schedule's plan is the file's, so
-that a finished run can be made longer. All other options are always the file's, and what has changed is logged.
+that a finished run can be made longer. All other options are the file's, and what has changed is logged.
 """
 
 from __future__ import annotations

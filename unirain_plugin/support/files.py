@@ -1,8 +1,7 @@
 """Files that appear whole: written beside their name, brought to the disk and moved there. Only this module does so.
 
-A temporary file is locked by the process that writes it. What a killed process has left is not, and is deleted by the
-next one that writes into the folder; a file that is being written is never touched, nor is one of another name.
-Folders are locked for one process, and strangers' names (LMDB keys, manifests, option files) become safe paths here.
+A temporary file is locked by the process that writes it; what a killed process has left is deleted by the next one that
+writes into the folder. Folders are locked, and strangers' names (LMDB keys, manifests) become safe paths here.
 """
 
 from __future__ import annotations
