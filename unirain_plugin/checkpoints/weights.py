@@ -152,10 +152,8 @@ def unpack_architecture(value: object, source: str) -> dict[str, object]:
         if not isinstance(architecture, dict) or not isinstance(architecture.get("type"), str):
             raise ValueError("no object with a type")
     except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{source}: the stored architecture cannot be read ({error}); expected JSON such as "
-            '{"type": "UniRain", "dim": 16, …}.'
-        ) from None
+        expected = 'expected JSON such as {"type": "UniRain", "dim": 16, …}.'
+        raise CheckpointError(f"{source}: the stored architecture cannot be read ({error}); {expected}") from None
     return architecture
 
 
@@ -169,9 +167,8 @@ def unpack_edges(notes: Mapping[str, str], key: str, source: str) -> tuple[int, 
             raise ValueError(f"it is {'no' if key == SIZES else 'a'} list")
         return check(value)
     except (ValueError, OptionError) as error:
-        raise CheckpointError(
-            f"{source}: the stored {key} cannot be read ({error}): {text!r}; expected such as {example}."
-        ) from None
+        what = f"the stored {key} cannot be read ({error}): {text!r}; expected such as {example}."
+        raise CheckpointError(f"{source}: {what}") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -297,18 +294,15 @@ def check_fit(network: nn.Module, state: Mapping[str, object], strict: bool = Tr
     raise CheckpointError("\n".join([*lines, f"  What to do: {_advice(own, state)}"]))
 
 
+_CONVERT = "load unirain_plugin.checkpoints.weights.convert(checkpoint)"
+
+
 def _advice(own: Mapping[str, Tensor], state: Mapping[str, object]) -> str:
     for name in WRAPPERS:
         if isinstance(state.get(name), Mapping):
-            return (
-                f"the weights lie under '{name}'; set path.param_key_g: {name}, or load "
-                "unirain_plugin.checkpoints.weights.convert(checkpoint)."
-            )
-    converted = convert(state)
-    if set(converted) != set(state):
-        return (
-            "the keys carry a prefix of another program; load unirain_plugin.checkpoints.weights.convert(checkpoint)."
-        )
+            return f"the weights lie under '{name}'; set path.param_key_g: {name}, or {_CONVERT}."
+    if set(convert(state)) != set(state):
+        return f"the keys carry a prefix of another program; {_CONVERT}."
     if not set(own) & set(state):
         return "no key agrees: this is the checkpoint of another network; check path.pretrain_network_g."
     mine, theirs = describe(own), describe(state)

@@ -134,10 +134,8 @@ def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
         inside = Path(weights) / HUB_WEIGHTS
         return inside if inside.is_file() else Path(weights)
     if not DEFAULT_WEIGHTS.is_file():
-        raise CheckpointError(
-            f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing). "
-            "Give a .safetensors or .pth file (--weights)."
-        )
+        text = f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing)."
+        raise CheckpointError(f"{text} Give a .safetensors or .pth file (--weights).")
     return DEFAULT_WEIGHTS
 
 

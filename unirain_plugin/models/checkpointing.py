@@ -156,10 +156,8 @@ def _losses(model: BaseModel) -> dict[str, nn.Module]:
 
 def _restore_history(model: BaseModel, history: Mapping[str, Any]) -> None:
     if hasattr(model, "load_history_state") == ("losses" in history):
-        get_root_logger().warning(
-            f"The training state was written under another model_type than {type(model).__name__}: loss weights and "
-            "best metrics begin anew."
-        )
+        text = f"The training state was written under another model_type than {type(model).__name__}"
+        get_root_logger().warning(f"{text}: loss weights and best metrics begin anew.")
         return
     if hasattr(model, "load_history_state"):
         model.load_history_state(history)
@@ -184,10 +182,8 @@ def _load_history(model: BaseModel, saved: Mapping[str, Any]) -> None:
     ranks, world_size = saved["ranks"], model.opt["world_size"]
     as_many = len(ranks) == world_size
     if not as_many:
-        get_root_logger().warning(
-            f"The checkpoint was written by {len(ranks)} processes and is resumed by {world_size}: the random streams "
-            "begin anew, so the run is not bit-identical."
-        )
+        text = f"The checkpoint was written by {len(ranks)} processes and is resumed by {world_size}"
+        get_root_logger().warning(f"{text}: the random streams begin anew, so the run is not bit-identical.")
     own = ranks[model.opt["rank"] if as_many else 0]
     _restore_history(model, own["history"])
     if as_many:

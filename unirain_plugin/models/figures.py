@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from basicsr.metrics import calculate_metric
@@ -16,9 +17,6 @@ from unirain_plugin.metrics.protocols import DEFAULT, MEASURES, PROTOCOLS, check
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.metrics.scoring import BUILT_IN, NIQE_SIDE
 from unirain_plugin.toolbox import registered
-
-if TYPE_CHECKING:
-    from unirain_plugin.models.settings import BestSettings
 
 _MEASURED = tuple(f"calculate_{measure}" for measure in MEASURES)
 
@@ -58,9 +56,9 @@ def _resolve(name: Any, options: Any, protocol: str | None) -> dict[str, Any]:
         if options["type"] not in _MEASURED:
             raise OptionError(f"{where}: protocol: only {' and '.join(MEASURES)} are taken under a protocol.")
         if options.get("crop_border") or options.get("test_y_channel"):
+            expected = "neither crop_border nor test_y_channel (which the ending _y stands for)"
             raise OptionError(
-                f"{where}: protocol: it says what is cropped and which colours count; expected neither crop_border nor "
-                "test_y_channel (which the ending _y stands for)."
+                f"{where}: protocol: it says what is cropped and which colours count; expected {expected}."
             )
     return options
 
@@ -126,6 +124,15 @@ def mean_of(values: Iterable[float]) -> float:
     """Mean of the finite values, in their order; infinite where all that are no NaN are, NaN without any."""
     kept = [value for value in values if not math.isnan(value)]
     return finite_mean(kept) if kept else math.nan
+
+
+@dataclass(frozen=True)
+class BestSettings:
+    """``val: best:``, which validation figure decides on ``net_g_best.pth``."""
+
+    metric: str  # a name under ``val: metrics:``, or one of its parts: ``psnr/worst``, ``psnr/drs``
+    higher: bool | None = None  # whether more is better; None follows the metric's own ``better``
+    dataset: str | None = None  # name of the validation set; None means the first one that is validated
 
 
 class BestFigure:

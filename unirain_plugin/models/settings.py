@@ -12,7 +12,7 @@ import torch
 
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.protocols import PROTOCOLS
-from unirain_plugin.models.figures import BestFigure, resolve_metrics
+from unirain_plugin.models.figures import BestFigure, BestSettings, resolve_metrics
 from unirain_plugin.options.check_run import schedule_faults
 from unirain_plugin.support.spec import Problem, above, at_least, one_of, parse_section
 
@@ -80,15 +80,6 @@ class TrainingSettings:
         for key in self.aux_weights:
             if key not in AUX_WEIGHTS and (hint := did_you_mean(key, AUX_WEIGHTS)):
                 yield ("aux_weights", key), f"unknown auxiliary loss.{hint}"
-
-
-@dataclass(frozen=True)
-class BestSettings:
-    """``val: best:``, which validation figure decides on ``net_g_best.pth``."""
-
-    metric: str  # a name under ``val: metrics:``, or one of its parts: ``psnr/worst``, ``psnr/drs``
-    higher: bool | None = None  # whether more is better; None follows the metric's own ``better``
-    dataset: str | None = None  # name of the validation set; None means the first one that is validated
 
 
 @dataclass(frozen=True)

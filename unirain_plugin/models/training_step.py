@@ -111,10 +111,9 @@ class NonFiniteGuard:
         self.total += 1
         self.in_row += 1
         batch = ", ".join(files) or "(the data set gives no file names)"
-        get_root_logger().warning(
-            f"Iteration {iteration}: {what} is not finite; the step is skipped "
-            f"({self.in_row} in a row, {self.total} in all). Batch: {batch}"
-        )
+        counts = f"({self.in_row} in a row, {self.total} in all)"
+        text = f"Iteration {iteration}: {what} is not finite; the step is skipped {counts}. Batch: {batch}"
+        get_root_logger().warning(text)
         if self.in_row >= self.limit:
             raise TrainingError(
                 f"Training stopped at iteration {iteration}: loss or gradient were not finite {self.in_row} times in a "
@@ -134,10 +133,8 @@ def describe_batch(paths: Sequence[str], images: Mapping[str, Tensor | None]) ->
     """File names of a batch, each with the first of ``images`` (``lq`` → (N, …) tensor, …) that is not finite."""
     remarks: dict[int, str] = {}
     for name, batch in images.items():
-        if batch is None:
-            continue
-        bad = (~torch.isfinite(batch.detach()).flatten(1).all(dim=1)).nonzero().flatten().tolist()
-        for index in bad:
+        finite = [] if batch is None else torch.isfinite(batch.detach()).flatten(1).all(dim=1).tolist()
+        for index in (index for index, fine in enumerate(finite) if not fine):
             remarks.setdefault(index, f" ({name} is not finite)")
     return [f"{path}{remarks.get(index, '')}" for index, path in enumerate(paths)]
 
@@ -255,11 +252,10 @@ class TrainingStep:
             logs["skipped"] = float(self.guard.total)
         return logs, loss_ok and gradient_ok
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> torch.autocast:
         """The context in which the network runs."""
-        if self.settings.amp == "off":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=_AUTOCAST[self.settings.amp])
+        amp = self.settings.amp
+        return torch.autocast(self.device.type, _AUTOCAST.get(amp), enabled=amp != "off")
 
     def _backward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum up the gradients of all micro-batches; ranks exchange them once, with the last one."""

@@ -13,17 +13,11 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
 from unirain_plugin.errors import TrainingError
+from unirain_plugin.models import training_step
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
 from unirain_plugin.models.settings import KEYS, Settings, build_optimizer
 from unirain_plugin.models.training_log import TrainingBar, wants_bar
-from unirain_plugin.models.training_step import (
-    Batch,
-    Objective,
-    TrainingStep,
-    learned_parameters,
-    loss_state,
-    update_average,
-)
+from unirain_plugin.models.training_step import Batch, Objective, TrainingStep, learned_parameters, loss_state
 from unirain_plugin.models.validating import PerTypeValidation
 
 
@@ -73,10 +67,9 @@ class UniRainModel(PerTypeValidation):
         network = self.get_bare_model(self.net_g)
         if isinstance(self.net_g, nn.DataParallel) and hasattr(network, "auxiliary_losses"):
             network = None
-            get_root_logger().warning(
-                "num_gpu > 1 without a launcher: DataParallel's copies take the network's auxiliary losses with them, "
-                "so they are not trained on. Use torchrun and --launcher pytorch."
-            )
+            text = "DataParallel's copies take the network's auxiliary losses with them, so they are not trained on"
+            advice = "Use torchrun and --launcher pytorch."
+            get_root_logger().warning(f"num_gpu > 1 without a launcher: {text}. {advice}")
         objective = Objective(network, self.cri_pix, self.cri_perceptual, train.aux_weights)
         self.training_step = TrainingStep(self.net_g, objective, self.optimizer_g, train, self.device)
 
@@ -126,7 +119,7 @@ class UniRainModel(PerTypeValidation):
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Average the weights, as the toolbox does, and the buffers."""
-        update_average(self.net_g_ema, self.get_bare_model(self.net_g), decay)
+        training_step.update_average(self.net_g_ema, self.get_bare_model(self.net_g), decay)
 
     def get_current_log(self) -> dict[str, float]:
         """The losses of the last iteration, and what the loss tells about rain types (``l_drs``, ``w_drs``, …)."""

@@ -141,10 +141,8 @@ def images_of_rank(dataloader: DataLoader, rank: int, world_size: int) -> Iterat
         yield from enumerate(dataloader)
         return
     indices = range(rank, len(dataloader.dataset), world_size)
-    loader = DataLoader(
-        Subset(dataloader.dataset, indices), collate_fn=dataloader.collate_fn, pin_memory=dataloader.pin_memory
-    )
-    yield from zip(indices, loader, strict=True)
+    subset, collate = Subset(dataloader.dataset, indices), dataloader.collate_fn
+    yield from zip(indices, DataLoader(subset, collate_fn=collate, pin_memory=dataloader.pin_memory), strict=True)
 
 
 def type_names(dataset: Any) -> dict[int, str]:

@@ -68,10 +68,8 @@ def build_training_loader(
         f"\n\tTotal epochs: {sampler.last_epoch + 1}; iters: {total_iter}."
     )
     if size < batch:
-        logger.warning(
-            f"The data set has {size} images and a batch {batch}: each batch holds some images more than once "
-            "(with crops and flips of their own)."
-        )
+        text = "each batch holds some images more than once (with crops and flips of their own)"
+        logger.warning(f"The data set has {size} images and a batch {batch}: {text}.")
     return _own_stream(loader, opt["manual_seed"]), sampler
 
 

@@ -120,9 +120,8 @@ class TrainingRun(Run):
             opt["manual_seed"] = saved
             set_random_seed(saved + opt["rank"])
         elif opt["manual_seed"] != saved:
-            self.notes.append(
-                f"manual_seed is {opt['manual_seed']} but was {saved} before: from here the data come in another order."
-            )
+            text = f"manual_seed is {opt['manual_seed']} but was {saved} before"
+            self.notes.append(f"{text}: from here the data come in another order.")
 
     def copy_opt_file(self, opt_file: str, experiments_root: str) -> None:
         """The toolbox's copy of the option file, from memory: the file may lie in the folder just archived.
@@ -158,10 +157,8 @@ class TrainingRun(Run):
         )
         size = self.sampler.dataset_size
         if position.get("dataset_size", size) != size:
-            logger.warning(
-                f"The training set has {size} images but had {position['dataset_size']} before: "
-                "from here the data come in another order."
-            )
+            text = f"The training set has {size} images but had {position['dataset_size']} before"
+            logger.warning(f"{text}: from here the data come in another order.")
         state["epoch"] = self.sampler.first_epoch  # where an epoch ended with the checkpoint, the next one
         self.val_loaders = build_validation_loaders(opt, logger)
         return train_loader, self.sampler, self.val_loaders, self.sampler.last_epoch, total_iters
