@@ -11,9 +11,8 @@ import itertools
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +29,7 @@ from unirain_plugin.inference.jobs import Job, VideoSettings
 from unirain_plugin.inference.video_merging import Plan, merge, plan_streams
 from unirain_plugin.inference.video_reading import COLOURS, Video, check_whole, output_tags, probe, timed_frames, ycbcr
 from unirain_plugin.support.files import put_in_place, sole_user
+from unirain_plugin.support.processes import map_in_order
 
 _PART_PIXELS = 2**25
 _PART_FRAMES = 48
@@ -235,26 +235,15 @@ def _restored(
     decoder = ThreadPoolExecutor(1)
     workers = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,))
 
-    def results() -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-        decoded = deque(decoder.submit(next, frames, None) for _ in range(_AHEAD))
-        waiting: deque[tuple[int, np.ndarray, Future | None]] = deque()
-        for index in itertools.count():
-            item = decoded.popleft().result()
-            if item is None:
-                break
-            decoded.append(decoder.submit(next, frames, None))
-            waiting.append((*item, workers.submit(function, item[1]) if index >= done else None))
-            if len(waiting) > at_once:
-                yield _result(*waiting.popleft())
-        yield from itertools.starmap(_result, waiting)
+    def restore(numbered: tuple[int, tuple[int, np.ndarray]]) -> tuple[int, np.ndarray, np.ndarray | None]:
+        index, (stamp, frame) = numbered
+        return stamp, frame, None if index < done else function(frame)
 
+    ahead = map_in_order(decoder, lambda _: next(frames, None), itertools.count(), _AHEAD)
+    decoded = itertools.takewhile(lambda item: item is not None, ahead)
     try:
-        yield results()
+        yield map_in_order(workers, restore, enumerate(decoded), at_once + 1)
     finally:
         workers.shutdown(wait=False, cancel_futures=True)  # what is broken off is not waited for
         decoder.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # new threads take over what was set last
-
-
-def _result(stamp: int, frame: np.ndarray, future: Future | None) -> tuple[int, np.ndarray, np.ndarray | None]:
-    return stamp, frame, None if future is None else future.result()
