@@ -88,10 +88,9 @@ class DistilledMixedPairedDataset(Dataset):
         sampling = self.options.sampling if self.options.is_train else "natural"
         self._plan_of_epoch = SamplePlan(self._pairs, sampling, self.options.pyramid)
         self._padding_told = torch.zeros((), dtype=torch.bool).share_memory_()  # by any of the loader's workers
-        self._mean_std = None
-        if self.options.mean is not None or self.options.std is not None:
-            values = (self.options.mean or (0.0,) * 3, self.options.std or (1.0,) * 3)
-            self._mean_std = [torch.tensor(value).view(3, 1, 1) for value in values]
+        mean_std = self.options.mean, self.options.std
+        values = (mean_std[0] or (0.0,) * 3, mean_std[1] or (1.0,) * 3)
+        self._mean_std = [torch.tensor(value).view(3, 1, 1) for value in values] if any(mean_std) else None
 
     def __len__(self) -> int:
         return len(self._plan_of_epoch)

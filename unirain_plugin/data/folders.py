@@ -88,9 +88,7 @@ def find_types(root: str, wanted: Sequence[str] | None, members: Sequence[str] =
     if not found:
         raise DataError(f"{root}: no rain type found; expected {{type}}/{{{','.join(members)}}} such as "
                         f"{RAIN_TYPES[0]}/{members[0]}, found {folders or 'an empty folder'}.")  # fmt: skip
-    if wanted is not None:
-        return list(wanted)
-    return list(types_in_order(found))
+    return list(types_in_order(found) if wanted is None else wanted)
 
 
 def types_in_order(seen: Iterable[str]) -> tuple[str, ...]:

@@ -84,15 +84,9 @@ def decode_with_pillow(data: bytes, name: str, limit: int | None = None) -> Samp
         transparent = "transparency" in image.info
         if image.format == "PNG" and image.mode == "L" and transparent:  # Pillow scales the pixels, not this
             image.info["transparency"] *= 255 // (2 ** data[24] - 1)
-        if image.mode in ("1", "L"):
-            mode = "LA" if transparent else "L"
-        elif image.mode in ("LA", "La"):
-            mode = "LA"
-        elif image.mode in ("RGBA", "RGBa", "PA") or transparent:
-            mode = "RGBA"
-        else:
-            mode = "RGB"
-        pixels = np.asarray(image.convert(mode))
+        alpha = transparent or image.mode in ("LA", "La", "RGBA", "RGBa", "PA")
+        grey = image.mode in ("1", "L", "LA", "La")
+        pixels = np.asarray(image.convert(("L" if grey else "RGB") + "A" * alpha))
         orientation, cmyk = exif_orientation(image.info.get("exif", b"")), image.mode == "CMYK"
     return Samples(pixels.reshape(*pixels.shape[:2], -1), orientation, cmyk)
 

@@ -43,12 +43,10 @@ class PairTable:
     """
 
     def __init__(self) -> None:
-        self._text = bytearray()
+        self._text, self._kept = bytearray(), bytearray()
         self._ends = array("Q")  # ends of lq and gt in the buffer, two a pair
         self._sizes = array("I")  # height and width, two a pair
-        self._types = array("H")
-        self._sources = array("H")
-        self._kept = bytearray()
+        self._types, self._sources = array("H"), array("H")
         self.type_names: list[str] = []
         self.source_names: list[str] = []
 

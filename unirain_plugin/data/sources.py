@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import lmdb
 
@@ -50,39 +51,21 @@ ROWS = b".rows"
 """Name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot."""
 
 
-class _Opened(NamedTuple):
-    """An LMDB's environment, and the handle of its table of row indexes, None where it has none."""
-
-    environment: lmdb.Environment
-    rows: Any
-
-
-_opened: dict[str, _Opened] = {}  # by real path, and by the paths that were asked for
+_opened: dict[str, tuple[lmdb.Environment, Any]] = {}  # by real path, and by the paths that were asked for
 
 
 def close_environments() -> None:
     """Close all environments of this process: after a fork, or before their files are replaced."""
-    for known in _opened.values():
-        known.environment.close()
+    for opened, _ in _opened.values():
+        opened.close()
     _opened.clear()
 
 
 os.register_at_fork(after_in_child=close_environments)
 
 
-class _Head(NamedTuple):
-    """One of the two header pages of a data file, as LMDB 0.9 lays them out on 64-bit machines."""
-
-    flags: int
-    magic: int
-    version: int
-    page_size: int
-    free_root: int
-    root: int
-    last_page: int
-    transaction: int
-
-
+_Head = namedtuple("_Head", "flags magic version page_size free_root root last_page transaction")
+"""One of the two header pages of a data file, as LMDB 0.9 lays them out on 64-bit machines."""
 _HEAD = struct.Struct("<10xH4x II 16x I36xQ 40xQ QQ")
 _MAGIC, _VERSION, _META_PAGE, _TREE_PAGE, _NO_PAGE = 0xBEEFC0DE, 1, 0x08, 0x03, 2**64 - 1
 
@@ -98,19 +81,20 @@ def check_file(path: str) -> None:
         raise DataError(f"{path}: no LMDB (a folder with {DATA_FILE} and {META_FILE}).")
     try:
         with open(name, "rb") as file:
-            problem = _file_problem(file, os.fstat(file.fileno()).st_size)
+            problem = _file_problem(file.fileno())
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}.") from None
     if problem:
         raise DataError(f"{name}: the LMDB is damaged: {problem}. Make it anew, or take a copy that is whole.")
 
 
-def _file_problem(file: BinaryIO, size: int) -> str | None:
+def _file_problem(file: int) -> str | None:
+    size = os.fstat(file).st_size
     if not size:
         return "the file is empty"
     heads: list[_Head] = []
     for number in (0, 1):
-        data = _read_at(file, heads[0].page_size if heads else 0, _HEAD.size)
+        data = os.pread(file, _HEAD.size, heads[0].page_size if heads else 0)
         if len(data) < _HEAD.size:
             return f"its {size} bytes are too few for a header"
         head = _Head(*_HEAD.unpack(data))
@@ -128,24 +112,20 @@ def _file_problem(file: BinaryIO, size: int) -> str | None:
     if size < expected:
         return f"it is cut short: found {size} bytes, expected {expected}"
     for root in {head.free_root, head.root} - {_NO_PAGE}:
-        start = _read_at(file, root * head.page_size, 12) if root <= head.last_page else bytes(12)
+        start = os.pread(file, 12, root * head.page_size) if root <= head.last_page else bytes(12)
         page, flags = struct.unpack("<Q2xH", start)
         if page != root or not flags & _TREE_PAGE:
             return f"its header points at page {root}, which is no page of the index"
     return None
 
 
-def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
-    file.seek(position)
-    return file.read(count)
-
-
 def environment(path: str) -> lmdb.Environment:
     """The process's read-only environment of an LMDB, opened when first asked for; else DataError."""
-    return _open(path).environment
+    return _open(path)[0]
 
 
-def _open(path: str) -> _Opened:
+def _open(path: str) -> tuple[lmdb.Environment, Any]:
+    """An LMDB's environment, and the handle of its table of row indexes, None where it has none."""
     if path not in _opened:
         real = os.path.realpath(path)
         if real not in _opened:
@@ -157,7 +137,7 @@ def _open(path: str) -> _Opened:
                     rows = found.open_db(ROWS, create=False)
             except lmdb.Error as error:
                 raise DataError(f"{path}: the LMDB cannot be opened: {error}.") from None
-            _opened[real] = _Opened(found, rows)
+            _opened[real] = found, rows
         _opened[path] = _opened[real]
     return _opened[path]
 
@@ -185,11 +165,11 @@ def read_seekable(path: str, key: str) -> tuple[bytes | memoryview, RowIndex | N
 
 
 def _view(path: str, key: str, with_index: bool = True) -> tuple[memoryview, memoryview | None]:
-    opened, name = _open(path), key.encode("utf-8")
+    (opened, rows), name = _open(path), key.encode("utf-8")
     try:
-        with opened.environment.begin(buffers=True) as transaction:
+        with opened.begin(buffers=True) as transaction:
             value = transaction.get(name)
-            index = transaction.get(name, db=opened.rows) if with_index and opened.rows is not None else None
+            index = transaction.get(name, db=rows) if with_index and rows is not None else None
     except lmdb.Error as error:
         raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
     if value is None:

@@ -170,7 +170,7 @@ class UniRainModel(PerTypeValidation):
 def _check_labels(opt: Mapping[str, Any]) -> None:
     """Refuse data and loss that label rain types differently; the stock runner has not checked the option file."""
     from unirain_plugin.options.check_data import check_labels
-    from unirain_plugin.options.problems import Problems
+    from unirain_plugin.options.yaml_loader import Problems
 
     problems = Problems(opt.get("name", "options"))
     check_labels(opt, problems, is_train=True, check_paths=True)

@@ -15,8 +15,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.options.problems import Problems
-from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.options.yaml_loader import Problems, read_option_file
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import KeyPath, parse_section
 

@@ -17,9 +17,9 @@ from unirain_plugin.errors import meant_or_known, nearest
 from unirain_plugin.options import sections as parts
 from unirain_plugin.options.check_data import check_data, check_labels
 from unirain_plugin.options.check_run import check_run
-from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import Known, called, dataset_class, known_keys, model_class, role_of, section
 from unirain_plugin.options.toolbox_keys import REQUIRED, SET_BY_TOOLBOX, home_of, is_known, is_own, reads_of, rule_for
+from unirain_plugin.options.yaml_loader import Problems
 from unirain_plugin.support.spec import KeyPath, SectionError, complaint, dotted, found, number_meant, plain, words
 from unirain_plugin.toolbox import replaced
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from unirain_plugin.data.sources import META_FILE, check_file
 from unirain_plugin.errors import DataError, OptionError, did_you_mean, nearest
-from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import called, dataset_class, model_class, section
 from unirain_plugin.options.toolbox_keys import is_own, is_stock, reads_of
+from unirain_plugin.options.yaml_loader import Problems
 from unirain_plugin.rain_types import rain_type_ids
 from unirain_plugin.support.files import safe_path
 from unirain_plugin.support.spec import KeyPath, found

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 
-from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import arguments_of, called, model_class, network_options_of, section
 from unirain_plugin.options.toolbox_keys import is_known, is_stock, reads_of
+from unirain_plugin.options.yaml_loader import Problems
 from unirain_plugin.support.files import safe_path
 from unirain_plugin.support.spec import found
 

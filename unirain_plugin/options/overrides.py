@@ -6,10 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping, MutableMapping
 
 from unirain_plugin.errors import nearest
-from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import known_keys
 from unirain_plugin.options.toolbox_keys import rule_for
-from unirain_plugin.options.yaml_loader import parse_value
+from unirain_plugin.options.yaml_loader import Problems, parse_value
 from unirain_plugin.support.spec import KeyPath
 
 _FLAG = "--force_yml"

@@ -118,11 +118,7 @@ class Run:
         ]
 
     def parse_options(self, root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
-        """The toolbox's ``parse_options`` with our loader, our process group and one seed for all ranks.
-
-        An OptionError if GPUs are asked for where there are none.
-        """
-        import torch
+        """The toolbox's ``parse_options`` with our loader, our process group and one seed for all ranks."""
         from basicsr.utils import options, set_random_seed
 
         from unirain_plugin.runs.distributed import agreed
@@ -136,8 +132,6 @@ class Run:
             (options, "init_dist", self.init_dist),
         ):
             opt, args = options.parse_options(root_path, is_train)
-        if opt["num_gpu"] != 0 and not torch.cuda.is_available():
-            raise OptionError(f"num_gpu: found {opt['num_gpu']}, but there is no CUDA device. Write 0 or auto.")
         # Without manual_seed each rank draws one of its own, and the data order must be common to all.
         opt["manual_seed"] = agreed(opt["manual_seed"])
         set_random_seed(opt["manual_seed"] + opt["rank"])

@@ -17,7 +17,6 @@ from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.options import ordered_yaml
 
 from unirain_plugin.checkpoints.states import newest_checkpoint, read_checkpoint, read_state
-from unirain_plugin.errors import OptionError
 from unirain_plugin.models.checkpointing import load_training_state, save_training_state, states_of_ranks
 from unirain_plugin.models.training_log import UniRainMessageLogger
 from unirain_plugin.models.validating import silence_warning_of_several_sets
@@ -136,13 +135,11 @@ class TrainingRun(Run):
             write_whole(Path(experiments_root) / Path(opt_file).name, header + text)
 
     def init_tb_logger(self, log_dir: str) -> Any:
-        """TensorBoard (else OptionError) on rank 0; what a killed run wrote after its last checkpoint is purged."""
+        """TensorBoard on rank 0; what a killed run wrote after its last checkpoint is purged."""
         if get_dist_info()[0] != 0:
             return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise OptionError("logger: use_tb_logger: TensorBoard is missing: pip install tensorboard") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         step = self.resume_state["iter"] + 1 if self.resume_state else None
         self.tb_logger = SummaryWriter(log_dir=log_dir, purge_step=step)
         return self.tb_logger
