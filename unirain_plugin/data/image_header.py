@@ -24,8 +24,7 @@ from unirain_plugin.support.resources import free_memory
 
 VARIABLE = "UNIRAIN_MAX_MEGAPIXELS"
 """Environment variable with the limit in millions of pixels."""
-_BYTES = 16
-"""Of memory for a pixel while it is decoded: four channels of 16 bits, and a copy."""
+_BYTES = 16  # of memory for a pixel while it is decoded: four channels of 16 bits, and a copy
 
 
 def max_pixels() -> int:

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator
 from unirain_plugin.errors import DataError
 
 MAX_KEY_BYTES = 511
-_MAX_STEM_BYTES = 200
-"""Of a file name, which most systems allow 255: endings and numbers are added."""
+_MAX_STEM_BYTES = 200  # of a file name, which most systems allow 255: endings and numbers are added
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_/-]")
 
 

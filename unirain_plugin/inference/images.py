@@ -197,8 +197,7 @@ _SRGB_CODES = ((1, 13), (2, 2), (1, 1), (1, 2), (2, 13))
 _ORIENTATION, _XMP, _PROFILE = 274, 700, 34675
 _DESCRIPTIVE = {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, 33723, *range(40091, 40096)}
 """TIFF tags that describe the image and not how the file stores it: names, maker, software, dates, rating, words."""
-_PARTS = (34665, 34853)
-"""EXIF and GPS, which are folders of tags."""
+_PARTS = (34665, 34853)  # EXIF and GPS, which are folders of tags
 _PLACES = {33550, 33922, 34264, 34735}  # GeoTIFF
 
 

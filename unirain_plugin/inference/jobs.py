@@ -20,8 +20,7 @@ from unirain_plugin.support.files import is_full
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts",
 )  # fmt: skip
-_KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")
-"""Those that can hold H.264; other videos become Matroska."""
+_KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")  # those that can hold H.264; other videos become Matroska
 PIXEL_FORMATS = ("keep", "yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
 """What videos can be written as; ``keep``: the source's chroma sampling, and 10 bits if it has more than 8."""
 
@@ -118,8 +117,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
                 raise DataError(f"{other} and {job.source} would both be written to {path}; rename one of them.")
 
 
-_AHEAD = 3
-"""Images read ahead and, again, waiting to be written: bounds the memory, and hides the coding."""
+_AHEAD = 3  # images read ahead and, again, waiting to be written: bounds the memory, and hides the coding
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 

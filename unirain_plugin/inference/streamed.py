@@ -33,13 +33,11 @@ from unirain_plugin.errors import DataError
 RESERVE = 0.5
 """Share of the free memory that maps may take."""
 
-_BAND_BYTES = 2**24
-"""Bytes of a band of rows on the CPU, of which a convolution computes those at the edge twice."""
+_BAND_BYTES = 2**24  # bytes of a band of rows on the CPU, of which a convolution computes those at the edge twice
 _STRIP_BYTES, _LEAST_ROWS = 2**23, 8
 """Bytes of a strip on the CPU (half of them: 1.04 of the time), and its rows, for which maps are cut into blocks of
 columns."""
-_SPARE_BYTES = 2**30
-"""Bytes of a map of v that is kept; a larger one is computed a second time (1.1 of the time)."""
+_SPARE_BYTES = 2**30  # bytes of a map of v that is kept; a larger one is computed a second time (1.1 of the time)
 
 
 class MapStore:

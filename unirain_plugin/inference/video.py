@@ -35,8 +35,7 @@ _PART_PIXELS = 2**25
 _PART_FRAMES = 48
 """A part is finished after so many pixels (on a CPU about a minute's work), but not of fewer frames than this."""
 _MADE_FROM = "made_from.json"
-_AVX512 = 13
-"""OpenCV's number of AVX-512F, for which its Python module has no name."""
+_AVX512 = 13  # OpenCV's number of AVX-512F, for which its Python module has no name
 
 
 class FilmWriter:
@@ -184,10 +183,8 @@ class _Part:
         self.path.unlink(missing_ok=True)
 
 
-_AHEAD = 3
-"""How many frames are decoded ahead."""
-_PIXELS_AT_ONCE = 2**22
-"""Of the frames that are restored at the same time, together: bounds the memory."""
+_AHEAD = 3  # how many frames are decoded ahead
+_PIXELS_AT_ONCE = 2**22  # of the frames that are restored at the same time, together: bounds the memory
 
 
 def restore_video(

@@ -16,8 +16,7 @@ from av.stream import Discard, Disposition
 
 from unirain_plugin.inference.video_reading import COLOURS, Video, main_stream, opened, output_tags, reason
 
-_LOSSLESS = {"matroska": "flac", "mp4": "alac", "mov": "alac"}
-"""What sound becomes that a format cannot hold as it is."""
+_LOSSLESS = {"matroska": "flac", "mp4": "alac", "mov": "alac"}  # what sound becomes that a format cannot hold as it is
 _OF_THE_OLD_FILE = (
     *("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps", "number_of_", "_statistics"),
     *("vendor_id", "rotate", "alpha_mode"),

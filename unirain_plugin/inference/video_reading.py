@@ -28,10 +28,8 @@ _SCALER_NAMES = {"bt470bg": "bt470", "bt2020nc": "bt2020"}
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 _FULL_RANGE = 2
 _SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
-_CLOCKS = ("mpegts", "mpeg")
-"""Formats whose time stamps start anywhere."""
-_OUTERMOST = (b"moov", b"mdat", b"moof", b"RIFF")
-"""Parts of MP4 and AVI files that tell their length."""
+_CLOCKS = ("mpegts", "mpeg")  # formats whose time stamps start anywhere
+_OUTERMOST = (b"moov", b"mdat", b"moof", b"RIFF")  # parts of MP4 and AVI files that tell their length
 
 av.logging.set_level(av.logging.ERROR)  # or exceptions hold no reason
 av.logging.set_skip_repeated(False)  # what was wrong with the file before would not be told of this one

@@ -202,8 +202,7 @@ def write_png(path: str | os.PathLike[str], pixels: np.ndarray, level: int | Non
     write_whole(path, cv2.imencode(".png", np.ascontiguousarray(pixels), parameters)[1].data, sync)
 
 
-_LONGEST = 200
-"""Bytes of a folder's or file's name; most systems allow 255, and endings are added."""
+_LONGEST = 200  # bytes of a folder's or file's name; most systems allow 255, and endings are added
 _UNSAFE = re.compile("[\\0-\\x1f\\x7f\\ud800-\\udc7f\\udd00-\\udfff]")
 _DRIVE = re.compile("^[A-Za-z]:")
 
