@@ -58,6 +58,14 @@ class ActingLoader(importlib.abc.Loader):
         self.action()
 
 
+def acting_spec(name: str, action: Callable[[], None]) -> importlib.machinery.ModuleSpec | None:
+    """A module's spec, whose loader acts once the module is there."""
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.loader is not None:
+        spec.loader = ActingLoader(spec.loader, action)
+    return spec
+
+
 class _Waiting(importlib.abc.MetaPathFinder):
     """Finds one module as if this finder did not exist, and has its loader act."""
 
@@ -68,10 +76,7 @@ class _Waiting(importlib.abc.MetaPathFinder):
         if fullname != self.name:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = ActingLoader(spec.loader, self.action)
-        return spec
+        return acting_spec(fullname, self.action)
 
 
 def after_import(name: str, action: Callable[[], None]) -> None:

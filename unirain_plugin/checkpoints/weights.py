@@ -243,10 +243,7 @@ _SHOWN = 5
 def convert(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
     """Weights for ``load_state_dict`` from what ``torch.load`` returned, without wrappers and prefixes."""
     state = dict(next(iter(_parts(checkpoint).values()), checkpoint))
-    for prefix in PREFIXES * 2:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix) :]: value for key, value in state.items()}
-    return state
+    return [inner for inner in without_prefixes(state) if len(inner) == len(state)][-1]
 
 
 def describe(state: Mapping[str, object]) -> dict[str, object]:

@@ -74,11 +74,8 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(name)
     except RuntimeError:
         raise OptionError(f"device: got '{name}'; expected auto, cpu, cuda, cuda:N or mps.") from None
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    present = {"cpu": True, "cuda": (chosen.index or 0) < gpus, "mps": torch.backends.mps.is_available()}
     if not present.get(chosen.type, False):
         raise OptionError(f"device: got '{name}', but this machine has no such device. Use auto or cpu.")
     return chosen

@@ -79,12 +79,9 @@ class OnnxNetwork(nn.Module):
             return None
         options = parse_section(NetworkOptions, arguments, str(self.path))
         channels = options.dim * (1 + options.widen_last)
-        hidden = (
-            options.encoder_expansion * options.dim,
-            options.decoder_expansion * channels,
-            options.refinement_expansion * channels if options.refinement_blocks else 0,
-        )
-        return round(4 * (32 * options.dim + 9 * max(3 * channels, *(2 * each for each in hidden))))
+        last = options.refinement_expansion * channels if options.refinement_blocks else 0
+        hidden = max(options.encoder_expansion * options.dim, options.decoder_expansion * channels, last)
+        return round(4 * (32 * options.dim + 9 * max(3 * channels, 2 * hidden)))
 
     def forward(self, lq: Tensor) -> Tensor:
         """Map ``(N, 3, H, W)`` float32 to the same shape.

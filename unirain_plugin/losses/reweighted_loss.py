@@ -281,13 +281,10 @@ class MultiObjectiveReweightedLoss(nn.Module):
         scores = self.reweighter.diagnostics()
         rows = {"l": self.records.last_means(), "w": self._current_weights().tolist(), "slope": scores["slopes"]}
         rows |= {"tbs": scores["tbs"], "tss": scores["tss"]}
-        found = {
-            f"{label}_{name}": value
-            for label, values in rows.items()
-            for name, value in zip(self.labels.names, values or (), strict=False)
-            if value is not None
-        }
-        return found if scores["af"] is None else {**found, "af": scores["af"]}
+        found = {}
+        for label, values in rows.items():
+            found |= {f"{label}_{name}": value for name, value in zip(self.labels.names, values or (), strict=False)}
+        return {name: value for name, value in {**found, "af": scores["af"]}.items() if value is not None}
 
     def get_extra_state(self) -> dict[str, object]:
         """Everything with history, as plain Python values; part of ``state_dict()``, the same on every rank."""

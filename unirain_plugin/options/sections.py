@@ -85,24 +85,18 @@ def role_of(path: KeyPath) -> str | None:
     """What the ``type`` of the section at ``path`` names: a registry, ``optimiser`` or ``scheduler``."""
     if fits(path[:2], "train.*_opt"):
         return "loss"  # or a part of one
-    return next((role for role, pattern in _ROLES.items() if fits(path, pattern)), None)
+    return next((role for role, (pattern, *_) in _ROLES.items() if fits(path, pattern)), None)
 
 
-_ROLES = {
-    "arch": "network_*",
-    "dataset": "datasets.*",
-    "metric": "val.metrics.*",
-    "optimiser": "train.optim_*",
-    "scheduler": "train.scheduler",
+_ROLES: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "arch": ("network_*", ("type",), ()),
+    "dataset": ("datasets.*", (), ()),
+    "loss": ("train.*_opt", ("type",), ()),
+    "metric": ("val.metrics.*", ("type", "better"), ("img", "img2")),
+    "optimiser": ("train.optim_*", ("type",), ("params",)),
+    "scheduler": ("train.scheduler", ("type",), ("optimizer", "last_epoch")),
 }
-_CALLS: Mapping[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "arch": (("type",), ()),
-    "loss": (("type",), ()),
-    "metric": (("type", "better"), ("img", "img2")),
-    "optimiser": (("type",), ("params",)),
-    "scheduler": (("type",), ("optimizer", "last_epoch")),
-}
-"""Role → keys of the section that are no arguments, and arguments that the toolbox passes itself."""
+"""Role → its sections, their keys that are no arguments of a call, and arguments that the toolbox passes itself."""
 
 
 def called(opt: Mapping, path: KeyPath) -> tuple[object, tuple[str, ...], tuple[str, ...]] | None:
@@ -111,10 +105,10 @@ def called(opt: Mapping, path: KeyPath) -> tuple[object, tuple[str, ...], tuple[
     With it, the keys of the section that are not its arguments, and the arguments that the toolbox passes itself.
     """
     role, kind = role_of(path), section(opt, *path).get("type")
-    if role not in _CALLS or not isinstance(kind, str):
+    if role in (None, "dataset") or not isinstance(kind, str):
         return None
     obj = buildable(opt, role).get(kind) if role in ("optimiser", "scheduler") else registry_entries(role).get(kind)
-    own, passed = _CALLS[role]
+    _, own, passed = _ROLES[role]
     if role == "metric" and is_own(model_class(opt)):
         own = (*own, "protocol")
     return None if obj is None else (obj, own, passed)
