@@ -52,14 +52,9 @@ def mixed_seed(*numbers: int) -> int:
 @contextmanager
 def seeded_streams(*numbers: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's CPU stream from ``numbers``; afterwards they stand where they stood."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = mixed_seed(*numbers)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.random.default_generator.manual_seed(seed)
-    try:
+    with preserved_streams():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.random.default_generator.manual_seed(seed)
         yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
