@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -228,42 +229,39 @@ def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None
     device = device_of(net)
     options.check_device(device)
     net.eval()
-    method = _ensemble if options.ensemble else _once
     sizes = getattr(net, "restore_sizes", ()) if options.sizes is None else options.sizes
+    context = context_of(net, options)
+
+    def once(x: Tensor) -> Tensor:
+        return restore_in_context(lambda part: _evaluate(net, part, options, device), x, context, options.overlap)
+
     try:
-        out = restore_at_sizes(lambda x: method(net, x, options, device), image, sizes)
+        out = restore_at_sizes(partial(_ensemble, once) if options.ensemble else once, image, sizes)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         # of the CPU's memory torch tells by the name of its allocator only
         told = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
         if isinstance(error, UniRainError) or not told:
             raise
-        raise UniRainError(
-            f"out of memory on {device} at {image.shape[3]}×{image.shape[2]} pixels; use a smaller tile than "
-            f"{options.tile or 'the whole image'}, or precision bf16."
-        ) from error
+        where = f"out of memory on {device} at {image.shape[3]}×{image.shape[2]} pixels"
+        tile = options.tile or "the whole image"
+        raise UniRainError(f"{where}; use a smaller tile than {tile}, or precision bf16.") from error
     if out.shape != image.shape:
-        raise OptionError(
-            f"the network maps {tuple(image.shape)} to {tuple(out.shape)}; expected one that keeps the size (scale 1)."
-        )
+        shapes = f"{tuple(image.shape)} to {tuple(out.shape)}"
+        raise OptionError(f"the network maps {shapes}; expected one that keeps the size (scale 1).")
     if not bool(torch.isfinite(out).all()):
         raise UniRainError(f"the network's output is not finite in precision {options.precision}; use fp32.")
     return out
 
 
-def _ensemble(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
+def _ensemble(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     total = None
     for turns in range(4):
         for flip in (False, True):
             x = torch.rot90(image.flip(3) if flip else image, turns, (2, 3)).contiguous()
-            y = torch.rot90(_once(net, x, options, device), -turns, (2, 3))
+            y = torch.rot90(restore(x), -turns, (2, 3))
             y = y.flip(3) if flip else y
             total = y.contiguous() if total is None else total.add_(y)
     return total / 8
-
-
-def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
-    context = context_of(net, options)
-    return restore_in_context(lambda x: _evaluate(net, x, options, device), image, context, options.overlap)
 
 
 def context_of(net: nn.Module, options: RestoreOptions) -> int:
@@ -345,10 +343,8 @@ def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Three colour channels, alpha if any, and whether the image is grey."""
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in image.shape:
         found = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise OptionError(
-            f"image: got {found}; expected an array (H, W, 3), (H, W, 4) or (H, W), "
-            "an image of Pillow or the name of a file."
-        )
+        expected = "an array (H, W, 3), (H, W, 4) or (H, W), an image of Pillow or the name of a file"
+        raise OptionError(f"image: got {found}; expected {expected}.")
     if image.ndim == 2:
         image = image[..., None]
     channels = image.shape[2]

@@ -85,7 +85,7 @@ def explain_loading_errors() -> tuple[object, str, object]:
 
     from basicsr.models.base_model import BaseModel
 
-    from unirain_plugin.checkpoints.states import check_sums
+    from unirain_plugin.checkpoints.states import check_sums, unread_reason
 
     load = BaseModel.load_network
 
@@ -109,8 +109,6 @@ def explain_loading_errors() -> tuple[object, str, object]:
         except UniRainError:  # our networks explain themselves
             raise
         except Exception as error:
-            from unirain_plugin.checkpoints.states import unread_reason
-
             if isinstance(error, KeyError):
                 reason = f"it has no entry {error} (path: param_key_g)"
             elif isinstance(error, (pickle.UnpicklingError, EOFError)):
