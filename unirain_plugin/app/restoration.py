@@ -21,11 +21,9 @@ from unirain_plugin.inference.loading import load
 from unirain_plugin.inference.restoring import RestoreOptions, restore, used_sizes
 from unirain_plugin.support.files import safe_path, write_errors
 
-PREVIEW = 1600
-"""Longest edge in pixels of what the slider shows; the result to download has every pixel."""
+PREVIEW = 1600  # longest edge in pixels of what the slider shows; the result to download has every pixel
 
-_KEPT = 3600
-"""Seconds that a result stays on the server's disk."""
+_KEPT = 3600  # seconds that a result stays on the server's disk
 
 
 class Restored(NamedTuple):

@@ -21,24 +21,19 @@ from unirain_plugin.support.files import whole_file, write_errors
 if TYPE_CHECKING:
     from unirain_plugin.compare.options import FigureOptions
 
-WIDTH = 1400
-"""Pixels; a README shows it at 800 to 1000, where the smallest text is still 12 pixels high."""
+WIDTH = 1400  # pixels; a README shows it at 800 to 1000, where the smallest text is still 12 pixels high
 
 _MARGIN, _GAP = 18, 10
-_IN_A_ROW = 5
-"""Crops beside one another at most; more are wrapped."""
+_IN_A_ROW = 5  # crops beside one another at most; more are wrapped
 
-_WHOLE = (1.3, 2.4)
-"""Width of the whole image, in crops: from, to."""
+_WHOLE = (1.3, 2.4)  # width of the whole image, in crops: from, to
 
-_SHRUNK = 0.8
-"""How much smaller than its room's width a whole image may get, so that another fits below it."""
+_SHRUNK = 0.8  # how much smaller than its room's width a whole image may get, so that another fits below it
 
 _INK, _PAPER, _GREY, _FRAME = (20, 20, 20), (255, 255, 255), (105, 105, 105), (255, 196, 0)
 _BEST, _EMPTY = (0, 110, 60), (238, 238, 238)
 _TITLE, _NAME, _TEXT = 26, 22, 20
-_LINE = 27
-"""Height of a line of text in pixels."""
+_LINE = 27  # height of a line of text in pixels
 
 _PLACE = re.compile(r"@(\d+),(\d+)$")
 _Pixels = tuple[int, int]

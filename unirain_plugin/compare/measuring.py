@@ -15,8 +15,7 @@ from unirain_plugin.support.journal import Journal
 
 MIB = 2**20
 
-Costs = dict[str, dict[str, float | None]]
-"""Network → the fields of :class:`~unirain_plugin.compare.summary.ModelRow` that tell its cost."""
+Costs = dict[str, dict[str, float | None]]  # network → the fields of ModelRow that tell its cost
 
 
 def measure_costs(specs: Sequence[NetworkSpec], options: CostOptions, journal: Journal) -> tuple[Costs, dict[str, str]]:

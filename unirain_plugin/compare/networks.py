@@ -47,8 +47,7 @@ _PRELOADED = [
 """Imported once by the process from which the networks' processes are forked: each then starts in milliseconds. None
 of them computes anything at its import, so no threads exist when the fork happens."""
 
-_GRACE = 5
-"""Seconds that a process has to end by itself."""
+_GRACE = 5  # seconds that a process has to end by itself
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ from unirain_plugin.support.spec import (
 )
 from unirain_plugin.toolbox import prepare_import
 
-DEFAULT_WEIGHTS = "default"
-"""``weights: default`` names the network that the package ships."""
+DEFAULT_WEIGHTS = "default"  # ``weights: default`` names the network that the package ships
 
 _PLACEHOLDERS = {"test_set", "rain_type", "image", "stem"}
 _RESERVED = {INPUT: "rainy input", GT: "clean image"}

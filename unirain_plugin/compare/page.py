@@ -23,14 +23,12 @@ from unirain_plugin.support.packages import require
 
 _STATUS = "status"
 _METRIC = re.compile(r"(\S+) [↑↓]$")
-_WIDE = 12
-"""Columns of a summary that is narrowed to its first metric when the page is opened."""
+_WIDE = 12  # columns of a summary that is narrowed to its first metric when the page is opened
 
 _THUMBNAIL = 112
 _THUMBNAIL_QUALITY = 70
 
-Cell = str | int | float | None
-"""What a table's cell may hold; numbers are sorted by value and None is shown as a dash."""
+Cell = str | int | float | None  # what a table's cell may hold; numbers are sorted by value and None is shown as a dash
 
 
 @dataclass(frozen=True)

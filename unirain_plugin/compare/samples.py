@@ -26,11 +26,9 @@ from unirain_plugin.data.sources import read_meta, read_value, scan_lmdb
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
 
-_NAMED = 20
-"""Images without a partner that an error names."""
+_NAMED = 20  # images without a partner that an error names
 
-ImageKey = tuple[str, str]
-"""(test set, image)."""
+ImageKey = tuple[str, str]  # (test set, image)
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 
@@ -216,8 +214,7 @@ class Finished(NamedTuple):
     others: list[str]
 
 
-Match = tuple[Sample, str | None, str]
-"""A test image, the name of its finished file, or what is wrong."""
+Match = tuple[Sample, str | None, str]  # a test image, the name of its finished file, or what is wrong
 
 
 def match_finished(model: ModelOptions, samples: Sequence[Sample]) -> Finished:

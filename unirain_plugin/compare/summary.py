@@ -70,14 +70,12 @@ class Comparison:
     arrays: Callable[[str, str], dict[str, np.ndarray]]
 
 
-Directions = Mapping[str, bool]
-"""Metric → whether higher is better."""
+Directions = Mapping[str, bool]  # metric → whether higher is better
 
 MEAN, WORST, ALL = "mean", "worst", "all"
 """Groups beside the rain types: mean over the types, worst type, and all images of a test set without types."""
 
-_CHUNK = 2**22
-"""Resampled values held at a time."""
+_CHUNK = 2**22  # resampled values held at a time
 
 
 @dataclass(frozen=True)
@@ -127,11 +125,9 @@ class Outcome:
         return {metric.name: metric.higher_is_better for metric in self.metrics}
 
 
-Scores = dict[str, dict[str, float]]
-"""Image → metric → value, of one model and test set."""
+Scores = dict[str, dict[str, float]]  # image → metric → value, of one model and test set
 
-Groups = Mapping[str, Sequence[str]]
-"""Rain type → images."""
+Groups = Mapping[str, Sequence[str]]  # rain type → images
 
 
 def summarise(

@@ -24,8 +24,7 @@ _WINDOW, _SIGMA = 11, 1.5  # the toolbox's (and the SSIM paper's) Gaussian windo
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _MARGIN = _WINDOW // 2
 _KERNEL = cv2.getGaussianKernel(_WINDOW, _SIGMA).astype(np.float32)
-MIN_SIZE = _WINDOW
-"""Smallest side for which a window fits."""
+MIN_SIZE = _WINDOW  # smallest side for which a window fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +225,7 @@ def _largest_norm2(vectors: np.ndarray) -> float:
     return max((float(np.square(block.astype(np.float64)).sum(1).max()) for block in blocks), default=0.0)
 
 
-_BLOCK = 256
-"""Queries that go through the levels together: their SSIM terms take 75 MB at 128²."""
+_BLOCK = 256  # queries that go through the levels together: their SSIM terms take 75 MB at 128²
 
 
 @dataclass(frozen=True)

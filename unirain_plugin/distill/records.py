@@ -81,8 +81,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-shared_luminance = remembered(luminance)
-"""The same, computed once for each image."""
+shared_luminance = remembered(luminance)  # the same, computed once for each image
 
 
 def thumbnail(image: np.ndarray, size: int) -> np.ndarray:

@@ -82,14 +82,10 @@ class PartRegistry(Registry):  # type: ignore[misc,valid-type]
         super()._do_register(vars(obj).get("registry_name", name), obj, suffix)
 
 
-CAPTIONER = PartRegistry("captioner")
-"""Image → sentence (T in the paper's triplet)."""
-EMBEDDER = PartRegistry("embedder")
-"""Image → vector (f in the paper's triplet)."""
-TEXT_ENCODER = PartRegistry("text encoder")
-"""Sentence → vector (the paper's φ_T)."""
-VOTER = PartRegistry("voter")
-"""Candidate with its retrieved references → verdict (the paper's R^i)."""
+CAPTIONER = PartRegistry("captioner")  # image → sentence (T in the paper's triplet)
+EMBEDDER = PartRegistry("embedder")  # image → vector (f in the paper's triplet)
+TEXT_ENCODER = PartRegistry("text encoder")  # sentence → vector (the paper's φ_T)
+VOTER = PartRegistry("voter")  # candidate with its retrieved references → verdict (the paper's R^i)
 
 
 def load_parts(imports: Iterable[str] = ()) -> None:

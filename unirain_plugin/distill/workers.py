@@ -31,11 +31,9 @@ from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.packages import require
 from unirain_plugin.support.processes import process_pool, uninterrupted
 
-Step = tuple[str, int]
-"""A stage's name and a shard of it."""
+Step = tuple[str, int]  # a stage's name and a shard of it
 
-TRIES = 3
-"""How often a shard is begun that its worker dies on, before the run ends."""
+TRIES = 3  # how often a shard is begun that its worker dies on, before the run ends
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT = 256 << 20

@@ -44,26 +44,18 @@ _FOLDERS = r"(?:[^/]+/)*"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One kind of pairs in a data set.
+    """One kind of pairs in a data set."""
 
-    Attributes:
-        rule: One of :data:`RULES`.
-        lq: Pattern of the rainy images (``list_file``: glob of the list files; ``side_by_side``: of the joint images).
-        gt: Patterns of the clean image; the first that exists is taken.
-        rain_type: The type's name; ``{field}`` takes the field's value, which ``types`` translates; None: to be said.
-        fields: Regular expressions of fields.
-        split: The split that these pairs are, where the folders do not tell.
-        source: Name of the source; fields may be used. None: the layout's name.
-    """
-
-    rule: str
+    rule: str  # one of RULES
+    # pattern of the rainy images (``list_file``: glob of the list files; ``side_by_side``: of the joint images)
     lq: str
-    gt: str | tuple[str, ...] = ()
+    gt: str | tuple[str, ...] = ()  # patterns of the clean image; the first that exists is taken
+    # the type's name; ``{field}`` takes the field's value, which ``types`` translates; None: to be said
     rain_type: str | None = None
     types: Mapping[str, str] | None = None
-    fields: Mapping[str, str] | None = None
-    split: str | None = None
-    source: str | None = None
+    fields: Mapping[str, str] | None = None  # regular expressions of fields
+    split: str | None = None  # the split that these pairs are, where the folders do not tell
+    source: str | None = None  # name of the source; fields may be used. None: the layout's name.
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -130,8 +122,7 @@ class Layout:
     def __post_init__(self) -> None:
         """Check the keys; the title is the name where none is given.
 
-        Raises:
-            OptionError: If the status is unknown or there are no parts.
+        An OptionError if the status is unknown or there are no parts.
         """
         if self.status not in STATUSES:
             raise OptionError(f"status: expected {', '.join(STATUSES)}, found {self.status!r}.")

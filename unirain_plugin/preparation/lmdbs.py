@@ -49,13 +49,11 @@ from unirain_plugin.preparation.seekable import Seekable, make_seekable
 from unirain_plugin.support.files import sole_user, write_errors, write_whole
 from unirain_plugin.support.processes import map_in_order, map_in_processes
 
-ORIGIN_FILE = "made_from.json"
-"""Says how the entries are stored and where their sources were."""
+ORIGIN_FILE = "made_from.json"  # says how the entries are stored and where their sources were
 SOURCES_FILE = "sources.jsonl"
 """Says which source every key has, so that a run never goes on with another one's, and only adds to what is there."""
 
-SOURCE_BYTES = "source bytes"
-"""How entries are stored that are their sources' own bytes."""
+SOURCE_BYTES = "source bytes"  # how entries are stored that are their sources' own bytes
 
 _FIRST_MAP_SIZE = 64 << 20
 
@@ -224,8 +222,7 @@ def _meta_line(key: str, value: memoryview, level: int) -> str:
 
 _BATCH_BYTES = 64 << 20
 
-_Plan = dict[str, ManifestRecord]
-"""Key → pair, of one rain type."""
+_Plan = dict[str, ManifestRecord]  # key → pair, of one rain type
 
 
 @dataclass(frozen=True)
@@ -263,8 +260,7 @@ def create_lmdbs(
     Returns:
         The number of pairs of every type.
 
-    Raises:
-        DataError: Naming the file if one is missing or bad; what was written so far stays and is taken up later.
+    A DataError, naming the file if one is missing or bad; what was written so far stays and is taken up later.
     """
     listed: dict[str, list[ManifestRecord]] = {}
     for record in records:

@@ -301,8 +301,7 @@ def split_halves(
     ``joint``: its path, rain type and source; ``rainy_half``: ``left`` or ``right``. Returns the pair, relative to
     ``output``.
 
-    Raises:
-        DataError: If the image is bad, its width is odd, or a half cannot be written.
+    A DataError if the image is bad, its width is odd, or a half cannot be written.
     """
     name, rain_type, source = joint
     path = os.path.join(root, name)

@@ -38,9 +38,7 @@ def make_seekable(data: bytes, name: str, block: int = 24_000) -> Seekable:
 
     Of a PNG's block at least ``block`` bytes are compressed together: fewer make the file larger and crops faster.
 
-    Raises:
-        DataError: If the file is broken.
-        OptionError: If jpegtran is missing.
+    A DataError if the file is broken. An OptionError if jpegtran is missing.
     """
     header = read_header(data, name)
     if header is None:

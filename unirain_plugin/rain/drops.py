@@ -10,8 +10,7 @@ import numpy as np
 from unirain_plugin.rain.light import log_uniform, relief, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, DropParams
 
-_SUPPORT = 1.5
-"""A ball's field ends at this multiple of its radius; at the radius itself it has the value _LEVEL."""
+_SUPPORT = 1.5  # a ball's field ends at this multiple of its radius; at the radius itself it has the value _LEVEL
 _LEVEL = (1 - 1 / _SUPPORT**2) ** 2
 
 

@@ -7,8 +7,7 @@ import math
 import cv2
 import numpy as np
 
-LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
-"""Weights of linear RGB in luminance (ITU-R BT.709)."""
+LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # weights of linear RGB in luminance (ITU-R BT.709)
 
 _CODES = np.arange(256, dtype=np.float64) / 255
 _TO_LINEAR = np.where(_CODES <= 0.04045, _CODES / 12.92, ((_CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from unirain_plugin.errors import OptionError
 
-REFERENCE_SIDE = 256
-"""Shorter side, in pixels, for which the lengths below are given."""
+REFERENCE_SIDE = 256  # shorter side, in pixels, for which the lengths below are given
 
 Range = tuple[float, float]
 

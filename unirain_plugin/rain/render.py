@@ -18,8 +18,7 @@ from unirain_plugin.rain.scene import SCENES, render
 
 __all__ = ["MIN_SIDE", "DropParams", "NightParams", "RainPair", "RainParams", "StreakParams", "render_rain"]
 
-MIN_SIDE = 32
-"""Smallest height and width of a photograph, pixels: below it rain has no recognisable form."""
+MIN_SIDE = 32  # smallest height and width of a photograph, pixels: below it rain has no recognisable form
 
 
 class RainPair(NamedTuple):

@@ -19,10 +19,8 @@ from unirain_plugin.rain.weather import add_haze, add_snow
 Rendered = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Rainy and clean image, (H, W, 3) uint8, and the rain's opacity, (H, W) float32 in [0, 1]."""
 
-_VISIBLE = 4e-3
-"""Opacity below this is no rain: it would not change an 8-bit code of a mid-grey pixel."""
-_LAMPS_AS_SKY = 0.35
-"""Lamps fill a drop this much as a sky of the same light would."""
+_VISIBLE = 4e-3  # opacity below this is no rain: it would not change an 8-bit code of a mid-grey pixel
+_LAMPS_AS_SKY = 0.35  # lamps fill a drop this much as a sky of the same light would
 
 
 def _add_streaks(

@@ -10,12 +10,9 @@ import numpy as np
 from unirain_plugin.rain.light import LUMA, log_uniform, relief, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, StreakParams
 
-_SPACING = 0.5
-"""Distance of two samples along a streak, pixels."""
-_SPLAT_SIGMA = 0.45
-"""Blur that bilinear splatting itself causes, pixels (standard deviation, mean over positions)."""
-_MOST_COVERED = 1.5
-"""Most area of a layer's streaks, all added up, relative to the image's: broad ones are fewer."""
+_SPACING = 0.5  # distance of two samples along a streak, pixels
+_SPLAT_SIGMA = 0.45  # blur that bilinear splatting itself causes, pixels (standard deviation, mean over positions)
+_MOST_COVERED = 1.5  # most area of a layer's streaks, all added up, relative to the image's: broad ones are fewer
 
 
 def streak_opacity(shape: tuple[int, int], rng: np.random.Generator, params: StreakParams) -> np.ndarray:

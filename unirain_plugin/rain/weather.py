@@ -11,10 +11,8 @@ from unirain_plugin.rain.light import log_uniform, relief, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, HazeParams, SnowParams
 from unirain_plugin.rain.streaks import splat, tracks
 
-_SIZES = (0.6, 0.85, 1.3)
-"""Radii of a layer's flakes relative to its mean one."""
-_MOST_COVERED = 0.5
-"""Most area of a layer's flakes, all added up, relative to the image's."""
+_SIZES = (0.6, 0.85, 1.3)  # radii of a layer's flakes relative to its mean one
+_MOST_COVERED = 0.5  # most area of a layer's flakes, all added up, relative to the image's
 
 
 def add_haze(

@@ -57,17 +57,12 @@ from unirain_plugin.support.resources import option_file
 from unirain_plugin.support.spec import plain
 
 RESULT = "weights.safetensors"
-LATEST = Path("experiments", "adapt", "models", "net_g_latest.pth")
-"""Written last by a training."""
+LATEST = Path("experiments", "adapt", "models", "net_g_latest.pth")  # written last by a training
 BASE = "train/train_UniRain-Tiny_demo.yml"
-FALL = 0.3
-"""Largest loss on other rain, dB, for which a gain on one's own is taken."""
-MANY = 8
-"""With fewer own pairs a quarter of each image is held out, with more a quarter of the pairs."""
-GAIN = 0.05
-"""Least gain on one's own rain, dB, for which weights are saved."""
-SHARES = (1.0, 0.75, 0.5, 0.25)
-"""How far from the old weights to the fine-tuned ones; the best of these is taken."""
+FALL = 0.3  # largest loss on other rain, dB, for which a gain on one's own is taken
+MANY = 8  # with fewer own pairs a quarter of each image is held out, with more a quarter of the pairs
+GAIN = 0.05  # least gain on one's own rain, dB, for which weights are saved
+SHARES = (1.0, 0.75, 0.5, 0.25)  # how far from the old weights to the fine-tuned ones; the best of these is taken
 _REACH, _WIDTH = 1.5, 0.4
 STRICTNESS = 0.4
 """Of the voters: rendered pairs have no defects of a camera, and the usual limits take a darkened scene for one."""
@@ -76,33 +71,19 @@ _SIDES = ("input", "target")
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What is adapted to what.
+    """What is adapted to what."""
 
-    Attributes:
-        output: Folder for everything.
-        rainy: Folder of photographs of the user's rain, or None.
-        clean: Folder of clean photographs; None takes those that scikit-image installs.
-        pairs: Folder of own pairs, ``input`` and ``target``, or None.
-        weights: Weights to begin with; None takes those that the package ships.
-        minutes: Time to fine-tune for.
-        images: Rendered pairs to choose from, and to train on beside them.
-        size: Side of a rendered image, pixels.
-        seed: Of everything drawn.
-        workers: Processes of the distillation.
-        imports: Modules of a user's own that register the network.
-    """
-
-    output: Path
-    rainy: Path | None = None
-    clean: Path | None = None
-    pairs: Path | None = None
-    weights: Path | None = None
-    minutes: float = 15.0
-    images: int = 400
-    size: int = 160
-    seed: int = 0
-    workers: int = 1
-    imports: Sequence[str] = ()
+    output: Path  # folder for everything
+    rainy: Path | None = None  # folder of photographs of the user's rain, or None
+    clean: Path | None = None  # folder of clean photographs; None takes those that scikit-image installs
+    pairs: Path | None = None  # folder of own pairs, ``input`` and ``target``, or None
+    weights: Path | None = None  # weights to begin with; None takes those that the package ships
+    minutes: float = 15.0  # time to fine-tune for
+    images: int = 400  # rendered pairs to choose from, and to train on beside them
+    size: int = 160  # side of a rendered image, pixels
+    seed: int = 0  # of everything drawn
+    workers: int = 1  # processes of the distillation
+    imports: Sequence[str] = ()  # modules of a user's own that register the network
 
     @property
     def data(self) -> Path:
@@ -173,9 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Exit status 1 if the weights were not better and nothing was saved.
 
-    Raises:
-        OptionError: If an argument is wrong, or the output was made with others.
-        DataError: If a folder cannot be used.
+    An OptionError if an argument is wrong, or the output was made with others. A DataError if a folder cannot be used.
     """
     task = Adaptation(**vars(build_parser().parse_args(argv)))
     import_own(task.imports)
@@ -187,9 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def check(task: Adaptation) -> Inputs:
     """Look at arguments and folders before anything is made.
 
-    Raises:
-        OptionError: If an argument is wrong.
-        DataError: If a folder is missing, holds too few images, or something else than it should.
+    An OptionError if an argument is wrong. A DataError if a folder is missing, holds too few images, or something else
+    than it should.
     """
     for option, value, least in (("images", task.images, 16), ("size", task.size, 64), ("seed", task.seed, 0),
                                  ("workers", task.workers, 1)):  # fmt: skip
@@ -361,8 +339,7 @@ def copy_pairs(folder: Path, pairs: Sequence[tuple[Path, Path]], part: slice) ->
         pairs: Rainy and clean files.
         part: From which share to which share of its longer side an image is taken.
 
-    Raises:
-        DataError: If an image cannot be read, or the sizes of a pair differ.
+    A DataError if an image cannot be read, or the sizes of a pair differ.
     """
     records = []
     for number, (lq_path, gt_path) in enumerate(pairs):

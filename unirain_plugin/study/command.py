@@ -34,8 +34,7 @@ from unirain_plugin.support.files import sole_user
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.provenance import provenance
 
-RECORD = "options.json"
-"""What the output folder was made with."""
+RECORD = "options.json"  # what the output folder was made with
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,9 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Exit status 1 if a run failed, 130 after Ctrl-C.
 
-    Raises:
-        OptionError: If the option file is wrong, networks cost unequally, or the output was made with other options.
-        DataError: If the photographs or the output folder cannot be used.
+    An OptionError if the option file is wrong, networks cost unequally, or the output was made with other options. A
+    DataError if the photographs or the output folder cannot be used.
     """
     args = build_parser().parse_args(argv)
     options = load_options(args.opt, _folders(args))

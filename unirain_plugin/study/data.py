@@ -28,10 +28,8 @@ from unirain_plugin.study.real import check_references, check_test_sets, list_im
 from unirain_plugin.study.results import means_by_type
 from unirain_plugin.support.files import write_png, write_whole
 
-GOOD = "rendered"
-"""``source`` of a pair that was not spoilt; that of a spoilt one is its kind."""
-SUMMARY = "data.json"
-"""Written last: where it stands, the data are complete."""
+GOOD = "rendered"  # ``source`` of a pair that was not spoilt; that of a spoilt one is its kind
+SUMMARY = "data.json"  # written last: where it stands, the data are complete
 
 
 def write_json(path: Path, value: object) -> None:
@@ -52,9 +50,8 @@ def check_images(options: ReproduceOptions, look: bool = True) -> dict[str, list
 
     ``look``: see also whether real references show rain and clean photographs none.
 
-    Raises:
-        DataError: If a folder is missing, holds none or too few, or something else than it should; or a photograph is
-            both in training and held out.
+    A DataError if a folder is missing, holds none or too few, or something else than it should; or a photograph is both
+    in training and held out.
     """
     photographs = options.photographs
     if photographs is None:

@@ -30,10 +30,8 @@ from unirain_plugin.support.files import write_png, write_whole
 from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.support.provenance import commit, now
 
-CURVE = "curve.jsonl"
-"""In a run's experiment folder: the figures of each validation, a line each."""
-RESULT = "evaluation.json"
-"""In a run's experiment folder: what came out. Where it stands, the run is finished."""
+CURVE = "curve.jsonl"  # in a run's experiment folder: the figures of each validation, a line each
+RESULT = "evaluation.json"  # in a run's experiment folder: what came out. Where it stands, the run is finished.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_TAIL = 4000
 
@@ -57,17 +55,11 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where the runs are and how they are started.
+    """Where the runs are and how they are started."""
 
-    Attributes:
-        root: The output folder; ``experiments/``, ``options/`` and ``logs/`` are below it.
-        options: Run → its option file's content.
-        threads: CPU threads of a run.
-    """
-
-    root: Path
-    options: Mapping[GridRun, dict[str, Any]]
-    threads: int
+    root: Path  # the output folder; ``experiments/``, ``options/`` and ``logs/`` are below it
+    options: Mapping[GridRun, dict[str, Any]]  # run → its option file's content
+    threads: int  # CPU threads of a run
 
     def outcome(self, run: GridRun) -> Outcome:
         """How a run stands, from its files."""
@@ -181,8 +173,7 @@ def work(option_file: Path, root: Path, log: Path, threads: int) -> None:
 def train_and_evaluate(option_file: Path, root: Path) -> None:
     """Train, going on from the newest checkpoint if there is one; evaluate; write the result and images.
 
-    Raises:
-        UniRainError: As the runner; TrainingError if a figure is NaN.
+    A UniRainError as the runner; TrainingError if a figure is NaN.
     """
     import torch
 

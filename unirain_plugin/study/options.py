@@ -33,47 +33,35 @@ images the pixels must stay, not the folders.)"""
 
 @dataclass(frozen=True)
 class Photographs:
-    """Folders of clean photographs; none may be in both.
+    """Folders of clean photographs; none may be in both."""
 
-    Attributes:
-        train: For the training pairs.
-        val: For the held-out pairs; needed unless ``test_sets`` are measured on.
-    """
-
-    train: Path
-    val: Path | None = None
+    train: Path  # for the training pairs
+    val: Path | None = None  # for the held-out pairs; needed unless ``test_sets`` are measured on
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What is rendered, spoilt and distilled.
+    """What is rendered, spoilt and distilled."""
 
-    Attributes:
-        seed: Of the rain, of what is spoilt, of the random subset; 0 or more.
-        rain_types: What is rendered, trained on and (without test sets) measured.
-        train_pairs: Pairs for each training photograph and rain type, before any is spoilt.
-        train_size: Side of a training image in pixels.
-        val_pairs: Pairs for each held-out photograph and rain type; images of each test set, evenly chosen.
-        val_size: Side of a held-out image in pixels; test sets are cropped to their middle.
-        reference_pairs: Rainy images for each training photograph and rain type that stand in for real rain in the
-            distillation, rendered with another seed; of real references, windows cut out of each.
-        rain_scale: None: the rain of ``synthesize-rain``'s defaults. A number: that of its ``--vary-rain`` with this
-            ``--rain-scale``.
-        distill: Keys of a distillation's option file that are not its defaults (``voters``, ``retrieval``, …).
-        bad_share: Share of the training pairs of each type that is spoilt, above 0 and below 1.
-        bad_kinds: How, in turn: kinds of :mod:`unirain_plugin.study.planted`.
-    """
-
-    train_size: Annotated[int, at_least(32, "pixels")]
-    train_pairs: Annotated[int, at_least(1)]
+    train_size: Annotated[int, at_least(32, "pixels")]  # side of a training image in pixels
+    train_pairs: Annotated[int, at_least(1)]  # pairs for each training photograph and rain type, before any is spoilt
+    # side of a held-out image in pixels; test sets are cropped to their middle
     val_size: Annotated[int, at_least(32, "pixels")]
+    # pairs for each held-out photograph and rain type; images of each test set, evenly chosen
     val_pairs: Annotated[int, at_least(1)] = 1
+    # what is rendered, trained on and (without test sets) measured
     rain_types: Annotated[tuple[str, ...], filled] = RAIN_TYPES
-    seed: Annotated[int, at_least(0)] = 0
+    seed: Annotated[int, at_least(0)] = 0  # of the rain, of what is spoilt, of the random subset; 0 or more
+    # rainy images for each training photograph and rain type that stand in for real rain in the distillation, rendered
+    # with another seed; of real references, windows cut out of each
     reference_pairs: Annotated[int, at_least(1)] = 1
+    # None: rain as ``synthesize-rain`` has it by default. A number: as with ``--vary-rain --rain-scale NUMBER``.
     rain_scale: Annotated[float, at_least(1)] | None = None
+    # keys of a distillation's option file that are not its defaults (``voters``, ``retrieval``, …)
     distill: dict[str, Any] | None = None
+    # share of the training pairs of each type that is spoilt, above 0 and below 1
     bad_share: Annotated[float, above(0), below(1)] = 0.4
+    # how, in turn: kinds of :mod:`unirain_plugin.study.planted`
     bad_kinds: tuple[str, ...] = (
         "misaligned_4px", "wrong_scene", "still_rainy", "blurred", "flat_rain", "exposure_shift", "swapped",
     )  # fmt: skip
@@ -85,50 +73,35 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How every run is trained.
+    """How every run is trained."""
 
-    Attributes:
-        base: An option file of the package (``train/….yml``) or a path.
-        changes: Sections laid over it. What the grid varies (data folders, seed, network, loss mode) is set by it.
-    """
-
-    base: str
+    base: str  # an option file of the package (``train/….yml``) or a path
+    # sections laid over it. What the grid varies (data folders, seed, network, loss mode) is set by it.
     changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """A whole option file.
+    """A whole option file."""
 
-    Attributes:
-        name: Name; the default output folder is ``results/reproduce/<name>``.
-        data: What is rendered, spoilt and distilled.
-        training: How every run is trained.
-        questions: Question (``experts``, ``loss``, ``data``, ``networks``) → variants. The first of a question is the
-            baseline of all; the questions are worked through in their order.
-        networks: Name → the ``network_g`` section of a network of the toolbox, sized to cost what UniRain costs.
-        photographs: Two folders; None takes those that scikit-image installs.
-        references: Folder of real rainy images that distillation compares with; None renders stand-ins.
-        test_sets: Folder of public test sets, ``NAME/{input,target}``, to measure on; None renders held-out pairs.
-        imports: Modules of your own that register networks, losses, voters, …
-        seeds: One run a variant and seed.
-        workers: Runs at a time.
-        threads: CPU threads of a run.
-        tolerance: Largest relative difference between a network's multiply-adds and the baseline's.
-    """
-
-    name: str
-    data: DataOptions
-    training: TrainingOptions
+    name: str  # the default output folder is ``results/reproduce/<name>``
+    data: DataOptions  # what is rendered, spoilt and distilled
+    training: TrainingOptions  # how every run is trained
+    # question (``experts``, ``loss``, ``data``, ``networks``) → variants. The first of a question is the baseline of
+    # all; the questions are worked through in their order.
     questions: dict[str, list[str]]
+    # name → the ``network_g`` section of a network of the toolbox, sized to cost what UniRain costs
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    photographs: Photographs | None = None
+    photographs: Photographs | None = None  # two folders; None takes those that scikit-image installs
+    # folder of real rainy images that distillation compares with; None renders stand-ins
     references: Path | None = None
+    # folder of public test sets, ``NAME/{input,target}``, to measure on; None renders held-out pairs
     test_sets: Path | None = None
-    imports: list[str] = field(default_factory=list)
-    seeds: Annotated[tuple[Annotated[int, at_least(0)], ...], filled] = (1, 2, 3)
-    workers: Annotated[int, at_least(1)] = 1
-    threads: Annotated[int, at_least(1)] = 1
+    imports: list[str] = field(default_factory=list)  # modules of your own that register networks, losses, voters, …
+    seeds: Annotated[tuple[Annotated[int, at_least(0)], ...], filled] = (1, 2, 3)  # one run a variant and seed
+    workers: Annotated[int, at_least(1)] = 1  # runs at a time
+    threads: Annotated[int, at_least(1)] = 1  # CPU threads of a run
+    # largest relative difference between a network's multiply-adds and the baseline's
     tolerance: Annotated[float, above(0), below(1)] = 0.05
 
     def check_seeds(self) -> Iterator[Problem]:
@@ -195,9 +168,8 @@ def load_options(path: Path, folders: Mapping[str, object] | None = None) -> Rep
 
     ``folders``: values that replace those of the file: ``photographs``, ``references``, ``test_sets``.
 
-    Raises:
-        OptionError: If the file is missing or no YAML, anything in it is unknown or out of range, or a module cannot be
-            imported.
+    An OptionError if the file is missing or no YAML, anything in it is unknown or out of range, or a module cannot be
+    imported.
     """
     document = read_option_file(path)
     options = parse_options({**document.opt, **(folders or {})}, document.file, document.lines)

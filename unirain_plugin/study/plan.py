@@ -16,8 +16,7 @@ from unirain_plugin.study.real import set_names
 from unirain_plugin.support.resources import option_file
 from unirain_plugin.support.spec import plain
 
-VAL_NAME = "held-out"
-"""Name of the validation set in every run."""
+VAL_NAME = "held-out"  # name of the validation set in every run
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def base_training(options: ReproduceOptions) -> dict[str, Any]:
-    """The training options that all runs share.
-
-    Raises:
-        OptionError: If the base file is missing or has no ``network_g``.
-    """
+    """The training options that all runs share. An OptionError if the base file is missing or has no ``network_g``."""
     base = options.training.base
     path = Path(base) if Path(base).is_file() else option_file(base)
     training = plain(merged(read_option_file(path).opt, options.training.changes))

@@ -49,8 +49,7 @@ def plant(kind: str, pair: Pair, other: Pair, rng: Rng) -> Pair:
         other: A good pair of another scene, for ``wrong_scene`` and other rain.
         rng: Draws shifts, strengths, places.
 
-    Raises:
-        OptionError: If the kind is unknown.
+    An OptionError if the kind is unknown.
     """
     known = {**KINDS, **FURTHER_KINDS, **GOOD_KINDS, **RAIN_KINDS}
     if kind not in known:
@@ -230,8 +229,7 @@ def _stamped(gt: Image, rng: Rng) -> Image:
     return cv2.putText(gt, "sample picture 2024", place, cv2.FONT_HERSHEY_SIMPLEX, width / 400, (255, 255, 255), 2)
 
 
-DUPLICATE = "duplicate"
-"""This kind is found among the candidates (:mod:`unirain_plugin.distill.stages.duplicates`), not by voters."""
+DUPLICATE = "duplicate"  # found among the candidates (distill.stages.duplicates), not by voters
 
 KINDS: dict[str, Spoil] = {
     **{f"misaligned_{distance}px": _misaligned(distance) for distance in range(1, 9)},

@@ -23,8 +23,7 @@ from unirain_plugin.errors import DataError
 from unirain_plugin.rain.pair_files import cut, list_images
 from unirain_plugin.support.files import write_png
 
-LIMIT = 0.25
-"""Per cent of the pixels: a folder whose median image changes in more of them is rainy."""
+LIMIT = 0.25  # per cent of the pixels: a folder whose median image changes in more of them is rainy
 MUCH = 2.0
 """The same for a single image among clean ones, of which a fifth may exceed it: texture is at times taken for rain."""
 _LEVELS, _SIDE, _LOOKED_AT = 8, 256, 12
@@ -47,8 +46,7 @@ def _network() -> Any:
 def rain_shown(paths: Sequence[Path]) -> np.ndarray:
     """Per cent of the pixels that the shipped weights change by more than 8 levels, of some of the images.
 
-    Raises:
-        DataError: Naming an image that cannot be read.
+    A DataError, naming an image that cannot be read.
     """
     from unirain_plugin import restore
 
@@ -70,8 +68,7 @@ def check_rain_and_clean(rainy: tuple[str, Sequence[Path]] | None, clean: tuple[
         rainy: What they are called in messages, with their folder; the images. None looks at none.
         clean: Likewise.
 
-    Raises:
-        DataError: Naming the folder, what was measured and what is needed; if both are the wrong way round, that.
+    A DataError, naming the folder, what was measured and what is needed; if both are the wrong way round, that.
     """
     wet = rain_shown(rainy[1]) if rainy else None
     dry = rain_shown(clean[1]) if clean else None
@@ -102,8 +99,7 @@ def check_references(
 ) -> list[Path]:
     """List photographs of real rain and, where asked to, look at them and at the clean photographs.
 
-    Raises:
-        DataError: If they are fewer than the voters need, or as :func:`check_rain_and_clean`.
+    A DataError if they are fewer than the voters need, or as :func:`check_rain_and_clean`.
     """
     paths = list_images(what, folder, FEWEST)
     if look:
@@ -137,8 +133,7 @@ def write_windows(paths: Sequence[Path], folder: Path, count: int, size: int, se
 def set_names(folder: Path) -> dict[str, str]:
     """Name in figures → folder of each public test set, in the order of the folders.
 
-    Raises:
-        DataError: If the folder is missing, holds no set ``NAME/{input,target}``, or two names differ too little.
+    A DataError if the folder is missing, holds no set ``NAME/{input,target}``, or two names differ too little.
     """
     names: dict[str, str] = {}
     for found in find_types(str(folder), None):
@@ -153,8 +148,7 @@ def set_names(folder: Path) -> dict[str, str]:
 def check_test_sets(folder: Path, look: bool = True) -> dict[str, list[tuple[Path, Path]]]:
     """Name of each set → its pairs of files, rainy and clean; where asked to, inputs and targets are looked at.
 
-    Raises:
-        DataError: If a side of a set or partners are missing, or a set's sides are the wrong way round.
+    A DataError if a side of a set or partners are missing, or a set's sides are the wrong way round.
     """
     if not folder.is_dir():
         raise DataError(f"test_sets: {folder}: no such folder; expected NAME/input and NAME/target below it.")
@@ -170,8 +164,7 @@ def check_test_sets(folder: Path, look: bool = True) -> dict[str, list[tuple[Pat
 def list_pairs(what: str, folder: Path) -> list[tuple[Path, Path]]:
     """The pairs of ``folder/input`` and ``folder/target``, rainy and clean, by equal names.
 
-    Raises:
-        DataError: Naming ``what``, if the folder or a side of it is missing; or partners or images are.
+    A DataError, naming ``what``, if the folder or a side of it is missing; or partners or images are.
     """
     for side in (LQ_FOLDER, GT_FOLDER):
         if not (folder / side).is_dir():
@@ -183,11 +176,7 @@ def list_pairs(what: str, folder: Path) -> list[tuple[Path, Path]]:
 
 
 def check_direction(what: str, pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Refuse pairs whose clean images show rain while the rainy ones show none.
-
-    Raises:
-        DataError: Naming ``what``.
-    """
+    """Refuse pairs whose clean images show rain while the rainy ones show none. A DataError, naming ``what``."""
     lq, gt = (float(np.median(rain_shown([pair[side] for pair in evenly(pairs, 4)]))) for side in (0, 1))
     if lq <= LIMIT < gt:
         raise DataError(
@@ -199,8 +188,7 @@ def check_direction(what: str, pairs: Sequence[tuple[Path, Path]]) -> None:
 def write_test_sets(sets: dict[str, list[tuple[Path, Path]]], folder: Path, count: int, size: int) -> None:
     """Write the middles of some pairs of each set to ``folder/NAME/{input,target}/NUMBER.png``.
 
-    Raises:
-        DataError: If the images of a pair differ in size, or one cannot be read.
+    A DataError if the images of a pair differ in size, or one cannot be read.
     """
     for name, pairs in sets.items():
         for number, paths in enumerate(evenly(pairs, count)):

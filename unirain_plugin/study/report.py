@@ -62,22 +62,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is told about the runs.
+    """Everything that is told about the runs."""
 
-    Attributes:
-        root: The output folder.
-        options: The option file.
-        costs: Of the networks.
-        data: Summary of the data, see :func:`~unirain_plugin.study.data.make_data`.
-        outcomes: Of all runs.
-        record: What the folder was begun with: ``hash`` and ``options``, and ``begun_with``: code, versions, machine.
-    """
-
-    root: Path
-    options: ReproduceOptions
-    costs: Costs
-    data: Mapping[str, Any]
-    outcomes: Sequence[Outcome]
+    root: Path  # the output folder
+    options: ReproduceOptions  # the option file
+    costs: Costs  # of the networks
+    data: Mapping[str, Any]  # summary of the data, see make_data
+    outcomes: Sequence[Outcome]  # of all runs
+    # what the folder was begun with: ``hash`` and ``options``, and ``begun_with``: code, versions, machine
     record: Mapping[str, Any]
 
     def write(self) -> str:

@@ -34,8 +34,7 @@ class Costs(NamedTuple):
 def measure_costs(options: ReproduceOptions, training: Mapping[str, Any]) -> Costs:
     """Count, and check that all are equal within the tolerance.
 
-    Raises:
-        OptionError: Naming every network that costs more or less.
+    An OptionError, naming every network that costs more or less.
     """
     baseline = Variant(**options.baseline)
     variants = {baseline.name: baseline}
@@ -69,8 +68,7 @@ def _count(section: Mapping[str, Any], size: int, name: str) -> Complexity:
     return complexity(network, (size, size))
 
 
-Images = Mapping[str, Sequence[float]]
-"""Rain type or test set → PSNR of each of its images, dB."""
+Images = Mapping[str, Sequence[float]]  # rain type or test set → PSNR of each of its images, dB
 Figures = Mapping[str, Mapping[str, float]]
 """Metric (``psnr`` in dB, ``ssim``) → rain type → mean over the held-out images, see :func:`means_by_type`."""
 

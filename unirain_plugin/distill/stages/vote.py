@@ -67,8 +67,7 @@ def _reasons(votes: Sequence[Vote], verdict: bool | None) -> str:
     return "; ".join(f"{vote.voter}: {vote.reason}" for vote in votes if vote.verdict is verdict) or "no reason given"
 
 
-_BATCH = 32
-"""Tasks put before a voter at a time: what bounds the images in memory."""
+_BATCH = 32  # tasks put before a voter at a time: what bounds the images in memory
 
 
 class AskVoters(Stage):

@@ -19,8 +19,7 @@ from unirain_plugin.options.yaml_loader import read_option_file
 DEFAULT_PROMPT = Path(__file__).parents[1] / "prompts" / "derain_pair.yml"
 _PARTS = ("system", "images", "sheet", "question")
 _LONGEST_CAPTION = 500
-_BAR = 22
-"""Height of the label above a panel of the contact sheet, pixels."""
+_BAR = 22  # height of the label above a panel of the contact sheet, pixels
 
 
 @dataclass(frozen=True)

@@ -92,15 +92,13 @@ GPU_VARIANTS = (
 )  # fmt: skip
 CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
 VARIANTS = {label: Variant(label) for label in (*GPU_VARIANTS, "compile")}
-Row = tuple[str, Variant]
-"""What is measured: a network of :func:`candidates` and how it is run."""
+Row = tuple[str, Variant]  # what is measured: a network of candidates and how it is run
 
 
 def apart(function: Callable[..., T], *args: object) -> T:
     """Call a function in a new process with as many threads; its exceptions are raised here.
 
-    Raises:
-        UniRainError: If the process was killed, most often for lack of memory.
+    A UniRainError if the process was killed, most often for lack of memory.
     """
     with process_pool(1, torch.set_num_threads, torch.get_num_threads()) as pool:
         try:
@@ -230,8 +228,7 @@ ABLATED = tuple(f"UniRain_{label}" for label in ABLATIONS)
 OTHERS = ("SwinIR", "RCAN")
 DEFAULT_NETWORKS = (BASELINE, *PRESETS, *ABLATED, *OTHERS)
 WARM_NETWORKS = ("UniRain",)
-DISPATCH_TURNS = 15
-"""Counted turns of the mixtures at least: they are short."""
+DISPATCH_TURNS = 15  # counted turns of the mixtures at least: they are short
 
 
 def parser() -> argparse.ArgumentParser:

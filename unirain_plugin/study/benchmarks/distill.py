@@ -43,35 +43,22 @@ MOST_GOOD_LOST = 0.05
 
 
 class Row(NamedTuple):
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        kind: What was planted.
-        pairs: How many.
-        rejected: Share that was rejected: the recall, or for good pairs the loss.
-        precision: Of the rejected among as many good and bad pairs, the share that is bad.
-        auroc: How well severity ranks bad above good; None for duplicates.
-        goal: Least (for good kinds: largest) share rejected; None if only reported.
-        met: Whether the goal is met.
-        reasons: Code of the first reason given by each rejecting voter → count.
-    """
-
-    kind: str
-    pairs: int
-    rejected: float
-    precision: float | None
-    auroc: float | None
-    goal: float | None
-    met: bool | None
-    reasons: dict[str, int]
+    kind: str  # what was planted
+    pairs: int  # how many
+    rejected: float  # share that was rejected: the recall, or for good pairs the loss
+    precision: float | None  # of the rejected among as many good and bad pairs, the share that is bad
+    auroc: float | None  # how well severity ranks bad above good; None for duplicates
+    goal: float | None  # least (for good kinds: largest) share rejected; None if only reported
+    met: bool | None  # whether the goal is met
+    reasons: dict[str, int]  # code of the first reason given by each rejecting voter → count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0 if all goals are met, else 1.
 
-    Raises:
-        OptionError: If an argument is wrong.
-        DataError: If there are no usable photographs.
+    An OptionError if an argument is wrong. A DataError if there are no usable photographs.
     """
     args = _parser().parse_args(argv)
     for name, least in (("pairs", 4), ("planted", 1), ("size", 64), ("references", 0), ("seed", 0)):

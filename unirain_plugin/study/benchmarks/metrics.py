@@ -19,8 +19,7 @@ from unirain_plugin.study.benchmarks.arch import interleaved
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.toolbox import prepare_import
 
-GOAL = 1e-6
-"""Largest allowed difference to the toolbox's value."""
+GOAL = 1e-6  # largest allowed difference to the toolbox's value
 
 
 def parser() -> argparse.ArgumentParser:

@@ -33,8 +33,7 @@ from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.benchmarks.arch import apart, interleaved, peak_growth
 from unirain_plugin.support.packages import add_network_arguments, import_own
 
-Run = Callable[[np.ndarray], np.ndarray]
-"""Maps ``(1, 3, H, W)`` float32 in [0, 1] to the restored image."""
+Run = Callable[[np.ndarray], np.ndarray]  # maps ``(1, 3, H, W)`` float32 in [0, 1] to the restored image
 
 
 def _torch(weights: Path) -> Run:

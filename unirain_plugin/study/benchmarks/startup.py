@@ -19,8 +19,7 @@ from unirain_plugin.errors import UniRainError
 from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
 from unirain_plugin.support.files import write_whole
 
-Measure = tuple[float, float, float]
-"""Seconds that pass, processor seconds, peak memory in KiB."""
+Measure = tuple[float, float, float]  # seconds that pass, processor seconds, peak memory in KiB
 BASELINE = "import torch"
 MODULE = ("-m", "unirain_plugin")
 
@@ -62,11 +61,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def run(arguments: tuple[str, ...], folder: Path) -> Measure:
-    """Run Python in a folder to its end.
-
-    Raises:
-        UniRainError: If it failed, with the end of what it said.
-    """
+    """Run Python in a folder to its end. A UniRainError if it failed, with the end of what it said."""
     start = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=said, stderr=subprocess.STDOUT)
