@@ -34,11 +34,7 @@ def theme() -> gradio.Theme:
 
 
 def fetches_nothing() -> AbstractContextManager[None]:
-    """Refuse the URL that a client may name instead of a file, while the app runs: gradio would download it.
-
-    Whatever gradio fetches goes through the one function that is replaced. Files that were not uploaded it refuses
-    itself.
-    """
+    """Refuse the URL that a client may name instead of a file, while the app runs: gradio would download it."""
     from gradio import processing_utils
 
     async def refuse(url: str) -> None:

@@ -38,11 +38,8 @@ class Restored(NamedTuple):
 class Restorer:
     """Restores images with one of several networks, of which the one used last stays in memory.
 
-    Args:
-        weights: Files that may be chosen.
-        network: Option file with the networks' ``network_g``, or None where the weights tell it.
-        max_pixels: Pixels of an image at most.
-        folder: Where results are put; those older than an hour are removed.
+    ``network``: option file with the networks' ``network_g``, or None where the weights tell it; ``max_pixels``: of an
+    image; ``folder``: of the results, of which those older than an hour are removed.
     """
 
     def __init__(self, weights: Sequence[Path], network: str | None, max_pixels: int, folder: Path) -> None:

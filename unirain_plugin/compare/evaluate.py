@@ -65,10 +65,7 @@ class Row:
 
 
 def check_sample(sample: Sample, journal: Journal) -> Checked:
-    """Look at a test image's files; what was found sound before, byte for byte, is not decoded again.
-
-    A DataError if one is missing, truncated, damaged or too large, or the two differ in size.
-    """
+    """Look at a test image's files (else DataError); what was sound before, byte for byte, is not decoded again."""
     files = [(source, source.read()) for source in (sample.lq, sample.gt) if source is not None]
     digests = [hashlib.sha256(data).hexdigest() for _, data in files] + [""] * (sample.gt is None)
     key = ("sound", *sample.key)

@@ -68,10 +68,7 @@ class Box(NamedTuple):
 
 
 def most_different_box(image: np.ndarray, target: np.ndarray, edge: int) -> Box:
-    """The square of ``edge`` pixels in which two 8-bit images (H, W, 3) differ most: where there was most to restore.
-
-    It is the mean absolute error that counts; an image smaller than the square gives a smaller box.
-    """
+    """The square of ``edge`` pixels at most in which two 8-bit images (H, W, 3) differ most, by mean absolute error."""
     height, width = min(edge, image.shape[0]), min(edge, image.shape[1])
     sums = cv2.integral(_absolute_error(image, target))
     windows = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
@@ -207,10 +204,11 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
 def draw_block(
     title: str, arrays: Mapping[str, np.ndarray], models: Sequence[str], crop: int | Box, error_scale: float
 ) -> Image.Image:
-    """Draw one image's part of the figure.
+    """Draw one image's part of the figure; a model that is not in ``arrays`` (of :class:`Comparison`) gets an empty
+    cell.
 
-    ``arrays``: see :class:`Comparison`; a model that is not in it gets an empty cell. ``crop``: the box, or its edge in
-    pixels: it is put where input and clean image (without one: the first model's) differ most.
+    ``crop``: the box, or its edge in pixels: it is put where input and clean image (else the first model's) differ
+    most.
     """
     gt = arrays.get(GT)
     restored = [name for name in arrays if name not in (INPUT, GT)]

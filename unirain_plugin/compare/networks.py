@@ -124,8 +124,7 @@ def _file_hash(path: str | os.PathLike[str]) -> str:
 def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
     """Build the network and load its weights: ready to restore, with a remark (empty in the usual case).
 
-    A CheckpointError if the weights are missing, broken or made for another network; an OptionError if the network or
-    the device is wrong.
+    A CheckpointError if the weights are missing, broken or another network's; an OptionError for network or device.
     """
     prepare_import()
     import_own(spec.imports)
@@ -216,10 +215,7 @@ class NetworkProcess:
             self._connection.send((request, arguments))
 
     def receive(self) -> Any:
-        """The next answer; the first one, a remark on loading, comes unasked.
-
-        A NetworkError if the request failed, NetworkDied if the process has ended.
-        """
+        """The next answer (the first: a remark on loading); NetworkError if it failed, NetworkDied at the end."""
         try:
             kind, content, cause = self._connection.recv()
         except (EOFError, OSError):

@@ -250,10 +250,7 @@ def load_options(path: str | Path) -> CompareOptions:
 def parse_options(
     mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
 ) -> CompareOptions:
-    """Check a whole option mapping from ``where``, the metrics' names included; ``lines``: key path → line of a file.
-
-    An OptionError names every wrong key, with the nearest valid spelling, or the module that cannot be imported.
-    """
+    """Check a whole option mapping from ``where``, the metrics' names included; OptionError names every wrong key."""
     options = parse_section(CompareOptions, mapping, where, lines=lines)
     prepare_import()
     import_own(options.imports)

@@ -56,9 +56,9 @@ def write_page(
 ) -> None:
     """Write the page; the same comparison gives the same bytes. OptionError if jinja2 is not installed.
 
-    ``summary_rows`` is the table: for each row column title → value, the first column being the model's name. A title
-    that ends in ``NAME ↑`` or ``NAME ↓`` is one of metric NAME: a wide table can be narrowed to one. A column
-    ``status`` is left out: what is not ``ok`` stands below the table, as does ``note``.
+    ``summary_rows``: for each row column title → value, the model's name first. A title that ends in ``NAME ↑`` or
+    ``NAME ↓`` is one of metric NAME, to which a wide table can be narrowed. A ``status`` that is not ``ok`` stands
+    below the table, as does ``note``.
     """
     options = options or PageOptions()
     jinja2 = require("jinja2", "jinja2", "report")

@@ -49,9 +49,8 @@ class Claim(NamedTuple):
 def which_protocol(options: CompareOptions, text: str, bar: bool = True) -> tuple[str, Outcome]:
     """Score the finished images (without any: the networks') under every protocol; no file of tables is written.
 
-    ``text`` is the claimed number: a PSNR in dB, or an SSIM, with the digits that were published. Returns tables and
-    verdicts in Markdown, and the outcome with what went wrong. An OptionError if the claim is no such number, or no
-    model has images; else as :func:`~unirain_plugin.compare.run.run`.
+    ``text``: the claimed PSNR in dB, or SSIM, with the digits that were published (else OptionError). Returns tables
+    and verdicts in Markdown, and the outcome with what went wrong.
     """
     claim = Claim.parse(text)
     finished = [model for model in options.models if model.results is not None]

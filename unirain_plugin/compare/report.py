@@ -60,10 +60,7 @@ def _digits(metric: str) -> int:
 
 
 def protocol_note(metrics: Iterable[str], protocol: str | None) -> str:
-    """A sentence for each protocol that PSNR and SSIM are taken under; ``protocol``: that of the plain names, or None.
-
-    It tells crop, colours, window, rounding; nothing without a protocol.
-    """
+    """A sentence for each protocol of PSNR and SSIM: crop, colours, window, rounding; ``protocol``: of plain names."""
     titles: dict[str, list[str]] = {}
     for metric in metrics if protocol else ():
         found = measure_of(metric, protocol=protocol)
@@ -83,10 +80,7 @@ _Cells = dict[str, dict[str, list[str]]]
 
 
 def _cells(summary: SetSummary, models: Sequence[str], metrics: Directions, best: str, second: str) -> _Cells:
-    """Model → group → a printed cell for each metric, the two leading values put into formats such as ``**{}**``.
-
-    The untouched input is no contestant.
-    """
+    """Model → group → a cell for each metric, the leading two in formats such as ``**{}**``; the input is none."""
     table: _Cells = {model: {group: [] for group in summary.groups} for model in models}
     for metric, higher in metrics.items():
         for group in summary.groups:

@@ -57,11 +57,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a test set.
-
-    ``image``: its path without the suffix, below the rain type's folder where there is one. ``rain_type`` and ``gt``
-    (the clean image) are None where there are none.
-    """
+    """One image of a test set, named by its path without the suffix, below the rain type's folder if there is one."""
 
     test_set: str
     image: str
@@ -108,10 +104,7 @@ def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
 
 
 def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
-    """Render a test set, or take over what is there: its folder is named after the settings. Returns the folder.
-
-    Errors are those of the command ``synthesize-rain``.
-    """
+    """Render a test set with ``synthesize-rain``, or take over what is there, in a folder named after the settings."""
     from unirain_plugin.rain import command as synthesize_rain
 
     chosen = [str(options.input), options.split, options.rain_types, options.per_image, options.size, options.seed]

@@ -30,8 +30,7 @@ INPUT, GT = "input", "gt"
 class ImageResult:
     """One finished model × image: the image's name is its path without suffix within its test set.
 
-    ``rain_type`` is None where the test set does not tell. ``metrics``: name → value; one that needs the clean image
-    is missing where there is none.
+    ``rain_type``: None where the test set does not tell. ``metrics``: name → value of those that can be computed.
     """
 
     model: str
@@ -57,9 +56,8 @@ class ModelRow:
 class Comparison:
     """Everything that a run found; models, test sets and metrics in the option file's order.
 
-    ``arrays``: ``(test set, image)`` → the images in order: ``input``, each model's name that finished this image, and
-    ``gt`` if there is one; uint8 RGB (H, W, 3) of one size. Read from files at every call. A model named ``input`` is
-    the first entry, not repeated.
+    ``arrays``: ``(test set, image)`` → the images: ``input``, each model's that finished this one, ``gt`` if there is
+    one; uint8 RGB (H, W, 3) of one size. Read from files at every call.
     """
 
     name: str
@@ -139,10 +137,10 @@ def summarise(
     reference: str,
     bootstrap: BootstrapOptions,
 ) -> SetSummary:
-    """Summarise one test set, whose sound ``images`` have rain types.
+    """Summarise one test set, whose sound ``images`` have rain types; results of other sets are passed over.
 
     A model gets a mean only where it has a result for every image, so that all means of a column are over the same
-    images. Results of other test sets are passed over.
+    ones.
     """
     scores: dict[str, Scores] = {model: {} for model in models}
     for result in results:

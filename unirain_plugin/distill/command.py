@@ -43,11 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def describe_plan(options: DistillOptions) -> str:
-    """Check options and inputs and describe the run in a few lines; writes nothing.
-
-    An OptionError if options are wrong or something is not installed. A DataError if inputs are missing, empty or
-    malformed.
-    """
+    """Check options and inputs, as the run would, and describe it in a few lines; writes nothing."""
     pipeline = Pipeline(options, quiet=True)
     pipeline.check()
     references = len(list_references(options.references))

@@ -21,9 +21,9 @@ from unirain_plugin.rain_types import KNOWN_TYPES
 def list_references(options: ReferenceOptions) -> list[Reference]:
     """List the real rainy images: sorted by name in a folder, as listed in a list file, one place after the other.
 
-    Of several places, the names in the second and later ones are as seen from the first one's folder. An image that two
-    of them name counts once. A DataError if there is none, a folder or list is missing, a line is malformed, an id
-    occurs twice, or two places say different things of one image.
+    Names in the second and later places are as seen from the first one's folder. An image that two of them name counts
+    once. A DataError if there is none, a folder or list is missing, a line is malformed, an id occurs twice, or two
+    places say different things of one image.
     """
     places = options.images if isinstance(options.images, list) else [options.images]
     first = places[0] if places[0].is_dir() else places[0].parent
@@ -76,10 +76,7 @@ def _references_of(place: Path) -> Iterator[tuple[Reference, bool]]:
 
 
 def _rainy_below(root: Path) -> list[str]:
-    """The images below a folder, but not those of a folder ``target`` beside ``input``: they are clean.
-
-    What is left out is logged.
-    """
+    """The images below a folder, but those of a folder ``target`` beside ``input``: they are clean. It is logged."""
     names = sorted(walk_images(root))
     folders = {parent for name in names for parent in PurePosixPath(name).parents}
     beside = {folder.parent for folder in folders if folder.name.lower() == LQ_FOLDER}
@@ -136,10 +133,7 @@ def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
 
 
 def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRecord]]:
-    """The folder that the pairs' paths are relative to, and the pairs of all manifests, or of the folder.
-
-    A DataError if a folder does not have RainRAG's layout; in the iteration, as :func:`read_manifests`.
-    """
+    """The folder that paths are relative to, and the pairs of all manifests or of a folder in RainRAG's layout."""
     if options.dataroot is None:
         manifests = options.manifest if isinstance(options.manifest, list) else [options.manifest]
         return str(manifests[0].parent), read_manifests(manifests)

@@ -137,10 +137,7 @@ class DistillOptions:
 def parse_options(
     mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
 ) -> DistillOptions:
-    """Check a whole option mapping, the parts' own sections included; ``where`` and ``lines`` are for messages.
-
-    An OptionError names every wrong key and the nearest valid spelling.
-    """
+    """Check a whole option mapping, the parts' sections included; OptionError names every wrong key of ``where``."""
     options = parse_section(DistillOptions, mapping, where, lines=lines)
     load_parts(options.imports)
     for registry, section, key in (

@@ -46,12 +46,7 @@ class Outcome:
 
 
 class Pipeline:
-    """A distillation run in its folder; :meth:`run` continues where the last one stopped.
-
-    Args:
-        options: The checked option file.
-        quiet: No progress bars.
-    """
+    """A distillation run in its folder; :meth:`run` continues where the last one stopped. ``quiet``: no bars."""
 
     def __init__(self, options: DistillOptions, quiet: bool = False) -> None:
         self.options, self.quiet = options, quiet
@@ -62,12 +57,9 @@ class Pipeline:
     def run(self, restart: bool = False) -> Outcome:
         """Do everything that is not done yet.
 
-        An OptionError if options are wrong, or changed since the last run without ``restart``. A DataError if inputs
-        are missing, empty or malformed. A DistillError if a disk is full, a worker dies or a server is down; finished
-        shards are kept.
-
-        Args:
-            restart: Discard the shards that were made with other options or inputs (all, if nothing changed).
+        ``restart`` discards the shards that were made with other options or inputs (all, if nothing changed). An
+        OptionError if options are wrong, or changed without it; a DataError if inputs are missing, empty or malformed;
+        a DistillError if a disk is full, a worker dies or a server is down: finished shards are kept.
         """
         kept = f"finished shards are kept in {self.workspace.root}: run again to go on"
         with resumable(kept), self.workspace.locked():
@@ -89,10 +81,7 @@ class Pipeline:
             return Outcome(statistics, made, seconds, self.options.output_folder)
 
     def check(self) -> None:
-        """Look, before any work, whether packages, files and models are there.
-
-        An OptionError, naming what is missing.
-        """
+        """Look, before any work, whether packages, files and models are there; an OptionError names what is missing."""
         self.engine.check()
         require("faiss", "faiss-cpu", "distill")
         if self.options.report.enabled:

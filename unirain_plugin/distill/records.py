@@ -29,9 +29,8 @@ T = TypeVar("T")
 
 
 def decode_rgb(data: bytes, path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
-    """Decode a whole image file to uint8 RGB (H, W, 3).
+    """Decode a whole image file to uint8 RGB (H, W, 3); a DataError names ``path`` if it is empty, broken or no image.
 
-    A DataError names ``path`` if the bytes are empty, truncated, no image, or of a kind that is not accepted:
     ``convert`` lists kinds to accept with a conversion (grey, 16 bits, …).
     """
     encoded = EncodedImage(data, str(path), convert)
@@ -57,10 +56,7 @@ def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path
 
 
 def remembered(function: Callable[[np.ndarray], T]) -> Callable[[np.ndarray], T]:
-    """Have a function of one array keep its answers as long as the array lives: several parts ask about one image.
-
-    The array must not be changed in place between two questions.
-    """
+    """Have a function of one array, not to be changed in place, keep its answers as long as the array lives."""
     known: dict[int, tuple[weakref.ref, T]] = {}
 
     @functools.wraps(function)

@@ -80,8 +80,8 @@ MANIFEST, VOTES, META_INFO = "manifest.jsonl", "votes.jsonl", "meta_info"
 def write_rows(rows: Iterable[ResultRow], references: list[Reference], folder: Path) -> Iterator[ResultRow]:
     """Write manifest and votes row by row, passing every row on; both appear when all rows have gone through.
 
-    Manifest paths are relative to its folder. The manifest says per voter what it voted; why, and the figures, stand in
-    the votes file, one line a candidate in the same order. A DistillError if the disk is full or read-only.
+    Manifest paths are relative to its folder. It says per voter what it voted; why, and the figures, stand in the votes
+    file, one line a candidate in the same order. A DistillError if the disk is full or read-only.
     """
     with disk_errors(folder), ManifestWriter(folder / MANIFEST) as manifest, whole_file(folder / VOTES) as votes:
         for row in rows:
@@ -105,9 +105,9 @@ def _as_found(references: list[Reference], number: int, *similarities: float) ->
 class MetaInfo:
     """BasicSR's ``meta_info_file`` for the kept pairs: ``NAME (HEIGHT,WIDTH,3)`` a line.
 
-    The toolbox looks for a line's NAME in ``dataroot_gt`` and for the same base name in ``dataroot_lq``; so there is
-    one file for each rain type and pair of folders, and ``index.json`` says which folders belong to it. Pairs whose two
-    names differ, or hold a space, cannot be said in this format; they are counted there and live in the manifest.
+    The toolbox looks for NAME in ``dataroot_gt`` and for the same base name in ``dataroot_lq``; so there is one file
+    for each rain type and pair of folders, which ``index.json`` tells. Pairs whose two names differ, or hold a space,
+    cannot be said in this format; they are counted there and live in the manifest.
     """
 
     def __init__(self) -> None:
@@ -244,12 +244,9 @@ _JPEG_QUALITY = 80
 
 
 class Examples:
-    """Chooses the examples while the rows go by: per rain type and verdict those with the smallest hash of their name.
+    """Chooses examples while the rows go by: per rain type and verdict those with the smallest hash of their name.
 
     So the choice looks random but is the same in every run, and memory holds numbers only.
-
-    Args:
-        options: The report's section.
     """
 
     def __init__(self, options: ReportOptions) -> None:

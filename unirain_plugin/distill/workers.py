@@ -79,10 +79,7 @@ def limit_threads(threads: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library (glibc) reuse the memory of freed images, at most ``_KEPT`` bytes, for a tenth of the time.
-
-    Planes of a megabyte come and go some hundred times a candidate.
-    """
+    """Have glibc reuse the memory of freed images, up to ``_KEPT`` bytes: megabytes come and go all the time."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):  # another C library
@@ -99,10 +96,9 @@ _worker: Worker | None = None
 
 @dataclass
 class LocalEngine:
-    """A pool of processes; ``workers: 0`` works in the calling process.
+    """A pool of processes from a fork server; ``workers: 0`` works in the calling process.
 
-    They come from a fork server, which imports everything once and has neither threads nor CUDA, and end when the main
-    process dies, however it dies.
+    The server imports everything once and has neither threads nor CUDA; they end when the main process dies, however.
     """
 
     options: EngineOptions
@@ -115,12 +111,9 @@ class LocalEngine:
                 forkserver.ensure_running()
 
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
-        """Make shards; a unit's steps in order in one worker, units in any order.
+        """Make shards; a unit's steps in order in one worker, units in any order; yields stage and number of items.
 
         One on which a worker died is tried again by itself. A UniRainError: the first error of a worker.
-
-        Yields:
-            Stage and number of items of each shard that was made.
         """
         if not units:
             return
@@ -220,10 +213,7 @@ def _make(unit: list[Step]) -> list[tuple[str, int]]:
 
 @dataclass
 class RayEngine:
-    """A pool of Ray Data actors, each with the same worker as the local engine's processes.
-
-    A shard that Ray makes twice after losing a node is the same shard.
-    """
+    """A pool of Ray Data actors with the local engine's worker; a shard made twice after losing a node is the same."""
 
     options: EngineOptions
     _started: bool = False

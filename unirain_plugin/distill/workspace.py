@@ -30,10 +30,7 @@ _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EISDIR
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into a clear error.
-
-    A DistillError, naming the path and the remedy.
-    """
+    """Turn a full disk or a folder that cannot be written into a DistillError that names the path and the remedy."""
     try:
         yield
     except OSError as error:
@@ -70,10 +67,7 @@ class Workspace:
 
     @contextmanager
     def writing(self, stage: str, index: int) -> Iterator[Path]:
-        """A temporary folder that becomes the shard when the block ends well, and vanishes when it does not.
-
-        A DistillError if the disk is full or read-only.
-        """
+        """A temporary folder that becomes the shard when the block ends well, and vanishes when it does not."""
         final = self.shard(stage, index)
         with disk_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -97,10 +91,7 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second run out; the lock goes with the process, however it ends.
-
-        A DataError if another run works in this folder. A DistillError if the folder cannot be made.
-        """
+        """Keep a second run out (DataError); the lock goes with the process, however it ends."""
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         with sole_user(self.root, "another run is working in this folder; wait for its end."):
@@ -233,10 +224,9 @@ def row_blocks(workspace: Workspace, stage: str, name: str, shards: int) -> Iter
 
 
 def concatenate_rows(blocks: Iterable[np.ndarray], total: int, folder: Path, name: str) -> None:
-    """Join blocks of rows into one ``<name>.npy`` of ``total`` rows; memory holds one block at a time.
+    """Join blocks of rows into one ``<name>.npy`` of ``total`` rows (else DistillError), one block at a time.
 
-    Written as a plain file: on a full disk a memory map would end the process instead of raising an error. A
-    DistillError if the blocks hold another number of rows.
+    A plain file: on a full disk a memory map would end the process instead of raising an error.
     """
     written = 0
     with open(folder / f"{name}.npy", "wb") as file:

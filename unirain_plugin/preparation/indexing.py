@@ -80,20 +80,12 @@ def write_index(
     allow_dry: bool = False,
     append: bool = False,
 ) -> None:
-    """Look at every pair and write the manifest; what is wrong goes to ``report``.
+    """Look at every pair and write the manifest; what is wrong goes to ``report``. Pairs are relative to ``root``.
 
-    Args:
-        output: The manifest's path.
-        root: Folder that the pairs are relative to.
-        pairs: The pairs.
-        report: Is filled in.
-        check: ``decode`` decodes every image, ``header`` looks at its beginning and end only.
-        convert: Kinds of images to accept.
-        workers: Number of processes.
-        skip: Write the good pairs even if there are problems; otherwise nothing is written (DataError).
-        drop_duplicates: Leave out a pair whose two files have the bytes of an earlier pair's.
-        allow_dry: Accept pairs without rain, whose two files have the same bytes.
-        append: Keep the lines of the manifest if it is there, and add the pairs that it lacks.
+    ``check``: ``decode`` decodes every image, ``header`` looks at its beginning and end only; ``skip``: write the good
+    pairs even if there are problems (else DataError); ``drop_duplicates``: leave out a pair whose two files have the
+    bytes of an earlier pair's; ``allow_dry``: accept pairs without rain, whose two files have the same bytes;
+    ``append``: keep the lines of the manifest if it is there, and add the pairs that it lacks.
     """
     known: dict[str, tuple[object, ...]] = {}
     folder = os.path.dirname(os.path.abspath(output))
@@ -122,10 +114,7 @@ Examined = tuple[ManifestRecord, FileFacts, FileFacts]
 def _good_pairs(
     found: Iterable[Examined], report: IndexReport, drop_duplicates: bool, allow_dry: bool
 ) -> Iterator[tuple[ManifestRecord, tuple[int, int]]]:
-    """Yield good pairs with their size; the others and the duplicates go to the report.
-
-    What was seen is remembered by its digest: 16 bytes a file, not the file.
-    """
+    """Yield good pairs with their size; the others and the duplicates, known by digests, go to the report."""
     files: dict[bytes, str] = {}
     seen: set[bytes] = set()
     for pair, lq, gt in found:

@@ -2,9 +2,8 @@
 
 A pattern describes paths relative to the data set's folder, without the suffix: ``{dir}rainy_image/{id}_{n}``. The
 fields ``{dir}`` and ``{sub}`` stand for any number of folders, every other one for a part of a name; ``fields`` may
-narrow one down by a regular expression. The clean image's pattern uses the fields of the rainy one's.
-
-Those of public data sets are in ``layouts.yml``; the index command tells the user how each came about.
+narrow one down by a regular expression. The clean image's pattern uses the fields of the rainy one's. Those of public
+data sets are in ``layouts.yml``; the index command tells the user how each came about.
 """
 
 from __future__ import annotations
@@ -120,10 +119,6 @@ class Layout:
     note: str = ""
 
     def __post_init__(self) -> None:
-        """Check the keys; the title is the name where none is given.
-
-        An OptionError if the status is unknown or there are no parts.
-        """
         if self.status not in STATUSES:
             raise OptionError(f"status: expected {', '.join(STATUSES)}, found {self.status!r}.")
         if not self.name or not self.parts:

@@ -117,8 +117,7 @@ def _read_origin(folder: str) -> dict[str, str]:
 class LmdbWriter:
     """Writes ``path`` (which must end with ``.lmdb``), or adds to it what it lacks of ``sources``.
 
-    What an earlier run has noted must be among them: a DataError if the folder, finished or not, was made of something
-    else or is damaged.
+    A DataError if the folder, finished or not, was made of something that is not among them, or is damaged.
     """
 
     def __init__(self, path: str, sources: LmdbSources) -> None:
@@ -229,9 +228,9 @@ _Plan = dict[str, ManifestRecord]  # key → pair, of one rain type
 class LmdbRecipe:
     """How the entries are made: of files below ``root``, kinds of images in ``convert`` accepted.
 
-    ``recompress``: all as PNG of ``level`` (0 to 9) instead of the sources' bytes; ``seekable``: written anew, without
-    loss, so that a crop is decoded without what lies above it. ``workers`` threads read; at most ``commit_every``
-    pairs are in one transaction.
+    ``recompress``: as PNG of ``level`` (0 to 9) instead of the sources' bytes; ``seekable``: written anew, without
+    loss, so that a crop is decoded without what lies above it. ``workers`` threads read; ``commit_every``: pairs in a
+    transaction.
     """
 
     root: str
@@ -255,12 +254,8 @@ def create_lmdbs(
     """Write ``{output}/{type}/lq.lmdb`` and ``gt.lmdb`` and ``{output}/manifest.jsonl``, whose paths are the keys.
 
     What an interrupted run has left is taken up; what is complete is left alone; new pairs are added. ``done`` takes
-    what was done to the added images, and how often, where they are made seekable.
-
-    Returns:
-        The number of pairs of every type.
-
-    A DataError, naming the file if one is missing or bad; what was written so far stays and is taken up later.
+    what was done to added images, and how often, where they are made seekable. Returns the number of pairs of every
+    type; a DataError names the file if one is missing or bad, and what was written so far stays.
     """
     listed: dict[str, list[ManifestRecord]] = {}
     for record in records:
@@ -344,9 +339,9 @@ with lmdb.open(os.fsencode(sys.argv[1]), readonly=True, lock=False).begin(buffer
 def verify_lmdbs(
     output: str, types: Sequence[str] | None = None, convert: Collection[str] = (), workers: int = 1
 ) -> tuple[int, list[str]]:
-    """Check ``{output}/{type}/{lq,gt}.lmdb``, and sources that are still where they were.
+    """Check ``{output}/{type}/{lq,gt}.lmdb`` (else DataError), and sources that are still where they were.
 
-    Returns the number of entries looked at and one line for every problem; a DataError if there are no LMDBs.
+    Returns the number of entries looked at and one line for every problem.
     """
     count, problems = 0, []
     for rain_type in find_types(output, types, ("lq.lmdb", "gt.lmdb")):

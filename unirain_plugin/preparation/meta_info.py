@@ -30,10 +30,7 @@ class MetaInfoFile(NamedTuple):
 
 
 def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoFile]:
-    """Convert records, whose paths are relative to ``root``.
-
-    A pair that the toolbox could not find by its rule is a DataError.
-    """
+    """Convert records relative to ``root``; a pair that the toolbox could not find by its rule is a DataError."""
     files: dict[tuple[str, str, str], MetaInfoFile] = {}
     for record in records:
         folders, (lq, gt) = zip(*map(os.path.split, (record.lq, record.gt)), strict=True)
@@ -78,10 +75,7 @@ def from_meta_info(
     source: str = "",
     filename_tmpl: str = "{}",
 ) -> Iterator[ManifestRecord]:
-    """Yield the pairs of a BasicSR ``meta_info_file``, with paths relative to ``manifest_folder``.
-
-    A DataError tells ``file:line`` of a malformed line or a missing file.
-    """
+    """Yield the pairs of a ``meta_info_file``, relative to ``manifest_folder``; a DataError tells ``file:line``."""
     prefixes = [os.path.relpath(os.path.realpath(f), os.path.realpath(manifest_folder)) for f in (lq_folder, gt_folder)]
     try:
         with open(meta_info_file, encoding="utf-8") as file:

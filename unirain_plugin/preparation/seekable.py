@@ -36,9 +36,8 @@ class Seekable(NamedTuple):
 def make_seekable(data: bytes, name: str, block: int = 24_000) -> Seekable:
     """Write an image anew, or leave it as it is, where that gains nothing or cannot be done without loss.
 
-    Of a PNG's block at least ``block`` bytes are compressed together: fewer make the file larger and crops faster.
-
-    A DataError if the file is broken. An OptionError if jpegtran is missing.
+    Of a PNG's block at least ``block`` bytes are compressed together: fewer make the file larger and crops faster. A
+    DataError if the file is broken; an OptionError if jpegtran is missing.
     """
     header = read_header(data, name)
     if header is None:

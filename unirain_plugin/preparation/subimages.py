@@ -50,10 +50,7 @@ class CutPlan:
 def cut_pairs(
     records: list[ManifestRecord], root: str, output: str, plan: CutPlan, workers: int = 1
 ) -> Iterator[list[ManifestRecord]]:
-    """Write ``{output}/{type}/{input,target}/NAME_sNNN.png``; yield the sub-images of one pair after another.
-
-    A pair whose files are all there, from an interrupted run, is not cut again. Bad files are a DataError.
-    """
+    """Write ``{output}/{type}/{input,target}/NAME_sNNN.png`` (else DataError) where missing, pair after pair."""
     names = unique_stems((record.lq, record.gt) for record in records)
     for rain_type in {record.rain_type for record in records}:
         for side in ("input", "target"):

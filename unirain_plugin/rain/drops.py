@@ -105,15 +105,13 @@ def _trail(x: float, y: float, radius: float, rng: np.random.Generator) -> list[
 def add_drops(
     scene: np.ndarray, light: np.ndarray, sky: np.ndarray, rng: np.random.Generator, params: DropParams
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Look at a scene through a pane with drops.
+    """Look at a scene through a pane with drops; all light is linear, ``sky`` that above the image.
 
     A drop is a thick lens: a pixel at the position (u, v) of a drop sees the scene at the mirrored position, farther
     from the drop's middle by the minification, the more so near the rim. The rim is darker, the inverted sky fills the
-    lower part, a highlight sits in the upper part. As the pane is not in focus, everything that belongs to the drop is
-    smeared by the circle of confusion, which makes small drops semi-transparent.
-
-    All light is linear: ``scene`` (H, W, 3) float32; ``light``, which makes the highlights, and ``sky``, above the
-    image, of this shape or broadcastable. Returns the rainy image (H, W, 3) and the drops' opacity (H, W) in [0, 1].
+    lower part, a highlight of ``light`` sits in the upper part. As the pane is not in focus, everything that belongs to
+    the drop is smeared by the circle of confusion, which makes small drops semi-transparent. Returns the rainy image
+    (H, W, 3) and the drops' opacity (H, W) in [0, 1].
     """
     shape = scene.shape[:2]
     field = drop_field(shape, rng, params)

@@ -110,10 +110,7 @@ def list_images(what: str, folder: Path, least: int = 1) -> list[Path]:
 
 
 def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.ndarray:
-    """Read a colour photograph, (H, W, 3) uint8 RGB, upright.
-
-    A DataError if the file cannot be read, is broken, grey, transparent, … (see ``EncodedImage``).
-    """
+    """Read a colour photograph, (H, W, 3) uint8 RGB, upright; DataError if it cannot be, see ``EncodedImage``."""
     image = EncodedImage(read_file(os.fspath(path)), str(path), convert)
     return cv2.cvtColor(image.decode(), cv2.COLOR_BGR2RGB)
 
@@ -141,10 +138,7 @@ def cut(photo: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator)
 
 
 def make_pair(job: PairJob) -> None:
-    """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it.
-
-    A DataError names a photograph that cannot be used, or a file that cannot be written.
-    """
+    """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it."""
     photo = _cached_photo(job.photo, tuple(job.convert))
     rng = job.generator()
     try:
@@ -199,10 +193,7 @@ def _attempt(job: PairJob) -> tuple[PairJob, str]:
 
 
 def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
-    """Make all pairs, in this process or in ``workers`` others; DataError if one of these dies.
-
-    Yields each job with its error message, empty if all went well.
-    """
+    """Make all pairs, in ``workers`` processes (else DataError); yields each job with its error message or none."""
     if workers <= 1:
         yield from map(_attempt, jobs)
         return

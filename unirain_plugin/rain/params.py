@@ -2,8 +2,8 @@
 
 A pair of numbers is a range ``(low, high)`` from which each scene draws one value, uniformly unless it says otherwise.
 Lengths in pixels hold for an image whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
-rain keeps its look from a thumbnail to 4K. The paper does not render rain (it distils public data sets); all values
-here are our choice, set by eye against public data sets.
+rain keeps its look from a thumbnail to 4K. The paper does not render rain; all values here are our choice, set by eye
+against public data sets.
 """
 
 from __future__ import annotations

@@ -129,9 +129,9 @@ def splat(shape: tuple[int, int], x: np.ndarray, y: np.ndarray, weight: np.ndarr
 def veil_opacity(scene: np.ndarray, rng: np.random.Generator, params: StreakParams) -> np.ndarray:
     """Opacity (H, W) of the mist before a scene (H, W, 3), rain too far to be resolved: 1 - exp(-beta * distance).
 
-    A photograph comes without depth: the distance grows towards the top with a soft random relief (our choice) and is
-    0 below a line, so that the near part of the image stays free of mist. By ``params.veil_depth`` it is also that of
-    the brightness, smoothed along edges, and of a curtain of rain at one side.
+    A photograph comes without depth: the distance grows towards the top with a soft random relief and is 0 below a
+    line, so that the near part stays free of mist (our choice). By ``params.veil_depth`` it is also that of the
+    brightness, smoothed along edges, and of a curtain of rain at one side.
     """
     shape = scene.shape[:2]
     drawn, strength = rng.random(), rng.uniform(*params.veil)

@@ -38,10 +38,7 @@ def add_haze(
 def add_snow(
     scene: np.ndarray, light: np.ndarray, rng: np.random.Generator, params: SnowParams
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Let snow fall before a scene: layers of flakes by depth, the nearest large and out of focus, and a veil.
-
-    Arguments and result are those of :func:`add_haze`.
-    """
+    """Let snow fall before a scene, as :func:`add_haze`: layers of flakes by depth, the nearest large, and a veil."""
     veiled, veil = add_haze(scene, light, rng, params.veil)
     flakes = _flake_opacity(scene.shape[:2], rng, params)
     snowy = _mixed(veiled, rng.uniform(*params.brightness) * float(light.mean()), flakes)
@@ -49,10 +46,7 @@ def add_snow(
 
 
 def _flake_opacity(shape: tuple[int, int], rng: np.random.Generator, params: SnowParams) -> np.ndarray:
-    """Opacity (H, W) float32 in [0, 1) of all flakes. Each layer is farther by ``depth_step``: smaller, fainter, more.
-
-    The shutter smears a flake along its fall, by its layer's share of ``length``.
-    """
+    """Opacity (H, W) float32 in [0, 1) of all flakes; each layer, farther by ``depth_step``, has more and fainter ones."""
     scale = min(shape) / REFERENCE_SIDE
     radius, length = rng.uniform(*params.radius) * scale, rng.uniform(*params.length) * scale
     angle, jitter = rng.uniform(*params.angle), rng.uniform(*params.angle_jitter)

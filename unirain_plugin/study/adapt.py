@@ -152,10 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Exit status 1 if the weights were not better and nothing was saved.
-
-    An OptionError if an argument is wrong, or the output was made with others. A DataError if a folder cannot be used.
-    """
+    """Run the command. Exit status 1 if the weights were not better and nothing was saved."""
     task = Adaptation(**vars(build_parser().parse_args(argv)))
     import_own(task.imports)
     inputs = check(task)
@@ -164,11 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(task: Adaptation) -> Inputs:
-    """Look at arguments and folders before anything is made.
-
-    An OptionError if an argument is wrong. A DataError if a folder is missing, holds too few images, or something else
-    than it should.
-    """
+    """Look at arguments (OptionError) and at what the folders hold (DataError) before anything is made."""
     for option, value, least in (("images", task.images, 16), ("size", task.size, 64), ("seed", task.seed, 0),
                                  ("workers", task.workers, 1)):  # fmt: skip
         if value < least:
@@ -286,11 +279,7 @@ def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None
 
 
 def render(folder: Path, photos: list[Path], draws: list[Draw], count: int, task: Adaptation) -> list[ManifestRecord]:
-    """Render pairs by draws in turn, each by a random stream of its own; those that are there are kept.
-
-    Returns:
-        Their records, with paths relative to the folder.
-    """
+    """Render pairs by draws in turn, each by a random stream of its own; those that are there are kept."""
     records = []
     for number in range(count):
         draw = draws[number * len(draws) // count if count < len(draws) else number % len(draws)]
@@ -308,7 +297,7 @@ def render(folder: Path, photos: list[Path], draws: list[Draw], count: int, task
 def fit(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> list[Draw]:
     """Of many draws of the renderer's parameters, those whose rain lies nearest to the user's: a fifth of each type.
 
-    Two renderings of each draw are held against the windows of the user's photographs in both views of the voter
+    Two renderings of each are held against the windows of the user's photographs in both views of the voter
     ``likeness``.
     """
     path = task.data / "draws.json"
@@ -332,15 +321,7 @@ def fit(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> list[Draw]
 
 
 def copy_pairs(folder: Path, pairs: Sequence[tuple[Path, Path]], part: slice) -> list[ManifestRecord]:
-    """Write own pairs as ``TYPE/{input,target}/NUMBER.png``; records with paths relative to the folder.
-
-    Args:
-        folder: Where to.
-        pairs: Rainy and clean files.
-        part: From which share to which share of its longer side an image is taken.
-
-    A DataError if an image cannot be read, or the sizes of a pair differ.
-    """
+    """Write own pairs as ``TYPE/{input,target}/NUMBER.png``: the given part of each image's longer side."""
     records = []
     for number, (lq_path, gt_path) in enumerate(pairs):
         lq, gt = read_rgb(lq_path), read_rgb(gt_path)
@@ -482,10 +463,9 @@ def _between(first: Any, last: Any, share: float) -> Any:
 
 
 def choose(found: dict[float, dict[str, float]]) -> float | None:
-    """The share with the largest mean gain on one's own rain among those that lose little on other rain, or None.
+    """The share with the largest mean gain on one's own rain that loses little on other rain, or None.
 
-    Args:
-        found: Share → held-out set → gain in dB; ``other`` is other rain, all others one's own.
+    ``found``: share → held-out set → gain in dB; ``other`` is other rain, all others one's own.
     """
     own = {share: finite_mean([g for name, g in gains.items() if name != "other"]) for share, gains in found.items()}
     allowed = [share for share, gain in own.items() if gain >= GAIN and found[share]["other"] >= -FALL]

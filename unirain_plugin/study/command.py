@@ -51,11 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Exit status 1 if a run failed, 130 after Ctrl-C.
-
-    An OptionError if the option file is wrong, networks cost unequally, or the output was made with other options. A
-    DataError if the photographs or the output folder cannot be used.
-    """
+    """Run the command. Exit status 1 if a run failed, 130 after Ctrl-C."""
     args = build_parser().parse_args(argv)
     options = load_options(args.opt, _folders(args))
     root = (args.output or Path("results", "reproduce", options.name)).resolve()
@@ -125,10 +121,7 @@ def _report(root: Path, options: ReproduceOptions, costs: Costs, outcomes: list[
 def _check_run_options(
     options: ReproduceOptions, training: dict[str, Any], data: DataFolder, check_paths: bool
 ) -> None:
-    """Check one run's options of each kind: before the data are made without their paths, then with them.
-
-    The OptionError holds everything that the runner would not take.
-    """
+    """Check one run's options of each kind: before the data are made without their paths, then with them."""
     checked = set()
     for run in plan_runs(options):
         if run.variant not in checked:

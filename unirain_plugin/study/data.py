@@ -48,10 +48,8 @@ def read_json(path: Path) -> Any:
 def check_images(options: ReproduceOptions, look: bool = True) -> dict[str, list[str]]:
     """Find what the user's folders hold; returns folder's key → SHA-256 of each image, for the records.
 
-    ``look``: see also whether real references show rain and clean photographs none.
-
-    A DataError if a folder is missing, holds none or too few, or something else than it should; or a photograph is both
-    in training and held out.
+    ``look``: see also whether real references show rain and clean photographs none. A DataError if a folder is missing,
+    holds too few or something else than it should; or a photograph is both in training and held out.
     """
     photographs = options.photographs
     if photographs is None:
@@ -173,10 +171,9 @@ def good_pairs(train: Path, root: Path, types: Iterable[str] | None = None) -> d
 def plant_pair(
     root: Path, kind: str, good: ManifestRecord, other: ManifestRecord, rng: np.random.Generator, name: str
 ) -> ManifestRecord:
-    """Spoil a pair and write it to ``root/planted``; ``source`` of its record is the kind.
+    """Spoil a pair and write it to ``root/planted``, which paths are relative to; ``source`` of its record is the kind.
 
-    The records' paths are relative to ``root``; ``other``: a pair of another scene and the same rain type; ``name``:
-    beginning of the files' names.
+    ``other``: a pair of another scene and the same rain type; ``name``: beginning of the files' names.
     """
     pairs = [Pair(read_rgb(root / p.lq), read_rgb(root / p.gt), p.rain_type, p.gt) for p in (good, other)]
     bad = plant(kind, *pairs, rng)

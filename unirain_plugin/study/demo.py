@@ -94,10 +94,10 @@ def make_data(folder: Path, per_image: int, size: int, seed: int, types: Sequenc
 
 
 def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2) -> str:
-    """Plant bad pairs among the rendered ones in ``train``, distil them away, put what is kept into LMDBs.
+    """Plant bad pairs among the rendered ones in ``train``, distil them away, put what is kept into ``output/lmdb``.
 
-    The references that stand in for real rain are rendered anew, with another seed. The LMDBs are in ``output/lmdb``.
-    Returns a table of what was planted and what was kept, to print; errors are the pipeline's.
+    The references that stand in for real rain are rendered anew, with another seed. Returns a table of what was planted
+    and what was kept.
     """
     rng = np.random.default_rng(seed)
     good = good_pairs(train, output)
@@ -126,10 +126,7 @@ def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2)
 
 
 def comparison(output: Path, results: Path, types: Sequence[str] = RAIN_TYPES) -> CompareOptions:
-    """Options of comparing restored images (``{type}/NAME_restored.png``) with those of the shipped weights.
-
-    ``output``: the demo's folder, with the held-out images in ``data/val``.
-    """
+    """Options of comparing restored images (``{type}/NAME_restored.png``) with those of the shipped weights."""
     models = [
         ModelOptions(TRAINED, results=results, suffix=f"_{SUFFIX}"),
         ModelOptions("shipped weights", weights="default"),

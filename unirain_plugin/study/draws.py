@@ -14,17 +14,11 @@ T = TypeVar("T")
 
 
 def other_rain(params: RainParams, rng: np.random.Generator, reach: float, width: float = 1.0) -> RainParams:
-    """Multiply each range of streaks and drops by a factor of its own, and narrow it.
+    """Multiply each range of streaks and drops by a factor of its own, and narrow it; shares stay within [0, 1].
 
-    Args:
-        params: The renderer's ranges; they are not changed. Night, camera and whole numbers stay as they are.
-        rng: Draws the factors.
-        reach: Factors are 1/reach to reach, log-uniformly. 1.5 gives rain of another day, 2 odd rain, 6 mostly rain
-            that nobody has seen.
-        width: Share of each range's width that is kept, at a random place in it: with less than 1 the rain of one day.
-
-    Returns:
-        Ranges in which opacities and other shares, which lie in [0, 1], still do.
+    Night, camera and whole numbers stay as they are. ``reach``: factors are 1/reach to reach, log-uniformly: 1.5 gives
+    rain of another day, 2 odd rain, 6 mostly rain that nobody has seen. ``width``: share of each range's width that is
+    kept, at a random place in it: with less than 1 the rain of one day.
     """
     return replace(
         params, **{part: _stretched(getattr(params, part), rng, reach, width) for part in ("streaks", "drops")}

@@ -67,10 +67,7 @@ class Grid:
         return Outcome(run, "finished", read_json(path)) if path.is_file() else Outcome(run, "missing")
 
     def work(self, runs: Sequence[GridRun], workers: int, report: Callable[[Outcome], None]) -> None:
-        """Do what is not finished yet, in this order, ``workers`` at a time; ``report`` is called as each run ends.
-
-        After a KeyboardInterrupt the running ones have been stopped.
-        """
+        """Do what is not finished, in this order, ``workers`` at a time; ``report`` is called as each run ends."""
         todo = iter([run for run in runs if self.outcome(run).status != "finished"])
         running: dict[int, tuple[BaseProcess, GridRun]] = {}
         try:
@@ -171,10 +168,7 @@ def work(option_file: Path, root: Path, log: Path, threads: int) -> None:
 
 
 def train_and_evaluate(option_file: Path, root: Path) -> None:
-    """Train, going on from the newest checkpoint if there is one; evaluate; write the result and images.
-
-    A UniRainError as the runner; TrainingError if a figure is NaN.
-    """
+    """Train, going on from the newest checkpoint if there is one; evaluate; write the result and images."""
     import torch
 
     started = time.monotonic()

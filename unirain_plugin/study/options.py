@@ -135,10 +135,7 @@ class ReproduceOptions:
         return {question: self.questions.get(question, [default])[0] for question, default in BASELINE.items()}
 
     def fixed(self, training: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that must not change when a reproduction is gone on with, as plain data.
-
-        ``training``: the base file with the changes laid over it, which stands in for both.
-        """
+        """What must not change when a reproduction is gone on with; ``training``: base file and changes in one."""
         values = {**asdict(self), "training": training}
         if self.data.rain_types == RAIN_TYPES:
             del values["data"]["rain_types"]  # runs begun before there were others do not name them
@@ -164,13 +161,7 @@ def _short(value: object) -> str:
 
 
 def load_options(path: Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:
-    """Read and check an option file, and import the modules that it names.
-
-    ``folders``: values that replace those of the file: ``photographs``, ``references``, ``test_sets``.
-
-    An OptionError if the file is missing or no YAML, anything in it is unknown or out of range, or a module cannot be
-    imported.
-    """
+    """Read and check an option file, with ``folders`` in place of the file's, and import the modules that it names."""
     document = read_option_file(path)
     options = parse_options({**document.opt, **(folders or {})}, document.file, document.lines)
     import_own(options.imports, path.parent)

@@ -1,9 +1,8 @@
-"""Known-bad pairs, planted among good ones to see whether the voters find them.
+"""Known-bad pairs, planted among good ones to see whether the voters find them: functions that spoil a good pair.
 
-Each kind of badness is a function that spoils a good pair. Those with a goal in the benchmark are in :data:`KINDS`;
-:data:`FURTHER_KINDS` are others that happen in public data sets. :data:`GOOD_KINDS` change a good pair in ways that
-leave it good: noise of a camera in both images, both coded as JPEG. :data:`RAIN_KINDS` are sound pairs of rain that is
-seldom or never seen.
+Those with a goal in the benchmark are in :data:`KINDS`; :data:`FURTHER_KINDS` happen in public data sets.
+:data:`GOOD_KINDS` leave a pair good: noise of a camera in both images, both coded as JPEG. :data:`RAIN_KINDS` are sound
+pairs of rain that is seldom or never seen.
 """
 
 from __future__ import annotations
@@ -41,15 +40,10 @@ Spoil = Callable[[Pair, Pair, Rng], Pair]
 
 
 def plant(kind: str, pair: Pair, other: Pair, rng: Rng) -> Pair:
-    """Spoil a good pair, which is not changed.
+    """Spoil a good pair, which is not changed; OptionError if the kind is unknown.
 
-    Args:
-        kind: A key of :data:`KINDS`, :data:`FURTHER_KINDS`, :data:`GOOD_KINDS` or :data:`RAIN_KINDS`.
-        pair: The good pair.
-        other: A good pair of another scene, for ``wrong_scene`` and other rain.
-        rng: Draws shifts, strengths, places.
-
-    An OptionError if the kind is unknown.
+    ``other``: a good pair of another scene, for ``wrong_scene`` and other rain; ``rng`` draws shifts, strengths,
+    places.
     """
     known = {**KINDS, **FURTHER_KINDS, **GOOD_KINDS, **RAIN_KINDS}
     if kind not in known:

@@ -44,10 +44,7 @@ def _network() -> Any:
 
 
 def rain_shown(paths: Sequence[Path]) -> np.ndarray:
-    """Per cent of the pixels that the shipped weights change by more than 8 levels, of some of the images.
-
-    A DataError, naming an image that cannot be read.
-    """
+    """Per cent of the pixels that the shipped weights change by more than 8 levels, of some of the images."""
     from unirain_plugin import restore
 
     shares = []
@@ -62,13 +59,9 @@ def rain_shown(paths: Sequence[Path]) -> np.ndarray:
 
 
 def check_rain_and_clean(rainy: tuple[str, Sequence[Path]] | None, clean: tuple[str, Sequence[Path]] | None) -> None:
-    """Check that rainy images show rain and clean photographs none.
+    """Check that rainy images show rain and clean photographs none, each with what messages call them; None: no look.
 
-    Args:
-        rainy: What they are called in messages, with their folder; the images. None looks at none.
-        clean: Likewise.
-
-    A DataError, naming the folder, what was measured and what is needed; if both are the wrong way round, that.
+    The DataError names the folder, what was measured and what is needed; if both are the wrong way round, that.
     """
     wet = rain_shown(rainy[1]) if rainy else None
     dry = rain_shown(clean[1]) if clean else None
@@ -97,10 +90,7 @@ def check_rain_and_clean(rainy: tuple[str, Sequence[Path]] | None, clean: tuple[
 def check_references(
     what: str, folder: Path, clean: tuple[str, Sequence[Path]] | None, look: bool = True
 ) -> list[Path]:
-    """List photographs of real rain and, where asked to, look at them and at the clean photographs.
-
-    A DataError if they are fewer than the voters need, or as :func:`check_rain_and_clean`.
-    """
+    """List photographs of real rain (else DataError) and, where asked to, look at them and at the clean ones."""
     paths = list_images(what, folder, FEWEST)
     if look:
         check_rain_and_clean((f"{what}: {folder}", paths), clean)
@@ -108,14 +98,9 @@ def check_references(
 
 
 def write_windows(paths: Sequence[Path], folder: Path, count: int, size: int, seed: int) -> None:
-    """Cut windows out of photographs, at random scales as the renderer does, so that they compare with rendered ones.
+    """Cut ``count`` windows out of each photograph, at random scales as the renderer does: ``NUMBER_k.png``.
 
-    Args:
-        paths: The photographs.
-        folder: Where to: ``NUMBER_k.png``. What is there is kept.
-        count: Windows of each.
-        size: Their side, pixels; smaller photographs are enlarged to it.
-        seed: Of places and scales.
+    What is there is kept. Smaller photographs are enlarged to ``size``; ``seed``: of places and scales.
     """
     for number, path in enumerate(paths):
         rng = np.random.default_rng([seed, number])
@@ -131,10 +116,7 @@ def write_windows(paths: Sequence[Path], folder: Path, count: int, size: int, se
 
 
 def set_names(folder: Path) -> dict[str, str]:
-    """Name in figures → folder of each public test set, in the order of the folders.
-
-    A DataError if the folder is missing, holds no set ``NAME/{input,target}``, or two names differ too little.
-    """
+    """Name in figures → folder of each public test set, in order; DataError if there is none or names are too alike."""
     names: dict[str, str] = {}
     for found in find_types(str(folder), None):
         name = re.sub(r"[^a-z0-9]+", "_", found.lower()).strip("_")
@@ -162,10 +144,7 @@ def check_test_sets(folder: Path, look: bool = True) -> dict[str, list[tuple[Pat
 
 
 def list_pairs(what: str, folder: Path) -> list[tuple[Path, Path]]:
-    """The pairs of ``folder/input`` and ``folder/target``, rainy and clean, by equal names.
-
-    A DataError, naming ``what``, if the folder or a side of it is missing; or partners or images are.
-    """
+    """The pairs of ``folder/input`` and ``folder/target`` by equal names; DataError if a side or partner is missing."""
     for side in (LQ_FOLDER, GT_FOLDER):
         if not (folder / side).is_dir():
             found = "no such folder" if not folder.is_dir() else f"holds no folder '{side}'"
@@ -186,10 +165,7 @@ def check_direction(what: str, pairs: Sequence[tuple[Path, Path]]) -> None:
 
 
 def write_test_sets(sets: dict[str, list[tuple[Path, Path]]], folder: Path, count: int, size: int) -> None:
-    """Write the middles of some pairs of each set to ``folder/NAME/{input,target}/NUMBER.png``.
-
-    A DataError if the images of a pair differ in size, or one cannot be read.
-    """
+    """Write the middles of some pairs of each set to ``folder/NAME/{input,target}/NUMBER.png``."""
     for name, pairs in sets.items():
         for number, paths in enumerate(evenly(pairs, count)):
             images = [read_rgb(path) for path in paths]

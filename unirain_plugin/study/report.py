@@ -283,11 +283,7 @@ class Report:
         figure.savefig(path)
 
     def draw_images(self, question: str) -> np.ndarray | None:
-        """A row for each rain type: rainy, restored by each variant (first finished seed), clean, with PSNR in dB.
-
-        Returns:
-            (H, W, 3) RGB; None if no run of the question is finished.
-        """
+        """A row for each rain type: rainy, restored by each variant (first finished seed), clean, with PSNR in dB."""
         folders = {}
         for name, variant in variants_of(self.options, question).items():
             seed = next((seed for seed in self.options.seeds if seed in self.finished.get(variant, {})), None)

@@ -32,10 +32,7 @@ class Costs(NamedTuple):
 
 
 def measure_costs(options: ReproduceOptions, training: Mapping[str, Any]) -> Costs:
-    """Count, and check that all are equal within the tolerance.
-
-    An OptionError, naming every network that costs more or less.
-    """
+    """Count, and check that all are equal within the tolerance; the OptionError names those that are not."""
     baseline = Variant(**options.baseline)
     variants = {baseline.name: baseline}
     variants |= {v.name: v for question in options.questions for v in variants_of(options, question).values()}
@@ -86,10 +83,7 @@ def means_by_type(values: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and sample standard deviation (n − 1) over seeds, both of the finite values.
-
-    The mean is infinite if there are none, the deviation None for fewer than two; ``count``: of all seeds.
-    """
+    """Mean (infinite without a finite value) and sample standard deviation over seeds (None for fewer than two)."""
 
     mean: float
     deviation: float | None
@@ -121,8 +115,7 @@ def verdict(baseline: Spread, variant: Spread) -> str:
     """``better``, ``worse`` or ``tie``: how the variant does against the baseline.
 
     A tie is a difference of means smaller than the spread of a difference, √(s₁² + s₂²), with s the standard deviations
-    over the seeds (our choice: it is what two single runs differ by). Without a spread (a single seed, infinite PSNR)
-    nothing is told.
+    over the seeds (our choice: it is what two single runs differ by). Without a spread nothing is told.
     """
     if baseline.deviation is None or variant.deviation is None:
         return "not told (one seed)" if 1 in (baseline.count, variant.count) else "not told (infinite)"
@@ -135,18 +128,11 @@ def verdict(baseline: Spread, variant: Spread) -> str:
 def difference_intervals(
     baseline: Sequence[Images], variant: Sequence[Images], samples: int = 2000
 ) -> dict[str, tuple[float, float, float]]:
-    """How much better the baseline is, with the 95 % interval of a bootstrap over seeds and images.
+    """Type (and ``mean``) → by how much the baseline is better, lower and upper end of its 95 % interval, dB.
 
-    Runs are drawn with replacement on each side, images within each type for both sides alike. Images that either side
-    restored perfectly are left out. With three seeds and few images such intervals are too narrow rather than too wide.
-
-    Args:
-        baseline: Of each run, rain type or test set → PSNR of each image, dB.
-        variant: Likewise.
-        samples: Resamplings; their seed is fixed.
-
-    Returns:
-        Type → difference, lower end, upper end, dB; ``mean`` for the mean over the types.
+    A bootstrap over seeds and images: runs are drawn with replacement on each side, images within each type for both
+    sides alike. Images that either side restored perfectly are left out. With three seeds and few images such intervals
+    are too narrow rather than too wide.
     """
     rng = np.random.default_rng(0)
     runs = [rng.integers(len(side), size=(samples, len(side))) for side in (baseline, variant)]
@@ -200,13 +186,9 @@ def expert_use(
 ) -> tuple[float, float] | None:
     """How a run's experts are used, means over layers; with n experts each figure is from 1/n to 1.
 
-    Args:
-        routing: Rain type → layer → share of each expert.
-        decoder: True: only the decoder's layers; False: only the others.
-
-    Returns:
-        Share of a layer's most used expert over all rain types (1: a collapse onto one), and the same within one rain
-        type, mean over types (well above the first where types have experts of their own). None without experts.
+    ``routing``: rain type → layer → share of each expert; ``decoder``: of its layers only, or of the others. Returns
+    the share of a layer's most used expert over all rain types (1: a collapse onto one), and the same within one rain
+    type, mean over types (well above the first where types have experts of their own). None without experts.
     """
     overall, within = [], []
     for layer in next(iter(routing.values()), {}):

@@ -40,10 +40,7 @@ class Embedder(Part, ABC):
 
     @abstractmethod
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Describe a batch of uint8 RGB images (H, W, 3), of any sizes, by vectors: float32 (n, d).
-
-        The pipeline compares them by cosine; they need not have unit length.
-        """
+        """Describe a batch of uint8 RGB images (H, W, 3) of any sizes: float32 (n, d), to be compared by cosine."""
 
 
 class TextEncoder(Part, ABC):

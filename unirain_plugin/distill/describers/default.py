@@ -19,8 +19,7 @@ from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER
 class AttributesCaptioner(Captioner):
     """Light, streak direction and density, drop count and size, blur, in words and in numbers.
 
-    The numbers keep neighbouring images apart that the same words describe; the text encoder ``attributes`` reads
-    them, others see words and numbers as they are.
+    The numbers, which the text encoder ``attributes`` reads, keep images apart that the same words describe.
     """
 
     registry_name = "attributes"
@@ -122,9 +121,9 @@ _WORD_WEIGHT = 0.15
 class AttributesTextEncoder(TextEncoder):
     """Night and streaks weigh most (together they are the rain type), then the finer figures, then the other words.
 
-    Captions of the captioner ``attributes`` bring numbers; in others, known words stand in for them, and every word
-    moves the vector a little by its hash, so that captions about like scenes lie nearer together. Numbers are clipped
-    to their range, so no caption reaches out of it.
+    Captions of the captioner ``attributes`` bring numbers, which are clipped to their range; in others, known words
+    stand in for them, and every word moves the vector a little by its hash, so that captions about like scenes lie
+    nearer.
     """
 
     registry_name = "attributes"

@@ -20,11 +20,9 @@ _NAMES = ("image", "id", "path", "file", "filename")
 class SidecarCaptioner(Captioner):
     """Looks captions up by image: its absolute path, its path below the file's folder, its path as listed, or its id.
 
-    A CSV has a heading line with a column ``caption`` and one of ``image``, ``id``, ``path``, ``file``, ``filename``;
-    a JSONL has the same keys. Both are plain data: nothing in a caption is interpreted.
-
-    Args:
-        files: One file, or several (one for the references and one for the candidates, say).
+    ``files``: one, or several. A CSV has a heading line with a column ``caption`` and one of ``image``, ``id``,
+    ``path``, ``file``, ``filename``; a JSONL has the same keys. Both are plain data: nothing in a caption is
+    interpreted.
     """
 
     registry_name = "sidecar"

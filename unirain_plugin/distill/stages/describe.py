@@ -61,10 +61,6 @@ class Describe(Stage):
         }
 
     def run(self, shard: int) -> None:
-        """Describe the items of a shard.
-
-        A DataError if an image cannot be read and the options say ``unreadable: stop``.
-        """
         items = self._items(shard)
         lines: list[dict[str, Any]] = []
         columns: dict[str, list[np.ndarray]] = {}

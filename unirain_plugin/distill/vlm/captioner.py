@@ -41,8 +41,8 @@ class VlmCaptioner(VlmClient, Captioner):
     def caption(self, scenes: Sequence[Scene]) -> list[str]:
         """Ask about all images, several at a time; at the first failure the rest is not asked.
 
-        A ServiceError as :meth:`.VlmClient.ask`. A DistillError if a reply is no sentence (HTML, empty, cut off): a
-        rerun asks again from there.
+        A ServiceError as :meth:`.VlmClient.ask`; a DistillError if a reply is no sentence: a rerun asks again from
+        there.
         """
         return self.ask_all(self._describe, scenes)
 

@@ -34,10 +34,7 @@ class Prompt:
 
 
 def load_prompt(path: str | Path | None = None) -> Prompt:
-    """Read a template file; None for the one that comes with the plugin.
-
-    An OptionError if the file is missing, no YAML, or lacks a part.
-    """
+    """Read a template file (None: ours); OptionError if it is missing, no YAML, or lacks a part."""
     path = Path(path or DEFAULT_PROMPT)
     parts = read_option_file(path).opt
     if sorted(parts) != sorted(_PARTS) or not all(map(str.strip, map(str, parts.values()))):
@@ -103,16 +100,12 @@ _LONGEST_REASON = 600
 
 
 def parse_verdict(reply: str) -> tuple[bool, str]:
-    """Read a reply.
+    """Whether to keep the pair, and the reason, from a model's reply; else UnusableReplyError.
 
     A model without guided decoding wraps its object in words or a code fence, or thinks aloud before it
-    (``<think>…</think>``); that is allowed, as long as the reply holds one JSON object only. Whatever an image or a
-    caption says can reach the verdict only as the model's own answer: a verdict quoted inside the reason is a string,
-    and one quoted beside the model's own makes two. An UnusableReplyError if there is none or more than one object, or
-    it does not fit :data:`SCHEMA`.
-
-    Returns:
-        Whether to keep the pair, and the model's reason.
+    (``<think>…</think>``); that is allowed, as long as the reply holds one JSON object only, which fits :data:`SCHEMA`.
+    Whatever an image or a caption says can reach the verdict only as the model's own answer: a verdict quoted inside
+    the reason is a string, and one quoted beside the model's own makes two.
     """
     if len(reply) > LONGEST_REPLY:
         raise UnusableReplyError(f"the reply is too long: {len(reply)} characters, at most {LONGEST_REPLY}", reply)

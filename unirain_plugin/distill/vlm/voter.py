@@ -23,10 +23,7 @@ from unirain_plugin.support.spec import Rule
 
 
 class ReplyCache:
-    """One small file a reply, named after the hash of everything that the reply depends on; None keeps nothing.
-
-    Only replies that held a verdict are kept; errors and unusable replies never are.
-    """
+    """One small file a reply with a verdict, named after the hash of all that it depends on; None keeps nothing."""
 
     def __init__(self, folder: str | Path | None) -> None:
         self._folder = None if folder is None else Path(folder)

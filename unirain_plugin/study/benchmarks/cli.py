@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,11 +45,39 @@ def main(argv: list[str]) -> int:
     return importlib.import_module(BENCHMARKS[argv[0]][0]).main(argv[1:]) or 0
 
 
+def expect_known(option: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse names that are not known."""
+    for name in given:
+        if name not in known:
+            raise OptionError(f"{option}: unknown {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+
+
 def expect_least(args: argparse.Namespace, least: int, *names: str) -> None:
     """Refuse smaller numbers than ``least`` of these options."""
     for name in names:
         if getattr(args, name) < least:
             raise OptionError(f"--{name.replace('_', '-')}: expected {least} or more, found {getattr(args, name)}.")
+
+
+def tell(benchmark: str, what: str) -> None:
+    """Say on stderr what is being measured, for it may take minutes; stdout is the table."""
+    sys.stderr.write(f"benchmark {benchmark}: {what} …\n")
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Have torch and OpenCV compute in ``count`` threads inside the block (None: as they are)."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(count or before[0])
+    cv2.setNumThreads(count or before[1])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 @contextmanager

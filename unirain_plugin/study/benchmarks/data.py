@@ -67,10 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(case: Case, crops: int, repeats: int) -> tuple[float, float]:
-    """Time pairs of both data sets in turn: ``crops`` of every image, each the same in all ``repeats``.
-
-    Returns milliseconds a pair, of the toolbox's data set and of ours.
-    """
+    """Milliseconds a pair of both data sets, in turn: ``crops`` of every image, the same in all ``repeats``."""
     _ = case.stock[0], case.ours[0]  # opens LMDBs, tries out decoders
     draws = len(case.ours) * crops
     times = np.empty((2, draws, repeats))

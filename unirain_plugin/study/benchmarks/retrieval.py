@@ -69,9 +69,8 @@ def main(argv: list[str] | None = None) -> int:
 def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> dict[str, float]:
     """Our SSIM and the toolbox's loop in turn on the same images; microseconds a pair, best of all.
 
-    Returns:
-        ``ours`` and ``toolbox``, one thread each; ``together``: ours in that many processes at once, time over pairs;
-        ``prepare``: what a thumbnail takes once; ``difference``: the largest of the values.
+    Returns ``ours`` and ``toolbox``, one thread each; ``together``: ours in that many processes at once, time over
+    pairs; ``prepare``: what a thumbnail takes once; ``difference``: the largest of the values.
     """
     from basicsr.metrics import calculate_ssim
 

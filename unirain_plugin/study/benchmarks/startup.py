@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from statistics import median
 
+from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.errors import UniRainError
-from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
+from unirain_plugin.study.benchmarks.cli import expect_least, tell, work_folder
 from unirain_plugin.support.files import write_whole
 
 Measure = tuple[float, float, float]  # seconds that pass, processor seconds, peak memory in KiB
@@ -75,7 +76,6 @@ def run(arguments: tuple[str, ...], folder: Path) -> Measure:
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print."""
     p = argparse.ArgumentParser(prog="benchmark startup", description=__doc__)
     p.add_argument("--rounds", type=int, default=5, help="counted turns; medians are reported (default: 5)")
     args = p.parse_args(argv)
@@ -84,16 +84,14 @@ def main(argv: list[str]) -> int:
     with work_folder(None) as folder:
         write_inputs(folder)
         for turn in range(args.rounds + 1):
-            sys.stderr.write(f"benchmark startup: turn {turn} of {args.rounds} …\n")
+            tell("startup", f"turn {turn} of {args.rounds}")
             for name, arguments in PROGRAMS.items():
                 measures[name].append(run(arguments, folder))
     middle = {name: [median(each) for each in zip(*turns[1:], strict=True)] for name, turns in measures.items()}
+    titles = ["whole process", "time ÷", "processor time ÷", "peak memory ÷"]
+    rows = [[name, *(f"{a / b:.2f}" for a, b in zip(v, middle[BASELINE], strict=True))] for name, v in middle.items()]
     sys.stdout.write(
         f"÷ {BASELINE} ({middle[BASELINE][0]:.2f} s, {middle[BASELINE][2] / 1024:.0f} MiB); "
-        f"median of {args.rounds} turns\n\n"
-        "| whole process | time ÷ | processor time ÷ | peak memory ÷ |\n| --- | --- | --- | --- |\n"
+        f"median of {args.rounds} turns\n\n{markdown_table(titles, rows)}"
     )
-    for name, values in middle.items():
-        cells = " | ".join(f"{a / b:.2f}" for a, b in zip(values, middle[BASELINE], strict=True))
-        sys.stdout.write(f"| {name} | {cells} |\n")
     return 0
