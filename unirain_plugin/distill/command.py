@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from unirain_plugin.distill.inputs import list_candidates, list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions, load_options
-from unirain_plugin.distill.pipeline import Pipeline
+from unirain_plugin.distill.pipeline import Pipeline, list_candidates, list_references
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.workspace import Workspace
 

@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from unirain_plugin.distill.job import Context, Job
+from unirain_plugin.distill.job import Context, Job, Stage
 from unirain_plugin.distill.options import EngineOptions
 from unirain_plugin.distill.records import DistillError
 from unirain_plugin.distill.stages import STAGES
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import TEMPORARY, Workspace
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.packages import require

@@ -46,7 +46,7 @@ def add_snow(
 
 
 def _flake_opacity(shape: tuple[int, int], rng: np.random.Generator, params: SnowParams) -> np.ndarray:
-    """Opacity (H, W) float32 in [0, 1) of all flakes; each layer, farther by ``depth_step``, has more and fainter ones."""
+    """Opacity (H, W) float32 in [0, 1) of all flakes; each layer is farther by ``depth_step`` and has more of them."""
     scale = min(shape) / REFERENCE_SIDE
     radius, length = rng.uniform(*params.radius) * scale, rng.uniform(*params.length) * scale
     angle, jitter = rng.uniform(*params.angle), rng.uniform(*params.angle_jitter)

@@ -39,8 +39,8 @@ from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain.variation import vary_colours
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, write_json
-from unirain_plugin.study.draws import other_rain
-from unirain_plugin.study.plan import merged
+from unirain_plugin.study.options import merged
+from unirain_plugin.study.planted import other_rain
 from unirain_plugin.study.real import (
     check_direction,
     check_rain_and_clean,

@@ -26,8 +26,15 @@ from unirain_plugin.study.data import (
     write_json,
 )
 from unirain_plugin.study.grid import Grid, Outcome, start_fork_server
-from unirain_plugin.study.options import ReproduceOptions, differences, digest, load_options
-from unirain_plugin.study.plan import base_training, plan_runs, run_options
+from unirain_plugin.study.options import (
+    ReproduceOptions,
+    base_training,
+    differences,
+    digest,
+    load_options,
+    plan_runs,
+    run_options,
+)
 from unirain_plugin.study.report import Report, write_runs
 from unirain_plugin.study.results import Costs, mean_of_types, measure_costs, worst_type
 from unirain_plugin.support.files import sole_user

@@ -21,8 +21,7 @@ from unirain_plugin.distill.records import read_rgb
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain.sample_photos import sample_photos
-from unirain_plugin.study.options import DataOptions, ReproduceOptions
-from unirain_plugin.study.plan import DataFolder, held_out_types
+from unirain_plugin.study.options import DataFolder, DataOptions, ReproduceOptions, held_out_types
 from unirain_plugin.study.planted import Pair, plant
 from unirain_plugin.study.real import check_references, check_test_sets, list_images, write_test_sets, write_windows
 from unirain_plugin.study.results import means_by_type

@@ -22,8 +22,7 @@ from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.metrics.complexity import Complexity
 from unirain_plugin.study.data import write_json
 from unirain_plugin.study.grid import CURVE, Outcome
-from unirain_plugin.study.options import ReproduceOptions
-from unirain_plugin.study.plan import GridRun, Variant, variants_of
+from unirain_plugin.study.options import GridRun, ReproduceOptions, Variant, variants_of
 from unirain_plugin.study.results import (
     Costs,
     Summary,

@@ -15,8 +15,7 @@ import numpy as np
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.complexity import Complexity, complexity
 from unirain_plugin.metrics.psnr_ssim import finite_mean
-from unirain_plugin.study.options import ReproduceOptions
-from unirain_plugin.study.plan import Variant, network_section, variants_of
+from unirain_plugin.study.options import ReproduceOptions, Variant, network_section, variants_of
 from unirain_plugin.toolbox import prepare_import
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.distill.describers.base import Scene
-from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.job import Context, Stage
 from unirain_plugin.distill.records import (
     Candidate,
     DistillError,
@@ -26,7 +26,6 @@ from unirain_plugin.distill.records import (
     thumbnail,
 )
 from unirain_plugin.distill.registry import ask_part
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.stages.duplicates import content_digest, pair_planes
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import check_plain, save_lines, save_rows

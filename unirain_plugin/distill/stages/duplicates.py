@@ -16,9 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.job import Context, Stage
 from unirain_plugin.distill.records import Candidate, luminance, shared_luminance, thumbnail
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import load_rows, row_blocks, save_rows
 
 SIDE = 32

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, build_index, read_index
-from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.job import Context, Stage
 from unirain_plugin.distill.registry import file_stamp
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import concatenate_rows, load_lines, load_rows, row_blocks, save_rows
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.packages import require

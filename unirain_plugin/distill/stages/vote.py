@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.job import Context, Stage
 from unirain_plugin.distill.records import DistillError, Retrieved, Vote, VoteTask
 from unirain_plugin.distill.registry import ask_part
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import check_plain, load_lines, load_rows, save_lines
 
