@@ -157,7 +157,9 @@ class TextIndex:
     def __init__(self, index: Any, rows: np.ndarray, vectors: np.ndarray, nprobe: int | None = None) -> None:
         self._index, self._rows, self._vectors = index, rows, vectors
         self._exact = type(index).__name__ in ("IndexFlatL2", "IndexFlat")
-        self._scale = float(np.sqrt(_largest_norm2(vectors)))
+        blocks = (vectors[start : start + _ADD_ROWS] for start in range(0, len(vectors), _ADD_ROWS))
+        largest = max((np.square(block.astype(np.float64)).sum(1).max() for block in blocks), default=0.0)
+        self._scale = float(np.sqrt(largest))
         if nprobe is not None:
             space = require("faiss", "faiss-cpu", "distill").ParameterSpace()
             try:
@@ -207,11 +209,6 @@ class TextIndex:
         return bool(exact[k - 1] >= float(rough[-1]) - rounding)
 
 
-def _largest_norm2(vectors: np.ndarray) -> float:
-    blocks = (vectors[start : start + _ADD_ROWS] for start in range(0, len(vectors), _ADD_ROWS))
-    return max((float(np.square(block.astype(np.float64)).sum(1).max()) for block in blocks), default=0.0)
-
-
 _BLOCK = 256  # queries that go through the levels together: their SSIM terms take 75 MB at 128²
 
 
@@ -246,24 +243,19 @@ class Cascade:
         similarities = np.zeros((len(text), self._k3, 3))
         for start in range(0, len(text), _BLOCK):
             block = slice(start, start + _BLOCK)
-            levels = [
-                self._visual(query, *found)
-                for query, found in zip(visual[block], self._index.nearest(text[block], self._k1), strict=True)
-            ]
+            levels = []  # the rows of C2, most similar first, and their s_txt and s_vis
+            for query, (c1, s_txt) in zip(visual[block], self._index.nearest(text[block], self._k1), strict=True):
+                s_vis = cosine(query, self._references.visual[c1])
+                keep = np.lexsort((c1, -s_vis))[: self._k2]
+                levels.append((c1[keep], s_txt[keep], s_vis[keep]))
             structural = ssim_of_pairs(
-                thumbnails[block], [c2 for c2, _ in levels], self._references.thumbnails.__getitem__
+                thumbnails[block], [c2 for c2, *_ in levels], self._references.thumbnails.__getitem__
             )
-            for i, ((c2, first_two), s_perc) in enumerate(zip(levels, structural, strict=True), start):
+            for i, ((c2, s_txt, s_vis), s_perc) in enumerate(zip(levels, structural, strict=True), start):
                 best = np.lexsort((c2, -s_perc))[: self._k3]
                 rows[i, : len(best)] = c2[best]
-                similarities[i, : len(best)] = np.column_stack([first_two[best], s_perc[best]])
+                similarities[i, : len(best)] = np.column_stack([s_txt[best], s_vis[best], s_perc[best]])
         return rows, similarities
-
-    def _visual(self, query: np.ndarray, c1: np.ndarray, s_txt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of C2, most similar first, and their s_txt and s_vis (k2, 2)."""
-        s_vis = cosine(query, self._references.visual[c1])
-        keep = np.lexsort((c1, -s_vis))[: self._k2]
-        return c1[keep], np.column_stack([s_txt[keep], s_vis[keep]])
 
 
 def cosine(query: np.ndarray, rows: np.ndarray) -> np.ndarray:

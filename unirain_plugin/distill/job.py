@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -99,17 +100,16 @@ class Context:
 
     def candidate(self, number: int) -> Candidate:
         shard, row = divmod(number, self.options.shard_size)
-        return _kept_candidates(self, shard)[row]
+        return self._kept_candidates(shard)[row]
+
+    @cached_property
+    def _kept_candidates(self) -> Callable[[int], list[Candidate]]:
+        return lru_cache(maxsize=64)(self.candidates)
 
     def close(self) -> None:
         built = [self.__dict__[name] for name in ("captioner", "embedder", "text_encoder") if name in self.__dict__]
         for part in [*built, *self.__dict__.get("voters", ())]:
             part.close()
-
-
-@lru_cache(maxsize=64)
-def _kept_candidates(context: Context, shard: int) -> list[Candidate]:
-    return context.candidates(shard)
 
 
 class Stage(ABC):

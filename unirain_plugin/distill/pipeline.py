@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +24,7 @@ from unirain_plugin.distill.options import CandidateOptions, DistillOptions, Ref
 from unirain_plugin.distill.records import Reference
 from unirain_plugin.distill.report import Examples, MetaInfo, Statistics, result_rows, write_rows
 from unirain_plugin.distill.stages import GROUPS, STAGES
-from unirain_plugin.distill.workers import Engine, Step, build_engine, in_this_process
+from unirain_plugin.distill.workers import Engine, build_engine, in_this_process
 from unirain_plugin.distill.workspace import Workspace, load_lines, save_lines, save_rows
 from unirain_plugin.errors import DataError, UniRainError
 from unirain_plugin.rain_types import KNOWN_TYPES
@@ -128,22 +129,16 @@ def _read_list(path: Path) -> Iterator[tuple[Reference, bool]]:
 
 
 def reference_digest(references: list[Reference]) -> str:
-    digest = hashlib.sha256()
-    for reference in references:
-        digest.update(json.dumps([reference.id, str(reference.path), reference.rain_type]).encode())
-    return digest.hexdigest()[:32]
+    rows = (json.dumps([reference.id, str(reference.path), reference.rain_type]) for reference in references)
+    return hashlib.sha256("".join(rows).encode()).hexdigest()[:32]
 
 
 def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
     """The number of pairs in a manifest, each checked (DataError), and the byte offset of each shard's first line."""
     count = sum(1 for _ in read_manifest(manifest))
-    offsets, position = [], 0
     with open(manifest, "rb") as file:
-        for number, line in enumerate(file):
-            if number % shard_size == 0:
-                offsets.append(position)
-            position += len(line)
-    return count, np.array(offsets, np.int64)
+        ends = accumulate(map(len, file), initial=0)
+        return count, np.fromiter(islice(ends, 0, count, shard_size), np.int64)
 
 
 def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRecord]]:
@@ -152,8 +147,7 @@ def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRe
         manifests = options.manifest if isinstance(options.manifest, list) else [options.manifest]
         return str(manifests[0].parent), read_manifests(manifests)
     root = str(options.dataroot)
-    table = scan_rainrag(root, find_types(root, None))
-    pairs = (table[index] for index in range(len(table)))
+    pairs = scan_rainrag(root, find_types(root, None))
     return root, (ManifestRecord(pair.lq, pair.gt, pair.rain_type, options.source) for pair in pairs)
 
 
@@ -277,7 +271,11 @@ class Pipeline:
     def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
         """Make the missing shards of a group of stages; returns how many of each."""
         missing = {name: self.workspace.missing(name, STAGES[name].shards(job)) for name in group}
-        units = _units(missing)
+        if "votes" in missing:  # a worker makes a shard of a stage, and the same shard of the stage that waits for it
+            shards = sorted({shard for shards in missing.values() for shard in shards})
+            units = [[(name, shard) for name in missing if shard in missing[name]] for shard in shards]
+        else:
+            units = [[(name, shard)] for name, shards in missing.items() for shard in shards]
         whole = all(STAGES[name].whole for name in group)  # of one shard: not worth a worker
         makers = in_this_process(job, units) if whole else self.engine.make(job, units)
         bars = {name: self._bar(job, name, missing[name], place) for place, name in enumerate(group)}
@@ -312,11 +310,3 @@ class Pipeline:
         if self.options.report.enabled:
             examples.write(context, statistics.as_dict(), folder)
         return statistics.as_dict()
-
-
-def _units(missing: dict[str, list[int]]) -> list[list[Step]]:
-    """What one worker does in one go: a shard of a stage, and the same shard of the stage that waits for it."""
-    if "votes" not in missing:
-        return [[(name, shard)] for name, shards in missing.items() for shard in shards]
-    shards = sorted({shard for shards in missing.values() for shard in shards})
-    return [[(name, shard) for name in missing if shard in missing[name]] for shard in shards]

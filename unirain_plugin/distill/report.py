@@ -177,7 +177,10 @@ class Statistics:
             if vote["verdict"] is not True and not row.keep:
                 kind = str(vote["details"].get("kind") or "unspecified")
                 self._kinds[vote["voter"]][kind] += 1
-        for name, value in _figures(row).items():
+        figures = dict(zip(SIMILARITIES, row.retrieved[0][1:], strict=True)) if row.retrieved else {}
+        if row.brightness is not None and row.size is not None:
+            figures |= {"brightness": row.brightness, "megapixels": row.size[0] * row.size[1] / 1e6}
+        for name, value in figures.items():
             _, low, high = _HISTOGRAMS[name]
             place = int(np.clip((value - low) / (high - low) * _BINS, 0, _BINS - 1))
             self._histograms[name][:, place] += (1, row.keep)
@@ -220,16 +223,6 @@ class Statistics:
         write_text(folder / STATISTICS, json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
-def _figures(row: ResultRow) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    if row.brightness is not None and row.size is not None:
-        figures["brightness"] = row.brightness
-        figures["megapixels"] = row.size[0] * row.size[1] / 1e6
-    if row.retrieved:
-        figures.update(zip(("s_txt", "s_vis", "s_perc"), row.retrieved[0][1:], strict=True))
-    return figures
-
-
 def _by_name(tables: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
     return {name or "unnamed": _sorted(counts) for name, counts in sorted(tables.items())}
 
@@ -239,8 +232,6 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 REPORT = "report.html"
-_TEMPLATE = "report.html.j2"
-_JPEG_QUALITY = 80
 
 
 class Examples:
@@ -261,7 +252,7 @@ class Examples:
 
     def write(self, context: Context, statistics: dict[str, Any], folder: Path) -> None:
         jinja2 = require("jinja2", "jinja2", "report")
-        source = (Path(__file__).parent / _TEMPLATE).read_text(encoding="utf-8")
+        source = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
         cards = [
@@ -306,8 +297,7 @@ class Examples:
         except DataError:
             return None
         small = shrink(image, self._options.image_size)
-        parameters = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), parameters)[1].tobytes()
+        data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
         return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 

@@ -105,7 +105,9 @@ class Workspace:
         """
         wanted = {name: json.loads(json.dumps(content, default=str)) for name, content in stages.items()}
         known = self._read_state()
-        changed = [name for name in wanted if known.get(name, wanted[name]) != wanted[name] and self._has_shards(name)]
+        changed = [name for name in wanted if known.get(name, wanted[name]) != wanted[name]]
+        shards = {name: (self.root / name).glob("*") for name in changed}
+        changed = [n for n in changed if any(not path.name.startswith(TEMPORARY) for path in shards[n])]
         stale = [name for name in wanted if name not in known and (self.root / name).exists()]
         if changed and not restart:
             keys = "; ".join(_differences(known[changed[0]], wanted[changed[0]])[:4])
@@ -120,9 +122,6 @@ class Workspace:
             text = json.dumps(wanted, indent=1, sort_keys=True, ensure_ascii=False)
             write_text(self.root / STATE_FILE, text + "\n")
         return [name for name in removed if name in known]
-
-    def _has_shards(self, stage: str) -> bool:
-        return any(not path.name.startswith(TEMPORARY) for path in (self.root / stage).glob("*"))
 
     def _read_state(self) -> dict[str, Any]:
         path = self.root / STATE_FILE

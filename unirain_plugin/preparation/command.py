@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -48,7 +49,10 @@ def _make_manifest(args: argparse.Namespace) -> int:
     sys.stdout.write(f"layout {layout.name} ({layout.title}): {STATUSES[layout.status]}. {layout.note}\n")
     if os.path.exists(args.output) and not (args.overwrite or args.append):
         raise OptionError(f"--output {args.output}: this file exists; name another, or give --overwrite or --append.")
-    pairing = find_pairs(args.root, layout, _pairing_options(args))
+    types = dict(item.partition("=")[::2] for item in args.map)
+    for name in [*types.values(), *([args.rain_type] if args.rain_type else [])]:
+        rain_type_ids([name])
+    pairing = find_pairs(args.root, layout, PairingOptions(args.split, args.rain_type, types, args.source))
     root, problems = _with_halves(args, pairing)
     report = IndexReport({"layout": layout.name, "status": layout.status, "root": args.root, "split": args.split})
     report.problems, report.warnings = problems, list(pairing.warnings)
@@ -66,13 +70,6 @@ def _make_manifest(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{report.summary()}\nreport: {report_path}\n")
     sys.stdout.write(f"manifest: {args.output}\n")
     return 0
-
-
-def _pairing_options(args: argparse.Namespace) -> PairingOptions:
-    types = dict(item.partition("=")[::2] for item in args.map)
-    for name in [*types.values(), *([args.rain_type] if args.rain_type else [])]:
-        rain_type_ids([name])
-    return PairingOptions(args.split, args.rain_type, types, args.source)
 
 
 def _with_halves(args: argparse.Namespace, pairing: Pairing) -> tuple[str, list[tuple[str, str]]]:
@@ -263,21 +260,16 @@ def generate_meta_info(argv: list[str] | None = None) -> int:
     for number, file in enumerate(files):
         name = file.rain_type if types.count(file.rain_type) == 1 else f"{file.rain_type}_{number}"
         path = os.path.join(os.path.abspath(args.output), f"meta_info_{name}.txt")
-        _write_meta_info(path, "\n".join(file.lines) + "\n", args.overwrite)
+        text = "\n".join(file.lines) + "\n"
+        if os.path.exists(path) and not args.overwrite and Path(path).read_text("utf-8", "replace") != text:
+            raise OptionError(f"{path}: this file exists and differs; name another --output, or give --overwrite.")
+        write_whole(path, text)
         sys.stdout.write(f"{path}: {len(file.lines)} pairs. In the option file:\n"
                          f"  dataroot_lq: {file.lq_folder}\n  dataroot_gt: {file.gt_folder}\n"
                          f"  meta_info_file: {path}\n  filename_tmpl: '{file.filename_tmpl}'\n")  # fmt: skip
     if len(kept) < len(records):
         sys.stdout.write(f"left out: {len(records) - len(kept)} of {len(records)} pairs, which distillation rejected\n")
     return 0
-
-
-def _write_meta_info(path: str, text: str, overwrite: bool) -> None:
-    if os.path.exists(path) and not overwrite:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            if file.read() != text:
-                raise OptionError(f"{path}: this file exists and differs; name another --output, or give --overwrite.")
-    write_whole(path, text)
 
 
 def _manifest_of_meta_info(args: argparse.Namespace) -> int:

@@ -55,8 +55,6 @@ SOURCES_FILE = "sources.jsonl"
 
 SOURCE_BYTES = "source bytes"  # how entries are stored that are their sources' own bytes
 
-_FIRST_MAP_SIZE = 64 << 20
-
 
 class LmdbSources(NamedTuple):
     """What an LMDB is made of: key → file relative to ``root``, and how the entries are encoded."""
@@ -140,7 +138,7 @@ class LmdbWriter:
         whole = self._listed == sources.paths.keys()
         try:
             self._environment = lmdb.open(
-                os.fsencode(self._folder), max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole,
+                os.fsencode(self._folder), max(64 << 20, 2 * size), meminit=False, readonly=whole,
                 lock=not whole, max_dbs=1,
             )  # fmt: skip
         except lmdb.Error as error:
@@ -203,7 +201,12 @@ class LmdbWriter:
         with self._environment.begin(buffers=True) as transaction:
             if len(self._listed) != count:
                 entries = ((bytes(key), value) for key, value in transaction.cursor())
-                lines = (_meta_line(key.decode(), value, level) for key, value in entries if key != ROWS)
+                # whatever the format of the bytes, the toolbox writes and reads .png
+                lines = (
+                    f"{key.decode()}.png ({','.join(map(str, image_shape(value, key.decode())))}) {level}\n"
+                    for key, value in entries
+                    if key != ROWS
+                )
                 write_whole(os.path.join(self._folder, META_FILE), "".join(lines))
         self.close()
         if self._folder != self.path:
@@ -212,11 +215,6 @@ class LmdbWriter:
     def close(self) -> None:
         """Close the environment; what was committed stays."""
         self._environment.close()
-
-
-def _meta_line(key: str, value: memoryview, level: int) -> str:
-    """Format a line as the toolbox writes and reads it; whatever the format of the bytes, it says ``.png``."""
-    return f"{key}.png ({','.join(map(str, image_shape(value, key)))}) {level}\n"
 
 
 _BATCH_BYTES = 64 << 20
@@ -267,7 +265,10 @@ def create_lmdbs(
     with sole_user(output, "another process is writing LMDBs here."):
         for rain_type, plan in plans.items():
             _create_type(os.path.join(output, rain_type), rain_type, plan, recipe, Counter() if done is None else done)
-        _write_manifest(output, plans)
+        path = os.path.join(output, "manifest.jsonl")  # lines of types that this run did not touch are kept
+        kept = [r for r in read_manifest(path) if r.rain_type not in plans] if os.path.exists(path) else []
+        fresh = (replace(record, lq=key, gt=key) for plan in plans.values() for key, record in plan.items())
+        write_manifest(path, [*kept, *fresh])
     return {rain_type: len(plan) for rain_type, plan in plans.items()}
 
 
@@ -317,14 +318,6 @@ def _stored(image: EncodedImage, recipe: LmdbRecipe) -> Seekable:
     if recipe.recompress:
         data = cv2.imencode(".png", image.decode(), [cv2.IMWRITE_PNG_COMPRESSION, recipe.level])[1].tobytes()
     return make_seekable(data, image.name) if recipe.seekable else Seekable(data, None, "")
-
-
-def _write_manifest(output: str, plans: dict[str, _Plan]) -> None:
-    """Write the manifest of the LMDBs; lines of types that this run did not touch are kept."""
-    path = os.path.join(output, "manifest.jsonl")
-    kept = [r for r in read_manifest(path) if r.rain_type not in plans] if os.path.exists(path) else []
-    fresh = (replace(record, lq=key, gt=key) for plan in plans.values() for key, record in plan.items())
-    write_manifest(path, [*kept, *fresh])
 
 
 _READ_ALL = """

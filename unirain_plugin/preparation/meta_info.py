@@ -47,7 +47,9 @@ def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoF
         elif found != lq:
             why = f"the toolbox would look for {found}"
         else:
-            files[key].lines.append(f"{gt} ({','.join(map(str, _shape(record, root)))})")
+            path = os.path.join(root, record.gt)
+            shape = (*record.size, 3) if record.size is not None else image_shape(read_file(path), path)
+            files[key].lines.append(f"{gt} ({','.join(map(str, shape))})")
             continue
         raise DataError(f"{record.lq} and {record.gt} cannot be told in a meta_info_file: {why}.")
     return list(files.values())
@@ -57,13 +59,6 @@ def _template(lq: str, gt: str) -> str:
     """Return the ``filename_tmpl`` that makes ``lq`` of ``gt``; ``{}`` if there is none."""
     before, stem, after = os.path.splitext(lq)[0].partition(os.path.splitext(gt)[0])
     return f"{before}{{}}{after}" if stem and not set("{}") & set(before + after) else "{}"
-
-
-def _shape(record: ManifestRecord, root: str) -> tuple[int, int, int]:
-    if record.size is not None:
-        return *record.size, 3
-    path = os.path.join(root, record.gt)
-    return image_shape(read_file(path), path)
 
 
 def from_meta_info(

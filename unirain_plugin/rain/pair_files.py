@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_images
+from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, walk_images
 from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError, OptionError
@@ -25,8 +25,6 @@ from unirain_plugin.rain.variation import CHANGES, vary_colours
 from unirain_plugin.support.files import write_png
 from unirain_plugin.support.packages import import_own, own_code
 from unirain_plugin.support.processes import map_in_order, process_pool
-
-INPUT, TARGET = "input", "target"
 
 _REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
@@ -62,7 +60,7 @@ class PairJob:
     def paths(self) -> tuple[Path, Path]:
         """Files of the rainy and of the clean image."""
         folder = Path(self.output, self.rain_type)
-        return folder / INPUT / self.name, folder / TARGET / self.name
+        return folder / LQ_FOLDER / self.name, folder / GT_FOLDER / self.name
 
     def generator(self) -> np.random.Generator:
         """The pair's own random stream: independent of all other pairs, of the order and of the workers."""
@@ -162,9 +160,8 @@ def make_pair(job: PairJob) -> None:
 def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
     kinds = REAL_RAIN.get(job.rain_type, (RainParams(),))
     params = kinds[rng.integers(len(kinds))]
-    if job.dull_share is None:
-        return params
-    return replace(params, camera=replace(params.camera, dark_share=job.dull_share))
+    dark = params.camera.dark_share if job.dull_share is None else job.dull_share
+    return replace(params, camera=replace(params.camera, dark_share=dark))
 
 
 def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> Sequence[int] | None:

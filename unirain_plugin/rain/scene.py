@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -102,16 +103,11 @@ def _night_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams
     return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
 
 
-def _snow(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+def _weather(add: Callable, part: str, photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    """Snow or haze: ``add`` draws from that part of the parameters."""
     scene = to_linear(photo)
-    snowy, mask = add_snow(scene, surroundings(scene), rng, params.snow)
-    return _outside_equal(to_codes(snowy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
-
-
-def _haze(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
-    scene = to_linear(photo)
-    hazy, mask = add_haze(scene, surroundings(scene), rng, params.haze)
-    return _outside_equal(to_codes(hazy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
+    rainy, mask = add(scene, surroundings(scene), rng, getattr(params, part))
+    return _outside_equal(to_codes(rainy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
 
 
 def _outside_equal(lq: np.ndarray, gt: np.ndarray, mask: np.ndarray) -> Rendered:
@@ -124,8 +120,8 @@ SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Render
     "drd": _day_drops,
     "nrs": _night_streaks,
     "nrd": _night_drops,
-    "snow": _snow,
-    "haze": _haze,
+    "snow": partial(_weather, add_snow, "snow"),
+    "haze": partial(_weather, add_haze, "haze"),
 }
 """Rain type → renderer of one pair."""
 

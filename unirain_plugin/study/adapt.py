@@ -38,7 +38,7 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain.variation import vary_colours
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, write_json
+from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, say, write_json
 from unirain_plugin.study.options import merged
 from unirain_plugin.study.planted import other_rain
 from unirain_plugin.study.real import (
@@ -133,7 +133,6 @@ class Inputs:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="adapt", description=__doc__.split("\n\n", 1)[1], allow_abbrev=False)
     add = parser.add_argument
     add("--rainy", type=Path, metavar="DIR", help=f"photographs of your rain, at least {FEWEST}")
@@ -205,7 +204,10 @@ def _split(items: list[Any]) -> tuple[list[Any], list[Any]]:
 
 def adapt(task: Adaptation, inputs: Inputs) -> int:
     """Make data, train, measure, save; what is finished is not done again. The exit status."""
-    weights = "shipped" if task.weights is None else hashlib.sha256(_bytes(task.weights)).hexdigest()
+    try:
+        weights = "shipped" if task.weights is None else hashlib.sha256(task.weights.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"--weights {task.weights}: cannot be read: {error.strerror}.") from None
     origin = {
         "inputs": hashlib.sha256("".join(inputs.digests()).encode()).hexdigest(), "weights": weights,
         **{key: str(getattr(task, key)) for key in ("minutes", "images", "size", "seed")},
@@ -213,19 +215,12 @@ def adapt(task: Adaptation, inputs: Inputs) -> int:
     claim_folder(str(task.output), origin, "was made with other images, weights or options; name another --output.")
     with sole_user(task.output, "another call of this command is at work there."):
         types = rain_of(inputs)
-        _say(f"1/3 rendering rain like yours ({', '.join(f'{t} {share:.0%}' for t, share in types.items())})")
+        say(f"1/3 rendering rain like yours ({', '.join(f'{t} {share:.0%}' for t, share in types.items())})")
         make_data(task, inputs, types)
-        _say(f"2/3 fine-tuning for {task.minutes:g} minutes")
+        say(f"2/3 fine-tuning for {task.minutes:g} minutes")
         fine_tune(task)
-        _say("3/3 measuring on pairs that were held out")
+        say("3/3 measuring on pairs that were held out")
         return judge(task)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"--weights {path}: cannot be read: {error.strerror}.") from None
 
 
 def rain_of(inputs: Inputs) -> dict[str, float]:
@@ -264,7 +259,7 @@ def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None
         voters = [{"type": name, "strictness": STRICTNESS} for name in ("realism", "pair_consistency", "gt_quality")]
         kept = distil(task.data, distil_options(task.data, "adapt", task.workers, {"voters": voters}))
         kept = [record for record, one in zip(candidates, kept, strict=True) if one.keep]
-        _say(f"distillation keeps {len(kept)} of {len(candidates)} rendered pairs")
+        say(f"distillation keeps {len(kept)} of {len(candidates)} rendered pairs")
         if len(kept) < FEWEST:
             raise DataError(
                 f"--rainy {task.rainy}: only {len(kept)} of {len(candidates)} rendered pairs are sound and look like "
@@ -338,6 +333,7 @@ def copy_pairs(folder: Path, pairs: Sequence[tuple[Path, Path]], part: slice) ->
 
 def fine_tune(task: Adaptation) -> None:
     """Train from the old weights; the number of iterations follows from the time of a step, measured once."""
+    from unirain_plugin import load
     from unirain_plugin.checkpoints.weights import write_weights
     from unirain_plugin.runs.run import RunArguments
     from unirain_plugin.toolbox import prepare_import
@@ -347,18 +343,11 @@ def fine_tune(task: Adaptation) -> None:
 
     path = task.output / "options" / "adapt.yml"
     if not path.is_file():
-        net = start_network(task)
+        net = load(task.weights, device="auto")
         write_weights(task.output / "start.pth", net.state_dict(), net.architecture)
         write_whole(path, yaml.safe_dump(training_options(task, net), sort_keys=False))
     if not (task.output / LATEST).is_file():
         TrainingRun(RunArguments(path, task.output.resolve(), auto_resume=True)).start()
-
-
-def start_network(task: Adaptation) -> Any:
-    """The weights to begin with, as a network."""
-    from unirain_plugin import load
-
-    return load(task.weights, device="auto")
 
 
 def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
@@ -431,12 +420,15 @@ def judge(task: Adaptation) -> int:
     from unirain_plugin import load
     from unirain_plugin.checkpoints.weights import write_weights
 
-    old = start_network(task)
+    old = load(task.weights, device="auto")
     new = load(task.output / LATEST, network=old.architecture, device="auto")
     before = measure(old, task.held_out)
     first, last = old.state_dict(), new.state_dict()
     found: dict[float, dict[str, float]] = {}
-    mixed = {share: {key: _between(first[key], last[key], share) for key in first} for share in SHARES}
+    mixed = {
+        share: {k: a.lerp(last[k], share) if a.is_floating_point() else last[k].clone() for k, a in first.items()}
+        for share in SHARES
+    }
     for share, state in mixed.items():
         new.load_state_dict(state)
         new.restore_sizes, new.restore_context = old.restore_sizes, old.restore_context
@@ -444,7 +436,7 @@ def judge(task: Adaptation) -> int:
     best = choose(found)
     for share, gains in found.items():
         words = ", ".join(f"{name} {gain:+.2f} dB" for name, gain in gains.items())
-        _say(f"{share:.0%} of the way to the fine-tuned weights: {words}{'  ← taken' if share == best else ''}")
+        say(f"{share:.0%} of the way to the fine-tuned weights: {words}{'  ← taken' if share == best else ''}")
     write_json(task.output / "report.json", {"psnr_before": before, "gains": found, "taken": best})
     if best is None:
         sys.stderr.write(
@@ -453,13 +445,8 @@ def judge(task: Adaptation) -> int:
         )
         return 1
     write_weights(task.output / RESULT, mixed[best], old.architecture, old.restore_sizes, old.restore_context)
-    _say(f"saved: {task.output / RESULT}")
+    say(f"saved: {task.output / RESULT}")
     return 0
-
-
-def _between(first: Any, last: Any, share: float) -> Any:
-    """A tensor on the way from one to another; of whole numbers the last."""
-    return first.lerp(last, share) if first.is_floating_point() else last.clone()
 
 
 def choose(found: dict[float, dict[str, float]]) -> float | None:
@@ -482,14 +469,3 @@ def measure(net: Any, held_out: Path) -> dict[str, float]:
         images = ((read_bgr(folder / pair.lq)[..., ::-1], read_bgr(folder / pair.gt)[..., ::-1]) for pair in pairs)
         figures[folder.name] = finite_mean([psnr(restore(net, np.ascontiguousarray(lq)), gt) for lq, gt in images])
     return figures
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    from unirain_plugin.__main__ import run as run_command
-
-    sys.exit(run_command("adapt", sys.argv[1:]))

@@ -23,6 +23,7 @@ from unirain_plugin.study.data import (
     distil_options,
     make_data,
     read_json,
+    say,
     write_json,
 )
 from unirain_plugin.study.grid import Grid, Outcome, start_fork_server
@@ -65,14 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     training = base_training(options)
     distil_options(root / "data", "reproduce", options.workers, options.data.distill or {})
     images = check_images(options, look=not (root / RECORD).is_file())
-    _say(f"{options.name}: {len(plan_runs(options))} runs, {', '.join(options.questions)}; output: {root}")
+    say(f"{options.name}: {len(plan_runs(options))} runs, {', '.join(options.questions)}; output: {root}")
     if args.report_only and not (root / RECORD).is_file():
         raise DataError(f"--output {root}: holds no reproduction to report on.")
     if not args.report_only:
         _check_run_options(options, training, DataFolder(root / "data"), check_paths=False)
     _claim(root, options, training, images)
     costs = measure_costs(options, training)  # networks of unequal cost are refused before anything is trained
-    _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
+    say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
     if args.report_only:
         grid = Grid(root, {}, options.threads)
         return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])
@@ -108,7 +109,11 @@ def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> li
         outcomes[outcome.run] = outcome
         write_runs(root, list(outcomes.values()))
         ended = sum(o.status != "missing" for o in outcomes.values())
-        _say(f"[{ended}/{len(runs)}, {time.monotonic() - started:.0f} s] {outcome.run.name}: {_in_words(outcome)}")
+        words = f"FAILED, {outcome.error}"
+        if outcome.result is not None:
+            (name, worst), mean = worst_type(outcome.result), mean_of_types(outcome.result)
+            words = f"mean PSNR {mean:.2f} dB, worst {name} {worst:.2f} dB, {outcome.result['seconds']:.0f} s"
+        say(f"[{ended}/{len(runs)}, {time.monotonic() - started:.0f} s] {outcome.run.name}: {words}")
 
     grid.work(runs, options.workers, report)
     return list(outcomes.values())
@@ -128,20 +133,12 @@ def _report(root: Path, options: ReproduceOptions, costs: Costs, outcomes: list[
 def _check_run_options(
     options: ReproduceOptions, training: dict[str, Any], data: DataFolder, check_paths: bool
 ) -> None:
-    """Check one run's options of each kind: before the data are made without their paths, then with them."""
-    checked = set()
+    """Check one run's options of each variant: before the data are made without their paths, then with them."""
+    first = {}
     for run in plan_runs(options):
-        if run.variant not in checked:
-            checked.add(run.variant)
-            check_options(run_options(options, training, run, data), f"training of {run.name}", check_paths=check_paths)
-
-
-def _in_words(outcome: Outcome) -> str:
-    if outcome.result is None:
-        return f"FAILED, {outcome.error}"
-    name, worst = worst_type(outcome.result)
-    mean = mean_of_types(outcome.result)
-    return f"mean PSNR {mean:.2f} dB, worst {name} {worst:.2f} dB, {outcome.result['seconds']:.0f} s"
+        first.setdefault(run.variant, run)
+    for run in first.values():
+        check_options(run_options(options, training, run, data), f"training of {run.name}", check_paths=check_paths)
 
 
 def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], images: dict[str, list[str]]) -> None:
@@ -160,14 +157,3 @@ def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], imag
             f"--output {root}: was made with other options (hash {before['hash']}, now {digest(fixed)}): "
             f"{'; '.join(changed)}. Name another folder; only name, seeds, questions and workers may change."
         )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    from unirain_plugin.__main__ import run as run_command
-
-    sys.exit(run_command("reproduce", sys.argv[1:]))

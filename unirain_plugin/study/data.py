@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -34,6 +35,12 @@ SUMMARY = "data.json"  # written last: where it stands, the data are complete
 def write_json(path: Path, value: object) -> None:
     """Write plain data as JSON, whole or not at all."""
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def say(text: str) -> None:
+    """Tell the user at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def read_json(path: Path) -> Any:

@@ -24,7 +24,7 @@ from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.data import distil, distil_options, good_pairs, plant_pair
+from unirain_plugin.study.data import distil, distil_options, good_pairs, plant_pair, say
 from unirain_plugin.support.resources import option_file
 
 PLANTED = ("misaligned_4px", "wrong_scene", "still_rainy", "flat_rain", "swapped", "duplicate")
@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"--output {args.output}: holds an earlier demo; remove the folder or name another.")
     output, listed = args.output.resolve(), f"[{', '.join(args.types)}]"
     started = time.monotonic()
-    _say(f"1/4 Rendering {', '.join(args.types)} onto photographs, planting bad pairs, distilling them away")
+    say(f"\n=== 1/4 Rendering {', '.join(args.types)} onto photographs, planting bad pairs, distilling them away")
     make_data(output / "data", args.per_image, args.size, args.seed, args.types)
     sys.stdout.write(plant_and_distil(output / "data/train", output / "distillation", args.seed) + "\n")
-    _say("2/4 Training UniRain-Tiny through BasicSR's train_pipeline")
+    say("\n=== 2/4 Training UniRain-Tiny through BasicSR's train_pipeline")
     overrides = [
         f"datasets:train:dataroot={output / 'distillation/lmdb'}",
         f"datasets:val:dataroot={output / 'data/val'}",
@@ -70,12 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.iterations is not None:
         overrides += [f"train:total_iter={args.iterations}", f"train:scheduler:periods=[{args.iterations}]"]
     _run("unirain_plugin.train", TRAIN_OPTIONS, output, overrides)
-    _say("3/4 Restoring the held-out images through BasicSR's test_pipeline")
+    say("\n=== 3/4 Restoring the held-out images through BasicSR's test_pipeline")
     weights = output / "experiments" / Path(TRAIN_OPTIONS).stem / "models" / "net_g_latest.pth"
     overrides = [f"datasets:test:dataroot={output / 'data/val'}", f"path:pretrain_network_g={weights}"]
     overrides += [f"datasets:test:rain_types={listed}"]
     _run("unirain_plugin.test", TEST_OPTIONS, output, overrides)
-    _say("4/4 Results on held-out photographs")
+    say("\n=== 4/4 Results on held-out photographs")
     results = output / "results" / Path(TEST_OPTIONS).stem / "visualization" / "held-out"
     options = comparison(output, results, args.types)
     outcome = run(options, bar=False)
@@ -151,13 +151,7 @@ def report_losers(outcome: Outcome) -> int:
 def _run(module: str, options: str, root: Path, overrides: list[str]) -> None:
     command = [sys.executable, "-m", module, "-opt", str(option_file(options)), "--root", str(root)]
     command += ["--force_yml", *overrides]
-    sys.stdout.write(f"$ {shlex.join(['python', *command[1:]])}\n")
-    sys.stdout.flush()
+    say(f"$ {shlex.join(['python', *command[1:]])}")
     status = subprocess.run(command).returncode
     if status != 0:
         raise UniRainError(f"{module} stopped with exit status {status}; its own message stands above.")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"\n=== {text}\n")
-    sys.stdout.flush()

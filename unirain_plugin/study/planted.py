@@ -145,11 +145,6 @@ def _both_coded(pair: Pair, other: Pair, rng: Rng, worst: int = 80) -> Pair:
     return replace(pair, lq=_jpeg(pair.lq, quality), gt=_jpeg(pair.gt, quality))
 
 
-def _duplicate(pair: Pair, other: Pair, rng: Rng) -> Pair:
-    """The same pair, half of them coded anew as JPEG."""
-    return pair if rng.random() < 0.5 else _both_coded(pair, other, rng, 85)
-
-
 def _flat_rain(pair: Pair, other: Pair, rng: Rng) -> Pair:
     """Grey lines of one width and one colour, opaque or evenly translucent, some with smoothed edges."""
     height, width = pair.gt.shape[:2]
@@ -267,7 +262,7 @@ KINDS: dict[str, Spoil] = {
     "framed_clean": _clean(_framed),
     "interlaced_clean": _clean(_interlaced),
     "half_left": lambda pair, other, rng: _rain_left(pair, 0.5),
-    DUPLICATE: _duplicate,
+    DUPLICATE: lambda pair, other, rng: pair if rng.random() < 0.5 else _both_coded(pair, other, rng, 85),
 }
 FURTHER_KINDS: dict[str, Spoil] = {
     "noisy_clean": _noise(8, 25, "gt"),

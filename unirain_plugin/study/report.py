@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.metrics.complexity import Complexity
+from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.study.data import write_json
 from unirain_plugin.study.grid import CURVE, Outcome
 from unirain_plugin.study.options import GridRun, ReproduceOptions, Variant, variants_of
@@ -135,8 +136,7 @@ class Report:
 
     @property
     def rainy_psnr(self) -> float:
-        """Its mean over the types."""
-        return mean_of_types({"psnr": self.rainy})
+        return finite_mean(list(self.rainy.values()))
 
     def markdown(self) -> str:
         """The text of ``table.md``."""
@@ -148,7 +148,11 @@ class Report:
         parts.append(_section(f"Gain over the rainy input by {unit}, dB", ["variant", *self.rainy], self._gains()))
         parts += self._intervals()
         parts += self._use()
-        planted = _planted(self.data["pairs"])
+        given, kept = Counter(), Counter()
+        for kind, counts in ((k, c) for by_kind in self.data["pairs"].values() for k, c in by_kind.items()):
+            given[kind] += counts["given"]
+            kept[kind] += counts["kept"]
+        planted = [(kind, str(count), str(kept[kind])) for kind, count in given.most_common()]
         parts.append(_section("What was planted and what distillation kept", ["pairs", "given", "kept"], planted))
         if failed := [f"- {o.run.name}: {o.error}" for o in self.outcomes if o.status == "failed"]:
             parts.append("### Runs that failed\n\n" + "\n".join(failed))
@@ -255,13 +259,11 @@ class Report:
 
     def draw_curves(self, path: Path) -> None:
         """A panel for each question: PSNR on the held-out images against iterations, mean ± deviation over seeds."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # it draws without a screen
 
         columns = min(2, len(self.options.questions))
         lines = -(-len(self.options.questions) // columns)
         figure = Figure(figsize=(5 * columns, 3.6 * lines), dpi=90, layout="constrained")
-        FigureCanvasAgg(figure)
         panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
         for unused in panels[len(self.options.questions) :]:
             unused.set_visible(False)
@@ -276,8 +278,7 @@ class Report:
                 axes.fill_between(iterations, means - around, means + around, color=line.get_color(), alpha=0.15)
             axes.axhline(self.rainy_psnr, color="grey", linestyle="--", linewidth=0.8)
             axes.set_title(TITLES[question], fontsize=9)
-            axes.set_xlabel("iteration")
-            axes.set_ylabel("mean PSNR on held-out images, dB")
+            axes.set(xlabel="iteration", ylabel="mean PSNR on held-out images, dB")
             axes.legend(fontsize=7)
         figure.savefig(path)
 
@@ -332,16 +333,6 @@ _HEADINGS = (
 def _gain(after: float, before: float) -> str:
     """The gain in dB; ``∞`` where all images of one of them equal the clean ones."""
     return f"{after - before:+.2f}" if math.isfinite(after - before) else "∞"
-
-
-def _planted(pairs: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[tuple[str, ...]]:
-    """What was given and what distillation kept, by kind, over all rain types."""
-    given: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
-    for by_kind in pairs.values():
-        given.update({kind: counts["given"] for kind, counts in by_kind.items()})
-        kept.update({kind: counts["kept"] for kind, counts in by_kind.items()})
-    return [(kind, str(count), str(kept[kind])) for kind, count in given.most_common()]
 
 
 def _section(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

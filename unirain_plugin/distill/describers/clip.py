@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -93,22 +93,15 @@ class ClipPart(Part):
             batch = [transform(Image.fromarray(image)) for image in images[start : start + self.batch_size]]
             yield torch.stack(batch).to(self.device)
 
-    def token_batches(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
-        """Tokenise sentences, ``batch_size`` at a time; what is too long is cut by the tokenizer."""
-        tokenizer = self._open_clip().get_tokenizer(self.model)
-        for start in range(0, len(texts), self.batch_size):
-            yield tokenizer(list(texts[start : start + self.batch_size])).to(self.device)
-
-    def inference(self) -> ExitStack:
+    @contextmanager
+    def inference(self) -> Iterator[None]:
         """No gradients, and autocast for half precision (plain half weights fail on fp32 input on a CPU)."""
         import torch
 
-        stack = ExitStack()
-        stack.enter_context(torch.inference_mode())
-        if self.precision != "fp32":
-            dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-            stack.enter_context(torch.autocast(self.device.split(":")[0], dtype))
-        return stack
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
+        half = torch.autocast(self.device.split(":")[0], dtype) if dtype else nullcontext()
+        with torch.inference_mode(), half:
+            yield
 
     def _open_clip(self) -> Any:
         clip = require("open_clip", "open_clip_torch", "distill")
@@ -246,9 +239,10 @@ class OpenClipTextEncoder(ClipPart, TextEncoder):
         return {**super().fingerprint(), "normalize": self.normalize}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        rows = []
-        for batch in self.token_batches(texts):
+        rows, tokenizer = [], self._open_clip().get_tokenizer(self.model)  # it cuts what is too long
+        for start in range(0, len(texts), self.batch_size):
+            tokens = tokenizer(list(texts[start : start + self.batch_size])).to(self.device)
             with self.inference():
-                features = self.loaded[0].encode_text(batch, normalize=self.normalize)
-                rows.append(features.float().cpu().numpy())
+                features = self.loaded[0].encode_text(tokens, normalize=self.normalize)
+            rows.append(features.float().cpu().numpy())
         return np.concatenate(rows)

@@ -36,7 +36,10 @@ class BuildIndex(Stage):
     def run(self, shard: int) -> None:
         job, workspace = self.context.job, self.context.workspace
         shards = job.shards(job.references)
-        rows = self._readable(shards)
+        lines = (line for s in range(shards) for line in load_lines(workspace.shard("references", s), "rows"))
+        rows = np.array([number for number, line in enumerate(lines) if line["error"] is None], np.int64)
+        if not len(rows):
+            raise DataError(f"references.images: none of the {job.references} images can be read.")
         with workspace.writing(self.name, shard) as folder:
             for name in ARRAYS:
                 concatenate_rows(row_blocks(workspace, "references", name, shards), job.references, folder, name)
@@ -48,14 +51,6 @@ class BuildIndex(Stage):
                 index = build_index(vectors, rows, retrieval.index)
             require("faiss", "faiss-cpu", "distill").write_index(index, str(folder / "index.faiss"))
             save_rows(folder, "rows", rows)
-
-    def _readable(self, shards: int) -> np.ndarray:
-        workspace = self.context.workspace
-        lines = (line for s in range(shards) for line in load_lines(workspace.shard("references", s), "rows"))
-        rows = np.array([number for number, line in enumerate(lines) if line["error"] is None], np.int64)
-        if not len(rows):
-            raise DataError(f"references.images: none of the {self.context.job.references} images can be read.")
-        return rows
 
 
 class Retrieve(Stage):
