@@ -128,11 +128,6 @@ def _read_list(path: Path) -> Iterator[tuple[Reference, bool]]:
         yield Reference(row.get("id", row["image"]), path.parent / row["image"], row.get("rain_type")), "id" in row
 
 
-def reference_digest(references: list[Reference]) -> str:
-    rows = (json.dumps([reference.id, str(reference.path), reference.rain_type]) for reference in references)
-    return hashlib.sha256("".join(rows).encode()).hexdigest()[:32]
-
-
 def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
     """The number of pairs in a manifest, each checked (DataError), and the byte offset of each shard's first line."""
     count = sum(1 for _ in read_manifest(manifest))
@@ -231,15 +226,30 @@ class Pipeline:
         """List the inputs, compare with the last run, and set up the stage ``inputs``."""
         references = list_references(self.options.references)
         manifest, root = self._candidate_manifest()
-        digests = {"references": reference_digest(references), "candidates": file_digest(manifest)}
-        shape = {**digests, "candidate folder": root, "source": self.options.candidates.source}
+        rows = (json.dumps([r.id, str(r.path), r.rain_type]) for r in references)
+        shape = {
+            "references": hashlib.sha256("".join(rows).encode()).hexdigest()[:32],
+            "candidates": file_digest(manifest),
+            "candidate folder": root,
+            "source": self.options.candidates.source,
+        }
         work, *places = (os.path.abspath(path) for path in (self.workspace.root, manifest, root))
         job = Job(self.options, work, len(references), *places, candidates=0)
-        adopted = self._state({"format": 1, "shard_size": self.options.shard_size, **shape}, Context(job))
-        for name in self.workspace.adopt(adopted, restart):
+        # stage → what its shards depend on, the hashes of the stages upstream included
+        state: dict[str, dict[str, Any]] = {"inputs": {"format": 1, "shard_size": self.options.shard_size, **shape}}
+        context = Context(job)
+        for name, stage in STAGES.items():
+            upstream = {source: canonical_hash(state[source]) for source in ("inputs", *stage.upstream)}
+            state[name] = {**stage.depends_on(context), "upstream": upstream}
+        for name in self.workspace.adopt(state, restart):
             self._log.info("%s: discarded, to be made anew", name)
         if not self.workspace.is_done("inputs", 0):
-            self._write_inputs(job, references)
+            count, offsets = scan_candidates(Path(job.manifest), self.options.shard_size)
+            with self.workspace.writing("inputs", 0) as folder:
+                rows = ({"id": r.id, "path": os.path.abspath(r.path), "rain_type": r.rain_type} for r in references)
+                save_lines(folder, "references", rows)
+                save_rows(folder, "offsets", offsets)
+                save_lines(folder, "candidates", [{"path": job.manifest, "root": job.folder, "count": count}])
         count = load_lines(self.workspace.shard("inputs", 0), "candidates")[0]["count"]
         return replace(job, candidates=count)
 
@@ -251,22 +261,6 @@ class Pipeline:
         listing = self.workspace.root / _LISTING
         write_manifest(listing, records)
         return listing, root
-
-    def _state(self, inputs: dict[str, Any], context: Context) -> dict[str, dict[str, Any]]:
-        """Stage → what its shards depend on, the hashes of the stages upstream included."""
-        state: dict[str, dict[str, Any]] = {"inputs": inputs}
-        for name, stage in STAGES.items():
-            upstream = {source: canonical_hash(state[source]) for source in ("inputs", *stage.upstream)}
-            state[name] = {**stage.depends_on(context), "upstream": upstream}
-        return state
-
-    def _write_inputs(self, job: Job, references: list[Reference]) -> None:
-        count, offsets = scan_candidates(Path(job.manifest), self.options.shard_size)
-        with self.workspace.writing("inputs", 0) as folder:
-            rows = ({"id": r.id, "path": os.path.abspath(r.path), "rain_type": r.rain_type} for r in references)
-            save_lines(folder, "references", rows)
-            save_rows(folder, "offsets", offsets)
-            save_lines(folder, "candidates", [{"path": job.manifest, "root": job.folder, "count": count}])
 
     def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
         """Make the missing shards of a group of stages; returns how many of each."""

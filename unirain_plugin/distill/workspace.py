@@ -117,7 +117,11 @@ class Workspace:
             )
         removed = (changed or list(wanted)) if restart else []
         for name in [*removed, *stale]:
-            self._remove(name)
+            folder = self.root / name
+            if folder.exists():  # the rename first, so that a kill in the middle leaves no half of a stage
+                grave = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.root))
+                os.rename(folder, grave / name)
+                shutil.rmtree(grave, ignore_errors=True)
         if known != wanted:
             text = json.dumps(wanted, indent=1, sort_keys=True, ensure_ascii=False)
             write_text(self.root / STATE_FILE, text + "\n")
@@ -131,14 +135,6 @@ class Workspace:
             return {}
         except ValueError as error:
             raise DistillError(f"{path}: not valid JSON ({error}); delete the work folder to start anew.") from error
-
-    def _remove(self, stage: str) -> None:
-        """Delete a stage's shards; the rename first, so that a kill in the middle leaves no half of a stage."""
-        folder = self.root / stage
-        if folder.exists():
-            grave = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.root))
-            os.rename(folder, grave / stage)
-            shutil.rmtree(grave, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

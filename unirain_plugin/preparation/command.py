@@ -34,7 +34,14 @@ def index_dataset(argv: list[str] | None = None) -> int:
     """``index-dataset``: a manifest of a public data set, or of one's own by a layout in YAML. Returns the status."""
     args = _index_parser().parse_args(argv)
     if args.list:
-        sys.stdout.write(_layout_table())
+        lines = []
+        for layout in public_layouts().values():
+            rules = ", ".join(dict.fromkeys(part.rule for part in layout.parts))
+            types = ", ".join(dict.fromkeys(t for part in layout.parts for t in _told_types(part)))
+            lines.append(f"{layout.name}: {layout.title} [{STATUSES[layout.status]}]")
+            lines += [f"    {types}; {rules}", f"    {layout.note}"]
+        lines += ["", "Pairing rules:", *(f"  {name}: {text}" for name, text in RULES.items())]
+        sys.stdout.write("\n".join(lines) + "\n")
         return 0
     with limited(args.max_megapixels):
         return _check_manifest(args) if args.check_manifest else _make_manifest(args)
@@ -101,17 +108,6 @@ def _check_manifest(args: argparse.Namespace) -> int:
     return 0
 
 
-def _layout_table() -> str:
-    lines = []
-    for layout in public_layouts().values():
-        rules = ", ".join(dict.fromkeys(part.rule for part in layout.parts))
-        types = ", ".join(dict.fromkeys(t for part in layout.parts for t in _told_types(part)))
-        lines.append(f"{layout.name}: {layout.title} [{STATUSES[layout.status]}]")
-        lines += [f"    {types}; {rules}", f"    {layout.note}"]
-    lines += ["", "Pairing rules:", *(f"  {name}: {text}" for name, text in RULES.items())]
-    return "\n".join(lines) + "\n"
-
-
 def _told_types(part: Part) -> list[str]:
     if part.rain_type is None:
         return ["told by --rain-type"]
@@ -159,24 +155,25 @@ def create_lmdb(argv: list[str] | None = None) -> int:
     args = _lmdb_parser().parse_args(argv)
     with limited(args.max_megapixels):
         if args.manifest is not None or args.dataroot is not None:
-            _create_lmdbs(args)
+            root, records = _chosen_records(args)
+            png, seekable, done = args.recompress == "png", args.seekable, Counter()
+            recipe = LmdbRecipe(root, tuple(args.convert), png, seekable, args.level, args.workers, args.commit_every)
+            counts = create_lmdbs(args.output, records, recipe, done)
+            pairs = ", ".join(f"{rain_type} {count}" for rain_type, count in counts.items())
+            sys.stdout.write(f"{args.output}: {sum(counts.values())} pairs ({pairs})\n")
+            if seekable and done:
+                lines = "".join(f"  {count} {how}\n" for how, count in sorted(done.items()))
+                sys.stdout.write(f"of {done.total()} images that were added, made seekable or kept:\n{lines}")
         elif not args.verify:
             raise OptionError("create-lmdb: give --manifest or --dataroot, or --verify alone to check LMDBs.")
         if args.verify:
-            _verify_lmdbs(args)
+            count, problems = verify_lmdbs(args.output, args.rain_type, args.convert, args.workers)
+            if problems:
+                more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
+                what = f"verification found {len(problems)} problem(s) in {count} entries"
+                raise DataError("\n  ".join([f"{args.output}: {what}:", *problems[:20], *more]))
+            sys.stdout.write(f"{args.output}: {count} entries verified, all decode and agree\n")
     return 0
-
-
-def _create_lmdbs(args: argparse.Namespace) -> None:
-    root, records = _chosen_records(args)
-    png, seekable, done = args.recompress == "png", args.seekable, Counter()
-    recipe = LmdbRecipe(root, tuple(args.convert), png, seekable, args.level, args.workers, args.commit_every)
-    counts = create_lmdbs(args.output, records, recipe, done)
-    pairs = ", ".join(f"{rain_type} {count}" for rain_type, count in counts.items())
-    sys.stdout.write(f"{args.output}: {sum(counts.values())} pairs ({pairs})\n")
-    if seekable and done:
-        lines = "".join(f"  {count} {how}\n" for how, count in sorted(done.items()))
-        sys.stdout.write(f"of {done.total()} images that were added, made seekable or kept:\n{lines}")
 
 
 def _lmdb_parser() -> argparse.ArgumentParser:
@@ -197,14 +194,6 @@ def _lmdb_parser() -> argparse.ArgumentParser:
     add("--commit-every", type=_number, default=1000, metavar="N", help="pairs in a transaction")
     add("--verify", action="store_true", help="decode every entry afterwards (alone: only verify)")
     return parser
-
-
-def _verify_lmdbs(args: argparse.Namespace) -> None:
-    count, problems = verify_lmdbs(args.output, args.rain_type, args.convert, args.workers)
-    if problems:
-        listed = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise DataError(f"{args.output}: verification found {len(problems)} problem(s) in {count} entries:\n  {listed}")
-    sys.stdout.write(f"{args.output}: {count} entries verified, all decode and agree\n")
 
 
 def extract_subimages(argv: list[str] | None = None) -> int:

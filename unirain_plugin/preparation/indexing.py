@@ -103,7 +103,12 @@ def write_index(
                 writer.write(record)
             report.pairs[record.rain_type, record.source] += 1
         if report.problems and not skip:
-            raise DataError(_complaint(report))
+            shown = "\n".join(f"  {kind}: {message}" for kind, message in report.problems[:10])
+            more = f"\n  … and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
+            raise DataError(
+                f"{len(report.problems)} problem(s), so no manifest was written:\n{shown}{more}\n"
+                "Mend them, or leave these files out with --on-error skip."
+            )
         if not report.pairs:
             raise DataError(f"{root}: no good pair is left.\n{report.summary()}")
 
@@ -168,13 +173,6 @@ def pair_problem(
     if lq_facts.digest == gt_facts.digest and not allow_dry:
         return "identical", f"{lq} and {gt} have the same bytes: there is no rain to remove (--allow-dry accepts this)."
     return None
-
-
-def _complaint(report: IndexReport) -> str:
-    shown = "\n".join(f"  {kind}: {message}" for kind, message in report.problems[:10])
-    more = f"\n  … and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
-    return (f"{len(report.problems)} problem(s), so no manifest was written:\n{shown}{more}\n"
-            "Mend them, or leave these files out with --on-error skip.")  # fmt: skip
 
 
 def check_manifest(

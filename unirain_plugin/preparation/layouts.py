@@ -68,24 +68,21 @@ class Part:
         for name in (self.types or {}).values():
             rain_type_ids([name])
         try:
-            self._check_patterns()
+            fields = {} if self.rule == "list_file" else self.lq_regex().groupindex
+            self.gt_regexes()
+            uses = {"gt": self.gt, "rain_type": (self.rain_type or "",), "source": (self.source or "",)}
+            by_field = self.rule not in ("sorted", "list_file")
+            for key, pattern in ((key, pattern) for key, patterns in uses.items() for pattern in patterns):
+                for _, name, spec, conversion in Formatter().parse(pattern):
+                    if spec or conversion:
+                        raise OptionError(f"{key}: {pattern!r}: a field is a name in braces and nothing else.")
+                    if name is not None and name not in fields and (key != "gt" or by_field):
+                        hint = did_you_mean(name, fields)
+                        raise OptionError(f"{key}: {{{name}}} is no field of lq ({', '.join(fields)}).{hint}")
         except (re.error, ValueError) as error:
             if isinstance(error, OptionError):
                 raise
             raise OptionError(f"a pattern is wrong: {error}.") from None
-
-    def _check_patterns(self) -> None:
-        fields = {} if self.rule == "list_file" else self.lq_regex().groupindex
-        self.gt_regexes()
-        uses = {"gt": self.gt, "rain_type": (self.rain_type or "",), "source": (self.source or "",)}
-        by_field = self.rule not in ("sorted", "list_file")
-        for key, pattern in ((key, pattern) for key, patterns in uses.items() for pattern in patterns):
-            for _, name, spec, conversion in Formatter().parse(pattern):
-                if spec or conversion:
-                    raise OptionError(f"{key}: {pattern!r}: a field is a name in braces and nothing else.")
-                if name is not None and name not in fields and (key != "gt" or by_field):
-                    hint = did_you_mean(name, fields)
-                    raise OptionError(f"{key}: {{{name}}} is no field of lq ({', '.join(fields)}).{hint}")
 
     def lq_regex(self) -> re.Pattern[str]:
         return self._compile(self.lq)

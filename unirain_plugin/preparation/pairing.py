@@ -101,15 +101,13 @@ class _Finder:
             if found is None:
                 self.lonely.setdefault(image, " or ".join(stems[:3]) + (" …" if len(stems) > 3 else ""))
             else:
-                self._add(part, image, self._choose(image, found), match.groupdict(""))
-
-    def _choose(self, image: str, stem: str) -> str:
-        """Of several clean images that differ in their suffix, take the one with the rainy one's."""
-        candidates = [other for other in self.by_stem[stem] if other != image]
-        same = [other for other in candidates if os.path.splitext(other)[1] == os.path.splitext(image)[1]]
-        if len(candidates) > 1 and len(same) != 1:
-            self.result.problems.append(("ambiguous", f"{image}: several clean images: {', '.join(candidates)}."))
-        return (same or candidates)[0]
+                candidates = [other for other in self.by_stem[found] if other != image]
+                same = [other for other in candidates if os.path.splitext(other)[1] == os.path.splitext(image)[1]]
+                if len(candidates) > 1 and len(same) != 1:
+                    self.result.problems.append(
+                        ("ambiguous", f"{image}: several clean images: {', '.join(candidates)}.")
+                    )
+                self._add(part, image, (same or candidates)[0], match.groupdict(""))
 
     def _by_order(self, part: Part) -> None:
         sides: list[dict[tuple[str, ...], list[tuple[str, dict[str, str]]]]] = []

@@ -214,21 +214,16 @@ def adapt(task: Adaptation, inputs: Inputs) -> int:
     }  # fmt: skip
     claim_folder(str(task.output), origin, "was made with other images, weights or options; name another --output.")
     with sole_user(task.output, "another call of this command is at work there."):
-        types = rain_of(inputs)
+        rainy = inputs.rainy or [pair[0] for pair in inputs.pairs[0]]
+        counts = Counter(rain_type_of(read_rgb(path)) for path in evenly(rainy, 40))
+        counts = {t: counts[t] for t in RAIN_TYPES if counts[t] >= 0.1 * counts.total()}
+        types = {t: count / sum(counts.values()) for t, count in counts.items()}
         say(f"1/3 rendering rain like yours ({', '.join(f'{t} {share:.0%}' for t, share in types.items())})")
         make_data(task, inputs, types)
         say(f"2/3 fine-tuning for {task.minutes:g} minutes")
         fine_tune(task)
         say("3/3 measuring on pairs that were held out")
         return judge(task)
-
-
-def rain_of(inputs: Inputs) -> dict[str, float]:
-    """Rain type → share among the user's rainy images, by their cues; types below a tenth are left out."""
-    rainy = inputs.rainy or [pair[0] for pair in inputs.pairs[0]]
-    counts = Counter(rain_type_of(read_rgb(path)) for path in evenly(rainy, 40))
-    counts = {t: counts[t] for t in RAIN_TYPES if counts[t] >= 0.1 * counts.total()}
-    return {t: count / sum(counts.values()) for t, count in counts.items()}
 
 
 def rain_type_of(image: np.ndarray) -> str:

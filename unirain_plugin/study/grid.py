@@ -104,15 +104,10 @@ class Grid:
         if status == 0:
             return self.outcome(run)
         log = self._log(run)
-        said = last_line(log).replace(f"{self.root}{os.sep}", "")  # shown to others: no path of this machine
+        text = log.read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace") if log.is_file() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()] or ["nothing was said"]
+        said = lines[-1].replace(f"{self.root}{os.sep}", "")  # shown to others: no path of this machine
         return Outcome(run, "failed", error=f"exit status {status}: {said} (see {log.name})")
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
-    text = log.read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace") if log.is_file() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing was said"
 
 
 class RecordedRun(TrainingRun):

@@ -70,7 +70,14 @@ class ClipPart(Part):
                     f"pretrained: '{self.pretrained}' is neither a file nor a tag of '{self.model}'."
                     f"{did_you_mean(self.pretrained, tags)} Tags: {tags or 'none'}."
                 )
-        _check_device(self.device)
+        import torch
+
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError as error:
+            raise OptionError(f"device: {self.device!r} is no device such as cpu, cuda or cuda:1.") from error
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise OptionError(f"device: '{self.device}' was asked for, but torch finds no CUDA device here.")
 
     def fingerprint(self) -> dict[str, Any]:
         """Name, weights and precision; the device only changes rounding and is left out with the batch size."""
@@ -124,17 +131,6 @@ class ClipPart(Part):
                 f"open_clip cannot load '{self.model}' with the weights '{self.pretrained}': {error}"
             ) from error
         return model.eval(), transform
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise OptionError(f"device: {device!r} is no device such as cpu, cuda or cuda:1.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"device: '{device}' was asked for, but torch finds no CUDA device here.")
 
 
 _START, _END, _PAD = 49406, 49407, 0

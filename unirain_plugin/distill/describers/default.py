@@ -75,32 +75,23 @@ def _describe(image: np.ndarray) -> np.ndarray:
     small = thumbnail(image, _SIDE).astype(np.float32) / 255
     luma = small @ np.array([0.299, 0.587, 0.114], np.float32)
     lines = np.log(cues.lines + 0.05)
-    return np.concatenate([
-        [1.5 * (2 * cues.night - 1), 2 * (cues.brightness - 0.4), cues.dark - 0.2],
-        0.4 * (cv2.resize(luma, (4, 4), interpolation=cv2.INTER_AREA).ravel() - 0.4),
-        _colour(small), [0.2 * (np.log(cues.calm + 0.02) + 1.2)],
-        0.15 * (lines - lines.mean()),
-        [1.5 * (2 * cues.streaks - 1), 2 * (cues.roundness - 0.35)],
-        _octaves(luma),
-    ])  # fmt: skip
-
-
-def _colour(small: np.ndarray) -> np.ndarray:
     red, green, blue = small[..., 0], small[..., 1], small[..., 2]
     first, second = red - green, (red + green) / 2 - blue
-    return np.array([first.mean(), second.mean(), first.std() - 0.1, second.std() - 0.1])
-
-
-def _octaves(luma: np.ndarray) -> np.ndarray:
-    """Contrast in octave bands, as shares in log scale around their mean, and the overall contrast."""
-    bands, level = [], luma
+    bands, level = [], luma  # contrast in octave bands, as shares in log scale around their mean, and in all
     for _ in range(4):
         lower = cv2.pyrDown(level)
         bands.append(float((level - cv2.pyrUp(lower, dstsize=level.shape[::-1])).std()))
         level = lower
     bands.append(float(level.std()))
     logs = np.log(np.array(bands) + 0.005)
-    return np.concatenate([0.2 * (logs - logs.mean()), [0.2 * (logs.mean() + 3)]])
+    return np.concatenate([
+        [1.5 * (2 * cues.night - 1), 2 * (cues.brightness - 0.4), cues.dark - 0.2],
+        0.4 * (cv2.resize(luma, (4, 4), interpolation=cv2.INTER_AREA).ravel() - 0.4),
+        [first.mean(), second.mean(), first.std() - 0.1, second.std() - 0.1, 0.2 * (np.log(cues.calm + 0.02) + 1.2)],
+        0.15 * (lines - lines.mean()),
+        [1.5 * (2 * cues.streaks - 1), 2 * (cues.roundness - 0.35)],
+        0.2 * (logs - logs.mean()), [0.2 * (logs.mean() + 3)],
+    ])  # fmt: skip
 
 
 _NUMBER = re.compile(r"\b(night|brightness|contrast|streaks|angle|density|drops|drop size|sharpness) (\d+(?:\.\d+)?)")

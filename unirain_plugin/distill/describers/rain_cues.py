@@ -57,9 +57,11 @@ def rain_cues(image: np.ndarray) -> RainCues:
     night = _logistic(_NIGHT, np.log(calm + 0.02), brightness, dark)
     streaks = _logistic(_STREAKS, np.log(steady + 0.02), np.log(typical + 0.02), np.log(roundness + 0.02))
     best = int(lines.argmax())
+    fine = cv2.mean(np.abs(cv2.Laplacian(luma, cv2.CV_32F)))[0]
+    coarse = cv2.mean(np.abs(cv2.Sobel(luma, cv2.CV_32F, 1, 0)))[0]
     return RainCues(
         brightness, contrast, dark, calm, night, streaks, ANGLES[best], float(lines[best]) / 255, lines,
-        roundness, drops, drop_size, _sharpness(luma),
+        roundness, drops, drop_size, fine / (fine + coarse + 1),
     )  # fmt: skip
 
 
@@ -114,12 +116,6 @@ def _round_structures(luma: np.ndarray) -> tuple[float, int, float]:
         found = int(np.count_nonzero(peaks))
         count, sizes = count + found, sizes + found * 2 * np.sqrt(2) * sigma / half.shape[1]
     return roundness, count, sizes / count if count else 0.0
-
-
-def _sharpness(luma: np.ndarray) -> float:
-    fine = cv2.mean(np.abs(cv2.Laplacian(luma, cv2.CV_32F)))[0]
-    coarse = cv2.mean(np.abs(cv2.Sobel(luma, cv2.CV_32F, 1, 0)))[0]
-    return fine / (fine + coarse + 1)
 
 
 _NIGHT = (-2.3, -4.4, -7.9, -0.2)

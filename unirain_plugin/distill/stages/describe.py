@@ -117,14 +117,20 @@ class Describe(Stage):
             texts = _checked(texts, len(good), "captioner")
             captions = dict(zip(good, texts, strict=True))
             for name, rows in self._columns(items, images, texts, names).items():
-                rows = _checked_rows(rows, len(good), name)
+                if rows.ndim < 2 or len(rows) != len(good):
+                    raise DistillError(f"'{name}': expected {len(good)} rows, got an array of shape {rows.shape}.")
+                if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+                    raise DistillError(f"'{name}': a vector holds NaN or infinity.")
                 columns[name] = np.zeros((len(batch), *rows.shape[1:]), rows.dtype)
                 columns[name][good] = rows
         for place, (item, error) in enumerate(batch):
             measured = self._measurements(item) if error is None else {}
             shape = list(self.rainy(item).shape[:2]) if error is None else None
             lines.append({"caption": captions.get(place), "size": shape, "error": error, "measurements": measured})
-        return columns or self._empty_columns(len(batch))
+        if not good:  # the shapes come from describing a grey image
+            grey = self._columns([], [np.full((64, 64, 3), 128, np.uint8)], ["grey"], ["grey"])
+            columns = {name: np.zeros((len(batch), *row.shape[1:]), row.dtype) for name, row in grey.items()}
+        return columns
 
     def _columns(
         self, items: list[T], images: list[np.ndarray], texts: list[str], names: list[str]
@@ -135,12 +141,6 @@ class Describe(Stage):
             "visual": ask_part("the embedder", lambda x: _rows(context.embedder.embed(x)), images, names),
             "thumbnails": np.stack([thumbnail(shared_luminance(image), size) for image in images]),
         }
-
-    def _empty_columns(self, count: int) -> dict[str, np.ndarray]:
-        """Rows for a batch without any readable image: the shapes come from describing a grey image."""
-        grey = np.full((64, 64, 3), 128, np.uint8)
-        rows = self._columns([], [grey], ["grey"], ["grey"])
-        return {name: np.zeros((count, *row.shape[1:]), row.dtype) for name, row in rows.items()}
 
     def _measurements(self, item: T) -> dict[str, Any]:
         found = {}
@@ -224,11 +224,3 @@ def _checked(texts: Sequence[str], count: int, what: str) -> list[str]:
         found = f"{len(texts)} results" if known else repr(texts)
         raise DistillError(f"the {what} gave {found} for {count} images, or something else than text.")
     return list(texts)
-
-
-def _checked_rows(rows: np.ndarray, count: int, what: str) -> np.ndarray:
-    if rows.ndim < 2 or len(rows) != count:
-        raise DistillError(f"'{what}': expected {count} rows, got an array of shape {rows.shape}.")
-    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-        raise DistillError(f"'{what}': a vector holds NaN or infinity.")
-    return rows

@@ -49,18 +49,6 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 """Row → arguments of Python, in a folder that holds what they read."""
 
 
-def write_inputs(folder: Path) -> None:
-    """Write what the programs read."""
-    from PIL import Image
-
-    for name in ("input", "target"):
-        (folder / name).mkdir()
-        Image.effect_noise((640, 480), 60).convert("RGB").save(folder / name / "a.png")
-    write_whole(folder / "pair.jsonl", '{"lq": "input/a.png", "gt": "target/a.png", "rain_type": "drs"}\n')
-    write_whole(folder / "train.yml", _TRAINING)
-    write_whole(folder / "distill.yml", _DISTILLATION)
-
-
 def run(arguments: tuple[str, ...], folder: Path) -> Measure:
     """Run Python in a folder to its end. A UniRainError if it failed, with the end of what it said."""
     start = time.perf_counter()
@@ -82,7 +70,14 @@ def main(argv: list[str]) -> int:
     expect_least(args, 1, "rounds")
     measures: dict[str, list[Measure]] = {name: [] for name in PROGRAMS}
     with work_folder(None) as folder:
-        write_inputs(folder)
+        from PIL import Image
+
+        for name in ("input", "target"):
+            (folder / name).mkdir()
+            Image.effect_noise((640, 480), 60).convert("RGB").save(folder / name / "a.png")
+        write_whole(folder / "pair.jsonl", '{"lq": "input/a.png", "gt": "target/a.png", "rain_type": "drs"}\n')
+        write_whole(folder / "train.yml", _TRAINING)
+        write_whole(folder / "distill.yml", _DISTILLATION)
         for turn in range(args.rounds + 1):
             tell("startup", f"turn {turn} of {args.rounds}")
             for name, arguments in PROGRAMS.items():
