@@ -88,7 +88,6 @@ def missing_files(options: CompareOptions) -> list[str]:
 
 
 def plan(options: CompareOptions) -> str:
-    """What a run would do."""
     from unirain_plugin.compare.samples import list_samples
 
     lines = [f"output: {options.output_folder}", f"metrics: {', '.join(options.metric_names)}", "models:"]

@@ -56,8 +56,6 @@ def error_map(image: np.ndarray, target: np.ndarray, scale: float) -> np.ndarray
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels."""
-
     top: int
     left: int
     height: int

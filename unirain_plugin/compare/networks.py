@@ -67,7 +67,6 @@ class NetworkSpec:
 
     @property
     def weights(self) -> Path | None:
-        """The file of weights, or None for an untrained network."""
         given = self.options.weights
         if given is None:
             return None
@@ -154,7 +153,6 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
 
 
 def _fill_partly(net: nn.Module, spec: NetworkSpec) -> str:
-    """Load the weights that fit by name and shape; the remark."""
     file = read_weights(spec.weights, spec.options.param_key)
     wanted = net.state_dict()
     fitting = {k: v for k, v in file.state_for(wanted).items() if k in wanted and wanted[k].shape == v.shape}

@@ -75,7 +75,6 @@ class ModelOptions:
             yield "name", f"'{self.name}' stands for the {_RESERVED[self.name]}; choose another."
 
     def check_origin(self) -> Iterator[Problem]:
-        """The images come from weights, or from a folder."""
         if self.results is not None:
             if self.weights is not None or self.network is not None or self.untrained:
                 yield (), "a folder of finished `results` takes neither `weights`, `network` nor `untrained`."
@@ -88,7 +87,6 @@ class ModelOptions:
             yield (), f"{text}`untrained: true` to get its cost only."
 
     def check_network(self) -> Iterator[Problem]:
-        """A section of a network names its class."""
         if isinstance(self.network, Mapping) and "type" not in self.network:
             yield "network", "expected a `type`, the name of a registered network such as UniRain or SwinIR."
 
@@ -166,7 +164,6 @@ class SetOptions:
     limit: _Count | None = None  # at most so many images of each rain type, the first ones
 
     def check_source(self) -> Iterator[Problem]:
-        """The images come from one place, and each key has its own."""
         root = self.dataroot if self.manifest is None else None
         if sum(source is not None for source in (self.lq, root, self.manifest, self.synthesize)) != 1:
             yield (), "give exactly one of `lq`, `dataroot`, `manifest` and `synthesize`."
@@ -204,7 +201,6 @@ class CompareOptions:
     max_megapixels: Annotated[float, above(0)] | None = None  # null for what memory takes
 
     def check_names(self) -> Iterator[Problem]:
-        """Rows, test sets and metrics have names of their own; they name folders too."""
         yield from _repeated("models", [model.name for model in self.models])
         yield from _repeated("test_sets", [test_set.name for test_set in self.test_sets])
         yield from _repeated("metrics", self.metrics)
@@ -232,7 +228,6 @@ class CompareOptions:
 
     @property
     def rows(self) -> list[str]:
-        """The names of all rows of the tables."""
         return [INPUT] * self.include_input + [model.name for model in self.models]
 
     @property

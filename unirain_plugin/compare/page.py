@@ -111,7 +111,6 @@ def shown(values: Sequence[Cell]) -> list[str]:
 
 
 def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, object]:
-    """Columns (title, whether of numbers, metric) and rows of cells: text, and the number to sort by."""
     columns = list(dict.fromkeys(column for row in rows for column in row if column != _STATUS))
     texts = {column: shown([row.get(column) for row in rows]) for column in columns}
     numeric = [any(isinstance(row.get(column), (int, float)) for row in rows) for column in columns]
@@ -139,7 +138,6 @@ def _image(
     scores: Mapping[tuple[str, str, str], Mapping[str, float]],
     options: PageOptions,
 ) -> dict[str, object]:
-    """Everything that the page shows of one image, as JSON."""
     arrays = comparison.arrays(result.test_set, result.image)
     height, width = arrays[INPUT].shape[:2]
     rows = {name: scores.get((result.test_set, result.image, name), {}) for name in arrays if name != GT}

@@ -42,7 +42,6 @@ class Claim(NamedTuple):
         return "psnr" if self.value > 1 else "ssim"
 
     def is_met(self, value: float) -> bool:
-        """Whether a value is printed as the claim."""
         return abs(value - self.value) <= self.tolerance + 1e-9
 
 

@@ -100,7 +100,6 @@ def present(summaries: Sequence[SetSummary], metrics: Directions) -> dict[str, b
 
 
 def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Directions) -> str:
-    """A sentence about the images that are not in the means; empty where all are."""
     parts = [
         f"{model}: {_title(metric)} of {count} of {summary.images[group]} images of "
         f"{f'{summary.test_set}, ' if len(summaries) > 1 else ''}{GROUP_TITLES.get(group, group)}"
@@ -187,7 +186,6 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: b
 
 
 def markdown_intervals(summary: SetSummary, reference: str, metrics: Directions, options: BootstrapOptions) -> str:
-    """Differences to the reference with their confidence intervals."""
     metrics = present([summary], metrics)
     if not any(summary.intervals.values()):
         return ""
@@ -266,7 +264,6 @@ def _latex_float(kind: str, caption: str, columns: str, heads: Sequence[str], ro
 
 
 def results_csv(results: Sequence[ImageResult], metrics: Sequence[str]) -> str:
-    """Every image's scores: a line for each model and image, in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["test_set", "rain_type", "image", "model", *metrics])
@@ -278,7 +275,6 @@ def results_csv(results: Sequence[ImageResult], metrics: Sequence[str]) -> str:
 def page_rows(
     models: Sequence[ModelRow], summaries: Sequence[SetSummary], metrics: Directions
 ) -> list[dict[str, Cell]]:
-    """The summary table of the page: a row a model; column title → value."""
     rows = []
     for model in models:
         row: dict[str, Cell] = {"model": model.name}

@@ -50,8 +50,6 @@ class Checked(NamedTuple):
 
 @dataclass
 class Row:
-    """What became of one model."""
-
     name: str
     results: list[ImageResult] = field(default_factory=list)  # of the images that were finished
     sources: dict[ImageKey, Source] = field(default_factory=dict)  # test image → the file with the model's image
@@ -107,14 +105,12 @@ class Evaluator:
         self.journal, self.restored, self.samples, self.metrics, self.bar = journal, restored, samples, metrics, bar
 
     def input_row(self) -> Row:
-        """The rainy images themselves."""
         row = Row(INPUT)
         for checked in self.samples:
             self._finish(row, checked, checked.sample.lq, checked.lq)
         return row
 
     def finished_row(self, model: ModelOptions) -> Row:
-        """A folder of finished images."""
         row = Row(model.name)
         try:
             found = match_finished(model, [checked.sample for checked in self.samples])

@@ -67,12 +67,10 @@ class Sample:
 
     @property
     def key(self) -> ImageKey:
-        """(test set, image)."""
         return self.test_set, self.image
 
     @property
     def stem(self) -> str:
-        """The file's name without folders and suffix."""
         return PurePosixPath(self.image).name
 
 
@@ -195,7 +193,6 @@ def _limited(samples: Iterator[Sample], limit: int) -> Iterator[Sample]:
 
 
 def some(names: Sequence[str], limit: int = 3) -> str:
-    """The first of the names, for a message."""
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 

@@ -86,7 +86,6 @@ class Interval:
 
     @property
     def is_clear(self) -> bool:
-        """Whether zero lies outside."""
         return self.low > 0 or self.high < 0
 
 

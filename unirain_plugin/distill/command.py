@@ -28,7 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command. A UniRainError for whatever a user can mend."""
     arguments = build_parser().parse_args(argv)
     options = load_options(arguments.opt)
     if arguments.dry_run:

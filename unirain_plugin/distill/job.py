@@ -31,7 +31,6 @@ class Job:
     candidates: int  # number of pairs
 
     def shards(self, images: int) -> int:
-        """Shards that so many images make."""
         return -(-images // self.options.shard_size)
 
 

@@ -61,7 +61,6 @@ class RetrievalOptions:
     index_file: Path | None = None
 
     def check_cascade(self) -> Iterator[Problem]:
-        """Each level keeps some of what the level before it kept."""
         if not self.k1 >= self.k2 >= self.k3 >= 1:
             yield (), f"the cascade narrows: expected k1 ≥ k2 ≥ k3 ≥ 1, got {self.k1}, {self.k2}, {self.k3}."
 

@@ -223,7 +223,6 @@ class Pipeline:
                 raise type(error)(f"{name}: {error}") from error
 
     def _job(self, restart: bool) -> Job:
-        """List the inputs, compare with the last run, and set up the stage ``inputs``."""
         references = list_references(self.options.references)
         manifest, root = self._candidate_manifest()
         rows = (json.dumps([r.id, str(r.path), r.rain_type]) for r in references)
@@ -263,7 +262,6 @@ class Pipeline:
         return listing, root
 
     def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
-        """Make the missing shards of a group of stages; returns how many of each."""
         missing = {name: self.workspace.missing(name, STAGES[name].shards(job)) for name in group}
         if "votes" in missing:  # a worker makes a shard of a stage, and the same shard of the stage that waits for it
             shards = sorted({shard for shards in missing.values() for shard in shards})

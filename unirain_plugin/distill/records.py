@@ -115,7 +115,6 @@ class Reference:
         return self._image
 
     def release(self) -> None:
-        """Drop the image from memory; it is read again when asked for."""
         self._image = None
 
 
@@ -151,7 +150,6 @@ class Candidate:
         return self._gt
 
     def preload(self, lq: np.ndarray, gt: np.ndarray) -> None:
-        """Take images that were read elsewhere, so that they are not read again."""
         self._lq, self._gt = lq, gt
 
     def derived(self, key: str, compute: Callable[[Candidate], Any]) -> Any:
@@ -161,7 +159,6 @@ class Candidate:
         return self._derived[key]
 
     def release(self) -> None:
-        """Drop images and derived results from memory; they are read again when asked for."""
         self._lq = self._gt = None
         self._derived.clear()
 

@@ -302,7 +302,6 @@ class Examples:
 
 
 def _chart(distribution: dict[str, Any]) -> dict[str, Any]:
-    """Bars in percent of each histogram's own total, before and after."""
     before, after = distribution["before"], distribution["after"]
     share = [[count / max(1, sum(counts)) for count in counts] for counts in (before, after)]
     top = max(max(values) for values in share) or 1.0

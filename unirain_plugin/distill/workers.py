@@ -46,7 +46,6 @@ class Worker:
         self._stages: dict[str, Stage] = {}
 
     def make(self, steps: list[Step]) -> list[tuple[str, int]]:
-        """Make shards that are not there yet; returns stage and number of items of each."""
         made = []
         for name, shard in steps:
             if not self.context.workspace.is_done(name, shard):
@@ -240,7 +239,6 @@ class RayEngine:
             yield from (tuple(pair) for pair in json.loads(row["made"]))
 
     def close(self) -> None:
-        """Shut down the cluster that was started here; one that was there before stays."""
         if self._started:
             sys.modules["ray"].shutdown()
             self._started = False

@@ -43,7 +43,6 @@ class IndexReport:
     duplicates: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """The report file's text."""
         data = {
             **self.about,
             "pairs": sum(self.pairs.values()),
@@ -56,7 +55,6 @@ class IndexReport:
         return json.dumps(data, indent=1, ensure_ascii=True) + "\n"
 
     def summary(self) -> str:
-        """A few lines for the terminal."""
         lines = [f"pairs: {sum(self.pairs.values())}"]
         lines += [f"  {t} {s}: {n}" for (t, s), n in sorted(self.pairs.items())]
         lines.append(f"problems: {len(self.problems)}")
@@ -140,7 +138,6 @@ def _good_pairs(
 def _examined(
     root: str, records: Iterable[ManifestRecord], check: str, convert: Collection[str], workers: int
 ) -> Iterator[Examined]:
-    """Look at both files of every pair."""
     _examine_file.cache_clear()  # files may have changed since this process last looked
     return map_in_processes(partial(_examine_pair, root, check, tuple(convert)), records, workers)
 

@@ -64,7 +64,6 @@ class LmdbSources(NamedTuple):
     stored_as: str
 
     def file(self, key: str) -> str:
-        """The file that an entry was made of."""
         return os.path.join(self.root, self.paths[key])
 
     def includes(self, other: LmdbSources) -> bool:
@@ -83,7 +82,6 @@ class LmdbSources(NamedTuple):
         return {"entries": str(len(keys)), "sha256_of_list": digest, "stored_as": self.stored_as}
 
     def write(self, folder: str) -> None:
-        """Note it in an LMDB's folder."""
         lines = (json.dumps(item) + "\n" for item in self.paths.items())
         write_whole(os.path.join(folder, SOURCES_FILE), "".join(lines))
         root = os.path.relpath(os.path.realpath(self.root), os.path.realpath(os.path.dirname(folder)))
@@ -213,7 +211,6 @@ class LmdbWriter:
             os.rename(self._folder, self.path)
 
     def close(self) -> None:
-        """Close the environment; what was committed stays."""
         self._environment.close()
 
 
@@ -241,7 +238,6 @@ class LmdbRecipe:
 
     @property
     def stored_as(self) -> str:
-        """How the entries are stored: :data:`SOURCE_BYTES`, or what is done to them."""
         done = [f"png level {self.level}"] * self.recompress + ["seekable 1"] * self.seekable
         return ", ".join(done) or SOURCE_BYTES
 

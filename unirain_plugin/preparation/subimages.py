@@ -39,7 +39,6 @@ class CutPlan:
         return starts
 
     def fingerprint(self, records: Collection[ManifestRecord]) -> dict[str, str]:
-        """Say what the sub-images are made of."""
         digest = hashlib.sha256()
         for record in records:
             digest.update(f"{record.lq}\0{record.gt}\n".encode("utf-8", "surrogateescape"))

@@ -87,12 +87,10 @@ class Adaptation:
 
     @property
     def data(self) -> Path:
-        """Folder of the training data."""
         return self.output / "data"
 
     @property
     def crop(self) -> int:
-        """Side of a training crop, pixels."""
         return min(128, self.size) // 8 * 8
 
     @property
@@ -126,7 +124,6 @@ class Inputs:
     pairs: tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]
 
     def digests(self) -> list[str]:
-        """SHA-256 of every file, in order."""
         pairs = [path for side in self.pairs for pair in side for path in pair]
         paths = [*self.rainy, *self.clean[0], *self.clean[1], *pairs]
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
@@ -197,7 +194,6 @@ def check(task: Adaptation) -> Inputs:
 
 
 def _split(items: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Every fourth is held out, of fewer than eight the last."""
     held = items[3::4] or items[-1:]
     return [item for item in items if item not in held], held
 
@@ -233,7 +229,6 @@ def rain_type_of(image: np.ndarray) -> str:
 
 
 def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None:
-    """Render, distil and list what is trained on and measured on."""
     manifest = task.data / "train.jsonl"
     if manifest.is_file():
         return
@@ -346,7 +341,6 @@ def fine_tune(task: Adaptation) -> None:
 
 
 def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
-    """The option file of the fine-tuning: half of the samples, and more, show the user's rain."""
     records = list(read_manifest(task.data / "train.jsonl"))
     sources = {record.source for record in records}
     weights = {"other": 0.2, "fitted": 0.4, "pairs": 1.0}
@@ -455,7 +449,6 @@ def choose(found: dict[float, dict[str, float]]) -> float | None:
 
 
 def measure(net: Any, held_out: Path) -> dict[str, float]:
-    """Held-out set → mean PSNR in dB of the restored images."""
     from unirain_plugin import restore
 
     figures = {}

@@ -59,7 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Exit status 1 if a run failed, 130 after Ctrl-C."""
     args = build_parser().parse_args(argv)
     options = load_options(args.opt, _folders(args))
     root = (args.output or Path("results", "reproduce", options.name)).resolve()
@@ -85,7 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _folders(args: argparse.Namespace) -> dict[str, object]:
-    """The folders named on the command line, as the option file's keys."""
     given: dict[str, object] = {"references": args.references, "test_sets": args.test_sets}
     if args.photographs:
         if len(args.photographs) > 2:
@@ -95,7 +93,6 @@ def _folders(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> list[Outcome]:
-    """Make the data and do the runs that are not finished; the outcome of all."""
     started = time.monotonic()
     start_fork_server(options.threads)
     data = DataFolder(root / "data")
@@ -120,7 +117,6 @@ def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> li
 
 
 def _report(root: Path, options: ReproduceOptions, costs: Costs, outcomes: list[Outcome]) -> int:
-    """Write and print what came out; the exit status."""
     data, record = read_json(root / "data" / SUMMARY), read_json(root / RECORD)
     text = Report(root, options, costs, data, outcomes, record).write()
     sys.stdout.write(f"\n{text}\n")

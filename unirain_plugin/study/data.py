@@ -33,12 +33,10 @@ SUMMARY = "data.json"  # written last: where it stands, the data are complete
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write plain data as JSON, whole or not at all."""
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def say(text: str) -> None:
-    """Tell the user at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -259,7 +257,6 @@ def _draw_random_subsets(folder: DataFolder, seed: int, seeds: Iterable[int]) ->
 def _drawn(
     pairs: Mapping[str, list[ManifestRecord]], sizes: Mapping[str, int], rng: np.random.Generator
 ) -> list[ManifestRecord]:
-    """Some pairs of each type, in their order."""
     return [
         pairs[rain_type][int(place)]
         for rain_type, size in sizes.items()

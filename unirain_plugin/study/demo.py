@@ -137,7 +137,6 @@ def comparison(output: Path, results: Path, types: Sequence[str] = RAIN_TYPES) -
 
 
 def report_losers(outcome: Outcome) -> int:
-    """Say on which types the trained network did not gain; the exit status."""
     (summary,) = outcome.summaries
     restored, rainy = (summary.values[name] for name in (TRAINED, INPUT))
     types = [r.rain_type for r in outcome.comparison.results if r.model == INPUT]

@@ -62,7 +62,6 @@ class Grid:
     threads: int  # CPU threads of a run
 
     def outcome(self, run: GridRun) -> Outcome:
-        """How a run stands, from its files."""
         path = self.root / "experiments" / run.name / RESULT
         return Outcome(run, "finished", read_json(path)) if path.is_file() else Outcome(run, "missing")
 
@@ -139,7 +138,6 @@ class RecordedRun(TrainingRun):
         return means_by_type({metric: result.values(metric) for metric in ("psnr", "ssim")})
 
     def loss_weights(self) -> dict[str, float]:
-        """Rain type → weight in the loss."""
         loss = self.model.cri_pix
         return dict(zip(loss.labels.names, loss.weights.tolist(), strict=True))
 

@@ -146,7 +146,6 @@ class ReproduceOptions:
 
 
 def digest(value: object) -> str:
-    """The first 16 digits of the SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -282,7 +281,6 @@ def base_training(options: ReproduceOptions) -> dict[str, Any]:
 
 
 def network_section(options: ReproduceOptions, training: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
-    """The ``network_g`` section of a variant."""
     if variant.networks == OWN_NETWORK:
         return {**training["network_g"], **ABLATIONS[variant.experts]}
     return plain(options.networks[variant.networks])
@@ -291,7 +289,6 @@ def network_section(options: ReproduceOptions, training: Mapping[str, Any], vari
 def run_options(
     options: ReproduceOptions, training: Mapping[str, Any], run: GridRun, data: DataFolder
 ) -> dict[str, Any]:
-    """The complete option file of one run."""
     opt = deepcopy(dict(training))
     opt["name"], opt["manual_seed"] = run.name, run.seed
     if options.imports:

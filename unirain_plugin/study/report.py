@@ -62,8 +62,6 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is told about the runs."""
-
     root: Path  # the output folder
     options: ReproduceOptions  # the option file
     costs: Costs  # of the networks
@@ -73,7 +71,6 @@ class Report:
     record: Mapping[str, Any]
 
     def write(self) -> str:
-        """Write runs, results, tables, curves and images; returns the text of ``table.md``."""
         write_runs(self.root, self.outcomes)
         text = self.markdown()
         write_whole(self.root / "table.md", text)
@@ -139,7 +136,6 @@ class Report:
         return finite_mean(list(self.rainy.values()))
 
     def markdown(self) -> str:
-        """The text of ``table.md``."""
         unit = "rain type" if self.options.test_sets is None else "test set"
         parts = [f"## Reproduction in miniature: {self.options.name}", *self._setting()]
         for question in self.options.questions:

@@ -106,7 +106,6 @@ def mean_of_types(figures: Figures, metric: str = "psnr") -> float:
 
 
 def worst_type(figures: Figures, metric: str = "psnr") -> tuple[str, float]:
-    """The type with the lowest mean, and that mean."""
     return min(figures[metric].items(), key=lambda item: item[1])
 
 
@@ -169,7 +168,6 @@ class Summary:
 
 
 def summarise(runs: Sequence[Figures]) -> Summary:
-    """Summarise the runs of one variant, at least one."""
     by_type = {t: spread([run["psnr"][t] for run in runs]) for t in runs[0]["psnr"]}
     return Summary(
         psnr=spread([mean_of_types(run) for run in runs]),

@@ -153,7 +153,6 @@ class Vlm(VlmClient, Voter):
         return self.ask(fill(text, task), images, labels, SCHEMA, self._template.system, question)
 
     def _cache_key(self, task: VoteTask, images: list[np.ndarray]) -> str:
-        """Hash of the query's pixels, the references (ids and pixels), captions, prompt, model and decoding."""
         pixels = [hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest() for image in images]
         ids = [found.reference.id for found in task.retrieved]
         captions = [task.candidate.caption, *(found.reference.caption for found in task.retrieved)]

@@ -108,7 +108,6 @@ def build(builder: Callable[..., nn.Module], variant: str, device: str) -> nn.Mo
 
 
 def forward_pass(net: nn.Module, variant: str, lq: Tensor) -> Tensor:
-    """One restoration without gradients."""
     net.eval()
     with torch.inference_mode(), torch.autocast(lq.device.type, torch.bfloat16, enabled="bf16" in variant):
         return net(lq)
@@ -126,7 +125,6 @@ def training_step(net: nn.Module, variant: str, lq: Tensor) -> None:
 
 
 def random_image(size: int, variant: str, device: str) -> Tensor:
-    """A random image ``(1, 3, size, size)``."""
     lq = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     return lq.to(memory_format=torch.channels_last) if "channels_last" in variant else lq
 

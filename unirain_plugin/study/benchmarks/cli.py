@@ -34,7 +34,6 @@ def usage() -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run one benchmark; OptionError for an unknown name."""
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(usage())
         return 0
@@ -46,14 +45,12 @@ def main(argv: list[str]) -> int:
 
 
 def expect_known(option: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Refuse names that are not known."""
     for name in given:
         if name not in known:
             raise OptionError(f"{option}: unknown {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
 
 
 def expect_least(args: argparse.Namespace, least: int, *names: str) -> None:
-    """Refuse smaller numbers than ``least`` of these options."""
     for name in names:
         if getattr(args, name) < least:
             raise OptionError(f"--{name.replace('_', '-')}: expected {least} or more, found {getattr(args, name)}.")
@@ -82,7 +79,6 @@ def threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def work_folder(given: str | None) -> Iterator[Path]:
-    """The folder of ``--dir``, or a temporary one that is removed in the end."""
     if given is not None:
         yield Path(given)
         return

@@ -91,7 +91,6 @@ LMDBS = (
 
 
 def build_cases(folder: Path, images: int, gt_size: int) -> list[Case]:
-    """Write the images in every form and open them with both data sets."""
     from unirain_plugin.preparation.lmdbs import LmdbRecipe, create_lmdbs
     from unirain_plugin.preparation.subimages import CutPlan, cut_pairs
 
@@ -159,7 +158,6 @@ def _fill(photo: np.ndarray, size: tuple[int, int], shift: int) -> np.ndarray:
 
 
 def _write_stock_lmdb(source: Path, output: Path) -> None:
-    """Make the LMDBs of the toolbox's own script, from the same images."""
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
     output.mkdir(exist_ok=True)

@@ -56,7 +56,6 @@ class Row(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and return 0 if all goals are met, else 1."""
     args = _parser().parse_args(argv)
     for name, least in (("pairs", 4), ("planted", 1), ("size", 64), ("references", 0), ("seed", 0)):
         expect_least(args, least, name)

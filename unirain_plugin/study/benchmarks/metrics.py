@@ -56,7 +56,6 @@ def contestants(image: np.ndarray, target: np.ndarray) -> dict[str, tuple[Callab
 
 
 def measure(size: tuple[int, int], rounds: int) -> list[dict[str, float | str]]:
-    """Time both, taking turns."""
     rows = []
     for name, pair in contestants(*random_images(*size)).items():
         difference = abs(pair[0]() - pair[1]())

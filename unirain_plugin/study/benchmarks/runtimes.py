@@ -174,7 +174,6 @@ def _image(restored: np.ndarray) -> np.ndarray:
 
 
 def compare(args: argparse.Namespace, names: list[str]) -> list[list[str]]:
-    """Write the files that the runtimes read to a temporary folder, and measure."""
     with work_folder(None) as folder, torch.inference_mode():
         weights = folder / "w.safetensors"
         export_weights(load(args.weights, args.network, device="cpu"), weights)

@@ -105,7 +105,6 @@ def write_row(name: str, scores: Sequence[tuple[Score, Score]]) -> list[float]:
 
 
 def _windows(args: argparse.Namespace) -> Iterator[np.ndarray]:
-    """Random windows of the photographs, the same for every row."""
     if args.photographs is None:
         paths = sample_photos("held-out")
     else:
@@ -132,7 +131,6 @@ def smeared_noise(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _rows(seed: int, types: Sequence[str]) -> Iterator[tuple[str, Renderer]]:
-    """Rows of the table: the rendered types, clean images, other ways to draw rain."""
     for rain_type in types:
         yield rain_type, lambda photo, k, t=rain_type: render_rain(photo, t, 1000 * seed + k)[:2]
     yield "clean, day", lambda photo, k: (photo, photo)
