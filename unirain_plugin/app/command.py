@@ -1,7 +1,5 @@
 """``scripts/app.py``: restore images in the browser."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

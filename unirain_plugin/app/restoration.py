@@ -1,7 +1,5 @@
 """What the app does with an uploaded image; knows nothing of gradio."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

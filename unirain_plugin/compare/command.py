@@ -1,7 +1,5 @@
 """``scripts/compare.py``: compare models on test sets, with tables, figure and page."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from dataclasses import replace

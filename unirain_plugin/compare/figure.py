@@ -1,7 +1,5 @@
 """The figure of a comparison: which images it shows, and how whole images, magnified crops and error maps are drawn."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -174,7 +172,7 @@ class _Sheet:
         self.text((x + width / 2, y + height / 2), text, anchor="mm")
 
 
-def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) -> None:
+def write_zoom_grid(comparison: Comparison, path: Path, options: "FigureOptions") -> None:
     """Write the figure as a PNG of ``WIDTH`` pixels; DataError if it cannot be written.
 
     For each of :func:`choose_images` (and its errors): the whole input with the box; then, for the input, every model

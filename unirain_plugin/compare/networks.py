@@ -4,8 +4,6 @@ The process loads the network, says so, and then answers one request after the o
 last answer has been worked up, so that the parent scores one image while the next is being restored.
 """
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import os
@@ -17,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -197,7 +195,7 @@ class NetworkProcess:
             self._process.start()
         theirs.close()
 
-    def __enter__(self) -> NetworkProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -1,7 +1,5 @@
 """The option file of a comparison as frozen dataclasses; unknown or misspelt keys are errors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

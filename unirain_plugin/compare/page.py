@@ -1,7 +1,5 @@
 """The page of a comparison: one HTML file with its images inside, a before/after slider and sortable tables."""
 
-from __future__ import annotations
-
 import base64
 import math
 import re

@@ -1,11 +1,9 @@
 """Under which protocol is a claimed number met? Scores a comparison's results under all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from unirain_plugin.compare.options import BootstrapOptions, CompareOptions
 from unirain_plugin.compare.report import GROUP_TITLES, markdown_table
@@ -26,7 +24,7 @@ class Claim(NamedTuple):
     tolerance: float
 
     @classmethod
-    def parse(cls, text: str) -> Claim:
+    def parse(cls, text: str) -> Self:
         """Read a number; OptionError if it can be neither."""
         try:
             number = Decimal(text)

@@ -1,7 +1,5 @@
 """The tables of a comparison in Markdown, LaTeX (as in the paper), CSV and JSON, and the writing of all files."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """A whole comparison: lists the images, restores, scores, measures, and writes tables, figure and page."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The images of the test sets, listed once and read one at a time, and those that other programs have finished."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What a comparison found: records, means by rain type, and how sure the differences between models are."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,7 +132,7 @@ def summarise(
     images: Mapping[str, str | None],
     metrics: Directions,
     reference: str,
-    bootstrap: BootstrapOptions,
+    bootstrap: "BootstrapOptions",
 ) -> SetSummary:
     """Summarise one test set, whose sound ``images`` have rain types; results of other sets are passed over.
 
@@ -198,7 +196,7 @@ def _left_out(scores: Scores, types: Groups, metrics: Directions) -> dict[str, d
     return found
 
 
-def _interval(ours: Scores, reference: Scores, types: Groups, metric: str, how: BootstrapOptions) -> Interval | None:
+def _interval(ours: Scores, reference: Scores, types: Groups, metric: str, how: "BootstrapOptions") -> Interval | None:
     """Percentile interval of the mean over types, images being drawn with replacement within each type.
 
     Images without a finite value on both sides are left out. None where a type has one image only, whose resampling

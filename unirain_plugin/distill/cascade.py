@@ -5,8 +5,6 @@ mean (which keeps the variances from cancelling), the Gaussian as two one-dimens
 computed once an image instead of once a pair, and arrays so small that they stay in the processor's cache.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

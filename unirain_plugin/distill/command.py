@@ -1,7 +1,5 @@
 """``python -m unirain_plugin distill -opt FILE``: RAG-based dataset distillation (paper §2); the plan of a dry run."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

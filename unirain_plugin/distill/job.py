@@ -1,7 +1,5 @@
 """What a worker is told, and what it builds from it once: parts, reference arrays, the voters' ranges."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The option file of a distillation run as frozen dataclasses; unknown or misspelt keys are errors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole run: inputs, stages, results."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

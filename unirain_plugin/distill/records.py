@@ -1,7 +1,5 @@
 """What passes through the pipeline: images, references, candidates, retrieved references, votes; and its errors."""
 
-from __future__ import annotations
-
 import functools
 import weakref
 from collections.abc import Callable, Collection, Mapping
@@ -152,7 +150,7 @@ class Candidate:
     def preload(self, lq: np.ndarray, gt: np.ndarray) -> None:
         self._lq, self._gt = lq, gt
 
-    def derived(self, key: str, compute: Callable[[Candidate], Any]) -> Any:
+    def derived(self, key: str, compute: Callable[["Candidate"], Any]) -> Any:
         """A result shared by several parts (luminance planes, say): computed once, dropped by :meth:`release`."""
         if key not in self._derived:
             self._derived[key] = compute(self)

@@ -4,8 +4,6 @@ A voter of your own, chosen in YAML by ``type: TooDark`` (with ``imports: [my_vo
 :class:`~unirain_plugin.distill.voters.base.Voter` with ``@VOTER.register()`` above it.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence

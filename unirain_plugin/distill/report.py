@@ -1,7 +1,5 @@
 """The results: manifest, votes, meta-info files, statistics and HTML report, from the finished shards."""
 
-from __future__ import annotations
-
 import base64
 import heapq
 import json

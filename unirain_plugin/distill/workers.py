@@ -1,7 +1,5 @@
 """Who makes the shards: processes on this machine, or Ray actors; the bytes are the same, however many there are."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import logging

@@ -3,8 +3,6 @@
 A shard holds rows in ``.npy`` files, read through memory maps, and JSON lines.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import json

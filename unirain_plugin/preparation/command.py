@@ -3,8 +3,6 @@
 All but the first take their pairs from a manifest, or from a folder in RainRAG's layout.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

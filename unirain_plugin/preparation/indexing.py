@@ -1,7 +1,5 @@
 """From the files of a data set to a manifest: every pair is looked at, everything odd is reported."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -6,8 +6,6 @@ narrow one down by a regular expression. The clean image's pattern uses the fiel
 data sets are in ``layouts.yml``; the index command tells the user how each came about.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ is written and the folder is renamed: a folder with the final name is always who
 place: until its ``meta_info.txt`` is replaced, readers see those of before.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -20,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import cv2
 import lmdb
@@ -66,7 +64,7 @@ class LmdbSources(NamedTuple):
     def file(self, key: str) -> str:
         return os.path.join(self.root, self.paths[key])
 
-    def includes(self, other: LmdbSources) -> bool:
+    def includes(self, other: Self) -> bool:
         """Whether all entries of another one are here, of the same files (by their names, or where they really are)."""
         return self.stored_as == other.stored_as and all(
             key in self.paths

@@ -4,8 +4,6 @@ The toolbox finds the rainy image in its folder by the clean one's name put into
 pair of folders and cannot express many-to-one pairs; what it cannot express is an error here.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Iterator

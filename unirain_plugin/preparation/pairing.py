@@ -1,7 +1,5 @@
 """Finding the pairs of a data set by its layout: every file is paired, or named as one that is not."""
 
-from __future__ import annotations
-
 import fnmatch
 import os
 import re

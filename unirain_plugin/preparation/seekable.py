@@ -6,8 +6,6 @@ of rows: each is a chunk of its own, ends with zlib's full flush, and begins wit
 stay ordinary files for every reader.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import subprocess

@@ -1,7 +1,5 @@
 """Cutting pairs into sub-images once, so that training never decodes more than it needs."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """``python -m unirain_plugin synthesize-rain``: four types of rain on clean photographs, in RainRAG's layout."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -1,7 +1,5 @@
 """Raindrops on the lens: metaball outlines, each a small inverting wide-angle lens before an unfocused pane."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

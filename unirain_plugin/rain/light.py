@@ -1,7 +1,5 @@
 """Linear light: transfer curves, colour temperature and the scene's bright surroundings. Images are (H, W, 3) RGB."""
 
-from __future__ import annotations
-
 import math
 
 import cv2

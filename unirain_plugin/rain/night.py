@@ -1,7 +1,5 @@
 """Night from a photograph taken by day: lamps, glow, a camera's exposure, response curve and noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """From photographs on disk to pairs in RainRAG's layout: one independent, repeatable job a pair."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import unicodedata

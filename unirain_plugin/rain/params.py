@@ -6,8 +6,6 @@ rain keeps its look from a thumbnail to 4K. The paper does not render rain; all 
 against public data sets.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields, replace
 
 from unirain_plugin.errors import OptionError

@@ -3,8 +3,6 @@
 From one clean photograph :func:`render_rain` makes a pair, rainy (``lq``) and clean (``gt``), in linear light.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

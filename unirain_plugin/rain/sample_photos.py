@@ -3,8 +3,6 @@
 Its other samples would be fetched from the network; microscopy, astronomy and drawings are left out.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The scenes of rain, snow and haze: which parts make a pair of each type."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Rain streaks: depth layers of motion-blurred falling drops, and mist."""
 
-from __future__ import annotations
-
 import math
 
 import cv2

@@ -1,7 +1,5 @@
 """More variety from few photographs, for training: other colours, things that look like rain and are none."""
 
-from __future__ import annotations
-
 import math
 
 import cv2

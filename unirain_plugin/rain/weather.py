@@ -1,7 +1,5 @@
 """Snow and haze by day, to which the paper extends its network: what falls and what veils, on linear light."""
 
-from __future__ import annotations
-
 import math
 
 import cv2

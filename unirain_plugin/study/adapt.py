@@ -6,8 +6,6 @@ time, and saves the weights only if they are better on pairs that were held out.
 goes on.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import hashlib

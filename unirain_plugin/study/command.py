@@ -5,8 +5,6 @@ writes runs.jsonl, results.json, table.md, table.csv, curves.png and an image fo
 on: finished runs are kept, interrupted ones resume from their checkpoints, failed ones are tried again.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

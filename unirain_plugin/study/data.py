@@ -1,7 +1,5 @@
 """The data of a reproduction: rendered pairs of which some are spoilt, distilled, and the subsets to train on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """``python -m unirain_plugin demo``: the main job end to end, on photographs that scikit-image installs."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import subprocess

@@ -3,8 +3,6 @@
 A run trains through the project's runner, is evaluated, and writes what came out into its experiment's folder.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import multiprocessing

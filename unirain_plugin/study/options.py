@@ -1,7 +1,5 @@
 """The option file of a reproduction as frozen dataclasses, and the runs that follow: each once, whatever it answers."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping

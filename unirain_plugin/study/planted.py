@@ -5,8 +5,6 @@ Those with a goal in the benchmark are in :data:`KINDS`; :data:`FURTHER_KINDS` h
 pairs of rain that is seldom or never seen.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace

@@ -5,8 +5,6 @@ that they change by more than 8 levels. In the median of each of nine public tes
 images and above 0.42 % for the rainy ones; for photographs of real rain it was 3.7 %.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import cache

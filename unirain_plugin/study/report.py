@@ -1,7 +1,5 @@
 """What came out, in words and images: tables, curves, restored images, and the files that hold them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """The figures of the tables: costs of the networks, mean and spread over seeds, use of experts and loss weights."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The interfaces of what describes an image: captioner, embedder, text encoder (the paper's relation triplets)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Captions, image features and sentence features by models of open_clip (the paper: CLIP). Never silently random."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -90,7 +88,7 @@ class ClipPart(Part):
             files = [file_stamp(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
         return {**own, "precision": self.precision, "files": files}
 
-    def image_batches(self, images: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+    def image_batches(self, images: Sequence[np.ndarray]) -> "Iterator[torch.Tensor]":
         """Preprocess uint8 RGB images as the model's training did, ``batch_size`` at a time."""
         import torch
         from PIL import Image
@@ -184,7 +182,7 @@ class CocaCaptioner(ClipPart, Captioner):
         return texts
 
 
-def _greedy(model: Any, images: torch.Tensor, longest: int) -> torch.Tensor:
+def _greedy(model: Any, images: "torch.Tensor", longest: int) -> "torch.Tensor":
     """Token ids (n, ≤ ``longest``): from the start mark on, the likeliest next token, until every caption has ended."""
     import torch
 

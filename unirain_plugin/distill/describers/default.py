@@ -1,7 +1,5 @@
 """The default captioner, embedder and text encoder: figures measured on the image. No weights, offline."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ amplification makes neighbouring pixels differ in colour, and most of the image 
 at the end were calibrated on images rendered by :mod:`unirain_plugin.rain.render` (our choice).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """Sentence features by a model of the sentence-transformers package."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Captions made elsewhere (the paper uses BLIP), read from a CSV or JSONL file."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The stages of the pipeline, in order. Each makes shards from finished shards; all can be killed and redone."""
 
-from __future__ import annotations
-
 from unirain_plugin.distill.job import Stage
 from unirain_plugin.distill.stages.describe import DescribeCandidates, DescribeReferences
 from unirain_plugin.distill.stages.duplicates import FindDuplicates

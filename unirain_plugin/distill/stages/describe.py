@@ -1,7 +1,5 @@
 """Relation triplets (paper §2) of references and candidates: caption, vectors, thumbnail; and voters' measurements."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections import deque

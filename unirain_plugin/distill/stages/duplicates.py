@@ -6,8 +6,6 @@ pairs, so that the time grows with the number of candidates and not with its squ
 planes alike → the files themselves alike.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Builds the semantic level's index over the references, and runs the cascade over the candidates."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any

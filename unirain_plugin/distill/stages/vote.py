@@ -1,7 +1,5 @@
 """Puts each candidate with its retrieved references before the voters, and applies the majority rule (paper §2)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Captions by a vision-language model behind an OpenAI-compatible server."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """The question to a vision-language model, with images and labels, and the verdict in its reply."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

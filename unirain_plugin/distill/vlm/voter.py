@@ -1,7 +1,5 @@
 """The voter that asks a vision-language model (the paper's generation stage, §2), and its replies on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

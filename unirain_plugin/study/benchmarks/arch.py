@@ -10,8 +10,6 @@ among them, so that no row depends on the other groups. Peak memory of a trainin
 in a process of its own (on a GPU: of the allocator's peak).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -1,7 +1,5 @@
 """``python -m unirain_plugin benchmark WHAT``: the table of benchmarks, and what they share."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

@@ -5,8 +5,6 @@ The processor time of that thread is measured: on an idle machine it is the time
 programs' share is not in it. Each crop's time is the median of several turns, a data set's the mean over the crops.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

@@ -5,8 +5,6 @@ default voters (paper §2), or as a repeated pair. Precision is that of a set ho
 the kind; AUROC ranks the pairs by their second-worst voter's severity, which is what the majority decides by.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

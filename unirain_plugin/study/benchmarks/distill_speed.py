@@ -4,8 +4,6 @@ Pairs are rendered onto photographs that the package brings (each mirrored three
 written as PNG, and distilled against rendered rainy images by the default parts and voters.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

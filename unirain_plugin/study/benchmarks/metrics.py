@@ -1,7 +1,5 @@
 """``benchmark metrics``: our PSNR and SSIM against the toolbox's on one large image, in time and in value."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

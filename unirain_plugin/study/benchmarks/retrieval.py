@@ -5,8 +5,6 @@ a process of its own, so that peak memory is that size's. All candidates' featur
 spread over the whole, go through the three levels, and the time of the rest is extrapolated.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

@@ -5,8 +5,6 @@ processor time of their process is measured: on an idle machine it is the time t
 one restoration in a process of its own. int8 is onnxruntime's own quantisation of the ONNX file.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import re

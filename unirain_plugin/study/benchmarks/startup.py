@@ -4,8 +4,6 @@ Each is run once uncounted, then in turns: one 640×480 image restored by the co
 iteration of training and the distillation of one pair. Memory is the peak of the largest process.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """``benchmark weights``: what trained weights gain on images they have not seen, and what they do to clean ones."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
