@@ -75,6 +75,6 @@ def relief(shape: tuple[int, int], cells: int, rng: np.random.Generator) -> np.n
     return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def log_uniform(rng: np.random.Generator, bounds: tuple[float, float], size: int | None = None) -> float | np.ndarray:
+def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
     """Draw with uniformly distributed logarithm."""
-    return np.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]), size))
+    return np.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))

@@ -10,7 +10,6 @@ import argparse
 import copy
 import hashlib
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -388,18 +387,17 @@ def seconds_of_step(net: Any, size: int, bfloat16: bool) -> float:
     """Wall time of a training step with four crops, the median of three, with a tenth for reading and logging."""
     import torch
 
+    from unirain_plugin.study.benchmarks.arch import interleaved
+
     trained = copy.deepcopy(net).train().requires_grad_(True)
     images = torch.rand(4, 3, size, size, device=next(net.parameters()).device)
-    times = []
-    for _ in range(4):
-        begun = time.perf_counter()
+
+    def step() -> None:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             restored = trained(images)
         restored.float().square().mean().backward()
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return 1.1 * float(np.median(times[1:]))
+
+    return 1.1 * interleaved({"step": step}, 3, "cuda" if images.is_cuda else "cpu")["step"]
 
 
 def judge(task: Adaptation) -> int:

@@ -103,8 +103,8 @@ def mean_of_types(figures: Figures, metric: str = "psnr") -> float:
     return finite_mean(list(figures[metric].values()))
 
 
-def worst_type(figures: Figures, metric: str = "psnr") -> tuple[str, float]:
-    return min(figures[metric].items(), key=lambda item: item[1])
+def worst_type(figures: Figures) -> tuple[str, float]:
+    return min(figures["psnr"].items(), key=lambda item: item[1])
 
 
 def verdict(baseline: Spread, variant: Spread) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,8 @@ def fill(text: str, task: VoteTask) -> str:
         "{caption}": json.dumps((task.candidate.caption or "")[:_LONGEST_CAPTION], ensure_ascii=False),
         "{references}": json.dumps(captions, ensure_ascii=False),
     }
-    pieces, rest = [], text
-    while rest:  # one pass, so that a placeholder inside a caption stays what it is
-        place, name = min(((rest.find(name), name) for name in values if name in rest), default=(-1, ""))
-        if place < 0:
-            break
-        pieces += [rest[:place], values[name]]
-        rest = rest[place + len(name) :]
-    return "".join([*pieces, rest])
+    # in one pass, so that a placeholder inside a caption stays what it is
+    return re.sub("|".join(map(re.escape, values)), lambda found: values[found[0]], text)
 
 
 def labelled_images(task: VoteTask) -> tuple[list[np.ndarray], list[str]]:

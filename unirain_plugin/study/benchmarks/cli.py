@@ -15,14 +15,14 @@ BENCHMARKS = {
     "arch": (f"{_HERE}.arch", "networks: size, cost, time and memory against a Restormer-size one"),
     "data": (f"{_HERE}.data", "a training pair: this data set against BasicSR's PairedImageDataset"),
     "distill": (f"{_HERE}.distill", "default voters: planted bad pairs found, good ones kept"),
-    "distill-speed": (f"{_HERE}.distill_speed", "default pipeline: candidates a second from the disk"),
+    "distill-speed": (f"{_HERE}.distill:speed", "default pipeline: candidates a second from the disk"),
     "weights": (f"{_HERE}.weights", "trained weights: gains on rain they have not seen, harm to clean images"),
     "metrics": (f"{_HERE}.metrics", "PSNR and SSIM at 4K: time and value against the toolbox's"),
     "startup": (f"{_HERE}.startup", "whole processes that restore, train or distill little, against import torch"),
     "runtimes": (f"{_HERE}.runtimes", "exported weights in onnxruntime, OpenVINO, OpenCV, int8"),
     "retrieval": (f"{_HERE}.retrieval", "cascade at 2 M × 100 k; SSIM against the toolbox's loop"),
 }
-"""Name → (module with ``main(argv) -> int | None``, one line of help). Modules are imported when they are asked for."""
+"""Name → (module, or ``module:function``; the default is ``main(argv) -> int | None``), one line of help."""
 
 
 def usage() -> str:
@@ -39,7 +39,8 @@ def main(argv: list[str]) -> int:
         raise OptionError(
             f"benchmark: unknown name '{argv[0]}'.{did_you_mean(argv[0], BENCHMARKS)} Known: {', '.join(BENCHMARKS)}."
         )
-    return importlib.import_module(BENCHMARKS[argv[0]][0]).main(argv[1:]) or 0
+    module, _, function = BENCHMARKS[argv[0]][0].partition(":")
+    return getattr(importlib.import_module(module), function or "main")(argv[1:]) or 0
 
 
 def expect_known(option: str, given: Iterable[str], known: Collection[str]) -> None:
