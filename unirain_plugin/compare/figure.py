@@ -4,20 +4,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unirain_plugin.compare.summary import GT, INPUT, Comparison, ImageResult
+from unirain_plugin.compare.options import GT, INPUT, FigureOptions
+from unirain_plugin.compare.summary import Comparison, ImageResult
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.psnr_ssim import psnr
 from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import whole_file, write_errors
-
-if TYPE_CHECKING:
-    from unirain_plugin.compare.options import FigureOptions
 
 WIDTH = 1400  # pixels; a README shows it at 800 to 1000, where the smallest text is still 12 pixels high
 
@@ -172,7 +170,7 @@ class _Sheet:
         self.text((x + width / 2, y + height / 2), text, anchor="mm")
 
 
-def write_zoom_grid(comparison: Comparison, path: Path, options: "FigureOptions") -> None:
+def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) -> None:
     """Write the figure as a PNG of ``WIDTH`` pixels; DataError if it cannot be written.
 
     For each of :func:`choose_images` (and its errors): the whole input with the box; then, for the input, every model

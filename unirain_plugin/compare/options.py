@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from unirain_plugin.compare.summary import GT, INPUT
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.metrics.protocols import DEFAULT, MEASURES, PROTOCOLS
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import (
-    KeyPath,
+    Lines,
     Problem,
     Rule,
     above,
@@ -26,6 +25,8 @@ from unirain_plugin.support.spec import (
 )
 from unirain_plugin.toolbox import prepare_import
 
+INPUT, GT = "input", "gt"
+"""Names of the untouched rainy image and of the clean one; no model may have them, except the baseline ``input``."""
 DEFAULT_WEIGHTS = "default"  # ``weights: default`` names the network that the package ships
 
 _PLACEHOLDERS = {"test_set", "rain_type", "image", "stem"}
@@ -240,9 +241,7 @@ def load_options(path: str | Path) -> CompareOptions:
     return parse_options(document.opt, document.file, document.lines)
 
 
-def parse_options(
-    mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
-) -> CompareOptions:
+def parse_options(mapping: Mapping[str, Any], where: str, lines: Lines | None = None) -> CompareOptions:
     """Check a whole option mapping from ``where``, the metrics' names included; OptionError names every wrong key."""
     options = parse_section(CompareOptions, mapping, where, lines=lines)
     prepare_import()

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from unirain_plugin.compare.figure import models_with_results
-from unirain_plugin.compare.summary import GT, INPUT, OK, Comparison, ImageResult
+from unirain_plugin.compare.options import GT, INPUT
+from unirain_plugin.compare.summary import OK, Comparison, ImageResult
 from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.metrics.complexity import CONVENTION
 from unirain_plugin.rain_types import describe

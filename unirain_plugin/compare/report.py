@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from unirain_plugin.compare.figure import write_zoom_grid
-from unirain_plugin.compare.options import BootstrapOptions, CompareOptions, CostOptions
+from unirain_plugin.compare.options import INPUT, BootstrapOptions, CompareOptions, CostOptions
 from unirain_plugin.compare.page import Cell, write_page
 from unirain_plugin.compare.summary import (
-    INPUT,
     MEAN,
     UNTRAINED,
     WORST,

@@ -12,20 +12,10 @@ from tqdm import tqdm
 
 from unirain_plugin.compare.figure import find_image
 from unirain_plugin.compare.networks import NetworkError, NetworkProcess, NetworkSpec, measure_costs, spec_of
-from unirain_plugin.compare.options import CompareOptions, ModelOptions
+from unirain_plugin.compare.options import GT, INPUT, CompareOptions, ModelOptions
 from unirain_plugin.compare.report import write_all
 from unirain_plugin.compare.samples import ImageKey, Sample, Source, decode, list_samples, match_finished, some
-from unirain_plugin.compare.summary import (
-    GT,
-    INPUT,
-    OK,
-    UNTRAINED,
-    Comparison,
-    ImageResult,
-    ModelRow,
-    Outcome,
-    summarise,
-)
+from unirain_plugin.compare.summary import OK, UNTRAINED, Comparison, ImageResult, ModelRow, Outcome, summarise
 from unirain_plugin.data.image_header import check_pixels, limited
 from unirain_plugin.data.images import CONVERSIONS, decode_strictly
 from unirain_plugin.errors import DataError, UniRainError, reason

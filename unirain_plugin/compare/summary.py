@@ -4,24 +4,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from unirain_plugin.compare.options import BootstrapOptions
 from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.psnr_ssim import finite_mean, psnr, ssim
 from unirain_plugin.metrics.scoring import Metric
 
-if TYPE_CHECKING:
-    from unirain_plugin.compare.options import BootstrapOptions
-
 OK, UNTRAINED = "ok", "untrained: cost only, no scores"
 """Status of a model that restored every image, and of one that was taken without weights, as asked."""
-
-INPUT, GT = "input", "gt"
-"""Names of the untouched rainy image and of the clean one; no model may have them, except the baseline ``input``."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def summarise(
     images: Mapping[str, str | None],
     metrics: Directions,
     reference: str,
-    bootstrap: "BootstrapOptions",
+    bootstrap: BootstrapOptions,
 ) -> SetSummary:
     """Summarise one test set, whose sound ``images`` have rain types; results of other sets are passed over.
 
@@ -196,7 +191,7 @@ def _left_out(scores: Scores, types: Groups, metrics: Directions) -> dict[str, d
     return found
 
 
-def _interval(ours: Scores, reference: Scores, types: Groups, metric: str, how: "BootstrapOptions") -> Interval | None:
+def _interval(ours: Scores, reference: Scores, types: Groups, metric: str, how: BootstrapOptions) -> Interval | None:
     """Percentile interval of the mean over types, images being drawn with replacement within each type.
 
     Images without a finite value on both sides are left out. None where a type has one image only, whose resampling

@@ -11,7 +11,7 @@ from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, V
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.packages import import_own
-from unirain_plugin.support.spec import KeyPath, Problem, Rule, at_least, between, filled, one_of, parse_section
+from unirain_plugin.support.spec import Lines, Problem, Rule, at_least, between, filled, one_of, parse_section
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,7 @@ class DistillOptions:
         return self.work or self.output_folder / "work"
 
 
-def parse_options(
-    mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
-) -> DistillOptions:
+def parse_options(mapping: Mapping[str, Any], where: str, lines: Lines | None = None) -> DistillOptions:
     """Check a whole option mapping, the parts' sections included; OptionError names every wrong key of ``where``."""
     options = parse_section(DistillOptions, mapping, where, lines=lines)
     load_parts(options.imports)

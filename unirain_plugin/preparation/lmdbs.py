@@ -52,6 +52,7 @@ SOURCES_FILE = "sources.jsonl"
 """Says which source every key has, so that a run never goes on with another one's, and only adds to what is there."""
 
 SOURCE_BYTES = "source bytes"  # how entries are stored that are their sources' own bytes
+_FIRST_MAP_SIZE = 64 << 20
 
 
 class LmdbSources(NamedTuple):
@@ -134,7 +135,7 @@ class LmdbWriter:
         whole = self._listed == sources.paths.keys()
         try:
             self._environment = lmdb.open(
-                os.fsencode(self._folder), max(64 << 20, 2 * size), meminit=False, readonly=whole,
+                os.fsencode(self._folder), max(_FIRST_MAP_SIZE, 2 * size), meminit=False, readonly=whole,
                 lock=not whole, max_dbs=1,
             )  # fmt: skip
         except lmdb.Error as error:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unirain_plugin.compare.options import CompareOptions, CostOptions, ModelOptions, SetOptions
+from unirain_plugin.compare.options import INPUT, CompareOptions, CostOptions, ModelOptions, SetOptions
 from unirain_plugin.compare.report import markdown
 from unirain_plugin.compare.run import run
-from unirain_plugin.compare.summary import INPUT, Outcome
+from unirain_plugin.compare.summary import Outcome
 from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.distill.report import REPORT
 from unirain_plugin.errors import OptionError, UniRainError

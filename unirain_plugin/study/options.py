@@ -18,7 +18,7 @@ from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_K
 from unirain_plugin.study.real import set_names
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.resources import option_file
-from unirain_plugin.support.spec import KeyPath, Problem, above, at_least, below, filled, parse_section, plain
+from unirain_plugin.support.spec import KeyPath, Lines, Problem, above, at_least, below, filled, parse_section, plain
 
 OWN_NETWORK = "UniRain"
 SUBSETS = ("distilled", "everything", "random", "oracle", "defaults")
@@ -169,9 +169,7 @@ def load_options(path: Path, folders: Mapping[str, object] | None = None) -> Rep
     return options
 
 
-def parse_options(
-    mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
-) -> ReproduceOptions:
+def parse_options(mapping: Mapping[str, Any], where: str, lines: Lines | None = None) -> ReproduceOptions:
     """Check a whole option mapping from ``where``; an OptionError names every wrong key, by ``lines`` of a file."""
     return parse_section(ReproduceOptions, mapping, where, lines=lines)
 

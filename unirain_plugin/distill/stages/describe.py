@@ -2,7 +2,6 @@
 
 import math
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
@@ -29,6 +28,7 @@ from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import check_plain, save_lines, save_rows
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.packages import own_code
+from unirain_plugin.support.processes import map_in_order
 
 T = TypeVar("T", Reference, Candidate)
 
@@ -74,19 +74,12 @@ class Describe(Stage):
 
     def _batches(self, items: Sequence[T], size: int) -> Iterator[list[tuple[T, str | None]]]:
         """Batches of items with their images read, and the error where that failed; threads read one batch ahead."""
-        batches = [items[start : start + size] for start in range(0, len(items), size)]
-        if not self.context.options.engine.prefetch:
-            for batch in batches:
-                yield [(item, self._try_to_read(item)) for item in batch]
-            return
-        with ThreadPoolExecutor(self.context.options.engine.prefetch) as threads:
-            ahead = deque()
-            for batch in batches:
-                ahead.append([(item, threads.submit(self._try_to_read, item)) for item in batch])
-                if len(ahead) > 1:
-                    yield [(item, future.result()) for item, future in ahead.popleft()]
-            for batch in ahead:
-                yield [(item, future.result()) for item, future in batch]
+        threads, errors = self.context.options.engine.prefetch, map(self._try_to_read, items)
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            if threads:
+                errors = map_in_order(pool, self._try_to_read, items, 2 * size)
+            for start in range(0, len(items), size):
+                yield list(zip(items[start : start + size], errors, strict=False))
 
     def _try_to_read(self, item: T) -> str | None:
         try:

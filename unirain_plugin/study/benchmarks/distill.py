@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from unirain_plugin.data.folders import walk_images
 from unirain_plugin.data.partial_decode import INFLATER
 from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline
@@ -27,7 +26,7 @@ from unirain_plugin.distill.stages.duplicates import find_duplicates_among
 from unirain_plugin.distill.stages.vote import decide
 from unirain_plugin.distill.voters.default import GtQuality, PairConsistency, Realism
 from unirain_plugin.errors import DataError
-from unirain_plugin.rain.pair_files import cut, read_photo
+from unirain_plugin.rain.pair_files import cut, list_images, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, least in (("pairs", 4), ("planted", 1), ("size", 64), ("references", 0), ("seed", 0)):
         expect_least(args, least, name)
     cv2.setNumThreads(1)
-    photos = _photos(args.photos)
+    photos = sample_photos("all") if args.photos is None else list_images("--photos", args.photos, 2)
     good = render_pairs(photos, args.pairs, args.size, args.seed)
     references = render_pairs(photos, args.references, args.size, args.seed + 1)
     rows, milliseconds = measure(Judge([pair.lq for pair in references]), good, args.planted, args.seed)
@@ -83,17 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="seed (default: 0)")
     add("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return parser
-
-
-def _photos(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return sample_photos("all")
-    if not folder.is_dir():
-        raise DataError(f"--photos {folder}: no such folder.")
-    photos = [folder / name for name in sorted(walk_images(str(folder)))]
-    if len(photos) < 2:
-        raise DataError(f"--photos {folder}: holds {len(photos)} photographs; wrong scenes need at least two.")
-    return photos
 
 
 def render_pairs(photos: Sequence[Path], count: int, size: int, seed: int) -> list[Pair]:

@@ -11,10 +11,8 @@ import cv2
 import numpy as np
 
 from unirain_plugin.compare.summary import Score, score
-from unirain_plugin.data.folders import walk_images
-from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.psnr_ssim import finite_mean
-from unirain_plugin.rain.pair_files import cut, read_photo
+from unirain_plugin.rain.pair_files import cut, list_images, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
@@ -103,12 +101,8 @@ def write_row(name: str, scores: Sequence[tuple[Score, Score]]) -> list[float]:
 
 
 def _windows(args: argparse.Namespace) -> Iterator[np.ndarray]:
-    if args.photographs is None:
-        paths = sample_photos("held-out")
-    else:
-        paths = [args.photographs / key for key in sorted(walk_images(str(args.photographs)))]
-    if not paths:
-        raise DataError(f"--photographs {args.photographs}: holds no photographs.")
+    given = args.photographs
+    paths = sample_photos("held-out") if given is None else list_images("--photographs", given)
     rng = np.random.default_rng(args.seed)
     for path in paths:
         photo = read_photo(path, convert=("exif",))
