@@ -47,13 +47,17 @@ class Row:
     failure: str | None = None  # why there are no results at all
     remarks: list[str] = field(default_factory=list)  # what is odd but no failure
 
-    def status(self) -> str:
-        """``ok``, or what went wrong."""
+    def status(self, cost_problem: str | None = None) -> str:
+        """``ok``, or what went wrong, with the measurement of its cost, too."""
+        wrong = [self._what_is_missing(), cost_problem and f"cost: {cost_problem}"]
+        return "; ".join(filter(None, wrong)) or (UNTRAINED if UNTRAINED in self.remarks else OK)
+
+    def _what_is_missing(self) -> str:
         if self.failure is not None:
             return self.failure
         if not self.failures:
             return "; ".join(f"{len(texts)} of {len(self.results)} images have no value: {texts[0]}"
-                             for texts in self.unscored.values()) or "ok"  # fmt: skip
+                             for texts in self.unscored.values())  # fmt: skip
         total = len(self.failures) + len(self.results)
         by_reason: dict[str, list[str]] = {}
         for key, text in self.failures.items():
@@ -92,11 +96,21 @@ class Evaluator:
     ) -> None:
         self.journal, self.restored, self.samples, self.metrics, self.bar = journal, restored, samples, metrics, bar
 
-    def input_row(self) -> Row:
-        row = Row(INPUT)
-        for checked in self.samples:
-            self._finish(row, checked, checked.sample.lq, checked.lq)
-        return row
+    def rows(self, options: CompareOptions, specs: Mapping[str, NetworkSpec]) -> list[Row]:
+        rows = []
+        if options.include_input:
+            rows.append(Row(INPUT))
+            for checked in self.samples:
+                self._finish(rows[0], checked, checked.sample.lq, checked.lq)
+        for model in options.models:
+            self.bar.set_postfix_str(model.name[-24:])
+            if model.untrained:
+                rows.append(Row(model.name, remarks=[UNTRAINED]))
+            elif model.results is not None:
+                rows.append(self.finished_row(model))
+            else:  # `cost: threads` is for the measurement
+                rows.append(self.network_row(replace(specs[model.name], threads=None)))
+        return rows
 
     def finished_row(self, model: ModelOptions) -> Row:
         row = Row(model.name)
@@ -187,10 +201,13 @@ class Evaluator:
             if image.shape[:2] != checked.size:
                 raise DataError(f"{source} is {image.shape[0]}×{image.shape[1]} (height × width), but the test image "
                                 f"{checked.sample.lq} is {checked.size[0]}×{checked.size[1]}.")  # fmt: skip
-            fresh, failed = _scores(wanted, image, checked)
-            scores |= fresh
-            for metric, text in failed.items():
-                row.unscored.setdefault(metric, []).append(text)
+            needs_gt = any(metric.needs_gt for metric in wanted) and checked.sample.gt is not None
+            target = checked.sample.gt.pixels() if needs_gt else None
+            for metric in wanted:
+                try:
+                    scores[metric.key] = metric(image, target)
+                except DataError as error:
+                    row.unscored.setdefault(metric.name, []).append(reason(error))
             file = hashlib.sha256(data).hexdigest()
             self.journal.add(key, {"picture": image_key, "gt": checked.gt, "file": file, "metrics": scores})
         found = {m.name: scores.get(m.key, math.nan) for m in self.metrics}  # what failed is tried anew next time
@@ -208,21 +225,6 @@ class Evaluator:
 
     def _target(self, name: str, checked: Checked) -> Path:
         return self.restored / f"{safe_path('/'.join((name, *checked.sample.key)))}.png"
-
-
-def _scores(
-    metrics: Sequence[Metric], image: np.ndarray, checked: Checked
-) -> tuple[dict[str, float | None], dict[str, str]]:
-    """The values of those metrics that can be computed, and why others failed."""
-    needs_gt = any(metric.needs_gt for metric in metrics) and checked.sample.gt is not None
-    target = checked.sample.gt.pixels() if needs_gt else None
-    scores, failures = {}, {}
-    for metric in metrics:
-        try:
-            scores[metric.key] = metric(image, target)
-        except DataError as error:
-            failures[metric.name] = reason(error)
-    return scores, failures
 
 
 def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcome:
@@ -249,12 +251,26 @@ def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcom
             raise DataError("none of the metrics can be computed: " + "; ".join(missing.values()))
         checked, broken = check_samples(samples, journal, bar)
         _check_figure(options, checked)
-        rows = _evaluate(options, specs, checked, metrics, journal, bar)
+        total = (sum(not model.untrained for model in options.models) + options.include_input) * len(checked)
+        with tqdm(total=total, desc="comparing", unit="image", disable=not bar, ncols=100) as progress:
+            rows = Evaluator(journal, folder / "pictures", checked, metrics, progress).rows(options, specs)
         running = [specs[row.name] for row in rows if row.name in specs and row.failure is None]
-        costs = measure_costs(running, options.cost, journal) if options.cost.enabled else ({}, {})
-        models = [_model_row(row, costs[0].get(row.name, {}), costs[1].get(row.name)) for row in rows]
-        outcome = _outcome(options, checked, metrics, rows, models, str(device))
-        outcome.failures[:0] = [*broken, *missing.values()]
+        costs, problems = measure_costs(running, options.cost, journal) if options.cost.enabled else ({}, {})
+        models = [ModelRow(row.name, row.status(problems.get(row.name)), **costs.get(row.name, {})) for row in rows]
+        results = [result for row in rows for result in row.results]
+        sets, names = [test_set.name for test_set in options.test_sets], [metric.name for metric in metrics]
+        comparison = Comparison(options.name, models, sets, results, names, _reader(rows, checked))
+        outcome = Outcome(comparison, [], metrics, options.reference or options.rows[0], str(device))
+        for name in sets:
+            images = {c.sample.image: c.sample.rain_type for c in checked if c.sample.test_set == name}
+            if images:
+                how = outcome.directions, outcome.reference, options.bootstrap
+                outcome.summaries.append(summarise(results, [row.name for row in rows], name, images, *how))
+        outcome.failures = [*broken, *missing.values()]
+        outcome.failures += [f"{m.name}: {m.status}" for m in models if m.status not in (OK, UNTRAINED)]
+        outcome.remarks = [f"{row.name}: {text}" for row in rows for text in row.remarks if text != UNTRAINED]
+        if not results:
+            outcome.remarks.append("no model has results, so there is neither figure nor page")
         outcome.files = write_all(outcome, options) if write else []
     return outcome
 
@@ -281,65 +297,6 @@ def check_samples(samples: Sequence[Sample], journal: Journal, bar: bool) -> tup
     if not sound:
         raise DataError(f"none of the {len(samples)} test images can be used: {broken[0]}")
     return sound, broken
-
-
-def _evaluate(
-    options: CompareOptions,
-    specs: Mapping[str, NetworkSpec],
-    checked: Sequence[Checked],
-    metrics: Sequence[Metric],
-    journal: Journal,
-    bar: bool,
-) -> list[Row]:
-    scored = [model for model in options.models if not model.untrained]
-    total = (len(scored) + options.include_input) * len(checked)
-    with tqdm(total=total, desc="comparing", unit="image", disable=not bar, ncols=100) as progress:
-        evaluator = Evaluator(journal, options.output_folder / "pictures", checked, metrics, progress)
-        rows = [evaluator.input_row()] if options.include_input else []
-        for model in options.models:
-            progress.set_postfix_str(model.name[-24:])
-            if model.untrained:
-                rows.append(Row(model.name, remarks=[UNTRAINED]))
-            elif model.results is not None:
-                rows.append(evaluator.finished_row(model))
-            else:  # `cost: threads` is for the measurement
-                rows.append(evaluator.network_row(replace(specs[model.name], threads=None)))
-    return rows
-
-
-def _outcome(
-    options: CompareOptions,
-    checked: Sequence[Checked],
-    metrics: list[Metric],
-    rows: Sequence[Row],
-    models: list[ModelRow],
-    device: str,
-) -> Outcome:
-    results = [result for row in rows for result in row.results]
-    sets = [test_set.name for test_set in options.test_sets]
-    names = [metric.name for metric in metrics]
-    comparison = Comparison(options.name, models, sets, results, names, _reader(rows, checked))
-    outcome = Outcome(comparison, [], metrics, options.reference or options.rows[0], device)
-    every = [row.name for row in rows]
-    for name in sets:
-        images = {c.sample.image: c.sample.rain_type for c in checked if c.sample.test_set == name}
-        if images:
-            how = outcome.directions, outcome.reference, options.bootstrap
-            outcome.summaries.append(summarise(results, every, name, images, *how))
-    outcome.failures = [f"{m.name}: {m.status}" for m in models if m.status not in (OK, UNTRAINED)]
-    outcome.remarks = [f"{row.name}: {text}" for row in rows for text in row.remarks if text != UNTRAINED]
-    if not results:
-        outcome.remarks.append("no model has results, so there is neither figure nor page")
-    return outcome
-
-
-def _model_row(row: Row, cost: Mapping[str, float | None], problem: str | None) -> ModelRow:
-    status = row.status()
-    if status == OK and UNTRAINED in row.remarks:
-        status = UNTRAINED
-    if problem is not None:
-        status = f"cost: {problem}" if status in (OK, UNTRAINED) else f"{status}; cost: {problem}"
-    return ModelRow(row.name, status, **cost)
 
 
 def _reader(rows: Sequence[Row], checked: Sequence[Checked]) -> Callable[[str, str], dict[str, np.ndarray]]:
