@@ -188,7 +188,11 @@ class NetworkProcess:
     """Runs one network in another process. A context manager; leaving it ends the process."""
 
     def __init__(self, spec: NetworkSpec) -> None:
-        context = _context(spec.device)
+        # started cheaply from one that has the imports done, where that is safe (not with CUDA)
+        cheaply = choose_device(spec.device).type == "cpu"
+        context = multiprocessing.get_context("forkserver" if cheaply else "spawn")
+        if cheaply:
+            context.set_forkserver_preload(_PRELOADED)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
         with uninterrupted():
@@ -235,15 +239,6 @@ class NetworkProcess:
         if code is not None and code < 0:
             return f"its process crashed ({signal.Signals(-code).name})"
         return f"its process ended unexpectedly (exit status {code})"
-
-
-def _context(device: str) -> multiprocessing.context.BaseContext:
-    """How processes are started: cheaply from one that has the imports done, where that is safe (not with CUDA)."""
-    if choose_device(device).type != "cpu":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return context
 
 
 def _serve(connection: Connection, spec: NetworkSpec) -> None:

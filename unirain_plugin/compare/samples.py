@@ -90,7 +90,11 @@ def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
         found = _from_root(options, options.dataroot)
     else:
         found = _from_sides(options)
-    samples = list(found if options.limit is None else _limited(found, options.limit))
+    counts, samples = Counter(), []
+    for sample in found:
+        counts[sample.rain_type] += 1
+        if options.limit is None or counts[sample.rain_type] <= options.limit:
+            samples.append(sample)
     doubles = [name for name, count in Counter(s.image.casefold() for s in samples).items() if count > 1]
     if doubles:
         raise DataError(f"test set '{options.name}': two images have the name '{doubles[0]}'; rename one.")
@@ -180,14 +184,6 @@ def _from_manifest(options: SetOptions) -> Iterator[Sample]:
     for record, name in zip(records, unique_keys((r.lq, r.gt) for r in records), strict=True):
         lq, gt = (Source(os.path.join(base, path)) for path in (record.lq, record.gt))
         yield Sample(options.name, name, record.rain_type, lq, gt)
-
-
-def _limited(samples: Iterator[Sample], limit: int) -> Iterator[Sample]:
-    counts: Counter = Counter()
-    for sample in samples:
-        counts[sample.rain_type] += 1
-        if counts[sample.rain_type] <= limit:
-            yield sample
 
 
 def some(names: Sequence[str], limit: int = 3) -> str:

@@ -275,19 +275,16 @@ class ShardMaker:
         self._worker: Worker | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        made, errors = [], []
-        for unit in map(json.loads, batch["unit"].tolist()):
-            done, text = [], ""
-            try:
-                with self._tried(unit):
-                    if self._worker is None:
-                        self._worker = Worker(self._job)
-                    done = self._worker.make(unit)
-            except UniRainError as error:
-                text = str(error)
-            made.append(json.dumps(done))
-            errors.append(text)
-        return {"made": np.array(made, dtype=object), "error": np.array(errors, dtype=object)}
+        (unit,) = map(json.loads, batch["unit"].tolist())
+        made, text = [], ""
+        try:
+            with self._tried(unit):
+                if self._worker is None:
+                    self._worker = Worker(self._job)
+                made = self._worker.make(unit)
+        except UniRainError as error:
+            text = str(error)
+        return {"made": np.array([json.dumps(made)], dtype=object), "error": np.array([text], dtype=object)}
 
     @contextmanager
     def _tried(self, unit: list[Step]) -> Iterator[None]:

@@ -235,20 +235,20 @@ class Report:
     def csv(self) -> str:
         """The tables as CSV, figures in full and a column for each rain type."""
         file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
         head = ["question", "variant", "parameters", "multiply_adds", "seeds", "psnr", "psnr_sd", "ssim", "ssim_sd",
                 "worst_psnr", "worst_psnr_sd", "worst_type", "verdict", "verdict_worst"]  # fmt: skip
-        writer.writerow([*head, *(f"psnr_{t}" for t in self.rainy), *(f"psnr_{t}_sd" for t in self.rainy)])
+        head += [*(f"psnr_{t}" for t in self.rainy), *(f"psnr_{t}_sd" for t in self.rainy)]
+        writer = csv.DictWriter(file, head, restval="", lineterminator="\n")
+        writer.writeheader()
         for row in self.rows:
-            start, verdicts = [row.question, row.name, *asdict(row.cost).values()], [row.verdict, row.verdict_worst]
-            s = row.summary
-            if s is None:
-                writer.writerow([*start, 0, *[""] * 7, *verdicts, *[""] * (2 * len(self.rainy))])
-                continue
-            middle = [cell for item in (s.psnr, s.ssim, s.worst) for cell in (item.mean, item.deviation)]
-            types = [s.by_type[t] for t in self.rainy]
-            by_type = [*(of_type.mean for of_type in types), *(of_type.deviation for of_type in types)]
-            writer.writerow([*start, s.psnr.count, *middle, s.worst_name, *verdicts, *by_type])
+            cells = {"question": row.question, "variant": row.name, **asdict(row.cost), "seeds": 0}
+            if (s := row.summary) is not None:
+                spreads = {"psnr": s.psnr, "ssim": s.ssim, "worst_psnr": s.worst}
+                spreads |= {f"psnr_{t}": s.by_type[t] for t in self.rainy}
+                cells |= {"seeds": s.psnr.count, "worst_type": s.worst_name}
+                cells |= {name: spread.mean for name, spread in spreads.items()}
+                cells |= {f"{name}_sd": spread.deviation for name, spread in spreads.items()}
+            writer.writerow(cells | {"verdict": row.verdict, "verdict_worst": row.verdict_worst})
         return file.getvalue()
 
     def draw_curves(self, path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,7 @@ def parse_verdict(reply: str) -> tuple[bool, str]:
     if text.startswith("<think>") and "</think>" in text:
         text = text.rpartition("</think>")[2]
     try:
-        objects = _objects(text)
-    except _RepeatedKeyError as error:
-        raise UnusableReplyError(f"the reply's object holds {error} twice", reply) from None
+        objects = _objects(text, reply)
     except RecursionError:
         raise UnusableReplyError("the reply is nested too deeply", reply) from None
     if not objects:
@@ -119,21 +118,16 @@ def parse_verdict(reply: str) -> tuple[bool, str]:
     return _check(objects[0], reply)
 
 
-class _RepeatedKeyError(Exception):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise _RepeatedKeyError(repr(key))
-    return dict(pairs)
-
-
-def _objects(text: str) -> list[dict[str, Any]]:
+def _objects(text: str, reply: str) -> list[dict[str, Any]]:
     """All outermost JSON objects in a text, wherever they begin; also those within a list."""
-    decoder, found, place = json.JSONDecoder(object_pairs_hook=_unique), [], text.find("{")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+        if count > 1:
+            raise UnusableReplyError(f"the reply's object holds {key!r} twice", reply)
+        return dict(pairs)
+
+    decoder, found, place = json.JSONDecoder(object_pairs_hook=unique), [], text.find("{")
     while place >= 0:
         try:
             value, end = decoder.raw_decode(text, place)
