@@ -35,18 +35,10 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain.variation import vary_colours
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.study import real
 from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, say, write_json
 from unirain_plugin.study.options import merged
 from unirain_plugin.study.planted import other_rain
-from unirain_plugin.study.real import (
-    check_direction,
-    check_rain_and_clean,
-    check_references,
-    evenly,
-    list_images,
-    list_pairs,
-    write_windows,
-)
 from unirain_plugin.support.files import claim_folder, sole_user, write_png, write_whole
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import import_own
@@ -166,22 +158,22 @@ def check(task: Adaptation) -> Inputs:
     clean = [*sample_photos("train"), *sample_photos("held-out")]
     looked_at = None
     if task.clean is not None:
-        clean = list_images("--clean", task.clean, 4)
+        clean = real.list_images("--clean", task.clean, 4)
         looked_at = f"--clean: {task.clean}", clean
     rainy: list[Path] = []
     if task.rainy is not None:
-        rainy = check_references("--rainy", task.rainy, looked_at)
+        rainy = real.check_references("--rainy", task.rainy, looked_at)
     else:
-        check_rain_and_clean(None, looked_at)
+        real.check_rain_and_clean(None, looked_at)
     for path in clean:
         if min(read_photo(path, ("depth16", "exif", "cmyk", "alpha", "grey")).shape[:2]) < task.size:
             raise DataError(f"--clean: {path}: is smaller than --size {task.size}.")
     pairs: list[tuple[Path, Path]] = []
     if task.pairs is not None:
-        pairs = list_pairs("--pairs", task.pairs)
+        pairs = real.list_pairs("--pairs", task.pairs)
         if len(pairs) < 2:
             raise DataError(f"--pairs: {task.pairs}: holds {len(pairs)} pair; at least 2 are needed.")
-        check_direction(f"--pairs: {task.pairs}", pairs)
+        real.check_direction(f"--pairs: {task.pairs}", pairs)
         for lq, _ in pairs:
             sides = sorted(read_rgb(lq).shape[:2])
             if sides[0] < task.crop or sides[1] < task.crop * 4 / 3:
@@ -208,7 +200,7 @@ def adapt(task: Adaptation, inputs: Inputs) -> int:
     claim_folder(str(task.output), origin, "was made with other images, weights or options; name another --output.")
     with sole_user(task.output, "another call of this command is at work there."):
         rainy = inputs.rainy or [pair[0] for pair in inputs.pairs[0]]
-        counts = Counter(rain_type_of(read_rgb(path)) for path in evenly(rainy, 40))
+        counts = Counter(rain_type_of(read_rgb(path)) for path in real.evenly(rainy, 40))
         counts = {t: counts[t] for t in RAIN_TYPES if counts[t] >= 0.1 * counts.total()}
         types = {t: count / sum(counts.values()) for t, count in counts.items()}
         say(f"1/3 rendering rain like yours ({', '.join(f'{t} {share:.0%}' for t, share in types.items())})")
@@ -235,7 +227,7 @@ def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None
     render(task.held_out / "other", inputs.clean[1], anything, measured, replace(task, seed=task.seed + 1))
     records = [replace(record, lq=f"other/{record.lq}", gt=f"other/{record.gt}", source="other") for record in records]
     if inputs.rainy:
-        write_windows(
+        real.write_windows(
             inputs.rainy, task.data / "references", max(1, min(4, 100 // len(inputs.rainy))), task.size, task.seed
         )
         draws = fit(task, inputs, types)
@@ -288,7 +280,7 @@ def fit(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> list[Draw]
     windows = [read_rgb(file) for file in sorted((task.data / "references").glob("*.png"))]
     known = {name: Known([view(window) for window in windows]) for name, view in VIEWS.items()}
     rng = np.random.default_rng([task.seed, 9])
-    photos = [read_rgb(path) for path in evenly(inputs.clean[0], 8)]
+    photos = [read_rgb(path) for path in real.evenly(inputs.clean[0], 8)]
     chosen = []
     for rain_type, share in types.items():
         distances = {}

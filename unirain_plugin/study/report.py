@@ -19,20 +19,10 @@ from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.metrics.complexity import Complexity
 from unirain_plugin.metrics.psnr_ssim import finite_mean
+from unirain_plugin.study import results
 from unirain_plugin.study.data import write_json
 from unirain_plugin.study.grid import CURVE, Outcome
 from unirain_plugin.study.options import GridRun, ReproduceOptions, Variant, variants_of
-from unirain_plugin.study.results import (
-    Costs,
-    Summary,
-    difference_intervals,
-    expert_lines,
-    mean_of_types,
-    spread,
-    summarise,
-    verdict,
-    weight_lines,
-)
 from unirain_plugin.support.files import write_png, write_whole
 from unirain_plugin.support.provenance import provenance
 
@@ -53,7 +43,7 @@ class Row:
     question: str
     name: str
     cost: Complexity
-    summary: Summary | None
+    summary: results.Summary | None
     verdict: str
     verdict_worst: str
 
@@ -62,7 +52,7 @@ class Row:
 class Report:
     root: Path  # the output folder
     options: ReproduceOptions  # the option file
-    costs: Costs  # of the networks
+    costs: results.Costs  # of the networks
     data: Mapping[str, Any]  # summary of the data, see make_data
     outcomes: Sequence[Outcome]  # of all runs
     # what the folder was begun with: ``hash`` and ``options``, and ``begun_with``: code, versions, machine
@@ -112,15 +102,16 @@ class Report:
         """The rows of all questions; the first of a question is the baseline."""
         rows = []
         for question in self.options.questions:
-            baseline: Summary | None = None
+            baseline: results.Summary | None = None
             for place, (name, variant) in enumerate(variants_of(self.options, question).items()):
                 runs = self.finished.get(variant)
-                summary = summarise(list(runs.values())) if runs else None
+                summary = results.summarise(list(runs.values())) if runs else None
                 verdicts = ("not run", "not run")
                 if place == 0:
                     baseline, verdicts = summary, ("baseline", "baseline")
                 elif summary and baseline:
-                    verdicts = verdict(baseline.psnr, summary.psnr), verdict(baseline.worst, summary.worst)
+                    pairs = (baseline.psnr, summary.psnr), (baseline.worst, summary.worst)
+                    verdicts = tuple(results.verdict(*pair) for pair in pairs)
                 rows.append(Row(question, name, self.costs.networks[variant.name], summary, *verdicts))
         return rows
 
@@ -208,7 +199,7 @@ class Report:
             images = {name: [run["images"] for run in self.finished.get(v, {}).values() if "images" in run]
                       for name, v in variants.items()}  # fmt: skip
             (baseline, own), *others = images.items()
-            found = {name: difference_intervals(own, runs) for name, runs in others if own and runs}
+            found = {name: results.difference_intervals(own, runs) for name, runs in others if own and runs}
             lines = [
                 (name, *(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in of_types.values()))
                 for name, of_types in found.items()
@@ -223,13 +214,13 @@ class Report:
     def _use(self) -> Iterator[str]:
         """What the experts and the loss weights did, for the questions that are asked and have finished runs."""
         for question, title, lines_of in (
-            ("experts", "Share of the most used expert, mean over layers and seeds", expert_lines),
-            ("loss", "Loss weights at the end, lowest to highest over the seeds", weight_lines),
+            ("experts", "Share of the most used expert, mean over layers and seeds", results.expert_lines),
+            ("loss", "Loss weights at the end, lowest to highest over the seeds", results.weight_lines),
         ):
             variants = variants_of(self.options, question) if question in self.options.questions else {}
-            results = {name: list(self.finished[v].values()) for name, v in variants.items() if v in self.finished}
-            if results:
-                heads, *lines = lines_of(results)
+            finished = {name: list(self.finished[v].values()) for name, v in variants.items() if v in self.finished}
+            if finished:
+                heads, *lines = lines_of(finished)
                 yield _section(title, heads, lines)
 
     def csv(self) -> str:
@@ -265,7 +256,7 @@ class Report:
             for name, variant in variants_of(self.options, question).items():
                 curves = [read_curve(self._folder(variant, seed) / CURVE) for seed in self.finished.get(variant, ())]
                 iterations = sorted(set.intersection(*map(set, curves))) if curves else []
-                spreads = [spread([curve[i] for curve in curves]) for i in iterations]
+                spreads = [results.spread([curve[i] for curve in curves]) for i in iterations]
                 means = np.array([s.mean for s in spreads])
                 around = np.array([s.deviation or 0.0 for s in spreads])
                 (line,) = axes.plot(iterations, means, marker=".", label=name)
@@ -315,7 +306,7 @@ def _run(outcome: Outcome) -> dict[str, Any]:
 def read_curve(path: Path) -> dict[int, float]:
     """Iteration → mean PSNR over the types (dB). Of an iteration validated twice, after a resume, the last counts."""
     lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return {line["iteration"]: mean_of_types(line) for line in lines}
+    return {line["iteration"]: results.mean_of_types(line) for line in lines}
 
 
 _HEADINGS = (

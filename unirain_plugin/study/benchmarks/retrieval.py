@@ -18,15 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.cascade import (
-    ReferenceArrays,
-    TextIndex,
-    build_index,
-    cosine,
-    ssim_of_pairs,
-    ssim_one_to_many,
-    ssim_terms,
-)
+from unirain_plugin.distill import cascade
 from unirain_plugin.distill.workers import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
 from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
@@ -78,11 +70,11 @@ def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> di
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     keep_freed_memory()
-    terms = [ssim_terms(plane) for plane in planes[1:]]
+    terms = [cascade.ssim_terms(plane) for plane in planes[1:]]
     actions = {
-        "ours": lambda: ssim_one_to_many(ssim_terms(planes[0]), terms),
+        "ours": lambda: cascade.ssim_one_to_many(cascade.ssim_terms(planes[0]), terms),
         "toolbox": lambda: [calculate_ssim(planes[0][..., None], plane[..., None], 0) for plane in planes[1:]],
-        "prepare": lambda: [ssim_terms(plane) for plane in planes[1:]],
+        "prepare": lambda: [cascade.ssim_terms(plane) for plane in planes[1:]],
     }
     values, best = {}, dict.fromkeys(actions, np.inf)
     for _ in range(repeats):
@@ -114,12 +106,12 @@ def _ssim_rounds(settings: tuple[int, int, int]) -> list[float]:
     limit_threads(1)
     keep_freed_memory()
     planes = _thumbnails(np.random.default_rng(0), count + 1, size)
-    terms, seconds = [ssim_terms(plane) for plane in planes[1:]], []
+    terms, seconds = [cascade.ssim_terms(plane) for plane in planes[1:]], []
     for _ in range(repeats):
         _barrier.wait()
         start = time.perf_counter()
         for _ in range(_TURNS):
-            ssim_one_to_many(ssim_terms(planes[0]), terms)
+            cascade.ssim_one_to_many(cascade.ssim_terms(planes[0]), terms)
         seconds.append((time.perf_counter() - start) / _TURNS)
     return seconds
 
@@ -138,9 +130,11 @@ def _measure(args: argparse.Namespace, folder: Path, count: int) -> dict:
     keep_freed_memory()
     arrays = _write_features(folder / f"references{count}", count, args.text_dim, args.visual_dim, 0)
     arrays["thumbnails"] = _write_thumbnails(folder / f"references{count}", count, args.size)
-    references = ReferenceArrays(**arrays)
+    references = cascade.ReferenceArrays(**arrays)
     start = time.perf_counter()
-    index = TextIndex(build_index(references.text, np.arange(count), args.index), np.arange(count), references.text)
+    index = cascade.TextIndex(
+        cascade.build_index(references.text, np.arange(count), args.index), np.arange(count), references.text
+    )
     build = time.perf_counter() - start
     text, visual = (np.load(folder / f"candidates/{name}.npy", mmap_mode="r") for name in ("text", "visual"))
     chosen = np.linspace(0, len(text) - 1, args.queries).astype(np.int64)
@@ -153,10 +147,10 @@ def _measure(args: argparse.Namespace, folder: Path, count: int) -> dict:
         middle = time.perf_counter()
         kept = []
         for (c1, _), query in zip(found, visual[rows], strict=True):
-            similarity = cosine(query, references.visual[c1])
+            similarity = cascade.cosine(query, references.visual[c1])
             kept.append(c1[np.lexsort((c1, -similarity))[: args.k2]])
         end = time.perf_counter()
-        ssim_of_pairs(queries[: len(kept)], kept, references.thumbnails.__getitem__)
+        cascade.ssim_of_pairs(queries[: len(kept)], kept, references.thumbnails.__getitem__)
         seconds += (middle - start, end - middle, time.perf_counter() - end)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"references": count, "build": build, "levels": (seconds / len(chosen)).tolist(), "peak_gib": peak}
