@@ -43,12 +43,18 @@ def test_figures_by_hand():
     assert result_of([(0, 3.0), (1, 5.0)], better="lower").worst("psnr") == ("drd", 5.0)
 
 
-def test_images_without_a_value_are_left_out():
+def test_images_without_a_value_or_label_and_infinite_losses():
     figures = result_of([(0, math.nan), (0, 30.0), (1, math.nan)]).figures()
     assert figures["psnr/drs"] == figures["psnr"] == figures["psnr/worst"] == 30.0
     assert math.isnan(figures["psnr/drd"])
     for better in ("higher", "lower"):
         assert result_of([(0, math.nan), (1, 30.0), (2, math.nan)], better).worst("psnr") == ("drd", 30.0)
+    images = [ImageResult(i, 0, {}, loss) for i, loss in enumerate((math.inf, 1.0, math.nan))]
+    assert ValidationResult("val", images, NAMES, {}).losses() == {"drs": math.inf}
+    result = result_of([(None, 30.0), (None, 20.0)])
+    assert result.figures() == {"psnr": 25.0}
+    assert result.table() == ""
+    assert result.worst("psnr") is None
 
 
 @pytest.mark.parametrize("labels", [(0, 0, 0, 3), (None,) * 4])
@@ -64,22 +70,10 @@ def test_a_perfect_image_hides_no_other(labels):
     assert result_of([(0, math.inf), (1, math.inf)]).figures()["psnr"] == math.inf
 
 
-def test_an_infinite_loss_is_no_perfect_image():
-    images = [ImageResult(i, 0, {}, loss) for i, loss in enumerate((math.inf, 1.0, math.nan))]
-    assert ValidationResult("val", images, NAMES, {}).losses() == {"drs": math.inf}
-
-
 def test_each_rank_has_its_own_images():
     for rank in range(3):
         found = [(index, data["lq_path"][0]) for index, data in images_of_rank(loader_of(length=8), rank, 3)]
         assert found == [(index, f"in/{index:03d}.png") for index in range(rank, 8, 3)]
-
-
-def test_an_unlabelled_set_has_the_mean_of_its_images():
-    result = result_of([(None, 30.0), (None, 20.0)])
-    assert result.figures() == {"psnr": 25.0}
-    assert result.table() == ""
-    assert result.worst("psnr") is None
 
 
 def test_table():
@@ -143,7 +137,7 @@ def loader_of_one(index):
     return DataLoader(subset, batch_size=1)
 
 
-def test_routing_per_type_goes_to_tensorboard_and_a_picture(tmp_path):
+def test_routing_goes_to_tensorboard_and_an_image(tmp_path):
     model, board = build(options(tmp_path)), TensorBoardStub()
     model.validation(loader_of(length=4), 4, board)
     share = batch_of([2])["lq"].mean().item()
@@ -153,9 +147,6 @@ def test_routing_per_type_goes_to_tensorboard_and_a_picture(tmp_path):
     assert step == 4
     saved = cv2.imread(str(tmp_path / "visualization" / "routing" / "val_4.png"))
     assert np.array_equal(saved[..., ::-1], picture)
-
-
-def test_routing_without_labels_is_that_of_all_images(tmp_path):
     model, board = build(options(tmp_path)), TensorBoardStub()
     model.validation(loader_of(length=2, labelled=False), 4, board)
     share = batch_of([0, 1])["lq"].mean().item()
@@ -221,7 +212,7 @@ def test_images_are_saved_by_type(tmp_path):
     assert np.abs(image - expected * 255).max() <= 0.51
 
 
-def test_a_test_run_gives_the_figures_of_the_validation(tmp_path):
+def test_a_test_run_gives_the_figures_of_the_validation_and_without_metrics_images_are_saved_only(tmp_path):
     opt = options(tmp_path)
     trained = build(opt)
     trained.validation(loader_of(), 4, None)
@@ -229,6 +220,12 @@ def test_a_test_run_gives_the_figures_of_the_validation(tmp_path):
     tested = build(opt)
     tested.validation(loader_of(), "stub", None)
     assert tested.metric_results == trained.metric_results
+    opt = options(tmp_path)
+    del opt["val"]["metrics"]
+    model = build(opt)
+    model.validation(loader_of(length=1), 4, None, save_img=True)
+    assert (tmp_path / "visualization" / "drs_000" / "drs_000_4.png").is_file()
+    assert not hasattr(model, "metric_results")
 
 
 def test_validation_leaves_random_streams_and_mode_alone(tmp_path):
@@ -256,15 +253,6 @@ def test_validation_leaves_random_streams_and_mode_alone(tmp_path):
     model.net_g.eval()
     model.validation(loader_of(length=1), 8, None)
     assert not model.net_g.training
-
-
-def test_without_metrics_images_are_saved_only(tmp_path):
-    opt = options(tmp_path)
-    del opt["val"]["metrics"]
-    model = build(opt)
-    model.validation(loader_of(length=1), 4, None, save_img=True)
-    assert (tmp_path / "visualization" / "drs_000" / "drs_000_4.png").is_file()
-    assert not hasattr(model, "metric_results")
 
 
 def test_the_average_is_validated(tmp_path):
