@@ -39,13 +39,20 @@ def test_images_up_to_the_context_and_a_third_are_restored_as_a_whole(context):
     assert torch.equal(restore_in_context(whiter_by_its_mean, image, context, 32), image + image.mean())
 
 
+@pytest.mark.parametrize("width, parts", [(86, [56] * 2), (135, [80] * 2), (137, [64] * 3), (1000, [72] * 18)])
+def test_parts_are_even_and_near_to_the_context(width, parts):
+    seen = []
+    restore_in_context(lambda x: seen.append(x.shape[3]) or x, torch.rand(1, 3, 64, width), 64, 16)
+    assert seen == parts
+
+
 def test_the_shipped_weights_restore_larger_images_in_parts():
     net, rainy = load(), np.random.default_rng(0).integers(0, 256, (24, 520, 3), dtype=np.uint8)
     assert net.restore_context == 384
     np.testing.assert_array_equal(restore(net, rainy[:, :200]), restore(net, rainy[:, :200], context=0))
     parts = restore(net, rainy[:, :200], context=96, sizes=())
-    first = restore(net, rainy[:, :96], context=0, sizes=())
-    np.testing.assert_array_equal(parts[:, :50], first[:, :50])  # the second part begins at 52
+    first = restore(net, rainy[:, :88], context=0, sizes=())  # three parts of 88 share 32
+    np.testing.assert_array_equal(parts[:, :56], first[:, :56])  # the second part begins at 56
     np.testing.assert_array_equal(restore(net, rainy), restore(net, rainy, sizes=(), context=384))
     own = restore(net, rainy, sizes=())
     assert (restore(net, rainy) != own).any()
