@@ -41,17 +41,16 @@ def test_networks_cost_the_same_and_the_runner_takes_every_run(path):
             check_options(opt, run.name, check_paths=False)
 
 
-def test_a_network_that_costs_more_is_named():
-    networks = {"EDSR": {**smoke()["networks"]["EDSR"], "num_feat": 16}}
-    options = parse_options(smoke(networks=networks), "here")
-    with pytest.raises(OptionError, match=r"EDSR_paper_distilled: .* multiply-adds \(\+\d+\.\d%\)"):
-        measure_costs(options, base_training(options))
-
-
-def test_a_network_that_cannot_be_built_is_named():
-    networks = {"EDSR": {"type": "MSRResNet", "upscale": 1}}
-    options = parse_options(smoke(networks=networks), "here")
-    with pytest.raises(OptionError, match="EDSR_paper_distilled cannot be built: AttributeError"):
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({**smoke()["networks"]["EDSR"], "num_feat": 16}, r": .* multiply-adds \(\+\d+\.\d%\)"),
+        ({"type": "MSRResNet", "upscale": 1}, " cannot be built: AttributeError"),
+    ],
+)
+def test_a_network_that_costs_more_or_cannot_be_built_is_named(network, message):
+    options = parse_options(smoke(networks={"EDSR": network}), "here")
+    with pytest.raises(OptionError, match=f"EDSR_paper_distilled{message}"):
         measure_costs(options, base_training(options))
 
 
@@ -101,14 +100,11 @@ def hash_of(**changes):
     return digest(options.fixed(base_training(options)))
 
 
-def test_the_hash_follows_what_changes_a_run():
+def test_the_hash_follows_what_changes_a_run_and_differences_are_named_by_their_key_path():
     plain = hash_of()
     assert hash_of(name="other", workers=1, seeds=[5], questions={"loss": ["paper", "dwa"]}) == plain
     assert hash_of(data={**smoke()["data"], "seed": 1}) != plain
     assert hash_of(training={"base": smoke()["training"]["base"]}) != plain
-
-
-def test_differences_are_named_by_their_key_path():
     before, now = {"a": {"b": 1, "c": [2]}, "d": 3}, {"a": {"b": 1, "c": [2, 4]}, "d": 3, "e": None, "f": 5}
     assert differences(before, now) == ["a:c ([2] → [2, 4])", "f (None → 5)"]
     assert differences(before, before) == []
