@@ -1,7 +1,5 @@
 """Small data and option files for tests that run something."""
 
-from __future__ import annotations
-
 import multiprocessing
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the kinds of real rain add to the renderer: each range does what its name says."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2
