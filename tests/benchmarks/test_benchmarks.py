@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_run import write_own_network
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
@@ -114,13 +115,9 @@ def test_a_network_of_ones_own(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     name = f"HalfNet{os.getpid()}"  # the registry takes a name once
-    Path(f"{name.lower()}.py").write_text(
-        "from basicsr.utils.registry import ARCH_REGISTRY\nfrom torch import nn\n\n\n@ARCH_REGISTRY.register()\n"
-        f"class {name}(nn.Conv2d):\n    def __init__(self):\n        super().__init__(3, 3, 1)\n"
-    )
     half = {"weight": torch.eye(3)[..., None, None] / 2, "bias": torch.zeros(3)}
     write_weights(Path("w.safetensors"), half, {"type": name})
-    own = ["--weights", "w.safetensors", "--imports", name.lower()]
+    own = ["--weights", "w.safetensors", "--imports", write_own_network(tmp_path, name)]
     assert cli.main(["benchmark", "weights", "--size", "48", "--per-image", "1", "--types", "drs", *own]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("clean, day"))
     assert 5 < float(row[22:].split()[1]) < 20, "half as bright"

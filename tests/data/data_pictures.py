@@ -99,6 +99,13 @@ def photo(height=60, width=80, seed=0):
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
 
 
+def direction(field):
+    """Where a field varies most, in degrees from the columns' axis, and how much more than across: 0 to 1 for lines."""
+    gy, gx = np.gradient(field)
+    xx, yy, xy = (gx * gx).mean(), (gy * gy).mean(), (gx * gy).mean()
+    return np.rad2deg(0.5 * np.arctan2(2 * xy, xx - yy)), float(np.hypot(xx - yy, 2 * xy) / (xx + yy))
+
+
 def save(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(pixels, path.suffix))

@@ -12,6 +12,7 @@ import yaml
 from basicsr.utils.registry import ARCH_REGISTRY
 from inference_helpers import SMALL, random_network
 from safetensors import safe_open
+from tiny_run import write_own_network
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
@@ -327,24 +328,12 @@ def test_export_command(tmp_path, name, capsys):
     assert [p.name for p in target.parent.iterdir()] == [target.name]
 
 
-OWN_NETWORK = """
-from basicsr.utils.registry import ARCH_REGISTRY
-from torch import nn
-
-
-@ARCH_REGISTRY.register()
-class {name}(nn.Conv2d):
-    def __init__(self):
-        super().__init__(3, 3, 1)
-"""
-
-
 @pytest.mark.parametrize("where", ["--imports", "option file"])
 def test_networks_of_ones_own_are_imported_and_only_if_the_user_names_the_file(tmp_path, where, monkeypatch, capsys):
     name = "OwnOf" + where[-4:].title()
     models = tmp_path / "run/models"
     models.mkdir(parents=True)
-    (tmp_path / "run" / f"{name.lower()}.py").write_text(OWN_NETWORK.format(name=name))
+    write_own_network(tmp_path / "run", name)
     torch.save({"params": torch.nn.Conv2d(3, 3, 1).state_dict()}, models / "net_g_1.pth")
     options = {"network_g": {"type": name}} | ({"imports": [name.lower()]} if where == "option file" else {})
     (tmp_path / "run/o.yml").write_text(yaml.safe_dump(options))

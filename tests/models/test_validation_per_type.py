@@ -306,20 +306,20 @@ class TestBest:
         assert model.best_figure.iteration == 4
         assert not list((tmp_path / "models").iterdir())
 
-    def test_direction_ties_and_nan(self):
-        higher = BestFigure(BestSettings("psnr"), {"psnr": "higher"})
-        found = [higher.improved("v", {"psnr": x}, i) for i, x in enumerate([math.nan, 1.0, 1.0, 0.5, 2.0])]
-        assert found == [False, True, False, False, True]
-        lower = BestFigure(BestSettings("niqe"), {"niqe": "lower"})
-        assert [lower.improved("v", {"niqe": x}, 0) for x in (5.0, 6.0, 4.0)] == [True, False, True]
-        forced = BestFigure(BestSettings("psnr", higher=False), {"psnr": "higher"})
-        assert [forced.improved("v", {"psnr": x}, 0) for x in (5.0, 6.0)] == [True, False]
-
-    def test_only_one_set_decides(self):
-        first = BestFigure(BestSettings("psnr"), {"psnr": "higher"})
-        assert [first.improved(name, {"psnr": 1.0 + i}, 0) for i, name in enumerate("abab")] == [True, False] * 2
-        named = BestFigure(BestSettings("psnr", dataset="b"), {"psnr": "higher"})
-        assert [named.improved(name, {"psnr": 1.0}, 0) for name in "ab"] == [False, True]
+    @pytest.mark.parametrize(
+        ("settings", "sets", "values", "improved"),
+        [
+            (BestSettings("psnr"), "vvvvv", [math.nan, 1, 1, 0.5, 2], [False, True, False, False, True]),
+            (BestSettings("niqe"), "vvv", [5, 6, 4], [True, False, True]),
+            (BestSettings("psnr", higher=False), "vv", [5, 6], [True, False]),
+            (BestSettings("psnr"), "abab", [1, 2, 3, 4], [True, False, True, False]),
+            (BestSettings("psnr", dataset="b"), "ab", [1, 1], [False, True]),
+        ],
+        ids=["ties and nan", "lower is better", "forced", "the first set decides", "a named set decides"],
+    )
+    def test_what_improves_the_best_figure(self, settings, sets, values, improved):
+        best = BestFigure(settings, {"psnr": "higher", "niqe": "lower"})
+        assert [best.improved(n, {settings.metric: float(v)}, 0) for n, v in zip(sets, values, strict=True)] == improved
 
     def test_a_type_that_the_set_lacks_is_named(self):
         best = BestFigure(BestSettings("psnr/drz"), {"psnr": "higher"})

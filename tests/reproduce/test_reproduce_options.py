@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_run import write_own_network
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options import check_options
@@ -111,13 +112,8 @@ def test_the_hash_follows_what_changes_a_run_and_differences_are_named_by_their_
 
 
 def test_modules_of_ones_own_are_imported_and_handed_to_every_run(tmp_path):
-    (tmp_path / "my_part_of_a_study.py").write_text(
-        "from unirain_plugin.toolbox import prepare_import\nprepare_import()\n"
-        "from basicsr.utils.registry import ARCH_REGISTRY\nfrom torch import nn\n\n"
-        "@ARCH_REGISTRY.register()\nclass MyNetOfAStudy(nn.Conv2d):\n"
-        "    def __init__(self, width):\n        super().__init__(3, 3, width, padding=width // 2)\n"
-    )
-    text = SMOKE.read_text().replace("EDSR", "Mine").replace("name: smoke", "name: own\nimports: [my_part_of_a_study]")
+    module = write_own_network(tmp_path, "MyNetOfAStudy")
+    text = SMOKE.read_text().replace("EDSR", "Mine").replace("name: smoke", f"name: own\nimports: [{module}]")
     start = text.index("networks:\n  Mine:")
     (tmp_path / "own.yml").write_text(
         f"{text[:start]}networks:\n  Mine: {{type: MyNetOfAStudy, width: 3}}\ntolerance: 0.999\n"
@@ -127,9 +123,9 @@ def test_modules_of_ones_own_are_imported_and_handed_to_every_run(tmp_path):
     mine = next(run for run in plan_runs(options) if run.variant.networks == "Mine")
     assert measure_costs(options, training).networks[mine.variant.name].parameters == 3 * 3 * 9 + 3
     opt = run_options(options, training, mine, DataFolder(tmp_path))
-    assert opt["imports"] == ["my_part_of_a_study"]
+    assert opt["imports"] == [module]
     check_options(opt, mine.name, check_paths=False)
-    (tmp_path / "own.yml").write_text(text.replace("my_part_of_a_study", "not_there_at_all"))
+    (tmp_path / "own.yml").write_text(text.replace(module, "not_there_at_all"))
     with pytest.raises(OptionError, match="imports: cannot import 'not_there_at_all'"):
         load_options(tmp_path / "own.yml")
     (tmp_path / "own.yml").write_text(SMOKE.read_text().replace("data:\n", "data:\n  rain_types: [drs, snov]\n"))
