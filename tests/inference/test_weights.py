@@ -349,6 +349,9 @@ from torch import nn
 class {name}(nn.Conv2d):
     def __init__(self):
         super().__init__(3, 3, 1)
+
+    def forward(self, x):
+        return super().forward(x) if x.shape[-1] < 8 else {{}}["wide"]
 """
 
 
@@ -377,6 +380,10 @@ def test_networks_of_ones_own_are_imported_and_only_if_the_user_names_the_file(t
         in (capsys.readouterr().err)
     )
     assert cli.main([*inference, "--imports", name.lower()]) == 0 and Path("out/rainy.png").is_file()
+    write_png(Path("rainy.png"), np.zeros((4, 9, 3), np.uint8))
+    assert cli.main([*inference, "--imports", name.lower(), "--overwrite"]) == 1
+    told = f"rainy.png: KeyError: 'wide' ({tmp_path}/run/{name.lower()}.py:12, in {name}.forward)"
+    assert told in capsys.readouterr().out
 
 
 def test_export_refuses_another_suffix(capsys):

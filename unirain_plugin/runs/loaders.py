@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from unirain_plugin.data.draws import ReseededDataset, ResumableSampler
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.runs.remedies import name_batches
 from unirain_plugin.support.processes import uninterrupted
 from unirain_plugin.toolbox import registered
 
@@ -103,7 +104,7 @@ def _own_stream(loader: DataLoader, seed: int) -> DataLoader:
 
     Its workers are started as :func:`~unirain_plugin.support.processes.uninterrupted` says.
     """
-    loader.generator = torch.Generator().manual_seed(seed)
+    name_batches(loader).generator = torch.Generator().manual_seed(seed)
     if loader.num_workers:
         loader.worker_init_fn = partial(_begin_quietly, loader.worker_init_fn)
         context = copy(multiprocessing.get_context())
