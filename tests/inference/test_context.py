@@ -49,6 +49,13 @@ def test_images_up_to_the_context_and_a_third_are_restored_as_a_whole(context):
     assert torch.equal(restore_in_context(whiter_by_its_mean, image, context, 32), image + image.mean())
 
 
+@pytest.mark.parametrize("width, parts", [(86, [56] * 2), (135, [80] * 2), (137, [64] * 3), (1000, [72] * 18)])
+def test_parts_are_even_and_near_to_the_context(width, parts):
+    seen = []
+    restore_in_context(lambda x: seen.append(x.shape[3]) or x, torch.rand(1, 3, 64, width), 64, 16)
+    assert seen == parts
+
+
 def test_parts_share_at_most_half_of_their_edge():
     image = torch.rand(1, 3, 64, 300)
     wide, half = (restore_in_context(whiter_by_its_mean, image, 64, overlap) for overlap in (60, 32))
@@ -61,8 +68,8 @@ def test_restore_and_command_take_a_context(tmp_path, rainy):
     whole, parts = restore(net, rainy, context=0), restore(net, rainy, context=96)
     assert (whole != parts).any()
     np.testing.assert_array_equal(restore(net, rainy), whole)  # 200 is less than 384
-    first = restore(net, rainy[:, :96], context=0)
-    np.testing.assert_array_equal(parts[:, :50], first[:, :50])  # the second part begins at 52
+    first = restore(net, rainy[:, :88], context=0)  # three parts of 88 share 32
+    np.testing.assert_array_equal(parts[:, :56], first[:, :56])  # the second part begins at 56
     write_image(tmp_path / "a.png", StoredImage(rainy))
     options = ["-i", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
     assert inference([*options, "--context", "96"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -303,13 +304,20 @@ def restore_in_context(restore: Callable[[Tensor], Tensor], image: Tensor, conte
         restore: Maps ``(1, 3, h, w)`` to the same shape.
         image: ``(1, 3, H, W)``.
         context: Edge of a part in pixels; 0 for the whole image. An edge of the image of up to 4/3 of it is not cut, as
-            two parts of it would be nearly the same.
-        overlap: Pixels that neighbouring parts share at least (at most half of the edge).
+            two parts of it would be nearly the same; a longer one into even parts, two thirds to 4/3 of ``context``
+            long, whose number makes them come nearest to it.
+        overlap: Pixels that neighbouring parts share, a few more at most (at most half of ``context``).
     """
-    height, width = (edge if 3 * edge <= 4 * context else context for edge in image.shape[2:])
-    if not context or (height, width) == image.shape[2:]:
-        return restore(image)
-    return restore_in_tiles(restore, image, (height, width), min(overlap, context // 2))
+    overlap = min(overlap, context // 2)
+
+    def part(edge: int) -> int:
+        if not context or 3 * edge <= 4 * context:
+            return edge
+        count = max(round((edge - overlap) / (context - overlap)), 2)
+        return 8 * math.ceil((edge + (count - 1) * overlap) / count / 8)  # the network pads to whole eights
+
+    parts = tuple(map(part, image.shape[2:]))
+    return restore(image) if parts == image.shape[2:] else restore_in_tiles(restore, image, parts, overlap)
 
 
 def _evaluate(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
