@@ -44,18 +44,14 @@ class RainLabels:
         """Positions (N,), int64 on the CPU, of N integer labels among this loss's types; DataError for others."""
         labels = rain_type if isinstance(rain_type, Tensor) else torch.as_tensor(rain_type)
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch or labels.dim() > 1:
-            raise DataError(
-                f"rain_type: found shape {tuple(labels.shape)} of {labels.dtype}; expected ({batch},) integers, one "
-                "a sample."
-            )
+            shape = f"found shape {tuple(labels.shape)} of {labels.dtype}"
+            raise DataError(f"rain_type: {shape}; expected ({batch},) integers, one a sample.")
         found = labels.reshape(-1).tolist()
         unknown = sorted(set(found) - set(self._position))
         if unknown:
-            raise DataError(
-                f"rain_type: label {unknown[0]} is none of the loss's rain types "
-                f"({', '.join(f'{name} = {label}' for name, label in zip(self.names, self._position, strict=True))}); "
-                "the data set's and the loss's rain_types must agree."
-            )
+            known = ", ".join(f"{name} = {label}" for name, label in zip(self.names, self._position, strict=True))
+            text = f"label {unknown[0]} is none of the loss's rain types ({known})"
+            raise DataError(f"rain_type: {text}; the data set's and the loss's rain_types must agree.")
         return torch.tensor([self._position[label] for label in found], dtype=torch.int64)
 
     def ordered(self, values: Mapping[str, float]) -> list[float | None]:
