@@ -15,10 +15,6 @@ def rows_of(*argv):
     return arch.rows_of(arch.parser().parse_args(argv))
 
 
-def labels_of(*argv):
-    return [(name, variant.label) for name, variant in rows_of(*argv)]
-
-
 def test_the_yardstick_has_restormers_size():
     assert sum(p.numel() for p in TextbookNet().parameters()) == pytest.approx(26.1e6, rel=0.01)
 
@@ -31,15 +27,15 @@ def test_cuda_without_a_gpu_is_explained():
 
 def test_the_baseline_is_the_first_row_and_only_unirain_recomputes():
     tiny = [("UniRain-Tiny", label) for label in ("fp32", "bf16", "checkpointing")]
-    assert labels_of("--networks", "RCAN", "UniRain-Tiny") == [("textbook", "fp32"), ("RCAN", "fp32"), *tiny]
-    given = labels_of("--networks", "RCAN", "--variants", "bf16", "checkpointing")
+    assert rows_of("--networks", "RCAN", "UniRain-Tiny") == [("textbook", "fp32"), ("RCAN", "fp32"), *tiny]
+    given = rows_of("--networks", "RCAN", "--variants", "bf16", "checkpointing")
     assert given == [("textbook", "fp32"), ("RCAN", "bf16")]
 
 
 @pytest.mark.parametrize("usable", [True, False])
 def test_the_baseline_is_measured_in_bf16_where_the_processor_knows_it(usable, monkeypatch, capsys):
     monkeypatch.setattr(arch, "has_bfloat16", lambda: usable)
-    labels = labels_of("--networks", "textbook", "UniRain-Tiny")
+    labels = rows_of("--networks", "textbook", "UniRain-Tiny")
     assert (("textbook", "bf16") in labels) == usable
     assert ("UniRain-Tiny", "bf16") in labels
     assert ("textbook in bf16 is left out" in capsys.readouterr().err) != usable
@@ -102,7 +98,7 @@ def test_a_process_apart_has_as_many_threads_and_raises_here():
         assert arch.apart(torch.get_num_threads) == 3
     finally:
         torch.set_num_threads(threads)
-    rows = [("no such network", arch.VARIANTS["fp32"])]
+    rows = [("no such network", "fp32")]
     with pytest.raises(KeyError, match="no such network"):
         arch.apart(arch.seconds_of, arch.forward_pass, rows, 16, 1, "cpu")
 
@@ -114,5 +110,5 @@ def test_a_killed_process_is_explained():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident sets are read from /proc")
 def test_recomputation_needs_less_memory():
-    memory = [arch.step_memory("UniRain-Tiny", arch.VARIANTS[label], 128, "cpu") for label in ("fp32", "checkpointing")]
+    memory = [arch.step_memory("UniRain-Tiny", label, 128, "cpu") for label in ("fp32", "checkpointing")]
     assert 0 < memory[1] < 0.8 * memory[0]

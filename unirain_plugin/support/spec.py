@@ -32,6 +32,8 @@ from unirain_plugin.errors import OptionError, did_you_mean, meant_or_known, nea
 T = TypeVar("T")
 KeyPath = tuple[object, ...]
 """Where a value stands: ``('train', 'optim_g', 'lr')``, ``('models', 0, 'name')``."""
+Lines = Mapping[KeyPath, int | str]
+"""Key path → its line in a file."""
 Problem = tuple[str | KeyPath, str]
 """What a dataclass's own ``check…`` yield: a key or key path in its section, and what is wrong there."""
 
@@ -86,7 +88,7 @@ class SectionError(OptionError):
         self.problems = list(problems)
 
 
-def located(where: str, lines: Mapping[KeyPath, int | str] | None, path: KeyPath, text: str) -> str:
+def located(where: str, lines: Lines | None, path: KeyPath, text: str) -> str:
     """A complaint behind its place: ``file:line: key path: text`` in a file, else ``section.key path: text``.
 
     The line is that of the key, or of the nearest section around it that has one; a text stands for file and line.
@@ -109,7 +111,7 @@ def parse_section(
     mapping: Mapping[str, Any] | None,
     where: str,
     *,
-    lines: Mapping[KeyPath, int | str] | None = None,
+    lines: Lines | None = None,
     passed_over: Container[str] = (),
     empty_is_default: bool = False,
 ) -> T:
