@@ -72,10 +72,8 @@ class UniRain(Pretrained, nn.Module):
         """
         channels = self.options.in_channels
         if lq.ndim != 4 or lq.shape[1] != channels or 0 in lq.shape:
-            raise OptionError(
-                f"UniRain: got an input of shape {tuple(lq.shape)}; expected (N, {channels}, H, W) with N, H, W ≥ 1 "
-                f"(in_channels is {channels})."
-            )
+            expected = f"expected (N, {channels}, H, W) with N, H, W ≥ 1 (in_channels is {channels})"
+            raise OptionError(f"UniRain: got an input of shape {tuple(lq.shape)}; {expected}.")
         if wants_slow_bfloat16(lq):
             with torch.autocast("cpu", enabled=False):
                 return self.forward(lq)

@@ -112,9 +112,8 @@ def ssim_map(pred: Tensor, target: Tensor, window_size: int = 11, sigma: float =
     the window.
     """
     if min(pred.shape[-2:]) < window_size:
-        raise DataError(
-            f"SSIM: the images are {pred.shape[-2]}×{pred.shape[-1]}; expected {window_size}×{window_size} or more."
-        )
+        found = f"{pred.shape[-2]}×{pred.shape[-1]}"
+        raise DataError(f"SSIM: the images are {found}; expected {window_size}×{window_size} or more.")
     x, y = at_least_float32(pred, target)
     bell = [math.exp(-((offset - (window_size - 1) / 2) ** 2) / (2 * sigma**2)) for offset in range(window_size)]
     kernel = [value / sum(bell) for value in bell]

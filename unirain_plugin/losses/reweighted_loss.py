@@ -44,18 +44,14 @@ class RainLabels:
         """Positions (N,), int64 on the CPU, of N integer labels among this loss's types; DataError for others."""
         labels = rain_type if isinstance(rain_type, Tensor) else torch.as_tensor(rain_type)
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch or labels.dim() > 1:
-            raise DataError(
-                f"rain_type: found shape {tuple(labels.shape)} of {labels.dtype}; expected ({batch},) integers, one "
-                "a sample."
-            )
+            shape = f"found shape {tuple(labels.shape)} of {labels.dtype}"
+            raise DataError(f"rain_type: {shape}; expected ({batch},) integers, one a sample.")
         found = labels.reshape(-1).tolist()
         unknown = sorted(set(found) - set(self._position))
         if unknown:
-            raise DataError(
-                f"rain_type: label {unknown[0]} is none of the loss's rain types "
-                f"({', '.join(f'{name} = {label}' for name, label in zip(self.names, self._position, strict=True))}); "
-                "the data set's and the loss's rain_types must agree."
-            )
+            known = ", ".join(f"{name} = {label}" for name, label in zip(self.names, self._position, strict=True))
+            text = f"label {unknown[0]} is none of the loss's rain types ({known})"
+            raise DataError(f"rain_type: {text}; the data set's and the loss's rain_types must agree.")
         return torch.tensor([self._position[label] for label in found], dtype=torch.int64)
 
     def ordered(self, values: Mapping[str, float]) -> list[float | None]:
@@ -155,13 +151,15 @@ class MultiObjectiveReweightedLoss(nn.Module):
 
     Recording and communication happen only in training mode, with gradients enabled and labels given.
 
-    Args:     base: ``{type: L1Loss}`` (default), any loss registered in BasicSR, or a list of them, each with its
-    ``loss_weight``, whose values are added. See :class:`~unirain_plugin.losses.base_terms.BaseTerm`.     rain_types:
-    Names, such as ``[drs, drd, nrs, nrd]``. Default: the paper's four, or those of ``num_types``.     num_types:
-    Instead of names: labels 0 to num_types − 1.     loss_weight: Factor of the whole loss.     reduction: Only
-    ``mean``; accepted because stock option files say so.     mode: ``paper`` (default), ``coba``, ``released``,
-    ``equal``, ``dwa``, ``uncertainty``, ``rlw`` or ``famo``.     **options: See
-    :class:`~unirain_plugin.losses.reweighting.ReweightingOptions`.
+    Args:
+        base: ``{type: L1Loss}`` (default), any loss registered in BasicSR, or a list of them, each with its
+            ``loss_weight``, whose values are added. See :class:`~unirain_plugin.losses.base_terms.BaseTerm`.
+        rain_types: Names, such as ``[drs, drd, nrs, nrd]``. Default: the paper's four, or those of ``num_types``.
+        num_types: Instead of names: labels 0 to num_types − 1.
+        loss_weight: Factor of the whole loss.
+        reduction: Only ``mean``; accepted because stock option files say so.
+        mode: ``paper`` (default), ``coba``, ``released``, ``equal``, ``dwa``, ``uncertainty``, ``rlw`` or ``famo``.
+        **options: See :class:`~unirain_plugin.losses.reweighting.ReweightingOptions`.
 
     Images are (N, C, H, W), range [0, 1], any float type (computed in float32 at least), labels (N,) integers; the
     result is a scalar. An OptionError if an option is unknown, of a wrong type or out of range.
@@ -229,7 +227,10 @@ class MultiObjectiveReweightedLoss(nn.Module):
             return self.loss_weight * self._grouped(losses, index.to(losses.device))
 
     def learned_parameters(self) -> list[nn.Parameter]:
-        """What is to be trained along with the network; never a base loss's own network, which judges it."""
+        """What is trained along with the network: its gradient is to be averaged over ranks, which DDP does not do.
+
+        Never a base loss's own network, which judges it.
+        """
         return [self.log_variances] if self.options.mode == "uncertainty" else []
 
     def begin_batch(self, rain_type: Tensor | Sequence[int]) -> None:

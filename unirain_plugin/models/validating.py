@@ -176,9 +176,13 @@ class ValidationResult:
         """Images of each type; empty for an unlabelled set."""
         return {name: len(images) for name, images in self._groups.items()}
 
+    def values(self, metric: str) -> dict[str, list[float]]:
+        """A metric of each image, by type."""
+        return {name: [image.metrics[metric] for image in images] for name, images in self._groups.items()}
+
     def by_type(self, metric: str) -> dict[str, float]:
         """Mean of a metric over the images of each type."""
-        return {name: mean_of(image.metrics[metric] for image in images) for name, images in self._groups.items()}
+        return {name: mean_of(values) for name, values in self.values(metric).items()}
 
     def mean(self, metric: str) -> float:
         """Mean over types, or over images if the set has no labels."""

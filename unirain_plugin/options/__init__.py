@@ -34,10 +34,12 @@ def load_options(
     Registers the plugin and imports the modules that the file names under ``imports:``, since names are looked up in
     BasicSR's registries. Warnings go to the logger ``basicsr``.
 
-    Args:     path: The YAML file.     overrides: ``section:key=value`` texts, as behind ``--force_yml``.     is_train:
-    Whether the file is for training (``train_pipeline``) or testing (``test_pipeline``).     check_paths: Whether data
-    folders, manifests and weights must exist already.     for_run: Whether a run follows at once, which gives some of
-    the warnings itself: they are left to it.
+    Args:
+        path: The YAML file.
+        overrides: ``section:key=value`` texts, as behind ``--force_yml``.
+        is_train: Whether the file is for training (``train_pipeline``) or testing (``test_pipeline``).
+        check_paths: Whether data folders, manifests and weights must exist already.
+        for_run: Whether a run follows at once, which gives some of the warnings itself: they are left to it.
 
     Returns what BasicSR's own loader would for a file without mistakes. An OptionError lists everything that is wrong.
     """

@@ -149,9 +149,8 @@ class TrainingRun(Run):
         total_iters = int(opt["train"]["total_iter"])
         state = self.resume_state or {"iter": 0}
         position = state.get("unirain", {}).get("data") or {}
-        train_loader, self.sampler = build_training_loader(
-            opt, total_iters, state["iter"], position.get("next_draw"), logger
-        )
+        draw = position.get("next_draw")
+        train_loader, self.sampler = build_training_loader(opt, total_iters, state["iter"], draw, logger)
         size = self.sampler.dataset_size
         if position.get("dataset_size", size) != size:
             text = f"The training set has {size} images but had {position['dataset_size']} before"
@@ -183,10 +182,9 @@ class TrainingRun(Run):
         def resume_and_tell(state: dict[str, Any]) -> None:
             resume(state)
             if not is_own and not self.resumed_by_us:
-                get_root_logger().warning(
-                    f"{type(model).__name__} resumes in its own way: random streams and the state of losses begin "
-                    "anew, so the run is not bit-identical; nor is it told which options have changed."
-                )
+                text = f"{type(model).__name__} resumes in its own way: random streams and the state of losses begin"
+                text += " anew, so the run is not bit-identical; nor is it told which options have changed."
+                get_root_logger().warning(text)
 
         model.data_position = self.sampler.position_after
         model.save, model.resume_training, model.validation = save_and_flush, resume_and_tell, validate_once
