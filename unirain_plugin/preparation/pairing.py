@@ -33,7 +33,7 @@ class PairingOptions:
     source: str | None = None
 
 
-def find_pairs(root: str, layout: Layout, options: PairingOptions) -> Pairing:
+def find_pairs(root: str, layout: Layout, options: PairingOptions) -> "Pairing":
     """Pair the files below ``root`` (else DataError); OptionError if a split or rain type is not told."""
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder.")
