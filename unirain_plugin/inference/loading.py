@@ -51,7 +51,7 @@ def load(
     CheckpointError if the weights are missing, broken, or made for another network (which keys differ is told); an
     OptionError if the network's options or the device are wrong.
     """
-    path = _weights_path(weights)
+    path = weights_path(weights)
     if path.suffix.lower() == ".onnx":
         from unirain_plugin.inference.onnx_network import load_onnx
 
@@ -126,13 +126,14 @@ def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
     net.load_state_dict(state)
 
 
-def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
+def weights_path(weights: str | os.PathLike[str] | None) -> Path:
+    """The file of weights that is named, or the one that the package ships; CheckpointError if it ships none."""
     if weights not in (None, "default"):
         inside = Path(weights) / HUB_WEIGHTS
         return inside if inside.is_file() else Path(weights)
     if not DEFAULT_WEIGHTS.is_file():
         text = f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing)."
-        raise CheckpointError(f"{text} Give a .safetensors or .pth file (--weights).")
+        raise CheckpointError(f"{text} Give a .safetensors or .pth file: --weights FILE.")
     return DEFAULT_WEIGHTS
 
 

@@ -19,19 +19,6 @@ _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "te
            "validation": "val"}  # fmt: skip
 
 
-@dataclass(slots=True)
-class Pairing:
-    """What was found; paths are relative to the data set's folder, problems are (kind, message).
-
-    ``joint``: of images with both halves name, type and source.
-    """
-
-    pairs: list[ManifestRecord] = field(default_factory=list)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    joint: list[tuple[str, str, str]] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class PairingOptions:
     """The user's choices.
@@ -46,17 +33,24 @@ class PairingOptions:
     source: str | None = None
 
 
-def find_pairs(root: str, layout: Layout, options: PairingOptions) -> Pairing:
+def find_pairs(root: str, layout: Layout, options: PairingOptions) -> "Pairing":
     """Pair the files below ``root`` (else DataError); OptionError if a split or rain type is not told."""
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder.")
-    return _Finder(root, layout, options).run()
+    pairing = Pairing(root, layout, options)
+    pairing.run()
+    return pairing
 
 
-class _Finder:
+class Pairing:
+    """What was found; paths are relative to the data set's folder, problems are (kind, message)."""
+
     def __init__(self, root: str, layout: Layout, options: PairingOptions) -> None:
         self.root, self.layout, self.options = root, layout, options
-        self.result = Pairing()
+        self.pairs: list[ManifestRecord] = []
+        self.problems: list[tuple[str, str]] = []
+        self.warnings: list[str] = []
+        self.joint: list[tuple[str, str, str]] = []  # of images with both halves name, type and source
         self.images = sorted(walk_images(root))
         self.by_stem: dict[str, list[str]] = defaultdict(list)
         for image in self.images:
@@ -65,7 +59,7 @@ class _Finder:
         self.partner_of: dict[str, str] = {}  # clean image → its first rainy one
         self.lonely: dict[str, str] = {}  # rainy image without a partner → what was looked for
 
-    def run(self) -> Pairing:
+    def run(self) -> None:
         if not self.images:
             raise DataError(f"{self.root}: the folder holds no images.")
         self._check_split()
@@ -77,11 +71,10 @@ class _Finder:
             else:
                 self._by_name(part)
         self._report_rest()
-        if not self.result.pairs and not self.result.joint and not self.result.problems:
+        if not self.pairs and not self.joint and not self.problems:
             raise DataError(f"{self.root}: no image fits the layout {self.layout.name}"
                             f"{f' in the split {self.options.split}' if self.options.split else ''}: "
                             f"{self.layout.note or 'see its patterns'} Found such as {self.images[0]}.")  # fmt: skip
-        return self.result
 
     def _by_name(self, part: Part) -> None:
         pattern = part.lq_regex()
@@ -91,7 +84,7 @@ class _Finder:
                 continue
             if part.rule == "side_by_side":
                 self.done.add(image)
-                self.result.joint.append((image, self._type(part, match.groupdict(), image), self._source(part, match)))
+                self.joint.append((image, self._type(part, match.groupdict(), image), self._source(part, match)))
                 continue
             stems = [template.format(**match.groupdict("")) for template in part.gt]
             found = next((stem for stem in stems if stem in self.by_stem and stem != _stem(image)), None)
@@ -102,9 +95,7 @@ class _Finder:
                 candidates = [other for other in self.by_stem[found] if other != image]
                 same = [other for other in candidates if os.path.splitext(other)[1] == os.path.splitext(image)[1]]
                 if len(candidates) > 1 and len(same) != 1:
-                    self.result.problems.append(
-                        ("ambiguous", f"{image}: several clean images: {', '.join(candidates)}.")
-                    )
+                    self.problems.append(("ambiguous", f"{image}: several clean images: {', '.join(candidates)}."))
                 self._add(part, image, (same or candidates)[0], match.groupdict(""))
 
     def _by_order(self, part: Part) -> None:
@@ -124,7 +115,7 @@ class _Finder:
             if len(lq) != len(gt):
                 where = os.path.dirname((lq or gt)[0][0])
                 message = f"{where}: {len(lq)} rainy and {len(gt)} clean images; order pairs only equal numbers."
-                self.result.problems.append(("unequal", message))
+                self.problems.append(("unequal", message))
                 self.partner_of.update((image, "") for image, _ in gt)
                 continue
             by_order += [f["name"] for _, f in lq] != [f["name"] for _, f in gt]
@@ -134,7 +125,7 @@ class _Finder:
             message = (
                 f"{by_order} folder(s) are paired by sorted order, as their names do not tell; look at some pairs."
             )
-            self.result.warnings.append(message)
+            self.warnings.append(message)
 
     def _from_lists(self, part: Part) -> None:
         pattern = "*/" + part.lq.removeprefix("**/")
@@ -144,7 +135,7 @@ class _Finder:
             with open(os.path.join(self.root, name), encoding="utf-8", errors="surrogateescape") as file:
                 lines = [(number, line.strip()) for number, line in enumerate(file, 1) if line.strip()]
             if not lines or len(_columns(lines[0][1])) != 2:
-                self.result.warnings.append(f"{name} is no list of pairs ('rainy clean' on each line); left out.")
+                self.warnings.append(f"{name} is no list of pairs ('rainy clean' on each line); left out.")
                 continue
             used += 1
             for number, line in lines:
@@ -157,16 +148,16 @@ class _Finder:
     def _from_line(self, part: Part, name: str, where: str, line: str) -> None:
         columns = _columns(line)
         if len(columns) != 2:
-            self.result.problems.append(("list", f"{where}: expected 'rainy clean', found {line[:80]!r}."))
+            self.problems.append(("list", f"{where}: expected 'rainy clean', found {line[:80]!r}."))
             return
         found = [self._resolve(os.path.dirname(name), column) for column in columns]
         if not (self._in_split(found[0] or columns[0], part) or self._in_split(name.replace(".", "/"), part)):
             return
         for image, column in zip(found, columns, strict=True):
             if image is None:
-                self.result.problems.append(("missing", f"{where}: {column} does not exist."))
+                self.problems.append(("missing", f"{where}: {column} does not exist."))
         if found[0] in self.done:
-            self.result.problems.append(("list", f"{where}: {found[0]} is listed twice."))
+            self.problems.append(("list", f"{where}: {found[0]} is listed twice."))
         elif all(found):
             self._add(part, found[0], found[1], {})
 
@@ -182,10 +173,10 @@ class _Finder:
         first = self.partner_of.setdefault(gt, lq)
         self.done.add(lq)
         if first != lq and part.rule in ONE_TO_ONE:
-            self.result.problems.append(("shared", f"{gt}: the clean image of both {first} and {lq}."))
+            self.problems.append(("shared", f"{gt}: the clean image of both {first} and {lq}."))
             return
         rain_type = self._type(part, fields, lq)
-        self.result.pairs.append(ManifestRecord(lq, gt, rain_type, self._source(part, fields)))
+        self.pairs.append(ManifestRecord(lq, gt, rain_type, self._source(part, fields)))
 
     def _type(self, part: Part, fields: Mapping[str, str], image: str) -> str:
         if self.options.rain_type is not None:
@@ -238,15 +229,15 @@ class _Finder:
             if not self._concerns(image):
                 continue
             if image in self.lonely:
-                self.result.problems.append(("orphan_lq", f"{image}: no clean image {self.lonely[image]}."))
+                self.problems.append(("orphan_lq", f"{image}: no clean image {self.lonely[image]}."))
             elif any(pattern.fullmatch(_stem(image)) for pattern in patterns):
-                self.result.problems.append(("orphan_gt", f"{image}: no rainy image belongs to this clean one."))
+                self.problems.append(("orphan_gt", f"{image}: no rainy image belongs to this clean one."))
             else:
                 strangers.append(image)
         if strangers:
             names = ", ".join(strangers[:5]) + (", …" if len(strangers) > 5 else "")
             message = f"{len(strangers)} image(s) fit no pattern of the layout and are left out: {names}."
-            self.result.warnings.append(message)
+            self.warnings.append(message)
 
 
 def _stem(path: str) -> str:

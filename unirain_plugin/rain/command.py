@@ -10,7 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.rain.pair_files import PairJob, list_images, make_pairs, output_names
+from unirain_plugin.rain.render import MIN_SIDE
+from unirain_plugin.rain.sample_photos import sample_photos
+from unirain_plugin.rain.scene import check_renderers
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_errors, write_whole
 from unirain_plugin.support.interruptions import resumable
@@ -66,8 +71,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; errors are of wrong arguments, of photographs, and of an output that holds something else."""
-    from unirain_plugin.rain.pair_files import output_names
-
     args = build_parser().parse_args(argv)
     import_own(args.imports)
     size = _check_arguments(args)
@@ -90,10 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     """Check what argparse cannot; return the size as (height, width)."""
-    from unirain_plugin.data.images import CONVERSIONS
-    from unirain_plugin.rain.render import MIN_SIDE
-    from unirain_plugin.rain.scene import check_renderers
-
     check_renderers(args.types, "--types")
     for value in args.convert:
         if value not in CONVERSIONS:
@@ -129,9 +128,6 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
 
 def _find_photos(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Key (path relative to the input) and path of every photograph, sorted."""
-    from unirain_plugin.rain.pair_files import list_images
-    from unirain_plugin.rain.sample_photos import sample_photos
-
     if args.input is None:
         return [(path.name, str(path)) for path in sample_photos(args.split or "all")]
     photos = list_images("--input", args.input)
@@ -148,8 +144,6 @@ def _plan(
     args: argparse.Namespace, photos: list[tuple[str, str]], names: list[str], size: tuple[int, int] | None
 ) -> Iterator:
     """One job a pair; those of one photograph follow each other, so that it is decoded once."""
-    from unirain_plugin.rain.pair_files import PairJob
-
     shape = {**_settings(args, size), "imports": tuple(args.imports)}
     for (key, path), name in zip(photos, names, strict=True):
         for rain_type, k in product(args.types, range(args.per_image)):
@@ -223,8 +217,6 @@ def _read_settings(record: Path) -> dict:
 
 def _work(jobs: list, workers: int, skip_bad: bool) -> dict[str, str]:
     """Make the pairs behind a progress bar; return photograph → message for those left out."""
-    from unirain_plugin.rain.pair_files import make_pairs
-
     failures: dict[str, str] = {}
     with tqdm(total=len(jobs), unit="pair", desc="rain", disable=not jobs) as bar:
         for job, message in make_pairs(jobs, min(workers, max(len(jobs), 1))):

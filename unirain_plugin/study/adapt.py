@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
+from unirain_plugin import load, restore
+from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.compare.summary import read_bgr
 from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
@@ -35,7 +38,10 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain.variation import vary_colours
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.runs.run import RunArguments
+from unirain_plugin.runs.training import TrainingRun
 from unirain_plugin.study import real
+from unirain_plugin.study.benchmarks.arch import interleaved
 from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, say, write_json
 from unirain_plugin.study.options import merged
 from unirain_plugin.study.planted import other_rain
@@ -312,14 +318,6 @@ def copy_pairs(folder: Path, pairs: Sequence[tuple[Path, Path]], part: slice) ->
 
 def fine_tune(task: Adaptation) -> None:
     """Train from the old weights; the number of iterations follows from the time of a step, measured once."""
-    from unirain_plugin import load
-    from unirain_plugin.checkpoints.weights import write_weights
-    from unirain_plugin.runs.run import RunArguments
-    from unirain_plugin.toolbox import prepare_import
-
-    prepare_import()
-    from unirain_plugin.runs.training import TrainingRun
-
     path = task.output / "options" / "adapt.yml"
     if not path.is_file():
         net = load(task.weights, device="auto")
@@ -377,10 +375,6 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
 
 def seconds_of_step(net: Any, size: int, bfloat16: bool) -> float:
     """Wall time of a training step with four crops, the median of three, with a tenth for reading and logging."""
-    import torch
-
-    from unirain_plugin.study.benchmarks.arch import interleaved
-
     trained = copy.deepcopy(net).train().requires_grad_(True)
     images = torch.rand(4, 3, size, size, device=next(net.parameters()).device)
 
@@ -394,9 +388,6 @@ def seconds_of_step(net: Any, size: int, bfloat16: bool) -> float:
 
 def judge(task: Adaptation) -> int:
     """Measure old and new weights on what was held out; save the new ones if they are better. The exit status."""
-    from unirain_plugin import load
-    from unirain_plugin.checkpoints.weights import write_weights
-
     old = load(task.weights, device="auto")
     new = load(task.output / LATEST, network=old.architecture, device="auto")
     before = measure(old, task.held_out)
@@ -437,8 +428,6 @@ def choose(found: dict[float, dict[str, float]]) -> float | None:
 
 
 def measure(net: Any, held_out: Path) -> dict[str, float]:
-    from unirain_plugin import restore
-
     figures = {}
     for folder in sorted(path for path in held_out.iterdir() if path.is_dir()):
         pairs = [pair for of_type in good_pairs(folder, folder).values() for pair in of_type]

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 import cv2
 import numpy as np
 
+from unirain_plugin import load, restore
 from unirain_plugin.compare.summary import Score, score
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.rain.pair_files import cut, list_images, read_photo
@@ -49,9 +50,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each rain type, for clean images, and for each foreign rain if albumentations is installed."""
-    from unirain_plugin.inference.loading import load
-    from unirain_plugin.inference.restoring import restore
-
     args = build_parser().parse_args(argv)
     expect_least(args, 1, "per_image")
     import_own(args.imports)
