@@ -15,10 +15,6 @@ def rows_of(*argv):
     return arch.rows_of(arch.parser().parse_args(argv))
 
 
-def labels_of(*argv):
-    return [(name, variant.label) for name, variant in rows_of(*argv)]
-
-
 def test_the_yardstick_has_restormers_size():
     assert sum(p.numel() for p in TextbookNet().parameters()) == pytest.approx(26.1e6, rel=0.01)
 
@@ -26,7 +22,7 @@ def test_the_yardstick_has_restormers_size():
 @pytest.mark.parametrize("usable", [True, False])
 def test_the_baseline_is_measured_in_bf16_where_the_processor_knows_it(usable, monkeypatch, capsys):
     monkeypatch.setattr(arch, "has_bfloat16", lambda: usable)
-    labels = labels_of("--networks", "textbook", "UniRain-Tiny")
+    labels = rows_of("--networks", "textbook", "UniRain-Tiny")
     assert (("textbook", "bf16") in labels) == usable
     assert ("UniRain-Tiny", "bf16") in labels
     assert ("textbook in bf16 is left out" in capsys.readouterr().err) != usable
@@ -59,7 +55,7 @@ def test_a_process_apart_has_as_many_threads_raises_here_and_is_explained_if_kil
         assert arch.apart(torch.get_num_threads) == 3
     finally:
         torch.set_num_threads(threads)
-    rows = [("no such network", arch.VARIANTS["fp32"])]
+    rows = [("no such network", "fp32")]
     with pytest.raises(KeyError, match="no such network"):
         arch.apart(arch.seconds_of, arch.forward_pass, rows, 16, 1, "cpu")
     with pytest.raises(UniRainError, match="was killed, perhaps for lack of memory: name fewer --networks"):
@@ -68,5 +64,5 @@ def test_a_process_apart_has_as_many_threads_raises_here_and_is_explained_if_kil
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident sets are read from /proc")
 def test_recomputation_needs_less_memory():
-    memory = [arch.step_memory("UniRain-Tiny", arch.VARIANTS[label], 128, "cpu") for label in ("fp32", "checkpointing")]
+    memory = [arch.step_memory("UniRain-Tiny", label, 128, "cpu") for label in ("fp32", "checkpointing")]
     assert 0 < memory[1] < 0.8 * memory[0]

@@ -74,7 +74,7 @@ def climbing_manifest(root):
 
 @pytest.mark.parametrize("make", [climbing_lmdbs, climbing_manifest])
 def test_a_comparison_writes_below_its_output_only(tmp_path, monkeypatch, make):
-    monkeypatch.setattr("unirain_plugin.compare.evaluate.NetworkProcess", Copier)
+    monkeypatch.setattr("unirain_plugin.compare.run.NetworkProcess", Copier)
     weights = tmp_path / "ours.safetensors"
     write_weights(weights, build_network(TINY_NETWORK, "t").state_dict(), TINY_NETWORK)
     test_set, count = make(tmp_path)

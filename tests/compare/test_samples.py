@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny_run import write_rainrag
 
-from unirain_plugin.compare import evaluate
-from unirain_plugin.compare.evaluate import check_sample
+from unirain_plugin.compare import run
 from unirain_plugin.compare.options import SetOptions, SynthesizeOptions
+from unirain_plugin.compare.run import check_sample
 from unirain_plugin.compare.samples import Source, list_samples
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.errors import DataError
@@ -139,7 +139,7 @@ def test_a_sound_picture_is_decoded_once(rainrag_root, tmp_path, monkeypatch):
     first = check_first(tmp_path, dataroot=rainrag_root)
     assert first.size == (48, 56) and first.sample.key == ("s", "drs/000")
     assert first.lq == hashlib.sha256((rainrag_root / "drs/input/000.png").read_bytes()).hexdigest()
-    monkeypatch.setattr(evaluate, "decode_strictly", None)
+    monkeypatch.setattr(run, "decode_strictly", None)
     assert check_first(tmp_path, dataroot=rainrag_root) == first
     (rainrag_root / "drs/input/000.png").write_bytes((rainrag_root / "drs/input/001.png").read_bytes())
     with pytest.raises(TypeError):  # other bytes are looked at again

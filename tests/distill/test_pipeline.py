@@ -11,9 +11,9 @@ from runs import RESULTS, contents, run
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.command import describe_plan
-from unirain_plugin.distill.inputs import list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
+from unirain_plugin.distill.pipeline import list_references
 from unirain_plugin.distill.records import DistillError, Vote
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.vote import decide

@@ -13,8 +13,15 @@ pytest.importorskip("openai", reason="needs openai: pip install openai")
 from unirain_plugin.distill.records import DistillError, ServiceError
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
 from unirain_plugin.distill.vlm.client import UnusableReplyError
-from unirain_plugin.distill.vlm.prompt import DEFAULT_PROMPT, contact_sheet, fill, load_prompt, parse_verdict
-from unirain_plugin.distill.vlm.voter import ReplyCache, Vlm
+from unirain_plugin.distill.vlm.voter import (
+    DEFAULT_PROMPT,
+    ReplyCache,
+    Vlm,
+    contact_sheet,
+    fill,
+    load_prompt,
+    parse_verdict,
+)
 from unirain_plugin.errors import OptionError
 
 REJECT = '{"verdict": "reject", "reason": "drawn lines"}'

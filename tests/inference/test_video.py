@@ -16,7 +16,7 @@ from unirain_plugin.__main__ import run
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference import restoring, video, video_merging
 from unirain_plugin.inference.jobs import Job, VideoSettings, plan_jobs, restore_files
-from unirain_plugin.inference.video import probe, read_frames, writer
+from unirain_plugin.inference.video import probe, timed_frames, writer
 
 
 def restored(source, out, function=lambda frame: frame, **settings):
@@ -35,7 +35,7 @@ def told(source, out, **settings):
 
 def pixels_of(path):
     """All frames, 0 to 255."""
-    frames = np.stack(list(read_frames(probe(path))))
+    frames = np.stack([frame for _, frame in timed_frames(probe(path), [])])
     return frames.astype(float) / np.iinfo(frames.dtype).max * 255
 
 
@@ -443,8 +443,8 @@ def test_two_runs_do_not_write_the_same_film(tmp_path):
             writer(tmp_path / "out.mkv", source, 32),
         ):
             pass
-        for frame in read_frames(source):
-            write(frame)
+        for stamp, frame in timed_frames(source, []):
+            write(frame, stamp)
     assert len(seen(tmp_path / "out.mkv")["times"]) == 8
 
 

@@ -22,8 +22,7 @@ from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study import command
-from unirain_plugin.study.options import digest, load_options
-from unirain_plugin.study.plan import base_training
+from unirain_plugin.study.options import base_training, digest, load_options
 from unirain_plugin.study.report import read_curve
 from unirain_plugin.support.resources import option_file
 

@@ -5,8 +5,16 @@ from dataclasses import replace
 import pytest
 
 from unirain_plugin.study.data import DataFolder
-from unirain_plugin.study.options import load_options
-from unirain_plugin.study.plan import GridRun, Variant, base_training, merged, plan_runs, run_options, variants_of
+from unirain_plugin.study.options import (
+    GridRun,
+    Variant,
+    base_training,
+    load_options,
+    merged,
+    plan_runs,
+    run_options,
+    variants_of,
+)
 from unirain_plugin.support.resources import option_file
 
 

@@ -16,9 +16,8 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.study import command, real
 from unirain_plugin.study.data import distil_options, make_data
-from unirain_plugin.study.draws import other_rain
-from unirain_plugin.study.options import load_options, parse_options
-from unirain_plugin.study.plan import DataFolder
+from unirain_plugin.study.options import DataFolder, load_options, parse_options
+from unirain_plugin.study.planted import other_rain
 from unirain_plugin.study.real import (
     check_references,
     check_test_sets,

@@ -11,8 +11,15 @@ from unirain_plugin.errors import OptionError
 from unirain_plugin.options import check_options
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.study.data import DataFolder
-from unirain_plugin.study.options import differences, digest, load_options, parse_options
-from unirain_plugin.study.plan import base_training, plan_runs, run_options
+from unirain_plugin.study.options import (
+    base_training,
+    differences,
+    digest,
+    load_options,
+    parse_options,
+    plan_runs,
+    run_options,
+)
 from unirain_plugin.study.results import measure_costs
 from unirain_plugin.support.resources import options_root
 

@@ -1,7 +1,5 @@
 """``scripts/app.py``: restore images in the browser."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal
@@ -35,10 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until interrupted; returns the exit status.
-
-    A UniRainError if gradio is missing, the weights cannot be loaded, or the address cannot be taken.
-    """
+    """Serve until interrupted; UniRainError if gradio is missing, or weights or address cannot be used."""
     args = parser().parse_args(argv)
     if args.max_megapixels <= 0:
         raise OptionError(f"--max-megapixels: got {args.max_megapixels:g}; expected more than 0.")

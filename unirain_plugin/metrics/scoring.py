@@ -119,7 +119,6 @@ _MAKERS: dict[str, Callable[[str], Metric]] = {"niqe": _niqe}
 
 
 def _pyiqa_names() -> Sequence[str]:
-    """What an installed pyiqa knows; empty without it."""
     if importlib.util.find_spec("pyiqa") is None:
         return ()
     try:

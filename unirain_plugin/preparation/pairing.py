@@ -1,9 +1,4 @@
-"""Finding the pairs of a data set by its layout: every file is paired, or named as one that is not.
-
-Images that hold the rainy and the clean image side by side are split into the halves.
-"""
-
-from __future__ import annotations
+"""Finding the pairs of a data set by its layout: every file is paired, or named as one that is not."""
 
 import fnmatch
 import os
@@ -26,7 +21,7 @@ _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "te
 
 @dataclass(slots=True)
 class Pairing:
-    """What was found: pairs, their paths relative to the data set's folder, problems (kind, message), and warnings.
+    """What was found; paths are relative to the data set's folder, problems are (kind, message).
 
     ``joint``: of images with both halves name, type and source.
     """
@@ -52,10 +47,7 @@ class PairingOptions:
 
 
 def find_pairs(root: str, layout: Layout, options: PairingOptions) -> Pairing:
-    """Pair the files below ``root``.
-
-    DataError if there is no such folder or nothing in it; OptionError if a split or rain type is not told.
-    """
+    """Pair the files below ``root`` (else DataError); OptionError if a split or rain type is not told."""
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder.")
     return _Finder(root, layout, options).run()
@@ -107,15 +99,13 @@ class _Finder:
             if found is None:
                 self.lonely.setdefault(image, " or ".join(stems[:3]) + (" …" if len(stems) > 3 else ""))
             else:
-                self._add(part, image, self._choose(image, found), match.groupdict(""))
-
-    def _choose(self, image: str, stem: str) -> str:
-        """Of several clean images that differ in their suffix, take the one with the rainy one's."""
-        candidates = [other for other in self.by_stem[stem] if other != image]
-        same = [other for other in candidates if os.path.splitext(other)[1] == os.path.splitext(image)[1]]
-        if len(candidates) > 1 and len(same) != 1:
-            self.result.problems.append(("ambiguous", f"{image}: several clean images: {', '.join(candidates)}."))
-        return (same or candidates)[0]
+                candidates = [other for other in self.by_stem[found] if other != image]
+                same = [other for other in candidates if os.path.splitext(other)[1] == os.path.splitext(image)[1]]
+                if len(candidates) > 1 and len(same) != 1:
+                    self.result.problems.append(
+                        ("ambiguous", f"{image}: several clean images: {', '.join(candidates)}.")
+                    )
+                self._add(part, image, (same or candidates)[0], match.groupdict(""))
 
     def _by_order(self, part: Part) -> None:
         sides: list[dict[tuple[str, ...], list[tuple[str, dict[str, str]]]]] = []
@@ -282,7 +272,7 @@ def _columns(line: str) -> list[str]:
 
 
 def prepare_halves(root: str, output: str, rainy_half: str) -> None:
-    """Make the folder for the halves of the images below ``root``; one made earlier from the same ones will do.
+    """Make the folder for the halves of the images below ``root``, or take up that of the same ones.
 
     It must lie elsewhere (OptionError): there the halves would be taken for images with two halves.
     """
@@ -299,10 +289,7 @@ def split_halves(
     """Write the halves of an image as PNG to ``{output}/input`` and ``{output}/target``, in sub-folders as below root.
 
     ``joint``: its path, rain type and source; ``rainy_half``: ``left`` or ``right``. Returns the pair, relative to
-    ``output``.
-
-    Raises:
-        DataError: If the image is bad, its width is odd, or a half cannot be written.
+    ``output``; a DataError if the image is bad, its width is odd, or a half cannot be written.
     """
     name, rain_type, source = joint
     path = os.path.join(root, name)
