@@ -67,12 +67,12 @@ def run(command: str, argv: list[str]) -> int:
     except UniRainError as error:
         message = str(error)
     except Exception as error:
-        from unirain_plugin.support.packages import comes_from_own_code, place_of
+        from unirain_plugin.support.packages import own_place
 
         if isinstance(error, OSError) and error.errno is not None:
             message = f"{error.filename or command}: {error.strerror}"
-        elif comes_from_own_code(error):
-            message = f"{type(error).__name__}: {error}{place_of(error)}"
+        elif place := own_place(error):
+            message = f"{type(error).__name__}: {error}{place}"
         else:  # ours, or a library's own error
             raise
     with suppress(OSError):

@@ -155,7 +155,7 @@ class Brighter_{name}(torch.nn.Module):
 
 
 @pytest.mark.parametrize("place", ["options", "work", "nets"])
-def test_a_network_of_ones_own_is_compared(tmp_path, monkeypatch, place):
+def test_a_network_of_ones_own_is_compared(tmp_path, monkeypatch, capsys, place):
     """Named under ``imports:``, beside the option file, in the working directory, or beside the network's own file."""
     name = f"my_package_in_{place}"
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -178,6 +178,9 @@ def test_a_network_of_ones_own_is_compared(tmp_path, monkeypatch, place):
         (package / "parts.py").write_text(f"LEVELS = {levels}\n")
         assert cli.main(["compare", "-opt", str(tmp_path / "options/c.yml"), "--quiet"]) == 0
         assert (cv2.imread(str(tmp_path / "out/pictures/own/s/a.png")) == 100 + levels).all()
+    (package / "parts.py").write_text("LEVELS = None\n")
+    assert cli.main(["compare", "-opt", str(tmp_path / "options/c.yml"), "--quiet"]) == 1
+    assert f"({package}/my_net.py:13, in Brighter_{name}.forward)" in capsys.readouterr().err
 
 
 def test_a_module_that_cannot_be_imported_is_named(tmp_path):

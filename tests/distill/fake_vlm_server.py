@@ -80,6 +80,13 @@ def serve(*answers):
                     self.wfile.flush()
                     time.sleep(0.05)
                 return
+            if body == "slow header":  # of a good reply
+                self.send_header("X-Slow", "x" * 50)
+                for byte in b"".join(self._headers_buffer):
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.01)
+                self._headers_buffer = []
+                body = json.dumps(completion(VERDICT))
             data = body if isinstance(body, bytes) else body.encode()
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

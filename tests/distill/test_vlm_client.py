@@ -3,9 +3,14 @@
 import base64
 import json
 import logging
+import os
 import pickle
+import socket
 import sys
+import threading
 import time
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import cv2
@@ -103,18 +108,53 @@ def test_pauses_between_tries(monkeypatch, headers, pauses):
     assert found == pauses
 
 
-def test_a_server_that_is_down_or_never_answers_in_time_is_named():
+def test_a_server_that_is_down_is_named():
     with serve() as server:
         url = server.url
     with pytest.raises(ServiceError, match=r"127\.0\.0\.1.*does not answer.*Tried 3 times.*run again"):
         ask(url)
 
-    def sleep(request):
-        time.sleep(1)
-        return VERDICT
 
-    with serve(sleep) as server, pytest.raises(ServiceError, match="does not answer"):
-        ask(server.url, timeout=0.2, retries=1)
+def sleep(request):
+    time.sleep(1)
+    return VERDICT
+
+
+@contextmanager
+def one_that_never_reads(*_):
+    """A server whose system takes connections and the first few bytes that come."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(8)
+        yield SimpleNamespace(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+
+
+def connections_to(port):
+    count = 0
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(number))) as other:
+            count += other.getpeername()[1] == port
+    return count
+
+
+@pytest.mark.parametrize(
+    ("server_of", "answer", "scheme", "side"),
+    [(serve, sleep, "http", 8), (serve, (200, "dribble", {}), "http", 8), (serve, (200, "slow header", {}), "http", 8),
+     (one_that_never_reads, None, "http", 8), (one_that_never_reads, None, "http", 768),
+     (one_that_never_reads, None, "https", 8)],
+    ids=["late", "slow-body", "slow-header", "silent", "sending", "handshake"],
+)  # fmt: skip
+def test_a_server_that_does_not_answer_in_time_is_named(server_of, answer, scheme, side):
+    """Whatever it holds up, several requests at a time; neither a thread nor a socket of a request is left."""
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    with server_of(answer) as server:
+        asked = client(server.url.replace("http", scheme), timeout=0.4, retries=1, concurrency=3)
+        words = r"does not answer.*the request took longer than 0.4 s \(timeout\). Tried 2 times"
+        with pytest.raises(ServiceError, match=words):
+            asked.ask_all(lambda image: asked.ask("look", [image], ["A:"]), [image] * 3)
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("vlm", "AnyIO"))]
+        assert connections_to(int(server.url.split(":")[2].split("/")[0])) == 0
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,10 @@ def test_networks_of_ones_own_are_imported_and_only_if_the_user_names_the_file(t
     models = tmp_path / "run/models"
     models.mkdir(parents=True)
     write_own_network(tmp_path / "run", name)
+    with (tmp_path / "run" / f"{name.lower()}.py").open("a") as file:
+        file.write(
+            "\n    def forward(self, x):\n        return super().forward(x) if x.shape[-1] < 8 else {}['wide']\n"
+        )
     torch.save({"params": torch.nn.Conv2d(3, 3, 1).state_dict()}, models / "net_g_1.pth")
     options = {"network_g": {"type": name}} | ({"imports": [name.lower()]} if where == "option file" else {})
     (tmp_path / "run/o.yml").write_text(yaml.safe_dump(options))
@@ -357,6 +361,10 @@ def test_networks_of_ones_own_are_imported_and_only_if_the_user_names_the_file(t
         in (capsys.readouterr().err)
     )
     assert cli.main([*inference, "--imports", name.lower()]) == 0 and Path("out/rainy.png").is_file()
+    write_png(Path("rainy.png"), np.zeros((4, 9, 3), np.uint8))
+    assert cli.main([*inference, "--imports", name.lower(), "--overwrite"]) == 1
+    told = f"rainy.png: KeyError: 'wide' ({tmp_path}/run/{name.lower()}.py:12, in {name}.forward)"
+    assert told in capsys.readouterr().out
 
 
 def test_export_refuses_another_suffix(capsys):

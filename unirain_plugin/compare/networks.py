@@ -33,7 +33,7 @@ from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.journal import Journal
-from unirain_plugin.support.packages import import_own
+from unirain_plugin.support.packages import import_own, own_place
 from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.toolbox import prepare_import
 from unirain_plugin.version import __version__
@@ -282,7 +282,9 @@ def _in_one_line(error: BaseException) -> str:
     text = " ".join(lines[:4])
     if isinstance(error, MemoryError):
         return f"out of memory {text}".strip()
-    return text if isinstance(error, UniRainError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    if isinstance(error, UniRainError) and text:
+        return text
+    return f"{type(error).__name__}: {text}".rstrip(": ") + own_place(error)
 
 
 Costs = dict[str, dict[str, float | None]]  # network → the fields of ModelRow that tell its cost

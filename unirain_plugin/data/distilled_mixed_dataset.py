@@ -109,6 +109,7 @@ class DistilledMixedPairedDataset(Dataset):
             draw = index.draw if isinstance(index, SampleIndex) else int(torch.randint(2**63 - 1, ()))
             rng = np.random.default_rng((self.options.seed, draw))
         pair = self._pairs[self._plan_of_epoch.pair_number(int(index), rng)]
+        self.reading = self._storage.locate(pair, "lq")  # for errors of a subclass
         lq, gt = (self._open(pair, side) for side in ("lq", "gt"))
         check_sizes(lq, gt, pair.size, str(self.options.manifest or "meta_info.txt"))
         plan = self._augmentation(lq, rng)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from unirain_plugin.distill.records import DistillError
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
-from unirain_plugin.support.packages import comes_from_own_code, import_own, own_code, place_of
+from unirain_plugin.support.packages import import_own, own_code, own_place
 from unirain_plugin.support.spec import complaint, words
 from unirain_plugin.toolbox import registries
 
@@ -125,8 +125,7 @@ def build_part(registry: Registry, section: object, where: str) -> Any:
         raise type(error)(f"{where}: {error}") from error
     except (Exception, SystemExit) as error:
         kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
-        place = place_of(error) if comes_from_own_code(error) else ""
-        raise OptionError(f"{where}: {kind}{error}{place}") from error
+        raise OptionError(f"{where}: {kind}{error}{own_place(error)}") from error
 
 
 def ask_part(part: str, ask: Callable[[list[T]], R], items: list[T], names: Sequence[str]) -> R:

@@ -16,6 +16,7 @@ from unirain_plugin.data.folders import IMAGE_SUFFIXES, UNWRITTEN, walk_files
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.images import StoredImage, read_image, side_by_side, write_image
 from unirain_plugin.support.files import is_full
+from unirain_plugin.support.packages import own_place
 
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts",
@@ -195,7 +196,8 @@ def _note(outcome: Outcome, job: Job, result: Future) -> None:
     except Exception as error:  # as above
         if is_full(error):
             raise
-        text = str(error) or type(error).__name__
+        place = own_place(error)
+        text = f"{type(error).__name__}: {error}{place}" if place else str(error) or type(error).__name__
         outcome.failed.append((job.source, text.removeprefix(f"{job.source}: ")))
 
 

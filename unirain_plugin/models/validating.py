@@ -101,7 +101,7 @@ class _Renamed:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for name, item in zip(self._names, self._loader, strict=True):
-            yield {**item, "lq_path": [f"{name}.png"]}
+            yield {**item, "lq_path": [f"{name}.png"], "read_from": item["lq_path"]}
 
 
 def path_in_saved_names() -> tuple[object, str, object]:

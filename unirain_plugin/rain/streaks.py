@@ -1,4 +1,4 @@
-"""What falls and what veils, on linear light: streaks (motion-blurred drops in depth layers) and mist; snow and haze."""
+"""What falls and what veils, on linear light: streaks (motion-blurred drops in depth layers), mist, snow and haze."""
 
 import math
 

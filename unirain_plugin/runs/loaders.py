@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from unirain_plugin.data.draws import ReseededDataset, ResumableSampler
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.runs.remedies import name_batches
 from unirain_plugin.support.processes import uninterrupted
 from unirain_plugin.toolbox import registered
 
@@ -95,7 +96,7 @@ def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> 
 
 def _own_stream(loader: DataLoader, seed: int) -> DataLoader:
     """Every ``iter(loader)`` draws a seed for its workers: from its own stream it leaves the run's untouched."""
-    loader.generator = torch.Generator().manual_seed(seed)
+    name_batches(loader).generator = torch.Generator().manual_seed(seed)
     if loader.num_workers:
         loader.worker_init_fn = partial(_begin_quietly, loader.worker_init_fn)
         context = copy(multiprocessing.get_context())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
 
-from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
-from unirain_plugin.support.packages import place_of
+from unirain_plugin.errors import CheckpointError, DataError, OptionError, TrainingError, UniRainError
+from unirain_plugin.support.packages import own_code, place_of
+from unirain_plugin.toolbox import registered
 
 
 def unused_path(path: Path) -> Path:
@@ -74,6 +77,70 @@ def explain_building_errors() -> list[tuple[object, str, object]]:
 
     names = {"build_network": "network_g", "build_loss": "train"}
     return [(sr_model, name, explained(getattr(sr_model, name), key)) for name, key in names.items()]
+
+
+def name_items(types: Iterable[str]) -> list[tuple[object, str, object]]:
+    """Replacements by which data sets of these types tell the item that a user's own code fails on."""
+    classes = {registered("dataset").get(name) for name in types} - {None}
+    return [(cls, "__getitem__", _named(cls.__getitem__)) for cls in classes if hasattr(cls, "__getitem__")]
+
+
+def _named(get: Callable[[Any, int], object]) -> Callable[[Any, int], object]:
+    @wraps(get)
+    def told(self: Any, index: int) -> object:
+        try:
+            return get(self, index)
+        except (Exception, SystemExit):
+            paths = getattr(self, "paths", None)
+            listed = paths[index] if isinstance(paths, list) and index < len(paths) else None
+            item = _path_of(getattr(self, "reading", listed)) or f"item {index}"
+            with own_code(f"a data set of your own, {type(self).__name__},", item, DataError):
+                raise
+
+    return told
+
+
+def _path_of(item: object) -> str:
+    path = item.get("lq_path") if isinstance(item, Mapping) else item
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
+
+
+def name_batches(loader: Any) -> Any:
+    """Have a loader tell the images that make no batch together; returns it."""
+    loader.collate_fn = partial(_collated, loader.collate_fn)
+    return loader
+
+
+def _collated(collate: Callable[[list[Any]], object], items: list[Any]) -> object:
+    names = ", ".join(_path_of(item) or f"a {type(item).__name__}" for item in items)
+    with own_code("making a batch", names, DataError, always=True):
+        return collate(items)
+
+
+def name_images(model: Any) -> Any:
+    """Have a model tell on which images a network, loss or metric of a user's own failed; returns it."""
+    fed, feed = ["no image yet"], model.feed_data
+
+    def feed_data(data: Any, *others: object) -> None:
+        fed[:] = data.get("read_from", data.get("lq_path", ())) if isinstance(data, Mapping) else ()
+        feed(data, *others)
+
+    def told(work: Callable[..., object]) -> Callable[..., object]:
+        def wrapper(*args: object, **kwargs: object) -> object:
+            try:
+                return work(*args, **kwargs)
+            except (Exception, SystemExit):
+                with own_code(
+                    "a part of your own", ", ".join(map(str, fed)) or "a batch without 'lq_path'", TrainingError
+                ):
+                    raise
+
+        return wrapper
+
+    model.feed_data = told(feed_data)
+    for name in ("optimize_parameters", "validation"):
+        setattr(model, name, told(getattr(model, name)))
+    return model
 
 
 def explain_loading_errors() -> tuple[object, str, object]:

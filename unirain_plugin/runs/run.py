@@ -22,6 +22,9 @@ from unirain_plugin.runs.remedies import (
     explain_building_errors,
     explain_loading_errors,
     forward_loader_errors,
+    name_batches,
+    name_images,
+    name_items,
     unused_path,
 )
 from unirain_plugin.support.files import write_errors
@@ -106,6 +109,7 @@ class Run:
         from unirain_plugin.models.validating import path_in_saved_names
         from unirain_plugin.runs.distributed import model_to_device
 
+        build_loader, build_model = module.build_dataloader, module.build_model
         return [
             (module, "parse_options", self.parse_options),
             (module, "get_root_logger", self.logged_notes(module.get_root_logger)),
@@ -114,6 +118,9 @@ class Run:
             forward_loader_errors(),
             explain_loading_errors(),
             *explain_building_errors(),
+            *name_items(section["type"] for section in self.options["datasets"].values()),
+            (module, "build_dataloader", lambda *args, **kwargs: name_batches(build_loader(*args, **kwargs))),
+            (module, "build_model", lambda opt: name_images(build_model(opt))),
             path_in_saved_names(),
         ]
 

@@ -22,7 +22,7 @@ from unirain_plugin.models.training_log import UniRainMessageLogger
 from unirain_plugin.models.validating import silence_warning_of_several_sets
 from unirain_plugin.runs.distributed import agreed
 from unirain_plugin.runs.loaders import build_training_loader, build_validation_loaders
-from unirain_plugin.runs.remedies import LazyPrefetcher
+from unirain_plugin.runs.remedies import LazyPrefetcher, name_images
 from unirain_plugin.runs.run import Run, RunArguments
 from unirain_plugin.support.files import write_whole
 
@@ -162,7 +162,7 @@ class TrainingRun(Run):
 
     def build_model(self, build: Callable[[dict[str, Any]], Any], opt: dict[str, Any]) -> Any:
         """The toolbox's model, which knows the position in the data and does not validate the same weights twice."""
-        model = self.model = build(opt)
+        model = self.model = name_images(build(opt))
         save, resume, validation = model.save, model.resume_training, model.validation
         is_own = hasattr(model, "history_state")
         if isinstance(model, SRModel):

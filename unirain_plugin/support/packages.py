@@ -44,9 +44,10 @@ def is_own(file: str) -> bool:
     return file[0] != "<" and not installed and not file.startswith(within)
 
 
-def comes_from_own_code(error: BaseException) -> bool:
-    """Whether an error went through a user's own code."""
-    return any(is_own(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
+def own_place(error: BaseException) -> str:
+    """:func:`place_of` an error that went through a user's own code; empty for others."""
+    own = any(is_own(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
+    return place_of(error) if own else ""
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def own_code(part: str, at: str, kind: type[UniRainError], always: bool = False)
     except UniRainError:
         raise
     except (Exception, SystemExit) as error:
-        if not (always or comes_from_own_code(error)):
+        if not (always or own_place(error)):
             raise
         raise kind(f"{part} failed on {at}: {type(error).__name__}: {error}{place_of(error)}.") from error
 

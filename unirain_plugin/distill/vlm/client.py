@@ -8,6 +8,7 @@ appears in no reply and no message, even if the server repeats it. What goes wro
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -16,9 +17,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -46,6 +47,8 @@ LONGEST_PAUSE = 60.0
 SHORTEST_KEY = 6
 """A shorter key is none that anyone keeps secret, such as ``none``; taken out of replies it would spoil them."""
 _OPENING = threading.Lock()
+_Connection = tuple[Any, threading.Event]
+"""What TLS trusts, and whether it was closed."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -98,7 +101,7 @@ class VlmClient(Part):
         if parts.username or parts.password:
             raise OptionError("base_url: holds a user or password; keys come from the environment only (api_key_env).")
         super().__post_init__()
-        self._connection: tuple[Any, threading.Event] | None = None  # and whether it was closed
+        self._connection: _Connection | None = None
         self._served = self.model  # the name under which the server last answered
 
     def __getstate__(self) -> dict[str, Any]:
@@ -174,18 +177,20 @@ class VlmClient(Part):
                 return None
 
         with ThreadPoolExecutor(min(self.concurrency, max(len(items), 1)), thread_name_prefix="vlm") as pool:
-            answers = list(pool.map(guarded, items))
+            try:
+                answers = list(pool.map(guarded, items))
+            except KeyboardInterrupt:
+                self.close()
+                raise
         if failures:
             raise failures[0]
         return answers
 
     def close(self) -> None:
-        """Close the connection and end its retries; a later question opens it again."""
+        """End the requests in work, and their retries; a later question is asked again."""
         if self._connection is not None:
-            connection, closed = self._connection
+            self._connection[1].set()
             self._connection = None
-            closed.set()
-            connection.close()
 
     def _key(self) -> str | None:
         name = self.api_key_env or DEFAULT_KEY_VARIABLE
@@ -194,31 +199,25 @@ class VlmClient(Part):
             raise OptionError(f"the API key for {self.base_url} is missing: set the environment variable {name}.")
         return key or None
 
-    def _open(self) -> tuple[Any, threading.Event]:
-        openai = require("openai", "openai", "vlm")
+    def _open(self) -> _Connection:
         with _OPENING:
             if self._connection is None:
                 for transport in ("httpcore", "httpcore2"):  # they log headers, in which a server may repeat the key
                     logging.getLogger(transport).setLevel(logging.INFO)
-                hooks = {"request": [_begin], "response": [self._read]}
-                connection = openai.OpenAI(
-                    api_key=self._key() or "none",
-                    base_url=self.base_url,
-                    max_retries=0,  # it would read whatever comes with an error, and wait as long as it is told to
-                    http_client=openai.DefaultHttpxClient(timeout=self.timeout, event_hooks=hooks),
-                )
-                self._connection = connection, threading.Event()
+                self._connection = require("httpx2", "openai", "vlm").create_ssl_context(), threading.Event()
             return self._connection
 
     def _send(self, request: Mapping[str, Any]) -> str:
         """Send a request until it is answered; returns the body, errors as :meth:`ask`."""
-        openai, (connection, closed) = require("openai", "openai", "vlm"), self._open()
+        openai, connection, extra = require("openai", "openai", "vlm"), self._open(), self.extra_body or None
         problem, tries = "", 0
         for tries in range(1, self.retries + 2):
             pause = min(self.backoff * 2 ** (tries - 1), LONGEST_PAUSE)
             pause *= random.uniform(0.5, 1)
             try:
-                reply = self._receive(connection, request)
+                reply = self._receive(
+                    lambda server: server.chat.completions.create(**request, extra_body=extra), self.timeout, connection
+                )
                 if 200 <= reply.status < 300:
                     return reply.text
                 if reply.status < 500 and reply.status not in PASSING_STATUS:
@@ -234,7 +233,7 @@ class VlmClient(Part):
             if pause > 10 * LONGEST_PAUSE:
                 problem += f" It wants to be asked again in {pause:.0f} s."
                 break
-            if tries <= self.retries and closed.wait(pause):
+            if tries <= self.retries and connection[1].wait(pause):
                 break
         times = "once" if tries == 1 else f"{tries} times"
         raise ServiceError(
@@ -242,31 +241,66 @@ class VlmClient(Part):
             "work is kept: start the server and run again."
         )
 
-    def _receive(self, connection: Any, request: Mapping[str, Any]) -> _Reply:
-        """One try; a TimeoutError if the reply comes too slowly or breaks off."""
-        try:
-            connection.chat.completions.with_raw_response.create(**request, extra_body=self.extra_body or None)
-        except _Reply as reply:
-            return reply
-        raise TimeoutError("there was no reply")
+    def _receive(self, ask: Callable[[Any], Awaitable[object]], seconds: float, connection: _Connection) -> _Reply:
+        """One try; a TimeoutError if the reply breaks off or is not there in time, whatever the server does.
 
-    def _read(self, response: Any) -> None:
-        """Read a reply of any status bit by bit, so that neither its length nor its slowness is without a bound.
+        In an event loop of its own, since nothing else ends everything that a server can hold up: the look-up of its
+        name, the handshake, sending, a header that comes byte by byte.
+        """
+        loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(self._exchange(ask, seconds, *connection))
+        finally:
+            loop.close()
+
+    async def _exchange(
+        self, ask: Callable[[Any], Awaitable[object]], seconds: float, tls: Any, closed: threading.Event
+    ) -> _Reply:
+        sockets: list[Any] = []
+
+        async def trace(event: str, information: Mapping[str, Any]) -> None:
+            if event == "connection.connect_tcp.complete":
+                sockets.append(information["return_value"])
+
+        async def begin(request: Any) -> None:
+            request.extensions["trace"] = trace
+
+        openai, hooks = require("openai", "openai", "vlm"), {"request": [begin], "response": [self._read]}
+        async with openai.AsyncOpenAI(
+            api_key=self._key() or "none",
+            base_url=self.base_url,
+            max_retries=0,  # it would read whatever comes with an error, and wait as long as it is told to
+            http_client=openai.DefaultAsyncHttpxClient(timeout=None, verify=tls, event_hooks=hooks),
+        ) as server:
+            request, end = asyncio.ensure_future(ask(server)), time.monotonic() + seconds
+            while not request.done() and (left := end - time.monotonic()) > 0 and not closed.is_set():
+                await asyncio.wait([request], timeout=min(left, 0.2))
+            if request.cancel():
+                await asyncio.wait([request])
+                for socket in sockets:  # that of a handshake is left open
+                    await socket.aclose()
+            try:
+                await request
+            except _Reply as reply:
+                return reply
+            except asyncio.CancelledError:
+                pass
+        raise TimeoutError(f"the request took longer than {seconds:g} s (timeout)")
+
+    async def _read(self, response: Any) -> None:
+        """Read a reply of any status bit by bit, so that its length is not without a bound.
 
         It ends the request (a :class:`_Reply`): the client library would read errors to their end, and follow any
         redirection.
         """
-        body, end = bytearray(), response.request.extensions["begun"] + self.timeout
+        body = bytearray()
         try:
-            for part in response.iter_bytes():
-                body += part
-                if len(body) > MOST_BYTES:
-                    break
-                if time.monotonic() > end:
-                    raise TimeoutError(f"the reply took longer than {self.timeout:g} s")
-        except TimeoutError:
-            raise
-        except Exception as error:  # the transport's own errors: a connection cut in the middle, a slow read
+            async with aclosing(response.aiter_bytes()) as parts:
+                async for part in parts:
+                    body += part
+                    if len(body) > MOST_BYTES:
+                        break
+        except Exception as error:  # the transport's own errors: a connection cut in the middle
             raise TimeoutError(f"the reply broke off: {type(error).__name__}: {error}") from error
         text = self._scrub(body.decode("utf-8-sig", "replace"))
         if len(body) > MOST_BYTES and response.is_success:
@@ -305,13 +339,10 @@ class VlmClient(Part):
 
     def _models(self) -> list[str]:
         try:
-            self._open()[0].models.list(timeout=10)
-        except _Reply as reply:
-            with suppress(ValueError, KeyError, TypeError, RecursionError):
-                return [str(model["id"]) for model in json.loads(reply.text)["data"]]
+            reply = self._receive(lambda server: server.models.list(), min(self.timeout, 10), self._open())
+            return [str(model["id"]) for model in json.loads(reply.text)["data"]]
         except Exception:  # only to make a message better
-            pass
-        return []
+            return []
 
     def _line(self, text: str) -> str:
         """A text in one line, the key taken out before it can be cut in two."""
@@ -344,10 +375,6 @@ class _Reply(Exception):  # noqa: N818  it ends a request
     def __init__(self, status: int, text: str, headers: Mapping[str, str]) -> None:
         super().__init__(status)
         self.status, self.text, self.headers = status, text, headers
-
-
-def _begin(request: Any) -> None:
-    request.extensions["begun"] = time.monotonic()
 
 
 def _asked_pause(retry_after: str | None) -> float | None:

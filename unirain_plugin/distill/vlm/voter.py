@@ -1,4 +1,4 @@
-"""The voter that asks a vision-language model (paper §2): question, images, the verdict in its reply, replies on disk."""
+"""The voter that asks a vision-language model (paper §2): question, images, verdict in the reply, replies on disk."""
 
 import hashlib
 import json
