@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unirain_plugin.errors import UniRainError
+from unirain_plugin.metrics.complexity import Complexity
 from unirain_plugin.study.benchmarks import arch
 from unirain_plugin.study.benchmarks.reference_net import TextbookNet
 
@@ -38,10 +39,12 @@ def test_ratios_are_to_the_baseline_of_the_group(monkeypatch):
         return {row: 6.0 for row in args[0]}, {}
 
     monkeypatch.setattr(arch, "apart", apart)
+    monkeypatch.setattr(arch, "BASELINE", "textbook-tiny")
+    monkeypatch.setattr(arch, "complexity", lambda net, size: Complexity(1, 1))
     names = ["UniRain-Tiny", "UniRain_dense", "RCAN"]
     args = arch.parser().parse_args(["--networks", *names, "--variants", "fp32", "--size", "8", "--no-memory"])
     rows = {row["network"]: row for row in arch.measure(args)}
-    assert list(rows) == ["textbook", *names]
+    assert list(rows) == ["textbook-tiny", *names]
     assert [row["forward_ratio"] for row in rows.values()] == [1, 3, 2, 1.5]
     assert [row["forward_base"] for row in rows.values()] == [2, 2, 3, 4]
     assert {row["step_ratio"] for row in rows.values()} == {1}

@@ -10,7 +10,7 @@ from unirain_plugin.study.benchmarks import distill, retrieval
 
 
 def test_retrieval_prints_growth_and_equal_ssim(tmp_path, capsys):
-    sizes = {"references": 400, "candidates": 3000, "queries": 20, "size": 32, "k1": 10, "k2": 4}
+    sizes = {"references": 400, "candidates": 1000, "queries": 10, "size": 32, "k1": 10, "k2": 4}
     arguments = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     files = ["--json", str(tmp_path / "f.json"), "--plot", str(tmp_path / "p.svg"), "--dir", str(tmp_path)]
     assert retrieval.main([*arguments, *files]) == 0

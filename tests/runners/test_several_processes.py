@@ -43,7 +43,7 @@ def test_two_ranks_train_what_one_process_does(programs, options, tmp_path, free
 
 
 def test_ranks_hold_identical_weights_and_resume_exactly(programs, options, tmp_path, free_port):
-    """The checkpoint holds each rank's streams; the weights are compared on every rank after every iteration."""
+    """The checkpoint holds each rank's streams; weights are compared after every iteration, and the group is left."""
     path = options(total_iter=6, train={"ema_decay": 0.9}, logger={"save_checkpoint_freq": 3})
     env = {"UNIRAIN_TEST_COMPARE_RANKS": "1"}
     programs.run_together("train", "-opt", path, "--root", tmp_path / "straight", port=free_port, env=env)
@@ -76,17 +76,6 @@ def test_stock_model_on_two_ranks(programs, options, tmp_path, free_port, rain):
 def torchrun(path, port):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     return [*command, "-m", "unirain_plugin.train", "-opt", str(path), "--launcher", "pytorch"]
-
-
-def test_through_torchrun(options, tmp_path, free_port):
-    """As a user does it, with workers, from a fresh interpreter."""
-    path = options(total_iter=4, datasets={"train": {"num_worker_per_gpu": 1}})
-    environment = {**os.environ, **ENVIRONMENT}
-    command = torchrun(path, free_port)
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert sorted(logged(tmp_path / "experiments/tiny")) == [1, 2, 3, 4]
-    assert "destroy_process_group" not in result.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
