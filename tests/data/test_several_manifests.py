@@ -1,5 +1,6 @@
 """``manifest: [a.jsonl, b.jsonl]``: paths relative to each; what they say of one image must agree."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from data_pictures import data_set
 
+from unirain_plugin.compare.options import SetOptions
+from unirain_plugin.compare.samples import list_samples
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, read_manifests, write_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.options import check_options, checked_loader, load_options
@@ -50,14 +53,29 @@ def test_manifests_that_disagree_on_a_file_are_named(manifests, tmp_path, more, 
         data_set(manifest=[manifests[0], str(tmp_path / "more.jsonl")])
 
 
-def test_an_image_that_two_manifests_name_counts_once(manifests, tmp_path):
-    write_manifest(tmp_path / "again.jsonl", [ManifestRecord("set1/lq.png", "set1/gt.png", "drs", "x")])
-    records = list(read_manifests([*manifests, str(tmp_path / "again.jsonl")]))
-    assert [(r.lq, r.gt, r.source) for r in records] == [
-        ("lq.png", "gt.png", "source1"),
-        ("../set2/lq.png", "../set2/gt.png", "source2"),
+def test_a_pair_that_is_listed_again_counts_once_and_is_told_once(manifests, tmp_path, warnings_of):
+    again = ManifestRecord("set1/lq.png", "set1/gt.png", "drs", "x")
+    one, several = [str(tmp_path / "again.jsonl")], [*manifests, str(tmp_path / "again.jsonl")]
+    write_manifest(one[0], [again, replace(again, lq="./set1/lq.png", keep=False)])  # as distillation writes
+    for _ in range(2):
+        assert [(r.lq, r.gt, r.source) for r in read_manifests(several)] == [
+            ("lq.png", "gt.png", "source1"),
+            ("../set2/lq.png", "../set2/gt.png", "source2"),
+        ]
+        assert [r.lq for r in read_manifests(one)] == ["set1/lq.png"]
+    assert warnings_of == [
+        f"{', '.join(several)}: 2 of 4 pairs are listed again; each counts once.",
+        f"{one[0]}: 1 of 2 pairs are listed again; each counts once.",
     ]
-    assert [r.lq for r in read_manifests(manifests, files=False)] == ["lq.png", "lq.png"]  # as of keys of LMDBs
+    assert len(data_set(manifest=one)) == 1
+    assert len(list_samples(SetOptions("s", manifest=Path(one[0])), tmp_path)) == 1
+    assert create_lmdb(["--manifest", *one, "--output", str(tmp_path / "lmdb"), "--workers", "1"]) == 0
+    assert extract_subimages(["--manifest", *one, "--output", str(tmp_path / "cut"), "--workers", "1"]) == 0
+    assert [len(list(read_manifest(tmp_path / f"{made}/manifest.jsonl"))) for made in ("lmdb", "cut")] == [1, 1]
+
+
+def test_keys_of_lmdbs_are_the_same_for_all_manifests_but_of_one_type_each(manifests):
+    assert [r.lq for r in read_manifests(manifests, files=False)] == ["lq.png", "lq.png"]
 
 
 def test_lmdbs_and_sub_images_are_made_of_several(manifests, tmp_path):

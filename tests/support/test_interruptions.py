@@ -46,6 +46,14 @@ def test_a_signal_that_comes_in_a_callback_is_not_lost(number, capsys):
     assert isinstance(end.value, Terminated) == (number == signal.SIGTERM) and capsys.readouterr().err == ""
 
 
+def test_a_signal_that_a_library_makes_an_error_of_its_own_of_is_not_lost():
+    with pytest.raises(Terminated), terminable():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("the C extensions failed") from None
+
+
 def test_what_is_ignored_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup does
     try:

@@ -171,8 +171,6 @@ def _from_manifest(options: SetOptions) -> Iterator[Sample]:
     base = os.path.expanduser(root)
     found = read_manifests(manifests, options.dataroot is None)
     records = [r for r in found if r.keep is not False or options.rejected]
-    if len(manifests) > 1:  # they may name a pair again
-        records = list({(r.lq, r.gt): r for r in records}.values())
     types = {r.rain_type for r in records}
     for name in options.rain_types or ():
         if name not in types:

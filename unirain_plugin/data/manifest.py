@@ -7,13 +7,14 @@ decided: ``keep``, ``votes``, ``retrieved``, ``reason``. Reading and writing str
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
@@ -74,18 +75,35 @@ def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) 
     """Yield the records of several manifests as if they were one in the first one's folder; DataError as for one.
 
     A rainy image that several of them name is yielded once; if they do not say the same of it, that is a DataError.
+    Of a pair that one of them lists again with the same rain type, the first line counts. How many that are is logged.
     ``files``: whether their paths are relative to each one's folder, else they are the same for all (LMDB keys).
     """
     known: dict[str, tuple[object, ...]] = {}
     root = os.path.dirname(os.path.abspath(paths[0]))
+    again = count = 0
     for number, path in enumerate(map(os.fspath, paths)):
+        seen: set[int] = set()  # hashes of pairs: a tenth of the memory of their names
         for record in read_manifest(path):
+            count += 1
             if number and files:
                 sides = (os.path.join(os.path.dirname(os.path.abspath(path)), name) for name in (record.lq, record.gt))
                 lq, gt = (os.path.normpath(path_from(root, side)) for side in sides)
                 record = replace(record, lq=lq, gt=gt)
-            if len(paths) == 1 or is_new(known, record, path, root if files else record.rain_type):
+            before = len(seen)
+            seen.add(hash((os.path.normpath(record.lq), os.path.normpath(record.gt), record.rain_type)))
+            first = len(seen) > before
+            if first and (len(paths) == 1 or is_new(known, record, path, root if files else record.rain_type)):
                 yield record
+            else:
+                again += 1
+    if again:
+        _tell(f"{', '.join(map(os.fspath, paths))}: {again} of {count} pairs are listed again; each counts once.")
+
+
+@cache
+def _tell(text: str) -> None:
+    """Warn, once a process."""
+    logging.getLogger("basicsr").warning(text)
 
 
 def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: str, root: str) -> bool:

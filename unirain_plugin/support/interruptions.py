@@ -20,12 +20,15 @@ def terminable() -> Iterator[None]:
 
     A second signal ends the process at once. What the parent wants ignored (``nohup``) is. The ranks of torchrun, which
     may wait for each other where Python sees no signal, end at the first as the system has it. What is raised in a
-    callback, where Python would lose it, is raised again.
+    callback, where Python would lose it, is raised again; so is what a library makes an error of its own of, as numpy's
+    import does.
     """
+    came: list[KeyboardInterrupt] = []
 
     def end(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        came.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise came[-1]
 
     def told(lost: object) -> None:
         if not isinstance(lost.exc_value, KeyboardInterrupt):
@@ -45,6 +48,10 @@ def terminable() -> Iterator[None]:
     sys.unraisablehook = told if before else hook
     try:
         yield
+    except Exception:
+        if came:
+            raise came[-1] from None
+        raise
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
