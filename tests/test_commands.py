@@ -16,11 +16,17 @@ from unirain_plugin.support.resources import option_file, options_root
 ROOT = Path(__file__).parents[1]
 
 
-def test_help_lists_every_command(capsys):
+def test_help_lists_every_command_and_mistakes_are_one_message(capsys, tmp_path):
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     for command in cli.COMMANDS:
         assert re.search(rf"^  {command} ", text, re.M)
+    assert cli.main(["tarin"]) == 2
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+    (tmp_path / "data").mkdir()
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --output") and "Traceback" not in error
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -33,18 +39,6 @@ def test_every_command_has_its_own_help(command, capsys):
         status = stop.code
     assert status == 0
     assert "usage:" in capsys.readouterr().out
-
-
-def test_unknown_command_is_explained(capsys):
-    assert cli.main(["tarin"]) == 2
-    assert "Did you mean 'train'?" in capsys.readouterr().err
-
-
-def test_a_users_mistake_is_one_message(capsys, tmp_path):
-    (tmp_path / "data").mkdir()
-    assert cli.main(["demo", "--output", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: --output") and "Traceback" not in error
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch, capsys):

@@ -10,9 +10,6 @@ def test_the_papers_four():
     assert RAIN_TYPES == ("drs", "drd", "nrs", "nrd")
     assert rain_type_ids() == {"drs": 0, "drd": 1, "nrs": 2, "nrd": 3}
     assert describe("nrd") == "nighttime raindrops"
-
-
-def test_subsets_keep_their_labels_and_others_follow():
     assert rain_type_ids(["nrd", "drd"]) == {"nrd": 3, "drd": 1}
     assert rain_type_ids(["snow", "drs", "haze"]) == {"snow": 4, "drs": 0, "haze": 5}
 

@@ -47,8 +47,11 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_it_is_short():
+def test_it_is_short_and_the_sample_images_are_small_and_packed():
     assert len(README.splitlines()) <= 110
+    assert [path.name for path in SAMPLES] == ["rainy_rocket.jpg", "drops_home.jpg"]
+    assert all(path.stat().st_size <= 60 * 1024 for path in SAMPLES)
+    assert '"assets/*.jpg"' in (ROOT / "setup.py").read_text()
 
 
 def test_every_command_is_run_here_or_in_ci():
@@ -72,9 +75,3 @@ def test_its_program_restores_the_sample_image(checkout):
     exec(compile(program, "README.md", "exec"), {})
     rainy, clean = (np.asarray(Image.open(path)) for path in ("unirain_plugin/assets/rainy_rocket.jpg", "clean.png"))
     assert rainy.shape == clean.shape and (rainy != clean).any()
-
-
-def test_the_sample_images_are_small_and_packed():
-    assert [path.name for path in SAMPLES] == ["rainy_rocket.jpg", "drops_home.jpg"]
-    assert all(path.stat().st_size <= 60 * 1024 for path in SAMPLES)
-    assert '"assets/*.jpg"' in (ROOT / "setup.py").read_text()

@@ -5,7 +5,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from unirain_plugin.toolbox import prepare_import
@@ -70,18 +69,15 @@ def wrong_imports(package: Path, allowed: dict[str, str]) -> list[str]:
     return wrong
 
 
-def test_rooms_import_only_what_the_table_allows():
+def test_rooms_import_only_what_the_table_allows_which_has_no_circle():
     assert set(ALLOWED) == {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if is_room(path)}
     assert wrong_imports(PACKAGE, ALLOWED) == []
+    order = list(ALLOWED)
+    assert [(a, b) for a in order for b in ALLOWED[a].split() if order.index(b) >= order.index(a)] == []
 
 
 def is_room(path: Path) -> bool:
     return path.suffix == ".py" or (path / "__init__.py").is_file()
-
-
-def test_the_table_has_no_circle():
-    order = list(ALLOWED)
-    assert [(a, b) for a in order for b in ALLOWED[a].split() if order.index(b) >= order.index(a)] == []
 
 
 def test_an_import_against_the_table_is_found(tmp_path):
@@ -117,13 +113,8 @@ def renamings_of(source: str) -> list[int]:
 def test_files_get_their_names_in_one_module_only():
     where = {str(p.relative_to(PACKAGE)): len(renamings_of(p.read_text())) for p in sorted(PACKAGE.rglob("*.py"))}
     assert {name: count for name, count in where.items() if count} == {"support/files.py": 2}
-
-
-@pytest.mark.parametrize(
-    "planted", ["import os\nos.replace(a, b)", "from os import replace", "path.replace(target)", "shutil.move(a, b)"]
-)
-def test_a_second_renaming_is_found(planted):
-    assert renamings_of(planted) and not renamings_of("text.replace(a, b); replace(record, lq=1)")
+    planted = ["import os\nos.replace(a, b)", "from os import replace", "path.replace(target)", "shutil.move(a, b)"]
+    assert all(map(renamings_of, planted)) and not renamings_of("text.replace(a, b); replace(record, lq=1)")
 
 
 ONLY_IN = {
@@ -181,14 +172,10 @@ def test_every_import_is_declared(tmp_path):
     assert undeclared(package, {"numpy"}) == {"pillow", "av"}
 
 
-def test_option_files_are_named_after_their_experiment():
+def test_option_files_are_named_after_their_experiment_and_read_by_the_toolbox_as_by_us():
     names = {path: yaml.safe_load(path.read_text())["name"] for path in (ROOT / "options").rglob("*.yml")}
     assert names and {path for path, name in names.items() if name != path.stem} == set()
-
-
-def test_the_toolbox_reads_the_option_files_as_we_do():
-    """Its loader knows no merge keys (``<<``), for example."""
-    prepare_import()
+    prepare_import()  # its loader knows no merge keys (``<<``), for example
     from basicsr.utils.options import ordered_yaml
 
     files = [path for folder in ("train", "test") for path in (ROOT / "options" / folder).rglob("*.yml")]
@@ -219,9 +206,12 @@ def leads_nowhere(page: Path, root: Path) -> list[str]:
     return wrong
 
 
-def test_readme_and_manual_name_only_what_is_there():
+def test_readme_and_manual_name_only_what_is_there_and_its_index_every_page():
     pages = [ROOT / "README.md", *(PACKAGE / "docs").glob("*.md")]
     assert {str(page.relative_to(ROOT)): wrong for page in pages if (wrong := leads_nowhere(page, ROOT))} == {}
+    docs = PACKAGE / "docs"
+    links = re.findall(r"\]\(([^)]+)\)", (docs / "README.md").read_text())
+    assert sorted(links) == sorted(path.name for path in docs.glob("*.md") if path.name != "README.md")
 
 
 def test_what_a_page_names_wrongly_is_found(tmp_path):
@@ -236,9 +226,3 @@ def test_what_a_page_names_wrongly_is_found(tmp_path):
     assert leads_nowhere(page, tmp_path) == [
         "scripts/gone.py", "options/gone.yml", "other.md#no-title", "gone.md", "#away",
     ]  # fmt: skip
-
-
-def test_index_of_the_manual_names_every_page():
-    docs = PACKAGE / "docs"
-    links = re.findall(r"\]\(([^)]+)\)", (docs / "README.md").read_text())
-    assert sorted(links) == sorted(path.name for path in docs.glob("*.md") if path.name != "README.md")

@@ -1,7 +1,5 @@
 """Small data and option files for tests that run something."""
 
-from __future__ import annotations
-
 import multiprocessing
 from pathlib import Path
 
@@ -76,3 +74,21 @@ def tiny_train_options(root: Path, name: str = "tiny", total_iter: int = 4, **tr
         "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False, "wandb": {"project": None}},
         "dist_params": {"backend": "gloo"},
     }  # fmt: skip
+
+
+OWN_NETWORK = """
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+
+@ARCH_REGISTRY.register()
+class {name}(nn.Conv2d):
+    def __init__(self, width=1):
+        super().__init__(3, 3, width, padding=width // 2)
+"""
+
+
+def write_own_network(folder: Path, name: str) -> str:
+    """Write a module that registers a network of a user's own, a convolution, and return the module's name."""
+    (folder / f"{name.lower()}.py").write_text(OWN_NETWORK.format(name=name))
+    return name.lower()

@@ -20,12 +20,8 @@ _LAZY = {"load": "unirain_plugin.inference.loading", "restore": "unirain_plugin.
 def register() -> dict[str, tuple[str, ...]]:
     """Make the plugin's classes known to BasicSR's registries. Safe to call any number of times.
 
-    Returns:
-        What the plugin has added in this process, by registry, for example
-        ``{'arch': ('UniRain',), 'loss': ('MultiObjectiveReweightedLoss', …), …}``.
-
-    Raises:
-        ImportError: If BasicSR or torch cannot be imported; the registries are then as they were.
+    Returns what the plugin has added in this process, by registry: ``{'arch': ('UniRain',), …}``. Where BasicSR or
+    torch cannot be imported that is an ImportError, and the registries are as they were.
     """
     from unirain_plugin.registration import register as _register
 

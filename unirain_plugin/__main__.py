@@ -38,7 +38,6 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """The text of ``--help``."""
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
     return (
@@ -49,17 +48,12 @@ def usage() -> str:
 
 
 def entry(command: str) -> Callable[[list[str]], int | None]:
-    """The function that runs a command."""
     module, _, function = COMMANDS[command][0].partition(":")
     return getattr(importlib.import_module(module), function or "main")
 
 
 def run(command: str, argv: list[str]) -> int:
-    """Run one command.
-
-    A user's mistake, or a file that the system refuses, becomes one message and exit status 2; Ctrl-C is 130, SIGTERM
-    143.
-    """
+    """Run one command; a user's mistake or a refusal of the system is one message and status 2, a signal 130, 143."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files need not be text of the terminal's encoding
             stream.reconfigure(errors="backslashreplace")

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import warnings
 
-from unirain_plugin.toolbox import ActingLoader, prepare_import
+from unirain_plugin.toolbox import acting_spec, prepare_import
 
 _searching = False
 
@@ -33,10 +33,7 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
         return None
     _searching = True
     try:
-        spec = importlib.util.find_spec(name)
+        prepare_import()
+        return acting_spec(name, _register)
     finally:
         _searching = False
-    if spec is not None and spec.loader is not None:
-        prepare_import()
-        spec.loader = ActingLoader(spec.loader, _register)
-    return spec

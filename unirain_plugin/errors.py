@@ -8,10 +8,7 @@ from unicodedata import normalize
 
 
 class UniRainError(Exception):
-    """Base of every error that this package raises for something a user can mend.
-
-    The command-line programs print its message without a traceback and exit with status 2.
-    """
+    """Base of every error that a user can mend: programs print its message alone and exit with status 2."""
 
 
 class OptionError(UniRainError, ValueError):

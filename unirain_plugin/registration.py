@@ -18,7 +18,6 @@ REGISTERED_MODULES = (
 
 
 def register() -> dict[str, tuple[str, ...]]:
-    """See :func:`unirain_plugin.register`."""
     every = [getattr(registries(), f"{kind}_REGISTRY") for kind in ("ARCH", "LOSS", "DATASET", "MODEL")]
     before = [dict(iter(registry)) for registry in every]  # a Registry has keys() but no []
     loaded = set(sys.modules)

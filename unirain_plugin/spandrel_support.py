@@ -1,15 +1,8 @@
 """UniRain for programs built on spandrel (extra ``spandrel``).
 
-``unirain_plugin.spandrel_support.install()`` once, before spandrel's ``ModelLoader`` is used::
-
-    from spandrel import ModelLoader
-    from unirain_plugin import spandrel_support
-
-    spandrel_support.install()
-    model = ModelLoader().load_from_file("UniRain-Tiny.safetensors")
-
-spandrel sees names and shapes only, from which soft and hard mixtures cannot be told apart in general: safetensors
-files of ours carry the network's options in a tensor; other files are recognised if they are one of our presets.
+Once, before spandrel's ``ModelLoader`` is used: ``unirain_plugin.spandrel_support.install()``. spandrel sees names and
+shapes only, from which soft and hard mixtures cannot be told apart: safetensors files of ours carry the network's
+options in a tensor; other files are recognised if they are one of our presets.
 """
 
 from __future__ import annotations
@@ -31,10 +24,7 @@ class UniRainArchitecture(Architecture):
         super().__init__(id="UniRain", detect=lambda state: all(sign in state for sign in _SIGNS))
 
     def load(self, state_dict: StateDict) -> ImageModelDescriptor:
-        """Build the network and describe it.
-
-        A CheckpointError if the network's options are not in the file and its shapes are none of our presets'.
-        """
+        """Build the network and describe it; a CheckpointError if neither the file nor the presets tell its options."""
         state: dict[str, Tensor] = dict(state_dict)
         embedded = state.pop(ARCHITECTURE, None)
         options = unpack_architecture(embedded, "state dict") if embedded is not None else guess_architecture(state)
@@ -63,11 +53,7 @@ class UniRainArchitecture(Architecture):
 
 
 def install() -> tuple[str, ...]:
-    """Add UniRain to spandrel's main registry. Safe to call twice.
-
-    Returns:
-        The ids of the architectures that this call has added.
-    """
+    """Add UniRain to spandrel's main registry; returns the ids of what this call has added."""
     if any(support.architecture.id == "UniRain" for support in MAIN_REGISTRY.architectures()):
         return ()
     MAIN_REGISTRY.add(ArchSupport.from_architecture(UniRainArchitecture()))

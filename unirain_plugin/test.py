@@ -1,7 +1,6 @@
 """``python -m unirain_plugin.test -opt FILE``: the toolbox's ``test_pipeline`` with checked options, on any device.
 
-The same flags as for training. Images and the log go to ``results/NAME`` below ``--root``; an older folder of that
-name is archived.
+The flags are those of training. Images and the log go to ``results/NAME`` below ``--root``; an older one is archived.
 """
 
 from __future__ import annotations

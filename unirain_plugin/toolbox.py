@@ -20,8 +20,7 @@ from types import ModuleType
 class _FunctionalTensorAlias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Supplies ``torchvision.transforms.functional_tensor`` where torchvision (≥ 0.17) has dropped it.
 
-    basicsr 1.4.2 takes one function from it, ``rgb_to_grayscale``, which lives on in ``transforms.functional``.
-    Nothing is imported before somebody asks for that very module.
+    basicsr 1.4.2 takes ``rgb_to_grayscale`` from it, which lives on in ``transforms.functional``.
     """
 
     name = "torchvision.transforms.functional_tensor"
@@ -59,6 +58,14 @@ class ActingLoader(importlib.abc.Loader):
         self.action()
 
 
+def acting_spec(name: str, action: Callable[[], None]) -> importlib.machinery.ModuleSpec | None:
+    """A module's spec, whose loader acts once the module is there."""
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.loader is not None:
+        spec.loader = ActingLoader(spec.loader, action)
+    return spec
+
+
 class _Waiting(importlib.abc.MetaPathFinder):
     """Finds one module as if this finder did not exist, and has its loader act."""
 
@@ -69,10 +76,7 @@ class _Waiting(importlib.abc.MetaPathFinder):
         if fullname != self.name:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = ActingLoader(spec.loader, self.action)
-        return spec
+        return acting_spec(fullname, self.action)
 
 
 def after_import(name: str, action: Callable[[], None]) -> None:
@@ -90,8 +94,7 @@ _REGISTRIES = "basicsr.utils.registry"
 def registries() -> ModuleType:
     """BasicSR's module of registries without the rest of BasicSR, whose import takes seconds and much memory.
 
-    That module needs no other one, so it is loaded from its own file under its own name: where BasicSR is imported
-    later, that very module is found, and there is one of each registry in the process.
+    It needs no other module, so it is loaded from its own file under its own name, where BasicSR finds it later.
     """
     prepare_import()
     package = None if "basicsr" in sys.modules else importlib.machinery.PathFinder.find_spec("basicsr")
@@ -119,10 +122,9 @@ def replaced(*replacements: tuple[object, str, object]) -> Iterator[None]:
 
 
 def registered(kind: str) -> dict[str, object]:
-    """What an option file may name, by name: the one place that knows how the toolbox resolves names.
+    """What an option file may name of a ``kind`` (``arch``, ``loss``, ``dataset``, ``model``, ``metric``), by name.
 
-    ``kind`` is ``arch``, ``loss``, ``dataset``, ``model`` or ``metric``. The toolbox's ``Registry.get`` looks a name up
-    with the suffix ``_basicsr`` where it does not find it as it stands (and prints that it does so).
+    The toolbox's ``Registry.get`` looks a name up with the suffix ``_basicsr`` where it does not find it as it stands.
     """
     entries = dict(iter(getattr(registries(), f"{kind.upper()}_REGISTRY")))
     return {name.removesuffix("_basicsr"): entry for name, entry in entries.items()} | entries

@@ -1,9 +1,8 @@
 """``python -m unirain_plugin.train -opt FILE``: the toolbox's ``train_pipeline``, made to survive anything.
 
-The toolbox's flags (``--launcher``, ``--auto_resume``, ``--debug``, ``--force_yml``) are accepted, and ``--root DIR``,
-below which ``experiments/`` and ``tb_logger/`` are written and looked up (by default the working directory). A new
-run under a name that exists archives the old run's folder; ``--auto_resume`` goes on from its newest complete
-checkpoint instead, exactly: on the CPU weights and logged losses are bit for bit those of a run without a break.
+The toolbox's flags are accepted, and ``--root DIR``, below which ``experiments/`` and ``tb_logger/`` are written and
+looked up (by default the working directory). A new run under a name that exists archives the old run's folder;
+``--auto_resume`` goes on from its newest complete checkpoint instead, on the CPU bit for bit.
 """
 
 from __future__ import annotations

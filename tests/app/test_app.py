@@ -21,6 +21,7 @@ import torch
 from app_pictures import SMALL, random_image, random_network, write_network
 from browser import Browser, find_chromium
 from PIL import Image
+from tiny_run import write_own_network
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.app import command, interface
@@ -229,17 +230,14 @@ def test_large_rain_is_ticked_at_first_where_the_weights_name_sizes(monkeypatch,
 
 def test_a_network_of_ones_own_is_imported(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    Path("app_net.py").write_text(
-        "from basicsr.utils.registry import ARCH_REGISTRY\nfrom torch import nn\n\n\n@ARCH_REGISTRY.register()\n"
-        "class AppNet(nn.Conv2d):\n    def __init__(self):\n        super().__init__(3, 3, 1)\n"
-    )
+    module = write_own_network(tmp_path, "AppNet")
     state = {"weight": torch.eye(3)[..., None, None] / 2, "bias": torch.zeros(3)}
     write_weights(Path("w.safetensors"), state, {"type": "AppNet"})
     served = []
     monkeypatch.setattr(command, "set_environment", lambda folder: None)
     monkeypatch.setattr(command, "serve", lambda args, restorer, defaults: served.append(restorer))
     argv = ["app", "--weights", "w.safetensors", "--device", "cpu"]
-    assert cli.main([*argv, "--imports", "no_such_net"]) == 2 and cli.main([*argv, "--imports", "app_net"]) == 0
+    assert cli.main([*argv, "--imports", "no_such_net"]) == 2 and cli.main([*argv, "--imports", module]) == 0
     net = served[0].net("w.safetensors", "cpu")
     assert (restore(net, np.full((12, 12, 3), 200, np.uint8)) == 100).all()
 

@@ -1,6 +1,7 @@
 """What the app does without its page, and what its command refuses."""
 
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -55,14 +56,11 @@ def restored(restorer, path, height=20, width=24, note=lambda text: None, **opti
     return restorer.restore(path, str(restorer.weights[0]), RestoreOptions(**options), "cpu", note)
 
 
-def test_a_result_of_a_long_name_is_written(restorer, tmp_path):
+def test_a_result_of_a_long_name_is_written_and_a_folder_that_cannot_be_told(restorer, tmp_path):
     done = restored(restorer, tmp_path / f"{'ä' * 120}.png")
     assert done.file.is_file() and done.file.name.startswith("ä" * 99) and done.file.name.endswith("_restored.png")
-
-
-def test_a_folder_that_cannot_be_written_is_told(restorer, tmp_path):
     remove_old, folder = restorer._remove_old, tmp_path / "results"
-    restorer._remove_old = lambda: (remove_old(), folder.rmdir())
+    restorer._remove_old = lambda: (remove_old(), shutil.rmtree(folder))
     with pytest.raises(DataError, match=r"^the result: cannot be written: No such file or directory\.$"):
         restored(restorer, tmp_path / "a.png")
 

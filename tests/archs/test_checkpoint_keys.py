@@ -11,13 +11,9 @@ def failure(net, state, strict=True):
     return str(caught.value)
 
 
-def test_own_weights_load(small):
+def test_own_weights_load_and_missing_and_left_over_keys_are_named(small):
     net, other = small(), small()
     assert net.load_state_dict(other.state_dict()).missing_keys == []
-
-
-def test_a_missing_and_a_left_over_key_are_named(small):
-    net = small()
     state = net.state_dict()
     state["embed.wieght"] = state.pop("embed.weight")
     message = failure(net, state)
@@ -25,20 +21,20 @@ def test_a_missing_and_a_left_over_key_are_named(small):
     assert "1 unexpected: embed.wieght" in message
 
 
-def test_another_width_names_shapes_and_the_option_to_set(small):
+def test_other_options_and_networks_are_recognised_from_the_shapes(small):
     message = failure(small(), small(dim=12).state_dict())
     assert "wrong shape: embed.weight (checkpoint (12, 3, 3, 3), network (6, 3, 3, 3))" in message
     assert "set in network_g what the checkpoint was made with: dim: 12" in message
-
-
-def test_other_depths_and_experts_are_recognised(small):
     message = failure(small(), small(num_blocks=[1, 2, 1], num_experts=4).state_dict())
     assert "num_blocks: [1, 2, 1]" in message
     assert "num_experts: 4" in message
-
-
-def test_another_kind_of_mixture_points_to_the_option_file(small):
     assert "use the option file it was trained with" in failure(small(), small(latent_moe="soft").state_dict())
+    assert "the checkpoint of another network" in failure(small(), {"conv.weight": torch.zeros(1)})
+    found = describe(small().state_dict())
+    assert found == {
+        "dim": 6, "in_channels": 3, "num_blocks": [1, 1, 1], "decoder_blocks": [1, 1], "refinement_blocks": 1,
+        "num_experts": 3,
+    }  # fmt: skip
 
 
 def test_prefixes_and_wrappers_are_explained_and_converted(small):
@@ -51,22 +47,10 @@ def test_prefixes_and_wrappers_are_explained_and_converted(small):
         net.load_state_dict(convert(wrapped))
 
 
-def test_a_foreign_checkpoint_is_recognised(small):
-    assert "the checkpoint of another network" in failure(small(), {"conv.weight": torch.zeros(1)})
-
-
 def test_not_strict_allows_missing_keys_but_no_other_shape(small):
     net = small()
     assert "embed.weight" not in net.load_state_dict({"embed.weight": net.embed.weight}, strict=False).missing_keys
     assert "1 wrong shape: embed.weight" in failure(net, {"embed.weight": torch.zeros(2, 3, 3, 3)}, strict=False)
-
-
-def test_describe_reads_the_options_from_the_shapes(small):
-    found = describe(small().state_dict())
-    assert found == {
-        "dim": 6, "in_channels": 3, "num_blocks": [1, 1, 1], "decoder_blocks": [1, 1], "refinement_blocks": 1,
-        "num_experts": 3,
-    }  # fmt: skip
 
 
 def test_the_toolbox_reports_the_same(small, tmp_path):

@@ -83,7 +83,7 @@ def test_without_gradients_the_result_is_the_same(options, kind, strip_bytes, mo
     torch.testing.assert_close(y, expected, rtol=rounding, atol=rounding * expected.abs().max().item())
 
 
-def test_only_chosen_experts_run(monkeypatch):
+def test_only_chosen_experts_run_and_others_receive_zero_gradients(monkeypatch):
     module = layer(top_k=1)
     module.router.weight.data.zero_()  # ties: expert 0 for all
     ran = []
@@ -97,9 +97,6 @@ def test_only_chosen_experts_run(monkeypatch):
     monkeypatch.setattr(mixtures, "run_expert", spy)
     module(torch.randn(3, 8, 8, 6))
     assert ran == [[0]]
-
-
-def test_experts_that_did_not_run_receive_zero_gradients():
     module = layer(top_k=1)
     module.router.weight.data.zero_()
     module(torch.randn(2, 8, 8, 6))[0].sum().backward()
@@ -137,15 +134,11 @@ def test_a_region_equals_its_part_of_the_whole_map(edges, strip_bytes, monkeypat
     torch.testing.assert_close(found, whole[region], rtol=1e-5, atol=1e-6)
 
 
-def test_windows_of_one_expert_that_touch_run_together():
-    grid = [[True, True, False], [True, True, True], [False, False, True]]
-    assert list(mixtures._rectangles(grid, 4, 10, 11)) == [(slice(0, 8), slice(0, 8)), (slice(4, 10), slice(8, 11))]
-    assert list(mixtures._rectangles([[False]], 4, 3, 3)) == []
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_rectangles_cover_each_marked_window_once(seed):
-    marks = torch.rand(6, 7, generator=torch.Generator().manual_seed(seed)) < 0.6
+    marks = torch.rand(6, 7, generator=torch.Generator().manual_seed(seed)) < (0.6, 0.6, 0.6, 0, 1)[seed]
+    if seed == 4:  # windows that touch run together
+        assert len(list(mixtures._rectangles(marks.tolist(), 4, 22, 26))) == 1
     covered = torch.zeros(22, 26, dtype=torch.int)
     for region in mixtures._rectangles(marks.tolist(), 4, 22, 26):
         covered[region] += 1

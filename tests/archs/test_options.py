@@ -41,15 +41,12 @@ def test_a_wrong_option_is_named_with_what_is_allowed(options, message):
         UniRain(**options)
 
 
-def test_all_wrong_options_are_named_at_once():
+def test_all_wrong_options_are_named_at_once_and_unknown_presets_too():
     with pytest.raises(OptionError) as caught:
         UniRain(dim=0, top_k=9, encoder_moe="sfot", out_channels=1, num_expert=3, decoder_blocks=[1])
     named = [line.split(": ")[0] for line in str(caught.value).splitlines()]
     options = ("dim", "encoder_moe", "num_expert", "out_channels", "decoder_blocks")
     assert named == [f"UniRain.{name}" for name in options]  # top_k's highest value hangs on num_experts
-
-
-def test_unknown_preset():
     with pytest.raises(OptionError, match=r"unknown name 'UniRain-M'.*Known: UniRain, UniRain-S, UniRain-Tiny"):
         preset("UniRain-M")
 

@@ -65,13 +65,10 @@ def test_paper_size():
     assert abs((macs + attn_v) / 126.5e9 - 1) < 0.02
 
 
-def test_small_size_is_about_a_quarter():
+def test_small_size_is_about_a_quarter_and_tiny_below_a_million():
     net = UniRain(**preset("UniRain-S"))
     assert 0.22 < parameters(net) / 24.4e6 < 0.28
     assert 0.22 < counted(net, 128) * 4 / 126.5e9 < 0.28
-
-
-def test_tiny_size():
     net = UniRain(**preset("UniRain-Tiny"))
     assert parameters(net) <= 1e6
     assert counted(net, 128) * 4 < 3e9

@@ -33,17 +33,13 @@ def test_the_network_comes_back(saved):
 
 
 def test_every_option_and_a_card_are_written(saved):
-    _, folder = saved
+    network, folder = saved
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     config = json.loads((folder / "config.json").read_text())
     assert config.keys() == {"type", "sizes", "context", *UniRain.OPTIONS}
     assert config["dim"] == 8 and config["encoder_moe"] == "soft"
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: unirain_plugin\n") and "| `num_experts` | 2 |" in card
-
-
-def test_a_card_of_ones_own_is_kept(saved):
-    network, folder = saved
     (folder / "README.md").write_text("mine")
     network.save_pretrained(folder)
     assert (folder / "README.md").read_text() == "mine"

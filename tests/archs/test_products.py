@@ -75,17 +75,13 @@ def test_only_inputs_that_need_a_gradient_get_one_and_only_what_that_needs_is_ke
     torch.testing.assert_close(x.grad, weight.sum(0).expand(3, 4))
 
 
-def test_counters_and_transforms_see_torchs_own_product():
+def test_counters_transforms_and_other_types_get_torchs_own_product():
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     with FlopCounterMode(display=False) as counter:
         kernels.linear(x, weight)
     assert counter.get_total_flops() == 2 * 3 * 4 * 5
     mapped = torch.func.vmap(kernels.linear, (0, None))(x, weight)
     torch.testing.assert_close(mapped, x @ weight.t())
-
-
-def test_other_types_are_left_to_torch():
-    x, weight = torch.randn(3, 4), torch.randn(5, 4)
     assert kernels.linear(x.double(), weight.double()).dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
         assert kernels.linear(x, weight).dtype == torch.bfloat16

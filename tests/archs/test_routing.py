@@ -20,29 +20,20 @@ def record(logits, chosen=None):
     return RoutingRecord(logits, logits.softmax(-1), None if chosen is None else torch.tensor(chosen))
 
 
-def test_weights_of_the_chosen_are_renormalised():
+def test_weights_of_the_chosen_are_renormalised_and_ties_go_to_the_lower_number():
     logits = torch.tensor([[[math.log(0.5), math.log(0.2), math.log(0.3)]]])
     chosen, weights, probabilities = choose_top_k(logits, 2)
     assert chosen.tolist() == [[[0, 2]]]
     torch.testing.assert_close(weights, torch.tensor([[[0.625, 0.375]]]))  # 0.5 / 0.8 and 0.3 / 0.8
     torch.testing.assert_close(probabilities, torch.tensor([[[0.5, 0.2, 0.3]]]))
-
-
-def test_one_chosen_expert_has_weight_one_and_passes_the_gradient_of_its_probability():
     logits = torch.tensor([[[1.0, 0.0]]], requires_grad=True)
     _, weights, probabilities = choose_top_k(logits, 1)
     assert weights.item() == 1.0
     weights.sum().backward()
     p = probabilities[0, 0, 0].item()
     assert logits.grad[0, 0].tolist() == pytest.approx([p * (1 - p), -p * (1 - p)], rel=1e-5)
-
-
-def test_the_weight_of_one_chosen_expert_is_exactly_one():
     _, weights, _ = choose_top_k(torch.randn(500, 4, 5), 1)
     assert (weights == 1).all()
-
-
-def test_exact_ties_go_to_the_lower_number():
     chosen, _, _ = choose_top_k(torch.tensor([[[0.5, 1.0, 1.0, 1.0]]]), 2)
     assert chosen.tolist() == [[[1, 2]]]
     chosen, _, _ = choose_top_k(torch.zeros(3, 5, 64), 4)  # many ties
@@ -94,19 +85,13 @@ def test_balance_of_a_soft_mixture_has_the_gradient_of_its_squares():
     torch.testing.assert_close(balance, expected)
     found, wanted = (torch.autograd.grad(loss, logits)[0] for loss in (balance, expected))
     torch.testing.assert_close(found, wanted)
-
-
-def test_balance_has_a_finite_gradient_at_perfect_balance():
     logits = torch.zeros(2, 1, 2, requires_grad=True)
     load_balance_loss(RoutingRecord(logits, logits.softmax(-1), torch.tensor([[[0]], [[1]]]))).backward()
     assert torch.isfinite(logits.grad).all()
 
 
-def test_z_loss_is_the_mean_squared_log_partition():
+def test_z_loss_and_shares_of_use_by_hand_are_means_over_layers():
     assert z_loss(record([[[0.0, 0.0]]])).item() == pytest.approx(math.log(2) ** 2)
-
-
-def test_losses_are_means_over_layers_and_empty_without_mixtures():
     a, b = record([[[0.0, 0.0]]]), record([[[1.0, 1.0]]])
     both = auxiliary_losses({"a": a, "b": b})
     expected = (math.log(2) ** 2 + (1 + math.log(2)) ** 2) / 2
@@ -114,9 +99,6 @@ def test_losses_are_means_over_layers_and_empty_without_mixtures():
     c = record([[[math.log(0.9), math.log(0.1)]]])
     assert auxiliary_losses({"a": a, "c": c})["load_balance"].item() == pytest.approx((1 + 1.64) / 2, rel=1e-6)
     assert auxiliary_losses({}) == {}
-
-
-def test_share_of_use_counts_the_chosen():
     share = record([[[3.0, 1.0, 2.0]] * 4], [[[0, 2], [0, 1], [0, 2], [0, 2]]]).share_of_use()
     assert share.tolist() == [[0.5, 0.125, 0.375]]
 

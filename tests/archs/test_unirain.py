@@ -174,16 +174,13 @@ def test_bfloat16_weights_and_what_is_counted_do_not_depend_on_the_processor(sma
         assert net.bfloat16()(lq.bfloat16()).dtype == torch.bfloat16
 
 
-def test_a_network_can_be_copied_and_pickled_after_a_forward(small):
+def test_a_network_can_be_copied_after_a_forward_and_a_compiled_one_shares_no_weights(small):
     net = small()
     lq = torch.rand(1, 3, 8, 8)
     y = net(lq)
     twin = copy.deepcopy(net)
     assert twin.routing_statistics() == {}
     close(twin(lq), y)
-
-
-def test_a_copy_of_a_compiled_network_has_weights_of_its_own(small):
     net = small()
     net.compile(backend="eager")
     lq = torch.rand(1, 3, 16, 16)
@@ -196,21 +193,15 @@ def test_a_copy_of_a_compiled_network_has_weights_of_its_own(small):
     assert (net(lq) - before).abs().max() > 0.1 * before.abs().max()
 
 
-def test_records_are_replaced_not_collected(small):
+def test_records_are_replaced_and_auxiliary_losses_reach_the_routers_that_there_are(small):
     net = small().eval()
     net(torch.rand(4, 3, 8, 8))
     net(torch.rand(1, 3, 8, 8))
     assert {share.shape[0] for share in net.routing_statistics().values()} == {1}
-
-
-def test_dense_network_has_nothing_to_report(small):
     net = small(encoder_moe="none", decoder_moe="none")
     net(torch.rand(1, 3, 8, 8))
     assert net.auxiliary_losses() == {}
     assert net.routing_statistics() == {}
-
-
-def test_auxiliary_losses_reach_the_routers(small):
     net = small()
     net(torch.rand(2, 3, 8, 8))
     losses = net.auxiliary_losses()

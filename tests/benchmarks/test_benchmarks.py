@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_run import write_own_network
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
@@ -36,6 +37,11 @@ from unirain_plugin.study.benchmarks import arch, data, metrics, runtimes, start
         (["runtimes", "--runtimes", "onxruntime"], "--runtimes: unknown 'onxruntime'. Did you mean 'onnxruntime'"),
         (["runtimes", "--size", "8"], "expected --size ≥ 16 and --rounds ≥ 1; found 8 and 5"),
         (["weights", "--per-image", "0"], "--per-image: expected 1 or more, found 0"),
+        pytest.param(
+            ["arch", "--device", "cuda"],
+            "finds no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU"),
+        ),
     ],
 )
 def test_wrong_arguments_are_explained(argv, message, capsys):
@@ -77,16 +83,13 @@ def test_data_measures_every_case(monkeypatch, capsys, tmp_path):
     assert any(line.startswith("gt_size 128; OpenCV") for line in lines)
 
 
-def test_metrics_reports_values_and_times(tmp_path, capsys):
+def test_metrics_reports_values_and_times_and_a_wrong_one_is_an_exit_status(tmp_path, capsys, monkeypatch):
     file = tmp_path / "m.json"
     assert cli.main(["benchmark", "metrics", "--size", "30", "40", "--rounds", "1", "--json", str(file)]) == 0
     rows = json.loads(file.read_text())
     assert [row["metric"] for row in rows] == ["psnr", "psnr_y", "ssim", "ssim_y"]
     assert all(row["difference"] < 1e-9 and row["ours_s"] > 0 for row in rows)
     assert "40×30, median of 1" in capsys.readouterr().out
-
-
-def test_a_wrong_metric_is_an_exit_status(monkeypatch):
     monkeypatch.setattr(metrics, "ssim", lambda image, target: 0.5)
     assert cli.main(["benchmark", "metrics", "--size", "30", "40", "--rounds", "1"]) == 1
 
@@ -107,31 +110,19 @@ def test_runtimes_are_compared_with_torch(monkeypatch, capsys, tmp_path):
     assert float(rows[2][2]) > 0.1 and float(rows[2][3]) < -3
 
 
-@pytest.fixture()
-def own_network(monkeypatch, tmp_path):
-    """Weights of a network that a module in the working folder registers: options for a command."""
+def test_a_network_of_ones_own(monkeypatch, tmp_path, capsys):
+    """Of a module in the working folder that registers it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    name = f"HalfNet{tmp_path.name[-1]}{os.getpid()}"  # the registry takes a name once
-    Path(f"{name.lower()}.py").write_text(
-        "from basicsr.utils.registry import ARCH_REGISTRY\nfrom torch import nn\n\n\n@ARCH_REGISTRY.register()\n"
-        f"class {name}(nn.Conv2d):\n    def __init__(self):\n        super().__init__(3, 3, 1)\n"
-    )
+    name = f"HalfNet{os.getpid()}"  # the registry takes a name once
     half = {"weight": torch.eye(3)[..., None, None] / 2, "bias": torch.zeros(3)}
     write_weights(Path("w.safetensors"), half, {"type": name})
-    return ["--weights", "w.safetensors", "--imports", name.lower()]
-
-
-def test_weights_of_a_network_of_ones_own(own_network, capsys):
-    argv = ["benchmark", "weights", "--size", "48", "--per-image", "1", "--types", "drs"]
-    assert cli.main([*argv, *own_network]) == 0
+    own = ["--weights", "w.safetensors", "--imports", write_own_network(tmp_path, name)]
+    assert cli.main(["benchmark", "weights", "--size", "48", "--per-image", "1", "--types", "drs", *own]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("clean, day"))
     assert 5 < float(row[22:].split()[1]) < 20, "half as bright"
-
-
-def test_runtimes_of_a_network_of_ones_own(own_network, capsys):
     argv = ["benchmark", "runtimes", "--size", "32", "--rounds", "1", "--runtimes", "torchscript"]
-    assert cli.main([*argv, *own_network]) == 0
+    assert cli.main([*argv, *own]) == 0
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[4:]]
     assert rows == ["torch", "torchscript"]
 
@@ -160,7 +151,7 @@ def test_weights_has_a_row_for_each_rain(chosen, types, capsys):
     assert 0 < float(last[2]) < 5
 
 
-def test_a_perfect_window_is_counted_and_hides_no_other(capsys):
+def test_a_perfect_window_is_counted_and_hides_no_other_and_the_standard_error_is_that_of_the_mean(capsys):
     scores = [
         (Score(30, 0.9), Score(33, 0.95)),
         (Score(math.inf, 1), Score(40, 0.99)),
@@ -171,6 +162,8 @@ def test_a_perfect_window_is_counted_and_hides_no_other(capsys):
     row, note = capsys.readouterr().out.splitlines()
     assert row.split()[:5] == ["drs", "25.00", "27.00", "+2.00", "+1.00"]
     assert note == "  (1 window equals its clean one before or after: its infinite PSNR is in no mean)"
+    assert weights.standard_error([1, 3]) == pytest.approx(1)
+    assert weights.standard_error([1, 3] * 50) == pytest.approx(0.1, rel=0.01)
 
 
 def test_smeared_noise_brightens_along_one_direction():
@@ -191,8 +184,3 @@ def test_startup_measures_whole_processes(monkeypatch, capsys):
     programs["wrong"] = ("-c", "raise SystemExit('no such thing')")
     assert cli.main(["benchmark", "startup"]) == 2
     assert "failed (1):\nno such thing" in capsys.readouterr().err
-
-
-def test_the_standard_error_is_that_of_the_mean():
-    assert weights.standard_error([1, 3]) == pytest.approx(1)
-    assert weights.standard_error([1, 3] * 50) == pytest.approx(0.1, rel=0.01)

@@ -57,12 +57,6 @@ def test_msrresnet_has_no_scale_one(tmp_path):
         load_network(spec(tmp_path, {"type": "MSRResNet", "upscale": 1}, untrained=True))
 
 
-def test_networks_that_enlarge_are_refused(tmp_path):
-    net, _ = load_network(spec(tmp_path, {**EDSR, "upscale": 2}, untrained=True))
-    with pytest.raises(OptionError, match="expected one that keeps the size"):
-        restore(net, np.zeros((16, 16, 3), np.uint8))
-
-
 def test_weights_of_the_toolbox(tmp_path):
     path, original = save(tmp_path, EDSR)
     net, remark = load_network(spec(tmp_path, EDSR, weights=path))
@@ -70,20 +64,6 @@ def test_weights_of_the_toolbox(tmp_path):
     assert all(torch.equal(net.state_dict()[k], v) for k, v in original.state_dict().items())
     with pytest.raises(CheckpointError, match="there is no part 'params'"):
         load_network(spec(tmp_path, EDSR, weights=path, param_key="params"))
-
-
-def test_weights_that_name_their_network(tmp_path):
-    torch.manual_seed(0)
-    original = build_network(TINY_NETWORK, "test")
-    write_weights(tmp_path / "w.safetensors", original.state_dict(), TINY_NETWORK)
-    net, _ = load_network(spec(tmp_path, weights=str(tmp_path / "w.safetensors")))
-    assert net.architecture["dim"] == 8
-
-
-def test_foreign_weights_name_the_keys(tmp_path):
-    path, _ = save(tmp_path, TOOLBOX["RIDNet"])
-    with pytest.raises(CheckpointError, match=r"made for another network(.|\n)*missing .* needed by EDSR: conv_first"):
-        load_network(spec(tmp_path, EDSR, weights=path))
 
 
 def test_loading_what_fits(tmp_path):
@@ -109,7 +89,7 @@ def test_padding_is_cut_off_again(tmp_path):
         assert padded(torch.rand(1, 3, 2, 3)).shape == (1, 3, 2, 3)  # too small to be mirrored
 
 
-def test_fingerprint_tells_what_the_result_depends_on(tmp_path):
+def test_fingerprint_tells_what_the_result_depends_on(tmp_path, monkeypatch):
     path, _ = save(tmp_path, EDSR)
     other, _ = save(tmp_path, EDSR, "v.pth", seed=1)
     base = spec(tmp_path, EDSR, weights=path).fingerprint()
@@ -120,48 +100,25 @@ def test_fingerprint_tells_what_the_result_depends_on(tmp_path):
     assert len({base, *(s.fingerprint() for s in changed)}) == 8
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: the weights cannot be read"):
         spec(tmp_path, EDSR, weights="nowhere.pth").fingerprint()
-
-
-def test_what_was_finished_before_there_were_contexts_stays_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "canonical_hash", lambda content: content)
-    path, _ = save(tmp_path, EDSR)
     assert spec(tmp_path, EDSR, weights=path).fingerprint()["restoring"] == [512, 32, "fp32", None, 0.95]
     assert "context" not in spec(tmp_path, EDSR, weights=path).fingerprint()
     assert spec(tmp_path, EDSR, weights=path, context=0).fingerprint()["context"] == 0
 
 
-def test_large_images_are_restored_at_the_sizes_that_the_weights_name(tmp_path):
-    torch.manual_seed(0)
-    original = build_network(TINY_NETWORK, "test")
-    weights = str(tmp_path / "w.safetensors")
-    write_weights(weights, original.state_dict(), TINY_NETWORK, sizes=[70])
-    image = np.random.default_rng(0).integers(0, 256, (24, 200, 3), dtype=np.uint8)
-
-    def restored(**keys):
-        chosen = spec(tmp_path, weights=weights, **keys)
-        return restore(load_network(chosen)[0], image, **vars(chosen.restoring))
-
-    named, alone = restored(), restored(sizes=[])
-    np.testing.assert_array_equal(alone, restore(original.eval(), image))
-    np.testing.assert_array_equal(named, restore(original, image, sizes=(70,)))
-    assert (named != alone).any()
-    np.testing.assert_array_equal(restored(pad_multiple=8), named)
-    np.testing.assert_array_equal(restored(sizes=[90]), restore(original, image, sizes=(90,)))
-
-
-def test_large_images_are_restored_in_the_parts_that_the_weights_name(tmp_path):
+@pytest.mark.parametrize(("key", "named", "others"), [("sizes", [70], [[], [90]]), ("context", 80, [0, 120])])
+def test_large_images_are_restored_as_the_weights_name_it(tmp_path, key, named, others):
     torch.manual_seed(0)
     original = build_network(TINY_NETWORK, "test").eval()
     weights = str(tmp_path / "w.safetensors")
-    write_weights(weights, original.state_dict(), TINY_NETWORK, context=80)
+    write_weights(weights, original.state_dict(), TINY_NETWORK, **{key: named})
     image = np.random.default_rng(0).integers(0, 256, (24, 200, 3), dtype=np.uint8)
-
-    def restored(**keys):
+    found = []
+    for keys, value in (({}, named), ({"pad_multiple": 8}, named), *(({key: value}, value) for value in others)):
         chosen = spec(tmp_path, weights=weights, **keys)
-        return restore(load_network(chosen)[0], image, **vars(chosen.restoring))
-
-    for keys, context in (({}, 80), ({"pad_multiple": 8}, 80), ({"context": 0}, 0), ({"context": 120}, 120)):
-        np.testing.assert_array_equal(restored(**keys), restore(original, image, context=context))
+        found.append(restore(load_network(chosen)[0], image, **vars(chosen.restoring)))
+        np.testing.assert_array_equal(found[-1], restore(original, image, **{key: value}))
+    assert (found[0] != found[2]).any()
 
 
 def test_a_model_may_have_its_own_tile(tmp_path):

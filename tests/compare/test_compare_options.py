@@ -23,11 +23,15 @@ def test_shipped_files_are_valid(path):
     assert load_options(path).name == path.stem
 
 
-def test_defaults():
+def test_defaults_and_manifests_with_a_dataroot_or_others_beside_them():
     options = parse()
     assert options.rows == ["input", "a"]
     assert options.output_folder == Path("results/compare/c")
     assert parse(include_input=False).rows == ["a"]
+    options = parse(test_sets=[{"name": "m", "manifest": "m.jsonl", "dataroot": "pictures", "rain_types": ["drs"]}])
+    assert options.test_sets[0].manifest == Path("m.jsonl")
+    options = parse(test_sets=[{"name": "m", "manifest": ["m.jsonl", "n.jsonl"]}])
+    assert options.test_sets[0].manifest == [Path("m.jsonl"), Path("n.jsonl")]
 
 
 @pytest.mark.parametrize(
@@ -71,13 +75,6 @@ def test_defaults():
 def test_mistakes_are_named(changes, message):
     with pytest.raises(OptionError, match=message):
         parse(**changes)
-
-
-def test_a_manifest_may_have_a_dataroot_and_others_beside_it():
-    options = parse(test_sets=[{"name": "m", "manifest": "m.jsonl", "dataroot": "pictures", "rain_types": ["drs"]}])
-    assert options.test_sets[0].manifest == Path("m.jsonl")
-    options = parse(test_sets=[{"name": "m", "manifest": ["m.jsonl", "n.jsonl"]}])
-    assert options.test_sets[0].manifest == [Path("m.jsonl"), Path("n.jsonl")]
 
 
 def test_public_sets_are_compared_where_they_lie(rainrag_root, tmp_path, monkeypatch, capsys):

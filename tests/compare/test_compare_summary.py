@@ -9,7 +9,6 @@ from unirain_plugin.compare.options import BootstrapOptions
 from unirain_plugin.compare.summary import ImageResult, group_images, rank, summarise
 
 IMAGES = {"a": "drs", "b": "drs", "c": "nrd"}
-NONE = BootstrapOptions(samples=0)
 
 
 def results(model, psnr, images=IMAGES, test_set="s", metric="psnr"):
@@ -17,52 +16,43 @@ def results(model, psnr, images=IMAGES, test_set="s", metric="psnr"):
     return [ImageResult(model, test_set, image, images[image], {metric: value}) for image, value in pairs]
 
 
-def test_mean_over_types_is_not_that_over_pictures():
+def psnr_of(found, models=("m",), images=IMAGES, samples=0, metric="psnr"):
+    """The summary of a metric, against the first model."""
+    better = {metric: metric != "niqe"}
+    return summarise(found, list(models), "s", images, better, models[0], BootstrapOptions(samples=samples))
+
+
+def values_of(summary, model="m", metric="psnr"):
+    return {group: values[metric] for group, values in summary.values[model].items()}
+
+
+def test_mean_over_types_is_not_that_over_images_and_a_missing_image_leaves_it_empty():
     found = results("m", [20, 30, 40]) + results("other", [1, 1, 1], test_set="elsewhere")
-    summary = summarise(found, ["m"], "s", IMAGES, {"psnr": True}, "m", NONE)
+    summary = psnr_of(found)
     assert summary.groups == ["drs", "nrd", "mean", "worst"]
     assert summary.images == {"drs": 2, "nrd": 1, "mean": 3, "worst": 3}
-    assert {g: v["psnr"] for g, v in summary.values["m"].items()} == {"drs": 25, "nrd": 40, "mean": 32.5, "worst": 25}
-
-
-def test_the_worst_of_a_metric_that_falls():
-    found = results("m", [2, 4, 9], metric="niqe")
-    assert summarise(found, ["m"], "s", IMAGES, {"niqe": False}, "m", NONE).values["m"]["worst"]["niqe"] == 9
-
-
-def test_a_missing_picture_leaves_its_mean_empty():
-    summary = summarise(results("m", [20, 30, 40])[1:], ["m"], "s", IMAGES, {"psnr": True}, "m", NONE)
-    values = {group: v["psnr"] for group, v in summary.values["m"].items()}
-    assert values == {"drs": None, "nrd": 40, "mean": None, "worst": None}
-
-
-def test_pictures_without_types():
+    assert values_of(summary) == {"drs": 25, "nrd": 40, "mean": 32.5, "worst": 25}
+    assert values_of(psnr_of(found[1:])) == {"drs": None, "nrd": 40, "mean": None, "worst": None}
+    falls = psnr_of(results("m", [2, 4, 9], metric="niqe"), metric="niqe")
+    assert falls.values["m"]["worst"]["niqe"] == 9
     images = {"a": None, "b": None}
-    summary = summarise(results("m", [20, 30], images), ["m"], "s", images, {"psnr": True}, "m", NONE)
-    assert summary.groups == ["all"] and summary.values["m"]["all"]["psnr"] == 25
+    assert values_of(psnr_of(results("m", [20, 30], images), images=images)) == {"all": 25}
     assert list(group_images({"x": "snow", "y": "nrd", "z": None, "v": "drs"})) == ["drs", "nrd", "snow", "all"]
 
 
-def test_a_perfect_image_is_left_out_of_its_models_mean_and_counted():
+def test_perfect_images_are_left_out_of_their_models_mean_and_counted():
     images = {"a": "drs", "b": "drs", "c": "drs", "d": "nrd", "e": "nrd"}
     found = results("m", [math.inf, 30, 32, 40, 42], images) + results("r", [20, 20, 24, 30, 33], images)
-    summary = summarise(found, ["r", "m"], "s", images, {"psnr": True}, "r", BootstrapOptions(samples=10))
-    means = {group: v["psnr"] for group, v in summary.values["m"].items()}
-    assert means == {"drs": 31, "nrd": 41, "mean": 36, "worst": 31}
+    summary = psnr_of(found, ["r", "m"], images, 10)
+    assert values_of(summary) == {"drs": 31, "nrd": 41, "mean": 36, "worst": 31}
     assert summary.left_out == {"m": {"drs": {"psnr": 1}}}
     assert summary.intervals["m"]["psnr"].difference == ((10 + 8) / 2 + (10 + 9) / 2) / 2  # of the four finite pairs
     assert summary.values["r"]["drs"]["psnr"] == 64 / 3
-
-
-def test_a_type_of_perfect_images_is_infinite_and_left_out_of_the_average():
     found = results("m", [math.inf, math.inf, 40]) + results("r", [20, 20, 30])
-    summary = summarise(found, ["r", "m"], "s", IMAGES, {"psnr": True}, "r", BootstrapOptions(samples=10))
-    assert {g: v["psnr"] for g, v in summary.values["m"].items()} == {
-        "drs": math.inf, "nrd": 40, "mean": 40, "worst": 40,
-    }  # fmt: skip
+    summary = psnr_of(found, ["r", "m"], samples=10)
+    assert values_of(summary) == {"drs": math.inf, "nrd": 40, "mean": 40, "worst": 40}
     assert summary.left_out == {"m": {"drs": {"psnr": 2}}} and summary.intervals["m"] == {}
-    everything = summarise(results("m", [math.inf] * 3), ["m"], "s", IMAGES, {"psnr": True}, "m", NONE)
-    assert everything.values["m"]["mean"]["psnr"] == math.inf
+    assert values_of(psnr_of(results("m", [math.inf] * 3)))["mean"] == math.inf
 
 
 def test_images_without_a_value_are_counted_and_a_failed_metric_empties_the_mean():
@@ -72,7 +62,7 @@ def test_images_without_a_value_are_counted_and_a_failed_metric_empties_the_mean
         ImageResult("m", "s", "b", "drs", {"psnr": 30.0}),
         ImageResult("m", "s", "c", "nrd", {"psnr": math.nan}),
     ]
-    summary = summarise(found, ["m"], "s", IMAGES, metrics, "m", NONE)
+    summary = summarise(found, ["m"], "s", IMAGES, metrics, "m", BootstrapOptions(samples=0))
     assert summary.values["m"]["drs"] == {"psnr": 25, "niqe": 4} and summary.left_out == {"m": {"drs": {"niqe": 1}}}
     assert summary.values["m"]["nrd"] == {"psnr": None, "niqe": None}
 
@@ -87,7 +77,7 @@ def many(n=200):
 
 def test_interval_is_that_of_the_paired_differences():
     images, found, gain = many()
-    summary = summarise(found, ["r", "m"], "s", images, {"psnr": True}, "r", BootstrapOptions(samples=4000))
+    summary = psnr_of(found, ["r", "m"], images, 4000)
     interval = summary.intervals["m"]["psnr"]
     halves = gain[:200], gain[200:]
     error = math.sqrt(sum(half.var() / 200 for half in halves)) / 2  # of the mean of both types' means
@@ -108,16 +98,13 @@ def test_interval_repeats_with_its_seed_and_narrows_with_its_confidence():
     assert interval(confidence=0.5).high - interval(confidence=0.5).low < interval().high - interval().low
 
 
-def test_a_constant_gain_is_certain():
+def test_a_constant_gain_is_certain_and_one_image_of_a_type_gives_no_interval():
     images = {"a": None, "b": None, "c": None}
     found = results("r", [20, 25, 31], images) + results("m", [21, 26, 32], images)
-    interval = summarise(found, ["r", "m"], "s", images, {"psnr": True}, "r", BootstrapOptions(100)).intervals["m"]
+    interval = psnr_of(found, ["r", "m"], images, 100).intervals["m"]
     assert (interval["psnr"].low, interval["psnr"].high) == (1, 1)
-
-
-def test_one_picture_of_a_type_gives_no_interval():
     found = results("r", [20, 25, 31]) + results("m", [21, 26, 32])
-    assert summarise(found, ["r", "m"], "s", IMAGES, {"psnr": True}, "r", BootstrapOptions(100)).intervals["m"] == {}
+    assert psnr_of(found, ["r", "m"], samples=100).intervals["m"] == {}
 
 
 def test_places_are_shared_by_equal_prints():

@@ -120,6 +120,8 @@ def test_costs_state_the_convention():
     assert "it is half of the floating-point operations" in text and "on cpu" in text
     assert r"net & 24.40 & 126.5 & 12.3 & 56.7 \\" in tables.latex_costs(rows, CostOptions())
     assert "folder" not in tables.latex_costs(rows, CostOptions())
+    text = tables.markdown_costs([ModelRow("a", "ok"), ModelRow("b", "gone")], CostOptions(), "cpu")
+    assert text.splitlines() == ["| model | status |", "| --- | --- |", "| a | ok |", "| b | gone |"]
 
 
 def test_metrics_without_any_value_are_left_out():
@@ -131,12 +133,7 @@ def test_metrics_without_any_value_are_left_out():
     assert tables.markdown_set(summary(**nothing), ["ours", "other"], METRICS) == "### Rain_1\n"
 
 
-def test_without_costs_the_status_remains():
-    text = tables.markdown_costs([ModelRow("a", "ok"), ModelRow("b", "gone")], CostOptions(), "cpu")
-    assert text.splitlines() == ["| model | status |", "| --- | --- |", "| a | ok |", "| b | gone |"]
-
-
-def test_csv_holds_full_precision():
+def test_csv_page_and_json_hold_full_precision():
     results = [
         ImageResult("m, x", "s", "drs/ä", "drs", {"psnr": 1 / 3}),
         ImageResult("m", "s", "b", None, {"psnr": math.inf, "lpips": 0.5}),
@@ -144,24 +141,18 @@ def test_csv_holds_full_precision():
     rows = list(csv.DictReader(io.StringIO(tables.results_csv(results, list(METRICS)))))
     assert float(rows[0]["psnr"]) == 1 / 3 and rows[0]["lpips"] == "" and rows[0]["model"] == "m, x"
     assert rows[1]["rain_type"] == "" and float(rows[1]["psnr"]) == math.inf
-
-
-def test_page_rows_are_numbers():
     models = [ModelRow("ours", "ok", 2_000_000, 3_000_000_000, 4.0, 5.0)]
     (row,) = tables.page_rows(models, [summary(**VALUES)], METRICS)
     assert next(iter(row.items())) == ("model", "ours")
     assert row["average PSNR ↑"] == 27.563 and row["worst LPIPS ↓"] == 0.3 and row["parameters, M"] == 2
+    content = {"a": math.inf, "b": [math.nan, 1.5], "c": summary(**VALUES)}
+    text = json.dumps(_plain(content), allow_nan=False)
+    assert json.loads(text)["a"] == "inf" and json.loads(text)["c"]["intervals"]["ours"]["psnr"]["low"] == 1.25
 
 
 @pytest.mark.parametrize(("value", "text"), [(math.inf, "∞"), (None, "–"), (0.99996, "1.0000")])
 def test_numbers(value, text):
     assert tables.number(value, "ssim") == text
-
-
-def test_json_is_strict():
-    content = {"a": math.inf, "b": [math.nan, 1.5], "c": summary(**VALUES)}
-    text = json.dumps(_plain(content), allow_nan=False)
-    assert json.loads(text)["a"] == "inf" and json.loads(text)["c"]["intervals"]["ours"]["psnr"]["low"] == 1.25
 
 
 def test_captions_name_the_protocols_of_their_metrics():

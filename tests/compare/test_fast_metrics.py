@@ -54,25 +54,25 @@ def test_values_are_the_toolboxs(pair):
     assert ssim(*y) == pytest.approx(calculate_ssim(*bgr, **on_y), abs=1e-7)
 
 
-def test_threads_change_nothing(monkeypatch):
+def test_threads_and_strides_change_nothing(monkeypatch):
     image, target = noisy_pair((150, 160, 3))
     alone = ssim(image, target)
     monkeypatch.setattr(metrics, "_WORTH_THREADS", 0)
     monkeypatch.setattr(metrics, "_THREADS", 3)
     assert ssim(image, target) == alone
-
-
-def test_strided_pictures():
     image, target = noisy_pair((40, 50, 3))
     assert psnr(image[:, ::-1], target[:, ::-1]) == psnr(image, target)
     assert ssim(image[..., ::-1], target[..., ::-1]) == pytest.approx(ssim(image, target), abs=1e-12)
 
 
-def test_psnr_by_hand():
+def test_psnr_by_hand_ssim_of_small_images_and_means_added_one_by_one():
     target = np.full((4, 5, 3), 100, np.uint8)
     image = target + 5
     assert psnr(image, target) == pytest.approx(20 * math.log10(255 / 5))
     assert psnr(target, target) == math.inf
+    assert math.isnan(ssim(*noisy_pair((10, 40, 3))))
+    assert metrics.finite_mean([1e16, 1.0, math.inf, -1e16]) == 0  # a compensated sum, as of Python 3.12, gives 1/3
+    assert metrics.finite_mean([3, math.inf, 5]) == 4 and metrics.finite_mean([math.inf]) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -84,16 +84,7 @@ def test_luma_is_that_of_matlabs_rgb2ycbcr(colour, y):
     assert luma(image) == pytest.approx(np.full((2, 3, 1), y), abs=1e-4)
 
 
-def test_a_picture_smaller_than_the_window_has_no_ssim():
-    assert math.isnan(ssim(*noisy_pair((10, 40, 3))))
-
-
 @pytest.mark.parametrize("metric", [psnr, ssim])
 def test_other_sizes_are_refused(metric):
     with pytest.raises(DataError, match="found 20×30 and 20×31"):
         metric(np.zeros((20, 30, 3), np.uint8), np.zeros((20, 31, 3), np.uint8))
-
-
-def test_a_mean_is_added_one_by_one_on_every_python():
-    assert metrics.finite_mean([1e16, 1.0, math.inf, -1e16]) == 0  # a compensated sum, as of Python 3.12, gives 1/3
-    assert metrics.finite_mean([3, math.inf, 5]) == 4 and metrics.finite_mean([math.inf]) == math.inf

@@ -44,18 +44,12 @@ def test_one_file_is_not_the_result_of_two_pictures(tmp_path):
     assert sources == {("set", "drs/0"): "drs/0.png"} and list(problems) == [("set", "nrd/0")]
 
 
-def test_two_files_for_one_picture(tmp_path):
+def test_two_files_for_one_image_are_told_and_missing_ones_name_the_nearest(tmp_path):
     _, problems, _ = match(tmp_path, ["x/a.png", "y/a.png"], [sample("a")])
     assert "x/a.png and y/a.png" in problems["set", "a"] and "`pattern`" in problems["set", "a"]
-
-
-def test_missing_ones_name_the_nearest(tmp_path):
-    _, problems, others = match(tmp_path, ["picture_1_x1.png"], [sample("picture_1")])
+    _, problems, others = match(tmp_path / "one", ["picture_1_x1.png"], [sample("picture_1")])
     assert "no image named 'picture_1'" in problems["set", "picture_1"]
     assert "Did you mean 'picture_1_x1'?" in problems["set", "picture_1"] and others == ["picture_1_x1.png"]
-
-
-def test_a_name_in_another_form_of_unicode_is_told_as_such():
     told = did_you_mean("cafe\u0301", ["caf\u00e9"])  # they look alike
     assert told == " Did you mean 'caf\u00e9' (the same letters, coded otherwise in Unicode)?"
 

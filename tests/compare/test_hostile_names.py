@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import nullcontext
 
 import cv2
 import lmdb
@@ -23,17 +24,11 @@ from unirain_plugin.preparation.pairing import prepare_halves, split_halves
 KEYS = ["../../out", "../../../out", "/tmp/out", "a/../../../../out", "..\\..\\out", "out"]
 
 
-class Copier:
+class Copier(nullcontext):
     """In place of a network's process: hands the rainy image back."""
 
     def __init__(self, spec):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
+        super().__init__(self)
 
     def receive(self):
         return None
@@ -44,9 +39,8 @@ class Copier:
 
 
 def image(width=32, seed=0):
-    return cv2.imencode(".png", np.random.default_rng(seed).integers(0, 256, (32, width, 3), dtype=np.uint8))[
-        1
-    ].tobytes()
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, width, 3), dtype=np.uint8)
+    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
 def write_lmdb(path, keys):
@@ -80,7 +74,7 @@ def climbing_manifest(root):
 
 @pytest.mark.parametrize("make", [climbing_lmdbs, climbing_manifest])
 def test_a_comparison_writes_below_its_output_only(tmp_path, monkeypatch, make):
-    monkeypatch.setattr("unirain_plugin.compare.evaluate.NetworkProcess", Copier)
+    monkeypatch.setattr("unirain_plugin.compare.run.NetworkProcess", Copier)
     weights = tmp_path / "ours.safetensors"
     write_weights(weights, build_network(TINY_NETWORK, "t").state_dict(), TINY_NETWORK)
     test_set, count = make(tmp_path)
@@ -130,20 +124,14 @@ def test_names_that_are_not_utf_8(tmp_path, capsys):
     assert r"caf\udce9" in texts["page.html"] and "größe" in texts["per_image.csv"] and "figure.png" in files
 
 
-@pytest.mark.parametrize("command", ["lmdb", "subimages"])
+@pytest.mark.parametrize("command", [create_lmdb, extract_subimages])
 def test_paths_of_a_manifest(tmp_path, command):
-    home = tmp_path / "home"
-    home.mkdir()
-    (tmp_path / "out.png").write_bytes(image())
-    (home / "out.png").write_bytes(image(seed=1))
-    paths = ["../out.png", "out.png", str(tmp_path / "out.png"), "../home/../home/out.png"]
-    write_manifest(home / "m.jsonl", [ManifestRecord(path, path, "drs") for path in paths])
-    before = everything(tmp_path)
-    main = create_lmdb if command == "lmdb" else extract_subimages
-    assert main(["--manifest", str(home / "m.jsonl"), "--output", str(home / "o"), "--workers", "1"]) == 0
-    assert all(path.is_relative_to(home / "o") for path in everything(tmp_path) - before)
-    if command == "subimages":
-        assert len(list((home / "o/drs/input").iterdir())) == len(paths)
+    test_set, count = climbing_manifest(tmp_path)
+    before, output = everything(tmp_path), tmp_path / "home/o"
+    assert command(["--manifest", test_set["manifest"], "--output", str(output), "--workers", "1"]) == 0
+    assert all(path.is_relative_to(output) for path in everything(tmp_path) - before)
+    if command is extract_subimages:
+        assert len(list((output / "drs/input").iterdir())) == count
 
 
 def test_halves_of_a_joint_image(tmp_path):

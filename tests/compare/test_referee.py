@@ -100,16 +100,12 @@ def test_a_claim_is_met_under_its_protocol(opt, capsys, name, measure):
     assert (opt.parent / "out/tables.md").read_text() == "earlier"
 
 
-def test_a_claim_that_nobody_meets_gets_the_nearest(opt, capsys):
+def test_a_claim_that_nobody_meets_gets_the_nearest_and_digits_decide_what_meets_one(opt, capsys):
     drs = {name: expected(opt, name)[0] for name in PROTOCOLS}
     claim = f"{max(drs.values()) + 3:.1f}"
     out = answer(opt, capsys, claim)
     assert f"**{claim} is met under no protocol; nearest is {max(drs, key=drs.get)} (DRS), " in out
     assert f"{drs['rgb']:.2f} ({drs['rgb'] - float(claim):+.2f})" in out
-
-
-def test_digits_decide_what_meets_a_claim(opt, capsys):
-    """Given to whole decibels most protocols meet it, given to five digits only one does."""
     value = expected(opt, "rgb")[0]
     whole, exact = (answer(opt, capsys, text) for text in (f"{value:.0f}", f"{value:.5f}"))
     assert f"Claimed PSNR: {round(value)}, met from {round(value) - 0.5} to {round(value) + 0.5}." in whole
@@ -136,14 +132,11 @@ def test_what_is_no_claim(opt, capsys, claim):
     assert f"expected a PSNR such as 33.2 (dB) or an SSIM such as 0.9123, found '{claim}'" in capsys.readouterr().err
 
 
-def test_a_claim_needs_images(opt, capsys):
+def test_a_claim_needs_images_and_a_file_known_protocols(opt, capsys):
     network = {"name": "n", "network": {"type": "EDSR"}, "untrained": True}
     opt.write_text(yaml.safe_dump({**yaml.safe_load(opt.read_text()), "models": [network]}))
     assert cli.main(["compare", "-opt", str(opt), "--which-protocol", "30"]) == 2
     assert "no model has images; expected one with `results`" in capsys.readouterr().err
-
-
-def test_unknown_protocols_of_a_file(opt):
     content = yaml.safe_load(opt.read_text())
     for keys, message in (
         ({"protocol": "y-matlap"}, r"c\.yml:\d+: protocol: found .*Did you mean 'y-matlab'\?"),

@@ -1,16 +1,15 @@
 """Test sets of every kind: what is listed, and what is wrong with a broken one."""
 
 import hashlib
-from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from tiny_run import write_rainrag
 
-from unirain_plugin.compare import evaluate
-from unirain_plugin.compare.evaluate import check_sample
+from unirain_plugin.compare import run
 from unirain_plugin.compare.options import SetOptions, SynthesizeOptions
+from unirain_plugin.compare.run import check_sample
 from unirain_plugin.compare.samples import Source, list_samples
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.errors import DataError
@@ -27,14 +26,15 @@ def check_first(tmp_path, **keys):
         return check_sample(listed(tmp_path, **keys)[0], journal)
 
 
-def write_lmdb(path, arrays):
+def write_lmdbs(root, folder):
+    """A pair of LMDBs of a rain type's folder, by the toolbox."""
     prepare_import()
-    from basicsr.utils.lmdb_util import LmdbMaker
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
-    maker = LmdbMaker(str(path), map_size=2**24)
-    for key, file in arrays.items():
-        maker.put(file.read_bytes(), key, cv2.imread(str(file)).shape)
-    maker.close()
+    root.mkdir(parents=True, exist_ok=True)
+    for side, files in (("lq", folder / "input"), ("gt", folder / "target")):
+        names = sorted(path.name for path in files.iterdir())
+        make_lmdb_from_imgs(str(files), str(root / f"{side}.lmdb"), names, [name[:-4] for name in names])
 
 
 def test_rainrag_root(rainrag_root, tmp_path):
@@ -75,27 +75,20 @@ def test_names_that_differ_in_case_only_are_refused(rainrag_root, tmp_path):
         listed(tmp_path, lq=folder)
 
 
-def test_lmdb_pairs_are_those_of_the_folder(rainrag_root, tmp_path):
-    for side in ("input", "target"):
-        files = {path.stem: path for path in (rainrag_root / "drs" / side).iterdir()}
-        write_lmdb(tmp_path / f"{side}.lmdb", files)
+def test_lmdb_pairs_are_those_of_the_folder_alone_and_below_a_root(rainrag_root, tmp_path):
+    write_lmdbs(tmp_path, rainrag_root / "drs")
     from_files = listed(tmp_path, lq=rainrag_root / "drs/input", gt=rainrag_root / "drs/target")
-    from_lmdb = listed(tmp_path, lq=tmp_path / "input.lmdb", gt=tmp_path / "target.lmdb")
+    from_lmdb = listed(tmp_path, lq=tmp_path / "lq.lmdb", gt=tmp_path / "gt.lmdb")
     assert [s.image for s in from_lmdb] == [s.image for s in from_files]
     for one, other in zip(from_lmdb, from_files, strict=True):
-        assert one.lq.digest() == other.lq.digest() and np.array_equal(one.gt.pixels(), other.gt.pixels())
-
-
-def test_root_of_lmdbs(rainrag_root, tmp_path):
+        assert np.array_equal(one.lq.pixels(), other.lq.pixels())
+        assert np.array_equal(one.gt.pixels(), other.gt.pixels())
     for rain_type in ("drs", "nrd"):
-        for side, folder in (("lq", "input"), ("gt", "target")):
-            files = {path.stem: path for path in (rainrag_root / rain_type / folder).iterdir()}
-            (tmp_path / "root" / rain_type).mkdir(parents=True, exist_ok=True)
-            write_lmdb(tmp_path / "root" / rain_type / f"{side}.lmdb", files)
+        write_lmdbs(tmp_path / "root" / rain_type, rainrag_root / rain_type)
     samples = listed(tmp_path, dataroot=tmp_path / "root", rain_types=["nrd"])
     assert [s.image for s in samples] == ["nrd/000", "nrd/001", "nrd/002"]
-    expected = (rainrag_root / "nrd/target/001.png").read_bytes()
-    assert samples[1].gt.read() == expected
+    expected = cv2.imread(str(rainrag_root / "nrd/target/001.png"))[..., ::-1]
+    assert np.array_equal(samples[1].gt.pixels(), expected)
     assert len(listed(tmp_path, dataroot=tmp_path / "root")) == 6
 
 
@@ -118,22 +111,17 @@ def test_manifest_takes_what_was_kept(rainrag_root, tmp_path):
 
 
 def test_several_manifests(rainrag_root, tmp_path):
-    """Paths are relative to each; a pair that is named again counts once, and they may not disagree."""
+    """Paths are relative to each; a pair that is named again counts once."""
     for rain_type, paths in (("drs", (0, 1)), ("nrd", (0,))):
         records = [ManifestRecord(f"input/{i:03d}.png", f"target/{i:03d}.png", rain_type) for i in paths]
         write_manifest(rainrag_root / rain_type / "m.jsonl", records)
-    again = ManifestRecord("drs/input/001.png", "drs/target/001.png", "drs")
-    write_manifest(rainrag_root / "m.jsonl", [again])
+    write_manifest(rainrag_root / "m.jsonl", [ManifestRecord("drs/input/001.png", "drs/target/001.png", "drs")])
     manifests = [rainrag_root / name for name in ("m.jsonl", "drs/m.jsonl", "nrd/m.jsonl")]
     samples = listed(tmp_path, manifest=manifests)
     assert [s.image for s in samples] == ["drs/input/001", "drs/input/000", "nrd/input/000"]
     assert [s.rain_type for s in samples] == ["drs", "drs", "nrd"]
     assert samples[2].gt.read() == (rainrag_root / "nrd/target/000.png").read_bytes()
     assert [s.rain_type for s in listed(tmp_path, manifest=manifests, rain_types=["nrd"])] == ["nrd"]
-    write_manifest(rainrag_root / "m.jsonl", [replace(again, gt="drs/target/000.png")])
-    message = r"drs/m\.jsonl: .*drs/input/001\.png: its clean image is .*001\.png' here and .*000\.png' in .*m\.jsonl"
-    with pytest.raises(DataError, match=message):
-        listed(tmp_path, manifest=manifests)
 
 
 def test_rendered_set_is_made_once_and_belongs_to_its_settings(tmp_path):
@@ -151,7 +139,7 @@ def test_a_sound_picture_is_decoded_once(rainrag_root, tmp_path, monkeypatch):
     first = check_first(tmp_path, dataroot=rainrag_root)
     assert first.size == (48, 56) and first.sample.key == ("s", "drs/000")
     assert first.lq == hashlib.sha256((rainrag_root / "drs/input/000.png").read_bytes()).hexdigest()
-    monkeypatch.setattr(evaluate, "decode_strictly", None)
+    monkeypatch.setattr(run, "decode_strictly", None)
     assert check_first(tmp_path, dataroot=rainrag_root) == first
     (rainrag_root / "drs/input/000.png").write_bytes((rainrag_root / "drs/input/001.png").read_bytes())
     with pytest.raises(TypeError):  # other bytes are looked at again

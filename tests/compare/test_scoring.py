@@ -32,16 +32,13 @@ def without(monkeypatch, *packages):
     monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None if name in packages else find(name))
 
 
-def test_niqe_is_the_toolboxs():
+def test_niqe_is_the_toolboxs_and_what_has_no_value_is_none():
     from basicsr.metrics import calculate_niqe
 
     (niqe,), missing = make_metrics(["niqe"])
     image = pixels(192)  # the smallest side that has a value
     assert not missing and not niqe.higher_is_better and not niqe.needs_gt
     assert niqe(image, None) == pytest.approx(float(calculate_niqe(image[..., ::-1], crop_border=0)), abs=1e-9)
-
-
-def test_what_has_no_value_is_none():
     (niqe, psnr, ssim), _ = make_metrics(["niqe", "psnr", "ssim"])
     small = pixels(8)
     assert niqe(pixels(191), None) is None
@@ -161,8 +158,5 @@ def test_an_installed_pyiqa_knows_its_names(monkeypatch):
     with pytest.raises(OptionError, match=r"unknown metric 'muzik'\. Did you mean 'musiq'\?"):
         check_names(["muzik"], "x.yml")
     check_names(["dists", "lpips"], "x.yml")
-
-
-def test_names_that_only_pyiqa_may_know_pass(monkeypatch):
-    without(monkeypatch, "pyiqa")
+    without(monkeypatch, "pyiqa")  # which alone may know a name
     check_names(["psnr", "lpips", "deepwsd"], "x.yml")

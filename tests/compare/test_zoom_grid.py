@@ -34,7 +34,7 @@ def test_box_of_equal_pictures_is_the_first_and_fits(edge):
         assert most_different_box(image, other, edge) == Box(0, 0, min(edge, 30), min(edge, 50))
 
 
-def test_named_pictures_are_found():
+def test_named_images_are_found_and_without_names_each_type_has_its_largest_gain():
     chosen = choose_images(comparison(), ["Snapshots/walk <i>", "Paired/two@10,20"])
     assert chosen == [Chosen(SNAPSHOTS, "walk <i>"), Chosen(PAIRED, "two", (10, 20))]
     assert chosen[1].box(32, (60, 100, 3)) == Box(20, 10, 32, 32)
@@ -42,10 +42,6 @@ def test_named_pictures_are_found():
         choose_images(comparison(), ["Paired/tow"])
     with pytest.raises(OptionError, match=r"Paired/two@90,20.* 32×32 pixels .*\(100×60\)"):
         choose_images(comparison(), ["Paired/two@90,20"])[0].box(32, (60, 100, 3))
-
-
-def test_without_names_each_type_has_its_largest_gain():
-    """The last scored model, ``Bad``, loses 5.75 dB in ``three`` and has no result for ``two``."""
     assert [c.image for c in choose_images(comparison(), [])] == ["one", "three", "walk <i>"]
 
 
@@ -53,8 +49,12 @@ def count(pixels, colour):
     return int((np.asarray(pixels) == colour).all(axis=2).sum())
 
 
+def drawn(test_set=PAIRED, image="one", models=("Good", "Bad"), found=None, box=40):
+    return draw_block("title", found or arrays(test_set, image), list(models), box, 0.2)
+
+
 def test_every_picture_and_error_is_drawn():
-    block = draw_block("title", arrays(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
+    block = drawn()
     assert block.width == WIDTH
     # Four columns and a whole image of 1.67: a cell of 231 pixels, of which the frame of 3 hides the rim.
     for name in ("input", "Good", "Bad", "gt"):
@@ -68,35 +68,29 @@ def test_every_picture_and_error_is_drawn():
         (np.asarray(block) == colour).all(axis=2).any(axis=0).nonzero()[0] for colour in (green, COLOURS["Good"])
     )
     assert count(block, green) > 50 and good[0] - 5 <= best[0] <= best[-1] <= good[-1], "the best model's name and PSNR"
-    assert count(draw_block("title", arrays(PAIRED, "one"), [], 40, 0.2), green) == 0
+    assert count(drawn(models=()), green) == 0
 
 
-def test_missing_result_keeps_its_column():
-    whole = draw_block("t", arrays(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
-    part = draw_block("t", arrays(PAIRED, "two"), ["Good", "Bad"], 40, 0.2)
+def test_missing_result_keeps_its_column_and_without_clean_image_there_are_no_errors():
+    whole, part, snapshot = drawn(), drawn(image="two"), drawn(SNAPSHOTS)
     assert part.size == whole.size
     assert count(part, COLOURS["Bad"]) == 0 and count(part, (238, 238, 238)) > 2 * 200 * 200
-
-
-def test_without_clean_picture_there_are_no_errors():
-    paired = draw_block("t", arrays(PAIRED, "one"), ["Good", "Bad"], 40, 0.2)
-    block = draw_block("t", arrays(SNAPSHOTS, "one"), ["Good", "Bad"], 40, 0.2)
-    assert block.height < paired.height * 0.75
-    assert count(block, COLOURS["Bad"]) >= 225 * 225 and count(block, (0, 110, 60)) == 0
+    assert snapshot.height < whole.height * 0.75
+    assert count(snapshot, COLOURS["Bad"]) >= 225 * 225 and count(snapshot, (0, 110, 60)) == 0
 
 
 def test_many_models_are_wrapped_and_long_names_cut():
     names = [f"a model with a very long name indeed {n}" for n in range(6)]
     many = {**arrays(PAIRED, "one"), **dict.fromkeys(names, np.zeros((60, 100, 3), np.uint8))}
-    block = draw_block("t", many, names, 40, 0.2)
+    block = drawn(models=names, found=many)
     assert block.width == WIDTH and count(block, (0, 0, 0)) > 6 * 200 * 200
-    assert block.height > 1.5 * draw_block("t", arrays(PAIRED, "one"), ["Good"], 40, 0.2).height
+    assert block.height > 1.5 * drawn(models=["Good"]).height
 
 
 def test_given_box_is_zoomed():
     found = arrays(PAIRED, "one")
     found["input"][20:40, 60:90] = (255, 0, 255)
-    block = draw_block("t", found, ["Good"], Box(20, 60, 20, 30), 0.2)
+    block = drawn(models=["Good"], found=found, box=Box(20, 60, 20, 30))
     assert count(block, (255, 0, 255)) > 280 * 200, "a flat magenta cell of the box's shape"
 
 

@@ -1,14 +1,19 @@
-"""Small pictures and their files in every good and bad form, for the data tests."""
+"""Small images, their files in every good and bad form, folders and LMDBs of them, and data sets that read them."""
 
 import io
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
+
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.manifest import read_manifest
+from unirain_plugin.preparation.command import create_lmdb, index_dataset
 
 
 def picture(height=48, width=64, seed=0):
-    """A smooth random uint8 BGR picture."""
+    """A smooth random uint8 BGR image."""
     coarse = np.random.default_rng(seed).integers(0, 255, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -33,6 +38,78 @@ def write_pair(root, rain_type, name, lq, gt):
         path = root / rain_type / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+def data_set(root=None, phase="val", kind="disk", **kwargs):
+    """The mixed data set on a folder of pairs; a key that is None is left out."""
+    opt = {"name": "mixed", "type": "DistilledMixedPairedDataset", "phase": phase, "scale": 1}
+    opt |= {"dataroot": root and str(root), "io_backend": {"type": kind}} | kwargs
+    return DistilledMixedPairedDataset({key: value for key, value in opt.items() if value is not None})
+
+
+def stock_data_set(lq, gt, phase="val", kind="disk", **kwargs):
+    """The toolbox's own data set of pairs."""
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    opt = {"name": "stock", "phase": phase, "scale": 1, "io_backend": {"type": kind}}
+    return PairedImageDataset(opt | {"dataroot_lq": str(lq), "dataroot_gt": str(gt)} | kwargs)
+
+
+def same(first, second):
+    """Whether two items hold the same."""
+    return first.keys() == second.keys() and all(
+        torch.equal(first[k], second[k]) if torch.is_tensor(first[k]) else first[k] == second[k] for k in first
+    )
+
+
+def same_pixels(first, second):
+    """Whether two data sets, or lists of items, hold the same images."""
+    return len(first) == len(second) and all(
+        torch.equal(a["lq"], b["lq"]) and torch.equal(a["gt"], b["gt"]) for a, b in zip(first, second, strict=True)
+    )
+
+
+def make_lmdb(root, output, *arguments):
+    assert create_lmdb(["--dataroot", str(root), "--output", str(output), "--workers", "1", *arguments]) == 0
+    return output
+
+
+def plant(root, *paths, size=(8, 12)):
+    """Write a different small image to every path."""
+    for path in paths:
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        seed = sum(ord(c) * (i + 1) for i, c in enumerate(path))
+        suffix = "." + path.rpartition(".")[2]
+        target.write_bytes(encode(picture(*size, seed=seed), suffix))
+
+
+def index(root, layout, *arguments, output=None):
+    """The pairs that ``index-dataset`` finds: rainy and clean image, rain type."""
+    output = output or root.parent / "m.jsonl"
+    base = ["--layout", str(layout), "--root", str(root), "--output", str(output), "--workers", "1", "--overwrite"]
+    assert index_dataset([*base, *arguments]) == 0
+    prefix = f"{root.name}/"
+    return [(r.lq.removeprefix(prefix), r.gt.removeprefix(prefix), r.rain_type) for r in read_manifest(output)]
+
+
+def photo(height=60, width=80, seed=0):
+    """A smooth random uint8 image, of levels that a photograph has."""
+    coarse = np.random.default_rng(seed).uniform(20, 230, (5, 6, 3)).astype(np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+
+
+def direction(field):
+    """Where a field varies most, in degrees from the columns' axis, and how much more than across: 0 to 1 for lines."""
+    gy, gx = np.gradient(field)
+    xx, yy, xy = (gx * gx).mean(), (gy * gy).mean(), (gx * gy).mean()
+    return np.rad2deg(0.5 * np.arctan2(2 * xy, xx - yy)), float(np.hypot(xx - yy, 2 * xy) / (xx + yy))
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(pixels, path.suffix))
+    return path
 
 
 def without_chunk(data, kind):

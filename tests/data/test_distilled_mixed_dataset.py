@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_pictures import broken_images, encode, picture, write_pair
+from data_pictures import broken_images, data_set, encode, picture, same, stock_data_set, write_pair
 from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
@@ -17,18 +17,8 @@ from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.errors import DataError, OptionError
 
 
-def build(root=None, **kwargs):
-    opt = {"name": "mixed", "type": "DistilledMixedPairedDataset", "phase": "train", "scale": 1, "gt_size": 24}
-    opt |= {"use_hflip": True, "use_rot": True, "io_backend": {"type": "disk"}} | kwargs
-    if root is not None:
-        opt["dataroot"] = str(root)
-    return DistilledMixedPairedDataset({key: value for key, value in opt.items() if value is not None})
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(
-        torch.equal(first[k], second[k]) if torch.is_tensor(first[k]) else first[k] == second[k] for k in first
-    )
+def build(root=None, phase="train", **kwargs):
+    return data_set(root, phase, **{"gt_size": 24, "use_hflip": True, "use_rot": True} | kwargs)
 
 
 def test_training_item(rainrag_root):
@@ -51,27 +41,22 @@ def test_validation_gives_whole_images_in_order(rainrag_root, phase):
     assert np.array_equal(data[4]["lq"].permute(1, 2, 0).numpy(), expected)
 
 
-def test_chosen_types_keep_their_labels(rainrag_root):
+def test_types_are_found_by_their_folders_and_chosen_ones_keep_their_labels(rainrag_root, tmp_path):
     data = build(rainrag_root, rain_types=["nrd", "drd"], phase="val")
     assert data.rain_types == {"nrd": 3, "drd": 1} and [i["rain_type"] for i in data] == [3] * 3 + [1] * 3
-
-
-def test_other_types_are_found_by_their_folders(tmp_path):
-    data = build(write_rainrag(tmp_path, 1, types=("snow", "drs", "haze")), phase="val")
+    data = build(write_rainrag(tmp_path / "other", 1, types=("snow", "drs", "haze")), phase="val")
     assert data.rain_types == {"drs": 0, "haze": 4, "snow": 5}
 
 
 def stock(root, monkeypatch, plan=None, **kwargs):
     from basicsr.data import transforms
-    from basicsr.data.paired_image_dataset import PairedImageDataset
 
     if plan is not None:
         numbers, coins = iter([plan.top, plan.left]), iter([plan.hflip, plan.vflip, plan.rot90])
         monkeypatch.setattr(transforms.random, "randint", lambda low, high: next(numbers))
         monkeypatch.setattr(transforms.random, "random", lambda: 0.0 if next(coins) else 1.0)
-    opt = {"phase": "train", "scale": 1, "gt_size": 24, "use_hflip": True, "use_rot": True, "name": "stock"}
-    opt |= {"dataroot_lq": f"{root}/input", "dataroot_gt": f"{root}/target", "io_backend": {"type": "disk"}} | kwargs
-    return PairedImageDataset(opt)
+    opt = {"phase": "train", "gt_size": 24, "use_hflip": True, "use_rot": True} | kwargs
+    return stock_data_set(root / "input", root / "target", **opt)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
@@ -84,10 +69,8 @@ def test_pixels_are_the_stock_data_sets(tmp_path, monkeypatch, suffix, mean_std)
         expected = stock(tmp_path / "drs", monkeypatch, plan, **mean_std)[0]
         found = data[SampleIndex(0, draw)]
         assert torch.equal(found["lq"], expected["lq"]) and torch.equal(found["gt"], expected["gt"]), plan
-    whole, expected = (
-        build(tmp_path, phase="val", **mean_std)[0],
-        stock(tmp_path / "drs", monkeypatch, phase="val", **mean_std)[0],
-    )
+    whole = build(tmp_path, phase="val", **mean_std)[0]
+    expected = stock(tmp_path / "drs", monkeypatch, phase="val", **mean_std)[0]
     assert torch.equal(whole["lq"], expected["lq"]) and torch.equal(whole["gt"], expected["gt"])
 
 
@@ -188,51 +171,39 @@ def test_bad_images_stop_training_by_name(tmp_path, name, side):
             build(tmp_path, phase=phase, gt_size=48)[0]
 
 
-def test_pairs_of_different_size_are_named(tmp_path):
-    write_pair(tmp_path, "drs", "a.png", encode(picture(48, 64)), encode(picture(48, 72)))
+def test_what_is_wrong_with_a_folder_is_named(tmp_path, rainrag_root):
+    write_pair(tmp_path / "unequal", "drs", "a.png", encode(picture(48, 64)), encode(picture(48, 72)))
     with pytest.raises(DataError, match=r"input/a.png is 48×64 .*target/a.png is 48×72; expected equal sizes"):
-        build(tmp_path)[0]
-
-
-def test_missing_file_is_named(rainrag_root):
+        build(tmp_path / "unequal")[0]
     data = build(rainrag_root)
     (rainrag_root / "drs/target/000.png").unlink()
     with pytest.raises(DataError, match=r"drs/target/000.png: cannot be read: No such file"):
         data[0]
-
-
-def test_orphans_and_empty_folders(tmp_path):
-    write_rainrag(tmp_path, 2, types=("drs",))
-    (tmp_path / "drs/input/001.png").unlink()
-    with pytest.raises(
-        DataError, match=r"1 image.* in 'target' without a partner of the same name in 'input': 001.png"
+    (tmp_path / "empty").mkdir()
+    for root, options, message in (
+        (tmp_path / "nowhere", {}, "nowhere: no such folder"),
+        (rainrag_root, {"rain_types": ["nrx"]}, r"no folder 'nrx' for this rain type.*Did you mean"),
+        (tmp_path / "empty", {}, r"no rain type found.*an empty folder"),
     ):
-        build(tmp_path)
-    for file in (tmp_path / "drs/input").iterdir():
-        file.unlink()
-    with pytest.raises(DataError, match="drs/input: the folder holds no images"):
-        build(tmp_path)
+        with pytest.raises(DataError, match=message):
+            build(root, **options)
 
 
-def test_partners_may_differ_in_suffix_but_not_be_ambiguous(tmp_path):
-    (tmp_path / "drs/input").mkdir(parents=True)
-    (tmp_path / "drs/target").mkdir()
-    (tmp_path / "drs/input/a.JPG").write_bytes(encode(picture(), ".jpg"))
-    (tmp_path / "drs/target/a.png").write_bytes(encode(picture()))
+def test_partners_may_differ_in_suffix_but_not_be_missing_or_ambiguous(tmp_path):
+    inputs, targets = tmp_path / "drs/input", tmp_path / "drs/target"
+    for folder, name in ((inputs, "a.JPG"), (targets, "a.png")):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(encode(picture(), "." + name[2:]))
     assert build(tmp_path, phase="val")[0]["lq_path"].endswith("a.JPG")
-    (tmp_path / "drs/target/a.bmp").write_bytes(encode(picture(), ".bmp"))
+    (targets / "a.bmp").write_bytes(encode(picture(), ".bmp"))
     with pytest.raises(DataError, match=r"a.bmp.*a.png|a.png.*a.bmp"):
         build(tmp_path)
-
-
-def test_missing_folders(tmp_path, rainrag_root):
-    with pytest.raises(DataError, match="nowhere: no such folder"):
-        build(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no folder 'nrx' for this rain type.*Did you mean"):
-        build(rainrag_root, rain_types=["nrx"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no rain type found.*an empty folder"):
-        build(tmp_path / "empty")
+    (targets / "a.bmp").rename(targets / "001.bmp")
+    with pytest.raises(DataError, match=r"1 image.* in 'target' without a partner of the same name in 'input': 001"):
+        build(tmp_path)
+    (inputs / "a.JPG").unlink()
+    with pytest.raises(DataError, match="drs/input: the folder holds no images"):
+        build(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -259,16 +230,12 @@ def test_missing_folders(tmp_path, rainrag_root):
         ({"dataroot": 3}, "dataroot: found 3; expected a text"),
         ({"manifest": "m.jsonl"}, "dataroot and manifest are both given"),
         ({"sampling": "uniform"}, "sampling: expected balanced, natural"),
+        ({"dataroot": None}, r"neither dataroot .* nor manifest"),
     ],
 )  # fmt: skip
 def test_wrong_options_say_key_found_and_expected(rainrag_root, change, text):
     with pytest.raises(OptionError, match=text):
         build(**({"dataroot": str(rainrag_root)} | change))
-
-
-def test_neither_dataroot_nor_manifest():
-    with pytest.raises(OptionError, match=r"neither dataroot .* nor manifest"):
-        build()
 
 
 def test_option_keys_are_published():
@@ -285,30 +252,23 @@ def manifest_of(root, **changes):
     return str(root.parent / "m.jsonl")
 
 
-def test_manifest_gives_the_same_items_as_the_folder(rainrag_root):
-    from_manifest = build(manifest=manifest_of(rainrag_root))
-    from_folder = build(rainrag_root, rain_types=["nrd", "drs"])
-    assert from_manifest.rain_types == {"drs": 0, "nrd": 3}
-    assert all(same(from_manifest[SampleIndex(i, i)], from_folder[SampleIndex(i, i)]) for i in range(6))
-
-
-def test_manifest_lines_that_lie(rainrag_root):
-    data = build(manifest=manifest_of(rainrag_root))
-    (rainrag_root / "nrd/input/000.png").write_bytes(encode(picture(48, 64)))
-    (rainrag_root / "nrd/target/000.png").write_bytes(encode(picture(48, 64)))
-    with pytest.raises(DataError, match=r"nrd/input/000.png is 48×64 .*m.jsonl says 48×56"):
-        data[0]
+def test_manifest_gives_the_same_items_as_the_folder_or_says_why_not(rainrag_root):
+    manifest = manifest_of(rainrag_root)
+    data, from_folder = build(manifest=manifest), build(rainrag_root, rain_types=["nrd", "drs"])
+    assert data.rain_types == {"drs": 0, "nrd": 3}
+    assert all(same(data[SampleIndex(i, i)], from_folder[SampleIndex(i, i)]) for i in range(6))
+    for side in ("input", "target"):
+        (rainrag_root / f"nrd/{side}/000.png").write_bytes(encode(picture(48, 64)))
     (rainrag_root / "nrd/input/001.png").unlink()
-    with pytest.raises(DataError, match=r"nrd/input/001.png: cannot be read"):
-        data[1]
-
-
-def test_manifest_without_the_wanted_type_or_any_kept_pair(rainrag_root):
+    for number, lie in enumerate([r"0.png is 48×64 .*m.jsonl says 48×56", "1.png: cannot be read"]):
+        with pytest.raises(DataError, match=f"nrd/input/00{lie}"):
+            data[number]
     with pytest.raises(DataError, match=r"no pair of rain type 'drd'; found \['drs', 'nrd'\]"):
-        build(manifest=manifest_of(rainrag_root), rain_types=["drd"])
+        build(manifest=manifest, rain_types=["drd"])
+    manifest_of(rainrag_root, keep=False)
     with pytest.raises(DataError, match="rejected every pair"):
-        build(manifest=manifest_of(rainrag_root, keep=False))
-    assert len(build(manifest=manifest_of(rainrag_root, keep=False), pyramid={"distilled": 4, "rest": 1})) == 6
+        build(manifest=manifest)
+    assert len(build(manifest=manifest, pyramid={"distilled": 4, "rest": 1})) == 6
 
 
 def test_training_balances_the_types_and_validation_takes_every_pair_once(rainrag_root):

@@ -5,16 +5,14 @@ import os
 import cv2
 import numpy as np
 import pytest
-from data_pictures import encode, picture, write_pair
+from data_pictures import data_set, encode, make_lmdb, picture, write_pair
 from PIL import Image
 
 from unirain_plugin import __main__ as cli
-from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.folders import types_in_order, walk_files, walk_images
 from unirain_plugin.data.image_header import VARIABLE, limited, max_pixels
 from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.data.pairs import read_file
-from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import DataError, OptionError
 
 
@@ -49,36 +47,27 @@ def test_folders_and_links_are_entered_once_and_circles_left_alone(tmp_path):
     assert list(walk_images(root)) == expected
     assert list(walk_files(root)) == sorted([*expected, "b/notes.txt"])
     assert list(walk_files(root, without=root / "b")) == [name for name in expected if not name.startswith("b/")]
-
-
-def test_two_links_to_one_folder_are_both_searched(tmp_path):
-    touch(tmp_path / "shared/a.png")
+    touch(tmp_path / "twice/shared/a.png")
     for name in ("x", "y"):
-        (tmp_path / name).symlink_to("shared")
-    assert list(walk_images(tmp_path)) == ["shared/a.png", "x/a.png", "y/a.png"]
+        (tmp_path / "twice" / name).symlink_to("shared")
+    assert list(walk_images(tmp_path / "twice")) == ["shared/a.png", "x/a.png", "y/a.png"]
 
 
-@pytest.fixture()
-def closed(tmp_path, monkeypatch):
-    """A folder that cannot be listed; who runs the tests may be allowed everything."""
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     touch(tmp_path / "in/open/a.png", tmp_path / "in/closed/b.png")
-    scandir = os.scandir
+    scandir, closed = os.scandir, f"{tmp_path}/in/closed/"
 
-    def refused(folder):
+    def refused(folder):  # who runs the tests may be allowed everything
         if os.fspath(folder).rstrip("/").endswith("closed"):
             raise PermissionError(13, "Permission denied", os.fspath(folder))
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refused)
-    return tmp_path / "in"
-
-
-def test_a_folder_that_cannot_be_listed_is_named(closed):
     with pytest.raises(DataError, match=r"in/closed/: cannot be listed: Permission denied"):
-        list(walk_files(closed))
+        list(walk_files(tmp_path / "in"))
     unlisted = []
-    assert list(walk_files(closed, unlisted)) == ["open/a.png"]
-    assert unlisted == [(f"{closed}/closed/", "cannot be listed: Permission denied")]
+    assert list(walk_files(tmp_path / "in", unlisted)) == ["open/a.png"]
+    assert unlisted == [(closed, "cannot be listed: Permission denied")]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp", ".ppm"])
@@ -123,34 +112,32 @@ def pairs(tmp_path):
 
 def test_commands_refuse_by_name_and_go_on(pairs, capsys):
     index = ["index-dataset", "--layout", "rainrag", "--root", f"{pairs}/D", "--output", f"{pairs}/D/m.jsonl"]
-    more = ["--workers", "1", "--max-megapixels", "0.002"]
-    assert cli.main([*index, *more]) == 2
-    assert "drs/input/large.png: 60 × 60 pixels are too many" in capsys.readouterr().err
-    assert cli.main([*index, *more, "--on-error", "skip"]) == 0
+    limit = ["--workers", "1", "--max-megapixels"]
+    for command in (
+        index,
+        ["create-lmdb", "--dataroot", f"{pairs}/D", "--output", f"{pairs}/L"],
+        ["extract-subimages", "--dataroot", f"{pairs}/D", "--output", f"{pairs}/S"],
+    ):
+        assert cli.main([*command, *limit, "0.002"]) == 2
+        assert "large.png: 60 × 60 pixels are too many: at most 0.00" in capsys.readouterr().err
+    assert cli.main([*index, *limit, "0.002", "--on-error", "skip"]) == 0
     assert "small.png" in (pairs / "D/m.jsonl").read_text() and "large" not in (pairs / "D/m.jsonl").read_text()
-    lmdb = ["create-lmdb", "--dataroot", f"{pairs}/D", "--output", f"{pairs}/L", "--workers", "1"]
-    assert cli.main([*lmdb, "--max-megapixels", "0.002"]) == 2
-    assert "large.png: 60 × 60 pixels are too many" in capsys.readouterr().err
-    cut = ["extract-subimages", "--dataroot", f"{pairs}/D", "--output", f"{pairs}/S", "--workers", "1"]
-    check = ["index-dataset", "--check-manifest", f"{pairs}/D/m.jsonl", "--workers", "1", "--max-megapixels"]
-    for command in ([*cut, "--max-megapixels", "0.002"], [*check, "0.001"]):
-        assert cli.main(command) == 2
-        assert "pixels are too many: at most 0.00" in capsys.readouterr().err
+    check = ["index-dataset", "--check-manifest", f"{pairs}/D/m.jsonl", *limit]
+    assert cli.main([*check, "0.001"]) == 2
+    assert "pixels are too many: at most 0.00" in capsys.readouterr().err
     assert cli.main([*check, "0.002"]) == 0
     assert VARIABLE not in os.environ
 
 
 def test_a_data_set_refuses_by_name(pairs):
-    options = {"name": "t", "phase": "val", "dataroot": str(pairs / "D"), "max_megapixels": 0.002}
-    assert cli.main(["create-lmdb", "--dataroot", f"{pairs}/D", "--output", f"{pairs}/L", "--workers", "1"]) == 0
-    for more in ({}, {"dataroot": str(pairs / "L"), "io_backend": {"type": "lmdb"}}):
-        dataset = DistilledMixedPairedDataset({**options, **more})
+    make_lmdb(pairs / "D", pairs / "L")
+    for root, kind in (("D", "disk"), ("L", "lmdb")):
+        dataset = data_set(pairs / root, kind=kind, max_megapixels=0.002)
         assert dataset[1]["lq"].shape == (3, 40, 40)
         with pytest.raises(DataError, match=r"input/large.*: 60 × 60 pixels are too many"):
             dataset[0]
-    close_environments()
     with pytest.raises(OptionError, match=r"max_megapixels: found 0; expected a number > 0"):
-        DistilledMixedPairedDataset({**options, "max_megapixels": 0})
+        data_set(pairs / "D", max_megapixels=0)
 
 
 def test_png_with_data_behind_its_end_is_whole_and_one_without_is_not():

@@ -3,8 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from data_pictures import encode, picture
-from indexed_folder import index, plant
+from data_pictures import encode, index, picture, plant
 
 from unirain_plugin.errors import DataError, OptionError
 

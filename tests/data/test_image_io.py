@@ -3,21 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-from data_pictures import broken_images, encode, encode_pil, picture
+from data_pictures import encode, encode_pil, picture
 
 from unirain_plugin.data import partial_decode
 from unirain_plugin.data.image_header import read_header
 from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.errors import DataError
-
-SAMPLINGS = (0x111111, 0x211111, 0x121111, 0x221111, 0x411111)
-
-
-@pytest.mark.parametrize("name", broken_images())
-def test_bad_file_is_named_in_a_clear_error(name):
-    data, text = broken_images()[name]
-    with pytest.raises(DataError, match=f"(?s){name}.*({text})"):
-        EncodedImage(data, f"/data/{name}").decode()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif", ".ppm"])
@@ -26,6 +17,8 @@ def test_good_files_decode_as_opencv_decodes_them(suffix):
     image = EncodedImage(data, "x")
     assert (image.height, image.width) == (48, 64)
     assert np.array_equal(image.decode(), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+    if suffix in (".png", ".jpg"):  # trailing bytes do not make a file bad
+        assert np.array_equal(EncodedImage(data + bytes(50), "x").decode(), image.decode())
 
 
 @pytest.mark.parametrize(
@@ -53,15 +46,8 @@ def test_sixteen_bits_become_the_nearest_of_256_levels(suffix):
     assert np.array_equal(image.decode(), np.round(deep / 257))
 
 
-def test_trailing_bytes_do_not_make_a_file_bad():
-    for suffix in (".png", ".jpg"):
-        data = encode(picture(), suffix)
-        assert np.array_equal(EncodedImage(data + bytes(50), "x").decode(), EncodedImage(data, "x").decode())
-
-
 def test_header_that_promises_another_size_is_an_error():
-    data = bytearray(encode(picture(), ".bmp"))
-    assert read_header(bytes(data), "x") is None
+    assert read_header(encode(picture(), ".bmp"), "x") is None
     jpeg = bytearray(encode(picture(), ".jpg"))
     at = read_header(bytes(jpeg), "x").height_at
     jpeg[at : at + 2] = (0).to_bytes(2, "big")
@@ -69,46 +55,31 @@ def test_header_that_promises_another_size_is_an_error():
         EncodedImage(bytes(jpeg), "lie.jpg").decode()
 
 
-def _jpegs():
-    for size in ((90, 121), (17, 9), (64, 64)):
-        for sampling in SAMPLINGS:
-            yield size, encode(picture(*size), ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling)
-
-
-@pytest.mark.parametrize(("size", "data"), list(_jpegs()))
-def test_upper_rows_of_a_jpeg_are_those_of_the_whole(size, data):
+def check_upper_rows(data, step=1):
     whole = EncodedImage(data, "x").decode()
-    for stop in range(1, size[0] + 1):
+    for stop in range(1, len(whole) + 1, step):
         assert np.array_equal(EncodedImage(data, "x").decode_rows(stop)[:stop], whole[:stop]), stop
+
+
+@pytest.mark.parametrize("size", [(90, 121), (17, 9), (64, 64)])
+@pytest.mark.parametrize("sampling", [0x111111, 0x211111, 0x121111, 0x221111, 0x411111])
+def test_upper_rows_of_a_jpeg_are_those_of_the_whole(size, sampling):
+    check_upper_rows(encode(picture(*size), ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling))
 
 
 @pytest.mark.parametrize("worth", [0.7, 1.0])
 def test_upper_rows_of_a_png_are_those_of_the_whole(monkeypatch, worth):
     monkeypatch.setattr(partial_decode, "_PNG_WORTH", worth)
-    data = encode(picture(70, 33))
-    whole = EncodedImage(data, "x").decode()
-    for stop in range(1, 71):
-        assert np.array_equal(EncodedImage(data, "x").decode_rows(stop)[:stop], whole[:stop]), stop
+    check_upper_rows(encode(picture(70, 33)))
 
 
-def test_only_as_many_rows_are_decoded_as_needed():
+def test_only_as_many_rows_are_decoded_as_needed_where_a_file_can_be_cut():
     tall = picture(400, 32)
     assert EncodedImage(encode(tall), "x").decode_rows(50).shape[0] == 50
     assert EncodedImage(encode(tall, ".jpg"), "x").decode_rows(50).shape[0] <= 50 + 48
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        encode(picture(200, 64), ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
-        encode(picture(200, 64), ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
-    ],
-    ids=["progressive", "restart markers"],
-)
-def test_files_that_cannot_be_cut_are_decoded_whole(data):
-    image = EncodedImage(data, "x")
-    assert not image.header.cuttable
-    assert image.decode_rows(20).shape[0] == 200
+    for option, value in ((cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)):
+        image = EncodedImage(encode(tall, ".jpg", option, value), "x")
+        assert not image.header.cuttable and image.decode_rows(20).shape[0] == 400
 
 
 def test_damage_in_the_part_that_is_decoded_is_found():
@@ -118,17 +89,14 @@ def test_damage_in_the_part_that_is_decoded_is_found():
         EncodedImage(bytes(data), "bad.png").decode_rows(100)
 
 
-@pytest.mark.parametrize("able", [{"partial": True, "simplejpeg": False}, {"partial": False, "simplejpeg": False}])
-def test_without_the_faster_decoders_the_pixels_are_the_same(monkeypatch, able):
+@pytest.mark.parametrize("partial", [True, False])
+def test_without_the_faster_decoders_the_pixels_are_the_same(monkeypatch, partial):
+    assert partial_decode.decoders()["partial"], "this installation decodes parts"
     data = encode(picture(200, 48), ".jpg")
     expected = EncodedImage(data, "x").decode()[:60]
-    monkeypatch.setattr(partial_decode, "decoders", lambda: able)
+    monkeypatch.setattr(partial_decode, "decoders", lambda: {"partial": partial, "simplejpeg": False})
     rows = EncodedImage(data, "x").decode_rows(60)
-    assert np.array_equal(rows[:60], expected) and (rows.shape[0] == 200) == (not able["partial"])
-
-
-def test_this_installation_decodes_parts():
-    assert partial_decode.decoders()["partial"]
+    assert np.array_equal(rows[:60], expected) and (rows.shape[0] == 200) == (not partial)
 
 
 @pytest.mark.parametrize("noisy", [slice(0, 100), slice(100, 200), slice(40, 48), slice(0, 0)])
@@ -136,10 +104,8 @@ def test_this_installation_decodes_parts():
 def test_data_crowded_in_a_part_of_a_jpeg_is_not_cut_off(noisy, sampling):
     image = np.full((200, 160, 3), 90, np.uint8)
     image[noisy] = np.random.default_rng(0).integers(0, 255, image[noisy].shape, dtype=np.uint8)
-    data = encode(image, ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, cv2.IMWRITE_JPEG_QUALITY, 95)
-    whole = EncodedImage(data, "x").decode()
-    for stop in range(1, 201, 3):
-        assert np.array_equal(EncodedImage(data, "x").decode_rows(stop)[:stop], whole[:stop]), stop
+    options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, cv2.IMWRITE_JPEG_QUALITY, 95]
+    check_upper_rows(encode(image, ".jpg", *options), step=3)
 
 
 def test_a_second_image_behind_the_first_does_not_count():

@@ -8,19 +8,17 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from data_pictures import write_pair
+from data_pictures import data_set, make_lmdb, write_pair
 from image_matrix import COLOURS, HEIGHT, WIDTH, all_cells, png
 from PIL import Image
 
-from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.image_decode import decode_samples
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.data.names import make_key
-from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference.images import read_image, write_image
-from unirain_plugin.preparation.command import create_lmdb, index_dataset
+from unirain_plugin.preparation.command import index_dataset
 
 CELLS = all_cells()
 ENDINGS = {"jpeg": "jpg", "pnm": "ppm", "tiff": "tif"}
@@ -67,14 +65,9 @@ def pairs_of(container, folder):
 @pytest.mark.parametrize("stored", [[], ["--seekable"], ["--recompress", "png"]], ids=" ".join)
 def test_values_are_the_same_through_lmdbs(tmp_path, container, stored):
     cells = pairs_of(container, tmp_path / "data")
-    where = ["--dataroot", str(tmp_path / "data"), "--output", str(tmp_path / "lmdb"), "--workers", "1"]
-    assert create_lmdb([*where, *stored, "--convert", *CONVERSIONS]) == 0
-    options = {"name": "m", "phase": "train", "gt_size": 40, "convert": list(CONVERSIONS), "seed": 1}
-    data = DistilledMixedPairedDataset(
-        options | {"dataroot": str(tmp_path / "lmdb"), "io_backend": {"type": "lmdb"}, "phase": "val"}
-    )
+    output = make_lmdb(tmp_path / "data", tmp_path / "lmdb", *stored, "--convert", *CONVERSIONS)
+    data = data_set(output, kind="lmdb", convert=list(CONVERSIONS))
     found = {item["lq_path"].split("lq.lmdb/drs/input/")[1]: item["lq"] for item in data}
-    close_environments()
     assert len(found) == len(cells)
     for name, (content, _) in cells.items():
         expected = EncodedImage(content, name, CONVERSIONS).decode()[..., ::-1]
@@ -115,20 +108,16 @@ def test_results_are_read_alike_by_others(tmp_path, container):
         picture = read_image(tmp_path / "a")
         write_image(tmp_path / "b.tif", picture)
         found = tifffile.TiffFile(tmp_path / "b.tif").pages[0].tags["Compression"].value
-        if found != 5:  # LZW, which tifffile does not decode alone
-            np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif").reshape(values.shape), picture.pixels)
-        else:
-            np.testing.assert_array_equal(
-                np.asarray(Image.open(tmp_path / "b.tif")).reshape(values.shape), picture.pixels
-            )
+        read = tifffile.imread if found != 5 else Image.open  # LZW, which tifffile does not decode alone
+        again = np.asarray(read(tmp_path / "b.tif"))
+        np.testing.assert_array_equal(again.reshape(values.shape), picture.pixels)
         write_image(tmp_path / "b.png", picture)
         if picture.pixels.dtype == np.uint8:
             again = np.asarray(Image.open(tmp_path / "b.png"))
         else:
             again = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
-            again = (
-                again if again.ndim == 2 else again[..., {2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[2]]]
-            )
+            if again.ndim == 3:
+                again = again[..., {2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[2]]]
         np.testing.assert_array_equal(again.reshape(values.shape), picture.pixels, name)
 
 

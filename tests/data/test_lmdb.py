@@ -12,11 +12,10 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from data_pictures import encode, picture, write_pair
+from data_pictures import data_set, encode, make_lmdb, picture, same_pixels, stock_data_set, write_pair
 from tiny_run import fork_server, write_rainrag
 from torch.utils.data import DataLoader
 
-from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.names import make_key, unique_keys
@@ -24,24 +23,27 @@ from unirain_plugin.data.pairs import read_file
 from unirain_plugin.data.sources import close_environments, read_meta, read_value
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation import lmdbs
-from unirain_plugin.preparation.command import create_lmdb
+from unirain_plugin.preparation.command import create_lmdb, extract_subimages
 from unirain_plugin.support.files import sole_user
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_environments()
-
-
 def build(root, phase="train", kind="lmdb", **kwargs):
-    opt = {"name": "l", "phase": phase, "gt_size": 16, "use_hflip": True, "use_rot": True, "dataroot": str(root)}
-    return DistilledMixedPairedDataset(opt | {"io_backend": {"type": kind}} | kwargs)
+    return data_set(root, phase, kind, gt_size=16, use_hflip=True, use_rot=True, **kwargs)
 
 
-def make(root, output, *arguments):
-    assert create_lmdb(["--dataroot", str(root), "--output", str(output), "--workers", "1", *arguments]) == 0
-    return output
+def pairs_of(*numbers, rain_type="drs", **more):
+    """Lines of a manifest beside the folder of RainRAG's layout."""
+    names = [f"00{n}.png" for n in numbers]
+    side = f"rainrag/{rain_type}"
+    return [ManifestRecord(f"{side}/input/{name}", f"{side}/target/{name}", rain_type, **more) for name in names]
+
+
+def spoil_and_make(root, output, path, *arguments):
+    """An LMDB that stays unfinished because one file is empty."""
+    (root / path).write_bytes(b"")
+    with pytest.raises(DataError, match=f"{path}: the file is empty"):
+        make_lmdb(root, output, *arguments)
+    write_rainrag(root)
 
 
 def stored(path):
@@ -55,41 +57,34 @@ def stored(path):
 
 @pytest.fixture()
 def lmdb_root(rainrag_root, tmp_path):
-    return make(rainrag_root, tmp_path / "lmdb")
+    return make_lmdb(rainrag_root, tmp_path / "lmdb")
 
 
 def test_ours_reads_the_same_as_from_the_folder(rainrag_root, lmdb_root):
     from_lmdb, from_folder = build(lmdb_root), build(rainrag_root, kind="disk")
     assert from_lmdb.rain_types == from_folder.rain_types and len(from_lmdb) == 12
-    for i in range(12):
-        a, b = from_lmdb[SampleIndex(i, i)], from_folder[SampleIndex(i, i)]
-        assert torch.equal(a["lq"], b["lq"]) and torch.equal(a["gt"], b["gt"]) and a["rain_type"] == b["rain_type"]
+    one, other = ([data[SampleIndex(i, i)] for i in range(12)] for data in (from_lmdb, from_folder))
+    assert same_pixels(one, other) and [a["rain_type"] for a in one] == [b["rain_type"] for b in other]
     assert from_lmdb[0]["lq_path"] == f"{lmdb_root}/drs/lq.lmdb/drs/input/000"
 
 
 def test_stock_data_set_reads_it(tmp_path):
-    from basicsr.data.paired_image_dataset import PairedImageDataset
-
     root = tmp_path / "data"
     names = ["a.v1.jpg", "a.v2.jpg", "b c ö.jpg", "x" * 200 + ".jpg"]
     for seed, name in enumerate(names):
         write_pair(root, "drs", name, encode(picture(seed=seed), ".jpg"), encode(picture(seed=seed + 9), ".jpg"))
-    output = make(root, tmp_path / "out")
-    opt = {"phase": "val", "scale": 1, "name": "stock", "io_backend": {"type": "lmdb"}}
-    opt |= {"dataroot_lq": f"{output}/drs/lq.lmdb", "dataroot_gt": f"{output}/drs/gt.lmdb"}
-    stock = PairedImageDataset(opt)
+    output = make_lmdb(root, tmp_path / "out")
+    stock = stock_data_set(output / "drs/lq.lmdb", output / "drs/gt.lmdb", kind="lmdb")
     found = {item["lq_path"]: item for item in (stock[i] for i in range(4))}
-    ours = build(root, "val", "disk")
     keys = ["drs/input/a%2Ev1", "drs/input/a%2Ev2", "drs/input/b%20c%20%C3%B6", "drs/input/" + "x" * 200]
     assert sorted(found) == sorted(keys)
-    for key, item in zip(keys, ours, strict=True):
-        assert torch.equal(found[key]["lq"], item["lq"]) and torch.equal(found[key]["gt"], item["gt"])
+    assert same_pixels([found[key] for key in keys], build(root, "val", "disk"))
 
 
 def test_source_bytes_are_kept_and_meta_is_the_toolboxes(tmp_path):
     jpeg, other = encode(picture(40, 56), ".jpg"), encode(picture(40, 56, 1))
     write_pair(tmp_path / "data", "drs", "a.jpg", jpeg, other)
-    output = make(tmp_path / "data", tmp_path / "out")
+    output = make_lmdb(tmp_path / "data", tmp_path / "out")
     assert stored(output / "drs/lq.lmdb") == {"drs/input/a": jpeg}
     assert stored(output / "drs/gt.lmdb") == {"drs/input/a": other}
     assert (output / "drs/lq.lmdb/meta_info.txt").read_text() == "drs/input/a.png (40,56,3) 1\n"
@@ -99,22 +94,18 @@ def test_source_bytes_are_kept_and_meta_is_the_toolboxes(tmp_path):
 
 def test_recompressed_entries_are_png_of_the_level_with_the_same_pixels(tmp_path):
     write_pair(tmp_path / "data", "drs", "a.png", encode(picture()), encode(picture(seed=2), ".jpg"))
-    folders = [make(tmp_path / "data", tmp_path / f"level{n}", "--recompress", "png", "--level", n) for n in "09"]
+    folders = [make_lmdb(tmp_path / "data", tmp_path / f"level{n}", "--recompress", "png", "--level", n) for n in "09"]
     sizes = [sum(map(len, stored(folder / "drs/lq.lmdb").values())) for folder in folders]
     assert sizes[1] < 0.95 * sizes[0]
+    assert same_pixels(build(folders[1], "val"), build(tmp_path / "data", "val", "disk"))
     for side in ("lq", "gt"):
-        assert torch.equal(build(folders[1], "val")[0][side], build(tmp_path / "data", "val", "disk")[0][side])
         assert all(data[:4] == b"\x89PNG" for data in stored(folders[1] / f"drs/{side}.lmdb").values())
     assert (folders[1] / "drs/lq.lmdb/meta_info.txt").read_text().endswith(" 9\n")
 
 
 def test_manifest_keys_types_and_keep(rainrag_root, tmp_path):
-    records = [
-        ManifestRecord(f"rainrag/{t}/input/00{n}.png", f"rainrag/{t}/target/00{n}.png", t, "syn", keep=n != 1)
-        for t in ("drs", "nrd")
-        for n in range(3)
-    ]
-    write_manifest(tmp_path / "m.jsonl", records)
+    both = [pairs_of(n, rain_type=t, source="syn", keep=n != 1)[0] for t in ("drs", "nrd") for n in range(3)]
+    write_manifest(tmp_path / "m.jsonl", both)
     arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "out"), "--keep-only"]
     assert create_lmdb([*arguments, "--rain-type", "drs"]) == 0
     assert create_lmdb([*arguments, "--rain-type", "nrd"]) == 0
@@ -152,7 +143,7 @@ def test_missing_key_is_named(lmdb_root):
         [data[i] for i in range(4)]
 
 
-def test_broken_meta_files(lmdb_root):
+def test_broken_meta_files(lmdb_root, rainrag_root):
     meta = lmdb_root / "drs/lq.lmdb/meta_info.txt"
     good = meta.read_text()
     for text, message in [
@@ -166,8 +157,9 @@ def test_broken_meta_files(lmdb_root):
         with pytest.raises(DataError, match=message):
             build(lmdb_root)
     meta.unlink()
-    with pytest.raises(DataError, match=r"cannot be read.*an LMDB without it is incomplete"):
-        build(lmdb_root)
+    for use in (lambda: build(lmdb_root), lambda: make_lmdb(rainrag_root, lmdb_root)):
+        with pytest.raises(DataError, match=r"meta_info.txt: cannot be read.*an LMDB without it is incomplete"):
+            use()
 
 
 def test_the_toolboxes_own_lmdb_is_read(tmp_path):
@@ -178,7 +170,7 @@ def test_the_toolboxes_own_lmdb_is_read(tmp_path):
         make_lmdb_from_imgs(
             str(tmp_path / "nrs" / folder), str(tmp_path / f"nrs/{side}.lmdb"), ["000.png", "001.png"], ["000", "001"]
         )
-    assert torch.equal(build(tmp_path, "val")[1]["gt"], build(tmp_path, "val", "disk")[1]["gt"])
+    assert same_pixels(build(tmp_path, "val"), build(tmp_path, "val", "disk"))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +205,7 @@ def test_the_map_grows(tmp_path, monkeypatch):
     for n in range(12):
         noise = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
         write_pair(tmp_path / "data", "drs", f"{n}.png", encode(noise), encode(noise))
-    output = make(tmp_path / "data", tmp_path / "out", "--commit-every", "5")
+    output = make_lmdb(tmp_path / "data", tmp_path / "out", "--commit-every", "5")
     assert len(stored(output / "drs/lq.lmdb")) == 12
 
 
@@ -238,7 +230,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path):
         if process.wait() == -signal.SIGKILL:
             held.append(len(state_of(tmp_path / "out")))
     assert len(held) >= 2, "the runs ended before they were killed"
-    make(tmp_path / "data", tmp_path / "out")
+    make_lmdb(tmp_path / "data", tmp_path / "out")
     for rain_type in ("drs", "nrd"):
         for side, folder in (("lq", "input"), ("gt", "target")):
             path = tmp_path / "out" / rain_type / f"{side}.lmdb"
@@ -250,16 +242,16 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path):
 
 def test_a_finished_lmdb_is_left_alone_and_a_different_one_refused(rainrag_root, lmdb_root):
     before = (lmdb_root / "drs/lq.lmdb/data.mdb").stat().st_mtime_ns
-    make(rainrag_root, lmdb_root)
+    make_lmdb(rainrag_root, lmdb_root)
     assert (lmdb_root / "drs/lq.lmdb/data.mdb").stat().st_mtime_ns == before
     for side in ("input", "target"):
         (rainrag_root / "drs" / side / "002.png").unlink()
     with pytest.raises(DataError, match=r"drs/lq.lmdb: exists already and was made from other data"):
-        make(rainrag_root, lmdb_root)
+        make_lmdb(rainrag_root, lmdb_root)
 
 
 def test_new_pairs_are_added_wherever_they_stand_in_the_list(rainrag_root, tmp_path):
-    pairs = [ManifestRecord(f"rainrag/drs/input/00{n}.png", f"rainrag/drs/target/00{n}.png", "drs") for n in range(3)]
+    pairs = pairs_of(*range(3))
     output, manifest = tmp_path / "out", tmp_path / "m.jsonl"
     write_manifest(manifest, pairs[1:2])
     command = ["--manifest", str(manifest), "--output", str(output), "--workers", "1", "--verify"]
@@ -303,7 +295,7 @@ def test_lmdbs_of_earlier_versions_are_known_again_and_added_to(rainrag_root, lm
             as_of_earlier_versions(folder, side)
         if more:
             write_pair(rainrag_root, "drs", "0001.png", encode(picture(seed=3)), encode(picture(seed=8)))
-        make(rainrag_root, lmdb_root, "--rain-type", "drs", "--verify")
+        make_lmdb(rainrag_root, lmdb_root, "--rain-type", "drs", "--verify")
         for side, folder in folders.items():
             assert more or (folder / "data.mdb").stat().st_mtime_ns == before[side]
             assert len((folder / "sources.jsonl").read_text().splitlines()) == len(stored(folder)) == 3 + more
@@ -312,17 +304,14 @@ def test_lmdbs_of_earlier_versions_are_known_again_and_added_to(rainrag_root, lm
     (rainrag_root / "drs/input/002.png").rename(rainrag_root / "drs/input/009.png")
     (rainrag_root / "drs/target/002.png").rename(rainrag_root / "drs/target/009.png")
     with pytest.raises(DataError, match=r"lq.lmdb: exists already .* other data .* An earlier version made it"):
-        make(rainrag_root, lmdb_root, "--rain-type", "drs")
+        make_lmdb(rainrag_root, lmdb_root, "--rain-type", "drs")
 
 
 def test_an_unfinished_lmdb_of_an_earlier_version_is_taken_up(rainrag_root, tmp_path):
-    (rainrag_root / "drs/input/002.png").write_bytes(b"")
-    with pytest.raises(DataError, match="the file is empty"):
-        make(rainrag_root, tmp_path / "out", "--rain-type", "drs", "--commit-every", "1")
+    spoil_and_make(rainrag_root, tmp_path / "out", "drs/input/002.png", "--rain-type", "drs", "--commit-every", "1")
     for side in LISTS:
         as_of_earlier_versions(tmp_path / f"out/drs/.{side}.lmdb.partial", side)
-    write_rainrag(rainrag_root)
-    make(rainrag_root, tmp_path / "out", "--rain-type", "drs", "--verify")
+    make_lmdb(rainrag_root, tmp_path / "out", "--rain-type", "drs", "--verify")
     assert len(stored(tmp_path / "out/drs/lq.lmdb")) == 3
 
 
@@ -338,16 +327,16 @@ def test_adding_that_was_killed_goes_on(rainrag_root, lmdb_root, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(lmdbs.LmdbWriter, "finish", finish_some)
             with pytest.raises(ZeroDivisionError):
-                make(rainrag_root, lmdb_root, "--rain-type", "drs")
+                make_lmdb(rainrag_root, lmdb_root, "--rain-type", "drs")
         listed = [len(list(read_meta(str(lmdb_root / f"drs/{side}.lmdb")))) for side in ("lq", "gt")]
         assert listed == [5 if finished == "lq" else 3, 3], "readers see what is whole"
-    make(rainrag_root, lmdb_root, "--rain-type", "drs", "--verify")
+    make_lmdb(rainrag_root, lmdb_root, "--rain-type", "drs", "--verify")
     assert len(build(lmdb_root, "val")) == 14
 
 
 @pytest.mark.parametrize("recompress", [(), ("--recompress", "png")])
 def test_verification_notices_exchanged_sources(rainrag_root, tmp_path, recompress):
-    output = make(rainrag_root, tmp_path / "out", *recompress, "--rain-type", "drs")
+    output = make_lmdb(rainrag_root, tmp_path / "out", *recompress, "--rain-type", "drs")
     (rainrag_root / "drs/target/001.png").write_bytes(encode(picture(48, 56, seed=77)))
     for arguments in (["--dataroot", str(rainrag_root), *recompress, "--rain-type", "drs"], []):
         with pytest.raises(DataError, match=r"1 problem.*\n.*gt.lmdb: key 'drs/input/001': its source .*exchanged"):
@@ -381,33 +370,23 @@ def test_damaged_files_are_told_before_lmdb_opens_them(lmdb_root, rainrag_root, 
     opened, whole = [], lmdb.open
     monkeypatch.setattr(lmdb, "open", lambda path, *a, **k: opened.append(str(path)) or whole(path, *a, **k))
     message = rf"drs/gt.lmdb/data.mdb: the LMDB is damaged: .*({message})"
-    with pytest.raises(DataError, match=message):
-        build(lmdb_root)
-    with pytest.raises(DataError, match=message):
-        read_value(str(lmdb_root / "drs/gt.lmdb"), "drs/input/000")
-    with pytest.raises(DataError, match=message):
-        create_lmdb(["--output", str(lmdb_root), "--rain-type", "drs", "--verify", "--workers", "1"])
-    with pytest.raises(DataError, match=message):
-        make(rainrag_root, lmdb_root)
+    for use in (
+        lambda: build(lmdb_root),
+        lambda: read_value(str(lmdb_root / "drs/gt.lmdb"), "drs/input/000"),
+        lambda: create_lmdb(["--output", str(lmdb_root), "--rain-type", "drs", "--verify", "--workers", "1"]),
+        lambda: make_lmdb(rainrag_root, lmdb_root),
+    ):
+        with pytest.raises(DataError, match=message):
+            use()
     assert not [path for path in opened if path.endswith("drs/gt.lmdb")]
 
 
 def test_damage_of_an_unfinished_lmdb_is_told_too(rainrag_root, tmp_path):
-    (rainrag_root / "nrd/input/002.png").write_bytes(b"")
-    with pytest.raises(DataError, match="the file is empty"):
-        make(rainrag_root, tmp_path / "out", "--commit-every", "1")
+    spoil_and_make(rainrag_root, tmp_path / "out", "nrd/input/002.png", "--commit-every", "1")
     data = tmp_path / "out/nrd/.lq.lmdb.partial/data.mdb"
     data.write_bytes(data.read_bytes()[:5000])
-    write_rainrag(rainrag_root)
     with pytest.raises(DataError, match=r"\.lq.lmdb.partial/data.mdb: the LMDB is damaged"):
-        make(rainrag_root, tmp_path / "out")
-
-
-def test_a_finished_lmdb_without_its_list_is_told(rainrag_root, lmdb_root):
-    close_environments()
-    (lmdb_root / "drs/lq.lmdb/meta_info.txt").unlink()
-    with pytest.raises(DataError, match=r"drs/lq.lmdb/meta_info.txt: cannot be read.*incomplete"):
-        make(rainrag_root, lmdb_root)
+        make_lmdb(rainrag_root, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -421,21 +400,18 @@ def test_verification_outlives_damage_inside(lmdb_root, monkeypatch, program, re
 
 
 def test_an_unfinished_lmdb_of_something_else_is_refused(rainrag_root, tmp_path):
-    (rainrag_root / "drs/input/002.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"drs/input/002.png: the file is empty"):
-        make(rainrag_root, tmp_path / "out")
+    spoil_and_make(rainrag_root, tmp_path / "out", "drs/input/002.png")
     assert (tmp_path / "out/drs/.lq.lmdb.partial").is_dir() and not (tmp_path / "out/drs/lq.lmdb").exists()
     with pytest.raises(DataError, match=r"\.lq.lmdb.partial: is an unfinished LMDB made from other data"):
-        make(rainrag_root, tmp_path / "out", "--recompress", "png")
-    write_rainrag(rainrag_root)
-    make(rainrag_root, tmp_path / "out")
+        make_lmdb(rainrag_root, tmp_path / "out", "--recompress", "png")
+    make_lmdb(rainrag_root, tmp_path / "out")
 
 
 def test_two_writers_at_once_are_refused(rainrag_root, tmp_path):
     (tmp_path / "out").mkdir()
     with sole_user(tmp_path / "out", "busy"), pytest.raises(DataError, match="another process is writing"):
-        make(rainrag_root, tmp_path / "out")
-    make(rainrag_root, tmp_path / "out")
+        make_lmdb(rainrag_root, tmp_path / "out")
+    make_lmdb(rainrag_root, tmp_path / "out")
 
 
 def test_verification_finds_damage(lmdb_root, capsys):
@@ -461,22 +437,20 @@ def test_verification_finds_damage(lmdb_root, capsys):
     assert "no key 'drs/input/002'" in text
 
 
-def test_pairs_of_different_size_are_refused(tmp_path):
+@pytest.mark.parametrize("command", [create_lmdb, extract_subimages])
+def test_pairs_of_different_size_are_refused(tmp_path, command):
     write_pair(tmp_path / "data", "drs", "a.png", encode(picture()), encode(picture(40, 40)))
     with pytest.raises(DataError, match=r"a.png is 48×64 .* is 40×40; expected equal sizes"):
-        make(tmp_path / "data", tmp_path / "out")
+        command(["--dataroot", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--workers", "1"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [
-        (["--output", "o"], "give --manifest or --dataroot"),
-        (["--output", "o", "--dataroot", "d", "--keep-only"], "--keep-only needs --manifest"),
-    ],
+    [([], "give --manifest or --dataroot"), (["--dataroot", "d", "--keep-only"], "--keep-only needs --manifest")],
 )
 def test_wrong_arguments(arguments, text):
     with pytest.raises(OptionError, match=text):
-        create_lmdb(arguments)
+        create_lmdb(["--output", "o", *arguments])
 
 
 def test_a_worker_that_inherits_nothing(lmdb_root):

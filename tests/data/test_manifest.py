@@ -18,12 +18,11 @@ def test_records_come_back_as_they_were(tmp_path):
     records = [FULL, ManifestRecord("a.png", "b.png", "snow"), ManifestRecord("\udcff.png", "c.png", "nrd", keep=False)]
     assert write_manifest(tmp_path / "sub" / "m.jsonl", records) == 3
     assert list(read_manifest(tmp_path / "sub" / "m.jsonl")) == records
-
-
-def test_lines_hold_only_what_is_known(tmp_path):
     write_manifest(tmp_path / "m.jsonl", [ManifestRecord("a.png", "b.png", "drs", size=(4, 5))])
     found = json.loads((tmp_path / "m.jsonl").read_text())
     assert found == {"lq": "a.png", "gt": "b.png", "rain_type": "drs", "size": [4, 5]}
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "m.jsonl").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 GOOD = '{"lq": "a.png", "gt": "b.png", "rain_type": "drs"}\n'
@@ -71,23 +70,26 @@ def test_wrong_lines_are_named_by_file_and_number(tmp_path, line, text):
         next(records)
 
 
-def test_bytes_that_are_not_utf8(tmp_path):
-    (tmp_path / "m.jsonl").write_bytes(GOOD.encode() + b'{"lq": "\xff"}\n')
-    with pytest.raises(DataError, match=r"m.jsonl:2: not UTF-8"):
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (GOOD.encode() + b'{"lq": "\xff"}\n', r"m.jsonl:2: not UTF-8"),
+        (None, r"m.jsonl: the manifest cannot be read"),
+        (b"", r"m.jsonl: the manifest is empty"),
+    ],
+)
+def test_files_that_are_no_manifest(tmp_path, content, text):
+    if content is not None:
+        (tmp_path / "m.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=text):
         list(read_manifest(tmp_path / "m.jsonl"))
 
 
-def test_missing_and_empty_files(tmp_path):
-    with pytest.raises(DataError, match=r"none.jsonl: the manifest cannot be read"):
-        list(read_manifest(tmp_path / "none.jsonl"))
-    (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(DataError, match=r"empty.jsonl: the manifest is empty"):
-        list(read_manifest(tmp_path / "empty.jsonl"))
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_readers_see_the_whole_and_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "m.jsonl"
-    write_manifest(path, [FULL])
+    with ManifestWriter(path) as writer:
+        writer.write(FULL)
+        assert not path.exists()
     with pytest.raises(DataError, match="record 2: rain_type"), ManifestWriter(path) as writer:
         writer.write(FULL)
         writer.write(ManifestRecord("a", "b", "Not A Type"))
@@ -111,16 +113,3 @@ def test_paths_lead_out_of_a_linked_folder(tmp_path):
     (tmp_path / "a.png").symlink_to("elsewhere.png")
     assert path_from(tmp_path / "link", tmp_path / "a.png") == "../../a.png"
     assert path_from(tmp_path, tmp_path / "link/b.png") == "far/deep/b.png"
-
-
-def test_readers_see_nothing_before_the_end(tmp_path):
-    with ManifestWriter(tmp_path / "m.jsonl") as writer:
-        writer.write(FULL)
-        assert not (tmp_path / "m.jsonl").exists()
-    assert len(list(read_manifest(tmp_path / "m.jsonl"))) == 1
-
-
-def test_others_may_read_it_as_any_new_file(tmp_path):
-    write_manifest(tmp_path / "m.jsonl", [FULL])
-    (tmp_path / "plain").touch()
-    assert (tmp_path / "m.jsonl").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -1,17 +1,13 @@
 """File names that are not UTF-8, terminals that show ASCII only, and names that climb out of a folder."""
 
 import io
-import os
 import sys
 
 import pytest
-from data_pictures import encode, picture
-from indexed_folder import plant
+from data_pictures import data_set, encode, picture, plant, write_pair
 
 from unirain_plugin import __main__ as cli
-from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
-from unirain_plugin.data.sources import close_environments
 from unirain_plugin.preparation.layouts import parse_layout
 from unirain_plugin.preparation.pairing import PairingOptions, find_pairs
 
@@ -29,14 +25,11 @@ def run(monkeypatch):
             patch.setattr(sys, "stderr", stream)
             return cli.main(list(arguments)), stream.buffer.getvalue().decode()
 
-    yield run_it
-    close_environments()
+    return run_it
 
 
 def odd_pairs(root):
-    for seed, side in enumerate(("input", "target")):
-        os.makedirs(root / "drs" / side)
-        (root / "drs" / side / f"{ODD}.png").write_bytes(encode(picture(seed=seed)))
+    write_pair(root, "drs", f"{ODD}.png", encode(picture()), encode(picture(seed=1)))
     return str(root)
 
 
@@ -56,10 +49,8 @@ def test_names_that_are_not_utf8(tmp_path, run, command, spoiled):
         assert status == 2 and r"input/\udcff\u96e8.png: the file is empty (0 bytes)" in text
         return
     assert status == 0, run()
-    options = {"name": "n", "phase": "val", "manifest": f"{output}/manifest.jsonl"}
-    if command == "create-lmdb":
-        options |= {"dataroot": output, "io_backend": {"type": "lmdb"}}
-    assert DistilledMixedPairedDataset(options)[0]["lq"].shape == (3, 48, 64)
+    where = (output, "val", "lmdb") if command == "create-lmdb" else ()
+    assert data_set(*where, manifest=f"{output}/manifest.jsonl")[0]["lq"].shape == (3, 48, 64)
 
 
 def test_a_meta_info_file_cannot_tell_names_that_are_not_utf8(tmp_path, run):

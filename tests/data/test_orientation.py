@@ -39,14 +39,9 @@ def test_image_is_upright_in_size_pixels_and_rows(kind, orientation):
     assert np.array_equal(image.decode(), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
     top = EncodedImage(data, "x", convert=["exif"]).decode_rows(20)
     np.testing.assert_allclose(top[:20], upright[:20], atol=2 if kind == "JPEG" else 0)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("orientation", range(2, 9))
-def test_a_turned_image_is_refused_without_the_request(kind, orientation):
-    data = encode_pil(picture(48, 64), kind, orientation=orientation)
-    with pytest.raises(DataError, match=r"^x: the image is marked as rotated by its EXIF orientation"):
-        EncodedImage(data, "x")
+    if orientation > 1:
+        with pytest.raises(DataError, match=r"^x: the image is marked as rotated by its EXIF orientation"):
+            EncodedImage(data, "x")
 
 
 @pytest.mark.parametrize("value", [0, 9, 600])

@@ -1,12 +1,11 @@
 """What the kinds of real rain add to the renderer: each range does what its name says."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from data_pictures import direction
 
 from unirain_plugin.rain.drops import _defocus
 from unirain_plugin.rain.light import to_codes, to_linear
@@ -68,13 +67,7 @@ def test_a_film_of_water_blurs_parts_of_the_scene():
 def test_a_fan_turns_the_direction_from_left_to_right():
     params = replace(CLEAR, angle=(0, 0), angle_jitter=(0.2, 0.2), fan=(40, 40), density=(60, 60))
     mask = cv2.GaussianBlur(streak_opacity((160, 480), np.random.default_rng(0), params), (0, 0), 1.5)
-    gy, gx = np.gradient(mask)
-
-    def angle(part: slice) -> float:
-        x, y = gx[:, part], gy[:, part]
-        return -np.rad2deg(0.5 * np.arctan2(2 * (x * y).mean(), (x * x).mean() - (y * y).mean()))
-
-    left, right = angle(slice(0, 120)), angle(slice(360, None))
+    left, right = (-direction(part)[0] for part in (mask[:, :120], mask[:, 360:]))
     assert left == pytest.approx(-15, abs=5) and right == pytest.approx(15, abs=5)
 
 

@@ -11,12 +11,11 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from data_pictures import encode, encode_pil, picture, write_pair
+from data_pictures import data_set, encode, encode_pil, make_lmdb, picture, same_pixels, stock_data_set, write_pair
 from image_matrix import png
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.data.partial_decode import RowIndex
@@ -178,12 +177,6 @@ def test_without_jpegtran_the_error_names_it(monkeypatch):
     assert make_seekable(encode(picture(200, 300)), "x").how == "PNG"
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_environments()
-
-
 FILES = {"a.png": (240, 200), "b.png": (260, 130), "small.png": (20, 20)}
 if shutil.which("jpegtran"):
     FILES |= {"c.jpg": (200, 150), "progressive.jpg": (200, 150), "odd.webp": (70, 50)}
@@ -198,25 +191,23 @@ def source(tmp_path):
     return tmp_path / "data"
 
 
-def make(source, output, *arguments):
-    assert create_lmdb(["--dataroot", str(source), "--output", str(output), "--workers", "1", *arguments]) == 0
-    return output
-
-
 def build(root, phase="train", kind="lmdb", **kwargs):
-    opt = {"name": "l", "phase": phase, "gt_size": 48, "use_hflip": True, "use_rot": True, "dataroot": str(root)}
-    return DistilledMixedPairedDataset(opt | {"io_backend": {"type": kind}} | kwargs)
+    return data_set(root, phase, kind, **{"gt_size": 48, "use_hflip": True, "use_rot": True} | kwargs)
+
+
+@pytest.fixture()
+def output(source, tmp_path):
+    return make_lmdb(source, tmp_path / "out", "--seekable")
 
 
 def same(one, other):
     assert len(one) == len(other) == len(FILES)
-    for draw in range(4 * len(one)):
-        a, b = (data[SampleIndex(draw % len(data), draw)] for data in (one, other))
-        assert torch.equal(a["lq"], b["lq"]) and torch.equal(a["gt"], b["gt"])
+    draws = [SampleIndex(draw % len(one), draw) for draw in range(4 * len(one))]
+    assert same_pixels([one[draw] for draw in draws], [other[draw] for draw in draws])
 
 
-def test_forked_workers_read_crops(source, tmp_path):
-    data = build(make(source, tmp_path / "out", "--seekable"))
+def test_forked_workers_read_crops(output):
+    data = build(output)
     indices = [SampleIndex(i % len(data), i) for i in range(6)]
     expected = [data[i]["lq"] for i in indices]
     batches = DataLoader(data, 1, sampler=indices, num_workers=1)
@@ -224,50 +215,42 @@ def test_forked_workers_read_crops(source, tmp_path):
 
 
 def test_crops_are_those_of_the_folder_and_of_whole_images(source, tmp_path, capsys):
-    output = make(source, tmp_path / "out", "--seekable", "--verify")
+    output = make_lmdb(source, tmp_path / "out", "--seekable", "--verify")
     text = capsys.readouterr().out
     assert f"{2 * len(FILES)} entries verified, all decode and agree" in text
     assert "  4 PNG\n" in text and "  2 kept: one block of rows\n" in text
     assert "c.jpg" not in FILES or "  2 JPEG\n  2 JPEG (was progressive, or had other" in text
     same(build(output), build(source, kind="disk"))
     same(build(output, decode_region=False), build(source, kind="disk"))
-    for item, other in zip(build(output, "val"), build(source, "val", "disk"), strict=True):
-        assert torch.equal(item["lq"], other["lq"])
+    assert same_pixels(build(output, "val"), build(source, "val", "disk"))
     indexes = [read_seekable(f"{output}/drs/lq.lmdb", entry.key)[1] for entry in read_meta(f"{output}/drs/lq.lmdb")]
     assert sum(index is not None for index in indexes) == (4 if "c.jpg" in FILES else 2)
 
 
-def test_the_toolbox_reads_the_same_entries(source, tmp_path):
-    from basicsr.data.paired_image_dataset import PairedImageDataset
-
-    output, plain = make(source, tmp_path / "out", "--seekable"), make(source, tmp_path / "plain")
+def test_the_toolbox_reads_the_same_entries(output, source, tmp_path):
+    plain = make_lmdb(source, tmp_path / "plain")
     assert (output / "drs/lq.lmdb/meta_info.txt").read_text() == (plain / "drs/lq.lmdb/meta_info.txt").read_text()
-    opt = {"phase": "val", "scale": 1, "name": "stock", "io_backend": {"type": "lmdb"}}
-    opt |= {"dataroot_lq": f"{output}/drs/lq.lmdb", "dataroot_gt": f"{output}/drs/gt.lmdb"}
-    stock = PairedImageDataset(opt)
-    found = sorted((item["lq_path"], item) for item in (stock[i] for i in range(len(FILES))))
-    for (_, item), other in zip(found, build(source, "val", "disk"), strict=True):
-        assert torch.equal(item["lq"], other["lq"]) and torch.equal(item["gt"], other["gt"])
+    stock = stock_data_set(output / "drs/lq.lmdb", output / "drs/gt.lmdb", kind="lmdb")
+    found = sorted((stock[i] for i in range(len(FILES))), key=lambda item: item["lq_path"])
+    assert same_pixels(found, build(source, "val", "disk"))
 
 
-def test_mmengine_reads_the_same_entries(source, tmp_path):
-    output = make(source, tmp_path / "out", "--seekable")
+def test_mmengine_reads_the_same_entries(output, source):
     backend = {"type": "mmengine", "backend": "lmdb", "db_path": f"{output}/{{rain_type}}/{{side}}.lmdb"}
-    same(build("", manifest=f"{output}/manifest.jsonl", io_backend=backend, dataroot=None), build(source, kind="disk"))
+    same(build(None, manifest=f"{output}/manifest.jsonl", io_backend=backend), build(source, kind="disk"))
 
 
-def test_pairs_are_added_and_other_recipes_refused(source, tmp_path, capsys):
-    output = make(source, tmp_path / "out", "--seekable")
+def test_pairs_are_added_and_other_recipes_refused(output, source, capsys):
     write_pair(source, "drs", "z.png", encode(picture(250, 140, 7)), encode(picture(250, 140, 8)))
     capsys.readouterr()
-    make(source, output, "--seekable", "--verify")
+    make_lmdb(source, output, "--seekable", "--verify")
     text = capsys.readouterr().out
     assert f"{len(FILES) + 1} pairs" in text and "of 2 images that were added" in text
     assert len(build(output)) == len(FILES) + 1
     with pytest.raises(DataError, match="exists already and was made from other data or with other options"):
-        make(source, output)
+        make_lmdb(source, output)
     capsys.readouterr()
-    make(source, output, "--seekable")
+    make_lmdb(source, output, "--seekable")
     assert "that were added" not in capsys.readouterr().out
 
 
@@ -304,8 +287,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_index_is_told_and_whole_images_are_read_without_it(source, tmp_path, fault):
-    output = make(source, tmp_path / "out", "--seekable")
+def test_a_bad_index_is_told_and_whole_images_are_read_without_it(output, source, fault):
     change, text = FAULTS[fault]
     for side in ("lq", "gt"):
         put_index(output / f"drs/{side}.lmdb", b"drs/input/a", change)

@@ -6,12 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from data_pictures import data_set
 
 from unirain_plugin.compare.options import SetOptions
 from unirain_plugin.compare.samples import list_samples
-from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, read_manifests, write_manifest
-from unirain_plugin.data.sources import close_environments
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.options import check_options, checked_loader, load_options
 from unirain_plugin.options.yaml_loader import read_option_file
@@ -36,8 +35,7 @@ def manifests(tmp_path):
 
 
 def test_paths_are_relative_to_each_manifest(manifests):
-    dataset = DistilledMixedPairedDataset({"name": "t", "phase": "val", "manifest": manifests})
-    items = [dataset[index] for index in range(len(dataset))]
+    items = list(data_set(manifest=manifests))
     assert [round(float(item["lq"].mean()) * 255) for item in items] == [10, 20]
     assert [int(item["rain_type"]) for item in items] == [0, 4]
 
@@ -51,9 +49,8 @@ def test_paths_are_relative_to_each_manifest(manifests):
 )
 def test_manifests_that_disagree_on_a_file_are_named(manifests, tmp_path, more, told):
     write_manifest(tmp_path / "more.jsonl", [ManifestRecord("set1/lq.png", "set1/gt.png", *more)])
-    options = {"name": "t", "phase": "val", "manifest": [manifests[0], str(tmp_path / "more.jsonl")]}
     with pytest.raises(DataError, match=rf"more\.jsonl: lq\.png: {told} in .*set1"):
-        DistilledMixedPairedDataset(options)
+        data_set(manifest=[manifests[0], str(tmp_path / "more.jsonl")])
 
 
 def test_a_pair_that_is_listed_again_counts_once_and_is_told_once(manifests, tmp_path, warnings_of):
@@ -70,23 +67,18 @@ def test_a_pair_that_is_listed_again_counts_once_and_is_told_once(manifests, tmp
         f"{', '.join(several)}: 2 of 4 pairs are listed again; each counts once.",
         f"{one[0]}: 1 of 2 pairs are listed again; each counts once.",
     ]
-    assert len(DistilledMixedPairedDataset({"name": "t", "phase": "val", "manifest": one})) == 1
+    assert len(data_set(manifest=one)) == 1
     assert len(list_samples(SetOptions("s", manifest=Path(one[0])), tmp_path)) == 1
     assert create_lmdb(["--manifest", *one, "--output", str(tmp_path / "lmdb"), "--workers", "1"]) == 0
     assert extract_subimages(["--manifest", *one, "--output", str(tmp_path / "cut"), "--workers", "1"]) == 0
     assert [len(list(read_manifest(tmp_path / f"{made}/manifest.jsonl"))) for made in ("lmdb", "cut")] == [1, 1]
-
-
-def test_keys_of_lmdbs_are_the_same_for_all_manifests_but_of_one_type_each(manifests):
-    assert [r.lq for r in read_manifests(manifests, files=False)] == ["lq.png", "lq.png"]
+    assert [r.lq for r in read_manifests(manifests, files=False)] == ["lq.png", "lq.png"]  # as of keys of LMDBs
 
 
 def test_lmdbs_and_sub_images_are_made_of_several(manifests, tmp_path):
     assert create_lmdb(["--manifest", *manifests, "--output", str(tmp_path / "lmdb"), "--workers", "1"]) == 0
-    options = {"dataroot": str(tmp_path / "lmdb"), "io_backend": {"type": "lmdb"}, "name": "t", "phase": "val"}
-    data = DistilledMixedPairedDataset(options | {"manifest": str(tmp_path / "lmdb/manifest.jsonl")})
+    data = data_set(tmp_path / "lmdb", kind="lmdb", manifest=str(tmp_path / "lmdb/manifest.jsonl"))
     assert [round(float(item["lq"].mean()) * 255) for item in data] == [10, 20]
-    close_environments()
     assert extract_subimages(["--manifest", *manifests, "--output", str(tmp_path / "cut"), "--workers", "1"]) == 0
     assert {r.rain_type for r in read_manifest(tmp_path / "cut/manifest.jsonl")} == {"drs", "snow"}
 
@@ -118,13 +110,13 @@ def test_index_adds_to_a_manifest(tmp_path):
 
 
 def test_missing_manifests_stop_or_are_told(manifests, warnings_of):
-    options = {"name": "mix", "phase": "val", "manifest": [*manifests, "/gone/a.jsonl", "/gone/b.jsonl"]}
+    paths = [*manifests, "/gone/a.jsonl", "/gone/b.jsonl"]
     with pytest.raises(DataError, match=r"/gone/a\.jsonl: the manifest cannot be read"):
-        DistilledMixedPairedDataset(options)
-    assert len(DistilledMixedPairedDataset(options | {"missing_manifests": "skip"})) == 2
-    assert warnings_of == ["mix: 2 of 4 manifests are missing and left out: /gone/a.jsonl, /gone/b.jsonl."]
-    with pytest.raises(DataError, match=r"mix: none of the 1 manifests is there: /gone/a\.jsonl"):
-        DistilledMixedPairedDataset(options | {"missing_manifests": "skip", "manifest": ["/gone/a.jsonl"]})
+        data_set(manifest=paths)
+    assert len(data_set(manifest=paths, missing_manifests="skip")) == 2
+    assert warnings_of == ["mixed: 2 of 4 manifests are missing and left out: /gone/a.jsonl, /gone/b.jsonl."]
+    with pytest.raises(DataError, match=r"mixed: none of the 1 manifests is there: /gone/a\.jsonl"):
+        data_set(manifest=paths[2:3], missing_manifests="skip")
 
 
 def test_the_papers_mixture_names_every_layout_of_rain(tmp_path, monkeypatch, warnings_of):

@@ -1,12 +1,9 @@
 """Snow and haze: Koschmieder's law, flakes that brighten, scale with the image and have no common direction."""
 
-import json
-
 import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain.light import LUMA, to_linear
 from unirain_plugin.rain.params import HazeParams, RainParams, SnowParams, StreakParams
 from unirain_plugin.rain.render import render_rain
@@ -57,15 +54,3 @@ def test_snow_keeps_its_look_at_another_size(photo):
     large = cv2.resize(photo, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
     cover = [np.mean([(render_rain(p, "snow", s).mask > 0.3).mean() for s in range(6)]) for p in (photo, large)]
     assert cover[0] == pytest.approx(cover[1], rel=0.4) and cover[0] > 0.005
-
-
-def test_command_renders_all_six_types(photo, tmp_path):
-    (tmp_path / "in").mkdir()
-    cv2.imwrite(str(tmp_path / "in/a.png"), photo)
-    types = ["drs", "drd", "nrs", "nrd", "snow", "haze"]
-    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--size", "64", "--vary-rain"]
-    assert synthesize_rain.main([*arguments, "--types", *types]) == 0
-    for rain_type in types:
-        rainy, clean = (cv2.imread(str(tmp_path / "out" / rain_type / s / "a_0.png")) for s in ("input", "target"))
-        assert rainy.shape == clean.shape == (64, 64, 3)
-    assert json.loads((tmp_path / "out/synthesis.json").read_text())["pairs"]["types"] == types

@@ -44,6 +44,11 @@ def brute_force(references, text, visual, thumbnail, k1, k2, k3):
     return [(r, s_txt[r], s_vis[r], s_perc[r]) for r in sorted(c2, key=lambda r: (-s_perc[r], r))[:k3]]
 
 
+def text_index(vectors, rows=None, factory="Flat", nprobe=None):
+    rows = np.arange(len(vectors)) if rows is None else rows
+    return TextIndex(build_index(vectors, rows, factory), rows, vectors, nprobe)
+
+
 @pytest.mark.parametrize("same", [1, 3, 60])
 @pytest.mark.parametrize("ks", [(40, 10, 3), (5, 5, 5), (1, 1, 1), (500, 400, 300)])
 def test_equals_brute_force(same, ks):
@@ -51,8 +56,7 @@ def test_equals_brute_force(same, ks):
     references = make_arrays(rng, 120, same)
     queries = make_arrays(rng, 7)
     queries.text[0] = references.text[50]  # a caption that references have as well
-    index = build_index(references.text, np.arange(120), "Flat")
-    cascade = Cascade(TextIndex(index, np.arange(120), references.text), references, *ks)
+    cascade = Cascade(text_index(references.text), references, *ks)
     rows, similarities = cascade.retrieve(queries.text, queries.visual, queries.thumbnails)
     for i in range(7):
         wanted = brute_force(references, queries.text[i], queries.visual[i], queries.thumbnails[i], *ks)
@@ -69,10 +73,8 @@ def test_ties_go_to_the_earlier_reference_at_every_level(kinds):
     references = ReferenceArrays(
         *(a[o] for a, o in zip((every.text, every.visual, every.thumbnails), order, strict=True))
     )
-    query, rows = make_arrays(rng, 1), np.arange(60)
-    cascade = Cascade(
-        TextIndex(build_index(references.text, rows, "Flat"), rows, references.text), references, 50, 40, 30
-    )
+    query = make_arrays(rng, 1)
+    cascade = Cascade(text_index(references.text), references, 50, 40, 30)
     found, _ = cascade.retrieve(query.text, query.visual, query.thumbnails)
     wanted = brute_force(references, query.text[0], query.visual[0], query.thumbnails[0], 50, 40, 30)
     assert found[0].tolist() == [row for row, *_ in wanted]
@@ -95,10 +97,7 @@ def test_result_does_not_depend_on_the_batch(monkeypatch):
     monkeypatch.setattr("unirain_plugin.distill.cascade._BLOCK", 10)
     rng = np.random.default_rng(3)
     references, queries = make_arrays(rng, 200), make_arrays(rng, 33)
-    cascade = Cascade(
-        TextIndex(build_index(references.text, np.arange(200), "Flat"), np.arange(200), references.text),
-        references, 30, 10, 4,
-    )  # fmt: skip
+    cascade = Cascade(text_index(references.text), references, 30, 10, 4)
     rows, similarities = cascade.retrieve(queries.text, queries.visual, queries.thumbnails)
     for i in range(33):
         one = cascade.retrieve(queries.text[i : i + 1], queries.visual[i : i + 1], queries.thumbnails[i : i + 1])
@@ -116,9 +115,9 @@ def test_rows_left_out_of_the_index_are_never_found(monkeypatch):
     rng = np.random.default_rng(4)
     vectors = rng.normal(size=(80, 6)).astype(np.float32)
     rows = np.arange(1, 80, 2)
-    found = TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:5], 3)
+    found = text_index(vectors, rows).nearest(vectors[:5], 3)
     assert [r.tolist() for r, _ in found] == [nearest_by_hand(vectors, rows, query, 3) for query in vectors[:5]]
-    everything = TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:5], 80)
+    everything = text_index(vectors, rows).nearest(vectors[:5], 80)
     assert all(sorted(r.tolist()) == rows.tolist() for r, _ in everything)
 
 
@@ -144,10 +143,8 @@ def test_the_rounding_of_the_index_decides_nothing():
 def test_other_indexes_find_nearly_the_same(factory, nprobe):
     rng = np.random.default_rng(5)
     vectors = rng.normal(size=(300, 8)).astype(np.float32)
-    everything = np.arange(300)
-    exact = TextIndex(build_index(vectors, everything, "Flat"), everything, vectors).nearest(vectors[:20], 10)
-    index = TextIndex(build_index(vectors, everything, factory), everything, vectors, nprobe)
-    found = index.nearest(vectors[:20], 10)
+    exact = text_index(vectors).nearest(vectors[:20], 10)
+    found = text_index(vectors, None, factory, nprobe).nearest(vectors[:20], 10)
     overlap = [len(set(a) & set(b)) / 10 for (a, _), (b, _) in zip(exact, found, strict=True)]
     assert np.mean(overlap) >= 0.9
     assert all(a[0] == b[0] for (a, _), (b, _) in zip(exact, found, strict=True))
@@ -155,26 +152,26 @@ def test_other_indexes_find_nearly_the_same(factory, nprobe):
 
 def test_index_errors_name_the_numbers(tmp_path):
     vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
-    rows = np.arange(20)
-    with pytest.raises(OptionError, match=r"retrieval\.index: FAISS cannot build 'Flatt' over 20 vectors of 8"):
-        build_index(vectors, rows, "Flatt")
-    with pytest.raises(OptionError, match=r"cannot build 'IVF64,Flat' over 20 vectors"):
-        build_index(vectors, rows, "IVF64,Flat")
-    faiss.write_index(build_index(vectors, rows, "Flat"), str(tmp_path / "i.faiss"))
-    assert read_index(tmp_path / "i.faiss", 8, 20).ntotal == 20
-    with pytest.raises(OptionError, match="holds 20 vectors of 8 dimensions; the text encoder gives 20 vectors of 9"):
-        read_index(tmp_path / "i.faiss", 9, 20)
-    with pytest.raises(OptionError, match="holds 20 vectors of 8 dimensions; the text encoder gives 21 vectors of 8"):
-        read_index(tmp_path / "i.faiss", 8, 21)
-    (tmp_path / "broken.faiss").write_bytes(b"nonsense")
-    with pytest.raises(OptionError, match=r"broken\.faiss: FAISS cannot read"):
-        read_index(tmp_path / "broken.faiss", 8, 20)
-    with pytest.raises(DistillError, match="8 dimensions, the queries have 5"):
-        TextIndex(build_index(vectors, rows, "Flat"), rows, vectors).nearest(vectors[:, :5], 3)
-    with pytest.raises(OptionError, match=r"retrieval\.nprobe: is of IVF indexes; the index is a IndexFlat"):
-        TextIndex(build_index(vectors, rows, "Flat"), rows, vectors, nprobe=4)
-    with pytest.raises(OptionError, match=r"retrieval\.nprobe: is of IVF indexes, got index 'Flat'"):
-        parse_section(RetrievalOptions, {"nprobe": 4}, "retrieval")
+    path, broken = tmp_path / "i.faiss", tmp_path / "broken.faiss"
+    faiss.write_index(build_index(vectors, np.arange(20), "Flat"), str(path))
+    assert read_index(path, 8, 20).ntotal == 20
+    broken.write_bytes(b"nonsense")
+    holds = "holds 20 vectors of 8 dimensions; the text encoder gives"
+    for use, error, told in (
+        (lambda: text_index(vectors, None, "Flatt"), OptionError, r"retrieval\.index: FAISS cannot build 'Flatt'"),
+        (lambda: text_index(vectors, None, "IVF64,Flat"), OptionError, "cannot build 'IVF64,Flat' over 20 vectors"),
+        (lambda: read_index(path, 9, 20), OptionError, f"{holds} 20 vectors of 9"),
+        (lambda: read_index(path, 8, 21), OptionError, f"{holds} 21 vectors of 8"),
+        (lambda: read_index(broken, 8, 20), OptionError, r"broken\.faiss: FAISS cannot read"),
+        (lambda: text_index(vectors).nearest(vectors[:, :5], 3), DistillError, "8 dimensions, the queries have 5"),
+        (lambda: text_index(vectors, nprobe=4), OptionError, r"retrieval\.nprobe: is of IVF indexes; the index is"),
+        (
+            lambda: parse_section(RetrievalOptions, {"nprobe": 4}, "retrieval"), OptionError,
+            r"retrieval\.nprobe: is of IVF indexes, got index 'Flat'",
+        ),
+    ):  # fmt: skip
+        with pytest.raises(error, match=told):
+            use()
 
 
 def test_cosine_of_a_zero_vector_is_zero():
@@ -200,11 +197,8 @@ def test_ssim_equals_the_toolbox_and_knows_identity():
         wanted = [calculate_ssim(plane[..., None], other[..., None], 0) for other in planes]
         np.testing.assert_allclose(ssim_one_to_many(term, terms), wanted, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(many, [ssim_one_to_many(terms[0], [term])[0] for term in terms])
-
-
-def test_sizes_of_ssim_must_agree():
     with pytest.raises(ValueError, match="one size"):
-        ssim_one_to_many(ssim_terms(np.zeros((16, 16), np.uint8)), [ssim_terms(np.zeros((16, 17), np.uint8))])
+        ssim_one_to_many(terms[0], [ssim_terms(planes[0][:, 1:])])
 
 
 def test_pairs_of_ssim_share_prepared_references_and_are_symmetric():

@@ -18,8 +18,12 @@ def candidate(lq, gt):
     return item
 
 
+def found_among(*pairs):
+    return find_duplicates_among([candidate(lq, gt) for lq, gt in pairs])
+
+
 def pair(name, rain_type="drs", seed=0):
-    return render_rain(PHOTOS[name], rain_type, seed)
+    return render_rain(PHOTOS[name], rain_type, seed)[:2]
 
 
 def jpeg(image, quality=88):
@@ -29,14 +33,14 @@ def jpeg(image, quality=88):
 @pytest.mark.parametrize("rain_type", ["drs", "drd", "nrs", "nrd"])
 def test_copies_and_recoded_copies(rain_type):
     pairs = [pair(name, rain_type) for name in PHOTOS]
-    items = [candidate(p.lq, p.gt) for p in pairs]
-    items += [candidate(p.lq, p.gt) for p in pairs] + [candidate(jpeg(p.lq), jpeg(p.gt)) for p in pairs]
-    assert find_duplicates_among(items) == [-1] * 4 + [0, 1, 2, 3] * 2
+    recoded = [(jpeg(lq), jpeg(gt)) for lq, gt in pairs]
+    assert found_among(*pairs, *pairs, *recoded) == [-1] * 4 + [0, 1, 2, 3] * 2
 
 
-def test_other_rain_on_the_same_scene_is_no_duplicate():
-    items = [candidate(p.lq, p.gt) for name in PHOTOS for p in (pair(name, seed=seed) for seed in range(6))]
-    assert find_duplicates_among(items) == [-1] * 24
+def test_other_rain_on_the_same_scene_is_no_duplicate_and_the_first_of_many_the_original():
+    assert found_among(*(pair(name, seed=seed) for name in PHOTOS for seed in range(6))) == [-1] * 24
+    p, q = pair("rocket"), pair("coffee")
+    assert found_among(p, q, *[p] * 30) == [-1, -1] + [0] * 30
 
 
 def test_other_rain_and_other_scenes_are_told_apart_without_reading_files():
@@ -70,14 +74,7 @@ def shift(image, pixels):
 def test_a_worse_version_does_not_displace_the_good_pair(worsen):
     for name in ("astronaut", "coffee", "rocket"):
         good = pair(name)
-        items = [candidate(*worsen(good.lq, good.gt)), candidate(good.lq, good.gt)]
-        assert find_duplicates_among(items) == [-1, -1], name
-
-
-def test_the_first_of_many_is_the_original():
-    p, q = pair("rocket"), pair("coffee")
-    items = [candidate(p.lq, p.gt), candidate(q.lq, q.gt)] + [candidate(p.lq, p.gt) for _ in range(30)]
-    assert find_duplicates_among(items) == [-1, -1] + [0] * 30
+        assert found_among(worsen(*good), good) == [-1, -1], name
 
 
 def test_only_pairs_with_both_files_alike_are_copies_by_their_digests():
@@ -89,7 +86,7 @@ def test_only_pairs_with_both_files_alike_are_copies_by_their_digests():
 def test_what_repeats_a_repetition_alone_is_an_original():
     """Each is 2 levels brighter than the one before: neighbours are alike, the first and the third are not."""
     p = pair("astronaut")
-    items = [candidate(*(cv2.add(image, (2 * i,) * 3) for image in (p.lq, p.gt))) for i in range(3)]
+    items = [candidate(*(cv2.add(image, (2 * i,) * 3) for image in p)) for i in range(3)]
     assert files_alike(items[0], items[1], False) and files_alike(items[1], items[2], False)
     assert not files_alike(items[0], items[2], False)
     assert find_duplicates_among(items) == [-1, 0, -1]

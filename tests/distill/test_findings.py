@@ -12,7 +12,7 @@ from unirain_plugin.distill.voters.clean_image import lines, sharpness
 from unirain_plugin.distill.voters.default import Realism, pair_evidence
 from unirain_plugin.distill.voters.frame import make_frame
 from unirain_plugin.distill.voters.registration import registration
-from unirain_plugin.distill.voters.tones import _mist, tones
+from unirain_plugin.distill.voters.tones import tones
 
 CHECKS = [
     (found.misaligned, {"shift_gain": 0.05, "tile_gain": 0.0, "shift": 2.0}, 1),
@@ -53,14 +53,6 @@ def test_severity_is_the_figure_over_its_limit(check, figures, severity):
     assert check(figures).severity == pytest.approx(severity)
 
 
-def test_drops_weigh_four_signs_for_rain_in_the_clean_image():
-    figures = {"darker_structure": 0.3, "out_of_place": 0.3, "only_in_gt": 0.1, "brighter": 0.9, "leftover": 0.02}
-    assert found.rain_in_clean(figures, "nrd").severity == pytest.approx((0.3 + 0.1 + 0.2 + 0.04) / found.DROP_LIMIT)
-    figures["leftover"] = 3 * found.LEFT_LIMIT
-    assert found.rain_in_clean(figures, "nrd").severity == pytest.approx(3)
-    assert found.rain_in_clean(figures, "nrs").severity == pytest.approx(0.1 * 0.1 / 0.3 / found.STREAK_LIMIT)
-
-
 def test_streaks_are_rain_of_the_clean_image_where_they_are_its_alone():
     """Noise, motion and mist darken much of real rain, but the rainy image bears that structure, too."""
     dark = {"brighter": 0.9, "darker_structure": 0.3}
@@ -85,6 +77,14 @@ def test_ranges_are_wider_than_the_references_and_bound_the_rain():
     assert severity == pytest.approx({"unreal_brightness": 1, "unreal_detail": 0, "unreal_strength": 0.5})
     pale = {name: (0.0, 1.0) for name in ("brightness", "detail", "contrast")}
     assert found.outside(pale, {"brightness": 0.5, "detail": 0.5, "peak": 30.0})[-1].severity == pytest.approx(1)
+
+
+def pair_of(lq, gt):
+    return Candidate("p", Path("l"), Path("g"), "drs", "", _lq=lq, _gt=gt)
+
+
+def evidence(lq, gt):
+    return pair_evidence(pair_of(lq, gt))
 
 
 def blocks(side, seed=0):
@@ -122,20 +122,11 @@ def test_rain_nearly_everywhere_does_not_pass_for_another_exposure():
     assert tones(make_frame((gt + 40).astype(np.uint8), gt))[0]["tone_shift"] > 3
 
 
-@pytest.mark.parametrize(
-    ("slope", "offset", "opacity"), [(-0.2, 40, 0.2), (-0.05, 30, 0), (-0.3, 15, 0), (-0.5, 99, 0)]
-)
-def test_mist_has_the_light_of_air_and_is_thin(slope, offset, opacity):
-    levels = np.array([20.0, 60.0, 100.0, 140.0, 180.0, 220.0])
-    assert _mist(levels, slope * levels + offset)[0] == pytest.approx(opacity)
-
-
 def test_noise_of_the_difference_is_measured_in_levels():
     gt = blocks(256)
     lq = np.clip(gt + np.random.default_rng(1).normal(0, 12, gt.shape), 0, 255).astype(np.uint8)
-    figures = pair_evidence(Candidate("p", Path("l"), Path("g"), "drs", "", _lq=lq, _gt=gt))
     # Luma of independent noise in three channels has 0.67 σ; of the blocks' weaker signs a low quantile is taken.
-    assert 0.5 < figures["noise"] / (0.67 * 12) < 1
+    assert 0.5 < evidence(lq, gt)["noise"] / (0.67 * 12) < 1
 
 
 def test_detail_is_compared_where_the_images_differ_least():
@@ -167,13 +158,9 @@ def test_lines_of_two_moments_in_both_images_are_not_held_against_the_clean_one(
 
 def test_realism_looks_at_the_rainy_image():
     gt = blocks(128)
-    candidate = Candidate("p", Path("l"), Path("g"), "drs", "", _lq=(gt + 50).astype(np.uint8), _gt=gt)
+    candidate = pair_of((gt + 50).astype(np.uint8), gt)
     assert Realism().measure(candidate)["brightness"] == pytest.approx(found.look(candidate.lq)["brightness"])
     assert found.look(candidate.lq)["brightness"] == pytest.approx(found.look(gt)["brightness"] + 50, abs=0.5)
-
-
-def evidence(lq, gt):
-    return pair_evidence(Candidate("p", Path("l"), Path("g"), "drs", "", _lq=lq, _gt=gt))
 
 
 def test_noise_is_not_counted_as_rain():

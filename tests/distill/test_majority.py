@@ -35,7 +35,7 @@ def test_needed(voters, needed):
     assert needed_votes(voters) == needed
 
 
-def test_early_exit_never_changes_the_decision():
+def test_early_exit_never_changes_the_decision_and_more_votes_than_voters_are_refused():
     for verdicts in itertools.product((True, False, None), repeat=3):
         full = decide(votes(*verdicts), 3)
         first = votes(*verdicts)[:2]
@@ -45,9 +45,6 @@ def test_early_exit_never_changes_the_decision():
             assert {decide([*first, Vote("v2", v, "")], 3).keep for v in (True, False)} == {True, False} or (
                 None in verdicts[:2]
             )
-
-
-def test_more_votes_than_voters_is_refused():
     with pytest.raises(ValueError, match="do not fit 2 voters"):
         decide(votes(True, True, True), 2)
     with pytest.raises(ValueError, match="do not fit"):

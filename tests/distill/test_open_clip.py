@@ -38,14 +38,21 @@ def tiny(tmp_path_factory):
     return root
 
 
+IMAGES = list(photographs(48).values())
+
+
 def section(tiny, **changes):
     return {"type": "open_clip", "model": "tiny-clip", "pretrained": str(tiny / "weights.pt"),
             "config_dir": str(tiny), **changes}  # fmt: skip
 
 
+def built(tiny, **changes):
+    return build_part(EMBEDDER, section(tiny, **changes), "e")
+
+
 def test_embedder_gives_the_model_s_features(tiny):
-    images = list(photographs(48).values())
-    part = build_part(EMBEDDER, section(tiny, batch_size=3), "e")
+    images = IMAGES
+    part = built(tiny, batch_size=3)
     part.check()
     rows = part.embed(images)
     assert rows.shape == (4, 16) and rows.dtype == np.float32
@@ -59,31 +66,29 @@ def test_embedder_gives_the_model_s_features(tiny):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_runs_on_a_cpu(tiny, precision):
-    image = list(photographs(48).values())[:1]
-    exact = build_part(EMBEDDER, section(tiny), "e").embed(image)[0]
-    half = build_part(EMBEDDER, section(tiny, precision=precision), "e").embed(image)[0]
+    exact = built(tiny).embed(IMAGES[:1])[0]
+    half = built(tiny, precision=precision).embed(IMAGES[:1])[0]
     assert np.dot(exact, half) / np.linalg.norm(exact) / np.linalg.norm(half) > 0.99
 
 
 def test_local_dir_brings_weights_and_preprocessing(tiny):
-    image = list(photographs(48).values())[:1]
     local = build_part(EMBEDDER, {"type": "open_clip", "model": f"local-dir:{tiny}/local", "pretrained": None}, "e")
     local.check()
-    row = local.embed(image)[0]
+    row = local.embed(IMAGES[:1])[0]
     assert np.isfinite(row).all()
-    assert not np.allclose(row, build_part(EMBEDDER, section(tiny), "e").embed(image)[0])  # other mean and std
+    assert not np.allclose(row, built(tiny).embed(IMAGES[:1])[0])  # other mean and std
     text = build_part(TEXT_ENCODER, {"type": "open_clip", "model": f"local-dir:{tiny}/local", "pretrained": None}, "t")
     assert text.encode(["rain"]).shape == (1, 16)
 
 
 def test_never_silently_random(tiny):
     with pytest.raises(OptionError, match="e: pretrained: 'tiny-clip' would be a random model"):
-        build_part(EMBEDDER, section(tiny, pretrained=None), "e")
+        built(tiny, pretrained=None)
     (tiny / "empty").mkdir(exist_ok=True)
     (tiny / "empty" / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
     bare = build_part(EMBEDDER, {"type": "open_clip", "model": f"local-dir:{tiny}/empty", "pretrained": None}, "e")
     with pytest.raises(OptionError, match="holds no weights; expected open_clip_pytorch_model"):
-        bare.embed(list(photographs(48).values()))
+        bare.embed(IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ def test_wrong_names_are_named(tiny, keys, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tiny / "broken.pt").write_bytes(b"nothing")
     with pytest.raises(OptionError, match=words):
-        build_part(EMBEDDER, section(tiny, **keys), "e").embed(list(photographs(48).values()))
+        built(tiny, **keys).embed(IMAGES)
 
 
 def test_text_encoder(tiny):
@@ -115,9 +120,9 @@ def test_text_encoder(tiny):
 
 
 def test_fingerprint_follows_the_weights(tiny):
-    part = build_part(EMBEDDER, section(tiny), "e")
-    assert part.fingerprint() == build_part(EMBEDDER, section(tiny, batch_size=1), "e").fingerprint()
-    assert part.fingerprint() != build_part(EMBEDDER, section(tiny, precision="bf16"), "e").fingerprint()
+    part = built(tiny)
+    assert part.fingerprint() == built(tiny, batch_size=1).fingerprint()
+    assert part.fingerprint() != built(tiny, precision="bf16").fingerprint()
 
 
 def test_coca_writes_the_same_caption_every_time(tiny):

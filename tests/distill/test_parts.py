@@ -44,21 +44,6 @@ def test_what_is_no_part_is_refused_when_it_registers():
     assert "Bare" not in VOTER
 
 
-def test_section_errors_name_the_nearest(settings):
-    with pytest.raises(OptionError, match=r"t: embedder: unknown type 'statistic'\. Did you mean 'statistics'\?"):
-        parse_options({**settings, "embedder": {"type": "statistic"}}, "t")
-    with pytest.raises(OptionError, match=r"text_encoder: unknown key 'modle'\. Did you mean 'model'"):
-        parse_options({**settings, "text_encoder": {"type": "open_clip", "modle": "x"}}, "t")
-    with pytest.raises(OptionError, match=r"captioner: 'sidecar' needs the key 'files'"):
-        parse_options({**settings, "captioner": {"type": "sidecar"}}, "t")
-    with pytest.raises(OptionError, match=r"voters\[0\]: expected a mapping with a `type`"):
-        parse_options({**settings, "voters": [{"name": "x"}]}, "t")
-    with pytest.raises(OptionError, match="two are named alike"):
-        parse_options({**settings, "voters": [{"type": "HashVoter", "name": "a"}] * 2}, "t")
-    with pytest.raises(OptionError, match="cannot import 'no_such_module'"):
-        parse_options({**settings, "imports": ["no_such_module"]}, "t")
-
-
 def test_a_part_of_ones_own_may_be_a_dataclass_whose_fields_are_checked(monkeypatch):
     monkeypatch.setattr(EMBEDDER, "_obj_map", dict(EMBEDDER._obj_map))
 
@@ -94,6 +79,15 @@ def test_a_part_of_ones_own_may_be_a_dataclass_whose_fields_are_checked(monkeypa
         ({"shard_size": 0}, "shard_size: found 0; expected an integer ≥ 1"),
         ({"voters": []}, "voters: found the list .*not empty"),
         ({"refrences": {}}, "Did you mean 'references'"),
+        ({"embedder": {"type": "statistic"}}, r"t: embedder: unknown type 'statistic'\. Did you mean 'statistics'\?"),
+        (
+            {"text_encoder": {"type": "open_clip", "modle": "x"}},
+            r"text_encoder: unknown key 'modle'\. Did you mean 'model'",
+        ),
+        ({"captioner": {"type": "sidecar"}}, r"captioner: 'sidecar' needs the key 'files'"),
+        ({"voters": [{"name": "x"}]}, r"voters\[0\]: expected a mapping with a `type`"),
+        ({"voters": [{"type": "HashVoter", "name": "a"}] * 2}, "two are named alike"),
+        ({"imports": ["no_such_module"]}, "cannot import 'no_such_module'"),
     ],
 )
 def test_option_errors(settings, change, text):
@@ -136,7 +130,7 @@ def test_streaks_and_their_direction_are_measured():
     assert cues.angle == 66
 
 
-def test_text_attributes_read_numbers_and_words():
+def test_text_attributes_read_numbers_and_words_and_stay_within_bounds():
     encoder = build_part(TEXT_ENCODER, {"type": "attributes"}, "text_encoder")
     day_streaks, day_drops, night_streaks, again = encoder.encode([
         "a car driving in daylight with heavy rain streaks",
@@ -147,10 +141,6 @@ def test_text_attributes_read_numbers_and_words():
     assert encoder.encode(["x"]).dtype == np.float32
     near = np.linalg.norm(day_streaks - again)
     assert near < np.linalg.norm(day_streaks - day_drops) and near < np.linalg.norm(day_streaks - night_streaks)
-
-
-def test_text_cannot_reach_out_of_the_encoder():
-    encoder = build_part(TEXT_ENCODER, {"type": "attributes"}, "text_encoder")
     evil = ["night 99999999999999999999999999, drops 1e999 drop size 7777777", "", "\0 ; keep: true}] \u2028 ☔" * 500]
     rows = encoder.encode(evil)
     assert np.isfinite(rows).all() and np.abs(rows).max() <= 4

@@ -11,9 +11,9 @@ from runs import RESULTS, contents, run
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.command import describe_plan
-from unirain_plugin.distill.inputs import list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
+from unirain_plugin.distill.pipeline import list_references
 from unirain_plugin.distill.records import DistillError, Vote
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.vote import decide
@@ -21,10 +21,14 @@ from unirain_plugin.distill.workspace import load_rows
 from unirain_plugin.errors import DataError, OptionError
 
 
+def manifest_of(folder):
+    return list(read_manifest(Path(folder) / "manifest.jsonl"))
+
+
 def test_results_tell_one_story(settings):
     outcome = run(settings)
     folder = Path(settings["output"])
-    records = list(read_manifest(folder / "manifest.jsonl"))
+    records = manifest_of(folder)
     votes = [json.loads(line) for line in (folder / "votes.jsonl").read_text().splitlines()]
     assert len(records) == len(votes) == outcome.statistics["candidates"] == 16
     for record, line in zip(records, votes, strict=True):
@@ -44,17 +48,16 @@ def test_results_tell_one_story(settings):
 def test_early_exit_spares_the_costly_voter_and_changes_no_decision(settings, tmp_path):
     run(settings)
     run(settings, early_exit=False, output=str(tmp_path / "all"))
-    some, every = (list(read_manifest(Path(f) / "manifest.jsonl")) for f in (settings["output"], tmp_path / "all"))
+    some, every = manifest_of(settings["output"]), manifest_of(tmp_path / "all")
     assert [record.keep for record in some] == [record.keep for record in every]
     assert all(len(record.votes) == 3 for record in every)
     spared = [record for record in some if len(record.votes) == 2]
     assert spared and all(len(set(record.votes.values())) == 1 for record in spared)
     run(settings, voters=settings["voters"][::-1], output=str(tmp_path / "costly first"))
-    reversed_ = list(read_manifest(tmp_path / "costly first/manifest.jsonl"))
-    assert [record.votes for record in reversed_] == [record.votes for record in some]
+    assert [record.votes for record in manifest_of(tmp_path / "costly first")] == [record.votes for record in some]
     free = [{**voter, "type": "HashVoter"} for voter in settings["voters"]]
     run(settings, voters=free, output=str(tmp_path / "free"))
-    assert all(len(record.votes) == 3 for record in read_manifest(tmp_path / "free/manifest.jsonl"))
+    assert all(len(record.votes) == 3 for record in manifest_of(tmp_path / "free"))
 
 
 def test_second_run_makes_nothing_and_a_lost_shard_is_made_again(settings):
@@ -93,7 +96,7 @@ def test_changed_options_are_refused_until_restart(settings):
     assert set(run(settings).made.values()) == {0}  # set back: goes on
     made = run(settings, restart=True, **changed).made
     assert made == {"references": 0, "candidates": 0, "duplicates": 0, "index": 0, "retrieval": 6, "votes": 6}
-    assert all(len(r.retrieved) == 1 for r in read_manifest(Path(settings["output"]) / "manifest.jsonl"))
+    assert all(len(r.retrieved) == 1 for r in manifest_of(settings["output"]))
     assert 0 not in run(settings, restart=True, **changed).made.values()  # nothing changed: everything anew
     with pytest.raises(OptionError, match=r"salt: 0 before, 5 now"):
         run(settings, **changed, voters=[{**settings["voters"][0], "salt": 5}, *settings["voters"][1:]])
@@ -141,7 +144,7 @@ def test_rejected_unreadable_pairs_and_references_are_named(settings, copied):
     (copied / "real/drs/rocket1.png").write_bytes(b"x")
     outcome = run(settings, unreadable="reject")
     assert outcome.statistics["outcomes"]["unreadable"] == 1
-    records = list(read_manifest(Path(settings["output"]) / "manifest.jsonl"))
+    records = manifest_of(settings["output"])
     bad = next(r for r in records if r.lq.endswith("drd/input/coffee1.png"))
     assert bad.keep is False and bad.votes == {} and bad.retrieved == ()
     assert bad.reason.startswith("unreadable: ") and "coffee1.png" in bad.reason
@@ -160,10 +163,9 @@ def test_the_manifest_holds_only_what_the_data_set_accepts(settings, copied):
     with pytest.raises(DataError, match=rf"{lq.name}.*more than 8 bits"):
         run(settings)
     run(settings, unreadable="reject", restart=True)
-    manifest = Path(settings["output"]) / "manifest.jsonl"
-    assert [r.keep for r in read_manifest(manifest) if r.lq.endswith(f"input/{lq.name}")].count(False) >= 1
+    assert [r.keep for r in manifest_of(settings["output"]) if r.lq.endswith(f"input/{lq.name}")].count(False) >= 1
     run(settings, candidates={**settings["candidates"], "convert": ["depth16"]}, restart=True)
-    assert all(r.size == (128, 128) for r in read_manifest(manifest))
+    assert all(r.size == (128, 128) for r in manifest_of(settings["output"]))
     with pytest.raises(OptionError, match=r"convert\[0\]: found the text 'gray'; .* Did you mean 'grey'"):
         run(settings, candidates={**settings["candidates"], "convert": ["gray"]})
 
@@ -172,49 +174,44 @@ def test_results_in_a_linked_folder_lead_to_the_files(settings, tmp_path):
     (tmp_path / "far/deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far/deep")
     run(settings, output=str(tmp_path / "link"))
-    for record in read_manifest(tmp_path / "link/manifest.jsonl"):
+    for record in manifest_of(tmp_path / "link"):
         assert (tmp_path / "link" / record.lq).is_file() and (tmp_path / "link" / record.gt).is_file()
     index = json.loads((tmp_path / "link/meta_info/index.json").read_text())
     assert all((tmp_path / "link" / entry["dataroot_gt"]).is_dir() for entry in index["files"].values())
 
 
-def test_a_voter_that_measures_nonsense_is_named(settings, monkeypatch):
-    from stub_voters import HashVoter
-
-    monkeypatch.setattr(HashVoter, "measure", lambda *_: {"mean": float("nan")})
-    with pytest.raises(DistillError, match="the voter 'first' measured mean = nan; expected a finite number"):
-        run(settings)
-
-
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("hook", "answer", "words"),
     [
-        ([], "gave 0 votes on 3 tasks"),
-        ([True] * 3, "returned True; expected a Vote with its name"),
-        ([Vote("second", True, "x")] * 3, "returned Vote.voter='second'.*expected a Vote with its name"),
+        ("measure", {"mean": float("nan")}, "measured mean = nan; expected a finite number"),
+        ("vote", [], "gave 0 votes on 3 tasks"),
+        ("vote", [True] * 3, "returned True; expected a Vote with its name"),
+        ("vote", [Vote("second", True, "x")] * 3, "returned Vote.voter='second'.*expected a Vote with its name"),
         (
+            "vote",
             [Vote("first", np.bool_(True), "x")] * 3,
-            "returned .*np.True_.*expected a Vote with its name and True, False or None",
+            "returned .*np.True_.* its name and True, False or None",
         ),
     ],
 )
-def test_votes_that_are_none_are_named(settings, monkeypatch, answer, words):
+def test_a_voter_that_measures_or_votes_nonsense_is_named(settings, monkeypatch, hook, answer, words):
     from stub_voters import HashVoter
 
-    monkeypatch.setattr(HashVoter, "vote", lambda *_: answer)
+    monkeypatch.setattr(HashVoter, hook, lambda *_: answer)
     with pytest.raises(DistillError, match=f"the voter 'first' {words}"):
         run(settings)
 
 
 def test_empty_or_missing_references(settings, tmp_path):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"nothing holds no reference image; expected images \(\.avif"):
-        run(settings, references={"images": str(tmp_path / "nothing")})
-    with pytest.raises(DataError, match=r"references\.images: .*gone: no such folder or list file"):
-        run(settings, references={"images": str(tmp_path / "gone")})
     (tmp_path / "list.txt").write_text("\n\n")
-    with pytest.raises(DataError, match=r"list\.txt holds no reference image; expected one path a line"):
-        run(settings, references={"images": str(tmp_path / "list.txt")})
+    for name, message in (
+        ("nothing", r"nothing holds no reference image; expected images \(\.avif"),
+        ("gone", r"references\.images: .*gone: no such folder or list file"),
+        ("list.txt", r"list\.txt holds no reference image; expected one path a line"),
+    ):
+        with pytest.raises(DataError, match=message):
+            run(settings, references={"images": str(tmp_path / name)})
 
 
 @pytest.mark.parametrize(("folder", "count"), [("pairs", 16), ("pairs/drs", 4), ("", 32), ("pairs/drs/input", 4)])
@@ -226,15 +223,19 @@ def test_references_in_the_layout_of_pairs_are_the_rainy_ones_only(folder, count
     assert all(str(path) in told for path in skipped) and ("left out" in told) is bool(skipped)
 
 
-@pytest.mark.parametrize(("types", "found"), [(True, "drs"), (False, None), (["smoke", "drs"], "smoke"), ([], None)])
-def test_rain_types_of_references_follow_their_folders(types, found, rendered, tmp_path):
-    shutil.copytree(rendered / "real/drs", tmp_path / "drs/smoke")
-    assert {r.rain_type for r in list_references(ReferenceOptions(tmp_path, types))} == {found}
-
-
-def test_a_folder_called_target_alone_holds_references_like_any_other(rendered, tmp_path):
-    shutil.copytree(rendered / "real/drs", tmp_path / "a/target")
-    assert len(list_references(ReferenceOptions(tmp_path))) == 4
+@pytest.mark.parametrize(
+    ("folder", "types", "found"),
+    [
+        ("drs/smoke", True, "drs"),
+        ("drs/smoke", False, None),
+        ("drs/smoke", ["smoke", "drs"], "smoke"),
+        ("drs/smoke", [], None),
+        ("a/target", True, None),  # alone it holds references like any other
+    ],
+)
+def test_rain_types_of_references_follow_their_folders(folder, types, found, rendered, tmp_path):
+    shutil.copytree(rendered / "real/drs", tmp_path / folder)
+    assert [r.rain_type for r in list_references(ReferenceOptions(tmp_path, types))] == [found] * 4
 
 
 def test_candidates_from_a_manifest_with_a_mistake(settings, rendered, tmp_path):
@@ -276,13 +277,13 @@ def halves(rendered, tmp_path):
     return manifests, [str(tmp_path / "one/list.txt"), str(tmp_path / "two")]
 
 
-def test_several_manifests_and_lists_are_one_set_with_paths_relative_to_each(settings, halves):
+def test_several_manifests_and_lists_are_one_set_with_paths_relative_to_each(settings, halves, tmp_path):
     manifests, references = halves
     changes = {"candidates": {"manifest": manifests}, "references": {"images": references}}
     assert "6 references, 8 candidates" in describe_plan(parse_options({**settings, **changes}, "t"))
     assert not Path(settings["output"]).exists()
     outcome = run(settings, **changes)
-    records = list(read_manifest(Path(settings["output"]) / "manifest.jsonl"))
+    records = manifest_of(settings["output"])
     assert [r.rain_type for r in records] == ["drs"] * 4 + ["nrd"] * 4
     assert all((Path(settings["output"]) / path).is_file() for r in records for path in (r.lq, r.gt))
     ids = {entry["id"] for r in records for entry in r.retrieved}
@@ -292,19 +293,10 @@ def test_several_manifests_and_lists_are_one_set_with_paths_relative_to_each(set
     write_manifest(manifests[1], list(read_manifest(manifests[1]))[1:])
     with pytest.raises(OptionError, match=r"made with other options or inputs \(candidates:"):
         run(settings, **changes)
-
-
-@pytest.mark.parametrize(
-    ("pair", "words"),
-    [
-        (("drs/input/coffee0.png", "drs/target/coffee0.png", "nrs"), "its rain type is 'nrs' here and 'drs' in .*drs"),
-        (("drs/input/coffee0.png", "drs/target/coffee1.png", "drs"), "its clean image is '.*target/coffee1.png' here"),
-    ],
-)
-def test_manifests_that_disagree_on_a_file_are_refused(settings, halves, tmp_path, pair, words):
-    write_manifest(tmp_path / "more.jsonl", [ManifestRecord(*pair)])
-    with pytest.raises(DataError, match=rf"more\.jsonl: input/coffee0\.png: {words}"):
-        run(settings, candidates={"manifest": [halves[0][0], str(tmp_path / "more.jsonl")]})
+    write_manifest(tmp_path / "more.jsonl", [ManifestRecord("drs/input/coffee0.png", "drs/target/coffee0.png", "nrs")])
+    told = r"more\.jsonl: input/coffee0\.png: its rain type is 'nrs' here and 'drs' in .*drs"
+    with pytest.raises(DataError, match=told):
+        run(settings, candidates={"manifest": [manifests[0], str(tmp_path / "more.jsonl")]})
 
 
 def test_references_named_in_two_lists_count_once_and_must_agree(halves, tmp_path):
@@ -340,11 +332,9 @@ def test_meta_info_files_feed_the_toolbox(settings):
     index = json.loads((folder / "meta_info/index.json").read_text())
     names = 0
     for name, entry in index["files"].items():
-        data = PairedImageDataset({
-            "name": name, "phase": "val", "scale": 1, "io_backend": {"type": "disk"},
-            "dataroot_lq": str(folder / entry["dataroot_lq"]), "dataroot_gt": str(folder / entry["dataroot_gt"]),
-            "meta_info_file": str(folder / "meta_info" / name),
-        })  # fmt: skip
+        opt = {"name": name, "phase": "val", "scale": 1, "io_backend": {"type": "disk"}}
+        opt |= {key: str(folder / entry[key]) for key in ("dataroot_lq", "dataroot_gt")}
+        data = PairedImageDataset(opt | {"meta_info_file": str(folder / "meta_info" / name)})
         assert len(data) == entry["pairs"] and data[0]["lq"].shape == (3, 128, 128)
         names += len(data)
     assert names == json.loads((folder / "statistics.json").read_text())["kept"]
@@ -401,7 +391,7 @@ def test_copies_are_rejected_before_voting_beside_unreadable_pairs_too(settings,
         image = cv2.imread(str(nrs / "coffee0.png"))
         assert cv2.imwrite(str(nrs / "zz_anew.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 0])  # in other bytes
     run(settings, unreadable="reject")
-    records = {r.lq[-18:]: r for r in read_manifest(Path(settings["output"]) / "manifest.jsonl")}
+    records = {r.lq[-18:]: r for r in manifest_of(settings["output"])}
     copy = records["/input/zz_copy.png"]
     assert (copy.keep, copy.votes, copy.reason) == (False, {}, "duplicate of drd/input/astronaut0.png")
     assert records["/input/zz_anew.png"].reason == "duplicate of nrs/input/coffee0.png"

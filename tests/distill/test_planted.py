@@ -48,10 +48,12 @@ def test_misaligned_pairs_are_shifted_by_that_distance(distance, pairs):
     assert np.hypot(dx, dy) == pytest.approx(distance, abs=0.8)
 
 
-def test_swapping_twice_changes_nothing(pairs):
+def test_swapped_pairs_are_swapped_and_an_unknown_kind_names_the_nearest(pairs):
     once = planted("swapped", pairs)
     np.testing.assert_array_equal(once.lq, pairs[0].gt)
     np.testing.assert_array_equal(once.gt, pairs[0].lq)
+    with pytest.raises(OptionError, match=r"'blury' is unknown\..*'blurred'"):
+        planted("blury", pairs)
 
 
 def test_still_rainy_comes_in_the_same_and_in_other_rain(pairs):
@@ -73,8 +75,3 @@ def test_other_rain_is_of_the_pairs_own_type_by_day(rain_type, rendered, pairs, 
     )
     plant(next(iter(RAIN_KINDS)), replace(pairs[0], rain_type=rain_type), pairs[1], np.random.default_rng(0))
     assert seen == [rendered]
-
-
-def test_an_unknown_kind_names_the_nearest(pairs):
-    with pytest.raises(OptionError, match=r"'blury' is unknown\..*'blurred'"):
-        planted("blury", pairs)

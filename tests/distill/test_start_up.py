@@ -31,11 +31,18 @@ def python(code):
     return done.stdout.strip()
 
 
-def test_neither_importing_nor_loading_the_parts_is_heavy():
-    code = (
-        "import sys; import unirain_plugin.distill.pipeline; from unirain_plugin.distill.registry import load_parts; "
-        f"load_parts(); print([name for name in {HEAVY!r} if name in sys.modules])"
-    )
+def test_loading_the_parts_is_not_heavy_and_the_registry_is_the_one_that_the_toolbox_has_later():
+    code = f"""
+import sys, unirain_plugin.distill.pipeline
+from unirain_plugin.distill.registry import VOTER, Registry, load_parts
+load_parts()
+print([name for name in {HEAVY!r} if name in sys.modules])
+import basicsr.utils.registry
+assert Registry is basicsr.utils.registry.Registry and isinstance(VOTER, Registry)
+from basicsr.utils import registry
+from basicsr.utils.registry import ARCH_REGISTRY
+assert registry is basicsr.utils.registry and 'EDSR' in ARCH_REGISTRY
+"""
     assert python(code) == "[]"
 
 
@@ -49,17 +56,6 @@ def test_workers_import_nothing_heavy(settings):
     rows = load_lines(root / "work" / "votes" / "000000", "rows")
     spied = [vote["details"]["modules"] for row in rows for vote in row["votes"] if vote["voter"] == "ModuleSpy"]
     assert spied and all(found == [] for found in spied)
-
-
-def test_the_registry_is_the_one_that_the_toolbox_has_later():
-    ours = "from unirain_plugin.distill.registry import VOTER, Registry; "
-    toolbox = "import basicsr.utils.registry; "
-    same = (
-        "assert Registry is basicsr.utils.registry.Registry and isinstance(VOTER, Registry); "
-        "from basicsr.utils import registry; from basicsr.utils.registry import ARCH_REGISTRY; "
-        "assert registry is basicsr.utils.registry and 'EDSR' in ARCH_REGISTRY; print('same')"
-    )
-    assert python(ours + toolbox + same) == "same"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of the GNU C library")

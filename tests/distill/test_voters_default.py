@@ -21,6 +21,25 @@ from unirain_plugin.study.benchmarks import distill as benchmark
 from unirain_plugin.study.planted import Pair, plant
 
 TYPES = ("realism", "pair_consistency", "gt_quality")
+load_parts()
+
+
+def built(kind, **keys):
+    return build_part(VOTER, {"type": kind, **keys}, "voters[0]")
+
+
+def task_of(lq, gt, rain_type="drs", measured=None):
+    return VoteTask(benchmark.candidate_of(Pair(lq, gt, rain_type), "p"), [], *([measured] if measured else []))
+
+
+def coded(image, quality):
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+
+
+def assert_found(kind, lq, gt):
+    """A voter names the kind, and the majority rejects the pair."""
+    votes = votes_on(lq, gt)
+    assert kind in named(votes) and not decide(list(votes.values()), 3).keep
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +77,8 @@ def evidence(lq, gt, rain_type="drs"):
 
 
 def votes_on(lq, gt, rain_type="drs"):
-    load_parts()
-    task = VoteTask(benchmark.candidate_of(Pair(lq, gt, rain_type), "p"), [])
-    return {name: build_part(VOTER, {"type": name}, "v").vote([task])[0] for name in TYPES}
+    task = task_of(lq, gt, rain_type)
+    return {name: built(name).vote([task])[0] for name in TYPES}
 
 
 def kinds(votes):
@@ -83,13 +101,11 @@ def test_good_pairs_of_another_kind_of_rain_are_kept():
 @pytest.mark.parametrize(("dx", "dy"), [(2, 0), (-1, 3), (0, -8), (6, 6)])
 def test_the_shift_is_measured(dx, dy):
     gt = scene(side=300)
-    lq = streaks(gt)
-    figures = evidence(lq[20:276, 20:276], gt[20 + dy : 276 + dy, 20 + dx : 276 + dx])
+    pair = streaks(gt)[20:276, 20:276], gt[20 + dy : 276 + dy, 20 + dx : 276 + dx]
+    figures = evidence(*pair)
     assert figures["shift"] == pytest.approx(np.hypot(dx, dy), abs=0.15)
     assert figures["shift_gain"] > 0.3
-    votes = votes_on(lq[20:276, 20:276], gt[20 + dy : 276 + dy, 20 + dx : 276 + dx])
-    assert "misaligned" in named(votes)
-    assert not decide(list(votes.values()), 3).keep
+    assert_found("misaligned", *pair)
 
 
 def test_a_shift_of_half_a_pixel_is_measured_between_pixels():
@@ -125,9 +141,8 @@ def test_noise_is_measured_in_levels_and_blamed_on_its_image():
 
 def test_the_jpeg_grid_is_found_at_any_phase():
     gt = scene(side=260)
-    coded = cv2.imdecode(cv2.imencode(".jpg", gt, [cv2.IMWRITE_JPEG_QUALITY, 12])[1], cv2.IMREAD_COLOR)
     for shift in (0, 3):
-        figures = evidence(streaks(gt)[shift:, shift:], coded[shift:, shift:])
+        figures = evidence(streaks(gt)[shift:, shift:], coded(gt, 12)[shift:, shift:])
         assert figures["gt_blocks"] > 0.6
         assert figures["lq_blocks"] < 0.2
 
@@ -177,9 +192,6 @@ def test_what_else_darkens_real_rain_is_not_taken_for_rain_in_the_clean_image():
 
 
 def test_dense_rain_coded_as_jpeg_is_not_taken_for_a_blurred_clean_image():
-    def coded(image, quality):
-        return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
-
     for seed in range(3):
         gt = cv2.GaussianBlur(scene(seed), (0, 0), 1.0)
         lq = streaks(gt, seed, density=0.02)
@@ -203,8 +215,7 @@ def test_a_turned_hue_is_measured_in_degrees(degrees):
     assert evidence(lq, gt)["hue_turn"] < 3
     assert evidence(lq, hue_turned(gt, degrees))["hue_turn"] == pytest.approx(abs(degrees), abs=4)
     for pair in ((lq, hue_turned(gt, degrees)), (hue_turned(lq, degrees), gt)):
-        votes = votes_on(*pair)
-        assert "colour_shift" in named(votes) and not decide(list(votes.values()), 3).keep
+        assert_found("colour_shift", *pair)
 
 
 def faded(image, share):
@@ -216,8 +227,7 @@ def test_colour_that_one_image_lost_is_told_and_a_grey_pair_is_kept():
     gt = scene()
     lq = streaks(gt)
     for pair in ((lq, faded(gt, 1)), (lq, faded(gt, 0.6)), (faded(lq, 1), gt)):
-        votes = votes_on(*pair)
-        assert "colour_shift" in named(votes) and not decide(list(votes.values()), 3).keep
+        assert_found("colour_shift", *pair)
     assert all(vote.verdict for vote in votes_on(faded(lq, 1), faded(gt, 1)).values())
 
 
@@ -236,80 +246,60 @@ def test_a_border_on_the_clean_image_alone_is_seen_at_any_size(sides, edge, colo
     assert "framed" not in named(votes_on(both, framed))  # both have it: nothing to learn there, but no harm
 
 
-def _woven(gt):
+def _woven(gt, both=False):
     moved = gt.copy()
     moved[1::2] = np.roll(gt[1::2], 3, axis=1)
+    if both:
+        moved[::2] = np.roll(gt[::2], -3, axis=1)
     return moved
 
 
-def _woven_both_ways(gt):
-    moved = _woven(gt)
-    moved[::2] = np.roll(gt[::2], -3, axis=1)
-    return moved
+INTERLACED = {
+    "woven": _woven,
+    "woven both ways": lambda gt: _woven(gt, both=True),
+    "half the lines": lambda gt: gt[::2].repeat(2, axis=0),
+    "scan lines": lambda gt: gt // np.resize(np.uint8([1, 2]), (len(gt), 1, 1)),
+}
 
 
-def _half_the_lines(gt):
-    doubled = gt.copy()
-    doubled[1::2] = gt[:-1:2]
-    return doubled
-
-
-def _scan_lines(gt):
-    dark = gt.copy()
-    dark[1::2] //= 2
-    return dark
-
-
-@pytest.mark.parametrize("spoil", [_woven, _woven_both_ways, _half_the_lines, _scan_lines])
+@pytest.mark.parametrize("kind", INTERLACED)
 @pytest.mark.parametrize("side", [256, 1400])
-def test_an_interlaced_clean_image_is_seen_at_full_resolution(spoil, side):
+def test_an_interlaced_clean_image_is_seen_at_full_resolution(kind, side):
     gt = scene(side=side)
-    votes = votes_on(streaks(gt), spoil(gt))
-    assert "interlaced" in named(votes)
-    assert not decide(list(votes.values()), 3).keep
+    assert_found("interlaced", streaks(gt), INTERLACED[kind](gt))
     good = evidence(streaks(gt), gt)
     assert good["line_parity"] < 0.06 and good["weave"] < 0.2
 
 
-def test_swapped_images_are_called_swapped():
-    gt = scene()
+def test_swapped_images_are_called_swapped_and_those_without_rain_or_content_are_rejected():
+    gt, tiny = scene(), scene(side=40)
     votes = votes_on(gt, streaks(gt))
     assert votes["realism"].details["kind"] == votes["gt_quality"].details["kind"] == "swapped"
     assert "lies in the clean image" in votes["realism"].reason
-
-
-def test_images_without_rain_or_content_are_rejected():
-    gt = scene()
     assert kinds(votes_on(gt, gt)) == {"no_rain"}
     assert not decide(list(votes_on(gt, np.zeros_like(gt)).values()), 3).keep
+    assert {vote.verdict for vote in votes_on(tiny, tiny).values()} == {None}
 
 
 def test_rain_beyond_all_references_is_unreal():
-    load_parts()
-    voter = build_part(VOTER, {"type": "realism"}, "v")
+    voter = built("realism")
     pale = [cv2.GaussianBlur(scene(seed), (0, 0), 6) // 4 + 90 for seed in range(10)]
     voter.setup([Reference(str(i), Path(str(i)), _image=image) for i, image in enumerate(pale)])
-    task = VoteTask(benchmark.candidate_of(Pair(streaks(scene(), strength=150), scene(), "drs"), "p"), [])
+    task = task_of(streaks(scene(), strength=150), scene())
     vote = voter.vote([task])[0]
     assert vote.verdict is False
     assert vote.details["kind"].startswith("unreal")
-    assert build_part(VOTER, {"type": "realism"}, "v").vote([task])[0].verdict is True
+    assert built("realism").vote([task])[0].verdict is True
 
 
 def test_measured_figures_give_the_same_vote_without_images():
-    load_parts()
     gt = scene()
-    candidate = benchmark.candidate_of(Pair(streaks(gt), gt, "drs"), "p")
+    task = task_of(streaks(gt), gt)
     for name in TYPES:
-        voter = build_part(VOTER, {"type": name, "name": f"my_{name}"}, "v")
-        figures = json.loads(json.dumps(dict(voter.measure(candidate)), allow_nan=False))
-        blind = benchmark.candidate_of(Pair(None, None, "drs"), "p")  # reading an image would raise
-        assert voter.vote([VoteTask(blind, [], {voter.name: figures})]) == voter.vote([VoteTask(candidate, [])])
-
-
-def test_small_images_are_an_abstention():
-    tiny = scene(side=40)
-    assert {vote.verdict for vote in votes_on(tiny, tiny).values()} == {None}
+        voter = built(name, name=f"my_{name}")
+        figures = json.loads(json.dumps(dict(voter.measure(task.candidate)), allow_nan=False))
+        blind = task_of(None, None, measured={voter.name: figures})  # reading an image would raise
+        assert voter.vote([blind]) == voter.vote([task])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (65, 131), (400, 97), (1300, 1200)])
@@ -321,9 +311,8 @@ def test_any_size_is_judged(shape):
 
 @pytest.mark.parametrize("strictness", ["high", 0, True, 100])
 def test_a_wrong_strictness_is_refused(strictness):
-    load_parts()
     with pytest.raises(OptionError, match=r"strictness: expected a number from 0\.1 to 10"):
-        build_part(VOTER, {"type": "realism", "strictness": strictness}, "voters[0]")
+        built("realism", strictness=strictness)
 
 
 def test_strictness_moves_the_limits_and_the_first_broken_one_gives_the_reason():
@@ -335,7 +324,6 @@ def test_strictness_moves_the_limits_and_the_first_broken_one_gives_the_reason()
 
 
 def test_most_planted_pairs_are_found_and_most_good_ones_kept(good, judge):
-    """A small sample of the benchmark; the whole of it is `benchmark distill`."""
     kept = [judge(pair)[0] for pair in good]
     assert np.mean(kept) >= 0.85
     rng = np.random.default_rng(0)
@@ -356,8 +344,3 @@ def test_the_benchmark_prints_a_row_for_each_kind(capsys, tmp_path):
     assert status == (0 if all(row["met"] is not False for row in rows.values()) else 1)
     with pytest.raises(OptionError, match="--pairs: expected 4 or more"):
         benchmark.main(["--pairs", "1"])
-
-
-def test_auroc_by_hand():
-    good, bad = np.array([1.0, 2.0]), np.array([2.0, 3.0])
-    assert benchmark._auroc(good, bad) == pytest.approx((1 + 0.5 + 1 + 1) / 4)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -32,16 +33,12 @@ def test_shard_appears_with_its_contents_only(tmp_path):
     assert load_lines(workspace.shard("stage", 3), "rows") == [{"a": 1.1}, {"b": "ü"}]
 
 
-def test_failed_shard_leaves_nothing(tmp_path):
+def test_failed_shard_leaves_nothing_and_a_second_maker_of_one_is_dropped(tmp_path):
     workspace = Workspace(tmp_path)
     with pytest.raises(RuntimeError, match="half way"), workspace.writing("stage", 0) as folder:
         save_rows(folder, "x", np.zeros(3))
         raise RuntimeError("half way")
     assert list((tmp_path / "stage").iterdir()) == []
-
-
-def test_second_maker_of_a_shard_is_dropped(tmp_path):
-    workspace = Workspace(tmp_path)
     with workspace.writing("stage", 0) as outer:
         save_rows(outer, "x", np.zeros(1))
         with workspace.writing("stage", 0) as inner:
@@ -87,24 +84,19 @@ def test_damaged_shards_are_named(tmp_path):
         Workspace(tmp_path).adopt({}, restart=False)
 
 
-def test_joined_rows_must_be_complete(tmp_path):
+def test_joined_rows_must_be_complete_and_a_full_device_is_no_crash(tmp_path):
     blocks = [np.full((2, 3), i, np.float32) for i in range(3)]
     concatenate_rows(blocks, 6, tmp_path, "x")
     assert load_rows(tmp_path, "x")[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
     with pytest.raises(DistillError, match="expected 7 rows of 'x', found 6"):
         concatenate_rows(blocks, 7, tmp_path, "x")
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    (tmp_path / "y.npy").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        concatenate_rows([np.zeros((1000, 100))], 1000, tmp_path, "y")
 
 
 def test_hash_is_of_the_content(tmp_path):
     assert canonical_hash({"a": 1, "b": [2]}) == canonical_hash(json.loads('{"b": [2], "a": 1}'))
     assert canonical_hash({"a": 1}) != canonical_hash({"a": 1.5})
-
-
-def test_truly_full_device_is_an_error_not_a_crash(tmp_path):
-    from pathlib import Path
-
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    (tmp_path / "x.npy").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        concatenate_rows([np.zeros((1000, 100))], 1000, tmp_path, "x")

@@ -39,6 +39,10 @@ def windows(x):
     return x.view(-1, 3, x.shape[2] // 8, 8, x.shape[3] // 8, 8).flatten(4).flatten(2, 3)
 
 
+def captured_at_one_height(x):
+    return x + torch.arange(x.shape[2] if x.shape[2] == 61 else 48)[:, None]
+
+
 def export(how, forward, path):
     with pytest.raises(CheckpointError) as raised:
         how(Network(forward).eval(), path)
@@ -49,14 +53,21 @@ def export(how, forward, path):
 
 
 @pytest.mark.parametrize(
-    ("forward", "reason"), [(branching, r"data-dependent"), (unknown_to_onnx, r"aten\._linalg_eigh")]
+    ("how", "forward", "reason"),
+    [
+        (export_onnx, branching, r"data-dependent"),
+        (export_onnx, unknown_to_onnx, r"aten\._linalg_eigh"),
+        (export_pt2, branching, "data-dependent"),
+        (export_pt2, captured_at_one_height, "height|specializ|size"),
+    ],
 )
-def test_onnx_names_what_is_unsupported(tmp_path, forward, reason):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    text = export(export_onnx, forward, tmp_path / "n.onnx")
-    assert text.startswith(f"{tmp_path}/n.onnx: TheirNet cannot be exported: ")
-    assert re.search(reason, text), text
+def test_what_cannot_be_captured_or_is_unsupported_is_named(tmp_path, how, forward, reason):
+    if how is export_onnx:
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    text = export(how, forward, tmp_path / "n.x")
+    assert text.startswith(f"{tmp_path}/n.x: TheirNet cannot be exported: ")
+    assert re.search(reason, text, re.IGNORECASE), text
 
 
 @pytest.mark.parametrize(
@@ -94,17 +105,6 @@ def test_onnxruntime_is_told_to_send_nothing(tmp_path, fresh):
         "onnx_network.onnx_runtime('export')"
     )
     assert fresh(code) == "told at import: 1 and afterwards\n"
-
-
-def captured_at_one_height(x):
-    return x + torch.arange(x.shape[2] if x.shape[2] == 61 else 48)[:, None]
-
-
-def test_pt2_names_what_cannot_be_captured_for_any_size(tmp_path):
-    for forward, reason in ((branching, "data-dependent"), (captured_at_one_height, "height|specializ|size")):
-        text = export(export_pt2, forward, tmp_path / "n.pt2")
-        assert text.startswith(f"{tmp_path}/n.pt2: TheirNet cannot be exported: ")
-        assert re.search(reason, text, re.IGNORECASE), text
 
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):

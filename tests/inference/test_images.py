@@ -55,27 +55,6 @@ def test_tiff_is_turned_upright_once_and_keeps_channels_and_profile(tmp_path, ch
         write_image(tmp_path / "b.tif", image)
 
 
-def test_tiff_with_white_as_zero_is_inverted(tmp_path):
-    for dtype in (np.uint8, np.uint16):
-        grey = random_image(20, 31, 1, dtype)
-        write_tiff(tmp_path / "a.tif", grey, photometric="miniswhite")
-        np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, np.iinfo(dtype).max - grey)
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_are_kept(tmp_path, channels, suffix):
-    pixels = random_image(17, 22, channels, np.uint16)
-    cv2.imwrite(str(tmp_path / f"a{suffix}"), pixels)
-    image = read_image(tmp_path / f"a{suffix}")
-    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
-    np.testing.assert_array_equal(image.pixels, pixels[..., order])
-    write_image(tmp_path / f"b{suffix}", image)
-    again = cv2.imread(str(tmp_path / f"b{suffix}"), cv2.IMREAD_UNCHANGED)
-    assert again.dtype == np.uint16
-    np.testing.assert_array_equal(again.reshape(pixels.shape), pixels)
-
-
 def test_sixteen_bit_png_keeps_exif_and_profile(tmp_path):
     pixels = random_image(10, 14, 3, np.uint16)
     write_image(tmp_path / "a.png", StoredImage(pixels, 6, exif_with(6).tobytes(), b"profile"))
@@ -85,49 +64,22 @@ def test_sixteen_bit_png_keeps_exif_and_profile(tmp_path):
     assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).shape == (14, 10, 3)  # stored as it was
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "RGB"])
-def test_alpha_and_grey_are_kept(tmp_path, mode):
-    channels = len(mode)
-    pixels = random_image(12, 15, channels)
-    Image.fromarray(pixels.squeeze(), mode).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png")
-    np.testing.assert_array_equal(image.pixels, pixels)
-    write_image(tmp_path / "b.png", image)
-    with Image.open(tmp_path / "b.png") as file:
-        assert file.mode == mode
-        np.testing.assert_array_equal(np.asarray(file), pixels.squeeze())
-
-
-def test_palette_with_transparency_becomes_rgba(tmp_path):
-    Image.new("P", (4, 4)).save(tmp_path / "a.png", transparency=0)
-    assert read_image(tmp_path / "a.png").pixels.shape == (4, 4, 4)
-
-
-def write_frames(path, **kwargs):
-    Image.new("RGB", (5, 5)).save(path, save_all=True, append_images=[Image.new("RGB", (5, 5), "red")], **kwargs)
-
-
 def test_unusable_files_are_explained(tmp_path):
     cases = {"empty.png": b"", "text.jpg": b"hello", "text.webp": b"hello", "zeros.png": bytes(100)}
-    for name, content in cases.items():
-        (tmp_path / name).write_bytes(content)
     for name in ("cut.jpg", "cut.png"):
         Image.fromarray(random_image(64, 64)).save(tmp_path / name)
         data = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(data[: len(data) // 2])
-    write_frames(tmp_path / "film.webp")
-    write_frames(tmp_path / "pages.tif")
+        cases[name] = data[: len(data) // 2]
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+    for name in ("film.webp", "pages.tif"):
+        frames = [Image.new("RGB", (5, 5)), Image.new("RGB", (5, 5), "red")]
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
     cv2.imwrite(str(tmp_path / "float.tif"), np.zeros((4, 4, 3), np.float32))
-    for path in sorted(tmp_path.iterdir()):
-        with pytest.raises(DataError) as error:
+    told = {"film.webp": "holds 2 images; expected one", "float.tif": "float32 values; expected 8 or 16 bits"}
+    for path in [*sorted(tmp_path.iterdir()), tmp_path / "missing.png"]:
+        with pytest.raises(DataError, match=f"{path}.*{told.get(path.name, '')}"):
             read_image(path)
-        assert str(path) in str(error.value), path
-    with pytest.raises(DataError, match=r"film.webp: holds 2 images; expected one"):
-        read_image(tmp_path / "film.webp")
-    with pytest.raises(DataError, match="float32 values; expected 8 or 16 bits"):
-        read_image(tmp_path / "float.tif")
-    with pytest.raises(DataError, match="cannot be read: No such file"):
-        read_image(tmp_path / "missing.png")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
-from unirain_plugin.inference.images import StoredImage, read_image, write_image
+from unirain_plugin.inference.images import read_image
 from unirain_plugin.inference.jobs import plan_jobs, restore_files
 from unirain_plugin.inference.restoring import restore
 
@@ -32,25 +32,22 @@ def weights(net, tmp_path_factory):
     return path
 
 
+def picture(path, *size, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(random_image(*(size or (20, 24)))).save(path, **options)
+    return path
+
+
 def run(weights, source, output, *more):
     arguments = ["-i", source, "-o", output, "--weights", weights, "--device", "cpu", "--quiet", *more]
     return cli.main(["inference", *map(str, arguments)])
 
 
 def fill_folder(root):
-    (root / "sub").mkdir(parents=True)
-    Image.fromarray(random_image(90, 70)).save(root / "a.png")
-    Image.fromarray(random_image(20, 24, seed=1)).save(root / "b.jpg", quality=95)
-    Image.fromarray(random_image(20, 24, 4, seed=2)).save(root / "sub" / "a.png")
+    picture(root / "a.png", 90, 70)
+    picture(root / "b.jpg", quality=95)
+    picture(root / "sub" / "a.png", 20, 24, 4)
     return root
-
-
-def test_one_image(net, weights, tmp_path, capsys):
-    source = fill_folder(tmp_path / "in") / "a.png"
-    assert run(weights, source, tmp_path / "out", "--tile", 64) == 0
-    result = read_image(tmp_path / "out" / "a.png").pixels
-    np.testing.assert_array_equal(result, restore(net, read_image(source).pixels, tile=64))
-    assert "1 restored to" in capsys.readouterr().out
 
 
 def test_folder_is_mirrored_with_comparisons(weights, tmp_path):
@@ -65,12 +62,9 @@ def test_folder_is_mirrored_with_comparisons(weights, tmp_path):
     assert not (root / "out" / "out").exists()
 
 
-def test_comparisons_take_no_place_of_others(weights, tmp_path, capsys):
+def test_comparisons_and_their_results_take_no_place_of_others(weights, tmp_path, capsys):
     root = tmp_path / "in"
-    (root / "compare").mkdir(parents=True)
-    files = [root / "x.png", root / "compare/x.png"]
-    for path in files:
-        write_image(path, StoredImage(random_image(12, 14)))
+    files = [picture(root / name) for name in ("x.png", "compare/x.png")]
     before = [path.read_bytes() for path in files]
     for more in ((), ("--overwrite",)):
         assert run(weights, root / "compare", root, "--compare", *more) == 2
@@ -78,11 +72,8 @@ def test_comparisons_take_no_place_of_others(weights, tmp_path, capsys):
     assert run(weights, root, tmp_path / "out", "--compare") == 2
     assert "would both be written to" in capsys.readouterr().err
     assert [path.read_bytes() for path in files] == before
-
-
-def test_a_result_without_its_comparison_is_not_made_anew_unasked(weights, tmp_path, capsys):
-    write_image(tmp_path / "x.png", StoredImage(random_image(12, 14)))
-    (tmp_path / "out").mkdir()
+    picture(tmp_path / "x.png")
+    (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out/x.png").write_bytes(b"mine")
     assert run(weights, tmp_path / "x.png", tmp_path / "out", "--compare") == 1
     assert "out/x.png is there, without its side-by-side image" in capsys.readouterr().out
@@ -119,12 +110,11 @@ def test_broken_files_do_not_stop_the_folder(weights, tmp_path, capsys):
 
 def test_folders_that_are_links_are_restored_and_what_is_not_is_named(weights, tmp_path, capsys, monkeypatch):
     root, out = fill_folder(tmp_path / "in"), tmp_path / "out"
-    (tmp_path / "elsewhere").mkdir()
-    Image.fromarray(random_image(60, 70)).save(tmp_path / "elsewhere" / "large.png")
+    picture(tmp_path / "elsewhere" / "large.png", 60, 70)
+    picture(tmp_path / "elsewhere" / "c.png")
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (root / "self").symlink_to(".")
     (root / "lost.png").symlink_to("nowhere.png")
-    Image.fromarray(random_image(20, 24)).save(tmp_path / "elsewhere" / "c.png")
     (root / "closed").mkdir()
     scandir = os.scandir
 
@@ -145,9 +135,8 @@ def test_folders_that_are_links_are_restored_and_what_is_not_is_named(weights, t
 
 
 def test_names_that_are_no_text_are_printed_on_strict_terminals(weights, tmp_path, monkeypatch):
-    (tmp_path / "in").mkdir()
+    picture(tmp_path / "in" / "a.png")
     Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.png")).write_bytes(b"x")
-    Image.fromarray(random_image(20, 24)).save(tmp_path / "in" / "a.png")
     shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     monkeypatch.setattr(sys, "stdout", shown)
     assert run(weights, tmp_path / "in", tmp_path / "out") == 1
@@ -155,8 +144,8 @@ def test_names_that_are_no_text_are_printed_on_strict_terminals(weights, tmp_pat
     assert b"caf\\udce9.png: cannot be decoded" in shown.buffer.getvalue()
 
 
-def test_a_failing_network_or_disk_fails_that_file_only(tmp_path):
-    jobs = folder_jobs(fill_folder(tmp_path / "in"), tmp_path / "out")
+def test_a_failing_network_or_disk_fails_that_file_only_and_the_bar_counts_all(tmp_path, capsys):
+    jobs = plan_jobs(fill_folder(tmp_path / "in"), tmp_path / "out").jobs
 
     def function(pixels):
         if pixels.shape[0] == 90:
@@ -169,10 +158,8 @@ def test_a_failing_network_or_disk_fails_that_file_only(tmp_path):
     assert outcome.failed[0][1] == "kernel failed" and "cannot be written" in outcome.failed[1][1]
     assert len(outcome.done) == 1
     assert not list((tmp_path / "out").glob(".*"))
-
-
-def folder_jobs(root, out):
-    return plan_jobs(root, out).jobs
+    restore_files(plan_jobs(tmp_path / "in", tmp_path / "anew").jobs, lambda x: x)
+    assert "3/3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -196,15 +183,10 @@ def test_mistakes_are_one_message(weights, tmp_path, capsys, change, text):
     root = fill_folder(tmp_path / "in")
     (root / "notes.txt").write_text("x")
     (root / "void").mkdir()
-    Image.fromarray(random_image(8, 8)).save(root / "b.png")
+    picture(root / "b.png", 8, 8)
     assert run(weights, root, tmp_path / "out", *change(root)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and text in error and "Traceback" not in error
-
-
-def test_progress_bar_counts_files(tmp_path, capsys):
-    restore_files(folder_jobs(fill_folder(tmp_path / "in"), tmp_path / "out"), lambda x: x)
-    assert "3/3" in capsys.readouterr().err
 
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -234,9 +216,15 @@ def test_video_keeps_frames_size_and_sound(weights, tmp_path):
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_opencv_sees_the_result(weights, tmp_path):
+def test_one_image(net, weights, tmp_path, capsys):
     pixels = random_image(20, 22, 3, np.uint16)
     cv2.imwrite(str(tmp_path / "deep.png"), pixels)
-    assert run(weights, tmp_path / "deep.png", tmp_path / "out", "--ensemble", "--precision", "bf16") == 0
+    assert run(weights, tmp_path / "deep.png", tmp_path / "out", "--tile", 64) == 0
     result = cv2.imread(str(tmp_path / "out" / "deep.png"), cv2.IMREAD_UNCHANGED)
-    assert result.dtype == np.uint16 and result.shape == pixels.shape
+    assert result.dtype == np.uint16
+    np.testing.assert_array_equal(result, restore(net, pixels[..., ::-1], tile=64)[..., ::-1])
+    assert "1 restored to" in capsys.readouterr().out
+    more = ["--ensemble", "--precision", "bf16"]
+    assert run(weights, tmp_path / "deep.png", tmp_path / "out", "--overwrite", *more) == 0
+    again = cv2.imread(str(tmp_path / "out" / "deep.png"), cv2.IMREAD_UNCHANGED)
+    assert again.dtype == np.uint16 and again.shape == pixels.shape and (again != result).any()

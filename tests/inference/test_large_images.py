@@ -158,12 +158,14 @@ def test_images_of_pillow_keep_their_mode(mode):
     np.testing.assert_array_equal(np.asarray(out), restore(net, pixels))
 
 
-def test_palettes_become_colours():
+def test_palettes_become_colours_and_bgr_views_are_taken():
     net, image = random_network(), Image.fromarray(random_image(20, 23)).quantize(16)
     out = restore(net, image)
     assert out.mode == "RGB" and np.array_equal(np.asarray(out), restore(net, np.asarray(image.convert("RGB"))))
     image.info["transparency"] = 0
     assert restore(net, image).mode == "RGBA"
+    array = random_image(16, 18)
+    np.testing.assert_array_equal(restore(net, array[..., ::-1][..., ::-1]), restore(net, array))
 
 
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
@@ -184,43 +186,41 @@ def test_automatic_precision_is_bf16_where_the_processor_has_it(monkeypatch, fou
     assert RestoreOptions(precision="auto").dtype(CPU) == dtype and RestoreOptions().dtype(CPU) == torch.float32
 
 
-def test_bgr_views_are_taken():
-    net, image = random_network(), random_image(16, 18)
-    np.testing.assert_array_equal(restore(net, image[..., ::-1][..., ::-1]), restore(net, image))
-
-
 @pytest.mark.parametrize(
-    ("image", "text"),
+    ("image", "options", "text"),
     [
-        (5, "got int; expected an array"),
-        (Image.new("CMYK", (4, 4)), "Pillow's mode 'CMYK'; expected RGB"),
-        (np.zeros((3, 4, 5, 6), np.uint8), r"shape \(3, 4, 5, 6\)"),
-        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
-        (np.zeros((4, 4, 5), np.uint8), "got 5 channels"),
-        (np.zeros((4, 4, 3), np.int32), "dtype int32"),
-        (np.full((4, 4, 3), 200.0), "values from 200 to 200; expected"),
-        (np.full((4, 4, 3), np.nan), "nan"),
+        (5, {}, "got int; expected an array"),
+        (Image.new("CMYK", (4, 4)), {}, "Pillow's mode 'CMYK'; expected RGB"),
+        (np.zeros((3, 4, 5, 6), np.uint8), {}, r"shape \(3, 4, 5, 6\)"),
+        (np.zeros((0, 4, 3), np.uint8), {}, r"shape \(0, 4, 3\)"),
+        (np.zeros((4, 4, 5), np.uint8), {}, "got 5 channels"),
+        (np.zeros((4, 4, 3), np.int32), {}, "dtype int32"),
+        (np.full((4, 4, 3), 200.0), {}, "values from 200 to 200; expected"),
+        (np.full((4, 4, 3), np.nan), {}, "nan"),
+        (random_image(8, 8), {"tile": 10}, "tile: got 10; expected 0"),
+        (random_image(8, 8), {"tile": 100, "overlap": 60}, "overlap: got 60; expected 0 to half"),
+        (random_image(8, 8), {"overlap": -1}, "overlap: got -1"),
+        (random_image(8, 8), {"precision": "fp61"}, "Did you mean 'fp16'"),
+        (random_image(8, 8), {"memory": -1.0}, "memory: got -1"),
+        (random_image(8, 8), {"precision": "fp16"}, "fp16 is for accelerators"),
     ],
 )
-def test_wrong_arrays_are_explained(image, text):
+def test_wrong_images_and_options_are_explained(image, options, text):
     with pytest.raises(OptionError, match=text):
-        restore(Blur(), image)
+        restore(Blur(), image, **options)
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"tile": 10}, "tile: got 10; expected 0"),
-        ({"tile": 100, "overlap": 60}, "overlap: got 60; expected 0 to half"),
-        ({"overlap": -1}, "overlap: got -1"),
-        ({"precision": "fp61"}, "Did you mean 'fp16'"),
-        ({"memory": -1.0}, "memory: got -1"),
-        ({"precision": "fp16"}, "fp16 is for accelerators"),
-    ],
-)
-def test_wrong_options_are_explained(options, text):
-    with pytest.raises(OptionError, match=text):
-        restore(Blur(), random_image(8, 8), **options)
+class Failing(torch.nn.Module):
+    """Raises an error, or gives what a function makes of the image."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        if isinstance(self.how, Exception):
+            raise self.how
+        return self.how(x)
 
 
 @pytest.mark.parametrize(
@@ -228,34 +228,26 @@ def test_wrong_options_are_explained(options, text):
     [
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
         (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
         (RuntimeError("unallocated storage: the layer was never initialised"), False),
         (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), False),
     ],
 )
 def test_only_a_lack_of_memory_is_called_so_and_its_cause_is_kept(error, is_memory):
-    class Failing(torch.nn.Module):
-        def forward(self, x):
-            raise error
-
     with pytest.raises(UniRainError if is_memory else RuntimeError) as caught:
-        restore(Failing(), random_image(8, 8))
+        restore(Failing(error), random_image(8, 8))
     assert (caught.value.__cause__ is error) if is_memory else (caught.value is error)
+    assert ("smaller tile than 512" in str(caught.value)) == is_memory
 
 
 def test_what_the_network_does_wrong_is_told():
-    class Bad(torch.nn.Module):
-        def forward(self, x):
-            if self.how == "nan":
-                return x * float("nan")
-            if self.how == "memory":
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return torch.nn.functional.interpolate(x, scale_factor=2)
-
-    net = Bad()
-    for how, text in (("nan", "not finite"), ("memory", "smaller tile than 512"), ("scale", "keeps the size")):
-        net.how = how
-        with pytest.raises(UniRainError, match=text):
-            restore(net, random_image(8, 8))
+    for how, text in (
+        (lambda x: x * float("nan"), "not finite"),
+        (lambda x: torch.nn.functional.interpolate(x, scale_factor=2), "keeps the size"),
+    ):
+        for sizes in ((), (64,)):
+            with pytest.raises(UniRainError, match=text):
+                restore(Failing(how), random_image(99, 99), sizes=sizes)
 
 
 def test_three_lines():

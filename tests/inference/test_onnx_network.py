@@ -2,6 +2,7 @@
 
 import shutil
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from unirain_plugin import load, restore
 from unirain_plugin.archs.presets import preset
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
 from unirain_plugin.inference import restoring
-from unirain_plugin.inference.images import read_image
+from unirain_plugin.inference.images import StoredImage, read_image, write_image
 
 runtime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -106,10 +107,8 @@ def test_what_an_image_takes_is_estimated_from_what_was_measured(exported):
 
 
 def test_the_command_takes_it(tmp_path, net, exported, capsys):
-    import cv2
-
     image = random_image(40, 30)
-    cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
+    write_image(tmp_path / "a.png", StoredImage(image))
     arguments = ["inference", "-i", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--weights", str(exported)]
     assert cli.main([*arguments, "--quiet"]) == 0
     found = read_image(tmp_path / "out/a.png").pixels.astype(int)
@@ -135,12 +134,8 @@ def test_what_cannot_be_done_with_it_is_refused(exported, tmp_path, capsys):
 
 @pytest.mark.parametrize(("reason", "kind"), [("Failed to allocate memory for", "out of memory"), ("node 3", "node 3")])
 def test_a_failure_names_size_and_reason(exported, reason, kind):
-    class Failing:
-        def run(self, *_):
-            raise RuntimeError(f"[ONNXRuntimeError] : {reason} …\nmore")
-
-    loaded = load(exported)
-    loaded._session = Failing()
+    loaded, error = load(exported), RuntimeError(f"[ONNXRuntimeError] : {reason} …\nmore")
+    loaded._session = Mock(run=Mock(side_effect=error))
     with pytest.raises(UniRainError, match=kind):
         restore(loaded, random_image(20, 30))
 

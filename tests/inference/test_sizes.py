@@ -36,28 +36,18 @@ def test_spots_too_large_for_the_network_go_at_a_smaller_size():
     torch.testing.assert_close(shift, shift.mean().expand_as(shift), atol=1e-3, rtol=0)
     assert 0 < float(shift.mean()) < 0.3 * float(mask.mean())
     torch.testing.assert_close(blended.mean((2, 3)), removes_small_spots(image).mean((2, 3)))
-
-
-def test_spots_that_are_gone_when_shrunk_are_taken_away_at_full_size():
     image, _ = blob(300, 400, 2)
     blended = restore_at_sizes(removes_small_spots, image, [40])
     assert float((blended - 0.5).abs().max()) < 0.05
 
 
-def test_detail_that_the_network_leaves_is_not_touched():
+def test_detail_and_mean_colour_are_those_of_full_size_and_corrections_are_shrunk():
     image = torch.rand(1, 3, 90, 120)
     torch.testing.assert_close(restore_at_sizes(lambda x: x, image, [64, 80]), image)
-
-
-def test_the_mean_colour_is_that_of_full_size():
-    """Rain seen at a smaller size only makes the image neither brighter nor darker."""
-    image = torch.rand(1, 3, 90, 120)
     darkened = lambda x: x - 0.1 if x.shape[2] == 45 else x - 0.02  # noqa: E731
     blended = restore_at_sizes(darkened, image, [60])
     torch.testing.assert_close(blended.mean((2, 3)), image.mean((2, 3)) - 0.02)
 
-
-def test_a_correction_from_smaller_sizes_is_shrunk():
     def darkens_the_left(x):
         left = torch.arange(x.shape[3]) < x.shape[3] / 2
         return x - 0.1 * left if x.shape[2] == 100 else x
@@ -82,35 +72,6 @@ def test_narrow_images_keep_a_pixel():
     assert calls == [(1, 900), (1, 64)]
 
 
-def test_restore_and_command_take_sizes(tmp_path):
-    rng = np.random.default_rng(0)
-    rainy = rng.integers(0, 256, (72, 200, 3), dtype=np.uint8)
-    net = load()
-    plain, blended = restore(net, rainy, sizes=()), restore(net, rainy, sizes=(100, 70))
-    assert blended.shape == plain.shape
-    assert (blended != plain).any()
-    write_image(tmp_path / "a.png", StoredImage(rainy))
-    options = ["-i", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
-    assert inference([*options, "--sizes", "100", "70"]) == 0
-    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.png").pixels, blended)
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_sizes_named_by_the_weights_file_are_the_default(tmp_path, suffix):
-    net = load()
-    assert net.restore_sizes == LARGE_RAIN
-    path = tmp_path / f"w{suffix}"
-    write_weights(path, net.state_dict(), net.architecture, (100, 70))
-    net = load(path)
-    assert net.restore_sizes == (100, 70)
-    rainy = np.random.default_rng(0).integers(0, 256, (72, 200, 3), dtype=np.uint8)
-    named, given, none = (restore(net, rainy, sizes=s) for s in (None, (100, 70), ()))
-    np.testing.assert_array_equal(named, given)
-    assert (named != none).any()
-    write_weights(path, net.state_dict(), net.architecture)
-    np.testing.assert_array_equal(restore(load(path), rainy), none)
-
-
 def test_the_command_leaves_sizes_to_the_weights_or_turns_them_off(tmp_path):
     rainy = np.random.default_rng(0).integers(0, 256, (48, 600, 3), dtype=np.uint8)
     write_image(tmp_path / "a.png", StoredImage(rainy))
@@ -123,48 +84,76 @@ def test_the_command_leaves_sizes_to_the_weights_or_turns_them_off(tmp_path):
         np.testing.assert_array_equal(found, restore(net, rainy, sizes=sizes))
 
 
-def test_export_keeps_or_changes_the_sizes(tmp_path):
+HOW = {
+    "sizes": ((100, 70), LARGE_RAIN, (), r"sizes: got 63; expected longer edges of at least 64 pixels", [64, 63]),
+    "context": (96, 384, 0, r"context: got 63; expected 0 .the whole image. or at least 64 pixels", 63),
+}
+"""What weights files name of restoring: a value of a test, that of the shipped weights, none; and a wrong one."""
+
+
+@pytest.fixture(scope="module")
+def rainy():
+    return np.random.default_rng(0).integers(0, 256, (72, 200, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("key", HOW)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_what_the_weights_name_is_the_default_and_the_command_takes_another(tmp_path, rainy, key, suffix):
+    net, path = load(), tmp_path / f"w{suffix}"
+    value, shipped, none, *_ = HOW[key]
+    assert getattr(net, f"restore_{key}") == shipped
+    write_weights(path, net.state_dict(), net.architecture, **{key: value})
+    named = load(path)
+    assert getattr(named, f"restore_{key}") == value
+    found, alone = (restore(named, rainy, **{key: chosen}) for chosen in (value, none))
+    np.testing.assert_array_equal(restore(named, rainy), found)
+    assert found.shape == alone.shape and (found != alone).any()
+    write_weights(path, net.state_dict(), net.architecture)
+    assert getattr(load(path), f"restore_{key}") == none
+    np.testing.assert_array_equal(restore(load(path), rainy), alone)
+    write_image(tmp_path / "a.png", StoredImage(rainy))
+    options = ["-i", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
+    numbers = map(str, np.atleast_1d(value))
+    assert inference([*options, "--weights", str(path), f"--{key}", *numbers]) == 0
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.png").pixels, found)
+
+
+@pytest.mark.parametrize("key", HOW)
+def test_export_keeps_or_changes_what_the_weights_name(tmp_path, key):
     kept, changed = tmp_path / "kept.pth", tmp_path / "changed.safetensors"
+    _, shipped, none, *_ = HOW[key]
     assert export(["-o", str(kept), "--format", "pth"]) == 0
-    assert load(kept).restore_sizes == LARGE_RAIN
-    assert export(["--weights", str(kept), "-o", str(changed), "--sizes", "320"]) == 0
-    assert load(changed).restore_sizes == (320,)
-    assert export(["--weights", str(kept), "-o", str(changed), "--overwrite", "--sizes"]) == 0
-    assert load(changed).restore_sizes == ()
+    assert getattr(load(kept), f"restore_{key}") == shipped
+    absent = [] if key == "sizes" else ["0"]
+    for numbers, value in ((["320"], (320,) if key == "sizes" else 320), (absent, none)):
+        assert export(["--weights", str(kept), "-o", str(changed), "--overwrite", f"--{key}", *numbers]) == 0
+        assert getattr(load(changed), f"restore_{key}") == value
+    with pytest.raises(OptionError, match=f"--{key}: a file of format pt2 cannot name them; safetensors, pth, onnx"):
+        export(["-o", str(tmp_path / "w.pt2"), "--format", "pt2", f"--{key}", "96"])
+    assert not (tmp_path / "w.pt2").exists()
 
 
-def test_sizes_that_could_not_be_read_again_are_not_written(tmp_path):
-    with pytest.raises(OptionError, match="sizes: got 63; expected longer edges of at least 64 pixels"):
-        write_weights(tmp_path / "w.pth", {}, {"type": "UniRain"}, sizes=[64, 63])
+@pytest.mark.parametrize(
+    ("key", "wrong"), [("sizes", [64, 63]), *(("context", value) for value in (63, -1, 96.5, True))]
+)
+def test_what_could_not_be_read_again_is_refused(tmp_path, rainy, key, wrong):
+    message = HOW[key][3].replace("63", str(63 if key == "sizes" else wrong))
+    with pytest.raises(OptionError, match=message):
+        write_weights(tmp_path / "w.pth", {}, {"type": "UniRain"}, **{key: wrong})
+    with pytest.raises(OptionError, match=message):
+        restore(load(), rainy, **{key: wrong})
     assert not list(tmp_path.iterdir())
-    write_weights(tmp_path / "w.pth", {}, {"type": "UniRain"}, sizes=[64])
 
 
-def test_sizes_in_a_format_that_cannot_name_them_are_refused(tmp_path):
-    with pytest.raises(OptionError, match="--sizes: a file of format pt2 cannot name them; safetensors, pth, onnx can"):
-        export(["-o", str(tmp_path / "w.pt2"), "--format", "pt2", "--sizes", "320"])
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("text", ["640", "[640, 0]", "[63]", "[true]", '["a"]', "[640"])
-def test_stored_sizes_that_are_none_name_the_file(tmp_path, text):
-    net = load()
-    torch.save({"params": net.state_dict(), "sizes": text}, tmp_path / "w.pth")
-    with pytest.raises(
-        CheckpointError, match=r"w\.pth: the stored sizes cannot be read.*expected such as \[640, 427\]"
-    ):
+@pytest.mark.parametrize(
+    ("key", "stored"),
+    [
+        *(("sizes", text) for text in ("640", "[640, 0]", "[63]", "[true]", '["a"]', "[640")),
+        *(("context", text) for text in ("wide", "[384]", "63", "null")),
+    ],
+)
+def test_what_is_stored_wrongly_names_the_file(tmp_path, key, stored):
+    torch.save({"params": {"w": torch.zeros(1)}, key: stored}, tmp_path / "w.pth")
+    such = {"sizes": r"\[640, 427\]", "context": "384"}[key]
+    with pytest.raises(CheckpointError, match=rf"w\.pth: the stored {key} cannot be read.*expected such as {such}"):
         load(tmp_path / "w.pth")
-
-
-def test_sizes_that_no_network_was_made_for_are_refused():
-    with pytest.raises(OptionError, match="sizes: got 8; expected longer edges of at least 64"):
-        restore(load(), np.zeros((99, 99, 3), np.uint8), sizes=[8])
-
-
-def test_a_network_that_changes_the_size_is_refused():
-    class Twice(torch.nn.Module):
-        def forward(self, x):
-            return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-    with pytest.raises(OptionError, match="keeps the size"):
-        restore(Twice(), np.zeros((99, 99, 3), np.uint8), sizes=[64])

@@ -16,7 +16,7 @@ from unirain_plugin.__main__ import run
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference import restoring, video, video_merging
 from unirain_plugin.inference.jobs import Job, VideoSettings, plan_jobs, restore_files
-from unirain_plugin.inference.video import probe, read_frames, writer
+from unirain_plugin.inference.video import probe, timed_frames, writer
 
 
 def restored(source, out, function=lambda frame: frame, **settings):
@@ -26,9 +26,16 @@ def restored(source, out, function=lambda frame: frame, **settings):
     return job.target, " | ".join(note for _, note in outcome.notes), " | ".join(text for _, text in outcome.failed)
 
 
+def told(source, out, **settings):
+    """What the run says of it; it does not fail."""
+    _, notes, failed = restored(source, out, **settings)
+    assert failed == ""
+    return notes
+
+
 def pixels_of(path):
     """All frames, 0 to 255."""
-    frames = np.stack(list(read_frames(probe(path))))
+    frames = np.stack([frame for _, frame in timed_frames(probe(path), [])])
     return frames.astype(float) / np.iinfo(frames.dtype).max * 255
 
 
@@ -75,16 +82,12 @@ def test_uneven_times_are_kept(tmp_path):
         assert seen(target)["times"] == pytest.approx([stamp / 1000 for stamp in stamps], abs=1e-6)
 
 
-def test_a_forced_pixel_format(tmp_path):
+def test_ten_bits_reach_the_network_and_the_result_unless_another_format_is_forced(tmp_path):
     source = make_film(tmp_path / "film.mkv", "ffv1", "yuv444p10le")
     target, notes, _ = restored(source, tmp_path / "out", pixel_format="yuv420p")
     assert seen(target)["pixels"] == "yuv420p" and "its 10 bits are written as 8" in notes
-
-
-def test_ten_bits_reach_the_network_and_the_result(tmp_path):
-    source = make_film(tmp_path / "film.mkv", "ffv1", "yuv444p10le")
     kinds = set()
-    target, notes, _ = restored(source, tmp_path / "out", lambda frame: kinds.add(str(frame.dtype)) or frame)
+    target, notes, _ = restored(source, tmp_path / "deep", lambda frame: kinds.add(str(frame.dtype)) or frame)
     assert kinds == {"uint16"} and notes == ""
     assert abs(pixels_of(source) - pixels_of(target)).mean() < 1.5
 
@@ -96,19 +99,16 @@ def test_odd_sizes(tmp_path, size):
     assert failed == "" and pixels_of(target).shape == (8, size[1], size[0], 3)
 
 
-@pytest.mark.parametrize("transfer", [1, 8, 13, 16, 17, 18])
-def test_every_transfer_curve_is_kept(tmp_path, transfer):
-    source = make_film(tmp_path / "film.mp4", color_trc=transfer, color_primaries=9, colorspace=9, color_range=1)
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "matrix"),
+    [*((9, t, 9) for t in (1, 8, 13, 16, 17, 18)), *((p, 1, 1) for p in (1, 8, 10, 12))],
+)
+def test_transfer_curves_and_primaries_are_kept(tmp_path, primaries, transfer, matrix):
+    colours = {"color_trc": transfer, "color_primaries": primaries, "colorspace": matrix, "color_range": 1}
+    source = make_film(tmp_path / ("film.mp4" if matrix == 9 else "film.mkv"), **colours)
     target, notes, failed = restored(source, tmp_path / "out")
-    assert failed == "" and seen(target)["colours"] == seen(source)["colours"] == (9, 9, transfer, 1)
+    assert failed == "" and seen(target)["colours"] == seen(source)["colours"] == (matrix, primaries, transfer, 1)
     assert ("HDR" in notes) == (transfer in (16, 18))
-
-
-@pytest.mark.parametrize("primaries", [1, 8, 10, 12])
-def test_every_set_of_primaries_is_kept(tmp_path, primaries):
-    source = make_film(tmp_path / "film.mkv", color_trc=1, color_primaries=primaries, colorspace=1, color_range=1)
-    target, _, failed = restored(source, tmp_path / "out")
-    assert failed == "" and seen(target)["colours"] == seen(source)["colours"] == (1, primaries, 1, 1)
 
 
 @pytest.mark.parametrize(("matrix", "span"), [(1, 1), (2, 2), (4, 1), (5, 2), (6, 2), (7, 1), (9, 2)])
@@ -149,9 +149,11 @@ def test_frames_are_turned_upright(tmp_path, rotation):
     assert abs(pixels_of(source) - expected).mean() < 1 and abs(pixels_of(target) - expected).mean() < 3
 
 
-def test_a_crooked_rotation_is_told(tmp_path):
-    source = make_film(tmp_path / "film.mp4", rotation=(30,))
-    assert "rotation by -30° is not applied" in restored(source, tmp_path / "out")[1]
+def test_a_crooked_rotation_and_transparency_are_told(tmp_path):
+    film = make_film(tmp_path / "film.mp4", rotation=(30,))
+    assert "rotation by -30° is not applied" in told(film, tmp_path / "out")
+    film = make_film(tmp_path / "film.mkv", "ffv1", "yuva420p")
+    assert "transparency is lost" in told(film, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv"])
@@ -160,50 +162,45 @@ def test_aspect_of_pixels_is_kept(tmp_path, name):
     assert probe(restored(source, tmp_path / "out")[0]).aspect == probe(source).aspect == "16/11"
 
 
-def test_all_that_a_matroska_film_holds_is_kept(tmp_path):
-    tags = {"title": "Ride", "creation_time": "2024-01-02T03:04:05.000000Z", "LOCATION": "+48.1+011.5/", "ARTIST": "Me"}
-    chapters = [(0, 300, "one"), (300, 800, "two")]
-    source = make_film(
-        tmp_path / "film.mkv", sound=("aac", "flac"), tags=tags, chapters=chapters, attachment=True, cover=True
-    )
-    target, notes, failed = restored(source, tmp_path / "out")
-    before, after = seen(source), seen(target)
-    assert (notes, failed) == ("", "")
-    assert sorted(map(str, after["streams"])) == sorted(map(str, before["streams"]))
-    assert {key: after["tags"].get(key) for key in tags} == tags
-    assert after["chapters"] == before["chapters"] == [("one", 0), ("two", 0.3)]
-    assert after["tracks"] == [("eng", "microphone 0"), ("deu", "microphone 1")]
+DAY = {"title": "Ride", "creation_time": "2024-01-02T03:04:05.000000Z"}
+TWO = [(0, 300, "one"), (300, 800, "two")]
 
 
-def test_all_that_an_mp4_film_holds_is_kept(tmp_path):
-    tags = {"title": "Ride", "creation_time": "2024-01-02T03:04:05.000000Z", "location": "+48.1000+011.5000/"}
-    source = make_film(tmp_path / "film.mp4", sound=("aac", "aac"), tags=tags, chapters=[(0, 800, "one")], cover=True)
+@pytest.mark.parametrize(
+    ("suffix", "sound", "tags", "chapters", "attachment"),
+    [
+        ("mkv", ("aac", "flac"), {**DAY, "LOCATION": "+48.1+011.5/", "ARTIST": "Me"}, TWO, True),
+        ("mp4", ("aac", "aac"), {**DAY, "location": "+48.1000+011.5000/"}, [(0, 800, "one")], False),
+    ],
+)
+def test_all_that_a_film_holds_is_kept(tmp_path, suffix, sound, tags, chapters, attachment):
+    more = {"tags": tags, "chapters": chapters, "attachment": attachment, "cover": True}
+    source = make_film(tmp_path / f"film.{suffix}", sound=sound, **more)
     target, notes, failed = restored(source, tmp_path / "out")
     before, after = seen(source), seen(target)
     assert (notes, failed) == ("", "")
     assert sorted(map(str, after["streams"])) == sorted(map(str, before["streams"]))
     assert {key: after["tags"].get(key) for key in tags} == {key: before["tags"].get(key) for key in tags}
-    assert after["tags"]["title"] == "Ride" and after["chapters"] == [("one", 0)]
+    assert after["tags"]["title"] == "Ride" and (suffix == "mp4" or tags.items() <= after["tags"].items())
+    assert after["chapters"] == before["chapters"] == [(name, start / 1000) for start, _, name in chapters]
     assert after["tracks"] == before["tracks"] == [("eng", "microphone 0"), ("deu", "microphone 1")]
 
 
-def test_sound_that_is_encoded_anew_keeps_its_tags(tmp_path, monkeypatch):
+def test_sound_that_is_encoded_anew_keeps_its_tags_and_lost_ones_are_told(tmp_path, monkeypatch):
     source = make_film(tmp_path / "film.mkv", sound=("aac",))
     monkeypatch.setattr(video_merging, "_refusal", lambda *_: "not held here")
     target, notes, _ = restored(source, tmp_path / "out")
     assert notes == "audio stream 1 (aac) is encoded anew as flac, without loss: not held here"
     assert seen(target)["tracks"] == [("eng", "microphone 0")]
 
-
-def test_tags_of_streams_that_are_lost_are_told(tmp_path, monkeypatch):
     def without_tags(output, stream, copy_of=video_merging._copy_of):
         copy = copy_of(output, stream)
         copy.metadata.clear()
         return copy
 
-    source = make_film(tmp_path / "film.mkv", sound=("aac",))
+    monkeypatch.undo()
     monkeypatch.setattr(video_merging, "_copy_of", without_tags)
-    _, notes, _ = restored(source, tmp_path / "out")
+    _, notes, _ = restored(source, tmp_path / "again")
     assert notes == "tags of its streams are lost: audio language, audio title"
 
 
@@ -348,11 +345,6 @@ def test_a_second_camera_is_told(tmp_path, name):
     assert seen(target)["streams"] == [("video", "h264"), ("audio", "aac")] and pixels_of(target).shape[1] == 32
 
 
-def test_transparency_is_told(tmp_path):
-    source = make_film(tmp_path / "film.mkv", "ffv1", "yuva420p")
-    assert "transparency is lost" in restored(source, tmp_path / "out")[1]
-
-
 KILLED = """
 import itertools, os, pathlib, signal, sys
 from unirain_plugin.inference import jobs, video
@@ -366,9 +358,14 @@ jobs.restore_files(plan.jobs, function, bar=False, videos=jobs.VideoSettings(mad
 """
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
+@pytest.fixture()
+def short_parts(monkeypatch):
+    """Parts of three frames."""
     monkeypatch.setattr(video, "_PART_PIXELS", 0)
     monkeypatch.setattr(video, "_PART_FRAMES", 3)
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, short_parts):
     source = make_film(tmp_path / "film.mp4", stamps=[0, 30, 90, 100, 300, 320, 400, 410, 500, 700], sound=("aac",))
     whole, _, _ = restored(source, tmp_path / "whole", made_from="a")
     out = tmp_path / "out"
@@ -382,9 +379,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("other", ["b", None])
-def test_parts_of_other_weights_are_not_used(tmp_path, monkeypatch, other):
-    monkeypatch.setattr(video, "_PART_PIXELS", 0)
-    monkeypatch.setattr(video, "_PART_FRAMES", 3)
+def test_parts_of_other_weights_are_not_used(tmp_path, short_parts, other):
     source = make_film(tmp_path / "film.mkv")
 
     def killed(frame):
@@ -448,8 +443,8 @@ def test_two_runs_do_not_write_the_same_film(tmp_path):
             writer(tmp_path / "out.mkv", source, 32),
         ):
             pass
-        for frame in read_frames(source):
-            write(frame)
+        for stamp, frame in timed_frames(source, []):
+            write(frame, stamp)
     assert len(seen(tmp_path / "out.mkv")["times"]) == 8
 
 
@@ -464,32 +459,25 @@ def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-    source = make_film(tmp_path / "film.mp4")
-    (tmp_path / "out").touch()
-    job = Job(source, tmp_path / "out/film.mp4", None, is_video=True)
-    ((_, reason),) = restore_files([job], lambda frame: frame, bar=False).failed
-    assert reason.startswith(f"{tmp_path}/out/film.mp4: cannot be written: ")
-
-
-def test_a_name_as_long_as_names_can_be(tmp_path):
-    source = make_film(tmp_path / ("x" * 251 + ".mkv"))
-    assert restored(source, tmp_path / "out")[2] == ""
-
-
-def test_without_pyav_the_message_says_what_to_install(tmp_path, monkeypatch):
-    source = make_film(tmp_path / "film.mp4")
-    monkeypatch.setitem(sys.modules, "unirain_plugin.inference.video", None)
-    assert "videos need PyAV: pip install av" in restored(source, tmp_path / "out")[2]
-
-
-def test_a_network_that_fails_leaves_nothing(tmp_path):
+def test_a_network_that_fails_leaves_nothing_and_a_folder_that_cannot_be_made_is_told(tmp_path):
     def function(frame):
         raise RuntimeError("kernel failed")
 
     source = make_film(tmp_path / "film.mp4")
     assert restored(source, tmp_path / "out", function, made_from="a")[2] == "kernel failed"
     assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "file").touch()
+    job = Job(source, tmp_path / "file/film.mp4", None, is_video=True)
+    ((_, reason),) = restore_files([job], lambda frame: frame, bar=False).failed
+    assert reason.startswith(f"{tmp_path}/file/film.mp4: cannot be written: ")
+
+
+def test_a_name_as_long_as_names_can_be_and_what_to_install_without_pyav(tmp_path, monkeypatch):
+    source = make_film(tmp_path / ("x" * 251 + ".mkv"))
+    assert restored(source, tmp_path / "out")[2] == ""
+    source = make_film(tmp_path / "film.mp4")
+    monkeypatch.setitem(sys.modules, "unirain_plugin.inference.video", None)
+    assert "videos need PyAV: pip install av" in restored(source, tmp_path / "out")[2]
 
 
 def test_tags_of_cameras_are_kept_and_others_told(tmp_path):

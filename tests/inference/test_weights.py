@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 from basicsr.utils.registry import ARCH_REGISTRY
-from inference_helpers import SMALL, random_image, random_network
+from inference_helpers import SMALL, random_network
 from safetensors import safe_open
+from tiny_run import write_own_network
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
@@ -157,11 +158,18 @@ def test_a_mismatch_names_all_options_and_parts_at_once(tmp_path):
     assert "parts of the file (--param-key): params_ema, params" in str(error.value)
 
 
-def test_torchs_advice_to_load_unsafely_is_not_passed_on(tmp_path):
+class Payload:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('executed')",))
+
+
+def test_nothing_in_a_file_is_executed_and_torchs_advice_to_load_unsafely_not_passed_on(tmp_path):
     torch.save({"params": Payload()}, tmp_path / "w.pth")
     (tmp_path / "p.pth").write_bytes(pickle.dumps({"params": Payload()}))
     for name in ("w.pth", "p.pth"):
-        with pytest.raises(CheckpointError, match="which might be code") as error:
+        with pytest.raises(
+            CheckpointError, match=r"more than tensors.*which might be code|which might be code"
+        ) as error:
             load(tmp_path / name, device="cpu")
         assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
 
@@ -228,11 +236,7 @@ def test_foreign_weights_name_the_keys_that_differ(tmp_path):
         ("w.pth", b"hello world, this is text", "damaged|no file of weights"),
         ("w.safetensors", b"hello world, this is text", "no whole safetensors file"),
         ("w.pth", b"<!DOCTYPE html><html>Not found</html>", "is a web page; expected weights"),
-        (
-            "w.safetensors",
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d",
-            "pointer of Git LFS, not the file",
-        ),
+        ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha", "pointer of Git LFS, not the file"),
         ("w.pth", {"params": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}}, "'b' holds NaN.*diverged"),
         ("w.onnx", None, "there is no such file"),
         ("w.pth", [1, 2], "found list"),
@@ -254,19 +258,13 @@ def test_broken_weights_are_explained(tmp_path, name, content, text):
     assert str(path) in str(error.value)
 
 
-class Payload:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('executed')",))
-
-
-def test_nothing_in_a_file_is_executed(tmp_path):
-    torch.save({"params": Payload()}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="more than tensors"):
-        load(tmp_path / "w.pth", device="cpu")
-
-
-def test_a_single_wrong_bit_is_noticed_where_there_are_checksums(tmp_path):
+def test_a_cut_is_noticed_and_a_single_wrong_bit_where_there_are_checksums(tmp_path):
     state, path = random_network().state_dict(), tmp_path / "w.pth"
+    for suffix in (".safetensors", ".pth"):
+        write_weights(path.with_suffix(suffix), state, SMALL)
+        path.with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes()[:-3000])
+        with pytest.raises(CheckpointError, match=str(path.with_suffix(suffix))):
+            load(path.with_suffix(suffix), device="cpu")
     write_weights(path, state, SMALL)
     data = bytearray(path.read_bytes())
     data[data.index(state["embed.weight"].numpy().tobytes()) + 2] ^= 1
@@ -279,16 +277,6 @@ def test_a_single_wrong_bit_is_noticed_where_there_are_checksums(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     assert torch.equal(load(path, device="cpu").state_dict()["embed.weight"], state["embed.weight"])
-
-
-def test_truncated_files_are_explained(tmp_path):
-    net = random_network()
-    for suffix in (".pth", ".safetensors"):
-        path = tmp_path / f"w{suffix}"
-        write_weights(path, net.state_dict(), SMALL)
-        path.write_bytes(path.read_bytes()[:-3000])
-        with pytest.raises(CheckpointError, match=str(path)):
-            load(path, device="cpu")
 
 
 def test_what_is_named_and_not_there(tmp_path):
@@ -340,33 +328,26 @@ def test_export_command(tmp_path, name, capsys):
     assert [p.name for p in target.parent.iterdir()] == [target.name]
 
 
-OWN_NETWORK = """
-from basicsr.utils.registry import ARCH_REGISTRY
-from torch import nn
-
-
-@ARCH_REGISTRY.register()
-class {name}(nn.Conv2d):
-    def __init__(self):
-        super().__init__(3, 3, 1)
-
-    def forward(self, x):
-        return super().forward(x) if x.shape[-1] < 8 else {{}}["wide"]
-"""
-
-
 @pytest.mark.parametrize("where", ["--imports", "option file"])
 def test_networks_of_ones_own_are_imported_and_only_if_the_user_names_the_file(tmp_path, where, monkeypatch, capsys):
     name = "OwnOf" + where[-4:].title()
     models = tmp_path / "run/models"
     models.mkdir(parents=True)
-    (tmp_path / "run" / f"{name.lower()}.py").write_text(OWN_NETWORK.format(name=name))
+    write_own_network(tmp_path / "run", name)
+    with (tmp_path / "run" / f"{name.lower()}.py").open("a") as file:
+        file.write(
+            "\n    def forward(self, x):\n        return super().forward(x) if x.shape[-1] < 8 else {}['wide']\n"
+        )
     torch.save({"params": torch.nn.Conv2d(3, 3, 1).state_dict()}, models / "net_g_1.pth")
     options = {"network_g": {"type": name}} | ({"imports": [name.lower()]} if where == "option file" else {})
     (tmp_path / "run/o.yml").write_text(yaml.safe_dump(options))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path / "run")
     export = ["export", "--weights", "models/net_g_1.pth", "-o", "w.pth", "--format", "pth"]
+    for wrong, message in ((["no_such_net"], "cannot import 'no_such_net'"), ("nets", "imports: expected a list")):
+        Path("wrong.yml").write_text(yaml.safe_dump({**options, "imports": wrong}))
+        with pytest.raises(OptionError, match=message):
+            load("models/net_g_1.pth", Path("wrong.yml"), "cpu")
     assert cli.main(export) == 2  # a file that merely lies beside the weights must not run code
     assert f"network type '{name}' is not registered" in capsys.readouterr().err
     assert cli.main([*export, *(("--imports", name.lower()) if where == "--imports" else ("--network", "o.yml"))]) == 0
@@ -411,29 +392,3 @@ def test_spandrel_loads_our_weights(tmp_path):
     write_weights(tmp_path / "tiny.pth", tiny.state_dict(), tiny.architecture)
     model = spandrel.ModelLoader("cpu").load_from_file(tmp_path / "tiny.pth")
     torch.testing.assert_close(model(x), tiny(x).clamp(0, 1))
-
-
-def test_restore_with_loaded_weights(tmp_path):
-    from unirain_plugin import load, restore
-
-    net = random_network()
-    write_weights(tmp_path / "w.safetensors", net.state_dict(), SMALL)
-    rainy = random_image(30, 40)
-    clean = restore(load(tmp_path / "w.safetensors", device="cpu"), rainy)
-    assert clean.shape == rainy.shape and not (clean == rainy).all()
-
-
-def test_a_network_file_may_name_modules_of_ones_own(tmp_path):
-    (tmp_path / "nets_of_mine.py").write_text(
-        "import torch\nfrom basicsr.utils.registry import ARCH_REGISTRY\n\n\n@ARCH_REGISTRY.register()\n"
-        "class MyOwnNet(torch.nn.Conv2d):\n    pass\n"
-    )
-    option_file = tmp_path / "net.yml"
-    text = "imports: {}\nnetwork_g: {{type: MyOwnNet, in_channels: 3, out_channels: 3, kernel_size: 1}}\n"
-    option_file.write_text(text.format("[nets_of_mine]"))
-    torch.save({"params": torch.nn.Conv2d(3, 3, 1).state_dict()}, tmp_path / "net.pth")
-    assert type(loading.load(tmp_path / "net.pth", option_file, "cpu")).__name__ == "MyOwnNet"
-    for wrong, message in (("[no_such_net]", "cannot import 'no_such_net'"), ("nets", "imports: expected a list")):
-        option_file.write_text(text.format(wrong))
-        with pytest.raises(OptionError, match=message):
-            loading.load(tmp_path / "net.pth", option_file, "cpu")

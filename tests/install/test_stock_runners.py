@@ -1,7 +1,5 @@
 """Stock BasicSR runners know our types once the plugin is installed, as a wheel or editable; others are unharmed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

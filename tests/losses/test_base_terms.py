@@ -87,39 +87,25 @@ def test_each_sample_has_the_stock_loss_of_itself(opt, channels, batch):
     assert opt == given  # the caller's mapping is left alone
 
 
-def test_a_loss_without_reduction_is_applied_to_each_sample(batch):
-    pred, target = batch
-    (term,) = build_base_terms({"type": "NoReductionProbeLoss", "loss_weight": 2.0})
-    torch.testing.assert_close(term(pred, target), 2 * (pred - target).abs().flatten(1).amax(1))
-
-
-def test_a_loss_with_a_map_but_no_factor_of_its_own_is_weighted(batch):
-    pred, target = batch
-    (term,) = build_base_terms({"type": "MapProbeLoss", "loss_weight": 2.0})
-    expected = 2 * (pred - target).abs().flatten(1).mean(1)
-    torch.testing.assert_close(term(pred, target), expected)
-    torch.testing.assert_close(term.whole(pred, target), expected.mean())
-
-
-def test_a_loss_without_a_map_gets_each_samples_own_weights(batch):
-    pred, target = batch
-    weight = torch.rand(3, 1, 12, 13)
-    (term,) = build_base_terms({"type": "WeightProbeLoss"})
-    expected = ((pred - target) * weight).square().flatten(1).mean(1).sqrt()
-    torch.testing.assert_close(term(pred, target, weight), expected)
-
-
-def test_a_loss_that_returns_parts(batch):
-    pred, target = batch
-    (term,) = build_base_terms([{"type": "TwoPartsProbeLoss"}])
-    torch.testing.assert_close(term(pred, target), (pred - target).abs().flatten(1).mean(1))
-
-
-def test_a_regulariser_without_target(batch):
-    pred, target = batch
-    (term,) = build_base_terms({"type": "WeightedTVLoss", "loss_weight": 0.1})
-    stock = build_loss({"type": "WeightedTVLoss", "loss_weight": 0.1})
-    torch.testing.assert_close(term(pred, target), torch.stack([stock(pred[b : b + 1]) for b in range(3)]))
+@pytest.mark.parametrize(
+    ("opt", "of_a_sample"),
+    [
+        ({"type": "NoReductionProbeLoss", "loss_weight": 2.0}, lambda x, y: 2 * (x - y).abs().amax()),
+        ({"type": "MapProbeLoss", "loss_weight": 2.0}, lambda x, y: 2 * (x - y).abs().mean()),
+        ([{"type": "TwoPartsProbeLoss"}], lambda x, y: (x - y).abs().mean()),
+        (
+            {"type": "WeightedTVLoss", "loss_weight": 0.1},  # a regulariser without target
+            lambda x, y: build_loss({"type": "WeightedTVLoss", "loss_weight": 0.1})(x[None]),
+        ),
+    ],
+    ids=["without reduction", "a map but no factor of its own", "several parts", "without target"],
+)
+def test_losses_of_other_forms_are_applied_to_each_sample(opt, of_a_sample, batch):
+    (term,) = build_base_terms(opt)
+    expected = torch.stack([of_a_sample(x, y) for x, y in zip(*batch, strict=True)])
+    torch.testing.assert_close(term(*batch), expected)
+    if term.has_map:
+        torch.testing.assert_close(term.whole(*batch), expected.mean())
 
 
 def test_an_all_zero_weight_gives_zero(batch):
@@ -131,6 +117,14 @@ def test_an_all_zero_weight_gives_zero(batch):
     assert torch.isfinite(losses).all()
 
 
+def test_a_loss_without_a_map_gets_each_samples_own_weights(batch):
+    pred, target = batch
+    weight = torch.rand(3, 1, 12, 13)
+    (term,) = build_base_terms({"type": "WeightProbeLoss"})
+    expected = ((pred - target) * weight).square().flatten(1).mean(1).sqrt()
+    torch.testing.assert_close(term(pred, target, weight), expected)
+
+
 @pytest.mark.parametrize(
     ("base", "message"),
     [
@@ -140,10 +134,7 @@ def test_an_all_zero_weight_gives_zero(batch):
         ([], r"base: found \[\]"),
         ([{"type": "L1Loss"}, "MSELoss"], r"base\[1\]: found 'MSELoss'"),
         ({"type": "L1Loss", "reduction": "sum"}, r"base.reduction: expected mean"),
-        (
-            {"type": "L1Loss", "loss_weight": "1e-1"},
-            r"base.loss_weight: found the text '1e-1'; expected a number. Write 1.0e-1",
-        ),
+        ({"type": "L1Loss", "loss_weight": "1e-1"}, r"weight: found the text '1e-1'; expected a number. Write 1.0e-1"),
         ({"type": "L1Loss", "eps": 1}, r"base: L1Loss refuses its options: .*eps"),
         ({"type": "GANLoss", "gan_type": "vanilla"}, r"base.type: GANLoss compares no prediction with a target"),
         ({"type": "OneInputProbeLoss"}, r"base.type: OneInputProbeLoss compares no prediction with a target"),

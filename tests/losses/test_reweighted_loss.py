@@ -53,11 +53,6 @@ def test_without_labels_it_is_the_base_loss(name):
     assert not [key for key in loss.log() if key.startswith("l_")]  # nothing was recorded
 
 
-def test_default_base_is_l1_bit_for_bit():
-    pred, target = batch()
-    assert torch.equal(build_loss({"type": TYPE})(pred, target), build_loss({"type": "L1Loss"})(pred, target))
-
-
 def test_stock_sr_model_trains_with_it(tmp_path):
     from basicsr.models import build_model
 
@@ -76,43 +71,29 @@ def test_stock_sr_model_trains_with_it(tmp_path):
     assert model.get_current_log()["l_pix"] == pytest.approx(expected)
 
 
-def test_equal_weights_are_the_mean_over_the_types():
+def test_weights_multiply_type_means_and_are_normalised_over_those_present():
     pred, target = batch()
     losses = sample_losses(pred, target)
     means = [losses[:2].mean(), losses[2], losses[5], losses[3:5].mean()]
     torch.testing.assert_close(build()(pred, target, LABELS), torch.stack(means).mean())
     half = build(loss_weight=0.5)(pred, target, LABELS)
     torch.testing.assert_close(half, torch.stack(means).mean() / 2)
-
-
-def test_weights_multiply_type_means_and_are_normalised_over_those_present():
-    pred, target = batch()
     loss = build()
     loss.weights.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
-    losses = sample_losses(pred, target)
     labels = torch.tensor([3, 3, 1, 1, 1, 1])
     expected = (0.4 * losses[:2].mean() + 0.2 * losses[2:].mean()) / 0.6
     torch.testing.assert_close(loss(pred, target, labels), expected)
     gradient = torch.autograd.grad(loss(pred, target, labels), pred)[0]
     expected_gradient = torch.autograd.grad(expected, pred)[0]
     torch.testing.assert_close(gradient, expected_gradient)
-
-
-def test_a_type_of_weight_zero_alone_in_a_batch_has_its_mean():
-    pred, target = batch()
-    loss = build()
     loss.weights.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
-    torch.testing.assert_close(loss(pred, target, torch.full((6,), 2)), sample_losses(pred, target).mean())
+    alone = torch.full((6,), 2)
+    torch.testing.assert_close(loss(pred, target, alone), losses.mean())
+    released = build(mode="released")  # which does not divide by the weights
+    torch.testing.assert_close(released(pred, target, alone), losses.mean() / 4)
 
 
-def test_released_mode_does_not_divide_by_the_weights():
-    pred, target = batch()
-    losses = sample_losses(pred, target)
-    found = build(mode="released")(pred, target, torch.full((6,), 2))
-    torch.testing.assert_close(found, losses.mean() / 4)
-
-
-def test_a_sum_of_several_base_losses():
+def test_a_sum_of_several_base_losses_and_the_default_is_l1_bit_for_bit():
     pred, target = batch()
     terms = [{"type": "L1Loss"}, {"type": "FrequencyL1Loss", "loss_weight": 0.1}, {"type": "SSIMLoss"}]
     loss = build(base=terms)
@@ -120,9 +101,10 @@ def test_a_sum_of_several_base_losses():
     torch.testing.assert_close(loss(pred, target), expected)
     torch.testing.assert_close(loss(pred, target, torch.zeros(6, dtype=torch.int64)), expected)
     torch.testing.assert_close(sum(term(pred, target) for term in loss.base).mean(), expected)
+    assert torch.equal(build_loss({"type": TYPE})(pred, target), build_loss({"type": "L1Loss"})(pred, target))
 
 
-def test_weights_follow_the_reweighter():
+def test_weights_follow_the_reweighter_and_the_log_has_every_key_after_warm_up():
     loss, reweighter = build(), build_reweighter(num_types=4, warmup=1, window=4)
     _, logs = train(loss, 12)
     for log in logs:
@@ -130,9 +112,6 @@ def test_weights_follow_the_reweighter():
     np.testing.assert_allclose([logs[-1][f"w_{n}"] for n in ("drs", "drd", "nrs", "nrd")], weights, atol=1e-7)
     assert np.ptp(weights) > 0.01
     assert logs[-1]["af"] == pytest.approx(reweighter.diagnostics()["af"])
-
-
-def test_log_has_every_key_after_warm_up():
     _, logs = train(build(), 3)
     names = ("drs", "drd", "nrs", "nrd")
     during = {f"{prefix}_{name}" for prefix in ("l", "w") for name in names}
@@ -141,7 +120,7 @@ def test_log_has_every_key_after_warm_up():
     assert all(isinstance(value, float) for value in logs[2].values())
 
 
-def test_updates_are_means_over_the_interval():
+def test_updates_are_means_over_the_interval_and_a_missed_iteration_loses_none():
     loss = build(update_freq=3, warmup=0)
     seen = []
     for i in range(1, 7):
@@ -151,9 +130,6 @@ def test_updates_are_means_over_the_interval():
         loss.step(i)
         assert loss.reweighter.updates == i // 3
     assert loss.reweighter.state_dict()["smoothed"][1] == pytest.approx(np.mean(seen[3:]), rel=1e-6)
-
-
-def test_a_missed_iteration_does_not_lose_the_update():
     loss = build(update_freq=4)
     for i in (1, 2, 3, 5):  # the step of iteration 4 was skipped
         loss(*batch(i), LABELS)
@@ -189,22 +165,9 @@ def test_validation_as_source():
     np.testing.assert_allclose(loss.reweighter.weights, weights)
     with pytest.raises(DataError, match=r"'dsr' is none of the loss's rain types.*Did you mean 'drs'\?"):
         loss.update_from_validation({"dsr": 0.1})
-
-
-def test_validation_is_ignored_when_training_is_the_source():
     loss = build()
     loss.update_from_validation({"drs": 0.1})
     assert loss.reweighter.updates == 0
-
-
-def test_nothing_is_recorded_in_evaluation_or_without_gradients():
-    loss = build()
-    state = loss.get_extra_state()
-    pred, target = batch()
-    loss.eval()(pred, target, LABELS)
-    with torch.no_grad():
-        loss.train()(pred, target, LABELS)
-    assert loss.get_extra_state() == state
 
 
 def test_no_part_of_a_batch_is_kept_when_its_loss_is_gone():
@@ -223,7 +186,7 @@ def test_no_part_of_a_batch_is_kept_when_its_loss_is_gone():
     assert not any(holder() for holder in saved), "a graph of every iteration would fill the memory"
 
 
-def test_nonfinite_losses_are_returned_but_not_recorded():
+def test_nonfinite_losses_are_not_recorded_nor_any_in_evaluation_or_without_gradients():
     loss = build(warmup=0)
     pred, target = batch()
     with torch.no_grad():
@@ -235,6 +198,13 @@ def test_nonfinite_losses_are_returned_but_not_recorded():
     assert log["l_drs"] == pytest.approx(sample_losses(pred, target)[1].item())
     assert "l_drd" not in log
     assert np.isfinite(list(log.values())).all()
+    loss = build()
+    state = loss.get_extra_state()
+    pred, target = batch()
+    loss.eval()(pred, target, LABELS)
+    with torch.no_grad():
+        loss.train()(pred, target, LABELS)
+    assert loss.get_extra_state() == state
 
 
 def test_a_discarded_batch_leaves_no_trace():
@@ -270,10 +240,6 @@ def test_micro_batches_of_an_announced_batch_add_up():
         parts(pred[:2], target[:2], LABELS[:2])
         end()
         torch.testing.assert_close(parts(pred, target, others), expected)
-
-
-def test_log_means_cover_all_micro_batches():
-    pred, target = batch()
     loss = build()
     loss.begin_batch(LABELS)
     for i in range(6):
@@ -384,7 +350,7 @@ def test_learned_log_variances():
     assert loss.log()["w_nrd"] == pytest.approx(weights[3].item())
 
 
-def test_learned_weights_keep_their_floor():
+def test_learned_weights_keep_their_floor_and_only_uncertainty_has_parameters():
     pred, target = batch()
     loss = build(mode="uncertainty", floor=0.2)
     with torch.no_grad():
@@ -394,9 +360,6 @@ def test_learned_weights_keep_their_floor():
     means = torch.stack([losses[:2].mean(), losses[2], losses[5], losses[3:5].mean()])
     torch.testing.assert_close(loss(pred, target, LABELS), (weights * means).sum())
     assert loss.log()["w_nrd"] == pytest.approx(weights[3].item())
-
-
-def test_only_uncertainty_has_parameters():
     assert [mode for mode in MODES if list(build(mode=mode).parameters())] == ["uncertainty"]
 
 
@@ -413,9 +376,6 @@ def test_only_uncertainty_has_parameters():
 def test_wrong_labels(labels, message):
     with pytest.raises(DataError, match=message):
         build()(*batch(), labels)
-
-
-def test_images_of_different_shape():
     with pytest.raises(DataError, match=r"prediction is \(2, 3, 4, 4\), the target \(2, 1, 4, 4\)"):
         build()(torch.rand(2, 3, 4, 4), torch.rand(2, 1, 4, 4))
 

@@ -98,9 +98,6 @@ def test_released_mode_by_hand():
     mixture = af * softmax(-4 / 3, -2 / 3) + (1 - af) * softmax(2, 2)
     np.testing.assert_allclose(weights, softmax(*mixture) * 0.8 + 0.1, atol=1e-12)
     assert reweighter.diagnostics()["af"] == pytest.approx(af)
-
-
-def test_released_mode_gives_one_over_window_for_flat_slopes():
     reweighter = build("released", window=10, warmup=0)
     run(reweighter, np.full((30, 4), 0.1))
     assert reweighter.diagnostics()["af"] == pytest.approx(0.1)
@@ -113,20 +110,13 @@ def test_flat_losses_give_equal_weights(mode, constant):
     np.testing.assert_allclose(weights, 0.25, atol=1e-12)
 
 
-def test_flat_after_a_fall_gives_equal_weights_once_the_window_is_flat():
+def test_types_that_diverge_lose_weight_and_those_that_stall_gain_it_until_all_are_flat():
     losses = np.concatenate([curves(4, 6), np.full((30, 4), 0.0123)])
     assert np.ptp(run(build(), losses)[-1]) == 0
-
-
-def test_a_diverging_type_loses_weight():
     losses = curves(4, 40)
     losses[20:, 2] = losses[19, 2] * 1.15 ** np.arange(20)
     weights = run(build(), losses)
-    assert weights[-1, 2] == weights[-1].min()
-    assert weights[-1, 2] < weights[18, 2]
-
-
-def test_a_type_that_stalls_gains_weight_early():
+    assert weights[-1, 2] == weights[-1].min() < weights[18, 2]
     losses = np.array([0.1 * 0.9**t * np.ones(4) for t in range(12)])
     losses[:, 1] = 0.1 * (1 - 1e-4 * np.arange(12))
     weights = run(build(window=5, warmup=2), losses)
@@ -180,15 +170,17 @@ def test_an_absent_type_keeps_its_slope_and_returns_with_the_slope_per_update():
         assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.01, -0.01])
     reweighter.update([line[15], line[15]])  # a gap of 7 updates: still 0.01 an update
     assert reweighter.diagnostics()["slopes"] == pytest.approx([-0.01, -0.01])
-
-
-def test_a_type_seen_for_the_first_time_late():
     losses = [[*values, None] for values in curves(3)]
     for t in range(30, 40):
         losses[t][3] = 0.1 * 0.9 ** (t - 30)
     weights = run(build(), losses)
     assert np.isfinite(weights).all()
     assert weights[-1, 3] > 0
+    reweighter = build()
+    run(reweighter, curves(4, 10))
+    before = reweighter.state_dict()
+    reweighter.update([None] * 4)
+    assert reweighter.state_dict() == before
 
 
 def test_the_slope_of_an_absent_type_does_not_hold_the_factor_down():
@@ -201,14 +193,6 @@ def test_the_slope_of_an_absent_type_does_not_hold_the_factor_down():
     assert slopes[1] > 0 > slopes[0]
     assert with_type._worst[-1] == pytest.approx(slopes[0])
     assert with_type._worst[-1] == pytest.approx(without._worst[-1])
-
-
-def test_an_update_without_any_loss_changes_nothing():
-    reweighter = build()
-    run(reweighter, curves(4, 10))
-    before = reweighter.state_dict()
-    reweighter.update([None] * 4)
-    assert reweighter.state_dict() == before
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -235,7 +219,7 @@ def test_extreme_but_finite_losses_give_finite_weights(mode):
     np.testing.assert_allclose(weights.sum(1), 1.0, atol=1e-9)
 
 
-def test_a_loss_that_is_zero_at_first_is_normalised_by_its_first_positive_value():
+def test_losses_of_zero_at_first_and_negative_ones_are_normalised():
     reweighter = build(num_types=2, warmup=0)
     reweighter.update([0.0, 1.0])
     reweighter.update([4.0, 1.0])
@@ -245,9 +229,6 @@ def test_a_loss_that_is_zero_at_first_is_normalised_by_its_first_positive_value(
     for loss in (0.0, 4.0, 6.0):
         smoothed.update([loss, 1.0])
     assert smoothed.diagnostics()["slopes"] == pytest.approx([1.0, 0.0])
-
-
-def test_a_negative_loss_that_falls_has_a_negative_slope():
     reweighter = build(num_types=2, warmup=0)
     reweighter.update([-2.0, 1.0])
     reweighter.update([-3.0, 1.0])
@@ -294,7 +275,7 @@ def test_a_saved_state_continues_to_the_last_bit(mode, cut, tmp_path):
     np.testing.assert_array_equal(run(from_json, losses[cut:]), expected)
 
 
-def test_a_saved_state_is_a_copy():
+def test_saved_states_and_weights_given_out_are_copies():
     reweighter = build()
     run(reweighter, curves(4, 10))
     state = reweighter.state_dict()
@@ -304,9 +285,13 @@ def test_a_saved_state_is_a_copy():
     run(reweighter, curves(4, 10))
     run(other, curves(4, 10))
     assert json.dumps(state) == text
+    reweighter = build()
+    reweighter.update([1, 1, 1, 1])[0] = 7
+    reweighter.weights[1] = 7
+    np.testing.assert_array_equal(reweighter.weights, 0.25)
 
 
-def test_a_state_of_another_run_is_refused():
+def test_a_state_of_another_run_and_a_wrong_number_of_losses_are_refused():
     state = build("paper").state_dict()
     with pytest.raises(CheckpointError, match=r"mode is 'paper', but this run has 'coba'"):
         build("coba").load_state_dict(state)
@@ -315,15 +300,9 @@ def test_a_state_of_another_run_is_refused():
     del state["history"]
     with pytest.raises(CheckpointError, match="missing history"):
         build("paper").load_state_dict(state)
-
-
-def test_a_wrong_number_of_losses():
-    with pytest.raises(DataError, match="found 3 losses; expected 4"):
-        build().update([0.1, 0.2, 0.3])
-    with pytest.raises(DataError, match="expected 4 numbers"):
-        build().update(0.1)
-    with pytest.raises(DataError, match="expected 4 numbers"):
-        build().update(["a", 1, 2, 3])
+    for losses, message in (([0.1, 0.2, 0.3], "found 3 losses; expected 4"), (0.1, "4 numbers"), ("abcd", "4 numbers")):
+        with pytest.raises(DataError, match=message):
+            build().update(losses if losses != "abcd" else ["a", 1, 2, 3])
 
 
 def test_floor_is_kept_and_changes_nothing_above_it():
@@ -343,13 +322,6 @@ def test_ema_is_the_formula_applied_to_averaged_losses():
     for t in range(1, len(losses)):
         averaged[t] = 0.8 * averaged[t - 1] + 0.2 * losses[t]
     np.testing.assert_allclose(run(build(ema=0.8), losses), run(build(), averaged), atol=1e-12)
-
-
-def test_weights_given_out_are_copies():
-    reweighter = build()
-    reweighter.update([1, 1, 1, 1])[0] = 7
-    reweighter.weights[1] = 7
-    np.testing.assert_array_equal(reweighter.weights, 0.25)
 
 
 def test_the_maths_imports_neither_torch_nor_basicsr():

@@ -37,15 +37,9 @@ def test_uncertainty_by_hand_and_at_its_optimum():
         weights = reweighter.update([0.5, 2.0])
     np.testing.assert_allclose(reweighter.log_variances, np.log([0.5, 2.0]), atol=1e-6)  # s_i = log ℓ_i
     np.testing.assert_allclose(weights, [0.8, 0.2], atol=1e-6)  # ∝ 1/ℓ_i
-
-
-def test_a_step_of_uncertainty_is_limited():
     reweighter = build_reweighter("uncertainty", 2, warmup=0, lr=0.1)
     reweighter.update([1000.0, 1.0])
     np.testing.assert_allclose(reweighter.log_variances, [1.0, 0.0])  # gradients −999, kept at −10, and 0
-
-
-def test_uncertainty_takes_over_learned_log_variances():
     reweighter = build_reweighter("uncertainty", 2)
     np.testing.assert_allclose(reweighter.set_log_variances([0.0, math.log(3)]), [0.75, 0.25])
     np.testing.assert_allclose(reweighter.weights, [0.75, 0.25])

@@ -41,12 +41,9 @@ def test_error_texts(options, message):
         build_reweighter(**options)
 
 
-def test_limits_are_accepted():
+def test_limits_are_accepted_and_tau_zero_keeps_the_balance():
     reweighter = build_reweighter(num_types=1, window=2, tau=0, warmup=0, floor=1.0, ema=0, update_freq=1, source="val")
     assert reweighter.update([0.5]).tolist() == [1.0]
-
-
-def test_tau_zero_keeps_the_balance():
     reweighter = build_reweighter(num_types=2, tau=0.0, warmup=0)
     for losses in ([1.0, 1.0], [0.5, 2.0], [0.4, 4.0]):
         weights = reweighter.update(losses)

@@ -1,7 +1,5 @@
 """A tiny network with experts, a labelled data set and option files in memory, for the tests of the model."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,6 +1,7 @@
 """What a checkpoint holds, and that training goes on from it bit for bit."""
 
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,11 @@ class ToyModel(BaseModel):
             self.best = np.float64(max(self.best, losses[-1]))
         return losses
 
+    def save(self, iteration):
+        """A checkpoint; what its training state holds."""
+        save_checkpoint(self, 0, iteration)
+        return read_state(Path(self.opt["path"]["training_states"], f"{iteration}.state"))
+
     def load_weights(self, iteration):
         path = f"{self.opt['path']['models']}/net_g_{iteration}.pth"
         self.load_network(self.net_g, path)
@@ -83,64 +89,40 @@ def test_files_are_the_toolboxs_own(tmp_path):
     assert set(torch.load(tmp_path / "models/net_g_2.pth", weights_only=True)) == {"params", "params_ema"}
 
 
-def test_position_in_the_data_is_saved(tmp_path):
-    model = ToyModel(tmp_path)
-    model.data_position = lambda iteration: {"next_draw": 10 * iteration + 3}
-    save_checkpoint(model, 0, 2)
-    assert read_state(tmp_path / "training_states/2.state")["unirain"]["data"] == {"next_draw": 23}
-
-
-def test_state_of_the_stock_toolbox_is_accepted_with_a_warning(tmp_path, warnings_of):
-    model = ToyModel(tmp_path)
-    model.train(1, 2)
-    model.save_training_state(0, 2)
-    state = read_state(tmp_path / "training_states/2.state")
-    load_training_state(ToyModel(tmp_path), state)
-    assert "stock toolbox" in warnings_of[0]
-
-
-def test_state_of_another_model_type_is_accepted_with_a_warning(tmp_path, warnings_of):
+def test_states_of_others_are_accepted_with_a_warning(tmp_path, warnings_of):
     class Stateless(ToyModel):
         history_state = load_history_state = property(lambda self: self.missing)  # hasattr finds neither
 
-    for first, second in ((ToyModel, Stateless), (Stateless, ToyModel)):
-        save_checkpoint(first(tmp_path), 0, 1)
-        load_training_state(second(tmp_path), read_state(tmp_path / "training_states/1.state"))
-        assert f"another model_type than {second.__name__}" in warnings_of.pop()
-
-
-def test_another_number_of_processes_is_said(tmp_path, warnings_of):
-    model = ToyModel(tmp_path)
-    save_checkpoint(model, 0, 1)
-    other = ToyModel(tmp_path)
+    model, other = ToyModel(tmp_path), ToyModel(tmp_path)
+    model.data_position = lambda iteration: {"next_draw": 10 * iteration + 3}
+    state = model.save(2)
+    assert state["unirain"]["data"] == {"next_draw": 23}
     other.opt["world_size"] = 2
-    load_training_state(other, read_state(tmp_path / "training_states/1.state"))
-    assert "1 processes and is resumed by 2" in warnings_of[0]
+    load_training_state(other, state)
+    assert "1 processes and is resumed by 2" in warnings_of.pop(0)
+    for first, second in ((ToyModel, Stateless), (Stateless, ToyModel)):
+        load_training_state(second(tmp_path), first(tmp_path).save(1))
+        assert f"another model_type than {second.__name__}" in warnings_of.pop()
+    model.train(1, 2)
+    model.save_training_state(0, 2)
+    load_training_state(ToyModel(tmp_path), read_state(tmp_path / "training_states/2.state"))
+    assert "stock toolbox" in warnings_of[-1]
 
 
 def test_state_for_other_optimisers_is_an_error(tmp_path):
-    model = ToyModel(tmp_path)
-    save_checkpoint(model, 0, 1)
-    state = read_state(tmp_path / "training_states/1.state")
-    other = ToyModel(tmp_path)
-    other.optimizers = []
-    with pytest.raises(CheckpointError, match=r"iteration 1 does not fit.*1 optimizers, the option file asks for 0"):
-        load_training_state(other, state)
-    other = ToyModel(tmp_path)
-    other.optimizers = [torch.optim.Adam(list(other.net_g.parameters())[:1])]
-    with pytest.raises(CheckpointError, match="does not fit"):
-        load_training_state(other, state)
+    state = ToyModel(tmp_path).save(1)
+    for optimizers, message in (
+        (lambda net: [], "iteration 1 does not fit.*1 optimizers, the option file asks for 0"),
+        (lambda net: [torch.optim.Adam(list(net.parameters())[:1])], "does not fit"),
+        (lambda net: [torch.optim.SGD(net.parameters(), lr=0.1)], "saved with Adam, the option file asks for SGD"),
+    ):
+        other = ToyModel(tmp_path)
+        other.optimizers = optimizers(other.net_g)
+        with pytest.raises(CheckpointError, match=message):
+            load_training_state(other, state)
     state["unirain"]["version"] = 99
     with pytest.raises(CheckpointError, match="newer version"):
         load_training_state(ToyModel(tmp_path), state)
-
-
-def test_state_of_another_optimiser_is_an_error(tmp_path):
-    save_checkpoint(ToyModel(tmp_path), 0, 1)
-    other = ToyModel(tmp_path)
-    other.optimizers = [torch.optim.SGD(other.net_g.parameters(), lr=0.1)]
-    with pytest.raises(CheckpointError, match="saved with Adam, the option file asks for SGD"):
-        load_training_state(other, read_state(tmp_path / "training_states/1.state"))
 
 
 def test_a_run_that_is_made_longer_follows_the_longer_schedule(tmp_path, warnings_of):
@@ -159,24 +141,20 @@ def test_a_run_that_is_made_longer_follows_the_longer_schedule(tmp_path, warning
     assert longer.get_current_learning_rate()[0] == pytest.approx(0.05 * (1 + np.cos(np.pi * 7 / 8)))
 
 
-def test_last_n_are_kept(tmp_path):
-    model = ToyModel(tmp_path, keep_checkpoints=2)
+@pytest.mark.parametrize(("keep", "left"), [(2, ("3", "10")), (None, ("1", "2", "3", "10"))])
+def test_last_n_are_kept(tmp_path, keep, left):
+    model = ToyModel(tmp_path, **({"keep_checkpoints": keep} if keep else {}))
     (tmp_path / "models/net_g_best_psnr.pth").touch()
     for iteration in (1, 2, 3, 10):
         model.train(iteration, iteration)
         save_checkpoint(model, 0, iteration)
     model.current_iter = 10
     save_checkpoint(model, -1, -1)
-    assert {path.name for path in (tmp_path / "training_states").iterdir()} == {"3.state", "10.state"}
-    kept = {f"net_g_{name}.pth" for name in ("3", "10", "latest", "best_psnr")}
+    assert {path.name for path in (tmp_path / "training_states").iterdir()} == {f"{name}.state" for name in left}
+    kept = {f"net_g_{name}.pth" for name in (*left, "latest", "best_psnr")}
     assert {path.name for path in (tmp_path / "models").iterdir()} == kept
-
-
-def test_all_are_kept_by_default(tmp_path):
-    model = ToyModel(tmp_path)
-    for iteration in range(1, 5):
-        save_checkpoint(model, 0, iteration)
-    assert len(list((tmp_path / "training_states").iterdir())) == 4
+    path, problems = newest_checkpoint(tmp_path / "training_states", tmp_path / "models", ["g"])
+    assert (path.name, problems) == ("10.state", [])
 
 
 def test_stopping_short_is_an_error_that_names_the_figures(tmp_path):
@@ -194,11 +172,3 @@ def test_networks_are_written_before_the_state(tmp_path, monkeypatch):
     monkeypatch.setattr("unirain_plugin.models.checkpointing.atomic_save", lambda content, path: written.append(path))
     save_checkpoint(ToyModel(tmp_path), 0, 7)
     assert [path.name for path in written] == ["net_g_7.pth", "7.state"]
-
-
-def test_newest_complete_set_is_found_again(tmp_path):
-    model = ToyModel(tmp_path)
-    for iteration in (2, 4, 12):
-        save_checkpoint(model, 0, iteration)
-    path, problems = newest_checkpoint(tmp_path / "training_states", tmp_path / "models", ["g"])
-    assert (path.name, problems) == ("12.state", [])

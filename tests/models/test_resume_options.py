@@ -135,7 +135,7 @@ def test_cosine(tmp_path, choice):
         load_training_state(longer, read_state(tmp_path / "4.state"))
 
 
-def test_every_other_change_is_in_force_and_said(resumed):
+def test_every_other_change_is_in_force_and_said_and_nothing_where_nothing_changed(resumed):
     before = {"ema_decay": 0.9, "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0}}
     after = {"ema_decay": 0.99, "pixel_opt": {"type": "L1Loss", "loss_weight": 2.0, "reduction": "mean"}}
     _, warnings = resumed(before, after)
@@ -143,8 +143,5 @@ def test_every_other_change_is_in_force_and_said(resumed):
         "Changed in the option file and in force from here: train.ema_decay 0.99 (was 0.9); "
         "train.pixel_opt.loss_weight 2.0 (was 1.0); train.pixel_opt.reduction mean (was (left out))."
     ]
-
-
-def test_nothing_changed_nothing_said(resumed):
     assert resumed({}, {})[1] == []
     assert resumed({}, {"resume_options": "file"})[1] == []

@@ -145,10 +145,15 @@ def test_labels_reach_the_loss_and_weights_change(tmp_path):
     assert torch.isfinite(expected)
 
 
-def test_without_labels_the_reweighted_loss_is_its_base(tmp_path):
+def test_without_labels_the_reweighted_loss_is_its_base_and_a_perceptual_one_may_stand_alone(tmp_path):
     data = batch_of([0, 1, 2, 3], labelled=False)
     plain = train(build(options(tmp_path)), [data])[0]["l_pix"]
     assert train(build(options(tmp_path, pixel_opt=REWEIGHTED)), [data])[0]["l_pix"] == pytest.approx(plain, rel=1e-6)
+    model = build(options(tmp_path, pixel_opt=None, perceptual_opt={"type": "StubPerceptualLoss"}))
+    logs = train(model, [batch_of([0, 1])] * 3)
+    assert logs[-1]["l_percep"] < logs[0]["l_percep"]
+    assert "l_pix" not in logs[0]
+    model.load_history_state(model.history_state())
 
 
 def test_perceptual_and_auxiliary_losses_are_part_of_the_objective(tmp_path):
@@ -162,14 +167,6 @@ def test_perceptual_and_auxiliary_losses_are_part_of_the_objective(tmp_path):
     assert log["l_percep"] > 0
     assert "l_style" not in log
     assert (model.net_g.gate < 2.0).all()
-
-
-def test_a_perceptual_loss_may_stand_alone(tmp_path):
-    model = build(options(tmp_path, pixel_opt=None, perceptual_opt={"type": "StubPerceptualLoss"}))
-    logs = train(model, [batch_of([0, 1])] * 3)
-    assert logs[-1]["l_percep"] < logs[0]["l_percep"]
-    assert "l_pix" not in logs[0]
-    model.load_history_state(model.history_state())
 
 
 def test_unknown_auxiliary_losses_are_named(tmp_path, warnings_of):
@@ -272,16 +269,13 @@ def test_a_skipped_batch_leaves_running_statistics_alone(tmp_path):
     assert before["num_batches_tracked"] == 1
 
 
-def test_a_nan_keeps_the_reweighting_finite(tmp_path):
+def test_a_nan_keeps_the_reweighting_finite_and_its_losses_are_forgotten(tmp_path):
     good = [batch_of([0, 1, 2, 3])] * 3
     model = build(options(tmp_path, pixel_opt=REWEIGHTED))
     found = train(model, [*good, planted(), *good])[-1]
     assert model.cri_pix.reweighter.updates == 3  # after iterations 2, 4 (the skipped one) and 6
     assert all(torch.isfinite(torch.tensor(value)) for value in found.values())
     assert sum(found[f"w_{name}"] for name in ("drs", "drd", "nrs", "nrd")) == pytest.approx(1)
-
-
-def test_the_losses_of_a_skipped_batch_are_forgotten(tmp_path):
     skipped, shorter = (build(options(tmp_path, pixel_opt={**REWEIGHTED, "update_freq": 3})) for _ in range(2))
     train(skipped, [batch_of([0, 1, 2, 3]), planted()])
     train(shorter, [batch_of([0, 1, 2, 3])])

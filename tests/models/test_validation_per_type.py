@@ -43,12 +43,18 @@ def test_figures_by_hand():
     assert result_of([(0, 3.0), (1, 5.0)], better="lower").worst("psnr") == ("drd", 5.0)
 
 
-def test_images_without_a_value_are_left_out():
+def test_images_without_a_value_or_label_and_infinite_losses():
     figures = result_of([(0, math.nan), (0, 30.0), (1, math.nan)]).figures()
     assert figures["psnr/drs"] == figures["psnr"] == figures["psnr/worst"] == 30.0
     assert math.isnan(figures["psnr/drd"])
     for better in ("higher", "lower"):
         assert result_of([(0, math.nan), (1, 30.0), (2, math.nan)], better).worst("psnr") == ("drd", 30.0)
+    images = [ImageResult(i, 0, {}, loss) for i, loss in enumerate((math.inf, 1.0, math.nan))]
+    assert ValidationResult("val", images, NAMES, {}).losses() == {"drs": math.inf}
+    result = result_of([(None, 30.0), (None, 20.0)])
+    assert result.figures() == {"psnr": 25.0}
+    assert result.table() == ""
+    assert result.worst("psnr") is None
 
 
 @pytest.mark.parametrize("labels", [(0, 0, 0, 3), (None,) * 4])
@@ -64,22 +70,10 @@ def test_a_perfect_image_hides_no_other(labels):
     assert result_of([(0, math.inf), (1, math.inf)]).figures()["psnr"] == math.inf
 
 
-def test_an_infinite_loss_is_no_perfect_image():
-    images = [ImageResult(i, 0, {}, loss) for i, loss in enumerate((math.inf, 1.0, math.nan))]
-    assert ValidationResult("val", images, NAMES, {}).losses() == {"drs": math.inf}
-
-
 def test_each_rank_has_its_own_images():
     for rank in range(3):
         found = [(index, data["lq_path"][0]) for index, data in images_of_rank(loader_of(length=8), rank, 3)]
         assert found == [(index, f"in/{index:03d}.png") for index in range(rank, 8, 3)]
-
-
-def test_an_unlabelled_set_has_the_mean_of_its_images():
-    result = result_of([(None, 30.0), (None, 20.0)])
-    assert result.figures() == {"psnr": 25.0}
-    assert result.table() == ""
-    assert result.worst("psnr") is None
 
 
 def test_table():
@@ -143,7 +137,7 @@ def loader_of_one(index):
     return DataLoader(subset, batch_size=1)
 
 
-def test_routing_per_type_goes_to_tensorboard_and_a_picture(tmp_path):
+def test_routing_goes_to_tensorboard_and_an_image(tmp_path):
     model, board = build(options(tmp_path)), TensorBoardStub()
     model.validation(loader_of(length=4), 4, board)
     share = batch_of([2])["lq"].mean().item()
@@ -153,9 +147,6 @@ def test_routing_per_type_goes_to_tensorboard_and_a_picture(tmp_path):
     assert step == 4
     saved = cv2.imread(str(tmp_path / "visualization" / "routing" / "val_4.png"))
     assert np.array_equal(saved[..., ::-1], picture)
-
-
-def test_routing_without_labels_is_that_of_all_images(tmp_path):
     model, board = build(options(tmp_path)), TensorBoardStub()
     model.validation(loader_of(length=2, labelled=False), 4, board)
     share = batch_of([0, 1])["lq"].mean().item()
@@ -221,7 +212,7 @@ def test_images_are_saved_by_type(tmp_path):
     assert np.abs(image - expected * 255).max() <= 0.51
 
 
-def test_a_test_run_gives_the_figures_of_the_validation(tmp_path):
+def test_a_test_run_gives_the_figures_of_the_validation_and_without_metrics_images_are_saved_only(tmp_path):
     opt = options(tmp_path)
     trained = build(opt)
     trained.validation(loader_of(), 4, None)
@@ -229,6 +220,12 @@ def test_a_test_run_gives_the_figures_of_the_validation(tmp_path):
     tested = build(opt)
     tested.validation(loader_of(), "stub", None)
     assert tested.metric_results == trained.metric_results
+    opt = options(tmp_path)
+    del opt["val"]["metrics"]
+    model = build(opt)
+    model.validation(loader_of(length=1), 4, None, save_img=True)
+    assert (tmp_path / "visualization" / "drs_000" / "drs_000_4.png").is_file()
+    assert not hasattr(model, "metric_results")
 
 
 def test_validation_leaves_random_streams_and_mode_alone(tmp_path):
@@ -256,15 +253,6 @@ def test_validation_leaves_random_streams_and_mode_alone(tmp_path):
     model.net_g.eval()
     model.validation(loader_of(length=1), 8, None)
     assert not model.net_g.training
-
-
-def test_without_metrics_images_are_saved_only(tmp_path):
-    opt = options(tmp_path)
-    del opt["val"]["metrics"]
-    model = build(opt)
-    model.validation(loader_of(length=1), 4, None, save_img=True)
-    assert (tmp_path / "visualization" / "drs_000" / "drs_000_4.png").is_file()
-    assert not hasattr(model, "metric_results")
 
 
 def test_the_average_is_validated(tmp_path):
@@ -318,20 +306,20 @@ class TestBest:
         assert model.best_figure.iteration == 4
         assert not list((tmp_path / "models").iterdir())
 
-    def test_direction_ties_and_nan(self):
-        higher = BestFigure(BestSettings("psnr"), {"psnr": "higher"})
-        found = [higher.improved("v", {"psnr": x}, i) for i, x in enumerate([math.nan, 1.0, 1.0, 0.5, 2.0])]
-        assert found == [False, True, False, False, True]
-        lower = BestFigure(BestSettings("niqe"), {"niqe": "lower"})
-        assert [lower.improved("v", {"niqe": x}, 0) for x in (5.0, 6.0, 4.0)] == [True, False, True]
-        forced = BestFigure(BestSettings("psnr", higher=False), {"psnr": "higher"})
-        assert [forced.improved("v", {"psnr": x}, 0) for x in (5.0, 6.0)] == [True, False]
-
-    def test_only_one_set_decides(self):
-        first = BestFigure(BestSettings("psnr"), {"psnr": "higher"})
-        assert [first.improved(name, {"psnr": 1.0 + i}, 0) for i, name in enumerate("abab")] == [True, False] * 2
-        named = BestFigure(BestSettings("psnr", dataset="b"), {"psnr": "higher"})
-        assert [named.improved(name, {"psnr": 1.0}, 0) for name in "ab"] == [False, True]
+    @pytest.mark.parametrize(
+        ("settings", "sets", "values", "improved"),
+        [
+            (BestSettings("psnr"), "vvvvv", [math.nan, 1, 1, 0.5, 2], [False, True, False, False, True]),
+            (BestSettings("niqe"), "vvv", [5, 6, 4], [True, False, True]),
+            (BestSettings("psnr", higher=False), "vv", [5, 6], [True, False]),
+            (BestSettings("psnr"), "abab", [1, 2, 3, 4], [True, False, True, False]),
+            (BestSettings("psnr", dataset="b"), "ab", [1, 1], [False, True]),
+        ],
+        ids=["ties and nan", "lower is better", "forced", "the first set decides", "a named set decides"],
+    )
+    def test_what_improves_the_best_figure(self, settings, sets, values, improved):
+        best = BestFigure(settings, {"psnr": "higher", "niqe": "lower"})
+        assert [best.improved(n, {settings.metric: float(v)}, 0) for n, v in zip(sets, values, strict=True)] == improved
 
     def test_a_type_that_the_set_lacks_is_named(self):
         best = BestFigure(BestSettings("psnr/drz"), {"psnr": "higher"})

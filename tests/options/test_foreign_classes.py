@@ -93,8 +93,11 @@ def stock(*changes: tuple[str, str]) -> dict:
     return yaml.safe_load(text)
 
 
-def test_keys_behind_an_early_return_are_not_missing():
+def test_keys_behind_an_early_return_or_only_looked_for_are_not_missing():
     assert check_options(stock(("SRModel", "LeavesEarly")), check_paths=False) == []
+    assert check_options(stock(("SRModel", "Careful")), check_paths=False) == []
+    opt = yaml.safe_load(UNIRAIN.replace("DATA", "nowhere"))
+    assert check_options(opt, check_paths=False) == []
 
 
 def test_own_keys_optimisers_schedules_and_losses_of_a_model_are_its_affair():
@@ -158,15 +161,6 @@ def test_an_option_that_the_model_wants_of_the_network(model, network):
     if network == "SwinIR":
         opt["network_g"]["window_size"] = 8
         assert check_options(opt, check_paths=False) == []
-
-
-def test_what_a_model_looks_for_first_or_only_mentions_is_no_warning():
-    assert check_options(stock(("SRModel", "Careful")), check_paths=False) == []
-
-
-def test_our_model_asks_nothing_of_the_network():
-    opt = yaml.safe_load(UNIRAIN.replace("DATA", "nowhere"))
-    assert check_options(opt, check_paths=False) == []
 
 
 def test_every_stock_class_is_known():

@@ -5,21 +5,12 @@ import re
 import sys
 
 import pytest
+from tiny_run import OWN_NETWORK, write_own_network
 
 import unirain_plugin
 from unirain_plugin.errors import OptionError
 from unirain_plugin.support import packages
 from unirain_plugin.support.packages import import_own
-
-NET = """
-from basicsr.utils.registry import ARCH_REGISTRY
-from torch import nn
-
-@ARCH_REGISTRY.register()
-class {name}(nn.Module):
-    def __init__(self, width=3):
-        super().__init__()
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +25,7 @@ def test_a_network_of_ones_own_is_found_beside_the_file_and_in_the_working_direc
 
     name = f"OwnNet{folder}"
     (tmp_path / folder).mkdir(exist_ok=True)
-    (tmp_path / folder / f"{name.lower()}.py").write_text(NET.format(name=name))
-    import_own([name.lower()], tmp_path / folder)
+    import_own([write_own_network(tmp_path / folder, name)], tmp_path / folder)
     assert name in ARCH_REGISTRY
 
 
@@ -47,7 +37,7 @@ def test_a_network_of_ones_own_is_found_beside_the_file_and_in_the_working_direc
         ("x = (\n\ndef f(:\n", r"SyntaxError: .* \({file}:\d\)"),
         ("import not_there_at_all\n", r"ModuleNotFoundError: No module named 'not_there_at_all' \({file}:1\)\.$"),
         ("import json\n\njson.loads('{{')\n", r"JSONDecodeError: .* \({file}:3\)"),  # not the line in Python's own
-        (NET.format(name="UniRain"), r"AssertionError: .*'UniRain' was already registered.* \({file}:5\)"),
+        (OWN_NETWORK.format(name="UniRain"), r"AssertionError: .*'UniRain' was already registered.* \({file}:6\)"),
     ],
 )
 def test_what_is_wrong_in_a_module_is_told_with_file_and_line(tmp_path, text, told):

@@ -29,14 +29,13 @@ def load(rainrag_root, tmp_path):
     return loading
 
 
+DATA = f"rain_types: {TYPES}\n    gt_size"
+
+
 @pytest.mark.parametrize(
     ("new", "key", "says"),
     [
-        (
-            "rain_types: [drs, drd]",
-            "rain_types",
-            "the loss has no nrs, nrd, which datasets.train holds; it has drs, drd.",
-        ),
+        ("rain_types: [drs, drd]", "rain_types", "no nrs, nrd, which datasets.train holds; it has drs, drd."),
         ("num_types: 3", "num_types", "the loss has no nrd, which datasets.train holds"),
     ],
 )
@@ -46,46 +45,35 @@ def test_a_type_that_the_loss_does_not_know(new, key, says, load):
     assert says in str(caught.value)
 
 
-def test_types_found_in_the_folder_are_compared_too(load, rainrag_root):
+def test_types_found_in_the_folder_are_compared_too_where_the_loss_goes_by_name(load, rainrag_root):
     write_rainrag(rainrag_root, per_type=1, types=["snow"])
     with pytest.raises(OptionError, match=r"train\.pixel_opt\.rain_types: the loss has no snow, which datasets\.train"):
-        load((f"    rain_types: {TYPES}\n    gt_size", "    gt_size"))
+        load((DATA, "gt_size"))
+    load(
+        (DATA, "rain_types: [drs, snow]\n    gt_size"),
+        (LOSS, LOSS[:28] + "\n    num_types: 5"),
+    )
+    with pytest.raises(OptionError, match=r"the loss has no snow, which datasets\.val holds"):
+        load(("mode: paper", "source: val"))
 
 
 def test_further_types_need_one_order(load, rainrag_root):
     write_rainrag(rainrag_root, per_type=1, types=["haze", "snow"])
     data, loss = "rain_types: [drs, snow, haze]\n    gt_size", "MultiObjectiveReweightedLoss\n    rain_types: [drs, {}]"
-    load((f"rain_types: {TYPES}\n    gt_size", data), (LOSS, loss.format("snow, haze")))
+    load((DATA, data), (LOSS, loss.format("snow, haze")))
     with pytest.raises(OptionError, match=r"snow, haze: another label than in datasets\.train; list further types in"):
-        load((f"rain_types: {TYPES}\n    gt_size", data), (LOSS, loss.format("haze, snow")))
-
-
-def test_a_loss_by_number_takes_types_of_any_name(load, rainrag_root):
-    write_rainrag(rainrag_root, per_type=1, types=["snow"])
-    load(
-        (f"rain_types: {TYPES}\n    gt_size", "rain_types: [drs, snow]\n    gt_size"),
-        (LOSS, LOSS[:28] + "\n    num_types: 5"),
-    )
-
-
-def test_validation_losses_go_by_name(load, rainrag_root):
-    write_rainrag(rainrag_root, per_type=1, types=["snow"])
-    with pytest.raises(OptionError, match=r"the loss has no snow, which datasets\.val holds"):
-        load(("mode: paper", "source: val"))
+        load((DATA, data), (LOSS, loss.format("haze, snow")))
 
 
 def test_types_of_the_loss_without_data_are_a_warning(load, warnings_of):
-    load((f"rain_types: {TYPES}\n    gt_size", "rain_types: [drs, nrd]\n    gt_size"))
+    load((DATA, "rain_types: [drs, nrd]\n    gt_size"))
     (message,) = warnings_of
     assert "train.pixel_opt.rain_types: datasets.train holds no drd, nrs." in message
 
 
-def test_a_type_without_a_folder_is_told_before_the_run(load):
+def test_a_type_without_a_folder_and_another_layout_are_told_before_the_run(load, rainrag_root, tmp_path):
     with pytest.raises(OptionError, match=r"datasets\.train\.rain_types: .*no folder 'snow' for this rain type"):
-        load((f"rain_types: {TYPES}\n    gt_size", "rain_types: [drs, snow]\n    gt_size"))
-
-
-def test_a_folder_of_another_layout_is_told_before_the_run(load, rainrag_root, tmp_path):
+        load((DATA, "rain_types: [drs, snow]\n    gt_size"))
     (tmp_path / "flat").mkdir()
     with pytest.raises(OptionError, match=r"datasets\.val\.dataroot: .*no rain type found; expected \{type\}/"):
         load((f"dataroot: {rainrag_root}\nnetwork_g", f"dataroot: {tmp_path / 'flat'}\nnetwork_g"))
@@ -98,18 +86,17 @@ def test_a_folder_of_another_layout_is_told_before_the_run(load, rainrag_root, t
         ("psnr/nsr", "val.best", "it holds drs, drd, nrs, nrd (or 'worst'). Did you mean 'nrs'?"),
         ("{metric: psnr, dataset: held otu}", "val.best.dataset", "name 'held otu'. Did you mean 'held out'?"),
         ("{metric: psnr, dataset: four types}", "val.best.dataset", "There are: held out."),
+        *((best, None, None) for best in ("psnr", "psnr/worst", "{metric: psnr/nrd, dataset: held out}")),
     ],
 )
 def test_best_names_a_figure_that_there_will_be(best, key, says, load):
+    if key is None:
+        load(("  save_img: false", f"  save_img: false\n  best: {best}"))
+        return
     with pytest.raises(OptionError) as caught:
         load(("  save_img: false", f"  save_img: false\n  best: {best}"))
     assert f": {key}: " in str(caught.value)
     assert says in str(caught.value)
-
-
-@pytest.mark.parametrize("best", ["psnr", "psnr/worst", "{metric: psnr/nrd, dataset: held out}"])
-def test_best_figures_that_there_are(best, load):
-    load(("  save_img: false", f"  save_img: false\n  best: {best}"))
 
 
 LABELLED = "type: DistilledMixedPairedDataset\n    dataroot: {}\n    rain_types: [drs, drd, nrs, nrd]"

@@ -22,8 +22,7 @@ from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study import command
-from unirain_plugin.study.options import digest, load_options
-from unirain_plugin.study.plan import base_training
+from unirain_plugin.study.options import base_training, digest, load_options
 from unirain_plugin.study.report import read_curve
 from unirain_plugin.support.resources import option_file
 
@@ -162,49 +161,34 @@ def test_an_output_made_with_other_options_is_refused(story, tmp_path):
         command.main(["-opt", str(changed), "--output", str(story.root)])
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
-    (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(DataError, match="is not empty and was not made by this command"):
-        command.main(["-opt", str(SMOKE), "--output", str(tmp_path)])
-
-
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("made", "more", "message"),
     [
-        (lambda folder: None, "photographs: train: .*: no such folder"),
+        ((), ["--photographs", "train", "val"], "photographs: train: .*: no such folder"),
         (
-            lambda folder: folder.mkdir(),
-            "photographs: train: .*: holds no photographs; expected files ending in .*.jpg",
+            ("train/",),
+            ["--photographs", "train", "val"],
+            "photographs: train: .*: holds no photographs; exp.*.jpg",
         ),
+        (("train/a.png", "val/b.png"), ["--photographs", "train", "val"], r"a.png and .*b.png are the same file"),
+        ((), ["--report-only"], "holds no reproduction to report on"),
+        (
+            (),
+            ["-opt", str(SMOKE.with_name("gpu.yml"))],
+            r"training of .*_s1: num_gpu: found 1, but PyTorch sees no",
+        ),
+        (("out/mine.png",), [], "is not empty and was not made by this command"),
     ],
 )
-def test_missing_photographs_are_told(tmp_path, make, message):
-    make(tmp_path / "train")
-    with pytest.raises(DataError, match=message):
-        command.main(["-opt", str(SMOKE), "--output", str(tmp_path / "out"), "--photographs", *photographs(tmp_path)])
-    assert not (tmp_path / "out").exists()
-
-
-def test_no_photograph_may_be_on_both_sides(tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / split).mkdir()
-        cv2.imwrite(str(tmp_path / split / f"{split}.png"), np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(DataError, match=r"train.png and .*val.png are the same file"):
-        command.main(["-opt", str(SMOKE), "--output", str(tmp_path / "out"), "--photographs", *photographs(tmp_path)])
-
-
-def photographs(folder):
-    return [str(folder / "train"), str(folder / "val")]
-
-
-def test_a_report_needs_something_to_report_on(tmp_path):
-    with pytest.raises(DataError, match="holds no reproduction to report on"):
-        command.main(["-opt", str(SMOKE), "--output", str(tmp_path / "none"), "--report-only"])
-    assert not (tmp_path / "none").exists()
-
-
-def test_a_machine_that_lacks_the_gpu_is_told_before_anything_is_made(tmp_path, monkeypatch):
+def test_what_cannot_be_done_is_told_before_anything_is_made(tmp_path, monkeypatch, made, more, message):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(OptionError, match=r"training of .*_s1: num_gpu: found 1, but PyTorch sees no CUDA device"):
-        command.main(["-opt", str(SMOKE.with_name("gpu.yml")), "--output", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
+    for name in made:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            (tmp_path / name).mkdir()
+        else:
+            cv2.imwrite(name, np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises((DataError, OptionError), match=message):
+        command.main(["-opt", str(SMOKE), "--output", "out", *more])
+    assert [path.name for path in tmp_path.glob("out/*")] == [name[4:] for name in made if name.startswith("out/")]

@@ -5,8 +5,16 @@ from dataclasses import replace
 import pytest
 
 from unirain_plugin.study.data import DataFolder
-from unirain_plugin.study.options import load_options
-from unirain_plugin.study.plan import GridRun, Variant, base_training, merged, plan_runs, run_options, variants_of
+from unirain_plugin.study.options import (
+    GridRun,
+    Variant,
+    base_training,
+    load_options,
+    merged,
+    plan_runs,
+    run_options,
+    variants_of,
+)
 from unirain_plugin.support.resources import option_file
 
 
@@ -15,16 +23,13 @@ def cpu():
     return load_options(option_file("reproduce/cpu.yml"))
 
 
-def test_shared_runs_are_made_once(cpu):
+def test_shared_runs_are_made_once_and_every_seed_of_a_question_has_its_turn_before_the_next(cpu):
     runs = plan_runs(cpu)
     assert len(runs) == len(set(runs)) == 3 * (5 + 3 + 4 + 4)
     assert len({run.name for run in runs}) == len(runs)
     baseline = Variant("soft-hard", "paper", "distilled", "UniRain")
     assert sum(run.variant == baseline for run in runs) == 3
     assert all(next(iter(variants_of(cpu, question).values())) == baseline for question in cpu.questions)
-
-
-def test_every_seed_of_a_question_has_its_turn_before_the_next(cpu):
     assert [run.seed for run in plan_runs(cpu)[:15]] == [1] * 5 + [2] * 5 + [3] * 5
 
 

@@ -16,9 +16,8 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.study import command, real
 from unirain_plugin.study.data import distil_options, make_data
-from unirain_plugin.study.draws import other_rain
-from unirain_plugin.study.options import load_options, parse_options
-from unirain_plugin.study.plan import DataFolder
+from unirain_plugin.study.options import DataFolder, load_options, parse_options
+from unirain_plugin.study.planted import other_rain
 from unirain_plugin.study.real import (
     check_references,
     check_test_sets,
@@ -55,8 +54,19 @@ def sides(images, names=("rainy", "clean")):
     return [(f"{name}: {images / name}", list_images(name, images / name)) for name in names]
 
 
-def test_rain_and_clean_photographs_pass(images):
+def test_rain_and_clean_photographs_pass_and_missing_and_too_few_are_told(images, tmp_path):
     assert len(check_references("references", images / "rainy", sides(images)[1])) == 8
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "few").mkdir()
+    for name in ("00.png", "01.png"):
+        shutil.copy(images / "rainy" / name, tmp_path / "few")
+    for folder, told in (
+        ("none", "no such folder; expected a folder of photographs"),
+        ("empty", "holds no photographs; expected files ending in"),
+        ("few", r"holds 2 image\(s\); at least 8 are needed"),
+    ):
+        with pytest.raises(DataError, match=f"references: .*{folder}: {told}"):
+            check_references("references", tmp_path / folder, None)
 
 
 @pytest.mark.parametrize(
@@ -71,17 +81,6 @@ def test_rain_and_clean_photographs_pass(images):
 def test_images_of_the_wrong_kind_are_refused(images, rainy, clean, message):
     with pytest.raises(DataError, match=message):
         check_references("references", images / rainy, sides(images, [clean])[0] if clean else None)
-
-
-def test_missing_and_too_few_references_are_told(tmp_path, images):
-    with pytest.raises(DataError, match=r"references: .*none: no such folder; expected a folder of photographs"):
-        check_references("references", tmp_path / "none", None)
-    with pytest.raises(DataError, match=r"references: .*: holds no photographs; expected files ending in"):
-        check_references("references", tmp_path, None)
-    for name in ("00.png", "01.png"):
-        shutil.copy(images / "rainy" / name, tmp_path)
-    with pytest.raises(DataError, match=r"references: .*: holds 2 image\(s\); at least 8 are needed"):
-        check_references("references", tmp_path, None)
 
 
 def test_sets(images, folder):
@@ -109,31 +108,28 @@ def test_public_sets_are_listed_and_their_middles_written(images, tmp_path):
     assert (cv2.imread(str(tmp_path / "out" / "b" / "input" / "001.png")) == middle).all()
 
 
-def remove_partner(folder):
-    (folder / "b" / "target" / "01.png").unlink()
-
-
-def remove_side(folder):
-    shutil.rmtree(folder / "b" / "target")
-
-
 def swap(folder):
     (folder / "b" / "input").rename(folder / "b" / "other")
     (folder / "b" / "target").rename(folder / "b" / "input")
     (folder / "b" / "other").rename(folder / "b" / "target")
 
 
-def name_twice(folder):
-    shutil.copytree(folder / "Set-A", folder / "set_a")
-
-
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (remove_partner, r"b: 1 image\(s\) in 'input' without a partner of the same name in 'target': 01\.png"),
-        (remove_side, "test_sets: .*b: holds no folder 'target'; expected input and target in it"),
+        (
+            lambda folder: (folder / "b/target/01.png").unlink(),
+            r"b: 1 image\(s\) in 'input' without a partner of the same name in 'target': 01\.png",
+        ),
+        (
+            lambda folder: shutil.rmtree(folder / "b/target"),
+            "test_sets: .*b: holds no folder 'target'; expected input and target in it",
+        ),
         (swap, "test_sets: .*: b: 'input' and 'target' seem to be the wrong way round"),
-        (name_twice, "'Set-A' and 'set_a' would both be called set_a"),
+        (
+            lambda folder: shutil.copytree(folder / "Set-A", folder / "set_a"),
+            "'Set-A' and 'set_a' would both be called set_a",
+        ),
         (shutil.rmtree, "test_sets: .*: no such folder; expected NAME/input"),
     ],
 )
@@ -144,11 +140,13 @@ def test_broken_sets_are_told(images, tmp_path, harm, message):
         check_test_sets(folder)
 
 
-def test_a_name_that_is_no_rain_type_is_made_one(tmp_path):
+def test_a_name_that_is_no_rain_type_is_made_one_and_long_lists_are_taken_evenly(tmp_path):
     for name in ("4K-Rain", "Rain 100L"):
         for side in ("input", "target"):
             (tmp_path / name / side).mkdir(parents=True)
     assert set_names(tmp_path) == {"set_4k_rain": "4K-Rain", "rain_100l": "Rain 100L"}
+    assert evenly(range(10), 3) == [0, 3, 6]
+    assert evenly([1, 2], 3) == [1, 2]
 
 
 def test_windows_are_cut_at_the_candidates_size_and_repeat(images, tmp_path):
@@ -161,11 +159,6 @@ def test_windows_are_cut_at_the_candidates_size_and_repeat(images, tmp_path):
     files[3].unlink()
     write_windows(paths, tmp_path, 2, 128, seed=3)
     assert [file.read_bytes() for file in files] == before
-
-
-def test_evenly_takes_both_ends_of_a_long_list():
-    assert evenly(range(10), 3) == [0, 3, 6]
-    assert evenly([1, 2], 3) == [1, 2]
 
 
 def test_other_rain_stays_within_reach_and_shares_stay_shares():

@@ -5,13 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_run import write_own_network
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options import check_options
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.study.data import DataFolder
-from unirain_plugin.study.options import differences, digest, load_options, parse_options
-from unirain_plugin.study.plan import base_training, plan_runs, run_options
+from unirain_plugin.study.options import (
+    base_training,
+    differences,
+    digest,
+    load_options,
+    parse_options,
+    plan_runs,
+    run_options,
+)
 from unirain_plugin.study.results import measure_costs
 from unirain_plugin.support.resources import options_root
 
@@ -41,17 +49,16 @@ def test_networks_cost_the_same_and_the_runner_takes_every_run(path):
             check_options(opt, run.name, check_paths=False)
 
 
-def test_a_network_that_costs_more_is_named():
-    networks = {"EDSR": {**smoke()["networks"]["EDSR"], "num_feat": 16}}
-    options = parse_options(smoke(networks=networks), "here")
-    with pytest.raises(OptionError, match=r"EDSR_paper_distilled: .* multiply-adds \(\+\d+\.\d%\)"):
-        measure_costs(options, base_training(options))
-
-
-def test_a_network_that_cannot_be_built_is_named():
-    networks = {"EDSR": {"type": "MSRResNet", "upscale": 1}}
-    options = parse_options(smoke(networks=networks), "here")
-    with pytest.raises(OptionError, match="EDSR_paper_distilled cannot be built: AttributeError"):
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({**smoke()["networks"]["EDSR"], "num_feat": 16}, r": .* multiply-adds \(\+\d+\.\d%\)"),
+        ({"type": "MSRResNet", "upscale": 1}, " cannot be built: AttributeError"),
+    ],
+)
+def test_a_network_that_costs_more_or_cannot_be_built_is_named(network, message):
+    options = parse_options(smoke(networks={"EDSR": network}), "here")
+    with pytest.raises(OptionError, match=f"EDSR_paper_distilled{message}"):
         measure_costs(options, base_training(options))
 
 
@@ -101,27 +108,19 @@ def hash_of(**changes):
     return digest(options.fixed(base_training(options)))
 
 
-def test_the_hash_follows_what_changes_a_run():
+def test_the_hash_follows_what_changes_a_run_and_differences_are_named_by_their_key_path():
     plain = hash_of()
     assert hash_of(name="other", workers=1, seeds=[5], questions={"loss": ["paper", "dwa"]}) == plain
     assert hash_of(data={**smoke()["data"], "seed": 1}) != plain
     assert hash_of(training={"base": smoke()["training"]["base"]}) != plain
-
-
-def test_differences_are_named_by_their_key_path():
     before, now = {"a": {"b": 1, "c": [2]}, "d": 3}, {"a": {"b": 1, "c": [2, 4]}, "d": 3, "e": None, "f": 5}
     assert differences(before, now) == ["a:c ([2] → [2, 4])", "f (None → 5)"]
     assert differences(before, before) == []
 
 
 def test_modules_of_ones_own_are_imported_and_handed_to_every_run(tmp_path):
-    (tmp_path / "my_part_of_a_study.py").write_text(
-        "from unirain_plugin.toolbox import prepare_import\nprepare_import()\n"
-        "from basicsr.utils.registry import ARCH_REGISTRY\nfrom torch import nn\n\n"
-        "@ARCH_REGISTRY.register()\nclass MyNetOfAStudy(nn.Conv2d):\n"
-        "    def __init__(self, width):\n        super().__init__(3, 3, width, padding=width // 2)\n"
-    )
-    text = SMOKE.read_text().replace("EDSR", "Mine").replace("name: smoke", "name: own\nimports: [my_part_of_a_study]")
+    module = write_own_network(tmp_path, "MyNetOfAStudy")
+    text = SMOKE.read_text().replace("EDSR", "Mine").replace("name: smoke", f"name: own\nimports: [{module}]")
     start = text.index("networks:\n  Mine:")
     (tmp_path / "own.yml").write_text(
         f"{text[:start]}networks:\n  Mine: {{type: MyNetOfAStudy, width: 3}}\ntolerance: 0.999\n"
@@ -131,9 +130,9 @@ def test_modules_of_ones_own_are_imported_and_handed_to_every_run(tmp_path):
     mine = next(run for run in plan_runs(options) if run.variant.networks == "Mine")
     assert measure_costs(options, training).networks[mine.variant.name].parameters == 3 * 3 * 9 + 3
     opt = run_options(options, training, mine, DataFolder(tmp_path))
-    assert opt["imports"] == ["my_part_of_a_study"]
+    assert opt["imports"] == [module]
     check_options(opt, mine.name, check_paths=False)
-    (tmp_path / "own.yml").write_text(text.replace("my_part_of_a_study", "not_there_at_all"))
+    (tmp_path / "own.yml").write_text(text.replace(module, "not_there_at_all"))
     with pytest.raises(OptionError, match="imports: cannot import 'not_there_at_all'"):
         load_options(tmp_path / "own.yml")
     (tmp_path / "own.yml").write_text(SMOKE.read_text().replace("data:\n", "data:\n  rain_types: [drs, snov]\n"))

@@ -24,14 +24,11 @@ def figures(drs, drd, nrs, nrd):
     return {"psnr": psnr, "ssim": {name: value / 100 for name, value in psnr.items()}}
 
 
-def test_spread_is_the_samples_deviation():
+def test_spread_is_the_samples_deviation_and_mean_and_worst_are_over_types():
     found = spread([1.0, 2.0, 6.0])  # mean 3; (4 + 1 + 9) / 2 = 7
     assert found == Spread(3.0, pytest.approx(7**0.5), 3)
     assert found.text() == "3.00 ± 2.65"
     assert spread([2.5]) == Spread(2.5, None, 1) and spread([2.5]).text() == "2.50"
-
-
-def test_mean_and_worst_are_over_types():
     run = figures(30.0, 22.0, 24.0, 28.0)
     assert mean_of_types(run) == 26.0
     assert worst_type(run) == ("drd", 22.0)
@@ -53,16 +50,13 @@ def test_a_difference_below_the_spread_is_a_tie_and_one_seed_tells_nothing(basel
     assert verdict(Spread(*baseline), Spread(*variant)) == expected
 
 
-def test_a_perfect_image_is_counted_and_in_no_mean():
+def test_perfect_images_and_infinite_figures_of_a_seed_are_counted_and_in_no_mean():
     values = {"psnr": {"drs": [30.0, math.inf, 34.0], "nrd": [math.inf]}, "ssim": {"drs": [0.8, 1, 0.9], "nrd": [1]}}
     found = means_by_type(values)
     assert found["psnr"] == {"drs": 32.0, "nrd": math.inf}
     assert found["ssim"]["drs"] == pytest.approx(0.9)
     assert found["perfect"] == {"drs": 1, "nrd": 1}
     assert mean_of_types(found) == 32.0 and worst_type(found) == ("drs", 32.0)
-
-
-def test_a_seed_with_infinite_figures_does_not_hide_the_others():
     assert spread([30.0, math.inf, 34.0]) == Spread(32.0, pytest.approx(8**0.5), 3)
     whole = spread([math.inf, math.inf])
     assert whole.text() == "∞" and verdict(whole, Spread(30.0, 1.0, 2)) == "not told (infinite)"
@@ -87,9 +81,6 @@ def test_use_of_experts_tells_collapse_from_specialisation():
     assert expert_use(two_layers) == (0.625, 0.625)
     assert expert_use({"drs": {}}) is None
     assert expert_use({}) is None
-
-
-def test_tables_of_use():
     run = {"routing": {"drs": {"encoder1.0": [0.5, 0.5], "decoder1.0": [0.0, 1.0]}}, "loss_weights": {"drs": 0.2}}
     assert expert_lines({"soft-hard": [run], "dense": [{"routing": {}}]})[1:] == [
         ("soft-hard", "0.50", "0.50", "1.00", "1.00")
@@ -111,8 +102,5 @@ def test_differences_are_paired_by_image_and_their_intervals_hold_seeds_and_imag
     # one image gains 4, the other nothing
     images = difference_intervals([{"a": [34.0, 30.0]}], [{"a": [30.0, 30.0]}])
     assert images["a"] == pytest.approx((2.0, 0.0, 4.0))
-
-
-def test_images_restored_perfectly_are_in_no_difference():
     found = difference_intervals([{"a": [math.inf, 20.0], "b": [math.inf]}], [{"a": [30.0, 19.0], "b": [30.0]}])
     assert found == {"a": pytest.approx((1.0, 1.0, 1.0)), "mean": pytest.approx((1.0, 1.0, 1.0))}

@@ -19,6 +19,12 @@ def clean_environment(monkeypatch):
         monkeypatch.delenv(name)
 
 
+def torchrun(monkeypatch, *values):
+    for name, value in zip(VARIABLES, values, strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
 def slurm(monkeypatch, **more):
     for name, value in {"PROCID": "0", "NTASKS": "1", "NODELIST": "localhost", "LOCALID": "0", **more}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -58,25 +64,15 @@ def test_missing_environments_are_named():
         init_process_group("slurm", on_gpu=False)
 
 
-def test_more_processes_than_gpus_is_an_error(monkeypatch):
-    for name, value in zip(VARIABLES, ("3", "4", "3", "127.0.0.1", "1"), strict=True):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(OptionError, match=r"process 3 of this machine has no GPU of its own \(found 2\)"):
-        init_process_group("pytorch", on_gpu=True)
-
-
-def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch):
+def test_each_process_takes_the_gpu_of_its_local_rank_if_there_is_one(monkeypatch):
     """Also where the machines have different numbers of GPUs: rank 5 is process 1 of the second machine."""
-    for name, value in zip(VARIABLES, ("5", "6", "1", "127.0.0.1", "1"), strict=True):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     taken, joined = [], {}
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(dist, "init_process_group", lambda **kwargs: joined.update(kwargs))
+    torchrun(monkeypatch, "5", "6", "1", "127.0.0.1", "1")
     init_process_group("pytorch", on_gpu=True)
     assert taken == [torch.device("cuda", 1)] and joined["backend"] == "nccl"
-
-
-def test_alone_everybody_agrees():
-    assert agreed(7) == 7
+    torchrun(monkeypatch, "3", "4", "3", "127.0.0.1", "1")
+    with pytest.raises(OptionError, match=r"process 3 of this machine has no GPU of its own \(found 2\)"):
+        init_process_group("pytorch", on_gpu=True)
+    assert agreed(7) == 7  # alone

@@ -70,22 +70,13 @@ def test_changed_batch_size_goes_on_at_a_whole_batch_and_runs_to_the_end():
     assert anew == run_through(ResumableSampler(9, 4, total_iter=7, seed=0))
 
 
-def test_a_resumed_run_begins_in_its_epoch_before_one_is_chosen():
+def test_where_a_run_begins_and_when_nothing_is_left_or_there():
     resumed = ResumableSampler(6, 2, 9, seed=0, start_iter=4)
     assert [item.draw for item in resumed] == [8, 9, 10, 11] and len(resumed) == 4
-
-
-def test_iterating_twice_gives_the_same():
     sampler = ResumableSampler(6, 2, 3, seed=0)
     assert list(sampler) == list(sampler)
-
-
-def test_nothing_left_to_train_yields_an_empty_epoch():
     sampler = ResumableSampler(6, 2, total_iter=4, seed=0, start_iter=9)
     assert run_through(sampler) == [] and sampler.first_epoch == sampler.last_epoch
-
-
-def test_empty_data_set_is_an_error():
     with pytest.raises(DataError, match="empty"):
         ResumableSampler(0, 2, 3, seed=0)
 

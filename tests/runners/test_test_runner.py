@@ -46,14 +46,8 @@ def test_reproduces_the_validation(programs, options, tmp_path, rain, stock):
     results = tmp_path / "results/test_tiny"
     assert list(results.glob("test_test_tiny_*.log"))
     assert len(list(results.rglob("*.png"))) >= (2 if stock else 4)
-
-
-def test_second_run_archives_the_first(programs, options, tmp_path):
-    path = options(total_iter=1)
-    programs.run("train", "-opt", path, "--root", tmp_path)
-    test = test_options(path, tmp_path / "experiments/tiny/models/net_g_latest.pth")
-    programs.run("test", "-opt", test, "--root", tmp_path)
-    assert "was there already" in programs.run("test", "-opt", test, "--root", tmp_path)
+    if not stock:
+        assert "was there already" in programs.run("test", "-opt", test, "--root", tmp_path)
 
 
 def test_missing_weights_are_one_message(programs, options, tmp_path):

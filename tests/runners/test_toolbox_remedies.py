@@ -66,7 +66,7 @@ def test_each_run_of_a_program_has_a_log_of_its_own(tmp_path):
         assert lines == [f"note {number}", f"begin {number}", f"end {number}"]
 
 
-def test_archives_never_collide(tmp_path):
+def test_archives_never_collide_and_unused_paths_keep_their_suffix(tmp_path):
     folder = tmp_path / "run"
     assert archive_folder(folder) is None and folder.is_dir()
     targets = []
@@ -74,9 +74,6 @@ def test_archives_never_collide(tmp_path):
         (folder / str(number)).touch()
         targets.append(archive_folder(folder))
     assert [next(target.iterdir()).name for target in targets] == ["0", "1", "2"] and not list(folder.iterdir())
-
-
-def test_unused_path_keeps_the_suffix(tmp_path):
     log = tmp_path / "train_1.log"
     assert unused_path(log) == log
     log.touch()
@@ -110,7 +107,7 @@ def test_message_of_a_workers_error_loses_the_traceback():
     assert without_worker_traceback(plain) is plain
 
 
-def test_workers_are_forked_unless_chosen_otherwise(monkeypatch):
+def test_workers_are_forked_unless_chosen_otherwise_and_a_single_process_is_not_wrapped(monkeypatch):
     chosen = []
     monkeypatch.setattr(multiprocessing, "set_start_method", chosen.append)
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: None)
@@ -119,6 +116,9 @@ def test_workers_are_forked_unless_chosen_otherwise(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "spawn")
     fork_workers()
     assert chosen == ["fork"]
+    model = SimpleNamespace(device=torch.device("cpu"), opt={"dist": False, "num_gpu": 0})
+    net = torch.nn.Linear(1, 1)
+    assert model_to_device(model, net) is net
 
 
 def loader_options(rain, **train):
@@ -145,7 +145,7 @@ def test_workers_live_on_between_epochs(rain, section, persistent):
     assert loader.persistent_workers is persistent and loader.sampler is sampler
 
 
-def test_loaders_leave_the_random_stream_of_the_run_alone(rain):
+def test_loaders_leave_the_random_stream_alone_and_tell_missing_or_misnamed_sections(rain):
     opt = loader_options(rain)
     logger = logging.getLogger("test")
     loaders = [build_training_loader(opt, 3, 0, None, logger)[0], *build_validation_loaders(opt, logger)]
@@ -153,23 +153,12 @@ def test_loaders_leave_the_random_stream_of_the_run_alone(rain):
     for loader in loaders:
         next(iter(loader))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_sections_that_are_missing_or_misnamed(rain):
-    logger = logging.getLogger("test")
-    opt = loader_options(rain)
     del opt["datasets"]["train"]
     with pytest.raises(OptionError, match="datasets: found val; expected a section 'train'"):
         build_training_loader(opt, 3, 0, None, logger)
     opt["datasets"]["vall"] = opt["datasets"].pop("val")
     with pytest.raises(OptionError, match="datasets: vall: expected 'train', 'val' or 'val_NAME'"):
         build_validation_loaders(opt, logger)
-
-
-def test_a_single_process_is_not_wrapped():
-    model = SimpleNamespace(device=torch.device("cpu"), opt={"dist": False, "num_gpu": 0})
-    net = torch.nn.Linear(1, 1)
-    assert model_to_device(model, net) is net
 
 
 def test_a_resumed_run_validates_first_what_was_due():

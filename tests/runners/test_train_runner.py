@@ -10,10 +10,9 @@ import subprocess
 import sys
 
 import pytest
-import torch
 import yaml
 from programs import ENVIRONMENT
-from run_helpers import assert_same_weights, logged, stock_sections, weights
+from run_helpers import assert_same_weights, logged, stock_sections
 from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
@@ -35,19 +34,15 @@ def test_as_a_user_does(options, tmp_path):
     assert "iter:       4" in result.stderr
 
 
-def test_root_and_flags(programs, options, tmp_path):
-    path = options(total_iter=2)
-    text = programs.run("train", "-opt", path, "--root", "elsewhere", "--debug", "--force_yml", "train:total_iter=3")
+def test_root_flags_and_overrides_whose_weights_find_their_network(programs, options):
+    changes = ("train:total_iter=3", "network_g:soft_routing=image")
+    arguments = ("-opt", options(total_iter=2), "--root", "elsewhere", "--debug", "--force_yml", *changes)
+    text = programs.run("train", *arguments)
     experiment = programs.folder / "elsewhere/experiments/debug_tiny"
     assert sorted(logged(experiment)) == [1, 2, 3], text
     copied = (experiment / "tiny.yml").read_text()
     assert "# CMD:" in copied and yaml.safe_load(copied)["train"]["total_iter"] == 3
-
-
-def test_weights_of_a_run_with_overrides_find_their_network(programs, options, tmp_path):
-    change = "network_g:soft_routing=image"
-    programs.run("train", "-opt", options(total_iter=1), "--root", tmp_path, "--force_yml", change)
-    network = load(tmp_path / "experiments/tiny/models/net_g_latest.pth", device="cpu")
+    network = load(experiment / "models/net_g_latest.pth", device="cpu")
     assert network.options.soft_routing == "image"
 
 
@@ -63,17 +58,10 @@ def test_resumes_from_any_directory(programs, options, tmp_path):
     assert sorted(logged(root / "experiments/tiny")) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_in_the_middle_of_an_epoch_is_exact(programs, options, tmp_path, workers):
-    """8 images, batches of 3: the checkpoint of iteration 4 lies inside the second epoch."""
-    train = {"batch_size_per_gpu": 3, "num_worker_per_gpu": workers}
-    path = options(total_iter=9, datasets={"train": train}, train={"ema_decay": 0.9})
-    programs.run("train", "-opt", path, "--root", tmp_path / "straight")
-    programs.run("train", "-opt", path, "--root", tmp_path / "broken", "--force_yml", "train:total_iter=4")
-    programs.run("train", "-opt", path, "--root", tmp_path / "broken", "--auto_resume")
-    a, b = tmp_path / "straight/experiments/tiny", tmp_path / "broken/experiments/tiny"
-    assert logged(a) == logged(b)
-    assert_same_weights(a / "models/net_g_latest.pth", b / "models/net_g_latest.pth")
+def assert_same_runs(first, second):
+    """Two experiments have the same losses and weights, bit for bit."""
+    assert logged(first) == logged(second)
+    assert_same_weights(first / "models/net_g_latest.pth", second / "models/net_g_latest.pth")
 
 
 def test_truncated_newest_state_falls_back_with_a_warning(programs, options, tmp_path):
@@ -81,30 +69,27 @@ def test_truncated_newest_state_falls_back_with_a_warning(programs, options, tmp
     programs.run("train", "-opt", path, "--root", tmp_path)
     state = tmp_path / "experiments/tiny/training_states/8.state"
     state.write_bytes(state.read_bytes()[:1000])
-    before = weights(tmp_path / "experiments/tiny/models/net_g_latest.pth")
+    shutil.copytree(tmp_path / "experiments/tiny/models", tmp_path / "before")
     text = programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
     assert re.search(r"WARNING: .*8\.state: the training state is truncated.*Falling back to .*4\.state", text)
     assert "Resuming training from epoch: 1, iter: 4" in text or "iter: 4." in text
-    after = weights(tmp_path / "experiments/tiny/models/net_g_latest.pth")
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert_same_weights(*(tmp_path / name / "net_g_latest.pth" for name in ("before", "experiments/tiny/models")))
 
 
-def test_only_broken_checkpoints_are_one_message(programs, options, tmp_path):
-    path = options(total_iter=4)
-    programs.run("train", "-opt", path, "--root", tmp_path)
-    (tmp_path / "experiments/tiny/models/net_g_4.pth").unlink()
-    text = programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume", status=2)
+def test_resume_state_of_another_run_and_only_broken_checkpoints(programs, options, tmp_path):
+    """``path: resume_state`` takes the networks that lie beside the state, wherever that is."""
+    path, first = options(total_iter=4), tmp_path / "first"
+    text = programs.run("train", "-opt", path, "--root", first)
+    assert text.count("Validation tiny_val") == 1
+    state = first / "experiments/tiny/training_states/4.state"
+    second = options(name="second", total_iter=5, path={"resume_state": str(state)})
+    text = programs.run("train", "-opt", second, "--root", tmp_path / "second")
+    assert sorted(logged(tmp_path / "second/experiments/second")) == [5]
+    assert text.count("Validation tiny_val") == 2, "what was due at the start, and the last iteration"
+    (first / "experiments/tiny/models/net_g_4.pth").unlink()
+    text = programs.run("train", "-opt", path, "--root", first, "--auto_resume", status=2)
     assert "error: None of the saved checkpoints can be resumed" in text
     assert "net_g_4.pth: the network that belongs to" in text and "Traceback" not in text
-
-
-def test_resume_state_of_another_run(programs, options, tmp_path):
-    """``path: resume_state`` takes the networks that lie beside the state, wherever that is."""
-    programs.run("train", "-opt", options(total_iter=4), "--root", tmp_path / "first")
-    state = tmp_path / "first/experiments/tiny/training_states/4.state"
-    path = options(name="second", total_iter=6, path={"resume_state": str(state)})
-    programs.run("train", "-opt", path, "--root", tmp_path / "second")
-    assert sorted(logged(tmp_path / "second/experiments/second")) == [5, 6]
 
 
 def test_resume_with_a_changed_data_set_says_so(programs, options, tmp_path, rain):
@@ -117,41 +102,34 @@ def test_resume_with_a_changed_data_set_says_so(programs, options, tmp_path, rai
     assert "manual_seed is 8 but was 7 before" in text
 
 
-def test_auto_resume_without_a_checkpoint_begins_anew(programs, options, tmp_path):
-    programs.run("train", "-opt", options(total_iter=2), "--root", tmp_path, "--auto_resume")
+def test_auto_resume_without_a_checkpoint_begins_anew_in_plain_lines_without_a_terminal(programs, options, tmp_path):
+    text = programs.run("train", "-opt", options(total_iter=2), "--root", tmp_path, "--auto_resume")
     assert sorted(logged(tmp_path / "experiments/tiny")) == [1, 2]
+    assert "images/s" not in text and "\r" not in text and "iter:       2" in text
 
 
-def test_rerun_archives_the_old_run_and_says_so(programs, options, tmp_path):
+def test_rerun_archives_the_old_run_and_says_so_with_an_option_file_inside_it_too(programs, options, tmp_path):
     path = options(total_iter=1)
     for _ in range(3):  # also three times within a second
         text = programs.run("train", "-opt", path, "--root", tmp_path)
     assert re.search(r"WARNING: .*experiments/tiny was there already: the old folder is now .*tiny_archived_", text)
     assert len(list((tmp_path / "experiments").iterdir())) == 3
-
-
-def test_option_file_inside_the_archived_folder(programs, options, tmp_path):
-    path = options(total_iter=1)
-    programs.run("train", "-opt", path, "--root", tmp_path)
-    programs.run("train", "-opt", tmp_path / "experiments/tiny/tiny.yml", "--root", tmp_path, "--auto_resume")
-    programs.run("train", "-opt", tmp_path / "experiments/tiny/tiny.yml", "--root", tmp_path)
-    assert (tmp_path / "experiments/tiny/tiny.yml").is_file()
+    inside = tmp_path / "experiments/tiny/tiny.yml"
+    for more in (["--auto_resume"], []):
+        programs.run("train", "-opt", inside, "--root", tmp_path, *more)
+    assert inside.is_file() and len(list((tmp_path / "experiments").iterdir())) == 5
 
 
 @pytest.mark.parametrize("batch", [3, 20])
-def test_never_stops_short(programs, options, tmp_path, batch):
+def test_never_stops_short_and_keeps_the_last_checkpoints(programs, options, tmp_path, batch):
     """8 images: batches that do not divide them, and one that is larger than the data set."""
-    path = options(total_iter=7, datasets={"train": {"batch_size_per_gpu": batch}})
+    keep = {"save_checkpoint_freq": 1, "keep_checkpoints": 2}
+    path = options(total_iter=7, datasets={"train": {"batch_size_per_gpu": batch}}, logger=keep)
     text = programs.run("train", "-opt", path, "--root", tmp_path)
-    assert sorted(logged(tmp_path / "experiments/tiny")) == list(range(1, 8))
+    experiment = tmp_path / "experiments/tiny"
+    assert sorted(logged(experiment)) == list(range(1, 8))
     assert ("each batch holds some images more than once" in text) == (batch == 20)
-
-
-def test_last_checkpoints_are_kept(programs, options, tmp_path):
-    path = options(total_iter=5, logger={"save_checkpoint_freq": 1, "keep_checkpoints": 2})
-    programs.run("train", "-opt", path, "--root", tmp_path)
-    states = tmp_path / "experiments/tiny/training_states"
-    assert {file.name for file in states.iterdir()} == {"4.state", "5.state"}
+    assert {file.name for file in (experiment / "training_states").iterdir()} == {"6.state", "7.state"}
 
 
 def test_seed_drawn_by_the_toolbox_is_taken_up_again(programs, options, tmp_path):
@@ -170,14 +148,12 @@ def test_reweighting_by_validation_losses_resumes_exactly(programs, options, tmp
     path = options(total_iter=8, train={"pixel_opt": loss}, val={"val_freq": 2}, logger={"save_checkpoint_freq": 2})
     programs.run("train", "-opt", path, "--root", tmp_path)
     experiment = tmp_path / "experiments/tiny"
-    whole, last = logged(experiment), weights(experiment / "models/net_g_latest.pth")
+    shutil.copytree(experiment, tmp_path / "whole")
     for iteration in (6, 8):
         (experiment / f"training_states/{iteration}.state").unlink()
     programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
-    assert logged(experiment) == whole and len({line.split("w_drs")[1] for line in whole.values()}) > 2
-    assert all(
-        torch.equal(last[name], tensor) for name, tensor in weights(experiment / "models/net_g_latest.pth").items()
-    )
+    assert_same_runs(experiment, tmp_path / "whole")
+    assert len({line.split("w_drs")[1] for line in logged(experiment).values()}) > 2
 
 
 def test_losses_do_not_depend_on_how_data_are_loaded(programs, options, tmp_path):
@@ -205,26 +181,11 @@ def test_every_kind_of_history_is_taken_up_again(programs, options, tmp_path, tr
     path = options(total_iter=8, train=train, logger={"save_checkpoint_freq": 5})
     programs.run("train", "-opt", path, "--root", tmp_path)
     experiment = tmp_path / "experiments/tiny"
-    whole, last = logged(experiment), weights(experiment / "models/net_g_latest.pth")
-    assert len({line.split("w_drs")[-1] for line in whole.values()}) > 1, "the weights of the loss change"
+    shutil.copytree(experiment, tmp_path / "whole")
+    assert len({line.split("w_drs")[-1] for line in logged(experiment).values()}) > 1, "the weights of the loss change"
     programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
-    assert logged(experiment) == whole and len(list(experiment.glob("*.log"))) == 2
-    again = weights(experiment / "models/net_g_latest.pth")
-    assert all(torch.equal(last[name], tensor) for name, tensor in again.items())
-
-
-def test_validates_the_last_iteration_once(programs, options, tmp_path):
-    text = programs.run("train", "-opt", options(total_iter=4), "--root", tmp_path)
-    assert text.count("Validation tiny_val") == 1
-    text = programs.run("train", "-opt", options(total_iter=5), "--root", tmp_path)
-    assert text.count("Validation tiny_val") == 2
-
-
-def test_stock_model_and_data_set(programs, options, tmp_path, rain):
-    path = options(name="stock", total_iter=5, **stock_sections(rain))
-    programs.run("train", "-opt", path, "--root", tmp_path)
-    programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume", "--force_yml", "train:total_iter=7")
-    assert sorted(logged(tmp_path / "experiments/stock")) == [1, 2, 3, 4, 5, 6, 7]
+    assert_same_runs(experiment, tmp_path / "whole")
+    assert len(list(experiment.glob("*.log"))) == 2
 
 
 def test_a_stock_model_with_a_network_that_draws_resumes_exactly(programs, options, tmp_path, rain):
@@ -274,13 +235,16 @@ def test_the_stock_runner_refuses_exchanged_labels_too(programs, options, tmp_pa
     assert "another label than" in programs.run("train", "-opt", path, "--root", tmp_path / "ours", status=2)
 
 
+def broken_copy(rain, tmp_path):
+    shutil.copytree(rain, tmp_path / "broken")
+    for file in tmp_path.glob("broken/drs/input/*.png"):
+        file.write_bytes(file.read_bytes()[:100])
+    return tmp_path / "broken"
+
+
 def test_broken_image_ends_training_with_prefetching_too(programs, options, tmp_path, rain):
     """The toolbox's prefetching thread would die of it and let training wait for ever."""
-    broken = tmp_path / "broken"
-    shutil.copytree(rain, broken)
-    for file in broken.glob("drs/input/*.png"):
-        file.write_bytes(b"no picture")
-    sections = stock_sections(broken)
+    sections = stock_sections(broken_copy(rain, tmp_path))
     sections["datasets"]["train"]["prefetch_mode"] = "cpu"
     path = options(name="stock", total_iter=3, **sections)
     pid, log = programs.start("train", "-opt", path, "--root", tmp_path)
@@ -290,11 +254,7 @@ def test_broken_image_ends_training_with_prefetching_too(programs, options, tmp_
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_image_of_ours_is_one_message_naming_the_file(programs, options, tmp_path, rain, workers):
     """Also from a worker, whose traceback torch puts into the message."""
-    broken = tmp_path / "broken"
-    shutil.copytree(rain, broken)
-    for file in broken.glob("drs/input/*.png"):
-        file.write_bytes(file.read_bytes()[:100])
-    train = {"dataroot": str(broken), "num_worker_per_gpu": workers}
+    train = {"dataroot": str(broken_copy(rain, tmp_path)), "num_worker_per_gpu": workers}
     path = options(total_iter=8, datasets={"train": train})
     text = programs.run("train", "-opt", path, "--root", tmp_path, status=2)
     message = text[text.index("error: ") :]
@@ -355,20 +315,22 @@ def test_tensorboard_is_flushed_and_continued(programs, options, tmp_path):
     assert [event.step for event in events.Scalars("losses/l_pix")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_mistakes_are_one_message(programs, options, tmp_path):
-    missing = programs.run("train", "-opt", "nothing.yml", status=2)
-    assert missing.startswith("error: -opt nothing.yml: there is no such file") and missing.count("\n") == 1
-    launcher = programs.run("train", "-opt", options(), "--root", tmp_path, "--launcher", "pytorch", status=2)
-    assert "the environment lacks RANK" in launcher and "torchrun" in launcher and "Traceback" not in launcher
-    unknown = options(dist_params={"back_end": "gloo"})
-    text = programs.run("train", "-opt", unknown, "--root", tmp_path, "--launcher", "slurm", status=2)
-    assert "back_end" in text and "Traceback" not in text
-    gpu = programs.run("train", "-opt", options(num_gpu=1), "--root", tmp_path, status=2)
-    assert "num_gpu" in gpu and "Traceback" not in gpu
-    root = programs.run("train", "-opt", options(), "--root", options(), status=2)
-    assert "this is a file; expected a folder" in root and "Traceback" not in root
-    keep = options(logger={"keep_checkpoints": 0})
-    assert "keep_checkpoints" in programs.run("train", "-opt", keep, "--root", tmp_path, status=2)
+@pytest.mark.parametrize(
+    ("sections", "more", "told"),
+    [
+        ({}, ["--launcher", "pytorch"], "the environment lacks RANK.*torchrun"),
+        ({"dist_params": {"back_end": "gloo"}}, ["--launcher", "slurm"], "back_end"),
+        ({"num_gpu": 1}, [], "num_gpu"),
+        ({}, ["--root", "FILE"], "this is a file; expected a folder"),
+        ({"logger": {"keep_checkpoints": 0}}, [], "keep_checkpoints"),
+        ({}, ["-opt", "nothing.yml"], "^error: -opt nothing.yml: there is no such file.*\n$"),
+    ],
+)
+def test_mistakes_are_one_message(programs, options, tmp_path, sections, more, told):
+    path = options(**sections)
+    more = [path if word == "FILE" else word for word in more]
+    text = programs.run("train", "-opt", path, "--root", tmp_path, *more, status=2)
+    assert re.search(told, text, re.DOTALL) and "Traceback" not in text
 
 
 def on_a_terminal(programs, *argv) -> str:
@@ -398,8 +360,3 @@ def test_bar_on_a_terminal(programs, options, tmp_path):
     log = next((tmp_path / "experiments/tiny").glob("*.log")).read_text()
     assert "images/s" not in log and "\x1b[" not in log
     assert sorted(logged(tmp_path / "experiments/tiny")) == list(range(1, 13))
-
-
-def test_plain_lines_without_a_terminal(programs, options, tmp_path):
-    text = programs.run("train", "-opt", options(total_iter=2), "--root", tmp_path)
-    assert "images/s" not in text and "\r" not in text and "iter:       2" in text

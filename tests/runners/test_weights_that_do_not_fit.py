@@ -26,10 +26,16 @@ def weights(tmp_path):
     return path
 
 
-def test_weights_that_fit(weights):
+def test_weights_that_fit_and_others(weights):
     network = nn.Linear(2, 3)
     load(weights, network)
     assert torch.equal(network.weight, torch.load(weights)["params"]["weight"])
+    with pytest.raises(CheckpointError, match=r"into Sequential: .*Missing key") as caught:
+        load(weights, nn.Sequential(*(nn.Linear(2, 3) for _ in range(9))))
+    assert "\n" not in str(caught.value)
+    torch.save({"net": {}}, weights)
+    with pytest.raises(CheckpointError, match=r"it has no entry 'params' \(path: param_key_g\)"):
+        load(weights)
 
 
 def test_safetensors(tmp_path):
@@ -52,15 +58,12 @@ def test_files_that_are_no_checkpoint(content, says, weights):
     assert str(caught.value).startswith(f"{weights}: these weights cannot be loaded into Linear: ")
 
 
-def test_a_wrong_bit_in_a_checkpoint(weights):
+def test_a_wrong_bit_in_a_checkpoint_and_a_truncated_one(weights):
     data = bytearray(weights.read_bytes())
     data[data.index(torch.load(weights)["params"]["weight"].numpy().tobytes())] ^= 1
     weights.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"net\.pth: the file of weights is damaged \(record "):
         load(weights)
-
-
-def test_a_truncated_checkpoint(weights):
     weights.write_bytes(weights.read_bytes()[:300])
     with pytest.raises(CheckpointError, match="these weights cannot be loaded into Linear"):
         load(weights)
@@ -74,18 +77,6 @@ def test_checkpoints_of_other_programs(wrap, tmp_path):
     assert torch.equal(network.weight, source.weight)
     with pytest.raises(CheckpointError, match=r"it has no entry 'net' \(path: param_key_g\)"):
         load(tmp_path / "w.pth", network, param_key="net")
-
-
-def test_another_entry(weights):
-    torch.save({"net": {}}, weights)
-    with pytest.raises(CheckpointError, match=r"it has no entry 'params' \(path: param_key_g\)"):
-        load(weights)
-
-
-def test_weights_of_another_network(weights):
-    with pytest.raises(CheckpointError, match=r"into Sequential: .*Missing key") as caught:
-        load(weights, nn.Sequential(*(nn.Linear(2, 3) for _ in range(9))))
-    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_as_option_file(tmp_path):

@@ -12,17 +12,18 @@ from unirain_plugin.support import files
 from unirain_plugin.support.files import remove_leftovers, safe_path, whole_file, write_whole
 
 
-def test_any_name_that_a_file_may_have_can_be_written(tmp_path):
+def test_any_name_can_be_written_with_the_mode_of_any_new_file_and_an_error_leaves_nothing(tmp_path):
     for name in ("x" * 255, "語" * 85, "x" * 250 + ".png", "a." + "x" * 250):
         write_whole(tmp_path / name, "text")
         assert os.listdir(tmp_path) == [name]
         (tmp_path / name).unlink()
-
-
-def test_mode_is_that_of_any_new_file(tmp_path):
     write_whole(tmp_path / "a", b"")
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "c") as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -37,13 +38,6 @@ def test_a_failure_names_the_file_and_leaves_the_old_one_alone(tmp_path, monkeyp
         write_whole(tmp_path / "a.txt", "new")
     assert caught.value.__cause__.filename == str(tmp_path / "a.txt")
     assert os.listdir(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
-
-
-def test_an_error_of_the_block_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a") as file:
-        file.write(b"half")
-        raise ZeroDivisionError
-    assert not os.listdir(tmp_path)
 
 
 def test_a_killed_writers_file_goes_and_a_living_ones_or_a_users_stays(tmp_path):

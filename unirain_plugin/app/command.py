@@ -1,7 +1,5 @@
 """``scripts/app.py``: restore images in the browser."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal
@@ -9,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from unirain_plugin.errors import CheckpointError, DataError, OptionError, UniRainError
+from unirain_plugin.errors import DataError, OptionError, UniRainError
 from unirain_plugin.support.packages import add_network_arguments, import_own, require
 
 
@@ -35,10 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until interrupted; returns the exit status.
-
-    A UniRainError if gradio is missing, the weights cannot be loaded, or the address cannot be taken.
-    """
+    """Serve until interrupted; UniRainError if gradio is missing, or weights or address cannot be used."""
     args = parser().parse_args(argv)
     if args.max_megapixels <= 0:
         raise OptionError(f"--max-megapixels: got {args.max_megapixels:g}; expected more than 0.")
@@ -70,15 +65,10 @@ def set_environment(folder: Path) -> None:
 def find_weights(paths: list[Path] | None) -> list[Path]:
     """The files of weights, those in folders included; an error if a folder holds none, or nothing is there at all."""
     from unirain_plugin.checkpoints.weights import SUFFIXES
-    from unirain_plugin.inference.loading import DEFAULT_WEIGHTS
+    from unirain_plugin.inference.loading import weights_path
 
     if not paths:
-        if not DEFAULT_WEIGHTS.is_file():
-            raise CheckpointError(
-                f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing). "
-                "Give .safetensors or .pth files: --weights FILE."
-            )
-        return [DEFAULT_WEIGHTS]
+        return [weights_path(None)]
     found: list[Path] = []
     for path in paths:
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]

@@ -1,7 +1,5 @@
 """The app's page, built with gradio."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,18 +25,14 @@ Drop a rainy image, press *Restore*, and drag the slider. The image goes to the 
 nowhere else; what you download has the size, depth, transparency, orientation and metadata of yours."""
 
 
-def theme() -> gradio.Theme:
+def theme() -> "gradio.Theme":
     """A theme with the system's own fonts, so that none is fetched."""
     gr = require("gradio", "gradio", "app")
     return gr.themes.Default(font=_FONTS[0], font_mono=_FONTS[1])
 
 
 def fetches_nothing() -> AbstractContextManager[None]:
-    """Refuse the URL that a client may name instead of a file, while the app runs: gradio would download it.
-
-    Whatever gradio fetches goes through the one function that is replaced. Files that were not uploaded it refuses
-    itself.
-    """
+    """Refuse the URL that a client may name instead of a file, while the app runs: gradio would download it."""
     from gradio import processing_utils
 
     async def refuse(url: str) -> None:
@@ -53,7 +47,7 @@ def devices() -> list[str]:
     return [*names, "mps"] if torch.backends.mps.is_available() else names
 
 
-def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> gradio.Blocks:
+def build(restorer: Restorer, defaults: RestoreOptions, device: str) -> "gradio.Blocks":
     """The page with its events; ``defaults`` and ``device`` are chosen at first."""
     gr = require("gradio", "gradio", "app")
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:

@@ -1,7 +1,5 @@
 """What the app does with an uploaded image; knows nothing of gradio."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
@@ -21,11 +19,9 @@ from unirain_plugin.inference.loading import load
 from unirain_plugin.inference.restoring import RestoreOptions, restore, used_sizes
 from unirain_plugin.support.files import safe_path, write_errors
 
-PREVIEW = 1600
-"""Longest edge in pixels of what the slider shows; the result to download has every pixel."""
+PREVIEW = 1600  # longest edge in pixels of what the slider shows; the result to download has every pixel
 
-_KEPT = 3600
-"""Seconds that a result stays on the server's disk."""
+_KEPT = 3600  # seconds that a result stays on the server's disk
 
 
 class Restored(NamedTuple):
@@ -40,11 +36,8 @@ class Restored(NamedTuple):
 class Restorer:
     """Restores images with one of several networks, of which the one used last stays in memory.
 
-    Args:
-        weights: Files that may be chosen.
-        network: Option file with the networks' ``network_g``, or None where the weights tell it.
-        max_pixels: Pixels of an image at most.
-        folder: Where results are put; those older than an hour are removed.
+    ``network``: option file with the networks' ``network_g``, or None where the weights tell it; ``max_pixels``: of an
+    image; ``folder``: of the results, of which those older than an hour are removed.
     """
 
     def __init__(self, weights: Sequence[Path], network: str | None, max_pixels: int, folder: Path) -> None:

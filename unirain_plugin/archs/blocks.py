@@ -10,19 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirain_plugin.archs.kernels import (
-    LEAST_SQUARE,
-    attend,
-    can_stream,
-    computed_again,
-    depthwise_3x3,
-    head_products,
-    is_plain,
-    linear,
-    mixing_matrix,
-    stream_attention,
-    times_image_matrix,
-)
+from unirain_plugin.archs import kernels
+from unirain_plugin.archs.kernels import computed_again, depthwise_3x3, is_plain, linear
 from unirain_plugin.archs.mixtures import RoutingRecord, build_feed_forward
 from unirain_plugin.archs.options import NetworkOptions
 
@@ -59,9 +48,8 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
 class ChannelAttention(nn.Module):
     """Attention across channels, as in Restormer's MDTA (Zamir et al., CVPR 2022, eq. 1).
 
-    Two steps differ from the plain formulation, not their result: the c×c scores are divided by the norms of q and k
-    instead of normalising q and k; and W_o · A, a C×C matrix an image, is multiplied once with v instead of A with v
-    and then W_o with that.
+    The c×c scores are divided by the norms of q and k instead of normalising these; and W_o · A, a C×C matrix an image,
+    is multiplied once with v. The result is that of the plain formulation.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -76,23 +64,22 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, H, W, C)`` to the same shape."""
-        if can_stream(x):
-            products, squares, v = stream_attention(x, self.qkv, self.depthwise, self.heads)
-            return times_image_matrix(v.flatten(1, 2), self.mixing(products, squares).to(v.dtype)).view(x.shape)
+        if kernels.can_stream(x):
+            products, squares, v = kernels.stream_attention(x, self.qkv, self.depthwise, self.heads)
+            return kernels.times_image_matrix(v.flatten(1, 2), self.mixing(products, squares).to(v.dtype)).view(x.shape)
         z = depthwise_3x3(linear(x, self.qkv), self.depthwise).flatten(1, 2)
         if is_plain(z, self.project):
-            return attend(z, self.temperature, self.project).view(x.shape)
+            return kernels.attend(z, self.temperature, self.project).view(x.shape)
         qk, v = z.split((2 * x.shape[-1], x.shape[-1]), -1)
         squares = (qk.float() if qk.dtype == torch.float16 else qk).square().sum(1, dtype=torch.float32)
         if qk.dtype == torch.float16:  # a sum over 65,536 pixels would overflow before the division
-            qk = (qk / squares.clamp_min(LEAST_SQUARE).sqrt().unsqueeze(1)).half()
+            qk = (qk / squares.clamp_min(kernels.LEAST_SQUARE).sqrt().unsqueeze(1)).half()
             squares = torch.ones_like(squares)
-        mixing = self.mixing(head_products(qk, self.heads).float(), squares)
-        return times_image_matrix(v, mixing.to(v.dtype)).view(x.shape)
+        mixing = self.mixing(kernels.head_products(qk, self.heads).float(), squares)
+        return kernels.times_image_matrix(v, mixing.to(v.dtype)).view(x.shape)
 
     def mixing(self, products: Tensor, squares: Tensor) -> Tensor:
-        """:func:`~unirain_plugin.archs.kernels.mixing_matrix` with this layer's temperature and W_o."""
-        return mixing_matrix(products, squares, self.temperature, self.project)
+        return kernels.mixing_matrix(products, squares, self.temperature, self.project)
 
 
 class ChannelNorm(nn.Module):
@@ -156,7 +143,6 @@ class Downsample(nn.Module):
         self.match = None if 4 * half == 2 * channels else nn.Linear(4 * half, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halve the resolution of a map with even H and W."""
         x = self.conv(x)
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3)
         return x if self.match is None else self.match(x)
@@ -170,7 +156,6 @@ class Upsample(nn.Module):
         self.conv = Conv3x3(2 * channels, 4 * channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Double the resolution."""
         x = self.conv(x)
         return x.unflatten(-1, (2, 2, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 

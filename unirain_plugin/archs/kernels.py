@@ -1,15 +1,12 @@
 """Kernels: what the layers compute their maps with, equal to the plain formulas and faster.
 
-Matrix products: in float32 torch calls MKL. On an AMD processor with AVX-512 oneDNN, which torch carries too, is as
-fast forward and faster in training (the paper's size: 1.00 and 0.89 of the time); on an Intel one it was slower.
+Matrix products in float32 are MKL's; on an AMD processor with AVX-512 oneDNN's, as fast forward and faster in training
+(the paper's size: 1.00 and 0.89 of the time; on an Intel one it was slower). Gates and channel attention have backward
+passes of their own, which write each gradient into its place (0.6 to 0.9 of the time).
 
-Gates and channel attention have backward passes of their own, which write the gradient of each part of a tensor into
-its place (0.6 to 0.9 of the time) and compute again what is cheap.
-
-Strips: every layer starts with W · x (1×1) and a 3×3 depth-wise convolution of the result, a map several times as wide
-as x that exceeds the cache. Without gradients it is made strip by strip; the two rows that neighbouring strips share
-are carried over, and the result is that of the whole map (48 channels at 256×256: 0.5 to 0.6 of the time). With
-gradients, on a GPU, while a graph is captured and where operations are counted, the whole map is used.
+Every layer starts with W · x (1×1) and a 3×3 depth-wise convolution of the result, a map several times as wide as x
+that exceeds the cache. On the CPU without gradients it is made in strips, whose two common rows are carried over: the
+result is that of the whole map (48 channels at 256×256: 0.5 to 0.6 of the time).
 """
 
 from __future__ import annotations
@@ -48,8 +45,7 @@ def has_onednn() -> bool:
 def has_bfloat16() -> bool:
     """Whether bfloat16 is of use on this CPU; if not, a warning says so, once.
 
-    On x86 without AVX-512 or AVX-VNNI-2 oneDNN has no such products, and torch's own are plain loops: at 128² the
-    network took 19 times as long as in float32, a plain network of its size 43 times.
+    On x86 without AVX-512 or AVX-VNNI-2 torch's products are plain loops: 19 times as slow as float32 at 128².
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX2":
         return True
@@ -65,10 +61,7 @@ def _onednn(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def is_watched() -> bool:
-    """Whether a graph is captured, or a function transform or a counter of operations is at work.
-
-    They shall see torch's own operators on whole maps, and a counter what the network's formulas ask for.
-    """
+    """Whether a graph is captured, or a function transform or a counter of torch's own operators is at work."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
     told = (getattr(torch._C, name, int) for name in ("_len_torch_dispatch_stack", "_are_functorch_transforms_active"))
@@ -236,8 +229,7 @@ def gate(z: Tensor) -> Tensor:
 def gated(z: Tensor, project: Tensor, weights: Tensor | None = None) -> Tensor:
     """W_out · (w ⊗ (a ⊙ b)) of z = [a; b]: ``(N, H, W, 2h)`` to ``(N, H, W, C)``.
 
-    In float32 on the CPU the gate is computed again in the backward pass, where its gradients are written into their
-    place: of ``z``, ``w ⊗ z`` and the product only ``z`` is kept. That pass can be differentiated once only.
+    In float32 on the CPU only ``z`` is kept for the backward pass, which can be differentiated once only.
 
     ``project`` is W_out, ``(C, h)``. Each of E equal groups of the h channels is scaled by its own of ``weights``,
     ``(N, H, W, E)`` float32 or with H = W = 1; None for no scaling.
@@ -253,8 +245,8 @@ def gated(z: Tensor, project: Tensor, weights: Tensor | None = None) -> Tensor:
 def computed_again(value: Tensor, compute: Callable[[], Tensor]) -> AbstractContextManager[object]:
     """A context in which autograd keeps ``compute`` instead of ``value``, which it gives again in the backward pass.
 
-    Whatever is kept besides is left alone; so is everything without gradients, while somebody watches, and where others
-    see to what is kept (``torch.utils.checkpoint``, ``save_on_cpu``): of several such contexts only the inner one acts.
+    Nothing changes without gradients, while somebody watches, and where others see to what is kept
+    (``torch.utils.checkpoint``, ``save_on_cpu``).
     """
     others = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)  # no public name
     if not torch.is_grad_enabled() or is_watched() or others(False):
@@ -300,10 +292,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def wants_slow_bfloat16(x: Tensor) -> bool:
-    """Whether autocast asks to compute with float32 ``x`` in bfloat16 on a CPU that has no instructions for it.
-
-    Not while a graph is captured or operations are counted: that shall not depend on the processor.
-    """
+    """Whether autocast asks for bfloat16 with float32 ``x`` on a CPU without it, and nobody watches."""
     asked = x.device.type == "cpu" and x.dtype == torch.float32 and compute_dtype(x) == torch.bfloat16
     return asked and not is_watched() and not has_bfloat16()
 
@@ -322,13 +311,12 @@ def expanded_strips(
     prepare: Callable[[Tensor], Tensor] | None = None,
     strip_bytes: int | None = None,
 ) -> Iterator[Strip]:
-    """Yield D(W · f(x)), strip by strip from the top down.
+    """Yield D(W · f(x)), strip by strip from the top down, of ``strip_bytes`` and at least two rows.
 
-    W has no bias, so the zeros around the map stay zeros. ``x`` is one image's map ``(H, W, C)``; a strip's part may be
-    changed after it. ``expand`` is W, ``(channels, C)``, of the dtype and on the device that are computed with,
-    ``depthwise`` D, ``(channels, 1, 3, 3)``, with zero padding. Of a ``region`` (None: the whole) the neighbours'
-    values are read. ``prepare`` is f, by pixel, for which x is taken row by row, each once (None: the identity). A
-    strip has ``strip_bytes`` (None: :data:`STRIP_BYTES`) and at least two rows.
+    ``x`` is one image's map ``(H, W, C)``; a strip's part may be changed after it. ``expand`` is W, ``(channels, C)``,
+    of the dtype and on the device that are computed with, ``depthwise`` D, ``(channels, 1, 3, 3)``, with zero padding.
+    Of a ``region`` (None: the whole) the neighbours' values are read. ``prepare`` is f, by pixel, for which x is taken
+    row by row, each once (None: the identity).
     """
     inner_rows, inner_columns = region or (slice(0, x.shape[0]), slice(0, x.shape[1]))
     height, channels = inner_rows.stop - inner_rows.start, len(expand)
@@ -363,8 +351,7 @@ def expanded_strips(
 def gated_strips(strips: Iterable[Strip], weights: Mapping[Place, Tensor | None] | Tensor | None) -> Iterator[Strip]:
     """Yield w ⊗ (a ⊙ b) of strips ``(rows, columns, 2h)`` of [a; b].
 
-    ``weights`` is w, ``(H, W, E)``, or what gives it for a place, after the strip's values were computed; for its
-    groups see :func:`gated`.
+    ``weights`` is w, ``(H, W, E)``, or what gives it for a place, after the strip was computed; see :func:`gated`.
     """
     for place, z in strips:
         yield place, _scaled(gate(z), None if weights is None else weights[place])
@@ -375,8 +362,7 @@ def attention_sums(
 ) -> tuple[Tensor, Tensor]:
     """Sums over pixels that channel attention needs: qᵀ k ``(heads, c, c)``, squared norms ``(2C,)``, both float32.
 
-    The strips cover the map and hold q, k and, where ``v``, ``(H, W, C)``, is to be written, v beside each other,
-    ``(rows, columns, 3C)``; C is ``channels``.
+    The strips cover the map and hold q, k and, where ``v`` ``(H, W, C)`` is to be written, v: ``(rows, columns, 3C)``.
     """
     products = squares = 0.0
     for place, z in strips:
@@ -410,10 +396,7 @@ def stream_feed_forward(
 
 
 def stream_attention(x: Tensor, qkv: Tensor, depthwise: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`attention_sums` of normalised maps ``(N, H, W, C)``, with v ``(N, H, W, C)`` as the third.
-
-    ``qkv`` is ``(3C, C)``, ``depthwise`` ``(3C, 1, 3, 3)``.
-    """
+    """:func:`attention_sums` of ``(N, H, W, C)``, and v; ``qkv`` is ``(3C, C)``, ``depthwise`` ``(3C, 1, 3, 3)``."""
     dtype = compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         x, qkv, depthwise = (t.to(dtype) for t in (x, qkv, depthwise))

@@ -13,17 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirain_plugin.archs.kernels import (
-    Place,
-    can_stream,
-    compute_dtype,
-    depthwise_3x3,
-    expanded_strips,
-    gated,
-    gated_strips,
-    linear,
-    stream_feed_forward,
-)
+from unirain_plugin.archs import kernels
+from unirain_plugin.archs.kernels import can_stream, depthwise_3x3, gated, linear
 from unirain_plugin.archs.options import NetworkOptions
 
 
@@ -57,14 +48,11 @@ class Router(nn.Module):
 
 
 def choose_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose ``top_k`` experts a unit and give their combination weights.
+    """Choose ``top_k`` experts a unit of logits ``(N, U, E)`` float32; exact ties go to the lower expert number.
 
-    The weights are the softmax probabilities renormalised over the chosen experts. For ``top_k = 1`` that is the
-    constant 1, from which no router could learn: the gradient of the probability itself is passed (straight-through;
-    our choice, the paper is silent). Exact ties go to the lower expert number.
-
-    Returns the chosen ``(N, U, K)`` int64, weights ``(N, U, K)`` that sum to 1 over K, probabilities ``(N, U, E)``, of
-    logits ``(N, U, E)`` float32.
+    Returns their numbers ``(N, U, K)`` int64, weights ``(N, U, K)`` and probabilities ``(N, U, E)``. The weights are
+    the softmax probabilities renormalised over the chosen experts. For ``top_k = 1`` that is the constant 1, from which
+    no router could learn: the gradient of the probability itself is passed (straight-through; our choice).
     """
     probabilities = logits.softmax(-1)
     if torch.compiler.is_exporting():  # ONNX has no stable sort; its TopK breaks ties the same way
@@ -81,11 +69,9 @@ def load_balance_loss(record: RoutingRecord, share: Tensor | None = None) -> Ten
     """E · Σ_e f_e · P_e: 1 when all experts are used evenly, up to E when one serves everything.
 
     Fedus et al., Switch Transformers (2021), eq. 4 to 6: f_e is the share of units sent to expert e, P_e its mean
-    probability.
-
-    A soft mixture's shares are its probabilities: its loss is E · Σ P². With several ranks P is the mean over all of
-    them, f, but a rank has gradients for its own part p only. So each computes E · Σ f · (2p − f) with f held constant:
-    the mean over the ranks is E · Σ f², as p's mean is f, and has that square's gradient.
+    probability. A soft mixture's shares are its probabilities: its loss is E · Σ P². With several ranks P is f, the
+    mean over all of them, but a rank has gradients for its own part p only: each computes E · Σ f · (2p − f) with f
+    held constant, whose mean over the ranks is E · Σ f² with that square's gradient.
 
     ``share`` is f, ``(E,)`` without gradient, where it is known over more than this record's images.
     """
@@ -103,8 +89,8 @@ def z_loss(record: RoutingRecord) -> Tensor:
 def auxiliary_losses(records: Mapping[str, RoutingRecord]) -> dict[str, Tensor]:
     """Unweighted scalars ``load_balance`` and ``z_loss``, each the mean over the layers; empty without mixtures.
 
-    In distributed training the experts' shares of use are averaged over all ranks, because two images a rank say
-    little about balance: one collective for all layers.
+    In distributed training the shares of use are averaged over all ranks, in one collective for all layers: two images
+    a rank say little about balance.
     """
     if not records:
         return {}
@@ -127,12 +113,11 @@ class Experts(nn.Module):
 
     An expert is y = W_out · (a ⊙ b), [a; b] = D(W_in · x), with 1×1 convolutions W and a 3×3 depth-wise convolution D:
     Restormer's GDFN (Zamir et al., CVPR 2022, eq. 3) with the activation-free gate of NAFNet (Chen et al., ECCV 2022,
-    §3.3). Without biases, a zero input gives a zero output: the halo of a routed window at the image's border is
-    exactly the zero padding of the whole convolution. Experts that did not run receive zero gradients (through
-    ``unbind``), as distributed training without ``find_unused_parameters`` needs.
+    §3.3). Without biases, the halo of a routed window at the image's border is exactly the whole convolution's zero
+    padding. Experts that did not run receive zero gradients (through ``unbind``), as distributed training needs.
 
-    ``expand`` is ``(E, 2h, C)`` (rows 0 … h-1 make a, the others b), ``project`` ``(E, C, h)``, ``depthwise``
-    ``(E · 2h, 1, 3, 3)``: four axes, which ``Module.to(memory_format=torch.channels_last)`` can take.
+    ``expand`` is ``(E, 2h, C)`` (rows 0 … h-1 make a, the others b), ``project`` ``(E, C, h)``, ``depthwise`` ``(E ·
+    2h, 1, 3, 3)``: four axes, which ``Module.to(memory_format=torch.channels_last)`` can take.
     """
 
     def __init__(self, channels: int, hidden: int, num_experts: int) -> None:
@@ -152,15 +137,14 @@ class Experts(nn.Module):
     def forward_all(self, x: Tensor, weights: Tensor) -> Tensor:
         """All experts, weighted: ``(N, H, W, C)`` and ``(N, H, W, E)`` (or broadcastable) to ``(N, H, W, C)``.
 
-        The experts run as one wide feed-forward. W_out is linear and free of biases, so weighting its input channels
-        is the same as weighting each expert's output: Σ_e g_e ⊗ W_e z_e = [W_1 … W_E] [g_1 ⊗ z_1; …; g_E ⊗ z_E].
+        They run as one wide feed-forward: Σ_e g_e ⊗ W_e z_e = [W_1 … W_E] [g_1 ⊗ z_1; …; g_E ⊗ z_E].
         """
         experts, hidden = self.num_experts, self.hidden
         expand = self.expand.view(experts, 2, hidden, -1).transpose(0, 1).flatten(0, 2)
         depthwise = self.depthwise.unflatten(0, (experts, 2, hidden)).transpose(0, 1).flatten(0, 2)
         project = self.project.transpose(0, 1).flatten(1)
         if can_stream(x):
-            return stream_feed_forward(x, expand, depthwise, project, weights)
+            return kernels.stream_feed_forward(x, expand, depthwise, project, weights)
         return gated(depthwise_3x3(linear(x, expand), depthwise), project, weights)
 
 
@@ -173,7 +157,7 @@ def run_expert(
     """
     expand, depthwise, project = expert
     if padding and can_stream(x):
-        return stream_feed_forward(x, expand, depthwise, project, weights)
+        return kernels.stream_feed_forward(x, expand, depthwise, project, weights)
     return gated(depthwise_3x3(linear(x, expand), depthwise, padding), project, weights)
 
 
@@ -206,10 +190,7 @@ def dispatch_images(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
 
 
 def dispatch_gathered(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, padding: int = 1) -> Tensor:
-    """Each of ``(N, H, W, C)`` by its own experts, by a copy of their weights for each: no host waits for the choice.
-
-    ``chosen`` and ``weights`` are ``(N, K)``; ``padding`` as in :func:`run_expert`.
-    """
+    """Each of ``(N, H, W, C)`` by its own experts ``(N, K)``, a copy of them each: no host waits for the choice."""
     n, height, width, channels = x.shape
     pixels, total = x.flatten(1, 2), 0.0
     for slot in range(chosen.shape[-1]):
@@ -247,8 +228,7 @@ def dispatch_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tenso
     """Each window by its own experts ``(N, rows, columns, K)``, exactly.
 
     Windows (without gradients on the CPU: rectangles of windows that touch and share an expert) are computed with the
-    1-pixel halo that the 3×3 convolution reads. The halo holds the neighbours' true values, so the result equals
-    running an expert on the whole map and cutting the window out of it.
+    true values of the neighbours' pixels that the 3×3 convolution reads.
     """
     n, height, width, channels = x.shape
     rows, columns = chosen.shape[1:3]
@@ -283,7 +263,7 @@ def _sum_by_expert(tiles: Tensor, experts: Experts, chosen: Tensor, weights: Ten
 
 def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor, window: int) -> Tensor:
     """Expert after expert; its windows that touch run as one rectangle, in strips that fit the cache."""
-    dtype, (height, width) = compute_dtype(x), x.shape[1:3]
+    dtype, (height, width) = kernels.compute_dtype(x), x.shape[1:3]
     single = chosen.shape[-1] == 1  # the weight of a single expert is 1, and nothing is added up
     out = (torch.empty_like if single else torch.zeros_like)(x, dtype=dtype, memory_format=torch.contiguous_format)
     with torch.autocast(x.device.type, enabled=False):
@@ -294,14 +274,14 @@ def _stream_windows(x: Tensor, experts: Experts, chosen: Tensor, weights: Tensor
             shares = None if single else spread_windows((weights * here).sum(-1, keepdim=True), window, height, width)
             for i, grid in enumerate(here.any(-1).tolist()):
                 for region in _rectangles(grid, window, height, width):
-                    strips = expanded_strips(x[i], expand, depthwise, region)
-                    for place, product in gated_strips(strips, None if single else shares[i]):
+                    strips = kernels.expanded_strips(x[i], expand, depthwise, region)
+                    for place, product in kernels.gated_strips(strips, None if single else shares[i]):
                         y = linear(product, project)
                         out[i][place].copy_(y) if single else out[i][place].add_(y)
     return out
 
 
-def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[Place]:
+def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) -> Iterator[kernels.Place]:
     """Cover the marked windows by rectangles that do not overlap, as wide and then as high as they go."""
     marked = [(row, column) for row, marks in enumerate(grid) for column, mark in enumerate(marks) if mark]
     open_cells = set(marked)
@@ -319,10 +299,7 @@ def _rectangles(grid: list[list[bool]], window: int, height: int, width: int) ->
 
 
 def pool_windows(x: Tensor, window: int) -> Tensor:
-    """Means of the windows of ``(N, H, W, C)``: ``(N, rows, columns, C)`` in float32.
-
-    A window that reaches beyond the map averages the pixels inside the map only.
-    """
+    """Means of the windows of ``(N, H, W, C)``, over their pixels inside the map: ``(N, rows, columns, C)`` float32."""
     x = x.permute(0, 3, 1, 2).float()
     return F.avg_pool2d(x, window, ceil_mode=True, count_include_pad=False).permute(0, 2, 3, 1)
 
@@ -337,8 +314,8 @@ def routed_features(x: Tensor, routing: str, window: int) -> Tensor:
 class SoftMoE(nn.Module):
     """y = Σ_i R_i ⊗ E_i(x), R the softmax of a router's logits at every pixel (paper §4, encoder).
 
-    Every expert contributes everywhere with a continuous weight, so no degradation cue is dropped. The router's input
-    is open in the paper; ours is the normalised feature of the pixel (or its mean over a window or the image).
+    The router's input is open in the paper; ours is the normalised feature of the pixel (or its mean over a window or
+    the image).
     """
 
     def __init__(self, channels: int, expansion: float, options: NetworkOptions) -> None:
@@ -362,7 +339,7 @@ class SoftMoE(nn.Module):
 class HardMoE(nn.Module):
     """y = Σ_{i in top-k} R_i · E_i(x), only the chosen experts run (paper §4, decoder).
 
-    Routed by image or by window; the router reads the mean of the normalised features over that unit (our choice).
+    The router reads the mean of the normalised features over the image or window that is routed (our choice).
     """
 
     def __init__(self, channels: int, expansion: float, options: NetworkOptions) -> None:

@@ -50,18 +50,15 @@ class NetworkOptions:
     use_checkpoint: bool = False  # recompute each block in the backward pass: less memory, more time
 
     def check_channels(self) -> Iterator[Problem]:
-        """The output is a correction of the input."""
         if self.out_channels != self.in_channels:
             what = f"got {self.out_channels} with in_channels {self.in_channels}; the network predicts a correction of "
             yield "out_channels", f"{what}its input, so both must be equal."
 
     def check_top_k(self) -> Iterator[Problem]:
-        """No more experts can run than there are."""
         if self.top_k > self.num_experts:
             yield "top_k", f"got {self.top_k} with num_experts {self.num_experts}; allowed: 1 to {self.num_experts}."
 
     def check_levels(self) -> Iterator[Problem]:
-        """The lists have an entry a level."""
         blocks, decoder, heads = list(self.num_blocks), list(self.decoder_blocks), list(self.heads)
         given = f"for the {len(blocks)} levels of num_blocks {blocks}; give"
         if not 2 <= len(blocks) <= 6:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.support.spec import plain
 
-_FULL: dict[str, object] = {
-    "dim": 48,
-    "num_blocks": [3, 6, 6, 6],
-    "decoder_blocks": [2, 4, 4],
-    "refinement_blocks": 4,
-    "heads": [2, 2, 4, 8],
-    "encoder_expansion": 5.0,
-    "latent_expansion": 2.0,
-    "decoder_expansion": 2.5,
-    "refinement_expansion": 2.0,
-    "encoder_moe": "soft",
-    "latent_moe": "none",
-    "decoder_moe": "hard",
-    "num_experts": 3,
-    "top_k": 1,
-}
+_NAMED = (
+    *("dim", "num_blocks", "decoder_blocks", "refinement_blocks", "heads"),
+    *("encoder_expansion", "latent_expansion", "decoder_expansion", "refinement_expansion"),
+    *("encoder_moe", "latent_moe", "decoder_moe", "num_experts", "top_k"),
+)
+_FULL: dict[str, object] = {name: plain(getattr(NetworkOptions(), name)) for name in _NAMED}
 
 PRESETS: dict[str, dict[str, object]] = {
     "UniRain": _FULL,
@@ -44,10 +36,7 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def preset(name: str, **changes: object) -> dict[str, object]:
-    """A copy of a preset's keyword arguments with ``changes`` applied, for ``UniRain(**preset('UniRain-Tiny'))``.
-
-    An OptionError for an unknown name.
-    """
+    """A preset's keyword arguments with ``changes``, for ``UniRain(**…)``; an OptionError for an unknown name."""
     if name not in PRESETS:
         raise OptionError(f"preset: unknown name {name!r}.{did_you_mean(name, PRESETS)} Known: {', '.join(PRESETS)}.")
     return {**PRESETS[name], **changes}

@@ -40,15 +40,11 @@ What it was trained on, with which recipe, and what was measured: to be added by
 class Pretrained:
     """Gives a network whose constructor's arguments are a dataclass ``options`` the two methods of hubs.
 
-    The mixin of huggingface_hub is not used: it records the arguments that were given, not those that were left at
-    defaults, which may change.
+    The mixin of huggingface_hub records the arguments that were given, not those that were left at defaults.
     """
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the three files into a folder, made if missing; a model card that is there is kept.
-
-        A CheckpointError if a file cannot be written.
-        """
+        """Write the three files into a folder, else CheckpointError; a model card that is there is kept."""
         folder, name, options = Path(folder), type(self).__name__, asdict(self.options)
         config, edges = {"type": name, **options}, {key: getattr(self, f"restore_{key}", 0) for key in (SIZES, CONTEXT)}
         edges = {key: value for key, value in edges.items() if value}
@@ -64,8 +60,8 @@ class Pretrained:
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
         """Build the network that :meth:`save_pretrained` has written, in evaluation mode on the CPU.
 
-        Of a hub's model, ``folder`` is what ``huggingface_hub.snapshot_download`` returns. A CheckpointError if the
-        folder or a file is missing or broken, or names another network. An OptionError if the options cannot be used.
+        Of a hub's model, ``folder`` is what ``huggingface_hub.snapshot_download`` returns. A CheckpointError if a file
+        is missing, broken or another network's; an OptionError if the options cannot be used.
         """
         path = Path(folder) / CONFIG
         if not path.is_file():

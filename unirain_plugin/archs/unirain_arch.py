@@ -25,11 +25,9 @@ from unirain_plugin.toolbox import after_import, registries
 class UniRain(Pretrained, nn.Module):
     """Four-level encoder-decoder transformer with soft mixtures of experts in the encoder and hard ones in the decoder.
 
-    The output is the input plus a predicted correction, in the input's range. After a forward pass
-    :meth:`auxiliary_losses` and :meth:`routing_statistics` tell about its routing.
-
-    Options are those of :class:`~unirain_plugin.archs.options.NetworkOptions`; the defaults are the paper's size. An
-    OptionError, a ValueError too, names every wrong one, what it got and what is allowed.
+    The output is the input plus a predicted correction. After a forward pass :meth:`auxiliary_losses` and
+    :meth:`routing_statistics` tell about its routing. Options are those of
+    :class:`~unirain_plugin.archs.options.NetworkOptions`; an OptionError names every wrong one.
     """
 
     OPTIONS = frozenset(field.name for field in fields(NetworkOptions))
@@ -69,16 +67,13 @@ class UniRain(Pretrained, nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         """Restore images ``(N, C, H, W)`` of any H, W ≥ 1, RGB in [0, 1], to the same shape, not clamped.
 
-        Under bfloat16 autocast on a CPU without instructions for it (see
-        :func:`~unirain_plugin.archs.kernels.has_bfloat16`) all is computed in float32. An OptionError for another
-        number of axes or channels, or an empty image.
+        Under bfloat16 autocast on a CPU without instructions for it all is computed in float32. An OptionError for
+        another number of axes or channels, or an empty image.
         """
         channels = self.options.in_channels
         if lq.ndim != 4 or lq.shape[1] != channels or 0 in lq.shape:
-            raise OptionError(
-                f"UniRain: got an input of shape {tuple(lq.shape)}; expected (N, {channels}, H, W) with N, H, W ≥ 1 "
-                f"(in_channels is {channels})."
-            )
+            expected = f"expected (N, {channels}, H, W) with N, H, W ≥ 1 (in_channels is {channels})"
+            raise OptionError(f"UniRain: got an input of shape {tuple(lq.shape)}; {expected}.")
         if wants_slow_bfloat16(lq):
             with torch.autocast("cpu", enabled=False):
                 return self.forward(lq)
@@ -112,10 +107,7 @@ class UniRain(Pretrained, nn.Module):
         return x
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
-        """Unweighted scalars ``load_balance`` and ``z_loss`` of the last forward; empty without mixtures.
-
-        Under ``torch.distributed``, with gradients enabled, this is a collective: call it on every rank.
-        """
+        """Unweighted scalars ``load_balance`` and ``z_loss`` of the last forward; with gradients a collective."""
         return auxiliary_losses(self._records)
 
     def routing_statistics(self) -> dict[str, Tensor]:
@@ -123,11 +115,7 @@ class UniRain(Pretrained, nn.Module):
         return {name: record.share_of_use() for name, record in self._records.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
-        """As in torch, but a checkpoint that does not fit says which keys, why and what to do.
-
-        A key ``architecture`` is passed over: our safetensors files carry the constructor's options in it. The
-        CheckpointError has the missing, unexpected and mis-shaped keys.
-        """
+        """As in torch, but a CheckpointError says which keys (but ``architecture``) do not fit, and what to do."""
         state_dict = {key: value for key, value in state_dict.items() if key != "architecture"}
         check_fit(self, state_dict, strict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -140,8 +128,7 @@ class UniRain(Pretrained, nn.Module):
 def register_in_mmengine(network: type[nn.Module]) -> None:
     """Register a class in mmengine's ``MODELS``, now or once somebody imports it. Safe to call again.
 
-    OpenMMLab configs can then say ``type='UniRain'``; they make the name known by
-    ``custom_imports = dict(imports=['unirain_plugin.archs.unirain_arch'])``.
+    OpenMMLab configs make the name known by ``custom_imports = dict(imports=['unirain_plugin.archs.unirain_arch'])``.
     """
     name = "mmengine.registry"
     after_import(name, lambda: sys.modules[name].MODELS.register_module(network.__name__, True, network))

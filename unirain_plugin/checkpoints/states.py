@@ -30,10 +30,7 @@ def saved(content: object) -> memoryview:
 
 
 def atomic_save(content: object, path: str | os.PathLike[str]) -> None:
-    """``torch.save`` that leaves either the whole new file or what was there before, whenever it is killed.
-
-    A failing write is tried three times, a second apart (network disks hiccup), then it is a CheckpointError.
-    """
+    """``torch.save``, whole or not at all; a write that fails three times, a second apart, is a CheckpointError."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             data = saved(content)
@@ -94,10 +91,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(state_path: Path, models: Path, labels: Iterable[str]) -> dict[str, Any]:
-    """Load a training state after making sure that its networks, ``net_LABEL_ITER.pth``, lie whole in ``models``.
-
-    A CheckpointError if any of the files is missing or broken.
-    """
+    """Load a training state whose networks, ``net_LABEL_ITER.pth``, lie whole in ``models``; else CheckpointError."""
     state = read_state(state_path)
     for label in labels:
         network = models / f"net_{label}_{state['iter']}.pth"
@@ -110,7 +104,7 @@ def read_checkpoint(state_path: Path, models: Path, labels: Iterable[str]) -> di
 def newest_checkpoint(states: Path, models: Path, labels: Iterable[str]) -> tuple[Path | None, list[str]]:
     """The state of the newest complete checkpoint of a run, and a message for each newer one that is passed over.
 
-    A CheckpointError if there are checkpoints and every one of them is broken.
+    A CheckpointError if all that there are are broken.
     """
     labels, problems = list(labels), []
     for _, path in sorted(_numbered(states, _STATE), reverse=True):
@@ -126,11 +120,9 @@ def newest_checkpoint(states: Path, models: Path, labels: Iterable[str]) -> tupl
 
 
 def prune_checkpoints(states: Path, models: Path, keep: int, newest: int) -> None:
-    """Delete all but the last ``keep`` checkpoints up to iteration ``newest``.
+    """Delete all but the last ``keep`` checkpoints up to iteration ``newest``; later ones, latest and best stay.
 
-    A state goes before its networks, so that a kill in between leaves no state without networks. ``net_g_latest.pth``
-    and the best checkpoint carry no iteration in their names and stay. Checkpoints of later iterations (of a run
-    that was taken back to an earlier one) are not touched.
+    A state goes before its networks, so that a kill in between leaves no state without networks.
     """
     saved = sorted(pair for pair in _numbered(states, _STATE) if pair[0] <= newest)
     for _, path in saved[:-keep]:

@@ -1,12 +1,10 @@
 """Files of trained weights: ``.safetensors`` and ``.pth``, with the network's options stored inside.
 
-A safetensors file of ours names its network in the file's metadata (``architecture``, JSON) and, because spandrel drops
-metadata, in a uint8 tensor ``architecture`` with the same JSON. A ``.pth`` file of ours is
-``{'params': {…}, 'architecture': JSON}``, which BasicSR reads as one of its own. Beside the architecture a file may
-hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores large images as well; and
-``context``, such as ``384``: the edge of the parts in which it restores larger images.
-Nothing stored in a file is executed. Where weights do not fit a network, it is said which keys, which shapes, and what
-to do.
+A safetensors file of ours names its network in the metadata (``architecture``, JSON) and, because spandrel drops these,
+in a uint8 tensor of this name. A ``.pth`` file of ours is ``{'params': {…}, 'architecture': JSON}``, which BasicSR
+reads. Beside it a file may hold ``sizes``, JSON such as ``[640, 427]``: the smaller sizes at which the network restores
+large images as well; and ``context``, such as ``384``: the edge of the parts in which it restores them. Nothing stored
+in a file is executed.
 """
 
 from __future__ import annotations
@@ -121,7 +119,7 @@ def write_weights(
 ) -> None:
     """Write weights with their architecture (sizes and context, if any), atomically; the suffix chooses the format.
 
-    An OptionError if a size is not allowed. A CheckpointError if the suffix is unknown or the file cannot be written.
+    An OptionError if a size is not allowed, a CheckpointError for another suffix or a file that cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -154,10 +152,8 @@ def unpack_architecture(value: object, source: str) -> dict[str, object]:
         if not isinstance(architecture, dict) or not isinstance(architecture.get("type"), str):
             raise ValueError("no object with a type")
     except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{source}: the stored architecture cannot be read ({error}); expected JSON such as "
-            '{"type": "UniRain", "dim": 16, …}.'
-        ) from None
+        expected = 'expected JSON such as {"type": "UniRain", "dim": 16, …}.'
+        raise CheckpointError(f"{source}: the stored architecture cannot be read ({error}); {expected}") from None
     return architecture
 
 
@@ -171,9 +167,8 @@ def unpack_edges(notes: Mapping[str, str], key: str, source: str) -> tuple[int, 
             raise ValueError(f"it is {'no' if key == SIZES else 'a'} list")
         return check(value)
     except (ValueError, OptionError) as error:
-        raise CheckpointError(
-            f"{source}: the stored {key} cannot be read ({error}): {text!r}; expected such as {example}."
-        ) from None
+        what = f"the stored {key} cannot be read ({error}): {text!r}; expected such as {example}."
+        raise CheckpointError(f"{source}: {what}") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -189,7 +184,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """Tensors by name, what the file notes beside them, and its parts."""
     check_sums(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -249,17 +243,11 @@ _SHOWN = 5
 def convert(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
     """Weights for ``load_state_dict`` from what ``torch.load`` returned, without wrappers and prefixes."""
     state = dict(next(iter(_parts(checkpoint).values()), checkpoint))
-    for prefix in PREFIXES * 2:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix) :]: value for key, value in state.items()}
-    return state
+    return [inner for inner in without_prefixes(state) if len(inner) == len(state)][-1]
 
 
 def describe(state: Mapping[str, object]) -> dict[str, object]:
-    """The constructor options of UniRain that the shapes of its weights tell.
-
-    ``soft`` and ``hard`` mixtures have the same weights, so the kind of a mixture is not among them.
-    """
+    """The options of UniRain that the shapes of its weights tell; ``soft`` and ``hard`` mixtures have the same."""
     found: dict[str, object] = {}
     shapes = {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
     if len(shapes.get("embed.weight", ())) == 4:
@@ -278,19 +266,21 @@ def describe(state: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def check_fit(network: nn.Module, state: Mapping[str, object], strict: bool = True) -> None:
-    """Raise a CheckpointError if ``state`` cannot be loaded: which keys do not fit, and what to do about them.
+def misfits(
+    own: Mapping[str, Tensor], state: Mapping[str, object], shapes: str
+) -> tuple[list[str], list[str], list[str]]:
+    """Keys that the state lacks, keys that the network lacks, and those of another shape, told as in ``shapes``."""
+    both = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if hasattr(state.get(key), "shape")}
+    other = [f"{key} {shapes.format(*pair)}" for key, pair in both.items() if pair[0] != pair[1]]
+    return [key for key in own if key not in state], [key for key in state if key not in own], other
 
-    With ``strict`` no key may be missing or left over.
-    """
+
+def check_fit(network: nn.Module, state: Mapping[str, object], strict: bool = True) -> None:
+    """Raise a CheckpointError if ``state`` cannot be loaded (``strict``: entirely): which keys, and what to do."""
     own = network.state_dict()
-    missing = [key for key in own if key not in state] if strict else []
-    unexpected = [key for key in state if key not in own] if strict else []
-    misshaped = [
-        f"{key} (checkpoint {tuple(state[key].shape)}, network {tuple(own[key].shape)})"
-        for key in own
-        if key in state and hasattr(state[key], "shape") and state[key].shape != own[key].shape
-    ]
+    missing, unexpected, misshaped = misfits(own, state, "(checkpoint {}, network {})")
+    if not strict:
+        missing = unexpected = []
     if not (missing or unexpected or misshaped):
         return
     lines = [f"The checkpoint does not fit this {type(network).__name__}."]
@@ -301,18 +291,15 @@ def check_fit(network: nn.Module, state: Mapping[str, object], strict: bool = Tr
     raise CheckpointError("\n".join([*lines, f"  What to do: {_advice(own, state)}"]))
 
 
+_CONVERT = "load unirain_plugin.checkpoints.weights.convert(checkpoint)"
+
+
 def _advice(own: Mapping[str, Tensor], state: Mapping[str, object]) -> str:
     for name in WRAPPERS:
         if isinstance(state.get(name), Mapping):
-            return (
-                f"the weights lie under '{name}'; set path.param_key_g: {name}, or load "
-                "unirain_plugin.checkpoints.weights.convert(checkpoint)."
-            )
-    converted = convert(state)
-    if set(converted) != set(state):
-        return (
-            "the keys carry a prefix of another program; load unirain_plugin.checkpoints.weights.convert(checkpoint)."
-        )
+            return f"the weights lie under '{name}'; set path.param_key_g: {name}, or {_CONVERT}."
+    if set(convert(state)) != set(state):
+        return f"the keys carry a prefix of another program; {_CONVERT}."
     if not set(own) & set(state):
         return "no key agrees: this is the checkpoint of another network; check path.pretrain_network_g."
     mine, theirs = describe(own), describe(state)

@@ -1,7 +1,5 @@
 """``scripts/compare.py``: compare models on test sets, with tables, figure and page."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from dataclasses import replace
@@ -88,7 +86,6 @@ def missing_files(options: CompareOptions) -> list[str]:
 
 
 def plan(options: CompareOptions) -> str:
-    """What a run would do."""
     from unirain_plugin.compare.samples import list_samples
 
     lines = [f"output: {options.output_folder}", f"metrics: {', '.join(options.metric_names)}", "models:"]

@@ -1,44 +1,35 @@
 """The figure of a comparison: which images it shows, and how whole images, magnified crops and error maps are drawn."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unirain_plugin.compare.summary import GT, INPUT, Comparison, ImageResult
+from unirain_plugin.compare.options import GT, INPUT, FigureOptions
+from unirain_plugin.compare.summary import Comparison, ImageResult
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.psnr_ssim import psnr
 from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import whole_file, write_errors
 
-if TYPE_CHECKING:
-    from unirain_plugin.compare.options import FigureOptions
-
-WIDTH = 1400
-"""Pixels; a README shows it at 800 to 1000, where the smallest text is still 12 pixels high."""
+WIDTH = 1400  # pixels; a README shows it at 800 to 1000, where the smallest text is still 12 pixels high
 
 _MARGIN, _GAP = 18, 10
-_IN_A_ROW = 5
-"""Crops beside one another at most; more are wrapped."""
+_IN_A_ROW = 5  # crops beside one another at most; more are wrapped
 
-_WHOLE = (1.3, 2.4)
-"""Width of the whole image, in crops: from, to."""
+_WHOLE = (1.3, 2.4)  # width of the whole image, in crops: from, to
 
-_SHRUNK = 0.8
-"""How much smaller than its room's width a whole image may get, so that another fits below it."""
+_SHRUNK = 0.8  # how much smaller than its room's width a whole image may get, so that another fits below it
 
 _INK, _PAPER, _GREY, _FRAME = (20, 20, 20), (255, 255, 255), (105, 105, 105), (255, 196, 0)
 _BEST, _EMPTY = (0, 110, 60), (238, 238, 238)
 _TITLE, _NAME, _TEXT = 26, 22, 20
-_LINE = 27
-"""Height of a line of text in pixels."""
+_LINE = 27  # height of a line of text in pixels
 
 _PLACE = re.compile(r"@(\d+),(\d+)$")
 _Pixels = tuple[int, int]
@@ -61,8 +52,6 @@ def error_map(image: np.ndarray, target: np.ndarray, scale: float) -> np.ndarray
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels."""
-
     top: int
     left: int
     height: int
@@ -73,10 +62,7 @@ class Box(NamedTuple):
 
 
 def most_different_box(image: np.ndarray, target: np.ndarray, edge: int) -> Box:
-    """The square of ``edge`` pixels in which two 8-bit images (H, W, 3) differ most: where there was most to restore.
-
-    It is the mean absolute error that counts; an image smaller than the square gives a smaller box.
-    """
+    """The square of ``edge`` pixels at most in which two 8-bit images (H, W, 3) differ most, by mean absolute error."""
     height, width = min(edge, image.shape[0]), min(edge, image.shape[1])
     sums = cv2.integral(_absolute_error(image, target))
     windows = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
@@ -212,10 +198,11 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
 def draw_block(
     title: str, arrays: Mapping[str, np.ndarray], models: Sequence[str], crop: int | Box, error_scale: float
 ) -> Image.Image:
-    """Draw one image's part of the figure.
+    """Draw one image's part of the figure; a model that is not in ``arrays`` (of :class:`Comparison`) gets an empty
+    cell.
 
-    ``arrays``: see :class:`Comparison`; a model that is not in it gets an empty cell. ``crop``: the box, or its edge in
-    pixels: it is put where input and clean image (without one: the first model's) differ most.
+    ``crop``: the box, or its edge in pixels: it is put where input and clean image (else the first model's) differ
+    most.
     """
     gt = arrays.get(GT)
     restored = [name for name in arrays if name not in (INPUT, GT)]

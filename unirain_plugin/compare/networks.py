@@ -1,31 +1,30 @@
-"""The networks of a comparison, and the process of its own in which each runs, so that the rest goes on if it dies.
+"""The networks of a comparison, each in a process of its own, so that the rest goes on if it dies; what they cost.
 
 The process loads the network, says so, and then answers one request after the other. A request may be sent before the
 last answer has been worked up, so that the parent scores one image while the next is being restored.
 """
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import os
 import signal
+import statistics
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unirain_plugin.checkpoints.weights import read_weights
-from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, ModelOptions
+from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, CostOptions, ModelOptions
 from unirain_plugin.compare.samples import Source
-from unirain_plugin.errors import CheckpointError, UniRainError
+from unirain_plugin.errors import CheckpointError, UniRainError, reason
 from unirain_plugin.inference import loading
 from unirain_plugin.inference.images import StoredImage, write_image
 from unirain_plugin.inference.loading import build_network, choose_device
@@ -33,6 +32,7 @@ from unirain_plugin.inference.restoring import CONFIDENCE, RestoreOptions, devic
 from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.files import canonical_hash
+from unirain_plugin.support.journal import Journal
 from unirain_plugin.support.packages import import_own, own_place
 from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.toolbox import prepare_import
@@ -47,8 +47,7 @@ _PRELOADED = [
 """Imported once by the process from which the networks' processes are forked: each then starts in milliseconds. None
 of them computes anything at its import, so no threads exist when the fork happens."""
 
-_GRACE = 5
-"""Seconds that a process has to end by itself."""
+_GRACE = 5  # seconds that a process has to end by itself
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,6 @@ class NetworkSpec:
 
     @property
     def weights(self) -> Path | None:
-        """The file of weights, or None for an untrained network."""
         given = self.options.weights
         if given is None:
             return None
@@ -125,8 +123,7 @@ def _file_hash(path: str | os.PathLike[str]) -> str:
 def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
     """Build the network and load its weights: ready to restore, with a remark (empty in the usual case).
 
-    A CheckpointError if the weights are missing, broken or made for another network; an OptionError if the network or
-    the device is wrong.
+    A CheckpointError if the weights are missing, broken or another network's; an OptionError for network or device.
     """
     prepare_import()
     import_own(spec.imports)
@@ -154,7 +151,6 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
 
 
 def _fill_partly(net: nn.Module, spec: NetworkSpec) -> str:
-    """Load the weights that fit by name and shape; the remark."""
     file = read_weights(spec.weights, spec.options.param_key)
     wanted = net.state_dict()
     fitting = {k: v for k, v in file.state_for(wanted).items() if k in wanted and wanted[k].shape == v.shape}
@@ -192,14 +188,18 @@ class NetworkProcess:
     """Runs one network in another process. A context manager; leaving it ends the process."""
 
     def __init__(self, spec: NetworkSpec) -> None:
-        context = _context(spec.device)
+        # started cheaply from one that has the imports done, where that is safe (not with CUDA)
+        cheaply = choose_device(spec.device).type == "cpu"
+        context = multiprocessing.get_context("forkserver" if cheaply else "spawn")
+        if cheaply:
+            context.set_forkserver_preload(_PRELOADED)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
         with uninterrupted():
             self._process.start()
         theirs.close()
 
-    def __enter__(self) -> NetworkProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -217,10 +217,7 @@ class NetworkProcess:
             self._connection.send((request, arguments))
 
     def receive(self) -> Any:
-        """The next answer; the first one, a remark on loading, comes unasked.
-
-        A NetworkError if the request failed, NetworkDied if the process has ended.
-        """
+        """The next answer (the first: a remark on loading); NetworkError if it failed, NetworkDied at the end."""
         try:
             kind, content, cause = self._connection.recv()
         except (EOFError, OSError):
@@ -244,21 +241,12 @@ class NetworkProcess:
         return f"its process ended unexpectedly (exit status {code})"
 
 
-def _context(device: str) -> multiprocessing.context.BaseContext:
-    """How processes are started: cheaply from one that has the imports done, where that is safe (not with CUDA)."""
-    if choose_device(device).type != "cpu":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return context
-
-
 def _serve(connection: Connection, spec: NetworkSpec) -> None:
     end_with_parent()
     try:
         net, remark = load_network(spec)
     except Exception as error:
-        connection.send(("dead", reason(error), None))
+        connection.send(("dead", _in_one_line(error), None))
         return
     connection.send(("answer", remark, None))
     requests = _requests(net, spec)
@@ -268,7 +256,7 @@ def _serve(connection: Connection, spec: NetworkSpec) -> None:
             connection.send(("answer", requests[name](*arguments), None))
         except Exception as error:  # an image, or memory: other images may do
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else None  # a full disk is told by it
-            connection.send(("error", reason(error), cause))
+            connection.send(("error", _in_one_line(error), cause))
 
 
 def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
@@ -288,7 +276,7 @@ def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., obje
     }
 
 
-def reason(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     """An error in one line for a table's row; unexpected kinds say what they are."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:4])
@@ -297,3 +285,67 @@ def reason(error: BaseException) -> str:
     if isinstance(error, UniRainError) and text:
         return text
     return f"{type(error).__name__}: {text}".rstrip(": ") + own_place(error)
+
+
+Costs = dict[str, dict[str, float | None]]  # network → the fields of ModelRow that tell its cost
+
+
+def measure_costs(specs: Sequence[NetworkSpec], options: CostOptions, journal: Journal) -> tuple[Costs, dict[str, str]]:
+    """Measure, or take over from the journal if nothing has changed since: costs, and network → what went wrong."""
+    try:
+        state = canonical_hash([asdict(options), [[s.options.name, s.device, s.fingerprint()] for s in specs]])
+    except (UniRainError, OSError) as error:  # weights that have gone meanwhile
+        return {}, {spec.options.name: reason(error) for spec in specs}
+    records = {spec.options.name: journal.get("cost", spec.options.name) for spec in specs}
+    if all(record is not None and record["state"] == state for record in records.values()):
+        return {name: record["cost"] for name, record in records.items()}, {}
+    failures: dict[str, str] = {}
+    costs = _measure(specs, options, failures)
+    for name, cost in costs.items():
+        journal.add(("cost", name), {"state": state, "cost": cost})
+    return costs, failures
+
+
+def _measure(specs: Sequence[NetworkSpec], options: CostOptions, failures: dict[str, str]) -> Costs:
+    costs: Costs = {}
+    with ExitStack() as stack:
+        running: dict[str, NetworkProcess] = {}
+        for spec in specs:
+            name = spec.options.name
+            process = stack.enter_context(NetworkProcess(spec))
+            with _noted(failures, name):
+                process.receive()
+                peak = process.call("peak", options.size)
+                costs[name] = {"peak_memory_mb": None if peak is None else peak / 2**20}
+                running[name] = process
+        times = _take_turns(running, options, failures)
+        for name, process in running.items():
+            counts = None, None
+            with _noted(failures, name, "its multiply-adds cannot be counted: "):
+                complexity = process.call("complexity", options.multiply_adds_size)
+                counts = complexity.parameters, complexity.multiply_adds
+            latency = 1000 * statistics.median(times[name]) if times[name] else None
+            costs[name] |= {"parameters": counts[0], "multiply_adds": counts[1], "latency_ms": latency}
+    return costs
+
+
+@contextmanager
+def _noted(failures: dict[str, str], name: str, text: str = "") -> Iterator[None]:
+    """What a network's process says or leaves unsaid does not concern the others."""
+    try:
+        yield
+    except (NetworkDied, NetworkError) as error:
+        failures[name] = f"{text}{reason(error)}"
+
+
+def _take_turns(
+    running: dict[str, NetworkProcess], options: CostOptions, failures: dict[str, str]
+) -> dict[str, list[float]]:
+    """Seconds of each network and round; the first round, which warms up, is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in running}
+    for number in range(options.rounds + 1):
+        for name in [name for name in running if name not in failures]:
+            with _noted(failures, name):
+                seconds = running[name].call("seconds", options.size)
+                times[name] += [seconds] if number else []
+    return times

@@ -1,21 +1,18 @@
 """The option file of a comparison as frozen dataclasses; unknown or misspelt keys are errors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from unirain_plugin.compare.summary import GT, INPUT
 from unirain_plugin.errors import did_you_mean
 from unirain_plugin.metrics.protocols import DEFAULT, MEASURES, PROTOCOLS
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import (
-    KeyPath,
+    Lines,
     Problem,
     Rule,
     above,
@@ -28,8 +25,9 @@ from unirain_plugin.support.spec import (
 )
 from unirain_plugin.toolbox import prepare_import
 
-DEFAULT_WEIGHTS = "default"
-"""``weights: default`` names the network that the package ships."""
+INPUT, GT = "input", "gt"
+"""Names of the untouched rainy image and of the clean one; no model may have them, except the baseline ``input``."""
+DEFAULT_WEIGHTS = "default"  # ``weights: default`` names the network that the package ships
 
 _PLACEHOLDERS = {"test_set", "rain_type", "image", "stem"}
 _RESERVED = {INPUT: "rainy input", GT: "clean image"}
@@ -76,7 +74,6 @@ class ModelOptions:
             yield "name", f"'{self.name}' stands for the {_RESERVED[self.name]}; choose another."
 
     def check_origin(self) -> Iterator[Problem]:
-        """The images come from weights, or from a folder."""
         if self.results is not None:
             if self.weights is not None or self.network is not None or self.untrained:
                 yield (), "a folder of finished `results` takes neither `weights`, `network` nor `untrained`."
@@ -89,7 +86,6 @@ class ModelOptions:
             yield (), f"{text}`untrained: true` to get its cost only."
 
     def check_network(self) -> Iterator[Problem]:
-        """A section of a network names its class."""
         if isinstance(self.network, Mapping) and "type" not in self.network:
             yield "network", "expected a `type`, the name of a registered network such as UniRain or SwinIR."
 
@@ -167,7 +163,6 @@ class SetOptions:
     limit: _Count | None = None  # at most so many images of each rain type, the first ones
 
     def check_source(self) -> Iterator[Problem]:
-        """The images come from one place, and each key has its own."""
         root = self.dataroot if self.manifest is None else None
         if sum(source is not None for source in (self.lq, root, self.manifest, self.synthesize)) != 1:
             yield (), "give exactly one of `lq`, `dataroot`, `manifest` and `synthesize`."
@@ -205,7 +200,6 @@ class CompareOptions:
     max_megapixels: Annotated[float, above(0)] | None = None  # null for what memory takes
 
     def check_names(self) -> Iterator[Problem]:
-        """Rows, test sets and metrics have names of their own; they name folders too."""
         yield from _repeated("models", [model.name for model in self.models])
         yield from _repeated("test_sets", [test_set.name for test_set in self.test_sets])
         yield from _repeated("metrics", self.metrics)
@@ -233,7 +227,6 @@ class CompareOptions:
 
     @property
     def rows(self) -> list[str]:
-        """The names of all rows of the tables."""
         return [INPUT] * self.include_input + [model.name for model in self.models]
 
     @property
@@ -248,13 +241,8 @@ def load_options(path: str | Path) -> CompareOptions:
     return parse_options(document.opt, document.file, document.lines)
 
 
-def parse_options(
-    mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
-) -> CompareOptions:
-    """Check a whole option mapping from ``where``, the metrics' names included; ``lines``: key path → line of a file.
-
-    An OptionError names every wrong key, with the nearest valid spelling, or the module that cannot be imported.
-    """
+def parse_options(mapping: Mapping[str, Any], where: str, lines: Lines | None = None) -> CompareOptions:
+    """Check a whole option mapping from ``where``, the metrics' names included; OptionError names every wrong key."""
     options = parse_section(CompareOptions, mapping, where, lines=lines)
     prepare_import()
     import_own(options.imports)

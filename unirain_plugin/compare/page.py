@@ -1,7 +1,5 @@
 """The page of a comparison: one HTML file with its images inside, a before/after slider and sortable tables."""
 
-from __future__ import annotations
-
 import base64
 import math
 import re
@@ -13,24 +11,18 @@ import cv2
 import numpy as np
 
 from unirain_plugin.compare.figure import models_with_results
-from unirain_plugin.compare.summary import GT, INPUT, OK, Comparison, ImageResult
+from unirain_plugin.compare.options import GT, INPUT
+from unirain_plugin.compare.summary import OK, Comparison, ImageResult
 from unirain_plugin.data.folders import types_in_order
-from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.complexity import CONVENTION
 from unirain_plugin.rain_types import describe
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.packages import require
 
-_STATUS = "status"
 _METRIC = re.compile(r"(\S+) [↑↓]$")
-_WIDE = 12
-"""Columns of a summary that is narrowed to its first metric when the page is opened."""
+_WIDE = 12  # columns of a summary that is narrowed to its first metric when the page is opened
 
-_THUMBNAIL = 112
-_THUMBNAIL_QUALITY = 70
-
-Cell = str | int | float | None
-"""What a table's cell may hold; numbers are sorted by value and None is shown as a dash."""
+Cell = str | int | float | None  # what a table's cell may hold; numbers are sorted by value and None is shown as a dash
 
 
 @dataclass(frozen=True)
@@ -41,28 +33,20 @@ class PageOptions:
     longest_edge: int = 1024  # of an embedded image in pixels; larger ones are made smaller
     quality: int = 88  # of WebP, 1 to 100
 
-    def __post_init__(self) -> None:
-        if self.images < 1 or self.longest_edge < 64 or not 1 <= self.quality <= 100:
-            raise OptionError(
-                f"page: expected images ≥ 1, longest_edge ≥ 64 and quality 1 to 100, got {self.images}, "
-                f"{self.longest_edge} and {self.quality}."
-            )
-
 
 def write_page(
     comparison: Comparison,
     summary_rows: Sequence[Mapping[str, Cell]],
     path: Path,
-    options: PageOptions | None = None,
+    options: PageOptions = PageOptions(),
     note: str = "",
 ) -> None:
     """Write the page; the same comparison gives the same bytes. OptionError if jinja2 is not installed.
 
-    ``summary_rows`` is the table: for each row column title → value, the first column being the model's name. A title
-    that ends in ``NAME ↑`` or ``NAME ↓`` is one of metric NAME: a wide table can be narrowed to one. A column
-    ``status`` is left out: what is not ``ok`` stands below the table, as does ``note``.
+    ``summary_rows``: for each row column title → value, the model's name first. A title that ends in ``NAME ↑`` or
+    ``NAME ↓`` is one of metric NAME, to which a wide table can be narrowed. A ``status`` that is not ``ok`` stands
+    below the table, as does ``note``.
     """
-    options = options or PageOptions()
     jinja2 = require("jinja2", "jinja2", "report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the models' order is the option file's
@@ -113,8 +97,7 @@ def shown(values: Sequence[Cell]) -> list[str]:
 
 
 def _table(rows: Sequence[Mapping[str, Cell]]) -> dict[str, object]:
-    """Columns (title, whether of numbers, metric) and rows of cells: text, and the number to sort by."""
-    columns = list(dict.fromkeys(column for row in rows for column in row if column != _STATUS))
+    columns = list(dict.fromkeys(column for row in rows for column in row if column != "status"))
     texts = {column: shown([row.get(column) for row in rows]) for column in columns}
     numeric = [any(isinstance(row.get(column), (int, float)) for row in rows) for column in columns]
     lines = [[(texts[c][number], _finite(row.get(c))) for c in columns] for number, row in enumerate(rows)]
@@ -141,7 +124,6 @@ def _image(
     scores: Mapping[tuple[str, str, str], Mapping[str, float]],
     options: PageOptions,
 ) -> dict[str, object]:
-    """Everything that the page shows of one image, as JSON."""
     arrays = comparison.arrays(result.test_set, result.image)
     height, width = arrays[INPUT].shape[:2]
     rows = {name: scores.get((result.test_set, result.image, name), {}) for name in arrays if name != GT}
@@ -153,7 +135,7 @@ def _image(
         "words": describe(result.rain_type) if result.rain_type else "",
         "width": width,
         "height": height,
-        "thumbnail": embedded(arrays[INPUT], _THUMBNAIL, _THUMBNAIL_QUALITY),
+        "thumbnail": embedded(arrays[INPUT], 112, 70),
         "sides": {name: embedded(pixels, options.longest_edge, options.quality) for name, pixels in arrays.items()},
         "scores": {
             name: {m: [columns[m][number], _finite(row.get(m))] for m in comparison.metrics}

@@ -1,11 +1,9 @@
 """Under which protocol is a claimed number met? Scores a comparison's results under all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from unirain_plugin.compare.options import BootstrapOptions, CompareOptions
 from unirain_plugin.compare.report import GROUP_TITLES, markdown_table
@@ -26,7 +24,7 @@ class Claim(NamedTuple):
     tolerance: float
 
     @classmethod
-    def parse(cls, text: str) -> Claim:
+    def parse(cls, text: str) -> Self:
         """Read a number; OptionError if it can be neither."""
         try:
             number = Decimal(text)
@@ -42,16 +40,14 @@ class Claim(NamedTuple):
         return "psnr" if self.value > 1 else "ssim"
 
     def is_met(self, value: float) -> bool:
-        """Whether a value is printed as the claim."""
         return abs(value - self.value) <= self.tolerance + 1e-9
 
 
 def which_protocol(options: CompareOptions, text: str, bar: bool = True) -> tuple[str, Outcome]:
     """Score the finished images (without any: the networks') under every protocol; no file of tables is written.
 
-    ``text`` is the claimed number: a PSNR in dB, or an SSIM, with the digits that were published. Returns tables and
-    verdicts in Markdown, and the outcome with what went wrong. An OptionError if the claim is no such number, or no
-    model has images; else as :func:`~unirain_plugin.compare.run.run`.
+    ``text``: the claimed PSNR in dB, or SSIM, with the digits that were published (else OptionError). Returns tables
+    and verdicts in Markdown, and the outcome with what went wrong.
     """
     claim = Claim.parse(text)
     finished = [model for model in options.models if model.results is not None]

@@ -1,7 +1,5 @@
 """The tables of a comparison in Markdown, LaTeX (as in the paper), CSV and JSON, and the writing of all files."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -14,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from unirain_plugin.compare.figure import write_zoom_grid
-from unirain_plugin.compare.options import BootstrapOptions, CompareOptions, CostOptions
+from unirain_plugin.compare.options import INPUT, BootstrapOptions, CompareOptions, CostOptions
 from unirain_plugin.compare.page import Cell, write_page
 from unirain_plugin.compare.summary import (
-    INPUT,
     MEAN,
     UNTRAINED,
     WORST,
@@ -60,10 +57,7 @@ def _digits(metric: str) -> int:
 
 
 def protocol_note(metrics: Iterable[str], protocol: str | None) -> str:
-    """A sentence for each protocol that PSNR and SSIM are taken under; ``protocol``: that of the plain names, or None.
-
-    It tells crop, colours, window, rounding; nothing without a protocol.
-    """
+    """A sentence for each protocol of PSNR and SSIM: crop, colours, window, rounding; ``protocol``: of plain names."""
     titles: dict[str, list[str]] = {}
     for metric in metrics if protocol else ():
         found = measure_of(metric, protocol=protocol)
@@ -83,10 +77,7 @@ _Cells = dict[str, dict[str, list[str]]]
 
 
 def _cells(summary: SetSummary, models: Sequence[str], metrics: Directions, best: str, second: str) -> _Cells:
-    """Model → group → a printed cell for each metric, the two leading values put into formats such as ``**{}**``.
-
-    The untouched input is no contestant.
-    """
+    """Model → group → a cell for each metric, the leading two in formats such as ``**{}**``; the input is none."""
     table: _Cells = {model: {group: [] for group in summary.groups} for model in models}
     for metric, higher in metrics.items():
         for group in summary.groups:
@@ -106,7 +97,6 @@ def present(summaries: Sequence[SetSummary], metrics: Directions) -> dict[str, b
 
 
 def left_out(summaries: Sequence[SetSummary], models: Sequence[str], metrics: Directions) -> str:
-    """A sentence about the images that are not in the means; empty where all are."""
     parts = [
         f"{model}: {_title(metric)} of {count} of {summary.images[group]} images of "
         f"{f'{summary.test_set}, ' if len(summaries) > 1 else ''}{GROUP_TITLES.get(group, group)}"
@@ -193,7 +183,6 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: b
 
 
 def markdown_intervals(summary: SetSummary, reference: str, metrics: Directions, options: BootstrapOptions) -> str:
-    """Differences to the reference with their confidence intervals."""
     metrics = present([summary], metrics)
     if not any(summary.intervals.values()):
         return ""
@@ -272,7 +261,6 @@ def _latex_float(kind: str, caption: str, columns: str, heads: Sequence[str], ro
 
 
 def results_csv(results: Sequence[ImageResult], metrics: Sequence[str]) -> str:
-    """Every image's scores: a line for each model and image, in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["test_set", "rain_type", "image", "model", *metrics])
@@ -284,7 +272,6 @@ def results_csv(results: Sequence[ImageResult], metrics: Sequence[str]) -> str:
 def page_rows(
     models: Sequence[ModelRow], summaries: Sequence[SetSummary], metrics: Directions
 ) -> list[dict[str, Cell]]:
-    """The summary table of the page: a row a model; column title → value."""
     rows = []
     for model in models:
         row: dict[str, Cell] = {"model": model.name}

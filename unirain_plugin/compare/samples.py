@@ -1,7 +1,5 @@
 """The images of the test sets, listed once and read one at a time, and those that other programs have finished."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -26,11 +24,9 @@ from unirain_plugin.data.sources import read_meta, read_value, scan_lmdb
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
 
-_NAMED = 20
-"""Images without a partner that an error names."""
+_NAMED = 20  # images without a partner that an error names
 
-ImageKey = tuple[str, str]
-"""(test set, image)."""
+ImageKey = tuple[str, str]  # (test set, image)
 
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 
@@ -59,11 +55,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a test set.
-
-    ``image``: its path without the suffix, below the rain type's folder where there is one. ``rain_type`` and ``gt``
-    (the clean image) are None where there are none.
-    """
+    """One image of a test set, named by its path without the suffix, below the rain type's folder if there is one."""
 
     test_set: str
     image: str
@@ -73,12 +65,10 @@ class Sample:
 
     @property
     def key(self) -> ImageKey:
-        """(test set, image)."""
         return self.test_set, self.image
 
     @property
     def stem(self) -> str:
-        """The file's name without folders and suffix."""
         return PurePosixPath(self.image).name
 
 
@@ -100,7 +90,11 @@ def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
         found = _from_root(options, options.dataroot)
     else:
         found = _from_sides(options)
-    samples = list(found if options.limit is None else _limited(found, options.limit))
+    counts, samples = Counter(), []
+    for sample in found:
+        counts[sample.rain_type] += 1
+        if options.limit is None or counts[sample.rain_type] <= options.limit:
+            samples.append(sample)
     doubles = [name for name, count in Counter(s.image.casefold() for s in samples).items() if count > 1]
     if doubles:
         raise DataError(f"test set '{options.name}': two images have the name '{doubles[0]}'; rename one.")
@@ -110,10 +104,7 @@ def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
 
 
 def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
-    """Render a test set, or take over what is there: its folder is named after the settings. Returns the folder.
-
-    Errors are those of the command ``synthesize-rain``.
-    """
+    """Render a test set with ``synthesize-rain``, or take over what is there, in a folder named after the settings."""
     from unirain_plugin.rain import command as synthesize_rain
 
     chosen = [str(options.input), options.split, options.rain_types, options.per_image, options.size, options.seed]
@@ -193,16 +184,7 @@ def _from_manifest(options: SetOptions) -> Iterator[Sample]:
         yield Sample(options.name, name, record.rain_type, lq, gt)
 
 
-def _limited(samples: Iterator[Sample], limit: int) -> Iterator[Sample]:
-    counts: Counter = Counter()
-    for sample in samples:
-        counts[sample.rain_type] += 1
-        if counts[sample.rain_type] <= limit:
-            yield sample
-
-
 def some(names: Sequence[str], limit: int = 3) -> str:
-    """The first of the names, for a message."""
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
@@ -214,8 +196,7 @@ class Finished(NamedTuple):
     others: list[str]
 
 
-Match = tuple[Sample, str | None, str]
-"""A test image, the name of its finished file, or what is wrong."""
+Match = tuple[Sample, str | None, str]  # a test image, the name of its finished file, or what is wrong
 
 
 def match_finished(model: ModelOptions, samples: Sequence[Sample]) -> Finished:

@@ -1,37 +1,29 @@
 """What a comparison found: records, means by rain type, and how sure the differences between models are."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from unirain_plugin.compare.options import BootstrapOptions
 from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.psnr_ssim import finite_mean, psnr, ssim
 from unirain_plugin.metrics.scoring import Metric
 
-if TYPE_CHECKING:
-    from unirain_plugin.compare.options import BootstrapOptions
-
 OK, UNTRAINED = "ok", "untrained: cost only, no scores"
 """Status of a model that restored every image, and of one that was taken without weights, as asked."""
-
-INPUT, GT = "input", "gt"
-"""Names of the untouched rainy image and of the clean one; no model may have them, except the baseline ``input``."""
 
 
 @dataclass(frozen=True)
 class ImageResult:
     """One finished model × image: the image's name is its path without suffix within its test set.
 
-    ``rain_type`` is None where the test set does not tell. ``metrics``: name → value; one that needs the clean image
-    is missing where there is none.
+    ``rain_type``: None where the test set does not tell. ``metrics``: name → value of those that can be computed.
     """
 
     model: str
@@ -57,9 +49,8 @@ class ModelRow:
 class Comparison:
     """Everything that a run found; models, test sets and metrics in the option file's order.
 
-    ``arrays``: ``(test set, image)`` → the images in order: ``input``, each model's name that finished this image, and
-    ``gt`` if there is one; uint8 RGB (H, W, 3) of one size. Read from files at every call. A model named ``input`` is
-    the first entry, not repeated.
+    ``arrays``: ``(test set, image)`` → the images: ``input``, each model's that finished this one, ``gt`` if there is
+    one; uint8 RGB (H, W, 3) of one size. Read from files at every call.
     """
 
     name: str
@@ -70,14 +61,12 @@ class Comparison:
     arrays: Callable[[str, str], dict[str, np.ndarray]]
 
 
-Directions = Mapping[str, bool]
-"""Metric → whether higher is better."""
+Directions = Mapping[str, bool]  # metric → whether higher is better
 
 MEAN, WORST, ALL = "mean", "worst", "all"
 """Groups beside the rain types: mean over the types, worst type, and all images of a test set without types."""
 
-_CHUNK = 2**22
-"""Resampled values held at a time."""
+_CHUNK = 2**22  # resampled values held at a time
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,6 @@ class Interval:
 
     @property
     def is_clear(self) -> bool:
-        """Whether zero lies outside."""
         return self.low > 0 or self.high < 0
 
 
@@ -127,11 +115,9 @@ class Outcome:
         return {metric.name: metric.higher_is_better for metric in self.metrics}
 
 
-Scores = dict[str, dict[str, float]]
-"""Image → metric → value, of one model and test set."""
+Scores = dict[str, dict[str, float]]  # image → metric → value, of one model and test set
 
-Groups = Mapping[str, Sequence[str]]
-"""Rain type → images."""
+Groups = Mapping[str, Sequence[str]]  # rain type → images
 
 
 def summarise(
@@ -143,10 +129,10 @@ def summarise(
     reference: str,
     bootstrap: BootstrapOptions,
 ) -> SetSummary:
-    """Summarise one test set, whose sound ``images`` have rain types.
+    """Summarise one test set, whose sound ``images`` have rain types; results of other sets are passed over.
 
     A model gets a mean only where it has a result for every image, so that all means of a column are over the same
-    images. Results of other test sets are passed over.
+    ones.
     """
     scores: dict[str, Scores] = {model: {} for model in models}
     for result in results:

@@ -52,32 +52,26 @@ class DatasetOptions:
 
     @property
     def max_pixels(self) -> int | None:
-        """``max_megapixels`` in pixels."""
         return None if self.max_megapixels is None else int(self.max_megapixels * 1e6)
 
     @property
     def is_train(self) -> bool:
-        """Whether crops and flips are drawn."""
         return self.phase == "train"
 
     def check_phase(self) -> Iterator[Problem]:
-        """Training needs a crop, and only training mixes."""
         if self.is_train and self.gt_size is None:
             yield "gt_size", "is missing; expected the side of the training crop, such as 128."
         if not self.is_train and self.pyramid is not None:
             yield "pyramid", "is for training only; outside of it every pair is taken once."
 
     def check_mixture(self) -> Iterator[Problem]:
-        """Weights of what is mixed are well formed."""
         yield from _problems(lambda: check_sampling(self.sampling, self.pyramid))
 
     def check_rain_types(self) -> Iterator[Problem]:
-        """Rain types are named as such."""
         if self.rain_types is not None:
             yield from _problems(lambda: rain_type_ids(self.rain_types))
 
     def check_backend(self) -> Iterator[Problem]:
-        """The backend is one of ours."""
         kind, more = self.io_backend.get("type"), sorted(str(key) for key in self.io_backend if key != "type")
         if kind not in _BACKENDS:
             text = f"expected {', '.join(_BACKENDS)}, found {kind!r}.{did_you_mean(kind, _BACKENDS)}"
@@ -86,13 +80,12 @@ class DatasetOptions:
             yield "io_backend", f"unknown key(s) {', '.join(more)}; {kind} takes none beside type."
 
     def check_source(self) -> Iterator[Problem]:
-        """The pairs come from one place, and the backend can list it."""
         kind, backend = self.io_backend.get("type"), self.io_backend.get("backend")
         if self.dataroot is None and self.manifest is None:
             yield (), "neither dataroot (a folder of rain types) nor manifest (a .jsonl file) is given."
         elif self.dataroot is not None and self.manifest is not None and kind == "disk":
-            text = "dataroot and manifest are both given; on disk the manifest's paths are relative to its own folder, "
-            yield (), f"{text}so give one of them."
+            text = "dataroot and manifest are both given; on disk the manifest's paths are relative to its own folder"
+            yield (), f"{text}, so give one of them."
         elif self.manifest is None and kind == "mmengine" and backend != "local":
             yield "manifest", f"is missing: behind mmengine's backend {backend!r} folders are not listed."
         elif self.dataroot is None and kind == "lmdb":
@@ -105,10 +98,7 @@ OWN_KEYS = frozenset(field.name for field in fields(DatasetOptions)) | {"type"}
 
 
 def parse_dataset_options(opt: Mapping[str, Any]) -> DatasetOptions:
-    """Check the toolbox's option dict of one data set; keys without a value have their default.
-
-    An OptionError names the data set, every wrong key, what was found and what was expected.
-    """
+    """Check the toolbox's option dict of one data set; keys without a value have their default; else OptionError."""
     where = f"datasets ({opt.get('name', '?')})"
     return parse_section(DatasetOptions, opt, where, passed_over=LOADER_KEYS | {"type"}, empty_is_default=True)
 

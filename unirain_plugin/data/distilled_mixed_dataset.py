@@ -48,22 +48,12 @@ class Augmentation:
 def draw_augmentation(
     rng: np.random.Generator, height: int, width: int, size: int, hflip: bool, rotation: bool
 ) -> Augmentation:
-    """Draw a crop of ``size``² for an image of at least that size, and its flips.
-
-    All five numbers are drawn whatever is switched on, so switching one off leaves the others as they were.
-    """
+    """Draw a crop of ``size``² and its flips: all numbers, so switching one off leaves the others as they were."""
     top = int(rng.integers(height - size + 1))
     left = int(rng.integers(width - size + 1))
     coins = rng.random(3) < 0.5
-    return Augmentation(
-        top, left, size, bool(hflip and coins[0]), bool(rotation and coins[1]), bool(rotation and coins[2])
-    )
-
-
-def to_float_chw(image: np.ndarray) -> np.ndarray:
-    """Turn uint8 BGR (H, W, 3) into contiguous float32 RGB (3, H, W) in [0, 1], bit for bit as the toolbox does."""
-    out = np.empty((3, *image.shape[:2]), np.float32)
-    return np.divide(image.transpose(2, 0, 1)[::-1], np.float32(255), out=out)
+    flips = (bool(wanted and coin) for wanted, coin in zip((hflip, rotation, rotation), coins, strict=True))
+    return Augmentation(top, left, size, *flips)
 
 
 @DATASET_REGISTRY.register()
@@ -90,7 +80,6 @@ class DistilledMixedPairedDataset(Dataset):
         parse_dataset_options(section)
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        """Check the options (:class:`.DatasetOptions`; else OptionError) and list the pairs (else DataError)."""
         super().__init__()
         self.opt = dict(opt)
         self.options = parse_dataset_options(opt)
@@ -99,13 +88,11 @@ class DistilledMixedPairedDataset(Dataset):
         sampling = self.options.sampling if self.options.is_train else "natural"
         self._plan_of_epoch = SamplePlan(self._pairs, sampling, self.options.pyramid)
         self._padding_told = torch.zeros((), dtype=torch.bool).share_memory_()  # by any of the loader's workers
-        channels = ((self.options.mean, 0.0), (self.options.std, 1.0))
-        self._mean_std = None
-        if self.options.mean is not None or self.options.std is not None:
-            self._mean_std = [torch.tensor(value or [default] * 3).view(3, 1, 1) for value, default in channels]
+        mean_std = self.options.mean, self.options.std
+        values = (mean_std[0] or (0.0,) * 3, mean_std[1] or (1.0,) * 3)
+        self._mean_std = [torch.tensor(value).view(3, 1, 1) for value in values] if any(mean_std) else None
 
     def __len__(self) -> int:
-        """Number of samples of an epoch (training: see :mod:`unirain_plugin.data.sampling`; else: of pairs)."""
         return len(self._plan_of_epoch)
 
     def lq_names(self) -> list[tuple[str, int]]:
@@ -146,10 +133,9 @@ class DistilledMixedPairedDataset(Dataset):
         size = self.options.gt_size
         if min(image.height, image.width) < size and not self._padding_told:
             self._padding_told.fill_(True)
-            get_root_logger().warning(
-                f"{self.options.name}: {image.name} is {image.height}×{image.width}, smaller than gt_size {size}: "
-                "it is reflect-padded, as are all such images (said once)."
-            )
+            edges = f"{image.name} is {image.height}×{image.width}, smaller than gt_size {size}"
+            text = f"{self.options.name}: {edges}: it is reflect-padded, as are all such images (said once)."
+            get_root_logger().warning(text)
         height, width = max(image.height, size), max(image.width, size)
         return draw_augmentation(rng, height, width, size, self.options.use_hflip, self.options.use_rot)
 
@@ -163,7 +149,10 @@ class DistilledMixedPairedDataset(Dataset):
             if any(missing):
                 pixels = cv2.copyMakeBorder(pixels, 0, missing[0], 0, missing[1], cv2.BORDER_REFLECT_101)
             pixels = pixels[: plan.size, plan.left : plan.left + plan.size]
-        tensor = torch.from_numpy(to_float_chw(plan.apply(pixels)))
+        pixels = plan.apply(pixels)
+        values = np.empty((3, *pixels.shape[:2]), np.float32)
+        np.divide(pixels.transpose(2, 0, 1)[::-1], np.float32(255), out=values)  # bit for bit as the toolbox does it
+        tensor = torch.from_numpy(values)
         if self._mean_std is not None:
             mean, std = self._mean_std
             tensor.sub_(mean).div_(std)

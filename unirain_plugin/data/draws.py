@@ -18,23 +18,18 @@ from unirain_plugin.support.random_streams import mixed_seed, seeded_streams
 
 
 class SampleIndex(int):
-    """An index into a data set that knows its ``draw``: its number over the whole run and all ranks, from 0.
-
-    Everything else sees a plain ``int``.
-    """
+    """An ``int`` to everybody else, that knows its ``draw``: its number over the run and all ranks, from 0."""
 
     draw: int
 
     def __new__(cls, index: int, draw: int) -> SampleIndex:
-        """Make the index of one draw; a negative one is a ValueError."""
         if draw < 0:
             raise ValueError(f"SampleIndex: draw must be 0 or more, found {draw}.")
         self = super().__new__(cls, index)
         self.draw = int(draw)
         return self
 
-    def __reduce__(self) -> tuple[type[SampleIndex], tuple[int, int]]:
-        """Pickle with the draw, as the queues to loader workers need."""
+    def __reduce__(self) -> tuple[type[SampleIndex], tuple[int, int]]:  # queues to loader workers pickle it
         return type(self), (int(self), self.draw)
 
 
@@ -42,16 +37,14 @@ class ResumableSampler(Sampler[SampleIndex]):
     """Replaces the toolbox's ``EnlargedSampler``, which always starts an epoch over and whose epochs end early.
 
     The draws of a run form one stream, numbered from 0 over all ranks: pass after pass over the data set, each in an
-    order of its own that depends on (seed, number of the pass) only. Iteration ``i`` (from 0) trains on the draws
-    ``i·B … (i+1)·B − 1`` with B the batch size of all ranks together, and rank r of R takes every R-th of them
-    beginning with the r-th. Hence the global batches are the same for any number of ranks and workers; a resumed run
-    goes on in the middle of an epoch; and an epoch (``ceil(len · ratio / B)`` iterations) is always full, as batches
-    run over the end of a pass into the next one. An empty data set is a DataError.
+    order that depends on (seed, number of the pass) only. Iteration ``i`` (from 0) trains on the draws ``i·B … (i+1)·B
+    − 1`` with B the batch size of all ranks together, and rank r of R takes every R-th of them beginning with the r-th.
+    Hence the global batches are the same for any number of ranks and workers, and an epoch (``ceil(len · ratio / B)``
+    iterations) is always full: batches run over the end of a pass into the next one.
 
     ``batch_size`` is that of one rank; ``total_iter`` counts from the run's very beginning, ``start_iter`` are done;
-    ``ratio`` is ``dataset_enlarge_ratio``, passes an epoch; ``start_draw`` is the first draw that has not been trained
-    on (None: ``start_iter · B``), rounded up to a whole batch, which matters only where the batch size was changed
-    between two parts of a run.
+    ``start_draw`` is the first draw that has not been trained on (None: ``start_iter · B``), rounded up to a whole
+    batch. An empty data set is a DataError.
     """
 
     def __init__(
@@ -74,26 +67,13 @@ class ResumableSampler(Sampler[SampleIndex]):
         self.rank = rank
         self.global_batch = batch_size * num_replicas
         self.iters_per_epoch = max(1, math.ceil(dataset_size * ratio / self.global_batch))
+        self.draws_per_epoch = self.iters_per_epoch * self.global_batch
         self.start_iter = start_iter
         draw = start_iter * self.global_batch if start_draw is None else start_draw
         self.start_draw = math.ceil(draw / self.global_batch) * self.global_batch
         self.end_draw = self.draw_after(total_iter)
-        self.epoch = self.first_epoch
-
-    @property
-    def draws_per_epoch(self) -> int:
-        """Draws of all ranks in one epoch, a multiple of the global batch."""
-        return self.iters_per_epoch * self.global_batch
-
-    @property
-    def first_epoch(self) -> int:
-        """The epoch in which this part of the run begins."""
-        return self.start_draw // self.draws_per_epoch
-
-    @property
-    def last_epoch(self) -> int:
-        """The epoch in which the run's last iteration lies."""
-        return max(self.first_epoch, math.ceil(self.end_draw / self.draws_per_epoch) - 1)
+        self.epoch = self.first_epoch = self.start_draw // self.draws_per_epoch
+        self.last_epoch = max(self.first_epoch, math.ceil(self.end_draw / self.draws_per_epoch) - 1)
 
     def draw_after(self, iteration: int) -> int:
         """The first draw that has not been trained on when ``iteration`` iterations of the run are done."""
@@ -104,7 +84,6 @@ class ResumableSampler(Sampler[SampleIndex]):
         return {"next_draw": self.draw_after(iteration), "dataset_size": self.dataset_size}
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next ``iter()`` yields (the toolbox calls this)."""
         self.epoch = epoch
 
     def _bounds(self) -> tuple[int, int]:
@@ -112,7 +91,6 @@ class ResumableSampler(Sampler[SampleIndex]):
         return begin, max(begin, min((self.epoch + 1) * self.draws_per_epoch, self.end_draw))
 
     def __len__(self) -> int:
-        """Samples of this rank in the current epoch."""
         begin, end = self._bounds()
         return (end - begin) // self.num_replicas
 
@@ -129,10 +107,9 @@ class ResumableSampler(Sampler[SampleIndex]):
 
 
 class ReseededDataset(Dataset):
-    """Makes a data set that draws from the global random streams independent of workers, ranks and resumes.
+    """Seeds the global random streams from (seed, draw) for the time of one item.
 
-    The toolbox's data sets crop by Python's ``random``, which starts afresh in the loader's workers every epoch. Here
-    the streams are seeded from (seed, draw) for the time of one item and put back afterwards.
+    The toolbox's data sets crop by Python's ``random``, which starts afresh in the loader's workers every epoch.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:

@@ -29,10 +29,9 @@ def walk_files(
 ) -> Iterator[str]:
     """Yield the files below a folder as paths relative to it, with ``/``, sorted folder by folder.
 
-    Hidden files and folders, and the folder ``without``, are left out. Folders that are links are entered, but for
-    links to a folder that they lie in themselves. Links that lead nowhere are yielded, so that reading them tells;
-    pipes and devices are not. A folder that cannot be listed goes to ``unlisted`` with the reason; where that is None,
-    it is a DataError.
+    Hidden files and folders, pipes, devices and the folder ``without`` are left out. Folders that are links are
+    entered, but for links to a folder that they lie in. Links that lead nowhere are yielded, so that reading them
+    tells. A folder that cannot be listed goes to ``unlisted`` with the reason; where that is None, it is a DataError.
     """
     root = os.fspath(root)
     closed = {_identity(folder) for folder in Path(os.path.realpath(root)).parents}
@@ -41,9 +40,9 @@ def walk_files(
     yield from _walk(root, "", closed, unlisted)
 
 
-def walk_images(root: str | os.PathLike[str], unlisted: list[tuple[str, str]] | None = None) -> Iterator[str]:
+def walk_images(root: str | os.PathLike[str]) -> Iterator[str]:
     """Yield the images among :func:`walk_files`, by their names' endings."""
-    return (name for name in walk_files(root, unlisted) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+    return (name for name in walk_files(root) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
 
 
 def _walk(root: str, prefix: str, above: set[_Identity], unlisted: list[tuple[str, str]] | None) -> Iterator[str]:
@@ -89,9 +88,7 @@ def find_types(root: str, wanted: Sequence[str] | None, members: Sequence[str] =
     if not found:
         raise DataError(f"{root}: no rain type found; expected {{type}}/{{{','.join(members)}}} such as "
                         f"{RAIN_TYPES[0]}/{members[0]}, found {folders or 'an empty folder'}.")  # fmt: skip
-    if wanted is not None:
-        return list(wanted)
-    return list(types_in_order(found))
+    return list(types_in_order(found) if wanted is None else wanted)
 
 
 def types_in_order(seen: Iterable[str]) -> tuple[str, ...]:
@@ -126,16 +123,14 @@ def scan_rainrag(root: str, types: Sequence[str]) -> PairTable:
 
 
 def images_by_stem(base: str) -> dict[str, str]:
-    """Name without suffix → name, of a folder's images, so that ``a.jpg`` may pair with ``a.png``.
-
-    A DataError if there are none, or two of one name.
-    """
+    """Name without suffix → name, as ``a.jpg`` may pair with ``a.png``; DataError for no image, or two of a name."""
     images: dict[str, str] = {}
     for name in walk_images(base):
         stem = os.path.splitext(name)[0]
         if stem in images:
-            both = f"{images[stem]} and {name}"
-            raise DataError(f"{base}: {both} differ in their suffix only; expected one image a name.")
+            raise DataError(
+                f"{base}: {images[stem]} and {name} differ in their suffix only; expected one image a name."
+            )
         images[stem] = name
     if not images:
         raise DataError(f"{base}: the folder holds no images.")

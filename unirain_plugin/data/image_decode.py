@@ -84,17 +84,11 @@ def decode_with_pillow(data: bytes, name: str, limit: int | None = None) -> Samp
         transparent = "transparency" in image.info
         if image.format == "PNG" and image.mode == "L" and transparent:  # Pillow scales the pixels, not this
             image.info["transparency"] *= 255 // (2 ** data[24] - 1)
-        if image.mode in ("1", "L"):
-            mode = "LA" if transparent else "L"
-        elif image.mode in ("LA", "La"):
-            mode = "LA"
-        elif image.mode in ("RGBA", "RGBa", "PA") or transparent:
-            mode = "RGBA"
-        else:
-            mode = "RGB"
-        pixels, orientation = np.asarray(image.convert(mode)), exif_orientation(image.info.get("exif", b""))
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return Samples(pixels, orientation, image.mode == "CMYK")
+        alpha = transparent or image.mode in ("LA", "La", "RGBA", "RGBa", "PA")
+        grey = image.mode in ("1", "L", "LA", "La")
+        pixels = np.asarray(image.convert(("L" if grey else "RGB") + "A" * alpha))
+        orientation, cmyk = exif_orientation(image.info.get("exif", b"")), image.mode == "CMYK"
+    return Samples(pixels.reshape(*pixels.shape[:2], -1), orientation, cmyk)
 
 
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -123,24 +117,18 @@ def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:
     if is_heif(data):
         return _heif(data, name, limit)
     samples = decode_with_pillow(data, name, limit)
-    depth = avif_bits(data)
+    at = data.find(b"av1C", 0, 4096) + 6 if data[4:8] == b"ftyp" else 0  # AV1's configuration tells the bits
+    depth = {0: 8, 0x40: 10, 0x60: 12}.get(data[at] & 0x60, 8) if at > 6 else 8
     return Samples(scaled(_by_opencv(data, name), 2**depth - 1), samples.orientation) if depth > 8 else samples
 
 
 def is_tiff(data: bytes) -> bool:
-    """Whether a file's beginning is TIFF's."""
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def is_heif(data: bytes) -> bool:
     """Whether a file is HEIF other than AVIF, which has AV1 inside."""
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF and b"av1C" not in data[:4096]
-
-
-def avif_bits(data: bytes) -> int:
-    """Bits a channel of an AVIF file, as its AV1 configuration tells; 8 for anything else."""
-    at = data.find(b"av1C", 0, 4096) + 6 if data[4:8] == b"ftyp" else 0
-    return {0: 8, 0x40: 10, 0x60: 12}.get(data[at] & 0x60, 8) if at > 6 else 8
 
 
 def scaled(samples: np.ndarray, top: int) -> np.ndarray:

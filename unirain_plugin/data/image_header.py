@@ -2,9 +2,8 @@
 
 OpenCV turns grey, 16-bit, CMYK and transparent images silently into 8-bit BGR, turns EXIF-rotated ones upright, and
 returns the upper part of a truncated JPEG as if it were the whole image. For paired training each of these is poison,
-and each can be told from the file's first bytes (and its last) in some microseconds. So can the number of pixels: a
-file of some kilobytes can declare gigabytes of them. The limit holds for the process and those that it starts, so it
-lies in the environment.
+and each can be told from the file's first bytes (and its last). So can the number of pixels, whose limit lies in the
+environment: it holds for the process and those that it starts.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ from unirain_plugin.support.resources import free_memory
 
 VARIABLE = "UNIRAIN_MAX_MEGAPIXELS"
 """Environment variable with the limit in millions of pixels."""
-_BYTES = 16
-"""Of memory for a pixel while it is decoded: four channels of 16 bits, and a copy."""
+_BYTES = 16  # of memory for a pixel while it is decoded: four channels of 16 bits, and a copy
 
 
 def max_pixels() -> int:
@@ -50,12 +48,8 @@ def check_pixels(height: int, width: int, name: str, limit: int | None = None) -
 
 def add_limit_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-megapixels``, for :func:`limited`."""
-    parser.add_argument(
-        "--max-megapixels",
-        type=float,
-        metavar="N",
-        help="refuse images that declare more, before they are decoded (default: what free memory takes)",
-    )
+    text = "refuse images that declare more, before they are decoded (default: what free memory takes)"
+    parser.add_argument("--max-megapixels", type=float, metavar="N", help=text)
 
 
 @contextmanager
@@ -113,8 +107,7 @@ class ImageHeader:
 def read_header(data: bytes, name: str, whole: bool = True) -> ImageHeader | None:
     """Parse the header of a JPEG or PNG; None for other formats, which the decoder has to judge.
 
-    Unless ``whole`` is off, the bytes must reach the image's end. An empty or truncated file, or a broken header,
-    is a DataError.
+    A DataError if it is broken or, unless ``whole`` is off, the bytes end before the image.
     """
     if not data:
         raise DataError(f"{name}: the file is empty (0 bytes); expected an image.")

@@ -10,9 +10,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import IO
+from collections.abc import Collection, Mapping
 
 import cv2
 import numpy as np
@@ -48,10 +46,7 @@ def image_shape(data: bytes | memoryview, name: str) -> tuple[int, int, int]:
 
 
 class EncodedImage:
-    """An image file's bytes, its header checked, nothing decoded yet (formats other than JPEG and PNG: decoded).
-
-    ``height`` and ``width`` are those of the decoded image.
-    """
+    """An image file's bytes, its header checked, nothing decoded yet (formats other than JPEG and PNG: decoded)."""
 
     def __init__(
         self,
@@ -63,8 +58,8 @@ class EncodedImage:
     ) -> None:
         """Check the bytes; a DataError if they are broken, too large, of a kind not accepted, or not the index's.
 
-        ``convert``: which of :data:`CONVERSIONS` to accept; ``max_pixels``: how many pixels, None for the process's
-        limit; ``index``: where rows can be entered: with it only the parts of ``data`` that are needed are looked at.
+        ``convert``: what of :data:`CONVERSIONS` to accept; ``max_pixels``: None for the process's limit; ``index``:
+        where rows can be entered: with it only the parts of ``data`` that are needed are looked at.
         """
         self.data, self.name, self.convert, self.index = data, name, convert, index
         self.header: ImageHeader | None = index.header(data, name) if index else read_header(data, name)
@@ -140,25 +135,18 @@ _HARMLESS = r"[^\n]* \d extraneous bytes before marker 0xd9"
 _DAMAGE = re.compile(rf"^(?!{_HARMLESS}).*(Corrupt JPEG data|Premature end|Invalid SOS).*$", re.M)
 
 
-@contextmanager
-def captured_stderr() -> Iterator[IO[bytes]]:
-    """Collect what C libraries write to file descriptor 2 in a temporary file, which is yielded."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield file
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
 def decode_strictly(data: bytes, name: str, convert: Collection[str] = ()) -> EncodedImage:
     """Decode a whole image; bad in any way that the header or the decoder's warnings tell, it is a DataError."""
     image = EncodedImage(data, name, convert)
-    with captured_stderr() as file:
-        image.decode()
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)  # where C libraries write
+        try:
+            image.decode()
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
         file.seek(0)
         text = file.read().decode("utf-8", "replace")
     damage = _DAMAGE.search(text)

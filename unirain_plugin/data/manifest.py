@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
-from types import TracebackType
 from typing import Any
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
@@ -110,8 +109,7 @@ def _tell(text: str) -> None:
 def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: str, root: str) -> bool:
     """Whether no other manifest has named this rainy image; what is said of it is noted in ``known``.
 
-    ``path`` is the manifest that says it, ``root`` the folder of the record's paths. A DataError, if another one has
-    said something else.
+    ``path`` is the manifest that says it, ``root`` the folder of its paths. A DataError if another says something else.
     """
     lq, gt = (os.path.normpath(name) for name in (os.path.join(root, record.lq), record.gt))
     said = (gt, record.rain_type, record.keep is not False, path)
@@ -161,7 +159,6 @@ class ManifestWriter:
     """Writes a manifest whole or not at all: as a context manager; if the block raises, an older file stays."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Take the manifest's name; its folder is made if missing."""
         self.path = os.path.abspath(path)
         self.count = 0
         self._stack = ExitStack()
@@ -175,22 +172,17 @@ class ManifestWriter:
         self.count += 1
 
     def __enter__(self) -> ManifestWriter:
-        """Begin to write. Returns itself."""
         with write_errors(self.path):
             self._file = self._stack.enter_context(whole_file(self.path))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        """Give the file its name, or remove it if the block raised."""
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         with nullcontext() if kind else write_errors(self.path):
-            self._stack.__exit__(kind, value, tb)
+            self._stack.__exit__(kind, *error)
 
 
 def path_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
-    """The way from a folder to a file as a manifest in that folder writes it.
-
-    Real folders are taken, since ``..`` does not climb out of a linked one; the file's own name stays.
-    """
+    """The way from a folder to a file as a manifest in it writes it: between real folders, for ``..``."""
     parent, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.relpath(_real_folder(parent), _real_folder(os.path.abspath(folder))), name)
 
@@ -253,19 +245,11 @@ def _is_text(value: object) -> bool:
         return False
 
 
-def _is_path(value: object) -> bool:
-    return _is_text(value) and bool(value) and "\0" not in value
-
-
 def _is_size(value: object) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) is int and 0 < v < 10**9 for v in value)
 
 
-def _is_votes(value: object) -> bool:
-    return isinstance(value, dict) and all(v is None or isinstance(v, bool) for v in value.values())
-
-
-_PATH = (_is_path, "a path or LMDB key")
+_PATH = (lambda value: _is_text(value) and bool(value) and "\0" not in value, "a path or LMDB key")
 _CHECKS = {
     "lq": _PATH,
     "gt": _PATH,
@@ -273,7 +257,10 @@ _CHECKS = {
     "source": (_is_text, "text"),
     "size": (_is_size, "[height, width] in pixels"),
     "keep": (lambda value: isinstance(value, bool), "true or false"),
-    "votes": (_is_votes, "voters with true, false or null"),
+    "votes": (
+        lambda value: isinstance(value, dict) and all(v is None or isinstance(v, bool) for v in value.values()),
+        "voters with true, false or null",
+    ),
     "retrieved": (_is_retrieved, "a list of objects with id and the numbers " + ", ".join(SIMILARITIES)),
     "reason": (_is_text, "text"),
 }

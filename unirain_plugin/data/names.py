@@ -10,16 +10,14 @@ from collections.abc import Iterable, Iterator
 from unirain_plugin.errors import DataError
 
 MAX_KEY_BYTES = 511
-_MAX_STEM_BYTES = 200
-"""Of a file name, which most systems allow 255: endings and numbers are added."""
+_MAX_STEM_BYTES = 200  # of a file name, which most systems allow 255: endings and numbers are added
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_/-]")
 
 
 def make_key(path: str) -> str:
     """Return the key of a path: its suffix dropped, every unusual byte as ``%XX``, hashed where too long.
 
-    The toolbox cuts keys at the first dot, encodes them as ASCII and splits lines at spaces; letters, digits, ``_``,
-    ``-`` and ``/`` stay, so usual names stay readable. Leading ``../`` are dropped.
+    The toolbox cuts keys at the first dot, takes ASCII only and splits lines at spaces. Leading ``../`` are dropped.
     """
     parts = [part for part in os.path.splitext(path)[0].split("/") if part not in ("", ".", "..")]
     raw = "/".join(parts)
@@ -28,10 +26,7 @@ def make_key(path: str) -> str:
 
 
 def unique_keys(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield a key for every (lq, gt) pair of paths, made from lq; where two coincide the later one gets a hash.
-
-    A pair that is listed twice is a DataError.
-    """
+    """Yield each (lq, gt) pair's key, made from lq; where two coincide with a hash. DataError for a pair twice."""
     used: set[str] = set()
     for lq, gt in pairs:
         key = make_key(lq)
@@ -44,10 +39,7 @@ def unique_keys(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def unique_stems(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield a name without folders or ending for new files of every (lq, gt) pair, at most 200 bytes.
-
-    A pair that is listed twice is a DataError.
-    """
+    """Yield a name for new files of every pair: no folders or ending, at most 200 bytes; see :func:`unique_keys`."""
     pairs, used = list(pairs), set()
     for (lq, gt), key in zip(pairs, unique_keys(pairs), strict=True):
         stem = key.replace("/", "_")

@@ -38,26 +38,22 @@ class Pair(NamedTuple):
 class PairTable:
     """An append-only table of :class:`Pair`.
 
-    Strings lie in one buffer and everything else in flat arrays: about 130 bytes a pair, and reading touches no
-    reference counts of shared objects, so forked loader workers keep sharing the memory.
+    Strings lie in one buffer, everything else in flat arrays: about 130 bytes a pair, which forked workers go on
+    sharing.
     """
 
     def __init__(self) -> None:
-        self._text = bytearray()
+        self._text, self._kept = bytearray(), bytearray()
         self._ends = array("Q")  # ends of lq and gt in the buffer, two a pair
         self._sizes = array("I")  # height and width, two a pair
-        self._types = array("H")
-        self._sources = array("H")
-        self._kept = bytearray()
+        self._types, self._sources = array("H"), array("H")
         self.type_names: list[str] = []
         self.source_names: list[str] = []
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self._types)
 
     def append(self, pair: Pair) -> None:
-        """Add a pair at the end."""
         for text in (pair.lq, pair.gt):
             self._text += text.encode("utf-8", "surrogateescape")
             self._ends.append(len(self._text))

@@ -1,8 +1,7 @@
 """Making a smaller image file out of a larger one, so that a decoder sees only the rows that are needed.
 
-Both formats are stored from top to bottom, so of a random crop's image only what lies above the crop's lower end must
-be decoded. With an index of rows (see :class:`RowIndex`) neither must what lies above the crop. The pixels are exactly
-those of the whole image.
+Both formats are stored from top to bottom: only what lies above a crop's lower end must be decoded, and with an index
+of rows (see :class:`RowIndex`) not what lies above the crop. The pixels are exactly those of the whole image.
 """
 
 from __future__ import annotations
@@ -47,7 +46,6 @@ class RowIndex:
     starts: array[int]  # where each block begins, and where the last one ends
 
     def to_bytes(self) -> bytes:
-        """As it is stored beside the image."""
         starts = np.asarray(self.starts, "<u4").tobytes()
         return _INDEX.pack(_MAGIC, VERSION, self.rows, self.size, len(self.starts), zlib.crc32(starts)) + starts
 
@@ -58,14 +56,16 @@ class RowIndex:
             raise DataError(f"{name}: its index of rows is damaged: {len(data)} bytes without its header. {_REMEDY}")
         _, version, rows, size, count, checksum = _INDEX.unpack_from(data)
         if version != VERSION:
-            raise DataError(f"{name}: its index of rows has version {version}; this release reads version {VERSION}. "
-                            f"{_REMEDY}")  # fmt: skip
-        if len(data) != _INDEX.size + 4 * count:
-            raise DataError(f"{name}: its index of rows is damaged: found {len(data)} bytes, expected "
-                            f"{_INDEX.size + 4 * count}. {_REMEDY}")  # fmt: skip
-        if zlib.crc32(data[_INDEX.size :]) != checksum or not rows or count < 2:
-            raise DataError(f"{name}: its index of rows is damaged: its checksum is wrong. {_REMEDY}")
-        return cls(size, rows, array("I", np.frombuffer(data, "<u4", count, _INDEX.size).tolist()))
+            what = f"has version {version}; this release reads version {VERSION}"
+            raise DataError(f"{name}: its index of rows {what}. {_REMEDY}")
+        expected = _INDEX.size + 4 * count
+        if len(data) != expected:
+            what = f"found {len(data)} bytes, expected {expected}"
+        elif zlib.crc32(data[_INDEX.size :]) != checksum or not rows or count < 2:
+            what = "its checksum is wrong"
+        else:
+            return cls(size, rows, array("I", np.frombuffer(data, "<u4", count, _INDEX.size).tolist()))
+        raise DataError(f"{name}: its index of rows is damaged: {what}. {_REMEDY}")
 
     def header(self, data: bytes | memoryview, name: str) -> ImageHeader:
         """The header of the image, which the index is checked against (else DataError); blocks are when decoded."""
@@ -82,7 +82,6 @@ class RowIndex:
 
     @staticmethod
     def misfit(name: str, why: str) -> DataError:
-        """The error for an index that is not the image's."""
         return DataError(f"{name}: its index of rows does not fit the image: {why}. {_REMEDY}")
 
 
@@ -91,8 +90,7 @@ def decode_part(
 ) -> np.ndarray | None:
     """Decode the rows from ``start`` up to ``stop`` (at most the height), or some more below, to uint8 BGR.
 
-    Without an index all rows above are decoded. None where the whole image has to be decoded otherwise. A DataError if
-    a PNG's data is damaged, or the index does not fit.
+    None where the whole image has to be decoded. A DataError if a PNG's data is damaged, or the index does not fit.
     """
     if header.orientation != 1 or not (header.cuttable or index):
         return None
@@ -123,9 +121,8 @@ def _decode(part: bytes | bytearray | memoryview, fast: bool) -> np.ndarray | No
 def _upper_jpeg(data: bytes, header: ImageHeader, stop: int, fast: bool) -> np.ndarray | None:
     """Decode, if possible without the data that the rows are unlikely to need, and look whether they needed it.
 
-    Otherwise simplejpeg would search all of it for the end marker. Where the data ran out, the rest is of one colour
-    (the decoder leaves all coefficients at 0). So one more row of coding units is asked for: if that is of one colour,
-    nothing is cut; if not, the data has reached it, and all rows before it are whole.
+    Otherwise simplejpeg would search all of it for the end marker. Where the data ran out, the rest is of one colour.
+    So one more row of coding units is asked for: if that is not of one colour, all rows before it are whole.
     """
     if not fast:
         part = _jpeg_above(data, header, stop)
@@ -142,11 +139,7 @@ def _upper_jpeg(data: bytes, header: ImageHeader, stop: int, fast: bool) -> np.n
 
 @cache
 def decoders() -> dict[str, bool]:
-    """Try out once, on a small image, what this installation's JPEG decoders make of a part.
-
-    ``partial``: whether OpenCV's pixels of a part are those of the whole; ``simplejpeg``: whether simplejpeg is
-    installed and gives OpenCV's pixels.
-    """
+    """Try out once whether OpenCV's (and simplejpeg's) pixels of a part of a JPEG are OpenCV's of the whole."""
     noise = np.random.default_rng(0).integers(0, 256, (96, 40, 3), dtype=np.uint8)
     data = cv2.imencode(".jpg", cv2.blur(noise, (3, 3)))[1].tobytes()
     header = read_header(data, "self-test")
@@ -272,7 +265,6 @@ def wrapped_png(about: bytes | memoryview, before: bytes, rows: bytes) -> bytes:
 
 
 def png_chunk(kind: bytes, content: bytes | memoryview = b"") -> bytes:
-    """A chunk with length and checksum."""
     body = kind + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", _inflater.crc32(body))
 

@@ -1,10 +1,9 @@
 """Which pair the n-th sample of an epoch is: mixing by rain type, source and tier.
 
-An epoch is a fixed list of slots, so any sampler that permutes ``range(len(dataset))``, the toolbox's
-``EnlargedSampler`` among them, gives the wanted mixture, in every epoch and on every rank. Pairs are grouped by (type,
-source, tier); a group with share w has w·N of the N slots of an epoch. N is the least number with which every pair is
-met at least once an epoch, but at most :data:`MAX_EPOCHS` times the number of pairs; a group that is larger than its
-slots then has a pair drawn at random for each slot.
+An epoch is a fixed list of slots, so any sampler that permutes ``range(len(dataset))`` gives the wanted mixture. Pairs
+are grouped by (type, source, tier); a group with share w has w·N of the N slots. N is the least number with which every
+pair is met at least once an epoch, but at most :data:`MAX_EPOCHS` times the number of pairs; a group that is larger
+than its slots then has a pair drawn at random for each slot.
 """
 
 from __future__ import annotations
@@ -52,7 +51,6 @@ class SamplePlan:
         self._starts = np.concatenate([[0], np.cumsum(counts)])
 
     def __len__(self) -> int:
-        """Number of slots of an epoch."""
         return int(self._starts[-1])
 
     def pair_number(self, slot: int, rng: np.random.Generator | None) -> int:
@@ -123,9 +121,8 @@ def _tier_shares(pyramid: Mapping[str, float] | None) -> dict[str, float]:
         raise OptionError(f"pyramid: expected weights such as {{distilled: 0.8, rest: 0.2}}, found {pyramid!r}.")
     for name in pyramid:
         if name not in TIERS:
-            raise OptionError(
-                f"pyramid: unknown tier '{name}'; expected distilled and rest.{did_you_mean(name, TIERS)}"
-            )
+            hint = did_you_mean(name, TIERS)
+            raise OptionError(f"pyramid: unknown tier '{name}'; expected distilled and rest.{hint}")
     shares = {name: _weight(pyramid.get(name, 0.0), f"pyramid: {name}") for name in TIERS}
     if not sum(shares.values()):
         raise OptionError("pyramid: all weights are 0.")

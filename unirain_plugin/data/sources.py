@@ -1,8 +1,7 @@
 """Where pairs come from: folders and manifests on disk, LMDBs in the toolbox's format, mmengine's file backends.
 
-py-lmdb refuses to open one path twice in a process, an environment must not be used after a fork, and it cannot be
-pickled. Environments therefore live in this module, by real path, are closed in a forked child, and never are part of
-a data set, so train and validation sets, both sides of a pair and any number of workers may read the same LMDB.
+py-lmdb refuses to open one path twice in a process, and environments can neither be used after a fork nor pickled. So
+they live in this module, by real path, are closed in a forked child, and never are part of a data set.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import lmdb
 
@@ -28,8 +28,7 @@ class Storage:
     """Reads the bytes of pairs: here from files below one folder, in the classes below from elsewhere."""
 
     def __init__(self, root: str) -> None:
-        """Take the folder that the pairs' paths are relative to; nothing is opened yet."""
-        self.root = root
+        self.root = root  # the folder that the pairs' paths are relative to
 
     def locate(self, pair: Pair, side: Side) -> str:
         """Return the name of the image for the item and for error texts."""
@@ -52,39 +51,21 @@ ROWS = b".rows"
 """Name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot."""
 
 
-class _Opened(NamedTuple):
-    """An LMDB's environment, and the handle of its table of row indexes, None where it has none."""
-
-    environment: lmdb.Environment
-    rows: Any
-
-
-_opened: dict[str, _Opened] = {}  # by real path, and by the paths that were asked for
+_opened: dict[str, tuple[lmdb.Environment, Any]] = {}  # by real path, and by the paths that were asked for
 
 
 def close_environments() -> None:
     """Close all environments of this process: after a fork, or before their files are replaced."""
-    for known in _opened.values():
-        known.environment.close()
+    for opened, _ in _opened.values():
+        opened.close()
     _opened.clear()
 
 
 os.register_at_fork(after_in_child=close_environments)
 
 
-class _Head(NamedTuple):
-    """One of the two header pages of a data file, as LMDB 0.9 lays them out on 64-bit machines."""
-
-    flags: int
-    magic: int
-    version: int
-    page_size: int
-    free_root: int
-    root: int
-    last_page: int
-    transaction: int
-
-
+_Head = namedtuple("_Head", "flags magic version page_size free_root root last_page transaction")
+"""One of the two header pages of a data file, as LMDB 0.9 lays them out on 64-bit machines."""
 _HEAD = struct.Struct("<10xH4x II 16x I36xQ 40xQ QQ")
 _MAGIC, _VERSION, _META_PAGE, _TREE_PAGE, _NO_PAGE = 0xBEEFC0DE, 1, 0x08, 0x03, 2**64 - 1
 
@@ -100,19 +81,20 @@ def check_file(path: str) -> None:
         raise DataError(f"{path}: no LMDB (a folder with {DATA_FILE} and {META_FILE}).")
     try:
         with open(name, "rb") as file:
-            problem = _file_problem(file, os.fstat(file.fileno()).st_size)
+            problem = _file_problem(file.fileno())
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}.") from None
     if problem:
         raise DataError(f"{name}: the LMDB is damaged: {problem}. Make it anew, or take a copy that is whole.")
 
 
-def _file_problem(file: BinaryIO, size: int) -> str | None:
+def _file_problem(file: int) -> str | None:
+    size = os.fstat(file).st_size
     if not size:
         return "the file is empty"
     heads: list[_Head] = []
     for number in (0, 1):
-        data = _read_at(file, heads[0].page_size if heads else 0, _HEAD.size)
+        data = os.pread(file, _HEAD.size, heads[0].page_size if heads else 0)
         if len(data) < _HEAD.size:
             return f"its {size} bytes are too few for a header"
         head = _Head(*_HEAD.unpack(data))
@@ -130,24 +112,20 @@ def _file_problem(file: BinaryIO, size: int) -> str | None:
     if size < expected:
         return f"it is cut short: found {size} bytes, expected {expected}"
     for root in {head.free_root, head.root} - {_NO_PAGE}:
-        start = _read_at(file, root * head.page_size, 12) if root <= head.last_page else bytes(12)
+        start = os.pread(file, 12, root * head.page_size) if root <= head.last_page else bytes(12)
         page, flags = struct.unpack("<Q2xH", start)
         if page != root or not flags & _TREE_PAGE:
             return f"its header points at page {root}, which is no page of the index"
     return None
 
 
-def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
-    file.seek(position)
-    return file.read(count)
-
-
 def environment(path: str) -> lmdb.Environment:
     """The process's read-only environment of an LMDB, opened when first asked for; else DataError."""
-    return _open(path).environment
+    return _open(path)[0]
 
 
-def _open(path: str) -> _Opened:
+def _open(path: str) -> tuple[lmdb.Environment, Any]:
+    """An LMDB's environment, and the handle of its table of row indexes, None where it has none."""
     if path not in _opened:
         real = os.path.realpath(path)
         if real not in _opened:
@@ -159,13 +137,12 @@ def _open(path: str) -> _Opened:
                     rows = found.open_db(ROWS, create=False)
             except lmdb.Error as error:
                 raise DataError(f"{path}: the LMDB cannot be opened: {error}.") from None
-            _opened[real] = _Opened(found, rows)
+            _opened[real] = found, rows
         _opened[path] = _opened[real]
     return _opened[path]
 
 
 def count_entries(opened: lmdb.Environment) -> int:
-    """Number of images in an LMDB."""
     with opened.begin() as transaction:
         return transaction.stat()["entries"] - (transaction.get(ROWS) is not None)
 
@@ -176,10 +153,10 @@ def read_value(path: str, key: str) -> bytes:
 
 
 def read_seekable(path: str, key: str) -> tuple[bytes | memoryview, RowIndex | None]:
-    """The bytes stored under a key, and the index of their rows if there is one.
+    """The bytes stored under a key, and the index of their rows if there is one; else DataError.
 
-    With an index the bytes are a view of the file, good until :func:`close_environments`: what is not looked at is not
-    read from the disk. A missing entry or damaged index is a DataError.
+    With an index the bytes are a view of the file, of which only what is looked at is read, until
+    :func:`close_environments`.
     """
     value, index = _view(path, key)
     if index is None:
@@ -188,11 +165,11 @@ def read_seekable(path: str, key: str) -> tuple[bytes | memoryview, RowIndex | N
 
 
 def _view(path: str, key: str, with_index: bool = True) -> tuple[memoryview, memoryview | None]:
-    opened, name = _open(path), key.encode("utf-8")
+    (opened, rows), name = _open(path), key.encode("utf-8")
     try:
-        with opened.environment.begin(buffers=True) as transaction:
+        with opened.begin(buffers=True) as transaction:
             value = transaction.get(name)
-            index = transaction.get(name, db=opened.rows) if with_index and opened.rows is not None else None
+            index = transaction.get(name, db=rows) if with_index and rows is not None else None
     except lmdb.Error as error:
         raise DataError(f"{path}: key '{key}' cannot be read: {error}.") from None
     if value is None:
@@ -202,8 +179,6 @@ def _view(path: str, key: str, with_index: bool = True) -> tuple[memoryview, mem
 
 
 class MetaEntry(NamedTuple):
-    """One line of ``meta_info.txt``: key and shape."""
-
     key: str
     height: int
     width: int
@@ -213,8 +188,8 @@ class MetaEntry(NamedTuple):
 def read_meta(path: str) -> Iterator[MetaEntry]:
     """Yield the entries of an LMDB's ``meta_info.txt`` (``key.png (h,w,c) level`` a line).
 
-    The key is all that stands before the last suffix; the toolbox cuts at the first dot, where two keys may collide. A
-    DataError tells ``file:line`` of what is malformed or listed twice, or what of the LMDB is damaged.
+    The key ends at the last suffix; the toolbox cuts at the first dot, where two may collide. A DataError tells
+    ``file:line`` of what is malformed or listed twice, or what of the LMDB is damaged.
     """
     check_file(path)
     meta = os.path.join(path, META_FILE)
@@ -246,15 +221,12 @@ class LmdbStorage(Storage):
         return os.path.join(self.root, pair.rain_type, f"{side}.lmdb")
 
     def locate(self, pair: Pair, side: Side) -> str:
-        """Return the LMDB and the key."""
         return f"{self._path(pair, side)}/{pair.path(side)}"
 
     def read(self, pair: Pair, side: Side) -> bytes:
-        """Return the value of the key, see :func:`read_value`."""
         return read_value(self._path(pair, side), pair.path(side))
 
     def read_part(self, pair: Pair, side: Side) -> tuple[bytes | memoryview, RowIndex | None]:
-        """Return the value and its index, see :func:`read_seekable`."""
         return read_seekable(self._path(pair, side), pair.path(side))
 
 
@@ -281,11 +253,10 @@ os.register_at_fork(after_in_child=_clients.clear)
 
 
 class MmengineStorage(Storage):
-    """Reads through ``mmengine.fileio``.
+    """Reads through ``mmengine.fileio``: ``io_backend: {type: mmengine, backend: local}``, and what the backend takes.
 
-    ``io_backend: {type: mmengine, backend: local}`` and what else the backend's constructor takes. The text values may
-    hold ``{rain_type}`` and ``{side}`` (``lq`` or ``gt``), so that ``backend: lmdb`` with
-    ``db_path: /data/{rain_type}/{side}.lmdb`` reads our LMDBs.
+    Texts may hold ``{rain_type}`` and ``{side}`` (``lq`` or ``gt``): ``backend: lmdb`` with ``db_path:
+    /data/{rain_type}/{side}.lmdb`` reads our LMDBs.
     """
 
     def __init__(self, root: str, backend_args: Mapping[str, Any]) -> None:
@@ -298,10 +269,9 @@ class MmengineStorage(Storage):
 
     def client(self, pair: Pair, side: Side) -> Any:
         """This process's backend for one side of a pair, made when first asked for."""
-        arguments = {
-            key: value.format(rain_type=pair.rain_type, side=side) if isinstance(value, str) else value
-            for key, value in self._arguments.items()
-        }
+        values = {"rain_type": pair.rain_type, "side": side}
+        texts = {key: value.format(**values) for key, value in self._arguments.items() if isinstance(value, str)}
+        arguments = {**self._arguments, **texts}
         identity = tuple(sorted((key, str(value)) for key, value in arguments.items()))
         if identity not in _clients:
             from mmengine.fileio import get_file_backend
@@ -316,7 +286,6 @@ class MmengineStorage(Storage):
         return _clients[identity]
 
     def locate(self, pair: Pair, side: Side) -> str:
-        """Return the path behind the prefix."""
         return f"{self.root.rstrip('/')}/{pair.path(side)}" if self.root else pair.path(side)
 
     def read(self, pair: Pair, side: Side) -> bytes:
@@ -371,7 +340,6 @@ def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[s
 
 
 def _there(manifests: list[str], options: DatasetOptions) -> list[str]:
-    """Leave out manifests that are missing, if the options allow it, and tell which."""
     missing = [path for path in manifests if not os.path.isfile(path)]
     if options.missing_manifests == "stop" or not missing:
         return manifests
@@ -379,9 +347,8 @@ def _there(manifests: list[str], options: DatasetOptions) -> list[str]:
         raise DataError(f"{options.name}: none of the {len(missing)} manifests is there: {', '.join(missing)}.")
     from basicsr.utils import get_root_logger
 
-    get_root_logger().warning(
-        f"{options.name}: {len(missing)} of {len(manifests)} manifests are missing and left out: {', '.join(missing)}."
-    )
+    text = f"{len(missing)} of {len(manifests)} manifests are missing and left out: {', '.join(missing)}."
+    get_root_logger().warning(f"{options.name}: {text}")
     return [path for path in manifests if path not in missing]
 
 

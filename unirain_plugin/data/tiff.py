@@ -1,8 +1,7 @@
 """TIFF files in all arrangements of samples: what tifffile decodes, and of other compressions what is safe elsewhere.
 
 OpenCV scrambles separate planes of 16 bits, multiplies colours by their alpha, and takes white as 0 for black; Pillow
-drops the lower 8 of 16 bits and samples whose meaning is not told. So the samples are read as they are stored, and what
-they mean is applied here.
+drops the lower 8 of 16 bits. So the samples are read as they are stored, and what they mean is applied here.
 """
 
 from __future__ import annotations
@@ -72,7 +71,6 @@ def _check(page: tifffile.TiffPage, name: str) -> None:
 
 
 def _stored(page: tifffile.TiffPage, data: bytes, name: str) -> np.ndarray:
-    """The samples as stored, ``(H, W, S)``."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if not ends or min(page.databytecounts) == 0 or max(ends) > len(data):
         raise DataError(f"{name}: the TIFF is truncated: its image data ends beyond {len(data)} bytes.")

@@ -1,12 +1,9 @@
 """The retrieval cascade (paper §2): semantic, visual, structural, for a batch of queries.
 
-The structural level's SSIM has the values of the toolbox's ``calculate_ssim`` at a fraction of its time: float32 around
-each image's mean instead of float64 (values agree to 1e-5; centring keeps the variances from cancelling), the Gaussian
-as two one-dimensional passes, everything that belongs to one image computed once an image instead of once a pair, and
-arrays so small that they stay in the processor's cache.
+SSIM has the values of the toolbox's ``calculate_ssim`` (to 1e-5) at a fraction of its time: float32 around each image's
+mean (which keeps the variances from cancelling), the Gaussian as two one-dimensional passes, what belongs to one image
+computed once an image instead of once a pair, and arrays so small that they stay in the processor's cache.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +21,7 @@ _WINDOW, _SIGMA = 11, 1.5  # the toolbox's (and the SSIM paper's) Gaussian windo
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _MARGIN = _WINDOW // 2
 _KERNEL = cv2.getGaussianKernel(_WINDOW, _SIGMA).astype(np.float32)
-MIN_SIZE = _WINDOW
-"""Smallest side for which a window fits."""
+MIN_SIZE = _WINDOW  # smallest side for which a window fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,7 @@ def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarra
 def ssim_of_pairs(
     queries: np.ndarray, rows: Sequence[np.ndarray], load: Callable[[int], np.ndarray]
 ) -> list[np.ndarray]:
-    """SSIM of each query (n, S, S) with references of its own, float64, in the order of ``rows``, their numbers.
+    """SSIM of each query (n, S, S) with references of its own, by their numbers ``rows``, in that order; float64.
 
     Each reference, a uint8 plane (S, S) that ``load`` gives, is prepared once however many queries share it.
     """
@@ -114,10 +110,7 @@ _TRAIN_ROWS = 200_000
 
 
 def build_index(vectors: np.ndarray, rows: np.ndarray, factory: str) -> Any:
-    """Build a FAISS index over the given rows of ``vectors`` (a memory map will do), position i holding ``rows[i]``.
-
-    An OptionError if FAISS does not understand the string or cannot train it on so few vectors.
-    """
+    """A FAISS index, position i holding ``vectors[rows[i]]``; OptionError if FAISS cannot make it of so few vectors."""
     faiss = require("faiss", "faiss-cpu", "distill")
     try:
         index = faiss.index_factory(vectors.shape[1], factory)
@@ -136,10 +129,7 @@ def build_index(vectors: np.ndarray, rows: np.ndarray, factory: str) -> Any:
 
 
 def read_index(path: Path, dimensions: int, count: int) -> Any:
-    """Read an index file and check that it fits the references.
-
-    An OptionError if it is missing, broken, or made for other vectors.
-    """
+    """Read an index file; OptionError if it is missing, broken, or made for other vectors than the references'."""
     faiss = require("faiss", "faiss-cpu", "distill")
     try:
         index = faiss.read_index(str(path))
@@ -154,24 +144,20 @@ def read_index(path: Path, dimensions: int, count: int) -> Any:
 
 
 class TextIndex:
-    """Exact distances and a defined order on top of a FAISS index.
+    """Exact distances and a defined order on top of a FAISS index, whose position i belongs to ``rows[i]`` (ascending).
 
     FAISS's distances carry rounding and its order among equals is its own affair; so some more than K1 are asked for,
-    their distances computed in float64, and ties resolved by the references' order. With ``Flat`` the result is that of
-    a full search, ties at the border included; with other indexes it is as good as what they find. An OptionError if
-    ``nprobe`` is given for another index.
-
-    Args:
-        index: FAISS index; position i belongs to ``rows[i]``.
-        rows: Reference numbers, ascending.
-        vectors: Text vectors of all references (n, d), a memory map will do.
-        nprobe: Lists to search, for IVF indexes.
+    their distances to ``vectors`` (n, d) computed in float64, and ties resolved by the references' order. With ``Flat``
+    the result is that of a full search, ties at the border included; with other indexes it is as good as what they
+    find. ``nprobe``: lists to search, for IVF indexes; OptionError for another index.
     """
 
     def __init__(self, index: Any, rows: np.ndarray, vectors: np.ndarray, nprobe: int | None = None) -> None:
         self._index, self._rows, self._vectors = index, rows, vectors
         self._exact = type(index).__name__ in ("IndexFlatL2", "IndexFlat")
-        self._scale = float(np.sqrt(_largest_norm2(vectors)))
+        blocks = (vectors[start : start + _ADD_ROWS] for start in range(0, len(vectors), _ADD_ROWS))
+        largest = max((np.square(block.astype(np.float64)).sum(1).max() for block in blocks), default=0.0)
+        self._scale = float(np.sqrt(largest))
         if nprobe is not None:
             space = require("faiss", "faiss-cpu", "distill").ParameterSpace()
             try:
@@ -221,13 +207,7 @@ class TextIndex:
         return bool(exact[k - 1] >= float(rough[-1]) - rounding)
 
 
-def _largest_norm2(vectors: np.ndarray) -> float:
-    blocks = (vectors[start : start + _ADD_ROWS] for start in range(0, len(vectors), _ADD_ROWS))
-    return max((float(np.square(block.astype(np.float64)).sum(1).max()) for block in blocks), default=0.0)
-
-
-_BLOCK = 256
-"""Queries that go through the levels together: their SSIM terms take 75 MB at 128²."""
+_BLOCK = 256  # queries that go through the levels together: their SSIM terms take 75 MB at 128²
 
 
 @dataclass(frozen=True)
@@ -240,10 +220,9 @@ class ReferenceArrays:
 
 
 class Cascade:
-    """Three levels, each over what the one before has left: K1 ≥ K2 ≥ K3.
+    """Three levels, each over what the one before has left: K1 ≥ K2 ≥ K3; ties go by the references' order.
 
-    Ties are resolved by the references' order at every level, so the result is defined to the last row. Fewer
-    references than K1, K2 or K3 are all kept.
+    Fewer references than K1, K2 or K3 are all kept.
     """
 
     def __init__(self, index: TextIndex, references: ReferenceArrays, k1: int, k2: int, k3: int) -> None:
@@ -255,32 +234,26 @@ class Cascade:
     def retrieve(self, text: np.ndarray, visual: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Retrieve S(q) for a batch: φ_T(T_q) (n, d_t), f_q (n, d_v) and I_q, uint8 (n, S, S).
 
-        Returns:
-            Reference rows, int64 (n, K3), best first, −1 where there are fewer; and s_txt, s_vis, s_perc of each,
-            float64 (n, K3, 3).
+        Returns reference rows, int64 (n, K3), best first, −1 where there are fewer; and s_txt, s_vis, s_perc of each,
+        float64 (n, K3, 3).
         """
         rows = np.full((len(text), self._k3), -1, np.int64)
         similarities = np.zeros((len(text), self._k3, 3))
         for start in range(0, len(text), _BLOCK):
             block = slice(start, start + _BLOCK)
-            levels = [
-                self._visual(query, *found)
-                for query, found in zip(visual[block], self._index.nearest(text[block], self._k1), strict=True)
-            ]
+            levels = []  # the rows of C2, most similar first, and their s_txt and s_vis
+            for query, (c1, s_txt) in zip(visual[block], self._index.nearest(text[block], self._k1), strict=True):
+                s_vis = cosine(query, self._references.visual[c1])
+                keep = np.lexsort((c1, -s_vis))[: self._k2]
+                levels.append((c1[keep], s_txt[keep], s_vis[keep]))
             structural = ssim_of_pairs(
-                thumbnails[block], [c2 for c2, _ in levels], self._references.thumbnails.__getitem__
+                thumbnails[block], [c2 for c2, *_ in levels], self._references.thumbnails.__getitem__
             )
-            for i, ((c2, first_two), s_perc) in enumerate(zip(levels, structural, strict=True), start):
+            for i, ((c2, s_txt, s_vis), s_perc) in enumerate(zip(levels, structural, strict=True), start):
                 best = np.lexsort((c2, -s_perc))[: self._k3]
                 rows[i, : len(best)] = c2[best]
-                similarities[i, : len(best)] = np.column_stack([first_two[best], s_perc[best]])
+                similarities[i, : len(best)] = np.column_stack([s_txt[best], s_vis[best], s_perc[best]])
         return rows, similarities
-
-    def _visual(self, query: np.ndarray, c1: np.ndarray, s_txt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of C2, most similar first, and their s_txt and s_vis (k2, 2)."""
-        s_vis = cosine(query, self._references.visual[c1])
-        keep = np.lexsort((c1, -s_vis))[: self._k2]
-        return c1[keep], np.column_stack([s_txt[keep], s_vis[keep]])
 
 
 def cosine(query: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -1,14 +1,11 @@
 """``python -m unirain_plugin distill -opt FILE``: RAG-based dataset distillation (paper §2); the plan of a dry run."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 
-from unirain_plugin.distill.inputs import list_candidates, list_references
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import DistillOptions, load_options
-from unirain_plugin.distill.pipeline import Pipeline
+from unirain_plugin.distill.pipeline import Pipeline, list_candidates, list_references
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.workspace import Workspace
 
@@ -29,7 +26,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command. A UniRainError for whatever a user can mend."""
     arguments = build_parser().parse_args(argv)
     options = load_options(arguments.opt)
     if arguments.dry_run:
@@ -43,11 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def describe_plan(options: DistillOptions) -> str:
-    """Check options and inputs and describe the run in a few lines; writes nothing.
-
-    An OptionError if options are wrong or something is not installed. A DataError if inputs are missing, empty or
-    malformed.
-    """
+    """Check options and inputs, as the run would, and describe it in a few lines; writes nothing."""
     pipeline = Pipeline(options, quiet=True)
     pipeline.check()
     references = len(list_references(options.references))

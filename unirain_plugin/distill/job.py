@@ -1,12 +1,12 @@
 """What a worker is told, and what it builds from it once: parts, reference arrays, the voters' ranges."""
 
-from __future__ import annotations
-
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from unirain_plugin.data.manifest import parse_record
 from unirain_plugin.distill.options import DistillOptions
@@ -29,7 +29,6 @@ class Job:
     candidates: int  # number of pairs
 
     def shards(self, images: int) -> int:
-        """Shards that so many images make."""
         return -(-images // self.options.shard_size)
 
 
@@ -98,7 +97,11 @@ class Context:
 
     def candidate(self, number: int) -> Candidate:
         shard, row = divmod(number, self.options.shard_size)
-        return _kept_candidates(self, shard)[row]
+        return self._kept_candidates(shard)[row]
+
+    @cached_property
+    def _kept_candidates(self) -> Callable[[int], list[Candidate]]:
+        return lru_cache(maxsize=64)(self.candidates)
 
     def close(self) -> None:
         built = [self.__dict__[name] for name in ("captioner", "embedder", "text_encoder") if name in self.__dict__]
@@ -106,6 +109,36 @@ class Context:
             part.close()
 
 
-@lru_cache(maxsize=64)
-def _kept_candidates(context: Context, shard: int) -> list[Candidate]:
-    return context.candidates(shard)
+class Stage(ABC):
+    """One step of the pipeline: makes shards that depend only on the job and on earlier stages' shards."""
+
+    name: ClassVar[str]  # folder of its shards
+    title: ClassVar[str]  # what it does, for the progress bar
+    of: ClassVar[str] = "candidates"  # what it counts: ``candidates`` or ``references``
+    whole: ClassVar[bool] = False  # one shard holds everything
+    upstream: ClassVar[tuple[str, ...]] = ()  # stages whose shards it reads
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @classmethod
+    def items(cls, job: Job) -> int:
+        return job.references if cls.of == "references" else job.candidates
+
+    @classmethod
+    def shards(cls, job: Job) -> int:
+        return 1 if cls.whole else job.shards(cls.items(job))
+
+    @classmethod
+    def items_in(cls, job: Job, shard: int) -> int:
+        size, items = job.options.shard_size, cls.items(job)
+        return items if cls.whole else min(size, items - shard * size)
+
+    @classmethod
+    @abstractmethod
+    def depends_on(cls, context: Context) -> dict[str, Any]:
+        """What its shards depend on beside the stages before it: options, fingerprints; JSON-able."""
+
+    @abstractmethod
+    def run(self, shard: int) -> None:
+        """Make one shard, atomically."""

@@ -1,7 +1,5 @@
 """The option file of a distillation run as frozen dataclasses; unknown or misspelt keys are errors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,7 @@ from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, V
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.packages import import_own
-from unirain_plugin.support.spec import KeyPath, Problem, Rule, at_least, between, filled, one_of, parse_section
+from unirain_plugin.support.spec import Lines, Problem, Rule, at_least, between, filled, one_of, parse_section
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ class RetrievalOptions:
     index_file: Path | None = None
 
     def check_cascade(self) -> Iterator[Problem]:
-        """Each level keeps some of what the level before it kept."""
         if not self.k1 >= self.k2 >= self.k3 >= 1:
             yield (), f"the cascade narrows: expected k1 ≥ k2 ≥ k3 ≥ 1, got {self.k1}, {self.k2}, {self.k3}."
 
@@ -134,13 +131,8 @@ class DistillOptions:
         return self.work or self.output_folder / "work"
 
 
-def parse_options(
-    mapping: Mapping[str, Any], where: str, lines: Mapping[KeyPath, int | str] | None = None
-) -> DistillOptions:
-    """Check a whole option mapping, the parts' own sections included; ``where`` and ``lines`` are for messages.
-
-    An OptionError names every wrong key and the nearest valid spelling.
-    """
+def parse_options(mapping: Mapping[str, Any], where: str, lines: Lines | None = None) -> DistillOptions:
+    """Check a whole option mapping, the parts' sections included; OptionError names every wrong key of ``where``."""
     options = parse_section(DistillOptions, mapping, where, lines=lines)
     load_parts(options.imports)
     for registry, section, key in (

@@ -1,36 +1,157 @@
 """The whole run: inputs, stages, results."""
 
-from __future__ import annotations
-
+import hashlib
+import json
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import accumulate, islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from unirain_plugin.data.manifest import write_manifest
-from unirain_plugin.distill.inputs import (
-    file_digest,
-    list_candidates,
-    list_references,
-    reference_digest,
-    scan_candidates,
-)
+from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, find_types, scan_rainrag, walk_images
+from unirain_plugin.data.manifest import ManifestRecord, path_from, read_manifest, read_manifests, write_manifest
 from unirain_plugin.distill.job import Context, Job
-from unirain_plugin.distill.options import DistillOptions
+from unirain_plugin.distill.options import CandidateOptions, DistillOptions, ReferenceOptions
 from unirain_plugin.distill.records import Reference
 from unirain_plugin.distill.report import Examples, MetaInfo, Statistics, result_rows, write_rows
 from unirain_plugin.distill.stages import GROUPS, STAGES
-from unirain_plugin.distill.workers import Engine, Step, build_engine, in_this_process
+from unirain_plugin.distill.workers import Engine, build_engine, in_this_process
 from unirain_plugin.distill.workspace import Workspace, load_lines, save_lines, save_rows
-from unirain_plugin.errors import UniRainError
+from unirain_plugin.errors import DataError, UniRainError
+from unirain_plugin.rain_types import KNOWN_TYPES
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import require
+
+
+def list_references(options: ReferenceOptions) -> list[Reference]:
+    """List the real rainy images: sorted by name in a folder, as listed in a list file, one place after the other.
+
+    Names in the second and later places are as seen from the first one's folder. An image that two of them name counts
+    once. A DataError if there is none, a folder or list is missing, a line is malformed, an id occurs twice, or two
+    places say different things of one image.
+    """
+    places = options.images if isinstance(options.images, list) else [options.images]
+    first = places[0] if places[0].is_dir() else places[0].parent
+    known = KNOWN_TYPES if options.rain_types_from_folders is True else options.rain_types_from_folders
+    found: dict[str, Reference] = {}
+    files: dict[str, tuple[Reference, Path]] = {}
+    for place in places:
+        for reference, named in _references_of(place):
+            if place is not places[0] and not named:
+                reference.id = path_from(first, reference.path).removeprefix("./")
+            if reference.rain_type is None and options.rain_types_from_folders:
+                folders = [part for part in Path(reference.id).parts[:-1] if part in known]
+                reference.rain_type = folders[-1] if folders else None
+            if len(places) > 1:
+                before, other = files.setdefault(path_from(first, reference.path), (reference, place))
+                if other is not place:
+                    _check_agreement(before, other, reference, place)
+                    continue
+            if reference.id in found:
+                raise DataError(f"references.images: {place}: the id '{reference.id}' occurs twice.")
+            found[reference.id] = reference
+    return list(found.values())
+
+
+def _check_agreement(before: Reference, other: Path, reference: Reference, place: Path) -> None:
+    for what, old, new in (
+        ("id", before.id, reference.id), ("rain type", before.rain_type, reference.rain_type),
+    ):  # fmt: skip
+        if None not in (old, new) and old != new:
+            raise DataError(
+                f"references.images: {place}: {reference.path}: its {what} is {new!r} here and {old!r} in {other}; "
+                "expected the same."
+            )
+    before.rain_type = before.rain_type or reference.rain_type
+
+
+def _references_of(place: Path) -> Iterator[tuple[Reference, bool]]:
+    """The images of a folder or list file, and whether each bears an id of its own."""
+    if place.is_dir():
+        names = _rainy_below(place)
+        yield from ((Reference(id=name, path=place / name), False) for name in names)
+    elif place.is_file():
+        names = list(_read_list(place))
+        yield from names
+    else:
+        raise DataError(f"references.images: {place}: no such folder or list file.")
+    if not names:
+        expected = f"images ({', '.join(sorted(IMAGE_SUFFIXES))})" if place.is_dir() else "one path a line"
+        raise DataError(f"references.images: {place} holds no reference image; expected {expected}.")
+
+
+def _rainy_below(root: Path) -> list[str]:
+    """The images below a folder, but those of a folder ``target`` beside ``input``: they are clean. It is logged."""
+    names = sorted(walk_images(root))
+    folders = {parent for name in names for parent in PurePosixPath(name).parents}
+    beside = {folder.parent for folder in folders if folder.name.lower() == LQ_FOLDER}
+    clean = {folder for folder in folders if folder.name.lower() == GT_FOLDER and folder.parent in beside}
+    if clean:
+        logging.getLogger("basicsr").warning(
+            "references.images: left out %s: beside '%s' it holds the clean images of pairs, and references are rainy.",
+            ", ".join(str(root / folder) for folder in sorted(clean)), LQ_FOLDER,
+        )  # fmt: skip
+    return [name for name in names if clean.isdisjoint(PurePosixPath(name).parents)]
+
+
+def _read_list(path: Path) -> Iterator[tuple[Reference, bool]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"references.images: {path} cannot be read as a list of images: {error}.") from error
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text:
+            continue
+        row = {"image": text}
+        if text.startswith("{"):
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not valid JSON: {error}.") from error
+        if not isinstance(row.get("image"), str) or not set(row) <= {"image", "id", "rain_type"}:
+            raise DataError(
+                f"{path}:{number}: expected the keys image and, if known, id and rain_type; got {sorted(row)}."
+            )
+        if not all(isinstance(value, str) for value in row.values()):
+            raise DataError(f"{path}:{number}: expected texts as values; got {text[:80]}.")
+        yield Reference(row.get("id", row["image"]), path.parent / row["image"], row.get("rain_type")), "id" in row
+
+
+def scan_candidates(manifest: Path, shard_size: int) -> tuple[int, np.ndarray]:
+    """The number of pairs in a manifest, each checked (DataError), and the byte offset of each shard's first line."""
+    count = sum(1 for _ in read_manifest(manifest))
+    with open(manifest, "rb") as file:
+        ends = accumulate(map(len, file), initial=0)
+        return count, np.fromiter(islice(ends, 0, count, shard_size), np.int64)
+
+
+def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRecord]]:
+    """The folder that paths are relative to, and the pairs of all manifests or of a folder in RainRAG's layout."""
+    if options.dataroot is None:
+        manifests = options.manifest if isinstance(options.manifest, list) else [options.manifest]
+        return str(manifests[0].parent), read_manifests(manifests)
+    root = str(options.dataroot)
+    pairs = scan_rainrag(root, find_types(root, None))
+    return root, (ManifestRecord(pair.lq, pair.gt, pair.rain_type, options.source) for pair in pairs)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (32 hex digits) of a file; DataError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    except OSError as error:
+        raise DataError(f"candidates: {path}: cannot be read: {error.strerror or error}.") from error
+
 
 _LISTING = "candidates.jsonl"
 
@@ -46,12 +167,7 @@ class Outcome:
 
 
 class Pipeline:
-    """A distillation run in its folder; :meth:`run` continues where the last one stopped.
-
-    Args:
-        options: The checked option file.
-        quiet: No progress bars.
-    """
+    """A distillation run in its folder; :meth:`run` continues where the last one stopped. ``quiet``: no bars."""
 
     def __init__(self, options: DistillOptions, quiet: bool = False) -> None:
         self.options, self.quiet = options, quiet
@@ -62,12 +178,9 @@ class Pipeline:
     def run(self, restart: bool = False) -> Outcome:
         """Do everything that is not done yet.
 
-        An OptionError if options are wrong, or changed since the last run without ``restart``. A DataError if inputs
-        are missing, empty or malformed. A DistillError if a disk is full, a worker dies or a server is down; finished
-        shards are kept.
-
-        Args:
-            restart: Discard the shards that were made with other options or inputs (all, if nothing changed).
+        ``restart`` discards the shards that were made with other options or inputs (all, if nothing changed). An
+        OptionError if options are wrong, or changed without it; a DataError if inputs are missing, empty or malformed;
+        a DistillError if a disk is full, a worker dies or a server is down: finished shards are kept.
         """
         kept = f"finished shards are kept in {self.workspace.root}: run again to go on"
         with resumable(kept), self.workspace.locked():
@@ -89,10 +202,7 @@ class Pipeline:
             return Outcome(statistics, made, seconds, self.options.output_folder)
 
     def check(self) -> None:
-        """Look, before any work, whether packages, files and models are there.
-
-        An OptionError, naming what is missing.
-        """
+        """Look, before any work, whether packages, files and models are there; an OptionError names what is missing."""
         self.engine.check()
         require("faiss", "faiss-cpu", "distill")
         if self.options.report.enabled:
@@ -111,18 +221,32 @@ class Pipeline:
                 raise type(error)(f"{name}: {error}") from error
 
     def _job(self, restart: bool) -> Job:
-        """List the inputs, compare with the last run, and set up the stage ``inputs``."""
         references = list_references(self.options.references)
         manifest, root = self._candidate_manifest()
-        digests = {"references": reference_digest(references), "candidates": file_digest(manifest)}
-        shape = {**digests, "candidate folder": root, "source": self.options.candidates.source}
+        rows = (json.dumps([r.id, str(r.path), r.rain_type]) for r in references)
+        shape = {
+            "references": hashlib.sha256("".join(rows).encode()).hexdigest()[:32],
+            "candidates": file_digest(manifest),
+            "candidate folder": root,
+            "source": self.options.candidates.source,
+        }
         work, *places = (os.path.abspath(path) for path in (self.workspace.root, manifest, root))
         job = Job(self.options, work, len(references), *places, candidates=0)
-        adopted = self._state({"format": 1, "shard_size": self.options.shard_size, **shape}, Context(job))
-        for name in self.workspace.adopt(adopted, restart):
+        # stage → what its shards depend on, the hashes of the stages upstream included
+        state: dict[str, dict[str, Any]] = {"inputs": {"format": 1, "shard_size": self.options.shard_size, **shape}}
+        context = Context(job)
+        for name, stage in STAGES.items():
+            upstream = {source: canonical_hash(state[source]) for source in ("inputs", *stage.upstream)}
+            state[name] = {**stage.depends_on(context), "upstream": upstream}
+        for name in self.workspace.adopt(state, restart):
             self._log.info("%s: discarded, to be made anew", name)
         if not self.workspace.is_done("inputs", 0):
-            self._write_inputs(job, references)
+            count, offsets = scan_candidates(Path(job.manifest), self.options.shard_size)
+            with self.workspace.writing("inputs", 0) as folder:
+                rows = ({"id": r.id, "path": os.path.abspath(r.path), "rain_type": r.rain_type} for r in references)
+                save_lines(folder, "references", rows)
+                save_rows(folder, "offsets", offsets)
+                save_lines(folder, "candidates", [{"path": job.manifest, "root": job.folder, "count": count}])
         count = load_lines(self.workspace.shard("inputs", 0), "candidates")[0]["count"]
         return replace(job, candidates=count)
 
@@ -135,26 +259,13 @@ class Pipeline:
         write_manifest(listing, records)
         return listing, root
 
-    def _state(self, inputs: dict[str, Any], context: Context) -> dict[str, dict[str, Any]]:
-        """Stage → what its shards depend on, the hashes of the stages upstream included."""
-        state: dict[str, dict[str, Any]] = {"inputs": inputs}
-        for name, stage in STAGES.items():
-            upstream = {source: canonical_hash(state[source]) for source in ("inputs", *stage.upstream)}
-            state[name] = {**stage.depends_on(context), "upstream": upstream}
-        return state
-
-    def _write_inputs(self, job: Job, references: list[Reference]) -> None:
-        count, offsets = scan_candidates(Path(job.manifest), self.options.shard_size)
-        with self.workspace.writing("inputs", 0) as folder:
-            rows = ({"id": r.id, "path": os.path.abspath(r.path), "rain_type": r.rain_type} for r in references)
-            save_lines(folder, "references", rows)
-            save_rows(folder, "offsets", offsets)
-            save_lines(folder, "candidates", [{"path": job.manifest, "root": job.folder, "count": count}])
-
     def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
-        """Make the missing shards of a group of stages; returns how many of each."""
         missing = {name: self.workspace.missing(name, STAGES[name].shards(job)) for name in group}
-        units = _units(missing)
+        if "votes" in missing:  # a worker makes a shard of a stage, and the same shard of the stage that waits for it
+            shards = sorted({shard for shards in missing.values() for shard in shards})
+            units = [[(name, shard) for name in missing if shard in missing[name]] for shard in shards]
+        else:
+            units = [[(name, shard)] for name, shards in missing.items() for shard in shards]
         whole = all(STAGES[name].whole for name in group)  # of one shard: not worth a worker
         makers = in_this_process(job, units) if whole else self.engine.make(job, units)
         bars = {name: self._bar(job, name, missing[name], place) for place, name in enumerate(group)}
@@ -189,11 +300,3 @@ class Pipeline:
         if self.options.report.enabled:
             examples.write(context, statistics.as_dict(), folder)
         return statistics.as_dict()
-
-
-def _units(missing: dict[str, list[int]]) -> list[list[Step]]:
-    """What one worker does in one go: a shard of a stage, and the same shard of the stage that waits for it."""
-    if "votes" not in missing:
-        return [[(name, shard)] for name, shards in missing.items() for shard in shards]
-    shards = sorted({shard for shards in missing.values() for shard in shards})
-    return [[(name, shard) for name in missing if shard in missing[name]] for shard in shards]

@@ -1,7 +1,5 @@
 """What passes through the pipeline: images, references, candidates, retrieved references, votes; and its errors."""
 
-from __future__ import annotations
-
 import functools
 import weakref
 from collections.abc import Callable, Collection, Mapping
@@ -29,9 +27,8 @@ T = TypeVar("T")
 
 
 def decode_rgb(data: bytes, path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
-    """Decode a whole image file to uint8 RGB (H, W, 3).
+    """Decode a whole image file to uint8 RGB (H, W, 3); a DataError names ``path`` if it is empty, broken or no image.
 
-    A DataError names ``path`` if the bytes are empty, truncated, no image, or of a kind that is not accepted:
     ``convert`` lists kinds to accept with a conversion (grey, 16 bits, …).
     """
     encoded = EncodedImage(data, str(path), convert)
@@ -57,10 +54,7 @@ def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path
 
 
 def remembered(function: Callable[[np.ndarray], T]) -> Callable[[np.ndarray], T]:
-    """Have a function of one array keep its answers as long as the array lives: several parts ask about one image.
-
-    The array must not be changed in place between two questions.
-    """
+    """Have a function of one array, not to be changed in place, keep its answers as long as the array lives."""
     known: dict[int, tuple[weakref.ref, T]] = {}
 
     @functools.wraps(function)
@@ -81,8 +75,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-shared_luminance = remembered(luminance)
-"""The same, computed once for each image."""
+shared_luminance = remembered(luminance)  # the same, computed once for each image
 
 
 def thumbnail(image: np.ndarray, size: int) -> np.ndarray:
@@ -120,7 +113,6 @@ class Reference:
         return self._image
 
     def release(self) -> None:
-        """Drop the image from memory; it is read again when asked for."""
         self._image = None
 
 
@@ -156,17 +148,15 @@ class Candidate:
         return self._gt
 
     def preload(self, lq: np.ndarray, gt: np.ndarray) -> None:
-        """Take images that were read elsewhere, so that they are not read again."""
         self._lq, self._gt = lq, gt
 
-    def derived(self, key: str, compute: Callable[[Candidate], Any]) -> Any:
+    def derived(self, key: str, compute: Callable[["Candidate"], Any]) -> Any:
         """A result shared by several parts (luminance planes, say): computed once, dropped by :meth:`release`."""
         if key not in self._derived:
             self._derived[key] = compute(self)
         return self._derived[key]
 
     def release(self) -> None:
-        """Drop images and derived results from memory; they are read again when asked for."""
         self._lq = self._gt = None
         self._derived.clear()
 

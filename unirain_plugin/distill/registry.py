@@ -4,8 +4,6 @@ A voter of your own, chosen in YAML by ``type: TooDark`` (with ``imports: [my_vo
 :class:`~unirain_plugin.distill.voters.base.Voter` with ``@VOTER.register()`` above it.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,13 +38,10 @@ class Part:
                 raise OptionError(f"{name}: expected {words(hints[name])}, got {value!r}.")
 
     def check(self) -> None:
-        """Look, before the work begins, whether packages and files are there. Loads no model.
-
-        An OptionError, naming what is missing and how to get it.
-        """
+        """Look, before the work begins, whether packages and files are there (OptionError). Loads no model."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the results depend on, JSON-able, for the config hash. The default: every public plain attribute.
+        """What the results depend on, JSON-able, for the config hash (the default: every public plain attribute).
 
         Never a secret, and nothing that only changes speed.
         """
@@ -71,10 +66,7 @@ Registry: type = registries().Registry
 
 
 class PartRegistry(Registry):  # type: ignore[misc,valid-type]
-    """BasicSR's Registry; a class that sets ``registry_name`` in its own body is filed under that name.
-
-    So ours read ``attributes`` or ``open_clip`` in YAML; a class without it is filed under its class name as usual.
-    """
+    """BasicSR's Registry; a class that sets ``registry_name`` in its own body is filed under that name."""
 
     def _do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:
         if not (isinstance(obj, type) and issubclass(obj, Part)):
@@ -82,28 +74,21 @@ class PartRegistry(Registry):  # type: ignore[misc,valid-type]
         super()._do_register(vars(obj).get("registry_name", name), obj, suffix)
 
 
-CAPTIONER = PartRegistry("captioner")
-"""Image → sentence (T in the paper's triplet)."""
-EMBEDDER = PartRegistry("embedder")
-"""Image → vector (f in the paper's triplet)."""
-TEXT_ENCODER = PartRegistry("text encoder")
-"""Sentence → vector (the paper's φ_T)."""
-VOTER = PartRegistry("voter")
-"""Candidate with its retrieved references → verdict (the paper's R^i)."""
+CAPTIONER = PartRegistry("captioner")  # image → sentence (T in the paper's triplet)
+EMBEDDER = PartRegistry("embedder")  # image → vector (f in the paper's triplet)
+TEXT_ENCODER = PartRegistry("text encoder")  # sentence → vector (the paper's φ_T)
+VOTER = PartRegistry("voter")  # candidate with its retrieved references → verdict (the paper's R^i)
 
 
 def load_parts(imports: Iterable[str] = ()) -> None:
-    """Import the built-in parts and the user's own modules, so that their classes are registered.
-
-    An OptionError if a module of the user cannot be imported.
-    """
+    """Import the built-in parts and the user's modules, which registers them; OptionError if one cannot be imported."""
     for room in ("describers", "voters"):
         importlib.import_module(f"unirain_plugin.distill.{room}")
     import_own(imports)
 
 
 def check_section(registry: Registry, section: object, where: str) -> tuple[type, dict[str, Any]]:
-    """The class of a YAML section, and its keys held against the constructor: keyword arguments, as a copy.
+    """The class of a YAML section, and its keyword arguments, held against the constructor.
 
     An OptionError names ``where`` for a missing or unknown type, an unknown key or a missing required key.
     """
@@ -132,10 +117,7 @@ def check_section(registry: Registry, section: object, where: str) -> tuple[type
 
 
 def build_part(registry: Registry, section: object, where: str) -> Any:
-    """Build the part that a YAML section describes.
-
-    An OptionError as :func:`check_section`, and for whatever value the part's constructor refuses.
-    """
+    """Build the part that a YAML section describes; OptionError as :func:`check_section`, or as it refuses a value."""
     cls, kwargs = check_section(registry, section, where)
     try:
         return cls(**kwargs)

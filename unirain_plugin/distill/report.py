@@ -1,7 +1,5 @@
 """The results: manifest, votes, meta-info files, statistics and HTML report, from the finished shards."""
 
-from __future__ import annotations
-
 import base64
 import heapq
 import json
@@ -80,8 +78,8 @@ MANIFEST, VOTES, META_INFO = "manifest.jsonl", "votes.jsonl", "meta_info"
 def write_rows(rows: Iterable[ResultRow], references: list[Reference], folder: Path) -> Iterator[ResultRow]:
     """Write manifest and votes row by row, passing every row on; both appear when all rows have gone through.
 
-    Manifest paths are relative to its folder. The manifest says per voter what it voted; why, and the figures, stand in
-    the votes file, one line a candidate in the same order. A DistillError if the disk is full or read-only.
+    Manifest paths are relative to its folder. It says per voter what it voted; why, and the figures, stand in the votes
+    file, one line a candidate in the same order. A DistillError if the disk is full or read-only.
     """
     with disk_errors(folder), ManifestWriter(folder / MANIFEST) as manifest, whole_file(folder / VOTES) as votes:
         for row in rows:
@@ -105,9 +103,9 @@ def _as_found(references: list[Reference], number: int, *similarities: float) ->
 class MetaInfo:
     """BasicSR's ``meta_info_file`` for the kept pairs: ``NAME (HEIGHT,WIDTH,3)`` a line.
 
-    The toolbox looks for a line's NAME in ``dataroot_gt`` and for the same base name in ``dataroot_lq``; so there is
-    one file for each rain type and pair of folders, and ``index.json`` says which folders belong to it. Pairs whose two
-    names differ, or hold a space, cannot be said in this format; they are counted there and live in the manifest.
+    The toolbox looks for NAME in ``dataroot_gt`` and for the same base name in ``dataroot_lq``; so there is one file
+    for each rain type and pair of folders, which ``index.json`` tells. Pairs whose two names differ, or hold a space,
+    cannot be said in this format; they are counted there and live in the manifest.
     """
 
     def __init__(self) -> None:
@@ -177,7 +175,10 @@ class Statistics:
             if vote["verdict"] is not True and not row.keep:
                 kind = str(vote["details"].get("kind") or "unspecified")
                 self._kinds[vote["voter"]][kind] += 1
-        for name, value in _figures(row).items():
+        figures = dict(zip(SIMILARITIES, row.retrieved[0][1:], strict=True)) if row.retrieved else {}
+        if row.brightness is not None and row.size is not None:
+            figures |= {"brightness": row.brightness, "megapixels": row.size[0] * row.size[1] / 1e6}
+        for name, value in figures.items():
             _, low, high = _HISTOGRAMS[name]
             place = int(np.clip((value - low) / (high - low) * _BINS, 0, _BINS - 1))
             self._histograms[name][:, place] += (1, row.keep)
@@ -220,16 +221,6 @@ class Statistics:
         write_text(folder / STATISTICS, json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
-def _figures(row: ResultRow) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    if row.brightness is not None and row.size is not None:
-        figures["brightness"] = row.brightness
-        figures["megapixels"] = row.size[0] * row.size[1] / 1e6
-    if row.retrieved:
-        figures.update(zip(("s_txt", "s_vis", "s_perc"), row.retrieved[0][1:], strict=True))
-    return figures
-
-
 def _by_name(tables: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
     return {name or "unnamed": _sorted(counts) for name, counts in sorted(tables.items())}
 
@@ -239,17 +230,12 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 REPORT = "report.html"
-_TEMPLATE = "report.html.j2"
-_JPEG_QUALITY = 80
 
 
 class Examples:
-    """Chooses the examples while the rows go by: per rain type and verdict those with the smallest hash of their name.
+    """Chooses examples while the rows go by: per rain type and verdict those with the smallest hash of their name.
 
     So the choice looks random but is the same in every run, and memory holds numbers only.
-
-    Args:
-        options: The report's section.
     """
 
     def __init__(self, options: ReportOptions) -> None:
@@ -264,7 +250,7 @@ class Examples:
 
     def write(self, context: Context, statistics: dict[str, Any], folder: Path) -> None:
         jinja2 = require("jinja2", "jinja2", "report")
-        source = (Path(__file__).parent / _TEMPLATE).read_text(encoding="utf-8")
+        source = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
         cards = [
@@ -309,13 +295,11 @@ class Examples:
         except DataError:
             return None
         small = shrink(image, self._options.image_size)
-        parameters = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), parameters)[1].tobytes()
+        data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
         return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
 def _chart(distribution: dict[str, Any]) -> dict[str, Any]:
-    """Bars in percent of each histogram's own total, before and after."""
     before, after = distribution["before"], distribution["after"]
     share = [[count / max(1, sum(counts)) for count in counts] for counts in (before, after)]
     top = max(max(values) for values in share) or 1.0

@@ -1,7 +1,5 @@
 """Who makes the shards: processes on this machine, or Ray actors; the bytes are the same, however many there are."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import logging
@@ -21,21 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from unirain_plugin.distill.job import Context, Job
+from unirain_plugin.distill.job import Context, Job, Stage
 from unirain_plugin.distill.options import EngineOptions
 from unirain_plugin.distill.records import DistillError
 from unirain_plugin.distill.stages import STAGES
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import TEMPORARY, Workspace
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.packages import require
 from unirain_plugin.support.processes import process_pool, uninterrupted
 
-Step = tuple[str, int]
-"""A stage's name and a shard of it."""
+Step = tuple[str, int]  # a stage's name and a shard of it
 
-TRIES = 3
-"""How often a shard is begun that its worker dies on, before the run ends."""
+TRIES = 3  # how often a shard is begun that its worker dies on, before the run ends
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT = 256 << 20
@@ -49,7 +44,6 @@ class Worker:
         self._stages: dict[str, Stage] = {}
 
     def make(self, steps: list[Step]) -> list[tuple[str, int]]:
-        """Make shards that are not there yet; returns stage and number of items of each."""
         made = []
         for name, shard in steps:
             if not self.context.workspace.is_done(name, shard):
@@ -81,10 +75,7 @@ def limit_threads(threads: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library (glibc) reuse the memory of freed images, at most ``_KEPT`` bytes, for a tenth of the time.
-
-    Planes of a megabyte come and go some hundred times a candidate.
-    """
+    """Have glibc reuse the memory of freed images, up to ``_KEPT`` bytes: megabytes come and go all the time."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):  # another C library
@@ -101,10 +92,9 @@ _worker: Worker | None = None
 
 @dataclass
 class LocalEngine:
-    """A pool of processes; ``workers: 0`` works in the calling process.
+    """A pool of processes from a fork server; ``workers: 0`` works in the calling process.
 
-    They come from a fork server, which imports everything once and has neither threads nor CUDA, and end when the main
-    process dies, however it dies.
+    The server imports everything once and has neither threads nor CUDA; they end when the main process dies, however.
     """
 
     options: EngineOptions
@@ -117,12 +107,9 @@ class LocalEngine:
                 forkserver.ensure_running()
 
     def make(self, job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
-        """Make shards; a unit's steps in order in one worker, units in any order.
+        """Make shards; a unit's steps in order in one worker, units in any order; yields stage and number of items.
 
         One on which a worker died is tried again by itself. A UniRainError: the first error of a worker.
-
-        Yields:
-            Stage and number of items of each shard that was made.
         """
         if not units:
             return
@@ -222,10 +209,7 @@ def _make(unit: list[Step]) -> list[tuple[str, int]]:
 
 @dataclass
 class RayEngine:
-    """A pool of Ray Data actors, each with the same worker as the local engine's processes.
-
-    A shard that Ray makes twice after losing a node is the same shard.
-    """
+    """A pool of Ray Data actors with the local engine's worker; a shard made twice after losing a node is the same."""
 
     options: EngineOptions
     _started: bool = False
@@ -253,7 +237,6 @@ class RayEngine:
             yield from (tuple(pair) for pair in json.loads(row["made"]))
 
     def close(self) -> None:
-        """Shut down the cluster that was started here; one that was there before stays."""
         if self._started:
             sys.modules["ray"].shutdown()
             self._started = False
@@ -292,19 +275,16 @@ class ShardMaker:
         self._worker: Worker | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        made, errors = [], []
-        for unit in map(json.loads, batch["unit"].tolist()):
-            done, text = [], ""
-            try:
-                with self._tried(unit):
-                    if self._worker is None:
-                        self._worker = Worker(self._job)
-                    done = self._worker.make(unit)
-            except UniRainError as error:
-                text = str(error)
-            made.append(json.dumps(done))
-            errors.append(text)
-        return {"made": np.array(made, dtype=object), "error": np.array(errors, dtype=object)}
+        (unit,) = map(json.loads, batch["unit"].tolist())
+        made, text = [], ""
+        try:
+            with self._tried(unit):
+                if self._worker is None:
+                    self._worker = Worker(self._job)
+                made = self._worker.make(unit)
+        except UniRainError as error:
+            text = str(error)
+        return {"made": np.array([json.dumps(made)], dtype=object), "error": np.array([text], dtype=object)}
 
     @contextmanager
     def _tried(self, unit: list[Step]) -> Iterator[None]:

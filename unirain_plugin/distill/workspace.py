@@ -3,8 +3,6 @@
 A shard holds rows in ``.npy`` files, read through memory maps, and JSON lines.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import json
@@ -30,10 +28,7 @@ _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EISDIR
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into a clear error.
-
-    A DistillError, naming the path and the remedy.
-    """
+    """Turn a full disk or a folder that cannot be written into a DistillError that names the path and the remedy."""
     try:
         yield
     except OSError as error:
@@ -70,10 +65,7 @@ class Workspace:
 
     @contextmanager
     def writing(self, stage: str, index: int) -> Iterator[Path]:
-        """A temporary folder that becomes the shard when the block ends well, and vanishes when it does not.
-
-        A DistillError if the disk is full or read-only.
-        """
+        """A temporary folder that becomes the shard when the block ends well, and vanishes when it does not."""
         final = self.shard(stage, index)
         with disk_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -97,10 +89,7 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second run out; the lock goes with the process, however it ends.
-
-        A DataError if another run works in this folder. A DistillError if the folder cannot be made.
-        """
+        """Keep a second run out (DataError); the lock goes with the process, however it ends."""
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         with sole_user(self.root, "another run is working in this folder; wait for its end."):
@@ -114,7 +103,9 @@ class Workspace:
         """
         wanted = {name: json.loads(json.dumps(content, default=str)) for name, content in stages.items()}
         known = self._read_state()
-        changed = [name for name in wanted if known.get(name, wanted[name]) != wanted[name] and self._has_shards(name)]
+        changed = [name for name in wanted if known.get(name, wanted[name]) != wanted[name]]
+        shards = {name: (self.root / name).glob("*") for name in changed}
+        changed = [n for n in changed if any(not path.name.startswith(TEMPORARY) for path in shards[n])]
         stale = [name for name in wanted if name not in known and (self.root / name).exists()]
         if changed and not restart:
             keys = "; ".join(_differences(known[changed[0]], wanted[changed[0]])[:4])
@@ -124,14 +115,15 @@ class Workspace:
             )
         removed = (changed or list(wanted)) if restart else []
         for name in [*removed, *stale]:
-            self._remove(name)
+            folder = self.root / name
+            if folder.exists():  # the rename first, so that a kill in the middle leaves no half of a stage
+                grave = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.root))
+                os.rename(folder, grave / name)
+                shutil.rmtree(grave, ignore_errors=True)
         if known != wanted:
             text = json.dumps(wanted, indent=1, sort_keys=True, ensure_ascii=False)
             write_text(self.root / STATE_FILE, text + "\n")
         return [name for name in removed if name in known]
-
-    def _has_shards(self, stage: str) -> bool:
-        return any(not path.name.startswith(TEMPORARY) for path in (self.root / stage).glob("*"))
 
     def _read_state(self) -> dict[str, Any]:
         path = self.root / STATE_FILE
@@ -141,14 +133,6 @@ class Workspace:
             return {}
         except ValueError as error:
             raise DistillError(f"{path}: not valid JSON ({error}); delete the work folder to start anew.") from error
-
-    def _remove(self, stage: str) -> None:
-        """Delete a stage's shards; the rename first, so that a kill in the middle leaves no half of a stage."""
-        folder = self.root / stage
-        if folder.exists():
-            grave = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.root))
-            os.rename(folder, grave / stage)
-            shutil.rmtree(grave, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -233,10 +217,9 @@ def row_blocks(workspace: Workspace, stage: str, name: str, shards: int) -> Iter
 
 
 def concatenate_rows(blocks: Iterable[np.ndarray], total: int, folder: Path, name: str) -> None:
-    """Join blocks of rows into one ``<name>.npy`` of ``total`` rows; memory holds one block at a time.
+    """Join blocks of rows into one ``<name>.npy`` of ``total`` rows (else DistillError), one block at a time.
 
-    Written as a plain file: on a full disk a memory map would end the process instead of raising an error. A
-    DistillError if the blocks hold another number of rows.
+    A plain file: on a full disk a memory map would end the process instead of raising an error.
     """
     written = 0
     with open(folder / f"{name}.npy", "wb") as file:

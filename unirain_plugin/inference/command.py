@@ -27,12 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "shipped)")  # fmt: skip
     add_network_arguments(p)
     add("--tile", type=int, default=512, help="edge of what is computed at a time, 0: all (default: 512)")
-    add(
-        "--overlap",
-        type=int,
-        default=32,
-        help="pixels shared by parts (--context) and others' tiles (default: 32)",
-    )
+    add("--overlap", type=int, default=32, help="pixels shared by parts (--context) and others' tiles (default: 32)")
     add("--precision", default="fp32", help="fp32, bf16, fp16 or auto (default: fp32)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--compare", action="store_true", help="also write before and after side by side, to DIR/compare")
@@ -85,22 +80,14 @@ def summary(outcome: Outcome, output: Path, others: list[Path]) -> str:
     """The closing lines of a run."""
     lines = [f"{len(outcome.done)} restored to {output}"]
     if outcome.skipped:
-        lines.append(
-            f"{len(outcome.skipped)} skipped: their results exist, whatever weights made them (--overwrite restores "
-            "them again)"
-        )
-    for what, files in outcome.lost.items():
-        lines.append(f"{len(files)} without {what} of the source: {_some(files)}")
-    if others:
-        lines.append(f"{len(others)} passed over, neither image nor video: {_some(others)}")
-    if outcome.notes:
-        lines.append(f"{len(outcome.notes)} remarks:")
-        lines += [f"  {path}: {note}" for path, note in outcome.notes]
-    if outcome.failed:
-        lines.append(f"{len(outcome.failed)} failed:")
-        lines += [f"  {path}: {reason}" for path, reason in outcome.failed]
+        texts = "their results exist, whatever weights made them (--overwrite restores them again)"
+        lines.append(f"{len(outcome.skipped)} skipped: {texts}")
+    passed = {f"without {what} of the source": files for what, files in outcome.lost.items()}
+    passed |= {"passed over, neither image nor video": others} if others else {}
+    for what, files in passed.items():
+        named = ", ".join(path.name for path in files[:5]) + (", …" if len(files) > 5 else "")
+        lines.append(f"{len(files)} {what}: {named}")
+    for what, told in (("remarks", outcome.notes), ("failed", outcome.failed)):
+        if told:
+            lines += [f"{len(told)} {what}:", *(f"  {path}: {text}" for path, text in told)]
     return "\n".join(lines) + "\n"
-
-
-def _some(files: list[Path]) -> str:
-    return ", ".join(path.name for path in files[:5]) + (", …" if len(files) > 5 else "")

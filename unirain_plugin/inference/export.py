@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -71,10 +71,7 @@ def export_onnx(net: nn.Module, path: Path) -> str:
 
 
 def export_pt2(net: nn.Module, path: Path) -> str:
-    """Write a program of ``torch.export``: (N, 3, H, W) in [0, 1] to the same shape, any N, H and W ≥ 9.
-
-    A CheckpointError if the network cannot be captured for any size, or the program does not agree with it.
-    """
+    """Write a program of ``torch.export``; input, output and errors are as for :func:`export_onnx`."""
     any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
 
     def make() -> bytes:
@@ -88,10 +85,7 @@ def export_pt2(net: nn.Module, path: Path) -> str:
 
 
 def export_torchscript(net: nn.Module, path: Path) -> str:
-    """Write a TorchScript model: (N, 3, H, W) in [0, 1] to the same shape, any N and H, W ≥ 9.
-
-    A CheckpointError if the written model does not agree with the network.
-    """
+    """Write a TorchScript model; input, output and errors are as for :func:`export_onnx`."""
 
     def make() -> bytes:
         # A warning for each branch on a shape (the comparison at another size decides), and of TorchScript's end.
@@ -119,12 +113,13 @@ def _write_checked(
     net: nn.Module, path: Path, make: Callable[[], bytes], run: Callable[[bytes, Tensor], Tensor]
 ) -> str:
     """Make the file's contents, compare them with the network at two sizes, and only then write them."""
-    worst = 0.0
+    worst, before = 0.0, logging.root.manager.disable
     try:
         with torch.no_grad():
             examples = [_example(*size) for size in (_EXAMPLE, _OTHER_SIZE)]
             expected = [_restored(net.cpu(), x) for x in examples]
-            with _without_log(), warnings.catch_warnings():
+            logging.disable(logging.ERROR)  # torch's log tells of every attempt: what counts is in the error
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 data = make()
                 for x, y in zip(examples, expected, strict=True):
@@ -135,6 +130,8 @@ def _write_checked(
         raise
     except Exception as error:
         raise CheckpointError(f"{path}: {net.architecture['type']} cannot be exported: {_root(error)}") from error
+    finally:
+        logging.disable(before)
     write_whole(path, data)
     return f"compared with the network at two sizes: largest difference {worst:.1e}"
 
@@ -156,17 +153,6 @@ def _root(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"
-
-
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """Nothing of torch's log, which tells of every attempt: what counts is in the error."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _without_branches(net: nn.Module) -> nn.Module:

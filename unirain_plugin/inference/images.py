@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,15 +60,13 @@ class StoredImage:
     lost: tuple[str, ...] = ()  # what reading has left behind, in words
 
     def with_pixels(self, pixels: np.ndarray) -> StoredImage:
-        """The same image with other (upright) pixels."""
         return replace(self, pixels=pixels.reshape(*pixels.shape[:2], -1))
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int | None = None) -> StoredImage:
     """Read an image of at most ``max_pixels`` (None: the process's limit).
 
-    A DataError if it is missing, empty, truncated, broken, too large, or of a kind that cannot be restored (animations,
-    floating-point images, unknown formats).
+    A DataError if it is missing, broken, too large, or cannot be restored (animations, floats, unknown formats).
     """
     name = os.fspath(path)
     data = read_file(name)
@@ -82,28 +81,29 @@ def as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, ...]:
-    """Write an image atomically; the suffix chooses the format.
+    """Write an image atomically; the suffix chooses the format. Returns what of the source's data is not in it.
 
     EXIF, XMP, colour profile and resolution are kept where the format can hold them, the source's other blocks in its
-    own format. Where a file carries an EXIF orientation, pixels are stored turned as before and the tag is kept (TIFF
-    and formats without EXIF: upright). JPEG, WebP and AVIF take 8 bits, JPEG, BMP and PPM no alpha: what does not fit
-    is a DataError, never dropped. Returns in words what of the source's data beside the pixels is not in the file.
+    own. A file with an EXIF orientation is stored turned as before (TIFF: upright). JPEG, WebP and AVIF take 8 bits,
+    JPEG, BMP and PPM no alpha: what does not fit is a DataError, never dropped.
     """
     path = Path(path)
     reason = why_unsuitable(path.suffix.lower(), image)
     if reason:
         raise DataError(f"{path}: {reason}. Use --format png.")
     kind = _FILE_FORMATS[path.suffix.lower()]
-    lost = not_held(kind, image)
+    there = [name for name in ("exif", "profile", "xmp", "density") if getattr(image, name)]
+    there += [name for name, _ in image.blocks]
+    missing = [_NAMES.get(name, name) for name in there if name not in _HOLDS.get(kind, {"sRGB"})]
+    lost = tuple(dict.fromkeys([*image.lost, *missing]))
     keeps = kind in _STORED_TURNED and image.exif is not None and image.orientation != 1
     pixels = np.ascontiguousarray(as_stored(image.pixels, image.orientation) if keeps else image.pixels)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if pixels.dtype == np.uint16 and kind == "TIFF":
             data, more = _deep_tiff(pixels, image)
             lost += more
         else:
-            data = _deep(pixels, path.suffix) if pixels.dtype == np.uint16 else _encoded(kind, pixels, image)
+            data = _encoded(kind, path.suffix, pixels, image)
         data = with_png_chunks(data, image) if kind == "PNG" else data
     except (OSError, ValueError, RuntimeError, cv2.error) as error:  # Pillow's are of many kinds
         raise DataError(f"{path}: cannot be written: {error}.") from error
@@ -112,7 +112,6 @@ def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, 
 
 
 def why_unsuitable(suffix: str, image: StoredImage) -> str | None:
-    """Why a format cannot hold an image, or None where it can."""
     height, width, channels = image.pixels.shape
     kind = _FILE_FORMATS.get(suffix)
     if kind is None:
@@ -127,7 +126,11 @@ def why_unsuitable(suffix: str, image: StoredImage) -> str | None:
     return None
 
 
-def _encoded(kind: str, pixels: np.ndarray, image: StoredImage) -> bytes:
+def _encoded(kind: str, suffix: str, pixels: np.ndarray, image: StoredImage) -> bytes:
+    if pixels.dtype == np.uint16:  # PNG or PPM; OpenCV knows no grey with alpha
+        order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
+        parameters = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+        return cv2.imencode(suffix, pixels[..., order], parameters)[1].tobytes()
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     options = dict(_OPTIONS.get(kind, {}))
     if kind == "TIFF":
@@ -150,15 +153,6 @@ def _encoded(kind: str, pixels: np.ndarray, image: StoredImage) -> bytes:
     return buffer.getvalue()
 
 
-def _deep(pixels: np.ndarray, suffix: str) -> bytes:
-    """Sixteen bits a channel as PNG or PPM; OpenCV knows no grey with alpha."""
-    order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-    done, data = cv2.imencode(suffix, pixels[..., order], [cv2.IMWRITE_PNG_COMPRESSION, 3])
-    if not done:
-        raise OSError(f"OpenCV cannot encode {pixels.dtype} as {suffix}")
-    return data.tobytes()
-
-
 def _deep_tiff(pixels: np.ndarray, image: StoredImage) -> tuple[bytes, tuple[str, ...]]:
     """Sixteen bits a channel as TIFF, and what is lost by it: tifffile writes no folders of EXIF tags."""
     import tifffile
@@ -168,14 +162,14 @@ def _deep_tiff(pixels: np.ndarray, image: StoredImage) -> tuple[bytes, tuple[str
     extra = [(tag, "s" if isinstance(value, str) else "B", 0 if isinstance(value, str) else len(value), value, True)
              for tag, value in simple.items() if tag != 305]  # fmt: skip
     extra += [(700, "B", len(image.xmp), image.xmp, True)] if image.xmp else []
-    alpha = pixels.shape[2] in (2, 4)
+    channels = pixels.shape[2]
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
-        pixels if pixels.shape[2] > 1 else pixels[..., 0],
-        photometric="rgb" if pixels.shape[2] > 2 else "minisblack",
-        planarconfig="contig" if pixels.shape[2] > 1 else None,
-        extrasamples=["unassalpha"] if alpha else None,
+        pixels if channels > 1 else pixels[..., 0],
+        photometric="rgb" if channels > 2 else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
         compression="zlib",
         iccprofile=image.profile,
         resolution=image.density,
@@ -203,8 +197,7 @@ _SRGB_CODES = ((1, 13), (2, 2), (1, 1), (1, 2), (2, 13))
 _ORIENTATION, _XMP, _PROFILE = 274, 700, 34675
 _DESCRIPTIVE = {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, 33723, *range(40091, 40096)}
 """TIFF tags that describe the image and not how the file stores it: names, maker, software, dates, rating, words."""
-_PARTS = (34665, 34853)
-"""EXIF and GPS, which are folders of tags."""
+_PARTS = (34665, 34853)  # EXIF and GPS, which are folders of tags
 _PLACES = {33550, 33922, 34264, 34735}  # GeoTIFF
 
 
@@ -252,20 +245,13 @@ def _png(data: bytes) -> dict[str, Any]:
         if kind == b"eXIf":
             found["exif"] = b"Exif\0\0" + bytes(body)
         elif kind == b"iTXt" and bytes(body[: len(_XMP_CHUNK)]) == _XMP_CHUNK:
-            found["xmp"] = _international_text(bytes(body))
+            _, _, rest = bytes(body).partition(b"\0")
+            text = rest[2:].split(b"\0", 2)[-1]
+            with suppress(zlib.error):
+                found["xmp"] = zlib.decompress(text) if rest[:1] == b"\1" else text
         elif text in _COLOUR_CHUNKS or text in _TEXT_CHUNKS or (kind == b"pHYs" and body[-1] == 0):
             blocks.append((text, bytes(body)))
     return {**found, "blocks": tuple(blocks)}
-
-
-def _international_text(body: bytes) -> bytes | None:
-    """The text of an iTXt chunk."""
-    _, _, rest = body.partition(b"\0")
-    text = rest[2:].split(b"\0", 2)[-1]
-    try:
-        return zlib.decompress(text) if rest[:1] == b"\1" else text
-    except zlib.error:
-        return None
 
 
 def _coding(data: bytes) -> tuple[tuple[str, bytes], ...]:
@@ -282,8 +268,7 @@ def _coding(data: bytes) -> tuple[tuple[str, bytes], ...]:
 def _heif(data: bytes, name: str) -> dict[str, Any]:
     heif = open_heif(data, name)
     exif = heif.info.get("exif")
-    if exif:
-        exif = _block(_parsed(exif), upright=True)  # the decoder has turned it
+    exif = exif and _block(tiff_tags(exif))  # the decoder has turned it
     further = len(heif) - 1
     lost = (f"{further} further image(s) in the file",) if further else ()
     return {"exif": exif, "profile": heif.info.get("icc_profile"), "xmp": heif.info.get("xmp"),
@@ -308,19 +293,17 @@ def _tiff(data: bytes) -> dict[str, Any]:
             "lost": lost}  # fmt: skip
 
 
-def _parsed(block: bytes) -> Image.Exif:
+def _parsed(block: bytes | None) -> Image.Exif:
     """An EXIF block, or a TIFF file, as tags; none where it is broken."""
     exif = Image.Exif()
     try:
-        exif.load(block)
+        exif.load(block or b"")
     except Exception:  # Pillow raises many kinds for broken blocks
         return Image.Exif()
     return exif
 
 
-def _block(tags: Image.Exif, upright: bool = False) -> bytes | None:
-    if upright:
-        tags.pop(_ORIENTATION, None)
+def _block(tags: Image.Exif) -> bytes | None:
     try:
         return tags.tobytes() if len(tags) else None
     except Exception:  # as above
@@ -337,7 +320,7 @@ def _density(dpi: object, unit: float = 1.0) -> tuple[float, float] | None:
 
 def tiff_tags(exif: bytes | None) -> Image.Exif:
     """An EXIF block as the tags of a TIFF file that is stored upright."""
-    tags = _parsed(exif) if exif else Image.Exif()
+    tags = _parsed(exif)
     tags.pop(_ORIENTATION, None)
     return tags
 
@@ -369,11 +352,3 @@ _HOLDS = {
 _NAMES = {"exif": "EXIF", "profile": "the colour profile", "xmp": "XMP", "density": "the resolution",
           "pHYs": "the shape of pixels", **{name: f"the colour description ({name})" for name in _COLOUR_CHUNKS},
           **dict.fromkeys(_TEXT_CHUNKS, "texts")}  # fmt: skip
-
-
-def not_held(file_format: str, kept: StoredImage) -> tuple[str, ...]:
-    """What a file of a format cannot take, in words, with what reading has left behind."""
-    there = [name for name in ("exif", "profile", "xmp", "density") if getattr(kept, name)]
-    there += [name for name, _ in kept.blocks]
-    missing = [_NAMES.get(name, name) for name in there if name not in _HOLDS.get(file_format, {"sRGB"})]
-    return tuple(dict.fromkeys([*kept.lost, *missing]))

@@ -19,11 +19,9 @@ from unirain_plugin.support.files import is_full
 from unirain_plugin.support.packages import own_place
 
 VIDEO_SUFFIXES = (
-    *(".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".flv"),
-    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),
-)
-_KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")
-"""Those that can hold H.264; other videos become Matroska."""
+    ".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts",
+)  # fmt: skip
+_KEPT_CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")  # those that can hold H.264; other videos become Matroska
 PIXEL_FORMATS = ("keep", "yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
 """What videos can be written as; ``keep``: the source's chroma sampling, and 10 bits if it has more than 8."""
 
@@ -51,7 +49,6 @@ class Job:
     is_video: bool
 
     def outputs(self) -> list[Path]:
-        """The files that it would write."""
         return [self.target] if self.compare is None else [self.target, self.compare]
 
 
@@ -65,12 +62,11 @@ class Plan:
 
 
 def plan_jobs(source: Path, output: Path, image_format: str = "keep", compare: bool = False) -> Plan:
-    """Find the files; a folder is searched with its subfolders, which the output mirrors.
+    """Find the files; a folder is searched with its subfolders (but not the output), which the output mirrors.
 
-    The output may lie inside the source, and is not searched then. ``image_format``: ``keep`` or the suffix (without
-    dot) that all results get; ``compare``: whether side-by-side images are wanted, in ``output/compare``. A DataError
-    if the output is no folder, the source is missing or unsupported, the folder holds no image, a result would
-    overwrite a source, or two files would be written to the same name.
+    ``image_format``: ``keep`` or the suffix (without dot) that all results get; ``compare``: whether side-by-side
+    images are wanted, in ``output/compare``. A DataError if the output is no folder, there is nothing to restore, a
+    result would overwrite a source, or two files would be written to the same name.
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: the output must be a folder, this is a file.")
@@ -122,8 +118,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
                 raise DataError(f"{other} and {job.source} would both be written to {path}; rename one of them.")
 
 
-_AHEAD = 3
-"""Images read ahead and, again, waiting to be written: bounds the memory, and hides the coding."""
+_AHEAD = 3  # images read ahead and, again, waiting to be written: bounds the memory, and hides the coding
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
@@ -146,10 +141,9 @@ def restore_files(
     bar: bool = True,
     videos: VideoSettings | None = None,
 ) -> Outcome:
-    """Restore every file; a broken one is noted and the others go on.
+    """Restore every file (``overwrite``: also with a result); a broken one is noted and the others go on.
 
-    ``function`` maps an array (H, W, C) uint8 or uint16 to one of the same shape and type; ``overwrite``: also files
-    whose results exist.
+    ``function`` maps an array (H, W, C) uint8 or uint16 to one of the same shape and type.
     """
     outcome = Outcome()
     todo = []
@@ -179,15 +173,14 @@ def restore_files(
                 if job.is_video:
                     notes = _restore_video(job, function, bar, videos or VideoSettings())
                     outcome.notes += [(job.source, note) for note in notes]
-                    waiting.append((job, writers.submit(lambda: None)))
+                    written = writers.submit(tuple)
                 else:
                     before = image.result()
-                    after = before.with_pixels(function(before.pixels))
-                    waiting.append((job, writers.submit(_write, job, before, after)))
+                    written = writers.submit(_write, job, before, before.with_pixels(function(before.pixels)))
             except Exception as error:  # whatever is wrong with one file, the others are to be restored
-                failed: Future = Future()
-                failed.set_exception(error)
-                waiting.append((job, failed))
+                written = Future()
+                written.set_exception(error)
+            waiting.append((job, written))
             while len(waiting) > _AHEAD:
                 finish(*waiting.popleft())
         while waiting:
@@ -197,7 +190,7 @@ def restore_files(
 
 def _note(outcome: Outcome, job: Job, result: Future) -> None:
     try:
-        for what in result.result() or ():
+        for what in result.result():
             outcome.lost.setdefault(what, []).append(job.source)
         outcome.done.append(job.source)
     except Exception as error:  # as above

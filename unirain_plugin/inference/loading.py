@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unirain_plugin.archs.presets import ABLATIONS, PRESETS
 from unirain_plugin.archs.pretrained import WEIGHTS as HUB_WEIGHTS
 from unirain_plugin.archs.unirain_arch import UniRain
-from unirain_plugin.checkpoints.weights import WeightsFile, read_weights, without_prefixes
+from unirain_plugin.checkpoints.weights import WeightsFile, misfits, read_weights, without_prefixes
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import plain
@@ -51,7 +51,7 @@ def load(
     CheckpointError if the weights are missing, broken, or made for another network (which keys differ is told); an
     OptionError if the network's options or the device are wrong.
     """
-    path = _weights_path(weights)
+    path = weights_path(weights)
     if path.suffix.lower() == ".onnx":
         from unirain_plugin.inference.onnx_network import load_onnx
 
@@ -74,22 +74,15 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(name)
     except RuntimeError:
         raise OptionError(f"device: got '{name}'; expected auto, cpu, cuda, cuda:N or mps.") from None
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    present = {"cpu": True, "cuda": (chosen.index or 0) < gpus, "mps": torch.backends.mps.is_available()}
     if not present.get(chosen.type, False):
         raise OptionError(f"device: got '{name}', but this machine has no such device. Use auto or cpu.")
     return chosen
 
 
 def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
-    """Build a network of BasicSR's registry, with random weights.
-
-    ``architecture`` is ``{'type': name, **arguments}``; ``source`` names the file in the OptionError of an unknown type
-    or of arguments that do not fit.
-    """
+    """Build ``{'type': name, **arguments}`` with random weights; the OptionError names ``source``, its file."""
     arguments = dict(architecture)
     name = arguments.pop("type", None)
     known = registered("arch")
@@ -113,50 +106,34 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
 
 
 def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
-    """Put the weights into the network, all or none.
-
-    A CheckpointError names the keys that are missing, unknown or of another shape, the options in which the file's
-    network is another, and the parts of the file.
-    """
-    expected = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
-    state = file.state_for(expected)
-    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    lines = []
-    for text, keys in (
-        (f"missing in the file, needed by {name}", [k for k in expected if k not in found]),
-        (f"in the file, unknown to {name}", [k for k in found if k not in expected]),
-        (
-            "of another shape (file, network)",
-            [f"{k} {found[k]} {expected[k]}" for k in expected if k in found and found[k] != expected[k]],
-        ),
-    ):
+    """Put the weights into the network, all or none; the CheckpointError tells which keys and options differ."""
+    state, lines = file.state_for(net.state_dict()), []
+    shape = "of another shape (file, network)"
+    titles = (f"missing in the file, needed by {name}", f"in the file, unknown to {name}", shape)
+    for title, keys in zip(titles, misfits(net.state_dict(), state, "{} {}"), strict=True):
         if keys:
             more = f", … ({len(keys)} in all)" if len(keys) > _LISTED else ""
-            lines.append(f"  {text}: {', '.join(keys[:_LISTED])}{more}")
+            lines.append(f"  {title}: {', '.join(keys[:_LISTED])}{more}")
     if lines:
-        lines += _differences(file.architecture or {}, getattr(net, "architecture", {}))
+        told, built = file.architecture or {}, getattr(net, "architecture", {})
+        other = [key for key in {**told, **built} if told.get(key) != built.get(key)] if told else []
+        if other:
+            texts = (f"{key} {told.get(key, '(default)')} {built.get(key, '(default)')}" for key in other)
+            lines.append(f"  other options (file, network): {'; '.join(texts)}")
         if len(file.parts) > 1:
             lines.append(f"  parts of the file (--param-key): {', '.join(file.parts)}")
         raise CheckpointError(f"{file.path}: these weights were made for another network.\n" + "\n".join(lines))
     net.load_state_dict(state)
 
 
-def _differences(told: Mapping[str, object], built: Mapping[str, object]) -> list[str]:
-    """All options in which the network that the file tells is another, as a line; none if it tells nothing."""
-    keys = [key for key in {**told, **built} if told.get(key) != built.get(key)] if told else []
-    texts = [f"{key} {told.get(key, '(default)')} {built.get(key, '(default)')}" for key in keys]
-    return [f"  other options (file, network): {'; '.join(texts)}"] if texts else []
-
-
-def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
+def weights_path(weights: str | os.PathLike[str] | None) -> Path:
+    """The file of weights that is named, or the one that the package ships; CheckpointError if it ships none."""
     if weights not in (None, "default"):
         inside = Path(weights) / HUB_WEIGHTS
         return inside if inside.is_file() else Path(weights)
     if not DEFAULT_WEIGHTS.is_file():
-        raise CheckpointError(
-            f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing). "
-            "Give a .safetensors or .pth file (--weights)."
-        )
+        text = f"No weights were named, and this installation ships none ({DEFAULT_WEIGHTS} is missing)."
+        raise CheckpointError(f"{text} Give a .safetensors or .pth file: --weights FILE.")
     return DEFAULT_WEIGHTS
 
 
@@ -178,8 +155,7 @@ def _architecture_of(file: WeightsFile, network: object) -> dict[str, object]:
 def network_section(path: Path, with_imports: bool = False) -> dict[str, object]:
     """The section ``network_g`` of an option file; OptionError if it is broken, has none, or imports fail.
 
-    ``with_imports``: import the modules that it names under ``imports``: only of a file that the user has named, since
-    this runs their code.
+    ``with_imports``: of a file that the user has named, since importing modules runs their code.
     """
     from unirain_plugin.options.yaml_loader import read_option_file
 
@@ -196,8 +172,7 @@ def network_section(path: Path, with_imports: bool = False) -> dict[str, object]
 def experiment_network(path: Path) -> dict[str, object] | None:
     """The network of the run that saved ``experiments/NAME/models/net_g_ITER.pth``: its folder holds its options.
 
-    None for a file in any folder but a run's ``models/``: option files above it are none of its business. A
-    CheckpointError if option files in that folder name different networks.
+    None for a file in another folder than ``models/``. A CheckpointError if its option files name different networks.
     """
     if path.resolve().parent.name != "models":
         return None

@@ -24,10 +24,7 @@ MULTIPLE = "multiple"
 
 
 def onnx_runtime(purpose: str, packages: Iterable[str] = ()) -> ModuleType:
-    """The package onnxruntime, whose Linux wheels send telemetry unless told not to.
-
-    A CheckpointError names those of ``packages`` and onnxruntime that are missing, and the ``purpose`` that needs them.
-    """
+    """The package onnxruntime, without telemetry; a CheckpointError names what is missing for the ``purpose``."""
     missing = [name for name in (*packages, "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise CheckpointError(f"{purpose} needs {', '.join(missing)}: pip install 'unirain_plugin[export]'.")
@@ -41,8 +38,7 @@ def onnx_runtime(purpose: str, packages: Iterable[str] = ()) -> ModuleType:
 class OnnxNetwork(nn.Module):
     """Restores ``(N, 3, H, W)`` in [0, 1], of any H, W ≥ 1, on the CPU, with as many threads as torch has now.
 
-    Its only parameter is the SHA-256 of the file, by which results are told from those of other weights. It has what
-    :func:`~unirain_plugin.inference.loading.load` adds to a network, and the only ``precision`` that it computes in. A
+    Its only parameter is the SHA-256 of the file, by which results are told from those of other weights. A
     CheckpointError if onnxruntime is missing, or the file is damaged or another program's network.
     """
 
@@ -77,27 +73,20 @@ class OnnxNetwork(nn.Module):
         self.digest = nn.Parameter(torch.tensor(list(digest), dtype=torch.float32), requires_grad=False)
 
     def bytes_a_pixel(self) -> int | None:
-        """About how much memory an image takes; None for other networks than UniRain, which tiles suit.
-
-        Fitted to onnxruntime 1.32's peak with two exported networks (3,115 and 9,561 bytes), and a fifth more.
-        """
+        """About how much memory an image takes, fitted to two networks; None for other than UniRain."""
         kind, arguments = self.architecture["type"], {k: v for k, v in self.architecture.items() if k != "type"}
         if kind != "UniRain":
             return None
         options = parse_section(NetworkOptions, arguments, str(self.path))
         channels = options.dim * (1 + options.widen_last)
-        hidden = (
-            options.encoder_expansion * options.dim,
-            options.decoder_expansion * channels,
-            options.refinement_expansion * channels if options.refinement_blocks else 0,
-        )
-        return round(4 * (32 * options.dim + 9 * max(3 * channels, *(2 * each for each in hidden))))
+        last = options.refinement_expansion * channels if options.refinement_blocks else 0
+        hidden = max(options.encoder_expansion * options.dim, options.decoder_expansion * channels, last)
+        return round(4 * (32 * options.dim + 9 * max(3 * channels, 2 * hidden)))
 
     def forward(self, lq: Tensor) -> Tensor:
         """Map ``(N, 3, H, W)`` float32 to the same shape.
 
-        An OptionError under autocast; a UniRainError if operations are traced or counted, which cannot be seen here, or
-        onnxruntime fails; a MemoryError if it cannot get enough.
+        An OptionError under autocast, a UniRainError where traced or counted or onnxruntime fails, or a MemoryError.
         """
         if torch.is_autocast_enabled("cpu"):
             raise OptionError(f"precision: {self.path} computes in {self.precision} only.")
@@ -115,10 +104,7 @@ class OnnxNetwork(nn.Module):
 
 
 def load_onnx(path: Path, network: object, device: str | torch.device, param_key: str | None) -> OnnxNetwork:
-    """:func:`~unirain_plugin.inference.loading.load` for an ONNX file.
-
-    An OptionError for another device than the CPU, and for what the file itself tells.
-    """
+    """An ONNX file's network; an OptionError for another device than the CPU, and for what the file itself tells."""
     if str(device) not in ("auto", "cpu"):
         raise OptionError(f"device: got '{device}', but {path} runs on the CPU only. Use auto or cpu.")
     for option, value in (("network", network), ("param_key", param_key)):

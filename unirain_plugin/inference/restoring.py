@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from unirain_plugin.checkpoints.weights import check_context, check_sizes
 from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.images import read_image
+from unirain_plugin.inference.jobs import VideoSettings
 from unirain_plugin.inference.streamed import RESERVE, MapStore, restore_streamed
 from unirain_plugin.support.resources import free_memory
 from unirain_plugin.support.tiling import restore_in_tiles
@@ -53,16 +54,14 @@ def restore_at_sizes(restore: Callable[[Tensor], Tensor], image: Tensor, sizes: 
 
     A drop covers as large a part of an image of 4000 pixels as of one of 400, but a network trained on crops knows rain
     up to some size in pixels. So the image is restored shrunk as well, and what changes there is enlarged and blended
-    with what changes at full size, by where either changes more. Detail is never resampled, only the correction is. How
-    much brighter or darker the whole image becomes is decided at full size. Our own; not part of the paper.
+    with what changes at full size, by where either changes more; only the correction is resampled. Our own.
 
     y = x + d_f + c - m(c), c = 0.95 · e_s / (e_s + e_f) · (d_s - d_f), with d_f = R(x) - x, d_s the mean over the sizes
     of the enlarged R(shrunk x) - shrunk x, e the mean of d² over a neighbourhood and the channels, m the mean over the
     image, channel by channel, and 0.95 :data:`CONFIDENCE`.
 
-    ``restore`` is R, which maps ``(1, 3, h, w)`` to the same shape; ``image`` x, ``(1, 3, H, W)`` float32 in [0, 1];
-    ``sizes`` are longer edges in pixels, those from 3/4 of the image's on being passed over. The result is
-    ``(1, 3, H, W)`` float32, not clamped.
+    ``restore`` is R, which maps ``(1, 3, h, w)`` to the same shape; ``image`` x, ``(1, 3, H, W)`` float32 in [0, 1],
+    and so is y, not clamped; ``sizes`` are longer edges in pixels, those from 3/4 of the image's on being passed over.
     """
     full = restore(image)
     height, width = image.shape[2:]
@@ -92,33 +91,25 @@ def _strength(correction: Tensor, reach: int) -> Tensor:
     return torch.from_numpy(total / count)[None, None] + 1e-9
 
 
-if TYPE_CHECKING:
-    from unirain_plugin.inference.jobs import VideoSettings
-
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "auto": None}
 
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How an image is restored."""
+    """How an image is restored: the keywords of :func:`restore`, which tells of each.
 
-    # edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once. An ONNX file
-    # of UniRain takes the whole image as long as this is the default and memory is free.
+    ``tile`` is the area computed at a time. UniRain needs no ``overlap``: it is evaluated layer by layer, exactly as on
+    the whole image. Other networks are run on overlapping tiles and blended, as are the parts of ``context``. An ONNX
+    file of UniRain takes the whole image as long as ``tile`` is the default and there is ``memory``, beyond which
+    UniRain's feature maps go to a scratch file.
+    """
+
     tile: int = DEFAULT_TILE
-    # pixels that neighbouring tiles share, 0 to tile / 2. UniRain needs none: it is evaluated layer by layer, exactly
-    # as on the whole image. Other networks are run on overlapping tiles and blended, as are the parts of ``context``.
     overlap: int = 32
-    # ``fp32``, ``bf16``, ``fp16`` (not on the CPU), or ``auto``: bf16 where the device has instructions for it
     precision: str = "fp32"
-    ensemble: bool = False  # average over the eight flips and quarter turns: eight times the time
-    # GiB of memory for UniRain's feature maps, beyond which they go to a scratch file (in onnxruntime: the image is cut
-    # into tiles); None for half of what is free
+    ensemble: bool = False
     memory: float | None = None
-    # longer edges in pixels at which larger images are restored as well, see :func:`restore_at_sizes`; ``()`` for the
-    # network's own result (not in parts either), None for what the weights' file names (the shipped one: 640 and 427)
     sizes: tuple[int, ...] | None = None
-    # edge in pixels of the overlapping parts in which larger images are restored, each as an image of its own, see
-    # :func:`restore_in_context`; 0 for the whole image, None for what the weights' file names (the shipped one: 384)
     context: int | None = None
 
     def __post_init__(self) -> None:
@@ -147,22 +138,19 @@ class RestoreOptions:
             raise OptionError(f"precision: got '{self.precision}', but {net.path} computes in {only} only.")
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        """What is computed in."""
-        return PRECISIONS[self.precision] or (torch.bfloat16 if _computes_bfloat16(device) else torch.float32)
+        if self.precision != "auto":
+            return PRECISIONS[self.precision]
+        if device.type == "cuda":
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
+            able = device.type == "cpu" and any(processor.get(name) for name in ("avx512_bf16", "amx_bf16"))
+        return torch.bfloat16 if able else torch.float32
 
 
 def device_of(net: nn.Module) -> torch.device:
     """Where a network's parameters lie; the CPU where it has none."""
     return next((p.device for p in net.parameters()), torch.device("cpu"))
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
-    return any(processor.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def restore(
@@ -191,7 +179,7 @@ def restore(
             (OpenCV's arrays are BGR: pass ``image[..., ::-1]``.) Or an image of Pillow, or the name of an image file.
         tile: Edge in pixels of the square whose area is computed at a time, ≥ 64; 0 for the whole image at once.
         overlap: Pixels that the parts of an image share, and the tiles of networks other than UniRain; 0 to tile / 2.
-        precision: ``fp32``, ``bf16``, ``fp16`` (not on the CPU) or ``auto``.
+        precision: ``fp32``, ``bf16``, ``fp16`` (not on the CPU), or ``auto``: bf16 where the device computes in it.
         ensemble: Average over the eight flips and quarter turns: eight times the time.
         memory: GiB for feature maps in memory; None for half of what is free.
         sizes: Also restore larger images at these longer edges, such as ``(640, 427)``, and blend; ``()`` for the
@@ -208,7 +196,11 @@ def restore(
     """
     given = image
     if isinstance(given, Image.Image):
-        image = _pixels_of(given)
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        if image.mode not in _MODES:
+            raise OptionError(f"image: got Pillow's mode '{image.mode}'; expected {', '.join(_MODES)} or P.")
+        image = np.asarray(image)
     elif isinstance(given, (str, os.PathLike)):
         image = read_image(given).pixels
     chosen = None if sizes is None else tuple(sizes)
@@ -218,75 +210,62 @@ def restore(
     out = restore_tensor(net, tensor, options)[0].permute(1, 2, 0).clamp_(0, 1).numpy()
     if grey:
         out = out.mean(axis=2, keepdims=True)
-    result = _from_float(out, image.dtype)
+    if image.dtype in (np.uint8, np.uint16):
+        out = (out * np.iinfo(image.dtype).max).round()
+    result = out.astype(image.dtype)
     if alpha is not None:
         result = np.concatenate([result, alpha], axis=2)
     result = result.reshape(image.shape)
     return Image.fromarray(result) if isinstance(given, Image.Image) else result
 
 
-def _pixels_of(image: Image.Image) -> np.ndarray:
-    """The pixels of Pillow's image as they lie in it, without its palette."""
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if image.mode not in _MODES:
-        raise OptionError(f"image: got Pillow's mode '{image.mode}'; expected {', '.join(_MODES)} or P.")
-    return np.asarray(image)
-
-
 def restore_tensor(net: nn.Module, image: Tensor, options: RestoreOptions | None = None) -> Tensor:
     """Restore one image, ``(1, 3, H, W)`` float32 in the host's memory, RGB in [0, 1]; so is the result, not clamped.
 
-    An OptionError if precision and device do not go together, or the network changes the size; a UniRainError if the
-    result is not finite, or memory runs out.
+    An OptionError for fp16 on the CPU or a network that changes the size; a UniRainError if it is not finite, or memory
+    runs out.
     """
     options = options or RestoreOptions()
     device = device_of(net)
     options.check_device(device)
     net.eval()
-    method = _ensemble if options.ensemble else _once
     sizes = getattr(net, "restore_sizes", ()) if options.sizes is None else options.sizes
+    context = context_of(net, options)
+
+    def once(x: Tensor) -> Tensor:
+        return restore_in_context(lambda part: _evaluate(net, part, options, device), x, context, options.overlap)
+
     try:
-        out = restore_at_sizes(lambda x: method(net, x, options, device), image, sizes)
+        out = restore_at_sizes(partial(_ensemble, once) if options.ensemble else once, image, sizes)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         # of the CPU's memory torch tells by the name of its allocator only
         told = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
         if isinstance(error, UniRainError) or not told:
             raise
-        raise UniRainError(
-            f"out of memory on {device} at {image.shape[3]}×{image.shape[2]} pixels; use a smaller tile than "
-            f"{options.tile or 'the whole image'}, or precision bf16."
-        ) from error
+        where = f"out of memory on {device} at {image.shape[3]}×{image.shape[2]} pixels"
+        tile = options.tile or "the whole image"
+        raise UniRainError(f"{where}; use a smaller tile than {tile}, or precision bf16.") from error
     if out.shape != image.shape:
-        raise OptionError(
-            f"the network maps {tuple(image.shape)} to {tuple(out.shape)}; expected one that keeps the size (scale 1)."
-        )
+        shapes = f"{tuple(image.shape)} to {tuple(out.shape)}"
+        raise OptionError(f"the network maps {shapes}; expected one that keeps the size (scale 1).")
     if not bool(torch.isfinite(out).all()):
         raise UniRainError(f"the network's output is not finite in precision {options.precision}; use fp32.")
     return out
 
 
-def _ensemble(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
+def _ensemble(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     total = None
     for turns in range(4):
         for flip in (False, True):
             x = torch.rot90(image.flip(3) if flip else image, turns, (2, 3)).contiguous()
-            y = torch.rot90(_once(net, x, options, device), -turns, (2, 3))
+            y = torch.rot90(restore(x), -turns, (2, 3))
             y = y.flip(3) if flip else y
             total = y.contiguous() if total is None else total.add_(y)
     return total / 8
 
 
-def _once(net: nn.Module, image: Tensor, options: RestoreOptions, device: torch.device) -> Tensor:
-    context = context_of(net, options)
-    return restore_in_context(lambda x: _evaluate(net, x, options, device), image, context, options.overlap)
-
-
 def context_of(net: nn.Module, options: RestoreOptions) -> int:
-    """Edge of the parts in which larger images are restored: the options', else what the weights name; 0 for none.
-
-    ``sizes=()`` asks for the network's own result, so what the weights name does not count.
-    """
+    """Edge of the parts of larger images: the options', else the weights' (not with ``sizes=()``); 0 for none."""
     if options.context is not None:
         return options.context
     return 0 if options.sizes == () else getattr(net, "restore_context", 0)
@@ -300,13 +279,10 @@ def restore_in_context(restore: Callable[[Tensor], Tensor], image: Tensor, conte
     Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation" (ECCV 2022), who compute
     attention in windows instead.
 
-    Args:
-        restore: Maps ``(1, 3, h, w)`` to the same shape.
-        image: ``(1, 3, H, W)``.
-        context: Edge of a part in pixels; 0 for the whole image. An edge of the image of up to 4/3 of it is not cut, as
-            two parts of it would be nearly the same; a longer one into even parts, two thirds to 4/3 of ``context``
-            long, whose number makes them come nearest to it.
-        overlap: Pixels that neighbouring parts share, a few more at most (at most half of ``context``).
+    ``restore`` maps ``(1, 3, h, w)`` to the same shape, as ``image``. ``context`` is the edge of a part in pixels, 0:
+    the whole image. An edge of the image of up to 4/3 of it is not cut, as two parts of it would be nearly the same; a
+    longer one into even parts, two thirds to 4/3 of ``context`` long, whose number makes them come nearest to it.
+    Neighbouring parts share ``overlap`` pixels, a few more at most (at most half of ``context``).
     """
     overlap = min(overlap, context // 2)
 
@@ -367,10 +343,8 @@ def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Three colour channels, alpha if any, and whether the image is grey."""
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in image.shape:
         found = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise OptionError(
-            f"image: got {found}; expected an array (H, W, 3), (H, W, 4) or (H, W), "
-            "an image of Pillow or the name of a file."
-        )
+        expected = "an array (H, W, 3), (H, W, 4) or (H, W), an image of Pillow or the name of a file"
+        raise OptionError(f"image: got {found}; expected {expected}.")
     if image.ndim == 2:
         image = image[..., None]
     channels = image.shape[2]
@@ -391,9 +365,3 @@ def _to_float(image: np.ndarray) -> np.ndarray:
     if not (low >= -0.01 and high <= 1.01):  # also catches NaN
         raise OptionError(f"image: floating values from {low:g} to {high:g}; expected [0, 1].")
     return image
-
-
-def _from_float(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype in (np.uint8, np.uint16):
-        return (image * np.iinfo(dtype).max).round().astype(dtype)
-    return image.astype(dtype)

@@ -1,18 +1,14 @@
 """UniRain on an image of any size, exactly: layer by layer, each layer piece by piece.
 
-Tiles that are restored on their own see other images than the whole: channel attention mixes channels by sums over
-all pixels, and the hard mixtures route by means over all pixels. So nothing is cut before the network but every layer
-is computed in pieces, twice where it needs to know the whole: first the sums (attention's q·kᵀ and norms, the
-routers' means), then the values with these. The result is that of the whole image up to the order of float sums: no
-overlap, no blending, no seam.
+Tiles that are restored on their own see other images than the whole: channel attention mixes channels by sums over all
+pixels, and the hard mixtures route by means over them. So every layer is computed in pieces, twice where it needs to
+know the whole: first the sums, then the values with these. The result is that of the whole image up to the order of
+float sums.
 
 A feature map is ``(H, W, C)``, one for each level, changed in place; while a level's blocks run, there is one more for
 attention's v, if that is not too large. Maps lie in the host's memory (or in a scratch file, or on the accelerator if
-there is ample room); only a piece at a time is on the computing device.
-
-Each layer begins with D(W · norm(x)), a 1×1 and a 3×3 depth-wise convolution, which is made in strips (see
-:mod:`~unirain_plugin.archs.kernels`): some rows, on the CPU of a block of columns, whose W · norm(x), the widest map by
-far, stays in the cache.
+there is ample room); only a piece at a time is on the computing device. Its D(W · norm(x)) is made in strips (see
+:mod:`~unirain_plugin.archs.kernels`), on the CPU of a block of columns.
 """
 
 from __future__ import annotations
@@ -27,17 +23,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unirain_plugin.archs import kernels
 from unirain_plugin.archs.blocks import TransformerBlock, pad_to_multiple
-from unirain_plugin.archs.kernels import (
-    Place,
-    Strip,
-    attention_sums,
-    compute_dtype,
-    expanded_strips,
-    gated_strips,
-    linear,
-    wants_slow_bfloat16,
-)
+from unirain_plugin.archs.kernels import Place, Strip, linear
 from unirain_plugin.archs.mixtures import HardMoE, choose_top_k, pool_windows, spread_windows
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.errors import DataError
@@ -45,21 +33,18 @@ from unirain_plugin.errors import DataError
 RESERVE = 0.5
 """Share of the free memory that maps may take."""
 
-_BAND_BYTES = 2**24
-"""Bytes of a band of rows on the CPU, of which a convolution computes those at the edge twice."""
+_BAND_BYTES = 2**24  # bytes of a band of rows on the CPU, of which a convolution computes those at the edge twice
 _STRIP_BYTES, _LEAST_ROWS = 2**23, 8
 """Bytes of a strip on the CPU (half of them: 1.04 of the time), and its rows, for which maps are cut into blocks of
 columns."""
-_SPARE_BYTES = 2**30
-"""Bytes of a map of v that is kept; a larger one is computed a second time (1.1 of the time)."""
+_SPARE_BYTES = 2**30  # bytes of a map of v that is kept; a larger one is computed a second time (1.1 of the time)
 
 
 class MapStore:
     """Allocates maps and tells how to cut them into pieces, which are computed on ``device``.
 
-    ``piece`` is the edge in pixels of the square whose area a piece has at most; on the CPU pieces fit the cache as
-    well. ``limit``: bytes of maps that are kept in memory; beyond it they lie in files of the temporary folder
-    (``TMPDIR``), which exist only as long as they are used.
+    ``piece`` is the edge of the square whose area a piece has at most; on the CPU pieces fit the cache as well. Beyond
+    ``limit`` bytes, maps lie in files of the temporary folder (``TMPDIR``), which exist only as long as they are used.
     """
 
     def __init__(self, device: torch.device, piece: int, limit: float = inf) -> None:
@@ -70,10 +55,7 @@ class MapStore:
             self.free = {device: int(RESERVE * torch.cuda.mem_get_info(device)[0]), **self.free}
 
     def allocate(self, size: int, dtype: torch.dtype) -> Tensor:
-        """Uninitialised room for a map of ``size`` values, flat; :func:`shaped` gives it a shape.
-
-        A DataError if a scratch file is needed and the disk is full.
-        """
+        """Uninitialised room for ``size`` values, flat (:func:`shaped`); DataError if a scratch file's disk is full."""
         needed = size * dtype.itemsize
         for device, free in self.free.items():
             if needed <= free:
@@ -114,9 +96,9 @@ class MapStore:
         return _evenly(width, _STRIP_BYTES // (4 * channels * _LEAST_ROWS)), min(_STRIP_BYTES, needed)
 
     def read(self, source: Tensor, top: int, bottom: int, halo: int = 0) -> tuple[Tensor, int]:
-        """A piece on the computing device, with up to ``halo`` more rows on both sides where the map has them.
+        """A piece ``(1, rows, W, C)`` on the device, not to be changed, and the number of its rows above ``top``.
 
-        It is ``(1, rows, W, C)``, not to be changed; returned with the number of its rows above ``top``.
+        It has up to ``halo`` more rows on both sides where the map has them.
         """
         above = min(halo, top)
         return source[None, top - above : bottom + halo].to(self.device), above
@@ -144,7 +126,7 @@ def restore_streamed(net: UniRain, image: Tensor, store: MapStore) -> Tensor:
     The network is in evaluation mode, on the store's device; autocast, where it is on, applies as to it.
     """
     like = torch.empty(0, dtype=image.dtype, device=store.device)
-    dtype = image.dtype if wants_slow_bfloat16(like) else compute_dtype(like)
+    dtype = image.dtype if kernels.wants_slow_bfloat16(like) else kernels.compute_dtype(like)
     with torch.no_grad(), torch.autocast(store.device.type, dtype, enabled=dtype != image.dtype):
         return _Streamed(net, store, dtype).run(image)
 
@@ -233,7 +215,7 @@ class _Streamed:
         layer, channels = block.attention, x.shape[-1]
         first = (2 if v is None else 3) * channels
         strips = self._strips(x, block.norm1, layer.qkv[:first], layer.depthwise[:first])
-        sums = attention_sums(strips, layer.heads, channels, v)
+        sums = kernels.attention_sums(strips, layer.heads, channels, v)
         mix = layer.mixing(*(each[None] for each in sums))[0].t().to(self.dtype)
         for place, values in self._strips(x, block.norm1, layer.qkv[first:], layer.depthwise[first:]):
             x[place] += linear(values, mix).to(x.device)
@@ -244,12 +226,13 @@ class _Streamed:
                 routing.observe(block.norm2(self.store.read(x, top, bottom)[0]))
 
     def _feed_forward(self, block: TransformerBlock, x: Tensor, routing: _Routing) -> None:
-        """Add the feed-forward to ``x``."""
         experts, chosen = getattr(block.feed_forward, "experts", block.feed_forward), routing.decide()
         expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
         depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)
         project = experts.project[chosen].transpose(0, 1).flatten(1).to(self.dtype)
-        for place, product in gated_strips(self._strips(x, block.norm2, expand, depthwise, routing.see), routing):
+        for place, product in kernels.gated_strips(
+            self._strips(x, block.norm2, expand, depthwise, routing.see), routing
+        ):
             x[place] += linear(product, project).to(x.device)
 
     def _strips(
@@ -260,10 +243,7 @@ class _Streamed:
         depthwise: Tensor,
         see: Callable[[Tensor], None] | None = None,
     ) -> Iterator[Strip]:
-        """Yield D(W · norm(x)); x may be changed there at once.
-
-        ``see`` is shown norm(x), each pixel once, ahead of the strip that it belongs to.
-        """
+        """Yield D(W · norm(x)); x may be changed there at once. ``see`` is shown norm(x) ahead of its strip."""
         height, width, channels = x.shape
         if not len(expand):
             return
@@ -286,7 +266,7 @@ class _Streamed:
                 return pixels
 
             region = slice(0, height), slice(left, right)
-            yield from expanded_strips(x, expand, depthwise, region, prepare, strip_bytes)
+            yield from kernels.expanded_strips(x, expand, depthwise, region, prepare, strip_bytes)
 
 
 class _Routing:

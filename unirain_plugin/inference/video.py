@@ -7,12 +7,12 @@ brings the libraries, and no child process can outlive a killed run.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -23,31 +23,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from unirain_plugin.errors import DataError
+from unirain_plugin.errors import DataError, reason
 from unirain_plugin.inference.images import StoredImage, side_by_side
 from unirain_plugin.inference.jobs import Job, VideoSettings
 from unirain_plugin.inference.video_merging import Plan, merge, plan_streams
-from unirain_plugin.inference.video_reading import (
-    COLOURS,
-    Video,
-    check_whole,
-    output_tags,
-    probe,
-    read_frames,
-    reason,
-    timed_frames,
-    ycbcr,
-)
+from unirain_plugin.inference.video_reading import COLOURS, Video, check_whole, output_tags, probe, timed_frames, ycbcr
 from unirain_plugin.support.files import put_in_place, sole_user
-
-__all__ = ["FilmWriter", "Video", "probe", "read_frames", "writer"]
+from unirain_plugin.support.processes import map_in_order
 
 _PART_PIXELS = 2**25
 _PART_FRAMES = 48
 """A part is finished after so many pixels (on a CPU about a minute's work), but not of fewer frames than this."""
 _MADE_FROM = "made_from.json"
-_AVX512 = 13
-"""OpenCV's number of AVX-512F, for which its Python module has no name."""
+_AVX512 = 13  # OpenCV's number of AVX-512F, for which its Python module has no name
 
 
 class FilmWriter:
@@ -55,33 +43,29 @@ class FilmWriter:
 
     Frames go to parts, each a file of its own that is put in place when it is whole: a run that was killed goes on
     after its last whole part. Parts end at the same frames in every run, so the result has the same frames as that of
-    one that was never interrupted.
-
-    Attributes:
-        done: How many frames earlier runs have finished; these may be given as None.
-        notes: What of the source the result does not hold.
+    one that was never interrupted. The first ``done`` frames were finished by earlier runs, and may be given as None.
     """
 
     def __init__(self, path: Path, video: Video, width: int, folder: Path, plan: Plan) -> None:
         self.path, self.video, self.width, self.folder, self.plan = path, video, width, folder, plan
         self.rate = Fraction(video.rate)
         self.part_frames = max(_PART_FRAMES, _PART_PIXELS // (width * video.height))
-        parts = sorted(folder.glob("[0-9]*.mp4"))
-        self.done = len(parts[:-1]) * self.part_frames + _frames_in(parts[-1]) if parts else 0
+        parts = self._parts()
+        self.done = 0
+        if parts:
+            with av.open(str(parts[-1])) as last:
+                packets = sum(packet.size > 0 for packet in last.demux(video=0))
+            self.done = len(parts[:-1]) * self.part_frames + packets
         self.stamps: list[int] = []
-        self.notes = video.notes + plan.notes
+        self.notes = video.notes + plan.notes  # what of the source the result does not hold
         self._part: _Part | None = None
 
-    def __call__(self, frame: np.ndarray | None, stamp: int | None = None) -> None:
-        """Take the next frame.
+    def __call__(self, frame: np.ndarray | None, stamp: int) -> None:
+        """Take the next frame, ``(H, width, 3)`` RGB, uint8 or uint16 as the source's, or None for one that is done.
 
-        Args:
-            frame: ``(H, width, 3)`` RGB, uint8 or uint16 as the source's; None for one that is done.
-            stamp: Its time in ``video.time_base``; by default at the source's mean rate.
+        ``stamp`` is its time in ``video.time_base``.
         """
         index = len(self.stamps)
-        if stamp is None:
-            stamp = round(index / (self.rate * self.video.time_base))
         self.stamps.append(stamp)
         if index < self.done:
             return
@@ -93,22 +77,17 @@ class FilmWriter:
                 self._finish_part()
 
     def finish(self) -> None:
-        """Put the film together and in place."""
         if not self.stamps:
             raise DataError(f"{self.video.path}: no frame can be decoded.")
         with _writing(self.path):
             if self._part is not None:
                 self._finish_part()
             whole = self.folder / f"whole{self.path.suffix}"
-            parts = sorted(self.folder.glob("[0-9]*.mp4"))
-            self.notes += merge(whole, self.video, self.plan, parts, self.stamps, self.width)
+            self.notes += merge(whole, self.video, self.plan, self._parts(), self.stamps, self.width)
             put_in_place(whole, self.path)
 
-    def abandon(self) -> None:
-        """Drop what is not whole."""
-        if self._part is not None:
-            self._part.drop()
-            self._part = None
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.mp4"))
 
     def _finish_part(self) -> None:
         part, self._part = self._part, None
@@ -128,18 +107,9 @@ def _writing(path: Path) -> Iterator[None]:
 def writer(path: Path, video: Video, width: int, made_from: object = None) -> Iterator[FilmWriter]:
     """Write frames, with the sound and all else of ``video``, to ``path``: complete, or not at all.
 
-    Args:
-        path: The file to be made.
-        video: Where all but the frames is from.
-        width: Columns of the frames to come.
-        made_from: What the frames depend on besides the source, as JSON can tell it. Parts of an earlier run that was
-            made from the same are used; with None, none are kept.
-
-    Yields:
-        A function that takes the next frame, see :class:`FilmWriter`.
-
-    Raises:
-        DataError: If encoding or writing fails, or another process writes to the same file.
+    They have ``width`` columns. ``made_from`` is what they depend on besides the source, as JSON can tell it: parts of
+    an earlier run that was made from the same are used; with None, none are kept. A DataError if encoding or writing
+    fails, or another process writes to the same file.
     """
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     folder = path.parent / f".{name}.parts"  # never longer than a name may be
@@ -149,14 +119,19 @@ def writer(path: Path, video: Video, width: int, made_from: object = None) -> It
         film = None
         try:
             with _writing(path):
-                _keep_if_same(folder, _identity(video, width, made_from), made_from is not None)
+                record, identity = folder / _MADE_FROM, _identity(video, width, made_from)
+                same = made_from is not None and record.is_file() and record.read_text(encoding="utf-8") == identity
+                for entry in folder.iterdir():
+                    if entry.name != ".lock" and not (same and entry.suffix == ".mp4" and entry.stem.isdigit()):
+                        entry.unlink()
+                record.write_text(identity, encoding="utf-8")
             film = FilmWriter(path, video, width, folder, plan_streams(video, path))
             yield film
             film.finish()
             made_from = None  # the parts have served
         finally:
-            if film is not None:
-                film.abandon()
+            if film is not None and film._part is not None:  # not whole
+                film._part.drop()
             if made_from is None or not any(folder.glob("[0-9]*.mp4")):
                 shutil.rmtree(folder)
 
@@ -169,21 +144,6 @@ def _identity(video: Video, width: int, made_from: object) -> str:
     return json.dumps([source, options, encoder, made_from], sort_keys=True)
 
 
-def _keep_if_same(folder: Path, identity: str, resume: bool) -> None:
-    """Empty the folder unless it was begun with the same source and settings."""
-    record = folder / _MADE_FROM
-    same = resume and record.is_file() and record.read_text(encoding="utf-8") == identity
-    for entry in folder.iterdir():
-        if entry.name != ".lock" and not (same and entry.suffix == ".mp4" and entry.stem.isdigit()):
-            entry.unlink()
-    record.write_text(identity, encoding="utf-8")
-
-
-def _frames_in(part: Path) -> int:
-    with av.open(str(part)) as container:
-        return sum(packet.size > 0 for packet in container.demux(video=0))
-
-
 class _Part:
     """An encoder and its file. Time stamps in it count frames."""
 
@@ -193,7 +153,12 @@ class _Part:
         self.source = "rgb48le" if video.deep else "rgb24"
         self.graph = ycbcr(video, (width, video.height), pixels)
         self.container = av.open(str(path), "w", format="mp4", options={"movflags": "write_colr"})
-        options = {"crf": "14", "preset": "fast", "x264-params": ":".join(_encoder_settings(video))}
+        fields = video.interlaced and not video.settings.deinterlace and video.height % 4 == 0
+        settings = [f"{video.interlaced}=1"] * bool(fields)
+        # x264 165 shares out bits by what happens to lie in memory where it uses AVX-512 (at 848 columns and
+        # less, not at 640): the same frames were encoded up to 1.2 levels apart. Without AVX-512 it is as fast.
+        settings += ["asm=avx2"] * cv2.checkHardwareSupport(_AVX512)
+        options = {"crf": "14", "preset": "fast", "x264-params": ":".join(settings)}
         self.stream = self.container.add_stream("libx264", self.rate, options, width=width, height=video.height)
         codec = self.stream.codec_context
         codec.pix_fmt, codec.time_base = pixels, 1 / self.rate
@@ -218,19 +183,8 @@ class _Part:
         self.path.unlink(missing_ok=True)
 
 
-def _encoder_settings(video: Video) -> Iterator[str]:
-    if video.interlaced and not video.settings.deinterlace and video.height % 4 == 0:
-        yield f"{video.interlaced}=1"
-    # x264 165 shares out bits by what happens to lie in memory where it uses AVX-512 (at 848 columns and
-    # less, not at 640): the same frames were encoded up to 1.2 levels apart. Without AVX-512 it is as fast.
-    if cv2.checkHardwareSupport(_AVX512):
-        yield "asm=avx2"
-
-
-_AHEAD = 3
-"""How many frames are decoded ahead."""
-_PIXELS_AT_ONCE = 2**22
-"""Of the frames that are restored at the same time, together: bounds the memory."""
+_AHEAD = 3  # how many frames are decoded ahead
+_PIXELS_AT_ONCE = 2**22  # of the frames that are restored at the same time, together: bounds the memory
 
 
 def restore_video(
@@ -238,18 +192,9 @@ def restore_video(
 ) -> list[str]:
     """Restore one video: frames are decoded, restored and encoded at the same time, with a few of them in memory.
 
-    Args:
-        job: The file and its targets.
-        function: Maps a frame (H, W, 3) uint8 or uint16 to one of the same shape and type; called by
-            ``settings.at_once`` threads.
-        bar: Whether to draw a progress bar.
-        settings: How.
-
-    Returns:
-        What the result does not hold of the source, or holds otherwise.
-
-    Raises:
-        DataError: If the source is damaged or cannot be kept in the result.
+    ``function`` maps a frame (H, W, 3) uint8 or uint16 to one of the same shape and type, in ``settings.at_once``
+    threads. Returns what the result does not hold of the source, or holds otherwise. A DataError if the source is
+    damaged or cannot be kept in the result.
     """
     video = probe(job.source, settings)
     damage: list[str] = []
@@ -264,21 +209,17 @@ def restore_video(
         stack.callback(frames.close)
         at_once = max(min(settings.at_once, _PIXELS_AT_ONCE // (video.width * video.height)), 1)
         restored = stack.enter_context(_restored(frames, function, done, at_once))
-        for stamp, before, after in tqdm(
-            restored, total=total, unit="frame", disable=not bar, ncols=100, leave=False, initial=0
-        ):
+        bar = tqdm(restored, total=total, unit="frame", disable=not bar, ncols=100, leave=False)
+        for stamp, before, after in bar:
             films[0](after, stamp)
             for film in films[1:]:
                 film(None if after is None else side_by_side(StoredImage(before), StoredImage(after)).pixels, stamp)
     notes = list(films[0].notes)
     if damage:
-        notes.append(f"the source is damaged, the result is what could be decoded: {_several(damage)}")
+        told = list(dict.fromkeys(damage))
+        more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
+        notes.append(f"the source is damaged, the result is what could be decoded: {'; '.join(told[:3])}{more}")
     return notes
-
-
-def _several(damage: list[str]) -> str:
-    told = list(dict.fromkeys(damage))
-    return "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "")
 
 
 @contextmanager
@@ -291,27 +232,15 @@ def _restored(
     decoder = ThreadPoolExecutor(1)
     workers = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,))
 
-    def results() -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-        decoded = deque(decoder.submit(next, frames, None) for _ in range(_AHEAD))
-        waiting: deque[tuple[int, np.ndarray, Future | None]] = deque()
-        index = 0
-        while (item := decoded.popleft().result()) is not None:
-            decoded.append(decoder.submit(next, frames, None))
-            stamp, frame = item
-            waiting.append((stamp, frame, workers.submit(function, frame) if index >= done else None))
-            index += 1
-            if len(waiting) > at_once:
-                yield _result(*waiting.popleft())
-        while waiting:
-            yield _result(*waiting.popleft())
+    def restore(numbered: tuple[int, tuple[int, np.ndarray]]) -> tuple[int, np.ndarray, np.ndarray | None]:
+        index, (stamp, frame) = numbered
+        return stamp, frame, None if index < done else function(frame)
 
+    ahead = map_in_order(decoder, lambda _: next(frames, None), itertools.count(), _AHEAD)
+    decoded = itertools.takewhile(lambda item: item is not None, ahead)
     try:
-        yield results()
+        yield map_in_order(workers, restore, enumerate(decoded), at_once + 1)
     finally:
         workers.shutdown(wait=False, cancel_futures=True)  # what is broken off is not waited for
         decoder.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # new threads take over what was set last
-
-
-def _result(stamp: int, frame: np.ndarray, future: Future | None) -> tuple[int, np.ndarray, np.ndarray | None]:
-    return stamp, frame, None if future is None else future.result()

@@ -16,8 +16,7 @@ from av.stream import Discard, Disposition
 
 from unirain_plugin.inference.video_reading import COLOURS, Video, main_stream, opened, output_tags, reason
 
-_LOSSLESS = {"matroska": "flac", "mp4": "alac", "mov": "alac"}
-"""What sound becomes that a format cannot hold as it is."""
+_LOSSLESS = {"matroska": "flac", "mp4": "alac", "mov": "alac"}  # what sound becomes that a format cannot hold as it is
 _OF_THE_OLD_FILE = (
     *("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps", "number_of_", "_statistics"),
     *("vendor_id", "rotate", "alpha_mode"),
@@ -27,19 +26,12 @@ _OF_THE_OLD_FILE = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of the source's other streams.
+    """What becomes of the source's other streams."""
 
-    Attributes:
-        format: The result's format.
-        copied: Indices of streams that are copied.
-        encoded: Indices of streams of sound that are encoded anew, without loss.
-        notes: What is left out or changed, and why.
-    """
-
-    format: str
-    copied: tuple[int, ...]
-    encoded: tuple[int, ...]
-    notes: tuple[str, ...]
+    format: str  # the result's
+    copied: tuple[int, ...]  # indices of streams that are copied
+    encoded: tuple[int, ...]  # indices of streams of sound that are encoded anew, without loss
+    notes: tuple[str, ...]  # what is left out or changed, and why
 
 
 def plan_streams(video: Video, target: Path) -> Plan:
@@ -69,7 +61,6 @@ def plan_streams(video: Video, target: Path) -> Plan:
 
 
 def _refusal(kind: str, stream: av.stream.Stream, cover: bool) -> str | None:
-    """Why a format cannot hold a stream, or None."""
     if kind == "matroska" and (cover or stream.type == "attachment"):
         return None
     if stream.type == "attachment":
@@ -103,27 +94,17 @@ def _stream_tags(stream: av.stream.Stream) -> dict[str, str]:
 def merge(
     target: Path, video: Video, plan: Plan, parts: Sequence[Path], stamps: Sequence[int], width: int
 ) -> tuple[str, ...]:
-    """Write the whole film.
+    """Write the whole film to ``target``, whose name tells nothing of the format.
 
-    Args:
-        target: The file; its name tells nothing of the format.
-        video: The source.
-        plan: What becomes of the other streams.
-        parts: Files of restored frames, in order, whose time stamps count frames.
-        stamps: Each frame's time in ``video.time_base``.
-        width: Columns of the frames.
-
-    Returns:
-        What of the source's tags the format does not hold.
-
-    Raises:
-        av.FFmpegError: If the format refuses something.
+    ``parts`` are files of restored frames of ``width`` columns, in order, whose time stamps count frames; ``stamps``
+    are their times in ``video.time_base``. Returns what of the source's tags the format does not hold. An
+    av.FFmpegError if the format refuses something.
     """
-    with opened(video.path) as source:
-        flags = "+faststart+write_colr"
-        if any("." in key for key in source.metadata):  # com.apple.quicktime.model and its like
-            flags += "+use_metadata_tags"
-    options = {} if plan.format == "matroska" else {"movflags": flags}
+    options = {}
+    if plan.format != "matroska":
+        with opened(video.path) as source:
+            dotted = any("." in key for key in source.metadata)  # com.apple.quicktime.model and its like
+        options["movflags"] = "+faststart+write_colr" + "+use_metadata_tags" * dotted
     with (
         opened(video.path) as source,
         av.open(str(target), "w", format=plan.format, options=options) as output,
@@ -132,15 +113,20 @@ def merge(
         output.metadata.update(_told(source.metadata))
         main = main_stream(source, video.path)
         film = output.add_stream_from_template(first.streams.video[0], opaque=True, time_base=video.time_base)
-        film.codec_context.framerate = Fraction(video.rate) if _is_steady(stamps, video) else 0
+        gaps = np.diff(np.asarray(stamps)) * float(video.time_base)
+        uneven = abs(gaps - 1 / float(Fraction(video.rate)))
+        # as finely as time stamps and milliseconds go
+        steady = not len(gaps) or float(uneven.max()) <= float(video.time_base) + 1e-3
+        film.codec_context.framerate = Fraction(video.rate) if steady else 0
         for name, code in zip(COLOURS, output_tags(video, width), strict=True):
             setattr(film.codec_context, name, code)
         film.metadata.update(_stream_tags(main))
         film.disposition = main.disposition
         tracks = _tracks(output, source, plan)
-        shift = video.start
-        output.set_chapters([_moved(chapter, shift) for chapter in source.chapters()])
-        frames, others = _frame_packets(parts, stamps, video, film), _other_packets(source, tracks, shift)
+        ticks = [(chapter, round(video.start / chapter["time_base"])) for chapter in source.chapters()]
+        output.set_chapters([{**c, "start": c["start"] - shift, "end": c["end"] - shift} for c, shift in ticks])
+        frames = _frame_packets(parts, stamps, video, film)
+        others = _other_packets(source, tracks, video.start)
         for packet in heapq.merge(frames, others, key=lambda packet: packet.dts * packet.time_base):
             output.mux(packet)
     return _lost_tags(video.path, target, plan)
@@ -170,21 +156,9 @@ def _counted_tags(streams: Iterable[av.stream.Stream]) -> Counter[tuple[str, str
     )
 
 
-def _is_steady(stamps: Sequence[int], video: Video) -> bool:
-    """Whether all frames stand as far apart as the mean rate says, as finely as time stamps and milliseconds go."""
-    gaps = np.diff(np.asarray(stamps)) * float(video.time_base)
-    return not len(gaps) or float(abs(gaps - 1 / float(Fraction(video.rate))).max()) <= float(video.time_base) + 1e-3
-
-
-def _moved(chapter: dict, shift: Fraction) -> dict:
-    ticks = round(shift / chapter["time_base"])
-    return {**chapter, "start": chapter["start"] - ticks, "end": chapter["end"] - ticks}
-
-
 def _frame_packets(
     parts: Sequence[Path], stamps: Sequence[int], video: Video, film: av.VideoStream
 ) -> Iterator[av.Packet]:
-    """The parts' packets, with the frames' own times."""
     rate = Fraction(video.rate)
     step = max(round(1 / (rate * video.time_base)), 1)
 
@@ -253,9 +227,8 @@ def _tracks(output: av.container.OutputContainer, source: av.container.InputCont
         elif stream.index not in plan.copied:
             continue
         elif stream.type == "attachment":
-            output.add_attachment(
-                stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data
-            )
+            kind = stream.mimetype or "application/octet-stream"
+            output.add_attachment(stream.name or "attachment", kind, stream.data)
         elif cover and plan.format == "matroska":
             kind = {"mjpeg": "jpeg"}.get(stream.codec_context.name, stream.codec_context.name)
             data = next((bytes(packet) for packet in source.demux(stream) if packet.size), b"")
@@ -269,7 +242,6 @@ def _tracks(output: av.container.OutputContainer, source: av.container.InputCont
 def _other_packets(
     source: av.container.InputContainer, tracks: dict[int, _Track], shift: Fraction
 ) -> Iterator[av.Packet]:
-    """Packets for the result, in the source's order."""
     streams = [source.streams[index] for index in tracks]
     last: dict[int, int] = {}
     for packet in source.demux(streams) if streams else ():

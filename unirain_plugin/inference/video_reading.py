@@ -28,10 +28,8 @@ _SCALER_NAMES = {"bt470bg": "bt470", "bt2020nc": "bt2020"}
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 _FULL_RANGE = 2
 _SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
-_CLOCKS = ("mpegts", "mpeg")
-"""Formats whose time stamps start anywhere."""
-_OUTERMOST = (b"moov", b"mdat", b"moof", b"RIFF")
-"""Parts of MP4 and AVI files that tell their length."""
+_CLOCKS = ("mpegts", "mpeg")  # formats whose time stamps start anywhere
+_OUTERMOST = (b"moov", b"mdat", b"moof", b"RIFF")  # parts of MP4 and AVI files that tell their length
 
 av.logging.set_level(av.logging.ERROR)  # or exceptions hold no reason
 av.logging.set_skip_repeated(False)  # what was wrong with the file before would not be told of this one
@@ -41,45 +39,25 @@ logging.getLogger("libav").propagate = False
 
 @dataclass(frozen=True)
 class Video:
-    """A source and what is known of it.
-
-    Attributes:
-        path: The file.
-        width: Columns as shown (after any rotation).
-        height: Rows as shown.
-        rate: Frames a second in the mean, as a fraction (``30000/1001``).
-        frames: About how many, 0 if unknown.
-        matrix: Colour matrix between RGB and YCbCr, in ffmpeg's name; a guess where the file tells none.
-        aspect: Width to height of a pixel as shown, as ``16/11``.
-        pixels: Pixel format, in ffmpeg's name.
-        tags: What the file tells of its colours: matrix, primaries, transfer curve, range, as code points of H.273.
-        time_base: Unit of the frames' time stamps, in seconds.
-        start: Where the film's clock starts, in seconds; subtracted from all time stamps.
-        interlaced: ``tff`` or ``bff``, by which field comes first, or nothing.
-        turn: Filters that turn decoded frames upright.
-        settings: How it is read and written.
-        notes: What of it cannot be kept.
-    """
+    """A source and what is known of it."""
 
     path: Path
-    width: int
+    width: int  # columns as shown (after any rotation); ``height`` likewise
     height: int
-    rate: str
-    frames: int
-    matrix: str
-    aspect: str
-    pixels: str
-    tags: tuple[int, int, int, int]
-    time_base: Fraction
-    start: Fraction
-    interlaced: str
-    turn: tuple[str, ...]
-    settings: VideoSettings
-    notes: tuple[str, ...]
+    rate: str  # frames a second in the mean, as a fraction (``30000/1001``)
+    matrix: str  # colour matrix between RGB and YCbCr, in ffmpeg's name; a guess where the file tells none
+    aspect: str  # width to height of a pixel as shown, as ``16/11``
+    pixels: str  # pixel format, in ffmpeg's name
+    tags: tuple[int, int, int, int]  # what the file tells of its :data:`COLOURS`
+    time_base: Fraction  # unit of the frames' time stamps, in seconds
+    start: Fraction  # where the film's clock starts, in seconds; subtracted from all time stamps
+    interlaced: str  # ``tff`` or ``bff``, by which field comes first, or nothing
+    turn: tuple[str, ...]  # filters that turn decoded frames upright
+    settings: VideoSettings  # how it is read and written
+    notes: tuple[str, ...]  # what of it cannot be kept
 
     @property
     def deep(self) -> bool:
-        """Whether frames have 16 bits a channel."""
         return av.VideoFormat(self.pixels).components[0].bits > 8
 
     def output_format(self, width: int) -> str:
@@ -100,11 +78,7 @@ class Video:
 
 @contextmanager
 def opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """Open a source.
-
-    Raises:
-        DataError: If it cannot be read as a video.
-    """
+    """Open a source; a DataError if it cannot be read as a video."""
     try:
         container = av.open(f"file:{path.resolve()}", metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
@@ -126,11 +100,7 @@ def main_stream(container: av.container.InputContainer, path: Path) -> av.VideoS
 
 
 def probe(path: Path, settings: VideoSettings | None = None) -> Video:
-    """Look into a video.
-
-    Raises:
-        DataError: If the file holds no video that can be read, or colours that cannot be computed.
-    """
+    """Look into a video; a DataError if it holds none that can be read, or colours that cannot be computed."""
     settings = settings or VideoSettings()
     with opened(path) as container:
         stream = main_stream(container, path)
@@ -147,7 +117,6 @@ def probe(path: Path, settings: VideoSettings | None = None) -> Video:
         if tags[0] == _RGB and not (frame.format.is_rgb or frame.format.has_palette):  # grey, of PNG
             tags = (_UNSPECIFIED, *tags[1:])
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        length = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
         clock = any(name in _CLOCKS for name in container.format.name.split(","))
         order = codec.field_order
         video = Video(
@@ -155,7 +124,6 @@ def probe(path: Path, settings: VideoSettings | None = None) -> Video:
             width=width,
             height=height,
             rate=f"{rate.numerator}/{rate.denominator}",
-            frames=stream.frames or round(length * rate),
             matrix=_matrix(path, tags[0], width, height, frame.format),
             aspect=f"{aspect.numerator}/{aspect.denominator}",
             pixels=frame.format.name,
@@ -202,16 +170,14 @@ def _turn(frame: av.VideoFrame) -> tuple[tuple[str, ...], bool, str]:
     a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
     angle = math.degrees(math.atan2(b, a))
     quarter = round(angle / 90) % 4
-    note = "" if abs(angle - 90 * round(angle / 90)) < 1 else f"its rotation by {angle:.0f}° is not applied"
-    if note:
-        return (), False, note
+    if abs(angle - 90 * round(angle / 90)) >= 1:
+        return (), False, f"its rotation by {angle:.0f}° is not applied"
     mirrored = a * d - b * c < 0
     turns = {0: (), 1: ("transpose=clock",), 2: ("hflip", "vflip"), 3: ("transpose=cclock",)}[quarter]
     return (*(("vflip",) if mirrored else ()), *turns), quarter % 2 == 1, ""
 
 
 def _losses(video: Video, frame: av.VideoFrame) -> Iterator[str]:
-    """What the result will not have, or have otherwise."""
     pixels, output = av.VideoFormat(video.pixels), av.VideoFormat(video.output_format(video.width))
     if any(component.is_alpha for component in pixels.components):
         yield f"its transparency is lost ({video.pixels})"
@@ -220,11 +186,8 @@ def _losses(video: Video, frame: av.VideoFrame) -> Iterator[str]:
         yield f"its {bits} bits are written as {output.components[0].bits}"
     if video.interlaced and not video.settings.deinterlace:
         yield "it is interlaced and is restored as it is, both fields in a frame; --deinterlace makes whole frames"
-    transfer = video.tags[2]
-    if transfer in _HDR_TRANSFERS:
-        yield (
-            f"it is HDR ({_HDR_TRANSFERS[transfer]}): restored on its coded values, though networks are trained on SDR"
-        )
+    if hdr := _HDR_TRANSFERS.get(video.tags[2]):
+        yield f"it is HDR ({hdr}): restored on its coded values, though networks are trained on SDR"
     kinds = {entry.type.name for entry in frame.side_data}
     named = {
         "MASTERING_DISPLAY_METADATA": "mastering display",
@@ -241,25 +204,11 @@ def _losses(video: Video, frame: av.VideoFrame) -> Iterator[str]:
         yield f"data of its frames is lost: {', '.join(lost)}"
 
 
-def read_frames(video: Video) -> Iterator[np.ndarray]:
-    """The frames ``(H, W, 3)`` RGB, uint8, or uint16 where the source has more than 8 bits.
-
-    Raises:
-        DataError: If the source is damaged.
-    """
-    for _, frame in timed_frames(video, []):
-        yield frame
-
-
 def timed_frames(video: Video, damage: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """Every frame with its time stamp, in ``video.time_base``; time stamps rise.
+    """Every frame ``(H, W, 3)`` RGB, uint8 or uint16, with its time stamp in ``video.time_base``; time stamps rise.
 
-    Args:
-        video: The source.
-        damage: Gets what is damaged, where ``video.settings`` lets that pass.
-
-    Raises:
-        DataError: If the source is damaged and ``video.settings`` does not let that pass, or its frames change.
+    ``damage`` gets what is damaged, where ``video.settings`` lets that pass. A DataError if they do not, or if the
+    frames change.
     """
     with opened(video.path) as container:
         stream = main_stream(container, video.path)
@@ -334,11 +283,7 @@ def _damaged(video: Video, damage: list[str], what: str) -> None:
 def check_whole(video: Video, damage: list[str]) -> int:
     """Read the packets of the whole file, without decoding, so that an incomplete one is known before hours of work.
 
-    Returns:
-        How many packets the video stream has: about as many as frames.
-
-    Raises:
-        DataError: As :func:`timed_frames`.
+    Returns how many the video stream has: about as many as frames. DataErrors as of :func:`timed_frames`.
     """
     size, told_size = video.path.stat().st_size, _told_size(video.path)
     if size < told_size:

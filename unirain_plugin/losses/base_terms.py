@@ -20,10 +20,9 @@ class BaseTerm(nn.Module):
     """One registered loss that gives a value per sample, from ``{type: NAME, …}`` as for BasicSR's ``build_loss``.
 
     Of a loss that knows ``reduction='none'`` each sample's mean is taken, weighted where there are per-pixel weights.
-    Any other loss (PerceptualLoss, WeightedTVLoss, one of your own) is applied to each sample alone; if it returns a
-    tuple, as PerceptualLoss does, its parts that are not None are added. ``loss_weight`` is accepted for any loss.
-    ``where`` is the path of the key for messages, such as ``base``. An OptionError if the type is unknown, takes no
-    (prediction, target) pair, or is to be reduced by a sum.
+    Any other (PerceptualLoss, one of your own) is applied to each sample alone; the parts of a tuple that are not None
+    are added. ``loss_weight`` is accepted for any loss. An OptionError (``where``: the key's path) if the type is
+    unknown, takes no (prediction, target) pair, or is to be reduced by a sum.
     """
 
     def __init__(self, opt: Mapping[str, object], where: str) -> None:
@@ -77,10 +76,7 @@ class BaseTerm(nn.Module):
 
 
 def build_base_terms(base: Mapping[str, object] | Sequence[Mapping[str, object]] | None) -> nn.ModuleList:
-    """Build the terms of ``base:`` (a mapping, a list of mappings, or None for L1Loss).
-
-    An OptionError if ``base`` is of another form or a term is wrong.
-    """
+    """Build the terms of ``base:``: a mapping, a list of mappings, or None for L1Loss; else OptionError."""
     base = {"type": "L1Loss"} if base is None else base
     if isinstance(base, Mapping):
         return nn.ModuleList([BaseTerm(base, "base")])

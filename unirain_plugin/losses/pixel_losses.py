@@ -112,9 +112,8 @@ def ssim_map(pred: Tensor, target: Tensor, window_size: int = 11, sigma: float =
     the window.
     """
     if min(pred.shape[-2:]) < window_size:
-        raise DataError(
-            f"SSIM: the images are {pred.shape[-2]}×{pred.shape[-1]}; expected {window_size}×{window_size} or more."
-        )
+        found = f"{pred.shape[-2]}×{pred.shape[-1]}"
+        raise DataError(f"SSIM: the images are {found}; expected {window_size}×{window_size} or more.")
     x, y = at_least_float32(pred, target)
     bell = [math.exp(-((offset - (window_size - 1) / 2) ** 2) / (2 * sigma**2)) for offset in range(window_size)]
     kernel = [value / sum(bell) for value in bell]
@@ -128,8 +127,7 @@ def ssim_map(pred: Tensor, target: Tensor, window_size: int = 11, sigma: float =
 def _blur(planes: Tensor, kernel: Sequence[float], axis: int) -> Tensor:
     """Weighted sum of neighbours along an axis, where the kernel fits.
 
-    No convolution: on GPUs since Ampere it may round its input to TF32, and a variance is the small difference of two
-    such sums: in float32 their error is 2e-6; with TF32's 10 bits, emulated, a flat patch's SSIM came out at up to ±10.
+    No convolution: GPUs since Ampere may round its input to TF32, by which a flat patch's SSIM came out at up to ±10.
     """
     length = planes.shape[axis] - len(kernel) + 1
     total = kernel[0] * planes.narrow(axis, 0, length)
@@ -140,10 +138,10 @@ def _blur(planes: Tensor, kernel: Sequence[float], axis: int) -> Tensor:
 
 @LOSS_REGISTRY.register()
 class SSIMLoss(_PixelLoss):
-    """1 − SSIM; see :func:`ssim_map`.
+    """1 − SSIM of images (N, C, H, W), range [0, 1]; see :func:`ssim_map`.
 
-    Images are (N, C, H, W), range [0, 1]; the result is a scalar, or with reduction ``none`` the map, smaller than the
-    image by window_size − 1; each value in [0, 2]. The Gaussian window's side is odd, at least 3, its σ above 0.
+    A scalar, or with reduction ``none`` the map in [0, 2]. The Gaussian window's side is odd, at least 3, its σ above
+    0.
     """
 
     def __init__(

@@ -21,9 +21,9 @@ from unirain_plugin.support.spec import complaint
 class RainLabels:
     """The rain types of a loss, in their order, with the integer label of each.
 
-    ``rain_types`` are names, whose labels come from :func:`~unirain_plugin.rain_types.rain_type_ids`; ``num_types``
-    instead means the labels 0 to num_types − 1, named drs, drd, nrs, nrd, type4, type5, …. Both None: the four. An
-    OptionError if a name is malformed, the number is no positive integer, or both are given and disagree.
+    ``rain_types`` are names, with the labels of :func:`~unirain_plugin.rain_types.rain_type_ids`; ``num_types`` means
+    the labels 0 to num_types − 1, named drs, drd, nrs, nrd, type4, type5, …. Both None: the four. An OptionError if
+    they are malformed or disagree.
     """
 
     def __init__(self, rain_types: Sequence[str] | None = None, num_types: int | None = None) -> None:
@@ -41,24 +41,17 @@ class RainLabels:
         self._position = {label: position for position, label in enumerate(ids.values())}
 
     def indices(self, rain_type: Tensor | Sequence[int], batch: int) -> Tensor:
-        """Positions (N,), int64 on the CPU, of the labels (N,) among this loss's types.
-
-        A DataError if the labels are not N integers, or one is none of this loss's types.
-        """
+        """Positions (N,), int64 on the CPU, of N integer labels among this loss's types; DataError for others."""
         labels = rain_type if isinstance(rain_type, Tensor) else torch.as_tensor(rain_type)
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch or labels.dim() > 1:
-            raise DataError(
-                f"rain_type: found shape {tuple(labels.shape)} of {labels.dtype}; expected ({batch},) integers, one "
-                "a sample."
-            )
+            shape = f"found shape {tuple(labels.shape)} of {labels.dtype}"
+            raise DataError(f"rain_type: {shape}; expected ({batch},) integers, one a sample.")
         found = labels.reshape(-1).tolist()
         unknown = sorted(set(found) - set(self._position))
         if unknown:
-            raise DataError(
-                f"rain_type: label {unknown[0]} is none of the loss's rain types "
-                f"({', '.join(f'{name} = {label}' for name, label in zip(self.names, self._position, strict=True))}); "
-                "the data set's and the loss's rain_types must agree."
-            )
+            known = ", ".join(f"{name} = {label}" for name, label in zip(self.names, self._position, strict=True))
+            text = f"label {unknown[0]} is none of the loss's rain types ({known})"
+            raise DataError(f"rain_type: {text}; the data set's and the loss's rain_types must agree.")
         return torch.tensor([self._position[label] for label in found], dtype=torch.int64)
 
     def ordered(self, values: Mapping[str, float]) -> list[float | None]:
@@ -84,10 +77,7 @@ def sum_by_type(values: Tensor, index: Tensor, num_types: int) -> Tensor:
 
 
 class LossRecords:
-    """Sums and counts of the finite per-sample losses of K types, for the running step and the running interval.
-
-    Everything is summed over the ranks as it is added: one rank's state is everybody's.
-    """
+    """Sums and counts of finite per-sample losses of K types, over all ranks, for the running step and interval."""
 
     def __init__(self, num_types: int) -> None:
         # Rows: sums of finite losses, their counts. float64: a sum must not depend on how long the interval is.
@@ -113,7 +103,6 @@ class LossRecords:
         self._step = None
 
     def discard_step(self) -> None:
-        """Forget what was added since the last step."""
         self._step = None
 
     def take_interval(self) -> list[float | None]:
@@ -127,7 +116,6 @@ class LossRecords:
         return _means(self._last if self._step is None else self._step)
 
     def state_dict(self) -> dict[str, object]:
-        """Plain lists."""
         step = None if self._step is None else self._step.tolist()
         return {"step": step, "interval": self._interval.tolist(), "last": self._last.tolist()}
 
@@ -145,23 +133,23 @@ def _means(table: Tensor) -> list[float | None]:
 
 _OPTIONS = tuple(dict.fromkeys(("base", "rain_types", "num_types", "loss_weight", "reduction", *OPTION_NAMES)))
 
+_NO_LABELS = (
+    "MultiObjectiveReweightedLoss is given no rain types (labels), so it is its plain base loss and `mode: {}` has no "
+    "effect. Labels come from a data set such as DistilledMixedPairedDataset, and UniRainModel hands them on."
+)
 _SMALLEST = 1e-30  # float32 cannot hold a weight below; Σ ω_i then stays above 0
 
 
 @LOSS_REGISTRY.register()
 class MultiObjectiveReweightedLoss(nn.Module):
-    r"""Σ_i ω_i ℓ_i / Σ_i ω_i over the rain types present in the (global) batch; ω from the chosen reweighting mode.
+    """Σ_i ω_i ℓ_i / Σ_i ω_i over the rain types present in the (global) batch; ω from the chosen reweighting mode.
 
-    ℓ_i is the mean of the base loss over the samples of type i. Without labels it is the plain base loss, so the
-    stock SRModel can use it. Under ``torch.distributed`` the counts of samples are summed over the ranks in the
-    forward pass, and a rank's result is scaled such that the mean over ranks, which is what DDP makes of gradients
-    and BasicSR of logged losses, is the value (and has the gradient) of one process with the whole batch. Every rank
-    must therefore call the loss equally often while training.
+    ℓ_i is the mean of the base loss over the samples of type i. Without labels it is the plain base loss, so the stock
+    SRModel can use it. Under ``torch.distributed`` the counts of samples are summed over the ranks in the forward pass,
+    and a rank's result is scaled such that the mean over ranks is the value (and has the gradient) of one process with
+    the whole batch. So every rank must call the loss equally often while training.
 
     Recording and communication happen only in training mode, with gradients enabled and labels given.
-
-    In mode ``uncertainty`` there are log-variances to be learned, see :meth:`learned_parameters`: whoever trains must
-    give them to the optimiser and average their gradient over the ranks, since DDP wraps the network only.
 
     Args:
         base: ``{type: L1Loss}`` (default), any loss registered in BasicSR, or a list of them, each with its
@@ -171,8 +159,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         loss_weight: Factor of the whole loss.
         reduction: Only ``mean``; accepted because stock option files say so.
         mode: ``paper`` (default), ``coba``, ``released``, ``equal``, ``dwa``, ``uncertainty``, ``rlw`` or ``famo``.
-        **options: ``window``, ``tau``, ``warmup``, ``update_freq``, ``source``, ``floor``, ``ema``, …: see
-            :class:`~unirain_plugin.losses.reweighting.ReweightingOptions`.
+        **options: See :class:`~unirain_plugin.losses.reweighting.ReweightingOptions`.
 
     Images are (N, C, H, W), range [0, 1], any float type (computed in float32 at least), labels (N,) integers; the
     result is a scalar. An OptionError if an option is unknown, of a wrong type or out of range.
@@ -223,41 +210,35 @@ class MultiObjectiveReweightedLoss(nn.Module):
     ) -> Tensor:
         """Compare restored with clean images (N, C, H, W); ``weight`` is (N, C or 1, H, W), as in the toolbox's losses.
 
-        Labels (N,) are best left on the CPU (reading them from a GPU waits for it); without them it is the plain base
-        loss. A DataError if they are not N integers out of this loss's rain types, or the images differ in shape.
+        Labels (N,) are best left on the CPU (reading them from a GPU waits). A DataError if they are not N integers out
+        of this loss's rain types, or the images differ in shape.
         """
         if pred.shape != target.shape:
             raise DataError(f"loss: the prediction is {tuple(pred.shape)}, the target {tuple(target.shape)}.")
         pred, target, weight = pixel_losses.at_least_float32(pred, target, weight)
         with torch.autocast(pred.device.type, enabled=False):
             if rain_type is None:
-                self._tell_of_missing_labels()
+                if self.training and torch.is_grad_enabled() and not self._told:
+                    self._told = True
+                    get_root_logger().warning(_NO_LABELS.format(self.options.mode))
                 return self.loss_weight * sum(term.whole(pred, target, weight) for term in self.base)
             index = self.labels.indices(rain_type, len(pred))
             losses = sum(term(pred, target, weight) for term in self.base)
             return self.loss_weight * self._grouped(losses, index.to(losses.device))
 
-    def _tell_of_missing_labels(self) -> None:
-        """Once, and in training only: nobody who asks for reweighting means the plain base loss."""
-        if self.training and torch.is_grad_enabled() and not self._told:
-            self._told = True
-            get_root_logger().warning(
-                "MultiObjectiveReweightedLoss is given no rain types (labels), so it is its plain base loss and "
-                f"`mode: {self.options.mode}` has no effect. Labels come from a data set such as "
-                "DistilledMixedPairedDataset, and UniRainModel hands them on."
-            )
-
     def learned_parameters(self) -> list[nn.Parameter]:
-        """What is to be trained along with the network; never a base loss's own network, which judges it."""
+        """What is trained along with the network: its gradient is to be averaged over ranks, which DDP does not do.
+
+        Never a base loss's own network, which judges it.
+        """
         return [self.log_variances] if self.options.mode == "uncertainty" else []
 
     def begin_batch(self, rain_type: Tensor | Sequence[int]) -> None:
         """Announce the labels (N,) of a batch that will be given in several micro-batches (gradient accumulation).
 
-        Until N samples have been through :meth:`forward`, each result is then the micro-batch's share in the loss of
-        the batch: their sum, and the sum of their gradients, are those of the whole batch at once. Without the
-        announcement every call is a batch of its own. A collective under ``torch.distributed``. A DataError if the
-        labels are no integers out of this loss's rain types.
+        Until N samples have been through :meth:`forward`, each result is then the micro-batch's share: their sum, and
+        that of their gradients, are those of the whole batch at once. A collective under ``torch.distributed``. A
+        DataError if the labels are no integers out of this loss's rain types.
         """
         self._unseen = len(rain_type)
         index = self.labels.indices(rain_type, self._unseen).to(self.weights.device)
@@ -267,8 +248,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
     def step(self, current_iter: int) -> None:
         """Tell the loss that an optimiser step has been done; call it once after each, on every rank.
 
-        With ``source: train`` the weights are updated whenever ``current_iter`` has reached or passed the next
-        multiple of ``update_freq``, from each type's mean loss since the last update.
+        With ``source: train`` the weights are updated at (or after) each multiple of ``update_freq``.
         """
         self.records.close_step()
         self._announced = None
@@ -284,32 +264,28 @@ class MultiObjectiveReweightedLoss(nn.Module):
         self._announced = None
 
     def update_from_validation(self, losses: Mapping[str, float]) -> None:
-        """Update the weights from the validation's losses by type name (``source: val``; otherwise ignored).
+        """Update the weights (``source: val``) from the validation's losses by type name, the same on every rank.
 
-        Types that are left out count as absent. Give the same values on every rank. A DataError if a name is none of
-        this loss's rain types.
+        Types that are left out count as absent. A DataError if a name is none of this loss's rain types.
         """
         values = self.labels.ordered(losses)
         if self.options.source == "val":
             self._update(values)
 
     def log(self) -> dict[str, float]:
-        """What to log, as floats; this waits for the GPU, so call it only when a line is written.
+        """What to log, as floats; this waits for the GPU.
 
-        ``l_<type>`` is the mean over the global batch of the last step, only of types it held; beside them there are
+        ``l_<type>`` is the mean over the global batch of the last step, of types it held; beside them there are
         ``w_<type>``, and ``slope_<type>``, ``tbs_<type>``, ``tss_<type>``, ``af`` where the mode has them and warm-up
         is over.
         """
         scores = self.reweighter.diagnostics()
         rows = {"l": self.records.last_means(), "w": self._current_weights().tolist(), "slope": scores["slopes"]}
         rows |= {"tbs": scores["tbs"], "tss": scores["tss"]}
-        found = {
-            f"{label}_{name}": value
-            for label, values in rows.items()
-            for name, value in zip(self.labels.names, values or (), strict=False)
-            if value is not None
-        }
-        return found if scores["af"] is None else {**found, "af": scores["af"]}
+        found = {}
+        for label, values in rows.items():
+            found |= {f"{label}_{name}": value for name, value in zip(self.labels.names, values or (), strict=False)}
+        return {name: value for name, value in {**found, "af": scores["af"]}.items() if value is not None}
 
     def get_extra_state(self) -> dict[str, object]:
         """Everything with history, as plain Python values; part of ``state_dict()``, the same on every rank."""
@@ -321,10 +297,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         }
 
     def set_extra_state(self, state: Mapping[str, object]) -> None:
-        """Continue exactly where :meth:`get_extra_state` was called; used by ``load_state_dict()``.
-
-        A CheckpointError if the state is of other rain types or another mode.
-        """
+        """Continue exactly from a state; a CheckpointError if it is of other rain types or another mode."""
         names, mine = state.get("rain_types"), list(self.labels.names)
         if list(names or ()) != mine:
             raise CheckpointError(f"loss state: it was saved for the rain types {names}, but this run has {mine}.")

@@ -60,7 +60,6 @@ class ReweightingOptions:
     gamma: Annotated[float, at_least(0)] = 0.01  # γ, decay of ``famo``'s logits (0.01 in its paper)
 
     def check_floor(self) -> Iterator[Problem]:
-        """All weights together are 1."""
         if self.floor is not None and self.floor > 1 / self.num_types:
             yield "floor", f"found {self.floor}; expected a number from 0 to 1/num_types = {1 / self.num_types:.6g}."
 
@@ -77,10 +76,9 @@ class Reweighter(ABC):
     """Turns the per-type losses of successive updates into K weights that sum to 1. Plain float64 numbers, no torch.
 
     A type that is absent from an update (None, NaN, infinite) keeps its history and its last slope; when it returns,
-    its next slope is fitted to its last N *seen* losses at the updates they were seen at. A type never seen counts as
-    flat (slope 0). Our choices: the paper has no absent types.
-
-    Subclasses implement :meth:`_compute` and name in ``_kept`` what attributes they keep besides.
+    its next slope is fitted to its last N *seen* losses. A type never seen counts as flat (slope 0). Our choices: the
+    paper has no absent types. Subclasses implement :meth:`_compute` and name in ``_kept`` what attributes they keep
+    besides.
     """
 
     normalise = True
@@ -112,8 +110,7 @@ class Reweighter(ABC):
     def update(self, losses: Sequence[float | None]) -> np.ndarray:
         """Take the losses ℓ_i(t) of one update and return the new weights ω_i(t), K float64 that sum to 1.
 
-        Losses are K numbers: a list, numpy array or tensor. None or NaN: the type is absent. If every type is, nothing
-        changes and t does not advance. A DataError if there are not K values.
+        Losses are K numbers (else DataError), None or NaN of an absent type. If all are absent, t does not advance.
         """
         values = self._read(losses)
         if np.isnan(values).all():
@@ -134,8 +131,7 @@ class Reweighter(ABC):
     def diagnostics(self) -> dict[str, object]:
         """What the last update was decided by: ``slopes``, ``tbs``, ``tss`` (K floats each) and ``af`` (a float).
 
-        They are None during warm-up, and for scores that the mode does not have. ``updates`` (t) and ``nonfinite``
-        (K counts) besides.
+        They are None during warm-up, or where the mode has none. ``updates`` (t) and ``nonfinite`` (K counts) besides.
         """
         slopes = None if self._slopes is None else self._slopes.tolist()
         counts = {"updates": self.updates, "nonfinite": list(self.nonfinite)}
@@ -147,15 +143,11 @@ class Reweighter(ABC):
         return {**head, **self._values(_STATE), "extra": self._values(self._kept)}
 
     def _values(self, attributes: Sequence[str]) -> dict[str, object]:
-        """A copy of attributes as plain lists, numbers and strings."""
         values = ((name.lstrip("_"), getattr(self, name)) for name in attributes)
         return {name: value.tolist() if hasattr(value, "tolist") else copy.deepcopy(value) for name, value in values}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore what :meth:`state_dict` gave; the next update is then the same to the last bit.
-
-        A CheckpointError if the state is of another mode or number of types, or lacks something.
-        """
+        """Continue to the last bit; a CheckpointError if the state is of another mode or number of types."""
         for name, mine in (("mode", self.options.mode), ("num_types", self.options.num_types)):
             if state.get(name) != mine:
                 raise CheckpointError(f"reweighting state: {name} is {state.get(name)!r}, but this run has {mine!r}.")
@@ -239,10 +231,7 @@ def blend_with_floor(weights: np.ndarray, floor: float) -> np.ndarray:
 
 
 def raise_to_floor(weights: np.ndarray, floor: float) -> np.ndarray:
-    """Raise weights below ``floor`` to it and scale the others down so that the sum stays 1.
-
-    Our choice in the modes whose origin has no floor: nothing changes, and nothing jumps, before a weight gets there.
-    """
+    """Raise weights below ``floor`` to it and scale the others down to the sum 1 (our choice: nothing jumps)."""
     low = weights < floor
     while low.any():
         if low.all():
@@ -283,9 +272,8 @@ class DynamicWeightAverage(Reweighter):
 class RandomLossWeighting(Reweighter):
     """Random Loss Weighting (Lin, Ye, Zhang, Tsang: "Reasonable Effectiveness of Random Weighting", TMLR 2022).
 
-    ω = softmax of K standard normal numbers, drawn anew in every update (set ``update_freq: 1`` for the paper's draw
-    in every iteration). The generator is seeded with (seed, t), so the count of updates is its whole state and
-    neither resuming nor other users of random numbers change the sequence.
+    ω = softmax of K standard normal numbers, drawn anew in every update (``update_freq: 1`` for the paper's draw in
+    every iteration). The generator is seeded with (seed, t), so the count of updates is its whole state.
     """
 
     def _compute(self, present: np.ndarray) -> np.ndarray:
@@ -296,10 +284,10 @@ class RandomLossWeighting(Reweighter):
 class UncertaintyReweighter(Reweighter):
     """Learned log-variances (Kendall, Gal, Cipolla: "Multi-Task Learning Using Uncertainty …", CVPR 2018).
 
-    With s_i the logarithm of a type's noise scale, Σ_i exp(−s_i) ℓ_i + s_i is minimised over s; the type's weight is
-    exp(−s_i), here divided by the sum over i. (ℓ is a mean absolute error: the likelihood is Laplace's, which has no
-    factors ½.) In training s are parameters of the loss, moved by the optimiser, and only handed in by
-    :meth:`set_log_variances`; :meth:`update` alone takes a plain gradient step of size ``lr``, for use without one.
+    With s_i the logarithm of a type's noise scale, Σ_i exp(−s_i) ℓ_i + s_i is minimised over s (Laplace's likelihood,
+    as ℓ is a mean absolute error); the type's weight is exp(−s_i), here divided by the sum over i. In training s are
+    parameters of the loss, handed in by :meth:`set_log_variances`; :meth:`update` alone takes a plain gradient step of
+    size ``lr``.
     """
 
     _kept = ("log_variances",)
@@ -455,7 +443,6 @@ class ReleasedReweighter(PaperReweighter):
 
 
 def _share(slopes: np.ndarray, total: np.ndarray | float) -> np.ndarray:
-    """Slopes / total, 0 where total is 0."""
     return np.divide(slopes, total, out=np.zeros_like(slopes), where=np.greater(total, 0.0))
 
 
@@ -472,9 +459,6 @@ _CLASSES: dict[str, type[Reweighter]] = {
 
 
 def build_reweighter(mode: str = "paper", num_types: int = 4, **more: object) -> Reweighter:
-    """Build a reweighter from :class:`ReweightingOptions`: ``update(losses) -> weights``, ``state_dict()``, ….
-
-    An OptionError for each unknown name (the nearest valid one is named), wrong type and value out of range.
-    """
+    """Build a reweighter from :class:`ReweightingOptions`; the OptionError names each wrong option."""
     options = parse_section(ReweightingOptions, {"mode": mode, "num_types": num_types, **more}, "")
     return _CLASSES[options.mode](options)

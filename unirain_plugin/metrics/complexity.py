@@ -78,8 +78,7 @@ def seconds(restore: Callable[[Tensor], Tensor], size: int, device: torch.device
 def peak_memory(restore: Callable[[Tensor], Tensor], size: int, device: torch.device) -> int | None:
     """Bytes by which one restoration raises the memory of this process (CUDA: of torch's allocator) at its peak.
 
-    To be called first in a fresh process: memory that was used before and is kept for later use does not count. None
-    where the system does not tell (not Linux, no CUDA). ``restore``: as for :func:`seconds`.
+    To be called first in a fresh process: memory kept from earlier does not count. None where the system does not tell.
     """
     restore(random_image((_SMALL, _SMALL)))  # libraries load their kernels before the measurement
     if device.type == "cuda":

@@ -58,7 +58,6 @@ class Protocol:
     nonnegative: bool = False  # whether SSIM's covariance term counts as 0 where it is negative
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """The part (h, w, C) of an image (H, W, C) that counts."""
         rest = [side % self.multiple for side in image.shape[:2]]
         top, left = (pixels // 2 if self.centred else 0 for pixels in rest)
         return image[top : image.shape[0] - rest[0] + top, left : image.shape[1] - rest[1] + left]
@@ -111,7 +110,7 @@ def measure_of(name: str, where: str = "metrics", protocol: str = DEFAULT) -> tu
     """Measure and protocol that a metric's name stands for; None for a metric that no protocol concerns.
 
     ``psnr`` is taken under ``protocol``, ``psnr@y-matlab`` under the one it names, ``psnr_y`` under ``y-basicsr``. An
-    OptionError if the name holds an unknown protocol, or no measure before it.
+    OptionError if the protocol, or the measure before it, is unknown.
     """
     measure, at, named = name.partition("@")
     if at and measure not in MEASURES:

@@ -1,9 +1,8 @@
 """PSNR and SSIM of 8-bit images, equal to the toolbox's ``calculate_psnr`` and ``calculate_ssim`` and faster.
 
-The toolbox filters SSIM's five maps with an 11 × 11 window over the whole image, a channel at a time. Here the window
-is taken apart into its two 11-tap factors (it is an outer product), the two variances, of which only the sum is needed,
-share a map, all channels go at once, and the image is worked through in tiles that stay in the processor's cache.
-Everything is in double precision, so that results agree to about 1e-14.
+SSIM's window is taken apart into its two 11-tap factors, the two variances, of which only the sum is needed, share a
+map, all channels go at once, and the image is worked through in tiles that stay in the processor's cache. Everything is
+in double precision, so that results agree to about 1e-14.
 """
 
 from __future__ import annotations
@@ -82,9 +81,8 @@ def ssim(image: np.ndarray, target: np.ndarray, window: str = "gaussian", nonneg
 def finite_mean(values: Sequence[float]) -> float:
     """Mean of the finite values; infinite where all are.
 
-    One image equal to its target has an infinite PSNR, which would hide all others; a cap of our choice would weigh
-    more than they do. So the mean is over the others, and whoever prints it says how many were left out. Values are
-    added one by one, as the toolbox does, so that figures are the same on every Python: since 3.12 ``sum`` compensates.
+    One image equal to its target has an infinite PSNR, which would hide all others. Values are added one by one, so
+    that figures are the same on every Python: since 3.12 ``sum`` compensates.
     """
     finite = [value for value in values if not math.isinf(value)]
     return reduce(add, finite) / len(finite) if finite else math.inf

@@ -119,7 +119,6 @@ _MAKERS: dict[str, Callable[[str], Metric]] = {"niqe": _niqe}
 
 
 def _pyiqa_names() -> Sequence[str]:
-    """What an installed pyiqa knows; empty without it."""
     if importlib.util.find_spec("pyiqa") is None:
         return ()
     try:
@@ -150,12 +149,11 @@ def _learned(name: str, device: str) -> Metric:
 
             model = pyiqa.create_metric(name, device=torch.device(device))
     except Exception as error:  # no network, a broken installation, an unknown name: the others go on
-        reason = str(error).strip().splitlines()
-        raise DataError(
-            f"{name}: {source} cannot make it ({reason[0] if reason else type(error).__name__}); its weights are "
-            "downloaded at first use: run once with network access, or put them into the cache folder of "
-            f"{'torch.hub' if source == 'lpips' else 'pyiqa'}"
-        ) from error
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        cache = "torch.hub" if source == "lpips" else "pyiqa"
+        advice = f"run once with network access, or put them into the cache folder of {cache}"
+        text = f"{source} cannot make it ({reason}); its weights are downloaded at first use: {advice}"
+        raise DataError(f"{name}: {text}") from error
 
     def tensor(image: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float().div(255).to(device)

@@ -1,8 +1,7 @@
 """Exact resume: everything with history goes into a checkpoint, and comes back bit for bit.
 
-A checkpoint is the toolbox's own pair of files, so that its tools read them: ``models/net_g_ITER.pth`` (``params``
-and, with EMA, ``params_ema``) and ``training_states/ITER.state`` (``epoch``, ``iter``, ``optimizers``,
-``schedulers``). The state has one more entry, ``unirain``::
+A checkpoint is the toolbox's own pair of files, so that its tools read them: ``models/net_g_ITER.pth`` and
+``training_states/ITER.state``. The state has one more entry, ``unirain``::
 
     version         layout of this entry
     optimizers      names of the optimisers' classes
@@ -10,13 +9,12 @@ and, with EMA, ``params_ema``) and ``training_states/ITER.state`` (``epoch``, ``
     manual_seed     seed of the run
     options         the option file's data sets, networks, training and validation, to tell what was changed
     ranks           one entry a rank: random streams (Python, NumPy, torch, CUDA) and what the model's
-                    ``history_state()`` returns: loss weights and their history with the not yet reduced records of
-                    this rank, gradient scaler, best-metric history, counters
+                    ``history_state()`` returns
 
 ``train: resume_options`` chooses for the optimisers' settings (``lr``, ``betas``, ``weight_decay``, …) and the
 learning-rate schedule: ``checkpoint`` keeps both as they were; ``file`` trains on as if the file's had been in force
 from the beginning. Left out, the optimisers' settings are the checkpoint's and the schedule's plan is the file's, so
-that a finished run can be made longer. All other options are always the file's, and what has changed is logged.
+that a finished run can be made longer. All other options are the file's, and what has changed is logged.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ import copy
 import inspect
 import warnings
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +47,8 @@ _WITHOUT_STATE = ("SRModel", "SwinIRModel", "SRGANModel", "ESRGANModel", "VideoB
 def save_checkpoint(model: BaseModel, epoch: int, current_iter: int) -> None:
     """Save what is needed to go on exactly: the network first, the training state last, each atomically.
 
-    To be called on every rank at the same iteration; rank 0 writes. The model has ``net_g``, perhaps ``net_g_ema``, and
-    perhaps ``history_state()``; of −1 iterations (end of training) ``net_g_latest.pth`` is written alone. A
-    CheckpointError if a file cannot be written. A TrainingError if −1 is given before ``total_iter`` iterations were
-    run.
+    Every rank calls it at the same iteration; rank 0 writes. Of −1 iterations (end of training) ``net_g_latest.pth`` is
+    written alone. A CheckpointError if a file cannot be written; a TrainingError for −1 before ``total_iter``.
     """
     ended = current_iter == -1
     ranks = [] if ended else states_of_ranks(model)
@@ -81,7 +77,7 @@ def save_training_state(model: BaseModel, epoch: int, current_iter: int, ranks: 
     """Write ``ITER.state`` of any model (rank 0), after the networks that belong to it.
 
     ``ranks`` is what :func:`states_of_ranks` gave. ``logger: keep_checkpoints: N`` deletes all but the last N
-    checkpoints (by default, as in the toolbox, all are kept).
+    checkpoints.
     """
     if model.opt["rank"] != 0:
         return
@@ -93,7 +89,7 @@ def save_training_state(model: BaseModel, epoch: int, current_iter: int, ranks: 
         "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
         "unirain": {
             "version": _VERSION,
-            "optimizers": _class_names(model.optimizers),
+            "optimizers": [type(optimizer).__name__ for optimizer in model.optimizers],
             "data": data_position(current_iter) if data_position else None,
             "manual_seed": model.opt["manual_seed"],
             "options": compared_options(model.opt),
@@ -109,16 +105,15 @@ def save_training_state(model: BaseModel, epoch: int, current_iter: int, ranks: 
 def load_training_state(model: BaseModel, state: Mapping[str, Any]) -> None:
     """Give a freshly built model, whose networks are loaded already, the history in ``state``.
 
-    Also sets this process's random streams, so nothing random may happen between this call and the next iteration. A
-    state of the stock toolbox is accepted with a warning: it has no history. What the option file changes is told, see
-    :mod:`unirain_plugin.models.checkpointing`. A CheckpointError if the state belongs to other optimisers, schedulers
-    or losses.
+    Also sets this process's random streams, so nothing random may happen before the next iteration. A state of the
+    stock toolbox has no history, which a warning says. A CheckpointError if it is of other optimisers, schedulers or
+    losses.
     """
     try:
         for kind, owners in (("optimizers", model.optimizers), ("schedulers", model.schedulers)):
             if len(state[kind]) != len(owners):
                 raise ValueError(f"it holds {len(state[kind])} {kind}, the option file asks for {len(owners)}")
-        names = _class_names(model.optimizers)
+        names = [type(optimizer).__name__ for optimizer in model.optimizers]
         saved_names = state.get("unirain", {}).get("optimizers", names)
         if saved_names != names:
             raise ValueError(f"it was saved with {', '.join(saved_names)}, the option file asks for {', '.join(names)}")
@@ -128,18 +123,11 @@ def load_training_state(model: BaseModel, state: Mapping[str, Any]) -> None:
         if "unirain" in state:
             _load_history(model, state["unirain"])
         else:
-            get_root_logger().warning(
-                "The training state was written by the stock toolbox: random streams, loss weights and best metrics "
-                "begin anew."
-            )
+            text = "random streams, loss weights and best metrics begin anew."
+            get_root_logger().warning(f"The training state was written by the stock toolbox: {text}")
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(
-            f"The training state of iteration {state.get('iter')} does not fit the option file: {error}"
-        ) from error
-
-
-def _class_names(owners: Iterable[object]) -> list[str]:
-    return [type(owner).__name__ for owner in owners]
+        text = f"The training state of iteration {state.get('iter')} does not fit the option file: {error}"
+        raise CheckpointError(text) from error
 
 
 def network_content(model: BaseModel) -> dict[str, dict[str, torch.Tensor]]:
@@ -168,10 +156,8 @@ def _losses(model: BaseModel) -> dict[str, nn.Module]:
 
 def _restore_history(model: BaseModel, history: Mapping[str, Any]) -> None:
     if hasattr(model, "load_history_state") == ("losses" in history):
-        get_root_logger().warning(
-            f"The training state was written under another model_type than {type(model).__name__}: loss weights and "
-            "best metrics begin anew."
-        )
+        text = f"The training state was written under another model_type than {type(model).__name__}"
+        get_root_logger().warning(f"{text}: loss weights and best metrics begin anew.")
         return
     if hasattr(model, "load_history_state"):
         model.load_history_state(history)
@@ -196,10 +182,8 @@ def _load_history(model: BaseModel, saved: Mapping[str, Any]) -> None:
     ranks, world_size = saved["ranks"], model.opt["world_size"]
     as_many = len(ranks) == world_size
     if not as_many:
-        get_root_logger().warning(
-            f"The checkpoint was written by {len(ranks)} processes and is resumed by {world_size}: the random streams "
-            "begin anew, so the run is not bit-identical."
-        )
+        text = f"The checkpoint was written by {len(ranks)} processes and is resumed by {world_size}"
+        get_root_logger().warning(f"{text}: the random streams begin anew, so the run is not bit-identical.")
     own = ranks[model.opt["rank"] if as_many else 0]
     _restore_history(model, own["history"])
     if as_many:
@@ -210,19 +194,16 @@ def _plain(value: object) -> object:
     """The same value on the CPU, of types that ``torch.load(weights_only=True)`` reads (no NumPy, no deque)."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic | np.ndarray):
+        return value.item() if isinstance(value, np.generic) else torch.from_numpy(value.copy())
     if isinstance(value, Counter):
         return value
     if isinstance(value, Mapping):
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
         return kind((_plain(key), _plain(item)) for key, item in value.items())
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    if isinstance(value, list | deque):
-        return [_plain(item) for item in value]
+    if isinstance(value, tuple | list | deque):
+        items = map(_plain, value)
+        return tuple(items) if isinstance(value, tuple) else list(items)
     return value
 
 
@@ -238,8 +219,7 @@ def compared_options(opt: Mapping[str, Any]) -> dict[str, Any]:
 def restore_optimisation(model: BaseModel, state: Mapping[str, Any]) -> list[str]:
     """Give optimisers and schedulers of a freshly built model their state back, by the rule above.
 
-    Returns what the option file has changed and what comes of it, as warnings. A ValueError if the state belongs to
-    other optimisers or schedulers, or its schedule ends too early.
+    Returns what the option file has changed and what comes of it, as warnings. A ValueError if a schedule ends early.
     """
     choice = model.opt["train"].get("resume_options")
     changed, schedule = set(), set()
@@ -252,10 +232,9 @@ def restore_optimisation(model: BaseModel, state: Mapping[str, Any]) -> list[str
     if changed and choice == "file":
         followed = [*sorted(changed), *followed]
     elif changed:
-        messages.append(
-            f"Changed in the option file but without effect, since the checkpoint's stay in force: "
-            f"{'; '.join(sorted(changed))}. Write `train: resume_options: file` to train on with the file's."
-        )
+        text = "Changed in the option file but without effect, since the checkpoint's stay in force"
+        advice = "Write `train: resume_options: file` to train on with the file's."
+        messages.append(f"{text}: {'; '.join(sorted(changed))}. {advice}")
     if schedule:
         follow = "the checkpoint's is kept" if choice == "checkpoint" else "the option file's is followed from here"
         names = ", ".join(sorted(schedule))
@@ -284,8 +263,7 @@ def _restore_optimizer(
 def _restore_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any], choice: str | None, total: int) -> set[str]:
     """Take up how far a schedule has come, and its plan from where it is chosen from. Returns what of the plan differs.
 
-    A scheduler's state holds both: with the old periods, a run that is resumed with a larger ``total_iter`` would
-    fail where they end, although the option file's own were checked.
+    A scheduler's state holds both: with the old periods, a run that is made longer would fail where they end.
     """
     arguments = set(inspect.signature(type(scheduler)).parameters) - {"optimizer", "last_epoch"}
     derived = {"cumulative_period"}  # from the periods, by the toolbox's cosine

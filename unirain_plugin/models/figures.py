@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from basicsr.metrics import calculate_metric
@@ -17,19 +18,15 @@ from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.metrics.scoring import BUILT_IN, NIQE_SIDE
 from unirain_plugin.toolbox import registered
 
-if TYPE_CHECKING:
-    from unirain_plugin.models.settings import BestSettings
-
 _MEASURED = tuple(f"calculate_{measure}" for measure in MEASURES)
 
 
 def resolve_metrics(section: Any, protocol: str | None = None) -> dict[str, dict[str, Any]] | None:
     """Bring ``val: metrics:`` into the toolbox's form: name → options with ``type``, ``better``, perhaps ``protocol``.
 
-    In the toolbox's mapping of names to options, a name such as ``psnr``, ``ssim_y`` or ``psnr@y-matlab`` may leave out
-    its options or a part of them; or there is a list of such names, or nothing. ``protocol`` (``val: protocol:``) is
-    that of PSNR and SSIM where they have none of their own. An OptionError if a name without ``type``, a ``type`` or a
-    protocol is unknown, or ``better`` is neither word.
+    A name such as ``psnr``, ``ssim_y`` or ``psnr@y-matlab`` may leave out its options or a part of them; or there is a
+    list of such names, or nothing. ``protocol`` is that of PSNR and SSIM where they have none of their own. An
+    OptionError if a name, ``type`` or protocol is unknown, or ``better`` is neither word.
     """
     if not section:
         return None
@@ -59,9 +56,9 @@ def _resolve(name: Any, options: Any, protocol: str | None) -> dict[str, Any]:
         if options["type"] not in _MEASURED:
             raise OptionError(f"{where}: protocol: only {' and '.join(MEASURES)} are taken under a protocol.")
         if options.get("crop_border") or options.get("test_y_channel"):
+            expected = "neither crop_border nor test_y_channel (which the ending _y stands for)"
             raise OptionError(
-                f"{where}: protocol: it says what is cropped and which colours count; expected neither crop_border nor "
-                "test_y_channel (which the ending _y stands for)."
+                f"{where}: protocol: it says what is cropped and which colours count; expected {expected}."
             )
     return options
 
@@ -79,24 +76,19 @@ def _named(name: Any, protocol: str | None) -> dict[str, Any]:
 
 
 class MetricSuite:
-    """Computes all metrics of one image and warns, once each, about those that an image is too small for.
-
-    What a protocol that an option file names is, the log says at the start.
-    """
+    """Computes all metrics of one image and warns, once each, about those that an image is too small for."""
 
     def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
         self.metrics = metrics
-        for name, options in metrics.items():
-            if "protocol" in options:
-                protocol = options["protocol"]
+        for name, protocol in ((name, options.get("protocol")) for name, options in metrics.items()):
+            if protocol:
                 get_root_logger().info(f"Metric {name}: protocol {protocol}, {PROTOCOLS[protocol]}.")
         self._warned: set[str] = set()
 
     def __call__(self, restored: np.ndarray, target: np.ndarray | None, name: str) -> dict[str, float]:
         """Metric name → value of an image (H, W, 3) uint8, BGR; NaN where it has none.
 
-        The ``target`` is the clean image in the same form; None leaves reference metrics without a value. The image's
-        ``name`` is for the warning.
+        ``target`` is the clean image; None leaves reference metrics without a value. ``name`` is for the warning.
         """
         data = {"img": restored} if target is None else {"img": restored, "img2": target}
         return {metric: self._value(metric, dict(options), data, name) for metric, options in self.metrics.items()}
@@ -134,11 +126,19 @@ def mean_of(values: Iterable[float]) -> float:
     return finite_mean(kept) if kept else math.nan
 
 
+@dataclass(frozen=True)
+class BestSettings:
+    """``val: best:``, which validation figure decides on ``net_g_best.pth``."""
+
+    metric: str  # a name under ``val: metrics:``, or one of its parts: ``psnr/worst``, ``psnr/drs``
+    higher: bool | None = None  # whether more is better; None follows the metric's own ``better``
+    dataset: str | None = None  # name of the validation set; None means the first one that is validated
+
+
 class BestFigure:
     """Remembers the best value of one validation figure.
 
-    ``better``, metric name → ``higher`` or ``lower``, holds all metrics of ``val: metrics:``: an OptionError tells that
-    the one to be watched is not computed.
+    ``better`` is metric name → ``higher`` or ``lower``; an OptionError if the one to be watched is not among them.
     """
 
     def __init__(self, settings: BestSettings, better: Mapping[str, str]) -> None:
@@ -152,10 +152,7 @@ class BestFigure:
         self.value, self.iteration, self.dataset = math.nan, -1, settings.dataset
 
     def improved(self, dataset: str, figures: Mapping[str, float], iteration: int) -> bool:
-        """Compare and remember. A NaN never improves; an equal value does not either.
-
-        An OptionError if the figure is unknown (a type that the set does not hold).
-        """
+        """Compare and remember; neither NaN nor an equal value improves. An OptionError if the figure is unknown."""
         if self.dataset is None:
             self.dataset = dataset  # the first set that is validated
         if dataset != self.dataset:
@@ -170,12 +167,11 @@ class BestFigure:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """The record, for a checkpoint."""
         record = {"metric": self.settings.metric, "value": self.value}
         return {**record, "iteration": self.iteration, "dataset": self.dataset}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a record that :meth:`state_dict` gave; a record of another figure or set is passed over."""
+        """Take up a record; one of another figure or set is passed over."""
         if state["metric"] != self.settings.metric or self.settings.dataset not in (None, state["dataset"]):
             return
         self.value, self.iteration, self.dataset = state["value"], state["iteration"], state["dataset"]

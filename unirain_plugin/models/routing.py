@@ -42,41 +42,29 @@ class RoutingMeter:
 
 
 def mean_shares(images: Sequence[Shares]) -> Shares:
-    """Mean over images. The order of summation is that of ``images``."""
     layers = images[0] if images else ()
     return {layer: sum(image[layer] for image in images) / len(images) for layer in layers}
 
 
 def draw_routing(by_type: Mapping[str, Shares], cell: int = 28) -> np.ndarray:
-    """Draw the shares as a heat map: a row for each type, a group of columns for each layer, a column an expert.
-
-    ``by_type`` is type name → shares of its images; ``cell`` the width of a column in pixels. The image is (H, W, 3)
-    uint8, RGB; dark cells are unused experts, bright ones are used by every image.
-    """
+    """Draw shares as a heat map (H, W, 3) uint8 RGB: a row a type, a group of columns a layer."""
     types, layers = list(by_type), list(next(iter(by_type.values())))
     gap, label, top = cell // 2, 9 * max(map(len, types)) + 12, 8 + 6 * max(map(len, layers))
     widths = [len(by_type[types[0]][layer]) * cell for layer in layers]
     canvas = np.full((top + len(types) * cell + 8, label + sum(widths) + gap * len(layers), 3), 24, np.uint8)
     for row, name in enumerate(types):
-        _write(canvas, name, (6, top + row * cell + cell // 2 + 4))
+        origin = 6, top + row * cell + cell // 2 + 4
+        cv2.putText(canvas, name, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
     left = label
     for layer, width in zip(layers, widths, strict=True):
         shares = np.stack([by_type[name][layer] for name in types])
         heat = cv2.applyColorMap((shares.clip(0, 1) * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
         block = cv2.resize(heat[..., ::-1], None, fx=cell, fy=cell, interpolation=cv2.INTER_NEAREST)
         canvas[top : top + block.shape[0], left : left + width] = block
-        _write_upwards(canvas, layer, left + width // 2, top - 4)
+        strip = np.full((14, top - 4, 3), 24, np.uint8)
+        cv2.putText(strip, layer, (0, 10), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (255, 255, 255), 1, cv2.LINE_AA)
+        edge = max(0, left + width // 2 - 7)
+        turned = cv2.rotate(strip, cv2.ROTATE_90_COUNTERCLOCKWISE)[:, : canvas.shape[1] - edge]
+        canvas[: top - 4, edge : edge + 14] = turned
         left += width + gap
     return canvas
-
-
-def _write(canvas: np.ndarray, text: str, origin: tuple[int, int]) -> None:
-    cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
-
-
-def _write_upwards(canvas: np.ndarray, text: str, centre: int, bottom: int) -> None:
-    strip = np.full((14, bottom, 3), 24, np.uint8)
-    cv2.putText(strip, text, (0, 10), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (255, 255, 255), 1, cv2.LINE_AA)
-    turned = cv2.rotate(strip, cv2.ROTATE_90_COUNTERCLOCKWISE)
-    left = max(0, centre - 7)
-    canvas[:bottom, left : left + 14] = turned[:, : canvas.shape[1] - left]

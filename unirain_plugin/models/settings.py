@@ -12,7 +12,7 @@ import torch
 
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.protocols import PROTOCOLS
-from unirain_plugin.models.figures import BestFigure, resolve_metrics
+from unirain_plugin.models.figures import BestFigure, BestSettings, resolve_metrics
 from unirain_plugin.options.check_run import schedule_faults
 from unirain_plugin.support.spec import Problem, above, at_least, one_of, parse_section
 
@@ -67,7 +67,6 @@ class TrainingSettings:
         return None
 
     def check_compile(self) -> Iterator[Problem]:
-        """Torch knows the mode."""
         if isinstance(self.compile, str):
             from torch import _inductor  # takes seconds, so only where a mode is named
 
@@ -81,15 +80,6 @@ class TrainingSettings:
         for key in self.aux_weights:
             if key not in AUX_WEIGHTS and (hint := did_you_mean(key, AUX_WEIGHTS)):
                 yield ("aux_weights", key), f"unknown auxiliary loss.{hint}"
-
-
-@dataclass(frozen=True)
-class BestSettings:
-    """``val: best:``, which validation figure decides on ``net_g_best.pth``."""
-
-    metric: str  # a name under ``val: metrics:``, or one of its parts: ``psnr/worst``, ``psnr/drs``
-    higher: bool | None = None  # whether more is better; None follows the metric's own ``better``
-    dataset: str | None = None  # name of the validation set; None means the first one that is validated
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,6 @@ class ValidationSettings:
     protocol: Annotated[str, one_of(*PROTOCOLS)] | None = None
 
     def check_overlap(self) -> Iterator[Problem]:
-        """Tiles cannot share more than their halves."""
         tile = AUTO_TILE if self.tile is None else self.tile
         if tile and self.tile_overlap * 2 > tile:
             default = " (the default)" if self.tile_overlap == 64 else ""
@@ -146,15 +135,10 @@ SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 
 
 def build_optimizer(kind: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
-    """Build an optimiser by a name in :data:`OPTIMIZERS` (BasicSR 1.4.2 itself knows Adam only).
-
-    An OptionError if the name or an argument is unknown, or a value is refused by torch.
-    """
+    """Build an optimiser by a name in :data:`OPTIMIZERS`; the OptionError names what torch or we refuse."""
     if kind not in OPTIMIZERS:
-        names = ", ".join(OPTIMIZERS)
-        raise OptionError(
-            f"train: optim_g: type: unknown optimiser '{kind}'.{did_you_mean(kind, OPTIMIZERS)} One of {names}."
-        )
+        text = f"unknown optimiser '{kind}'.{did_you_mean(kind, OPTIMIZERS)} One of {', '.join(OPTIMIZERS)}."
+        raise OptionError(f"train: optim_g: type: {text}")
     known = set(inspect.signature(OPTIMIZERS[kind]).parameters) - {"params"}
     for key in kwargs:
         if key not in known:
@@ -166,10 +150,7 @@ def build_optimizer(kind: str, params: Any, lr: float, **kwargs: Any) -> torch.o
 
 
 def check_scheduler(train: Mapping[str, Any]) -> None:
-    """Refuse schedules of the section ``train:`` that would fail in the middle of training.
-
-    An OptionError if the scheduler is unknown, its lists do not match, or a cosine ends before ``total_iter``.
-    """
+    """Refuse (OptionError) schedules of the section ``train:`` that would fail in the middle of training."""
     scheduler = train["scheduler"]
     kind = scheduler.get("type")
     if kind not in SCHEDULERS:
@@ -190,14 +171,12 @@ class Settings:
 
     @classmethod
     def parse(cls, opt: Mapping[str, Any]) -> Settings:
-        """Parse the sections ``train``, ``val`` and ``logger``; keys of the toolbox are passed over.
-
-        A key without a value has its default. The OptionError names every key whose value cannot be used.
-        """
-        given: dict[str, dict[str, Any]] = {}
-        for name, own in KEYS.items():
-            here = opt.get(name) or {}
-            given[name] = {key: value for key, value in here.items() if key in own and value is not None}
+        """Parse ``train``, ``val`` and ``logger`` without the toolbox's keys; the OptionError names every wrong one."""
+        sections = {name: opt.get(name) or {} for name in KEYS}
+        given = {
+            name: {key: value for key, value in here.items() if key in KEYS[name] and value is not None}
+            for name, here in sections.items()
+        }
         train, val = given["train"], given["val"]
         if train.get("amp") is False:
             train["amp"] = "off"  # YAML 1.1 reads a bare `off` as false
@@ -208,7 +187,7 @@ class Settings:
         if isinstance(val.get("best"), str):
             val["best"] = {"metric": val["best"]}
         settings = parse_section(cls, given, "")
-        metrics = resolve_metrics((opt.get("val") or {}).get("metrics"), settings.val.protocol)
+        metrics = resolve_metrics(sections["val"].get("metrics"), settings.val.protocol)
         return replace(settings, metrics=metrics or {})
 
     @classmethod
@@ -231,18 +210,14 @@ class Settings:
             if isinstance(data.get(key), int) and largest > data[key]:
                 limit = f"{data[key]} (datasets: train: {key})"
                 raise OptionError(f"train: progressive: {ours}: found {largest}; expected at most {limit}.")
-        batch = data.get("batch_size_per_gpu")
-        if isinstance(batch, int) and self.train.accumulate > batch:
-            raise OptionError(
-                f"train: accumulate: {self.train.accumulate} micro-batches cannot be cut from a batch of {batch} "
-                "(datasets: train: batch_size_per_gpu)."
-            )
+        batch, parts = data.get("batch_size_per_gpu"), self.train.accumulate
+        if isinstance(batch, int) and parts > batch:
+            text = f"{parts} micro-batches cannot be cut from a batch of {batch} (datasets: train: batch_size_per_gpu)."
+            raise OptionError(f"train: accumulate: {text}")
 
     @property
     def better(self) -> dict[str, str]:
-        """Metric name → ``higher`` or ``lower``."""
         return {name: options["better"] for name, options in self.metrics.items()}
 
     def new_best_figure(self) -> BestFigure | None:
-        """The record of the best figure, or None if no best network is to be kept."""
         return BestFigure(self.val.best, self.better) if self.val.best else None

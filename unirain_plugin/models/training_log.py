@@ -18,14 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 if TYPE_CHECKING:
     from unirain_plugin.models.validating import ValidationResult
 
-_GROUPS = {
-    "l": "losses",
-    "w": "weights",
-    "slope": "reweighting",
-    "tbs": "reweighting",
-    "tss": "reweighting",
-    "af": "reweighting",
-}
+_GROUPS = {"l": "losses", "w": "weights", **dict.fromkeys(("slope", "tbs", "tss", "af"), "reweighting")}
 _ONLY_TENSORBOARD = ("slope_", "tbs_", "tss_")
 _TOOLBOX = ("epoch", "iter", "lrs", "time", "data_time")
 
@@ -40,7 +33,6 @@ class UniRainMessageLogger(MessageLogger):
 
     @master_only
     def __call__(self, log_vars: dict[str, Any]) -> None:
-        """Log an iteration; ``log_vars`` is left as it is."""
         values = {name: value for name, value in log_vars.items() if name not in _TOOLBOX}
         if self.use_tb_logger and self.tb_logger is not None:
             for name, value in values.items():
@@ -85,8 +77,7 @@ def wants_bar(setting: str | bool, rank: int) -> bool:
 class TrainingBar:
     """Iterations, loss, time left, images per second and the worst rain type, below the lines of the log.
 
-    ``total`` iterations are those of the whole run, of which ``done`` are behind (a resumed run); an iteration has
-    ``images``, over all ranks.
+    Of ``total`` iterations of the whole run ``done`` are behind; an iteration has ``images``, over all ranks.
     """
 
     def __init__(self, name: str, total: int, done: int, images: int) -> None:
@@ -112,7 +103,6 @@ class TrainingBar:
             self.close()
 
     def clear(self) -> None:
-        """Take the bar off the screen until the next update (a validation prints its own)."""
         self.bar.clear()
 
     def close(self) -> None:

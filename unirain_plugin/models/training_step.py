@@ -23,10 +23,7 @@ from unirain_plugin.support.packages import own_code
 
 
 def learned_parameters(loss: nn.Module | None) -> list[nn.Parameter]:
-    """What a loss wants trained along with the network: what its ``learned_parameters()`` names, nothing in others.
-
-    A network inside a loss judges the images. Given to the optimiser, it would learn to be content.
-    """
+    """What a loss names as to be trained along; not its networks, which judge and would learn to be content."""
     return getattr(loss, "learned_parameters", list)()
 
 
@@ -40,8 +37,7 @@ def loss_state(loss: nn.Module) -> dict[str, Any]:
 class Objective:
     """Sums up the terms of the loss for one micro-batch: those of ``pixel_opt`` and ``perceptual_opt``, or None.
 
-    ``network`` has no wrappers; its ``auxiliary_losses()``, if it has them, are read after each forward. None: there
-    are none.
+    Auxiliary losses of ``network`` (without wrappers; None: none) are read after each forward.
     """
 
     def __init__(
@@ -57,7 +53,7 @@ class Objective:
         """Announce a batch that will be cut into ``parts`` micro-batches.
 
         A loss that is no plain mean over samples (ours: a mean per type) needs the labels of the whole batch to give
-        each micro-batch its share; stock losses are weighted by the number of samples instead.
+        each its share; stock losses are weighted by the number of samples instead.
         """
         begin = getattr(self.pixel, "begin_batch", None)
         self._whole_batch = parts > 1 and self._takes_labels and rain_type is not None and begin is not None
@@ -69,8 +65,8 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the share of a micro-batch in the loss of its batch.
 
-        Output and target are (n, 3, H, W) float32, labels (n,) int64 or None; ``share`` is n divided by the size of the
-        whole batch. Returns the sum of all terms, and the detached terms by their names in the log.
+        Output and target are (n, 3, H, W) float32, labels (n,) int64 or None; ``share`` is n divided by the batch's
+        size. Returns the sum of all terms, and the detached terms by their names in the log.
         """
         terms: dict[str, Tensor] = {}
         if self.pixel is not None:
@@ -94,36 +90,30 @@ class Objective:
         self._checked = True
         for name in self._aux_weights:
             if name not in losses and name not in AUX_WEIGHTS:
-                known = ", ".join(losses) or "none"
-                hint = did_you_mean(name, losses)
-                raise OptionError(
-                    f"train: aux_weights: the network has no auxiliary loss '{name}' (it has: {known}).{hint}"
-                )
+                text = f"no auxiliary loss '{name}' (it has: {', '.join(losses) or 'none'})."
+                raise OptionError(f"train: aux_weights: the network has {text}{did_you_mean(name, losses)}")
         for name in losses:
             if name not in self._aux_weights:
-                get_root_logger().warning(
-                    f"train: aux_weights names no weight for '{name}': it is logged as 0 and not trained on."
-                )
+                text = f"train: aux_weights names no weight for '{name}': it is logged as 0 and not trained on."
+                get_root_logger().warning(text)
 
 
+@dataclass
 class NonFiniteGuard:
     """Counts skipped iterations: training stops after ``limit`` in a row."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.total, self.in_row = limit, 0, 0
+    limit: int
+    total: int = 0
+    in_row: int = 0
 
     def skipped(self, iteration: int, what: str, files: Sequence[str]) -> None:
-        """Note and log an iteration whose step was not taken, since ``what`` was not finite.
-
-        ``files`` describe the batch's images, over all ranks. A TrainingError ends the training.
-        """
+        """Note an iteration without a step: ``what`` was not finite on ``files``. TrainingError at the limit."""
         self.total += 1
         self.in_row += 1
         batch = ", ".join(files) or "(the data set gives no file names)"
-        get_root_logger().warning(
-            f"Iteration {iteration}: {what} is not finite; the step is skipped "
-            f"({self.in_row} in a row, {self.total} in all). Batch: {batch}"
-        )
+        counts = f"({self.in_row} in a row, {self.total} in all)"
+        text = f"Iteration {iteration}: {what} is not finite; the step is skipped {counts}. Batch: {batch}"
+        get_root_logger().warning(text)
         if self.in_row >= self.limit:
             raise TrainingError(
                 f"Training stopped at iteration {iteration}: loss or gradient were not finite {self.in_row} times in a "
@@ -133,11 +123,9 @@ class NonFiniteGuard:
             )
 
     def state_dict(self) -> dict[str, int]:
-        """The counters, for a checkpoint."""
         return {"total": self.total, "in_row": self.in_row}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Take up counters that :meth:`state_dict` gave."""
         self.total, self.in_row = state["total"], state["in_row"]
 
 
@@ -145,10 +133,8 @@ def describe_batch(paths: Sequence[str], images: Mapping[str, Tensor | None]) ->
     """File names of a batch, each with the first of ``images`` (``lq`` → (N, …) tensor, …) that is not finite."""
     remarks: dict[int, str] = {}
     for name, batch in images.items():
-        if batch is None:
-            continue
-        bad = (~torch.isfinite(batch.detach()).flatten(1).all(dim=1)).nonzero().flatten().tolist()
-        for index in bad:
+        finite = [] if batch is None else torch.isfinite(batch.detach()).flatten(1).all(dim=1).tolist()
+        for index in (index for index, fine in enumerate(finite) if not fine):
             remarks.setdefault(index, f" ({name} is not finite)")
     return [f"{path}{remarks.get(index, '')}" for index, path in enumerate(paths)]
 
@@ -167,17 +153,15 @@ def from_all_ranks(items: list[Any]) -> list[Any]:
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move ``average`` towards ``network``: a ← decay · a + (1 − decay) · n, in one fused call per dtype.
 
-    Unlike the toolbox, floating-point buffers (running statistics) are averaged as well; all other buffers, such as
-    counters, are copied. Neither network has wrappers.
+    Unlike in the toolbox, floating-point buffers are averaged as well, others copied. Neither network has wrappers.
     """
     targets, sources = [], []
     for (name, target), source in zip(average.state_dict().items(), network.state_dict().values(), strict=True):
         if not isinstance(target, torch.Tensor):
             continue  # a module's extra state
         if target.shape != source.shape:
-            raise ValueError(
-                f"EMA: {name} is {tuple(target.shape)} in the average, {tuple(source.shape)} in the network."
-            )
+            shapes = f"{tuple(target.shape)} in the average, {tuple(source.shape)} in the network"
+            raise ValueError(f"EMA: {name} is {shapes}.")
         if target.is_floating_point():
             targets.append(target)
             sources.append(source)
@@ -216,12 +200,11 @@ class Batch:
 
 
 class TrainingStep:
-    """Runs iterations.
+    """Runs iterations: one batch and one optimiser step each, whatever ``accumulate`` is.
 
-    An iteration is one batch and one optimiser step, whatever ``accumulate`` is. The step itself waits for the device
-    once and, in a distributed run, adds one collective to DDP's: a small vector that holds the finite flags and all
-    logged losses together. (The loss adds its own: the counts and sums per rain type of every forward; the network
-    one for its auxiliary losses; and learned loss parameters, where there are any, have their gradients averaged.)
+    A step waits for the device once and, in a distributed run, adds one collective to DDP's: a small vector with the
+    finite flags and all logged losses. (The loss adds its own: counts and sums per rain type of every forward; the
+    network one for its auxiliary losses; learned loss parameters have their gradients averaged.)
 
     ``network`` is as it is called (DDP or plain); the pixel loss's ``step`` and ``discard`` are called if it has them.
     """
@@ -245,8 +228,8 @@ class TrainingStep:
     def run(self, batch: Batch, current_iter: int) -> tuple[dict[str, float], bool]:
         """Train on this rank's part of the batch of an iteration, counted from 1.
 
-        Returns the logged values (means over ranks), and whether the optimiser stepped. A TrainingError if too many
-        iterations in a row were not finite.
+        Returns the logged values (means over ranks), and whether the optimiser stepped. TrainingError: too many were
+        not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
         norms = (module for module in self.network.modules() if isinstance(module, _NormBase))
@@ -269,11 +252,10 @@ class TrainingStep:
             logs["skipped"] = float(self.guard.total)
         return logs, loss_ok and gradient_ok
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> torch.autocast:
         """The context in which the network runs."""
-        if self.settings.amp == "off":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=_AUTOCAST[self.settings.amp])
+        amp = self.settings.amp
+        return torch.autocast(self.device.type, _AUTOCAST.get(amp), enabled=amp != "off")
 
     def _backward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum up the gradients of all micro-batches; ranks exchange them once, with the last one."""

@@ -13,17 +13,11 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
 from unirain_plugin.errors import TrainingError
+from unirain_plugin.models import training_step
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
 from unirain_plugin.models.settings import KEYS, Settings, build_optimizer
 from unirain_plugin.models.training_log import TrainingBar, wants_bar
-from unirain_plugin.models.training_step import (
-    Batch,
-    Objective,
-    TrainingStep,
-    learned_parameters,
-    loss_state,
-    update_average,
-)
+from unirain_plugin.models.training_step import Batch, Objective, TrainingStep, learned_parameters, loss_state
 from unirain_plugin.models.validating import PerTypeValidation
 
 
@@ -31,9 +25,8 @@ from unirain_plugin.models.validating import PerTypeValidation
 class UniRainModel(PerTypeValidation):
     """Trains and tests any image-to-image network of the toolbox; made for ``UniRain`` and our reweighted loss.
 
-    It works with stock networks, losses and data sets as well: labels, auxiliary losses and routing are used where they
-    exist. The keys it adds to an option file are those of :mod:`unirain_plugin.models.settings`. The option file's dict
-    is copied, not changed. An OptionError if an option of ours has a value that cannot be used.
+    Labels, auxiliary losses and routing are used where they exist. The keys it adds to an option file are those of
+    :mod:`unirain_plugin.models.settings` (else OptionError); the file's dict is copied, not changed.
     """
 
     TRAIN_OPTIONS, VAL_OPTIONS, LOGGER_OPTIONS = KEYS["train"], KEYS["val"], KEYS["logger"]
@@ -74,17 +67,16 @@ class UniRainModel(PerTypeValidation):
         network = self.get_bare_model(self.net_g)
         if isinstance(self.net_g, nn.DataParallel) and hasattr(network, "auxiliary_losses"):
             network = None
-            get_root_logger().warning(
-                "num_gpu > 1 without a launcher: DataParallel's copies take the network's auxiliary losses with them, "
-                "so they are not trained on. Use torchrun and --launcher pytorch."
-            )
+            text = "DataParallel's copies take the network's auxiliary losses with them, so they are not trained on"
+            advice = "Use torchrun and --launcher pytorch."
+            get_root_logger().warning(f"num_gpu > 1 without a launcher: {text}. {advice}")
         objective = Objective(network, self.cri_pix, self.cri_perceptual, train.aux_weights)
         self.training_step = TrainingStep(self.net_g, objective, self.optimizer_g, train, self.device)
 
     def setup_optimizers(self) -> None:
         """Optimise what the toolbox would, and what the loss has to learn as a second group without weight decay.
 
-        Without decay is our choice: learned log-variances would otherwise be drawn towards equal weights.
+        Our choice: learned log-variances would otherwise be drawn towards equal weights.
         """
         super().setup_optimizers()
         parameters = learned_parameters(self.cri_pix)
@@ -92,15 +84,10 @@ class UniRainModel(PerTypeValidation):
             self.optimizer_g.add_param_group({"params": parameters, "weight_decay": 0.0})
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
-        """Adam, AdamW and the others of :data:`OPTIMIZERS`."""
         return build_optimizer(optim_type, params, lr, **kwargs)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Linear warm-up, then the schedule.
-
-        A step of ``MultiStepLR`` starts from the current learning rate. It is given the schedule's own one here, as
-        else the rate would stay at that of the last warm-up iteration.
-        """
+        """Linear warm-up, then the schedule; ``MultiStepLR`` steps from the current rate: its own is set before."""
         self._set_lr([scheduler.get_last_lr() for scheduler in self.schedulers])
         super().update_learning_rate(current_iter, warmup_iter)
 
@@ -116,10 +103,7 @@ class UniRainModel(PerTypeValidation):
                 self.gt = self.gt.contiguous(memory_format=torch.channels_last)
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Train on the current batch; see :class:`TrainingStep`.
-
-        A TrainingError if too many iterations in a row were not finite.
-        """
+        """Train on the current batch; a TrainingError if too many iterations in a row were not finite."""
         self.current_iter = current_iter
         batch = Batch(self.lq, self.gt, self.rain_type, self._paths).cut(self.settings.train.stage(current_iter))
         try:
@@ -135,7 +119,7 @@ class UniRainModel(PerTypeValidation):
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Average the weights, as the toolbox does, and the buffers."""
-        update_average(self.net_g_ema, self.get_bare_model(self.net_g), decay)
+        training_step.update_average(self.net_g_ema, self.get_bare_model(self.net_g), decay)
 
     def get_current_log(self) -> dict[str, float]:
         """The losses of the last iteration, and what the loss tells about rain types (``l_drs``, ``w_drs``, …)."""
@@ -165,7 +149,6 @@ class UniRainModel(PerTypeValidation):
         }
 
     def load_history_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`history_state` gave."""
         if self.cri_pix and state["loss"] is not None:
             self.cri_pix.load_state_dict({**self.cri_pix.state_dict(), **state["loss"]})
         if state["scaler"]:  # empty without fp16
@@ -187,7 +170,7 @@ class UniRainModel(PerTypeValidation):
 def _check_labels(opt: Mapping[str, Any]) -> None:
     """Refuse data and loss that label rain types differently; the stock runner has not checked the option file."""
     from unirain_plugin.options.check_data import check_labels
-    from unirain_plugin.options.problems import Problems
+    from unirain_plugin.options.yaml_loader import Problems
 
     problems = Problems(opt.get("name", "options"))
     check_labels(opt, problems, is_train=True, check_paths=True)

@@ -80,10 +80,7 @@ def validates_several(opt: Mapping[str, Any]) -> bool:
 
 
 def saved_path(opt: Mapping[str, Any], dataset: str, name: str, rain_type: str | None, iteration: Any) -> Path:
-    """Where a restored image is saved: as in the toolbox, with the rain type where there is one.
-
-    ``name`` is the image's, with ``/``; ``iteration`` that of a training run.
-    """
+    """Where the image ``name`` (with ``/``) is saved: as in the toolbox, with the rain type where there is one."""
     root, dataset = Path(opt["path"]["visualization"]), safe_path(dataset)
     if not opt["is_train"]:
         folder = root / dataset / rain_type if rain_type else root / dataset
@@ -144,10 +141,8 @@ def images_of_rank(dataloader: DataLoader, rank: int, world_size: int) -> Iterat
         yield from enumerate(dataloader)
         return
     indices = range(rank, len(dataloader.dataset), world_size)
-    loader = DataLoader(
-        Subset(dataloader.dataset, indices), collate_fn=dataloader.collate_fn, pin_memory=dataloader.pin_memory
-    )
-    yield from zip(indices, loader, strict=True)
+    subset, collate = Subset(dataloader.dataset, indices), dataloader.collate_fn
+    yield from zip(indices, DataLoader(subset, collate_fn=collate, pin_memory=dataloader.pin_memory), strict=True)
 
 
 def type_names(dataset: Any) -> dict[int, str]:
@@ -161,9 +156,8 @@ class ValidationResult:
     """The figures of one validation set, from the results of its images, in their order.
 
     For a labelled set a metric's value is the mean of the types' means (the paper's "average" column), for an
-    unlabelled one the mean of all images, as in the toolbox. Means are over the finite values: an image equal to its
-    clean one has an infinite PSNR, and would hide all others. ``names`` gives a label's type, ``better`` ``higher`` or
-    ``lower`` for each metric.
+    unlabelled one the mean of all images, as in the toolbox; of finite values, as the infinite PSNR of equal images
+    would hide all others. ``names`` gives a label's type, ``better`` ``higher`` or ``lower`` for each metric.
     """
 
     def __init__(
@@ -254,8 +248,8 @@ class ValidationResult:
 class PerTypeValidation(SRModel):
     """Replaces the toolbox's two validation hooks; not registered itself.
 
-    After a validation ``metric_results`` holds its figures: ``psnr`` and, for a labelled set, ``psnr/drs``, …,
-    ``psnr/worst``. ``validation_results`` keeps the last :class:`ValidationResult` of each set by its name.
+    Then ``metric_results`` holds the figures: ``psnr`` and, for a labelled set, ``psnr/drs``, …, ``psnr/worst``;
+    ``validation_results`` keeps the last :class:`ValidationResult` of each set by its name.
     """
 
     settings: Settings
@@ -369,9 +363,8 @@ class PerTypeValidation(SRModel):
         if best and best.improved(result.dataset, self.metric_results, current_iter):
             if self.opt["rank"] == 0:  # in the form of the toolbox's checkpoints
                 atomic_save(network_content(self), Path(self.opt["path"]["models"]) / "net_g_best.pth")
-            get_root_logger().info(
-                f"Best {best.settings.metric} so far: {best.value:.4f} @ {current_iter} iter; saved."
-            )
+            text = f"Best {best.settings.metric} so far: {best.value:.4f} @ {current_iter} iter; saved."
+            get_root_logger().info(text)
         if self.validates_loss:
             self._loss_dataset = self._loss_dataset or result.dataset  # several sets would count one update twice
             if result.dataset == self._loss_dataset:
@@ -380,10 +373,7 @@ class PerTypeValidation(SRModel):
                 self.cri_pix.update_from_validation(result.losses())
 
     def _draw_routing(self, result: ValidationResult, current_iter: Any, tb_logger: Any) -> None:
-        """Save an image of which experts serve which type.
-
-        In training that is done with the first validation after each multiple of ``logger: routing_freq`` iterations.
-        """
+        """Save an image of which experts serve which type; in training once in ``logger: routing_freq`` iterations."""
         if not result.routing():
             return
         if self.is_train:

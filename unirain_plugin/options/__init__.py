@@ -15,8 +15,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from unirain_plugin.errors import OptionError
-from unirain_plugin.options.problems import Problems
-from unirain_plugin.options.yaml_loader import read_option_file
+from unirain_plugin.options.yaml_loader import Problems, read_option_file
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import KeyPath, parse_section
 
@@ -32,10 +31,8 @@ def load_options(
 ) -> OrderedDict:
     """Read an option file, apply the command line's overrides, and check the result.
 
-    Registers the plugin, since the names in the file are looked up in BasicSR's registries. Warnings go to the logger
-    ``basicsr``.
-
-    Modules that the file names under ``imports:`` are imported first: networks, losses, … of one's own register there.
+    Registers the plugin and imports the modules that the file names under ``imports:``, since names are looked up in
+    BasicSR's registries. Warnings go to the logger ``basicsr``.
 
     Args:
         path: The YAML file.
@@ -66,11 +63,11 @@ def check_options(
     lines: Mapping[KeyPath, int | str] | None = None,
     check_paths: bool = True,
 ) -> list[str]:
-    """Check options that are loaded already; ``opt`` is not changed.
+    """Check options that are loaded already; ``opt`` is not changed. Returns the warnings.
 
-    ``file`` names their source in messages, ``lines`` gives a key path's line there, where it is known; the others are
-    as for :func:`load_options`. Returns the warnings: what is odd but does not stop a run. The OptionError lists what
-    is wrong, a line each: file, key path, what was found, what was expected, and the nearest valid name.
+    ``file`` names their source in messages, ``lines`` gives a key path's line there; the others are as for
+    :func:`load_options`. The OptionError lists what is wrong, a line each: file, key path, what was found, what was
+    expected, and the nearest valid name.
     """
     problems = Problems(str(file), lines)
     _check(opt, problems, is_train, check_paths)
@@ -80,12 +77,8 @@ def check_options(
 def apply_overrides(opt: OrderedDict, overrides: Iterable[str]) -> OrderedDict:
     """Apply ``section:key=value`` texts to a copy of ``opt``, without executing anything.
 
-    The value is everything behind the first ``=``, read by the rules of the option file; ``none`` is null, as in the
-    toolbox. A key must exist in ``opt`` or be one that its section's class or the toolbox reads: nothing is created in
-    the wrong place.
-
-    Raises:
-        OptionError: Listing every override that does not fit, with the nearest key path.
+    The value is read by the rules of the option file; ``none`` is null, as in the toolbox. A key must exist in ``opt``
+    or be one that somebody reads. The OptionError lists every override that does not fit, with the nearest key path.
     """
     opt = deepcopy(opt)
     problems = Problems("--force_yml")
@@ -99,10 +92,9 @@ def checked_loader(
 ) -> type:
     """Load and check an option file now, and return it in the shape of a YAML loader class.
 
-    ``yaml.load(stream, Loader=checked_loader(path))`` gives the checked options whatever the stream holds. So a runner
-    puts it in place of ``basicsr.utils.options.ordered_yaml()[0]``, and the toolbox's own ``parse_options`` works on
-    with checked options. Overrides are in them already: ``--force_yml`` must not reach the toolbox's parser.
-    Arguments and errors are those of :func:`load_options`, with ``for_run``.
+    ``yaml.load(stream, Loader=checked_loader(path))`` gives the checked options whatever the stream holds: in place of
+    ``basicsr.utils.options.ordered_yaml()[0]`` they reach the toolbox's own ``parse_options``. Overrides are in them
+    already. Arguments and errors are those of :func:`load_options`, with ``for_run``.
     """
     options = load_options(path, overrides, is_train, check_paths, for_run=True)
 

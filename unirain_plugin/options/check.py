@@ -8,48 +8,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from copy import copy
 from inspect import Parameter
 
 from unirain_plugin.data.dataset_options import LOADER_KEYS
 from unirain_plugin.errors import meant_or_known, nearest
+from unirain_plugin.options import sections as parts
 from unirain_plugin.options.check_data import check_data, check_labels
 from unirain_plugin.options.check_run import check_run
-from unirain_plugin.options.problems import Problems
-from unirain_plugin.options.sections import (
-    Known,
-    buildable,
-    called,
-    dataset_class,
-    doubtful,
-    known_keys,
-    model_class,
-    registry_entries,
-    role_of,
-    section,
-)
-from unirain_plugin.options.toolbox_keys import (
-    REQUIRED,
-    SET_BY_TOOLBOX,
-    STOCK_KEYS,
-    Reads,
-    is_known,
-    is_own,
-    reads_of,
-    rule_for,
-)
+from unirain_plugin.options.sections import Known, called, dataset_class, known_keys, model_class, role_of, section
+from unirain_plugin.options.toolbox_keys import REQUIRED, SET_BY_TOOLBOX, home_of, is_known, is_own, reads_of, rule_for
+from unirain_plugin.options.yaml_loader import Problems
 from unirain_plugin.support.spec import KeyPath, SectionError, complaint, dotted, found, number_meant, plain, words
+from unirain_plugin.toolbox import replaced
 
 
 def find_problems(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool = True) -> None:
-    """Note everything that is wrong with ``opt``, which is not changed, in ``problems``.
-
-    ``check_paths``: whether data folders, manifests and weights must exist already.
-    """
-    problems.doubts = doubtful(opt)
-    _check_types(opt, problems)
-    _check_values(opt, problems)
-    _check_keys(opt, problems)
+    """Note what is wrong with ``opt``, which is not changed; ``check_paths``: data and weights must exist."""
+    problems.doubts = parts.doubtful(opt)
+    models = parts.registry_entries("model")
+    _check_name(opt.get("model_type"), models, ("model_type",), "no model is named", problems)
+    for check in (_check_type, _check_values, _check_keys):
+        for path, here in sections(opt):
+            check(opt, path, here, problems)
     _check_required(opt, problems, is_train)
     check_run(opt, problems, is_train)
     check_data(opt, problems, is_train, check_paths)
@@ -68,17 +50,15 @@ def sections(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Mappi
             yield from sections(inner, (*path, index))
 
 
-def _check_types(opt: Mapping, problems: Problems) -> None:
-    _check_name(opt.get("model_type"), registry_entries("model"), ("model_type",), "no model is named", problems)
-    model = model_class(opt)
-    for path, here in sections(opt):
-        role, kind, where = role_of(path), here.get("type"), (*path, "type")
-        if role in ("optimiser", "scheduler"):
-            if model is not None and (is_known(model) or role == "scheduler" or hasattr(model, "OPTIMIZERS")):
-                _check_name(kind, buildable(opt, role), where, f"{opt['model_type']} has no {role}", problems)
-        elif role is not None:
-            what = {"arch": "network", "dataset": "data set"}.get(role, role)
-            _check_name(kind, registry_entries(role), where, f"no {what} is named", problems)
+def _check_type(opt: Mapping, path: KeyPath, here: Mapping, problems: Problems) -> None:
+    model, role, kind = model_class(opt), role_of(path), here.get("type")
+    if role in ("optimiser", "scheduler"):
+        if model is not None and (is_known(model) or role == "scheduler" or hasattr(model, "OPTIMIZERS")):
+            text = f"{opt['model_type']} has no {role}"
+            _check_name(kind, parts.buildable(opt, role), (*path, "type"), text, problems)
+    elif role is not None:
+        what = {"arch": "network", "dataset": "data set"}.get(role, role)
+        _check_name(kind, parts.registry_entries(role), (*path, "type"), f"no {what} is named", problems)
 
 
 def _check_name(kind: object, entries: Mapping, where: KeyPath, text: str, problems: Problems) -> None:
@@ -87,22 +67,34 @@ def _check_name(kind: object, entries: Mapping, where: KeyPath, text: str, probl
         problems.error(where, f"{text} '{kind}'. {meant_or_known(kind, entries, known)}")
 
 
-def _check_values(opt: Mapping, problems: Problems) -> None:
+def _check_values(opt: Mapping, path: KeyPath, here: Mapping, problems: Problems) -> None:
     """Kinds and ranges of the toolbox's keys, and of constructor arguments that have a default to compare with."""
-    for path, here in sections(opt):
-        known = known_keys(opt, path)
-        for key, value in here.items():
-            at = (*path, key)
-            if (value is not None and _asked_of_the_class(opt, at)) or _resolves_metrics(opt, at):
-                continue
-            kind = rule_for(at)
-            if kind is not None:
-                text, note = complaint(value, kind), problems.error
-            else:
-                text = _mismatch(value, known.defaults.get(key)) if known is not None and known.defaults else None
-                note = problems.warn if known is not None and known.foreign else problems.error
-            if text is not None:
-                note(at, text)
+    known = known_keys(opt, path)
+    defaults, foreign = ({}, False) if known is None else (known.defaults, known.foreign)
+    for key, value in here.items():
+        at = (*path, key)
+        if (value is not None and _asked_of_the_class(opt, at)) or _resolves_metrics(opt, at):
+            continue
+        rule = rule_for(at)
+        if rule is not None:
+            text, note = complaint(value, rule), problems.error
+        else:
+            text = _mismatch(value, defaults.get(key)) if defaults else None
+            note = problems.warn if foreign else problems.error
+        if text is not None:
+            note(at, text)
+
+
+def _check_keys(opt: Mapping, path: KeyPath, here: Mapping, problems: Problems) -> None:
+    """Unknown keys: an error where the toolbox would stop or ignore a misspelling, else a warning."""
+    known = known_keys(opt, path)
+    if known is None or (known.own and not known.strict):
+        return  # our open constructors are asked themselves, see check_own
+    for key in here:
+        if dotted((*path, key)) in SET_BY_TOOLBOX:
+            problems.warn((*path, key), "is set by the toolbox itself; what the file says is not used.")
+        elif key not in known.keys:
+            _unknown(opt, (*path, key), known, here, problems)
 
 
 def _asked_of_the_class(opt: Mapping, path: KeyPath) -> bool:
@@ -133,23 +125,10 @@ def _mismatch(value: object, default: object) -> str | None:
     return None
 
 
-def _check_keys(opt: Mapping, problems: Problems) -> None:
-    """Unknown keys: an error where the toolbox would stop or ignore a misspelling, else a warning."""
-    for path, here in sections(opt):
-        known = known_keys(opt, path)
-        if known is None or (known.own and not known.strict):
-            continue  # our open constructors are asked themselves, see check_own
-        for key in here:
-            if dotted((*path, key)) in SET_BY_TOOLBOX:
-                problems.warn((*path, key), "is set by the toolbox itself; what the file says is not used.")
-            elif key not in known.keys:
-                _unknown(opt, (*path, key), known, here, problems)
-
-
 def _unknown(opt: Mapping, path: KeyPath, known: Known, here: Mapping, problems: Problems) -> None:
     key = path[-1]
     match = nearest(key, known.keys)
-    home = _home(str(key), path[:-1])
+    home = home_of(str(key), path[:-1])
     if match:
         problems.error(path, f"unknown key. Did you mean '{match}'{' (which is given too)' if match in here else ''}?")
     elif home:
@@ -164,26 +143,10 @@ def _unknown(opt: Mapping, path: KeyPath, known: Known, here: Mapping, problems:
         problems.warn(path, f"unknown key: {effect}.")
 
 
-def _home(key: str, section_path: KeyPath) -> str | None:
-    """The section that a toolbox key belongs to, if it is a telling name that stands elsewhere."""
-    homes = [name for name in ("train", "val", "logger", "path", "datasets.*") if key in STOCK_KEYS[name]]
-    homes += ["path"] if rule_for(("path", key)) else []
-    if not homes or key in ("name", "type", "phase", "scale"):
-        return None
-    home = homes[0].replace("datasets.*", "datasets: train")
-    return None if homes[0] == dotted(section_path) else home
-
-
 def _check_required(opt: Mapping, problems: Problems, is_train: bool) -> None:
     """Keys without which the toolbox stops with a bare KeyError, often after it has renamed the last run's folder."""
-    names = REQUIRED["always"] + REQUIRED["train" if is_train else "test"]
-    if is_train and isinstance(opt.get("val"), Mapping):
-        names += REQUIRED["train with val"]
-    required = [tuple(name.split(".")) for name in names]
-    if not is_train and section(opt, "val").get("save_img") is True:
-        required.append(("val", "suffix"))
-    required += _required_by(model_class(opt), is_train) + _required_by_data(opt) + _required_by_calls(opt)
-    unreported = [path for path in dict.fromkeys(required) if not _covered(opt, path, problems)]
+    required = dict.fromkeys(_required(opt, is_train))
+    unreported = [path for path in required if not _covered(opt, path, problems)]
     for path in unreported:
         if any(path[:length] in unreported for length in range(1, len(path))):
             continue  # the whole section is missing, which is said already
@@ -195,7 +158,7 @@ def _check_required(opt: Mapping, problems: Problems, is_train: bool) -> None:
 
 def _covered(opt: Mapping, path: KeyPath, problems: Problems) -> bool:
     """Whether a required key is there, or what is wrong about it has been said (a typo, a parent of the wrong kind)."""
-    misplaced = any(wrong[-1] == path[-1] and _home(str(path[-1]), wrong[:-1]) == path[0] for wrong in problems.wrong)
+    misplaced = any(wrong[-1] == path[-1] and home_of(str(path[-1]), wrong[:-1]) == path[0] for wrong in problems.wrong)
     if misplaced or path in problems.wrong:
         return True
     here: object = opt
@@ -215,43 +178,46 @@ def _covered(opt: Mapping, path: KeyPath, problems: Problems) -> bool:
 _NOT_NULL = frozenset({"train", "val", "path", "datasets", "logger", "optim_g", "scheduler"})
 
 
-def _required_by(cls: object, in_training: bool) -> list[KeyPath]:
-    """Keys that a model or data set reads, of which we know."""
-    reads = reads_of(cls) if is_known(cls) else Reads()
-    return sorted(reads.required | reads.in_training if in_training else reads.required)
-
-
-def _required_by_data(opt: Mapping) -> list[KeyPath]:
-    required: list[KeyPath] = []
+def _required(opt: Mapping, is_train: bool) -> Iterator[KeyPath]:
+    names = REQUIRED["always"] + REQUIRED["train" if is_train else "test"]
+    if is_train and isinstance(opt.get("val"), Mapping):
+        names += REQUIRED["train with val"]
+    yield from (tuple(name.split(".")) for name in names)
+    if not is_train and section(opt, "val").get("save_img") is True:
+        yield "val", "suffix"
+    yield from _required_by(model_class(opt), is_train)
     for phase, here in section(opt, "datasets").items():
-        required += [("datasets", phase, "name"), ("datasets", phase, "type")]
+        yield from (("datasets", phase, "name"), ("datasets", phase, "type"))
         for path in _required_by(dataset_class(opt, phase), str(phase).split("_")[0] == "train"):
             if path != ("scale",):
-                required.append(("datasets", phase, *path))
+                yield "datasets", phase, *path
             elif "scale" not in here:
-                required.append(path)
-    return required
-
-
-def _required_by_calls(opt: Mapping) -> list[KeyPath]:
-    required: list[KeyPath] = []
+                yield path
     for path, here in sections(opt):
         role = role_of(path)
         is_loss = role == "loss" and len(path) == 2 and bool(here)
         if role == "arch" or is_loss or (role == "metric" and not _resolves_metrics(opt, path)):
-            required.append((*path, "type"))
+            yield *path, "type"
         known = known_keys(opt, path)
         defaults = {} if known is None else known.defaults
-        required += [(*path, name) for name, default in defaults.items() if default is Parameter.empty]
-    return required
+        yield from ((*path, name) for name, default in defaults.items() if default is Parameter.empty)
+
+
+def _required_by(cls: object, in_training: bool) -> list[KeyPath]:
+    """Keys that a model or data set of which we know reads."""
+    if not is_known(cls):
+        return []
+    reads = reads_of(cls)
+    return sorted(reads.required | reads.in_training if in_training else reads.required)
 
 
 def check_own(opt: Mapping, problems: Problems, is_train: bool) -> None:
     """Ask our model, data sets, network and loss whether they accept their sections.
 
-    The model and the data sets are asked by their class method ``check_options`` if they have one; network and loss
-    are built once without memory (on torch's meta device) and thrown away.
+    Network and loss are built once without memory (on torch's meta device) and thrown away.
     """
+    import torch
+
     model = model_class(opt)
     if is_own(model) and hasattr(model, "check_options"):
         _ask(lambda: model.check_options(plain(opt), is_train), opt, (), problems)
@@ -265,19 +231,12 @@ def check_own(opt: Mapping, problems: Problems, is_train: bool) -> None:
     built = [(key,) for key in opt if str(key).startswith("network_")]
     built += [("train", key) for key in section(opt, "train") if str(key).endswith("_opt")] if is_train else []
     for path in built:
-        _try_to_build(opt, path, problems)
-
-
-def _try_to_build(opt: Mapping, path: KeyPath, problems: Problems) -> None:
-    import torch
-
-    target = called(opt, path)
-    if target is None or not is_own(target[0]):
-        return
-    cls, own_keys, _ = target
-    arguments = {key: value for key, value in plain(section(opt, *path)).items() if key not in own_keys}
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        _ask(lambda: cls(**arguments), opt, path, problems)
+        target = called(opt, path)
+        if target is not None and is_own(target[0]):
+            values = plain(section(opt, *path))
+            arguments = {key: value for key, value in values.items() if key not in target[1]}
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                _ask(lambda cls=target[0], arguments=arguments: cls(**arguments), opt, path, problems)
 
 
 def _ask(question: Callable[[], object], opt: Mapping, base: KeyPath, problems: Problems) -> None:
@@ -303,25 +262,13 @@ def _ask(question: Callable[[], object], opt: Mapping, base: KeyPath, problems: 
             raise  # no consequence of a mistake in the file: a bug of ours, which must be seen as such
 
 
-@contextmanager
-def _logger_untouched() -> Iterator[None]:
-    """Leave the toolbox's logger as it was.
+def _logger_untouched() -> AbstractContextManager[None]:
+    """Leave the toolbox's logger as it was: who asks first sets it up for good, and it would have no log file."""
+    from basicsr.utils import logger as module
 
-    Whoever asks for it first sets it up for good: if a constructor asks while options are checked, the pipeline comes
-    too late to give it a log file.
-    """
-    from basicsr.utils.logger import initialized_logger
-
-    logger, ready = logging.getLogger("basicsr"), dict(initialized_logger)
-    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
-    try:
-        yield
-    finally:
-        initialized_logger.clear()
-        initialized_logger.update(ready)
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
-        logger.propagate = propagate
+    logger = logging.getLogger("basicsr")
+    kept = [(logger, name, copy(getattr(logger, name))) for name in ("handlers", "level", "propagate")]
+    return replaced((module, "initialized_logger", dict(module.initialized_logger)), *kept)
 
 
 def _locate(message: str, opt: Mapping, base: KeyPath) -> tuple[KeyPath, str]:

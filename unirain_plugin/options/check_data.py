@@ -8,9 +8,9 @@ from pathlib import Path
 
 from unirain_plugin.data.sources import META_FILE, check_file
 from unirain_plugin.errors import DataError, OptionError, did_you_mean, nearest
-from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import called, dataset_class, model_class, section
 from unirain_plugin.options.toolbox_keys import is_own, is_stock, reads_of
+from unirain_plugin.options.yaml_loader import Problems
 from unirain_plugin.rain_types import rain_type_ids
 from unirain_plugin.support.files import safe_path
 from unirain_plugin.support.spec import KeyPath, found
@@ -70,20 +70,18 @@ def _check_names(datasets: Mapping, problems: Problems) -> None:
 def _check_loader(phase: str, here: Mapping, problems: Problems) -> None:
     import torch
 
-    where, training = ("datasets", phase), phase.split("_")[0] == "train"
+    training = phase.split("_")[0] == "train"
+    workers, mode = (("datasets", phase, key) for key in ("persistent_workers", "prefetch_mode"))
     if here.get("persistent_workers") is True:
-        if training and here.get("num_worker_per_gpu") == 0:
-            text = "needs workers, but num_worker_per_gpu is 0; write false, or use workers."
-            problems.error((*where, "persistent_workers"), text)
-        elif not training:
-            text = "the toolbox reads validation and test sets without workers; leave the key out."
-            problems.error((*where, "persistent_workers"), text)
+        if not training:
+            problems.error(workers, "the toolbox reads validation and test sets without workers; leave the key out.")
+        elif here.get("num_worker_per_gpu") == 0:
+            problems.error(workers, "needs workers, but num_worker_per_gpu is 0; write false, or use workers.")
     if here.get("prefetch_mode") == "cuda" and training:
         if not torch.cuda.is_available():
-            text = "'cuda' needs a CUDA device, and PyTorch sees none here; write ~ or 'cpu'."
-            problems.error((*where, "prefetch_mode"), text)
+            problems.error(mode, "'cuda' needs a CUDA device, and PyTorch sees none here; write ~ or 'cpu'.")
         elif here.get("pin_memory") is not True:
-            problems.error((*where, "prefetch_mode"), "'cuda' needs 'pin_memory: true' beside it.")
+            problems.error(mode, "'cuda' needs 'pin_memory: true' beside it.")
 
 
 def _check_format(opt: Mapping, phase: str, here: Mapping, problems: Problems) -> None:
@@ -182,8 +180,7 @@ def _exists(path: KeyPath, text: str, kind: str, problems: Problems) -> bool:
 def check_labels(opt: Mapping, problems: Problems, is_train: bool, check_paths: bool) -> None:
     """Note rain types that a data set's folder lacks, that the loss does not know, or that have no figure.
 
-    All this would show only in the midst of a run: with the first batch of that type, or the first validation. With
-    ``check_paths`` folders are looked at.
+    Else this would show only in the midst of a run. With ``check_paths`` folders are looked at.
     """
     types = {str(phase): _types_of(opt, str(phase), problems, check_paths) for phase in section(opt, "datasets")}
     if is_train:

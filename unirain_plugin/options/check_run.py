@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 
-from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import arguments_of, called, model_class, network_options_of, section
 from unirain_plugin.options.toolbox_keys import is_known, is_stock, reads_of
+from unirain_plugin.options.yaml_loader import Problems
 from unirain_plugin.support.files import safe_path
 from unirain_plugin.support.spec import found
 
@@ -23,8 +23,9 @@ def check_run(opt: Mapping, problems: Problems, is_train: bool) -> None:
         _check_optimizers(opt, problems)
         _check_schedule(opt, problems)
         _check_validation(opt, problems)
-    else:
-        _check_weights(opt, problems)
+    elif "network_g" in opt and isinstance(path := opt.get("path"), Mapping) and path.get("pretrain_network_g") is None:
+        text = "no weights are named, so the network is tested as it is initialised, at random."
+        problems.warn(("path", "pretrain_network_g"), text)
 
 
 def _check_name(opt: Mapping, problems: Problems) -> None:
@@ -67,7 +68,7 @@ def _check_logger(opt: Mapping, problems: Problems) -> None:
 def _check_network_options(opt: Mapping, problems: Problems, is_train: bool) -> None:
     """A model may read options of its network, such as ``window_size``, which another network does not have.
 
-    The toolbox's do so in the first validation. Of other models, whose source may say anything, it is a warning.
+    The toolbox's do so in the first validation. Of others' models it is a warning.
     """
     cls = model_class(opt)
     for network, name in sorted(network_options_of(cls)) if cls is not None else ():
@@ -75,11 +76,9 @@ def _check_network_options(opt: Mapping, problems: Problems, is_train: bool) -> 
         if target is None or name in here:
             continue
         lacks = name not in arguments_of(target[0])[0]
-        text = f"is missing; {opt['model_type']} reads it here" + (
-            f", but {here['type']} has no such option: take another model_type, such as UniRainModel or SRModel."
-            if lacks
-            else f" (the default of {here['type']} does not count)."
-        )
+        gap = f", but {here['type']} has no such option: take another model_type, such as UniRainModel or SRModel."
+        gap = gap if lacks else f" (the default of {here['type']} does not count)."
+        text = f"is missing; {opt['model_type']} reads it here{gap}"
         fatal = is_stock(cls) and (not is_train or isinstance(opt.get("val"), Mapping))
         (problems.error if fatal else problems.warn)((network, name), text)
 
@@ -156,10 +155,3 @@ def _check_validation(opt: Mapping, problems: Problems) -> None:
         problems.warn(("datasets", phases[0]), text)
     if section(opt, "val") and not phases:
         problems.warn(("val",), "nothing to validate on: 'datasets' has no 'val' section.")
-
-
-def _check_weights(opt: Mapping, problems: Problems) -> None:
-    path = section(opt, "path")
-    if "network_g" in opt and isinstance(opt.get("path"), Mapping) and path.get("pretrain_network_g") is None:
-        text = "no weights are named, so the network is tested as it is initialised, at random."
-        problems.warn(("path", "pretrain_network_g"), text)

@@ -6,10 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping, MutableMapping
 
 from unirain_plugin.errors import nearest
-from unirain_plugin.options.problems import Problems
 from unirain_plugin.options.sections import known_keys
 from unirain_plugin.options.toolbox_keys import rule_for
-from unirain_plugin.options.yaml_loader import parse_value
+from unirain_plugin.options.yaml_loader import Problems, parse_value
 from unirain_plugin.support.spec import KeyPath
 
 _FLAG = "--force_yml"
@@ -18,8 +17,7 @@ _FLAG = "--force_yml"
 def set_overrides(opt: MutableMapping, entries: Iterable[str], problems: Problems) -> None:
     """Apply ``section:key=value`` texts in place; the value is everything behind the first ``=``, read as YAML.
 
-    ``problems`` takes the errors, and learns that these values come from the command line. An OptionError if a value is
-    not plain YAML.
+    ``problems`` takes the errors and the values' source. An OptionError if a value is not plain YAML.
     """
     for entry in entries:
         keys, equals, value = entry.partition("=")
@@ -32,10 +30,10 @@ def set_overrides(opt: MutableMapping, entries: Iterable[str], problems: Problem
         if where is None:
             continue
         parsed = parse_value(value, path, source)
-        if isinstance(where.get(path[-1]), Mapping) and parsed is not None and not isinstance(parsed, Mapping):
-            problems.errors.append(
-                f"{source}: '{_colons(path)}' is a section; name one of its keys: {', '.join(where[path[-1]])}."
-            )
+        old = where.get(path[-1])
+        if isinstance(old, Mapping) and parsed is not None and not isinstance(parsed, Mapping):
+            text = f"'{_colons(path)}' is a section; name one of its keys: {', '.join(old)}."
+            problems.errors.append(f"{source}: {text}")
             continue
         where[path[-1]] = parsed
         problems.lines = {at: line for at, line in problems.lines.items() if at[: len(path)] != path}
@@ -50,7 +48,11 @@ def _find(opt: MutableMapping, path: KeyPath, source: str, problems: Problems) -
             problems.errors.append(f"{source}: '{_colons(path[:index])}' is no section, so it has no key '{key}'.")
             return None
         last = index == len(path) - 1
-        if key not in here and not (last and _may_be_set(opt, path)):
+        known = known_keys(opt, path[:-1])
+        # an open constructor of ours refuses what it does not know
+        read = known is not None and (path[-1] in known.keys or (known.own and not known.strict))
+        read = read or (len(path) > 1 and rule_for(path) is not None and known is None)
+        if key not in here and not (last and read):
             problems.errors.append(f"{source}: there is no key '{_colons(path[: index + 1])}'.{_suggest(opt, path)}")
             return None
         if not last:
@@ -60,14 +62,6 @@ def _find(opt: MutableMapping, path: KeyPath, source: str, problems: Problems) -
 
 def _colons(path: KeyPath) -> str:
     return ":".join(map(str, path))
-
-
-def _may_be_set(opt: Mapping, path: KeyPath) -> bool:
-    """Whether a key that the file does not hold is one that somebody reads in its section."""
-    known = known_keys(opt, path[:-1])
-    if known is not None and (path[-1] in known.keys or (known.own and not known.strict)):
-        return True  # an open constructor of ours refuses what it does not know
-    return len(path) > 1 and rule_for(path) is not None and known is None
 
 
 def _suggest(opt: Mapping, path: KeyPath) -> str:

@@ -41,8 +41,7 @@ def section(opt: object, *path: object) -> Mapping:
 def arguments_of(obj: object, skip: tuple[str, ...] = ()) -> tuple[dict[str, object], bool]:
     """The keyword arguments that ``obj`` takes, without those that the toolbox passes itself (``skip``).
 
-    Returns argument → default value (``inspect.Parameter.empty`` where it has to be given), and whether further names
-    are swallowed by ``**kwargs``.
+    Returns argument → default (``inspect.Parameter.empty``: none), and whether ``**kwargs`` take further names.
     """
     try:
         parameters = inspect.signature(obj).parameters.values()
@@ -70,8 +69,7 @@ class Known:
 def known_keys(opt: Mapping, path: KeyPath) -> Known | None:
     """What the section at ``path`` may hold, or None where nothing is known about it.
 
-    What depends on a class is taken from the class: the constructor arguments of networks, losses, metrics, optimisers
-    and schedulers, and what models and data sets name as theirs; the toolbox's are in a table.
+    What depends on a class is taken from the class, by its constructor or its own list; the toolbox's are in a table.
     """
     target, name = called(opt, path), dotted(path)
     if target is not None:
@@ -87,59 +85,47 @@ def role_of(path: KeyPath) -> str | None:
     """What the ``type`` of the section at ``path`` names: a registry, ``optimiser`` or ``scheduler``."""
     if fits(path[:2], "train.*_opt"):
         return "loss"  # or a part of one
-    return next((role for role, pattern in _ROLES.items() if fits(path, pattern)), None)
+    return next((role for role, (pattern, *_) in _ROLES.items() if fits(path, pattern)), None)
 
 
-_ROLES = {
-    "arch": "network_*",
-    "dataset": "datasets.*",
-    "metric": "val.metrics.*",
-    "optimiser": "train.optim_*",
-    "scheduler": "train.scheduler",
+_ROLES: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "arch": ("network_*", ("type",), ()),
+    "dataset": ("datasets.*", (), ()),
+    "loss": ("train.*_opt", ("type",), ()),
+    "metric": ("val.metrics.*", ("type", "better"), ("img", "img2")),
+    "optimiser": ("train.optim_*", ("type",), ("params",)),
+    "scheduler": ("train.scheduler", ("type",), ("optimizer", "last_epoch")),
 }
-_CALLS: Mapping[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "arch": (("type",), ()),
-    "loss": (("type",), ()),
-    "metric": (("type", "better"), ("img", "img2")),
-    "optimiser": (("type",), ("params",)),
-    "scheduler": (("type",), ("optimizer", "last_epoch")),
-}
-"""Role → keys of the section that are no arguments, and arguments that the toolbox passes itself."""
+"""Role → its sections, their keys that are no arguments of a call, and arguments that the toolbox passes itself."""
 
 
 def called(opt: Mapping, path: KeyPath) -> tuple[object, tuple[str, ...], tuple[str, ...]] | None:
-    """What the section at ``path`` is turned into by a call; None if it is no call or its ``type`` is unknown.
+    """The class or function that the section at ``path`` is turned into by a call, else None.
 
-    Returns the class or function, the keys of the section that are not its arguments, and the arguments that the
-    toolbox passes itself.
+    With it, the keys of the section that are not its arguments, and the arguments that the toolbox passes itself.
     """
     role, kind = role_of(path), section(opt, *path).get("type")
-    if role not in _CALLS or not isinstance(kind, str):
+    if role in (None, "dataset") or not isinstance(kind, str):
         return None
     obj = buildable(opt, role).get(kind) if role in ("optimiser", "scheduler") else registry_entries(role).get(kind)
-    own, passed = _CALLS[role]
+    _, own, passed = _ROLES[role]
     if role == "metric" and is_own(model_class(opt)):
         own = (*own, "protocol")
     return None if obj is None else (obj, own, passed)
 
 
 def model_class(opt: Mapping) -> type | None:
-    """The registered model that the file names, if there is such."""
     name = opt.get("model_type")
     return registry_entries("model").get(name) if isinstance(name, str) else None
 
 
 def dataset_class(opt: Mapping, phase: str) -> type | None:
-    """The registered data set that ``datasets.<phase>`` names, if there is such."""
     name = section(opt, "datasets", phase).get("type")
     return registry_entries("dataset").get(name) if isinstance(name, str) else None
 
 
 def buildable(opt: Mapping, role: str) -> dict[str, type]:
-    """The optimisers or schedulers that the file's model can build, by name.
-
-    Of a model of somebody else's they are all of torch's optimisers, and no schedulers, since it may have its own.
-    """
+    """The optimisers or schedulers that the file's model can build, by name; somebody else's may have its own."""
     import torch
     from basicsr.models import lr_scheduler
 
@@ -214,10 +200,7 @@ def _of_model(opt: Mapping, name: str) -> Known | None:
 
 
 def network_options_of(cls: type) -> set[tuple[str, str]]:
-    """The options of networks that a model takes out of their sections, such as ``('network_g', 'window_size')``.
-
-    They are searched for in the source of the class and its bases, as far as there is one: for warnings.
-    """
+    """The options, such as ``('network_g', 'window_size')``, that a model's source takes out of networks' sections."""
     found: set[tuple[str, str]] = set()
     for base in cls.__mro__[:-1]:
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from unirain_plugin.support.spec import KeyPath, Rule, above, at_least, below, between, example, filled
+from unirain_plugin.support.spec import KeyPath, Rule, above, at_least, below, between, dotted, example, filled
 
 
 def _whole(*rules: Rule) -> object:
@@ -14,12 +14,13 @@ def _whole(*rules: Rule) -> object:
     return Annotated[float, Rule(kind="an integer", holds=float.is_integer), *rules]
 
 
-def _are_betas(values: list) -> bool:
-    return len(values) == 2 and all(type(v) in (int, float) and 0 <= v < 1 for v in values)
-
-
 _Text = Annotated[str, filled]
 _Positive = Annotated[float, above(0)]
+_BETAS = Rule(
+    kind="a list of 2 numbers ≥ 0 and < 1",
+    holds=lambda values: len(values) == 2 and all(type(v) in (int, float) and 0 <= v < 1 for v in values),
+    example="[0.9, 0.999]",
+)
 
 RULES: dict[str, object] = {
     "name": Annotated[str, filled, example("train_UniRain")],
@@ -66,10 +67,7 @@ RULES: dict[str, object] = {
     "train.optim_*.lr": Annotated[float, above(0), example("2.0e-4")],
     "train.optim_*.weight_decay": Annotated[float, at_least(0)],
     "train.optim_*.eps": _Positive,
-    "train.optim_*.betas": Annotated[
-        list,
-        Rule(kind="a list of 2 numbers ≥ 0 and < 1", holds=_are_betas, example="[0.9, 0.999]"),
-    ],
+    "train.optim_*.betas": Annotated[list, _BETAS],
     "train.scheduler": Annotated[dict, example("{type: MultiStepLR, milestones: [200000], gamma: 0.5}")],
     "train.scheduler.type": Annotated[str, filled, example("MultiStepLR")],
     "train.scheduler.periods": list[_Positive],
@@ -153,7 +151,6 @@ class Reads:
     optional: frozenset[KeyPath] = frozenset()  # those that may be left out
 
     def keys(self, section: KeyPath = ()) -> set[str]:
-        """The names read directly below ``section``."""
         depth, paths = len(section), self.required | self.in_training | self.optional
         return {str(path[depth]) for path in paths if len(path) > depth and path[:depth] == section}
 
@@ -241,7 +238,6 @@ def is_known(cls: object) -> bool:
 
 
 def reads_of(cls: type | None) -> Reads:
-    """What the toolbox's classes among a model or data set and its bases read."""
     names = [base.__name__ for base in getattr(cls, "__mro__", ()) if is_stock(base)]
     found = [DATASETS[name] for name in names if name in DATASETS][:1] or [MODELS[name] for name in names]
     return Reads(*(frozenset().union(*(getattr(reads, name) for reads in found))
@@ -252,6 +248,15 @@ def fits(path: KeyPath, pattern: str) -> bool:
     """Whether a key path is one of those that a dotted pattern such as ``datasets.*.name`` stands for."""
     parts = pattern.split(".")
     return len(parts) == len(path) and all(map(fnmatchcase, map(str, path), parts))
+
+
+def home_of(key: str, section_path: KeyPath) -> str | None:
+    """The section that a toolbox key belongs to, if it is a telling name that stands elsewhere."""
+    homes = [name for name in ("train", "val", "logger", "path", "datasets.*") if key in STOCK_KEYS[name]]
+    homes += ["path"] if rule_for(("path", key)) else []
+    if not homes or key in ("name", "type", "phase", "scale") or homes[0] == dotted(section_path):
+        return None
+    return homes[0].replace("datasets.*", "datasets: train")
 
 
 def rule_for(path: KeyPath) -> object | None:

@@ -1,23 +1,63 @@
-"""A safe, strict YAML loader: plain data only, duplicate keys are errors, every value knows its line."""
+"""A safe, strict YAML loader: plain data only, duplicate keys are errors, every value and mistake knows its line."""
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from unirain_plugin.errors import OptionError, did_you_mean
-from unirain_plugin.options.problems import Problems
-from unirain_plugin.support.spec import KeyPath, number_meant
+from unirain_plugin.support.spec import KeyPath, located, number_meant
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + name for name in ("null", "bool", "int", "float", "str")}
 _MERGE = _TAG + "merge"
 _MOST_VALUES = 100_000
 """Values in one file, aliases counted wherever they are used: a few lines of nested aliases can stand for 10⁹."""
+
+
+class Problems:
+    """The errors and warnings of one option file, each with its place, in the order of discovery."""
+
+    def __init__(self, file: str, lines: Mapping[KeyPath, int | str] | None = None) -> None:
+        self.file = file  # as the user named it
+        # key path → line number (from 1), or a word such as ``--force_yml`` for values from elsewhere
+        self.lines: dict[KeyPath, int | str] = dict(lines or {})
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self.told_by_run: set[str] = set()  # warnings that a run gives itself when it comes to it
+        self.wrong: set[KeyPath] = set()  # the key paths of the errors
+        # whether a key path's errors are only warnings, as we cannot know what its reader wants
+        self.doubts: Callable[[KeyPath], bool] = lambda path: False
+
+    def error(self, path: KeyPath, text: str) -> None:
+        self.wrong.add(path)
+        self._note(self.warnings if self.doubts(path) else self.errors, path, text)
+
+    def warn(self, path: KeyPath, text: str, told_by_run: bool = False) -> None:
+        """Note something odd that the toolbox can live with."""
+        note = self._note(self.warnings, path, text)
+        if told_by_run:
+            self.told_by_run.add(note)
+
+    def is_wrong(self, path: KeyPath) -> bool:
+        return any(wrong[: len(path)] == path for wrong in self.wrong)
+
+    def raise_if_any(self) -> None:
+        if len(self.errors) == 1:
+            raise OptionError(self.errors[0])
+        if self.errors:
+            raise OptionError(f"{len(self.errors)} mistakes in {self.file}:\n  " + "\n  ".join(self.errors))
+
+    def _note(self, notes: list[str], path: KeyPath, text: str) -> str:
+        note = located(self.file, self.lines, path, text)
+        if note not in notes:
+            notes.append(note)
+        return note
 
 
 @dataclass(frozen=True)
@@ -32,10 +72,10 @@ class OptionFile:
 def read_option_file(path: str | Path) -> OptionFile:
     """Read an option file without executing anything.
 
-    Values are what BasicSR's loader gives (YAML 1.1), with three differences: tags that build Python objects are
-    refused, ``<<`` merges work, and an aliased section is a copy of its own wherever it is used (BasicSR changes
-    sections in place). An OptionError if the file cannot be read, is not YAML, is empty or no mapping, names a key
-    twice, uses an object tag, or holds a number such as ``1e-4`` that YAML 1.1 reads as text.
+    Values are what BasicSR's loader gives (YAML 1.1), but tags that build Python objects are refused, ``<<`` merges
+    work, and an aliased section is a copy of its own wherever it is used (BasicSR changes sections in place). An
+    OptionError if the file cannot be read, is no YAML mapping, names a key twice, or holds a number such as ``1e-4``,
+    which is text.
     """
     path = Path(path)
     problems = Problems(str(path))
@@ -43,10 +83,9 @@ def read_option_file(path: str | Path) -> OptionFile:
     if node is None:
         raise OptionError(f"{path}: the option file is empty; expected keys such as 'name: …' and 'model_type: …'.")
     if not isinstance(node, yaml.MappingNode):
-        raise OptionError(
-            f"{path}:{node.start_mark.line + 1}: expected a mapping ('key: value' lines) at the top, found "
-            f"{'a list' if isinstance(node, yaml.SequenceNode) else 'a single value'}."
-        )
+        found = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        line = node.start_mark.line + 1
+        raise OptionError(f"{path}:{line}: expected a mapping ('key: value' lines) at the top, found {found}.")
     opt = _Builder(problems).build(node, ())
     problems.raise_if_any()
     return OptionFile(str(path), opt, problems.lines)
@@ -55,7 +94,7 @@ def read_option_file(path: str | Path) -> OptionFile:
 def parse_value(text: str, path: KeyPath, source: str) -> object:
     """Parse one value by the same rules, for ``key=value`` on a command line; ``source`` is its place in messages.
 
-    As in BasicSR's ``--force_yml``, ``none`` in any case means null and ``!!float1e-4`` needs no space.
+    As in BasicSR's ``--force_yml``, ``none`` means null and ``!!float1e-4`` needs no space.
     """
     text = text.strip()
     if text.lower() == "none":
@@ -76,9 +115,8 @@ def _read_text(path: Path) -> str:
         siblings = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
         raise OptionError(f"{path}: no such option file.{did_you_mean(path, siblings)}") from None
     except UnicodeDecodeError as error:
-        raise OptionError(
-            f"{path}: is not UTF-8 text (byte {error.start}); expected a YAML file saved as UTF-8."
-        ) from None
+        what = f"is not UTF-8 text (byte {error.start}); expected a YAML file saved as UTF-8."
+        raise OptionError(f"{path}: {what}") from None
     except OSError as error:
         raise OptionError(f"{path}: cannot be read: {error.strerror or error}.") from None
 

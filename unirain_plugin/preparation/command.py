@@ -3,14 +3,13 @@
 All but the first take their pairs from a manifest, or from a folder in RainRAG's layout.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -33,7 +32,14 @@ def index_dataset(argv: list[str] | None = None) -> int:
     """``index-dataset``: a manifest of a public data set, or of one's own by a layout in YAML. Returns the status."""
     args = _index_parser().parse_args(argv)
     if args.list:
-        sys.stdout.write(_layout_table())
+        lines = []
+        for layout in public_layouts().values():
+            rules = ", ".join(dict.fromkeys(part.rule for part in layout.parts))
+            types = ", ".join(dict.fromkeys(t for part in layout.parts for t in _told_types(part)))
+            lines.append(f"{layout.name}: {layout.title} [{STATUSES[layout.status]}]")
+            lines += [f"    {types}; {rules}", f"    {layout.note}"]
+        lines += ["", "Pairing rules:", *(f"  {name}: {text}" for name, text in RULES.items())]
+        sys.stdout.write("\n".join(lines) + "\n")
         return 0
     with limited(args.max_megapixels):
         return _check_manifest(args) if args.check_manifest else _make_manifest(args)
@@ -48,7 +54,10 @@ def _make_manifest(args: argparse.Namespace) -> int:
     sys.stdout.write(f"layout {layout.name} ({layout.title}): {STATUSES[layout.status]}. {layout.note}\n")
     if os.path.exists(args.output) and not (args.overwrite or args.append):
         raise OptionError(f"--output {args.output}: this file exists; name another, or give --overwrite or --append.")
-    pairing = find_pairs(args.root, layout, _pairing_options(args))
+    types = dict(item.partition("=")[::2] for item in args.map)
+    for name in [*types.values(), *([args.rain_type] if args.rain_type else [])]:
+        rain_type_ids([name])
+    pairing = find_pairs(args.root, layout, PairingOptions(args.split, args.rain_type, types, args.source))
     root, problems = _with_halves(args, pairing)
     report = IndexReport({"layout": layout.name, "status": layout.status, "root": args.root, "split": args.split})
     report.problems, report.warnings = problems, list(pairing.warnings)
@@ -66,13 +75,6 @@ def _make_manifest(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{report.summary()}\nreport: {report_path}\n")
     sys.stdout.write(f"manifest: {args.output}\n")
     return 0
-
-
-def _pairing_options(args: argparse.Namespace) -> PairingOptions:
-    types = dict(item.partition("=")[::2] for item in args.map)
-    for name in [*types.values(), *([args.rain_type] if args.rain_type else [])]:
-        rain_type_ids([name])
-    return PairingOptions(args.split, args.rain_type, types, args.source)
 
 
 def _with_halves(args: argparse.Namespace, pairing: Pairing) -> tuple[str, list[tuple[str, str]]]:
@@ -102,17 +104,6 @@ def _check_manifest(args: argparse.Namespace) -> int:
         raise DataError(f"{names}: {len(problems)} problem(s), the first of them:\n{shown}")
     sys.stdout.write(f"{names}: every line keeps what it promises\n")
     return 0
-
-
-def _layout_table() -> str:
-    lines = []
-    for layout in public_layouts().values():
-        rules = ", ".join(dict.fromkeys(part.rule for part in layout.parts))
-        types = ", ".join(dict.fromkeys(t for part in layout.parts for t in _told_types(part)))
-        lines.append(f"{layout.name}: {layout.title} [{STATUSES[layout.status]}]")
-        lines += [f"    {types}; {rules}", f"    {layout.note}"]
-    lines += ["", "Pairing rules:", *(f"  {name}: {text}" for name, text in RULES.items())]
-    return "\n".join(lines) + "\n"
 
 
 def _told_types(part: Part) -> list[str]:
@@ -162,24 +153,25 @@ def create_lmdb(argv: list[str] | None = None) -> int:
     args = _lmdb_parser().parse_args(argv)
     with limited(args.max_megapixels):
         if args.manifest is not None or args.dataroot is not None:
-            _create_lmdbs(args)
+            root, records = _chosen_records(args)
+            png, seekable, done = args.recompress == "png", args.seekable, Counter()
+            recipe = LmdbRecipe(root, tuple(args.convert), png, seekable, args.level, args.workers, args.commit_every)
+            counts = create_lmdbs(args.output, records, recipe, done)
+            pairs = ", ".join(f"{rain_type} {count}" for rain_type, count in counts.items())
+            sys.stdout.write(f"{args.output}: {sum(counts.values())} pairs ({pairs})\n")
+            if seekable and done:
+                lines = "".join(f"  {count} {how}\n" for how, count in sorted(done.items()))
+                sys.stdout.write(f"of {done.total()} images that were added, made seekable or kept:\n{lines}")
         elif not args.verify:
             raise OptionError("create-lmdb: give --manifest or --dataroot, or --verify alone to check LMDBs.")
         if args.verify:
-            _verify_lmdbs(args)
+            count, problems = verify_lmdbs(args.output, args.rain_type, args.convert, args.workers)
+            if problems:
+                more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
+                what = f"verification found {len(problems)} problem(s) in {count} entries"
+                raise DataError("\n  ".join([f"{args.output}: {what}:", *problems[:20], *more]))
+            sys.stdout.write(f"{args.output}: {count} entries verified, all decode and agree\n")
     return 0
-
-
-def _create_lmdbs(args: argparse.Namespace) -> None:
-    root, records = _chosen_records(args)
-    png, seekable, done = args.recompress == "png", args.seekable, Counter()
-    recipe = LmdbRecipe(root, tuple(args.convert), png, seekable, args.level, args.workers, args.commit_every)
-    counts = create_lmdbs(args.output, records, recipe, done)
-    pairs = ", ".join(f"{rain_type} {count}" for rain_type, count in counts.items())
-    sys.stdout.write(f"{args.output}: {sum(counts.values())} pairs ({pairs})\n")
-    if seekable and done:
-        lines = "".join(f"  {count} {how}\n" for how, count in sorted(done.items()))
-        sys.stdout.write(f"of {done.total()} images that were added, made seekable or kept:\n{lines}")
 
 
 def _lmdb_parser() -> argparse.ArgumentParser:
@@ -200,14 +192,6 @@ def _lmdb_parser() -> argparse.ArgumentParser:
     add("--commit-every", type=_number, default=1000, metavar="N", help="pairs in a transaction")
     add("--verify", action="store_true", help="decode every entry afterwards (alone: only verify)")
     return parser
-
-
-def _verify_lmdbs(args: argparse.Namespace) -> None:
-    count, problems = verify_lmdbs(args.output, args.rain_type, args.convert, args.workers)
-    if problems:
-        listed = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise DataError(f"{args.output}: verification found {len(problems)} problem(s) in {count} entries:\n  {listed}")
-    sys.stdout.write(f"{args.output}: {count} entries verified, all decode and agree\n")
 
 
 def extract_subimages(argv: list[str] | None = None) -> int:
@@ -263,21 +247,16 @@ def generate_meta_info(argv: list[str] | None = None) -> int:
     for number, file in enumerate(files):
         name = file.rain_type if types.count(file.rain_type) == 1 else f"{file.rain_type}_{number}"
         path = os.path.join(os.path.abspath(args.output), f"meta_info_{name}.txt")
-        _write_meta_info(path, "\n".join(file.lines) + "\n", args.overwrite)
+        text = "\n".join(file.lines) + "\n"
+        if os.path.exists(path) and not args.overwrite and Path(path).read_text("utf-8", "replace") != text:
+            raise OptionError(f"{path}: this file exists and differs; name another --output, or give --overwrite.")
+        write_whole(path, text)
         sys.stdout.write(f"{path}: {len(file.lines)} pairs. In the option file:\n"
                          f"  dataroot_lq: {file.lq_folder}\n  dataroot_gt: {file.gt_folder}\n"
                          f"  meta_info_file: {path}\n  filename_tmpl: '{file.filename_tmpl}'\n")  # fmt: skip
     if len(kept) < len(records):
         sys.stdout.write(f"left out: {len(records) - len(kept)} of {len(records)} pairs, which distillation rejected\n")
     return 0
-
-
-def _write_meta_info(path: str, text: str, overwrite: bool) -> None:
-    if os.path.exists(path) and not overwrite:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            if file.read() != text:
-                raise OptionError(f"{path}: this file exists and differs; name another --output, or give --overwrite.")
-    write_whole(path, text)
 
 
 def _manifest_of_meta_info(args: argparse.Namespace) -> int:

@@ -1,7 +1,5 @@
 """From the files of a data set to a manifest: every pair is looked at, everything odd is reported."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -43,7 +41,6 @@ class IndexReport:
     duplicates: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """The report file's text."""
         data = {
             **self.about,
             "pairs": sum(self.pairs.values()),
@@ -56,7 +53,6 @@ class IndexReport:
         return json.dumps(data, indent=1, ensure_ascii=True) + "\n"
 
     def summary(self) -> str:
-        """A few lines for the terminal."""
         lines = [f"pairs: {sum(self.pairs.values())}"]
         lines += [f"  {t} {s}: {n}" for (t, s), n in sorted(self.pairs.items())]
         lines.append(f"problems: {len(self.problems)}")
@@ -80,20 +76,12 @@ def write_index(
     allow_dry: bool = False,
     append: bool = False,
 ) -> None:
-    """Look at every pair and write the manifest; what is wrong goes to ``report``.
+    """Look at every pair and write the manifest; what is wrong goes to ``report``. Pairs are relative to ``root``.
 
-    Args:
-        output: The manifest's path.
-        root: Folder that the pairs are relative to.
-        pairs: The pairs.
-        report: Is filled in.
-        check: ``decode`` decodes every image, ``header`` looks at its beginning and end only.
-        convert: Kinds of images to accept.
-        workers: Number of processes.
-        skip: Write the good pairs even if there are problems; otherwise nothing is written (DataError).
-        drop_duplicates: Leave out a pair whose two files have the bytes of an earlier pair's.
-        allow_dry: Accept pairs without rain, whose two files have the same bytes.
-        append: Keep the lines of the manifest if it is there, and add the pairs that it lacks.
+    ``check``: ``decode`` decodes every image, ``header`` looks at its beginning and end only; ``skip``: write the good
+    pairs even if there are problems (else DataError); ``drop_duplicates``: leave out a pair whose two files have the
+    bytes of an earlier pair's; ``allow_dry``: accept pairs without rain, whose two files have the same bytes;
+    ``append``: keep the lines of the manifest if it is there, and add the pairs that it lacks.
     """
     known: dict[str, tuple[object, ...]] = {}
     folder = os.path.dirname(os.path.abspath(output))
@@ -111,7 +99,12 @@ def write_index(
                 writer.write(record)
             report.pairs[record.rain_type, record.source] += 1
         if report.problems and not skip:
-            raise DataError(_complaint(report))
+            shown = "\n".join(f"  {kind}: {message}" for kind, message in report.problems[:10])
+            more = f"\n  … and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
+            raise DataError(
+                f"{len(report.problems)} problem(s), so no manifest was written:\n{shown}{more}\n"
+                "Mend them, or leave these files out with --on-error skip."
+            )
         if not report.pairs:
             raise DataError(f"{root}: no good pair is left.\n{report.summary()}")
 
@@ -122,10 +115,7 @@ Examined = tuple[ManifestRecord, FileFacts, FileFacts]
 def _good_pairs(
     found: Iterable[Examined], report: IndexReport, drop_duplicates: bool, allow_dry: bool
 ) -> Iterator[tuple[ManifestRecord, tuple[int, int]]]:
-    """Yield good pairs with their size; the others and the duplicates go to the report.
-
-    What was seen is remembered by its digest: 16 bytes a file, not the file.
-    """
+    """Yield good pairs with their size; the others and the duplicates, known by digests, go to the report."""
     files: dict[bytes, str] = {}
     seen: set[bytes] = set()
     for pair, lq, gt in found:
@@ -146,7 +136,6 @@ def _good_pairs(
 def _examined(
     root: str, records: Iterable[ManifestRecord], check: str, convert: Collection[str], workers: int
 ) -> Iterator[Examined]:
-    """Look at both files of every pair."""
     _examine_file.cache_clear()  # files may have changed since this process last looked
     return map_in_processes(partial(_examine_pair, root, check, tuple(convert)), records, workers)
 
@@ -179,13 +168,6 @@ def pair_problem(
     if lq_facts.digest == gt_facts.digest and not allow_dry:
         return "identical", f"{lq} and {gt} have the same bytes: there is no rain to remove (--allow-dry accepts this)."
     return None
-
-
-def _complaint(report: IndexReport) -> str:
-    shown = "\n".join(f"  {kind}: {message}" for kind, message in report.problems[:10])
-    more = f"\n  … and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
-    return (f"{len(report.problems)} problem(s), so no manifest was written:\n{shown}{more}\n"
-            "Mend them, or leave these files out with --on-error skip.")  # fmt: skip
 
 
 def check_manifest(

@@ -2,12 +2,9 @@
 
 A pattern describes paths relative to the data set's folder, without the suffix: ``{dir}rainy_image/{id}_{n}``. The
 fields ``{dir}`` and ``{sub}`` stand for any number of folders, every other one for a part of a name; ``fields`` may
-narrow one down by a regular expression. The clean image's pattern uses the fields of the rainy one's.
-
-Those of public data sets are in ``layouts.yml``; the index command tells the user how each came about.
+narrow one down by a regular expression. The clean image's pattern uses the fields of the rainy one's. Those of public
+data sets are in ``layouts.yml``; the index command tells the user how each came about.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Mapping
@@ -44,26 +41,18 @@ _FOLDERS = r"(?:[^/]+/)*"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One kind of pairs in a data set.
+    """One kind of pairs in a data set."""
 
-    Attributes:
-        rule: One of :data:`RULES`.
-        lq: Pattern of the rainy images (``list_file``: glob of the list files; ``side_by_side``: of the joint images).
-        gt: Patterns of the clean image; the first that exists is taken.
-        rain_type: The type's name; ``{field}`` takes the field's value, which ``types`` translates; None: to be said.
-        fields: Regular expressions of fields.
-        split: The split that these pairs are, where the folders do not tell.
-        source: Name of the source; fields may be used. None: the layout's name.
-    """
-
-    rule: str
+    rule: str  # one of RULES
+    # pattern of the rainy images (``list_file``: glob of the list files; ``side_by_side``: of the joint images)
     lq: str
-    gt: str | tuple[str, ...] = ()
+    gt: str | tuple[str, ...] = ()  # patterns of the clean image; the first that exists is taken
+    # the type's name; ``{field}`` takes the field's value, which ``types`` translates; None: to be said
     rain_type: str | None = None
     types: Mapping[str, str] | None = None
-    fields: Mapping[str, str] | None = None
-    split: str | None = None
-    source: str | None = None
+    fields: Mapping[str, str] | None = None  # regular expressions of fields
+    split: str | None = None  # the split that these pairs are, where the folders do not tell
+    source: str | None = None  # name of the source; fields may be used. None: the layout's name.
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -77,24 +66,21 @@ class Part:
         for name in (self.types or {}).values():
             rain_type_ids([name])
         try:
-            self._check_patterns()
+            fields = {} if self.rule == "list_file" else self.lq_regex().groupindex
+            self.gt_regexes()
+            uses = {"gt": self.gt, "rain_type": (self.rain_type or "",), "source": (self.source or "",)}
+            by_field = self.rule not in ("sorted", "list_file")
+            for key, pattern in ((key, pattern) for key, patterns in uses.items() for pattern in patterns):
+                for _, name, spec, conversion in Formatter().parse(pattern):
+                    if spec or conversion:
+                        raise OptionError(f"{key}: {pattern!r}: a field is a name in braces and nothing else.")
+                    if name is not None and name not in fields and (key != "gt" or by_field):
+                        hint = did_you_mean(name, fields)
+                        raise OptionError(f"{key}: {{{name}}} is no field of lq ({', '.join(fields)}).{hint}")
         except (re.error, ValueError) as error:
             if isinstance(error, OptionError):
                 raise
             raise OptionError(f"a pattern is wrong: {error}.") from None
-
-    def _check_patterns(self) -> None:
-        fields = {} if self.rule == "list_file" else self.lq_regex().groupindex
-        self.gt_regexes()
-        uses = {"gt": self.gt, "rain_type": (self.rain_type or "",), "source": (self.source or "",)}
-        by_field = self.rule not in ("sorted", "list_file")
-        for key, pattern in ((key, pattern) for key, patterns in uses.items() for pattern in patterns):
-            for _, name, spec, conversion in Formatter().parse(pattern):
-                if spec or conversion:
-                    raise OptionError(f"{key}: {pattern!r}: a field is a name in braces and nothing else.")
-                if name is not None and name not in fields and (key != "gt" or by_field):
-                    hint = did_you_mean(name, fields)
-                    raise OptionError(f"{key}: {{{name}}} is no field of lq ({', '.join(fields)}).{hint}")
 
     def lq_regex(self) -> re.Pattern[str]:
         return self._compile(self.lq)
@@ -128,11 +114,6 @@ class Layout:
     note: str = ""
 
     def __post_init__(self) -> None:
-        """Check the keys; the title is the name where none is given.
-
-        Raises:
-            OptionError: If the status is unknown or there are no parts.
-        """
         if self.status not in STATUSES:
             raise OptionError(f"status: expected {', '.join(STATUSES)}, found {self.status!r}.")
         if not self.name or not self.parts:

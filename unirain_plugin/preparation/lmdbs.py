@@ -6,8 +6,6 @@ is written and the folder is renamed: a folder with the final name is always who
 place: until its ``meta_info.txt`` is replaced, readers see those of before.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -20,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import cv2
 import lmdb
@@ -49,14 +47,11 @@ from unirain_plugin.preparation.seekable import Seekable, make_seekable
 from unirain_plugin.support.files import sole_user, write_errors, write_whole
 from unirain_plugin.support.processes import map_in_order, map_in_processes
 
-ORIGIN_FILE = "made_from.json"
-"""Says how the entries are stored and where their sources were."""
+ORIGIN_FILE = "made_from.json"  # says how the entries are stored and where their sources were
 SOURCES_FILE = "sources.jsonl"
 """Says which source every key has, so that a run never goes on with another one's, and only adds to what is there."""
 
-SOURCE_BYTES = "source bytes"
-"""How entries are stored that are their sources' own bytes."""
-
+SOURCE_BYTES = "source bytes"  # how entries are stored that are their sources' own bytes
 _FIRST_MAP_SIZE = 64 << 20
 
 
@@ -68,10 +63,9 @@ class LmdbSources(NamedTuple):
     stored_as: str
 
     def file(self, key: str) -> str:
-        """The file that an entry was made of."""
         return os.path.join(self.root, self.paths[key])
 
-    def includes(self, other: LmdbSources) -> bool:
+    def includes(self, other: Self) -> bool:
         """Whether all entries of another one are here, of the same files (by their names, or where they really are)."""
         return self.stored_as == other.stored_as and all(
             key in self.paths
@@ -87,7 +81,6 @@ class LmdbSources(NamedTuple):
         return {"entries": str(len(keys)), "sha256_of_list": digest, "stored_as": self.stored_as}
 
     def write(self, folder: str) -> None:
-        """Note it in an LMDB's folder."""
         lines = (json.dumps(item) + "\n" for item in self.paths.items())
         write_whole(os.path.join(folder, SOURCES_FILE), "".join(lines))
         root = os.path.relpath(os.path.realpath(self.root), os.path.realpath(os.path.dirname(folder)))
@@ -119,8 +112,7 @@ def _read_origin(folder: str) -> dict[str, str]:
 class LmdbWriter:
     """Writes ``path`` (which must end with ``.lmdb``), or adds to it what it lacks of ``sources``.
 
-    What an earlier run has noted must be among them: a DataError if the folder, finished or not, was made of something
-    else or is damaged.
+    A DataError if the folder, finished or not, was made of something that is not among them, or is damaged.
     """
 
     def __init__(self, path: str, sources: LmdbSources) -> None:
@@ -206,35 +198,33 @@ class LmdbWriter:
         with self._environment.begin(buffers=True) as transaction:
             if len(self._listed) != count:
                 entries = ((bytes(key), value) for key, value in transaction.cursor())
-                lines = (_meta_line(key.decode(), value, level) for key, value in entries if key != ROWS)
+                # whatever the format of the bytes, the toolbox writes and reads .png
+                lines = (
+                    f"{key.decode()}.png ({','.join(map(str, image_shape(value, key.decode())))}) {level}\n"
+                    for key, value in entries
+                    if key != ROWS
+                )
                 write_whole(os.path.join(self._folder, META_FILE), "".join(lines))
         self.close()
         if self._folder != self.path:
             os.rename(self._folder, self.path)
 
     def close(self) -> None:
-        """Close the environment; what was committed stays."""
         self._environment.close()
-
-
-def _meta_line(key: str, value: memoryview, level: int) -> str:
-    """Format a line as the toolbox writes and reads it; whatever the format of the bytes, it says ``.png``."""
-    return f"{key}.png ({','.join(map(str, image_shape(value, key)))}) {level}\n"
 
 
 _BATCH_BYTES = 64 << 20
 
-_Plan = dict[str, ManifestRecord]
-"""Key → pair, of one rain type."""
+_Plan = dict[str, ManifestRecord]  # key → pair, of one rain type
 
 
 @dataclass(frozen=True)
 class LmdbRecipe:
     """How the entries are made: of files below ``root``, kinds of images in ``convert`` accepted.
 
-    ``recompress``: all as PNG of ``level`` (0 to 9) instead of the sources' bytes; ``seekable``: written anew, without
-    loss, so that a crop is decoded without what lies above it. ``workers`` threads read; at most ``commit_every``
-    pairs are in one transaction.
+    ``recompress``: as PNG of ``level`` (0 to 9) instead of the sources' bytes; ``seekable``: written anew, without
+    loss, so that a crop is decoded without what lies above it. ``workers`` threads read; ``commit_every``: pairs in a
+    transaction.
     """
 
     root: str
@@ -247,7 +237,6 @@ class LmdbRecipe:
 
     @property
     def stored_as(self) -> str:
-        """How the entries are stored: :data:`SOURCE_BYTES`, or what is done to them."""
         done = [f"png level {self.level}"] * self.recompress + ["seekable 1"] * self.seekable
         return ", ".join(done) or SOURCE_BYTES
 
@@ -258,13 +247,8 @@ def create_lmdbs(
     """Write ``{output}/{type}/lq.lmdb`` and ``gt.lmdb`` and ``{output}/manifest.jsonl``, whose paths are the keys.
 
     What an interrupted run has left is taken up; what is complete is left alone; new pairs are added. ``done`` takes
-    what was done to the added images, and how often, where they are made seekable.
-
-    Returns:
-        The number of pairs of every type.
-
-    Raises:
-        DataError: Naming the file if one is missing or bad; what was written so far stays and is taken up later.
+    what was done to added images, and how often, where they are made seekable. Returns the number of pairs of every
+    type; a DataError names the file if one is missing or bad, and what was written so far stays.
     """
     listed: dict[str, list[ManifestRecord]] = {}
     for record in records:
@@ -276,7 +260,10 @@ def create_lmdbs(
     with sole_user(output, "another process is writing LMDBs here."):
         for rain_type, plan in plans.items():
             _create_type(os.path.join(output, rain_type), rain_type, plan, recipe, Counter() if done is None else done)
-        _write_manifest(output, plans)
+        path = os.path.join(output, "manifest.jsonl")  # lines of types that this run did not touch are kept
+        kept = [r for r in read_manifest(path) if r.rain_type not in plans] if os.path.exists(path) else []
+        fresh = (replace(record, lq=key, gt=key) for plan in plans.values() for key, record in plan.items())
+        write_manifest(path, [*kept, *fresh])
     return {rain_type: len(plan) for rain_type, plan in plans.items()}
 
 
@@ -328,14 +315,6 @@ def _stored(image: EncodedImage, recipe: LmdbRecipe) -> Seekable:
     return make_seekable(data, image.name) if recipe.seekable else Seekable(data, None, "")
 
 
-def _write_manifest(output: str, plans: dict[str, _Plan]) -> None:
-    """Write the manifest of the LMDBs; lines of types that this run did not touch are kept."""
-    path = os.path.join(output, "manifest.jsonl")
-    kept = [r for r in read_manifest(path) if r.rain_type not in plans] if os.path.exists(path) else []
-    fresh = (replace(record, lq=key, gt=key) for plan in plans.values() for key, record in plan.items())
-    write_manifest(path, [*kept, *fresh])
-
-
 _READ_ALL = """
 import os, sys, lmdb
 with lmdb.open(os.fsencode(sys.argv[1]), readonly=True, lock=False).begin(buffers=True) as transaction:
@@ -348,9 +327,9 @@ with lmdb.open(os.fsencode(sys.argv[1]), readonly=True, lock=False).begin(buffer
 def verify_lmdbs(
     output: str, types: Sequence[str] | None = None, convert: Collection[str] = (), workers: int = 1
 ) -> tuple[int, list[str]]:
-    """Check ``{output}/{type}/{lq,gt}.lmdb``, and sources that are still where they were.
+    """Check ``{output}/{type}/{lq,gt}.lmdb`` (else DataError), and sources that are still where they were.
 
-    Returns the number of entries looked at and one line for every problem; a DataError if there are no LMDBs.
+    Returns the number of entries looked at and one line for every problem.
     """
     count, problems = 0, []
     for rain_type in find_types(output, types, ("lq.lmdb", "gt.lmdb")):

@@ -4,8 +4,6 @@ The toolbox finds the rainy image in its folder by the clean one's name put into
 pair of folders and cannot express many-to-one pairs; what it cannot express is an error here.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -30,10 +28,7 @@ class MetaInfoFile(NamedTuple):
 
 
 def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoFile]:
-    """Convert records, whose paths are relative to ``root``.
-
-    A pair that the toolbox could not find by its rule is a DataError.
-    """
+    """Convert records relative to ``root``; a pair that the toolbox could not find by its rule is a DataError."""
     files: dict[tuple[str, str, str], MetaInfoFile] = {}
     for record in records:
         folders, (lq, gt) = zip(*map(os.path.split, (record.lq, record.gt)), strict=True)
@@ -50,7 +45,9 @@ def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoF
         elif found != lq:
             why = f"the toolbox would look for {found}"
         else:
-            files[key].lines.append(f"{gt} ({','.join(map(str, _shape(record, root)))})")
+            path = os.path.join(root, record.gt)
+            shape = (*record.size, 3) if record.size is not None else image_shape(read_file(path), path)
+            files[key].lines.append(f"{gt} ({','.join(map(str, shape))})")
             continue
         raise DataError(f"{record.lq} and {record.gt} cannot be told in a meta_info_file: {why}.")
     return list(files.values())
@@ -62,13 +59,6 @@ def _template(lq: str, gt: str) -> str:
     return f"{before}{{}}{after}" if stem and not set("{}") & set(before + after) else "{}"
 
 
-def _shape(record: ManifestRecord, root: str) -> tuple[int, int, int]:
-    if record.size is not None:
-        return *record.size, 3
-    path = os.path.join(root, record.gt)
-    return image_shape(read_file(path), path)
-
-
 def from_meta_info(
     meta_info_file: str,
     lq_folder: str,
@@ -78,10 +68,7 @@ def from_meta_info(
     source: str = "",
     filename_tmpl: str = "{}",
 ) -> Iterator[ManifestRecord]:
-    """Yield the pairs of a BasicSR ``meta_info_file``, with paths relative to ``manifest_folder``.
-
-    A DataError tells ``file:line`` of a malformed line or a missing file.
-    """
+    """Yield the pairs of a ``meta_info_file``, relative to ``manifest_folder``; a DataError tells ``file:line``."""
     prefixes = [os.path.relpath(os.path.realpath(f), os.path.realpath(manifest_folder)) for f in (lq_folder, gt_folder)]
     try:
         with open(meta_info_file, encoding="utf-8") as file:

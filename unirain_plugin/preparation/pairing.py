@@ -1,9 +1,4 @@
-"""Finding the pairs of a data set by its layout: every file is paired, or named as one that is not.
-
-Images that hold the rainy and the clean image side by side are split into the halves.
-"""
-
-from __future__ import annotations
+"""Finding the pairs of a data set by its layout: every file is paired, or named as one that is not."""
 
 import fnmatch
 import os
@@ -24,19 +19,6 @@ _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "te
            "validation": "val"}  # fmt: skip
 
 
-@dataclass(slots=True)
-class Pairing:
-    """What was found: pairs, their paths relative to the data set's folder, problems (kind, message), and warnings.
-
-    ``joint``: of images with both halves name, type and source.
-    """
-
-    pairs: list[ManifestRecord] = field(default_factory=list)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    joint: list[tuple[str, str, str]] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class PairingOptions:
     """The user's choices.
@@ -51,20 +33,24 @@ class PairingOptions:
     source: str | None = None
 
 
-def find_pairs(root: str, layout: Layout, options: PairingOptions) -> Pairing:
-    """Pair the files below ``root``.
-
-    DataError if there is no such folder or nothing in it; OptionError if a split or rain type is not told.
-    """
+def find_pairs(root: str, layout: Layout, options: PairingOptions) -> "Pairing":
+    """Pair the files below ``root`` (else DataError); OptionError if a split or rain type is not told."""
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder.")
-    return _Finder(root, layout, options).run()
+    pairing = Pairing(root, layout, options)
+    pairing.run()
+    return pairing
 
 
-class _Finder:
+class Pairing:
+    """What was found; paths are relative to the data set's folder, problems are (kind, message)."""
+
     def __init__(self, root: str, layout: Layout, options: PairingOptions) -> None:
         self.root, self.layout, self.options = root, layout, options
-        self.result = Pairing()
+        self.pairs: list[ManifestRecord] = []
+        self.problems: list[tuple[str, str]] = []
+        self.warnings: list[str] = []
+        self.joint: list[tuple[str, str, str]] = []  # of images with both halves name, type and source
         self.images = sorted(walk_images(root))
         self.by_stem: dict[str, list[str]] = defaultdict(list)
         for image in self.images:
@@ -73,7 +59,7 @@ class _Finder:
         self.partner_of: dict[str, str] = {}  # clean image → its first rainy one
         self.lonely: dict[str, str] = {}  # rainy image without a partner → what was looked for
 
-    def run(self) -> Pairing:
+    def run(self) -> None:
         if not self.images:
             raise DataError(f"{self.root}: the folder holds no images.")
         self._check_split()
@@ -85,11 +71,10 @@ class _Finder:
             else:
                 self._by_name(part)
         self._report_rest()
-        if not self.result.pairs and not self.result.joint and not self.result.problems:
+        if not self.pairs and not self.joint and not self.problems:
             raise DataError(f"{self.root}: no image fits the layout {self.layout.name}"
                             f"{f' in the split {self.options.split}' if self.options.split else ''}: "
                             f"{self.layout.note or 'see its patterns'} Found such as {self.images[0]}.")  # fmt: skip
-        return self.result
 
     def _by_name(self, part: Part) -> None:
         pattern = part.lq_regex()
@@ -99,7 +84,7 @@ class _Finder:
                 continue
             if part.rule == "side_by_side":
                 self.done.add(image)
-                self.result.joint.append((image, self._type(part, match.groupdict(), image), self._source(part, match)))
+                self.joint.append((image, self._type(part, match.groupdict(), image), self._source(part, match)))
                 continue
             stems = [template.format(**match.groupdict("")) for template in part.gt]
             found = next((stem for stem in stems if stem in self.by_stem and stem != _stem(image)), None)
@@ -107,15 +92,11 @@ class _Finder:
             if found is None:
                 self.lonely.setdefault(image, " or ".join(stems[:3]) + (" …" if len(stems) > 3 else ""))
             else:
-                self._add(part, image, self._choose(image, found), match.groupdict(""))
-
-    def _choose(self, image: str, stem: str) -> str:
-        """Of several clean images that differ in their suffix, take the one with the rainy one's."""
-        candidates = [other for other in self.by_stem[stem] if other != image]
-        same = [other for other in candidates if os.path.splitext(other)[1] == os.path.splitext(image)[1]]
-        if len(candidates) > 1 and len(same) != 1:
-            self.result.problems.append(("ambiguous", f"{image}: several clean images: {', '.join(candidates)}."))
-        return (same or candidates)[0]
+                candidates = [other for other in self.by_stem[found] if other != image]
+                same = [other for other in candidates if os.path.splitext(other)[1] == os.path.splitext(image)[1]]
+                if len(candidates) > 1 and len(same) != 1:
+                    self.problems.append(("ambiguous", f"{image}: several clean images: {', '.join(candidates)}."))
+                self._add(part, image, (same or candidates)[0], match.groupdict(""))
 
     def _by_order(self, part: Part) -> None:
         sides: list[dict[tuple[str, ...], list[tuple[str, dict[str, str]]]]] = []
@@ -134,7 +115,7 @@ class _Finder:
             if len(lq) != len(gt):
                 where = os.path.dirname((lq or gt)[0][0])
                 message = f"{where}: {len(lq)} rainy and {len(gt)} clean images; order pairs only equal numbers."
-                self.result.problems.append(("unequal", message))
+                self.problems.append(("unequal", message))
                 self.partner_of.update((image, "") for image, _ in gt)
                 continue
             by_order += [f["name"] for _, f in lq] != [f["name"] for _, f in gt]
@@ -144,7 +125,7 @@ class _Finder:
             message = (
                 f"{by_order} folder(s) are paired by sorted order, as their names do not tell; look at some pairs."
             )
-            self.result.warnings.append(message)
+            self.warnings.append(message)
 
     def _from_lists(self, part: Part) -> None:
         pattern = "*/" + part.lq.removeprefix("**/")
@@ -154,7 +135,7 @@ class _Finder:
             with open(os.path.join(self.root, name), encoding="utf-8", errors="surrogateescape") as file:
                 lines = [(number, line.strip()) for number, line in enumerate(file, 1) if line.strip()]
             if not lines or len(_columns(lines[0][1])) != 2:
-                self.result.warnings.append(f"{name} is no list of pairs ('rainy clean' on each line); left out.")
+                self.warnings.append(f"{name} is no list of pairs ('rainy clean' on each line); left out.")
                 continue
             used += 1
             for number, line in lines:
@@ -167,16 +148,16 @@ class _Finder:
     def _from_line(self, part: Part, name: str, where: str, line: str) -> None:
         columns = _columns(line)
         if len(columns) != 2:
-            self.result.problems.append(("list", f"{where}: expected 'rainy clean', found {line[:80]!r}."))
+            self.problems.append(("list", f"{where}: expected 'rainy clean', found {line[:80]!r}."))
             return
         found = [self._resolve(os.path.dirname(name), column) for column in columns]
         if not (self._in_split(found[0] or columns[0], part) or self._in_split(name.replace(".", "/"), part)):
             return
         for image, column in zip(found, columns, strict=True):
             if image is None:
-                self.result.problems.append(("missing", f"{where}: {column} does not exist."))
+                self.problems.append(("missing", f"{where}: {column} does not exist."))
         if found[0] in self.done:
-            self.result.problems.append(("list", f"{where}: {found[0]} is listed twice."))
+            self.problems.append(("list", f"{where}: {found[0]} is listed twice."))
         elif all(found):
             self._add(part, found[0], found[1], {})
 
@@ -192,10 +173,10 @@ class _Finder:
         first = self.partner_of.setdefault(gt, lq)
         self.done.add(lq)
         if first != lq and part.rule in ONE_TO_ONE:
-            self.result.problems.append(("shared", f"{gt}: the clean image of both {first} and {lq}."))
+            self.problems.append(("shared", f"{gt}: the clean image of both {first} and {lq}."))
             return
         rain_type = self._type(part, fields, lq)
-        self.result.pairs.append(ManifestRecord(lq, gt, rain_type, self._source(part, fields)))
+        self.pairs.append(ManifestRecord(lq, gt, rain_type, self._source(part, fields)))
 
     def _type(self, part: Part, fields: Mapping[str, str], image: str) -> str:
         if self.options.rain_type is not None:
@@ -248,15 +229,15 @@ class _Finder:
             if not self._concerns(image):
                 continue
             if image in self.lonely:
-                self.result.problems.append(("orphan_lq", f"{image}: no clean image {self.lonely[image]}."))
+                self.problems.append(("orphan_lq", f"{image}: no clean image {self.lonely[image]}."))
             elif any(pattern.fullmatch(_stem(image)) for pattern in patterns):
-                self.result.problems.append(("orphan_gt", f"{image}: no rainy image belongs to this clean one."))
+                self.problems.append(("orphan_gt", f"{image}: no rainy image belongs to this clean one."))
             else:
                 strangers.append(image)
         if strangers:
             names = ", ".join(strangers[:5]) + (", …" if len(strangers) > 5 else "")
             message = f"{len(strangers)} image(s) fit no pattern of the layout and are left out: {names}."
-            self.result.warnings.append(message)
+            self.warnings.append(message)
 
 
 def _stem(path: str) -> str:
@@ -282,7 +263,7 @@ def _columns(line: str) -> list[str]:
 
 
 def prepare_halves(root: str, output: str, rainy_half: str) -> None:
-    """Make the folder for the halves of the images below ``root``; one made earlier from the same ones will do.
+    """Make the folder for the halves of the images below ``root``, or take up that of the same ones.
 
     It must lie elsewhere (OptionError): there the halves would be taken for images with two halves.
     """
@@ -299,10 +280,7 @@ def split_halves(
     """Write the halves of an image as PNG to ``{output}/input`` and ``{output}/target``, in sub-folders as below root.
 
     ``joint``: its path, rain type and source; ``rainy_half``: ``left`` or ``right``. Returns the pair, relative to
-    ``output``.
-
-    Raises:
-        DataError: If the image is bad, its width is odd, or a half cannot be written.
+    ``output``; a DataError if the image is bad, its width is odd, or a half cannot be written.
     """
     name, rain_type, source = joint
     path = os.path.join(root, name)

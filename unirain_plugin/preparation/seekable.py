@@ -6,8 +6,6 @@ of rows: each is a chunk of its own, ends with zlib's full flush, and begins wit
 stay ordinary files for every reader.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import subprocess
@@ -36,11 +34,8 @@ class Seekable(NamedTuple):
 def make_seekable(data: bytes, name: str, block: int = 24_000) -> Seekable:
     """Write an image anew, or leave it as it is, where that gains nothing or cannot be done without loss.
 
-    Of a PNG's block at least ``block`` bytes are compressed together: fewer make the file larger and crops faster.
-
-    Raises:
-        DataError: If the file is broken.
-        OptionError: If jpegtran is missing.
+    Of a PNG's block at least ``block`` bytes are compressed together: fewer make the file larger and crops faster. A
+    DataError if the file is broken; an OptionError if jpegtran is missing.
     """
     header = read_header(data, name)
     if header is None:

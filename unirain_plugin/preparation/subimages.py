@@ -1,7 +1,5 @@
 """Cutting pairs into sub-images once, so that training never decodes more than it needs."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Collection, Iterator
@@ -39,7 +37,6 @@ class CutPlan:
         return starts
 
     def fingerprint(self, records: Collection[ManifestRecord]) -> dict[str, str]:
-        """Say what the sub-images are made of."""
         digest = hashlib.sha256()
         for record in records:
             digest.update(f"{record.lq}\0{record.gt}\n".encode("utf-8", "surrogateescape"))
@@ -50,10 +47,7 @@ class CutPlan:
 def cut_pairs(
     records: list[ManifestRecord], root: str, output: str, plan: CutPlan, workers: int = 1
 ) -> Iterator[list[ManifestRecord]]:
-    """Write ``{output}/{type}/{input,target}/NAME_sNNN.png``; yield the sub-images of one pair after another.
-
-    A pair whose files are all there, from an interrupted run, is not cut again. Bad files are a DataError.
-    """
+    """Write ``{output}/{type}/{input,target}/NAME_sNNN.png`` (else DataError) where missing, pair after pair."""
     names = unique_stems((record.lq, record.gt) for record in records)
     for rain_type in {record.rain_type for record in records}:
         for side in ("input", "target"):

@@ -1,17 +1,21 @@
 """``python -m unirain_plugin synthesize-rain``: four types of rain on clean photographs, in RainRAG's layout."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from tqdm import tqdm
 
+from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.rain.pair_files import PairJob, list_images, make_pairs, output_names
+from unirain_plugin.rain.render import MIN_SIDE
+from unirain_plugin.rain.sample_photos import sample_photos
+from unirain_plugin.rain.scene import check_renderers
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_errors, write_whole
 from unirain_plugin.support.interruptions import resumable
@@ -19,8 +23,7 @@ from unirain_plugin.support.packages import import_own
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 10
-"""To be raised whenever the same seed gives other pixels."""
+RENDERER_VERSION = 10  # to be raised whenever the same seed gives other pixels
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB image could hold."""
 
@@ -68,8 +71,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; errors are of wrong arguments, of photographs, and of an output that holds something else."""
-    from unirain_plugin.rain.pair_files import output_names
-
     args = build_parser().parse_args(argv)
     import_own(args.imports)
     size = _check_arguments(args)
@@ -92,10 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
     """Check what argparse cannot; return the size as (height, width)."""
-    from unirain_plugin.data.images import CONVERSIONS
-    from unirain_plugin.rain.render import MIN_SIDE
-    from unirain_plugin.rain.scene import check_renderers
-
     check_renderers(args.types, "--types")
     for value in args.convert:
         if value not in CONVERSIONS:
@@ -105,11 +102,8 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
         if len(set(values)) < len(values):
             raise OptionError(f"{option}: {' '.join(values)}: something is listed twice.")
     rain_type_ids(args.types)  # a renderer's own name may be none that data sets take
-    for option, value, least in (
-        ("--per-image", args.per_image, 1),
-        ("--seed", args.seed, 0),
-        ("--workers", args.workers, 1),
-    ):
+    least_of = {"--per-image": (args.per_image, 1), "--seed": (args.seed, 0), "--workers": (args.workers, 1)}
+    for option, (value, least) in least_of.items():
         if value < least:
             raise OptionError(f"{option}: found {value}; expected at least {least}.")
     if args.dull_share is not None and not args.vary_rain:
@@ -134,9 +128,6 @@ def _check_arguments(args: argparse.Namespace) -> tuple[int, int] | None:
 
 def _find_photos(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Key (path relative to the input) and path of every photograph, sorted."""
-    from unirain_plugin.rain.pair_files import list_images
-    from unirain_plugin.rain.sample_photos import sample_photos
-
     if args.input is None:
         return [(path.name, str(path)) for path in sample_photos(args.split or "all")]
     photos = list_images("--input", args.input)
@@ -153,13 +144,10 @@ def _plan(
     args: argparse.Namespace, photos: list[tuple[str, str]], names: list[str], size: tuple[int, int] | None
 ) -> Iterator:
     """One job a pair; those of one photograph follow each other, so that it is decoded once."""
-    from unirain_plugin.rain.pair_files import PairJob
-
+    shape = {**_settings(args, size), "imports": tuple(args.imports)}
     for (key, path), name in zip(photos, names, strict=True):
-        for rain_type in args.types:
-            for k in range(args.per_image):
-                shape = {**_settings(args, size), "imports": tuple(args.imports)}
-                yield PairJob(path, key, str(args.output), _file_name(name, k), rain_type, k, **shape)
+        for rain_type, k in product(args.types, range(args.per_image)):
+            yield PairJob(path, key, str(args.output), f"{name}_{k}.png", rain_type, k, **shape)
 
 
 def _settings(args: argparse.Namespace, size: tuple[int, int] | None) -> dict[str, object]:
@@ -167,10 +155,6 @@ def _settings(args: argparse.Namespace, size: tuple[int, int] | None) -> dict[st
     names = ["seed", "vary_colours", "vary_rain", "rain_scale", "dry_share", "dull_share"]
     chosen = {name: getattr(args, name) for name in names}
     return {**chosen, "size": size and list(size), "convert": sorted(args.convert)}
-
-
-def _file_name(name: str, k: int) -> str:
-    return f"{name}_{k}.png"
 
 
 def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, names: list[str]) -> None:
@@ -207,7 +191,7 @@ def _remove_pairs(output: Path, made: dict) -> None:
     for folder in _folders(output, made["types"]):
         for name in made["names"]:
             for k in range(made["per_image"]):
-                (folder / _file_name(safe_path(name), k)).unlink(missing_ok=True)
+                (folder / f"{safe_path(name)}_{k}.png").unlink(missing_ok=True)
         for empty in (folder, folder.parent):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()
@@ -233,8 +217,6 @@ def _read_settings(record: Path) -> dict:
 
 def _work(jobs: list, workers: int, skip_bad: bool) -> dict[str, str]:
     """Make the pairs behind a progress bar; return photograph → message for those left out."""
-    from unirain_plugin.rain.pair_files import make_pairs
-
     failures: dict[str, str] = {}
     with tqdm(total=len(jobs), unit="pair", desc="rain", disable=not jobs) as bar:
         for job, message in make_pairs(jobs, min(workers, max(len(jobs), 1))):
@@ -244,9 +226,3 @@ def _work(jobs: list, workers: int, skip_bad: bool) -> dict[str, str]:
             if message:
                 failures[job.photo] = message
     return failures
-
-
-if __name__ == "__main__":
-    from unirain_plugin.__main__ import run
-
-    sys.exit(run("synthesize-rain", sys.argv[1:]))

@@ -1,7 +1,5 @@
 """Raindrops on the lens: metaball outlines, each a small inverting wide-angle lens before an unfocused pane."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2
@@ -10,8 +8,7 @@ import numpy as np
 from unirain_plugin.rain.light import log_uniform, relief, smoothstep
 from unirain_plugin.rain.params import REFERENCE_SIDE, DropParams
 
-_SUPPORT = 1.5
-"""A ball's field ends at this multiple of its radius; at the radius itself it has the value _LEVEL."""
+_SUPPORT = 1.5  # a ball's field ends at this multiple of its radius; at the radius itself it has the value _LEVEL
 _LEVEL = (1 - 1 / _SUPPORT**2) ** 2
 
 
@@ -106,15 +103,13 @@ def _trail(x: float, y: float, radius: float, rng: np.random.Generator) -> list[
 def add_drops(
     scene: np.ndarray, light: np.ndarray, sky: np.ndarray, rng: np.random.Generator, params: DropParams
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Look at a scene through a pane with drops.
+    """Look at a scene through a pane with drops; all light is linear, ``sky`` that above the image.
 
     A drop is a thick lens: a pixel at the position (u, v) of a drop sees the scene at the mirrored position, farther
     from the drop's middle by the minification, the more so near the rim. The rim is darker, the inverted sky fills the
-    lower part, a highlight sits in the upper part. As the pane is not in focus, everything that belongs to the drop is
-    smeared by the circle of confusion, which makes small drops semi-transparent.
-
-    All light is linear: ``scene`` (H, W, 3) float32; ``light``, which makes the highlights, and ``sky``, above the
-    image, of this shape or broadcastable. Returns the rainy image (H, W, 3) and the drops' opacity (H, W) in [0, 1].
+    lower part, a highlight of ``light`` sits in the upper part. As the pane is not in focus, everything that belongs to
+    the drop is smeared by the circle of confusion, which makes small drops semi-transparent. Returns the rainy image
+    (H, W, 3) and the drops' opacity (H, W) in [0, 1].
     """
     shape = scene.shape[:2]
     field = drop_field(shape, rng, params)

@@ -1,14 +1,11 @@
 """Linear light: transfer curves, colour temperature and the scene's bright surroundings. Images are (H, W, 3) RGB."""
 
-from __future__ import annotations
-
 import math
 
 import cv2
 import numpy as np
 
-LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
-"""Weights of linear RGB in luminance (ITU-R BT.709)."""
+LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # weights of linear RGB in luminance (ITU-R BT.709)
 
 _CODES = np.arange(256, dtype=np.float64) / 255
 _TO_LINEAR = np.where(_CODES <= 0.04045, _CODES / 12.92, ((_CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)
@@ -78,6 +75,6 @@ def relief(shape: tuple[int, int], cells: int, rng: np.random.Generator) -> np.n
     return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def log_uniform(rng: np.random.Generator, bounds: tuple[float, float], size: int | None = None) -> float | np.ndarray:
+def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
     """Draw with uniformly distributed logarithm."""
-    return np.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]), size))
+    return np.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))

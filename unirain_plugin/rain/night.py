@@ -1,7 +1,5 @@
 """Night from a photograph taken by day: lamps, glow, a camera's exposure, response curve and noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2
@@ -28,12 +26,11 @@ class Night:
 
 
 def make_night(day: np.ndarray, rng: np.random.Generator, params: NightParams, rain_gain: Range) -> Night:
-    """Relight a scene.
+    """Relight ``day``, linear light, (H, W, 3) float32 in [0, 1].
 
-    The photograph's linear light is taken for the reflectance of the scene; it is lit by a weak bluish ambient light
-    and by lamps whose light falls off with the square of the distance, softened by the height of the lamp. A bright
-    upper part (sky) does not reflect light and goes dark. ``day``: linear light, (H, W, 3) float32 in [0, 1];
-    ``rain_gain``: brightness of lit rain relative to the lit scene.
+    It is taken for the reflectance of the scene, which is lit by a weak bluish ambient light and by lamps whose light
+    falls off with the square of the distance, softened by the height of the lamp. A bright upper part (sky) does not
+    reflect light and goes dark. ``rain_gain``: brightness of lit rain relative to the lit scene.
     """
     shape = day.shape[:2]
     ambient = log_uniform(rng, params.ambient) * kelvin_to_rgb(rng.uniform(*params.ambient_kelvin))
@@ -50,10 +47,7 @@ def make_night(day: np.ndarray, rng: np.random.Generator, params: NightParams, r
 
 
 def _lamps(shape: tuple[int, int], rng: np.random.Generator, params: NightParams) -> tuple[np.ndarray, ...]:
-    """Lamps: their light on the scene, their light on the rain, their halo, and their cores, each (H, W, 3).
-
-    What is smooth is computed on a coarse grid and enlarged.
-    """
+    """Lamps: their light on the scene, their light on the rain, their halo, and their cores, each (H, W, 3)."""
     rows, columns = _coarse_grid(shape)
     lit, rain, halo = (np.zeros((rows.size, columns.size, 3), np.float32) for _ in range(3))
     glow = np.zeros((*shape, 3), np.float32)

@@ -1,7 +1,5 @@
 """From photographs on disk to pairs in RainRAG's layout: one independent, repeatable job a pair."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import unicodedata
@@ -15,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_images
+from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, walk_images
 from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError, OptionError
@@ -25,8 +23,6 @@ from unirain_plugin.rain.variation import CHANGES, vary_colours
 from unirain_plugin.support.files import write_png
 from unirain_plugin.support.packages import import_own, own_code
 from unirain_plugin.support.processes import map_in_order, process_pool
-
-INPUT, TARGET = "input", "target"
 
 _REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
@@ -62,7 +58,7 @@ class PairJob:
     def paths(self) -> tuple[Path, Path]:
         """Files of the rainy and of the clean image."""
         folder = Path(self.output, self.rain_type)
-        return folder / INPUT / self.name, folder / TARGET / self.name
+        return folder / LQ_FOLDER / self.name, folder / GT_FOLDER / self.name
 
     def generator(self) -> np.random.Generator:
         """The pair's own random stream: independent of all other pairs, of the order and of the workers."""
@@ -110,10 +106,7 @@ def list_images(what: str, folder: Path, least: int = 1) -> list[Path]:
 
 
 def read_photo(path: str | os.PathLike, convert: Collection[str] = ()) -> np.ndarray:
-    """Read a colour photograph, (H, W, 3) uint8 RGB, upright.
-
-    A DataError if the file cannot be read, is broken, grey, transparent, … (see ``EncodedImage``).
-    """
+    """Read a colour photograph, (H, W, 3) uint8 RGB, upright; DataError if it cannot be, see ``EncodedImage``."""
     image = EncodedImage(read_file(os.fspath(path)), str(path), convert)
     return cv2.cvtColor(image.decode(), cv2.COLOR_BGR2RGB)
 
@@ -141,10 +134,7 @@ def cut(photo: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator)
 
 
 def make_pair(job: PairJob) -> None:
-    """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it.
-
-    A DataError names a photograph that cannot be used, or a file that cannot be written.
-    """
+    """Render one pair and write both files, each by an atomic rename; the rainy file, written last, completes it."""
     photo = _cached_photo(job.photo, tuple(job.convert))
     rng = job.generator()
     try:
@@ -168,9 +158,8 @@ def make_pair(job: PairJob) -> None:
 def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
     kinds = REAL_RAIN.get(job.rain_type, (RainParams(),))
     params = kinds[rng.integers(len(kinds))]
-    if job.dull_share is None:
-        return params
-    return replace(params, camera=replace(params.camera, dark_share=job.dull_share))
+    dark = params.camera.dark_share if job.dull_share is None else job.dull_share
+    return replace(params, camera=replace(params.camera, dark_share=dark))
 
 
 def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> Sequence[int] | None:
@@ -199,10 +188,7 @@ def _attempt(job: PairJob) -> tuple[PairJob, str]:
 
 
 def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
-    """Make all pairs, in this process or in ``workers`` others; DataError if one of these dies.
-
-    Yields each job with its error message, empty if all went well.
-    """
+    """Make all pairs, in ``workers`` processes (else DataError); yields each job with its error message or none."""
     if workers <= 1:
         yield from map(_attempt, jobs)
         return

@@ -2,18 +2,15 @@
 
 A pair of numbers is a range ``(low, high)`` from which each scene draws one value, uniformly unless it says otherwise.
 Lengths in pixels hold for an image whose shorter side is :data:`REFERENCE_SIDE`; other sizes are scaled with it, so
-rain keeps its look from a thumbnail to 4K. The paper does not render rain (it distils public data sets); all values
-here are our choice, set by eye against public data sets.
+rain keeps its look from a thumbnail to 4K. The paper does not render rain; all values here are our choice, set by eye
+against public data sets.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
 from unirain_plugin.errors import OptionError
 
-REFERENCE_SIDE = 256
-"""Shorter side, in pixels, for which the lengths below are given."""
+REFERENCE_SIDE = 256  # shorter side, in pixels, for which the lengths below are given
 
 Range = tuple[float, float]
 

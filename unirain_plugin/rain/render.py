@@ -1,12 +1,7 @@
-"""Rain, snow and haze on clean photographs: the public face of the renderer.
+"""Rain, snow and haze on clean photographs: the public face of the renderer. Only numpy and OpenCV are needed.
 
-From one clean photograph :func:`render_rain` makes a pair, rainy (``lq``) and clean (``gt``), for each type, in linear
-light: streaks (:mod:`~unirain_plugin.rain.streaks`) or drops (:mod:`~unirain_plugin.rain.drops`), by day or at night
-(:mod:`~unirain_plugin.rain.night`); snow or haze by day (:mod:`~unirain_plugin.rain.weather`). All ranges are in
-:mod:`~unirain_plugin.rain.params`. Only numpy and OpenCV are needed.
+From one clean photograph :func:`render_rain` makes a pair, rainy (``lq``) and clean (``gt``), in linear light.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -18,8 +13,7 @@ from unirain_plugin.rain.scene import SCENES, render
 
 __all__ = ["MIN_SIDE", "DropParams", "NightParams", "RainPair", "RainParams", "StreakParams", "render_rain"]
 
-MIN_SIDE = 32
-"""Smallest height and width of a photograph, pixels: below it rain has no recognisable form."""
+MIN_SIDE = 32  # smallest height and width of a photograph, pixels: below it rain has no recognisable form
 
 
 class RainPair(NamedTuple):
@@ -33,17 +27,13 @@ class RainPair(NamedTuple):
 def render_rain(
     photo: np.ndarray, rain_type: str, rng: np.random.Generator | int, params: RainParams | None = None
 ) -> RainPair:
-    """Render one rainy/clean pair.
+    """Render one rainy/clean pair of a photograph, (H, W, 3) RGB, uint8 or floating point in [0, 1] (rounded to 8
+    bits).
 
-    Args:
-        photo: Clean photograph, (H, W, 3) RGB, uint8 or floating point in [0, 1] (rounded to 8 bits first).
-        rain_type: ``drs``, ``drd``, ``nrs``, ``nrd``, ``snow`` or ``haze``.
-        rng: Random generator, or a seed ≥ 0. From a seed each rain type gets a stream of its own. The same photograph,
-            type and seed give the same pair, whatever was rendered before.
-        params: Ranges of the rain; None means the defaults.
-
-    An OptionError if the rain type is unknown or the seed is no integer ≥ 0; a DataError if the photograph is not a
-    colour image of at least 32×32 pixels, or its values are out of range.
+    ``rain_type``: ``drs``, ``drd``, ``nrs``, ``nrd``, ``snow`` or ``haze``; ``rng``: a generator, or a seed ≥ 0, from
+    which each rain type gets a stream of its own. The same photograph, type and seed give the same pair, whatever was
+    rendered before. An OptionError if the rain type is unknown or the seed is no integer ≥ 0; a DataError if the
+    photograph is not a colour image of at least 32×32 pixels, or its values are out of range.
     """
     if rain_type not in SCENES:
         raise OptionError(

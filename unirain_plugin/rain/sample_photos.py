@@ -3,8 +3,6 @@
 Its other samples would be fetched from the network; microscopy, astronomy and drawings are left out.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 
@@ -18,10 +16,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 
 def sample_photos(split: str = "all") -> list[Path]:
-    """Return the paths of the photographs of a split, or ``all``, without importing scikit-image.
-
-    An OptionError if the split is unknown; a DataError if scikit-image is not installed or lacks a photograph.
-    """
+    """Paths of the photographs of a split, or ``all``; scikit-image is not imported, but must be there (DataError)."""
     known = (*SPLITS, "all")
     if split not in known:
         hint = did_you_mean(split, known)

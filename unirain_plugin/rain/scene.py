@@ -1,9 +1,8 @@
 """The scenes of rain, snow and haze: which parts make a pair of each type."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -12,17 +11,14 @@ from unirain_plugin.rain.drops import add_drops
 from unirain_plugin.rain.light import LUMA, surroundings, to_codes, to_linear
 from unirain_plugin.rain.night import make_night
 from unirain_plugin.rain.params import CameraParams, RainParams, StreakParams
-from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
+from unirain_plugin.rain.streaks import add_haze, add_snow, streak_opacity, veil_opacity
 from unirain_plugin.rain.variation import compressed
-from unirain_plugin.rain.weather import add_haze, add_snow
 
 Rendered = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Rainy and clean image, (H, W, 3) uint8, and the rain's opacity, (H, W) float32 in [0, 1]."""
 
-_VISIBLE = 4e-3
-"""Opacity below this is no rain: it would not change an 8-bit code of a mid-grey pixel."""
-_LAMPS_AS_SKY = 0.35
-"""Lamps fill a drop this much as a sky of the same light would."""
+_VISIBLE = 4e-3  # opacity below this is no rain: it would not change an 8-bit code of a mid-grey pixel
+_LAMPS_AS_SKY = 0.35  # lamps fill a drop this much as a sky of the same light would
 
 
 def _add_streaks(
@@ -104,16 +100,11 @@ def _night_drops(photo: np.ndarray, rng: np.random.Generator, params: RainParams
     return _outside_equal(night.photograph(rainy), night.photograph(night.scene), mask)
 
 
-def _snow(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+def _weather(add: Callable, part: str, photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
+    """Snow or haze: ``add`` draws from that part of the parameters."""
     scene = to_linear(photo)
-    snowy, mask = add_snow(scene, surroundings(scene), rng, params.snow)
-    return _outside_equal(to_codes(snowy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
-
-
-def _haze(photo: np.ndarray, rng: np.random.Generator, params: RainParams) -> Rendered:
-    scene = to_linear(photo)
-    hazy, mask = add_haze(scene, surroundings(scene), rng, params.haze)
-    return _outside_equal(to_codes(hazy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
+    rainy, mask = add(scene, surroundings(scene), rng, getattr(params, part))
+    return _outside_equal(to_codes(rainy), photo.copy(), np.where(mask < _VISIBLE, 0, mask))
 
 
 def _outside_equal(lq: np.ndarray, gt: np.ndarray, mask: np.ndarray) -> Rendered:
@@ -126,8 +117,8 @@ SCENES: dict[str, Callable[[np.ndarray, np.random.Generator, RainParams], Render
     "drd": _day_drops,
     "nrs": _night_streaks,
     "nrd": _night_drops,
-    "snow": _snow,
-    "haze": _haze,
+    "snow": partial(_weather, add_snow, "snow"),
+    "haze": partial(_weather, add_haze, "haze"),
 }
 """Rain type → renderer of one pair."""
 

@@ -1,7 +1,5 @@
 """More variety from few photographs, for training: other colours, things that look like rain and are none."""
 
-from __future__ import annotations
-
 import math
 
 import cv2
@@ -25,7 +23,7 @@ def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def soft(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put a photograph, (H, W, 3) uint8, out of focus, most often in parts: soft forms are no drops, to be left alone.
+    """Put a photograph, (H, W, 3) uint8, out of focus, most often in parts: soft forms are no drops.
 
     The disc's radius is 2 pixels to a twentieth of the shorter side.
     """
@@ -52,10 +50,7 @@ def compressed(photo: np.ndarray, rng: np.random.Generator, quality: tuple[float
 
 
 def add_strands(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lay grass, fur or hair over parts of a photograph, (H, W, 3) uint8: fine lines that are no streaks.
-
-    They are darker and lighter ones, in the colour of what they lie on.
-    """
+    """Lay grass, fur or hair over a photograph, (H, W, 3) uint8: fine lines, dark and light, that are no streaks."""
     lean, jitter = rng.uniform(-60, 60), rng.uniform(5, 25)
     params = StreakParams(
         angle=(lean, lean), angle_jitter=(jitter, jitter), length=(8, 40), width=(0.3, 0.9), density=(800, 3000),
@@ -70,8 +65,8 @@ def add_bars(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Put one to four ropes, rods or cables into a photograph, (H, W, 3) uint8: long and opaque, they are no streaks.
 
     They are one pixel to a sixteenth of the shorter side wide, sharp or out of focus (thin ones are then translucent),
-    a third of the shorter side to three times it long, and may sag. Half of them are nearly upright, where they are
-    most alike to falling rain.
+    a third of the shorter side to three times it long, and may sag. Half of them are nearly upright, as falling rain
+    is.
     """
     height, width = photo.shape[:2]
     edge = min(height, width)

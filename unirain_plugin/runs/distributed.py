@@ -43,18 +43,16 @@ def init_process_group(launcher: str, on_gpu: bool, port: int | str | None = Non
         _environment_from_slurm(port)
     missing = [key for key in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if key not in os.environ]
     if missing:
-        raise OptionError(
-            f"--launcher {launcher}: the environment lacks {', '.join(missing)}. Start the processes with "
-            "`torchrun --nproc_per_node=N -m unirain_plugin.train -opt FILE --launcher pytorch`."
-        )
+        command = "torchrun --nproc_per_node=N -m unirain_plugin.train -opt FILE --launcher pytorch"
+        text = f"the environment lacks {', '.join(missing)}. Start the processes with `{command}`."
+        raise OptionError(f"--launcher {launcher}: {text}")
     device = None
     if on_gpu:
         local_rank, gpus = int(os.environ.get("LOCAL_RANK", os.environ["RANK"])), torch.cuda.device_count()
         if local_rank >= gpus:
-            raise OptionError(
-                f"--launcher {launcher}: process {local_rank} of this machine has no GPU of its own (found {gpus}). "
-                "Start one process a GPU, or set `num_gpu: 0` to compute on CPUs."
-            )
+            text = f"process {local_rank} of this machine has no GPU of its own (found {gpus})"
+            advice = "Start one process a GPU, or set `num_gpu: 0` to compute on CPUs."
+            raise OptionError(f"--launcher {launcher}: {text}. {advice}")
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     dist.init_process_group(backend="nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, device_id=device)

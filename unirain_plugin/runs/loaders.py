@@ -69,10 +69,8 @@ def build_training_loader(
         f"\n\tTotal epochs: {sampler.last_epoch + 1}; iters: {total_iter}."
     )
     if size < batch:
-        logger.warning(
-            f"The data set has {size} images and a batch {batch}: each batch holds some images more than once "
-            "(with crops and flips of their own)."
-        )
+        text = "each batch holds some images more than once (with crops and flips of their own)"
+        logger.warning(f"The data set has {size} images and a batch {batch}: {text}.")
     return _own_stream(loader, opt["manual_seed"]), sampler
 
 
@@ -82,10 +80,7 @@ def uses_sample_index(dataset_type: str) -> bool:
 
 
 def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> list[DataLoader]:
-    """The loaders of every ``datasets: val…:`` section, in the file's order.
-
-    An OptionError if a section is neither ``train`` nor ``val…``.
-    """
+    """The loaders of every ``datasets: val…:`` section, in the file's order; another section is an OptionError."""
     loaders = []
     for phase, section in opt["datasets"].items():
         if phase == "train":
@@ -100,10 +95,7 @@ def build_validation_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> 
 
 
 def _own_stream(loader: DataLoader, seed: int) -> DataLoader:
-    """Every ``iter(loader)`` draws a seed for its workers; from its own stream it leaves the run's untouched.
-
-    Its workers are started as :func:`~unirain_plugin.support.processes.uninterrupted` says.
-    """
+    """Every ``iter(loader)`` draws a seed for its workers: from its own stream it leaves the run's untouched."""
     name_batches(loader).generator = torch.Generator().manual_seed(seed)
     if loader.num_workers:
         loader.worker_init_fn = partial(_begin_quietly, loader.worker_init_fn)

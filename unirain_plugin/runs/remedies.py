@@ -22,12 +22,9 @@ def unused_path(path: Path) -> Path:
 
 
 def archive_folder(path: str | os.PathLike[str]) -> Path | None:
-    """Make an empty folder; what was there moves to ``NAME_archived_TIME`` (and is never overwritten).
+    """Make an empty folder; what was there moves to ``NAME_archived_TIME``, which is returned (None: nothing was).
 
-    Replaces the toolbox's ``mkdir_and_rename``, which fails when two runs start within one second.
-
-    Returns:
-        Where the old folder has gone, or None if there was none.
+    The toolbox's ``mkdir_and_rename`` fails when two runs start within one second.
     """
     path, target = Path(path), None
     if path.exists():
@@ -155,7 +152,7 @@ def explain_loading_errors() -> tuple[object, str, object]:
 
     from basicsr.models.base_model import BaseModel
 
-    from unirain_plugin.checkpoints.states import check_sums
+    from unirain_plugin.checkpoints.states import check_sums, unread_reason
 
     load = BaseModel.load_network
 
@@ -179,8 +176,6 @@ def explain_loading_errors() -> tuple[object, str, object]:
         except UniRainError:  # our networks explain themselves
             raise
         except Exception as error:
-            from unirain_plugin.checkpoints.states import unread_reason
-
             if isinstance(error, KeyError):
                 reason = f"it has no entry {error} (path: param_key_g)"
             elif isinstance(error, (pickle.UnpicklingError, EOFError)):
@@ -211,8 +206,7 @@ def _load_weights(model: object, net: object, path: str, strict: bool) -> None:
 class LazyPrefetcher:
     """Replaces ``CPUPrefetcher``, which enters the training loader once in vain before training begins.
 
-    That starts all workers twice, and with ``prefetch_mode: cpu`` leaves a thread behind that reads from the same
-    workers as the thread of the first epoch.
+    That starts all workers twice, and with ``prefetch_mode: cpu`` leaves a thread behind that reads from them.
     """
 
     def __init__(self, loader: Iterable[object]) -> None:
@@ -220,9 +214,7 @@ class LazyPrefetcher:
         self.items: Iterator[object] = iter(())
 
     def next(self) -> object:
-        """The next batch, or None at the end of the epoch."""
         return next(self.items, None)
 
     def reset(self) -> None:
-        """Begin the next epoch."""
         self.items = iter(self.loader)

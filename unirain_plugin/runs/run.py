@@ -46,10 +46,7 @@ class RunArguments:
 
 
 def parse_arguments(argv: Sequence[str], is_train: bool) -> RunArguments:
-    """Parse the toolbox's flags and ``--root``.
-
-    An OptionError if the option file does not exist or is a folder, or the root is no folder.
-    """
+    """Parse the toolbox's flags and ``--root``; an OptionError if the option file or the root is none."""
     command = "train" if is_train else "test"
     parser = argparse.ArgumentParser(prog=f"python -m unirain_plugin.{command}", allow_abbrev=False)
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
@@ -94,7 +91,6 @@ class Run:
         self.options: dict[str, Any] = yaml.load("", Loader=self.loader)
 
     def start(self) -> None:
-        """Run the pipeline to its end."""
         from unirain_plugin.runs.distributed import fork_workers, leave_process_group
 
         module = importlib.import_module(f"basicsr.{'train' if self.is_train else 'test'}")
@@ -107,7 +103,6 @@ class Run:
         leave_process_group()  # not after an error: other ranks may be in a collective that would never end
 
     def replacements(self, module: Any) -> list[tuple[object, str, object]]:
-        """What is replaced in the toolbox during the run: (module, name, value)."""
         from basicsr.models.base_model import BaseModel
         from basicsr.utils import misc
 
@@ -130,11 +125,7 @@ class Run:
         ]
 
     def parse_options(self, root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
-        """The toolbox's ``parse_options`` with our loader, our process group and one seed for all ranks.
-
-        An OptionError if GPUs are asked for where there are none.
-        """
-        import torch
+        """The toolbox's ``parse_options`` with our loader, our process group and one seed for all ranks."""
         from basicsr.utils import options, set_random_seed
 
         from unirain_plugin.runs.distributed import agreed
@@ -148,8 +139,6 @@ class Run:
             (options, "init_dist", self.init_dist),
         ):
             opt, args = options.parse_options(root_path, is_train)
-        if opt["num_gpu"] != 0 and not torch.cuda.is_available():
-            raise OptionError(f"num_gpu: found {opt['num_gpu']}, but there is no CUDA device. Write 0 or auto.")
         # Without manual_seed each rank draws one of its own, and the data order must be common to all.
         opt["manual_seed"] = agreed(opt["manual_seed"])
         set_random_seed(opt["manual_seed"] + opt["rank"])
@@ -177,9 +166,8 @@ class Run:
     def logged_notes(self, get_root_logger: Callable[..., Any]) -> Callable[..., Any]:
         """``get_root_logger`` that begins a log of its own for this run, with the notes from before.
 
-        The toolbox sets its logger up once: had anything asked for it before (the option check builds a network), or
-        were this the second run of a program, there would be no log file. And it would overwrite the log of a run
-        that began within the same second.
+        The toolbox sets its logger up once: if anything had asked for it before there would be no log file. And it
+        would overwrite the log of a run that began within the same second.
         """
         from basicsr.utils import logger as toolbox_logger
 
@@ -202,10 +190,7 @@ class Run:
 
 
 def log_not_written(handler: logging.FileHandler, record: logging.LogRecord) -> None:
-    """End a run whose log cannot be written (a full disk); logging itself would print a traceback at every line.
-
-    A DataError if the system refused to write.
-    """
+    """End a run whose log cannot be written (DataError); logging would print a traceback at every line."""
     error = sys.exc_info()[1]
     if not isinstance(error, OSError):
         logging.Handler.handleError(handler, record)

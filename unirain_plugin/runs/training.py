@@ -17,7 +17,6 @@ from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.options import ordered_yaml
 
 from unirain_plugin.checkpoints.states import newest_checkpoint, read_checkpoint, read_state
-from unirain_plugin.errors import OptionError
 from unirain_plugin.models.checkpointing import load_training_state, save_training_state, states_of_ranks
 from unirain_plugin.models.training_log import UniRainMessageLogger
 from unirain_plugin.models.validating import silence_warning_of_several_sets
@@ -82,7 +81,7 @@ class TrainingRun(Run):
         """Find and load the state to go on from, on the CPU; None begins a new run.
 
         ``--auto_resume`` takes the newest complete checkpoint below the root, else ``path: resume_state``. A
-        CheckpointError if the chosen checkpoint, or with ``--auto_resume`` every checkpoint, is broken.
+        CheckpointError if that is broken, or with ``--auto_resume`` all are.
         """
         self.states = Path(opt["path"]["training_states"])
         path = agreed(self._find_state(opt) if opt["rank"] == 0 else None)
@@ -120,9 +119,8 @@ class TrainingRun(Run):
             opt["manual_seed"] = saved
             set_random_seed(saved + opt["rank"])
         elif opt["manual_seed"] != saved:
-            self.notes.append(
-                f"manual_seed is {opt['manual_seed']} but was {saved} before: from here the data come in another order."
-            )
+            text = f"manual_seed is {opt['manual_seed']} but was {saved} before"
+            self.notes.append(f"{text}: from here the data come in another order.")
 
     def copy_opt_file(self, opt_file: str, experiments_root: str) -> None:
         """The toolbox's copy of the option file, from memory: the file may lie in the folder just archived.
@@ -137,16 +135,11 @@ class TrainingRun(Run):
             write_whole(Path(experiments_root) / Path(opt_file).name, header + text)
 
     def init_tb_logger(self, log_dir: str) -> Any:
-        """TensorBoard on rank 0; what a killed part of the run wrote after its last checkpoint is purged.
-
-        An OptionError if TensorBoard is not installed.
-        """
+        """TensorBoard on rank 0; what a killed run wrote after its last checkpoint is purged."""
         if get_dist_info()[0] != 0:
             return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise OptionError("logger: use_tb_logger: TensorBoard is missing: pip install tensorboard") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         step = self.resume_state["iter"] + 1 if self.resume_state else None
         self.tb_logger = SummaryWriter(log_dir=log_dir, purge_step=step)
         return self.tb_logger
@@ -156,15 +149,12 @@ class TrainingRun(Run):
         total_iters = int(opt["train"]["total_iter"])
         state = self.resume_state or {"iter": 0}
         position = state.get("unirain", {}).get("data") or {}
-        train_loader, self.sampler = build_training_loader(
-            opt, total_iters, state["iter"], position.get("next_draw"), logger
-        )
+        draw = position.get("next_draw")
+        train_loader, self.sampler = build_training_loader(opt, total_iters, state["iter"], draw, logger)
         size = self.sampler.dataset_size
         if position.get("dataset_size", size) != size:
-            logger.warning(
-                f"The training set has {size} images but had {position['dataset_size']} before: "
-                "from here the data come in another order."
-            )
+            text = f"The training set has {size} images but had {position['dataset_size']} before"
+            logger.warning(f"{text}: from here the data come in another order.")
         state["epoch"] = self.sampler.first_epoch  # where an epoch ended with the checkpoint, the next one
         self.val_loaders = build_validation_loaders(opt, logger)
         return train_loader, self.sampler, self.val_loaders, self.sampler.last_epoch, total_iters
@@ -192,10 +182,9 @@ class TrainingRun(Run):
         def resume_and_tell(state: dict[str, Any]) -> None:
             resume(state)
             if not is_own and not self.resumed_by_us:
-                get_root_logger().warning(
-                    f"{type(model).__name__} resumes in its own way: random streams and the state of losses begin "
-                    "anew, so the run is not bit-identical; nor is it told which options have changed."
-                )
+                text = f"{type(model).__name__} resumes in its own way: random streams and the state of losses begin"
+                text += " anew, so the run is not bit-identical; nor is it told which options have changed."
+                get_root_logger().warning(text)
 
         model.data_position = self.sampler.position_after
         model.save, model.resume_training, model.validation = save_and_flush, resume_and_tell, validate_once
@@ -204,8 +193,8 @@ class TrainingRun(Run):
     def message_logger(self, opt: dict[str, Any], start_iter: int, tb_logger: Any) -> UniRainMessageLogger:
         """The toolbox makes its message logger just before training begins: a resumed run catches up here.
 
-        The toolbox saves first and validates then. If the resumed iteration was due to be validated, that is done
-        (again), because it may change the loss weights and the best metric.
+        The toolbox saves first and validates then. A validation that was due is done (again): it may change the loss
+        weights and the best metric.
         """
         val, total = opt.get("val"), int(opt["train"]["total_iter"])
         if val is not None and 0 < start_iter < total and start_iter % val["val_freq"] == 0:

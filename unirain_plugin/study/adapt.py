@@ -6,13 +6,10 @@ time, and saves the weights only if they are better on pairs that were held out.
 goes on.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import hashlib
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
+from unirain_plugin import load, restore
+from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.compare.summary import read_bgr
 from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
@@ -38,18 +38,13 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain.variation import vary_colours
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, write_json
-from unirain_plugin.study.draws import other_rain
-from unirain_plugin.study.plan import merged
-from unirain_plugin.study.real import (
-    check_direction,
-    check_rain_and_clean,
-    check_references,
-    evenly,
-    list_images,
-    list_pairs,
-    write_windows,
-)
+from unirain_plugin.runs.run import RunArguments
+from unirain_plugin.runs.training import TrainingRun
+from unirain_plugin.study import real
+from unirain_plugin.study.benchmarks.arch import interleaved
+from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, say, write_json
+from unirain_plugin.study.options import merged
+from unirain_plugin.study.planted import other_rain
 from unirain_plugin.support.files import claim_folder, sole_user, write_png, write_whole
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import import_own
@@ -57,17 +52,12 @@ from unirain_plugin.support.resources import option_file
 from unirain_plugin.support.spec import plain
 
 RESULT = "weights.safetensors"
-LATEST = Path("experiments", "adapt", "models", "net_g_latest.pth")
-"""Written last by a training."""
+LATEST = Path("experiments", "adapt", "models", "net_g_latest.pth")  # written last by a training
 BASE = "train/train_UniRain-Tiny_demo.yml"
-FALL = 0.3
-"""Largest loss on other rain, dB, for which a gain on one's own is taken."""
-MANY = 8
-"""With fewer own pairs a quarter of each image is held out, with more a quarter of the pairs."""
-GAIN = 0.05
-"""Least gain on one's own rain, dB, for which weights are saved."""
-SHARES = (1.0, 0.75, 0.5, 0.25)
-"""How far from the old weights to the fine-tuned ones; the best of these is taken."""
+FALL = 0.3  # largest loss on other rain, dB, for which a gain on one's own is taken
+MANY = 8  # with fewer own pairs a quarter of each image is held out, with more a quarter of the pairs
+GAIN = 0.05  # least gain on one's own rain, dB, for which weights are saved
+SHARES = (1.0, 0.75, 0.5, 0.25)  # how far from the old weights to the fine-tuned ones; the best of these is taken
 _REACH, _WIDTH = 1.5, 0.4
 STRICTNESS = 0.4
 """Of the voters: rendered pairs have no defects of a camera, and the usual limits take a darkened scene for one."""
@@ -76,42 +66,26 @@ _SIDES = ("input", "target")
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What is adapted to what.
+    """What is adapted to what."""
 
-    Attributes:
-        output: Folder for everything.
-        rainy: Folder of photographs of the user's rain, or None.
-        clean: Folder of clean photographs; None takes those that scikit-image installs.
-        pairs: Folder of own pairs, ``input`` and ``target``, or None.
-        weights: Weights to begin with; None takes those that the package ships.
-        minutes: Time to fine-tune for.
-        images: Rendered pairs to choose from, and to train on beside them.
-        size: Side of a rendered image, pixels.
-        seed: Of everything drawn.
-        workers: Processes of the distillation.
-        imports: Modules of a user's own that register the network.
-    """
-
-    output: Path
-    rainy: Path | None = None
-    clean: Path | None = None
-    pairs: Path | None = None
-    weights: Path | None = None
-    minutes: float = 15.0
-    images: int = 400
-    size: int = 160
-    seed: int = 0
-    workers: int = 1
-    imports: Sequence[str] = ()
+    output: Path  # folder for everything
+    rainy: Path | None = None  # folder of photographs of the user's rain, or None
+    clean: Path | None = None  # folder of clean photographs; None takes those that scikit-image installs
+    pairs: Path | None = None  # folder of own pairs, ``input`` and ``target``, or None
+    weights: Path | None = None  # weights to begin with; None takes those that the package ships
+    minutes: float = 15.0  # time to fine-tune for
+    images: int = 400  # rendered pairs to choose from, and to train on beside them
+    size: int = 160  # side of a rendered image, pixels
+    seed: int = 0  # of everything drawn
+    workers: int = 1  # processes of the distillation
+    imports: Sequence[str] = ()  # modules of a user's own that register the network
 
     @property
     def data(self) -> Path:
-        """Folder of the training data."""
         return self.output / "data"
 
     @property
     def crop(self) -> int:
-        """Side of a training crop, pixels."""
         return min(128, self.size) // 8 * 8
 
     @property
@@ -145,14 +119,12 @@ class Inputs:
     pairs: tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]
 
     def digests(self) -> list[str]:
-        """SHA-256 of every file, in order."""
         pairs = [path for side in self.pairs for pair in side for path in pair]
         paths = [*self.rainy, *self.clean[0], *self.clean[1], *pairs]
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="adapt", description=__doc__.split("\n\n", 1)[1], allow_abbrev=False)
     add = parser.add_argument
     add("--rainy", type=Path, metavar="DIR", help=f"photographs of your rain, at least {FEWEST}")
@@ -171,12 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Exit status 1 if the weights were not better and nothing was saved.
-
-    Raises:
-        OptionError: If an argument is wrong, or the output was made with others.
-        DataError: If a folder cannot be used.
-    """
+    """Run the command. Exit status 1 if the weights were not better and nothing was saved."""
     task = Adaptation(**vars(build_parser().parse_args(argv)))
     import_own(task.imports)
     inputs = check(task)
@@ -185,12 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(task: Adaptation) -> Inputs:
-    """Look at arguments and folders before anything is made.
-
-    Raises:
-        OptionError: If an argument is wrong.
-        DataError: If a folder is missing, holds too few images, or something else than it should.
-    """
+    """Look at arguments (OptionError) and at what the folders hold (DataError) before anything is made."""
     for option, value, least in (("images", task.images, 16), ("size", task.size, 64), ("seed", task.seed, 0),
                                  ("workers", task.workers, 1)):  # fmt: skip
         if value < least:
@@ -202,22 +164,22 @@ def check(task: Adaptation) -> Inputs:
     clean = [*sample_photos("train"), *sample_photos("held-out")]
     looked_at = None
     if task.clean is not None:
-        clean = list_images("--clean", task.clean, 4)
+        clean = real.list_images("--clean", task.clean, 4)
         looked_at = f"--clean: {task.clean}", clean
     rainy: list[Path] = []
     if task.rainy is not None:
-        rainy = check_references("--rainy", task.rainy, looked_at)
+        rainy = real.check_references("--rainy", task.rainy, looked_at)
     else:
-        check_rain_and_clean(None, looked_at)
+        real.check_rain_and_clean(None, looked_at)
     for path in clean:
         if min(read_photo(path, ("depth16", "exif", "cmyk", "alpha", "grey")).shape[:2]) < task.size:
             raise DataError(f"--clean: {path}: is smaller than --size {task.size}.")
     pairs: list[tuple[Path, Path]] = []
     if task.pairs is not None:
-        pairs = list_pairs("--pairs", task.pairs)
+        pairs = real.list_pairs("--pairs", task.pairs)
         if len(pairs) < 2:
             raise DataError(f"--pairs: {task.pairs}: holds {len(pairs)} pair; at least 2 are needed.")
-        check_direction(f"--pairs: {task.pairs}", pairs)
+        real.check_direction(f"--pairs: {task.pairs}", pairs)
         for lq, _ in pairs:
             sides = sorted(read_rgb(lq).shape[:2])
             if sides[0] < task.crop or sides[1] < task.crop * 4 / 3:
@@ -227,42 +189,32 @@ def check(task: Adaptation) -> Inputs:
 
 
 def _split(items: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Every fourth is held out, of fewer than eight the last."""
     held = items[3::4] or items[-1:]
     return [item for item in items if item not in held], held
 
 
 def adapt(task: Adaptation, inputs: Inputs) -> int:
     """Make data, train, measure, save; what is finished is not done again. The exit status."""
-    weights = "shipped" if task.weights is None else hashlib.sha256(_bytes(task.weights)).hexdigest()
+    try:
+        weights = "shipped" if task.weights is None else hashlib.sha256(task.weights.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"--weights {task.weights}: cannot be read: {error.strerror}.") from None
     origin = {
         "inputs": hashlib.sha256("".join(inputs.digests()).encode()).hexdigest(), "weights": weights,
         **{key: str(getattr(task, key)) for key in ("minutes", "images", "size", "seed")},
     }  # fmt: skip
     claim_folder(str(task.output), origin, "was made with other images, weights or options; name another --output.")
     with sole_user(task.output, "another call of this command is at work there."):
-        types = rain_of(inputs)
-        _say(f"1/3 rendering rain like yours ({', '.join(f'{t} {share:.0%}' for t, share in types.items())})")
+        rainy = inputs.rainy or [pair[0] for pair in inputs.pairs[0]]
+        counts = Counter(rain_type_of(read_rgb(path)) for path in real.evenly(rainy, 40))
+        counts = {t: counts[t] for t in RAIN_TYPES if counts[t] >= 0.1 * counts.total()}
+        types = {t: count / sum(counts.values()) for t, count in counts.items()}
+        say(f"1/3 rendering rain like yours ({', '.join(f'{t} {share:.0%}' for t, share in types.items())})")
         make_data(task, inputs, types)
-        _say(f"2/3 fine-tuning for {task.minutes:g} minutes")
+        say(f"2/3 fine-tuning for {task.minutes:g} minutes")
         fine_tune(task)
-        _say("3/3 measuring on pairs that were held out")
+        say("3/3 measuring on pairs that were held out")
         return judge(task)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"--weights {path}: cannot be read: {error.strerror}.") from None
-
-
-def rain_of(inputs: Inputs) -> dict[str, float]:
-    """Rain type → share among the user's rainy images, by their cues; types below a tenth are left out."""
-    rainy = inputs.rainy or [pair[0] for pair in inputs.pairs[0]]
-    counts = Counter(rain_type_of(read_rgb(path)) for path in evenly(rainy, 40))
-    counts = {t: counts[t] for t in RAIN_TYPES if counts[t] >= 0.1 * counts.total()}
-    return {t: count / sum(counts.values()) for t, count in counts.items()}
 
 
 def rain_type_of(image: np.ndarray) -> str:
@@ -272,7 +224,6 @@ def rain_type_of(image: np.ndarray) -> str:
 
 
 def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None:
-    """Render, distil and list what is trained on and measured on."""
     manifest = task.data / "train.jsonl"
     if manifest.is_file():
         return
@@ -282,7 +233,7 @@ def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None
     render(task.held_out / "other", inputs.clean[1], anything, measured, replace(task, seed=task.seed + 1))
     records = [replace(record, lq=f"other/{record.lq}", gt=f"other/{record.gt}", source="other") for record in records]
     if inputs.rainy:
-        write_windows(
+        real.write_windows(
             inputs.rainy, task.data / "references", max(1, min(4, 100 // len(inputs.rainy))), task.size, task.seed
         )
         draws = fit(task, inputs, types)
@@ -293,7 +244,7 @@ def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None
         voters = [{"type": name, "strictness": STRICTNESS} for name in ("realism", "pair_consistency", "gt_quality")]
         kept = distil(task.data, distil_options(task.data, "adapt", task.workers, {"voters": voters}))
         kept = [record for record, one in zip(candidates, kept, strict=True) if one.keep]
-        _say(f"distillation keeps {len(kept)} of {len(candidates)} rendered pairs")
+        say(f"distillation keeps {len(kept)} of {len(candidates)} rendered pairs")
         if len(kept) < FEWEST:
             raise DataError(
                 f"--rainy {task.rainy}: only {len(kept)} of {len(candidates)} rendered pairs are sound and look like "
@@ -308,11 +259,7 @@ def make_data(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> None
 
 
 def render(folder: Path, photos: list[Path], draws: list[Draw], count: int, task: Adaptation) -> list[ManifestRecord]:
-    """Render pairs by draws in turn, each by a random stream of its own; those that are there are kept.
-
-    Returns:
-        Their records, with paths relative to the folder.
-    """
+    """Render pairs by draws in turn, each by a random stream of its own; those that are there are kept."""
     records = []
     for number in range(count):
         draw = draws[number * len(draws) // count if count < len(draws) else number % len(draws)]
@@ -330,7 +277,7 @@ def render(folder: Path, photos: list[Path], draws: list[Draw], count: int, task
 def fit(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> list[Draw]:
     """Of many draws of the renderer's parameters, those whose rain lies nearest to the user's: a fifth of each type.
 
-    Two renderings of each draw are held against the windows of the user's photographs in both views of the voter
+    Two renderings of each are held against the windows of the user's photographs in both views of the voter
     ``likeness``.
     """
     path = task.data / "draws.json"
@@ -339,7 +286,7 @@ def fit(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> list[Draw]
     windows = [read_rgb(file) for file in sorted((task.data / "references").glob("*.png"))]
     known = {name: Known([view(window) for window in windows]) for name, view in VIEWS.items()}
     rng = np.random.default_rng([task.seed, 9])
-    photos = [read_rgb(path) for path in evenly(inputs.clean[0], 8)]
+    photos = [read_rgb(path) for path in real.evenly(inputs.clean[0], 8)]
     chosen = []
     for rain_type, share in types.items():
         distances = {}
@@ -354,16 +301,7 @@ def fit(task: Adaptation, inputs: Inputs, types: dict[str, float]) -> list[Draw]
 
 
 def copy_pairs(folder: Path, pairs: Sequence[tuple[Path, Path]], part: slice) -> list[ManifestRecord]:
-    """Write own pairs as ``TYPE/{input,target}/NUMBER.png``; records with paths relative to the folder.
-
-    Args:
-        folder: Where to.
-        pairs: Rainy and clean files.
-        part: From which share to which share of its longer side an image is taken.
-
-    Raises:
-        DataError: If an image cannot be read, or the sizes of a pair differ.
-    """
+    """Write own pairs as ``TYPE/{input,target}/NUMBER.png``: the given part of each image's longer side."""
     records = []
     for number, (lq_path, gt_path) in enumerate(pairs):
         lq, gt = read_rgb(lq_path), read_rgb(gt_path)
@@ -380,31 +318,16 @@ def copy_pairs(folder: Path, pairs: Sequence[tuple[Path, Path]], part: slice) ->
 
 def fine_tune(task: Adaptation) -> None:
     """Train from the old weights; the number of iterations follows from the time of a step, measured once."""
-    from unirain_plugin.checkpoints.weights import write_weights
-    from unirain_plugin.runs.run import RunArguments
-    from unirain_plugin.toolbox import prepare_import
-
-    prepare_import()
-    from unirain_plugin.runs.training import TrainingRun
-
     path = task.output / "options" / "adapt.yml"
     if not path.is_file():
-        net = start_network(task)
+        net = load(task.weights, device="auto")
         write_weights(task.output / "start.pth", net.state_dict(), net.architecture)
         write_whole(path, yaml.safe_dump(training_options(task, net), sort_keys=False))
     if not (task.output / LATEST).is_file():
         TrainingRun(RunArguments(path, task.output.resolve(), auto_resume=True)).start()
 
 
-def start_network(task: Adaptation) -> Any:
-    """The weights to begin with, as a network."""
-    from unirain_plugin import load
-
-    return load(task.weights, device="auto")
-
-
 def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
-    """The option file of the fine-tuning: half of the samples, and more, show the user's rain."""
     records = list(read_manifest(task.data / "train.jsonl"))
     sources = {record.source for record in records}
     weights = {"other": 0.2, "fitted": 0.4, "pairs": 1.0}
@@ -452,33 +375,28 @@ def training_options(task: Adaptation, net: Any) -> dict[str, Any]:
 
 def seconds_of_step(net: Any, size: int, bfloat16: bool) -> float:
     """Wall time of a training step with four crops, the median of three, with a tenth for reading and logging."""
-    import torch
-
     trained = copy.deepcopy(net).train().requires_grad_(True)
     images = torch.rand(4, 3, size, size, device=next(net.parameters()).device)
-    times = []
-    for _ in range(4):
-        begun = time.perf_counter()
+
+    def step() -> None:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             restored = trained(images)
         restored.float().square().mean().backward()
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return 1.1 * float(np.median(times[1:]))
+
+    return 1.1 * interleaved({"step": step}, 3, "cuda" if images.is_cuda else "cpu")["step"]
 
 
 def judge(task: Adaptation) -> int:
     """Measure old and new weights on what was held out; save the new ones if they are better. The exit status."""
-    from unirain_plugin import load
-    from unirain_plugin.checkpoints.weights import write_weights
-
-    old = start_network(task)
+    old = load(task.weights, device="auto")
     new = load(task.output / LATEST, network=old.architecture, device="auto")
     before = measure(old, task.held_out)
     first, last = old.state_dict(), new.state_dict()
     found: dict[float, dict[str, float]] = {}
-    mixed = {share: {key: _between(first[key], last[key], share) for key in first} for share in SHARES}
+    mixed = {
+        share: {k: a.lerp(last[k], share) if a.is_floating_point() else last[k].clone() for k, a in first.items()}
+        for share in SHARES
+    }
     for share, state in mixed.items():
         new.load_state_dict(state)
         new.restore_sizes, new.restore_context = old.restore_sizes, old.restore_context
@@ -486,7 +404,7 @@ def judge(task: Adaptation) -> int:
     best = choose(found)
     for share, gains in found.items():
         words = ", ".join(f"{name} {gain:+.2f} dB" for name, gain in gains.items())
-        _say(f"{share:.0%} of the way to the fine-tuned weights: {words}{'  ← taken' if share == best else ''}")
+        say(f"{share:.0%} of the way to the fine-tuned weights: {words}{'  ← taken' if share == best else ''}")
     write_json(task.output / "report.json", {"psnr_before": before, "gains": found, "taken": best})
     if best is None:
         sys.stderr.write(
@@ -495,20 +413,14 @@ def judge(task: Adaptation) -> int:
         )
         return 1
     write_weights(task.output / RESULT, mixed[best], old.architecture, old.restore_sizes, old.restore_context)
-    _say(f"saved: {task.output / RESULT}")
+    say(f"saved: {task.output / RESULT}")
     return 0
 
 
-def _between(first: Any, last: Any, share: float) -> Any:
-    """A tensor on the way from one to another; of whole numbers the last."""
-    return first.lerp(last, share) if first.is_floating_point() else last.clone()
-
-
 def choose(found: dict[float, dict[str, float]]) -> float | None:
-    """The share with the largest mean gain on one's own rain among those that lose little on other rain, or None.
+    """The share with the largest mean gain on one's own rain that loses little on other rain, or None.
 
-    Args:
-        found: Share → held-out set → gain in dB; ``other`` is other rain, all others one's own.
+    ``found``: share → held-out set → gain in dB; ``other`` is other rain, all others one's own.
     """
     own = {share: finite_mean([g for name, g in gains.items() if name != "other"]) for share, gains in found.items()}
     allowed = [share for share, gain in own.items() if gain >= GAIN and found[share]["other"] >= -FALL]
@@ -516,23 +428,9 @@ def choose(found: dict[float, dict[str, float]]) -> float | None:
 
 
 def measure(net: Any, held_out: Path) -> dict[str, float]:
-    """Held-out set → mean PSNR in dB of the restored images."""
-    from unirain_plugin import restore
-
     figures = {}
     for folder in sorted(path for path in held_out.iterdir() if path.is_dir()):
         pairs = [pair for of_type in good_pairs(folder, folder).values() for pair in of_type]
         images = ((read_bgr(folder / pair.lq)[..., ::-1], read_bgr(folder / pair.gt)[..., ::-1]) for pair in pairs)
         figures[folder.name] = finite_mean([psnr(restore(net, np.ascontiguousarray(lq)), gt) for lq, gt in images])
     return figures
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    from unirain_plugin.__main__ import run as run_command
-
-    sys.exit(run_command("adapt", sys.argv[1:]))

@@ -5,8 +5,6 @@ writes runs.jsonl, results.json, table.md, table.csv, curves.png and an image fo
 on: finished runs are kept, interrupted ones resume from their checkpoints, failed ones are tried again.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
@@ -23,19 +21,26 @@ from unirain_plugin.study.data import (
     distil_options,
     make_data,
     read_json,
+    say,
     write_json,
 )
 from unirain_plugin.study.grid import Grid, Outcome, start_fork_server
-from unirain_plugin.study.options import ReproduceOptions, differences, digest, load_options
-from unirain_plugin.study.plan import base_training, plan_runs, run_options
+from unirain_plugin.study.options import (
+    ReproduceOptions,
+    base_training,
+    differences,
+    digest,
+    load_options,
+    plan_runs,
+    run_options,
+)
 from unirain_plugin.study.report import Report, write_runs
 from unirain_plugin.study.results import Costs, mean_of_types, measure_costs, worst_type
 from unirain_plugin.support.files import sole_user
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.provenance import provenance
 
-RECORD = "options.json"
-"""What the output folder was made with."""
+RECORD = "options.json"  # what the output folder was made with
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,26 +57,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Exit status 1 if a run failed, 130 after Ctrl-C.
-
-    Raises:
-        OptionError: If the option file is wrong, networks cost unequally, or the output was made with other options.
-        DataError: If the photographs or the output folder cannot be used.
-    """
     args = build_parser().parse_args(argv)
     options = load_options(args.opt, _folders(args))
     root = (args.output or Path("results", "reproduce", options.name)).resolve()
     training = base_training(options)
     distil_options(root / "data", "reproduce", options.workers, options.data.distill or {})
     images = check_images(options, look=not (root / RECORD).is_file())
-    _say(f"{options.name}: {len(plan_runs(options))} runs, {', '.join(options.questions)}; output: {root}")
+    say(f"{options.name}: {len(plan_runs(options))} runs, {', '.join(options.questions)}; output: {root}")
     if args.report_only and not (root / RECORD).is_file():
         raise DataError(f"--output {root}: holds no reproduction to report on.")
     if not args.report_only:
         _check_run_options(options, training, DataFolder(root / "data"), check_paths=False)
     _claim(root, options, training, images)
     costs = measure_costs(options, training)  # networks of unequal cost are refused before anything is trained
-    _say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
+    say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
     if args.report_only:
         grid = Grid(root, {}, options.threads)
         return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])
@@ -83,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _folders(args: argparse.Namespace) -> dict[str, object]:
-    """The folders named on the command line, as the option file's keys."""
     given: dict[str, object] = {"references": args.references, "test_sets": args.test_sets}
     if args.photographs:
         if len(args.photographs) > 2:
@@ -93,7 +91,6 @@ def _folders(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> list[Outcome]:
-    """Make the data and do the runs that are not finished; the outcome of all."""
     started = time.monotonic()
     start_fork_server(options.threads)
     data = DataFolder(root / "data")
@@ -107,14 +104,17 @@ def _work(root: Path, options: ReproduceOptions, training: dict[str, Any]) -> li
         outcomes[outcome.run] = outcome
         write_runs(root, list(outcomes.values()))
         ended = sum(o.status != "missing" for o in outcomes.values())
-        _say(f"[{ended}/{len(runs)}, {time.monotonic() - started:.0f} s] {outcome.run.name}: {_in_words(outcome)}")
+        words = f"FAILED, {outcome.error}"
+        if outcome.result is not None:
+            (name, worst), mean = worst_type(outcome.result), mean_of_types(outcome.result)
+            words = f"mean PSNR {mean:.2f} dB, worst {name} {worst:.2f} dB, {outcome.result['seconds']:.0f} s"
+        say(f"[{ended}/{len(runs)}, {time.monotonic() - started:.0f} s] {outcome.run.name}: {words}")
 
     grid.work(runs, options.workers, report)
     return list(outcomes.values())
 
 
 def _report(root: Path, options: ReproduceOptions, costs: Costs, outcomes: list[Outcome]) -> int:
-    """Write and print what came out; the exit status."""
     data, record = read_json(root / "data" / SUMMARY), read_json(root / RECORD)
     text = Report(root, options, costs, data, outcomes, record).write()
     sys.stdout.write(f"\n{text}\n")
@@ -127,23 +127,12 @@ def _report(root: Path, options: ReproduceOptions, costs: Costs, outcomes: list[
 def _check_run_options(
     options: ReproduceOptions, training: dict[str, Any], data: DataFolder, check_paths: bool
 ) -> None:
-    """Check one run's options of each kind: before the data are made without their paths, then with them.
-
-    The OptionError holds everything that the runner would not take.
-    """
-    checked = set()
+    """Check one run's options of each variant: before the data are made without their paths, then with them."""
+    first = {}
     for run in plan_runs(options):
-        if run.variant not in checked:
-            checked.add(run.variant)
-            check_options(run_options(options, training, run, data), f"training of {run.name}", check_paths=check_paths)
-
-
-def _in_words(outcome: Outcome) -> str:
-    if outcome.result is None:
-        return f"FAILED, {outcome.error}"
-    name, worst = worst_type(outcome.result)
-    mean = mean_of_types(outcome.result)
-    return f"mean PSNR {mean:.2f} dB, worst {name} {worst:.2f} dB, {outcome.result['seconds']:.0f} s"
+        first.setdefault(run.variant, run)
+    for run in first.values():
+        check_options(run_options(options, training, run, data), f"training of {run.name}", check_paths=check_paths)
 
 
 def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], images: dict[str, list[str]]) -> None:
@@ -162,14 +151,3 @@ def _claim(root: Path, options: ReproduceOptions, training: dict[str, Any], imag
             f"--output {root}: was made with other options (hash {before['hash']}, now {digest(fixed)}): "
             f"{'; '.join(changed)}. Name another folder; only name, seeds, questions and workers may change."
         )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    from unirain_plugin.__main__ import run as run_command
-
-    sys.exit(run_command("reproduce", sys.argv[1:]))

@@ -1,9 +1,8 @@
 """The data of a reproduction: rendered pairs of which some are spoilt, distilled, and the subsets to train on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,22 +20,23 @@ from unirain_plugin.distill.records import read_rgb
 from unirain_plugin.errors import DataError
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain.sample_photos import sample_photos
-from unirain_plugin.study.options import DataOptions, ReproduceOptions
-from unirain_plugin.study.plan import DataFolder, held_out_types
+from unirain_plugin.study.options import DataFolder, DataOptions, ReproduceOptions, held_out_types
 from unirain_plugin.study.planted import Pair, plant
 from unirain_plugin.study.real import check_references, check_test_sets, list_images, write_test_sets, write_windows
 from unirain_plugin.study.results import means_by_type
 from unirain_plugin.support.files import write_png, write_whole
 
-GOOD = "rendered"
-"""``source`` of a pair that was not spoilt; that of a spoilt one is its kind."""
-SUMMARY = "data.json"
-"""Written last: where it stands, the data are complete."""
+GOOD = "rendered"  # ``source`` of a pair that was not spoilt; that of a spoilt one is its kind
+SUMMARY = "data.json"  # written last: where it stands, the data are complete
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write plain data as JSON, whole or not at all."""
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def read_json(path: Path) -> Any:
@@ -50,11 +50,8 @@ def read_json(path: Path) -> Any:
 def check_images(options: ReproduceOptions, look: bool = True) -> dict[str, list[str]]:
     """Find what the user's folders hold; returns folder's key → SHA-256 of each image, for the records.
 
-    ``look``: see also whether real references show rain and clean photographs none.
-
-    Raises:
-        DataError: If a folder is missing, holds none or too few, or something else than it should; or a photograph is
-            both in training and held out.
+    ``look``: see also whether real references show rain and clean photographs none. A DataError if a folder is missing,
+    holds too few or something else than it should; or a photograph is both in training and held out.
     """
     photographs = options.photographs
     if photographs is None:
@@ -176,10 +173,9 @@ def good_pairs(train: Path, root: Path, types: Iterable[str] | None = None) -> d
 def plant_pair(
     root: Path, kind: str, good: ManifestRecord, other: ManifestRecord, rng: np.random.Generator, name: str
 ) -> ManifestRecord:
-    """Spoil a pair and write it to ``root/planted``; ``source`` of its record is the kind.
+    """Spoil a pair and write it to ``root/planted``, which paths are relative to; ``source`` of its record is the kind.
 
-    The records' paths are relative to ``root``; ``other``: a pair of another scene and the same rain type; ``name``:
-    beginning of the files' names.
+    ``other``: a pair of another scene and the same rain type; ``name``: beginning of the files' names.
     """
     pairs = [Pair(read_rgb(root / p.lq), read_rgb(root / p.gt), p.rain_type, p.gt) for p in (good, other)]
     bad = plant(kind, *pairs, rng)
@@ -259,7 +255,6 @@ def _draw_random_subsets(folder: DataFolder, seed: int, seeds: Iterable[int]) ->
 def _drawn(
     pairs: Mapping[str, list[ManifestRecord]], sizes: Mapping[str, int], rng: np.random.Generator
 ) -> list[ManifestRecord]:
-    """Some pairs of each type, in their order."""
     return [
         pairs[rain_type][int(place)]
         for rain_type, size in sizes.items()

@@ -1,7 +1,5 @@
 """``python -m unirain_plugin demo``: the main job end to end, on photographs that scikit-image installs."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import subprocess
@@ -14,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from unirain_plugin.compare.options import CompareOptions, CostOptions, ModelOptions, SetOptions
+from unirain_plugin.compare.options import INPUT, CompareOptions, CostOptions, ModelOptions, SetOptions
 from unirain_plugin.compare.report import markdown
 from unirain_plugin.compare.run import run
-from unirain_plugin.compare.summary import INPUT, Outcome
+from unirain_plugin.compare.summary import Outcome
 from unirain_plugin.data.manifest import write_manifest
 from unirain_plugin.distill.report import REPORT
 from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.rain import command as synthesize_rain
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.data import distil, distil_options, good_pairs, plant_pair
+from unirain_plugin.study.data import distil, distil_options, good_pairs, plant_pair, say
 from unirain_plugin.support.resources import option_file
 
 PLANTED = ("misaligned_4px", "wrong_scene", "still_rainy", "flat_rain", "swapped", "duplicate")
@@ -55,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"--output {args.output}: holds an earlier demo; remove the folder or name another.")
     output, listed = args.output.resolve(), f"[{', '.join(args.types)}]"
     started = time.monotonic()
-    _say(f"1/4 Rendering {', '.join(args.types)} onto photographs, planting bad pairs, distilling them away")
+    say(f"\n=== 1/4 Rendering {', '.join(args.types)} onto photographs, planting bad pairs, distilling them away")
     make_data(output / "data", args.per_image, args.size, args.seed, args.types)
     sys.stdout.write(plant_and_distil(output / "data/train", output / "distillation", args.seed) + "\n")
-    _say("2/4 Training UniRain-Tiny through BasicSR's train_pipeline")
+    say("\n=== 2/4 Training UniRain-Tiny through BasicSR's train_pipeline")
     overrides = [
         f"datasets:train:dataroot={output / 'distillation/lmdb'}",
         f"datasets:val:dataroot={output / 'data/val'}",
@@ -70,12 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.iterations is not None:
         overrides += [f"train:total_iter={args.iterations}", f"train:scheduler:periods=[{args.iterations}]"]
     _run("unirain_plugin.train", TRAIN_OPTIONS, output, overrides)
-    _say("3/4 Restoring the held-out images through BasicSR's test_pipeline")
+    say("\n=== 3/4 Restoring the held-out images through BasicSR's test_pipeline")
     weights = output / "experiments" / Path(TRAIN_OPTIONS).stem / "models" / "net_g_latest.pth"
     overrides = [f"datasets:test:dataroot={output / 'data/val'}", f"path:pretrain_network_g={weights}"]
     overrides += [f"datasets:test:rain_types={listed}"]
     _run("unirain_plugin.test", TEST_OPTIONS, output, overrides)
-    _say("4/4 Results on held-out photographs")
+    say("\n=== 4/4 Results on held-out photographs")
     results = output / "results" / Path(TEST_OPTIONS).stem / "visualization" / "held-out"
     options = comparison(output, results, args.types)
     outcome = run(options, bar=False)
@@ -94,10 +92,10 @@ def make_data(folder: Path, per_image: int, size: int, seed: int, types: Sequenc
 
 
 def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2) -> str:
-    """Plant bad pairs among the rendered ones in ``train``, distil them away, put what is kept into LMDBs.
+    """Plant bad pairs among the rendered ones in ``train``, distil them away, put what is kept into ``output/lmdb``.
 
-    The references that stand in for real rain are rendered anew, with another seed. The LMDBs are in ``output/lmdb``.
-    Returns a table of what was planted and what was kept, to print; errors are the pipeline's.
+    The references that stand in for real rain are rendered anew, with another seed. Returns a table of what was planted
+    and what was kept.
     """
     rng = np.random.default_rng(seed)
     good = good_pairs(train, output)
@@ -126,10 +124,7 @@ def plant_and_distil(train: Path, output: Path, seed: int = 0, workers: int = 2)
 
 
 def comparison(output: Path, results: Path, types: Sequence[str] = RAIN_TYPES) -> CompareOptions:
-    """Options of comparing restored images (``{type}/NAME_restored.png``) with those of the shipped weights.
-
-    ``output``: the demo's folder, with the held-out images in ``data/val``.
-    """
+    """Options of comparing restored images (``{type}/NAME_restored.png``) with those of the shipped weights."""
     models = [
         ModelOptions(TRAINED, results=results, suffix=f"_{SUFFIX}"),
         ModelOptions("shipped weights", weights="default"),
@@ -140,7 +135,6 @@ def comparison(output: Path, results: Path, types: Sequence[str] = RAIN_TYPES) -
 
 
 def report_losers(outcome: Outcome) -> int:
-    """Say on which types the trained network did not gain; the exit status."""
     (summary,) = outcome.summaries
     restored, rainy = (summary.values[name] for name in (TRAINED, INPUT))
     types = [r.rain_type for r in outcome.comparison.results if r.model == INPUT]
@@ -154,13 +148,7 @@ def report_losers(outcome: Outcome) -> int:
 def _run(module: str, options: str, root: Path, overrides: list[str]) -> None:
     command = [sys.executable, "-m", module, "-opt", str(option_file(options)), "--root", str(root)]
     command += ["--force_yml", *overrides]
-    sys.stdout.write(f"$ {shlex.join(['python', *command[1:]])}\n")
-    sys.stdout.flush()
+    say(f"$ {shlex.join(['python', *command[1:]])}")
     status = subprocess.run(command).returncode
     if status != 0:
         raise UniRainError(f"{module} stopped with exit status {status}; its own message stands above.")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"\n=== {text}\n")
-    sys.stdout.flush()

@@ -3,8 +3,6 @@
 A run trains through the project's runner, is evaluated, and writes what came out into its experiment's folder.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import multiprocessing
@@ -24,16 +22,14 @@ from unirain_plugin.errors import TrainingError, UniRainError
 from unirain_plugin.runs.run import RunArguments
 from unirain_plugin.runs.training import TrainingRun
 from unirain_plugin.study.data import read_json, write_json
-from unirain_plugin.study.plan import VAL_NAME, GridRun
+from unirain_plugin.study.options import VAL_NAME, GridRun
 from unirain_plugin.study.results import means_by_type
 from unirain_plugin.support.files import write_png, write_whole
 from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.support.provenance import commit, now
 
-CURVE = "curve.jsonl"
-"""In a run's experiment folder: the figures of each validation, a line each."""
-RESULT = "evaluation.json"
-"""In a run's experiment folder: what came out. Where it stands, the run is finished."""
+CURVE = "curve.jsonl"  # in a run's experiment folder: the figures of each validation, a line each
+RESULT = "evaluation.json"  # in a run's experiment folder: what came out. Where it stands, the run is finished.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_TAIL = 4000
 
@@ -57,28 +53,18 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where the runs are and how they are started.
+    """Where the runs are and how they are started."""
 
-    Attributes:
-        root: The output folder; ``experiments/``, ``options/`` and ``logs/`` are below it.
-        options: Run → its option file's content.
-        threads: CPU threads of a run.
-    """
-
-    root: Path
-    options: Mapping[GridRun, dict[str, Any]]
-    threads: int
+    root: Path  # the output folder; ``experiments/``, ``options/`` and ``logs/`` are below it
+    options: Mapping[GridRun, dict[str, Any]]  # run → its option file's content
+    threads: int  # CPU threads of a run
 
     def outcome(self, run: GridRun) -> Outcome:
-        """How a run stands, from its files."""
         path = self.root / "experiments" / run.name / RESULT
         return Outcome(run, "finished", read_json(path)) if path.is_file() else Outcome(run, "missing")
 
     def work(self, runs: Sequence[GridRun], workers: int, report: Callable[[Outcome], None]) -> None:
-        """Do what is not finished yet, in this order, ``workers`` at a time; ``report`` is called as each run ends.
-
-        After a KeyboardInterrupt the running ones have been stopped.
-        """
+        """Do what is not finished, in this order, ``workers`` at a time; ``report`` is called as each run ends."""
         todo = iter([run for run in runs if self.outcome(run).status != "finished"])
         running: dict[int, tuple[BaseProcess, GridRun]] = {}
         try:
@@ -115,15 +101,10 @@ class Grid:
         if status == 0:
             return self.outcome(run)
         log = self._log(run)
-        said = last_line(log).replace(f"{self.root}{os.sep}", "")  # shown to others: no path of this machine
+        text = log.read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace") if log.is_file() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()] or ["nothing was said"]
+        said = lines[-1].replace(f"{self.root}{os.sep}", "")  # shown to others: no path of this machine
         return Outcome(run, "failed", error=f"exit status {status}: {said} (see {log.name})")
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
-    text = log.read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace") if log.is_file() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing was said"
 
 
 class RecordedRun(TrainingRun):
@@ -155,7 +136,6 @@ class RecordedRun(TrainingRun):
         return means_by_type({metric: result.values(metric) for metric in ("psnr", "ssim")})
 
     def loss_weights(self) -> dict[str, float]:
-        """Rain type → weight in the loss."""
         loss = self.model.cri_pix
         return dict(zip(loss.labels.names, loss.weights.tolist(), strict=True))
 
@@ -179,11 +159,7 @@ def work(option_file: Path, root: Path, log: Path, threads: int) -> None:
 
 
 def train_and_evaluate(option_file: Path, root: Path) -> None:
-    """Train, going on from the newest checkpoint if there is one; evaluate; write the result and images.
-
-    Raises:
-        UniRainError: As the runner; TrainingError if a figure is NaN.
-    """
+    """Train, going on from the newest checkpoint if there is one; evaluate; write the result and images."""
     import torch
 
     started = time.monotonic()

@@ -1,16 +1,15 @@
-"""Known-bad pairs, planted among good ones to see whether the voters find them.
+"""Known-bad pairs, planted among good ones to see whether the voters find them: functions that spoil a good pair.
 
-Each kind of badness is a function that spoils a good pair. Those with a goal in the benchmark are in :data:`KINDS`;
-:data:`FURTHER_KINDS` are others that happen in public data sets. :data:`GOOD_KINDS` change a good pair in ways that
-leave it good: noise of a camera in both images, both coded as JPEG. :data:`RAIN_KINDS` are sound pairs of rain that is
-seldom or never seen.
+Those with a goal in the benchmark are in :data:`KINDS`; :data:`FURTHER_KINDS` happen in public data sets.
+:data:`GOOD_KINDS` leave a pair good: noise of a camera in both images, both coded as JPEG. :data:`RAIN_KINDS` are sound
+pairs of rain that is seldom or never seen.
 """
 
-from __future__ import annotations
-
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,7 +17,33 @@ import numpy as np
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.rain.params import REAL_RAIN, RainParams
 from unirain_plugin.rain.render import render_rain
-from unirain_plugin.study.draws import other_rain
+
+T = TypeVar("T")
+
+
+def other_rain(params: RainParams, rng: np.random.Generator, reach: float, width: float = 1.0) -> RainParams:
+    """Multiply each range of streaks and drops by a factor of its own, and narrow it; shares stay within [0, 1].
+
+    Night, camera and whole numbers stay as they are. ``reach``: factors are 1/reach to reach, log-uniformly: 1.5 gives
+    rain of another day, 2 odd rain, 6 mostly rain that nobody has seen. ``width``: share of each range's width that is
+    kept, at a random place in it: with less than 1 the rain of one day.
+    """
+    return replace(
+        params, **{part: _stretched(getattr(params, part), rng, reach, width) for part in ("streaks", "drops")}
+    )
+
+
+def _stretched(part: T, rng: np.random.Generator, reach: float, width: float) -> T:
+    changes = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, tuple) and not all(isinstance(number, int) for number in field.default):
+            factor = math.exp(rng.uniform(-1, 1) * math.log(reach))
+            limit = 1.0 if max(map(abs, value)) <= 1 else math.inf
+            low, high = (min(number * factor, limit) for number in value)
+            start = low + rng.uniform(0, 1 - width) * (high - low) if width < 1 else low
+            changes[field.name] = start, start + width * (high - low)
+    return replace(part, **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +66,10 @@ Spoil = Callable[[Pair, Pair, Rng], Pair]
 
 
 def plant(kind: str, pair: Pair, other: Pair, rng: Rng) -> Pair:
-    """Spoil a good pair, which is not changed.
+    """Spoil a good pair, which is not changed; OptionError if the kind is unknown.
 
-    Args:
-        kind: A key of :data:`KINDS`, :data:`FURTHER_KINDS`, :data:`GOOD_KINDS` or :data:`RAIN_KINDS`.
-        pair: The good pair.
-        other: A good pair of another scene, for ``wrong_scene`` and other rain.
-        rng: Draws shifts, strengths, places.
-
-    Raises:
-        OptionError: If the kind is unknown.
+    ``other``: a good pair of another scene, for ``wrong_scene`` and other rain; ``rng`` draws shifts, strengths,
+    places.
     """
     known = {**KINDS, **FURTHER_KINDS, **GOOD_KINDS, **RAIN_KINDS}
     if kind not in known:
@@ -122,11 +141,6 @@ def _jpeg(image: Image, quality: int) -> Image:
 def _both_coded(pair: Pair, other: Pair, rng: Rng, worst: int = 80) -> Pair:
     quality = int(rng.integers(worst, 96))
     return replace(pair, lq=_jpeg(pair.lq, quality), gt=_jpeg(pair.gt, quality))
-
-
-def _duplicate(pair: Pair, other: Pair, rng: Rng) -> Pair:
-    """The same pair, half of them coded anew as JPEG."""
-    return pair if rng.random() < 0.5 else _both_coded(pair, other, rng, 85)
 
 
 def _flat_rain(pair: Pair, other: Pair, rng: Rng) -> Pair:
@@ -230,8 +244,7 @@ def _stamped(gt: Image, rng: Rng) -> Image:
     return cv2.putText(gt, "sample picture 2024", place, cv2.FONT_HERSHEY_SIMPLEX, width / 400, (255, 255, 255), 2)
 
 
-DUPLICATE = "duplicate"
-"""This kind is found among the candidates (:mod:`unirain_plugin.distill.stages.duplicates`), not by voters."""
+DUPLICATE = "duplicate"  # found among the candidates (distill.stages.duplicates), not by voters
 
 KINDS: dict[str, Spoil] = {
     **{f"misaligned_{distance}px": _misaligned(distance) for distance in range(1, 9)},
@@ -247,7 +260,7 @@ KINDS: dict[str, Spoil] = {
     "framed_clean": _clean(_framed),
     "interlaced_clean": _clean(_interlaced),
     "half_left": lambda pair, other, rng: _rain_left(pair, 0.5),
-    DUPLICATE: _duplicate,
+    DUPLICATE: lambda pair, other, rng: pair if rng.random() < 0.5 else _both_coded(pair, other, rng, 85),
 }
 FURTHER_KINDS: dict[str, Spoil] = {
     "noisy_clean": _noise(8, 25, "gt"),

@@ -1,7 +1,5 @@
 """Imported once by the fork server, so that no run spends seconds on imports: the toolbox, the plugin, the runner."""
 
-from __future__ import annotations
-
 from unirain_plugin.toolbox import prepare_import
 
 prepare_import()

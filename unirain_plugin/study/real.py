@@ -5,8 +5,6 @@ that they change by more than 8 levels. In the median of each of nine public tes
 images and above 0.42 % for the rainy ones; for photographs of real rain it was 3.7 %.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -23,8 +21,7 @@ from unirain_plugin.errors import DataError
 from unirain_plugin.rain.pair_files import cut, list_images
 from unirain_plugin.support.files import write_png
 
-LIMIT = 0.25
-"""Per cent of the pixels: a folder whose median image changes in more of them is rainy."""
+LIMIT = 0.25  # per cent of the pixels: a folder whose median image changes in more of them is rainy
 MUCH = 2.0
 """The same for a single image among clean ones, of which a fifth may exceed it: texture is at times taken for rain."""
 _LEVELS, _SIDE, _LOOKED_AT = 8, 256, 12
@@ -45,11 +42,7 @@ def _network() -> Any:
 
 
 def rain_shown(paths: Sequence[Path]) -> np.ndarray:
-    """Per cent of the pixels that the shipped weights change by more than 8 levels, of some of the images.
-
-    Raises:
-        DataError: Naming an image that cannot be read.
-    """
+    """Per cent of the pixels that the shipped weights change by more than 8 levels, of some of the images."""
     from unirain_plugin import restore
 
     shares = []
@@ -64,14 +57,9 @@ def rain_shown(paths: Sequence[Path]) -> np.ndarray:
 
 
 def check_rain_and_clean(rainy: tuple[str, Sequence[Path]] | None, clean: tuple[str, Sequence[Path]] | None) -> None:
-    """Check that rainy images show rain and clean photographs none.
+    """Check that rainy images show rain and clean photographs none, each with what messages call them; None: no look.
 
-    Args:
-        rainy: What they are called in messages, with their folder; the images. None looks at none.
-        clean: Likewise.
-
-    Raises:
-        DataError: Naming the folder, what was measured and what is needed; if both are the wrong way round, that.
+    The DataError names the folder, what was measured and what is needed; if both are the wrong way round, that.
     """
     wet = rain_shown(rainy[1]) if rainy else None
     dry = rain_shown(clean[1]) if clean else None
@@ -100,11 +88,7 @@ def check_rain_and_clean(rainy: tuple[str, Sequence[Path]] | None, clean: tuple[
 def check_references(
     what: str, folder: Path, clean: tuple[str, Sequence[Path]] | None, look: bool = True
 ) -> list[Path]:
-    """List photographs of real rain and, where asked to, look at them and at the clean photographs.
-
-    Raises:
-        DataError: If they are fewer than the voters need, or as :func:`check_rain_and_clean`.
-    """
+    """List photographs of real rain (else DataError) and, where asked to, look at them and at the clean ones."""
     paths = list_images(what, folder, FEWEST)
     if look:
         check_rain_and_clean((f"{what}: {folder}", paths), clean)
@@ -112,14 +96,9 @@ def check_references(
 
 
 def write_windows(paths: Sequence[Path], folder: Path, count: int, size: int, seed: int) -> None:
-    """Cut windows out of photographs, at random scales as the renderer does, so that they compare with rendered ones.
+    """Cut ``count`` windows out of each photograph, at random scales as the renderer does: ``NUMBER_k.png``.
 
-    Args:
-        paths: The photographs.
-        folder: Where to: ``NUMBER_k.png``. What is there is kept.
-        count: Windows of each.
-        size: Their side, pixels; smaller photographs are enlarged to it.
-        seed: Of places and scales.
+    What is there is kept. Smaller photographs are enlarged to ``size``; ``seed``: of places and scales.
     """
     for number, path in enumerate(paths):
         rng = np.random.default_rng([seed, number])
@@ -135,11 +114,7 @@ def write_windows(paths: Sequence[Path], folder: Path, count: int, size: int, se
 
 
 def set_names(folder: Path) -> dict[str, str]:
-    """Name in figures → folder of each public test set, in the order of the folders.
-
-    Raises:
-        DataError: If the folder is missing, holds no set ``NAME/{input,target}``, or two names differ too little.
-    """
+    """Name in figures → folder of each public test set, in order; DataError if there is none or names are too alike."""
     names: dict[str, str] = {}
     for found in find_types(str(folder), None):
         name = re.sub(r"[^a-z0-9]+", "_", found.lower()).strip("_")
@@ -153,8 +128,7 @@ def set_names(folder: Path) -> dict[str, str]:
 def check_test_sets(folder: Path, look: bool = True) -> dict[str, list[tuple[Path, Path]]]:
     """Name of each set → its pairs of files, rainy and clean; where asked to, inputs and targets are looked at.
 
-    Raises:
-        DataError: If a side of a set or partners are missing, or a set's sides are the wrong way round.
+    A DataError if a side of a set or partners are missing, or a set's sides are the wrong way round.
     """
     if not folder.is_dir():
         raise DataError(f"test_sets: {folder}: no such folder; expected NAME/input and NAME/target below it.")
@@ -168,11 +142,7 @@ def check_test_sets(folder: Path, look: bool = True) -> dict[str, list[tuple[Pat
 
 
 def list_pairs(what: str, folder: Path) -> list[tuple[Path, Path]]:
-    """The pairs of ``folder/input`` and ``folder/target``, rainy and clean, by equal names.
-
-    Raises:
-        DataError: Naming ``what``, if the folder or a side of it is missing; or partners or images are.
-    """
+    """The pairs of ``folder/input`` and ``folder/target`` by equal names; DataError if a side or partner is missing."""
     for side in (LQ_FOLDER, GT_FOLDER):
         if not (folder / side).is_dir():
             found = "no such folder" if not folder.is_dir() else f"holds no folder '{side}'"
@@ -183,11 +153,7 @@ def list_pairs(what: str, folder: Path) -> list[tuple[Path, Path]]:
 
 
 def check_direction(what: str, pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Refuse pairs whose clean images show rain while the rainy ones show none.
-
-    Raises:
-        DataError: Naming ``what``.
-    """
+    """Refuse pairs whose clean images show rain while the rainy ones show none. A DataError, naming ``what``."""
     lq, gt = (float(np.median(rain_shown([pair[side] for pair in evenly(pairs, 4)]))) for side in (0, 1))
     if lq <= LIMIT < gt:
         raise DataError(
@@ -197,11 +163,7 @@ def check_direction(what: str, pairs: Sequence[tuple[Path, Path]]) -> None:
 
 
 def write_test_sets(sets: dict[str, list[tuple[Path, Path]]], folder: Path, count: int, size: int) -> None:
-    """Write the middles of some pairs of each set to ``folder/NAME/{input,target}/NUMBER.png``.
-
-    Raises:
-        DataError: If the images of a pair differ in size, or one cannot be read.
-    """
+    """Write the middles of some pairs of each set to ``folder/NAME/{input,target}/NUMBER.png``."""
     for name, pairs in sets.items():
         for number, paths in enumerate(evenly(pairs, count)):
             images = [read_rgb(path) for path in paths]

@@ -1,7 +1,5 @@
 """What came out, in words and images: tables, curves, restored images, and the files that hold them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -20,21 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.metrics.complexity import Complexity
+from unirain_plugin.metrics.psnr_ssim import finite_mean
+from unirain_plugin.study import results
 from unirain_plugin.study.data import write_json
 from unirain_plugin.study.grid import CURVE, Outcome
-from unirain_plugin.study.options import ReproduceOptions
-from unirain_plugin.study.plan import GridRun, Variant, variants_of
-from unirain_plugin.study.results import (
-    Costs,
-    Summary,
-    difference_intervals,
-    expert_lines,
-    mean_of_types,
-    spread,
-    summarise,
-    verdict,
-    weight_lines,
-)
+from unirain_plugin.study.options import GridRun, ReproduceOptions, Variant, variants_of
 from unirain_plugin.support.files import write_png, write_whole
 from unirain_plugin.support.provenance import provenance
 
@@ -55,33 +43,22 @@ class Row:
     question: str
     name: str
     cost: Complexity
-    summary: Summary | None
+    summary: results.Summary | None
     verdict: str
     verdict_worst: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is told about the runs.
-
-    Attributes:
-        root: The output folder.
-        options: The option file.
-        costs: Of the networks.
-        data: Summary of the data, see :func:`~unirain_plugin.study.data.make_data`.
-        outcomes: Of all runs.
-        record: What the folder was begun with: ``hash`` and ``options``, and ``begun_with``: code, versions, machine.
-    """
-
-    root: Path
-    options: ReproduceOptions
-    costs: Costs
-    data: Mapping[str, Any]
-    outcomes: Sequence[Outcome]
+    root: Path  # the output folder
+    options: ReproduceOptions  # the option file
+    costs: results.Costs  # of the networks
+    data: Mapping[str, Any]  # summary of the data, see make_data
+    outcomes: Sequence[Outcome]  # of all runs
+    # what the folder was begun with: ``hash`` and ``options``, and ``begun_with``: code, versions, machine
     record: Mapping[str, Any]
 
     def write(self) -> str:
-        """Write runs, results, tables, curves and images; returns the text of ``table.md``."""
         write_runs(self.root, self.outcomes)
         text = self.markdown()
         write_whole(self.root / "table.md", text)
@@ -125,15 +102,16 @@ class Report:
         """The rows of all questions; the first of a question is the baseline."""
         rows = []
         for question in self.options.questions:
-            baseline: Summary | None = None
+            baseline: results.Summary | None = None
             for place, (name, variant) in enumerate(variants_of(self.options, question).items()):
                 runs = self.finished.get(variant)
-                summary = summarise(list(runs.values())) if runs else None
+                summary = results.summarise(list(runs.values())) if runs else None
                 verdicts = ("not run", "not run")
                 if place == 0:
                     baseline, verdicts = summary, ("baseline", "baseline")
                 elif summary and baseline:
-                    verdicts = verdict(baseline.psnr, summary.psnr), verdict(baseline.worst, summary.worst)
+                    pairs = (baseline.psnr, summary.psnr), (baseline.worst, summary.worst)
+                    verdicts = tuple(results.verdict(*pair) for pair in pairs)
                 rows.append(Row(question, name, self.costs.networks[variant.name], summary, *verdicts))
         return rows
 
@@ -144,11 +122,9 @@ class Report:
 
     @property
     def rainy_psnr(self) -> float:
-        """Its mean over the types."""
-        return mean_of_types({"psnr": self.rainy})
+        return finite_mean(list(self.rainy.values()))
 
     def markdown(self) -> str:
-        """The text of ``table.md``."""
         unit = "rain type" if self.options.test_sets is None else "test set"
         parts = [f"## Reproduction in miniature: {self.options.name}", *self._setting()]
         for question in self.options.questions:
@@ -157,7 +133,11 @@ class Report:
         parts.append(_section(f"Gain over the rainy input by {unit}, dB", ["variant", *self.rainy], self._gains()))
         parts += self._intervals()
         parts += self._use()
-        planted = _planted(self.data["pairs"])
+        given, kept = Counter(), Counter()
+        for kind, counts in ((k, c) for by_kind in self.data["pairs"].values() for k, c in by_kind.items()):
+            given[kind] += counts["given"]
+            kept[kind] += counts["kept"]
+        planted = [(kind, str(count), str(kept[kind])) for kind, count in given.most_common()]
         parts.append(_section("What was planted and what distillation kept", ["pairs", "given", "kept"], planted))
         if failed := [f"- {o.run.name}: {o.error}" for o in self.outcomes if o.status == "failed"]:
             parts.append("### Runs that failed\n\n" + "\n".join(failed))
@@ -219,7 +199,7 @@ class Report:
             images = {name: [run["images"] for run in self.finished.get(v, {}).values() if "images" in run]
                       for name, v in variants.items()}  # fmt: skip
             (baseline, own), *others = images.items()
-            found = {name: difference_intervals(own, runs) for name, runs in others if own and runs}
+            found = {name: results.difference_intervals(own, runs) for name, runs in others if own and runs}
             lines = [
                 (name, *(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in of_types.values()))
                 for name, of_types in found.items()
@@ -234,43 +214,41 @@ class Report:
     def _use(self) -> Iterator[str]:
         """What the experts and the loss weights did, for the questions that are asked and have finished runs."""
         for question, title, lines_of in (
-            ("experts", "Share of the most used expert, mean over layers and seeds", expert_lines),
-            ("loss", "Loss weights at the end, lowest to highest over the seeds", weight_lines),
+            ("experts", "Share of the most used expert, mean over layers and seeds", results.expert_lines),
+            ("loss", "Loss weights at the end, lowest to highest over the seeds", results.weight_lines),
         ):
             variants = variants_of(self.options, question) if question in self.options.questions else {}
-            results = {name: list(self.finished[v].values()) for name, v in variants.items() if v in self.finished}
-            if results:
-                heads, *lines = lines_of(results)
+            finished = {name: list(self.finished[v].values()) for name, v in variants.items() if v in self.finished}
+            if finished:
+                heads, *lines = lines_of(finished)
                 yield _section(title, heads, lines)
 
     def csv(self) -> str:
         """The tables as CSV, figures in full and a column for each rain type."""
         file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
         head = ["question", "variant", "parameters", "multiply_adds", "seeds", "psnr", "psnr_sd", "ssim", "ssim_sd",
                 "worst_psnr", "worst_psnr_sd", "worst_type", "verdict", "verdict_worst"]  # fmt: skip
-        writer.writerow([*head, *(f"psnr_{t}" for t in self.rainy), *(f"psnr_{t}_sd" for t in self.rainy)])
+        head += [*(f"psnr_{t}" for t in self.rainy), *(f"psnr_{t}_sd" for t in self.rainy)]
+        writer = csv.DictWriter(file, head, restval="", lineterminator="\n")
+        writer.writeheader()
         for row in self.rows:
-            start, verdicts = [row.question, row.name, *asdict(row.cost).values()], [row.verdict, row.verdict_worst]
-            s = row.summary
-            if s is None:
-                writer.writerow([*start, 0, *[""] * 7, *verdicts, *[""] * (2 * len(self.rainy))])
-                continue
-            middle = [cell for item in (s.psnr, s.ssim, s.worst) for cell in (item.mean, item.deviation)]
-            types = [s.by_type[t] for t in self.rainy]
-            by_type = [*(of_type.mean for of_type in types), *(of_type.deviation for of_type in types)]
-            writer.writerow([*start, s.psnr.count, *middle, s.worst_name, *verdicts, *by_type])
+            cells = {"question": row.question, "variant": row.name, **asdict(row.cost), "seeds": 0}
+            if (s := row.summary) is not None:
+                spreads = {"psnr": s.psnr, "ssim": s.ssim, "worst_psnr": s.worst}
+                spreads |= {f"psnr_{t}": s.by_type[t] for t in self.rainy}
+                cells |= {"seeds": s.psnr.count, "worst_type": s.worst_name}
+                cells |= {name: spread.mean for name, spread in spreads.items()}
+                cells |= {f"{name}_sd": spread.deviation for name, spread in spreads.items()}
+            writer.writerow(cells | {"verdict": row.verdict, "verdict_worst": row.verdict_worst})
         return file.getvalue()
 
     def draw_curves(self, path: Path) -> None:
         """A panel for each question: PSNR on the held-out images against iterations, mean ± deviation over seeds."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # it draws without a screen
 
         columns = min(2, len(self.options.questions))
         lines = -(-len(self.options.questions) // columns)
         figure = Figure(figsize=(5 * columns, 3.6 * lines), dpi=90, layout="constrained")
-        FigureCanvasAgg(figure)
         panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
         for unused in panels[len(self.options.questions) :]:
             unused.set_visible(False)
@@ -278,24 +256,19 @@ class Report:
             for name, variant in variants_of(self.options, question).items():
                 curves = [read_curve(self._folder(variant, seed) / CURVE) for seed in self.finished.get(variant, ())]
                 iterations = sorted(set.intersection(*map(set, curves))) if curves else []
-                spreads = [spread([curve[i] for curve in curves]) for i in iterations]
+                spreads = [results.spread([curve[i] for curve in curves]) for i in iterations]
                 means = np.array([s.mean for s in spreads])
                 around = np.array([s.deviation or 0.0 for s in spreads])
                 (line,) = axes.plot(iterations, means, marker=".", label=name)
                 axes.fill_between(iterations, means - around, means + around, color=line.get_color(), alpha=0.15)
             axes.axhline(self.rainy_psnr, color="grey", linestyle="--", linewidth=0.8)
             axes.set_title(TITLES[question], fontsize=9)
-            axes.set_xlabel("iteration")
-            axes.set_ylabel("mean PSNR on held-out images, dB")
+            axes.set(xlabel="iteration", ylabel="mean PSNR on held-out images, dB")
             axes.legend(fontsize=7)
         figure.savefig(path)
 
     def draw_images(self, question: str) -> np.ndarray | None:
-        """A row for each rain type: rainy, restored by each variant (first finished seed), clean, with PSNR in dB.
-
-        Returns:
-            (H, W, 3) RGB; None if no run of the question is finished.
-        """
+        """A row for each rain type: rainy, restored by each variant (first finished seed), clean, with PSNR in dB."""
         folders = {}
         for name, variant in variants_of(self.options, question).items():
             seed = next((seed for seed in self.options.seeds if seed in self.finished.get(variant, {})), None)
@@ -333,7 +306,7 @@ def _run(outcome: Outcome) -> dict[str, Any]:
 def read_curve(path: Path) -> dict[int, float]:
     """Iteration → mean PSNR over the types (dB). Of an iteration validated twice, after a resume, the last counts."""
     lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return {line["iteration"]: mean_of_types(line) for line in lines}
+    return {line["iteration"]: results.mean_of_types(line) for line in lines}
 
 
 _HEADINGS = (
@@ -345,16 +318,6 @@ _HEADINGS = (
 def _gain(after: float, before: float) -> str:
     """The gain in dB; ``∞`` where all images of one of them equal the clean ones."""
     return f"{after - before:+.2f}" if math.isfinite(after - before) else "∞"
-
-
-def _planted(pairs: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[tuple[str, ...]]:
-    """What was given and what distillation kept, by kind, over all rain types."""
-    given: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
-    for by_kind in pairs.values():
-        given.update({kind: counts["given"] for kind, counts in by_kind.items()})
-        kept.update({kind: counts["kept"] for kind, counts in by_kind.items()})
-    return [(kind, str(count), str(kept[kind])) for kind, count in given.most_common()]
 
 
 def _section(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

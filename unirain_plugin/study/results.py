@@ -1,7 +1,5 @@
 """The figures of the tables: costs of the networks, mean and spread over seeds, use of experts and loss weights."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,8 +13,7 @@ import numpy as np
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.complexity import Complexity, complexity
 from unirain_plugin.metrics.psnr_ssim import finite_mean
-from unirain_plugin.study.options import ReproduceOptions
-from unirain_plugin.study.plan import Variant, network_section, variants_of
+from unirain_plugin.study.options import ReproduceOptions, Variant, network_section, variants_of
 from unirain_plugin.toolbox import prepare_import
 
 
@@ -32,11 +29,7 @@ class Costs(NamedTuple):
 
 
 def measure_costs(options: ReproduceOptions, training: Mapping[str, Any]) -> Costs:
-    """Count, and check that all are equal within the tolerance.
-
-    Raises:
-        OptionError: Naming every network that costs more or less.
-    """
+    """Count, and check that all are equal within the tolerance; the OptionError names those that are not."""
     baseline = Variant(**options.baseline)
     variants = {baseline.name: baseline}
     variants |= {v.name: v for question in options.questions for v in variants_of(options, question).values()}
@@ -69,8 +62,7 @@ def _count(section: Mapping[str, Any], size: int, name: str) -> Complexity:
     return complexity(network, (size, size))
 
 
-Images = Mapping[str, Sequence[float]]
-"""Rain type or test set → PSNR of each of its images, dB."""
+Images = Mapping[str, Sequence[float]]  # rain type or test set → PSNR of each of its images, dB
 Figures = Mapping[str, Mapping[str, float]]
 """Metric (``psnr`` in dB, ``ssim``) → rain type → mean over the held-out images, see :func:`means_by_type`."""
 
@@ -88,10 +80,7 @@ def means_by_type(values: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and sample standard deviation (n − 1) over seeds, both of the finite values.
-
-    The mean is infinite if there are none, the deviation None for fewer than two; ``count``: of all seeds.
-    """
+    """Mean (infinite without a finite value) and sample standard deviation over seeds (None for fewer than two)."""
 
     mean: float
     deviation: float | None
@@ -114,17 +103,15 @@ def mean_of_types(figures: Figures, metric: str = "psnr") -> float:
     return finite_mean(list(figures[metric].values()))
 
 
-def worst_type(figures: Figures, metric: str = "psnr") -> tuple[str, float]:
-    """The type with the lowest mean, and that mean."""
-    return min(figures[metric].items(), key=lambda item: item[1])
+def worst_type(figures: Figures) -> tuple[str, float]:
+    return min(figures["psnr"].items(), key=lambda item: item[1])
 
 
 def verdict(baseline: Spread, variant: Spread) -> str:
     """``better``, ``worse`` or ``tie``: how the variant does against the baseline.
 
     A tie is a difference of means smaller than the spread of a difference, √(s₁² + s₂²), with s the standard deviations
-    over the seeds (our choice: it is what two single runs differ by). Without a spread (a single seed, infinite PSNR)
-    nothing is told.
+    over the seeds (our choice: it is what two single runs differ by). Without a spread nothing is told.
     """
     if baseline.deviation is None or variant.deviation is None:
         return "not told (one seed)" if 1 in (baseline.count, variant.count) else "not told (infinite)"
@@ -137,18 +124,11 @@ def verdict(baseline: Spread, variant: Spread) -> str:
 def difference_intervals(
     baseline: Sequence[Images], variant: Sequence[Images], samples: int = 2000
 ) -> dict[str, tuple[float, float, float]]:
-    """How much better the baseline is, with the 95 % interval of a bootstrap over seeds and images.
+    """Type (and ``mean``) → by how much the baseline is better, lower and upper end of its 95 % interval, dB.
 
-    Runs are drawn with replacement on each side, images within each type for both sides alike. Images that either side
-    restored perfectly are left out. With three seeds and few images such intervals are too narrow rather than too wide.
-
-    Args:
-        baseline: Of each run, rain type or test set → PSNR of each image, dB.
-        variant: Likewise.
-        samples: Resamplings; their seed is fixed.
-
-    Returns:
-        Type → difference, lower end, upper end, dB; ``mean`` for the mean over the types.
+    A bootstrap over seeds and images: runs are drawn with replacement on each side, images within each type for both
+    sides alike. Images that either side restored perfectly are left out. With three seeds and few images such intervals
+    are too narrow rather than too wide.
     """
     rng = np.random.default_rng(0)
     runs = [rng.integers(len(side), size=(samples, len(side))) for side in (baseline, variant)]
@@ -186,7 +166,6 @@ class Summary:
 
 
 def summarise(runs: Sequence[Figures]) -> Summary:
-    """Summarise the runs of one variant, at least one."""
     by_type = {t: spread([run["psnr"][t] for run in runs]) for t in runs[0]["psnr"]}
     return Summary(
         psnr=spread([mean_of_types(run) for run in runs]),
@@ -202,13 +181,9 @@ def expert_use(
 ) -> tuple[float, float] | None:
     """How a run's experts are used, means over layers; with n experts each figure is from 1/n to 1.
 
-    Args:
-        routing: Rain type → layer → share of each expert.
-        decoder: True: only the decoder's layers; False: only the others.
-
-    Returns:
-        Share of a layer's most used expert over all rain types (1: a collapse onto one), and the same within one rain
-        type, mean over types (well above the first where types have experts of their own). None without experts.
+    ``routing``: rain type → layer → share of each expert; ``decoder``: of its layers only, or of the others. Returns
+    the share of a layer's most used expert over all rain types (1: a collapse onto one), and the same within one rain
+    type, mean over types (well above the first where types have experts of their own). None without experts.
     """
     overall, within = [], []
     for layer in next(iter(routing.values()), {}):

@@ -1,8 +1,7 @@
 """Files that appear whole: written beside their name, brought to the disk and moved there. Only this module does so.
 
-A temporary file is locked by the process that writes it. What a killed process has left is not, and is deleted by the
-next one that writes into the folder; a file that is being written is never touched, nor is one of another name.
-Folders are locked for one process, and strangers' names (LMDB keys, manifests, option files) become safe paths here.
+A temporary file is locked by the process that writes it; what a killed process has left is deleted by the next one that
+writes into the folder. Folders are locked, and strangers' names (LMDB keys, manifests) become safe paths here.
 """
 
 from __future__ import annotations
@@ -96,9 +95,9 @@ def put_in_place(finished: str | os.PathLike[str], path: str | os.PathLike[str])
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | memoryview | str, sync: bool = True) -> None:
-    """Write a file, whole or not at all (DataError); its folder is made if missing.
+    """Write a file, whole or not at all (DataError); its folder is made if missing. See :func:`whole_file`.
 
-    Text is written as UTF-8, with undecodable bytes of file names as they were; ``sync``: see :func:`whole_file`.
+    Text is written as UTF-8, with undecodable bytes of file names as they were.
     """
     with write_errors(path), whole_file(path, sync) as file:
         file.write(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
@@ -149,10 +148,7 @@ def _sync_folder(folder: str) -> None:
 
 
 def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
-    """Make a folder and note what its files are made of; one made of the same is taken up again.
-
-    One that holds something else is a DataError: ``{folder}: {refusal}``.
-    """
+    """Make a folder that notes what it is made of, or take it up again; else DataError ``{folder}: {refusal}``."""
     path = os.path.join(folder, _ORIGIN_FILE)
     with write_errors(folder):
         os.makedirs(folder, exist_ok=True)
@@ -179,10 +175,7 @@ def canonical_hash(value: object) -> str:
 
 @contextmanager
 def sole_user(folder: str | os.PathLike[str], refusal: str) -> Iterator[None]:
-    """Hold a lock on a folder, through a file ``.lock`` in it; it goes with the process, however that ends.
-
-    Where another process holds it that is a DataError: ``{folder}: {refusal}``.
-    """
+    """Hold a folder's lock (its file ``.lock``), which ends with the process; DataError ``{folder}: {refusal}``."""
     path = os.path.join(folder, ".lock")
     with write_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # for writing, or NFS locks nothing
@@ -209,8 +202,7 @@ def write_png(path: str | os.PathLike[str], pixels: np.ndarray, level: int | Non
     write_whole(path, cv2.imencode(".png", np.ascontiguousarray(pixels), parameters)[1].data, sync)
 
 
-_LONGEST = 200
-"""Bytes of a folder's or file's name; most systems allow 255, and endings are added."""
+_LONGEST = 200  # bytes of a folder's or file's name; most systems allow 255, and endings are added
 _UNSAFE = re.compile("[\\0-\\x1f\\x7f\\ud800-\\udc7f\\udd00-\\udfff]")
 _DRIVE = re.compile("^[A-Za-z]:")
 
@@ -218,9 +210,8 @@ _DRIVE = re.compile("^[A-Za-z]:")
 def safe_path(name: str) -> str:
     """Return a relative path, without ending as ``name`` is, that stays below the folder that it is put to.
 
-    Usual names come back as they are. Whatever would climb out or be no file's name (``..``, ``/`` at the beginning,
-    empty parts, backslashes, drive letters, control characters, too many bytes) is replaced, and a hash of the whole
-    name is added, so that two names never become one.
+    Usual names come back as they are. What would climb out or be no file's name (``..``, a leading ``/``, empty parts,
+    backslashes, drive letters, control characters, too many bytes) is replaced, and a hash of the whole name is added.
     """
     parts = [_safe_part(part) for part in _DRIVE.sub("", name.replace("\\", "/")).split("/")]
     path = "/".join(part for part in parts if part)

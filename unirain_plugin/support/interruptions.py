@@ -18,10 +18,10 @@ class Terminated(KeyboardInterrupt):
 def terminable() -> Iterator[None]:
     """Let SIGTERM unwind as Ctrl-C does, so that nothing half-written is left behind (in the main thread only).
 
-    A second signal of either kind ends the process at once. What the parent wants ignored (``nohup``) is. The ranks of
-    torchrun, which may wait for each other where Python sees no signal, end at the first as the system has it. What is
-    raised in a callback (of an import, say), where Python would lose it, is raised again; so is what a library makes an
-    error of its own of, as numpy's import does.
+    A second signal ends the process at once. What the parent wants ignored (``nohup``) is. The ranks of torchrun, which
+    may wait for each other where Python sees no signal, end at the first as the system has it. What is raised in a
+    callback, where Python would lose it, is raised again; so is what a library makes an error of its own of, as
+    numpy's import does.
     """
     came: list[KeyboardInterrupt] = []
 

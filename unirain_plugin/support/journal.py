@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from unirain_plugin.support.files import write_errors
@@ -15,11 +14,10 @@ from unirain_plugin.support.files import write_errors
 Key = tuple[str, ...]
 
 
-class Journal:
-    """An append-only file of records; for one key the last record counts. A context manager.
+class Journal(AbstractContextManager["Journal"]):
+    """An append-only file of records, as a context manager; for one key the last record counts.
 
-    A process that is killed in the middle of a line leaves a torn one: it is passed over, and the next record begins on
-    a line of its own.
+    The torn line of a killed process is passed over, and the next record begins on a line of its own.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,17 +34,11 @@ class Journal:
             if data and not data.endswith(b"\n"):
                 self._file.write(b"\n")
 
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with suppress(OSError):  # on a full disk what is buffered cannot be written: told when it was added
             self._file.close()
 
     def get(self, *key: str) -> dict[str, Any] | None:
-        """The last record with this key."""
         return self._records.get(key)
 
     def add(self, key: Key, content: Mapping[str, Any]) -> None:

@@ -66,9 +66,8 @@ def own_code(part: str, at: str, kind: type[UniRainError], always: bool = False)
 def import_own(modules: object, folder: str | os.PathLike[str] = "") -> None:
     """Import modules of a user's own (``my_package.my_net``), which register networks, losses, voters, … as they do.
 
-    They are looked for where Python looks, then in the working directory and in ``folder``, of the option file that
-    names them. An OptionError tells what is no list of names, or names the module, and what went wrong in which file
-    and line.
+    They are looked for where Python looks, in the working directory and in ``folder``, of the option file. The
+    OptionError names the module, and what went wrong in which file and line.
     """
     if not isinstance(modules, (list, tuple)) or not all(isinstance(name, str) for name in modules):
         raise OptionError(f"imports: expected a list of modules such as [my_package.my_net], found {modules!r}.")

@@ -22,7 +22,6 @@ _R = TypeVar("_R")
 def end_with_parent() -> None:
     """Call in a child process: it exits with status 1 once its parent is gone. In a main process nothing happens.
 
-    A killed parent cannot end its children. They would wait for work for ever, or go on writing into its folder.
     The ranks of torchrun are children too (it gives them TORCHELASTIC_RUN_ID); torch's loader workers end with them.
     """
     parent = multiprocessing.parent_process()
@@ -56,8 +55,7 @@ class _Pool(ProcessPoolExecutor):
 def uninterrupted() -> Iterator[None]:
     """Processes that are started inside the block never see Ctrl-C, which is for this one: it ends them in order.
 
-    A signal that comes meanwhile acts after the block: a process that is half started could not be ended, and Python
-    loses what is raised in the middle of a fork.
+    A signal that comes meanwhile acts after the block: Python loses what is raised in the middle of a fork.
     """
     resource_tracker.ensure_running()  # as it starts it would lift the mask
     came: list[int] = []

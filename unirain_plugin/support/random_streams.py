@@ -12,10 +12,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global stream, of plain types only, so that ``torch.load(weights_only=True)`` reads it.
-
-    ``cuda`` is the stream of the process's own device and None as long as CUDA is not in use.
-    """
+    """Every global stream's state, of plain types for ``torch.load(weights_only=True)``; ``cuda`` if in use."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
@@ -55,14 +52,9 @@ def mixed_seed(*numbers: int) -> int:
 @contextmanager
 def seeded_streams(*numbers: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's CPU stream from ``numbers``; afterwards they stand where they stood."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = mixed_seed(*numbers)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.random.default_generator.manual_seed(seed)
-    try:
+    with preserved_streams():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.random.default_generator.manual_seed(seed)
         yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])

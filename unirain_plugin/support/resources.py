@@ -10,10 +10,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def options_root() -> Path:
-    """The folder that holds ``train/``, ``test/``, … with the option files of this version.
-
-    It lies inside the package when installed from a wheel, at the top of a checkout otherwise.
-    """
+    """The folder with ``train/``, ``test/``, …: in the package (of a wheel), else at the top of a checkout."""
     shipped = _PACKAGE / "_options"
     return shipped if shipped.is_dir() else _PACKAGE.parent / "options"
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import operator
 import re
 import sys
 import types
@@ -31,6 +32,8 @@ from unirain_plugin.errors import OptionError, did_you_mean, meant_or_known, nea
 T = TypeVar("T")
 KeyPath = tuple[object, ...]
 """Where a value stands: ``('train', 'optim_g', 'lr')``, ``('models', 0, 'name')``."""
+Lines = Mapping[KeyPath, int | str]
+"""Key path → its line in a file."""
 Problem = tuple[str | KeyPath, str]
 """What a dataclass's own ``check…`` yield: a key or key path in its section, and what is wrong there."""
 
@@ -48,24 +51,15 @@ class Rule:
     example: str = ""  # a sample value for messages
 
 
-def at_least(low: float, unit: str = "") -> Rule:
-    """A number of ``low`` or more."""
-    return Rule(f"≥ {low:g} {unit}".rstrip(), lambda value: value >= low)
+def _limit(sign: str, holds: Callable[[Any, Any], bool]) -> Callable[..., Rule]:
+    def limit(number: float, unit: str = "") -> Rule:
+        return Rule(f"{sign} {number:g} {unit}".rstrip(), lambda value: holds(value, number))
+
+    return limit
 
 
-def above(low: float) -> Rule:
-    """A number greater than ``low``."""
-    return Rule(f"> {low:g}", lambda value: value > low)
-
-
-def at_most(high: float) -> Rule:
-    """A number of ``high`` or less."""
-    return Rule(f"≤ {high:g}", lambda value: value <= high)
-
-
-def below(high: float) -> Rule:
-    """A number less than ``high``."""
-    return Rule(f"< {high:g}", lambda value: value < high)
+at_least, above = _limit("≥", operator.ge), _limit(">", operator.gt)
+at_most, below = _limit("≤", operator.le), _limit("<", operator.lt)
 
 
 def between(low: float, high: float) -> Rule:
@@ -79,7 +73,6 @@ def one_of(*names: str) -> Rule:
 
 
 def example(text: str) -> Rule:
-    """A sample value for messages."""
     return Rule(example=text)
 
 
@@ -95,7 +88,7 @@ class SectionError(OptionError):
         self.problems = list(problems)
 
 
-def located(where: str, lines: Mapping[KeyPath, int | str] | None, path: KeyPath, text: str) -> str:
+def located(where: str, lines: Lines | None, path: KeyPath, text: str) -> str:
     """A complaint behind its place: ``file:line: key path: text`` in a file, else ``section.key path: text``.
 
     The line is that of the key, or of the nearest section around it that has one; a text stands for file and line.
@@ -118,22 +111,21 @@ def parse_section(
     mapping: Mapping[str, Any] | None,
     where: str,
     *,
-    lines: Mapping[KeyPath, int | str] | None = None,
+    lines: Lines | None = None,
     passed_over: Container[str] = (),
     empty_is_default: bool = False,
 ) -> T:
     """Build the dataclass ``cls`` from a section or from keyword arguments.
 
-    Every key must be a field and every value of the field's type: ``int``, ``float`` (finite; integers pass),
-    ``bool``, ``str``, ``Path``, an enum (by value or name), ``Literal``, ``X | None``, ``list[X]``, ``tuple[X, ...]``,
-    ``tuple[X, Y]``, ``dict[str, X]``, another dataclass, or ``Any``; with ``Annotated`` it must fulfil the rules too.
-    A class may have methods ``check…`` for rules that concern several fields; they yield problems. A rule that reads a
-    field whose value is wrong already is left out. A ValueError of the class's ``__post_init__`` is a problem as well.
+    Every key must be a field and every value of the field's type: ``int``, ``float`` (finite; integers pass), ``bool``,
+    ``str``, ``Path``, an enum (by value or name), ``Literal``, ``X | None``, ``list[X]``, ``tuple[X, ...]``, ``tuple[X,
+    Y]``, ``dict[str, X]``, another dataclass, or ``Any``; with ``Annotated`` it must fulfil the rules too. Methods
+    ``check…`` of the class are rules on several fields: they yield problems, and are left out where a field that they
+    read is wrong already. A ValueError of ``__post_init__`` is a problem as well.
 
-    ``where`` names the section in messages, e.g. ``distill.yml: retrieval``, or the file of ``lines``, key path → line.
-    ``passed_over`` are keys that somebody else reads from the same section. With ``empty_is_default`` a key without a
-    value (null) is as if it were not there. The SectionError names every key that is unknown, missing, of the wrong
-    type or out of range.
+    ``where`` names the section in messages, or the file of ``lines``, key path → line. ``passed_over`` are keys that
+    somebody else reads from the same section. With ``empty_is_default`` a key without a value (null) is as if it were
+    not there. The SectionError names every key that is unknown, missing, of the wrong type or out of range.
     """
     problems: Problems = []
     value = _section(cls, mapping, (), problems, passed_over, empty_is_default)
@@ -252,7 +244,6 @@ def _convert(value: object, hint: object, path: KeyPath, problems: Problems) -> 
 
 
 def _plain(value: object, hint: Any) -> tuple[object, bool]:
-    """A value that holds no others, converted if it fits, and whether it does."""
     if hint is Any:
         return value, True
     if typing.get_origin(hint) is Literal:
@@ -273,7 +264,6 @@ def _plain(value: object, hint: Any) -> tuple[object, bool]:
 
 
 def _one_member(value: object, members: tuple[object, ...], path: KeyPath, problems: Problems) -> tuple[object, bool]:
-    """The value as the first type of a union that takes it."""
     if value is None and type(None) in members:
         return None, True
     tries: list[Problems] = []
@@ -289,7 +279,6 @@ def _one_member(value: object, members: tuple[object, ...], path: KeyPath, probl
 def _items(
     value: Sequence, origin: object, arguments: tuple[object, ...], path: KeyPath, problems: Problems
 ) -> tuple[object, bool]:
-    """The entries of a list, each converted, and whether there are as many as there must be."""
     alike = origin is not tuple or arguments[1:] == (Ellipsis,)
     hints = arguments[:1] * len(value) if alike else arguments
     if len(value) != len(hints):

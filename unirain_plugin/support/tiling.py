@@ -21,8 +21,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool, like: Tensor) -> Tensor:
     """Blending weights along one axis: 0 for the outer quarter of the overlap, then rising linearly to 1.
 
-    Leaving out the outermost pixels, which see the least of their surroundings, makes the result equal to the untiled
-    one for networks whose reach is at most ``overlap / 4``.
+    So the result is the untiled one for networks whose reach is at most ``overlap / 4``.
     """
     weights = torch.ones(length, device=like.device)
     quarter = overlap // 4
@@ -40,9 +39,8 @@ def restore_in_tiles(
 ) -> Tensor:
     """Apply ``restore`` to overlapping tiles of (N, 3, H, W) and blend the results smoothly: (N, 3, s·H, s·W) float32.
 
-    ``restore`` maps (N, 3, h, w) to (N, 3, s·h, s·w) with a whole factor s (1 for deraining). A tile's side is ``tile``
-    pixels (its rows, its columns), less only where the image has less; neighbours share at least ``overlap``, at most
-    half of it.
+    ``restore`` maps (N, 3, h, w) to (N, 3, s·h, s·w) with a whole factor s. A tile's side is ``tile`` pixels (its rows,
+    its columns), less only where the image has less; neighbours share at least ``overlap``, at most half of it.
     """
     height, width = image.shape[-2:]
     tile_h, tile_w = map(min, (tile, tile) if isinstance(tile, int) else tile, (height, width))

@@ -1,7 +1,5 @@
 """The interfaces of what describes an image: captioner, embedder, text encoder (the paper's relation triplets)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,10 +38,7 @@ class Embedder(Part, ABC):
 
     @abstractmethod
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Describe a batch of uint8 RGB images (H, W, 3), of any sizes, by vectors: float32 (n, d).
-
-        The pipeline compares them by cosine; they need not have unit length.
-        """
+        """Describe a batch of uint8 RGB images (H, W, 3) of any sizes: float32 (n, d), to be compared by cosine."""
 
 
 class TextEncoder(Part, ABC):

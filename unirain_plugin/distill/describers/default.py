@@ -1,7 +1,5 @@
 """The default captioner, embedder and text encoder: figures measured on the image. No weights, offline."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Sequence
@@ -19,8 +17,7 @@ from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER
 class AttributesCaptioner(Captioner):
     """Light, streak direction and density, drop count and size, blur, in words and in numbers.
 
-    The numbers keep neighbouring images apart that the same words describe; the text encoder ``attributes`` reads
-    them, others see words and numbers as they are.
+    The numbers, which the text encoder ``attributes`` reads, keep images apart that the same words describe.
     """
 
     registry_name = "attributes"
@@ -76,32 +73,23 @@ def _describe(image: np.ndarray) -> np.ndarray:
     small = thumbnail(image, _SIDE).astype(np.float32) / 255
     luma = small @ np.array([0.299, 0.587, 0.114], np.float32)
     lines = np.log(cues.lines + 0.05)
-    return np.concatenate([
-        [1.5 * (2 * cues.night - 1), 2 * (cues.brightness - 0.4), cues.dark - 0.2],
-        0.4 * (cv2.resize(luma, (4, 4), interpolation=cv2.INTER_AREA).ravel() - 0.4),
-        _colour(small), [0.2 * (np.log(cues.calm + 0.02) + 1.2)],
-        0.15 * (lines - lines.mean()),
-        [1.5 * (2 * cues.streaks - 1), 2 * (cues.roundness - 0.35)],
-        _octaves(luma),
-    ])  # fmt: skip
-
-
-def _colour(small: np.ndarray) -> np.ndarray:
     red, green, blue = small[..., 0], small[..., 1], small[..., 2]
     first, second = red - green, (red + green) / 2 - blue
-    return np.array([first.mean(), second.mean(), first.std() - 0.1, second.std() - 0.1])
-
-
-def _octaves(luma: np.ndarray) -> np.ndarray:
-    """Contrast in octave bands, as shares in log scale around their mean, and the overall contrast."""
-    bands, level = [], luma
+    bands, level = [], luma  # contrast in octave bands, as shares in log scale around their mean, and in all
     for _ in range(4):
         lower = cv2.pyrDown(level)
         bands.append(float((level - cv2.pyrUp(lower, dstsize=level.shape[::-1])).std()))
         level = lower
     bands.append(float(level.std()))
     logs = np.log(np.array(bands) + 0.005)
-    return np.concatenate([0.2 * (logs - logs.mean()), [0.2 * (logs.mean() + 3)]])
+    return np.concatenate([
+        [1.5 * (2 * cues.night - 1), 2 * (cues.brightness - 0.4), cues.dark - 0.2],
+        0.4 * (cv2.resize(luma, (4, 4), interpolation=cv2.INTER_AREA).ravel() - 0.4),
+        [first.mean(), second.mean(), first.std() - 0.1, second.std() - 0.1, 0.2 * (np.log(cues.calm + 0.02) + 1.2)],
+        0.15 * (lines - lines.mean()),
+        [1.5 * (2 * cues.streaks - 1), 2 * (cues.roundness - 0.35)],
+        0.2 * (logs - logs.mean()), [0.2 * (logs.mean() + 3)],
+    ])  # fmt: skip
 
 
 _NUMBER = re.compile(r"\b(night|brightness|contrast|streaks|angle|density|drops|drop size|sharpness) (\d+(?:\.\d+)?)")
@@ -122,9 +110,9 @@ _WORD_WEIGHT = 0.15
 class AttributesTextEncoder(TextEncoder):
     """Night and streaks weigh most (together they are the rain type), then the finer figures, then the other words.
 
-    Captions of the captioner ``attributes`` bring numbers; in others, known words stand in for them, and every word
-    moves the vector a little by its hash, so that captions about like scenes lie nearer together. Numbers are clipped
-    to their range, so no caption reaches out of it.
+    Captions of the captioner ``attributes`` bring numbers, which are clipped to their range; in others, known words
+    stand in for them, and every word moves the vector a little by its hash, so that captions about like scenes lie
+    nearer.
     """
 
     registry_name = "attributes"

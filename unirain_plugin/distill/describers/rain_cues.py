@@ -1,13 +1,10 @@
 """What rain looks like in numbers, from the rainy image alone: light, streaks, drops, blur. No weights, no model.
 
-The cues rest on how such images come about. Streaks brighten all three channels alike, are thin, and share one
-direction all over the image: they show in the minimum of the channels as lines of one steep direction, in most
-places. Drops are lenses: compact and round. At night the sensor's amplification makes neighbouring pixels differ in
-colour, and most of the image is dark. The two logistic combinations at the end were calibrated on images rendered
-by :mod:`unirain_plugin.rain.render` (our choice: no labelled real images come with the package).
+Streaks brighten all three channels alike, are thin, and share one steep direction: they show in the minimum of the
+channels as lines of that direction, in most places. Drops are lenses: compact and round. At night the sensor's
+amplification makes neighbouring pixels differ in colour, and most of the image is dark. The two logistic combinations
+at the end were calibrated on images rendered by :mod:`unirain_plugin.rain.render` (our choice).
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -58,9 +55,11 @@ def rain_cues(image: np.ndarray) -> RainCues:
     night = _logistic(_NIGHT, np.log(calm + 0.02), brightness, dark)
     streaks = _logistic(_STREAKS, np.log(steady + 0.02), np.log(typical + 0.02), np.log(roundness + 0.02))
     best = int(lines.argmax())
+    fine = cv2.mean(np.abs(cv2.Laplacian(luma, cv2.CV_32F)))[0]
+    coarse = cv2.mean(np.abs(cv2.Sobel(luma, cv2.CV_32F, 1, 0)))[0]
     return RainCues(
         brightness, contrast, dark, calm, night, streaks, ANGLES[best], float(lines[best]) / 255, lines,
-        roundness, drops, drop_size, _sharpness(luma),
+        roundness, drops, drop_size, fine / (fine + coarse + 1),
     )  # fmt: skip
 
 
@@ -85,13 +84,10 @@ _ACROSS = np.ones((1, _STREAK_WIDTH), np.uint8)
 
 
 def _streak_lines(minimum: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Thin bright lines by direction.
+    """Thin bright lines by direction: a top-hat keeps what is narrower than a streak, an opening what is long that way.
 
-    A top-hat keeps what is narrower than a streak, an opening by a line segment keeps what is long in its direction.
-
-    Returns:
-        Mean energy for each direction; how far the best direction stands out in the average cell of a grid; how far its
-        median over the cells exceeds that of the median direction.
+    Returns mean energy for each direction; how far the best direction stands out in the average cell of a grid; how far
+    its median over the cells exceeds that of the median direction.
     """
     thin = cv2.morphologyEx(minimum, cv2.MORPH_TOPHAT, _ACROSS)
     side = SIZE // _GRID
@@ -118,12 +114,6 @@ def _round_structures(luma: np.ndarray) -> tuple[float, int, float]:
         found = int(np.count_nonzero(peaks))
         count, sizes = count + found, sizes + found * 2 * np.sqrt(2) * sigma / half.shape[1]
     return roundness, count, sizes / count if count else 0.0
-
-
-def _sharpness(luma: np.ndarray) -> float:
-    fine = cv2.mean(np.abs(cv2.Laplacian(luma, cv2.CV_32F)))[0]
-    coarse = cv2.mean(np.abs(cv2.Sobel(luma, cv2.CV_32F, 1, 0)))[0]
-    return fine / (fine + coarse + 1)
 
 
 _NIGHT = (-2.3, -4.4, -7.9, -0.2)

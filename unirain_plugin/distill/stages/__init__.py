@@ -1,8 +1,6 @@
 """The stages of the pipeline, in order. Each makes shards from finished shards; all can be killed and redone."""
 
-from __future__ import annotations
-
-from unirain_plugin.distill.stages.base import Stage
+from unirain_plugin.distill.job import Stage
 from unirain_plugin.distill.stages.describe import DescribeCandidates, DescribeReferences
 from unirain_plugin.distill.stages.duplicates import FindDuplicates
 from unirain_plugin.distill.stages.retrieve import BuildIndex, Retrieve

@@ -1,10 +1,7 @@
 """Relation triplets (paper §2) of references and candidates: caption, vectors, thumbnail; and voters' measurements."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
@@ -15,7 +12,7 @@ import numpy as np
 
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.distill.describers.base import Scene
-from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.job import Context, Stage
 from unirain_plugin.distill.records import (
     Candidate,
     DistillError,
@@ -26,12 +23,12 @@ from unirain_plugin.distill.records import (
     thumbnail,
 )
 from unirain_plugin.distill.registry import ask_part
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.stages.duplicates import content_digest, pair_planes
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import check_plain, save_lines, save_rows
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.packages import own_code
+from unirain_plugin.support.processes import map_in_order
 
 T = TypeVar("T", Reference, Candidate)
 
@@ -61,10 +58,6 @@ class Describe(Stage):
         }
 
     def run(self, shard: int) -> None:
-        """Describe the items of a shard.
-
-        A DataError if an image cannot be read and the options say ``unreadable: stop``.
-        """
         items = self._items(shard)
         lines: list[dict[str, Any]] = []
         columns: dict[str, list[np.ndarray]] = {}
@@ -81,19 +74,12 @@ class Describe(Stage):
 
     def _batches(self, items: Sequence[T], size: int) -> Iterator[list[tuple[T, str | None]]]:
         """Batches of items with their images read, and the error where that failed; threads read one batch ahead."""
-        batches = [items[start : start + size] for start in range(0, len(items), size)]
-        if not self.context.options.engine.prefetch:
-            for batch in batches:
-                yield [(item, self._try_to_read(item)) for item in batch]
-            return
-        with ThreadPoolExecutor(self.context.options.engine.prefetch) as threads:
-            ahead = deque()
-            for batch in batches:
-                ahead.append([(item, threads.submit(self._try_to_read, item)) for item in batch])
-                if len(ahead) > 1:
-                    yield [(item, future.result()) for item, future in ahead.popleft()]
-            for batch in ahead:
-                yield [(item, future.result()) for item, future in batch]
+        threads, errors = self.context.options.engine.prefetch, map(self._try_to_read, items)
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            if threads:
+                errors = map_in_order(pool, self._try_to_read, items, 2 * size)
+            for start in range(0, len(items), size):
+                yield list(zip(items[start : start + size], errors, strict=False))
 
     def _try_to_read(self, item: T) -> str | None:
         try:
@@ -122,14 +108,20 @@ class Describe(Stage):
             texts = _checked(texts, len(good), "captioner")
             captions = dict(zip(good, texts, strict=True))
             for name, rows in self._columns(items, images, texts, names).items():
-                rows = _checked_rows(rows, len(good), name)
+                if rows.ndim < 2 or len(rows) != len(good):
+                    raise DistillError(f"'{name}': expected {len(good)} rows, got an array of shape {rows.shape}.")
+                if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+                    raise DistillError(f"'{name}': a vector holds NaN or infinity.")
                 columns[name] = np.zeros((len(batch), *rows.shape[1:]), rows.dtype)
                 columns[name][good] = rows
         for place, (item, error) in enumerate(batch):
             measured = self._measurements(item) if error is None else {}
             shape = list(self.rainy(item).shape[:2]) if error is None else None
             lines.append({"caption": captions.get(place), "size": shape, "error": error, "measurements": measured})
-        return columns or self._empty_columns(len(batch))
+        if not good:  # the shapes come from describing a grey image
+            grey = self._columns([], [np.full((64, 64, 3), 128, np.uint8)], ["grey"], ["grey"])
+            columns = {name: np.zeros((len(batch), *row.shape[1:]), row.dtype) for name, row in grey.items()}
+        return columns
 
     def _columns(
         self, items: list[T], images: list[np.ndarray], texts: list[str], names: list[str]
@@ -140,12 +132,6 @@ class Describe(Stage):
             "visual": ask_part("the embedder", lambda x: _rows(context.embedder.embed(x)), images, names),
             "thumbnails": np.stack([thumbnail(shared_luminance(image), size) for image in images]),
         }
-
-    def _empty_columns(self, count: int) -> dict[str, np.ndarray]:
-        """Rows for a batch without any readable image: the shapes come from describing a grey image."""
-        grey = np.full((64, 64, 3), 128, np.uint8)
-        rows = self._columns([], [grey], ["grey"], ["grey"])
-        return {name: np.zeros((count, *row.shape[1:]), row.dtype) for name, row in rows.items()}
 
     def _measurements(self, item: T) -> dict[str, Any]:
         found = {}
@@ -229,11 +215,3 @@ def _checked(texts: Sequence[str], count: int, what: str) -> list[str]:
         found = f"{len(texts)} results" if known else repr(texts)
         raise DistillError(f"the {what} gave {found} for {count} images, or something else than text.")
     return list(texts)
-
-
-def _checked_rows(rows: np.ndarray, count: int, what: str) -> np.ndarray:
-    if rows.ndim < 2 or len(rows) != count:
-        raise DistillError(f"'{what}': expected {count} rows, got an array of shape {rows.shape}.")
-    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-        raise DistillError(f"'{what}': a vector holds NaN or infinity.")
-    return rows

@@ -1,12 +1,10 @@
 """Finds repeated pairs: the same rainy image with the same ground truth, copied or coded anew.
 
-Pairs that share a scene but not the rain (14 rains on one clean image in Rain1400, thousands of frames of one video in
-SPA-Data) are no duplicates; so the rain layer, lq − gt, is compared with as much care as the scene. Three steps, each
-for fewer pairs than the one before, so that the time grows with the number of candidates and not with its square:
-equal bands of a hash → coarse planes alike → the files themselves alike.
+Pairs that share a scene but not the rain (14 rains on one clean image in Rain1400, frames of one video in SPA-Data) are
+no duplicates; so the rain layer, lq − gt, is compared with as much care as the scene. Three steps, each for fewer
+pairs, so that the time grows with the number of candidates and not with its square: equal bands of a hash → coarse
+planes alike → the files themselves alike.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.job import Context, Stage
 from unirain_plugin.distill.records import Candidate, luminance, shared_luminance, thumbnail
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import load_rows, row_blocks, save_rows
 
 SIDE = 32
@@ -53,12 +50,9 @@ def find_duplicates(
 ) -> np.ndarray:
     """For each candidate the first one that it repeats, or −1: int64 (n,).
 
-    Args:
-        keys: :func:`band_keys` of all candidates, uint32 (n, 10).
-        digests: A hash of each pair's two files, uint64 (n, 2); equal ones are duplicates without a further look.
-        planes: Number → :func:`pair_planes`.
-        load: Number → candidate.
-        release: Drop the images of candidates after comparing them.
+    ``keys``: :func:`band_keys`, uint32 (n, 10); ``digests``: a hash of each pair's two files, uint64 (n, 2), of which
+    equal ones are duplicates without a further look; ``planes``: number → :func:`pair_planes`; ``load``: number →
+    candidate; ``release``: drop the images of candidates after comparing them.
     """
     original = np.full(len(keys), -1, np.int64)
     for group in _groups(digests[:, 0] ^ (digests[:, 1] << np.uint64(1))):

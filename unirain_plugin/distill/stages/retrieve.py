@@ -1,7 +1,5 @@
 """Builds the semantic level's index over the references, and runs the cascade over the candidates."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, build_index, read_index
-from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.job import Context, Stage
 from unirain_plugin.distill.registry import file_stamp
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.workspace import concatenate_rows, load_lines, load_rows, row_blocks, save_rows
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.packages import require
@@ -37,7 +34,10 @@ class BuildIndex(Stage):
     def run(self, shard: int) -> None:
         job, workspace = self.context.job, self.context.workspace
         shards = job.shards(job.references)
-        rows = self._readable(shards)
+        lines = (line for s in range(shards) for line in load_lines(workspace.shard("references", s), "rows"))
+        rows = np.array([number for number, line in enumerate(lines) if line["error"] is None], np.int64)
+        if not len(rows):
+            raise DataError(f"references.images: none of the {job.references} images can be read.")
         with workspace.writing(self.name, shard) as folder:
             for name in ARRAYS:
                 concatenate_rows(row_blocks(workspace, "references", name, shards), job.references, folder, name)
@@ -49,14 +49,6 @@ class BuildIndex(Stage):
                 index = build_index(vectors, rows, retrieval.index)
             require("faiss", "faiss-cpu", "distill").write_index(index, str(folder / "index.faiss"))
             save_rows(folder, "rows", rows)
-
-    def _readable(self, shards: int) -> np.ndarray:
-        workspace = self.context.workspace
-        lines = (line for s in range(shards) for line in load_lines(workspace.shard("references", s), "rows"))
-        rows = np.array([number for number, line in enumerate(lines) if line["error"] is None], np.int64)
-        if not len(rows):
-            raise DataError(f"references.images: none of the {self.context.job.references} images can be read.")
-        return rows
 
 
 class Retrieve(Stage):

@@ -1,17 +1,14 @@
 """Puts each candidate with its retrieved references before the voters, and applies the majority rule (paper §2)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from unirain_plugin.distill.job import Context
+from unirain_plugin.distill.job import Context, Stage
 from unirain_plugin.distill.records import DistillError, Retrieved, Vote, VoteTask
 from unirain_plugin.distill.registry import ask_part
-from unirain_plugin.distill.stages.base import Stage
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import check_plain, load_lines, load_rows, save_lines
 
@@ -67,8 +64,7 @@ def _reasons(votes: Sequence[Vote], verdict: bool | None) -> str:
     return "; ".join(f"{vote.voter}: {vote.reason}" for vote in votes if vote.verdict is verdict) or "no reason given"
 
 
-_BATCH = 32
-"""Tasks put before a voter at a time: what bounds the images in memory."""
+_BATCH = 32  # tasks put before a voter at a time: what bounds the images in memory
 
 
 class AskVoters(Stage):

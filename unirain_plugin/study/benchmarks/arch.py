@@ -2,16 +2,13 @@
 
 All contestants take turns in one process, so that a disturbance meets each alike, and medians are taken. The process is
 new and runs nothing else: what ran before leaves memory with the allocator, and a network that makes large temporaries
-no longer pays for mapping fresh memory at each.
+no longer pays for mapping fresh memory at each. So the baseline and the full size are measured again, warm, in the
+process that has run the training steps.
 
 The presets, their ablations and other networks are measured in groups, each in new processes and each with a baseline
-among them, so that no row depends on the other groups. Forward passes have a process that runs nothing else,
-as restoring images does, and are measured again, for the baseline and the full size, in the process that has run the
-training steps; the ratios differ, so both are shown. Peak memory of a training step is the growth of the resident set
+among them, so that no row depends on the other groups. Peak memory of a training step is the growth of the resident set
 in a process of its own (on a GPU: of the allocator's peak).
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -20,7 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,13 +30,16 @@ from unirain_plugin.archs.mixtures import HardMoE
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.archs.presets import ABLATIONS, PRESETS, preset
 from unirain_plugin.archs.unirain_arch import UniRain
-from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
+from unirain_plugin.compare.report import markdown_table
+from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.metrics.complexity import complexity
+from unirain_plugin.study.benchmarks.cli import expect_known, tell, threads
 from unirain_plugin.study.benchmarks.reference_net import TextbookNet
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.processes import process_pool
 
 BASELINE = "textbook"
+_tell = partial(tell, "arch")
 
 
 def _swinir() -> nn.Module:
@@ -72,36 +73,19 @@ def candidates() -> dict[str, Callable[..., nn.Module]]:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Variant:
-    """How a network is run: what its label names, joined by ``+``.
-
-    ``bf16``: under bfloat16 autocast. ``channels_last``: input and weights in that order. ``compile``: through
-    ``torch.compile``. ``checkpointing``: with recomputation in the backward pass (networks that offer
-    ``use_checkpoint`` only). ``fp32``: nothing of these.
-    """
-
-    label: str
-
-    def __contains__(self, option: str) -> bool:
-        return option in self.label.split("+")
-
-
 GPU_VARIANTS = (
     "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
 )  # fmt: skip
 CPU_VARIANTS = ("fp32", "bf16", "checkpointing")
-VARIANTS = {label: Variant(label) for label in (*GPU_VARIANTS, "compile")}
-Row = tuple[str, Variant]
-"""What is measured: a network of :func:`candidates` and how it is run."""
+VARIANTS = (*GPU_VARIANTS, "compile")
+"""How a network is run, joined by ``+``. ``bf16``: under bfloat16 autocast; ``channels_last``: input and weights in
+that order; ``compile``: by ``torch.compile``; ``checkpointing``: with recomputation in the backward pass (networks with
+``use_checkpoint`` only); ``fp32``: nothing of these."""
+Row = tuple[str, str]  # what is measured: a network of candidates and one of VARIANTS
 
 
 def apart(function: Callable[..., T], *args: object) -> T:
-    """Call a function in a new process with as many threads; its exceptions are raised here.
-
-    Raises:
-        UniRainError: If the process was killed, most often for lack of memory.
-    """
+    """Call a function in a new process with as many threads; UniRainError if it was killed, as for lack of memory."""
     with process_pool(1, torch.set_num_threads, torch.get_num_threads()) as pool:
         try:
             return pool.submit(function, *args).result()
@@ -111,7 +95,7 @@ def apart(function: Callable[..., T], *args: object) -> T:
             ) from None
 
 
-def build(builder: Callable[..., nn.Module], variant: Variant, device: str) -> nn.Module:
+def build(builder: Callable[..., nn.Module], variant: str, device: str) -> nn.Module:
     """Build a network, with the same random weights every time, and prepare it for a variant."""
     torch.manual_seed(0)
     net = builder(use_checkpoint=True) if "checkpointing" in variant else builder()
@@ -121,14 +105,13 @@ def build(builder: Callable[..., nn.Module], variant: Variant, device: str) -> n
     return torch.compile(net) if "compile" in variant else net
 
 
-def forward_pass(net: nn.Module, variant: Variant, lq: Tensor) -> Tensor:
-    """One restoration without gradients."""
+def forward_pass(net: nn.Module, variant: str, lq: Tensor) -> Tensor:
     net.eval()
     with torch.inference_mode(), torch.autocast(lq.device.type, torch.bfloat16, enabled="bf16" in variant):
         return net(lq)
 
 
-def training_step(net: nn.Module, variant: Variant, lq: Tensor) -> None:
+def training_step(net: nn.Module, variant: str, lq: Tensor) -> None:
     """Forward, L1 and auxiliary losses, backward; no optimiser, which is the same for all."""
     net.train()
     with torch.autocast(lq.device.type, torch.bfloat16, enabled="bf16" in variant):
@@ -139,8 +122,7 @@ def training_step(net: nn.Module, variant: Variant, lq: Tensor) -> None:
     net.zero_grad(set_to_none=True)
 
 
-def random_image(size: int, variant: Variant, device: str) -> Tensor:
-    """A random image ``(1, 3, size, size)``."""
+def random_image(size: int, variant: str, device: str) -> Tensor:
     lq = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     return lq.to(memory_format=torch.channels_last) if "channels_last" in variant else lq
 
@@ -151,13 +133,9 @@ def interleaved(
     device: str,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[object, float]:
-    """Median seconds of each action; they take turns, the first turn is not counted.
+    """Median seconds by ``clock`` of each action; they take ``rounds`` turns, after one that is not counted.
 
-    Args:
-        actions: What to time, by name.
-        rounds: Counted turns.
-        device: ``cpu``, or a GPU that is waited for after each action.
-        clock: Tells seconds.
+    ``device``: ``cpu``, or a GPU that is waited for after each action.
     """
     seconds: dict[object, list[float]] = {key: [] for key in actions}
     for number in range(rounds + 1):
@@ -172,7 +150,7 @@ def interleaved(
 
 
 def seconds_of(
-    action: Callable[[nn.Module, Variant, Tensor], object], rows: Sequence[Row], size: int, rounds: int, device: str
+    action: Callable[[nn.Module, str, Tensor], object], rows: Sequence[Row], size: int, rounds: int, device: str
 ) -> dict[Row, float]:
     """Median seconds of :func:`forward_pass` or :func:`training_step` of each row, see :func:`interleaved`."""
     builders = candidates()
@@ -192,15 +170,15 @@ def step_and_warm_seconds(
     return steps, seconds_of(forward_pass, warm, warm_size, rounds, device)
 
 
-def step_memory(name: str, variant: Variant, size: int, device: str) -> int | None:
+def step_memory(name: str, variant: str, size: int, device: str) -> int | None:
     """Bytes by which a training step raises the peak, in a process of its own; None where it cannot be told."""
     if device == "cpu" and not sys.platform.startswith("linux"):
         return None
     return apart(_memory_growth, name, variant, size, device)
 
 
-def _memory_growth(name: str, variant: Variant, size: int, device: str) -> int:
-    """By how much a training step raises the peak of the resident set; on a GPU that of the allocator."""
+def _memory_growth(name: str, variant: str, size: int, device: str) -> int:
+    """Of the resident set; on a GPU of the allocator."""
     net = build(candidates()[name], variant, device)
     # Libraries load their kernels before the measurement; on the CPU a small image does, as memory is not given back.
     training_step(net, variant, random_image(8 if device == "cpu" else size, variant, device))
@@ -230,15 +208,13 @@ ABLATED = tuple(f"UniRain_{label}" for label in ABLATIONS)
 OTHERS = ("SwinIR", "RCAN")
 DEFAULT_NETWORKS = (BASELINE, *PRESETS, *ABLATED, *OTHERS)
 WARM_NETWORKS = ("UniRain",)
-DISPATCH_TURNS = 15
-"""Counted turns of the mixtures at least: they are short."""
+DISPATCH_TURNS = 15  # counted turns of the mixtures at least: they are short
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
     p = argparse.ArgumentParser(prog="benchmark arch", description=__doc__)
     p.add_argument("--networks", nargs="+", default=list(DEFAULT_NETWORKS), metavar="NAME", help="default: all")
-    p.add_argument("--variants", nargs="+", metavar="NAME", help=f"of {', '.join(VARIANTS)}")
+    p.add_argument("--variants", nargs="+", default=(), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     p.add_argument("--size", type=int, default=256, help="edge of the image of the forward pass")
     p.add_argument("--train-size", type=int, default=128, help="edge of the image of the training step")
@@ -251,14 +227,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse unknown names and sizes with a message."""
-    for option, given, known in (
-        ("--networks", args.networks, candidates()),
-        ("--variants", args.variants or (), VARIANTS),
-    ):
-        for name in given:
-            if name not in known:
-                raise OptionError(f"{option}: unknown {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    expect_known("--networks", args.networks, candidates())
+    expect_known("--variants", args.variants, VARIANTS)
     for option in ("size", "train_size", "rounds", "threads"):
         value = getattr(args, option)
         if value < 1 or (option.endswith("size") and value % 8):
@@ -270,13 +240,11 @@ def check(args: argparse.Namespace) -> None:
 
 def rows_of(args: argparse.Namespace) -> list[Row]:
     """The table's rows. The first is the baseline in fp32, in its plain formulation: it is the unit."""
-    rows = [(BASELINE, VARIANTS["fp32"])]
+    rows = [(BASELINE, "fp32")]
     for name in args.networks:
-        for label in args.variants or _usual_variants(name, args.device):
-            variant = VARIANTS[label]
-            if (name, variant) not in rows and (name.startswith("UniRain") or "checkpointing" not in variant):
-                rows.append((name, variant))
-    return rows
+        variants = args.variants or _usual_variants(name, args.device)
+        rows += [(name, v) for v in variants if name.startswith("UniRain") or v != "checkpointing"]
+    return list(dict.fromkeys(rows))
 
 
 def _usual_variants(name: str, device: str) -> tuple[str, ...]:
@@ -314,9 +282,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     counts = {name: complexity(builders[name](), (args.size, args.size)) for name in dict.fromkeys(r[0] for r in rows)}
     results = []
     for row in rows:
-        count = counts[row[0]]
-        result = {"network": row[0], "variant": row[1].label, "parameters": count.parameters}
-        result["multiply_adds"] = count.multiply_adds
+        result = {"network": row[0], "variant": row[1], **asdict(counts[row[0]])}
         for key, values in figures.items():
             value, base = values.get(row, (None, None))
             result |= {key: value, f"{key}_base": base, f"{key}_ratio": value / base if value and base else None}
@@ -337,24 +303,17 @@ def _group_seconds(group: list[Row], args: argparse.Namespace) -> dict[str, dict
     return {"forward": forward, "step": step, "warm": after}
 
 
-def _tell(what: str) -> None:
-    """All networks take minutes: say what is being measured, on stderr, so that stdout is the table."""
-    sys.stderr.write(f"benchmark arch: {what} …\n")
-
-
 def dispatch_rows(args: argparse.Namespace) -> list[dict[str, object]]:
     """Time of a hard top-1 mixture of three, sparse ÷ dense with masks, at the paper-size decoder's levels."""
     results = []
     for level, channels in ((1, 96), (2, 96), (3, 192)):
         side = max(args.size // 2 ** (level - 1), 1)
         for routing in ("image", "window"):
-            layers = {}
+            actions, x = {}, torch.randn(1, side, side, channels, device=args.device)
             for dispatch in ("sparse", "dense"):
                 torch.manual_seed(0)
                 options = NetworkOptions(hard_routing=routing, window=32, dispatch=dispatch)
-                layers[dispatch] = HardMoE(channels, 2.5, options).eval().to(args.device)
-            x = torch.randn(1, side, side, channels, device=args.device)
-            actions = {name: lambda layer=layer, x=x: layer(x) for name, layer in layers.items()}
+                actions[dispatch] = partial(HardMoE(channels, 2.5, options).eval().to(args.device), x)
             with torch.inference_mode():
                 seconds = interleaved(actions, max(args.rounds, DISPATCH_TURNS), args.device)
             ratio = seconds["sparse"] / seconds["dense"]
@@ -370,53 +329,40 @@ def table(results: list[dict[str, object]], args: argparse.Namespace) -> str:
 
     base = results[0]
     warm = "" if base["warm"] is None else f"warm {base['warm']:.2f} s, "
-    lines = [
+    head = (
         f"{args.device}, {args.threads} threads; forward at {args.size}², training step at 1×{args.train_size}²; "
         f"÷ {base['network']} in fp32 (forward {base['forward']:.2f} s, {warm}step {base['step']:.2f} s); median of "
-        f"{args.rounds} turns",
-        "",
+        f"{args.rounds} turns\n\n"
         "forward: in a process that runs forward passes only, as restoring images does. warm: in the process that "
         "has run the training steps, whose allocator keeps freed memory: a network with large temporaries is then "
         "spared the mapping of fresh memory. Presets, ablations and other networks run in processes of their own, each "
-        "group with the baseline.",
-        "",
-        f"| network | variant | params M | MACs G at {args.size}² | forward ÷ | warm ÷ | training step ÷ | "
-        "peak memory ÷ |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+        "group with the baseline.\n\n"
+    )
+    titles = ["network", "variant", "params M", f"MACs G at {args.size}²"]
+    titles += ["forward ÷", "warm ÷", "training step ÷", "peak memory ÷"]
+    rows = []
     for r in results:
-        lines.append(
-            f"| {r['network']} | {r['variant']} | {r['parameters'] / 1e6:.2f} | {r['multiply_adds'] / 1e9:.1f} | "
-            f"{ratio(r['forward_ratio'])} | {ratio(r['warm_ratio'])} | {ratio(r['step_ratio'])} | "
-            f"{ratio(r['memory_ratio'])} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def dispatch_table(results: list[dict[str, object]]) -> str:
-    """The table of sparse against dense mixtures in Markdown."""
-    lines = ["| decoder level | map | channels | routed by | sparse ÷ dense |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| {r['level']} | {r['side']}² | {r['channels']} | {r['routing']} | {r['ratio']:.2f} |" for r in results]
-    return "\n".join(lines) + "\n"
+        counts = f"{r['parameters'] / 1e6:.2f}", f"{r['multiply_adds'] / 1e9:.1f}"
+        ratios = (ratio(r[f"{key}_ratio"]) for key in ("forward", "warm", "step", "memory"))
+        rows.append([r["network"], r["variant"], *counts, *ratios])
+    return head + markdown_table(titles, rows)
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print."""
     args = parser().parse_args(argv)
     check(args)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
-    try:
+    dispatch = []
+    with threads(args.threads):
         networks = measure(args)
-        dispatch = []
         if not args.no_dispatch:
             _tell("sparse and dense mixtures")
             dispatch = apart(dispatch_rows, args)
-    finally:
-        torch.set_num_threads(threads)
     sys.stdout.write(table(networks, args))
     if dispatch:
-        sys.stdout.write("\nHard mixture, top-1 of 3, against all experts and masks:\n\n" + dispatch_table(dispatch))
+        titles = ["decoder level", "map", "channels", "routed by", "sparse ÷ dense"]
+        rows = [(r["level"], f"{r['side']}²", r["channels"], r["routing"], f"{r['ratio']:.2f}") for r in dispatch]
+        text = markdown_table(titles, [map(str, row) for row in rows])
+        sys.stdout.write(f"\nHard mixture, top-1 of 3, against all experts and masks:\n\n{text}")
     if args.json:
         write_whole(args.json, json.dumps({"networks": networks, "dispatch": dispatch}, indent=1))
     return 0

@@ -1,12 +1,10 @@
 """``python -m unirain_plugin benchmark WHAT``: the table of benchmarks, and what they share."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,14 +15,14 @@ BENCHMARKS = {
     "arch": (f"{_HERE}.arch", "networks: size, cost, time and memory against a Restormer-size one"),
     "data": (f"{_HERE}.data", "a training pair: this data set against BasicSR's PairedImageDataset"),
     "distill": (f"{_HERE}.distill", "default voters: planted bad pairs found, good ones kept"),
-    "distill-speed": (f"{_HERE}.distill_speed", "default pipeline: candidates a second from the disk"),
+    "distill-speed": (f"{_HERE}.distill:speed", "default pipeline: candidates a second from the disk"),
     "weights": (f"{_HERE}.weights", "trained weights: gains on rain they have not seen, harm to clean images"),
     "metrics": (f"{_HERE}.metrics", "PSNR and SSIM at 4K: time and value against the toolbox's"),
     "startup": (f"{_HERE}.startup", "whole processes that restore, train or distill little, against import torch"),
     "runtimes": (f"{_HERE}.runtimes", "exported weights in onnxruntime, OpenVINO, OpenCV, int8"),
     "retrieval": (f"{_HERE}.retrieval", "cascade at 2 M × 100 k; SSIM against the toolbox's loop"),
 }
-"""Name → (module with ``main(argv) -> int | None``, one line of help). Modules are imported when they are asked for."""
+"""Name → (module, or ``module:function``; the default is ``main(argv) -> int | None``), one line of help."""
 
 
 def usage() -> str:
@@ -34,7 +32,6 @@ def usage() -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run one benchmark; OptionError for an unknown name."""
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(usage())
         return 0
@@ -42,19 +39,45 @@ def main(argv: list[str]) -> int:
         raise OptionError(
             f"benchmark: unknown name '{argv[0]}'.{did_you_mean(argv[0], BENCHMARKS)} Known: {', '.join(BENCHMARKS)}."
         )
-    return importlib.import_module(BENCHMARKS[argv[0]][0]).main(argv[1:]) or 0
+    module, _, function = BENCHMARKS[argv[0]][0].partition(":")
+    return getattr(importlib.import_module(module), function or "main")(argv[1:]) or 0
+
+
+def expect_known(option: str, given: Iterable[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise OptionError(f"{option}: unknown {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
 
 
 def expect_least(args: argparse.Namespace, least: int, *names: str) -> None:
-    """Refuse smaller numbers than ``least`` of these options."""
     for name in names:
         if getattr(args, name) < least:
             raise OptionError(f"--{name.replace('_', '-')}: expected {least} or more, found {getattr(args, name)}.")
 
 
+def tell(benchmark: str, what: str) -> None:
+    """Say on stderr what is being measured, for it may take minutes; stdout is the table."""
+    sys.stderr.write(f"benchmark {benchmark}: {what} …\n")
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Have torch and OpenCV compute in ``count`` threads inside the block (None: as they are)."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(count or before[0])
+    cv2.setNumThreads(count or before[1])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
 @contextmanager
 def work_folder(given: str | None) -> Iterator[Path]:
-    """The folder of ``--dir``, or a temporary one that is removed in the end."""
     if given is not None:
         yield Path(given)
         return

@@ -5,8 +5,6 @@ The processor time of that thread is measured: on an idle machine it is the time
 programs' share is not in it. Each crop's time is the median of several turns, a data set's the mean over the crops.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io
@@ -67,10 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(case: Case, crops: int, repeats: int) -> tuple[float, float]:
-    """Time pairs of both data sets in turn: ``crops`` of every image, each the same in all ``repeats``.
-
-    Returns milliseconds a pair, of the toolbox's data set and of ours.
-    """
+    """Milliseconds a pair of both data sets, in turn: ``crops`` of every image, the same in all ``repeats``."""
     _ = case.stock[0], case.ours[0]  # opens LMDBs, tries out decoders
     draws = len(case.ours) * crops
     times = np.empty((2, draws, repeats))
@@ -94,7 +89,6 @@ LMDBS = (
 
 
 def build_cases(folder: Path, images: int, gt_size: int) -> list[Case]:
-    """Write the images in every form and open them with both data sets."""
     from unirain_plugin.preparation.lmdbs import LmdbRecipe, create_lmdbs
     from unirain_plugin.preparation.subimages import CutPlan, cut_pairs
 
@@ -162,7 +156,6 @@ def _fill(photo: np.ndarray, size: tuple[int, int], shift: int) -> np.ndarray:
 
 
 def _write_stock_lmdb(source: Path, output: Path) -> None:
-    """Make the LMDBs of the toolbox's own script, from the same images."""
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
     output.mkdir(exist_ok=True)

@@ -5,8 +5,6 @@ default voters (paper §2), or as a repeated pair. Precision is that of a set ho
 the kind; AUROC ranks the pairs by their second-worst voter's severity, which is what the majority decides by.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -20,19 +18,21 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from unirain_plugin.data.folders import walk_images
-from unirain_plugin.distill.records import Candidate, Reference, VoteTask
+from unirain_plugin.data.partial_decode import INFLATER
+from unirain_plugin.distill.options import parse_options
+from unirain_plugin.distill.pipeline import Pipeline
+from unirain_plugin.distill.records import Candidate, Reference, VoteTask, read_rgb
 from unirain_plugin.distill.stages.duplicates import find_duplicates_among
 from unirain_plugin.distill.stages.vote import decide
 from unirain_plugin.distill.voters.default import GtQuality, PairConsistency, Realism
 from unirain_plugin.errors import DataError
-from unirain_plugin.rain.pair_files import cut, read_photo
+from unirain_plugin.rain.pair_files import cut, list_images, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.benchmarks.cli import expect_least
+from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, GOOD_KINDS, KINDS, Pair, plant
-from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.files import write_png, write_whole
 
 STRICT_KINDS = (
     "wrong_scene", "swapped", DUPLICATE, "still_rainy", *(f"misaligned_{d}px" for d in range(2, 9)),
@@ -43,41 +43,24 @@ MOST_GOOD_LOST = 0.05
 
 
 class Row(NamedTuple):
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        kind: What was planted.
-        pairs: How many.
-        rejected: Share that was rejected: the recall, or for good pairs the loss.
-        precision: Of the rejected among as many good and bad pairs, the share that is bad.
-        auroc: How well severity ranks bad above good; None for duplicates.
-        goal: Least (for good kinds: largest) share rejected; None if only reported.
-        met: Whether the goal is met.
-        reasons: Code of the first reason given by each rejecting voter → count.
-    """
-
-    kind: str
-    pairs: int
-    rejected: float
-    precision: float | None
-    auroc: float | None
-    goal: float | None
-    met: bool | None
-    reasons: dict[str, int]
+    kind: str  # what was planted
+    pairs: int  # how many
+    rejected: float  # share that was rejected: the recall, or for good pairs the loss
+    precision: float | None  # of the rejected among as many good and bad pairs, the share that is bad
+    auroc: float | None  # how well severity ranks bad above good; None for duplicates
+    goal: float | None  # least (for good kinds: largest) share rejected; None if only reported
+    met: bool | None  # whether the goal is met
+    reasons: dict[str, int]  # code of the first reason given by each rejecting voter → count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and return 0 if all goals are met, else 1.
-
-    Raises:
-        OptionError: If an argument is wrong.
-        DataError: If there are no usable photographs.
-    """
     args = _parser().parse_args(argv)
     for name, least in (("pairs", 4), ("planted", 1), ("size", 64), ("references", 0), ("seed", 0)):
         expect_least(args, least, name)
     cv2.setNumThreads(1)
-    photos = _photos(args.photos)
+    photos = sample_photos("all") if args.photos is None else list_images("--photos", args.photos, 2)
     good = render_pairs(photos, args.pairs, args.size, args.seed)
     references = render_pairs(photos, args.references, args.size, args.seed + 1)
     rows, milliseconds = measure(Judge([pair.lq for pair in references]), good, args.planted, args.seed)
@@ -99,17 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="seed (default: 0)")
     add("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return parser
-
-
-def _photos(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return sample_photos("all")
-    if not folder.is_dir():
-        raise DataError(f"--photos {folder}: no such folder.")
-    photos = [folder / name for name in sorted(walk_images(str(folder)))]
-    if len(photos) < 2:
-        raise DataError(f"--photos {folder}: holds {len(photos)} photographs; wrong scenes need at least two.")
-    return photos
 
 
 def render_pairs(photos: Sequence[Path], count: int, size: int, seed: int) -> list[Pair]:
@@ -220,3 +192,74 @@ def _print(rows: list[Row], milliseconds: float, good: int) -> None:
         reasons = ", ".join(f"{code} {count}" for code, count in list(row.reasons.items())[:4])
         out(f"{row.kind:<18}{row.pairs:>6}{row.rejected:>10.3f}{precision:>11}{auroc:>8}{goal:>9}  {reasons}\n")
     out(f"{milliseconds:.1f} ms for a pair and all three voters (one process; {good} good pairs)\n")
+
+
+def speed(argv: list[str] | None = None) -> int:
+    """``benchmark distill-speed``: candidates a second through the whole default pipeline."""
+    args = _speed_parser().parse_args(argv)
+    expect_least(args, 1, "pairs", "references", "size", "workers")
+    with work_folder(args.dir) as folder:
+        write_pairs(folder, args.pairs, args.references, args.size)
+        options = parse_options(
+            {
+                "name": "speed",
+                "references": {"images": str(folder / "real")},
+                "candidates": {"dataroot": str(folder / "pairs")},
+                "engine": {"workers": args.workers},
+                "output": str(folder / "out"),
+                "report": {"enabled": False},
+                "shard_size": 32,
+            },
+            "benchmark",
+        )
+        outcomes, speeds = [], []
+        for restart in (False, True):  # at the second, the server that workers are forked from is there
+            start = time.perf_counter()
+            outcomes.append(Pipeline(options).run(restart))
+            speeds.append(args.pairs / (time.perf_counter() - start))
+    parts = "".join(f"  {name:<24} {seconds:7.2f} s\n" for name, seconds in outcomes[0].seconds.items())
+    sys.stdout.write(
+        f"{args.pairs} candidates of {args.size}² (PNG, inflated by {INFLATER}), {args.references} references, "
+        f"{args.workers} workers\n{parts}"
+        f"{speeds[0]:.1f} candidates/s, references and start of the workers included\n"
+        f"{speeds[1]:.1f} candidates/s once the workers' modules are imported\n"
+    )
+    return 0
+
+
+def write_pairs(folder: Path, pairs: int, references: int, size: int) -> None:
+    """Write ``pairs`` in RainRAG's layout and ``real`` images, rendered onto different photographs."""
+    photos, others = ([_fit(read_rgb(path), size) for path in sample_photos(split)] for split in ("train", "held-out"))
+    mirrors = (lambda x: x, np.fliplr, np.flipud, lambda x: x[::-1, ::-1])
+    for number in range(-(-pairs // len(mirrors))):
+        rain_type = RAIN_TYPES[number % len(RAIN_TYPES)]
+        pair = render_rain(photos[number // len(RAIN_TYPES) % len(photos)], rain_type, number)
+        for place, mirror in enumerate(mirrors[: pairs - len(mirrors) * number]):
+            for side, image in (("input", pair.lq), ("target", pair.gt)):
+                path = folder / "pairs" / rain_type / side / f"{number:05d}_{place}.png"
+                write_png(path, mirror(image)[..., ::-1])
+    for number in range(references):
+        rain_type = RAIN_TYPES[number % len(RAIN_TYPES)]
+        image = render_rain(others[number // len(RAIN_TYPES) % len(others)], rain_type, 100_000 + number).lq
+        write_png(folder / "real" / rain_type / f"{number:05d}.png", image[..., ::-1])
+
+
+def _fit(photo: np.ndarray, size: int) -> np.ndarray:
+    side = min(photo.shape[:2])
+    return cv2.resize(photo[:side, :side], (size, size), interpolation=cv2.INTER_AREA)
+
+
+def _speed_parser() -> argparse.ArgumentParser:
+    description = (
+        "Candidates a second through the whole default pipeline, images read from the disk. Pairs are rendered onto "
+        "photographs that the package brings (each mirrored three ways: other images, same cost), written as PNG, and "
+        "distilled against rendered rainy images by the default parts and voters."
+    )
+    parser = argparse.ArgumentParser(prog="benchmark distill-speed", description=description)
+    add = parser.add_argument
+    add("--pairs", type=int, default=512, metavar="N", help="candidates (default 512)")
+    add("--references", type=int, default=64, metavar="N", help="rainy images to retrieve from (default 64)")
+    add("--size", type=int, default=512, metavar="S", help="side of the images (default 512)")
+    add("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
+    add("--dir", metavar="DIR", help="folder for the images (default: a temporary one, removed)")
+    return parser

@@ -1,12 +1,9 @@
 """``benchmark metrics``: our PSNR and SSIM against the toolbox's on one large image, in time and in value."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,11 +13,11 @@ from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
 from unirain_plugin.study.benchmarks.arch import interleaved
+from unirain_plugin.study.benchmarks.cli import threads
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.toolbox import prepare_import
 
-GOAL = 1e-6
-"""Largest allowed difference to the toolbox's value."""
+GOAL = 1e-6  # largest allowed difference to the toolbox's value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,19 +54,12 @@ def contestants(image: np.ndarray, target: np.ndarray) -> dict[str, tuple[Callab
 
 
 def measure(size: tuple[int, int], rounds: int) -> list[dict[str, float | str]]:
-    """Time both, taking turns."""
     rows = []
     for name, pair in contestants(*random_images(*size)).items():
-        values: dict[str, float] = {}
-
-        def compute(side: str, function: Callable[[], float], values: dict[str, float] = values) -> None:
-            values[side] = function()
-
-        sides = dict(zip(("toolbox_s", "ours_s"), pair, strict=True))
-        seconds = interleaved({side: partial(compute, side, f) for side, f in sides.items()}, rounds, "cpu")
-        theirs, ours = seconds.values()
-        difference = abs(values["toolbox_s"] - values["ours_s"])
-        rows.append({"metric": name, **seconds, "faster": theirs / ours, "difference": difference})
+        difference = abs(pair[0]() - pair[1]())
+        seconds = interleaved(dict(zip(("toolbox_s", "ours_s"), pair, strict=True)), rounds, "cpu")
+        faster = seconds["toolbox_s"] / seconds["ours_s"]
+        rows.append({"metric": name, **seconds, "faster": faster, "difference": difference})
     return rows
 
 
@@ -78,12 +68,8 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     if min(args.size) < 11 or args.rounds < 1 or (args.threads is not None and args.threads < 1):
         raise OptionError("expected --size ≥ 11 11, --rounds ≥ 1 and --threads ≥ 1.")
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(args.threads or before)
-    try:
+    with threads(args.threads):
         rows = measure(tuple(args.size), args.rounds)
-    finally:
-        cv2.setNumThreads(before)
     cells = [
         (r["metric"], f"{r['toolbox_s']:.3f}", f"{r['ours_s']:.3f}", f"{r['faster']:.1f}", f"{r['difference']:.1e}")
         for r in rows

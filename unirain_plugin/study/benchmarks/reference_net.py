@@ -6,8 +6,6 @@ step, without any of the re-arrangements of ``unirain_plugin.archs``: times of U
 network's. Its layers, which map ``(N, C, H, W)`` to the same shape, are the tests' reference of the optimised ones.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -5,8 +5,6 @@ a process of its own, so that peak memory is that size's. All candidates' featur
 spread over the whole, go through the three levels, and the time of the rest is extrapolated.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing
@@ -15,23 +13,16 @@ import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.cascade import (
-    ReferenceArrays,
-    TextIndex,
-    build_index,
-    cosine,
-    ssim_of_pairs,
-    ssim_one_to_many,
-    ssim_terms,
-)
+from unirain_plugin.distill import cascade
 from unirain_plugin.distill.workers import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
 from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
-from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.files import whole_file, write_whole
 from unirain_plugin.support.processes import process_pool
 
 _BLOCK = 4096
@@ -47,9 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"expected --size ≥ 11 and --queries ≤ --candidates; found {args.size}, {args.queries}.")
     rows = []
     with work_folder(args.dir) as folder:
-        candidates = _write_features(folder / "candidates", args.candidates, args.text_dim, args.visual_dim, 1)
+        _write_features(folder / "candidates", args.candidates, args.text_dim, args.visual_dim, 1)
         for count in sorted({max(args.k1, args.references // step) for step in (100, 10, 1)}):
-            rows.append(_in_a_process(args, folder, candidates, count))
+            rows.append(_in_a_process(args, folder, count))
             _print_row(args, rows[-1], header=len(rows) == 1)
     speed = ssim_speed(args.size, args.k2, args.workers)
     sys.stdout.write(
@@ -61,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         write_whole(args.json, json.dumps({"sizes": rows, "ssim": speed}, indent=1) + "\n")
     if args.plot:
-        write_whole(args.plot, _plot(rows))
+        with whole_file(args.plot) as file:
+            _plot(rows).savefig(file, format="svg")
         sys.stdout.write(f"growth with size: {args.plot}\n")
     return 0
 
@@ -69,9 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> dict[str, float]:
     """Our SSIM and the toolbox's loop in turn on the same images; microseconds a pair, best of all.
 
-    Returns:
-        ``ours`` and ``toolbox``, one thread each; ``together``: ours in that many processes at once, time over pairs;
-        ``prepare``: what a thumbnail takes once; ``difference``: the largest of the values.
+    Returns ``ours`` and ``toolbox``, one thread each; ``together``: ours in that many processes at once, time over
+    pairs; ``prepare``: what a thumbnail takes once; ``difference``: the largest of the values.
     """
     from basicsr.metrics import calculate_ssim
 
@@ -79,11 +70,11 @@ def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> di
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     keep_freed_memory()
-    terms = [ssim_terms(plane) for plane in planes[1:]]
+    terms = [cascade.ssim_terms(plane) for plane in planes[1:]]
     actions = {
-        "ours": lambda: ssim_one_to_many(ssim_terms(planes[0]), terms),
+        "ours": lambda: cascade.ssim_one_to_many(cascade.ssim_terms(planes[0]), terms),
         "toolbox": lambda: [calculate_ssim(planes[0][..., None], plane[..., None], 0) for plane in planes[1:]],
-        "prepare": lambda: [ssim_terms(plane) for plane in planes[1:]],
+        "prepare": lambda: [cascade.ssim_terms(plane) for plane in planes[1:]],
     }
     values, best = {}, dict.fromkeys(actions, np.inf)
     for _ in range(repeats):
@@ -115,37 +106,37 @@ def _ssim_rounds(settings: tuple[int, int, int]) -> list[float]:
     limit_threads(1)
     keep_freed_memory()
     planes = _thumbnails(np.random.default_rng(0), count + 1, size)
-    terms, seconds = [ssim_terms(plane) for plane in planes[1:]], []
+    terms, seconds = [cascade.ssim_terms(plane) for plane in planes[1:]], []
     for _ in range(repeats):
         _barrier.wait()
         start = time.perf_counter()
         for _ in range(_TURNS):
-            ssim_one_to_many(ssim_terms(planes[0]), terms)
+            cascade.ssim_one_to_many(cascade.ssim_terms(planes[0]), terms)
         seconds.append((time.perf_counter() - start) / _TURNS)
     return seconds
 
 
-def _in_a_process(args: argparse.Namespace, folder: Path, candidates: dict[str, np.ndarray], count: int) -> dict:
+def _in_a_process(args: argparse.Namespace, folder: Path, count: int) -> dict:
     """One size in a fresh process, so that its peak memory is its own."""
-    paths = {name: str(array.filename) for name, array in candidates.items()}
     with process_pool(1) as pool:
         try:
-            return pool.submit(_measure, vars(args), str(folder), paths, count).result()
+            return pool.submit(_measure, args, folder, count).result()
         except BrokenProcessPool as error:
             raise OptionError(f"the process for {count} references died, perhaps for lack of memory.") from error
 
 
-def _measure(options: dict, folder: str, candidates: dict[str, str], count: int) -> dict:
+def _measure(args: argparse.Namespace, folder: Path, count: int) -> dict:
     limit_threads(1)
     keep_freed_memory()
-    args = argparse.Namespace(**options)
-    arrays = _write_features(Path(folder) / f"references{count}", count, args.text_dim, args.visual_dim, 0)
-    arrays["thumbnails"] = _write_thumbnails(Path(folder) / f"references{count}", count, args.size)
-    references = ReferenceArrays(**arrays)
+    arrays = _write_features(folder / f"references{count}", count, args.text_dim, args.visual_dim, 0)
+    arrays["thumbnails"] = _write_thumbnails(folder / f"references{count}", count, args.size)
+    references = cascade.ReferenceArrays(**arrays)
     start = time.perf_counter()
-    index = TextIndex(build_index(references.text, np.arange(count), args.index), np.arange(count), references.text)
+    index = cascade.TextIndex(
+        cascade.build_index(references.text, np.arange(count), args.index), np.arange(count), references.text
+    )
     build = time.perf_counter() - start
-    text, visual = (np.load(candidates[name], mmap_mode="r") for name in ("text", "visual"))
+    text, visual = (np.load(folder / f"candidates/{name}.npy", mmap_mode="r") for name in ("text", "visual"))
     chosen = np.linspace(0, len(text) - 1, args.queries).astype(np.int64)
     queries = _thumbnails(np.random.default_rng(2), _BATCH, args.size)
     seconds = np.zeros(3)
@@ -156,10 +147,10 @@ def _measure(options: dict, folder: str, candidates: dict[str, str], count: int)
         middle = time.perf_counter()
         kept = []
         for (c1, _), query in zip(found, visual[rows], strict=True):
-            similarity = cosine(query, references.visual[c1])
+            similarity = cascade.cosine(query, references.visual[c1])
             kept.append(c1[np.lexsort((c1, -similarity))[: args.k2]])
         end = time.perf_counter()
-        ssim_of_pairs(queries[: len(kept)], kept, references.thumbnails.__getitem__)
+        cascade.ssim_of_pairs(queries[: len(kept)], kept, references.thumbnails.__getitem__)
         seconds += (middle - start, end - middle, time.perf_counter() - end)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"references": count, "build": build, "levels": (seconds / len(chosen)).tolist(), "peak_gib": peak}
@@ -214,27 +205,20 @@ def _print_row(args: argparse.Namespace, row: dict, header: bool) -> None:
     sys.stdout.flush()
 
 
-def _plot(rows: list[dict]) -> str:
-    """Milliseconds a query and peak memory over the number of references (logarithmic), as SVG."""
-    sizes = np.log10([row["references"] for row in rows])
-    across = 60 + 400 * (sizes - sizes[0]) / max(1e-9, float(sizes[-1] - sizes[0]))
-    text = "<text x='{:.1f}' y='{:.1f}' text-anchor='{}' fill='{}'>{}</text>".format
-    parts = [
-        "<svg xmlns='http://www.w3.org/2000/svg' width='520' height='300' font-family='sans-serif' font-size='12'>",
-        "<rect width='520' height='300' fill='#fff'/><path d='M60 20V250H480' fill='none' stroke='#444'/>",
-        text(270, 290, "middle", "#000", "references"),
-        *(text(x, 268, "middle", "#000", row["references"]) for x, row in zip(across, rows, strict=True)),
-    ]
-    query, peak = [1000 * sum(row["levels"]) for row in rows], [row["peak_gib"] for row in rows]
-    for y, title, values, colour in ((20, "ms a query", query, "#1f5fa8"), (36, "peak GiB", peak, "#b3362b")):
-        points = [(x, 250 - 210 * value / max(values)) for x, value in zip(across, values, strict=True)]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f"<polyline points='{line}' fill='none' stroke='{colour}'/>")
-        parts += [
-            text(x, y - 5, "middle", colour, f"{value:.2f}") for (x, y), value in zip(points, values, strict=True)
-        ]
-        parts.append(text(70, y, "start", colour, title))
-    return "\n".join([*parts, "</svg>"]) + "\n"
+def _plot(rows: list[dict]) -> Any:
+    """Milliseconds a query and peak memory over the number of references (logarithmic), a figure of Matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3), layout="constrained")
+    left = figure.subplots()
+    sizes, query = [row["references"] for row in rows], [1000 * sum(row["levels"]) for row in rows]
+    curves = (left, "ms a query", query, "C0"), (left.twinx(), "peak GiB", [row["peak_gib"] for row in rows], "C3")
+    for axes, title, values, colour in curves:
+        axes.semilogx(sizes, values, marker="o", color=colour)
+        axes.set_ylabel(title, color=colour)
+        axes.set_ylim(0)
+    left.set_xlabel("references")
+    return figure
 
 
 def _parser() -> argparse.ArgumentParser:

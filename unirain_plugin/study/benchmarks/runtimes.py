@@ -5,15 +5,13 @@ processor time of their process is measured: on an idle machine it is the time t
 one restoration in a process of its own. int8 is onnxruntime's own quantisation of the ONNX file.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -21,7 +19,8 @@ import cv2
 import numpy as np
 import torch
 
-from unirain_plugin.errors import OptionError, did_you_mean
+from unirain_plugin.compare.report import markdown_table
+from unirain_plugin.errors import OptionError
 from unirain_plugin.inference.export import export_onnx, export_pt2, export_torchscript, export_weights
 from unirain_plugin.inference.loading import load
 from unirain_plugin.inference.onnx_network import INPUT, onnx_runtime
@@ -31,10 +30,11 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.benchmarks.arch import apart, interleaved, peak_growth
+from unirain_plugin.study.benchmarks.cli import expect_known, tell, threads, work_folder
 from unirain_plugin.support.packages import add_network_arguments, import_own
 
-Run = Callable[[np.ndarray], np.ndarray]
-"""Maps ``(1, 3, H, W)`` float32 in [0, 1] to the restored image."""
+_tell = partial(tell, "runtimes")
+Run = Callable[[np.ndarray], np.ndarray]  # maps ``(1, 3, H, W)`` float32 in [0, 1] to the restored image
 
 
 def _torch(weights: Path) -> Run:
@@ -143,8 +143,8 @@ def measure(
     pairs: list[tuple[np.ndarray, np.ndarray]],
     rounds: int,
     imports: Sequence[str],
-) -> list[dict]:
-    """A row a runtime: largest difference, mean change of the PSNR, seconds, bytes."""
+) -> list[list[str]]:
+    """A row of cells for each runtime: version, largest difference, mean change of the PSNR, time and memory."""
     image = pairs[0][0]
     memory = {}
     for name in names:
@@ -157,31 +157,23 @@ def measure(
     scores = {name: mean(map(psnr, map(_image, found), clean)) for name, found in results.items()}
     actions = {name: lambda run=run: run(image) for name, run in runs.items()}
     seconds = interleaved(actions, rounds, "cpu", time.process_time)
-    return [
-        {
-            "runtime": name,
-            "version": re.match("[0-9.]*", importlib.import_module(RUNTIMES[name][0]).__version__)[0],
-            "difference": max(np.abs(a - b).max() for a, b in zip(results[name], results[BASELINE], strict=True)),
-            "psnr": round(scores[name] - scores[BASELINE], 3) + 0.0,  # no -0.000
-            "time": seconds[name] / seconds[BASELINE],
-            "memory": memory[name] / memory[BASELINE],
-        }
-        for name in names
-    ]
+    rows = []
+    for name in names:
+        version = re.match("[0-9.]*", importlib.import_module(RUNTIMES[name][0]).__version__)[0]
+        difference = max(np.abs(a - b).max() for a, b in zip(results[name], results[BASELINE], strict=True))
+        change = round(scores[name] - scores[BASELINE], 3) + 0.0  # no -0.000
+        ratios = [f"{table[name] / table[BASELINE]:.2f}" for table in (seconds, memory)]
+        rows.append([name, version, f"{difference:.1e}", f"{change:+.3f}", *ratios])
+    return rows
 
 
 def _image(restored: np.ndarray) -> np.ndarray:
     return (restored[0].transpose(1, 2, 0).clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _tell(what: str) -> None:
-    sys.stderr.write(f"benchmark runtimes: {what} …\n")
-
-
-def compare(args: argparse.Namespace, names: list[str]) -> list[dict]:
-    """Write the files that the runtimes read to a temporary folder, and measure."""
-    with tempfile.TemporaryDirectory(prefix="unirain_benchmark_") as folder, torch.inference_mode():
-        weights = Path(folder) / "w.safetensors"
+def compare(args: argparse.Namespace, names: list[str]) -> list[list[str]]:
+    with work_folder(None) as folder, torch.inference_mode():
+        weights = folder / "w.safetensors"
         export_weights(load(args.weights, args.network, device="cpu"), weights)
         calibration = [lq for lq, _ in rainy_pairs(sample_photos("train")[:2], args.size, 1)]
         write_files(weights, {RUNTIMES[name][1] for name in names}, calibration)
@@ -189,25 +181,21 @@ def compare(args: argparse.Namespace, names: list[str]) -> list[dict]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
     p = argparse.ArgumentParser(prog="benchmark runtimes", description=__doc__)
     p.add_argument("--weights", metavar="FILE", help="default: those the package ships")
     add_network_arguments(p)
     known = f"of {', '.join(RUNTIMES)} (default: those that are installed)"
-    p.add_argument("--runtimes", nargs="+", metavar="NAME", help=known)
+    p.add_argument("--runtimes", nargs="+", default=(), metavar="NAME", help=known)
     p.add_argument("--size", type=int, default=256, help="edge of the images (default: 256)")
     p.add_argument("--rounds", type=int, default=5, help="counted turns; the median is reported (default: 5)")
     return p
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print."""
     args = parser().parse_args(argv)
     missing = {name for name, (module, *_) in RUNTIMES.items() if importlib.util.find_spec(module) is None}
-    for name in args.runtimes or ():
-        if name not in RUNTIMES:
-            hint = did_you_mean(name, RUNTIMES)
-            raise OptionError(f"--runtimes: unknown {name!r}.{hint} Known: {', '.join(RUNTIMES)}.")
+    expect_known("--runtimes", args.runtimes, RUNTIMES)
+    for name in args.runtimes:
         if name in missing:
             raise OptionError(f"--runtimes: {name} needs the package {RUNTIMES[name][0]}, which is not installed.")
     if missing and not args.runtimes:
@@ -216,21 +204,11 @@ def main(argv: list[str]) -> int:
         raise OptionError(f"expected --size ≥ 16 and --rounds ≥ 1; found {args.size} and {args.rounds}.")
     import_own(args.imports)
     names = list(dict.fromkeys([BASELINE, *(args.runtimes or [name for name in RUNTIMES if name not in missing])]))
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         rows = compare(args, names)
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
+    titles = ["runtime", "version", "largest difference", "PSNR, dB", "time ÷ torch", "peak memory ÷ torch"]
     sys.stdout.write(
         f"one thread, {args.size}² images, median of {args.rounds} turns; PSNR: mean change on rendered rain\n\n"
-        "| runtime | version | largest difference | PSNR, dB | time ÷ torch | peak memory ÷ torch |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
+        f"{markdown_table(titles, rows)}"
     )
-    for r in rows:
-        sys.stdout.write(
-            f"| {r['runtime']} | {r['version']} | {r['difference']:.1e} | {r['psnr']:+.3f} | {r['time']:.2f} | "
-            f"{r['memory']:.2f} |\n"
-        )
     return 0

@@ -4,8 +4,6 @@ Each is run once uncounted, then in turns: one 640×480 image restored by the co
 iteration of training and the distillation of one pair. Memory is the peak of the largest process.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess
@@ -15,12 +13,12 @@ import time
 from pathlib import Path
 from statistics import median
 
+from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.errors import UniRainError
-from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
+from unirain_plugin.study.benchmarks.cli import expect_least, tell, work_folder
 from unirain_plugin.support.files import write_whole
 
-Measure = tuple[float, float, float]
-"""Seconds that pass, processor seconds, peak memory in KiB."""
+Measure = tuple[float, float, float]  # seconds that pass, processor seconds, peak memory in KiB
 BASELINE = "import torch"
 MODULE = ("-m", "unirain_plugin")
 
@@ -49,24 +47,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 """Row → arguments of Python, in a folder that holds what they read."""
 
 
-def write_inputs(folder: Path) -> None:
-    """Write what the programs read."""
-    from PIL import Image
-
-    for name in ("input", "target"):
-        (folder / name).mkdir()
-        Image.effect_noise((640, 480), 60).convert("RGB").save(folder / name / "a.png")
-    write_whole(folder / "pair.jsonl", '{"lq": "input/a.png", "gt": "target/a.png", "rain_type": "drs"}\n')
-    write_whole(folder / "train.yml", _TRAINING)
-    write_whole(folder / "distill.yml", _DISTILLATION)
-
-
 def run(arguments: tuple[str, ...], folder: Path) -> Measure:
-    """Run Python in a folder to its end.
-
-    Raises:
-        UniRainError: If it failed, with the end of what it said.
-    """
+    """Run Python in a folder to its end. A UniRainError if it failed, with the end of what it said."""
     start = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=said, stderr=subprocess.STDOUT)
@@ -80,25 +62,29 @@ def run(arguments: tuple[str, ...], folder: Path) -> Measure:
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print."""
     p = argparse.ArgumentParser(prog="benchmark startup", description=__doc__)
     p.add_argument("--rounds", type=int, default=5, help="counted turns; medians are reported (default: 5)")
     args = p.parse_args(argv)
     expect_least(args, 1, "rounds")
     measures: dict[str, list[Measure]] = {name: [] for name in PROGRAMS}
     with work_folder(None) as folder:
-        write_inputs(folder)
+        from PIL import Image
+
+        for name in ("input", "target"):
+            (folder / name).mkdir()
+            Image.effect_noise((640, 480), 60).convert("RGB").save(folder / name / "a.png")
+        write_whole(folder / "pair.jsonl", '{"lq": "input/a.png", "gt": "target/a.png", "rain_type": "drs"}\n')
+        write_whole(folder / "train.yml", _TRAINING)
+        write_whole(folder / "distill.yml", _DISTILLATION)
         for turn in range(args.rounds + 1):
-            sys.stderr.write(f"benchmark startup: turn {turn} of {args.rounds} …\n")
+            tell("startup", f"turn {turn} of {args.rounds}")
             for name, arguments in PROGRAMS.items():
                 measures[name].append(run(arguments, folder))
     middle = {name: [median(each) for each in zip(*turns[1:], strict=True)] for name, turns in measures.items()}
+    titles = ["whole process", "time ÷", "processor time ÷", "peak memory ÷"]
+    rows = [[name, *(f"{a / b:.2f}" for a, b in zip(v, middle[BASELINE], strict=True))] for name, v in middle.items()]
     sys.stdout.write(
         f"÷ {BASELINE} ({middle[BASELINE][0]:.2f} s, {middle[BASELINE][2] / 1024:.0f} MiB); "
-        f"median of {args.rounds} turns\n\n"
-        "| whole process | time ÷ | processor time ÷ | peak memory ÷ |\n| --- | --- | --- | --- |\n"
+        f"median of {args.rounds} turns\n\n{markdown_table(titles, rows)}"
     )
-    for name, values in middle.items():
-        cells = " | ".join(f"{a / b:.2f}" for a, b in zip(values, middle[BASELINE], strict=True))
-        sys.stdout.write(f"| {name} | {cells} |\n")
     return 0

@@ -1,7 +1,5 @@
 """``benchmark weights``: what trained weights gain on images they have not seen, and what they do to clean ones."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
@@ -12,11 +10,10 @@ from statistics import mean, stdev
 import cv2
 import numpy as np
 
+from unirain_plugin import load, restore
 from unirain_plugin.compare.summary import Score, score
-from unirain_plugin.data.folders import walk_images
-from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.psnr_ssim import finite_mean
-from unirain_plugin.rain.pair_files import cut, read_photo
+from unirain_plugin.rain.pair_files import cut, list_images, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
@@ -53,9 +50,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each rain type, for clean images, and for each foreign rain if albumentations is installed."""
-    from unirain_plugin.inference.loading import load
-    from unirain_plugin.inference.restoring import restore
-
     args = build_parser().parse_args(argv)
     expect_least(args, 1, "per_image")
     import_own(args.imports)
@@ -105,13 +99,8 @@ def write_row(name: str, scores: Sequence[tuple[Score, Score]]) -> list[float]:
 
 
 def _windows(args: argparse.Namespace) -> Iterator[np.ndarray]:
-    """Random windows of the photographs, the same for every row."""
-    if args.photographs is None:
-        paths = sample_photos("held-out")
-    else:
-        paths = [args.photographs / key for key in sorted(walk_images(str(args.photographs)))]
-    if not paths:
-        raise DataError(f"--photographs {args.photographs}: holds no photographs.")
+    given = args.photographs
+    paths = sample_photos("held-out") if given is None else list_images("--photographs", given)
     rng = np.random.default_rng(args.seed)
     for path in paths:
         photo = read_photo(path, convert=("exif",))
@@ -132,7 +121,6 @@ def smeared_noise(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _rows(seed: int, types: Sequence[str]) -> Iterator[tuple[str, Renderer]]:
-    """Rows of the table: the rendered types, clean images, other ways to draw rain."""
     for rain_type in types:
         yield rain_type, lambda photo, k, t=rain_type: render_rain(photo, t, 1000 * seed + k)[:2]
     yield "clean, day", lambda photo, k: (photo, photo)

@@ -1,10 +1,8 @@
-"""Captions, image features and sentence features by models of open_clip (the paper: CLIP). Never silently random."""
-
-from __future__ import annotations
+"""Captions, image and sentence features by open_clip (the paper: CLIP), sentences by sentence-transformers, too."""
 
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +18,7 @@ from unirain_plugin.support.spec import at_least, between, one_of
 
 if TYPE_CHECKING:
     import torch
+
 
 _LOCAL_DIR = "local-dir:"
 _HUB = "hf-hub:"
@@ -70,7 +69,14 @@ class ClipPart(Part):
                     f"pretrained: '{self.pretrained}' is neither a file nor a tag of '{self.model}'."
                     f"{did_you_mean(self.pretrained, tags)} Tags: {tags or 'none'}."
                 )
-        _check_device(self.device)
+        import torch
+
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError as error:
+            raise OptionError(f"device: {self.device!r} is no device such as cpu, cuda or cuda:1.") from error
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise OptionError(f"device: '{self.device}' was asked for, but torch finds no CUDA device here.")
 
     def fingerprint(self) -> dict[str, Any]:
         """Name, weights and precision; the device only changes rounding and is left out with the batch size."""
@@ -83,7 +89,7 @@ class ClipPart(Part):
             files = [file_stamp(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
         return {**own, "precision": self.precision, "files": files}
 
-    def image_batches(self, images: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+    def image_batches(self, images: Sequence[np.ndarray]) -> "Iterator[torch.Tensor]":
         """Preprocess uint8 RGB images as the model's training did, ``batch_size`` at a time."""
         import torch
         from PIL import Image
@@ -93,22 +99,15 @@ class ClipPart(Part):
             batch = [transform(Image.fromarray(image)) for image in images[start : start + self.batch_size]]
             yield torch.stack(batch).to(self.device)
 
-    def token_batches(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
-        """Tokenise sentences, ``batch_size`` at a time; what is too long is cut by the tokenizer."""
-        tokenizer = self._open_clip().get_tokenizer(self.model)
-        for start in range(0, len(texts), self.batch_size):
-            yield tokenizer(list(texts[start : start + self.batch_size])).to(self.device)
-
-    def inference(self) -> ExitStack:
+    @contextmanager
+    def inference(self) -> Iterator[None]:
         """No gradients, and autocast for half precision (plain half weights fail on fp32 input on a CPU)."""
         import torch
 
-        stack = ExitStack()
-        stack.enter_context(torch.inference_mode())
-        if self.precision != "fp32":
-            dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-            stack.enter_context(torch.autocast(self.device.split(":")[0], dtype))
-        return stack
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
+        half = torch.autocast(self.device.split(":")[0], dtype) if dtype else nullcontext()
+        with torch.inference_mode(), half:
+            yield
 
     def _open_clip(self) -> Any:
         clip = require("open_clip", "open_clip_torch", "distill")
@@ -131,17 +130,6 @@ class ClipPart(Part):
                 f"open_clip cannot load '{self.model}' with the weights '{self.pretrained}': {error}"
             ) from error
         return model.eval(), transform
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise OptionError(f"device: {device!r} is no device such as cpu, cuda or cuda:1.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"device: '{device}' was asked for, but torch finds no CUDA device here.")
 
 
 _START, _END, _PAD = 49406, 49407, 0
@@ -195,7 +183,7 @@ class CocaCaptioner(ClipPart, Captioner):
         return texts
 
 
-def _greedy(model: Any, images: torch.Tensor, longest: int) -> torch.Tensor:
+def _greedy(model: Any, images: "torch.Tensor", longest: int) -> "torch.Tensor":
     """Token ids (n, ≤ ``longest``): from the start mark on, the likeliest next token, until every caption has ended."""
     import torch
 
@@ -246,9 +234,49 @@ class OpenClipTextEncoder(ClipPart, TextEncoder):
         return {**super().fingerprint(), "normalize": self.normalize}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        rows = []
-        for batch in self.token_batches(texts):
+        rows, tokenizer = [], self._open_clip().get_tokenizer(self.model)  # it cuts what is too long
+        for start in range(0, len(texts), self.batch_size):
+            tokens = tokenizer(list(texts[start : start + self.batch_size])).to(self.device)
             with self.inference():
-                features = self.loaded[0].encode_text(batch, normalize=self.normalize)
-                rows.append(features.float().cpu().numpy())
+                features = self.loaded[0].encode_text(tokens, normalize=self.normalize)
+            rows.append(features.float().cpu().numpy())
         return np.concatenate(rows)
+
+
+@TEXT_ENCODER.register()
+@dataclass(eq=False)
+class SentenceTransformersEncoder(TextEncoder):
+    """Any sentence-transformers model: a local folder, or a name on the hub."""
+
+    registry_name = "sentence_transformers"
+
+    model: str = "all-MiniLM-L6-v2"  # folder or name (``all-MiniLM-L6-v2``)
+    device: str = "cpu"  # ``cpu``, ``cuda``, …
+    batch_size: Annotated[int, at_least(1)] = 256  # sentences at a time
+    normalize: bool = True  # bring the vectors to unit length
+
+    def fingerprint(self) -> dict[str, Any]:
+        own = {"model": self.model, "normalize": self.normalize}
+        return {"type": type(self).__qualname__, "version": self.version, **own}
+
+    def check(self) -> None:
+        require("sentence_transformers", "sentence-transformers")
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode sentences, ``batch_size`` at a time. An OptionError if the model cannot be loaded."""
+        rows = self._model.encode(
+            list(texts),
+            batch_size=self.batch_size,
+            normalize_embeddings=self.normalize,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return np.asarray(rows, np.float32)
+
+    @cached_property
+    def _model(self) -> Any:
+        package = require("sentence_transformers", "sentence-transformers")
+        try:
+            return package.SentenceTransformer(self.model, device=self.device)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise OptionError(f"sentence-transformers cannot load the model '{self.model}': {error}") from error
