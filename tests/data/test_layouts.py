@@ -192,11 +192,12 @@ def test_orphans_strangers_sizes_duplicates_and_broken_files(tmp_path, capsys):
 
 def test_duplicate_pairs_can_be_dropped(tmp_path):
     root = tmp_path / "data"
-    plant(root, "input/1.png", "target/1.png")
-    for side in ("input", "target"):
-        (root / side / "2.png").write_bytes((root / side / "1.png").read_bytes())
-    assert len(index(root, "rain13k")) == 2
-    assert len(index(root, "rain13k", "--drop-duplicates")) == 1
+    plant(root, "input/1.png", "target/1.png", "target/3.png")
+    for copy in ("input/2.png", "target/2.png", "input/3.png"):
+        (root / copy).write_bytes((root / copy[:-5] / "1.png").read_bytes())
+    assert len(index(root, "rain13k")) == 3
+    kept = [lq for lq, _, _ in index(root, "rain13k", "--drop-duplicates")]
+    assert kept == ["input/1.png", "input/3.png"]  # one rainy image with another clean one is no duplicate
 
 
 def test_pairs_without_rain_are_a_problem_unless_allowed(tmp_path):

@@ -69,10 +69,12 @@ def test_what_references_do_not_show_is_rejected_and_defects_are_seen(windows, t
 def test_with_few_references_nothing_is_unlike(windows, tmp_path):
     voter = build()
     write_png(tmp_path / "0.png", windows[0])
-    voter.setup([Reference("0", tmp_path / "0.png")] * 7)
     lq, gt, _ = render_rain(windows[0], "drs", 0, FINE)
     candidate = Candidate("x", tmp_path, tmp_path, "drs", "", _lq=lq, _gt=gt)
-    assert "unlike_cues" not in {finding.kind for finding in voter.findings(voter.measure(candidate), "drs")}
+    for count, judged in ((7, False), (8, True)):
+        voter.setup([Reference("0", tmp_path / "0.png")] * count)
+        found = {finding.kind for finding in voter.findings(voter.measure(candidate), "drs")}
+        assert ("unlike_cues" in found) == judged
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from option_texts import STOCK, TEST, UNIRAIN, line_of
 
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options import check_options, load_options
+from unirain_plugin.options.check_run import schedule_faults
 from unirain_plugin.options.yaml_loader import read_option_file
 
 # what is replaced, by what, the key path that the message names, and what it says besides
@@ -91,6 +92,11 @@ def test_one_mistake_one_message(old, new, key, says, unirain, tmp_path):
     assert f": {key}: " in message
     assert says.lower() in message.lower()
     assert "\n" not in message, "one mistake must give one line"
+
+
+def test_the_last_rate_is_asked_for_one_step_before_the_end():
+    faults = [list(schedule_faults({"periods": [n], "restart_weights": [1]}, 100)) for n in (99, 98)]
+    assert [len(found) for found in faults] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -119,4 +119,4 @@ class Likeness(DefaultVoter):
         distance = self._known.distance(figures["view"])
         words = f"unlike the references: {distance:.2f} from the nearest three, {self.coverage:.0%} of them "
         words += f"are within {self._limit:.2f} of others"
-        return [*own, Finding(f"unlike_{self.view}", distance / self._limit, words)]
+        return [*own, Finding(f"unlike_{self.view}", distance / max(self._limit, 1e-9), words)]
