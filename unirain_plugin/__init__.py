@@ -8,8 +8,6 @@
     clean = restore(load(), rainy)  # rainy: an RGB array (H, W, 3)
 """
 
-from __future__ import annotations
-
 from unirain_plugin.version import __version__
 
 __all__ = ["__version__", "load", "register", "restore"]

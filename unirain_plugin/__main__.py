@@ -1,7 +1,5 @@
 """``python -m unirain_plugin COMMAND``: every command of the package, for those who installed a wheel."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

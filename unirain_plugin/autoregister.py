@@ -4,8 +4,6 @@ The installed ``unirain_plugin_autoregister.pth`` calls :func:`find_spec` at the
 and at no other import. ``UNIRAIN_AUTOREGISTER=0`` in the environment switches it off.
 """
 
-from __future__ import annotations
-
 import importlib.machinery
 import importlib.util
 import os

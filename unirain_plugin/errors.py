@@ -1,7 +1,5 @@
 """The exceptions of this package and the helper that names the nearest valid spelling."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from unicodedata import normalize

@@ -1,7 +1,5 @@
 """Rain types and their integer labels (the paper's DRS, DRD, NRS, NRD; snow and haze, to which it is extended)."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Registration in BasicSR's registries: explicit imports, all or nothing."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

@@ -5,8 +5,6 @@ shapes only, from which soft and hard mixtures cannot be told apart: safetensors
 options in a tensor; other files are recognised if they are one of our presets.
 """
 
-from __future__ import annotations
-
 from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, SizeRequirements, StateDict
 from torch import Tensor
 

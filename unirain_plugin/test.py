@@ -3,8 +3,6 @@
 The flags are those of training. Images and the log go to ``results/NAME`` below ``--root``; an older one is archived.
 """
 
-from __future__ import annotations
-
 import sys
 
 from unirain_plugin.__main__ import run

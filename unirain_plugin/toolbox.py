@@ -4,8 +4,6 @@ What our runner puts in place of the toolbox's own during a run is listed in ``R
 ``TrainingRun.replacements``; several processes are in :mod:`unirain_plugin.runs.distributed`.
 """
 
-from __future__ import annotations
-
 import importlib.abc
 import importlib.machinery
 import importlib.util

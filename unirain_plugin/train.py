@@ -5,8 +5,6 @@ looked up (by default the working directory). A new run under a name that exists
 ``--auto_resume`` goes on from its newest complete checkpoint instead, on the CPU bit for bit.
 """
 
-from __future__ import annotations
-
 import sys
 
 from unirain_plugin.__main__ import run as run_command

@@ -4,8 +4,6 @@ Tensors are channels-last, ``(N, H, W, C)``: 1×1 convolutions are then matrix p
 LayerNorm over channels reads contiguous rows.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -9,8 +9,6 @@ that exceeds the cache. On the CPU without gradients it is made in strips, whose
 result is that of the whole map (48 channels at 256×256: 0.5 to 0.6 of the time).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext

@@ -4,8 +4,6 @@ Tensors are channels-last, ``(N, H, W, C)``. Shape suffixes: N images, U routed 
 by row, or 1), E experts, K chosen experts, h hidden channels of an expert.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 

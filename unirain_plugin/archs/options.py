@@ -1,7 +1,5 @@
 """The constructor arguments of UniRain, checked once (by :mod:`unirain_plugin.support.spec`) and frozen."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal

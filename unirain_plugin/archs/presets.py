@@ -1,7 +1,5 @@
 """The three sizes of UniRain as keyword arguments. The option files in ``options/train`` say the same."""
 
-from __future__ import annotations
-
 from unirain_plugin.archs.options import NetworkOptions
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.support.spec import plain

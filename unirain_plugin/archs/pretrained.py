@@ -1,7 +1,5 @@
 """A network as a folder of the form that model hubs expect: ``config.json``, ``model.safetensors``, ``README.md``."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """The UniRain network (paper §4), registered as ``UniRain``."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import fields

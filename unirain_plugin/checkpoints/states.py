@@ -1,7 +1,5 @@
 """Checkpoint files: written all or not at all, and the newest complete set found again."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

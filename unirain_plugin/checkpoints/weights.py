@@ -7,8 +7,6 @@ large images as well; and ``context``, such as ``384``: the edge of the parts in
 in a file is executed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

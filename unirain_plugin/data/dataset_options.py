@@ -1,7 +1,5 @@
 """The data set's section of an option file, parsed once and strictly into a frozen dataclass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """Pairs of several rain types in one data set: RainRAG's folders, LMDBs, or a manifest of distilled pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

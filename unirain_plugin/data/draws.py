@@ -4,8 +4,6 @@ Whatever is random of a sample belongs to its draw, so that a run is the same fo
 ranks, and after a resume.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -22,14 +20,14 @@ class SampleIndex(int):
 
     draw: int
 
-    def __new__(cls, index: int, draw: int) -> SampleIndex:
+    def __new__(cls, index: int, draw: int) -> "SampleIndex":
         if draw < 0:
             raise ValueError(f"SampleIndex: draw must be 0 or more, found {draw}.")
         self = super().__new__(cls, index)
         self.draw = int(draw)
         return self
 
-    def __reduce__(self) -> tuple[type[SampleIndex], tuple[int, int]]:  # queues to loader workers pickle it
+    def __reduce__(self) -> tuple[type["SampleIndex"], tuple[int, int]]:  # queues to loader workers pickle it
         return type(self), (int(self), self.draw)
 
 

@@ -3,8 +3,6 @@
 Sub-folders are searched too, through links, without going in circles.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

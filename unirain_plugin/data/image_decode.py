@@ -1,7 +1,5 @@
 """Any image file to the samples that are stored in it: the decoder that reads each kind right, or a refusal."""
 
-from __future__ import annotations
-
 import io
 import re
 import threading

@@ -6,8 +6,6 @@ and each can be told from the file's first bytes (and its last). So can the numb
 environment: it holds for the process and those that it starts.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

@@ -4,8 +4,6 @@ Of damage that a decoder papers over (a JPEG whose middle is destroyed still "de
 on the process's standard error only, so that is what :func:`decode_strictly` watches.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

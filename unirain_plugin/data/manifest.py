@@ -4,8 +4,6 @@ A line is an object with ``lq``, ``gt`` and ``rain_type``, and, where known, ``s
 decided: ``keep``, ``votes``, ``retrieved``, ``reason``. Reading and writing stream: memory does not grow with the file.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -171,7 +169,7 @@ class ManifestWriter:
             self._file.write(line.encode() + b"\n")
         self.count += 1
 
-    def __enter__(self) -> ManifestWriter:
+    def __enter__(self) -> "ManifestWriter":
         with write_errors(self.path):
             self._file = self._stack.enter_context(whole_file(self.path))
         return self

@@ -1,7 +1,5 @@
 """Names for any file name, as LMDB keys or of new files: ASCII, without dots, unique, the same in every run."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Pairs of images: packed in memory by the million, and their two files read and checked against each other."""
 
-from __future__ import annotations
-
 import os
 import stat
 from array import array

@@ -4,8 +4,6 @@ Both formats are stored from top to bottom: only what lies above a crop's lower 
 of rows (see :class:`RowIndex`) not what lies above the crop. The pixels are exactly those of the whole image.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from array import array
@@ -43,14 +41,14 @@ class RowIndex:
 
     size: int  # bytes of the image
     rows: int  # rows of pixels in a block (the last one may have fewer)
-    starts: array[int]  # where each block begins, and where the last one ends
+    starts: "array[int]"  # where each block begins, and where the last one ends
 
     def to_bytes(self) -> bytes:
         starts = np.asarray(self.starts, "<u4").tobytes()
         return _INDEX.pack(_MAGIC, VERSION, self.rows, self.size, len(self.starts), zlib.crc32(starts)) + starts
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, name: str) -> RowIndex:
+    def from_bytes(cls, data: bytes | memoryview, name: str) -> "RowIndex":
         """Read what :meth:`to_bytes` wrote; a DataError says if it is cut short or of a newer version."""
         if len(data) < _INDEX.size or bytes(data[:4]) != _MAGIC:
             raise DataError(f"{name}: its index of rows is damaged: {len(data)} bytes without its header. {_REMEDY}")

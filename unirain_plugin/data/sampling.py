@@ -6,8 +6,6 @@ pair is met at least once an epoch, but at most :data:`MAX_EPOCHS` times the num
 than its slots then has a pair drawn at random for each slot.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping

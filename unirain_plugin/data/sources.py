@@ -4,8 +4,6 @@ py-lmdb refuses to open one path twice in a process, and environments can neithe
 they live in this module, by real path, are closed in a forked child, and never are part of a data set.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import struct

@@ -4,8 +4,6 @@ OpenCV scrambles separate planes of 16 bits, multiplies colours by their alpha, 
 drops the lower 8 of 16 bits. So the samples are read as they are stored, and what they mean is applied here.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """``scripts/inference.py``: restore images, folders and videos."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

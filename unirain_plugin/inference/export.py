@@ -2,8 +2,6 @@
 torchscript), for other programs.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

@@ -1,7 +1,5 @@
 """Image files with all that a restored image keeps: depth, alpha, how it is to look, and how it is found again."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
@@ -59,7 +57,7 @@ class StoredImage:
     blocks: tuple[tuple[str, bytes], ...] = ()
     lost: tuple[str, ...] = ()  # what reading has left behind, in words
 
-    def with_pixels(self, pixels: np.ndarray) -> StoredImage:
+    def with_pixels(self, pixels: np.ndarray) -> "StoredImage":
         return replace(self, pixels=pixels.reshape(*pixels.shape[:2], -1))
 
 

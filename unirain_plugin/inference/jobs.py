@@ -1,7 +1,5 @@
 """The files of a run, and their restoration: read ahead and written behind in threads while the network computes."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

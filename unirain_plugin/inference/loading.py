@@ -1,7 +1,5 @@
 """From a file of weights to a network that is ready to restore."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """ONNX files that ``scripts/export.py`` wrote, as networks that restore: computed by onnxruntime."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """Restoration of one image, given as an array or a tensor, at one size or several."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math

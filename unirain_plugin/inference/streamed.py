@@ -11,8 +11,6 @@ there is ample room); only a piece at a time is on the computing device. Its D(W
 :mod:`~unirain_plugin.archs.kernels`), on the CPU of a block of columns.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 import weakref
@@ -210,7 +208,7 @@ class _Streamed:
                 self._attention(block, x, v, routing)
                 self._feed_forward(block, x, routing)
 
-    def _attention(self, block: TransformerBlock, x: Tensor, v: Tensor | None, routing: _Routing) -> None:
+    def _attention(self, block: TransformerBlock, x: Tensor, v: Tensor | None, routing: "_Routing") -> None:
         """Add attention to ``x``; ``v`` is room for a map, without which v is computed a second time."""
         layer, channels = block.attention, x.shape[-1]
         first = (2 if v is None else 3) * channels
@@ -225,7 +223,7 @@ class _Streamed:
             if routing.needs_overview:
                 routing.observe(block.norm2(self.store.read(x, top, bottom)[0]))
 
-    def _feed_forward(self, block: TransformerBlock, x: Tensor, routing: _Routing) -> None:
+    def _feed_forward(self, block: TransformerBlock, x: Tensor, routing: "_Routing") -> None:
         experts, chosen = getattr(block.feed_forward, "experts", block.feed_forward), routing.decide()
         expand = experts.expand[chosen].unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
         depthwise = experts.depthwise.unflatten(0, (experts.num_experts, 2, -1))[chosen].transpose(0, 1).flatten(0, 2)

@@ -4,8 +4,6 @@ PyAV, not the program ffmpeg: time stamps, streams and errors are objects rather
 brings the libraries, and no child process can outlive a killed run.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

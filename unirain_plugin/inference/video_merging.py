@@ -1,7 +1,5 @@
 """The film put together: restored frames, and sound, subtitles, covers, chapters and tags of the source."""
 
-from __future__ import annotations
-
 import heapq
 import io
 from collections import Counter

@@ -1,7 +1,5 @@
 """What is known of a video, and its frames as arrays."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math

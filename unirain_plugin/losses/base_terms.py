@@ -1,7 +1,5 @@
 """Base losses from YAML, reduced per sample: any loss registered in BasicSR, or a weighted sum of several."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Pixel losses, registered in BasicSR: L1 between Fourier spectra, the logarithm of the MSE, and 1 − SSIM."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """The multi-objective reweighted loss (paper §3) as a loss of BasicSR."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

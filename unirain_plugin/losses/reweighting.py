@@ -15,8 +15,6 @@ Beside them: CoBa's post-processing, the released script's behaviour, and the ba
 (equal, DWA, uncertainty, RLW and FAMO). Pure maths with state: no torch, no BasicSR.
 """
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from array import array

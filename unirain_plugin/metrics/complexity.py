@@ -1,7 +1,5 @@
 """What a network costs: parameters and multiply-adds, counted with ``mmengine.analysis``; time and memory, measured."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

@@ -1,7 +1,5 @@
 """How papers take PSNR and SSIM: the one table of protocols, for comparisons and for validations."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

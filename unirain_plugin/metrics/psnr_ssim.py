@@ -5,8 +5,6 @@ map, all channels go at once, and the image is worked through in tiles that stay
 in double precision, so that results agree to about 1e-14.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping, Sequence

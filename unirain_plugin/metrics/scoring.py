@@ -1,7 +1,5 @@
 """Metrics by name: PSNR and SSIM under a protocol, the toolbox's NIQE, and those of lpips and pyiqa where installed."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import warnings

@@ -17,8 +17,6 @@ from the beginning. Left out, the optimisers' settings are the checkpoint's and 
 that a finished run can be made longer. All other options are the file's, and what has changed is logged.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 import warnings

@@ -1,7 +1,5 @@
 """Figures of a validation: the toolbox's metrics under short names, and the record of the best one."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Which experts serve which rain type: shares per layer, measured during validation, and an image of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import cv2

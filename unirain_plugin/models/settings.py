@@ -1,7 +1,5 @@
 """The keys that :class:`UniRainModel` adds to the toolbox's option file, and its optimisers and schedules by name."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -170,7 +168,7 @@ class Settings:
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # ``val: metrics:`` in the toolbox's form
 
     @classmethod
-    def parse(cls, opt: Mapping[str, Any]) -> Settings:
+    def parse(cls, opt: Mapping[str, Any]) -> "Settings":
         """Parse ``train``, ``val`` and ``logger`` without the toolbox's keys; the OptionError names every wrong one."""
         sections = {name: opt.get(name) or {} for name in KEYS}
         given = {
@@ -191,7 +189,7 @@ class Settings:
         return replace(settings, metrics=metrics or {})
 
     @classmethod
-    def of_run(cls, opt: Mapping[str, Any], is_train: bool) -> Settings:
+    def of_run(cls, opt: Mapping[str, Any], is_train: bool) -> "Settings":
         """Parse an option file, and check what its sections say together, with an OptionError for what cannot be."""
         if not is_train:
             return cls.parse({**opt, "train": {}})

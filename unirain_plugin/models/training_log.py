@@ -1,7 +1,5 @@
 """Where training figures go: a compact line of text, everything in groups to TensorBoard, a live bar on a terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math
@@ -46,7 +44,7 @@ class UniRainMessageLogger(MessageLogger):
             self.use_tb_logger = use_tb_logger
 
 
-def validation_text(result: ValidationResult, best: Mapping[str, Mapping[str, Any]]) -> str:
+def validation_text(result: "ValidationResult", best: Mapping[str, Mapping[str, Any]]) -> str:
     """The toolbox's lines of a validation, followed by the table per type. ``best``: metric → ``val`` and ``iter``."""
     lines = [f"Validation {result.dataset}"]
     for metric in result.better:
@@ -58,7 +56,7 @@ def validation_text(result: ValidationResult, best: Mapping[str, Mapping[str, An
     return "\n".join(lines) + "\n" + result.table()
 
 
-def write_validation(tb_logger: Any, result: ValidationResult, iteration: int) -> None:
+def write_validation(tb_logger: Any, result: "ValidationResult", iteration: int) -> None:
     """Write figures (``metrics/SET/psnr/drs``) and the experts' shares (``routing/SET/LAYER/drs/expert0``)."""
     for name, value in result.figures().items():
         if math.isfinite(value):

@@ -1,7 +1,5 @@
 """One training iteration: the loss, micro-batches, mixed precision, the finite check common to all ranks, the step."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import math
@@ -183,7 +181,7 @@ class Batch:
     rain_type: Tensor | None  # (N,) int64 labels, or None
     paths: Sequence[str] = ()  # file names, for messages; may be empty
 
-    def cut(self, stage: Stage | None) -> Batch:
+    def cut(self, stage: Stage | None) -> "Batch":
         """The middle of the first samples, as a stage wants them; crops are random already, so no draw is needed."""
         if stage is None:
             return self

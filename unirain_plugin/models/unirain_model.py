@@ -1,7 +1,5 @@
 """``UniRainModel``: the toolbox's ``SRModel`` with labels, mixed precision, finite checks, figures per rain type."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping

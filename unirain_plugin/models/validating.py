@@ -1,7 +1,5 @@
 """Validation image by image: names of saved images, the share of each rank, figures per rain type, tiles when large."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math

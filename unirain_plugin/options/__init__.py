@@ -5,8 +5,6 @@ bare ``KeyError`` and passes misspelled optional keys over in silence. :func:`lo
 and reports every mistake at once, each with file and line, key path, what was found and what was expected.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import OrderedDict

@@ -4,8 +4,6 @@ Sections of this package's own classes are checked by the classes themselves (:f
 the table of :mod:`unirain_plugin.options.toolbox_keys`, constructor arguments of other classes by their signatures.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager

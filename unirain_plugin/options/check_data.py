@@ -1,7 +1,5 @@
 """Data sets, paths and rain types: phases, loader settings, what must exist, and labels that must fit together."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How keys of the run must fit together and fit the machine: devices, schedules, validation, loggers."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """``--force_yml a:b=value`` without exec or eval: values are data, keys must exist or be known."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping, MutableMapping
 

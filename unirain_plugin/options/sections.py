@@ -4,8 +4,6 @@ The source of classes is not read for this: what somebody else's class needs, on
 is neither ours nor in the table of the toolbox's is asked for nothing, and what looks odd in its sections is a warning.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import textwrap

@@ -1,7 +1,5 @@
 """What the toolbox's own keys may hold, which of them a run cannot start without, and what its classes read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """A safe, strict YAML loader: plain data only, duplicate keys are errors, every value and mistake knows its line."""
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping

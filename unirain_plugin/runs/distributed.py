@@ -1,7 +1,5 @@
 """Several processes: the process group with or without GPUs, and what the ranks must agree on."""
 
-from __future__ import annotations
-
 import datetime
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Loaders of a run in our runner: the toolbox's, with a data order that is exact to resume."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import sys

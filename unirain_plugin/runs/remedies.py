@@ -1,7 +1,5 @@
 """What our runner puts in place of the toolbox's own during a run; see ``Run.replacements`` for the list."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import time

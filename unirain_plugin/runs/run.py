@@ -1,7 +1,5 @@
 """What the train and the test program share: the command line, checked options, remedies around the pipeline."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import logging

@@ -1,7 +1,5 @@
 """A training run: the toolbox's ``train_pipeline`` made exact to resume and impossible to stop short."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

@@ -4,8 +4,6 @@ A temporary file is locked by the process that writes it; what a killed process 
 writes into the folder. Folders are locked, and strangers' names (LMDB keys, manifests) become safe paths here.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM: a program ends in order, and says what is kept. Imported first of all, so it imports little."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """What has been finished, a JSON line each, on the disk before the next one begins: a rerun goes on from there."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

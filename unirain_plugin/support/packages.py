@@ -1,7 +1,5 @@
 """Packages that are not ours: optional ones, imported where they are used, and modules of a user's own."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

@@ -1,7 +1,5 @@
 """Where results come from: code, versions, machine, time."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from datetime import UTC, datetime

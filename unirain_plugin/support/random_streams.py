@@ -1,7 +1,5 @@
 """The random streams of a process (Python, NumPy, torch, CUDA): read, restored, or seeded for a moment."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What this installation and this machine have: the option files, and free memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unirain_plugin.errors import OptionError, did_you_mean

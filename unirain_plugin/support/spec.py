@@ -13,8 +13,6 @@ A field's type says what a value must be; what it must fulfil besides stands wit
                 yield "k2", f"found {self.k2}, more than k1 ({self.k1})."
 """
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 import inspect

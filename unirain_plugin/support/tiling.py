@@ -1,7 +1,5 @@
 """Restoration of large images in overlapping tiles."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import product
 

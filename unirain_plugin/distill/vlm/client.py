@@ -6,8 +6,6 @@ appears in no reply and no message, even if the server repeats it. What goes wro
 (:class:`~unirain_plugin.distill.records.ServiceError`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json
@@ -241,7 +239,7 @@ class VlmClient(Part):
             "work is kept: start the server and run again."
         )
 
-    def _receive(self, ask: Callable[[Any], Awaitable[object]], seconds: float, connection: _Connection) -> _Reply:
+    def _receive(self, ask: Callable[[Any], Awaitable[object]], seconds: float, connection: _Connection) -> "_Reply":
         """One try; a TimeoutError if the reply breaks off or is not there in time, whatever the server does.
 
         In an event loop of its own, since nothing else ends everything that a server can hold up: the look-up of its
@@ -255,7 +253,7 @@ class VlmClient(Part):
 
     async def _exchange(
         self, ask: Callable[[Any], Awaitable[object]], seconds: float, tls: Any, closed: threading.Event
-    ) -> _Reply:
+    ) -> "_Reply":
         sockets: list[Any] = []
 
         async def trace(event: str, information: Mapping[str, Any]) -> None:
@@ -307,7 +305,7 @@ class VlmClient(Part):
             raise UnusableReplyError(f"the reply is longer than {MOST_BYTES} bytes", text)
         raise _Reply(response.status_code, text, response.headers)
 
-    def _refused(self, reply: _Reply) -> DistillError:
+    def _refused(self, reply: "_Reply") -> DistillError:
         status, text = reply.status, self._line(reply.text)
         if status in (401, 403):
             name = self.api_key_env or DEFAULT_KEY_VARIABLE

@@ -1,7 +1,5 @@
 """The interface of a voter (the paper's R^i: is this a realistic, useful training sample?)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Straight lines give away a border, and lines of two moments as interlaced video has them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import cv2

@@ -1,7 +1,5 @@
 """The three voters without weights: each looks for some of the findings among one set of figures a pair."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar

@@ -7,8 +7,6 @@ contrast, so whatever rain a reference holds is at most about as strong as its s
 whose lq − gt exceeds what *any* reference shows has rain that no real image has.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What the default voters look at: the middle of a pair at a bounded size, as luma planes and a pyramid of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

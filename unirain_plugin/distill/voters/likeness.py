@@ -1,7 +1,5 @@
 """A voter without weights that asks whether rain lies among the references: is the like of it to be seen in them?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal

@@ -1,7 +1,5 @@
 """The rain itself: what is left of lq − gt once tone is set aside, and in which of the two images it lies."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import cv2

@@ -5,8 +5,6 @@ the mean absolute difference, which rain raises by the same amount at every shif
 image) while the scene's own edges fall into place at one only.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

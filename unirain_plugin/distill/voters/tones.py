@@ -6,8 +6,6 @@ t · (A − tone), lifting the dark and leaving what is as bright as the air, wh
 bends.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

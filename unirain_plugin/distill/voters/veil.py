@@ -1,7 +1,5 @@
 """Haze and snow veil a whole scene; the voters then compare the rainy image with the clean one under the same veil."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 
