@@ -12,7 +12,7 @@ from unirain_plugin.distill.voters.clean_image import lines, sharpness
 from unirain_plugin.distill.voters.default import Realism, pair_evidence
 from unirain_plugin.distill.voters.frame import make_frame
 from unirain_plugin.distill.voters.registration import registration
-from unirain_plugin.distill.voters.tones import tones
+from unirain_plugin.distill.voters.tones import _mist, tones
 
 CHECKS = [
     (found.misaligned, {"shift_gain": 0.05, "tile_gain": 0.0, "shift": 2.0}, 1),
@@ -120,6 +120,14 @@ def test_rain_nearly_everywhere_does_not_pass_for_another_exposure():
     lq = (gt + 40 * rain).astype(np.uint8)
     assert tones(make_frame(lq, gt))[0]["tone_shift"] < 0.5
     assert tones(make_frame((gt + 40).astype(np.uint8), gt))[0]["tone_shift"] > 3
+
+
+@pytest.mark.parametrize(
+    ("slope", "offset", "opacity"), [(-0.2, 40, 0.2), (-0.05, 30, 0), (-0.3, 15, 0), (-0.5, 99, 0)]
+)
+def test_mist_has_the_light_of_air_and_is_thin(slope, offset, opacity):
+    levels = np.array([20.0, 60.0, 100.0, 140.0, 180.0, 220.0])
+    assert _mist(levels, slope * levels + offset)[0] == pytest.approx(opacity)
 
 
 def test_noise_of_the_difference_is_measured_in_levels():
