@@ -155,7 +155,8 @@ def test_a_failing_network_or_disk_fails_that_file_only_and_the_bar_counts_all(t
     (tmp_path / "out" / "b.jpg").mkdir(parents=True)  # cannot be replaced by a file
     outcome = restore_files(jobs, function, bar=False)
     assert [path.name for path, _ in outcome.failed] == ["a.png", "b.jpg"]
-    assert outcome.failed[0][1] == "kernel failed" and "cannot be written" in outcome.failed[1][1]
+    assert outcome.failed[0][1].startswith(f"RuntimeError: kernel failed ({__file__}:")  # the network's own line
+    assert "cannot be written" in outcome.failed[1][1]
     assert len(outcome.done) == 1
     assert not list((tmp_path / "out").glob(".*"))
     restore_files(plan_jobs(tmp_path / "in", tmp_path / "anew").jobs, lambda x: x)
