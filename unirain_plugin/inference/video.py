@@ -25,7 +25,16 @@ from unirain_plugin.errors import DataError, reason
 from unirain_plugin.inference.images import StoredImage, side_by_side
 from unirain_plugin.inference.jobs import Job, VideoSettings
 from unirain_plugin.inference.video_merging import Plan, merge, plan_streams
-from unirain_plugin.inference.video_reading import COLOURS, Video, check_whole, output_tags, probe, timed_frames, ycbcr
+from unirain_plugin.inference.video_reading import (
+    COLOURS,
+    Video,
+    check_whole,
+    output_tags,
+    probe,
+    read_frames,  # noqa: F401 (public here)
+    timed_frames,
+    ycbcr,
+)
 from unirain_plugin.support.files import put_in_place, sole_user
 from unirain_plugin.support.processes import map_in_order
 

@@ -226,6 +226,12 @@ def timed_frames(video: Video, damage: list[str]) -> Iterator[tuple[int, np.ndar
                 raise DataError(f"{video.path}: its frames cannot be made RGB: {reason(error)}.") from None
 
 
+def read_frames(video: Video) -> Iterator[np.ndarray]:
+    """The frames ``(H, W, 3)`` RGB, uint8 or uint16; a DataError if the source is damaged."""
+    for _, frame in timed_frames(video, []):
+        yield frame
+
+
 def _stamped(frames: Iterator[av.VideoFrame | None], video: Video, damage: list[str]) -> Iterator[av.VideoFrame | None]:
     """Frames of one size, with time stamps that rise."""
     step = max(round(1 / (Fraction(video.rate) * video.time_base)), 1)
