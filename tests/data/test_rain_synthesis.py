@@ -16,7 +16,7 @@ from unirain_plugin.rain.night import make_night
 from unirain_plugin.rain.params import REAL_RAIN
 from unirain_plugin.rain.render import DropParams, NightParams, RainParams, StreakParams, render_rain
 from unirain_plugin.rain.sample_photos import SPLITS, sample_photos
-from unirain_plugin.rain.weather import streak_opacity, veil_opacity
+from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
 from unirain_plugin.rain_types import KNOWN_TYPES, RAIN_TYPES
 
 SEEDS = range(4)

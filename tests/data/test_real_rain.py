@@ -11,7 +11,7 @@ from unirain_plugin.rain.drops import _defocus
 from unirain_plugin.rain.light import to_codes, to_linear
 from unirain_plugin.rain.params import REAL_RAIN, CameraParams
 from unirain_plugin.rain.render import DropParams, RainParams, StreakParams, render_rain
-from unirain_plugin.rain.weather import streak_opacity, veil_opacity
+from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
 from unirain_plugin.rain_types import RAIN_TYPES
 
 PHOTO = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 120, 3), dtype=np.uint8), (0, 0), 1.5)

@@ -16,7 +16,7 @@ from unirain_plugin.__main__ import run
 from unirain_plugin.errors import DataError
 from unirain_plugin.inference import restoring, video, video_merging
 from unirain_plugin.inference.jobs import Job, VideoSettings, plan_jobs, restore_files
-from unirain_plugin.inference.video import probe, timed_frames, writer
+from unirain_plugin.inference.video import probe, read_frames, timed_frames, writer
 
 
 def restored(source, out, function=lambda frame: frame, **settings):
@@ -433,6 +433,17 @@ def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path, monkeypatch, capsys,
     assert "finished parts of a long video: the same command goes on" in capsys.readouterr().err
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_frames_without_stamps_are_written_at_the_mean_rate(tmp_path):
+    source = probe(make_film(tmp_path / "film.mp4", rate="10"))
+    frames = list(read_frames(source))
+    with writer(tmp_path / "out.mp4", source, 32) as write:
+        for frame in frames:
+            write(frame)
+    assert [float(time) for time in seen(tmp_path / "out.mp4")["times"]] == pytest.approx([n / 10 for n in range(8)])
+    again = list(read_frames(probe(tmp_path / "out.mp4")))
+    assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(again, frames, strict=True)) < 3
 
 
 def test_two_runs_do_not_write_the_same_film(tmp_path):

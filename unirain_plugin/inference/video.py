@@ -31,12 +31,14 @@ from unirain_plugin.inference.video_reading import (
     check_whole,
     output_tags,
     probe,
-    read_frames,  # noqa: F401 (public here)
+    read_frames,
     timed_frames,
     ycbcr,
 )
 from unirain_plugin.support.files import put_in_place, sole_user
 from unirain_plugin.support.processes import map_in_order
+
+__all__ = ["FilmWriter", "Video", "probe", "read_frames", "restore_video", "writer"]
 
 _PART_PIXELS = 2**25
 _PART_FRAMES = 48
@@ -67,12 +69,14 @@ class FilmWriter:
         self.notes = video.notes + plan.notes  # what of the source the result does not hold
         self._part: _Part | None = None
 
-    def __call__(self, frame: np.ndarray | None, stamp: int) -> None:
+    def __call__(self, frame: np.ndarray | None, stamp: int | None = None) -> None:
         """Take the next frame, ``(H, width, 3)`` RGB, uint8 or uint16 as the source's, or None for one that is done.
 
-        ``stamp`` is its time in ``video.time_base``.
+        ``stamp`` is its time in ``video.time_base``; by default at the source's mean rate.
         """
         index = len(self.stamps)
+        if stamp is None:
+            stamp = round(index / (self.rate * self.video.time_base))
         self.stamps.append(stamp)
         if index < self.done:
             return

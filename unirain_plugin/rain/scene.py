@@ -11,8 +11,9 @@ from unirain_plugin.rain.drops import add_drops
 from unirain_plugin.rain.light import LUMA, surroundings, to_codes, to_linear
 from unirain_plugin.rain.night import make_night
 from unirain_plugin.rain.params import CameraParams, RainParams, StreakParams
+from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
 from unirain_plugin.rain.variation import compressed
-from unirain_plugin.rain.weather import add_haze, add_snow, streak_opacity, veil_opacity
+from unirain_plugin.rain.weather import add_haze, add_snow
 
 Rendered = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Rainy and clean image, (H, W, 3) uint8, and the rain's opacity, (H, W) float32 in [0, 1]."""

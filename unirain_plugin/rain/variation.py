@@ -7,7 +7,7 @@ import numpy as np
 
 from unirain_plugin.rain.light import LUMA, relief, smoothstep, to_codes, to_linear
 from unirain_plugin.rain.params import StreakParams
-from unirain_plugin.rain.weather import streak_opacity
+from unirain_plugin.rain.streaks import streak_opacity
 
 
 def vary_colours(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
