@@ -128,7 +128,10 @@ def _encoded(kind: str, suffix: str, pixels: np.ndarray, image: StoredImage) -> 
     if pixels.dtype == np.uint16:  # PNG or PPM; OpenCV knows no grey with alpha
         order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
         parameters = [cv2.IMWRITE_PNG_COMPRESSION, 3]
-        return cv2.imencode(suffix, pixels[..., order], parameters)[1].tobytes()
+        done, data = cv2.imencode(suffix, pixels[..., order], parameters)
+        if not done:
+            raise OSError(f"OpenCV cannot encode {pixels.dtype} as {suffix}")
+        return data.tobytes()
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     options = dict(_OPTIONS.get(kind, {}))
     if kind == "TIFF":
