@@ -23,7 +23,7 @@ from unirain_plugin.support.packages import import_own
 
 SETTINGS_FILE = "synthesis.json"
 """Written into the output: what it was made with, so that ``--resume`` cannot mix two kinds of data."""
-RENDERER_VERSION = 10  # to be raised whenever the same seed gives other pixels
+RENDERER_VERSION = 11  # to be raised whenever the same seed gives other pixels
 KEPT_CONVERSIONS = ("depth16", "exif", "cmyk")
 """Conversions accepted by default: they lose nothing that an 8-bit RGB image could hold."""
 

@@ -24,9 +24,14 @@ class DropField:
     radius: float  # mean radius of the balls, pixels
 
 
-def drop_field(shape: tuple[int, int], rng: np.random.Generator, params: DropParams) -> DropField:
-    """Draw the drops of a scene and merge them: where the fields of several balls add up, drops grow together."""
-    balls = _balls(shape, rng, params)
+def drop_field(
+    shape: tuple[int, int], rng: np.random.Generator, params: DropParams, places: np.ndarray | None = None
+) -> DropField:
+    """Draw the drops of a scene and merge them: where the fields of several balls add up, drops grow together.
+
+    ``places``: (N, 2) positions x, y in [0, 1], among which their middles lie; None for anywhere.
+    """
+    balls = _balls(shape, rng, params, places)
     height, width = shape
     total, sum_x, sum_y, sum_r = (np.zeros(shape, np.float32) for _ in range(4))
     for x, y, rx, ry in balls:
@@ -52,7 +57,9 @@ def drop_field(shape: tuple[int, int], rng: np.random.Generator, params: DropPar
     return DropField(rho, np.clip(u, -3, 3), np.clip(v, -3, 3), x, y, radius)  # outside: no lens
 
 
-def _balls(shape: tuple[int, int], rng: np.random.Generator, params: DropParams) -> list[tuple[float, ...]]:
+def _balls(
+    shape: tuple[int, int], rng: np.random.Generator, params: DropParams, places: np.ndarray | None
+) -> list[tuple[float, ...]]:
     """Balls (x, y, radius x, radius y) of all drops."""
     scale = min(shape) / REFERENCE_SIDE
     count = max(1, round(log_uniform(rng, params.count) * max(shape) / min(shape)))
@@ -65,7 +72,8 @@ def _balls(shape: tuple[int, int], rng: np.random.Generator, params: DropParams)
     drops = np.empty((0, 3))
     for _ in range(count):
         radius = scale * np.exp(rng.uniform(start, start + span))
-        x, y = _free_place(drops, radius, shape, rng)
+        free = rng.uniform(0, 1, (4, 2)) if places is None else rng.choice(places, 4)
+        x, y = _freest(free * shape[::-1], drops, radius)
         drops = np.vstack([drops, (x, y, radius)])
         stretch = rng.uniform(0.85, 1.3)
         balls.append((x, y, radius / np.sqrt(stretch), radius * np.sqrt(stretch)))
@@ -78,15 +86,22 @@ def _balls(shape: tuple[int, int], rng: np.random.Generator, params: DropParams)
     return balls
 
 
-def _free_place(
-    drops: np.ndarray, radius: float, shape: tuple[int, int], rng: np.random.Generator
-) -> tuple[float, float]:
+def _freest(places: np.ndarray, drops: np.ndarray, radius: float) -> tuple[float, float]:
     """The freest of a few random places: drops that touch have mostly merged, so most stand apart."""
-    places = rng.uniform(0, 1, (4, 2)) * shape[::-1]
     if not len(drops):
         return tuple(places[0])
     away = np.hypot(places[:, :1] - drops[:, 0], places[:, 1:] - drops[:, 1])
     return tuple(places[np.argmax((away / (drops[:, 2] + radius)).min(axis=1))])
+
+
+def _crowd(rng: np.random.Generator, params: DropParams) -> np.ndarray | None:
+    """Places that fill one in ``crowding`` parts of the pane, (N, 2) positions x, y in [0, 1]; None for anywhere."""
+    share = rng.uniform(*params.crowding)
+    if share == 1:
+        return None
+    side = 64
+    found = np.argsort(relief((side, side), int(rng.integers(3, 9)), rng), axis=None)[-round(side * side / share) :]
+    return (np.stack([found % side, found // side], axis=1) + rng.random((len(found), 2))) / side
 
 
 def _trail(x: float, y: float, radius: float, rng: np.random.Generator) -> list[tuple[float, ...]]:
@@ -112,13 +127,13 @@ def add_drops(
     (H, W, 3) and the drops' opacity (H, W) in [0, 1].
     """
     shape = scene.shape[:2]
-    field = drop_field(shape, rng, params)
+    more = rng.spawn(1)[0]
+    field = drop_field(shape, rng, params, _crowd(more.spawn(1)[0], params))
     view = rng.uniform(*params.view) * min(shape)
     opacity = rng.uniform(*params.opacity)
     inside = smoothstep(1.0, 0.9, field.rho) * opacity
     radiance = _refract(scene, field, view)
     rim = rng.uniform(*params.rim)
-    more = rng.spawn(1)[0]
     even = more.uniform(*params.even)
     mean = scene.mean(axis=(0, 1)) + np.float32(more.uniform(0, 0.6)) * (sky - scene.mean(axis=(0, 1)))
     radiance += np.float32(even) * (mean - radiance)
@@ -132,7 +147,8 @@ def add_drops(
     mask = covered[..., 3]
     mask[mask < 2e-3] = 0
     scene, film = _wet(scene, more, params)
-    return scene * (1 - mask[..., None]) + covered[..., :3], np.maximum(mask, film)
+    scene, mist = _milky(scene, mean, more, params)
+    return scene * (1 - mask[..., None]) + covered[..., :3], np.maximum.reduce([mask, film, mist])
 
 
 def _wet(scene: np.ndarray, rng: np.random.Generator, params: DropParams) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +159,23 @@ def _wet(scene: np.ndarray, rng: np.random.Generator, params: DropParams) -> tup
         return scene, np.zeros(shape, np.float32)
     film = smoothstep(0.0, 0.8, relief(shape, 5, rng))
     return scene + film[..., None] * (cv2.GaussianBlur(scene, (0, 0), max(sigma, 0.3)) - scene), film
+
+
+def _milky(
+    scene: np.ndarray, mean: np.ndarray, rng: np.random.Generator, params: DropParams
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scene behind drops too small and too far out of focus to be told apart, and their opacity, (H, W) in [0, 1].
+
+    Each sees a wide view, so that they show its light, smooth over the image: they lighten what is dark.
+    """
+    shape = scene.shape[:2]
+    opacity = rng.uniform(*params.mist)
+    if rng.random() >= params.mist_share:
+        return scene, np.zeros(shape, np.float32)
+    mist = np.float32(opacity) * smoothstep(-1.5, 1.5, relief(shape, int(rng.integers(2, 8)), rng))
+    wide = cv2.resize(cv2.resize(scene, (3, 3), interpolation=cv2.INTER_AREA), shape[::-1])
+    light = np.float32(rng.uniform(0.7, 1.3)) * (wide + np.float32(rng.random()) * (mean - wide))
+    return scene + mist[..., None] * (light - scene), mist
 
 
 def _refract(scene: np.ndarray, field: DropField, view: float) -> np.ndarray:

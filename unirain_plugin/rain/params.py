@@ -89,7 +89,11 @@ class DropParams(_Ranges):
     highlight: Range = (0.7, 2.0)  # radiance of the specular highlight relative to the bright part of the surroundings
     film_share: float = 0.0  # share of the scenes in which parts of the pane are wet all over and blur what is behind
     film: Range = (0.0, 0.0)  # standard deviation of that blur, pixels
+    # share of the scenes in which the pane is also milky: drops too small and too far out of focus to be told apart
+    mist_share: float = 0.0
+    mist: Range = (0.0, 0.0)  # largest opacity of that mist
     even: Range = (0.0, 0.0)  # how far a drop shows the mean of a wide view, as its neighbours do, and not an image
+    crowding: Range = (1, 1)  # the drops keep to one in so many parts of the pane
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ _STREAKS = StreakParams(
 _DRAWN = replace(_STREAKS, depths=(0, 1), drawn_share=1, veil_share=0)
 _DROPS = DropParams(
     view=(0.3, 1.5), blades=(0, 9), sky=(0.0, 1.2), rim=(-0.6, 0.9), opacity=(0.7, 1.0), film_share=0.25,
-    film=(0.7, 5.0), even=(0.0, 1.0)
+    film=(0.7, 5.0), mist_share=0.4, mist=(0.05, 0.7), even=(0.0, 1.0), crowding=(1, 5)
 )  # fmt: skip
 
 
@@ -270,7 +274,7 @@ _DROP_KINDS = _kinds(
     dict(count=(15, 150), radius=(5, 18), defocus=(0.4, 2.5), highlight=(0.0, 8)),
     # large pale discs and patches (RainDrop)
     dict(count=(8, 90), radius=(5, 30), defocus=(0.25, 1.2), opacity=(0.15, 0.8), rim=(-0.5, 0.3), even=(0.6, 1),
-         highlight=(0.0, 1.5), merge=1.2),
+         highlight=(0.0, 1.5), merge=1.2, mist_share=0.7),
     # dark-rimmed ones on a windscreen
     dict(count=(8, 60), radius=(5, 45), defocus=(0.03, 0.4), highlight=(0, 2.5), rim=(0.4, 0.98), sky=(0, 0.6)),
 )  # fmt: skip

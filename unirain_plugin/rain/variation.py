@@ -127,6 +127,6 @@ def add_letters(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 CHANGES = {
-    add_strands: 0.1, add_stripes: 0.06, add_letters: 0.06, toned: 0.1, add_bars: 0.12, soft: 0.12, compressed: 0.25
+    add_strands: 0.1, add_stripes: 0.06, add_letters: 0.06, toned: 0.2, add_bars: 0.12, soft: 0.2, compressed: 0.25
 }  # fmt: skip
 """What is done to a photograph first where rain varies, in this order, and in which share of the pairs (our choice)."""
