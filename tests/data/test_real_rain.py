@@ -64,6 +64,31 @@ def test_a_film_of_water_blurs_parts_of_the_scene():
     assert sharpness[0] < 0.5 * sharpness[1]
 
 
+def test_a_milky_pane_lightens_the_dark_smoothly_and_leaves_detail():
+    few = dict(count=(3, 3), radius=(1, 1), merge=0, highlight=(0, 0))
+    ground = np.full((128, 160, 3), 20, np.uint8)
+    ground[:64] = 200  # what the tiny drops see as well
+    ground[64:, ::2] += 4
+    clear, milky = (
+        render_rain(ground, "drd", 5, RainParams(drops=DropParams(**few, mist_share=share, mist=(0.5, 0.5)))).lq
+        for share in (0, 1)
+    )
+    lift = milky[70:].astype(int) - clear[70:]
+    assert 40 < np.percentile(lift, 90) < 140 and np.percentile(lift, 5) >= 0
+    assert np.abs(np.diff(cv2.GaussianBlur(lift.astype(np.float32), (0, 0), 2), axis=0)).max() < 6
+    detail = [np.abs(np.diff(image[70:, ::, 1].astype(int), axis=1)).mean() for image in (clear, milky)]
+    assert detail[1] > 0.2 * detail[0] > 0
+
+
+def test_crowded_drops_keep_to_a_part_of_the_pane():
+    covers = []
+    for crowding in (1, 5):
+        params = DropParams(count=(60, 60), radius=(3, 4), trail_share=0, crowding=(crowding, crowding))
+        masks = [render_rain(GREY, "drd", seed, RainParams(drops=params)).mask for seed in range(4)]
+        covers.append(np.mean([cv2.resize(m, (8, 8), interpolation=cv2.INTER_AREA).std() / m.mean() for m in masks]))
+    assert covers[1] > 1.5 * covers[0]
+
+
 def test_a_fan_turns_the_direction_from_left_to_right():
     params = replace(CLEAR, angle=(0, 0), angle_jitter=(0.2, 0.2), fan=(40, 40), density=(60, 60))
     mask = cv2.GaussianBlur(streak_opacity((160, 480), np.random.default_rng(0), params), (0, 0), 1.5)
