@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from app_pictures import SMALL, random_image, random_network, write_network
+from app_images import SMALL, random_image, random_network, write_network
 from browser import Browser, find_chromium
 from PIL import Image
 from tiny_run import write_own_network
@@ -97,14 +97,14 @@ def test_result_is_exactly_that_of_restore(client, server, net, tmp_path):
     path = tmp_path / "größe 1.jpg"
     Image.fromarray(random_image(300, 260)).save(path, exif=exif(6))
     slider, summary, result = ask(client, server, path, tile=256, overlap=16)
-    picture = read_image(path)
-    assert picture.pixels.shape == (260, 300, 3)
-    expected = restore(net, picture.pixels, tile=256, overlap=16)
+    loaded = read_image(path)
+    assert loaded.pixels.shape == (260, 300, 3)
+    expected = restore(net, loaded.pixels, tile=256, overlap=16)
     found = read_image(result)
     assert np.array_equal(found.pixels, expected) and found.orientation == 6
     assert result.name == "größe 1_restored.png" and summary.startswith("300 × 260 pixels in ")
     before, after = (np.asarray(Image.open(side)) for side in slider)
-    assert np.array_equal(before, picture.pixels) and np.array_equal(after, expected)
+    assert np.array_equal(before, loaded.pixels) and np.array_equal(after, expected)
 
 
 def test_samples_are_offered(server):
@@ -260,7 +260,7 @@ def test_parts_that_the_weights_name_count_whether_large_rain_is_ticked_or_not(m
     np.testing.assert_array_equal(served[0], restore(net, pixels, context=96))
 
 
-def test_large_pictures_are_shown_smaller_and_returned_whole(client, server, tmp_path):
+def test_large_images_are_shown_smaller_and_returned_whole(client, server, tmp_path):
     path = tmp_path / "wide.png"
     Image.fromarray(random_image(16, 2000)).save(path)
     slider, _, result = ask(client, server, path)

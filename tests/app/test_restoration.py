@@ -9,7 +9,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from app_pictures import random_image, random_network, write_network
+from app_images import random_image, random_network, write_network
 from PIL import Image
 
 from unirain_plugin import __main__ as cli

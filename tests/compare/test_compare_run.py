@@ -77,7 +77,7 @@ def files_of(folder):
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted((folder / "pictures").rglob("*.png"))}
 
 
-def test_scores_are_those_of_the_restored_pictures(data, tmp_path):
+def test_scores_are_those_of_the_restored_images(data, tmp_path):
     outcome = compare(data, tmp_path)
     assert statuses(outcome) == dict.fromkeys(("input", "ours", "EDSR", "finished"), "ok") and not outcome.failures
     results = {(r.model, r.image): r for r in outcome.comparison.results}
@@ -236,7 +236,7 @@ def test_unfit_models_say_so_and_the_others_finish(data, tmp_path, capsys):
     assert "names: files that fit no test image (1): 000.png" in captured.out
 
 
-def test_a_broken_test_picture_is_left_out_for_all(data, tmp_path):
+def test_a_broken_test_image_is_left_out_for_all(data, tmp_path):
     root = write_rainrag(tmp_path / "test", 2, types=("drs",))
     path = root / "drs/input/001.png"
     path.write_bytes(path.read_bytes()[:100])
@@ -290,7 +290,7 @@ def test_an_output_that_cannot_be_written_is_one_line(data, tmp_path, capsys, ob
         ("test/drs/000@900,0", "goes beyond the image"),
     ],
 )
-def test_a_wrong_picture_or_corner_of_the_figure_is_told_before_anything_runs(data, tmp_path, entry, message):
+def test_a_wrong_image_or_corner_of_the_figure_is_told_before_anything_runs(data, tmp_path, entry, message):
     with pytest.raises(OptionError, match=message):
         compare(data, tmp_path / "out", figure={"images": [entry]})
     assert not (tmp_path / "out" / "pictures").exists()
@@ -305,7 +305,7 @@ def test_a_missing_metric_is_told_and_the_others_are_computed(data, tmp_path, mo
     assert outcome.comparison.metrics == ["psnr"] and "pip install pyiqa" in outcome.failures[0]
 
 
-def test_test_sets_without_clean_pictures(data, tmp_path):
+def test_test_sets_without_clean_images(data, tmp_path):
     test_sets = [{"name": "real", "lq": str(data / "test/drs/input")}]
     outcome = compare(data, tmp_path, models(data)[:1], test_sets=test_sets)
     assert statuses(outcome) == {"input": "ok", "ours": "ok"}

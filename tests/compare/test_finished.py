@@ -35,7 +35,7 @@ def test_folders_decide_between_equal_stems(tmp_path):
     assert list(sources.values()) == files and not problems
 
 
-def test_one_file_is_not_the_result_of_two_pictures(tmp_path):
+def test_one_file_is_not_the_result_of_two_images(tmp_path):
     samples = [sample("drs/0", "drs"), sample("nrd/0", "nrd")]
     sources, problems, _ = match(tmp_path, ["0.png"], samples)
     assert not sources and len(problems) == 2

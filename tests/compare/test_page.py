@@ -76,14 +76,14 @@ def decode(uri):
     return np.asarray(image.convert("RGB")).astype(int)
 
 
-def test_embedded_pictures_are_bounded_and_keep_their_colours():
+def test_embedded_images_are_bounded_and_keep_their_colours():
     pixels = np.full((50, 200, 3), (200, 60, 30), np.uint8)
     small, whole = decode(embedded(pixels, 80, 90)), decode(embedded(pixels, 1000, 90))
     assert small.shape == (20, 80, 3) and whole.shape == (50, 200, 3)
     assert np.abs(small - (200, 60, 30)).max() <= 6 and np.abs(whole - (200, 60, 30)).max() <= 6
 
 
-def test_number_of_pictures_is_bounded_evenly(tmp_path):
+def test_number_of_images_is_bounded_evenly(tmp_path):
     images = [ImageResult("m", "s", f"{kind}{n}", kind, {}) for kind in ("drs", "nrd") for n in range(3)]
     assert [r.image for r in choose_evenly(images, 3)] == ["drs0", "drs1", "nrd0"]
     assert choose_evenly(images, 100) == images
@@ -176,7 +176,7 @@ def test_slider_follows_mouse_and_keys(browser):
     assert "100 % input (rainy), the rest Good" in browser.evaluate("document.getElementById('border').ariaValueText")
 
 
-def test_sides_and_pictures_are_changed(browser):
+def test_sides_and_images_are_changed(browser):
     data = json.loads(text(browser, "#data"))
     one, two = (image["sides"] for image in data["images"][:2])
     assert (source(browser, "left"), source(browser, "right")) == (one["input"], one["Good"])

@@ -135,7 +135,7 @@ def test_rendered_set_is_made_once_and_belongs_to_its_settings(tmp_path):
     assert other[0].lq.path != first[0].lq.path and other[0].lq.digest() != first[0].lq.digest()
 
 
-def test_a_sound_picture_is_decoded_once(rainrag_root, tmp_path, monkeypatch):
+def test_a_sound_image_is_decoded_once(rainrag_root, tmp_path, monkeypatch):
     first = check_first(tmp_path, dataroot=rainrag_root)
     assert first.size == (48, 56) and first.sample.key == ("s", "drs/000")
     assert first.lq == hashlib.sha256((rainrag_root / "drs/input/000.png").read_bytes()).hexdigest()
@@ -148,7 +148,7 @@ def test_a_sound_picture_is_decoded_once(rainrag_root, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("side", ["input", "target"])
 @pytest.mark.parametrize("spoil", [lambda data: data[:200], lambda data: data[:900] + bytes(400) + data[1300:]])
-def test_a_picture_that_is_cut_short_or_destroyed_in_the_middle_is_named(rainrag_root, tmp_path, side, spoil):
+def test_a_image_that_is_cut_short_or_destroyed_in_the_middle_is_named(rainrag_root, tmp_path, side, spoil):
     path = rainrag_root / "drs" / side / "000.png"
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(DataError, match=f"drs/{side}/000.png"):

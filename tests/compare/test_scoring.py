@@ -136,7 +136,7 @@ def test_pyiqa_metrics_get_rgb_tensors(monkeypatch):
     assert lpips(image, None) is None
 
 
-def test_a_picture_that_pyiqa_refuses_is_told(monkeypatch):
+def test_a_image_that_pyiqa_refuses_is_told(monkeypatch):
     def refuse(image):
         raise AssertionError("at least 224 pixels")
 

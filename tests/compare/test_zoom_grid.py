@@ -28,7 +28,7 @@ def test_box_is_where_the_difference_is():
 
 
 @pytest.mark.parametrize("edge", [24, 500])
-def test_box_of_equal_pictures_is_the_first_and_fits(edge):
+def test_box_of_equal_images_is_the_first_and_fits(edge):
     image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
     for other in (image, image ^ 1):  # as different everywhere, but for rounding
         assert most_different_box(image, other, edge) == Box(0, 0, min(edge, 30), min(edge, 50))
@@ -53,7 +53,7 @@ def drawn(test_set=PAIRED, image="one", models=("Good", "Bad"), found=None, box=
     return draw_block("title", found or arrays(test_set, image), list(models), box, 0.2)
 
 
-def test_every_picture_and_error_is_drawn():
+def test_every_image_and_error_is_drawn():
     block = drawn()
     assert block.width == WIDTH
     # Four columns and a whole image of 1.67: a cell of 231 pixels, of which the frame of 3 hides the rim.

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from data_pictures import data_set, encode, picture, same_pixels, stock_data_set, write_pair
+from data_images import any_image, data_set, encode, same_pixels, stock_data_set, write_pair
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.errors import DataError, OptionError
@@ -25,7 +25,7 @@ def cut(root, output, *arguments):
 
 
 def test_sub_images_are_pieces_of_the_pair(tmp_path):
-    lq, gt = picture(40, 64, 1), picture(40, 64, 2)
+    lq, gt = any_image(40, 64, 1), any_image(40, 64, 2)
     write_pair(tmp_path / "data", "nrs", "a.b.png", encode(lq), encode(gt))
     cut(tmp_path / "data", tmp_path / "cut")
     records = list(read_manifest(tmp_path / "cut/manifest.jsonl"))
@@ -73,9 +73,9 @@ def test_other_data_or_sizes_are_not_mixed_in(tmp_path, rainrag_root, capsys):
 def test_long_names_and_names_that_become_equal_are_cut(tmp_path):
     for name in ("雨" * 28, "a/b", "a_b"):
         path = f"{name}.png"
-        write_pair(tmp_path / "data", "drs", path, encode(picture(30, 30)), encode(picture(30, 30, 1)))
+        write_pair(tmp_path / "data", "drs", path, encode(any_image(30, 30)), encode(any_image(30, 30, 1)))
     for name in ("small/b.png", "small_b.png"):
-        write_pair(tmp_path / "data", "drs", name, encode(picture(16, 20)), encode(picture(16, 20, 1)))
+        write_pair(tmp_path / "data", "drs", name, encode(any_image(16, 20)), encode(any_image(16, 20, 1)))
     cut(tmp_path / "data", tmp_path / "out")
     records = list(read_manifest(tmp_path / "out/manifest.jsonl"))
     assert len({r.lq for r in records}) == len(records) == 3 * 4 + 2

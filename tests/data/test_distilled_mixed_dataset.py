@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_pictures import broken_images, data_set, encode, picture, same, stock_data_set, write_pair
+from data_images import any_image, broken_images, data_set, encode, same, stock_data_set, write_pair
 from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
@@ -62,7 +62,7 @@ def stock(root, monkeypatch, plan=None, **kwargs):
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
 @pytest.mark.parametrize("mean_std", [{}, {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}])
 def test_pixels_are_the_stock_data_sets(tmp_path, monkeypatch, suffix, mean_std):
-    write_pair(tmp_path, "drs", f"a{suffix}", encode(picture(97, 71), suffix), encode(picture(97, 71, 1), suffix))
+    write_pair(tmp_path, "drs", f"a{suffix}", encode(any_image(97, 71), suffix), encode(any_image(97, 71, 1), suffix))
     data = build(tmp_path, **mean_std)
     for draw in range(20):
         plan = draw_augmentation(np.random.default_rng((0, draw)), 97, 71, 24, True, True)
@@ -134,7 +134,7 @@ def test_it_can_be_pickled_after_use(rainrag_root):
 
 
 def test_small_images_are_reflect_padded_and_it_is_said_once(tmp_path, warnings_of):
-    small = picture(10, 40)
+    small = any_image(10, 40)
     write_pair(tmp_path, "drs", "a.png", encode(small), encode(small))
     data = build(tmp_path, use_hflip=False, use_rot=False)
     lq = torch.stack([data[SampleIndex(0, draw)]["lq"] for draw in range(3)])[0]
@@ -147,7 +147,7 @@ def test_small_images_are_reflect_padded_and_it_is_said_once(tmp_path, warnings_
 
 
 def test_padding_is_said_once_by_the_workers_of_all_epochs(tmp_path):
-    write_pair(tmp_path, "drs", "a.png", encode(picture(10, 40)), encode(picture(10, 40)))
+    write_pair(tmp_path, "drs", "a.png", encode(any_image(10, 40)), encode(any_image(10, 40)))
     loader = DataLoader(build(tmp_path), num_workers=1, multiprocessing_context="fork")
     handler = logging.FileHandler(tmp_path / "log")
     logging.getLogger("basicsr").addHandler(handler)
@@ -163,7 +163,7 @@ def test_padding_is_said_once_by_the_workers_of_all_epochs(tmp_path):
 @pytest.mark.parametrize("side", ["lq", "gt"])
 def test_bad_images_stop_training_by_name(tmp_path, name, side):
     bad, text = broken_images()[name]
-    good = encode(picture(), "." + name.rpartition(".")[2])
+    good = encode(any_image(), "." + name.rpartition(".")[2])
     write_pair(tmp_path, "drs", name, bad if side == "lq" else good, bad if side == "gt" else good)
     folder = "input" if side == "lq" else "target"
     for phase in ("train", "val"):
@@ -172,7 +172,7 @@ def test_bad_images_stop_training_by_name(tmp_path, name, side):
 
 
 def test_what_is_wrong_with_a_folder_is_named(tmp_path, rainrag_root):
-    write_pair(tmp_path / "unequal", "drs", "a.png", encode(picture(48, 64)), encode(picture(48, 72)))
+    write_pair(tmp_path / "unequal", "drs", "a.png", encode(any_image(48, 64)), encode(any_image(48, 72)))
     with pytest.raises(DataError, match=r"input/a.png is 48×64 .*target/a.png is 48×72; expected equal sizes"):
         build(tmp_path / "unequal")[0]
     data = build(rainrag_root)
@@ -193,9 +193,9 @@ def test_partners_may_differ_in_suffix_but_not_be_missing_or_ambiguous(tmp_path)
     inputs, targets = tmp_path / "drs/input", tmp_path / "drs/target"
     for folder, name in ((inputs, "a.JPG"), (targets, "a.png")):
         folder.mkdir(parents=True)
-        (folder / name).write_bytes(encode(picture(), "." + name[2:]))
+        (folder / name).write_bytes(encode(any_image(), "." + name[2:]))
     assert build(tmp_path, phase="val")[0]["lq_path"].endswith("a.JPG")
-    (targets / "a.bmp").write_bytes(encode(picture(), ".bmp"))
+    (targets / "a.bmp").write_bytes(encode(any_image(), ".bmp"))
     with pytest.raises(DataError, match=r"a.bmp.*a.png|a.png.*a.bmp"):
         build(tmp_path)
     (targets / "a.bmp").rename(targets / "001.bmp")
@@ -258,7 +258,7 @@ def test_manifest_gives_the_same_items_as_the_folder_or_says_why_not(rainrag_roo
     assert data.rain_types == {"drs": 0, "nrd": 3}
     assert all(same(data[SampleIndex(i, i)], from_folder[SampleIndex(i, i)]) for i in range(6))
     for side in ("input", "target"):
-        (rainrag_root / f"nrd/{side}/000.png").write_bytes(encode(picture(48, 64)))
+        (rainrag_root / f"nrd/{side}/000.png").write_bytes(encode(any_image(48, 64)))
     (rainrag_root / "nrd/input/001.png").unlink()
     for number, lie in enumerate([r"0.png is 48×64 .*m.jsonl says 48×56", "1.png: cannot be read"]):
         with pytest.raises(DataError, match=f"nrd/input/00{lie}"):
@@ -272,7 +272,7 @@ def test_manifest_gives_the_same_items_as_the_folder_or_says_why_not(rainrag_roo
 
 
 def test_training_balances_the_types_and_validation_takes_every_pair_once(rainrag_root):
-    write_pair(rainrag_root, "drs", "more.png", encode(picture()), encode(picture()))
+    write_pair(rainrag_root, "drs", "more.png", encode(any_image()), encode(any_image()))
     assert len(build(rainrag_root)) == 4 * 4
     assert len(build(rainrag_root, sampling="natural")) == 13
     assert len(build(rainrag_root, phase="val")) == 13
@@ -287,7 +287,7 @@ def test_training_balances_the_types_and_validation_takes_every_pair_once(rainra
     ],
 )
 def test_each_flag_allows_its_own_flips(tmp_path, flags, turned):
-    write_pair(tmp_path, "drs", "a.png", encode(picture(24, 24)), encode(picture(24, 24, 1)))
+    write_pair(tmp_path, "drs", "a.png", encode(any_image(24, 24)), encode(any_image(24, 24, 1)))
     data, whole = build(tmp_path, **flags), build(tmp_path, phase="val")[0]
     items = [data[SampleIndex(0, draw)] for draw in range(40)]
     for side in ("lq", "gt"):

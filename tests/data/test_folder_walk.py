@@ -5,7 +5,7 @@ import os
 import cv2
 import numpy as np
 import pytest
-from data_pictures import data_set, encode, make_lmdb, picture, write_pair
+from data_images import any_image, data_set, encode, make_lmdb, write_pair
 from PIL import Image
 
 from unirain_plugin import __main__ as cli
@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp", ".ppm"])
 def test_too_many_pixels_are_refused_by_the_header(suffix, monkeypatch):
-    data = encode(picture(), suffix)
+    data = encode(any_image(), suffix)
     assert EncodedImage(data, "a", max_pixels=48 * 64).decode().shape == (48, 64, 3)
     monkeypatch.setattr(cv2, "imdecode", None)
     monkeypatch.setattr(Image.Image, "convert", None)
@@ -81,7 +81,7 @@ def test_too_many_pixels_are_refused_by_the_header(suffix, monkeypatch):
 
 
 def test_a_file_that_declares_more_than_memory_holds_is_refused_without_an_option():
-    data = encode(picture())
+    data = encode(any_image())
     bomb = data[:16] + (2**30).to_bytes(4, "big") * 2 + data[24:]
     with pytest.raises(DataError, match=r"a\.png: 1073741824 × 1073741824 pixels are too many"):
         EncodedImage(bomb, "a.png")
@@ -106,7 +106,7 @@ def test_the_limit_holds_for_a_while(monkeypatch):
 def pairs(tmp_path):
     """Two pairs, one of them too large for 2,000 pixels."""
     for name, size in (("small", (40, 40)), ("large", (60, 60))):
-        write_pair(tmp_path / "D", "drs", f"{name}.png", *(encode(picture(*size, seed=seed)) for seed in (0, 1)))
+        write_pair(tmp_path / "D", "drs", f"{name}.png", *(encode(any_image(*size, seed=seed)) for seed in (0, 1)))
     return tmp_path
 
 
@@ -141,7 +141,7 @@ def test_a_data_set_refuses_by_name(pairs):
 
 
 def test_png_with_data_behind_its_end_is_whole_and_one_without_is_not():
-    data = encode(picture())
+    data = encode(any_image())
     for more in (bytes(6000), b"IEND" * 2000, data):
         assert np.array_equal(EncodedImage(data + more, "a").decode(), EncodedImage(data, "a").decode())
     for kept in (len(data) - 13, len(data) // 2):
@@ -152,7 +152,7 @@ def test_png_with_data_behind_its_end_is_whole_and_one_without_is_not():
 def test_exif_of_the_whole_file_is_looked_at(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 5
-    Image.fromarray(picture()).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(any_image()).save(tmp_path / "a.png", exif=exif)
     assert EncodedImage((tmp_path / "a.png").read_bytes(), "a", ["exif"]).header.orientation == 5
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from data_pictures import save
+from data_images import save
 from tiny_run import write_rainrag
 
 from unirain_plugin.__main__ import main

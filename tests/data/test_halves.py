@@ -1,16 +1,16 @@
-"""Images that hold the rainy and the clean picture side by side."""
+"""Images that hold the rainy and the clean image side by side."""
 
 import cv2
 import numpy as np
 import pytest
-from data_pictures import encode, index, picture, plant
+from data_images import any_image, encode, index, plant
 
 from unirain_plugin.errors import DataError, OptionError
 
 
 def test_side_by_side(tmp_path):
     root = tmp_path / "data"
-    clean, rainy = picture(8, 12, 1), picture(8, 12, 2)
+    clean, rainy = any_image(8, 12, 1), any_image(8, 12, 2)
     (root / "training").mkdir(parents=True)
     (root / "training/1.png").write_bytes(encode(np.hstack([clean, rainy])))
     with pytest.raises(OptionError, match="give --halves DIR"):
@@ -33,7 +33,7 @@ def test_halves_never_take_the_place_of_others(tmp_path):
     pairs = index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "h"))
     assert len({lq for lq, _, _ in pairs}) == len(list((tmp_path / "h/input").rglob("*.png"))) == 4
     (tmp_path / "test").mkdir()
-    (tmp_path / "test/b.png").write_bytes(encode(picture(8, 12, seed=1)))
+    (tmp_path / "test/b.png").write_bytes(encode(any_image(8, 12, seed=1)))
     before = (tmp_path / "h/input/b.png").read_bytes()
     for arguments in (["test"], ["train", "--rainy-half", "left"]):
         with pytest.raises(DataError, match="/h: holds the halves of other images or the other way round"):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from data_pictures import data_set, make_lmdb, write_pair
+from data_images import data_set, make_lmdb, write_pair
 from image_matrix import COLOURS, HEIGHT, WIDTH, all_cells, png
 from PIL import Image
 
@@ -105,20 +105,20 @@ def test_what_has_no_certain_meaning_is_refused_by_name(tmp_path):
 def test_results_are_read_alike_by_others(tmp_path, container):
     for name, (data, values) in cells_of(container).items():
         (tmp_path / "a").write_bytes(data)
-        picture = read_image(tmp_path / "a")
-        write_image(tmp_path / "b.tif", picture)
+        loaded = read_image(tmp_path / "a")
+        write_image(tmp_path / "b.tif", loaded)
         found = tifffile.TiffFile(tmp_path / "b.tif").pages[0].tags["Compression"].value
         read = tifffile.imread if found != 5 else Image.open  # LZW, which tifffile does not decode alone
         again = np.asarray(read(tmp_path / "b.tif"))
-        np.testing.assert_array_equal(again.reshape(values.shape), picture.pixels)
-        write_image(tmp_path / "b.png", picture)
-        if picture.pixels.dtype == np.uint8:
+        np.testing.assert_array_equal(again.reshape(values.shape), loaded.pixels)
+        write_image(tmp_path / "b.png", loaded)
+        if loaded.pixels.dtype == np.uint8:
             again = np.asarray(Image.open(tmp_path / "b.png"))
         else:
             again = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
             if again.ndim == 3:
                 again = again[..., {2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[2]]]
-        np.testing.assert_array_equal(again.reshape(values.shape), picture.pixels, name)
+        np.testing.assert_array_equal(again.reshape(values.shape), loaded.pixels, name)
 
 
 def test_without_a_request_no_kind_is_converted():

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from data_pictures import encode, index, picture, plant, write_pair
+from data_images import any_image, encode, index, plant, write_pair
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.errors import DataError, OptionError
@@ -201,7 +201,7 @@ def test_duplicate_pairs_can_be_dropped(tmp_path):
 
 
 def test_pairs_without_rain_are_a_problem_unless_allowed(tmp_path):
-    write_pair(tmp_path / "data", "drs", "a.png", encode(picture()), encode(picture()))
+    write_pair(tmp_path / "data", "drs", "a.png", encode(any_image()), encode(any_image()))
     with pytest.raises(DataError, match=r"no rain to remove .--allow-dry accepts this"):
         index(tmp_path / "data", "rainrag")
     assert len(index(tmp_path / "data", "rainrag", "--allow-dry")) == 1

@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from data_pictures import data_set, encode, make_lmdb, picture, same_pixels, stock_data_set, write_pair
+from data_images import any_image, data_set, encode, make_lmdb, same_pixels, stock_data_set, write_pair
 from tiny_run import fork_server, write_rainrag
 from torch.utils.data import DataLoader
 
@@ -72,7 +72,7 @@ def test_stock_data_set_reads_it(tmp_path):
     root = tmp_path / "data"
     names = ["a.v1.jpg", "a.v2.jpg", "b c ö.jpg", "x" * 200 + ".jpg"]
     for seed, name in enumerate(names):
-        write_pair(root, "drs", name, encode(picture(seed=seed), ".jpg"), encode(picture(seed=seed + 9), ".jpg"))
+        write_pair(root, "drs", name, encode(any_image(seed=seed), ".jpg"), encode(any_image(seed=seed + 9), ".jpg"))
     output = make_lmdb(root, tmp_path / "out")
     stock = stock_data_set(output / "drs/lq.lmdb", output / "drs/gt.lmdb", kind="lmdb")
     found = {item["lq_path"]: item for item in (stock[i] for i in range(4))}
@@ -82,7 +82,7 @@ def test_stock_data_set_reads_it(tmp_path):
 
 
 def test_source_bytes_are_kept_and_meta_is_the_toolboxes(tmp_path):
-    jpeg, other = encode(picture(40, 56), ".jpg"), encode(picture(40, 56, 1))
+    jpeg, other = encode(any_image(40, 56), ".jpg"), encode(any_image(40, 56, 1))
     write_pair(tmp_path / "data", "drs", "a.jpg", jpeg, other)
     output = make_lmdb(tmp_path / "data", tmp_path / "out")
     assert stored(output / "drs/lq.lmdb") == {"drs/input/a": jpeg}
@@ -93,7 +93,7 @@ def test_source_bytes_are_kept_and_meta_is_the_toolboxes(tmp_path):
 
 
 def test_recompressed_entries_are_png_of_the_level_with_the_same_pixels(tmp_path):
-    write_pair(tmp_path / "data", "drs", "a.png", encode(picture()), encode(picture(seed=2), ".jpg"))
+    write_pair(tmp_path / "data", "drs", "a.png", encode(any_image()), encode(any_image(seed=2), ".jpg"))
     folders = [make_lmdb(tmp_path / "data", tmp_path / f"level{n}", "--recompress", "png", "--level", n) for n in "09"]
     sizes = [sum(map(len, stored(folder / "drs/lq.lmdb").values())) for folder in folders]
     assert sizes[1] < 0.95 * sizes[0]
@@ -294,7 +294,7 @@ def test_lmdbs_of_earlier_versions_are_known_again_and_added_to(rainrag_root, lm
         for side, folder in folders.items():
             as_of_earlier_versions(folder, side)
         if more:
-            write_pair(rainrag_root, "drs", "0001.png", encode(picture(seed=3)), encode(picture(seed=8)))
+            write_pair(rainrag_root, "drs", "0001.png", encode(any_image(seed=3)), encode(any_image(seed=8)))
         make_lmdb(rainrag_root, lmdb_root, "--rain-type", "drs", "--verify")
         for side, folder in folders.items():
             assert more or (folder / "data.mdb").stat().st_mtime_ns == before[side]
@@ -317,7 +317,7 @@ def test_an_unfinished_lmdb_of_an_earlier_version_is_taken_up(rainrag_root, tmp_
 
 def test_adding_that_was_killed_goes_on(rainrag_root, lmdb_root, monkeypatch):
     for n in "34":
-        write_pair(rainrag_root, "drs", f"00{n}.png", encode(picture(seed=int(n))), encode(picture(seed=8)))
+        write_pair(rainrag_root, "drs", f"00{n}.png", encode(any_image(seed=int(n))), encode(any_image(seed=8)))
     finish = lmdbs.LmdbWriter.finish
     for finished in ("nothing", "lq"):
 
@@ -337,7 +337,7 @@ def test_adding_that_was_killed_goes_on(rainrag_root, lmdb_root, monkeypatch):
 @pytest.mark.parametrize("recompress", [(), ("--recompress", "png")])
 def test_verification_notices_exchanged_sources(rainrag_root, tmp_path, recompress):
     output = make_lmdb(rainrag_root, tmp_path / "out", *recompress, "--rain-type", "drs")
-    (rainrag_root / "drs/target/001.png").write_bytes(encode(picture(48, 56, seed=77)))
+    (rainrag_root / "drs/target/001.png").write_bytes(encode(any_image(48, 56, seed=77)))
     for arguments in (["--dataroot", str(rainrag_root), *recompress, "--rain-type", "drs"], []):
         with pytest.raises(DataError, match=r"1 problem.*\n.*gt.lmdb: key 'drs/input/001': its source .*exchanged"):
             create_lmdb([*arguments, "--output", str(output), "--verify", "--workers", "1"])
@@ -417,13 +417,13 @@ def test_two_writers_at_once_are_refused(rainrag_root, tmp_path):
 def test_verification_finds_damage(lmdb_root, capsys):
     assert create_lmdb(["--output", str(lmdb_root), "--verify"]) == 0
     assert "24 entries verified" in capsys.readouterr().out
-    jpeg = bytearray(encode(picture(48, 56), ".jpg"))
+    jpeg = bytearray(encode(any_image(48, 56), ".jpg"))
     jpeg[len(jpeg) // 2 : -2] = bytes(len(jpeg) - 2 - len(jpeg) // 2)
     close_environments()
     environment = lmdb.open(str(lmdb_root / "drs/lq.lmdb"))
     with environment.begin(write=True) as transaction:
         transaction.put(b"drs/input/000", bytes(jpeg))
-        transaction.put(b"drs/input/001", encode(picture(8, 8)))
+        transaction.put(b"drs/input/001", encode(any_image(8, 8)))
         transaction.put(b"extra", b"x")
         transaction.delete(b"drs/input/002")
         transaction.put(b"more", b"x")
@@ -439,7 +439,7 @@ def test_verification_finds_damage(lmdb_root, capsys):
 
 @pytest.mark.parametrize("command", [create_lmdb, extract_subimages])
 def test_pairs_of_different_size_are_refused(tmp_path, command):
-    write_pair(tmp_path / "data", "drs", "a.png", encode(picture()), encode(picture(40, 40)))
+    write_pair(tmp_path / "data", "drs", "a.png", encode(any_image()), encode(any_image(40, 40)))
     with pytest.raises(DataError, match=r"a.png is 48×64 .* is 40×40; expected equal sizes"):
         command(["--dataroot", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--workers", "1"])
 

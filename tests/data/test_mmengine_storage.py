@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from data_pictures import data_set, make_lmdb, same_pixels
+from data_images import data_set, make_lmdb, same_pixels
 from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 

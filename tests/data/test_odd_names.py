@@ -4,7 +4,7 @@ import io
 import sys
 
 import pytest
-from data_pictures import data_set, encode, picture, plant, write_pair
+from data_images import any_image, data_set, encode, plant, write_pair
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
@@ -29,7 +29,7 @@ def run(monkeypatch):
 
 
 def odd_pairs(root):
-    write_pair(root, "drs", f"{ODD}.png", encode(picture()), encode(picture(seed=1)))
+    write_pair(root, "drs", f"{ODD}.png", encode(any_image()), encode(any_image(seed=1)))
     return str(root)
 
 

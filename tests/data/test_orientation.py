@@ -5,7 +5,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from data_pictures import encode_pil, picture, without_chunk
+from data_images import any_image, encode_pil, without_chunk
 from PIL import Image, ImageOps
 
 from unirain_plugin.data.images import EncodedImage, image_shape
@@ -25,7 +25,7 @@ def exif_at_the_end(png):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_image_is_upright_in_size_pixels_and_rows(kind, orientation):
     kind, _, place = kind.partition(", ")
-    data = encode_pil(picture(48, 64), kind, orientation=orientation, **FORMATS[kind])
+    data = encode_pil(any_image(48, 64), kind, orientation=orientation, **FORMATS[kind])
     if place and orientation > 1:
         data = exif_at_the_end(data)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))[..., ::-1]  # Pillow's, as BGR
@@ -46,6 +46,6 @@ def test_image_is_upright_in_size_pixels_and_rows(kind, orientation):
 
 @pytest.mark.parametrize("value", [0, 9, 600])
 def test_an_orientation_that_does_not_exist_counts_as_upright(value):
-    data = encode_pil(picture(48, 64), orientation=value)
+    data = encode_pil(any_image(48, 64), orientation=value)
     image = EncodedImage(data, "x")
     assert (image.height, image.width) == image.decode().shape[:2] == image_shape(data, "x")[:2] == (48, 64)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from data_pictures import direction
+from data_images import direction
 
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.drops import drop_field
@@ -164,7 +164,7 @@ def test_a_drop_shows_the_scene_upside_down():
     assert np.mean(lower) > np.mean(upper) + 60
 
 
-def test_rain_scales_with_the_picture():
+def test_rain_scales_with_the_image():
     """Twice the size, twice the width of everything: about the same covered area."""
     for rain_type in ("drs", "drd"):
         cover = []
@@ -185,7 +185,7 @@ def test_veil_is_bounded_and_leaves_the_near_part_free():
     ).any()
 
 
-def test_night_noise_is_the_same_in_both_pictures(photo):
+def test_night_noise_is_the_same_in_both_images(photo):
     params = NightParams(shot_noise=(0.005, 0.005))
     night = make_night(to_linear(photo), np.random.default_rng(0), params, params.streak_gain)
     np.testing.assert_array_equal(night.photograph(night.scene), night.photograph(night.scene.copy()))

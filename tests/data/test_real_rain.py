@@ -5,7 +5,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from data_pictures import direction
+from data_images import direction
 
 from unirain_plugin.rain.drops import _defocus
 from unirain_plugin.rain.light import to_codes, to_linear

@@ -11,7 +11,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from data_pictures import data_set, encode, encode_pil, make_lmdb, picture, same_pixels, stock_data_set, write_pair
+from data_images import any_image, data_set, encode, encode_pil, make_lmdb, same_pixels, stock_data_set, write_pair
 from image_matrix import png
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -127,10 +127,10 @@ def test_an_interlaced_png_is_made_a_plain_one():
 @pytest.mark.parametrize(
     ("data", "how"),
     [
-        (encode(picture(64, 64), ".webp"), "kept: neither JPEG nor PNG"),
-        (encode_pil(picture(64, 64), orientation=6), "kept: turned by EXIF"),
-        (encode(picture(64, 64)), "kept: one block of rows"),
-        (encode(picture(200, 300)).replace(b"\0\0IDAT", b"\0\0IDAT"), "PNG"),
+        (encode(any_image(64, 64), ".webp"), "kept: neither JPEG nor PNG"),
+        (encode_pil(any_image(64, 64), orientation=6), "kept: turned by EXIF"),
+        (encode(any_image(64, 64)), "kept: one block of rows"),
+        (encode(any_image(200, 300)).replace(b"\0\0IDAT", b"\0\0IDAT"), "PNG"),
     ],
 )
 def test_what_cannot_gain_is_kept_and_told(data, how):
@@ -140,7 +140,7 @@ def test_what_cannot_gain_is_kept_and_told(data, how):
 
 @needs_jpegtran
 def test_what_cannot_be_done_without_loss_is_kept():
-    good = encode(picture(64, 64), ".jpg")
+    good = encode(any_image(64, 64), ".jpg")
     second = good[:2] + b"\xff\xe2\x00\x08MPF\0\0\0" + good[2:] + good
     assert make_seekable(second, "x").how == "kept: JPEG with a second image"
     broken = good[:-300] + good[-2:]
@@ -148,7 +148,7 @@ def test_what_cannot_be_done_without_loss_is_kept():
 
 
 def test_a_damaged_png_is_named():
-    data = encode(picture(200, 300))
+    data = encode(any_image(200, 300))
     for bad in (png(8, 2, [bytes(900)] * 100, size=(300, 200)), data[:2000] + bytes(9) + data[2009:]):
         with pytest.raises(DataError, match=r"bad\.png: the PNG's data (is damaged|ends early)"):
             make_seekable(bad, "bad.png")
@@ -173,8 +173,8 @@ def test_without_jpegtran_the_error_names_it(monkeypatch):
     with pytest.raises(
         OptionError, match="--seekable needs the program jpegtran for JPEG files: install libjpeg-turbo"
     ):
-        make_seekable(encode(picture(64, 64), ".jpg"), "x")
-    assert make_seekable(encode(picture(200, 300)), "x").how == "PNG"
+        make_seekable(encode(any_image(64, 64), ".jpg"), "x")
+    assert make_seekable(encode(any_image(200, 300)), "x").how == "PNG"
 
 
 FILES = {"a.png": (240, 200), "b.png": (260, 130), "small.png": (20, 20)}
@@ -186,7 +186,7 @@ if shutil.which("jpegtran"):
 def source(tmp_path):
     for number, (name, size) in enumerate(FILES.items()):
         options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if name == "progressive.jpg" else []
-        images = [encode(picture(*size, seed), "." + name.split(".")[1], *options) for seed in (number, number + 50)]
+        images = [encode(any_image(*size, seed), "." + name.split(".")[1], *options) for seed in (number, number + 50)]
         write_pair(tmp_path / "data", "drs", name, *images)
     return tmp_path / "data"
 
@@ -241,7 +241,7 @@ def test_mmengine_reads_the_same_entries(output, source):
 
 
 def test_pairs_are_added_and_other_recipes_refused(output, source, capsys):
-    write_pair(source, "drs", "z.png", encode(picture(250, 140, 7)), encode(picture(250, 140, 8)))
+    write_pair(source, "drs", "z.png", encode(any_image(250, 140, 7)), encode(any_image(250, 140, 8)))
     capsys.readouterr()
     make_lmdb(source, output, "--seekable", "--verify")
     text = capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from data_pictures import data_set
+from data_images import data_set
 
 from unirain_plugin.compare.options import SetOptions
 from unirain_plugin.compare.samples import list_samples

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from data_pictures import encode, encode_pil, photo, save
+from data_images import encode, encode_pil, photo, save
 
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.command import main
@@ -106,7 +106,7 @@ def test_a_share_of_the_pairs_is_dry(photos, tmp_path):
     assert dry["plain"] < 0.02 and 0.1 < dry["varied"] < 0.4
 
 
-def test_rain_of_larger_pictures(tmp_path):
+def test_rain_of_larger_images(tmp_path):
     save(tmp_path / "photos" / "large.png", photo(320, 320, seed=4))
     arguments = ["--input", str(tmp_path / "photos"), "--types", "drd", "--per-image", "40", "--size", "64"]
     thickness = []
@@ -132,7 +132,7 @@ def test_other_colours_same_forms(photos, tmp_path):
     plain, *others = (read_photo(tmp_path / d / "drd/target" / name.format(k)) for d, k in ("a0", "b0", "b1", "b2"))
     assert all(np.abs(other.astype(int) - plain).mean() > 3 for other in others)
     rainy = read_photo(tmp_path / "b/drd/input" / name.format(0))
-    assert (rainy == others[0]).all(axis=2).mean() > 0.2  # the colours have changed in both pictures
+    assert (rainy == others[0]).all(axis=2).mean() > 0.2  # the colours have changed in both images
     ranks = [np.argsort(np.argsort(x.mean(axis=2).ravel())) for x in (plain, *others)]
     assert all(np.corrcoef(ranks[0], rank)[0, 1] > 0.4 for rank in ranks[1:])
 
@@ -273,7 +273,7 @@ def test_wrong_inputs(photos, tmp_path):
         ("glass.png", encode(np.zeros((64, 64, 4), np.uint8)), "has an alpha channel"),
         ("tiny.png", encode(photo(20, 64)), "20×64 pixels; expected at least 32×32"),
         ("empty.jpg", b"", "the file is empty"),
-        ("text.jpg", b"no picture at all", "cannot be decoded"),
+        ("text.jpg", b"no image at all", "cannot be decoded"),
         ("half.jpg", encode(photo(200, 200), ".jpg")[:4000], "truncated"),
     ],
 )

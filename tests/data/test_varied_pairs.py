@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from data_pictures import photo, save
+from data_images import photo, save
 
 from unirain_plugin.rain import pair_files
 from unirain_plugin.rain.command import main

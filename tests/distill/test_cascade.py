@@ -5,7 +5,7 @@ import faiss
 import numpy as np
 import pytest
 from basicsr.metrics import calculate_ssim
-from rain_pictures import photographs
+from rain_images import photographs
 
 from unirain_plugin.distill.cascade import (
     Cascade,

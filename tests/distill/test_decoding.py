@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from rain_pictures import photographs
+from rain_images import photographs
 
 from unirain_plugin.data import partial_decode
 from unirain_plugin.distill.records import decode_rgb

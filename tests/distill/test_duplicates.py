@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from rain_pictures import photographs
+from rain_images import photographs
 
 from unirain_plugin.distill.records import Candidate
 from unirain_plugin.distill.stages.duplicates import files_alike, find_duplicates, find_duplicates_among, pair_planes

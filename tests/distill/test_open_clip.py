@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from rain_pictures import photographs
+from rain_images import photographs
 
 from unirain_plugin.distill.describers.base import Scene
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, build_part, load_parts

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pytest
-from rain_pictures import photographs
+from rain_images import photographs
 
 from unirain_plugin.distill.describers.base import Embedder, Scene
 from unirain_plugin.distill.options import load_options, parse_options

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rain_pictures import write_png
+from rain_images import write_png
 from runs import RESULTS, contents, run
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest

@@ -1,7 +1,7 @@
 """With the default parts, references share the query's rain type, on photographs that they have not in common."""
 
 import numpy as np
-from rain_pictures import photographs
+from rain_images import photographs
 
 from unirain_plugin.distill.cascade import Cascade, ReferenceArrays, TextIndex, build_index
 from unirain_plugin.distill.describers.base import Scene

@@ -32,7 +32,7 @@ def weights(net, tmp_path_factory):
     return path
 
 
-def picture(path, *size, **options):
+def any_image(path, *size, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(random_image(*(size or (20, 24)))).save(path, **options)
     return path
@@ -44,9 +44,9 @@ def run(weights, source, output, *more):
 
 
 def fill_folder(root):
-    picture(root / "a.png", 90, 70)
-    picture(root / "b.jpg", quality=95)
-    picture(root / "sub" / "a.png", 20, 24, 4)
+    any_image(root / "a.png", 90, 70)
+    any_image(root / "b.jpg", quality=95)
+    any_image(root / "sub" / "a.png", 20, 24, 4)
     return root
 
 
@@ -64,7 +64,7 @@ def test_folder_is_mirrored_with_comparisons(weights, tmp_path):
 
 def test_comparisons_and_their_results_take_no_place_of_others(weights, tmp_path, capsys):
     root = tmp_path / "in"
-    files = [picture(root / name) for name in ("x.png", "compare/x.png")]
+    files = [any_image(root / name) for name in ("x.png", "compare/x.png")]
     before = [path.read_bytes() for path in files]
     for more in ((), ("--overwrite",)):
         assert run(weights, root / "compare", root, "--compare", *more) == 2
@@ -72,7 +72,7 @@ def test_comparisons_and_their_results_take_no_place_of_others(weights, tmp_path
     assert run(weights, root, tmp_path / "out", "--compare") == 2
     assert "would both be written to" in capsys.readouterr().err
     assert [path.read_bytes() for path in files] == before
-    picture(tmp_path / "x.png")
+    any_image(tmp_path / "x.png")
     (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out/x.png").write_bytes(b"mine")
     assert run(weights, tmp_path / "x.png", tmp_path / "out", "--compare") == 1
@@ -110,8 +110,8 @@ def test_broken_files_do_not_stop_the_folder(weights, tmp_path, capsys):
 
 def test_folders_that_are_links_are_restored_and_what_is_not_is_named(weights, tmp_path, capsys, monkeypatch):
     root, out = fill_folder(tmp_path / "in"), tmp_path / "out"
-    picture(tmp_path / "elsewhere" / "large.png", 60, 70)
-    picture(tmp_path / "elsewhere" / "c.png")
+    any_image(tmp_path / "elsewhere" / "large.png", 60, 70)
+    any_image(tmp_path / "elsewhere" / "c.png")
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (root / "self").symlink_to(".")
     (root / "lost.png").symlink_to("nowhere.png")
@@ -135,7 +135,7 @@ def test_folders_that_are_links_are_restored_and_what_is_not_is_named(weights, t
 
 
 def test_names_that_are_no_text_are_printed_on_strict_terminals(weights, tmp_path, monkeypatch):
-    picture(tmp_path / "in" / "a.png")
+    any_image(tmp_path / "in" / "a.png")
     Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.png")).write_bytes(b"x")
     shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     monkeypatch.setattr(sys, "stdout", shown)
@@ -184,7 +184,7 @@ def test_mistakes_are_one_message(weights, tmp_path, capsys, change, text):
     root = fill_folder(tmp_path / "in")
     (root / "notes.txt").write_text("x")
     (root / "void").mkdir()
-    picture(root / "b.png", 8, 8)
+    any_image(root / "b.png", 8, 8)
     assert run(weights, root, tmp_path / "out", *change(root)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and text in error and "Traceback" not in error

@@ -48,7 +48,7 @@ class PlainNet(nn.Module):
 
 
 class StubSet(torch.utils.data.Dataset):
-    """Smooth pictures with noise; the label is the index modulo the number of types."""
+    """Smooth images with noise; the label is the index modulo the number of types."""
 
     def __init__(self, opt):
         self.opt = opt

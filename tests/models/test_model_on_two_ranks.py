@@ -101,7 +101,7 @@ def test_every_rank_has_all_figures_and_all_images_are_saved(ranks, case):
     assert found[0][case]["figures"] == found[1][case]["figures"]
     assert {"psnr", "psnr/drs", "psnr/nrd", "psnr/worst", "ssim_y/worst"} <= set(found[0][case]["figures"])
     saved = sorted(path.name for path in (folder / case / "visualization").rglob("*_4.png"))
-    assert len(saved) == 7 + 1  # and the routing picture
+    assert len(saved) == 7 + 1  # and the routing image
     assert (folder / case / "models" / "net_g_best.pth").is_file()
 
 

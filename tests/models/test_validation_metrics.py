@@ -12,7 +12,7 @@ from unirain_plugin.metrics.scoring import BUILT_IN
 from unirain_plugin.models.figures import MetricSuite, mean_of, resolve_metrics
 
 
-def picture(size=32, seed=0):
+def any_image(size=32, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
@@ -39,7 +39,7 @@ def test_the_toolboxs_form_and_the_short_forms_mean_the_same():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_metrics_under_a_protocol(protocol):
     """By ``val: protocol``, by a metric's own option, and by its name."""
-    a, b = picture(40, 1), picture(40, 2)
+    a, b = any_image(40, 1), any_image(40, 2)
     expected = [PROTOCOLS[protocol].value(measure, a[..., ::-1], b[..., ::-1]) for measure in ("psnr", "ssim")]
     for section, keys in (
         (["psnr", "ssim"], {"protocol": protocol}),
@@ -87,7 +87,7 @@ def test_bad_metrics_are_named(section, message):
 
 @pytest.mark.parametrize(
     ("metric", "image"),
-    [("ssim", picture(10)), ("niqe", picture(150)), ("niqe", np.full((200, 200, 3), 7, np.uint8))],
+    [("ssim", any_image(10)), ("niqe", any_image(150)), ("niqe", np.full((200, 200, 3), 7, np.uint8))],
     ids=["ssim-tiny", "niqe-tiny", "niqe-flat"],
 )
 def test_images_without_a_value_are_left_out_with_one_warning(metric, image, warnings_of):
@@ -100,7 +100,7 @@ def test_images_without_a_value_are_left_out_with_one_warning(metric, image, war
 
 
 def test_without_ground_truth_only_blind_metrics_have_a_value_and_means_leave_out_nan():
-    image = picture(200)
+    image = any_image(200)
     values = MetricSuite(resolve_metrics(["psnr", "niqe"]))(image, None, "x")
     assert math.isnan(values["psnr"])
     assert values["niqe"] > 0
@@ -111,14 +111,14 @@ def test_without_ground_truth_only_blind_metrics_have_a_value_and_means_leave_ou
 @pytest.mark.parametrize(("border", "least"), [(0, 11), (2, 15)])
 def test_the_least_side_counts_without_the_border_of_both_sides(border, least, warnings_of):
     suite = MetricSuite(resolve_metrics({"ssim": {"crop_border": border}}))
-    assert suite(picture(least), picture(least), "whole.png")["ssim"] == pytest.approx(1.0)
+    assert suite(any_image(least), any_image(least), "whole.png")["ssim"] == pytest.approx(1.0)
     assert not warnings_of
-    assert math.isnan(suite(picture(least - 1), picture(least - 1), "small.png")["ssim"])
+    assert math.isnan(suite(any_image(least - 1), any_image(least - 1), "small.png")["ssim"])
     assert "small.png: the shorter side is 10 pixels, needed are 11" in warnings_of[0]
 
 
 def test_the_least_side_counts_after_the_cut_of_a_protocol(warnings_of):
     suite = MetricSuite(resolve_metrics(["psnr", "ssim"], "promptir"))
-    values = suite(picture(15), picture(15), "small.png")
+    values = suite(any_image(15), any_image(15), "small.png")
     assert math.isnan(values["psnr"]) and math.isnan(values["ssim"])
     assert "small.png: the shorter side is 0 pixels, needed are 1" in warnings_of[0]

@@ -143,10 +143,10 @@ def test_routing_goes_to_tensorboard_and_an_image(tmp_path):
     share = batch_of([2])["lq"].mean().item()
     assert board.scalars["routing/val/encoder.0/nrs/expert0"] == [(4, pytest.approx(share, abs=1e-6))]
     assert board.scalars["routing/val/decoder.0/nrs/expert1"] == [(4, pytest.approx(share, abs=1e-6))]
-    step, picture, _ = board.images["routing/val"]
+    step, drawn, _ = board.images["routing/val"]
     assert step == 4
     saved = cv2.imread(str(tmp_path / "visualization" / "routing" / "val_4.png"))
-    assert np.array_equal(saved[..., ::-1], picture)
+    assert np.array_equal(saved[..., ::-1], drawn)
     model, board = build(options(tmp_path)), TensorBoardStub()
     model.validation(loader_of(length=2, labelled=False), 4, board)
     share = batch_of([0, 1])["lq"].mean().item()
@@ -161,7 +161,7 @@ def test_an_output_that_is_not_finite_is_named(tmp_path, warnings_of):
     assert warnings_of[0] == "Validation val: the output for in/000.png is not finite."
 
 
-def test_routing_pictures_come_now_and_then(tmp_path):
+def test_routing_images_come_now_and_then(tmp_path):
     opt = options(tmp_path)
     opt["logger"]["routing_freq"] = 8
     model = build(opt)
@@ -172,10 +172,10 @@ def test_routing_pictures_come_now_and_then(tmp_path):
 
 def test_heat_map_is_brighter_where_an_expert_is_used_more():
     shares = {"drs": {"layer": np.array([1.0, 0.0])}, "nrd": {"layer": np.array([0.0, 1.0])}}
-    picture = draw_routing(shares, cell=20).astype(int)
+    drawn = draw_routing(shares, cell=20).astype(int)
     top = 8 + 6 * len("layer")
     left = 9 * 3 + 12
-    cells = [[picture[top + 10 + 20 * row, left + 10 + 20 * column].sum() for column in (0, 1)] for row in (0, 1)]
+    cells = [[drawn[top + 10 + 20 * row, left + 10 + 20 * column].sum() for column in (0, 1)] for row in (0, 1)]
     assert cells[0][0] == cells[1][1] > 600 > 100 > cells[0][1] == cells[1][0]
 
 

@@ -12,7 +12,7 @@ from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.preparation.command import create_lmdb, index_dataset
 
 
-def picture(height=48, width=64, seed=0):
+def any_image(height=48, width=64, seed=0):
     """A smooth random uint8 BGR image."""
     coarse = np.random.default_rng(seed).integers(0, 255, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -81,7 +81,7 @@ def plant(root, *paths, size=(8, 12)):
         target.parent.mkdir(parents=True, exist_ok=True)
         seed = sum(ord(c) * (i + 1) for i, c in enumerate(path))
         suffix = "." + path.rpartition(".")[2]
-        target.write_bytes(encode(picture(*size, seed=seed), suffix))
+        target.write_bytes(encode(any_image(*size, seed=seed), suffix))
 
 
 def index(root, layout, *arguments, output=None):
@@ -120,7 +120,7 @@ def without_chunk(data, kind):
 
 def broken_images():
     """Name → (bytes, a part of the error's text)."""
-    good = picture()
+    good = any_image()
     png, jpeg = encode(good), encode(good, ".jpg")
     damaged = bytearray(png)
     damaged[len(png) // 2] ^= 0xFF
