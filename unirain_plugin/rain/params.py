@@ -227,9 +227,14 @@ _STREAK_KINDS = _kinds(
     # sparse and thin, in a film: faint ones, and bright ones
     dict(length=(6, 50), width=(0.4, 1.4), density=(15, 200), opacity=(0.06, 0.95), depths=(1, 2), angle=(-20, 20),
          angle_jitter=(0, 3), veil_share=0.1, camera=dict(dark_share=0, jpeg_share=0.7)),
-    # faint and broad, in a film
-    dict(length=(25, 110), width=(1, 4), density=(3, 40), opacity=(0.08, 0.5), depths=(1, 2), angle=(-12, 12),
-         angle_jitter=(0, 2), veil_share=0.1, taper=(0, 0.5), camera=dict(dark_share=0, jpeg_share=0.7)),
+    # bright and sharp, in a film, seen before what is dark
+    dict(length=(15, 75), width=(0.5, 2), density=(5, 100), opacity=(0.3, 0.95), depths=(1, 2), angle=(-20, 20),
+         angle_jitter=(0, 2.5), brightness=(1, 2), veil_share=0.1, taper=(0, 0.7),
+         camera=dict(dark_share=0, jpeg_share=0.7)),
+    # faint and broad, in a film: they darken what is lighter than what they see
+    dict(length=(20, 110), width=(1, 4.5), density=(3, 50), opacity=(0.08, 0.6), depths=(1, 2), angle=(-15, 15),
+         angle_jitter=(0, 2), brightness=(0.25, 1.8), veil_share=0.1, taper=(0, 0.7),
+         camera=dict(dark_share=0, jpeg_share=0.7)),
     # short exposures and splashes
     dict(length=(2, 14), width=(0.5, 2), density=(20, 300), opacity=(0.15, 0.9), angle_jitter=(0, 20)),
 )  # fmt: skip
