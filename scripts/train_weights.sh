@@ -5,7 +5,7 @@
 # Stopped, it goes on where it was.
 set -euo pipefail
 photos=${1:-datasets/photographs/train} held_out=${2:-datasets/photographs/held_out}
-synthesize="python -m unirain_plugin synthesize-rain --size 256 --resume"
+synthesize="python -m unirain_plugin synthesize-rain --resume"
 if [ $# = 0 ] && [ ! -d datasets/photographs/held_out ]; then
     packages=$(mktemp -d)
     (
@@ -32,7 +32,7 @@ PLACES = {  # group: (where, names)
                "summer_1am"),
     "gnome": (share / "backgrounds/gnome", "wood-l pixels-l"),
     "opencv": (share / "doc/opencv-doc/examples/data", "aloeL baboon basketball1 board box_in_scene building cards "
-               "ela_original fruits graf1 home imageTextR leuvenA rubberwhale1 smarties squirrel_cls"),
+               "ela_original fruits graf1 home leuvenA rubberwhale1 squirrel_cls"),
     "skimage": (skimage_data, "astronaut coffee motorcycle_left motorcycle_right"),
     "sklearn": (source / "sklearn/datasets/images", "china flower"),
 }  # fmt: skip
@@ -57,8 +57,9 @@ for number in (50, 450):
     write(frames[number], "opencv", f"vtest_{number}")
 END
 fi
-$synthesize --input "$photos" --output datasets/weights --per-image 80 --vary-rain --rain-scale 2 --dry-share 0.12 --seed 21 --workers 2
-$synthesize --input "$held_out" --output datasets/weights_val --seed 77
+$synthesize --input "$photos" --output datasets/weights --size 384 --per-image 60 --vary-rain --rain-scale 2 \
+    --dry-share 0.2 --seed 21 --workers 2
+$synthesize --input "$held_out" --output datasets/weights_val --size 256 --seed 77
 OMP_NUM_THREADS=1 torchrun --nproc_per_node=2 -m unirain_plugin.train --launcher pytorch --auto_resume \
     -opt options/train/weights/train_UniRain-Tiny_weights.yml
 python -m unirain_plugin export --weights experiments/train_UniRain-Tiny_weights/models/net_g_latest.pth \
