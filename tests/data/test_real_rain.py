@@ -9,7 +9,7 @@ from data_images import direction
 
 from unirain_plugin.rain.drops import _defocus
 from unirain_plugin.rain.light import to_codes, to_linear
-from unirain_plugin.rain.params import REAL_RAIN, CameraParams
+from unirain_plugin.rain.params import REAL_RAIN, CameraParams, finer
 from unirain_plugin.rain.render import DropParams, RainParams, StreakParams, render_rain
 from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
 from unirain_plugin.rain_types import RAIN_TYPES
@@ -87,6 +87,21 @@ def test_crowded_drops_keep_to_a_part_of_the_pane():
         masks = [render_rain(GREY, "drd", seed, RainParams(drops=params)).mask for seed in range(4)]
         covers.append(np.mean([cv2.resize(m, (8, 8), interpolation=cv2.INTER_AREA).std() / m.mean() for m in masks]))
     assert covers[1] > 1.5 * covers[0]
+
+
+@pytest.mark.parametrize("rain_type", ["drs", "drd"])
+def test_finer_rain_covers_as_much_with_smaller_parts(rain_type):
+    params = RainParams(
+        streaks=replace(CLEAR, density=(30, 30), width=(3, 3), depths=(1, 1)),
+        drops=DropParams(count=(30, 30), radius=(8, 8)),
+    )
+    cover, edges = [], []
+    for one in (params, finer(params, 0.5)):
+        masks = [render_rain(GREY, rain_type, seed, one).mask for seed in range(6)]
+        cover.append(np.mean(masks))
+        edges.append(np.mean([np.abs(np.diff(mask, axis=1)).mean() for mask in masks]))
+    assert cover[1] == pytest.approx(cover[0], rel=0.3)
+    assert edges[1] > 1.4 * edges[0]
 
 
 def test_a_fan_turns_the_direction_from_left_to_right():

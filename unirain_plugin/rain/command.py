@@ -54,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dull-share", type=float, metavar="SHARE", help="with --vary-rain: share of those kinds' streaks by day "
         "before a darker scene, whose target keeps its light (default: 0.3, of dense ones 0.8)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
-        "large as rain of --size, as in a window of a larger image (default: 1)")  # fmt: skip
+        "large as rain of --size, as in a window of a larger image; above 1 the other half rain as small as in a "
+        "window of 192 (default: 1)")  # fmt: skip
     add("--dry-share", type=float, metavar="SHARE", default=0.0, help="share of the pairs without rain, so that a "
         "network learns to leave clean images alone (default: 0)")  # fmt: skip
     add("--seed", type=int, default=0, help="seed, 0 or more (default: 0)")

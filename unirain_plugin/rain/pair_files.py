@@ -17,7 +17,7 @@ from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, wa
 from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError, OptionError
-from unirain_plugin.rain.params import REAL_RAIN, RainParams
+from unirain_plugin.rain.params import REAL_RAIN, RainParams, finer
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.variation import CHANGES, vary_colours
 from unirain_plugin.support.files import write_png
@@ -26,6 +26,10 @@ from unirain_plugin.support.processes import map_in_order, process_pool
 
 _REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
+
+
+_SMALL_SIDE = 192
+"""Shorter side of the smallest images whose rain larger windows show, pixels (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class PairJob:
     # whether most of the pairs show one of the kinds of :data:`REAL_RAIN`, and some photographs are first
     # :func:`toned`, made :func:`soft`, crossed by bars (:func:`add_bars`) or :func:`compressed`
     vary_rain: bool
-    # half of the pairs show rain up to this many times as large as rain of the window's size, at least 1
+    # half of the pairs show rain up to this many times as large as rain of the window's size, at least 1; if it is
+    # above 1 the other half rain as small as that of a window of :data:`_SMALL_SIDE`
     rain_scale: float
     dry_share: float  # share of the pairs without rain (``lq`` = ``gt``), 0 to 1: what is clean is to be left alone
     # share of those kinds' streaks by day before a darker scene, 0 to 1; the clean image keeps its light. None
@@ -138,7 +143,8 @@ def make_pair(job: PairJob) -> None:
     photo = _cached_photo(job.photo, tuple(job.convert))
     rng = job.generator()
     try:
-        frame = cut(photo, _frame_size(photo, job, rng), rng)
+        size, factor = _frame_size(photo, job, rng)
+        frame = cut(photo, size, rng)
         frame = vary_colours(frame, rng) if job.vary_colours else frame
         varied = job.vary_rain or job.dry_share > 0
         real, dry = rng.random(2) < (_REAL_SHARE * job.vary_rain, job.dry_share) if varied else (False, False)
@@ -146,7 +152,8 @@ def make_pair(job: PairJob) -> None:
             for change, share in CHANGES.items():
                 frame = change(frame, rng) if rng.random() < share else frame
         with own_code(f"the renderer of '{job.rain_type}'", str(job.photo), OptionError):
-            pair = render_rain(frame, job.rain_type, rng, _real_rain(job, rng) if real else None)
+            params = finer(_real_rain(job, rng) if real else RainParams(), factor)
+            pair = render_rain(frame, job.rain_type, rng, params)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
     window = _window(frame, job.size, rng)
@@ -162,13 +169,18 @@ def _real_rain(job: PairJob, rng: np.random.Generator) -> RainParams:
     return replace(params, camera=replace(params.camera, dark_share=dark))
 
 
-def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> Sequence[int] | None:
-    """Size of the image to render, of which the pair is a window: rain grows with the image that it falls on."""
+def _frame_size(photo: np.ndarray, job: PairJob, rng: np.random.Generator) -> tuple[Sequence[int] | None, float]:
+    """Size of the image to render, of which the pair is a window, and how large its rain is for that size.
+
+    Rain grows with the image that it falls on. A window of a larger image shows larger rain than its own.
+    """
     if job.size is None or job.rain_scale == 1:
-        return job.size
+        return job.size, 1.0
+    if rng.random() < 0.5:
+        return job.size, float(np.exp(rng.uniform(min(np.log(_SMALL_SIDE / min(job.size)), 0), 0)))
     largest = min(job.rain_scale, *(have / want for have, want in zip(photo.shape, job.size, strict=False)))
-    scale = float(np.exp(rng.uniform(0, np.log(max(largest, 1))))) if rng.random() < 0.5 else 1.0
-    return round(scale * job.size[0]), round(scale * job.size[1])
+    scale = float(np.exp(rng.uniform(0, np.log(max(largest, 1)))))
+    return (round(scale * job.size[0]), round(scale * job.size[1])), 1.0
 
 
 def _window(frame: np.ndarray, size: Sequence[int] | None, rng: np.random.Generator) -> tuple[slice, slice]:

@@ -176,6 +176,20 @@ class RainParams:
     daylight: Range = (0.0, 0.0)
 
 
+def finer(params: RainParams, factor: float) -> RainParams:
+    """Rain whose streaks and drops are ``factor`` times as large, and so many more that they cover as much."""
+
+    def scaled(part: StreakParams | DropParams, **powers: int) -> StreakParams | DropParams:
+        old = {name: getattr(part, name) for name in powers}
+        return replace(part, **{name: tuple(x * factor ** powers[name] for x in old[name]) for name in powers})
+
+    return replace(
+        params,
+        streaks=scaled(params.streaks, length=1, width=1, density=-2),
+        drops=scaled(params.drops, radius=1, film=1, count=-2),
+    )
+
+
 _CAMERA = CameraParams(dark_share=0.3, gain=(0.6, 1.1), gamma=(0.9, 1.5), contrast=(0.0, 0.7), jpeg_share=0.4)
 _NIGHT = NightParams(
     ambient=(0.005, 0.25), lamps=(0, 6), far_lamps=(0, 25), exposure=(0.006, 0.15), shot_noise=(0.0, 0.0012),
