@@ -177,7 +177,7 @@ class RainParams:
 
 
 def finer(params: RainParams, factor: float) -> RainParams:
-    """Rain whose streaks and drops are ``factor`` times as large, and so many more that they cover as much."""
+    """Rain whose streaks and drops are ``factor`` times as large, and 1 / ``factor``² times as many."""
 
     def scaled(part: StreakParams | DropParams, **powers: int) -> StreakParams | DropParams:
         old = {name: getattr(part, name) for name in powers}
