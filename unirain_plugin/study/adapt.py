@@ -41,7 +41,7 @@ from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.runs.run import RunArguments
 from unirain_plugin.runs.training import TrainingRun
 from unirain_plugin.study import real
-from unirain_plugin.study.benchmarks.arch import interleaved
+from unirain_plugin.study.benchmarks.cli import interleaved
 from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, say, write_json
 from unirain_plugin.study.options import merged
 from unirain_plugin.study.planted import other_rain

@@ -12,10 +12,8 @@ in a process of its own (on a GPU: of the allocator's peak).
 
 import argparse
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import partial
@@ -32,8 +30,8 @@ from unirain_plugin.archs.presets import ABLATIONS, PRESETS, preset
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.errors import OptionError, UniRainError
-from unirain_plugin.metrics.complexity import complexity
-from unirain_plugin.study.benchmarks.cli import expect_known, tell, threads
+from unirain_plugin.metrics.complexity import complexity, peak_growth
+from unirain_plugin.study.benchmarks.cli import expect_known, interleaved, tell, threads
 from unirain_plugin.study.benchmarks.reference_net import TextbookNet
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.support.processes import process_pool
@@ -127,28 +125,6 @@ def random_image(size: int, variant: str, device: str) -> Tensor:
     return lq.to(memory_format=torch.channels_last) if "channels_last" in variant else lq
 
 
-def interleaved(
-    actions: Mapping[object, Callable[[], object]],
-    rounds: int,
-    device: str,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[object, float]:
-    """Median seconds by ``clock`` of each action; they take ``rounds`` turns, after one that is not counted.
-
-    ``device``: ``cpu``, or a GPU that is waited for after each action.
-    """
-    seconds: dict[object, list[float]] = {key: [] for key in actions}
-    for number in range(rounds + 1):
-        for key, action in actions.items():
-            start = clock()
-            action()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if number:
-                seconds[key].append(clock() - start)
-    return {key: statistics.median(values) for key, values in seconds.items()}
-
-
 def seconds_of(
     action: Callable[[nn.Module, str, Tensor], object], rows: Sequence[Row], size: int, rounds: int, device: str
 ) -> dict[Row, float]:
@@ -172,36 +148,15 @@ def step_and_warm_seconds(
 
 def step_memory(name: str, variant: str, size: int, device: str) -> int | None:
     """Bytes by which a training step raises the peak, in a process of its own; None where it cannot be told."""
-    if device == "cpu" and not sys.platform.startswith("linux"):
-        return None
     return apart(_memory_growth, name, variant, size, device)
 
 
-def _memory_growth(name: str, variant: str, size: int, device: str) -> int:
-    """Of the resident set; on a GPU of the allocator."""
+def _memory_growth(name: str, variant: str, size: int, device: str) -> int | None:
     net = build(candidates()[name], variant, device)
     # Libraries load their kernels before the measurement; on the CPU a small image does, as memory is not given back.
     training_step(net, variant, random_image(8 if device == "cpu" else size, variant, device))
     lq = random_image(size, variant, device)
-    if device == "cpu":
-        return peak_growth(lambda: training_step(net, variant, lq))
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    training_step(net, variant, lq)
-    return torch.cuda.max_memory_allocated() - before
-
-
-def peak_growth(action: Callable[[], object]) -> int:
-    """Bytes by which an action raises the peak of this process's resident set above what it holds before (Linux)."""
-    before = _resident("VmRSS")
-    action()
-    return _resident("VmHWM") - before
-
-
-def _resident(key: str) -> int:
-    """A figure of /proc/self/status in bytes. (``ru_maxrss`` begins with the peak of the parent process.)"""
-    with open("/proc/self/status", encoding="ascii") as status:
-        return 1024 * next(int(line.split()[1]) for line in status if line.startswith(key))
+    return peak_growth(lambda: training_step(net, variant, lq), torch.device(device))
 
 
 ABLATED = tuple(f"UniRain_{label}" for label in ABLATIONS)

@@ -12,8 +12,7 @@ import numpy as np
 from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
-from unirain_plugin.study.benchmarks.arch import interleaved
-from unirain_plugin.study.benchmarks.cli import threads
+from unirain_plugin.study.benchmarks.cli import interleaved, threads
 from unirain_plugin.support.files import write_whole
 from unirain_plugin.toolbox import prepare_import
 

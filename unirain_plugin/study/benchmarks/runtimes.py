@@ -24,13 +24,14 @@ from unirain_plugin.errors import OptionError
 from unirain_plugin.inference.export import export_onnx, export_pt2, export_torchscript, export_weights
 from unirain_plugin.inference.loading import load
 from unirain_plugin.inference.onnx_network import INPUT, onnx_runtime
+from unirain_plugin.metrics.complexity import peak_growth
 from unirain_plugin.metrics.psnr_ssim import psnr
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.benchmarks.arch import apart, interleaved, peak_growth
-from unirain_plugin.study.benchmarks.cli import expect_known, tell, threads, work_folder
+from unirain_plugin.study.benchmarks.arch import apart
+from unirain_plugin.study.benchmarks.cli import expect_known, interleaved, tell, threads, work_folder
 from unirain_plugin.support.packages import add_network_arguments, import_own
 
 _tell = partial(tell, "runtimes")
@@ -129,12 +130,12 @@ def rainy_pairs(photos: list[Path], size: int, seed: int) -> list[tuple[np.ndarr
     return pairs
 
 
-def peak_memory(name: str, weights: Path, image: np.ndarray, imports: Sequence[str] = ()) -> int:
+def peak_memory(name: str, weights: Path, image: np.ndarray, imports: Sequence[str] = ()) -> int | None:
     """Bytes by which loading and the first restoration raise the peak of this process."""
     import_own(imports)
     torch.set_num_threads(1)
     with torch.inference_mode():
-        return peak_growth(lambda: RUNTIMES[name][-1](weights)(image))
+        return peak_growth(lambda: RUNTIMES[name][-1](weights)(image), torch.device("cpu"))
 
 
 def measure(
