@@ -14,16 +14,7 @@ from typing import Any
 
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.options import check_options
-from unirain_plugin.study.data import (
-    SUMMARY,
-    DataFolder,
-    check_images,
-    distil_options,
-    make_data,
-    read_json,
-    say,
-    write_json,
-)
+from unirain_plugin.study.data import SUMMARY, DataFolder, check_images, distil_options, make_data, read_json, say
 from unirain_plugin.study.grid import Grid, Outcome, start_fork_server
 from unirain_plugin.study.options import (
     ReproduceOptions,
@@ -36,7 +27,7 @@ from unirain_plugin.study.options import (
 )
 from unirain_plugin.study.report import Report, write_runs
 from unirain_plugin.study.results import Costs, mean_of_types, measure_costs, worst_type
-from unirain_plugin.support.files import sole_user
+from unirain_plugin.support.files import sole_user, write_json
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.provenance import provenance
 

@@ -21,10 +21,10 @@ import yaml
 from unirain_plugin.errors import TrainingError, UniRainError
 from unirain_plugin.runs.run import RunArguments
 from unirain_plugin.runs.training import TrainingRun
-from unirain_plugin.study.data import read_json, write_json
+from unirain_plugin.study.data import read_json
 from unirain_plugin.study.options import VAL_NAME, GridRun
 from unirain_plugin.study.results import means_by_type
-from unirain_plugin.support.files import write_png, write_whole
+from unirain_plugin.support.files import write_json, write_png, write_whole
 from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.support.provenance import commit, now
 

@@ -20,10 +20,9 @@ from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.metrics.complexity import Complexity
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.study import results
-from unirain_plugin.study.data import write_json
 from unirain_plugin.study.grid import CURVE, Outcome
 from unirain_plugin.study.options import GridRun, ReproduceOptions, Variant, variants_of
-from unirain_plugin.support.files import write_png, write_whole
+from unirain_plugin.support.files import write_json, write_png, write_whole
 from unirain_plugin.support.provenance import provenance
 
 TITLES = {

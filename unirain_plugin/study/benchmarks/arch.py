@@ -11,14 +11,13 @@ in a process of its own (on a GPU: of the allocator's peak).
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from unirain_plugin.errors import OptionError, UniRainError
 from unirain_plugin.metrics.complexity import complexity, peak_growth
 from unirain_plugin.study.benchmarks.cli import expect_known, interleaved, tell, threads
 from unirain_plugin.study.benchmarks.reference_net import TextbookNet
-from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.files import write_json
 from unirain_plugin.support.processes import process_pool
 
 BASELINE = "textbook"
@@ -68,9 +67,6 @@ def candidates() -> dict[str, Callable[..., nn.Module]]:
     return table
 
 
-T = TypeVar("T")
-
-
 GPU_VARIANTS = (
     "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
 )  # fmt: skip
@@ -82,7 +78,7 @@ that order; ``compile``: by ``torch.compile``; ``checkpointing``: with recomputa
 Row = tuple[str, str]  # what is measured: a network of candidates and one of VARIANTS
 
 
-def apart(function: Callable[..., T], *args: object) -> T:
+def apart(function: Callable[..., Any], *args: object) -> Any:
     """Call a function in a new process with as many threads; UniRainError if it was killed, as for lack of memory."""
     with process_pool(1, torch.set_num_threads, torch.get_num_threads()) as pool:
         try:
@@ -319,5 +315,5 @@ def main(argv: list[str]) -> int:
         text = markdown_table(titles, [map(str, row) for row in rows])
         sys.stdout.write(f"\nHard mixture, top-1 of 3, against all experts and masks:\n\n{text}")
     if args.json:
-        write_whole(args.json, json.dumps({"networks": networks, "dispatch": dispatch}, indent=1))
+        write_json(args.json, {"networks": networks, "dispatch": dispatch})
     return 0

@@ -1,7 +1,6 @@
 """``benchmark metrics``: our PSNR and SSIM against the toolbox's on one large image, in time and in value."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
 from unirain_plugin.study.benchmarks.cli import interleaved, threads
-from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.files import write_json
 from unirain_plugin.toolbox import prepare_import
 
 GOAL = 1e-6  # largest allowed difference to the toolbox's value
@@ -76,5 +75,5 @@ def main(argv: list[str]) -> int:
     table = markdown_table(["metric", "toolbox, s", "ours, s", "times faster", "difference"], cells)
     sys.stdout.write(f"{args.size[1]}×{args.size[0]}, median of {args.rounds}\n\n{table}")
     if args.json:
-        write_whole(args.json, json.dumps(rows, indent=1))
+        write_json(args.json, rows)
     return int(any(r["difference"] > GOAL for r in rows))

@@ -6,7 +6,6 @@ spread over the whole, go through the three levels, and the time of the rest is 
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import sys
@@ -22,7 +21,7 @@ from unirain_plugin.distill import cascade
 from unirain_plugin.distill.workers import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
 from unirain_plugin.study.benchmarks.cli import expect_least, interleaved, threads, work_folder
-from unirain_plugin.support.files import whole_file, write_whole
+from unirain_plugin.support.files import whole_file, write_json
 from unirain_plugin.support.processes import process_pool
 
 _BLOCK = 4096
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         f"difference {speed['difference']:.1e}; preparing a thumbnail once: {speed['prepare']:.0f} µs\n"
     )
     if args.json:
-        write_whole(args.json, json.dumps({"sizes": rows, "ssim": speed}, indent=1) + "\n")
+        write_json(args.json, {"sizes": rows, "ssim": speed})
     if args.plot:
         with whole_file(args.plot) as file:
             _plot(rows).savefig(file, format="svg")
