@@ -11,10 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from unirain_plugin.compare.figure import Sheet
 from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.metrics.complexity import Complexity
@@ -32,7 +31,7 @@ TITLES = {
     "networks": "UniRain against networks of the toolbox",
 }
 _GAP, _HEAD, _FOOT = 4, 20, 18
-_INK, _PAPER = (20, 20, 20), (255, 255, 255)
+_INK = (20, 20, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,16 +337,14 @@ def _draw_rows(rows: Sequence[tuple[str, Mapping[str, np.ndarray], np.ndarray]])
     """Draw (rain type, title → image, clean image) below one another: (H, W, 3) RGB."""
     height, width = rows[0][2].shape[:2]
     titles = [*rows[0][1], "clean"]
-    canvas = Image.new("RGB", (_GAP + len(titles) * (width + _GAP), _HEAD + len(rows) * (height + _FOOT)), _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=11)
+    sheet = Sheet(_GAP + len(titles) * (width + _GAP), _HEAD + len(rows) * (height + _FOOT))
     for column, title in enumerate(titles):
-        draw.text((_GAP + column * (width + _GAP), 4), title, _INK, font)
+        sheet.text((_GAP + column * (width + _GAP), 4), title, _INK, 11)
     for number, (rain_type, images, clean) in enumerate(rows):
         top = _HEAD + number * (height + _FOOT)
         for column, image in enumerate([*images.values(), clean]):
             left = _GAP + column * (width + _GAP)
-            canvas.paste(Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), (left, top))
+            sheet.put((left, top), image[..., ::-1])
             caption = rain_type if image is clean else f"{score(image, clean).psnr:.2f} dB"
-            draw.text((left, top + height + 2), caption, _INK, font)
-    return np.asarray(canvas)
+            sheet.text((left, top + height + 2), caption, _INK, 11)
+    return np.asarray(sheet.canvas)

@@ -1,7 +1,6 @@
 """``python -m unirain_plugin benchmark WHAT``: the table of benchmarks, and what they share."""
 
 import argparse
-import importlib
 import statistics
 import sys
 import time
@@ -10,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from unirain_plugin.__main__ import entry
 from unirain_plugin.errors import OptionError, did_you_mean
 
 _HERE = "unirain_plugin.study.benchmarks"
@@ -41,8 +41,7 @@ def main(argv: list[str]) -> int:
         raise OptionError(
             f"benchmark: unknown name '{argv[0]}'.{did_you_mean(argv[0], BENCHMARKS)} Known: {', '.join(BENCHMARKS)}."
         )
-    module, _, function = BENCHMARKS[argv[0]][0].partition(":")
-    return getattr(importlib.import_module(module), function or "main")(argv[1:]) or 0
+    return entry(argv[0], BENCHMARKS)(argv[1:]) or 0
 
 
 def expect_known(option: str, given: Iterable[str], known: Collection[str]) -> None:

@@ -38,18 +38,7 @@ _tell = partial(tell, "runtimes")
 Run = Callable[[np.ndarray], np.ndarray]  # maps ``(1, 3, H, W)`` float32 in [0, 1] to the restored image
 
 
-def _torch(weights: Path) -> Run:
-    net = load(weights, device="cpu")
-    return lambda x: net(torch.from_numpy(x)).numpy()
-
-
-def _pt2(weights: Path) -> Run:
-    program = torch.export.load(weights.with_suffix(".pt2")).module()
-    return lambda x: program(torch.from_numpy(x)).numpy()
-
-
-def _torchscript(weights: Path) -> Run:
-    program = torch.jit.load(str(weights.with_suffix(".pt")))
+def _in_torch(program: Callable[[torch.Tensor], torch.Tensor]) -> Run:
     return lambda x: program(torch.from_numpy(x)).numpy()
 
 
@@ -81,9 +70,9 @@ def _opencv(weights: Path) -> Run:
 
 
 RUNTIMES: dict[str, tuple[str, str, Callable[[Path], Run]]] = {
-    "torch": ("torch", ".safetensors", _torch),
-    "pt2": ("torch", ".pt2", _pt2),
-    "torchscript": ("torch", ".pt", _torchscript),
+    "torch": ("torch", ".safetensors", lambda weights: _in_torch(load(weights, device="cpu"))),
+    "pt2": ("torch", ".pt2", lambda weights: _in_torch(torch.export.load(weights.with_suffix(".pt2")).module())),
+    "torchscript": ("torch", ".pt", lambda weights: _in_torch(torch.jit.load(str(weights.with_suffix(".pt"))))),
     "onnxruntime": ("onnxruntime", ".onnx", _onnxruntime),
     "openvino f32": ("openvino", ".onnx", lambda weights: _openvino(weights, INFERENCE_PRECISION_HINT="f32")),
     "openvino": ("openvino", ".onnx", _openvino),
