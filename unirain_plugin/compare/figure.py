@@ -21,9 +21,7 @@ WIDTH = 1400  # pixels; a README shows it at 800 to 1000, where the smallest tex
 
 _MARGIN, _GAP = 18, 10
 _IN_A_ROW = 5  # crops beside one another at most; more are wrapped
-
 _WHOLE = (1.3, 2.4)  # width of the whole image, in crops: from, to
-
 _SHRUNK = 0.8  # how much smaller than its room's width a whole image may get, so that another fits below it
 
 _INK, _PAPER, _GREY, _FRAME = (20, 20, 20), (255, 255, 255), (105, 105, 105), (255, 196, 0)

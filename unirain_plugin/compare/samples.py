@@ -24,10 +24,9 @@ from unirain_plugin.data.sources import read_meta, read_value, scan_lmdb
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
 
-_NAMED = 20  # images without a partner that an error names
-
 ImageKey = tuple[str, str]  # (test set, image)
 
+_NAMED = 20  # images without a partner that an error names
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 
 
