@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_run_options(options, training, DataFolder(root / "data"), check_paths=False)
     _claim(root, options, training, images)
     costs = measure_costs(options, training)  # networks of unequal cost are refused before anything is trained
-    say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
+    say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {options.tolerance:.0%})")
     if args.report_only:
         grid = Grid(root, {}, options.threads)
         return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])

@@ -153,7 +153,7 @@ class Report:
         yield (
             f"{len(done)} of {len(self.outcomes)} runs, seeds {', '.join(map(str, self.options.seeds))}{iterations}. "
             f"{what}, never seen in training; mean PSNR of the rainy input {self.rainy_psnr:.2f} dB. Multiply-adds at "
-            f"{size}², equal within {self.costs.largest:.1%} (allowed: {self.costs.tolerance:.0%})."
+            f"{size}², equal within {self.costs.largest:.1%} (allowed: {self.options.tolerance:.0%})."
         )
         yield (
             "Mean ± standard deviation over the seeds, PSNR in dB. `tie`: the difference to the baseline (the first "

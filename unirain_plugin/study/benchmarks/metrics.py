@@ -13,7 +13,6 @@ from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
 from unirain_plugin.study.benchmarks.cli import interleaved, threads
 from unirain_plugin.support.files import write_json
-from unirain_plugin.toolbox import prepare_import
 
 GOAL = 1e-6  # largest allowed difference to the toolbox's value
 
@@ -37,7 +36,6 @@ def random_images(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 def contestants(image: np.ndarray, target: np.ndarray) -> dict[str, tuple[Callable[[], float], Callable[[], float]]]:
     """Metric → (the toolbox's, ours)."""
-    prepare_import()
     from basicsr.metrics import calculate_psnr, calculate_ssim
 
     bgr = np.ascontiguousarray(image[..., ::-1]), np.ascontiguousarray(target[..., ::-1])
