@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from unirain_plugin.errors import UniRainError, did_you_mean
@@ -45,8 +45,8 @@ def usage() -> str:
     )
 
 
-def entry(command: str) -> Callable[[list[str]], int | None]:
-    module, _, function = COMMANDS[command][0].partition(":")
+def entry(command: str, commands: Mapping[str, tuple[str, str]] = COMMANDS) -> Callable[[list[str]], int | None]:
+    module, _, function = commands[command][0].partition(":")
     return getattr(importlib.import_module(module), function or "main")
 
 

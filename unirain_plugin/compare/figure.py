@@ -21,9 +21,7 @@ WIDTH = 1400  # pixels; a README shows it at 800 to 1000, where the smallest tex
 
 _MARGIN, _GAP = 18, 10
 _IN_A_ROW = 5  # crops beside one another at most; more are wrapped
-
 _WHOLE = (1.3, 2.4)  # width of the whole image, in crops: from, to
-
 _SHRUNK = 0.8  # how much smaller than its room's width a whole image may get, so that another fits below it
 
 _INK, _PAPER, _GREY, _FRAME = (20, 20, 20), (255, 255, 255), (105, 105, 105), (255, 196, 0)
@@ -138,7 +136,7 @@ def _largest_gains(comparison: Comparison) -> list[ImageResult]:
     return [result for _, result in best.values()]
 
 
-class _Sheet:
+class Sheet:
     """A white canvas and what is put onto it; the font is the one inside Pillow, alike on every machine."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -186,7 +184,7 @@ def write_zoom_grid(comparison: Comparison, path: Path, options: FigureOptions) 
         title = " · ".join([*map(describe, sorted(types)[:1]), f"{chosen.test_set} / {chosen.image}"])
         blocks.append(draw_block(title, arrays, names, crop, options.error_scale))
     blocks.append(_footer(options.error_scale, automatic=not options.images))
-    sheet = _Sheet(WIDTH, sum(b.height for b in blocks) + _MARGIN * (len(blocks) + 1))
+    sheet = Sheet(WIDTH, sum(b.height for b in blocks) + _MARGIN * (len(blocks) + 1))
     top = _MARGIN
     for block in blocks:
         sheet.canvas.paste(block, (0, top))
@@ -220,7 +218,7 @@ def draw_block(
     head = _LINE + 12
     left = WIDTH - _MARGIN - columns * (cell + _GAP) + _GAP
     wholes = _whole_images(arrays, box, left - _MARGIN - 2 * _GAP, bands * band - _GAP)
-    sheet = _Sheet(WIDTH, head + max(bands * band, wholes.height))
+    sheet = Sheet(WIDTH, head + max(bands * band, wholes.height))
     sheet.text((_MARGIN, 0), title, _INK, _TITLE, stroke_width=0.5)
     facts = f"{width} x {height}, box {box.width} x {box.height} at ({box.left}, {box.top})"  # the font has no ×
     sheet.text((WIDTH - _MARGIN, 4), facts, anchor="ra")
@@ -245,7 +243,7 @@ def draw_block(
 
 
 def _draw_column(
-    sheet: _Sheet, place: _Pixels, size: _Pixels, name: str, cuts: Mapping, score: float | None, colour: tuple
+    sheet: Sheet, place: _Pixels, size: _Pixels, name: str, cuts: Mapping, score: float | None, colour: tuple
 ) -> None:
     """What is in the box, the name, and the PSNR of the whole image and of the box."""
     if name in cuts:
@@ -280,7 +278,7 @@ def _whole_images(arrays: Mapping[str, np.ndarray], box: Box, width: int, height
     scale = min(widest, fitting) / source.shape[1]
     size = (round(source.shape[1] * scale), round(source.shape[0] * scale))
     step = size[1] + below
-    sheet = _Sheet(width, step * count)
+    sheet = Sheet(width, step * count)
     for number, name in enumerate(name for name in arrays if name in order[:count]):
         top = number * step
         sheet.put((0, top), _resized(arrays[name], size))
@@ -290,7 +288,7 @@ def _whole_images(arrays: Mapping[str, np.ndarray], box: Box, width: int, height
     return sheet.canvas
 
 
-def _draw_scale(sheet: _Sheet, place: _Pixels, width: int, scale: float) -> None:
+def _draw_scale(sheet: Sheet, place: _Pixels, width: int, scale: float) -> None:
     """The colour bar, in the place below the clean image, which has no error map of its own."""
     x, y = place
     bar = _error_colours(np.linspace(0, scale, width, dtype=np.float32)[None].repeat(24, axis=0), scale)
@@ -313,7 +311,7 @@ def _footer(scale: float, automatic: bool) -> Image.Image:
     ]
     if automatic:
         lines.append("Images: of each rain type the one at which the last model gains most PSNR over the input.")
-    sheet = _Sheet(WIDTH, _LINE * len(lines))
+    sheet = Sheet(WIDTH, _LINE * len(lines))
     for number, line in enumerate(lines):
         sheet.text((_MARGIN, number * _LINE), line)
     return sheet.canvas

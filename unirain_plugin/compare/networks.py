@@ -35,7 +35,6 @@ from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.journal import Journal
 from unirain_plugin.support.packages import import_own, own_place
 from unirain_plugin.support.processes import end_with_parent, uninterrupted
-from unirain_plugin.toolbox import prepare_import
 from unirain_plugin.version import __version__
 
 _PRELOADED = [
@@ -106,7 +105,6 @@ def _imports_of(network: dict[str, Any] | str | None) -> list[str]:
     with suppress(UniRainError):
         modules = read_option_file(network).opt.get("imports") if isinstance(network, str) else None
         if modules:
-            prepare_import()
             import_own(modules, Path(network).parent)
             return modules
     return []
@@ -125,7 +123,6 @@ def load_network(spec: NetworkSpec) -> tuple[nn.Module, str]:
 
     A CheckpointError if the weights are missing, broken or another network's; an OptionError for network or device.
     """
-    prepare_import()
     import_own(spec.imports)
     o, remark = spec.options, ""
     where = f"models: {o.name}: network"

@@ -54,13 +54,12 @@ def write_page(
     every = _images(comparison)
     chosen = choose_evenly(every, options.images)
     scores = {(r.test_set, r.image, r.model): r.metrics for r in comparison.results}
-    types = [r.rain_type for r in chosen if r.rain_type]
     text = environment.from_string(source).render(
         name=comparison.name,
         summary=_table(summary_rows),
         notes=[note, CONVENTION if any(row.multiply_adds for row in comparison.models) else ""],
         failures=[(row.name, row.status) for row in comparison.models if row.status != OK],
-        types=[(name, describe(name)) for name in types_in_order(types)],
+        types=[(name, describe(name)) for name in types_in_order(r.rain_type for r in chosen if r.rain_type)],
         test_sets=[(name, name) for name in comparison.test_sets if any(r.test_set == name for r in chosen)],
         total=len(every),
         options=options,

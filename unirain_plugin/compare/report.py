@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -149,16 +149,15 @@ def markdown_overview(
     for some in split_metrics(present(summaries, metrics)):
         values = {
             model: {n: s.values[model][MEAN if MEAN in s.groups else s.groups[0]] for n, s in columns.items()}
+            | {MEAN: {}}
             for model in models
         }
-        averages = {model: {} for model in models}
         for metric in some:
             # an average over those test sets in which the metric has a value at all
-            sets = [name for name in columns if any(values[model][name].get(metric) is not None for model in models)]
-            for model in models:
-                known = [values[model][name].get(metric) for name in sets]
-                averages[model][metric] = finite_mean(known) if known and None not in known else None
-        values = {model: {**values[model], MEAN: averages[model]} for model in models}
+            sets = [name for name in columns if any(row[name].get(metric) is not None for row in values.values())]
+            for row in values.values():
+                known = [row[name].get(metric) for name in sets]
+                row[MEAN][metric] = finite_mean(known) if known and None not in known else None
         rows = _rows(SetSummary("", [*columns, MEAN], {}, values, {}), models, some)
         text = f"{_titles(some)}; means over the rain types of each test set."
         parts.append(f"{_caption(text, summaries, models, some, protocol)}\n\n{markdown_table(heads, rows)}")
@@ -380,13 +379,7 @@ def write_all(outcome: Outcome, options: CompareOptions) -> list[Path]:
     return [*(folder / name for name in texts), *written]
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return str(value) if isinstance(value, Path) else value
+def _plain(content: object) -> Any:
+    """The same in JSON's types: dataclasses as objects, paths, infinite values and NaN as texts."""
+    text = json.dumps(content, default=lambda value: vars(value) if is_dataclass(value) else str(value))
+    return json.loads(text, parse_constant=lambda name: str(float(name)))

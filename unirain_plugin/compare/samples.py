@@ -24,10 +24,9 @@ from unirain_plugin.data.sources import read_meta, read_value, scan_lmdb
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.support.files import safe_path
 
-_NAMED = 20  # images without a partner that an error names
-
 ImageKey = tuple[str, str]  # (test set, image)
 
+_NAMED = 20  # images without a partner that an error names
 _LMDB_SIDES = ("lq.lmdb", "gt.lmdb")
 
 
@@ -225,10 +224,8 @@ def _by_pattern(model: ModelOptions, root: str, files: list[str], samples: Seque
     for sample in samples:
         fields = {"test_set": sample.test_set, "rain_type": sample.rain_type or "", "image": sample.image}
         name = model.pattern.format(**fields, stem=sample.stem)
-        if name in known:
-            yield sample, name, ""
-        else:
-            yield sample, None, f"{root}/{name} is missing.{did_you_mean(name, files)}"
+        problem = "" if name in known else f"{root}/{name} is missing.{did_you_mean(name, files)}"
+        yield sample, None if problem else name, problem
 
 
 def _by_stem(model: ModelOptions, root: str, files: list[str], samples: Sequence[Sample]) -> Iterator[Match]:

@@ -16,7 +16,7 @@ from unirain_plugin.checkpoints.weights import WeightsFile, misfits, read_weight
 from unirain_plugin.errors import CheckpointError, OptionError, UniRainError, did_you_mean
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import plain
-from unirain_plugin.toolbox import prepare_import, registered
+from unirain_plugin.toolbox import registered
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "UniRain-Tiny.safetensors"
 """The small trained network that the package ships."""
@@ -162,7 +162,6 @@ def network_section(path: Path, with_imports: bool = False) -> dict[str, object]
     if not isinstance(section, Mapping) or "type" not in section:
         raise OptionError(f"{path}: expected a section 'network_g' with a 'type', found {section!r}.")
     if with_imports and opt.get("imports"):
-        prepare_import()
         import_own(opt["imports"], path.parent)
     return plain(section)
 

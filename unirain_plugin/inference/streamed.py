@@ -158,14 +158,12 @@ class _Streamed:
 
     def _embed(self, padded: Tensor, width: int) -> tuple[Tensor, Tensor]:
         height, columns, _ = padded.shape
-        out = room = None
-        for top, bottom in self.store.bands(height, columns, self.net.embed.weight.shape[0]):
+        channels = len(self.net.embed.weight)
+        room = self.store.allocate(height * columns * max(width, channels), self.dtype)
+        out = shaped(room, height, columns, channels)
+        for top, bottom in self.store.bands(*out.shape):
             piece, above = self.store.read(padded, top, bottom, halo=1)
-            y = self.net.embed(piece)[0, above : above + bottom - top]
-            if out is None:
-                room = self.store.allocate(height * columns * max(width, y.shape[-1]), y.dtype)
-                out = shaped(room, height, columns, y.shape[-1])
-            out[top:bottom] = y.to(out.device)
+            out[top:bottom] = self.net.embed(piece)[0, above : above + bottom - top].to(out.device)
         return out, room
 
     def _down(self, level: int, x: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,10 @@
 import heapq
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -182,38 +183,34 @@ def _frame_packets(
         base += count
 
 
-class _Track:
-    """Where a stream of the source goes."""
-
-    def __init__(self, stream: av.stream.Stream) -> None:
-        self.stream = stream
-
-    def packets(self, packet: av.Packet) -> list[av.Packet]:
-        if not packet.size:
-            return []
-        if packet.dts is None and packet.pts is None:  # a cover has no time
-            packet.pts = packet.dts = 0
-        packet.stream = self.stream
-        return [packet]
+_Track = Callable[[av.Packet], list[av.Packet]]  # what a packet of the source becomes; an empty one ends its stream
 
 
-class _SoundTrack(_Track):
-    """Sound that is decoded and encoded without loss."""
+def _copied(packet: av.Packet, stream: av.stream.Stream) -> list[av.Packet]:
+    if not packet.size:
+        return []
+    if packet.dts is None and packet.pts is None:  # a cover has no time
+        packet.pts = packet.dts = 0
+    packet.stream = stream
+    return [packet]
 
-    def __init__(self, source: av.AudioStream, output: av.container.OutputContainer, codec: str) -> None:
-        sound = source.codec_context
-        super().__init__(output.add_stream(codec, rate=sound.sample_rate))
-        narrow = sound.format.bytes <= 2 and not sound.format.name.startswith("flt")
-        planar = "p" if codec == "alac" else ""
-        self.stream.codec_context.format = f"{'s16' if narrow else 's32'}{planar}"
-        self.stream.codec_context.layout = sound.layout
-        self.stream.metadata.update(_stream_tags(source))
-        self.stream.disposition = source.disposition
 
-    def packets(self, packet: av.Packet) -> list[av.Packet]:
-        frames = packet.decode()
-        encoded = [out for frame in frames for out in self.stream.encode(frame)]
-        return encoded + (self.stream.encode(None) if not packet.size else [])
+def _encoded(packet: av.Packet, stream: av.AudioStream) -> list[av.Packet]:
+    encoded = [out for frame in packet.decode() for out in stream.encode(frame)]
+    return encoded + (stream.encode(None) if not packet.size else [])
+
+
+def _lossless(output: av.container.OutputContainer, source: av.AudioStream, codec: str) -> av.AudioStream:
+    """A stream for sound that is encoded anew."""
+    sound = source.codec_context
+    stream = output.add_stream(codec, rate=sound.sample_rate)
+    narrow = sound.format.bytes <= 2 and not sound.format.name.startswith("flt")
+    planar = "p" if codec == "alac" else ""
+    stream.codec_context.format = f"{'s16' if narrow else 's32'}{planar}"
+    stream.codec_context.layout = sound.layout
+    stream.metadata.update(_stream_tags(source))
+    stream.disposition = source.disposition
+    return stream
 
 
 def _tracks(output: av.container.OutputContainer, source: av.container.InputContainer, plan: Plan) -> dict[int, _Track]:
@@ -221,7 +218,7 @@ def _tracks(output: av.container.OutputContainer, source: av.container.InputCont
     for stream in source.streams:
         cover = bool(stream.disposition & Disposition.attached_pic)
         if stream.index in plan.encoded:
-            tracks[stream.index] = _SoundTrack(stream, output, _LOSSLESS[plan.format])
+            tracks[stream.index] = partial(_encoded, stream=_lossless(output, stream, _LOSSLESS[plan.format]))
         elif stream.index not in plan.copied:
             continue
         elif stream.type == "attachment":
@@ -233,7 +230,7 @@ def _tracks(output: av.container.OutputContainer, source: av.container.InputCont
             source.seek(0)
             output.add_attachment(stream.metadata.get("filename", f"cover.{kind}"), f"image/{kind}", data)
         else:
-            tracks[stream.index] = _Track(_copy_of(output, stream))
+            tracks[stream.index] = partial(_copied, stream=_copy_of(output, stream))
     return tracks
 
 
@@ -243,7 +240,7 @@ def _other_packets(
     streams = [source.streams[index] for index in tracks]
     last: dict[int, int] = {}
     for packet in source.demux(streams) if streams else ():
-        for out in tracks[packet.stream.index].packets(packet):
+        for out in tracks[packet.stream.index](packet):
             ticks = round(shift / out.time_base)
             out.dts = (out.pts if out.dts is None else out.dts) - ticks
             out.pts = out.dts if out.pts is None else out.pts - ticks

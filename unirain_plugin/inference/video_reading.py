@@ -295,20 +295,20 @@ def check_whole(video: Video, damage: list[str]) -> int:
     with opened(video.path) as container:
         main = main_stream(container, video.path)
         count, end, last, gap = 0, Fraction(0), None, Fraction(0)
-        logs: list[tuple[int, str, str]] = []
         try:
-            for packet in _demuxed(container, logs):
-                known = [stamp for stamp in (packet.dts, packet.pts) if stamp is not None]
-                if not packet.size or not known:
-                    continue
-                stamp = known[0] * packet.time_base
-                end = max(end, (known[-1] + (packet.duration or 0)) * packet.time_base)
-                if packet.is_corrupt:
-                    _damaged(video, damage, f"a packet is incomplete at {float(stamp):.2f} s")
-                if packet.stream.index == main.index:
-                    count += 1
-                    gap = max(gap, stamp - last) if last is not None else gap
-                    last = stamp
+            with av.logging.Capture() as logs:
+                for packet in container.demux():
+                    known = [stamp for stamp in (packet.dts, packet.pts) if stamp is not None]
+                    if not packet.size or not known:
+                        continue
+                    stamp = known[0] * packet.time_base
+                    end = max(end, (known[-1] + (packet.duration or 0)) * packet.time_base)
+                    if packet.is_corrupt:
+                        _damaged(video, damage, f"a packet is incomplete at {float(stamp):.2f} s")
+                    if packet.stream.index == main.index:
+                        count += 1
+                        gap = max(gap, stamp - last) if last is not None else gap
+                        last = stamp
         except av.FFmpegError as error:
             _damaged(video, damage, f"{reason(error)}, after {float(end):.2f} s")
         for _, name, text in logs:
@@ -341,14 +341,6 @@ def _told_size(path: Path) -> int:
             told = place if kind in _OUTERMOST else told
             file.seek(place)
     return told
-
-
-def _demuxed(container: av.container.InputContainer, logs: list[tuple[int, str, str]]) -> Iterator[av.Packet]:
-    with av.logging.Capture() as found:
-        try:
-            yield from container.demux()
-        finally:
-            logs += found
 
 
 def _upright_rgb(video: Video, frame: av.VideoFrame) -> av.filter.Graph:

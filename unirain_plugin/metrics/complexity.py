@@ -79,20 +79,28 @@ def peak_memory(restore: Callable[[Tensor], Tensor], size: int, device: torch.de
     To be called first in a fresh process: memory kept from earlier does not count. None where the system does not tell.
     """
     restore(random_image((_SMALL, _SMALL)))  # libraries load their kernels before the measurement
+    return peak_growth(lambda: restore(random_image((size, size))), device)
+
+
+def peak_growth(action: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes by which an action raises the peak of this process's resident set (CUDA: of the allocator) above what it
+    holds before; None where the system does not tell.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        restore(random_image((size, size)))
+        action()
         return torch.cuda.max_memory_allocated(device) - before
     if not sys.platform.startswith("linux") or device.type != "cpu":
         return None
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
     before = _resident("VmRSS")
-    restore(random_image((size, size)))
+    action()
     return max(_resident("VmHWM") - before, 0)
 
 
 def _resident(key: str) -> int:
+    """A figure of /proc/self/status in bytes. (``ru_maxrss`` begins with the peak of the parent process.)"""
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))

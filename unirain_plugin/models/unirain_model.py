@@ -17,6 +17,8 @@ from unirain_plugin.models.settings import KEYS, Settings, build_optimizer
 from unirain_plugin.models.training_log import TrainingBar, wants_bar
 from unirain_plugin.models.training_step import Batch, Objective, TrainingStep, learned_parameters, loss_state
 from unirain_plugin.models.validating import PerTypeValidation
+from unirain_plugin.options.check_data import check_labels
+from unirain_plugin.options.yaml_loader import Problems
 
 
 @MODEL_REGISTRY.register()
@@ -167,9 +169,6 @@ class UniRainModel(PerTypeValidation):
 
 def _check_labels(opt: Mapping[str, Any]) -> None:
     """Refuse data and loss that label rain types differently; the stock runner has not checked the option file."""
-    from unirain_plugin.options.check_data import check_labels
-    from unirain_plugin.options.yaml_loader import Problems
-
     problems = Problems(opt.get("name", "options"))
     check_labels(opt, problems, is_train=True, check_paths=True)
     if any(path[:2] == ("train", "pixel_opt") for path in problems.wrong):

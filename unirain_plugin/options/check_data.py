@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from unirain_plugin.data.folders import GT_FOLDER, LQ_FOLDER, find_types, types_in_order
+from unirain_plugin.data.manifest import rain_types_in
 from unirain_plugin.data.sources import META_FILE, check_file
 from unirain_plugin.errors import DataError, OptionError, did_you_mean, nearest
 from unirain_plugin.options.sections import called, dataset_class, model_class, section
@@ -190,9 +192,6 @@ def check_labels(opt: Mapping, problems: Problems, is_train: bool, check_paths: 
 
 def _types_of(opt: Mapping, phase: str, problems: Problems, check_paths: bool) -> Types | None:
     """The rain types of a data set of ours; None where they cannot be known without reading it all."""
-    from unirain_plugin.data.folders import GT_FOLDER, LQ_FOLDER, find_types, types_in_order
-    from unirain_plugin.data.manifest import rain_types_in
-
     cls, here, where = dataset_class(opt, phase), section(opt, "datasets", phase), ("datasets", phase)
     is_wrong = problems.is_wrong(where)
     if not is_own(cls) or "rain_types" not in getattr(cls, "OPTIONS", ()) or is_wrong:

@@ -41,11 +41,11 @@ from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.runs.run import RunArguments
 from unirain_plugin.runs.training import TrainingRun
 from unirain_plugin.study import real
-from unirain_plugin.study.benchmarks.arch import interleaved
-from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, say, write_json
+from unirain_plugin.study.benchmarks.cli import interleaved
+from unirain_plugin.study.data import distil, distil_options, good_pairs, read_json, say
 from unirain_plugin.study.options import merged
 from unirain_plugin.study.planted import other_rain
-from unirain_plugin.support.files import claim_folder, sole_user, write_png, write_whole
+from unirain_plugin.support.files import claim_folder, sole_user, write_json, write_png, write_whole
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.resources import option_file

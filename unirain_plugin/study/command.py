@@ -14,16 +14,7 @@ from typing import Any
 
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.options import check_options
-from unirain_plugin.study.data import (
-    SUMMARY,
-    DataFolder,
-    check_images,
-    distil_options,
-    make_data,
-    read_json,
-    say,
-    write_json,
-)
+from unirain_plugin.study.data import SUMMARY, DataFolder, check_images, distil_options, make_data, read_json, say
 from unirain_plugin.study.grid import Grid, Outcome, start_fork_server
 from unirain_plugin.study.options import (
     ReproduceOptions,
@@ -36,7 +27,7 @@ from unirain_plugin.study.options import (
 )
 from unirain_plugin.study.report import Report, write_runs
 from unirain_plugin.study.results import Costs, mean_of_types, measure_costs, worst_type
-from unirain_plugin.support.files import sole_user
+from unirain_plugin.support.files import sole_user, write_json
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.provenance import provenance
 
@@ -70,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_run_options(options, training, DataFolder(root / "data"), check_paths=False)
     _claim(root, options, training, images)
     costs = measure_costs(options, training)  # networks of unequal cost are refused before anything is trained
-    say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {costs.tolerance:.0%})")
+    say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {options.tolerance:.0%})")
     if args.report_only:
         grid = Grid(root, {}, options.threads)
         return _report(root, options, costs, [grid.outcome(run) for run in plan_runs(options)])

@@ -24,14 +24,10 @@ from unirain_plugin.study.options import DataFolder, DataOptions, ReproduceOptio
 from unirain_plugin.study.planted import Pair, plant
 from unirain_plugin.study.real import check_references, check_test_sets, list_images, write_test_sets, write_windows
 from unirain_plugin.study.results import means_by_type
-from unirain_plugin.support.files import write_png, write_whole
+from unirain_plugin.support.files import write_json, write_png, write_whole
 
 GOOD = "rendered"  # ``source`` of a pair that was not spoilt; that of a spoilt one is its kind
 SUMMARY = "data.json"  # written last: where it stands, the data are complete
-
-
-def write_json(path: Path, value: object) -> None:
-    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def say(text: str) -> None:

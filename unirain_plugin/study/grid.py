@@ -16,15 +16,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
+import torch
 import yaml
 
 from unirain_plugin.errors import TrainingError, UniRainError
 from unirain_plugin.runs.run import RunArguments
 from unirain_plugin.runs.training import TrainingRun
-from unirain_plugin.study.data import read_json, write_json
+from unirain_plugin.study.data import read_json
 from unirain_plugin.study.options import VAL_NAME, GridRun
 from unirain_plugin.study.results import means_by_type
-from unirain_plugin.support.files import write_png, write_whole
+from unirain_plugin.support.files import write_json, write_png, write_whole
 from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.support.provenance import commit, now
 
@@ -142,9 +144,6 @@ class RecordedRun(TrainingRun):
 
 def work(option_file: Path, root: Path, log: Path, threads: int) -> None:
     """A run's process: everything it says goes into a log; it dies with the process that started it."""
-    import cv2
-    import torch
-
     end_with_parent()
     with log.open("wb") as file:
         for descriptor in (1, 2):
@@ -160,8 +159,6 @@ def work(option_file: Path, root: Path, log: Path, threads: int) -> None:
 
 def train_and_evaluate(option_file: Path, root: Path) -> None:
     """Train, going on from the newest checkpoint if there is one; evaluate; write the result and images."""
-    import torch
-
     started = time.monotonic()
     run = RecordedRun(RunArguments(option_file, root, auto_resume=True))
     run.start()

@@ -104,18 +104,15 @@ def _rain_left(pair: Pair, share: float) -> Pair:
     return replace(pair, gt=_codes(pair.gt + share * (pair.lq.astype(np.float32) - pair.gt)))
 
 
-def _misaligned(distance: int) -> Spoil:
-    def spoil(pair: Pair, other: Pair, rng: Rng) -> Pair:
-        angle = rng.uniform(0, 2 * np.pi)
-        dx, dy = round(distance * np.cos(angle)), round(distance * np.sin(angle))
-        height, width = pair.gt.shape[:2]
-        return replace(
-            pair,
-            lq=pair.lq[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)],
-            gt=pair.gt[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)],
-        )
-
-    return spoil
+def _misaligned(pair: Pair, other: Pair, rng: Rng, distance: int) -> Pair:
+    angle = rng.uniform(0, 2 * np.pi)
+    dx, dy = round(distance * np.cos(angle)), round(distance * np.sin(angle))
+    height, width = pair.gt.shape[:2]
+    return replace(
+        pair,
+        lq=pair.lq[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)],
+        gt=pair.gt[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)],
+    )
 
 
 def _wrong_scene(pair: Pair, other: Pair, rng: Rng) -> Pair:
@@ -158,16 +155,12 @@ def _flat_rain(pair: Pair, other: Pair, rng: Rng) -> Pair:
     return replace(pair, lq=_codes(pair.gt * (1 - opacity) + rng.uniform(130, 235) * opacity))
 
 
-def _other_rain(reach: float) -> Spoil:
+def _other_rain(pair: Pair, other: Pair, rng: Rng, reach: float) -> Pair:
     """Rain whose parameters are up to ``reach`` times what the renderer's ranges allow, or a ``reach``-th of it."""
-
-    def spoil(pair: Pair, other: Pair, rng: Rng) -> Pair:
-        rain_type = _BY_DAY.get(pair.rain_type, pair.rain_type)
-        kinds = (RainParams(), *REAL_RAIN.get(rain_type, ()))
-        params = other_rain(kinds[rng.integers(len(kinds))], rng, reach)
-        return replace(pair, lq=render_rain(pair.gt, rain_type, rng, params).lq)
-
-    return spoil
+    rain_type = _BY_DAY.get(pair.rain_type, pair.rain_type)
+    kinds = (RainParams(), *REAL_RAIN.get(rain_type, ()))
+    params = other_rain(kinds[rng.integers(len(kinds))], rng, reach)
+    return replace(pair, lq=render_rain(pair.gt, rain_type, rng, params).lq)
 
 
 def _exposure(rng: Rng) -> Callable[[Image], Image]:
@@ -202,13 +195,11 @@ def _hue_turned(rng: Rng) -> Callable[[Image], Image]:
     return change
 
 
-def _noise(low: float, high: float, images: str) -> Spoil:
-    def spoil(pair: Pair, other: Pair, rng: Rng) -> Pair:
-        sigma = rng.uniform(low, high)
-        noisy = {name: _codes(getattr(pair, name) + rng.normal(0, sigma, pair.gt.shape)) for name in images.split()}
-        return replace(pair, **noisy)
-
-    return spoil
+def _noise(pair: Pair, other: Pair, rng: Rng, levels: tuple[float, float], images: str) -> Pair:
+    sigma = rng.uniform(*levels)
+    return replace(
+        pair, **{name: _codes(getattr(pair, name) + rng.normal(0, sigma, pair.gt.shape)) for name in images.split()}
+    )
 
 
 def _framed(gt: Image, rng: Rng) -> Image:
@@ -247,7 +238,7 @@ def _stamped(gt: Image, rng: Rng) -> Image:
 DUPLICATE = "duplicate"  # found among the candidates (distill.stages.duplicates), not by voters
 
 KINDS: dict[str, Spoil] = {
-    **{f"misaligned_{distance}px": _misaligned(distance) for distance in range(1, 9)},
+    **{f"misaligned_{distance}px": partial(_misaligned, distance=distance) for distance in range(1, 9)},
     "wrong_scene": _wrong_scene,
     "still_rainy": _still_rainy,
     "blurred": _clean(lambda gt, rng: cv2.GaussianBlur(gt, (0, 0), rng.uniform(1.0, 3.0))),
@@ -263,8 +254,8 @@ KINDS: dict[str, Spoil] = {
     DUPLICATE: lambda pair, other, rng: pair if rng.random() < 0.5 else _both_coded(pair, other, rng, 85),
 }
 FURTHER_KINDS: dict[str, Spoil] = {
-    "noisy_clean": _noise(8, 25, "gt"),
-    "noisy_rainy": _noise(10, 25, "lq"),
+    "noisy_clean": partial(_noise, levels=(8, 25), images="gt"),
+    "noisy_rainy": partial(_noise, levels=(10, 25), images="lq"),
     "colour_cast": _either(_cast),
     "gamma": _either(_gamma),
     "scaled": _clean(partial(_warped, scale=(1.02, 1.1))),
@@ -274,5 +265,11 @@ FURTHER_KINDS: dict[str, Spoil] = {
     "no_rain": lambda pair, other, rng: replace(pair, lq=pair.gt),
     "black_clean": _clean(lambda gt, rng: np.zeros_like(gt)),
 }
-RAIN_KINDS: dict[str, Spoil] = {"odd_rain": _other_rain(2), "implausible_rain": _other_rain(6)}
-GOOD_KINDS: dict[str, Spoil] = {"good_with_noise": _noise(1, 4, "lq gt"), "good_as_jpeg": _both_coded}
+RAIN_KINDS: dict[str, Spoil] = {
+    "odd_rain": partial(_other_rain, reach=2),
+    "implausible_rain": partial(_other_rain, reach=6),
+}
+GOOD_KINDS: dict[str, Spoil] = {
+    "good_with_noise": partial(_noise, levels=(1, 4), images="lq gt"),
+    "good_as_jpeg": _both_coded,
+}

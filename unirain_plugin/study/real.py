@@ -148,8 +148,7 @@ def list_pairs(what: str, folder: Path) -> list[tuple[Path, Path]]:
             found = "no such folder" if not folder.is_dir() else f"holds no folder '{side}'"
             raise DataError(f"{what}: {folder}: {found}; expected input and target in it.")
     root, name = folder.absolute().parent, folder.absolute().name
-    table = scan_rainrag(str(root), [name])
-    return [(root / pair.lq, root / pair.gt) for pair in (table[number] for number in range(len(table)))]
+    return [(root / pair.lq, root / pair.gt) for pair in scan_rainrag(str(root), [name])]
 
 
 def check_direction(what: str, pairs: Sequence[tuple[Path, Path]]) -> None:

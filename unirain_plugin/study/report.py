@@ -11,19 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from unirain_plugin.compare.figure import Sheet
 from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.compare.summary import read_bgr, score
 from unirain_plugin.metrics.complexity import Complexity
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.study import results
-from unirain_plugin.study.data import write_json
 from unirain_plugin.study.grid import CURVE, Outcome
 from unirain_plugin.study.options import GridRun, ReproduceOptions, Variant, variants_of
-from unirain_plugin.support.files import write_png, write_whole
+from unirain_plugin.support.files import write_json, write_png, write_whole
 from unirain_plugin.support.provenance import provenance
 
 TITLES = {
@@ -33,7 +31,7 @@ TITLES = {
     "networks": "UniRain against networks of the toolbox",
 }
 _GAP, _HEAD, _FOOT = 4, 20, 18
-_INK, _PAPER = (20, 20, 20), (255, 255, 255)
+_INK = (20, 20, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ class Report:
         yield (
             f"{len(done)} of {len(self.outcomes)} runs, seeds {', '.join(map(str, self.options.seeds))}{iterations}. "
             f"{what}, never seen in training; mean PSNR of the rainy input {self.rainy_psnr:.2f} dB. Multiply-adds at "
-            f"{size}², equal within {self.costs.largest:.1%} (allowed: {self.costs.tolerance:.0%})."
+            f"{size}², equal within {self.costs.largest:.1%} (allowed: {self.options.tolerance:.0%})."
         )
         yield (
             "Mean ± standard deviation over the seeds, PSNR in dB. `tie`: the difference to the baseline (the first "
@@ -339,16 +337,14 @@ def _draw_rows(rows: Sequence[tuple[str, Mapping[str, np.ndarray], np.ndarray]])
     """Draw (rain type, title → image, clean image) below one another: (H, W, 3) RGB."""
     height, width = rows[0][2].shape[:2]
     titles = [*rows[0][1], "clean"]
-    canvas = Image.new("RGB", (_GAP + len(titles) * (width + _GAP), _HEAD + len(rows) * (height + _FOOT)), _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=11)
+    sheet = Sheet(_GAP + len(titles) * (width + _GAP), _HEAD + len(rows) * (height + _FOOT))
     for column, title in enumerate(titles):
-        draw.text((_GAP + column * (width + _GAP), 4), title, _INK, font)
+        sheet.text((_GAP + column * (width + _GAP), 4), title, _INK, 11)
     for number, (rain_type, images, clean) in enumerate(rows):
         top = _HEAD + number * (height + _FOOT)
         for column, image in enumerate([*images.values(), clean]):
             left = _GAP + column * (width + _GAP)
-            canvas.paste(Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), (left, top))
+            sheet.put((left, top), image[..., ::-1])
             caption = rain_type if image is clean else f"{score(image, clean).psnr:.2f} dB"
-            draw.text((left, top + height + 2), caption, _INK, font)
-    return np.asarray(canvas)
+            sheet.text((left, top + height + 2), caption, _INK, 11)
+    return np.asarray(sheet.canvas)

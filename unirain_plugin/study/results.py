@@ -14,18 +14,13 @@ from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.complexity import Complexity, complexity
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.study.options import ReproduceOptions, Variant, network_section, variants_of
-from unirain_plugin.toolbox import prepare_import
 
 
 class Costs(NamedTuple):
-    """What the networks cost on one image of the held-out size: variant's name → parameters and multiply-adds.
+    """What the networks cost on one image of the held-out size."""
 
-    ``tolerance`` and ``largest``: relative difference to the baseline that is allowed, and the largest that there is.
-    """
-
-    networks: dict[str, Complexity]
-    tolerance: float
-    largest: float
+    networks: dict[str, Complexity]  # variant's name → parameters and multiply-adds
+    largest: float  # relative difference to the baseline
 
 
 def measure_costs(options: ReproduceOptions, training: Mapping[str, Any]) -> Costs:
@@ -48,11 +43,10 @@ def measure_costs(options: ReproduceOptions, training: Mapping[str, Any]) -> Cos
             f"networks: expected the multiply-adds of {baseline.name} ({networks[baseline.name]}) within "
             f"{options.tolerance:.0%} (key 'tolerance'), found " + "; ".join(wrong) + ". Change their sizes."
         )
-    return Costs(networks, options.tolerance, max(map(abs, off.values())))
+    return Costs(networks, max(map(abs, off.values())))
 
 
 def _count(section: Mapping[str, Any], size: int, name: str) -> Complexity:
-    prepare_import()
     from basicsr.archs import build_network
 
     try:

@@ -101,6 +101,11 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview | str, sy
         file.write(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
 
 
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write a value as JSON for people to read, too, as :func:`write_whole` writes a text."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
 def check_folder(folder: str | os.PathLike[str]) -> None:
     """Make a folder, and see that files can be made in it (else DataError); what killed runs have left goes."""
     with write_errors(folder):

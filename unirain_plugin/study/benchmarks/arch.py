@@ -11,16 +11,13 @@ in a process of its own (on a GPU: of the allocator's peak).
 """
 
 import argparse
-import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +29,10 @@ from unirain_plugin.archs.presets import ABLATIONS, PRESETS, preset
 from unirain_plugin.archs.unirain_arch import UniRain
 from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.errors import OptionError, UniRainError
-from unirain_plugin.metrics.complexity import complexity
-from unirain_plugin.study.benchmarks.cli import expect_known, tell, threads
+from unirain_plugin.metrics.complexity import complexity, peak_growth
+from unirain_plugin.study.benchmarks.cli import expect_known, interleaved, tell, threads
 from unirain_plugin.study.benchmarks.reference_net import TextbookNet
-from unirain_plugin.support.files import write_whole
+from unirain_plugin.support.files import write_json
 from unirain_plugin.support.processes import process_pool
 
 BASELINE = "textbook"
@@ -70,9 +67,6 @@ def candidates() -> dict[str, Callable[..., nn.Module]]:
     return table
 
 
-T = TypeVar("T")
-
-
 GPU_VARIANTS = (
     "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing",
 )  # fmt: skip
@@ -84,7 +78,7 @@ that order; ``compile``: by ``torch.compile``; ``checkpointing``: with recomputa
 Row = tuple[str, str]  # what is measured: a network of candidates and one of VARIANTS
 
 
-def apart(function: Callable[..., T], *args: object) -> T:
+def apart(function: Callable[..., Any], *args: object) -> Any:
     """Call a function in a new process with as many threads; UniRainError if it was killed, as for lack of memory."""
     with process_pool(1, torch.set_num_threads, torch.get_num_threads()) as pool:
         try:
@@ -127,28 +121,6 @@ def random_image(size: int, variant: str, device: str) -> Tensor:
     return lq.to(memory_format=torch.channels_last) if "channels_last" in variant else lq
 
 
-def interleaved(
-    actions: Mapping[object, Callable[[], object]],
-    rounds: int,
-    device: str,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[object, float]:
-    """Median seconds by ``clock`` of each action; they take ``rounds`` turns, after one that is not counted.
-
-    ``device``: ``cpu``, or a GPU that is waited for after each action.
-    """
-    seconds: dict[object, list[float]] = {key: [] for key in actions}
-    for number in range(rounds + 1):
-        for key, action in actions.items():
-            start = clock()
-            action()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if number:
-                seconds[key].append(clock() - start)
-    return {key: statistics.median(values) for key, values in seconds.items()}
-
-
 def seconds_of(
     action: Callable[[nn.Module, str, Tensor], object], rows: Sequence[Row], size: int, rounds: int, device: str
 ) -> dict[Row, float]:
@@ -172,36 +144,15 @@ def step_and_warm_seconds(
 
 def step_memory(name: str, variant: str, size: int, device: str) -> int | None:
     """Bytes by which a training step raises the peak, in a process of its own; None where it cannot be told."""
-    if device == "cpu" and not sys.platform.startswith("linux"):
-        return None
     return apart(_memory_growth, name, variant, size, device)
 
 
-def _memory_growth(name: str, variant: str, size: int, device: str) -> int:
-    """Of the resident set; on a GPU of the allocator."""
+def _memory_growth(name: str, variant: str, size: int, device: str) -> int | None:
     net = build(candidates()[name], variant, device)
     # Libraries load their kernels before the measurement; on the CPU a small image does, as memory is not given back.
     training_step(net, variant, random_image(8 if device == "cpu" else size, variant, device))
     lq = random_image(size, variant, device)
-    if device == "cpu":
-        return peak_growth(lambda: training_step(net, variant, lq))
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    training_step(net, variant, lq)
-    return torch.cuda.max_memory_allocated() - before
-
-
-def peak_growth(action: Callable[[], object]) -> int:
-    """Bytes by which an action raises the peak of this process's resident set above what it holds before (Linux)."""
-    before = _resident("VmRSS")
-    action()
-    return _resident("VmHWM") - before
-
-
-def _resident(key: str) -> int:
-    """A figure of /proc/self/status in bytes. (``ru_maxrss`` begins with the peak of the parent process.)"""
-    with open("/proc/self/status", encoding="ascii") as status:
-        return 1024 * next(int(line.split()[1]) for line in status if line.startswith(key))
+    return peak_growth(lambda: training_step(net, variant, lq), torch.device(device))
 
 
 ABLATED = tuple(f"UniRain_{label}" for label in ABLATIONS)
@@ -364,5 +315,5 @@ def main(argv: list[str]) -> int:
         text = markdown_table(titles, [map(str, row) for row in rows])
         sys.stdout.write(f"\nHard mixture, top-1 of 3, against all experts and masks:\n\n{text}")
     if args.json:
-        write_whole(args.json, json.dumps({"networks": networks, "dispatch": dispatch}, indent=1))
+        write_json(args.json, {"networks": networks, "dispatch": dispatch})
     return 0

@@ -1,13 +1,15 @@
 """``python -m unirain_plugin benchmark WHAT``: the table of benchmarks, and what they share."""
 
 import argparse
-import importlib
+import statistics
 import sys
-import tempfile
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from unirain_plugin.__main__ import entry
 from unirain_plugin.errors import OptionError, did_you_mean
 
 _HERE = "unirain_plugin.study.benchmarks"
@@ -39,8 +41,7 @@ def main(argv: list[str]) -> int:
         raise OptionError(
             f"benchmark: unknown name '{argv[0]}'.{did_you_mean(argv[0], BENCHMARKS)} Known: {', '.join(BENCHMARKS)}."
         )
-    module, _, function = BENCHMARKS[argv[0]][0].partition(":")
-    return getattr(importlib.import_module(module), function or "main")(argv[1:]) or 0
+    return entry(argv[0], BENCHMARKS)(argv[1:]) or 0
 
 
 def expect_known(option: str, given: Iterable[str], known: Collection[str]) -> None:
@@ -76,10 +77,33 @@ def threads(count: int | None) -> Iterator[None]:
         cv2.setNumThreads(before[1])
 
 
+def interleaved(
+    actions: Mapping[object, Callable[[], object]],
+    rounds: int,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+    of_turns: Callable[[list[float]], float] = statistics.median,
+) -> dict[object, float]:
+    """Median seconds (or another figure ``of_turns``) by ``clock`` of each action; they take ``rounds`` turns, after
+    one that is not counted.
+
+    ``device``: ``cpu``, or a GPU that is waited for after each action.
+    """
+    seconds: dict[object, list[float]] = {key: [] for key in actions}
+    for number in range(rounds + 1):
+        for key, action in actions.items():
+            start = clock()
+            action()
+            if device != "cpu":
+                import torch
+
+                torch.cuda.synchronize()
+            if number:
+                seconds[key].append(clock() - start)
+    return {key: of_turns(values) for key, values in seconds.items()}
+
+
 @contextmanager
 def work_folder(given: str | None) -> Iterator[Path]:
-    if given is not None:
-        yield Path(given)
-        return
-    with tempfile.TemporaryDirectory(prefix="unirain_benchmark_") as folder:
+    with nullcontext(given) if given is not None else TemporaryDirectory(prefix="unirain_benchmark_") as folder:
         yield Path(folder)

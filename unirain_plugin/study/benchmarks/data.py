@@ -147,11 +147,8 @@ def write_pairs(folder: Path, suffix: str, count: int, size: tuple[int, int]) ->
 
 def _fill(photo: np.ndarray, size: tuple[int, int], shift: int) -> np.ndarray:
     """Tile a photograph with its mirror images over ``size``, so that its detail keeps its scale."""
-    tile = np.concatenate([photo, photo[:, ::-1]], axis=1)
-    tile = np.concatenate([tile, tile[::-1]], axis=0)
-    repeats = [-(-(length + 97 * shift % side) // side) for length, side in zip(size, tile.shape, strict=False)]
-    tiled = np.tile(tile, (*repeats, 1))
-    top, left = (97 * shift % side for side in tile.shape[:2])
+    top, left = (97 * shift % (2 * side) for side in photo.shape[:2])
+    tiled = np.pad(photo, ((0, top + size[0]), (0, left + size[1]), (0, 0)), "symmetric")
     return np.ascontiguousarray(tiled[top : top + size[0], left : left + size[1]])
 
 

@@ -6,7 +6,6 @@ the kind; AUROC ranks the pairs by their second-worst voter's severity, which is
 """
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -32,7 +31,8 @@ from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, GOOD_KINDS, KINDS, Pair, plant
-from unirain_plugin.support.files import write_png, write_whole
+from unirain_plugin.support.files import write_json, write_png
+from unirain_plugin.support.spec import plain
 
 STRICT_KINDS = (
     "wrong_scene", "swapped", DUPLICATE, "still_rainy", *(f"misaligned_{d}px" for d in range(2, 9)),
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, milliseconds = measure(Judge([pair.lq for pair in references]), good, args.planted, args.seed)
     _print(rows, milliseconds, len(good))
     if args.json:
-        report = {"rows": [row._asdict() for row in rows], "ms_per_pair": milliseconds, "arguments": vars(args)}
-        write_whole(args.json, json.dumps(report, indent=1, default=str) + "\n")
+        found = {"rows": [row._asdict() for row in rows], "ms_per_pair": milliseconds}
+        write_json(args.json, {**found, "arguments": plain(vars(args))})
     return 0 if all(row.met is not False for row in rows) else 1
 
 
@@ -177,8 +177,7 @@ def _duplicates(good: list[Pair], copies: list[Pair]) -> tuple[list[Judgement], 
 
 def _auroc(good: np.ndarray, bad: np.ndarray) -> float:
     """Probability that a bad pair is ranked above a good one; ties count half."""
-    above = (bad[:, None] > good[None]).mean()
-    return float(above + 0.5 * (bad[:, None] == good[None]).mean())
+    return float(np.sign(bad[:, None] - good).mean() + 1) / 2
 
 
 def _print(rows: list[Row], milliseconds: float, good: int) -> None:

@@ -1,7 +1,6 @@
 """``benchmark metrics``: our PSNR and SSIM against the toolbox's on one large image, in time and in value."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,8 @@ import numpy as np
 from unirain_plugin.compare.report import markdown_table
 from unirain_plugin.errors import OptionError
 from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
-from unirain_plugin.study.benchmarks.arch import interleaved
-from unirain_plugin.study.benchmarks.cli import threads
-from unirain_plugin.support.files import write_whole
-from unirain_plugin.toolbox import prepare_import
+from unirain_plugin.study.benchmarks.cli import interleaved, threads
+from unirain_plugin.support.files import write_json
 
 GOAL = 1e-6  # largest allowed difference to the toolbox's value
 
@@ -39,7 +36,6 @@ def random_images(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 def contestants(image: np.ndarray, target: np.ndarray) -> dict[str, tuple[Callable[[], float], Callable[[], float]]]:
     """Metric → (the toolbox's, ours)."""
-    prepare_import()
     from basicsr.metrics import calculate_psnr, calculate_ssim
 
     bgr = np.ascontiguousarray(image[..., ::-1]), np.ascontiguousarray(target[..., ::-1])
@@ -77,5 +73,5 @@ def main(argv: list[str]) -> int:
     table = markdown_table(["metric", "toolbox, s", "ours, s", "times faster", "difference"], cells)
     sys.stdout.write(f"{args.size[1]}×{args.size[0]}, median of {args.rounds}\n\n{table}")
     if args.json:
-        write_whole(args.json, json.dumps(rows, indent=1))
+        write_json(args.json, rows)
     return int(any(r["difference"] > GOAL for r in rows))

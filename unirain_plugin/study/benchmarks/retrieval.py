@@ -6,7 +6,6 @@ spread over the whole, go through the three levels, and the time of the rest is 
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import sys
@@ -21,8 +20,8 @@ import numpy as np
 from unirain_plugin.distill import cascade
 from unirain_plugin.distill.workers import keep_freed_memory, limit_threads
 from unirain_plugin.errors import OptionError
-from unirain_plugin.study.benchmarks.cli import expect_least, work_folder
-from unirain_plugin.support.files import whole_file, write_whole
+from unirain_plugin.study.benchmarks.cli import expect_least, interleaved, threads, work_folder
+from unirain_plugin.support.files import whole_file, write_json
 from unirain_plugin.support.processes import process_pool
 
 _BLOCK = 4096
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         f"difference {speed['difference']:.1e}; preparing a thumbnail once: {speed['prepare']:.0f} µs\n"
     )
     if args.json:
-        write_whole(args.json, json.dumps({"sizes": rows, "ssim": speed}, indent=1) + "\n")
+        write_json(args.json, {"sizes": rows, "ssim": speed})
     if args.plot:
         with whole_file(args.plot) as file:
             _plot(rows).savefig(file, format="svg")
@@ -67,8 +66,6 @@ def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> di
     from basicsr.metrics import calculate_ssim
 
     planes = _thumbnails(np.random.default_rng(0), count + 1, size)
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
     keep_freed_memory()
     terms = [cascade.ssim_terms(plane) for plane in planes[1:]]
     actions = {
@@ -76,13 +73,9 @@ def ssim_speed(size: int, count: int, workers: int = 2, repeats: int = 15) -> di
         "toolbox": lambda: [calculate_ssim(planes[0][..., None], plane[..., None], 0) for plane in planes[1:]],
         "prepare": lambda: [cascade.ssim_terms(plane) for plane in planes[1:]],
     }
-    values, best = {}, dict.fromkeys(actions, np.inf)
-    for _ in range(repeats):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            values[name] = action()
-            best[name] = min(best[name], time.perf_counter() - start)
-    cv2.setNumThreads(threads)
+    with threads(1):
+        best = interleaved(actions, repeats, of_turns=min)
+    values = {name: actions[name]() for name in ("ours", "toolbox")}
     result = {name: seconds / count * 1e6 for name, seconds in best.items()}
     result["together"] = _ssim_together(size, count, workers, repeats)
     return {**result, "difference": float(np.abs(values["ours"] - values["toolbox"]).max())}

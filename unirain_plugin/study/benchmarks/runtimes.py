@@ -24,31 +24,21 @@ from unirain_plugin.errors import OptionError
 from unirain_plugin.inference.export import export_onnx, export_pt2, export_torchscript, export_weights
 from unirain_plugin.inference.loading import load
 from unirain_plugin.inference.onnx_network import INPUT, onnx_runtime
+from unirain_plugin.metrics.complexity import peak_growth
 from unirain_plugin.metrics.psnr_ssim import psnr
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
-from unirain_plugin.study.benchmarks.arch import apart, interleaved, peak_growth
-from unirain_plugin.study.benchmarks.cli import expect_known, tell, threads, work_folder
+from unirain_plugin.study.benchmarks.arch import apart
+from unirain_plugin.study.benchmarks.cli import expect_known, interleaved, tell, threads, work_folder
 from unirain_plugin.support.packages import add_network_arguments, import_own
 
 _tell = partial(tell, "runtimes")
 Run = Callable[[np.ndarray], np.ndarray]  # maps ``(1, 3, H, W)`` float32 in [0, 1] to the restored image
 
 
-def _torch(weights: Path) -> Run:
-    net = load(weights, device="cpu")
-    return lambda x: net(torch.from_numpy(x)).numpy()
-
-
-def _pt2(weights: Path) -> Run:
-    program = torch.export.load(weights.with_suffix(".pt2")).module()
-    return lambda x: program(torch.from_numpy(x)).numpy()
-
-
-def _torchscript(weights: Path) -> Run:
-    program = torch.jit.load(str(weights.with_suffix(".pt")))
+def _in_torch(program: Callable[[torch.Tensor], torch.Tensor]) -> Run:
     return lambda x: program(torch.from_numpy(x)).numpy()
 
 
@@ -80,9 +70,9 @@ def _opencv(weights: Path) -> Run:
 
 
 RUNTIMES: dict[str, tuple[str, str, Callable[[Path], Run]]] = {
-    "torch": ("torch", ".safetensors", _torch),
-    "pt2": ("torch", ".pt2", _pt2),
-    "torchscript": ("torch", ".pt", _torchscript),
+    "torch": ("torch", ".safetensors", lambda weights: _in_torch(load(weights, device="cpu"))),
+    "pt2": ("torch", ".pt2", lambda weights: _in_torch(torch.export.load(weights.with_suffix(".pt2")).module())),
+    "torchscript": ("torch", ".pt", lambda weights: _in_torch(torch.jit.load(str(weights.with_suffix(".pt"))))),
     "onnxruntime": ("onnxruntime", ".onnx", _onnxruntime),
     "openvino f32": ("openvino", ".onnx", lambda weights: _openvino(weights, INFERENCE_PRECISION_HINT="f32")),
     "openvino": ("openvino", ".onnx", _openvino),
@@ -129,12 +119,12 @@ def rainy_pairs(photos: list[Path], size: int, seed: int) -> list[tuple[np.ndarr
     return pairs
 
 
-def peak_memory(name: str, weights: Path, image: np.ndarray, imports: Sequence[str] = ()) -> int:
+def peak_memory(name: str, weights: Path, image: np.ndarray, imports: Sequence[str] = ()) -> int | None:
     """Bytes by which loading and the first restoration raise the peak of this process."""
     import_own(imports)
     torch.set_num_threads(1)
     with torch.inference_mode():
-        return peak_growth(lambda: RUNTIMES[name][-1](weights)(image))
+        return peak_growth(lambda: RUNTIMES[name][-1](weights)(image), torch.device("cpu"))
 
 
 def measure(
