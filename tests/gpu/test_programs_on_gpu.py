@@ -134,8 +134,8 @@ def test_the_benchmark_of_networks_has_its_own_rows_and_waits(gpu, monkeypatch, 
     with (
         gpu(),
         mock.patch.object(torch.cuda, "synchronize", wraps=torch.cuda.synchronize) as waits,
-        mock.patch.object(torch.cuda, "memory_allocated", lambda: 100),
-        mock.patch.object(torch.cuda, "max_memory_allocated", lambda: 300),
+        mock.patch.object(torch.cuda, "memory_allocated", lambda *_: 100),
+        mock.patch.object(torch.cuda, "max_memory_allocated", lambda *_: 300),
     ):
         assert cli.main([*argv, "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
