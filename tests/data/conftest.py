@@ -1,11 +1,12 @@
-"""Every test of data leaves no LMDB open."""
+"""Every test of data leaves no LMDB open, none of mmengine's either."""
 
 import pytest
 
-from unirain_plugin.data.sources import close_environments
+from unirain_plugin.data import sources
 
 
 @pytest.fixture(autouse=True)
 def _close():
     yield
-    close_environments()
+    sources.close_environments()
+    sources._clients.clear()

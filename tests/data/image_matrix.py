@@ -30,6 +30,13 @@ def png(bits, colour, rows, chunks=(), size=(WIDTH, HEIGHT)):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
+def tiff(values, **options):
+    """A TIFF as tifffile writes it."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, metadata=None, **options)
+    return file.getvalue()
+
+
 def _packed(values, bits):
     """Rows of values below 2**bits, (H, W, C), as PNG packs them."""
     if bits >= 8:
@@ -88,23 +95,19 @@ def tiff_cells():
         for planar, tile, code in product((False, True), (None, (16, 16)), (None, "zlib", "lzma")):
             if planar and stored.shape[2] == 1:
                 continue
-            options = {"photometric": kind, "tile": tile, "compression": code, "metadata": None}
+            options = {"photometric": kind, "tile": tile, "compression": code}
             options |= {"planarconfig": "separate" if planar else "contig"} if stored.shape[2] > 1 else {}
             options |= {"extrasamples": [extra]} if extra else {}
             options |= {"rowsperstrip": 5} if tile is None else {}
             options |= {"byteorder": ">"} if code is None else {}
-            name = (
-                f"tiff-{kind}-{bits}{suffix}-{'planar' if planar else 'contig'}-{'tiles' if tile else 'strips'}-{code}"
-            )
-            file = io.BytesIO()
+            order = "planar" if planar else "contig"
+            name = f"tiff-{kind}-{bits}{suffix}-{order}-{'tiles' if tile else 'strips'}-{code}"
             layers = np.moveaxis(stored, 2, 0) if planar else stored
-            tifffile.imwrite(file, layers[..., 0] if layers.shape[-1] == 1 else layers, **options)
-            yield name, file.getvalue(), None if refused else straight
-    file = io.BytesIO()
+            data = tiff(layers[..., 0] if layers.shape[-1] == 1 else layers, **options)
+            yield name, data, None if refused else straight
     index = COLOURS[..., 0]
     table = np.stack([np.arange(256) * step % 256 * 257 for step in (7, 31, 1)]).astype(np.uint16)
-    tifffile.imwrite(file, index, photometric="palette", colormap=table, metadata=None)
-    yield "tiff-palette-8", file.getvalue(), (table.T >> 8)[index]
+    yield "tiff-palette-8", tiff(index, photometric="palette", colormap=table), (table.T >> 8)[index]
 
 
 def pillow_cells():
@@ -113,17 +116,13 @@ def pillow_cells():
     images |= {"LA": Image.fromarray(np.concatenate([COLOURS[..., :1], ALPHA], 2), "LA")}
     images |= {"RGB": Image.fromarray(COLOURS), "RGBA": Image.fromarray(np.concatenate([COLOURS, ALPHA], 2), "RGBA")}
     images |= {"P": Image.fromarray(COLOURS).quantize(50), "CMYK": Image.fromarray(COLOURS).convert("CMYK")}
-    kinds = {
-        "TIFF": ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK"],
-        "WEBP": ["L", "RGB", "RGBA"],
-        "BMP": ["1", "L", "RGB", "P"],
-    }
+    kinds = {"TIFF": images, "WEBP": ["L", "RGB", "RGBA"], "BMP": ["1", "L", "RGB", "P"]}
     kinds |= {"PPM": ["1", "L", "RGB"], "JPEG": ["L", "RGB", "CMYK"], "AVIF": ["L", "RGB", "RGBA"]}
+    coded = {"TIFF": [{"compression": code} for code in ("raw", "tiff_lzw", "tiff_adobe_deflate")]}
+    coded |= {"WEBP": [{"lossless": True, "exact": True}], "JPEG": [{"quality": 100, "subsampling": 0}]}
+    coded |= {"AVIF": [{"quality": 100, "subsampling": "4:4:4"}]}
     for kind, modes in kinds.items():
         for mode in modes:
-            coded = {"TIFF": [{"compression": code} for code in ("raw", "tiff_lzw", "tiff_adobe_deflate")]}
-            coded |= {"WEBP": [{"lossless": True, "exact": True}], "JPEG": [{"quality": 100, "subsampling": 0}]}
-            coded |= {"AVIF": [{"quality": 100, "subsampling": "4:4:4"}]}
             for options in coded.get(kind, [{}]):
                 file = io.BytesIO()
                 images[mode].save(file, kind, **options)

@@ -11,20 +11,17 @@ from unirain_plugin.preparation.command import extract_subimages, generate_meta_
 from unirain_plugin.preparation.subimages import CutPlan
 
 
-@pytest.mark.parametrize(
-    ("length", "positions"),
-    [(10, [0]), (20, [0]), (30, [0, 10]), (40, [0, 10, 20]), (42, [0, 10, 20]), (43, [0, 10, 20, 23]), (5, [0])],
-)
-def test_positions_along_a_side(length, positions):
-    assert CutPlan(size=20, step=10, threshold=2).positions(length) == positions
-
-
 def cut(root, output, *arguments):
     base = ["--dataroot", str(root), "--output", str(output), "--crop-size", "24", "--step", "16", "--workers", "1"]
     assert extract_subimages([*base, *arguments]) == 0
 
 
 def test_sub_images_are_pieces_of_the_pair(tmp_path):
+    plan = CutPlan(size=20, step=10, threshold=2)
+    for length, positions in {
+        10: [0], 20: [0], 30: [0, 10], 40: [0, 10, 20], 42: [0, 10, 20], 43: [0, 10, 20, 23], 5: [0],
+    }.items():  # fmt: skip
+        assert plan.positions(length) == positions
     lq, gt = any_image(40, 64, 1), any_image(40, 64, 2)
     write_pair(tmp_path / "data", "nrs", "a.b.png", encode(lq), encode(gt))
     cut(tmp_path / "data", tmp_path / "cut")
@@ -37,30 +34,21 @@ def test_sub_images_are_pieces_of_the_pair(tmp_path):
         assert record.size == (24, 24) and record.rain_type == "nrs"
 
 
-def test_both_manifest_and_folder_of_the_sub_images_train(tmp_path, rainrag_root):
-    cut(rainrag_root, tmp_path / "cut")
-    from_folder = data_set(tmp_path / "cut", "train", gt_size=16)
-    from_manifest = data_set(None, "train", gt_size=16, manifest=str(tmp_path / "cut/manifest.jsonl"))
-    assert len(from_folder) == len(from_manifest) == 12 * 9
-    assert from_folder[0]["lq"].shape == (3, 16, 16)
-
-
-def test_an_interrupted_run_is_taken_up(tmp_path, rainrag_root):
-    cut(rainrag_root, tmp_path / "cut")
-    files = sorted((tmp_path / "cut").rglob("*.png"))
+def test_an_interrupted_run_is_taken_up_others_are_not_mixed_in_and_both_results_train(tmp_path, rainrag_root, capsys):
+    output, manifest = tmp_path / "cut", tmp_path / "cut/manifest.jsonl"
+    cut(rainrag_root, output)
+    files = sorted(output.rglob("*.png"))
     before = {path: path.read_bytes() for path in files}
-    (tmp_path / "cut/manifest.jsonl").unlink()
+    manifest.unlink()
     files[3].unlink()
     kept = files[-1].stat().st_mtime_ns
-    cut(rainrag_root, tmp_path / "cut")
-    assert {path: path.read_bytes() for path in sorted((tmp_path / "cut").rglob("*.png"))} == before
-    assert files[-1].stat().st_mtime_ns == kept and (tmp_path / "cut/manifest.jsonl").is_file()
-
-
-def test_other_data_or_sizes_are_not_mixed_in(tmp_path, rainrag_root, capsys):
-    cut(rainrag_root, tmp_path / "cut")
+    cut(rainrag_root, output)
+    assert {path: path.read_bytes() for path in sorted(output.rglob("*.png"))} == before
+    assert files[-1].stat().st_mtime_ns == kept
+    for data in (data_set(output, "train", gt_size=16), data_set(None, "train", gt_size=16, manifest=str(manifest))):
+        assert len(data) == 12 * 9 and data[0]["lq"].shape == (3, 16, 16)
     with pytest.raises(DataError, match="holds sub-images of other data or with other sizes"):
-        cut(rainrag_root, tmp_path / "cut", "--step", "8")
+        cut(rainrag_root, output, "--step", "8")
     with pytest.raises(DataError, match="the folder is not empty"):
         cut(rainrag_root, rainrag_root)
     for option, least, wrong in (("--step", 1, "0"), ("--crop-size", 1, "-1"), ("--thresh-size", 0, "x")):
@@ -71,11 +59,9 @@ def test_other_data_or_sizes_are_not_mixed_in(tmp_path, rainrag_root, capsys):
 
 
 def test_long_names_and_names_that_become_equal_are_cut(tmp_path):
-    for name in ("雨" * 28, "a/b", "a_b"):
-        path = f"{name}.png"
-        write_pair(tmp_path / "data", "drs", path, encode(any_image(30, 30)), encode(any_image(30, 30, 1)))
-    for name in ("small/b.png", "small_b.png"):
-        write_pair(tmp_path / "data", "drs", name, encode(any_image(16, 20)), encode(any_image(16, 20, 1)))
+    sizes = dict.fromkeys(("雨" * 28, "a/b", "a_b"), (30, 30)) | dict.fromkeys(("small/b", "small_b"), (16, 20))
+    for name, size in sizes.items():
+        write_pair(tmp_path / "data", "drs", f"{name}.png", *(encode(any_image(*size, seed)) for seed in (0, 1)))
     cut(tmp_path / "data", tmp_path / "out")
     records = list(read_manifest(tmp_path / "out/manifest.jsonl"))
     assert len({r.lq for r in records}) == len(records) == 3 * 4 + 2
@@ -114,18 +100,15 @@ def test_rejected_pairs_do_not_come_back_through_meta_info(tmp_path, capsys):
         generate_meta_info(arguments)
 
 
-@pytest.mark.parametrize(
-    ("pairs", "text"),
-    [
+def test_what_the_toolbox_cannot_express_is_an_error(tmp_path):
+    for pairs, text in (
         ([("r/1_a.png", "g/1.png"), ("r/1_b.png", "g/1.png")], "the toolbox would look for 1_a.png"),
         ([("r/1.jpg", "g/1.png")], "the toolbox would look for 1.png"),
         ([("r/a b.png", "g/a b.png")], "a name with a blank"),
-    ],
-)
-def test_what_the_toolbox_cannot_express_is_an_error(tmp_path, pairs, text):
-    write_manifest(tmp_path / "m.jsonl", [ManifestRecord(lq, gt, "drs", size=(4, 5)) for lq, gt in pairs])
-    with pytest.raises(DataError, match=text):
-        generate_meta_info(["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "meta")])
+    ):
+        write_manifest(tmp_path / "m.jsonl", [ManifestRecord(lq, gt, "drs", size=(4, 5)) for lq, gt in pairs])
+        with pytest.raises(DataError, match=text):
+            generate_meta_info(["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "meta")])
 
 
 def test_wrong_meta_info_lines(tmp_path, rainrag_root):
@@ -139,7 +122,9 @@ def test_wrong_meta_info_lines(tmp_path, rainrag_root):
         with pytest.raises(DataError, match=message):
             generate_meta_info(back)
     assert not (tmp_path / "m.jsonl").exists()
-    with pytest.raises(OptionError, match="--from-meta-info needs --lq-folder"):
-        generate_meta_info(["--from-meta-info", "x", "--output", "y"])
-    with pytest.raises(OptionError, match="give --manifest or --dataroot"):
-        generate_meta_info(["--output", "y"])
+    for arguments, message in (
+        (["--from-meta-info", "x"], "--from-meta-info needs --lq-folder"),
+        ([], "give --manifest or --dataroot"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            generate_meta_info([*arguments, "--output", "y"])

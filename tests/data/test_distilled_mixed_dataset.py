@@ -7,7 +7,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_images import any_image, broken_images, data_set, encode, same, stock_data_set, write_pair
+from data_images import (
+    any_image,
+    broken_images,
+    data_set,
+    encode,
+    make_lmdb,
+    same,
+    same_pixels,
+    stock_data_set,
+    write_pair,
+)
 from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
@@ -15,14 +25,15 @@ from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedData
 from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.manifest import ManifestRecord, write_manifest
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.rain_types import RAIN_TYPES
 
 
 def build(root=None, phase="train", **kwargs):
     return data_set(root, phase, **{"gt_size": 24, "use_hflip": True, "use_rot": True} | kwargs)
 
 
-def test_training_item(rainrag_root):
-    data = build(rainrag_root)
+def test_training_item_is_the_same_without_region_decoding(rainrag_root):
+    data, without = build(rainrag_root), build(rainrag_root, decode_region=False)
     assert len(data) == 12 and data.rain_types == {"drs": 0, "drd": 1, "nrs": 2, "nrd": 3}
     item = data[11]
     assert item["lq"].shape == item["gt"].shape == (3, 24, 24)
@@ -31,6 +42,7 @@ def test_training_item(rainrag_root):
     assert item["rain_type"] == 3
     assert item["lq_path"] == str(rainrag_root / "nrd/input/002.png")
     assert item["gt_path"] == str(rainrag_root / "nrd/target/002.png")
+    assert all(same(data[SampleIndex(i, i)], without[SampleIndex(i, i)]) for i in range(12))
 
 
 @pytest.mark.parametrize("phase", ["val", "test"])
@@ -41,11 +53,14 @@ def test_validation_gives_whole_images_in_order(rainrag_root, phase):
     assert np.array_equal(data[4]["lq"].permute(1, 2, 0).numpy(), expected)
 
 
-def test_types_are_found_by_their_folders_and_chosen_ones_keep_their_labels(rainrag_root, tmp_path):
+def test_types_are_found_by_their_folders_chosen_ones_keep_their_labels_and_training_balances(rainrag_root, tmp_path):
     data = build(rainrag_root, rain_types=["nrd", "drd"], phase="val")
     assert data.rain_types == {"nrd": 3, "drd": 1} and [i["rain_type"] for i in data] == [3] * 3 + [1] * 3
     data = build(write_rainrag(tmp_path / "other", 1, types=("snow", "drs", "haze")), phase="val")
     assert data.rain_types == {"drs": 0, "haze": 4, "snow": 5}
+    write_pair(rainrag_root, "drs", "more.png", encode(any_image()), encode(any_image()))
+    assert len(build(rainrag_root)) == 4 * 4
+    assert len(build(rainrag_root, sampling="natural")) == len(build(rainrag_root, phase="val")) == 13
 
 
 def stock(root, monkeypatch, plan=None, **kwargs):
@@ -83,18 +98,15 @@ def test_crops_and_flips_cover_all_positions():
     assert [(p.top, p.left) for p in still] == [(p.top, p.left) for p in plans[:20]]
 
 
-def test_region_decoding_changes_nothing(rainrag_root):
-    with_region, without = build(rainrag_root), build(rainrag_root, decode_region=False)
-    assert all(same(with_region[SampleIndex(i, i)], without[SampleIndex(i, i)]) for i in range(12))
-
-
-def test_a_draw_is_the_same_for_any_number_of_workers(rainrag_root):
+def test_a_draw_is_the_same_for_any_number_of_workers_and_can_be_pickled(rainrag_root):
     data = build(rainrag_root, seed=5)
     indices = [SampleIndex(i % 12, draw) for draw, i in enumerate(range(5, 29))]
     epochs = [list(DataLoader(data, batch_size=3, sampler=indices, num_workers=n)) for n in (0, 1, 2)]
     assert all(same(a, b) for other in epochs[1:] for a, b in zip(epochs[0], other, strict=True))
-    assert not same(data[SampleIndex(0, 0)], data[SampleIndex(0, 1)])
-    assert not same(data[SampleIndex(0, 0)], build(rainrag_root, seed=6)[SampleIndex(0, 0)])
+    item = data[SampleIndex(0, 0)]
+    assert same(item, pickle.loads(pickle.dumps(data))[SampleIndex(0, 0)])
+    assert not same(item, data[SampleIndex(0, 1)])
+    assert not same(item, build(rainrag_root, seed=6)[SampleIndex(0, 0)])
 
 
 def test_with_plain_indices_epochs_and_workers_differ_but_a_seeded_run_repeats(rainrag_root):
@@ -116,6 +128,7 @@ def test_toolbox_builds_and_feeds_it(rainrag_root, prefetch):
     opt = {"name": "mixed", "type": "DistilledMixedPairedDataset", "phase": "train", "scale": 1, "gt_size": 16}
     opt |= {"dataroot": str(rainrag_root), "io_backend": {"type": "disk"}, "batch_size_per_gpu": 4} | prefetch
     opt |= {"num_worker_per_gpu": 2, "use_shuffle": True, "dataset_enlarge_ratio": 2, "persistent_workers": True}
+    assert {"dataroot", "manifest", "sampling", "batch_size_per_gpu"} <= DistilledMixedPairedDataset.OPTIONS
     before = repr(opt)
     data = build_dataset(opt)
     assert data.opt["name"] == "mixed" and repr(opt) == before
@@ -127,15 +140,9 @@ def test_toolbox_builds_and_feeds_it(rainrag_root, prefetch):
     assert counts.tolist() == [6, 6, 6, 6]
 
 
-def test_it_can_be_pickled_after_use(rainrag_root):
-    data = build(rainrag_root)
-    item = data[SampleIndex(1, 1)]
-    assert same(pickle.loads(pickle.dumps(data))[SampleIndex(1, 1)], item)
-
-
 def test_small_images_are_reflect_padded_and_it_is_said_once(tmp_path, warnings_of):
-    small = any_image(10, 40)
-    write_pair(tmp_path, "drs", "a.png", encode(small), encode(small))
+    """By the workers of all epochs, too."""
+    write_pair(tmp_path, "drs", "a.png", encode(any_image(10, 40)), encode(any_image(10, 40)))
     data = build(tmp_path, use_hflip=False, use_rot=False)
     lq = torch.stack([data[SampleIndex(0, draw)]["lq"] for draw in range(3)])[0]
     assert warnings_of == [
@@ -144,14 +151,10 @@ def test_small_images_are_reflect_padded_and_it_is_said_once(tmp_path, warnings_
     ]
     assert lq.shape == (3, 24, 24)
     assert torch.equal(lq[:, 10:19], lq[:, :9].flip(1)) and torch.equal(lq[:, 19:24], lq[:, 1:6])
-
-
-def test_padding_is_said_once_by_the_workers_of_all_epochs(tmp_path):
-    write_pair(tmp_path, "drs", "a.png", encode(any_image(10, 40)), encode(any_image(10, 40)))
-    loader = DataLoader(build(tmp_path), num_workers=1, multiprocessing_context="fork")
     handler = logging.FileHandler(tmp_path / "log")
     logging.getLogger("basicsr").addHandler(handler)
     try:
+        loader = DataLoader(build(tmp_path), num_workers=1, multiprocessing_context="fork")
         assert [len(list(loader)) for _ in range(2)] == [1, 1]
     finally:
         logging.getLogger("basicsr").removeHandler(handler)
@@ -173,20 +176,15 @@ def test_bad_images_stop_training_by_name(tmp_path, name, side):
 
 def test_what_is_wrong_with_a_folder_is_named(tmp_path, rainrag_root):
     write_pair(tmp_path / "unequal", "drs", "a.png", encode(any_image(48, 64)), encode(any_image(48, 72)))
-    with pytest.raises(DataError, match=r"input/a.png is 48×64 .*target/a.png is 48×72; expected equal sizes"):
-        build(tmp_path / "unequal")[0]
-    data = build(rainrag_root)
-    (rainrag_root / "drs/target/000.png").unlink()
-    with pytest.raises(DataError, match=r"drs/target/000.png: cannot be read: No such file"):
-        data[0]
     (tmp_path / "empty").mkdir()
     for root, options, message in (
-        (tmp_path / "nowhere", {}, "nowhere: no such folder"),
+        (tmp_path / "unequal", {}, r"input/a.png is 48×64 .*target/a.png is 48×72; expected equal sizes"),
         (rainrag_root, {"rain_types": ["nrx"]}, r"no folder 'nrx' for this rain type.*Did you mean"),
+        (tmp_path / "nowhere", {}, "nowhere: no such folder"),
         (tmp_path / "empty", {}, r"no rain type found.*an empty folder"),
     ):
         with pytest.raises(DataError, match=message):
-            build(root, **options)
+            build(root, **options)[0]
 
 
 def test_partners_may_differ_in_suffix_but_not_be_missing_or_ambiguous(tmp_path):
@@ -238,10 +236,6 @@ def test_wrong_options_say_key_found_and_expected(rainrag_root, change, text):
         build(**({"dataroot": str(rainrag_root)} | change))
 
 
-def test_option_keys_are_published():
-    assert {"dataroot", "manifest", "sampling", "batch_size_per_gpu"} <= DistilledMixedPairedDataset.OPTIONS
-
-
 def manifest_of(root, **changes):
     records = [
         ManifestRecord(f"rainrag/{t}/input/{n:03d}.png", f"rainrag/{t}/target/{n:03d}.png", t, size=(48, 56), **changes)
@@ -260,7 +254,7 @@ def test_manifest_gives_the_same_items_as_the_folder_or_says_why_not(rainrag_roo
     for side in ("input", "target"):
         (rainrag_root / f"nrd/{side}/000.png").write_bytes(encode(any_image(48, 64)))
     (rainrag_root / "nrd/input/001.png").unlink()
-    for number, lie in enumerate([r"0.png is 48×64 .*m.jsonl says 48×56", "1.png: cannot be read"]):
+    for number, lie in enumerate([r"0.png is 48×64 .*m.jsonl says 48×56", "1.png: cannot be read: No such file"]):
         with pytest.raises(DataError, match=f"nrd/input/00{lie}"):
             data[number]
     with pytest.raises(DataError, match=r"no pair of rain type 'drd'; found \['drs', 'nrd'\]"):
@@ -269,13 +263,6 @@ def test_manifest_gives_the_same_items_as_the_folder_or_says_why_not(rainrag_roo
     with pytest.raises(DataError, match="rejected every pair"):
         build(manifest=manifest)
     assert len(build(manifest=manifest, pyramid={"distilled": 4, "rest": 1})) == 6
-
-
-def test_training_balances_the_types_and_validation_takes_every_pair_once(rainrag_root):
-    write_pair(rainrag_root, "drs", "more.png", encode(any_image()), encode(any_image()))
-    assert len(build(rainrag_root)) == 4 * 4
-    assert len(build(rainrag_root, sampling="natural")) == 13
-    assert len(build(rainrag_root, phase="val")) == 13
 
 
 @pytest.mark.parametrize(
@@ -300,3 +287,29 @@ def test_mean_or_std_alone(rainrag_root, given, values):
     plain = build(rainrag_root, phase="val")[0]["lq"]
     found = build(rainrag_root, phase="val", **{given: [0.1] * 3})[0]["lq"]
     torch.testing.assert_close(found, (plain - values[0]) / values[1])
+
+
+def test_mmengine_s_backends_give_the_same_items_and_name_what_is_missing_or_wrong(rainrag_root, tmp_path):
+    pytest.importorskip("mmengine")
+    local, manifest = {"type": "mmengine", "backend": "local"}, str(rainrag_root / "m.jsonl")
+    output = make_lmdb(rainrag_root, tmp_path / "lmdb")
+    lmdb = {"type": "mmengine", "backend": "lmdb", "db_path": f"{output}/{{rain_type}}/{{side}}.lmdb"}
+    names = [(t, f"00{n}.png") for t in RAIN_TYPES for n in range(3)]
+    write_manifest(manifest, [ManifestRecord(f"{t}/input/{name}", f"{t}/target/{name}", t) for t, name in names])
+    expected, root = data_set(rainrag_root), str(rainrag_root)
+    for where in ({"dataroot": root}, {"manifest": manifest}, {"manifest": manifest, "dataroot": root}):
+        assert same_pixels(data_set(io_backend=local, **where), expected)
+    data = data_set(io_backend=lmdb, manifest=f"{output}/manifest.jsonl")
+    assert same_pixels(data, expected) and same_pixels(pickle.loads(pickle.dumps(data)), data)
+    batches = DataLoader(data, batch_size=1, num_workers=2)
+    assert all(torch.equal(batch["lq"][0], item["lq"]) for batch, item in zip(batches, data, strict=True))
+    write_manifest(manifest, [ManifestRecord("drs/input/009.png", "drs/target/009.png", "drs")])
+    for backend, message in (
+        (local, r"drs/input/009.png: cannot be read through mmengine"),
+        (lmdb, r"drs/input/009.png: mmengine's backend 'lmdb' has no such entry"),
+    ):
+        with pytest.raises(DataError, match=message):
+            data_set(io_backend=backend, manifest=manifest)[0]
+    for wrong in ({"backend": "lokal"}, {"colour": 1}):
+        with pytest.raises(OptionError, match="mmengine refuses"):
+            data_set(io_backend=local | wrong, manifest=manifest)

@@ -1,8 +1,10 @@
-"""Every public layout as a tiny tree; orphans, lists, order, splits; layouts of one's own."""
+"""Every public layout as a tiny tree; orphans, lists, order, splits, images side by side; layouts of one's own."""
 
 import json
 import re
 
+import cv2
+import numpy as np
 import pytest
 from data_images import any_image, encode, index, plant, write_pair
 
@@ -64,6 +66,14 @@ TREES = {
 }  # fmt: skip
 
 
+OWN = """
+name: mine
+parts:
+  - {rule: many_to_one, lq: "{dir}wet/{id}-{n}", gt: "{dir}dry/{id}", rain_type: "{dir}",
+     types: {night/: nrd, "": snow}}
+"""
+
+
 def plant_tree(folder, name):
     plant(folder / "data", *dict.fromkeys(path for lq, gt, _ in TREES[name] for path in (lq, gt)))
     return folder / "data"
@@ -78,39 +88,48 @@ def test_public_layout(tmp_path, name, capsys):
     assert all(record.size == (8, 12) and record.source for record in read_manifest(tmp_path / "m.jsonl"))
 
 
-def test_every_layout_is_tested():
+def test_every_layout_is_listed_and_tested(capsys):
     assert set(public_layouts()) == {*TREES, "rain800", "spa"}
     used = {part.rule for layout in public_layouts().values() for part in layout.parts}
     assert used == set(RULES)
+    assert index_dataset(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{name}: " in out for name in public_layouts()) and all(rule in out for rule in RULES)
+    assert "a guess" in out
 
 
-def test_list_file(tmp_path, capsys):
+def paired(root, layout, **options):
+    found = find_pairs(str(root), layout, PairingOptions(**options))
+    return [(pair.lq, pair.gt, pair.rain_type, pair.source) for pair in found.pairs], found.problems
+
+
+def test_lists_of_pairs(tmp_path, capsys):
+    """They may tell the split, but not lead out of the folder."""
     root = tmp_path / "data"
-    plant(root, "real_world/a b.png", "real_world/2.png", "real_world_gt/1gt.png", "test/x.png", "test/y.png")
-    (root / "real_world.txt").write_text(
-        "/real_world/a b.png,/real_world_gt/1gt.png\nreal_world/2.png real_world_gt/1gt.png\n\n"
-    )
+    plant(root, "wet/a b.png", "wet/2.png", "dry/1.png", "test/x.png", "test/y.png", "../out.png")
+    (root / "real_world.txt").write_text("/wet/a b.png,/dry/1.png\nwet/2.png dry/1.png\n\n")
     (root / "README.txt").write_text("hello world of lists\n")
-    assert index(root, "spa") == [
-        ("real_world/a b.png", "real_world_gt/1gt.png", "drs"),
-        ("real_world/2.png", "real_world_gt/1gt.png", "drs"),
-    ]
+    assert index(root, "spa") == [("wet/a b.png", "dry/1.png", "drs"), ("wet/2.png", "dry/1.png", "drs")]
     out = capsys.readouterr().out
     assert "README.txt is no list of pairs" in out and "2 image(s) fit no pattern" in out
-
-
-def test_wrong_lines_of_a_list(tmp_path):
-    root = tmp_path / "data"
-    plant(root, "r/1.png", "g/1.png")
-    (root / "train.txt").write_text("r/1.png g/1.png\nr/2.png g/2.png\nonly.png\nr/1.png g/1.png\n../x.png g/1.png\n")
+    lines = ["wet/2.png dry/1.png", "wet/3.png dry/3.png", "only.png", "wet/2.png dry/1.png", "../out.png dry/1.png"]
+    (root / "real_world.txt").rename(root / "train.txt").write_text("\n".join(lines))
     with pytest.raises(DataError) as error:
         index(root, "spa")
     for text in (
-        "2: r/2.png does not exist", "3: expected 'rainy clean'", "4: r/1.png is listed twice",
-        "5: ../x.png does not exist",
+        "2: wet/3.png does not exist", "3: expected 'rainy clean'", "4: wet/2.png is listed twice",
+        "5: ../out.png does not exist",
     ):  # fmt: skip
         assert f"train.txt:{text}" in str(error.value)
-    assert index(root, "spa", "--on-error", "skip") == [("r/1.png", "g/1.png", "drs")]
+    assert index(root, "spa", "--on-error", "skip") == [("wet/2.png", "dry/1.png", "drs")]
+    (root / "train.txt").write_text("wet/2.png dry/1.png\n")
+    (root / "test.txt").write_text("wet/a b.png,dry/1.png\nwet/2.png ../out.png\n")
+    for split, lq, problems in (
+        ("train", "wet/2.png", []),
+        ("test", "wet/a b.png", [("missing", "test.txt:2: ../out.png does not exist.")]),
+    ):
+        pairs, found = paired(root, public_layout("spa"), split=split)
+        assert [pair[0] for pair in pairs] == [lq] and found == problems
 
 
 def test_split(tmp_path):
@@ -124,14 +143,14 @@ def test_split(tmp_path):
         index(root, "raindrop", "--split", "val")
     root = plant_tree(tmp_path / "untold", "gtav-nightrain")  # a part whose folders do not tell the split
     assert [len(index(root, "gtav-nightrain", "--split", split)) for split in ("train", "test")] == [3, 1]
-
-
-def test_sources_of_rain13k(tmp_path):
-    root = plant_tree(tmp_path, "rain13k")
-    index(root, "rain13k")
-    assert {r.source for r in read_manifest(tmp_path / "m.jsonl")} == {"rain13k/Rain13K", "rain13k/Test100"}
-    index(root, "rain13k", "--source", "mine", "--rain-type", "nrs")
-    assert {(r.source, r.rain_type) for r in read_manifest(tmp_path / "m.jsonl")} == {("mine", "nrs")}
+    for folder, split in (
+        ("training", "train"), ("RainTrainL", "train"), ("Testing", "test"), ("test_a", "test"), ("valid", "val"),
+        ("validation", "val"), ("mine", "mine"),
+    ):  # fmt: skip
+        root = tmp_path / f"of_{folder}"
+        plant(root, *(f"{name}/{side}/1.png" for name in (folder, "other") for side in ("input", "target")))
+        pairs, problems = paired(root, public_layout("rain13k"), split=split)
+        assert [lq for lq, *_ in pairs] == [f"{folder}/input/1.png"] and not problems
 
 
 def test_order_warns_unless_names_are_equal_and_never_shifts(tmp_path, capsys):
@@ -146,7 +165,7 @@ def test_order_warns_unless_names_are_equal_and_never_shifts(tmp_path, capsys):
         index(root, "lhp-rain")
 
 
-def test_type_that_the_layout_does_not_tell_and_map(tmp_path):
+def test_what_the_user_says_of_types_and_source_wins(tmp_path):
     plant(tmp_path / "data", "Drop/1/1.png", "Clear/1/1.png")
     with pytest.raises(OptionError, match="does not tell the rain type; give --rain-type"):
         index(tmp_path / "data", "raindrop-clarity")
@@ -154,6 +173,22 @@ def test_type_that_the_layout_does_not_tell_and_map(tmp_path):
     root = plant_tree(tmp_path / "kinds", "rainds")
     types = {lq: t for lq, _, t in index(root, "rainds", "--map", "rainstreak_raindrop=drs")}
     assert types["RainDS_syn/train/rainstreak_raindrop/rain-drop-1.png"] == "drs"
+    root = plant_tree(tmp_path / "sources", "rain13k")
+    for arguments, told in (
+        ((), {("rain13k/Rain13K", "drs"), ("rain13k/Test100", "drs")}),
+        (("--source", "mine", "--rain-type", "nrs"), {("mine", "nrs")}),
+    ):
+        index(root, "rain13k", *arguments)
+        assert {(r.source, r.rain_type) for r in read_manifest(tmp_path / "sources/m.jsonl")} == told
+    (tmp_path / "mine.yml").write_text(OWN)
+    plant(tmp_path / "own", "night/wet/a-1.png", "night/dry/a.png")
+    for options, told in (
+        ({}, ("nrd", "mine")),
+        ({"types": {"night/": "drd"}}, ("drd", "mine")),
+        ({"rain_type": "haze", "types": {"night/": "drd"}, "source": "own"}, ("haze", "own")),
+    ):
+        ((*_, rain_type, source),), _ = paired(tmp_path / "own", load_layout(str(tmp_path / "mine.yml")), **options)
+        assert (rain_type, source) == told
 
 
 def test_orphans_strangers_sizes_duplicates_and_broken_files(tmp_path, capsys):
@@ -190,7 +225,7 @@ def test_orphans_strangers_sizes_duplicates_and_broken_files(tmp_path, capsys):
     assert report["pairs"] == 2 and "other/z.png" in " ".join(report["warnings"])
 
 
-def test_duplicate_pairs_can_be_dropped(tmp_path):
+def test_duplicates_can_be_dropped_and_pairs_without_rain_are_a_problem_unless_allowed(tmp_path):
     root = tmp_path / "data"
     plant(root, "input/1.png", "target/1.png", "target/3.png")
     for copy in ("input/2.png", "target/2.png", "input/3.png"):
@@ -198,23 +233,22 @@ def test_duplicate_pairs_can_be_dropped(tmp_path):
     assert len(index(root, "rain13k")) == 3
     kept = [lq for lq, _, _ in index(root, "rain13k", "--drop-duplicates")]
     assert kept == ["input/1.png", "input/3.png"]  # one rainy image with another clean one is no duplicate
-
-
-def test_pairs_without_rain_are_a_problem_unless_allowed(tmp_path):
-    write_pair(tmp_path / "data", "drs", "a.png", encode(any_image()), encode(any_image()))
+    write_pair(tmp_path / "dry", "drs", "a.png", encode(any_image()), encode(any_image()))
     with pytest.raises(DataError, match=r"no rain to remove .--allow-dry accepts this"):
-        index(tmp_path / "data", "rainrag")
-    assert len(index(tmp_path / "data", "rainrag", "--allow-dry")) == 1
-    manifest = str(tmp_path / "m.jsonl")
+        index(tmp_path / "dry", "rainrag")
+    assert len(index(tmp_path / "dry", "rainrag", "--allow-dry")) == 1
+    check = ["--check-manifest", str(tmp_path / "m.jsonl")]
     with pytest.raises(DataError, match=r"identical: .*no rain to remove"):
-        index_dataset(["--check-manifest", manifest])
-    assert index_dataset(["--check-manifest", manifest, "--allow-dry"]) == 0
+        index_dataset(check)
+    assert index_dataset([*check, "--allow-dry"]) == 0
 
 
-def test_two_processes_give_the_same(tmp_path):
-    root = tmp_path / "data"
+def test_two_processes_give_the_same_and_a_manifest_in_another_folder_leads_to_the_files(tmp_path):
+    root, output = tmp_path / "data", tmp_path / "lists/deep/m.jsonl"
     plant(root, *(f"{side}/{n}.png" for side in ("input", "target") for n in range(300)))
-    assert index(root, "rain13k", "--workers", "2") == index(root, "rain13k")
+    found = index(root, "rain13k", "--workers", "2", output=output)
+    assert found == index(root, "rain13k", output=output)
+    assert found[0][0] == "../../data/input/0.png" and (output.parent / found[0][0]).is_file()
 
 
 @pytest.mark.parametrize(
@@ -226,45 +260,20 @@ def test_two_processes_give_the_same(tmp_path):
         (("x/1.png",), "rain1400", r"no image fits the layout rain1400.* Found such as x/1.png"),
         (("x/1.png",), "rain14k", r"no layout 'rain14k'. Did you mean"),
         (("input/1.png", "input/1.jpg", "target/1.png"), "rain13k", r"shared: target/1.png: the clean image of both"),
+        (None, "none.yml", "none.yml: no such option file"),
+        (("broken.yml",), "broken.yml", "broken.yml:1"),
+        (("code.yml",), "code.yml", "code.yml:1"),
     ],
 )
-def test_folders_that_do_not_fit_and_wrong_layouts(tmp_path, files, layout, text):
+def test_folders_that_do_not_fit_and_wrong_layouts(tmp_path, monkeypatch, files, layout, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.yml").write_text("a: [")
+    (tmp_path / "code.yml").write_text("!!python/object/apply:os.system [echo]")
     if files is not None:
         (tmp_path / "data").mkdir()
-        plant(tmp_path / "data", *files)
+        plant(tmp_path / "data", *(file for file in files if file.endswith("g")))
     with pytest.raises((DataError, OptionError), match=text):
         index(tmp_path / "data", layout)
-
-
-def test_a_manifest_is_not_replaced_unasked(tmp_path):
-    index(plant_tree(tmp_path, "rainrag"), "rainrag")
-    base = ["--layout", "rainrag", "--output", str(tmp_path / "m.jsonl")]
-    with pytest.raises(OptionError, match="--root is missing"):
-        index_dataset(base)
-    with pytest.raises(OptionError, match=r"m\.jsonl: this file exists; name another, or give --overwrite"):
-        index_dataset([*base, "--root", str(tmp_path / "data")])
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        (None, r"x.yml: no such option file"),
-        ("a: [", r"x.yml:1"),
-        ("!!python/object/apply:os.system [echo]", r"x.yml:1"),
-    ],
-)
-def test_unreadable_layout_files(tmp_path, content, text):
-    if content:
-        (tmp_path / "x.yml").write_text(content)
-    with pytest.raises(OptionError, match=text):
-        load_layout(str(tmp_path / "x.yml"))
-
-
-def test_manifest_in_another_folder_leads_to_the_files(tmp_path):
-    plant(tmp_path / "data", "input/1.png", "target/1.png")
-    index(tmp_path / "data", "rain13k", output=tmp_path / "lists/deep/m.jsonl")
-    record = next(read_manifest(tmp_path / "lists/deep/m.jsonl"))
-    assert record.lq == "../../data/input/1.png" and (tmp_path / "lists/deep" / record.lq).is_file()
 
 
 def test_manifests_are_checked_alone_and_together(tmp_path, capsys):
@@ -292,15 +301,9 @@ def test_manifests_are_checked_alone_and_together(tmp_path, capsys):
     assert re.search(told, problems(*both))
 
 
-OWN = """
-name: mine
-parts:
-  - {rule: many_to_one, lq: "{dir}wet/{id}-{n}", gt: "{dir}dry/{id}", rain_type: "{dir}",
-     types: {night/: nrd, "": snow}}
-"""
-
-
 def test_layout_of_ones_own(tmp_path):
+    with pytest.raises(OptionError, match="--root is missing"):
+        index_dataset(["--layout", str(tmp_path / "mine.yml"), "--output", "m.jsonl"])
     (tmp_path / "mine.yml").write_text(OWN)
     plant(tmp_path / "data", "wet/a-1.png", "wet/a-2.png", "dry/a.png", "night/wet/a-1.png", "night/dry/a.png")
     assert sorted(index(tmp_path / "data", tmp_path / "mine.yml")) == [
@@ -345,64 +348,56 @@ def test_wrong_layouts_say_what_is_wrong(change, text):
         parse_layout({"name": "x", "parts": [{"rule": "same_name", "lq": "a", "gt": "b"}]} | change, "x.yml")
 
 
-def test_list_names_every_layout(capsys):
-    assert index_dataset(["--list"]) == 0
-    out = capsys.readouterr().out
-    assert all(f"{name}: " in out for name in public_layouts()) and all(rule in out for rule in RULES)
-    assert "a guess" in out
-
-
-def paired(root, layout, **options):
-    found = find_pairs(str(root), layout, PairingOptions(**options))
-    return [(pair.lq, pair.gt, pair.rain_type, pair.source) for pair in found.pairs], found.problems
-
-
-def test_of_several_clean_images_the_one_with_the_rainy_ones_suffix_is_taken(tmp_path):
+def test_of_several_clean_images_that_with_the_same_suffix_or_of_the_first_pattern_is_taken(tmp_path):
     plant(tmp_path, "input/1.png", "target/1.jpg", "target/1.png", "input/2.webp", "target/2.jpg", "target/2.png")
     pairs, problems = paired(tmp_path, public_layout("rain13k"))
     assert pairs[0][:2] == ("input/1.png", "target/1.png")
     assert [text for kind, text in problems if kind == "ambiguous"] == [
         "input/2.webp: several clean images: target/2.jpg, target/2.png."
     ]
-
-
-@pytest.mark.parametrize(
-    ("folder", "split"),
-    [("training", "train"), ("RainTrainL", "train"), ("Testing", "test"), ("test_a", "test"), ("valid", "val"),
-     ("validation", "val"), ("mine", "mine")],
-)  # fmt: skip
-def test_folders_that_tell_a_split(tmp_path, folder, split):
-    plant(tmp_path, *(f"{name}/{side}/1.png" for name in (folder, "other") for side in ("input", "target")))
-    pairs, problems = paired(tmp_path, public_layout("rain13k"), split=split)
-    assert [lq for lq, *_ in pairs] == [f"{folder}/input/1.png"] and not problems
-
-
-def test_what_the_user_says_of_types_and_source_wins(tmp_path):
-    (tmp_path / "mine.yml").write_text(OWN)
-    plant(tmp_path / "data", "night/wet/a-1.png", "night/dry/a.png")
-    for options, told in (
-        ({}, ("nrd", "mine")),
-        ({"types": {"night/": "drd"}}, ("drd", "mine")),
-        ({"rain_type": "haze", "types": {"night/": "drd"}, "source": "own"}, ("haze", "own")),
-    ):
-        ((*_, rain_type, source),), _ = paired(tmp_path / "data", load_layout(str(tmp_path / "mine.yml")), **options)
-        assert (rain_type, source) == told
-
-
-def test_of_several_patterns_of_clean_images_the_first_that_fits_wins(tmp_path):
     plant(tmp_path, "wet/1.png", "wet/2.png", "best/1.png", "good/1.png", "good/2.png")
     part = {"rule": "same_name", "lq": "wet/{name}", "gt": ["best/{name}", "good/{name}"], "rain_type": "drs"}
     pairs, _ = paired(tmp_path, parse_layout({"name": "x", "parts": [part]}, "x.yml"))
     assert [(lq, gt) for lq, gt, *_ in pairs] == [("wet/1.png", "best/1.png"), ("wet/2.png", "good/2.png")]
 
 
-def test_a_list_may_tell_the_split_but_not_lead_out_of_the_folder(tmp_path):
+def test_images_side_by_side(tmp_path):
     root = tmp_path / "data"
-    plant(root, "wet/1.png", "wet/2.png", "dry/1.png", "../out.png")
-    (root / "train.txt").write_text("wet/1.png dry/1.png\n")
-    (root / "test.txt").write_text("wet/2.png dry/1.png\nwet/1.png ../out.png\n")
-    pairs, problems = paired(root, public_layout("spa"), split="train")
-    assert [lq for lq, *_ in pairs] == ["wet/1.png"] and not problems
-    pairs, problems = paired(root, public_layout("spa"), split="test")
-    assert [lq for lq, *_ in pairs] == ["wet/2.png"]
-    assert problems == [("missing", "test.txt:2: ../out.png does not exist.")]
+    clean, rainy = any_image(8, 12, 1), any_image(8, 12, 2)
+    (root / "training").mkdir(parents=True)
+    (root / "training/1.png").write_bytes(encode(np.hstack([clean, rainy])))
+    with pytest.raises(OptionError, match="give --halves DIR"):
+        index(root, "rain800")
+    assert index(root, "rain800", "--halves", str(tmp_path / "h")) == [
+        ("h/input/training/1.png", "h/target/training/1.png", "drs")
+    ]
+    assert np.array_equal(cv2.imread(str(tmp_path / "h/input/training/1.png")), rainy)
+    assert np.array_equal(cv2.imread(str(tmp_path / "h/target/training/1.png")), clean)
+    assert index(root, "rain800", "--halves", str(tmp_path / "h"))
+    index(root, "rain800", "--halves", str(tmp_path / "l"), "--rainy-half", "left")
+    assert np.array_equal(cv2.imread(str(tmp_path / "l/input/training/1.png")), clean)
+    plant(root, "odd.png", size=(8, 11))
+    with pytest.raises(DataError, match=r"odd.png: 11 columns cannot be two halves"):
+        index(root, "rain800", "--halves", str(tmp_path / "h"))
+
+
+def test_halves_never_take_the_place_of_others(tmp_path):
+    plant(tmp_path / "train", "x/a.png", "x_a.png", "b.png", "b.jpg", size=(8, 12))
+    pairs = index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "h"))
+    assert len({lq for lq, _, _ in pairs}) == len(list((tmp_path / "h/input").rglob("*.png"))) == 4
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/b.png").write_bytes(encode(any_image(8, 12, seed=1)))
+    before = (tmp_path / "h/input/b.png").read_bytes()
+    for arguments in (["test"], ["train", "--rainy-half", "left"]):
+        with pytest.raises(DataError, match="/h: holds the halves of other images or the other way round"):
+            index(tmp_path / arguments[0], "rain800", "--halves", str(tmp_path / "h"), *arguments[1:])
+    assert (tmp_path / "h/input/b.png").read_bytes() == before
+    with pytest.raises(OptionError, match=r"--halves .*train/h: lies inside --root"):
+        index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "train/h"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="full: the folder is not empty"):
+        index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "full"))
+    plant(tmp_path / "train", "b.jpg.png", size=(8, 12))
+    with pytest.raises(DataError, match=r"b\.jpg: b\.jpg\.png is there too"):
+        index(tmp_path / "train", "rain800", "--halves", str(tmp_path / "h"))

@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,58 +39,70 @@ def pairs_of(*numbers, rain_type="drs", **more):
     return [ManifestRecord(f"{side}/input/{name}", f"{side}/target/{name}", rain_type, **more) for name in names]
 
 
-def spoil_and_make(root, output, path, *arguments):
-    """An LMDB that stays unfinished because one file is empty."""
-    (root / path).write_bytes(b"")
-    with pytest.raises(DataError, match=f"{path}: the file is empty"):
-        make_lmdb(root, output, *arguments)
-    write_rainrag(root)
+SIDES = (("lq", "input"), ("gt", "target"))
 
 
 def stored(path):
     close_environments()
-    environment = lmdb.open(str(path), readonly=True, lock=False)
-    with environment.begin() as transaction:
-        entries = {bytes(key).decode(): bytes(value) for key, value in transaction.cursor()}
-    environment.close()
-    return entries
+    with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        return {bytes(key).decode(): bytes(value) for key, value in transaction.cursor()}
+
+
+def assert_complete(output, root, rain_type="drs", above=""):
+    """Both sides hold the bytes of their folder's files, and list them in order."""
+    for side, folder in SIDES:
+        path, files = output / rain_type / f"{side}.lmdb", (root / rain_type / folder).iterdir()
+        expected = {f"{above}{rain_type}/input/{file.stem}": file.read_bytes() for file in files}
+        assert stored(path) == expected and [e.key for e in read_meta(str(path))] == sorted(expected)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    make_lmdb(write_rainrag(root / "rainrag"), root / "lmdb")
+    return root
 
 
 @pytest.fixture()
-def lmdb_root(rainrag_root, tmp_path):
-    return make_lmdb(rainrag_root, tmp_path / "lmdb")
+def lmdb_root(made, tmp_path):
+    """An LMDB of the folder ``rainrag`` beside it."""
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True) / "lmdb"
 
 
-def test_ours_reads_the_same_as_from_the_folder(rainrag_root, lmdb_root):
+def test_ours_and_the_toolboxes_are_read_as_the_folder_is(rainrag_root, lmdb_root):
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
     from_lmdb, from_folder = build(lmdb_root), build(rainrag_root, kind="disk")
     assert from_lmdb.rain_types == from_folder.rain_types and len(from_lmdb) == 12
     one, other = ([data[SampleIndex(i, i)] for i in range(12)] for data in (from_lmdb, from_folder))
     assert same_pixels(one, other) and [a["rain_type"] for a in one] == [b["rain_type"] for b in other]
     assert from_lmdb[0]["lq_path"] == f"{lmdb_root}/drs/lq.lmdb/drs/input/000"
+    names = [f"00{n}" for n in range(3)]
+    for side, folder in SIDES:
+        files, output = rainrag_root / "nrs" / folder, rainrag_root.with_name("theirs") / f"nrs/{side}.lmdb"
+        output.parent.mkdir(exist_ok=True, parents=True)
+        make_lmdb_from_imgs(str(files), str(output), [f"{name}.png" for name in names], names)
+    theirs = build(rainrag_root.with_name("theirs"), "val")
+    assert same_pixels(theirs, build(rainrag_root, "val", "disk", rain_types=["nrs"]))
 
 
-def test_stock_data_set_reads_it(tmp_path):
-    root = tmp_path / "data"
-    names = ["a.v1.jpg", "a.v2.jpg", "b c ö.jpg", "x" * 200 + ".jpg"]
-    for seed, name in enumerate(names):
-        write_pair(root, "drs", name, encode(any_image(seed=seed), ".jpg"), encode(any_image(seed=seed + 9), ".jpg"))
+def test_source_bytes_are_kept_under_safe_keys_and_the_stock_data_set_reads_them(tmp_path):
+    root, names = tmp_path / "data", ["a.v1.jpg", "a.v2.jpg", "b c ö.jpg", "x" * 200 + ".jpg"]
+    for seed, name in enumerate(names):  # one clean image is no JPEG
+        clean = encode(any_image(seed=seed + 9), ".jpg" if seed else ".png")
+        write_pair(root, "drs", name, encode(any_image(seed=seed), ".jpg"), clean)
     output = make_lmdb(root, tmp_path / "out")
+    keys = ["drs/input/a%2Ev1", "drs/input/a%2Ev2", "drs/input/b%20c%20%C3%B6", "drs/input/" + "x" * 200]
+    for side, folder in SIDES:
+        path = output / f"drs/{side}.lmdb"
+        sources = [(root / "drs" / folder / name).read_bytes() for name in names]
+        assert stored(path) == dict(zip(keys, sources, strict=True))
+        assert (path / "meta_info.txt").read_text() == "".join(f"{key}.png (48,64,3) 1\n" for key in keys)
+        origin = json.loads((path / "made_from.json").read_text())
+        assert origin["entries"] == "4" and origin["stored_as"] == "source bytes"
     stock = stock_data_set(output / "drs/lq.lmdb", output / "drs/gt.lmdb", kind="lmdb")
     found = {item["lq_path"]: item for item in (stock[i] for i in range(4))}
-    keys = ["drs/input/a%2Ev1", "drs/input/a%2Ev2", "drs/input/b%20c%20%C3%B6", "drs/input/" + "x" * 200]
-    assert sorted(found) == sorted(keys)
-    assert same_pixels([found[key] for key in keys], build(root, "val", "disk"))
-
-
-def test_source_bytes_are_kept_and_meta_is_the_toolboxes(tmp_path):
-    jpeg, other = encode(any_image(40, 56), ".jpg"), encode(any_image(40, 56, 1))
-    write_pair(tmp_path / "data", "drs", "a.jpg", jpeg, other)
-    output = make_lmdb(tmp_path / "data", tmp_path / "out")
-    assert stored(output / "drs/lq.lmdb") == {"drs/input/a": jpeg}
-    assert stored(output / "drs/gt.lmdb") == {"drs/input/a": other}
-    assert (output / "drs/lq.lmdb/meta_info.txt").read_text() == "drs/input/a.png (40,56,3) 1\n"
-    origin = json.loads((output / "drs/lq.lmdb/made_from.json").read_text())
-    assert origin["entries"] == "1" and origin["stored_as"] == "source bytes"
+    assert sorted(found) == keys and same_pixels([found[key] for key in keys], build(root, "val", "disk"))
 
 
 def test_recompressed_entries_are_png_of_the_level_with_the_same_pixels(tmp_path):
@@ -117,34 +130,25 @@ def test_manifest_keys_types_and_keep(rainrag_root, tmp_path):
     assert len(data) == 4 and data[3]["rain_type"] == 3
 
 
-def test_one_lmdb_for_training_and_validation_in_forked_workers_too(lmdb_root):
+def test_one_lmdb_for_training_and_validation_in_workers_too(lmdb_root):
     training, validation = build(lmdb_root), build(lmdb_root, "val")
     first = [validation[i]["lq"] for i in range(12)]
     indices = [SampleIndex(i, i) for i in range(12)]
     expected = [training[i]["lq"] for i in indices]
-    for _ in range(2):
-        batches = list(DataLoader(training, batch_size=1, sampler=indices, num_workers=2))
-        assert all(torch.equal(b["lq"][0], e) for b, e in zip(batches, expected, strict=True))
+    for context, workers in (("fork", 2), ("fork", 2), (fork_server(), 1)):  # the last inherits nothing
+        loader = DataLoader(training, 1, sampler=indices, num_workers=workers, multiprocessing_context=context)
+        assert all(torch.equal(b["lq"][0], e) for b, e in zip(loader, expected, strict=True))
         assert all(torch.equal(validation[i]["lq"], f) for i, f in enumerate(first))
     sent = pickle.loads(pickle.dumps(training))  # as to a spawned worker
     assert all(torch.equal(sent[i]["lq"], e) for i, e in zip(indices, expected, strict=True))
 
 
-def test_missing_key_is_named(lmdb_root):
+def test_missing_keys_and_broken_meta_files_are_named(lmdb_root, rainrag_root):
     with pytest.raises(DataError, match=r"drs/lq.lmdb: the LMDB has no key 'drs/input/nine'; create-lmdb with all"):
         read_value(str(lmdb_root / "drs/lq.lmdb"), "drs/input/nine")
     with pytest.raises(DataError, match=r"input/nine: cannot be read: No such file .*Without a suffix it may be"):
         read_file(str(lmdb_root / "drs/input/nine"))
-    for side in ("lq", "gt"):
-        with open(lmdb_root / f"drs/{side}.lmdb/meta_info.txt", "a") as file:
-            file.write("lie.png (48,56,3) 1\n")
-    data = build(lmdb_root, "val")
-    with pytest.raises(DataError, match="has no key 'lie'"):
-        [data[i] for i in range(4)]
-
-
-def test_broken_meta_files(lmdb_root, rainrag_root):
-    meta = lmdb_root / "drs/lq.lmdb/meta_info.txt"
+    meta, other = (lmdb_root / f"drs/{side}.lmdb/meta_info.txt" for side, _ in SIDES)
     good = meta.read_text()
     for text, message in [
         (good + "x.png 48,56,3 1\n", r"meta_info.txt:4: expected 'key.png"),
@@ -156,39 +160,26 @@ def test_broken_meta_files(lmdb_root, rainrag_root):
         meta.write_text(text)
         with pytest.raises(DataError, match=message):
             build(lmdb_root)
+    for file in (meta, other):
+        file.write_text(good + "lie.png (48,56,3) 1\n")
+    with pytest.raises(DataError, match="has no key 'lie'"):
+        build(lmdb_root, "val")[3]
     meta.unlink()
     for use in (lambda: build(lmdb_root), lambda: make_lmdb(rainrag_root, lmdb_root)):
         with pytest.raises(DataError, match=r"meta_info.txt: cannot be read.*an LMDB without it is incomplete"):
             use()
 
 
-def test_the_toolboxes_own_lmdb_is_read(tmp_path):
-    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-
-    write_rainrag(tmp_path, 2, types=("nrs",))
-    for side, folder in (("lq", "input"), ("gt", "target")):
-        make_lmdb_from_imgs(
-            str(tmp_path / "nrs" / folder), str(tmp_path / f"nrs/{side}.lmdb"), ["000.png", "001.png"], ["000", "001"]
-        )
-    assert same_pixels(build(tmp_path, "val"), build(tmp_path, "val", "disk"))
-
-
-@pytest.mark.parametrize(
-    ("path", "key"),
-    [
-        ("drs/input/001.png", "drs/input/001"),
-        ("../../other/a.b c.jpg", "other/a%2Eb%20c"),
-        ("100%.png", "100%25"),
-        ("ü.png", "%C3%BC"),
-        ("\udcff.png", "%FF"),
-        ("./a//b.png", "a/b"),
-    ],
-)
-def test_keys_are_safe_and_readable(path, key):
-    assert make_key(path) == key
-
-
-def test_keys_are_short_and_unique():
+def test_keys_are_safe_readable_short_and_unique():
+    for path, key in {
+        "drs/input/001.png": "drs/input/001",
+        "../../other/a.b c.jpg": "other/a%2Eb%20c",
+        "100%.png": "100%25",
+        "ü.png": "%C3%BC",
+        "\udcff.png": "%FF",
+        "./a//b.png": "a/b",
+    }.items():
+        assert make_key(path) == key
     paths = [f"{'d' * 300}/{'ö' * 100}{n}.png" for n in range(50)] + ["a.png", "a.jpg", "../a.png", "b/a.png"]
     keys = list(unique_keys((path, "gt") for path in paths))
     assert len(set(keys)) == len(paths) and max(map(len, keys)) <= 511
@@ -232,38 +223,21 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path):
     assert len(held) >= 2, "the runs ended before they were killed"
     make_lmdb(tmp_path / "data", tmp_path / "out")
     for rain_type in ("drs", "nrd"):
-        for side, folder in (("lq", "input"), ("gt", "target")):
-            path = tmp_path / "out" / rain_type / f"{side}.lmdb"
-            files = (tmp_path / "data" / rain_type / folder).iterdir()
-            assert stored(path) == {f"{rain_type}/input/{f.stem}": f.read_bytes() for f in files}
-            assert sorted(e.key for e in read_meta(str(path))) == sorted(stored(path))
+        assert_complete(tmp_path / "out", tmp_path / "data", rain_type)
     assert not [*(tmp_path / "out").glob("*/.*")]
-
-
-def test_a_finished_lmdb_is_left_alone_and_a_different_one_refused(rainrag_root, lmdb_root):
-    before = (lmdb_root / "drs/lq.lmdb/data.mdb").stat().st_mtime_ns
-    make_lmdb(rainrag_root, lmdb_root)
-    assert (lmdb_root / "drs/lq.lmdb/data.mdb").stat().st_mtime_ns == before
-    for side in ("input", "target"):
-        (rainrag_root / "drs" / side / "002.png").unlink()
-    with pytest.raises(DataError, match=r"drs/lq.lmdb: exists already and was made from other data"):
-        make_lmdb(rainrag_root, lmdb_root)
 
 
 def test_new_pairs_are_added_wherever_they_stand_in_the_list(rainrag_root, tmp_path):
     pairs = pairs_of(*range(3))
     output, manifest = tmp_path / "out", tmp_path / "m.jsonl"
-    write_manifest(manifest, pairs[1:2])
     command = ["--manifest", str(manifest), "--output", str(output), "--workers", "1", "--verify"]
-    assert create_lmdb(command) == 0
-    write_manifest(manifest, pairs)
-    assert create_lmdb(command) == 0
-    keys = [f"rainrag/drs/input/00{n}" for n in range(3)]
-    for side, folder in (("lq", "input"), ("gt", "target")):
-        path = output / f"drs/{side}.lmdb"
-        assert stored(path) == {k: (rainrag_root / f"drs/{folder}/{k[-3:]}.png").read_bytes() for k in keys}
-        assert [entry.key for entry in read_meta(str(path))] == keys
-    assert [record.lq for record in read_manifest(output / "manifest.jsonl")] == keys
+    for listed in (pairs[1:2], pairs):
+        write_manifest(manifest, listed)
+        assert create_lmdb(command) == 0
+    assert_complete(output, rainrag_root, above="rainrag/")
+    assert [record.lq for record in read_manifest(output / "manifest.jsonl")] == [
+        f"rainrag/drs/input/00{n}" for n in range(3)
+    ]
     (tmp_path / "elsewhere").mkdir()
     moved = [ManifestRecord(f"../{pair.lq}", f"../{pair.gt}", "drs") for pair in pairs]
     command[1] = str(tmp_path / "elsewhere/m.jsonl")
@@ -287,32 +261,54 @@ def as_of_earlier_versions(folder, side):
     (folder / "made_from.json").write_text(json.dumps(noted))
 
 
-def test_lmdbs_of_earlier_versions_are_known_again_and_added_to(rainrag_root, lmdb_root):
-    folders = {side: lmdb_root / f"drs/{side}.lmdb" for side in ("lq", "gt")}
+def test_a_finished_lmdb_is_left_alone_or_added_to_and_a_different_one_refused(rainrag_root, lmdb_root):
+    """One of an earlier version, too."""
+    folders = {side: lmdb_root / f"drs/{side}.lmdb" for side in LISTS}
     before = {side: (folder / "data.mdb").stat().st_mtime_ns for side, folder in folders.items()}
-    for more in (False, True):
+    for earlier, more in ((False, False), (True, False), (True, True)):
         for side, folder in folders.items():
-            as_of_earlier_versions(folder, side)
+            if earlier:
+                as_of_earlier_versions(folder, side)
         if more:
             write_pair(rainrag_root, "drs", "0001.png", encode(any_image(seed=3)), encode(any_image(seed=8)))
         make_lmdb(rainrag_root, lmdb_root, "--rain-type", "drs", "--verify")
         for side, folder in folders.items():
             assert more or (folder / "data.mdb").stat().st_mtime_ns == before[side]
             assert len((folder / "sources.jsonl").read_text().splitlines()) == len(stored(folder)) == 3 + more
+    for folder in ("input", "target"):
+        (rainrag_root / "drs" / folder / "002.png").rename(rainrag_root / "drs" / folder / "009.png")
+    told = r"drs/lq.lmdb: exists already and was made from other data"
+    with pytest.raises(DataError, match=told):
+        make_lmdb(rainrag_root, lmdb_root, "--rain-type", "drs")
     for side, folder in folders.items():
         as_of_earlier_versions(folder, side)
-    (rainrag_root / "drs/input/002.png").rename(rainrag_root / "drs/input/009.png")
-    (rainrag_root / "drs/target/002.png").rename(rainrag_root / "drs/target/009.png")
-    with pytest.raises(DataError, match=r"lq.lmdb: exists already .* other data .* An earlier version made it"):
+    with pytest.raises(DataError, match=rf"{told} .* An earlier version made it"):
         make_lmdb(rainrag_root, lmdb_root, "--rain-type", "drs")
 
 
-def test_an_unfinished_lmdb_of_an_earlier_version_is_taken_up(rainrag_root, tmp_path):
-    spoil_and_make(rainrag_root, tmp_path / "out", "drs/input/002.png", "--rain-type", "drs", "--commit-every", "1")
-    for side in LISTS:
-        as_of_earlier_versions(tmp_path / f"out/drs/.{side}.lmdb.partial", side)
-    make_lmdb(rainrag_root, tmp_path / "out", "--rain-type", "drs", "--verify")
-    assert len(stored(tmp_path / "out/drs/lq.lmdb")) == 3
+def test_an_unfinished_lmdb_is_taken_up_unless_it_is_damaged_of_something_else_or_in_use(rainrag_root, tmp_path):
+    output, arguments = tmp_path / "out", ("--rain-type", "drs", "--commit-every", "1")
+    for earlier in (False, True):
+        (rainrag_root / "drs/input/002.png").write_bytes(b"")
+        with pytest.raises(DataError, match=r"drs/input/002.png: the file is empty"):
+            make_lmdb(rainrag_root, output, *arguments)
+        write_rainrag(rainrag_root)
+        assert (output / "drs/.lq.lmdb.partial").is_dir() and not (output / "drs/lq.lmdb").exists()
+        with pytest.raises(DataError, match=r"\.lq.lmdb.partial: is an unfinished LMDB made from other data"):
+            make_lmdb(rainrag_root, output, *arguments, "--recompress", "png")
+        for side in LISTS if earlier else ():
+            as_of_earlier_versions(output / f"drs/.{side}.lmdb.partial", side)
+        with sole_user(output, "busy"), pytest.raises(DataError, match="another process is writing"):
+            make_lmdb(rainrag_root, output, *arguments)
+        data = output / "drs/.lq.lmdb.partial/data.mdb"
+        whole = data.read_bytes()
+        data.write_bytes(whole[:5000])
+        with pytest.raises(DataError, match=r"\.lq.lmdb.partial/data.mdb: the LMDB is damaged"):
+            make_lmdb(rainrag_root, output, *arguments)
+        data.write_bytes(whole)
+        make_lmdb(rainrag_root, output, *arguments, "--verify")
+        assert_complete(output, rainrag_root)
+        shutil.rmtree(output)
 
 
 def test_adding_that_was_killed_goes_on(rainrag_root, lmdb_root, monkeypatch):
@@ -381,80 +377,49 @@ def test_damaged_files_are_told_before_lmdb_opens_them(lmdb_root, rainrag_root, 
     assert not [path for path in opened if path.endswith("drs/gt.lmdb")]
 
 
-def test_damage_of_an_unfinished_lmdb_is_told_too(rainrag_root, tmp_path):
-    spoil_and_make(rainrag_root, tmp_path / "out", "nrd/input/002.png", "--commit-every", "1")
-    data = tmp_path / "out/nrd/.lq.lmdb.partial/data.mdb"
-    data.write_bytes(data.read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"\.lq.lmdb.partial/data.mdb: the LMDB is damaged"):
-        make_lmdb(rainrag_root, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("program", "reason"),
-    [("import os; os.kill(os.getpid(), 7)", "Bus error"), ("raise SystemExit('MDB_CORRUPTED')", "MDB_CORRUPTED")],
-)
-def test_verification_outlives_damage_inside(lmdb_root, monkeypatch, program, reason):
-    monkeypatch.setattr("unirain_plugin.preparation.lmdbs._READ_ALL", program)
-    with pytest.raises(DataError, match=rf"drs/lq.lmdb: the LMDB is damaged: reading its entries ends with '{reason}'"):
-        create_lmdb(["--output", str(lmdb_root), "--verify", "--workers", "1"])
-
-
-def test_an_unfinished_lmdb_of_something_else_is_refused(rainrag_root, tmp_path):
-    spoil_and_make(rainrag_root, tmp_path / "out", "drs/input/002.png")
-    assert (tmp_path / "out/drs/.lq.lmdb.partial").is_dir() and not (tmp_path / "out/drs/lq.lmdb").exists()
-    with pytest.raises(DataError, match=r"\.lq.lmdb.partial: is an unfinished LMDB made from other data"):
-        make_lmdb(rainrag_root, tmp_path / "out", "--recompress", "png")
-    make_lmdb(rainrag_root, tmp_path / "out")
-
-
-def test_two_writers_at_once_are_refused(rainrag_root, tmp_path):
-    (tmp_path / "out").mkdir()
-    with sole_user(tmp_path / "out", "busy"), pytest.raises(DataError, match="another process is writing"):
-        make_lmdb(rainrag_root, tmp_path / "out")
-    make_lmdb(rainrag_root, tmp_path / "out")
-
-
-def test_verification_finds_damage(lmdb_root, capsys):
-    assert create_lmdb(["--output", str(lmdb_root), "--verify"]) == 0
+def test_verification_finds_damage_and_outlives_it(lmdb_root, capsys, monkeypatch):
+    verify = ["--output", str(lmdb_root), "--verify", "--workers", "1"]
+    assert create_lmdb(verify) == 0
     assert "24 entries verified" in capsys.readouterr().out
+    for program, reason in (
+        ("import os; os.kill(os.getpid(), 7)", "Bus error"),
+        ("raise SystemExit('MDB_CORRUPTED')", "MDB_CORRUPTED"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(lmdbs, "_READ_ALL", program)
+            told = rf"drs/lq.lmdb: the LMDB is damaged: reading its entries ends with '{reason}'"
+            with pytest.raises(DataError, match=told):
+                create_lmdb(verify)
     jpeg = bytearray(encode(any_image(48, 56), ".jpg"))
     jpeg[len(jpeg) // 2 : -2] = bytes(len(jpeg) - 2 - len(jpeg) // 2)
     close_environments()
-    environment = lmdb.open(str(lmdb_root / "drs/lq.lmdb"))
-    with environment.begin(write=True) as transaction:
+    with lmdb.open(str(lmdb_root / "drs/lq.lmdb")) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"drs/input/000", bytes(jpeg))
         transaction.put(b"drs/input/001", encode(any_image(8, 8)))
         transaction.put(b"extra", b"x")
         transaction.delete(b"drs/input/002")
         transaction.put(b"more", b"x")
-    environment.close()
     with pytest.raises(DataError) as error:
-        create_lmdb(["--output", str(lmdb_root), "--verify"])
-    text = str(error.value)
-    assert "4 entries are stored, but meta_info.txt lists 3" in text
-    assert "key 'drs/input/000': the image is damaged: Corrupt JPEG data" in text
-    assert "key 'drs/input/001' is 8×8 (height × width), but meta_info.txt says 48×56" in text
-    assert "no key 'drs/input/002'" in text
+        create_lmdb(verify)
+    for text in (
+        "4 entries are stored, but meta_info.txt lists 3",
+        "key 'drs/input/000': the image is damaged: Corrupt JPEG data",
+        "key 'drs/input/001' is 8×8 (height × width), but meta_info.txt says 48×56",
+        "no key 'drs/input/002'",
+    ):
+        assert text in str(error.value)
 
 
-@pytest.mark.parametrize("command", [create_lmdb, extract_subimages])
-def test_pairs_of_different_size_are_refused(tmp_path, command):
+def test_pairs_of_different_size_and_wrong_arguments_are_refused(tmp_path):
     write_pair(tmp_path / "data", "drs", "a.png", encode(any_image()), encode(any_image(40, 40)))
-    with pytest.raises(DataError, match=r"a.png is 48×64 .* is 40×40; expected equal sizes"):
-        command(["--dataroot", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--workers", "1"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [([], "give --manifest or --dataroot"), (["--dataroot", "d", "--keep-only"], "--keep-only needs --manifest")],
-)
-def test_wrong_arguments(arguments, text):
-    with pytest.raises(OptionError, match=text):
-        create_lmdb(["--output", "o", *arguments])
-
-
-def test_a_worker_that_inherits_nothing(lmdb_root):
-    data, indices = build(lmdb_root), [SampleIndex(i, i) for i in range(2)]
-    data[0]
-    loader = DataLoader(data, 1, sampler=indices, num_workers=1, multiprocessing_context=fork_server())
-    assert all(torch.equal(b["lq"][0], data[i]["lq"]) for b, i in zip(loader, indices, strict=True))
+    for command in (create_lmdb, extract_subimages):
+        with pytest.raises(DataError, match=r"a.png is 48×64 .* is 40×40; expected equal sizes"):
+            command(
+                ["--dataroot", str(tmp_path / "data"), "--output", str(tmp_path / command.__name__), "--workers", "1"]
+            )
+    for arguments, text in (
+        ([], "give --manifest or --dataroot"),
+        (["--dataroot", "d", "--keep-only"], "--keep-only needs --manifest"),
+    ):
+        with pytest.raises(OptionError, match=text):
+            create_lmdb(["--output", "o", *arguments])

@@ -70,22 +70,19 @@ def test_wrong_lines_are_named_by_file_and_number(tmp_path, line, text):
         next(records)
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        (GOOD.encode() + b'{"lq": "\xff"}\n', r"m.jsonl:2: not UTF-8"),
+def test_files_that_are_no_manifest(tmp_path):
+    for content, text in (
         (None, r"m.jsonl: the manifest cannot be read"),
+        (GOOD.encode() + b'{"lq": "\xff"}\n', r"m.jsonl:2: not UTF-8"),
         (b"", r"m.jsonl: the manifest is empty"),
-    ],
-)
-def test_files_that_are_no_manifest(tmp_path, content, text):
-    if content is not None:
-        (tmp_path / "m.jsonl").write_bytes(content)
-    with pytest.raises(DataError, match=text):
-        list(read_manifest(tmp_path / "m.jsonl"))
+    ):
+        if content is not None:
+            (tmp_path / "m.jsonl").write_bytes(content)
+        with pytest.raises(DataError, match=text):
+            list(read_manifest(tmp_path / "m.jsonl"))
 
 
-def test_readers_see_the_whole_and_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_readers_see_the_whole_and_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "m.jsonl"
     with ManifestWriter(path) as writer:
         writer.write(FULL)
@@ -93,18 +90,16 @@ def test_readers_see_the_whole_and_a_failed_write_leaves_the_old_file_and_nothin
     with pytest.raises(DataError, match="record 2: rain_type"), ManifestWriter(path) as writer:
         writer.write(FULL)
         writer.write(ManifestRecord("a", "b", "Not A Type"))
-    assert list(read_manifest(path)) == [FULL]
-    assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
 
-
-def test_a_full_disk_is_told_with_the_manifests_name_and_nothing_is_left(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(DataError, match=r"m\.jsonl: cannot be written: No space left"):
-        write_manifest(tmp_path / "m.jsonl", [FULL])
-    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(DataError, match=r"m\.jsonl: cannot be written: No space left"):
+            write_manifest(path, [FULL, FULL])
+    assert list(read_manifest(path)) == [FULL]
+    assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
 
 
 def test_paths_lead_out_of_a_linked_folder(tmp_path):

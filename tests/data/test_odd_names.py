@@ -53,19 +53,19 @@ def test_names_that_are_not_utf8(tmp_path, run, command, spoiled):
     assert data_set(*where, manifest=f"{output}/manifest.jsonl")[0]["lq"].shape == (3, 48, 64)
 
 
-def test_a_meta_info_file_cannot_tell_names_that_are_not_utf8(tmp_path, run):
-    root = odd_pairs(tmp_path / "in")
-    status, text = run("generate-meta-info", "--dataroot", root, "--output", str(tmp_path / "meta"))
-    assert status == 2 and "cannot be told in a meta_info_file: a name that is not UTF-8" in text
-    assert not (tmp_path / "meta").exists()
-
-
-@pytest.mark.parametrize("command", ["create-lmdb", "extract-subimages", "generate-meta-info"])
-def test_folders_that_name_no_rain_type_are_told_before_anything_is_written(tmp_path, run, command):
+def test_what_cannot_be_told_is_refused_before_anything_is_written(tmp_path, run):
+    odd_pairs(tmp_path / "odd")
     plant(tmp_path / "in", "Day Rain/input/1.png", "Day Rain/target/1.png")
-    status, text = run(command, "--dataroot", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
-    assert status == 2 and "/in: rain_types: 'Day Rain' is no rain-type name" in text
-    assert not (tmp_path / "out").exists()
+    untold, wrong = "cannot be told in a meta_info_file: a name that is not UTF-8", "'Day Rain' is no rain-type name"
+    for command, root, told in (
+        ("generate-meta-info", "odd", untold),
+        ("generate-meta-info", "in", f"/in: rain_types: {wrong}"),
+        ("create-lmdb", "in", f"/in: rain_types: {wrong}"),
+        ("extract-subimages", "in", f"/in: rain_types: {wrong}"),
+    ):
+        status, text = run(command, "--dataroot", str(tmp_path / root), "--output", str(tmp_path / "out"))
+        assert status == 2 and told in text
+        assert not (tmp_path / "out").exists()
 
 
 PART = {"rule": "same_name", "lq": "wet/{name}", "gt": "dry/{name}", "rain_type": "drs"}

@@ -1,8 +1,9 @@
-"""The renderer: determinism, alignment, what tells the four types apart, error texts."""
+"""The renderer: determinism, alignment, what tells the types apart, snow and haze, error texts."""
 
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.drops import drop_field
 from unirain_plugin.rain.light import LUMA, kelvin_to_rgb, to_codes, to_linear
 from unirain_plugin.rain.night import make_night
-from unirain_plugin.rain.params import REAL_RAIN
+from unirain_plugin.rain.params import REAL_RAIN, HazeParams, SnowParams
 from unirain_plugin.rain.render import DropParams, NightParams, RainParams, StreakParams, render_rain
 from unirain_plugin.rain.sample_photos import SPLITS, sample_photos
 from unirain_plugin.rain.streaks import streak_opacity, veil_opacity
@@ -22,16 +23,12 @@ from unirain_plugin.rain_types import KNOWN_TYPES, RAIN_TYPES
 SEEDS = range(4)
 
 
-def load(name: str, size: int = 160) -> np.ndarray:
-    path = next(p for p in sample_photos() if p.name == name)
-    photo = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    scale = size / min(photo.shape[:2])
-    return cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:size, :size]
-
-
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    return load("coffee.png")
+    path = next(path for path in sample_photos() if path.name == "coffee.png")
+    pixels = cv2.imread(str(path))[..., ::-1]
+    scale = 160 / min(pixels.shape[:2])
+    return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:160, :160]
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +57,6 @@ def test_a_seed_gives_the_rain_of_earlier_releases(rain_type):
         lq, gt, mask = render_rain(scene, rain_type, seed, params)
         found.append(((mask > 0).mean(), mask.mean(), np.abs(lq.astype(int) - gt).mean(), gt.mean()))
     assert np.mean(found, axis=0) == pytest.approx(GOLDEN[rain_type], rel=3e-3), "raise RENDERER_VERSION with it"
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
 
 
 @pytest.mark.parametrize("rain_type", KNOWN_TYPES)
@@ -99,7 +92,7 @@ def test_types_have_streams_of_their_own_and_the_photo_is_untouched(photo, pairs
     assert not np.array_equal(pairs["drs"][0].mask, pairs["nrs"][0].mask)
 
 
-def test_streaks_have_a_direction_and_drops_have_none():
+def test_streaks_have_the_direction_of_their_angle_and_drops_have_none():
     def anisotropy(mask):
         return direction(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.0))[1]
 
@@ -107,9 +100,6 @@ def test_streaks_have_a_direction_and_drops_have_none():
     drops = [drop_field((160, 160), np.random.default_rng(s), DropParams()).rho < 1 for s in range(8)]
     lines, blobs = ([anisotropy(mask) for mask in masks] for masks in (streaks, drops))
     assert min(lines) > max(blobs) and np.mean(lines) > 0.5 > 0.25 > np.mean(blobs)
-
-
-def test_streaks_follow_the_angle():
     for angle in (-30.0, 25.0):
         params = StreakParams(angle=(angle, angle), angle_jitter=(0.5, 0.5))
         mask = streak_opacity((160, 160), np.random.default_rng(0), params)
@@ -118,7 +108,7 @@ def test_streaks_follow_the_angle():
         assert across == pytest.approx(-angle, abs=3)
 
 
-def test_drops_are_wider_than_streaks(pairs):
+def test_drops_are_wider_than_streaks_and_night_is_darker_and_has_lamps(pairs):
     """Eroding by three pixels leaves drops and removes streaks."""
     kernel = np.ones((7, 7), np.uint8)
 
@@ -128,9 +118,6 @@ def test_drops_are_wider_than_streaks(pairs):
 
     share = {t: np.mean([remains(pair.mask) for pair in pairs[t]]) for t in RAIN_TYPES}
     assert min(share["drd"], share["nrd"]) > 5 * max(share["drs"], share["nrs"])
-
-
-def test_night_is_darker_and_has_lamps(pairs):
     day = np.mean([pair.gt.mean() for t in ("drs", "drd") for pair in pairs[t]])
     night = [pair.gt for t in ("nrs", "nrd") for pair in pairs[t]]
     assert np.mean([gt.mean() for gt in night]) < 0.7 * day
@@ -175,34 +162,33 @@ def test_rain_scales_with_the_image():
 
 
 def test_veil_is_bounded_and_leaves_the_near_part_free():
-    params = StreakParams(veil_share=1.0, veil=(0.2, 0.2))
-    veils = [veil_opacity(np.zeros((120, 100, 3), np.float32), np.random.default_rng(s), params) for s in range(8)]
-    assert all(veil.shape == (120, 100) and veil.min() >= 0 and veil.max() <= 0.2 + 1e-6 for veil in veils)
-    assert all(veil[:12].mean() > veil[-12:].mean() for veil in veils)
-    assert all((veil[-12:] == 0).mean() > 0.5 for veil in veils)
-    assert not veil_opacity(
-        np.zeros((120, 100, 3), np.float32), np.random.default_rng(0), replace(params, veil_share=0.0)
-    ).any()
+    def veils(**params):
+        scene, params = np.zeros((120, 100, 3), np.float32), StreakParams(veil=(0.2, 0.2), **params)
+        return np.stack([veil_opacity(scene, np.random.default_rng(seed), params) for seed in range(8)])
+
+    found = veils(veil_share=1.0)
+    assert found.shape == (8, 120, 100) and found.min() >= 0 and found.max() <= 0.2 + 1e-6
+    assert (found[:, :12].mean((1, 2)) > found[:, -12:].mean((1, 2))).all()
+    assert ((found[:, -12:] == 0).mean((1, 2)) > 0.5).all()
+    assert not veils(veil_share=0.0).any()
 
 
 def test_night_noise_is_the_same_in_both_images(photo):
     params = NightParams(shot_noise=(0.005, 0.005))
     night = make_night(to_linear(photo), np.random.default_rng(0), params, params.streak_gain)
-    np.testing.assert_array_equal(night.photograph(night.scene), night.photograph(night.scene.copy()))
-    quiet = replace(night, noise=np.zeros_like(night.noise))
-    assert psnr(night.photograph(night.scene), quiet.photograph(night.scene)) < 40  # there is noise
+    noisy = night.photograph(night.scene)
+    np.testing.assert_array_equal(noisy, night.photograph(night.scene.copy()))
+    quiet = replace(night, noise=np.zeros_like(night.noise)).photograph(night.scene)
+    assert cv2.PSNR(noisy, quiet) < 40  # there is noise
 
 
-def test_transfer_curves_are_inverse_and_as_srgb_says():
+def test_transfer_curves_are_inverse_and_as_srgb_says_and_colour_temperatures_as_of_a_black_body():
     codes = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(to_codes(to_linear(codes)), codes)
     # IEC 61966-2-1 by hand: 188/255 = 0.73725 → ((0.73725 + 0.055) / 1.055)^2.4 = 0.50289
     assert to_linear(np.uint8(188)) == pytest.approx(0.50289, abs=1e-5)
     assert to_linear(np.uint8(10)) == pytest.approx(10 / 255 / 12.92, rel=1e-5)
     assert to_codes(np.array([-1.0, 2.0])).tolist() == [0, 255]
-
-
-def test_colour_temperature():
     for kelvin in (1800, 2700, 4000, 6504, 12000):
         assert float(kelvin_to_rgb(kelvin) @ LUMA) == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(kelvin_to_rgb(6504), 1, atol=0.06)  # D65 lies near the Planckian locus
@@ -210,45 +196,32 @@ def test_colour_temperature():
     assert warm[0] > 3 * warm[2] and cold[2] > cold[0]
 
 
-def test_float_photo_equals_its_rounding(photo):
-    pair = render_rain(photo.astype(np.float32) / 255, "drs", 0)
-    np.testing.assert_array_equal(pair.gt, photo)
-
-
-@pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("rain_type", KNOWN_TYPES)
-def test_flat_black_and_white_photos(rain_type, value):
-    for seed in SEEDS:
+def test_flat_black_and_white_photos_and_those_in_floating_point(photo, pairs, rain_type):
+    for value, seed in product((0, 255), SEEDS):
         pair = render_rain(np.full((32, 47, 3), value, np.uint8), rain_type, seed)
         assert pair.lq.shape == (32, 47, 3) and np.isfinite(pair.mask).all()
+    np.testing.assert_array_equal(render_rain(photo.astype(np.float32) / 255, "drs", 0).gt, photo)
 
 
-@pytest.mark.parametrize(
-    ("photo", "message"),
-    [
-        (np.zeros((64, 64), np.uint8), r"shape \(64, 64\); expected a colour image"),
+def test_bad_photos_and_arguments():
+    plain = np.zeros((64, 64, 3), np.uint8)
+    for photo, message in (
+        (plain[..., 0], r"shape \(64, 64\); expected a colour image"),
         (np.zeros((64, 64, 4), np.uint8), r"shape \(64, 64, 4\); expected a colour image"),
-        (np.zeros((31, 64, 3), np.uint8), r"31×64 pixels; expected at least 32×32"),
-        (np.zeros((64, 64, 3), np.uint16), r"type uint16; expected uint8"),
-        (np.full((64, 64, 3), 1.5), r"from 1.5 to 1.5; floating point must lie in \[0, 1\]"),
-        (np.full((64, 64, 3), np.nan), "from nan to nan"),
+        (plain[:31], r"31×64 pixels; expected at least 32×32"),
+        (plain.astype(np.uint16), r"type uint16; expected uint8"),
+        (plain + 1.5, r"from 1.5 to 1.5; floating point must lie in \[0, 1\]"),
+        (plain + np.nan, "from nan to nan"),
         ([[1]], "found list; expected a colour image"),
-    ],
-)
-def test_bad_photos(photo, message):
-    with pytest.raises(DataError, match=message):
-        render_rain(photo, "drs", 0)
-
-
-def test_bad_arguments():
-    photo = np.zeros((64, 64, 3), np.uint8)
-    with pytest.raises(
-        OptionError, match=r"'drx' cannot be rendered; known types: drs, drd, nrs, nrd, snow, haze. Did you mean 'dr"
     ):
-        render_rain(photo, "drx", 0)
-    for seed in (-1, 1.5, None, True, "7"):
-        with pytest.raises(OptionError, match="expected an integer ≥ 0"):
-            render_rain(photo, "drs", seed)
+        with pytest.raises(DataError, match=message):
+            render_rain(photo, "drs", 0)
+    unknown = r"'drx' cannot be rendered; known types: drs, drd, nrs, nrd, snow, haze. Did you mean 'dr"
+    seeds = [("drs", seed, "expected an integer ≥ 0") for seed in (-1, 1.5, None, True, "7")]
+    for rain_type, seed, message in (("drx", 0, unknown), *seeds):
+        with pytest.raises(OptionError, match=message):
+            render_rain(plain, rain_type, seed)
     with pytest.raises(OptionError, match=r"StreakParams.angle: \(10, -10\) is no range"):
         StreakParams(angle=(10, -10))
 
@@ -274,3 +247,34 @@ def test_renderer_needs_no_torch():
     heavy = "[m for m in ('torch', 'basicsr', 'skimage') if m in sys.modules]"
     done = subprocess.run([sys.executable, "-c", f"import sys, {modules}; sys.exit({heavy} or 0)"])
     assert done.returncode == 0
+
+
+def test_haze_mixes_the_scene_with_one_airlight_and_thickens_with_the_distance(photo):
+    pair = render_rain(photo, "haze", 3)
+    opacity = pair.mask[..., None]
+    airlight = ((to_linear(pair.lq) - (1 - opacity) * to_linear(pair.gt)) / opacity)[pair.mask > 0.3]
+    assert len(airlight) > 1000
+    assert (airlight.std(axis=0) < 0.02).all() and airlight.mean() > 0.3
+    even = RainParams(haze=HazeParams(far=(0.8, 0.8), near=(0.1, 0.1), relief=(0, 0)))
+    rows = render_rain(photo, "haze", 0, even).mask.mean(axis=1)
+    assert (np.diff(rows) <= 1e-6).all()
+    assert rows[0] == pytest.approx(0.8, abs=0.01)
+    assert rows[-1] == pytest.approx(1 - 0.2**0.1, abs=0.01)  # a tenth of the greatest distance
+    full = RainParams(haze=HazeParams(far=(1, 1)), streaks=StreakParams(veil_share=1.0, veil=(1, 1)))
+    for rain_type in ("haze", "drs"):  # a wall of haze or mist is finite
+        mask = render_rain(photo, rain_type, 0, full).mask
+        assert np.isfinite(mask).all() and mask.max() > 0.99
+
+
+def test_flakes_brighten_what_is_darker_than_they_are_and_keep_their_look_at_another_size(photo):
+    clear = RainParams(snow=SnowParams(veil=HazeParams(far=(0, 0)), brightness=(1, 1)))
+    for seed in range(4):
+        pair = render_rain(photo // 3, "snow", seed, clear)
+        luma = [to_linear(image) @ LUMA for image in (pair.lq, pair.gt)]
+        snowy = (pair.mask > 0.3) & (luma[1] < np.quantile(luma[1], 0.6))
+        assert snowy.any() and np.mean(luma[0][snowy] > luma[1][snowy]) > 0.98
+        dry = pair.mask == 0
+        assert dry.mean() > 0.2 and np.array_equal(pair.lq[dry], pair.gt[dry])
+    large = cv2.resize(photo, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    cover = [np.mean([(render_rain(p, "snow", s).mask > 0.3).mean() for s in range(6)]) for p in (photo, large)]
+    assert cover[0] == pytest.approx(cover[1], rel=0.4) and cover[0] > 0.005

@@ -80,13 +80,22 @@ def test_a_milky_pane_lightens_the_dark_smoothly_and_leaves_detail():
     assert detail[1] > 0.2 * detail[0] > 0
 
 
-def test_crowded_drops_keep_to_a_part_of_the_pane():
-    covers = []
+def unevenness(field, parts):
+    """How much the means of so many parts a side differ, relative to the mean of all."""
+    return cv2.resize(field, (parts, parts), interpolation=cv2.INTER_AREA).std() / field.mean()
+
+
+def test_crowded_drops_and_clumped_streaks_keep_to_some_parts():
+    drops, streaks = [], []
     for crowding in (1, 5):
         params = DropParams(count=(60, 60), radius=(3, 4), trail_share=0, crowding=(crowding, crowding))
         masks = [render_rain(GREY, "drd", seed, RainParams(drops=params)).mask for seed in range(4)]
-        covers.append(np.mean([cv2.resize(m, (8, 8), interpolation=cv2.INTER_AREA).std() / m.mean() for m in masks]))
-    assert covers[1] > 1.5 * covers[0]
+        drops.append(np.mean([unevenness(mask, 8) for mask in masks]))
+    for clumping in (0, 1):
+        params = replace(CLEAR, clumping=(clumping, clumping), length=(10, 10), density=(300, 300))
+        fields = [streak_opacity((128, 128), np.random.default_rng(s), params) for s in range(4)]
+        streaks.append(np.mean([unevenness(field, 6) for field in fields]))
+    assert drops[1] > 1.5 * drops[0] and streaks[1] > 1.7 * streaks[0]
 
 
 @pytest.mark.parametrize("rain_type", ["drs", "drd"])
@@ -111,50 +120,38 @@ def test_a_fan_turns_the_direction_from_left_to_right():
     assert left == pytest.approx(-15, abs=5) and right == pytest.approx(15, abs=5)
 
 
-def test_clumped_streaks_keep_to_some_parts():
-    covers = []
-    for clumping in (0, 1):
-        params = replace(CLEAR, clumping=(clumping, clumping), length=(10, 10), density=(300, 300))
-        fields = [streak_opacity((128, 128), np.random.default_rng(s), params) for s in range(4)]
-        covers.append(np.mean([cv2.resize(f, (6, 6), interpolation=cv2.INTER_AREA).std() / f.mean() for f in fields]))
-    assert covers[1] > 1.7 * covers[0]
-
-
-def test_without_taper_streaks_end_square():
-    def ends(taper: float) -> float:
+def test_streaks_without_taper_end_square_and_broad_ones_are_fewer_so_that_they_do_not_fill_the_image():
+    ends = []
+    for taper in (0.0, 1.0):
         params = replace(CLEAR, taper=(taper, taper), length=(90, 90), angle=(0, 0), angle_jitter=(0, 0), depths=(1, 1))
         mask = streak_opacity((128, 128), np.random.default_rng(1), params)
-        return float(np.abs(np.diff(mask, axis=0)).max() / mask.max())
-
-    assert ends(0.0) > 2 * ends(1.0)
-
-
-def test_broad_streaks_are_fewer_so_that_a_layer_does_not_fill_the_image():
+        ends.append(float(np.abs(np.diff(mask, axis=0)).max() / mask.max()))
+    assert ends[0] > 2 * ends[1]
     params = replace(CLEAR, width=(4, 4), length=(100, 100), density=(5000, 5000), depths=(1, 1), opacity=(0.5, 0.5))
     assert streak_opacity((128, 128), np.random.default_rng(0), params).mean() < 0.7
 
 
-@pytest.mark.parametrize("codes", [False, True])
-@pytest.mark.parametrize("added", [False, True])
-def test_streaks_are_mixed_in_light_or_in_codes_and_hide_or_only_add(codes, added):
-    streaks = replace(CLEAR, brightness=(1, 1), code_share=float(codes), added_share=float(added))
-    pair = render_rain(GREY, "drs", 5, RainParams(streaks=streaks, daylight=(0.6, 0.6)))
-    wet = pair.mask > 0.05
-    curve = 2.2 if codes else 1.0
-    scene, rain = (value ** (1 / curve) for value in (float(to_linear(np.uint8(60))), 0.6))
-    expected = (scene * (1 - pair.mask * (not added)) + rain * pair.mask) ** curve
-    assert wet.sum() > 50
-    assert np.abs(pair.lq[..., 0].astype(int) - to_codes(expected))[wet].max() <= 1
+DRAWN = {"drawn_share": 1, "grey": (0.8, 0.8)}
 
 
-@pytest.mark.parametrize("rain_type", ["drs", "nrs"])
 @pytest.mark.parametrize("added", [False, True])
-def test_drawn_rain_has_one_grey_whatever_the_light_of_the_scene(rain_type, added):
-    streaks = replace(CLEAR, drawn_share=1, grey=(0.8, 0.8), added_share=float(added))
-    pair = render_rain(PHOTO, rain_type, 5, RainParams(streaks=streaks))
-    wet = pair.mask > 0.05
-    before = to_linear(pair.gt) ** (1 / 2.2)
-    expected = to_codes((before * (1 - pair.mask[..., None] * (not added)) + 0.8 * pair.mask[..., None]) ** 2.2)
+@pytest.mark.parametrize(
+    ("photo", "rain_type", "params", "curve", "rain"),
+    [
+        (GREY, "drs", {"brightness": (1, 1), "code_share": 0.0}, 1, 0.6),
+        (GREY, "drs", {"brightness": (1, 1), "code_share": 1.0}, 2.2, 0.6 ** (1 / 2.2)),
+        (PHOTO, "drs", DRAWN, 2.2, 0.8),  # one grey, whatever the light of the scene
+        (PHOTO, "nrs", DRAWN, 2.2, 0.8),
+    ],
+    ids=["in light", "in codes", "drawn by day", "drawn by night"],
+)
+def test_streaks_are_mixed_in_light_or_in_codes_or_drawn_and_hide_or_only_add(
+    photo, rain_type, params, curve, rain, added
+):
+    streaks = replace(CLEAR, **params, added_share=float(added))
+    pair = render_rain(photo, rain_type, 5, RainParams(streaks=streaks, daylight=(0.6, 0.6)))
+    wet, mask = pair.mask > 0.05, pair.mask[..., None]
+    expected = to_codes((to_linear(pair.gt) ** (1 / curve) * (1 - mask * (not added)) + rain * mask) ** curve)
     assert wet.sum() > 50
     assert np.abs(pair.lq.astype(int) - expected)[wet].max() <= 1
 
@@ -171,21 +168,17 @@ def test_rain_is_drawn_in_a_share_of_the_scenes():
 SHEET = replace(CLEAR, density=(1e-3, 1e-3), sheets=(1, 1), sheet=(0.4, 0.4), cover=(0.5, 0.5), full=(0.2, 0.2))
 
 
-def test_a_sheet_covers_its_share_of_the_image_and_a_part_of_this_fully():
-    fields = [streak_opacity((160, 160), np.random.default_rng(s), SHEET) for s in range(4)]
-    for field in fields:
-        assert (field > 0).mean() == pytest.approx(0.5, abs=0.02)
-        assert (field > 0.399).mean() == pytest.approx(0.1, abs=0.02)
-        assert field.max() == pytest.approx(0.4, abs=0.01)
-
-
 def _steepness(field: np.ndarray, degrees: float) -> float:
     x, y = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
     gy, gx = np.gradient(field)
     return float(np.abs(x * gx + y * gy).mean())
 
 
-def test_a_sheet_is_smeared_along_the_fall_and_finer_with_a_smaller_grain():
+def test_a_sheet_covers_its_share_of_the_image_is_smeared_along_the_fall_and_finer_with_a_smaller_grain():
+    for field in (streak_opacity((160, 160), np.random.default_rng(s), SHEET) for s in range(4)):
+        assert (field > 0).mean() == pytest.approx(0.5, abs=0.02)
+        assert (field > 0.399).mean() == pytest.approx(0.1, abs=0.02)  # a part of this fully
+        assert field.max() == pytest.approx(0.4, abs=0.01)
     slow = replace(SHEET, angle=(30, 30), angle_jitter=(0, 0), length=(60, 60))
     steep = {}
     for grain in (1, 4):
@@ -208,18 +201,13 @@ def test_layers_that_cross_fall_in_directions_of_their_own():
         assert several > 1.3 * one
 
 
-def _two_halves() -> np.ndarray:
-    photo = np.full((128, 128, 3), 20, np.uint8)
-    photo[:, 64:] = 200
-    return photo
-
-
 def test_even_drops_show_the_same_mean_before_dark_and_light():
-    spread = []
+    halves, spread = np.full((128, 128, 3), 20, np.uint8), []
+    halves[:, 64:] = 200
     for even in (0, 1):
         drops = DropParams(count=(40, 40), radius=(8, 8), rim=(0, 0), sky=(0, 0), highlight=(0, 0), opacity=(1, 1),
                            even=(even, even), view=(0.22, 0.22), merge=0)  # fmt: skip
-        pair = render_rain(_two_halves(), "drd", 0, RainParams(drops=drops))
+        pair = render_rain(halves, "drd", 0, RainParams(drops=drops))
         spread.append(pair.lq[pair.mask > 0.999].astype(float).std())
     assert spread[1] < 1 < 10 < spread[0]
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from unirain_plugin.data.draws import SampleIndex
 from unirain_plugin.data.images import CONVERSIONS, EncodedImage
 from unirain_plugin.data.partial_decode import RowIndex
-from unirain_plugin.data.sources import ROWS, close_environments, read_meta, read_seekable
+from unirain_plugin.data.sources import ROWS, read_meta, read_seekable
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.command import create_lmdb
 from unirain_plugin.preparation.seekable import make_seekable
@@ -105,23 +105,18 @@ def test_rows_of_a_png_are_those_of_the_whole_for_every_kind_and_size(part):
                 check(data, made)
 
 
-def interlaced(height, width):
-    """An interlaced PNG: of each of the seven passes its rows, with no filter."""
-    image = noisy(height, width, 5)
+def test_an_interlaced_png_is_made_a_plain_one():
+    """Of each of the seven passes it has its rows, with no filter."""
+    image = noisy(33, 21, 5)
     passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
     rows = [row.tobytes() for y, x, dy, dx in passes for row in image[y::dy, x::dx] if row.size]
-    plain = bytearray(png(8, 2, rows, size=(width, height)))
-    plain[28] = 1
-    plain[29:33] = zlib.crc32(plain[12:29]).to_bytes(4, "big")
-    return bytes(plain), image[..., ::-1]
-
-
-def test_an_interlaced_png_is_made_a_plain_one():
-    data, image = interlaced(33, 21)
-    assert np.array_equal(pixels(data), image)
-    made = make_seekable(data, "x", block=1)
+    data = bytearray(png(8, 2, rows, size=(21, 33)))
+    data[28] = 1
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    assert np.array_equal(pixels(data), image[..., ::-1])
+    made = make_seekable(bytes(data), "x", block=1)
     assert made.how == "PNG (was interlaced)" and made.data[28] == 0
-    check(data, made)
+    check(bytes(data), made)
 
 
 @pytest.mark.parametrize(
@@ -170,9 +165,8 @@ def test_a_block_whose_first_row_needs_the_one_above_is_told():
 
 def test_without_jpegtran_the_error_names_it(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(
-        OptionError, match="--seekable needs the program jpegtran for JPEG files: install libjpeg-turbo"
-    ):
+    told = "--seekable needs the program jpegtran for JPEG files: install libjpeg-turbo"
+    with pytest.raises(OptionError, match=told):
         make_seekable(encode(any_image(64, 64), ".jpg"), "x")
     assert make_seekable(encode(any_image(200, 300)), "x").how == "PNG"
 
@@ -182,22 +176,23 @@ if shutil.which("jpegtran"):
     FILES |= {"c.jpg": (200, 150), "progressive.jpg": (200, 150), "odd.webp": (70, 50)}
 
 
-@pytest.fixture()
-def source(tmp_path):
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("seekable") / "data"
     for number, (name, size) in enumerate(FILES.items()):
         options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if name == "progressive.jpg" else []
         images = [encode(any_image(*size, seed), "." + name.split(".")[1], *options) for seed in (number, number + 50)]
-        write_pair(tmp_path / "data", "drs", name, *images)
-    return tmp_path / "data"
+        write_pair(root, "drs", name, *images)
+    return root
 
 
 def build(root, phase="train", kind="lmdb", **kwargs):
     return data_set(root, phase, kind, **{"gt_size": 48, "use_hflip": True, "use_rot": True} | kwargs)
 
 
-@pytest.fixture()
-def output(source, tmp_path):
-    return make_lmdb(source, tmp_path / "out", "--seekable")
+@pytest.fixture(scope="module")
+def output(source):
+    return make_lmdb(source, source.with_name("out"), "--seekable")
 
 
 def same(one, other):
@@ -206,60 +201,49 @@ def same(one, other):
     assert same_pixels([one[draw] for draw in draws], [other[draw] for draw in draws])
 
 
-def test_forked_workers_read_crops(output):
-    data = build(output)
-    indices = [SampleIndex(i % len(data), i) for i in range(6)]
-    expected = [data[i]["lq"] for i in indices]
-    batches = DataLoader(data, 1, sampler=indices, num_workers=1)
-    assert all(torch.equal(batch["lq"][0], lq) for batch, lq in zip(batches, expected, strict=True))
-
-
-def test_crops_are_those_of_the_folder_and_of_whole_images(source, tmp_path, capsys):
+def test_crops_are_those_of_the_folder_and_of_whole_images_in_workers_too(source, tmp_path, capsys):
     output = make_lmdb(source, tmp_path / "out", "--seekable", "--verify")
     text = capsys.readouterr().out
     assert f"{2 * len(FILES)} entries verified, all decode and agree" in text
     assert "  4 PNG\n" in text and "  2 kept: one block of rows\n" in text
     assert "c.jpg" not in FILES or "  2 JPEG\n  2 JPEG (was progressive, or had other" in text
-    same(build(output), build(source, kind="disk"))
+    data = build(output)
+    same(data, build(source, kind="disk"))
     same(build(output, decode_region=False), build(source, kind="disk"))
     assert same_pixels(build(output, "val"), build(source, "val", "disk"))
     indexes = [read_seekable(f"{output}/drs/lq.lmdb", entry.key)[1] for entry in read_meta(f"{output}/drs/lq.lmdb")]
     assert sum(index is not None for index in indexes) == (4 if "c.jpg" in FILES else 2)
+    indices = [SampleIndex(i % len(data), i) for i in range(6)]
+    loader = DataLoader(data, 1, sampler=indices, num_workers=1)
+    assert all(torch.equal(batch["lq"][0], data[i]["lq"]) for i, batch in zip(indices, loader, strict=True))
 
 
-def test_the_toolbox_reads_the_same_entries(output, source, tmp_path):
+def test_the_toolbox_and_mmengine_read_the_same_entries(output, source, tmp_path):
     plain = make_lmdb(source, tmp_path / "plain")
     assert (output / "drs/lq.lmdb/meta_info.txt").read_text() == (plain / "drs/lq.lmdb/meta_info.txt").read_text()
-    stock = stock_data_set(output / "drs/lq.lmdb", output / "drs/gt.lmdb", kind="lmdb")
+    copy = shutil.copytree(output, tmp_path / "copy")  # none may be opened twice in a process
+    stock = stock_data_set(copy / "drs/lq.lmdb", copy / "drs/gt.lmdb", kind="lmdb")
     found = sorted((stock[i] for i in range(len(FILES))), key=lambda item: item["lq_path"])
     assert same_pixels(found, build(source, "val", "disk"))
-
-
-def test_mmengine_reads_the_same_entries(output, source):
     backend = {"type": "mmengine", "backend": "lmdb", "db_path": f"{output}/{{rain_type}}/{{side}}.lmdb"}
     same(build(None, manifest=f"{output}/manifest.jsonl", io_backend=backend), build(source, kind="disk"))
 
 
-def test_pairs_are_added_and_other_recipes_refused(output, source, capsys):
+def test_pairs_are_added_and_other_recipes_refused(output, source, tmp_path, capsys):
+    source, output = (shutil.copytree(folder, tmp_path / folder.name) for folder in (source, output))
+
+    def made(*arguments):
+        capsys.readouterr()
+        make_lmdb(source, output, *arguments)
+        return capsys.readouterr().out
+
     write_pair(source, "drs", "z.png", encode(any_image(250, 140, 7)), encode(any_image(250, 140, 8)))
-    capsys.readouterr()
-    make_lmdb(source, output, "--seekable", "--verify")
-    text = capsys.readouterr().out
+    text = made("--seekable", "--verify")
     assert f"{len(FILES) + 1} pairs" in text and "of 2 images that were added" in text
     assert len(build(output)) == len(FILES) + 1
     with pytest.raises(DataError, match="exists already and was made from other data or with other options"):
-        make_lmdb(source, output)
-    capsys.readouterr()
-    make_lmdb(source, output, "--seekable")
-    assert "that were added" not in capsys.readouterr().out
-
-
-def put_index(path, key, change):
-    close_environments()
-    with lmdb.open(str(path), max_dbs=1) as environment:
-        table = environment.open_db(ROWS)
-        with environment.begin(write=True) as transaction:
-            transaction.put(key, change(transaction.get(key, db=table)), db=table)
+        made()
+    assert "that were added" not in made("--seekable")
 
 
 def moved(data, number, by):
@@ -287,10 +271,14 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_index_is_told_and_whole_images_are_read_without_it(output, source, fault):
+def test_a_bad_index_is_told_and_whole_images_are_read_without_it(output, source, tmp_path, fault):
+    output = shutil.copytree(output, tmp_path / "out")
     change, text = FAULTS[fault]
     for side in ("lq", "gt"):
-        put_index(output / f"drs/{side}.lmdb", b"drs/input/a", change)
+        with lmdb.open(f"{output}/drs/{side}.lmdb", max_dbs=1) as environment:
+            table, key = environment.open_db(ROWS), b"drs/input/a"
+            with environment.begin(write=True) as transaction:
+                transaction.put(key, change(transaction.get(key, db=table)), db=table)
     with pytest.raises(DataError, match=rf"lq\.lmdb/drs/input/a: .*({text}).*decode_region: false") as error:
         for draw in range(40):
             build(output)[SampleIndex(0, draw)]

@@ -34,23 +34,33 @@ def manifests(tmp_path):
     return paths
 
 
-def test_paths_are_relative_to_each_manifest(manifests):
-    items = list(data_set(manifest=manifests))
-    assert [round(float(item["lq"].mean()) * 255) for item in items] == [10, 20]
-    assert [int(item["rain_type"]) for item in items] == [0, 4]
+def greys(data):
+    return [round(float(item["lq"].mean()) * 255) for item in data]
 
 
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        (("nrs", "x"), "its rain type is 'nrs' here and 'drs'"),
-        (("drs", "x", None, False), "its keep is False here and True"),
-    ],
-)
-def test_manifests_that_disagree_on_a_file_are_named(manifests, tmp_path, more, told):
-    write_manifest(tmp_path / "more.jsonl", [ManifestRecord("set1/lq.png", "set1/gt.png", *more)])
-    with pytest.raises(DataError, match=rf"more\.jsonl: lq\.png: {told} in .*set1"):
-        data_set(manifest=[manifests[0], str(tmp_path / "more.jsonl")])
+def test_paths_are_relative_to_each_manifest_and_lmdbs_and_sub_images_are_made_of_several(manifests, tmp_path):
+    data = data_set(manifest=manifests)
+    assert greys(data) == [10, 20] and [int(item["rain_type"]) for item in data] == [0, 4]
+    assert create_lmdb(["--manifest", *manifests, "--output", str(tmp_path / "lmdb"), "--workers", "1"]) == 0
+    assert greys(data_set(tmp_path / "lmdb", kind="lmdb", manifest=str(tmp_path / "lmdb/manifest.jsonl"))) == [10, 20]
+    assert extract_subimages(["--manifest", *manifests, "--output", str(tmp_path / "cut"), "--workers", "1"]) == 0
+    assert {r.rain_type for r in read_manifest(tmp_path / "cut/manifest.jsonl")} == {"drs", "snow"}
+
+
+def test_manifests_that_disagree_on_a_file_are_named(manifests, tmp_path):
+    both = [manifests[0], str(tmp_path / "more.jsonl")]
+    told = r"lq\.png: {} in .*set1"
+    for more, text in (
+        (("set1/gt.png", "nrs", "x"), "its rain type is 'nrs' here and 'drs'"),
+        (("set1/gt.png", "drs", "x", None, False), "its keep is False here and True"),
+        (("set2/gt.png", "drs", "x"), r"its clean image is '../set2/gt\.png' here and 'gt\.png'"),
+    ):
+        write_manifest(both[1], [ManifestRecord("set1/lq.png", *more)])
+        with pytest.raises(DataError, match=rf"more\.jsonl: {told.format(text)}"):
+            data_set(manifest=both)
+    for command in (create_lmdb, extract_subimages, generate_meta_info):
+        with pytest.raises(DataError, match=told.format(text)):
+            command(["--manifest", *both, "--output", str(tmp_path / "out")])
 
 
 def test_a_pair_that_is_listed_again_counts_once_and_is_told_once(manifests, tmp_path, warnings_of):
@@ -73,22 +83,6 @@ def test_a_pair_that_is_listed_again_counts_once_and_is_told_once(manifests, tmp
     assert extract_subimages(["--manifest", *one, "--output", str(tmp_path / "cut"), "--workers", "1"]) == 0
     assert [len(list(read_manifest(tmp_path / f"{made}/manifest.jsonl"))) for made in ("lmdb", "cut")] == [1, 1]
     assert [r.lq for r in read_manifests(manifests, files=False)] == ["lq.png", "lq.png"]  # as of keys of LMDBs
-
-
-def test_lmdbs_and_sub_images_are_made_of_several(manifests, tmp_path):
-    assert create_lmdb(["--manifest", *manifests, "--output", str(tmp_path / "lmdb"), "--workers", "1"]) == 0
-    data = data_set(tmp_path / "lmdb", kind="lmdb", manifest=str(tmp_path / "lmdb/manifest.jsonl"))
-    assert [round(float(item["lq"].mean()) * 255) for item in data] == [10, 20]
-    assert extract_subimages(["--manifest", *manifests, "--output", str(tmp_path / "cut"), "--workers", "1"]) == 0
-    assert {r.rain_type for r in read_manifest(tmp_path / "cut/manifest.jsonl")} == {"drs", "snow"}
-
-
-@pytest.mark.parametrize("command", [create_lmdb, extract_subimages, generate_meta_info])
-def test_commands_name_manifests_that_disagree(manifests, tmp_path, command):
-    write_manifest(tmp_path / "more.jsonl", [ManifestRecord("set1/lq.png", "set2/gt.png", "drs", "x")])
-    arguments = ["--manifest", manifests[0], str(tmp_path / "more.jsonl"), "--output", str(tmp_path / "out")]
-    with pytest.raises(DataError, match=r"lq\.png: its clean image is '../set2/gt\.png' here and 'gt\.png' in .*set1"):
-        command(arguments)
 
 
 def test_index_adds_to_a_manifest(tmp_path):

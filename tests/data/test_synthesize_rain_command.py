@@ -14,9 +14,12 @@ import pytest
 from data_images import encode, encode_pil, photo, save
 
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.rain import pair_files
 from unirain_plugin.rain.command import main
 from unirain_plugin.rain.pair_files import cut, output_names, read_photo
+from unirain_plugin.rain.params import REAL_RAIN
 from unirain_plugin.rain.scene import SCENES
+from unirain_plugin.rain.variation import add_bars
 from unirain_plugin.rain_types import KNOWN_TYPES
 from unirain_plugin.support.files import _swept
 
@@ -40,6 +43,12 @@ def pairs_of(folder):
     """Rainy and clean images of one rain type, in the order of their names."""
     files = sorted((folder / "input").iterdir())
     return [(read_photo(file), read_photo(folder / "target" / file.name)) for file in files]
+
+
+def made(source, out, rain_type, *arguments):
+    """The pairs of one rain type that the command makes."""
+    main(["--input", str(source), "--output", str(out), "--types", rain_type, *arguments])
+    return pairs_of(out / rain_type)
 
 
 def test_end_to_end_as_a_script_with_non_ascii_names(photos, tmp_path):
@@ -78,43 +87,66 @@ def test_result_depends_on_nothing_but_photo_type_seed(photos, tmp_path, capsys)
 
 
 def test_sizes_are_kept_and_recorded(photos, tmp_path):
-    arguments = ["--size", "36", "44", "--types", "drs", "--seed", "5"]
-    main(["--input", str(photos), "--output", str(tmp_path / "a"), *arguments])
+    pairs = made(photos, tmp_path / "a", "drs", "--size", "36", "44", "--seed", "5")
+    assert {image.shape for pair in pairs for image in pair} == {(36, 44, 3)}
     settings = json.loads((tmp_path / "a" / "synthesis.json").read_text())
     assert settings["seed"] == 5 and settings["size"] == [36, 44]
-    assert {read_photo(p).shape for p in (tmp_path / "a").rglob("*.png")} == {(36, 44, 3)}
     with pytest.raises(DataError, match=r"雨.jpg: the photograph has 48×56 pixels, less than --size 50 50"):
-        main(["--input", str(photos), "--output", str(tmp_path / "b"), "--size", "50"])
-
-
-def test_cut_shrinks_but_never_enlarges():
+        made(photos, tmp_path / "b", "drs", "--size", "50")
     whole = photo(100, 200)
     assert cut(whole, None, np.random.default_rng(0)) is whole
     fields = [cut(whole, (50, 50), np.random.default_rng(s)) for s in range(20)]
     assert all(field.shape == (50, 50, 3) for field in fields)
-    np.testing.assert_array_equal(cut(whole, (100, 200), np.random.default_rng(0)), whole)
+    np.testing.assert_array_equal(cut(whole, (100, 200), np.random.default_rng(0)), whole)  # never enlarged
 
 
-def test_a_share_of_the_pairs_is_dry(photos, tmp_path):
-    arguments = ["--input", str(photos), "--types", "drd", "--per-image", "40", "--size", "40"]
-    main([*arguments, "--output", str(tmp_path / "plain")])
-    main([*arguments, "--output", str(tmp_path / "varied"), "--vary-rain", "--dry-share", "0.25"])
-    dry = {}
-    for kind in ("plain", "varied"):
-        pairs = pairs_of(tmp_path / kind / "drd")
-        dry[kind] = sum(np.array_equal(lq, gt) for lq, gt in pairs) / len(pairs)
-    assert dry["plain"] < 0.02 and 0.1 < dry["varied"] < 0.4
+def test_a_share_of_the_pairs_is_dry_whatever_was_done_to_the_photograph(tmp_path):
+    source = save(tmp_path / "photos" / "a.png", photo(40, 40, seed=4)).parent
+    for number, (arguments, least, most) in enumerate(
+        [([], 0, 0.02), (["--vary-rain", "--dry-share", "0.25"], 0.1, 0.4), (["--vary-rain", "--dry-share", "1"], 1, 1)]
+    ):
+        pairs = made(source, tmp_path / str(number), "drd", "--per-image", "40", *arguments)
+        assert least <= np.mean([np.array_equal(lq, gt) for lq, gt in pairs]) <= most
+    plain = read_photo(source / "a.png")
+    assert 0.5 < np.mean([not np.array_equal(gt, plain) for _, gt in pairs]) < 0.97
+
+
+@pytest.mark.parametrize("rain_type", ["drs", "nrd"])
+def test_most_rain_is_of_one_of_the_kinds_that_real_rain_shows(tmp_path, monkeypatch, rain_type):
+    source = save(tmp_path / "photos" / "a.png", photo(40, 40, seed=4)).parent
+    used, render = [], pair_files.render_rain
+    monkeypatch.setattr(pair_files, "render_rain", lambda *args: used.append(args[3]) or render(*args))
+    made(source, tmp_path / "out", rain_type, "--per-image", "60", "--vary-rain", "--dull-share", "0.8")
+    real = [params for params in used if params is not None]
+    assert 0.6 < len(real) / 60 < 0.95
+    assert all(params.camera.dark_share == 0.8 for params in real)
+    drawn = [[kind.streaks == params.streaks and kind.drops == params.drops for params in real].count(True)
+             for kind in REAL_RAIN[rain_type]]  # fmt: skip
+    assert sum(drawn) == len(real) and min(drawn) > 0
+
+
+def test_bars_go_through_some_photographs_of_both_images(tmp_path, monkeypatch):
+    source = save(tmp_path / "photos" / "a.png", photo(64, 64, seed=4)).parent
+    monkeypatch.setattr(pair_files, "CHANGES", {add_bars: 0.3})
+    monkeypatch.setattr(pair_files, "_REAL_SHARE", 0)  # real rain may be compressed, in both images
+    plain, crossed = read_photo(source / "a.png"), []
+    for pair in made(source, tmp_path / "out", "drd", "--per-image", "60", "--vary-rain"):
+        lq, gt = (image.astype(int) for image in pair)
+        bars = (gt != plain).any(axis=2)
+        crossed.append(bars.any())
+        strong = (np.abs(gt - plain).max(axis=2) > 60) & bars
+        if strong.sum() > 50:  # drops cover a part of the bars, not all
+            assert np.median(np.abs(lq - gt)[strong]) < np.median(np.abs(lq - plain)[strong])
+    assert 0.15 < np.mean(crossed) < 0.45
 
 
 def test_rain_of_larger_images(tmp_path):
-    save(tmp_path / "photos" / "large.png", photo(320, 320, seed=4))
-    arguments = ["--input", str(tmp_path / "photos"), "--types", "drd", "--per-image", "40", "--size", "64"]
+    source = save(tmp_path / "photos" / "large.png", photo(320, 320, seed=4)).parent
     thickness = []
     for scale in ("1", "4"):
-        out = tmp_path / scale
-        main([*arguments, "--rain-scale", scale, "--output", str(out)])
         thickest = []
-        for lq, gt in pairs_of(out / "drd"):
+        arguments = ["--per-image", "40", "--size", "64", "--rain-scale", scale]
+        for lq, gt in made(source, tmp_path / scale, "drd", *arguments):
             assert lq.shape == gt.shape == (64, 64, 3)
             rain = (lq != gt).any(axis=2)
             thickest.append(cv2.distanceTransform(rain.astype(np.uint8), cv2.DIST_L2, 3).max())
@@ -123,26 +155,23 @@ def test_rain_of_larger_images(tmp_path):
 
 
 def test_other_colours_same_forms(photos, tmp_path):
-    arguments = ["--input", str(photos), "--types", "drd", "--per-image", "3"]
-    main([*arguments, "--output", str(tmp_path / "a")])
-    main([*arguments, "--output", str(tmp_path / "b"), "--vary-colours"])
+    (_, plain), *_ = made(photos, tmp_path / "a", "drd", "--per-image", "3")
+    pairs = made(photos, tmp_path / "b", "drd", "--per-image", "3", "--vary-colours")[:3]  # of the first photograph
     with pytest.raises(DataError, match=r"vary_colours False → True"):
-        main([*arguments, "--output", str(tmp_path / "a"), "--vary-colours", "--resume"])
-    name = "straße im regen_{}.png"
-    plain, *others = (read_photo(tmp_path / d / "drd/target" / name.format(k)) for d, k in ("a0", "b0", "b1", "b2"))
-    assert all(np.abs(other.astype(int) - plain).mean() > 3 for other in others)
-    rainy = read_photo(tmp_path / "b/drd/input" / name.format(0))
-    assert (rainy == others[0]).all(axis=2).mean() > 0.2  # the colours have changed in both images
-    ranks = [np.argsort(np.argsort(x.mean(axis=2).ravel())) for x in (plain, *others)]
+        made(photos, tmp_path / "a", "drd", "--per-image", "3", "--vary-colours", "--resume")
+    assert all(np.abs(gt.astype(int) - plain).mean() > 3 for _, gt in pairs)
+    assert (pairs[0][0] == pairs[0][1]).all(axis=2).mean() > 0.2  # the colours have changed in both images
+    ranks = [np.argsort(np.argsort(gt.mean(axis=2).ravel())) for gt in (plain, *(gt for _, gt in pairs))]
     assert all(np.corrcoef(ranks[0], rank)[0, 1] > 0.4 for rank in ranks[1:])
 
 
 def test_embedded_photographs_by_default(tmp_path):
-    main(["--output", str(tmp_path / "t"), "--size", "64", "--types", "drs", "--split", "train"])
-    main(["--output", str(tmp_path / "h"), "--size", "64", "--types", "drs", "--split", "held-out"])
-    train, held_out = ({p.name for p in (tmp_path / x / "drs" / "input").iterdir()} for x in "th")
-    assert train == {f"{n}_0.png" for n in ("astronaut", "coffee", "motorcycle_left", "motorcycle_right")}
-    assert held_out == {"chelsea_0.png", "rocket_0.png"}
+    for split, names in (
+        ("train", ("astronaut", "coffee", "motorcycle_left", "motorcycle_right")),
+        ("held-out", ("chelsea", "rocket")),
+    ):
+        main(["--output", str(tmp_path / split), "--size", "64", "--types", "drs", "--split", split])
+        assert {p.name for p in (tmp_path / split / "drs" / "input").iterdir()} == {f"{n}_0.png" for n in names}
 
 
 def test_existing_output_is_refused_resumed_or_made_anew(photos, tmp_path):
@@ -177,7 +206,7 @@ def test_a_renderer_of_ones_own_that_fails_is_told_with_the_photograph(photos, t
     monkeypatch.setitem(SCENES, "drs", lambda *_: 1 / 0)
     told = r"renderer of 'drs' failed on .*\.\w+: ZeroDivisionError: division by zero \(.*synthesize_rain_command\.py:"
     with pytest.raises(OptionError, match=told):
-        main(["--input", str(photos), "--types", "drs", "--output", str(tmp_path / "out")])
+        made(photos, tmp_path / "out", "drs")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -201,68 +230,61 @@ def test_a_run_killed_in_the_middle_is_resumed(photos, tmp_path, number):
     assert tree(out) == tree(tmp_path / "whole") and not list(out.rglob(".*"))
 
 
-def test_foreign_output_is_never_touched(photos, tmp_path):
+def test_foreign_files_are_never_touched(photos, tmp_path):
     out = tmp_path / "out"
     precious = save(out / "drs" / "input" / "mine.png", photo())
     for option in ("--overwrite", "--resume"):
         with pytest.raises(DataError, match=r"was not made by this command .synthesis.json is missing"):
-            main(["--input", str(photos), "--output", str(out), option])
+            made(photos, out, "drs", option)
     assert tree(out) == {"drs/input/mine.png": precious.read_bytes()}
     with pytest.raises(DataError, match="is a file; expected a folder"):
-        main(["--input", str(photos), "--output", str(precious)])
+        made(photos, precious, "drs")
+    out = tmp_path / "made"
+    made(photos, out, "drs", "--size", "32")
+    made(photos, out, "nrd", "--size", "32", "--per-image", "2", "--resume")
+    for name in ("drs/input/mine.png", "nrd/target/mine_0.png"):
+        save(out / name, photo())
+    made(photos, out, "drd", "--size", "32", "--overwrite")
+    kept = {name for name in tree(out) if not name.startswith("drd")}
+    assert kept == {"drs/input/mine.png", "nrd/target/mine_0.png"}, "what was made goes, and nothing else"
 
 
-def test_overwriting_removes_what_was_made_and_nothing_else(photos, tmp_path):
-    base = ["--input", str(photos), "--output", str(tmp_path / "o"), "--size", "32"]
-    main([*base, "--types", "drs"])
-    main([*base, "--types", "nrd", "--per-image", "2", "--resume"])
-    mine = [save(tmp_path / "o" / name, photo()) for name in ("drs/input/mine.png", "nrd/target/mine_0.png")]
-    main([*base, "--types", "drd", "--overwrite"])
-    kept = {str(path.relative_to(tmp_path / "o")) for path in mine}
-    assert {name for name in tree(tmp_path / "o") if not name.startswith("drd")} == kept
+WRONG = [
+    (
+        ["--types", "drs", "ndr"],
+        "--types: 'ndr' is unknown; expected some of drs, drd, nrs, nrd, snow, haze. Did you mean",
+    ),
+    (["--types", "drs", "drs"], "--types: drs drs: something is listed twice"),
+    (["--per-image", "0"], "--per-image: found 0; expected at least 1"),
+    (["--seed", "-1"], "--seed: found -1; expected at least 0"),
+    (["--workers", "0"], "--workers: found 0; expected at least 1"),
+    (["--size", "16"], "--size: found 16; expected at least 32 pixels"),
+    (["--size", "64", "64", "64"], "--size: found 3 numbers; expected height and width"),
+    (["--dry-share", "1.5"], "--dry-share: found 1.5; expected a share from 0 to 1"),
+    (["--dull-share", "0.5"], "--dull-share: needs --vary-rain"),
+    (["--vary-rain", "--dull-share", "-0.1"], "--dull-share: found -0.1; expected a share from 0 to 1"),
+    (["--rain-scale", "0.5", "--size", "64"], "--rain-scale: found 0.5; expected a number of at least 1"),
+    (["--rain-scale", "nan", "--size", "64"], "--rain-scale: found nan; expected a number of at least 1"),
+    (["--rain-scale", "2"], "--rain-scale: needs --size"),
+    (["--split", "train"], "--split divides the embedded photographs"),
+    (["--convert", "gray"], "--convert: 'gray' is unknown; .* Did you mean 'grey'"),
+    (["--output", "photos/o"], "lies inside --input"),
+    (["--output", ".", "--overwrite"], "--input .* lies inside --output"),
+    (["--input", "absent"], "no such folder; expected a folder of photographs"),
+    (["--input", "photos/notes.txt"], "is a file; expected a folder of photographs"),
+    (["--input", "empty"], r"empty: holds no photographs; expected files ending in .*\.png"),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["--types", "drs", "ndr"],
-            "--types: 'ndr' is unknown; expected some of drs, drd, nrs, nrd, snow, haze. Did you mean",
-        ),
-        (["--types", "drs", "drs"], "--types: drs drs: something is listed twice"),
-        (["--per-image", "0"], "--per-image: found 0; expected at least 1"),
-        (["--seed", "-1"], "--seed: found -1; expected at least 0"),
-        (["--workers", "0"], "--workers: found 0; expected at least 1"),
-        (["--size", "16"], "--size: found 16; expected at least 32 pixels"),
-        (["--size", "64", "64", "64"], "--size: found 3 numbers; expected height and width"),
-        (["--dry-share", "1.5"], "--dry-share: found 1.5; expected a share from 0 to 1"),
-        (["--dull-share", "0.5"], "--dull-share: needs --vary-rain"),
-        (["--vary-rain", "--dull-share", "-0.1"], "--dull-share: found -0.1; expected a share from 0 to 1"),
-        (["--rain-scale", "0.5", "--size", "64"], "--rain-scale: found 0.5; expected a number of at least 1"),
-        (["--rain-scale", "nan", "--size", "64"], "--rain-scale: found nan; expected a number of at least 1"),
-        (["--rain-scale", "2"], "--rain-scale: needs --size"),
-        (["--split", "train"], "--split divides the embedded photographs"),
-        (["--convert", "gray"], "--convert: 'gray' is unknown; .* Did you mean 'grey'"),
-    ],
-)
-def test_wrong_arguments(photos, tmp_path, arguments, message):
-    with pytest.raises(OptionError, match=message):
-        main(["--input", str(photos), "--output", str(tmp_path / "o"), *arguments])
-    assert not (tmp_path / "o").exists()
-
-
-def test_wrong_inputs(photos, tmp_path):
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_wrong_arguments(photos, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    for arguments, error, message in (
-        (["--split", "heldout"], OptionError, "Did you mean 'held-out'"),
-        (["--input", tmp_path / "absent"], DataError, "no such folder; expected a folder of photographs"),
-        (["--input", photos / "notes.txt"], DataError, "is a file; expected a folder of photographs"),
-        (["--input", tmp_path / "empty"], DataError, r"empty: holds no photographs; expected files ending in .*\.png"),
-        (["--input", photos, "--output", photos / "o"], OptionError, "lies inside --input"),
-        (["--input", photos, "--output", photos.parent, "--overwrite"], OptionError, "--input .* lies inside --output"),
-    ):
-        with pytest.raises(error, match=message):
-            main(["--output", str(tmp_path / "o"), *map(str, arguments)])
+    error = DataError if "--input" in arguments else OptionError
+    with pytest.raises(error, match=message):
+        main(["--input", "photos", "--output", "o", *arguments])
+    with pytest.raises(OptionError, match="Did you mean 'held-out'"):
+        main(["--output", "o", "--split", "heldout"])
     assert not (tmp_path / "o").exists() and not (photos / "o").exists()
 
 
@@ -295,20 +317,19 @@ def test_unusable_photographs_are_named(photos, tmp_path, capsys, name, data, me
 
 def test_conversions(tmp_path):
     folder, out = tmp_path / "p", tmp_path / "o"
-    deep = photo().astype(np.uint16) * 257
-    save(folder / "deep.png", deep)
+    save(folder / "deep.png", photo().astype(np.uint16) * 257)
     (folder / "turned.jpg").write_bytes(encode_pil(photo(40, 70), orientation=6))
-    main(["--input", str(folder), "--output", str(out), "--types", "drs"])
-    np.testing.assert_array_equal(read_photo(out / "drs/target/deep_0.png"), photo()[..., ::-1])
-    assert read_photo(out / "drs/target/turned_0.png").shape == (70, 40, 3)
+    (_, deep), (_, turned) = made(folder, out, "drs")
+    np.testing.assert_array_equal(deep, photo()[..., ::-1])
+    assert turned.shape == (70, 40, 3)
     for name in ("deep.png", "turned.jpg"):
         with pytest.raises(DataError, match=name):
-            main(["--input", str(folder), "--output", str(tmp_path / name), "--types", "drs", "--convert"])
+            made(folder, tmp_path / name, "drs", "--convert")
         (folder / name).unlink()
         save(folder / "good.png", photo())
     save(folder / "glass.png", np.dstack([photo(), np.full((60, 80), 255, np.uint8)]))
-    main(["--input", str(folder), "--output", str(tmp_path / "alpha"), "--types", "drs", "--convert", "alpha"])
-    np.testing.assert_array_equal(read_photo(tmp_path / "alpha/drs/target/glass_0.png"), photo()[..., ::-1])
+    (_, glass), _ = made(folder, tmp_path / "alpha", "drs", "--convert", "alpha")
+    np.testing.assert_array_equal(glass, photo()[..., ::-1])
 
 
 def test_output_names_are_unique():

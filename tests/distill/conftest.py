@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # stub_voters, for `imports` in this process and in workers
-from rain_images import photographs, write_png
+from distill_helpers import photographs, write_png
 
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain_types import RAIN_TYPES

@@ -1,11 +1,11 @@
-"""The cascade against a brute-force implementation, ties included; its SSIM is the toolbox's; FAISS's own errors."""
+"""The cascade against a brute-force implementation, ties included; its SSIM; FAISS errors; rain of what is found."""
 
 import cv2
 import faiss
 import numpy as np
 import pytest
 from basicsr.metrics import calculate_ssim
-from rain_images import photographs
+from distill_helpers import photographs
 
 from unirain_plugin.distill.cascade import (
     Cascade,
@@ -18,9 +18,13 @@ from unirain_plugin.distill.cascade import (
     ssim_one_to_many,
     ssim_terms,
 )
+from unirain_plugin.distill.describers.base import Scene
 from unirain_plugin.distill.options import RetrievalOptions
-from unirain_plugin.distill.records import DistillError
+from unirain_plugin.distill.records import DistillError, luminance, thumbnail
+from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, build_part, load_parts
 from unirain_plugin.errors import OptionError
+from unirain_plugin.rain.render import render_rain
+from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.spec import parse_section
 
 
@@ -65,19 +69,18 @@ def test_equals_brute_force(same, ks):
         np.testing.assert_allclose(similarities[i, : len(wanted)], [values for _, *values in wanted], atol=1e-5)
 
 
-@pytest.mark.parametrize("kinds", [(1, 60, 60), (60, 3, 60), (60, 60, 3), (1, 1, 1)])
-def test_ties_go_to_the_earlier_reference_at_every_level(kinds):
-    rng = np.random.default_rng(6)
-    every = make_arrays(rng, 60)
-    order = [rng.integers(0, kind, 60) for kind in kinds]  # which of so many captions, vectors and thumbnails each has
-    references = ReferenceArrays(
-        *(a[o] for a, o in zip((every.text, every.visual, every.thumbnails), order, strict=True))
-    )
-    query = make_arrays(rng, 1)
-    cascade = Cascade(text_index(references.text), references, 50, 40, 30)
-    found, _ = cascade.retrieve(query.text, query.visual, query.thumbnails)
-    wanted = brute_force(references, query.text[0], query.visual[0], query.thumbnails[0], 50, 40, 30)
-    assert found[0].tolist() == [row for row, *_ in wanted]
+def test_ties_go_to_the_earlier_reference_at_every_level():
+    for kinds in ((1, 60, 60), (60, 3, 60), (60, 60, 3), (1, 1, 1)):
+        rng = np.random.default_rng(6)
+        every = make_arrays(rng, 60)
+        order = [rng.integers(0, kind, 60) for kind in kinds]  # which of so many captions, vectors, thumbnails each has
+        arrays = zip((every.text, every.visual, every.thumbnails), order, strict=True)
+        references = ReferenceArrays(*(array[numbers] for array, numbers in arrays))
+        query = make_arrays(rng, 1)
+        cascade = Cascade(text_index(references.text), references, 50, 40, 30)
+        found, _ = cascade.retrieve(query.text, query.visual, query.thumbnails)
+        wanted = brute_force(references, query.text[0], query.visual[0], query.thumbnails[0], 50, 40, 30)
+        assert found[0].tolist() == [row for row, *_ in wanted]
 
 
 def test_ties_do_not_go_by_the_order_in_which_an_index_finds_them():
@@ -139,15 +142,14 @@ def test_the_rounding_of_the_index_decides_nothing():
     assert [r.tolist() for r, _ in found] == [nearest_by_hand(vectors, rows, query, 10) for query in queries]
 
 
-@pytest.mark.parametrize("factory,nprobe", [("IVF4,Flat", 4), ("SQ8", None), ("HNSW8", None)])
-def test_other_indexes_find_nearly_the_same(factory, nprobe):
-    rng = np.random.default_rng(5)
-    vectors = rng.normal(size=(300, 8)).astype(np.float32)
+def test_other_indexes_find_nearly_the_same():
+    vectors = np.random.default_rng(5).normal(size=(300, 8)).astype(np.float32)
     exact = text_index(vectors).nearest(vectors[:20], 10)
-    found = text_index(vectors, None, factory, nprobe).nearest(vectors[:20], 10)
-    overlap = [len(set(a) & set(b)) / 10 for (a, _), (b, _) in zip(exact, found, strict=True)]
-    assert np.mean(overlap) >= 0.9
-    assert all(a[0] == b[0] for (a, _), (b, _) in zip(exact, found, strict=True))
+    for factory, nprobe in (("IVF4,Flat", 4), ("SQ8", None), ("HNSW8", None)):
+        found = text_index(vectors, None, factory, nprobe).nearest(vectors[:20], 10)
+        both = [(a, b) for (a, _), (b, _) in zip(exact, found, strict=True)]
+        assert np.mean([len(set(a) & set(b)) / 10 for a, b in both]) >= 0.9
+        assert all(a[0] == b[0] for a, b in both)
 
 
 def test_index_errors_name_the_numbers(tmp_path):
@@ -180,16 +182,16 @@ def test_cosine_of_a_zero_vector_is_zero():
     assert (cosine(np.zeros(2, np.float32), rows) == 0).all()
 
 
-def sample_images():
+def sample_planes():
     rng = np.random.default_rng(0)
-    photos = list(photographs(64).values())
+    photos = [photo[..., 0] for photo in photographs(64).values()]
     extremes = [np.full_like(photos[0], value) for value in (0, 3, 255)]
     noise = rng.integers(0, 256, photos[0].shape, dtype=np.uint8)
-    return [*photos, *extremes, noise, 255 - photos[0], cv2.GaussianBlur(photos[1], (0, 0), 2)]
+    return np.stack([*photos, *extremes, noise, 255 - photos[0], cv2.GaussianBlur(photos[1], (0, 0), 2)])
 
 
 def test_ssim_equals_the_toolbox_and_knows_identity():
-    planes = [image[..., 0] for image in sample_images()]
+    planes = sample_planes()
     terms = [ssim_terms(plane) for plane in planes]
     many = ssim_one_to_many(terms[0], terms)
     assert many[0] == pytest.approx(1.0, abs=1e-6)
@@ -202,7 +204,7 @@ def test_ssim_equals_the_toolbox_and_knows_identity():
 
 
 def test_pairs_of_ssim_share_prepared_references_and_are_symmetric():
-    planes = np.stack([image[..., 0] for image in sample_images()])
+    planes = sample_planes()
     rows = [np.array([3, 1, 7]), np.array([], np.int64), np.array([7]), np.array([1, 3])]
     loads = []
     values = ssim_of_pairs(planes[:4], rows, lambda row: loads.append(row) or planes[row])
@@ -210,3 +212,30 @@ def test_pairs_of_ssim_share_prepared_references_and_are_symmetric():
     for query, (numbers, found) in enumerate(zip(rows, values, strict=True)):
         wanted = ssim_one_to_many(ssim_terms(planes[query]), [ssim_terms(planes[n]) for n in numbers])
         np.testing.assert_array_equal(found, wanted)
+
+
+def describe(photo, seeds):
+    """(text, visual, thumbnails, types) of a photograph in every kind of rain."""
+    captioner, embedder, encoder = (
+        build_part(registry, {"type": kind}, kind)
+        for registry, kind in ((CAPTIONER, "attributes"), (EMBEDDER, "statistics"), (TEXT_ENCODER, "attributes"))
+    )
+    types = np.repeat(RAIN_TYPES, len(seeds))
+    images = [render_rain(photo, rain_type, seed).lq for rain_type in RAIN_TYPES for seed in seeds]
+    text = encoder.encode(captioner.caption([Scene("", "", image) for image in images]))
+    return text, embedder.embed(images), np.stack([thumbnail(luminance(image), 128) for image in images]), types
+
+
+def test_nearest_references_share_the_rain_type():
+    load_parts()
+    photos = list(photographs(256).values())
+    described = [describe(photo, range(2)) for photo in photos]
+    agreement = []
+    for held_out, photo in enumerate(photos):
+        others = zip(*described[:held_out], *described[held_out + 1 :], strict=True)
+        text, visual, planes, types = map(np.concatenate, others)
+        *query, wanted = describe(photo, range(10, 13))
+        rows, _ = Cascade(text_index(text), ReferenceArrays(text, visual, planes), 6, 4, 3).retrieve(*query)
+        agreement += (types[rows] == wanted[:, None]).tolist()
+    assert np.mean([row[0] for row in agreement]) >= 0.9
+    assert np.mean(agreement) >= 0.9

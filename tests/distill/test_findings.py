@@ -1,16 +1,18 @@
 """Each finding's limit, and figures of the default voters on images made so that the right value is known."""
 
+from itertools import product
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from unirain_plugin.distill.records import Candidate
+from unirain_plugin.distill.records import Candidate, remembered, thumbnail
 from unirain_plugin.distill.voters import findings as found
 from unirain_plugin.distill.voters.clean_image import lines, sharpness
 from unirain_plugin.distill.voters.default import Realism, pair_evidence
-from unirain_plugin.distill.voters.frame import make_frame
+from unirain_plugin.distill.voters.frame import block_means, make_frame, quantile
+from unirain_plugin.distill.voters.rain_layer import _evenness
 from unirain_plugin.distill.voters.registration import registration
 from unirain_plugin.distill.voters.tones import _mist, tones
 
@@ -48,9 +50,9 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize(("check", "figures", "severity"), CHECKS)
-def test_severity_is_the_figure_over_its_limit(check, figures, severity):
-    assert check(figures).severity == pytest.approx(severity)
+def test_severity_is_the_figure_over_its_limit():
+    for check, figures, severity in CHECKS:
+        assert check(figures).severity == pytest.approx(severity), (check, figures)
 
 
 def test_streaks_are_rain_of_the_clean_image_where_they_are_its_alone():
@@ -87,6 +89,12 @@ def evidence(lq, gt):
     return pair_evidence(pair_of(lq, gt))
 
 
+def noisy(image, levels, seed, channels=3):
+    """An image with normal noise of so many levels, in each channel or in all alike."""
+    noise = np.random.default_rng(seed).normal(0, levels, (*image.shape[:2], channels))
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
 def blocks(side, seed=0):
     """A sharp colourful image of random rectangles, uint8 (side, side, 3)."""
     rng = np.random.default_rng(seed)
@@ -97,14 +105,11 @@ def blocks(side, seed=0):
     return image
 
 
-def test_a_shift_is_told_in_pixels_of_the_file_however_large_the_image():
+def test_a_shift_is_told_in_pixels_of_the_file_and_one_quarter_that_lies_elsewhere_is_no_warp():
     image = blocks(1220)
     frame = make_frame(image[8:1208, 8:1208], np.ascontiguousarray(image[8:1208, 16:1216]))
     assert frame.factor == 2
     assert registration(frame)["shift"] == pytest.approx(8, abs=0.3)
-
-
-def test_one_quarter_that_lies_elsewhere_is_no_warp():
     image = blocks(256)
     one = image.copy()
     one[:128, :128] = np.roll(image[:128, :128], 3, axis=1)
@@ -122,41 +127,29 @@ def test_rain_nearly_everywhere_does_not_pass_for_another_exposure():
     assert tones(make_frame((gt + 40).astype(np.uint8), gt))[0]["tone_shift"] > 3
 
 
-@pytest.mark.parametrize(
-    ("slope", "offset", "opacity"), [(-0.2, 40, 0.2), (-0.05, 30, 0), (-0.3, 15, 0), (-0.5, 99, 0)]
-)
-def test_mist_has_the_light_of_air_and_is_thin(slope, offset, opacity):
-    levels = np.array([20.0, 60.0, 100.0, 140.0, 180.0, 220.0])
-    assert _mist(levels, slope * levels + offset)[0] == pytest.approx(opacity)
-
-
-def test_noise_of_the_difference_is_measured_in_levels():
+def test_noise_of_the_difference_is_measured_in_levels_and_not_counted_as_rain():
     gt = blocks(256)
-    lq = np.clip(gt + np.random.default_rng(1).normal(0, 12, gt.shape), 0, 255).astype(np.uint8)
     # Luma of independent noise in three channels has 0.67 σ; of the blocks' weaker signs a low quantile is taken.
-    assert 0.5 < evidence(lq, gt)["noise"] / (0.67 * 12) < 1
+    assert 0.5 < evidence(noisy(gt, 12, 1), gt)["noise"] / (0.67 * 12) < 1
+    assert evidence(noisy(gt, 8, 3), noisy(gt, 8, 4))["cover"] < 0.01
 
 
 def test_detail_is_compared_where_the_images_differ_least():
-    rng = np.random.default_rng(2)
-    gt = np.clip(blocks(256) + rng.normal(0, 8, (256, 256, 1)), 0, 255).astype(np.uint8)
+    gt = noisy(blocks(256), 8, 2, channels=1)
     lq = gt.copy()
-    lq[:, :150] = np.clip(lq[:, :150] + 80 * rng.random((256, 150, 1)) + 20, 0, 255)
+    lq[:, :150] = np.clip(lq[:, :150] + 80 * np.random.default_rng(2).random((256, 150, 1)) + 20, 0, 255)
     assert abs(sharpness(make_frame(lq, gt))["lost_detail"]) < 0.05
     soft = cv2.GaussianBlur(gt, (0, 0), 1.5)
     assert sharpness(make_frame(gt, soft))["lost_detail"] > 1
 
 
-def test_a_straight_edge_of_the_scene_is_no_border():
+def test_a_straight_edge_of_the_scene_is_no_border_and_lines_of_two_moments_in_both_images_no_weave():
     rows, columns = np.mgrid[:256, :256]
     gt = np.where(rows < 6, 20 + columns // 4, 120 + columns // 4).astype(np.uint8)[..., None].repeat(3, axis=2)
     lq, framed = cv2.blur(gt, (1, 31)), gt.copy()
     framed[:6] = 40
     assert lines(lq, gt)["border"] == 0
     assert lines(lq, framed)["border"] > 10
-
-
-def test_lines_of_two_moments_in_both_images_are_not_held_against_the_clean_one():
     gt = blocks(256)
     woven = gt.copy()
     woven[1::2] = np.roll(gt[1::2], 4, axis=1)
@@ -171,20 +164,12 @@ def test_realism_looks_at_the_rainy_image():
     assert found.look(candidate.lq)["brightness"] == pytest.approx(found.look(gt)["brightness"] + 50, abs=0.5)
 
 
-def test_noise_is_not_counted_as_rain():
-    rng, gt = np.random.default_rng(3), blocks(256)
-    lq, gt = (np.clip(gt + rng.normal(0, 8, gt.shape), 0, 255).astype(np.uint8) for _ in range(2))
-    assert evidence(lq, gt)["cover"] < 0.01
-
-
-@pytest.mark.parametrize(("share", "peak"), [(0.02, 60), (0.005, 0)])
-def test_the_peak_is_that_of_one_pixel_in_a_hundred(share, peak):
+def test_the_peak_is_that_of_one_pixel_in_a_hundred_and_what_deviates_from_its_surroundings_out_of_place():
     gt = blocks(256)
-    rain = np.random.default_rng(4).random((256, 256, 1)) < share
-    assert evidence((gt + 60 * rain).astype(np.uint8), gt)["peak"] == peak
+    for share, peak in ((0.02, 60), (0.005, 0)):
+        rain = np.random.default_rng(4).random((256, 256, 1)) < share
+        assert evidence((gt + 60 * rain).astype(np.uint8), gt)["peak"] == peak
 
-
-def test_what_deviates_from_its_surroundings_is_out_of_place():
     rough = np.random.default_rng(5).integers(60, 180, (256, 256, 3)).astype(np.uint8)
     dropped = rough.copy()
     dropped[100:150, 100:150] = 120  # smooth where all around it is rough
@@ -192,7 +177,7 @@ def test_what_deviates_from_its_surroundings_is_out_of_place():
     assert evidence(rough, dropped)["out_of_place"] > 0.5
 
 
-def test_one_tone_alone_is_no_exposure_and_two_are():
+def test_one_tone_alone_is_no_exposure_and_two_are_and_a_hue_is_told_only_where_there_is_colour():
     gt = np.repeat(np.arange(40, 160, 20, dtype=np.uint8), 48)[None, :, None].repeat(288, axis=0).repeat(3, axis=2)
     lq = gt.copy()
     lq[:, 96:144] -= 20
@@ -200,12 +185,8 @@ def test_one_tone_alone_is_no_exposure_and_two_are():
     lq[:, 192:240] -= 20
     assert evidence(lq, gt)["tone_shift"] == pytest.approx(20 / (4 + 0.05 * 120))  # of the brighter of the two
 
-
-def test_a_hue_is_told_only_where_there_is_colour():
-    rng = np.random.default_rng(6)
-    grey = blocks(256)[..., :1].repeat(3, axis=2).astype(float)
-    lq, gt = (np.clip(grey + tint + rng.normal(0, 1, grey.shape), 0, 255).astype(np.uint8)
-              for tint in ((1, 0, 0), (0, 1, 0)))  # fmt: skip
+    grey = blocks(256)[..., :1].repeat(3, axis=2)
+    lq, gt = (noisy(grey + np.uint8(tint), 1, 6 + n) for n, tint in enumerate([(1, 0, 0), (0, 1, 0)]))
     assert evidence(lq, gt)["hue_turn"] == 0
 
 
@@ -215,3 +196,54 @@ def test_rain_that_hides_most_of_a_scene_leaves_the_agreement_of_the_rest():
     lq[:180] = np.random.default_rng(7).integers(0, 256, (180, 256, 3))
     assert evidence(lq, gt)["agreement"] > 0.9
     assert evidence(blocks(256, 8), gt)["agreement"] < 0.5
+
+
+def test_quantiles_block_means_and_thumbnails_are_numpy_s():
+    for size, share in product((1, 2, 7, 1000), (0.0, 0.1, 0.5, 0.85, 0.99, 1.0)):
+        values = np.random.default_rng(size).normal(size=size).astype(np.float32)
+        assert quantile(values, share) == pytest.approx(float(np.quantile(values.astype(np.float64), share)), abs=1e-6)
+    for dtype, size in product((np.uint8, np.float32), (2, 8, 12)):
+        plane = np.random.default_rng(0).integers(0, 256, (50, 37)).astype(dtype)
+        rows, columns = 50 // size, 37 // size
+        parts = plane[: rows * size, : columns * size].reshape(rows, size, columns, size).astype(float)
+        np.testing.assert_allclose(block_means(plane, size), parts.mean(axis=(1, 3)), rtol=1e-6)
+
+    image = np.random.default_rng(3).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    means = image.reshape(8, 8, 8, 12, 3).astype(float).mean(axis=(1, 3))
+    np.testing.assert_allclose(thumbnail(image, 8), means, atol=0.51)
+    assert thumbnail(image[:4], 8).shape == (8, 8, 3)  # enlarged where a side is shorter
+
+
+def test_evenness_against_its_definition():
+    rng = np.random.default_rng(2)
+    clean, rainy = (rng.integers(0, 256, 801, dtype=np.uint8) for _ in range(2))
+    rainy[:300] = np.clip(clean[:300] + 60.0, 0, 255)
+    difference, near = rainy.astype(float) - clean, 0
+    for tone in range(16):
+        here = difference[clean >> 4 == tone]
+        usual = np.median(here)
+        near += np.count_nonzero(np.abs(here - usual) <= max(2, 0.05 * abs(usual)))
+    assert _evenness(rainy, clean) == pytest.approx(near / 801)
+    assert _evenness(rainy[:50], clean[:50]) == 0.0  # too few to tell
+
+
+def test_mist_is_the_straight_line_of_least_squares_has_the_light_of_air_and_is_thin():
+    levels = np.array([20.0, 60.0, 100.0, 140.0, 180.0, 220.0])
+    curve = 0.2 * (230 - levels) + np.array([1.0, -1.0, 0.5, 0.5, -1.0, 1.0])
+    slope, offset = np.polyfit(levels, curve, 1)
+    opacity, explained = _mist(levels, curve)
+    assert opacity == pytest.approx(-slope)
+    np.testing.assert_allclose(explained, slope * levels + offset)
+    for slope, offset, opacity in ((-0.2, 40, 0.2), (-0.05, 30, 0), (-0.3, 15, 0), (-0.5, 99, 0)):
+        assert _mist(levels, slope * levels + offset)[0] == pytest.approx(opacity)
+
+
+def test_remembered_asks_once_for_each_image():
+    asked = []
+    mean = remembered(lambda image: asked.append(image.shape) or float(image.mean()))
+    first, second = np.zeros((2, 2)), np.ones((3, 3))
+    assert [mean(first), mean(second), mean(first)] == [0.0, 1.0, 0.0]
+    assert asked == [(2, 2), (3, 3)]
+    del first
+    third = np.full((2, 2), 5.0)  # may well lie where the first one lay
+    assert mean(third) == 5.0

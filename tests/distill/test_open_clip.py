@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from rain_images import photographs
+from distill_helpers import photographs
+from PIL import Image
 
 from unirain_plugin.distill.describers.base import Scene
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, build_part, load_parts
@@ -41,54 +42,43 @@ def tiny(tmp_path_factory):
 IMAGES = list(photographs(48).values())
 
 
-def section(tiny, **changes):
-    return {"type": "open_clip", "model": "tiny-clip", "pretrained": str(tiny / "weights.pt"),
-            "config_dir": str(tiny), **changes}  # fmt: skip
+def part(tiny, registry=EMBEDDER, **changes):
+    section = {"type": "open_clip", "model": "tiny-clip", "pretrained": str(tiny / "weights.pt"), **changes}
+    return build_part(registry, section | ({} if registry is CAPTIONER else {"config_dir": str(tiny)}), "e")
 
 
-def built(tiny, **changes):
-    return build_part(EMBEDDER, section(tiny, **changes), "e")
-
-
-def test_embedder_gives_the_model_s_features(tiny):
-    images = IMAGES
-    part = built(tiny, batch_size=3)
-    part.check()
-    rows = part.embed(images)
+def test_embedder_gives_the_model_s_features_in_half_precision_on_a_cpu_too(tiny):
+    embedder = part(tiny, batch_size=3)
+    embedder.check()
+    rows = embedder.embed(IMAGES)
     assert rows.shape == (4, 16) and rows.dtype == np.float32
     model, _, transform = open_clip.create_model_and_transforms("tiny-clip", pretrained=str(tiny / "weights.pt"))
-    from PIL import Image
-
     with torch.no_grad():
-        wanted = model.eval().encode_image(transform(Image.fromarray(images[1]))[None])[0].numpy()
+        wanted = model.eval().encode_image(transform(Image.fromarray(IMAGES[1]))[None])[0].numpy()
     np.testing.assert_allclose(rows[1], wanted, atol=1e-5)
+    for precision in ("fp16", "bf16"):
+        half = part(tiny, precision=precision).embed(IMAGES[:1])[0]
+        assert np.dot(rows[0], half) / np.linalg.norm(rows[0]) / np.linalg.norm(half) > 0.99
+    assert (
+        embedder.fingerprint() == part(tiny, batch_size=1).fingerprint() != part(tiny, precision="bf16").fingerprint()
+    )
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_runs_on_a_cpu(tiny, precision):
-    exact = built(tiny).embed(IMAGES[:1])[0]
-    half = built(tiny, precision=precision).embed(IMAGES[:1])[0]
-    assert np.dot(exact, half) / np.linalg.norm(exact) / np.linalg.norm(half) > 0.99
+def test_local_dir_brings_weights_and_preprocessing_and_none_is_silently_random(tiny):
+    def local(folder, registry=EMBEDDER):
+        return build_part(registry, {"type": "open_clip", "model": f"local-dir:{folder}", "pretrained": None}, "e")
 
-
-def test_local_dir_brings_weights_and_preprocessing(tiny):
-    local = build_part(EMBEDDER, {"type": "open_clip", "model": f"local-dir:{tiny}/local", "pretrained": None}, "e")
-    local.check()
-    row = local.embed(IMAGES[:1])[0]
+    local(tiny / "local").check()
+    row = local(tiny / "local").embed(IMAGES[:1])[0]
     assert np.isfinite(row).all()
-    assert not np.allclose(row, built(tiny).embed(IMAGES[:1])[0])  # other mean and std
-    text = build_part(TEXT_ENCODER, {"type": "open_clip", "model": f"local-dir:{tiny}/local", "pretrained": None}, "t")
-    assert text.encode(["rain"]).shape == (1, 16)
-
-
-def test_never_silently_random(tiny):
+    assert not np.allclose(row, part(tiny).embed(IMAGES[:1])[0])  # other mean and std
+    assert local(tiny / "local", TEXT_ENCODER).encode(["rain"]).shape == (1, 16)
     with pytest.raises(OptionError, match="e: pretrained: 'tiny-clip' would be a random model"):
-        built(tiny, pretrained=None)
+        part(tiny, pretrained=None)
     (tiny / "empty").mkdir(exist_ok=True)
     (tiny / "empty" / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
-    bare = build_part(EMBEDDER, {"type": "open_clip", "model": f"local-dir:{tiny}/empty", "pretrained": None}, "e")
     with pytest.raises(OptionError, match="holds no weights; expected open_clip_pytorch_model"):
-        bare.embed(IMAGES)
+        local(tiny / "empty").embed(IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -107,22 +97,16 @@ def test_wrong_names_are_named(tiny, keys, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tiny / "broken.pt").write_bytes(b"nothing")
     with pytest.raises(OptionError, match=words):
-        built(tiny, **keys).embed(IMAGES)
+        part(tiny, **keys).embed(IMAGES)
 
 
 def test_text_encoder(tiny):
-    part = build_part(TEXT_ENCODER, section(tiny, normalize=True), "t")
-    rows = part.encode(["rain at night", "rain at day", "rain at night", "word " * 300])
+    texts = ["rain at night", "rain at day", "rain at night", "word " * 300]
+    rows = part(tiny, TEXT_ENCODER, normalize=True).encode(texts)
     assert rows.shape == (4, 16)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(rows[0], rows[2], atol=1e-6)
     assert not np.allclose(rows[0], rows[1])
-
-
-def test_fingerprint_follows_the_weights(tiny):
-    part = built(tiny)
-    assert part.fingerprint() == built(tiny, batch_size=1).fingerprint()
-    assert part.fingerprint() != built(tiny, precision="bf16").fingerprint()
 
 
 def test_coca_writes_the_same_caption_every_time(tiny):
@@ -135,15 +119,13 @@ def test_coca_writes_the_same_caption_every_time(tiny):
     open_clip.add_model_config(tiny)
     torch.manual_seed(0)
     torch.save(open_clip.create_model("coca_tiny").state_dict(), tiny / "coca.pt")
-    captioner = build_part(
-        CAPTIONER, {"type": "coca", "model": "coca_tiny", "pretrained": str(tiny / "coca.pt"), "max_words": 8}, "c"
-    )
+    coca = {"type": "coca", "model": "coca_tiny", "pretrained": str(tiny / "coca.pt"), "max_words": 8}
+    captioner = part(tiny, CAPTIONER, **coca)
     captioner.check()
     scenes = [Scene(name, name, image) for name, image in photographs(48).items()]
     first = captioner.caption(scenes)
     assert len(first) == 4 and all(isinstance(text, str) and "<" not in text for text in first)
     assert captioner.caption(scenes) == first
     assert [captioner.caption([scene])[0] for scene in scenes] == first
-    plain = build_part(CAPTIONER, {"type": "coca", "model": "tiny-clip", "pretrained": str(tiny / "weights.pt")}, "c")
     with pytest.raises(OptionError, match="'tiny-clip' is no CoCa"):
-        plain.caption(scenes)
+        part(tiny, CAPTIONER, type="coca").caption(scenes)

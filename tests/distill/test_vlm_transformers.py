@@ -9,7 +9,7 @@ import time
 import urllib.request
 
 import pytest
-from vlm_tasks import make_task
+from distill_helpers import make_task
 
 from unirain_plugin.distill.vlm.voter import Vlm
 

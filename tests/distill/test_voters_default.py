@@ -1,4 +1,4 @@
-"""The three voters without weights: what they measure, and what they and their majority say."""
+"""The three voters without weights: what they measure, and what they and their majority say; on snow and haze, too."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,14 @@ from unirain_plugin.distill.stages.vote import decide
 from unirain_plugin.distill.voters.default import pair_evidence
 from unirain_plugin.distill.voters.findings import SURETY_LIMIT, Finding, rain_in_clean
 from unirain_plugin.distill.voters.findings import judge as judge_findings
+from unirain_plugin.distill.voters.veil import veiled
 from unirain_plugin.errors import OptionError
+from unirain_plugin.rain.light import to_codes, to_linear
 from unirain_plugin.rain.pair_files import cut, read_photo
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.study.benchmarks import distill as benchmark
+from unirain_plugin.study.benchmarks.distill import Judge
 from unirain_plugin.study.planted import Pair, plant
 
 TYPES = ("realism", "pair_consistency", "gt_quality")
@@ -49,7 +52,7 @@ def good():
 
 @pytest.fixture(scope="module")
 def judge(good):
-    return benchmark.Judge([pair.lq for pair in good])
+    return Judge([pair.lq for pair in good])
 
 
 def scene(seed=0, side=256):
@@ -98,32 +101,26 @@ def test_good_pairs_of_another_kind_of_rain_are_kept():
             assert all(vote.verdict for vote in votes.values()), (density, votes)
 
 
-@pytest.mark.parametrize(("dx", "dy"), [(2, 0), (-1, 3), (0, -8), (6, 6)])
-def test_the_shift_is_measured(dx, dy):
+def test_the_shift_is_measured_also_between_pixels():
     gt = scene(side=300)
-    pair = streaks(gt)[20:276, 20:276], gt[20 + dy : 276 + dy, 20 + dx : 276 + dx]
-    figures = evidence(*pair)
-    assert figures["shift"] == pytest.approx(np.hypot(dx, dy), abs=0.15)
-    assert figures["shift_gain"] > 0.3
-    assert_found("misaligned", *pair)
-
-
-def test_a_shift_of_half_a_pixel_is_measured_between_pixels():
+    for dx, dy in ((2, 0), (-1, 3), (0, -8), (6, 6)):
+        pair = streaks(gt)[20:276, 20:276], gt[20 + dy : 276 + dy, 20 + dx : 276 + dx]
+        figures = evidence(*pair)
+        assert figures["shift"] == pytest.approx(np.hypot(dx, dy), abs=0.15)
+        assert figures["shift_gain"] > 0.3
+        assert_found("misaligned", *pair)
     big = scene(side=516)
-    gt = cv2.resize(big[:512, :512], (256, 256), interpolation=cv2.INTER_AREA)
-    moved = cv2.resize(big[:512, 3:515], (256, 256), interpolation=cv2.INTER_AREA)
+    gt, moved = (cv2.resize(big[:512, x : x + 512], (256, 256), interpolation=cv2.INTER_AREA) for x in (0, 3))
     assert evidence(streaks(gt), moved)["shift"] == pytest.approx(1.5, abs=0.25)
 
 
 def test_exposure_is_told_from_mist():
     gt = scene()
     assert evidence(gt, gt)["tone_shift"] == 0
-    brighter = np.clip(gt * 1.35, 0, 255).astype(np.uint8)
-    figures = evidence(streaks(brighter), gt)
-    assert figures["tone_levels"] > 20
-    assert "exposure_shift" in kinds(votes_on(streaks(brighter), gt))
-    mist = np.clip(gt * 0.85 + 0.15 * 220, 0, 255).astype(np.uint8)
-    figures = evidence(streaks(mist), gt)
+    brighter = streaks(np.clip(gt * 1.35, 0, 255).astype(np.uint8))
+    assert evidence(brighter, gt)["tone_levels"] > 20
+    assert "exposure_shift" in kinds(votes_on(brighter, gt))
+    figures = evidence(streaks(np.clip(gt * 0.85 + 0.15 * 220, 0, 255).astype(np.uint8)), gt)
     assert figures["mist"] == pytest.approx(0.15, abs=0.07)
     assert figures["tone_shift"] < 1
 
@@ -154,6 +151,13 @@ def test_half_of_the_rain_left_in_the_clean_image_is_seen():
     assert evidence(lq, half)["leftover"] > 0.5
     votes = votes_on(lq, half)
     assert votes["gt_quality"].details["kind"] == votes["pair_consistency"].details["kind"] == "still_rainy"
+    for photo in (read_photo(path) for path in sample_photos("all") if path.stem in ("astronaut", "coffee", "rocket")):
+        photo = cut(photo, (256, 256), np.random.default_rng(5))
+        lq, gt = (image[..., ::-1].copy() for image in render_rain(photo, "drd", 1)[:2])
+        half = ((lq.astype(int) + gt) // 2).astype(np.uint8)
+        dirty, good = (rain_in_clean(evidence(lq, clean, "drd"), "drd") for clean in (half, gt))
+        assert dirty.severity > 1.5 and dirty.reason.startswith("there are drops in both images")
+        assert good.severity < 0.8
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -167,17 +171,6 @@ def test_a_third_of_faint_rain_left_in_a_rough_scene_is_seen(seed):
     assert figures["leftover"] < 0.1 and figures["likeness_surety"] > SURETY_LIMIT
     assert votes_on(lq, dirty)["pair_consistency"].reason.startswith("the clean image is still rainy: all over")
     assert abs(evidence(lq, gt)["likeness_surety"]) < 3
-
-
-@pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket"])
-def test_half_of_the_drops_left_in_the_clean_image_is_seen(name):
-    photo = next(read_photo(path) for path in sample_photos("all") if path.stem == name)
-    photo = cut(photo, (256, 256), np.random.default_rng(5))
-    lq, gt = (image[..., ::-1].copy() for image in render_rain(photo, "drd", 1)[:2])
-    half = ((lq.astype(int) + gt) // 2).astype(np.uint8)
-    dirty, good = (rain_in_clean(evidence(lq, clean, "drd"), "drd") for clean in (half, gt))
-    assert dirty.severity > 1.5 and dirty.reason.startswith("there are drops in both images")
-    assert good.severity < 0.8
 
 
 def test_what_else_darkens_real_rain_is_not_taken_for_rain_in_the_clean_image():
@@ -208,14 +201,14 @@ def hue_turned(image, degrees):
     return np.round(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("degrees", [-45, -30, 20, 30, 90])
-def test_a_turned_hue_is_measured_in_degrees(degrees):
+def test_a_turned_hue_is_measured_in_degrees():
     gt = scene()
     lq = streaks(gt)
     assert evidence(lq, gt)["hue_turn"] < 3
-    assert evidence(lq, hue_turned(gt, degrees))["hue_turn"] == pytest.approx(abs(degrees), abs=4)
-    for pair in ((lq, hue_turned(gt, degrees)), (hue_turned(lq, degrees), gt)):
-        assert_found("colour_shift", *pair)
+    for degrees in (-45, -30, 20, 30, 90):
+        assert evidence(lq, hue_turned(gt, degrees))["hue_turn"] == pytest.approx(abs(degrees), abs=4)
+        for pair in ((lq, hue_turned(gt, degrees)), (hue_turned(lq, degrees), gt)):
+            assert_found("colour_shift", *pair)
 
 
 def faded(image, share):
@@ -246,17 +239,17 @@ def test_a_border_on_the_clean_image_alone_is_seen_at_any_size(sides, edge, colo
     assert "framed" not in named(votes_on(both, framed))  # both have it: nothing to learn there, but no harm
 
 
-def _woven(gt, both=False):
+def woven(gt, moves):
+    """Every other line moved."""
     moved = gt.copy()
-    moved[1::2] = np.roll(gt[1::2], 3, axis=1)
-    if both:
-        moved[::2] = np.roll(gt[::2], -3, axis=1)
+    for start, columns in moves.items():
+        moved[start::2] = np.roll(gt[start::2], columns, axis=1)
     return moved
 
 
 INTERLACED = {
-    "woven": _woven,
-    "woven both ways": lambda gt: _woven(gt, both=True),
+    "woven": lambda gt: woven(gt, {1: 3}),
+    "woven both ways": lambda gt: woven(gt, {0: -3, 1: 3}),
     "half the lines": lambda gt: gt[::2].repeat(2, axis=0),
     "scan lines": lambda gt: gt // np.resize(np.uint8([1, 2]), (len(gt), 1, 1)),
 }
@@ -292,7 +285,10 @@ def test_rain_beyond_all_references_is_unreal():
     assert built("realism").vote([task])[0].verdict is True
 
 
-def test_measured_figures_give_the_same_vote_without_images():
+def test_any_size_is_judged_and_measured_figures_give_the_same_vote_without_images():
+    for shape in ((64, 64), (65, 131), (400, 97), (1300, 1200)):
+        gt = cv2.resize(scene(), shape[::-1], interpolation=cv2.INTER_CUBIC)
+        assert all(vote.verdict is not None for vote in votes_on(streaks(gt), gt).values()), shape
     gt = scene()
     task = task_of(streaks(gt), gt)
     for name in TYPES:
@@ -302,25 +298,15 @@ def test_measured_figures_give_the_same_vote_without_images():
         assert voter.vote([blind]) == voter.vote([task])
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (65, 131), (400, 97), (1300, 1200)])
-def test_any_size_is_judged(shape):
-    gt = cv2.resize(scene(), shape[::-1], interpolation=cv2.INTER_CUBIC)
-    votes = votes_on(streaks(gt), gt)
-    assert all(vote.verdict is not None for vote in votes.values())
-
-
-@pytest.mark.parametrize("strictness", ["high", 0, True, 100])
-def test_a_wrong_strictness_is_refused(strictness):
-    with pytest.raises(OptionError, match=r"strictness: expected a number from 0\.1 to 10"):
-        built("realism", strictness=strictness)
-
-
 def test_strictness_moves_the_limits_and_the_first_broken_one_gives_the_reason():
     findings = [Finding("a", 0.5, "first"), Finding("b", 0.9, "second"), Finding("c", 0.8, "third")]
     assert judge_findings("v", findings, 1.0, "fine").verdict is True
     vote = judge_findings("v", findings, 1.3, "fine")
     assert (vote.verdict, vote.reason) == (False, "second")
     assert vote.details == {"severity": 1.17, "kind": "b", "also": ["c"]}
+    for wrong in ("high", 0, True, 100):
+        with pytest.raises(OptionError, match=r"strictness: expected a number from 0\.1 to 10"):
+            built("realism", strictness=wrong)
 
 
 def test_most_planted_pairs_are_found_and_most_good_ones_kept(good, judge):
@@ -344,3 +330,30 @@ def test_the_benchmark_prints_a_row_for_each_kind(capsys, tmp_path):
     assert status == (0 if all(row["met"] is not False for row in rows.values()) else 1)
     with pytest.raises(OptionError, match="--pairs: expected 4 or more"):
         benchmark.main(["--pairs", "1"])
+
+
+@pytest.fixture(scope="module")
+def photos():
+    images = [cv2.imread(str(path))[..., ::-1] for path in sample_photos("all")]
+    return [np.ascontiguousarray(cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA)) for image in images]
+
+
+def test_the_veil_is_found(photos):
+    opacity, airlight = 0.6, np.array([0.5, 0.55, 0.6], np.float32)
+    hazy = to_codes((1 - opacity) * to_linear(photos[0]) + opacity * airlight)
+    under, found = veiled(hazy, photos[0])
+    assert np.abs(under.astype(int) - hazy).mean() < 1.0
+    assert found == pytest.approx(opacity, abs=0.06)
+    same, none = veiled(photos[0], photos[0])
+    assert np.abs(same.astype(int) - photos[0]).mean() < 1.0 and none < 0.03
+
+
+@pytest.mark.parametrize("rain_type", ["snow", "haze"])
+def test_good_pairs_are_kept_and_bad_ones_are_not(photos, rain_type):
+    good = [Pair(*render_rain(photo, rain_type, seed)[:2], rain_type) for seed, photo in enumerate(photos)]
+    judge, rng = Judge([pair.lq for pair in good]), np.random.default_rng(0)
+    kept = [judge(pair)[0] for pair in good]
+    assert sum(kept) >= len(good) - 1
+    for kind in ("misaligned_4px", "wrong_scene", "swapped", "no_rain", "interlaced_clean"):
+        spoilt = [plant(kind, pair, other, rng) for pair, other in zip(good, good[1:] + good[:1], strict=True)]
+        assert sum(judge(pair)[0] for pair in spoilt) <= 1, kind

@@ -31,6 +31,8 @@ def test_shard_appears_with_its_contents_only(tmp_path):
     rows = load_rows(workspace.shard("stage", 3), "x")
     assert isinstance(rows, np.memmap) and rows.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert load_lines(workspace.shard("stage", 3), "rows") == [{"a": 1.1}, {"b": "ü"}]
+    assert canonical_hash({"a": 1, "b": [2]}) == canonical_hash(json.loads('{"b": [2], "a": 1}'))
+    assert canonical_hash({"a": 1}) != canonical_hash({"a": 1.5}), "the hash is of the content"
 
 
 def test_failed_shard_leaves_nothing_and_a_second_maker_of_one_is_dropped(tmp_path):
@@ -48,14 +50,12 @@ def test_failed_shard_leaves_nothing_and_a_second_maker_of_one_is_dropped(tmp_pa
 
 
 def test_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
-    workspace = Workspace(tmp_path)
-
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
     message = r"stage.000000: no space is left on the disk; .*finished shards are kept"
-    with pytest.raises(DistillError, match=message), workspace.writing("stage", 0) as folder:
+    with pytest.raises(DistillError, match=message), Workspace(tmp_path).writing("stage", 0) as folder:
         save_rows(folder, "x", np.zeros(3))
     assert list((tmp_path / "stage").iterdir()) == []
     monkeypatch.setattr("os.fsync", full)
@@ -66,22 +66,20 @@ def test_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
 
 def test_two_runs_keep_out_of_each_others_way(tmp_path):
     message = "another run is working in this folder"
-    with Workspace(tmp_path).locked(), pytest.raises(DataError, match=message), Workspace(tmp_path).locked():
-        pass
-    with Workspace(tmp_path).locked():
-        pass
+    for _ in range(2):
+        with Workspace(tmp_path).locked(), pytest.raises(DataError, match=message), Workspace(tmp_path).locked():
+            pass
 
 
 def test_damaged_shards_are_named(tmp_path):
-    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY nonsense")
-    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a"')
-    with pytest.raises(DistillError, match=r"x\.npy: the shard is damaged .*delete the folder"):
-        load_rows(tmp_path, "x")
-    with pytest.raises(DistillError, match=r"rows\.jsonl: the shard is damaged"):
-        load_lines(tmp_path, "rows")
-    (tmp_path / "state.json").write_text("{")
-    with pytest.raises(DistillError, match=r"state\.json: not valid JSON"):
-        Workspace(tmp_path).adopt({}, restart=False)
+    for name, content, use, told in (
+        ("x.npy", "\x93NUMPY nonsense", lambda: load_rows(tmp_path, "x"), "the shard is damaged .*delete the folder"),
+        ("rows.jsonl", '{"a": 1}\n{"a"', lambda: load_lines(tmp_path, "rows"), "the shard is damaged"),
+        ("state.json", "{", lambda: Workspace(tmp_path).adopt({}, restart=False), "not valid JSON"),
+    ):
+        (tmp_path / name).write_text(content, encoding="latin-1")
+        with pytest.raises(DistillError, match=f"{name}: {told}"):
+            use()
 
 
 def test_joined_rows_must_be_complete_and_a_full_device_is_no_crash(tmp_path):
@@ -95,8 +93,3 @@ def test_joined_rows_must_be_complete_and_a_full_device_is_no_crash(tmp_path):
     (tmp_path / "y.npy").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         concatenate_rows([np.zeros((1000, 100))], 1000, tmp_path, "y")
-
-
-def test_hash_is_of_the_content(tmp_path):
-    assert canonical_hash({"a": 1, "b": [2]}) == canonical_hash(json.loads('{"b": [2], "a": 1}'))
-    assert canonical_hash({"a": 1}) != canonical_hash({"a": 1.5})

@@ -23,13 +23,10 @@ def run_through(sampler: ResumableSampler) -> list[tuple[int, int]]:
     return items
 
 
-@pytest.mark.parametrize("size, batch, total, ratio", [(8, 3, 30, 1), (2, 5, 7, 1), (1, 1, 3, 1), (10, 4, 1, 3)])
-def test_yields_exactly_total_iter_batches(size, batch, total, ratio):
-    items = run_through(ResumableSampler(size, batch, total, seed=1, ratio=ratio))
-    assert [draw for _, draw in items] == list(range(total * batch))
-
-
-def test_every_pass_holds_every_image_once_in_an_order_of_its_own():
+def test_yields_exactly_total_iter_batches_every_pass_in_an_order_of_its_own():
+    for size, batch, total, ratio in ((8, 3, 30, 1), (2, 5, 7, 1), (1, 1, 3, 1), (10, 4, 1, 3)):
+        items = run_through(ResumableSampler(size, batch, total, seed=1, ratio=ratio))
+        assert [draw for _, draw in items] == list(range(total * batch))
     items = [index for index, _ in run_through(ResumableSampler(10, 3, 10, seed=1))]
     passes = [items[0:10], items[10:20], items[20:30]]
     assert all(sorted(part) == list(range(10)) for part in passes)
@@ -43,21 +40,16 @@ def merged(ranks, size, batch, total, **where):
     return [item for group in zip(*map(run_through, samplers), strict=True) for item in group]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_the_batches_of_a_single_process(ranks):
-    whole = run_through(ResumableSampler(11, 6, 5, seed=4))
-    assert merged(ranks, 11, 6 // ranks, 5, seed=4) == whole
-
-
-@pytest.mark.parametrize(("ranks", "batch"), [(2, 1), (2, 3), (3, 2), (5, 1)])
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 2), (2, 1), (2, 3), (3, 2), (5, 1)])
 @pytest.mark.parametrize("ratio", [1, 3])
-def test_ranks_that_resume_go_on_with_the_batches_that_are_left(ranks, batch, ratio):
+def test_ranks_share_the_batches_of_a_single_process_and_go_on_with_those_that_are_left(ranks, batch, ratio):
     together = ranks * batch
     whole = run_through(ResumableSampler(7, together, 9, seed=5, ratio=ratio))
     for done in range(10):
         assert merged(ranks, 7, batch, 9, seed=5, ratio=ratio, start_iter=done) == whole[together * done :]
         part = ResumableSampler(7, batch, 9, seed=5, num_replicas=ranks, ratio=ratio, start_iter=done)
-        assert part.position_after(9) == {"next_draw": 9 * together, "dataset_size": 7}
+        for iteration in (done, 9):
+            assert part.position_after(iteration) == {"next_draw": iteration * together, "dataset_size": 7}
         assert part.first_epoch == min(done, 9) * together // (together * -(-7 * ratio // together))
 
 
@@ -94,45 +86,32 @@ class Noisy(Dataset):
         return torch.tensor([index, random.random(), np.random.rand(), torch.rand(()).item()], dtype=torch.float64)
 
 
-def test_reseeded_data_set_depends_on_the_draw_alone():
+def test_reseeded_data_set_depends_on_the_draw_alone_and_leaves_the_streams_alone():
+    dataset = pickle.loads(pickle.dumps(ReseededDataset(Noisy(), 1)))
+    assert dataset.opt["name"] == "noisy" and len(dataset) == 5
+
     def batches(workers):
-        loader = DataLoader(
-            ReseededDataset(Noisy(), 1), batch_size=2, sampler=ResumableSampler(5, 2, 5, seed=1), num_workers=workers
-        )
-        return torch.cat(list(loader))
+        sampler = ResumableSampler(5, 2, 5, seed=1)
+        return torch.cat(list(DataLoader(dataset, batch_size=2, sampler=sampler, num_workers=workers)))
 
     alone = batches(0)
     assert torch.equal(alone, batches(2))
     assert len(alone[:, 1].unique()) == len(alone)  # the second draw of an image is cropped anew
+    drawn = []
+    for _ in range(2):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        if drawn:
+            dataset[SampleIndex(1, 3)]
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert drawn[0] == drawn[1]
 
 
-def test_reseeded_data_set_leaves_the_streams_alone_and_survives_pickling():
-    dataset = pickle.loads(pickle.dumps(ReseededDataset(Noisy(), 1)))
-    assert dataset.opt["name"] == "noisy" and len(dataset) == 5
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    expected = random.random(), np.random.rand(), torch.rand(()).item()
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    dataset[SampleIndex(1, 3)]
-    assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_every_rank_goes_on_where_it_stopped(ranks):
-    for rank in range(ranks):
-        whole = run_through(ResumableSampler(7, 2, 11, seed=3, num_replicas=ranks, rank=rank))
-        for done in range(12):
-            part = ResumableSampler(7, 2, 11, seed=3, num_replicas=ranks, rank=rank, start_iter=done)
-            assert run_through(part) == whole[2 * done :]
-            assert part.position_after(done) == {"next_draw": 2 * ranks * done, "dataset_size": 7}
-
-
-@pytest.mark.parametrize(
-    ("size", "batch", "ranks", "ratio", "iterations"),
-    [(8, 2, 1, 1, 4), (9, 2, 1, 1, 5), (9, 2, 3, 1, 2), (9, 2, 1, 3, 14), (10, 4, 2, 1.5, 2), (1, 8, 2, 1, 1)],
-)
-def test_an_epoch_is_as_long_as_the_toolbox_counts_it(size, batch, ranks, ratio, iterations):
-    sampler = ResumableSampler(size, batch, 100, seed=0, num_replicas=ranks, ratio=ratio)
-    assert sampler.iters_per_epoch == iterations
-    assert sampler.draws_per_epoch == iterations * batch * ranks
-    assert len(sampler) == iterations * batch
-    assert (sampler.first_epoch, sampler.last_epoch) == (0, -(-100 // iterations) - 1)
+def test_an_epoch_is_as_long_as_the_toolbox_counts_it():
+    for size, batch, ranks, ratio, iterations in (
+        (8, 2, 1, 1, 4), (9, 2, 1, 1, 5), (9, 2, 3, 1, 2), (9, 2, 1, 3, 14), (10, 4, 2, 1.5, 2), (1, 8, 2, 1, 1),
+    ):  # fmt: skip
+        sampler = ResumableSampler(size, batch, 100, seed=0, num_replicas=ranks, ratio=ratio)
+        assert sampler.iters_per_epoch == iterations
+        assert sampler.draws_per_epoch == iterations * batch * ranks
+        assert len(sampler) == iterations * batch
+        assert (sampler.first_epoch, sampler.last_epoch) == (0, -(-100 // iterations) - 1)

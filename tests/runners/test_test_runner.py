@@ -50,10 +50,14 @@ def test_reproduces_the_validation(programs, options, tmp_path, rain, stock):
         assert "was there already" in programs.run("test", "-opt", test, "--root", tmp_path)
 
 
-def test_missing_weights_are_one_message(programs, options, tmp_path):
+def test_missing_weights_are_one_message_and_help_tells_the_flags(programs, options, tmp_path):
     test = test_options(options(), tmp_path / "nothing.pth")
     text = programs.run("test", "-opt", test, "--root", tmp_path, status=2)
     assert text.startswith("error: ") and "nothing.pth" in text and "Traceback" not in text
+    command = [sys.executable, "-m", "unirain_plugin.test", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for flag in ("-opt", "--launcher", "--auto_resume", "--debug", "--force_yml", "--root"):
+        assert flag in text
 
 
 @pytest.mark.parametrize("command", ["train", "test"])
@@ -72,10 +76,3 @@ def test_a_full_disk_is_one_message(options, tmp_path, capsys, command):
     text = capsys.readouterr().err
     assert status == 2 and "Traceback" not in text and "Logging error" not in text
     assert re.search(rf"\nerror: {tmp_path}/\S+/{command}_\w+\.log: cannot be written: File too large\.\n$", text)
-
-
-def test_help_tells_the_flags():
-    command = [sys.executable, "-m", "unirain_plugin.test", "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for flag in ("-opt", "--launcher", "--auto_resume", "--debug", "--force_yml", "--root"):
-        assert flag in text

@@ -19,33 +19,29 @@ from unirain_plugin.toolbox import replaced
 from unirain_plugin.train import main
 
 
-def test_replaced_puts_back_also_after_an_error():
-    owner = SimpleNamespace(a=1, b=2)
-    with pytest.raises(KeyError), replaced((owner, "a", 10), (owner, "b", 20), (owner, "a", 11)):
-        assert (owner.a, owner.b) == (11, 20)
-        raise KeyError
-    assert (owner.a, owner.b) == (1, 2)
-
-
-def test_a_run_leaves_the_toolbox_as_it_was(options, tmp_path, monkeypatch):
-    """Also one that ends with an error in the middle."""
+def test_what_is_replaced_is_put_back_also_after_an_error(options, tmp_path, monkeypatch):
     import basicsr.train as toolbox_train
     from basicsr.data import prefetch_dataloader
     from basicsr.models.base_model import BaseModel
     from basicsr.utils import misc
     from basicsr.utils import options as toolbox_options
 
+    owner = SimpleNamespace(a=1, b=2)
+    with pytest.raises(KeyError), replaced((owner, "a", 10), (owner, "b", 20), (owner, "a", 11)):
+        assert (owner.a, owner.b) == (11, 20)
+        raise KeyError
+    assert (owner.a, owner.b) == (1, 2)
+
     def snapshot():
         owners = (toolbox_train, toolbox_options, misc, prefetch_dataloader, BaseModel)
         return [{k: v for k, v in vars(owner).items() if not k.startswith("__")} for owner in owners]
 
-    before = snapshot()
-
     def build_model(opt):
         raise DataError("enough")
 
+    before = snapshot()
     monkeypatch.setattr(toolbox_train, "build_model", build_model)
-    with pytest.raises(DataError, match="enough"):
+    with pytest.raises(DataError, match="enough"):  # a run that ends in the middle
         main(["-opt", str(options()), "--root", str(tmp_path)])
     monkeypatch.undo()
     assert snapshot() == before
@@ -131,23 +127,16 @@ def loader_options(rain, **train):
     return opt
 
 
-@pytest.mark.parametrize(
-    "section, persistent",
-    [
+def test_loaders_keep_workers_leave_the_random_stream_alone_and_tell_missing_or_misnamed_sections(rain):
+    logger = logging.getLogger("test")
+    for section, persistent in (
         ({"num_worker_per_gpu": 2}, True),
         ({"num_worker_per_gpu": 2, "persistent_workers": False}, False),
         ({"num_worker_per_gpu": 0, "persistent_workers": True}, False),
-    ],
-)
-def test_workers_live_on_between_epochs(rain, section, persistent):
-    logger = logging.getLogger("test")
-    loader, sampler = build_training_loader(loader_options(rain, **section), 3, 0, None, logger)
-    assert loader.persistent_workers is persistent and loader.sampler is sampler
-
-
-def test_loaders_leave_the_random_stream_alone_and_tell_missing_or_misnamed_sections(rain):
+    ):
+        loader, sampler = build_training_loader(loader_options(rain, **section), 3, 0, None, logger)
+        assert loader.persistent_workers is persistent and loader.sampler is sampler
     opt = loader_options(rain)
-    logger = logging.getLogger("test")
     loaders = [build_training_loader(opt, 3, 0, None, logger)[0], *build_validation_loaders(opt, logger)]
     before = torch.get_rng_state()
     for loader in loaders:

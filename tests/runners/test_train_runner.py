@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import yaml
@@ -46,16 +47,26 @@ def test_root_flags_and_overrides_whose_weights_find_their_network(programs, opt
     assert network.options.soft_routing == "image"
 
 
-def test_resumes_from_any_directory(programs, options, tmp_path):
-    path, root = options(total_iter=4), tmp_path / "root"
+def test_resumes_from_any_directory_with_its_tensorboard_and_says_what_has_changed(programs, options, tmp_path):
+    board = find_spec("tensorboard") is not None
+    path, root = options(total_iter=4, logger={"use_tb_logger": board}), tmp_path / "root"
     programs.run("train", "-opt", path, "--root", root)
     (tmp_path / "other").mkdir()
-    programs.run(
-        *("train", "-opt", path, "--root", root, "--auto_resume", "--force_yml", "train:total_iter=6"),
-        cwd=tmp_path / "other",
-    )
+    resume = ("--root", root, "--auto_resume")
+    programs.run("train", "-opt", path, *resume, "--force_yml", "train:total_iter=6", cwd=tmp_path / "other")
     assert list(tmp_path.glob("root/experiments/*")) == [root / "experiments/tiny"]  # nothing archived, nothing new
     assert sorted(logged(root / "experiments/tiny")) == [1, 2, 3, 4, 5, 6]
+    if board:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(root / "tb_logger/tiny")).Reload()
+        assert [event.step for event in events.Scalars("losses/l_pix")] == [1, 2, 3, 4, 5, 6]
+    fewer = {"total_iter": 7, "datasets": {"train": {"rain_types": ["drs", "nrd"]}}}
+    for changes, told in (
+        (fewer, "The training set has 4 images but had 8 before"),
+        ({"total_iter": 8, "manual_seed": 8}, "manual_seed is 8 but was 7 before"),
+    ):
+        assert told in programs.run("train", "-opt", options(**changes), *resume)
 
 
 def assert_same_runs(first, second):
@@ -92,26 +103,14 @@ def test_resume_state_of_another_run_and_only_broken_checkpoints(programs, optio
     assert "net_g_4.pth: the network that belongs to" in text and "Traceback" not in text
 
 
-def test_resume_with_a_changed_data_set_says_so(programs, options, tmp_path, rain):
-    programs.run("train", "-opt", options(total_iter=4), "--root", tmp_path)
-    path = options(total_iter=5, datasets={"train": {"rain_types": ["drs", "nrd"]}})
-    text = programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
-    assert "The training set has 4 images but had 8 before" in text
-    path = options(total_iter=6, manual_seed=8)
-    text = programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
-    assert "manual_seed is 8 but was 7 before" in text
-
-
-def test_auto_resume_without_a_checkpoint_begins_anew_in_plain_lines_without_a_terminal(programs, options, tmp_path):
-    text = programs.run("train", "-opt", options(total_iter=2), "--root", tmp_path, "--auto_resume")
-    assert sorted(logged(tmp_path / "experiments/tiny")) == [1, 2]
-    assert "images/s" not in text and "\r" not in text and "iter:       2" in text
-
-
 def test_rerun_archives_the_old_run_and_says_so_with_an_option_file_inside_it_too(programs, options, tmp_path):
-    path = options(total_iter=1)
-    for _ in range(3):  # also three times within a second
-        text = programs.run("train", "-opt", path, "--root", tmp_path)
+    """The first begins anew, for want of a checkpoint, and in plain lines, for want of a terminal."""
+    arguments = ("train", "-opt", options(total_iter=1), "--root", tmp_path)
+    text = programs.run(*arguments, "--auto_resume")
+    assert sorted(logged(tmp_path / "experiments/tiny")) == [1]
+    assert "images/s" not in text and "\r" not in text and "iter:       1" in text
+    for _ in range(2):  # also several times within a second
+        text = programs.run(*arguments)
     assert re.search(r"WARNING: .*experiments/tiny was there already: the old folder is now .*tiny_archived_", text)
     assert len(list((tmp_path / "experiments").iterdir())) == 3
     inside = tmp_path / "experiments/tiny/tiny.yml"
@@ -132,20 +131,11 @@ def test_never_stops_short_and_keeps_the_last_checkpoints(programs, options, tmp
     assert {file.name for file in (experiment / "training_states").iterdir()} == {"6.state", "7.state"}
 
 
-def test_seed_drawn_by_the_toolbox_is_taken_up_again(programs, options, tmp_path):
-    path = options(total_iter=6, manual_seed=None, logger={"save_checkpoint_freq": 2})
-    programs.run("train", "-opt", path, "--root", tmp_path)
-    whole = logged(tmp_path / "experiments/tiny")
-    for name in ("models/net_g_6.pth", "training_states/6.state", "models/net_g_4.pth", "training_states/4.state"):
-        (tmp_path / "experiments/tiny" / name).unlink()
-    programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume")
-    assert logged(tmp_path / "experiments/tiny") == whole  # which also compares what was run twice
-
-
-def test_reweighting_by_validation_losses_resumes_exactly(programs, options, tmp_path):
+def test_reweighting_by_validation_losses_resumes_exactly_with_the_seed_that_was_drawn(programs, options, tmp_path):
     """The toolbox saves before it validates: the resumed run validates the saved iteration first."""
-    loss = {"source": "val", "warmup": 0, "window": 3}
-    path = options(total_iter=8, train={"pixel_opt": loss}, val={"val_freq": 2}, logger={"save_checkpoint_freq": 2})
+    loss = {"pixel_opt": {"source": "val", "warmup": 0, "window": 3}}
+    often = {"val": {"val_freq": 2}, "logger": {"save_checkpoint_freq": 2}}
+    path = options(total_iter=8, manual_seed=None, train=loss, **often)
     programs.run("train", "-opt", path, "--root", tmp_path)
     experiment = tmp_path / "experiments/tiny"
     shutil.copytree(experiment, tmp_path / "whole")
@@ -220,56 +210,44 @@ def test_a_loss_without_labels_says_so_once_and_several_sets_are_no_matter(progr
     assert text.count("Validation second") == 1 and "Multiple validation datasets" not in text
 
 
-@pytest.mark.parametrize("by", ["folder", "manifest"])
-def test_the_stock_runner_refuses_exchanged_labels_too(programs, options, tmp_path, by):
+def test_the_stock_runner_refuses_exchanged_labels_too(programs, options, tmp_path):
     data = write_rainrag(tmp_path / "data", per_type=1, size=(24, 28), types=["drs", "fog", "snow"])
-    records = (
-        {"lq": f"{t}/input/000.png", "gt": f"{t}/target/000.png", "rain_type": t} for t in ("snow", "drs", "fog")
-    )
-    (data / "all.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    where = {"dataroot": str(data)} if by == "folder" else {"dataroot": None, "manifest": str(data / "all.jsonl")}
+    pairs = [{"lq": f"{t}/input/000.png", "gt": f"{t}/target/000.png", "rain_type": t} for t in ("snow", "drs", "fog")]
+    (data / "all.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     train = {"pixel_opt": {"rain_types": ["drs", "snow", "fog"]}}
-    path = options(total_iter=2, datasets={"train": where}, train=train, val=None)
-    text = programs.run("stock", tmp_path, "-opt", path, status=71)
-    assert "OptionError" in text and "fog, snow: another label than in datasets.train" in text
-    assert "another label than" in programs.run("train", "-opt", path, "--root", tmp_path / "ours", status=2)
+    for where in ({"dataroot": str(data)}, {"dataroot": None, "manifest": str(data / "all.jsonl")}):
+        path = options(total_iter=2, datasets={"train": where}, train=train, val=None)
+        text = programs.run("stock", tmp_path, "-opt", path, status=71)
+        assert "OptionError" in text and "fog, snow: another label than in datasets.train" in text
+        assert "another label than" in programs.run("train", "-opt", path, "--root", tmp_path / "ours", status=2)
 
 
-def broken_copy(rain, tmp_path):
+def test_a_broken_image_ends_training(programs, options, tmp_path, rain):
+    """One message names the file, also from a worker, whose traceback torch puts into the message.
+
+    The toolbox's prefetching thread would die of it and let training wait for ever.
+    """
     shutil.copytree(rain, tmp_path / "broken")
     for file in tmp_path.glob("broken/drs/input/*.png"):
         file.write_bytes(file.read_bytes()[:100])
-    return tmp_path / "broken"
-
-
-def test_broken_image_ends_training_with_prefetching_too(programs, options, tmp_path, rain):
-    """The toolbox's prefetching thread would die of it and let training wait for ever."""
-    sections = stock_sections(broken_copy(rain, tmp_path))
+    sections = stock_sections(tmp_path / "broken")
     sections["datasets"]["train"]["prefetch_mode"] = "cpu"
-    path = options(name="stock", total_iter=3, **sections)
-    pid, log = programs.start("train", "-opt", path, "--root", tmp_path)
+    pid, log = programs.start(
+        "train", "-opt", options(name="stock", total_iter=3, **sections), "--root", tmp_path / "stock"
+    )
     assert programs.wait(pid, seconds=60) not in (0, None), log.read_text()[-2000:]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_broken_image_of_ours_is_one_message_naming_the_file(programs, options, tmp_path, rain, workers):
-    """Also from a worker, whose traceback torch puts into the message."""
-    train = {"dataroot": str(broken_copy(rain, tmp_path)), "num_worker_per_gpu": workers}
-    path = options(total_iter=8, datasets={"train": train})
-    text = programs.run("train", "-opt", path, "--root", tmp_path, status=2)
-    message = text[text.index("error: ") :]
-    assert re.search(r"drs/input/\d+\.png", message) and "Traceback" not in message and "DataLoader" not in message
+    for workers in (0, 2):
+        train = {"dataroot": str(tmp_path / "broken"), "num_worker_per_gpu": workers}
+        path = options(total_iter=8, datasets={"train": train})
+        text = programs.run("train", "-opt", path, "--root", tmp_path, status=2)
+        message = text[text.index("error: ") :]
+        assert re.search(r"drs/input/\d+\.png", message) and "Traceback" not in message and "DataLoader" not in message
 
 
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_signal_ends_a_run_with_one_line(programs, options, tmp_path, number, word):
-    path = options(
-        total_iter=100000,
-        val=None,
-        datasets={"train": {"num_worker_per_gpu": 1}},
-        logger={"save_checkpoint_freq": 2},
-        train={"scheduler": {"periods": [100000]}},
-    )
+    sections = {"datasets": {"train": {"num_worker_per_gpu": 1}}, "logger": {"save_checkpoint_freq": 2}, "val": None}
+    path = options(total_iter=100000, train={"scheduler": {"periods": [100000]}}, **sections)
     pid, log = programs.start("train", "-opt", path, "--root", tmp_path)
     while "iter:       4" not in log.read_text():
         assert programs.wait(pid, seconds=0.2) is None, log.read_text()[-2000:]
@@ -302,17 +280,6 @@ def test_stock_runner_that_stops_short_says_so(programs, options, tmp_path):
     text = programs.run("stock", tmp_path, "-opt", path, status=71)
     assert "TrainingError: Training ended after 8 of total_iter = 9 iterations" in text
     assert (tmp_path / "experiments/tiny/models/net_g_latest.pth").is_file()
-
-
-def test_tensorboard_is_flushed_and_continued(programs, options, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    path = options(total_iter=4, logger={"use_tb_logger": True})
-    programs.run("train", "-opt", path, "--root", tmp_path)
-    programs.run("train", "-opt", path, "--root", tmp_path, "--auto_resume", "--force_yml", "train:total_iter=6")
-    events = EventAccumulator(str(tmp_path / "tb_logger/tiny")).Reload()
-    assert [event.step for event in events.Scalars("losses/l_pix")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(
