@@ -90,8 +90,7 @@ def decode_with_pillow(data: bytes, name: str, limit: int | None = None) -> Samp
 
 
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_DEEP_PNM = re.compile(rb"P[2356](?:(?:\s|#[^\n\r]*[\n\r])+(\d+)){3}")
-"""Its group is the highest value."""
+_DEEP_PNM = re.compile(rb"P[2356](?:(?:\s|#[^\n\r]*[\n\r])+(\d+)){3}")  # its group is the highest value
 
 
 def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:

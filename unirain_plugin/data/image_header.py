@@ -20,8 +20,7 @@ from PIL import Image
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.support.resources import free_memory
 
-VARIABLE = "UNIRAIN_MAX_MEGAPIXELS"
-"""Environment variable with the limit in millions of pixels."""
+VARIABLE = "UNIRAIN_MAX_MEGAPIXELS"  # environment variable with the limit in millions of pixels
 _BYTES = 16  # of memory for a pixel while it is decoded: four channels of 16 bits, and a copy
 
 

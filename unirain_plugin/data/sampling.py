@@ -16,8 +16,7 @@ import numpy as np
 from unirain_plugin.data.pairs import PairTable
 from unirain_plugin.errors import OptionError, did_you_mean
 
-MAX_EPOCHS = 8
-"""Our choice: an epoch has at most this many times as many samples as there are pairs."""
+MAX_EPOCHS = 8  # our choice: an epoch has at most this many times as many samples as there are pairs
 
 TIERS = ("distilled", "rest")
 MODES = ("balanced", "natural")

@@ -45,8 +45,7 @@ META_FILE = "meta_info.txt"
 DATA_FILE = "data.mdb"
 _META_LINE = re.compile(r"(?P<key>\S.*)\.\w+ \((\d{1,9}),(\d{1,9}),(\d{1,9})\) -?\d+")
 
-ROWS = b".rows"
-"""Name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot."""
+ROWS = b".rows"  # name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot
 
 
 _opened: dict[str, tuple[lmdb.Environment, Any]] = {}  # by real path, and by the paths that were asked for

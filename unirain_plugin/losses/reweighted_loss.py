@@ -163,8 +163,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
     result is a scalar. An OptionError if an option is unknown, of a wrong type or out of range.
     """
 
-    OPTIONS: frozenset[str] = frozenset(_OPTIONS)
-    """The keys of the loss in an option file, for the option check."""
+    OPTIONS: frozenset[str] = frozenset(_OPTIONS)  # the keys of the loss in an option file, for the option check
 
     def __init__(
         self,

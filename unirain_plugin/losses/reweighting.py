@@ -27,8 +27,7 @@ import numpy as np
 from unirain_plugin.errors import CheckpointError, DataError
 from unirain_plugin.support.spec import Problem, above, at_least, below, one_of, parse_section
 
-MODES = ("paper", "coba", "released", "equal", "dwa", "uncertainty", "rlw", "famo")
-"""The ways to weight the rain types."""
+MODES = ("paper", "coba", "released", "equal", "dwa", "uncertainty", "rlw", "famo")  # the ways to weight the rain types
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ class ReweightingOptions:
             yield "floor", f"found {self.floor}; expected a number from 0 to 1/num_types = {1 / self.num_types:.6g}."
 
 
-OPTION_NAMES = tuple(field.name for field in fields(ReweightingOptions))
-"""The names of all options, in their order."""
+OPTION_NAMES = tuple(field.name for field in fields(ReweightingOptions))  # the names of all options, in their order
 
 
 _STATE = ("updates", "nonfinite", "_weights", "_first", "_smoothed", "_history", "_slopes", "_scores")
@@ -81,8 +79,7 @@ class Reweighter(ABC):
 
     normalise = True
     """Whether losses are divided by the type's first loss, which makes the weights free of the losses' scale."""
-    drop_zeros = False
-    """Whether a loss of exactly 0 means that the type was absent (so in CoBa's code)."""
+    drop_zeros = False  # whether a loss of exactly 0 means that the type was absent (so in CoBa's code)
     default_floor = 0.0
     _kept: tuple[str, ...] = ()
 

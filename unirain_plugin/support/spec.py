@@ -28,10 +28,8 @@ from typing import Any, Literal, TypeVar, Union
 from unirain_plugin.errors import OptionError, did_you_mean, meant_or_known, nearest
 
 T = TypeVar("T")
-KeyPath = tuple[object, ...]
-"""Where a value stands: ``('train', 'optim_g', 'lr')``, ``('models', 0, 'name')``."""
-Lines = Mapping[KeyPath, int | str]
-"""Key path → its line in a file."""
+KeyPath = tuple[object, ...]  # where a value stands: ``('train', 'optim_g', 'lr')``, ``('models', 0, 'name')``
+Lines = Mapping[KeyPath, int | str]  # key path → its line in a file
 Problem = tuple[str | KeyPath, str]
 """What a dataclass's own ``check…`` yield: a key or key path in its section, and what is wrong there."""
 

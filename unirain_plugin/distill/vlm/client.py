@@ -38,15 +38,13 @@ OPENAI_HOST = "api.openai.com"
 MOST_BYTES = 1 << 20
 """Longest answer that is read: a verdict takes some hundred bytes, and a broken server may never stop."""
 PASSING_STATUS = (408, 409, 429)
-REFUSED_STATUS = (400, 413, 415, 422)
-"""Refusals of one request; others are of the service."""
+REFUSED_STATUS = (400, 413, 415, 422)  # refusals of one request; others are of the service
 LONGEST_PAUSE = 60.0
 """Seconds between two tries; a server that asks for more (``Retry-After``) is waited for up to ten times as long."""
 SHORTEST_KEY = 6
 """A shorter key is none that anyone keeps secret, such as ``none``; taken out of replies it would spoil them."""
 _OPENING = threading.Lock()
-_Connection = tuple[Any, threading.Event]
-"""What TLS trusts, and whether it was closed."""
+_Connection = tuple[Any, threading.Event]  # what TLS trusts, and whether it was closed
 T = TypeVar("T")
 R = TypeVar("R")
 
