@@ -18,6 +18,7 @@ from functools import cache
 from PIL import Image
 
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.processes import environment
 from unirain_plugin.support.resources import free_memory
 
 VARIABLE = "UNIRAIN_MAX_MEGAPIXELS"  # environment variable with the limit in millions of pixels
@@ -52,16 +53,9 @@ def add_limit_argument(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def limited(megapixels: float | None) -> Iterator[None]:
     """Have a limit hold for a while, for this process and those that it starts; None leaves it as it is."""
-    before = os.environ.get(VARIABLE)
-    if megapixels is not None:
-        os.environ[VARIABLE] = repr(check_megapixels("max-megapixels", megapixels))
-    try:
+    told = {} if megapixels is None else {VARIABLE: repr(check_megapixels("max-megapixels", megapixels))}
+    with environment(told):
         yield
-    finally:
-        if before is not None:
-            os.environ[VARIABLE] = before
-        elif megapixels is not None:
-            os.environ.pop(VARIABLE, None)
 
 
 def check_megapixels(where: str, value: object) -> float:
@@ -181,9 +175,8 @@ def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
     kind, height_at, bits, height, width, channels = frame
     cuttable = kind in (0xC0, 0xC1) and not restarts and data[position + 4] == channels
     mcu_rows = 8 * (max(sampling & 15 for sampling in samplings) if channels > 1 else 1)
-    return ImageHeader(
-        "jpeg", height, width, channels, bits, orientation, cuttable, several, position, end, height_at, mcu_rows
-    )
+    places = position, end, height_at, mcu_rows
+    return ImageHeader("jpeg", height, width, channels, bits, orientation, cuttable, several, *places)
 
 
 def exif_orientation(block: bytes) -> int:

@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 
 from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.distill.cascade import MIN_SIZE
-from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, check_section, load_parts
+from unirain_plugin.distill.registry import (
+    CAPTIONER,
+    EMBEDDER,
+    TEXT_ENCODER,
+    VOTER,
+    Registry,
+    check_section,
+    load_parts,
+)
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.packages import import_own
@@ -130,17 +138,18 @@ class DistillOptions:
     def work_folder(self) -> Path:
         return self.work or self.output_folder / "work"
 
+    def parts(self) -> list[tuple[Registry, dict[str, Any], str]]:
+        """Registry, section and key of captioner, embedder, text encoder and the voters."""
+        one = {"captioner": CAPTIONER, "embedder": EMBEDDER, "text_encoder": TEXT_ENCODER}
+        voters = [(VOTER, section, f"voters[{i}]") for i, section in enumerate(self.voters)]
+        return [(registry, getattr(self, key), key) for key, registry in one.items()] + voters
+
 
 def parse_options(mapping: Mapping[str, Any], where: str, lines: Lines | None = None) -> DistillOptions:
     """Check a whole option mapping, the parts' sections included; OptionError names every wrong key of ``where``."""
     options = parse_section(DistillOptions, mapping, where, lines=lines)
     load_parts(options.imports)
-    for registry, section, key in (
-        (CAPTIONER, options.captioner, "captioner"),
-        (EMBEDDER, options.embedder, "embedder"),
-        (TEXT_ENCODER, options.text_encoder, "text_encoder"),
-        *((VOTER, voter, f"voters[{i}]") for i, voter in enumerate(options.voters)),
-    ):
+    for registry, section, key in options.parts():
         check_section(registry, section, f"{where}: {key}")
     names = [section.get("name", section["type"]) for section in options.voters]
     if len(set(names)) != len(names):

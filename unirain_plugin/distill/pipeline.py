@@ -26,7 +26,7 @@ from unirain_plugin.distill.workers import Engine, build_engine, in_this_process
 from unirain_plugin.distill.workspace import Workspace, load_lines, save_lines, save_rows
 from unirain_plugin.errors import DataError, UniRainError
 from unirain_plugin.rain_types import KNOWN_TYPES
-from unirain_plugin.support.files import canonical_hash
+from unirain_plugin.support.files import canonical_hash, read_errors
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import require
 
@@ -103,10 +103,8 @@ def _rainy_below(root: Path) -> list[str]:
 
 
 def _read_list(path: Path) -> Iterator[tuple[Reference, bool]]:
-    try:
+    with read_errors(f"references.images: {path}", "cannot be read as a list of images"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"references.images: {path} cannot be read as a list of images: {error}.") from error
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text:
@@ -146,11 +144,8 @@ def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRe
 
 def file_digest(path: Path) -> str:
     """SHA-256 (32 hex digits) of a file; DataError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    except OSError as error:
-        raise DataError(f"candidates: {path}: cannot be read: {error.strerror or error}.") from error
+    with read_errors(f"candidates: {path}"), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 _LISTING = "candidates.jsonl"
@@ -208,16 +203,11 @@ class Pipeline:
         if self.options.report.enabled:
             require("jinja2", "jinja2", "report")
         context = Context(Job(self.options, "", 0, "", "", 0))
-        parts = {
-            "captioner": context.captioner,
-            "embedder": context.embedder,
-            "text_encoder": context.text_encoder,
-            **{f"voters ('{voter.name}')": voter for voter in context.voters},
-        }
-        for name, part in parts.items():
+        for (_, _, key), part in zip(self.options.parts(), context.parts, strict=True):
             try:
                 part.check()
             except UniRainError as error:
+                name = f"voters ('{part.name}')" if part in context.voters else key
                 raise type(error)(f"{name}: {error}") from error
 
     def _job(self, restart: bool) -> Job:

@@ -264,14 +264,8 @@ class SentenceTransformersEncoder(TextEncoder):
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode sentences, ``batch_size`` at a time. An OptionError if the model cannot be loaded."""
-        rows = self._model.encode(
-            list(texts),
-            batch_size=self.batch_size,
-            normalize_embeddings=self.normalize,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
-        return np.asarray(rows, np.float32)
+        how = {"batch_size": self.batch_size, "normalize_embeddings": self.normalize, "show_progress_bar": False}
+        return np.asarray(self._model.encode(list(texts), **how), np.float32)
 
     @cached_property
     def _model(self) -> Any:

@@ -43,9 +43,8 @@ class Describe(Stage):
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
         """The parts; of the voters, only those that measure; how images are read and laid out in shards."""
-        measuring = [
-            voter for voter in context.voters if getattr(type(voter), cls.measure) is not getattr(Voter, cls.measure)
-        ]
+        nothing = getattr(Voter, cls.measure)
+        measuring = [voter for voter in context.voters if getattr(type(voter), cls.measure) is not nothing]
         return {
             "format": 1,
             "captioner": context.captioner.fingerprint(),
@@ -105,7 +104,7 @@ class Describe(Stage):
             scenes = [Scene(item.id, self.path(item), image) for item, image in zip(items, images, strict=True)]
             names = [item.id for item in items]
             texts = ask_part("the captioner", self.context.captioner.caption, scenes, names)
-            texts = _checked(texts, len(good), "captioner")
+            texts = _checked(texts, len(good))
             captions = dict(zip(good, texts, strict=True))
             for name, rows in self._columns(items, images, texts, names).items():
                 if rows.ndim < 2 or len(rows) != len(good):
@@ -128,8 +127,8 @@ class Describe(Stage):
     ) -> dict[str, np.ndarray]:
         size, context = self.context.options.retrieval.working_size, self.context
         return {
-            "text": ask_part("the text encoder", lambda x: _rows(context.text_encoder.encode(x)), texts, names),
-            "visual": ask_part("the embedder", lambda x: _rows(context.embedder.embed(x)), images, names),
+            "text": ask_part("the text encoder", lambda x: np.float32(context.text_encoder.encode(x)), texts, names),
+            "visual": ask_part("the embedder", lambda x: np.float32(context.embedder.embed(x)), images, names),
             "thumbnails": np.stack([thumbnail(shared_luminance(image), size) for image in images]),
         }
 
@@ -205,13 +204,9 @@ class DescribeCandidates(Describe):
         return columns
 
 
-def _rows(rows: Any) -> np.ndarray:
-    return np.asarray(rows, np.float32)
-
-
-def _checked(texts: Sequence[str], count: int, what: str) -> list[str]:
+def _checked(texts: Sequence[str], count: int) -> list[str]:
     known = isinstance(texts, (list, tuple))
     if not known or len(texts) != count or not all(isinstance(text, str) for text in texts):
         found = f"{len(texts)} results" if known else repr(texts)
-        raise DistillError(f"the {what} gave {found} for {count} images, or something else than text.")
+        raise DistillError(f"the captioner gave {found} for {count} images, or something else than text.")
     return list(texts)

@@ -114,9 +114,8 @@ class AskVoters(Stage):
         try:
             for voter in sorted(voters, key=lambda voter: voter.costly):
                 skips = voter.costly and self.context.options.early_exit
-                open_ = [
-                    i for i in range(len(tasks)) if not (skips and is_settled(list(votes[i].values()), len(voters)))
-                ]
+                settled = [skips and is_settled(list(cast.values()), len(voters)) for cast in votes]
+                open_ = [i for i, decided in enumerate(settled) if not decided]
                 if open_:
                     asked = [tasks[i] for i in open_]
                     names = [task.candidate.id for task in asked]
