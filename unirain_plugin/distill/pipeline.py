@@ -16,7 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, find_types, scan_rainrag, walk_images
-from unirain_plugin.data.manifest import ManifestRecord, path_from, read_manifest, read_manifests, write_manifest
+from unirain_plugin.data.manifest import (
+    ManifestRecord,
+    parse_object,
+    path_from,
+    read_manifest,
+    read_manifests,
+    write_manifest,
+)
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import CandidateOptions, DistillOptions, ReferenceOptions
 from unirain_plugin.distill.records import Reference
@@ -62,14 +69,11 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
 
 
 def _check_agreement(before: Reference, other: Path, reference: Reference, place: Path) -> None:
-    for what, old, new in (
-        ("id", before.id, reference.id), ("rain type", before.rain_type, reference.rain_type),
-    ):  # fmt: skip
+    for what in ("id", "rain_type"):
+        old, new = getattr(before, what), getattr(reference, what)
         if None not in (old, new) and old != new:
-            raise DataError(
-                f"references.images: {place}: {reference.path}: its {what} is {new!r} here and {old!r} in {other}; "
-                "expected the same."
-            )
+            said = f"its {what.replace('_', ' ')} is {new!r} here and {old!r} in {other}; expected the same"
+            raise DataError(f"references.images: {place}: {reference.path}: {said}.")
     before.rain_type = before.rain_type or reference.rain_type
 
 
@@ -109,16 +113,10 @@ def _read_list(path: Path) -> Iterator[tuple[Reference, bool]]:
         text = line.strip()
         if not text:
             continue
-        row = {"image": text}
-        if text.startswith("{"):
-            try:
-                row = json.loads(text)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not valid JSON: {error}.") from error
+        row = parse_object(text, f"{path}:{number}") if text.startswith("{") else {"image": text}
         if not isinstance(row.get("image"), str) or not set(row) <= {"image", "id", "rain_type"}:
-            raise DataError(
-                f"{path}:{number}: expected the keys image and, if known, id and rain_type; got {sorted(row)}."
-            )
+            expected = "the keys image and, if known, id and rain_type"
+            raise DataError(f"{path}:{number}: expected {expected}; got {sorted(row)}.")
         if not all(isinstance(value, str) for value in row.values()):
             raise DataError(f"{path}:{number}: expected texts as values; got {text[:80]}.")
         yield Reference(row.get("id", row["image"]), path.parent / row["image"], row.get("rain_type")), "id" in row

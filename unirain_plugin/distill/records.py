@@ -27,10 +27,7 @@ T = TypeVar("T")
 
 
 def decode_rgb(data: bytes, path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
-    """Decode a whole image file to uint8 RGB (H, W, 3); a DataError names ``path`` if it is empty, broken or no image.
-
-    ``convert`` lists kinds to accept with a conversion (grey, 16 bits, …).
-    """
+    """Decode a whole file to uint8 RGB (H, W, 3), accepting ``convert``; DataError that names ``path`` if bad."""
     encoded = EncodedImage(data, str(path), convert)
     try:
         image = encoded.decode_rows(encoded.height)  # faster with the extra `speed`
@@ -47,10 +44,9 @@ def read_rgb(path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
 def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path) -> None:
     """Refuse a pair of different sizes: a DataError with both files and sizes."""
     if lq.shape != gt.shape:
-        raise DataError(
-            f"{lq_path} is {lq.shape[1]}×{lq.shape[0]} but its ground truth {gt_path} is {gt.shape[1]}×{gt.shape[0]}; "
-            "a pair must have one size."
-        )
+        sizes = (f"{image.shape[1]}×{image.shape[0]}" for image in (lq, gt))
+        found = f"{lq_path} is {next(sizes)} but its ground truth {gt_path} is {next(sizes)}"
+        raise DataError(f"{found}; a pair must have one size.")
 
 
 def remembered(function: Callable[[np.ndarray], T]) -> Callable[[np.ndarray], T]:
@@ -93,7 +89,7 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-@dataclass(slots=True)
+@dataclass
 class Reference:
     """A real rainy image without label or ground truth (the paper's r ∈ D_r)."""
 
@@ -103,20 +99,17 @@ class Reference:
     caption: str | None = None  # T_r, once the describing stage is done
     # voter name → what that voter's ``measure_reference`` found
     measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _image: np.ndarray | None = field(default=None, repr=False, compare=False)
 
-    @property
+    @functools.cached_property
     def image(self) -> np.ndarray:
         """The rainy image, uint8 RGB (H, W, 3); read on first use, errors as :func:`read_rgb`."""
-        if self._image is None:
-            self._image = read_rgb(self.path)
-        return self._image
+        return read_rgb(self.path)
 
     def release(self) -> None:
-        self._image = None
+        vars(self).pop("image", None)
 
 
-@dataclass(slots=True)
+@dataclass
 class Candidate:
     """A labelled pair of a public data set (the paper's q with its ground truth)."""
 
@@ -127,28 +120,22 @@ class Candidate:
     source: str  # its data set
     caption: str | None = None  # T_q, once the describing stage is done
     convert: tuple[str, ...] = ()  # kinds of images to accept with a conversion
-    _lq: np.ndarray | None = field(default=None, repr=False, compare=False)
-    _gt: np.ndarray | None = field(default=None, repr=False, compare=False)
     _derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
+    @functools.cached_property
     def lq(self) -> np.ndarray:
         """The rainy image, uint8 RGB (H, W, 3); read on first use, errors as :func:`read_rgb`."""
-        if self._lq is None:
-            self._lq = read_rgb(self.lq_path, self.convert)
-        return self._lq
+        return read_rgb(self.lq_path, self.convert)
 
-    @property
+    @functools.cached_property
     def gt(self) -> np.ndarray:
         """The clean image likewise, of the size of ``lq`` (:func:`check_same_size`)."""
-        if self._gt is None:
-            image = read_rgb(self.gt_path, self.convert)
-            check_same_size(self.lq, image, self.lq_path, self.gt_path)
-            self._gt = image
-        return self._gt
+        image = read_rgb(self.gt_path, self.convert)
+        check_same_size(self.lq, image, self.lq_path, self.gt_path)
+        return image
 
     def preload(self, lq: np.ndarray, gt: np.ndarray) -> None:
-        self._lq, self._gt = lq, gt
+        self.lq, self.gt = lq, gt
 
     def derived(self, key: str, compute: Callable[["Candidate"], Any]) -> Any:
         """A result shared by several parts (luminance planes, say): computed once, dropped by :meth:`release`."""
@@ -157,7 +144,8 @@ class Candidate:
         return self._derived[key]
 
     def release(self) -> None:
-        self._lq = self._gt = None
+        for name in ("lq", "gt"):
+            vars(self).pop(name, None)
         self._derived.clear()
 
 

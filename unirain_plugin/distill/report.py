@@ -125,11 +125,8 @@ class MetaInfo:
             seen[rain_type] += 1
             name = f"{rain_type}.txt" if seen[rain_type] == 1 else f"{rain_type}_{seen[rain_type]}.txt"
             write_text(target / name, "\n".join(lines) + "\n")
-            index["files"][name] = {
-                "dataroot_lq": os.path.relpath(lq, os.path.realpath(folder)),
-                "dataroot_gt": os.path.relpath(gt, os.path.realpath(folder)),
-                "pairs": len(lines),
-            }
+            lq, gt = (os.path.relpath(path, os.path.realpath(folder)) for path in (lq, gt))
+            index["files"][name] = {"dataroot_lq": lq, "dataroot_gt": gt, "pairs": len(lines)}
         for stale in target.glob("*.txt"):
             if stale.name not in index["files"]:
                 stale.unlink()
@@ -227,10 +224,7 @@ REPORT = "report.html"
 
 
 class Examples:
-    """Chooses examples while the rows go by: per rain type and verdict those with the smallest hash of their name.
-
-    So the choice looks random but is the same in every run, and memory holds numbers only.
-    """
+    """Per rain type and verdict those with the smallest hash of their name: as if by chance, but always the same."""
 
     def __init__(self, options: ReportOptions) -> None:
         self._options = options

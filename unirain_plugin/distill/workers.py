@@ -55,11 +55,9 @@ class Worker:
 
 
 def died_on(steps: list[Step]) -> DistillError:
-    names = ", ".join(f"{name}/{shard:06d}" for name, shard in steps)
-    return DistillError(
-        f"a worker died (killed, or out of memory) on the shard {names}, {TRIES} times in turn. Finished shards are "
-        "kept: run again, with a smaller batch_size or shard_size if memory was short."
-    )
+    where = f"on the shard {', '.join(f'{name}/{shard:06d}' for name, shard in steps)}, {TRIES} times in turn"
+    kept = "Finished shards are kept: run again, with a smaller batch_size or shard_size if memory was short."
+    return DistillError(f"a worker died (killed, or out of memory) {where}. {kept}")
 
 
 def limit_threads(threads: int) -> None:
@@ -244,9 +242,8 @@ class RayEngine:
                     logging_level="warning", **local,
                 )  # fmt: skip
             except ConnectionError as error:
-                raise DistillError(
-                    f"engine.address: no Ray cluster answers at '{self.options.address}': {error}"
-                ) from error
+                where = f"engine.address: no Ray cluster answers at '{self.options.address}'"
+                raise DistillError(f"{where}: {error}") from error
             self._started = True
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # the pipeline has its own progress bars
         ray.data.DataContext.get_current().enable_progress_bars = False

@@ -115,11 +115,9 @@ class Workspace:
             for path, *values in islice(differences(known[changed[0]], wanted[changed[0]]), 4):
                 old, new = (shortened(json.dumps(value, ensure_ascii=False)) for value in values)
                 keys.append(f"{dotted(path)}: {old} before, {new} now")
-            raise OptionError(
-                f"{self.root}: the finished shards were made with other options or inputs ({'; '.join(keys)}). Set "
-                "them back, choose another work folder, or give --restart to redo the stages concerned: "
-                f"{', '.join(changed)}"
-            )
+            what = f"the finished shards were made with other options or inputs ({'; '.join(keys)})"
+            remedy = "Set them back, choose another work folder, or give --restart to redo the stages concerned"
+            raise OptionError(f"{self.root}: {what}. {remedy}: {', '.join(changed)}")
         removed = (changed or list(wanted)) if restart else []
         for name in [*removed, *stale]:
             folder = self.root / name
@@ -175,9 +173,8 @@ def check_plain(value: Any, what: str) -> None:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise DistillError(
-            f"{what} holds more than plain values (text, finite numbers, lists, mappings): {error}."
-        ) from None
+        plain = "plain values (text, finite numbers, lists, mappings)"
+        raise DistillError(f"{what} holds more than {plain}: {error}.") from None
 
 
 def load_lines(folder: Path, name: str) -> list[Any]:

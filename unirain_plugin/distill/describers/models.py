@@ -45,10 +45,8 @@ class ClipPart(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pretrained is None and not self.model.startswith((_LOCAL_DIR, _HUB)):
-            raise OptionError(
-                f"pretrained: '{self.model}' would be a random model; give a tag of open_clip or a weights file, "
-                f"or a model '{_LOCAL_DIR}DIR' that holds its weights."
-            )
+            remedy = f"give a tag of open_clip or a weights file, or a model '{_LOCAL_DIR}DIR' that holds its weights"
+            raise OptionError(f"pretrained: '{self.model}' would be a random model; {remedy}.")
 
     def check(self) -> None:
         """Look for the package, the model's name, the weights and the device; OptionError names what is missing."""
@@ -65,10 +63,8 @@ class ClipPart(Part):
         if self.pretrained and not Path(self.pretrained).is_file():
             tags = clip.list_pretrained_tags_by_model(self.model)
             if self.pretrained not in tags:
-                raise OptionError(
-                    f"pretrained: '{self.pretrained}' is neither a file nor a tag of '{self.model}'."
-                    f"{did_you_mean(self.pretrained, tags)} Tags: {tags or 'none'}."
-                )
+                what = f"'{self.pretrained}' is neither a file nor a tag of '{self.model}'"
+                raise OptionError(f"pretrained: {what}.{did_you_mean(self.pretrained, tags)} Tags: {tags or 'none'}.")
         import torch
 
         try:
@@ -126,9 +122,8 @@ class ClipPart(Part):
                 self.model, pretrained=self.pretrained, device=self.device, require_pretrained=True
             )
         except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            raise OptionError(
-                f"open_clip cannot load '{self.model}' with the weights '{self.pretrained}': {error}"
-            ) from error
+            what = f"'{self.model}' with the weights '{self.pretrained}'"
+            raise OptionError(f"open_clip cannot load {what}: {error}") from error
         return model.eval(), transform
 
 
@@ -157,10 +152,9 @@ class CocaCaptioner(ClipPart, Captioner):
         if self.generation == "beam_search":
             package = require("transformers", "'transformers<=4.56'")
             if not hasattr(package, "BeamSearchScorer"):
-                raise OptionError(
-                    f"generation: beam_search needs transformers ≤ 4.56, found {package.__version__}: pip install "
-                    "'transformers<=4.56', or set generation: greedy."
-                )
+                remedy = "pip install 'transformers<=4.56', or set generation: greedy"
+                found = f"transformers ≤ 4.56, found {package.__version__}"
+                raise OptionError(f"generation: beam_search needs {found}: {remedy}.")
 
     def fingerprint(self) -> dict[str, Any]:
         own = {"type": type(self).__qualname__, "generation": self.generation, "max_words": self.max_words}

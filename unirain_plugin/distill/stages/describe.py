@@ -85,10 +85,9 @@ class Describe(Stage):
             self._read(item)
         except DataError as error:
             if self.context.options.unreadable == "stop":
-                raise DataError(
-                    f"{error} Mend or remove the file and run again (finished shards are kept), or set "
-                    "`unreadable: reject`."
-                ) from error
+                kept = "(finished shards are kept)"
+                remedy = f"Mend or remove the file and run again {kept}, or set `unreadable: reject`."
+                raise DataError(f"{error} {remedy}") from error
             item.release()
             return str(error)
         return None

@@ -38,12 +38,8 @@ def decide(votes: Sequence[Vote], voters: int) -> Decision:
     """Apply the majority rule to the votes given, fewer than ``voters`` after an early exit.
 
     Only a majority of *all* voters keeps a candidate: with three voters one yes, one no and one abstention is a tie and
-    is not kept (our choice: 97 % are rejected in the paper, so doubt costs less than a bad pair). A ValueError if there
-    are more votes than voters or a voter voted twice.
+    is not kept (our choice: 97 % are rejected in the paper, so doubt costs less than a bad pair).
     """
-    names = [vote.voter for vote in votes]
-    if len(names) > voters or len(set(names)) != len(names):
-        raise ValueError(f"{len(names)} votes by {names} do not fit {voters} voters.")
     yes, no, abstained = (_count(votes, verdict) for verdict in (True, False, None))
     needed = needed_votes(voters)
     count = f"{yes} for, {no} against" + (f", {abstained} abstained" if abstained else "")
@@ -131,11 +127,8 @@ class AskVoters(Stage):
 
     def _retrieved(self, rows: np.ndarray, similarities: np.ndarray) -> list[Retrieved]:
         references = self.context.described_references
-        return [
-            Retrieved(references[row], *map(float, values))
-            for row, values in zip(rows.tolist(), similarities, strict=True)
-            if row >= 0
-        ]
+        found = zip(rows.tolist(), similarities.tolist(), strict=True)
+        return [Retrieved(references[row], *values) for row, values in found if row >= 0]
 
 
 def _without_votes(outcome: str, reason: str) -> dict[str, Any]:
@@ -149,9 +142,7 @@ def _checked(voter: Voter, votes: Sequence[Vote], names: Sequence[str]) -> Seque
     for name, vote in zip(names, votes, strict=True):
         own = isinstance(vote, Vote) and vote.voter == voter.name
         if not own or not (vote.verdict is None or isinstance(vote.verdict, bool)):
-            raise DistillError(
-                f"the voter '{voter.name}' returned {vote!r}; expected a Vote with its name and True, False or None as "
-                "verdict."
-            )
+            expected = "a Vote with its name and True, False or None as verdict"
+            raise DistillError(f"the voter '{voter.name}' returned {vote!r}; expected {expected}.")
         check_plain(vote.as_dict(), f"the voter '{voter.name}': its vote on '{name}'")
     return votes

@@ -232,10 +232,8 @@ class VlmClient(Part):
             if tries <= self.retries and connection[1].wait(pause):
                 break
         times = "once" if tries == 1 else f"{tries} times"
-        raise ServiceError(
-            f"{self.base_url} does not answer (model {self.model}): {problem.rstrip('.')}. Tried {times}. Finished "
-            "work is kept: start the server and run again."
-        )
+        told = f"{problem.rstrip('.')}. Tried {times}. Finished work is kept: start the server and run again."
+        raise ServiceError(f"{self.base_url} does not answer (model {self.model}): {told}")
 
     def _receive(self, ask: Callable[[Any], Awaitable[object]], seconds: float, connection: _Connection) -> "_Reply":
         """One try; a TimeoutError if the reply breaks off or is not there in time, whatever the server does.
@@ -306,10 +304,8 @@ class VlmClient(Part):
     def _refused(self, reply: "_Reply") -> DistillError:
         status, text = reply.status, self._line(reply.text)
         if status in (401, 403):
-            name = self.api_key_env or DEFAULT_KEY_VARIABLE
-            return ServiceError(
-                f"{self.base_url} refuses the key (status {status}); check the environment variable {name}."
-            )
+            remedy = f"check the environment variable {self.api_key_env or DEFAULT_KEY_VARIABLE}"
+            return ServiceError(f"{self.base_url} refuses the key (status {status}); {remedy}.")
         if status < 400:
             place = self._line(reply.headers.get("location", "nowhere"))
             return ServiceError(f"{self.base_url} sends on to {place} (status {status}); give the final base_url.")
