@@ -85,8 +85,7 @@ class ImageHeader:
     channels: int  # 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha (PNG) or CMYK (JPEG)
     bits: int  # bits a sample
     orientation: int = 1  # EXIF orientation, 1 (upright) to 8
-    # whether lower rows can be left out (JPEG: not progressive, no restart markers, one scan; PNG: not
-    # interlaced)
+    # whether lower rows can be left out (JPEG: not progressive, no restart markers, one scan; PNG: not interlaced)
     cuttable: bool = False
     several: bool = False  # JPEG: whether a second image follows
     data_at: int = 0  # offset of the scan's header (JPEG) or of the first chunk of data (PNG)

@@ -116,8 +116,7 @@ class DistillOptions:
     output: Path | None = None  # folder for the results
     work: Path | None = None  # folder for the shards; default ``<output>/work``
     shard_size: Annotated[int, at_least(1)] = 256  # images in a shard: what is lost by a kill, at most, in each worker
-    # ``stop`` at an image that cannot be read, or ``reject`` the pair (leave out the reference), with the reason
-    # recorded
+    # ``stop`` at an image that cannot be read, or ``reject`` the pair (leave out the reference) and record the reason
     unreadable: Literal["stop", "reject"] = "stop"
     duplicates: Literal["reject", "keep"] = "reject"  # ``reject`` repeated pairs before voting, or ``keep`` them
     early_exit: bool = True  # do not ask costly voters once the majority stands

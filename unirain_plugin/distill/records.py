@@ -165,8 +165,7 @@ class VoteTask:
 
     candidate: Candidate  # the pair; its images are read only if the voter touches them
     retrieved: list[Retrieved]  # S(q), best first; never empty
-    # voter name → what that voter's ``measure`` found on this candidate. A voter may also read the others'
-    # measurements.
+    # voter name → what that voter's ``measure`` found on this candidate; a voter may also read the others'
     measurements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

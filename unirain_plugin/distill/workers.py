@@ -109,8 +109,6 @@ class LocalEngine:
 
         One on which a worker died is tried again by itself. A UniRainError: the first error of a worker.
         """
-        if not units:
-            return
         if self.options.workers == 0:
             yield from in_this_process(job, units)
             return

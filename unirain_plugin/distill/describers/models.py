@@ -31,11 +31,9 @@ _GENERATION = replace(one_of("greedy", "beam_search"), kind="greedy or beam_sear
 class ClipPart(Part):
     """Base of the parts with a model of open_clip, which is loaded on first use."""
 
-    # model name (``ViT-B-32``), ``local-dir:DIR`` (a folder with open_clip_config.json and weights) or ``hf-
-    # hub:OWNER/NAME``
+    # a model's name, ``local-dir:DIR`` (a folder with open_clip_config.json and weights) or ``hf-hub:OWNER/NAME``
     model: str = "ViT-B-32"
-    # tag of open_clip (downloaded from the hub), a local weights file, or null where the name already brings the
-    # weights
+    # tag of open_clip (downloaded from the hub), a local weights file, or null where the name brings the weights
     pretrained: str | None = "openai"
     device: str = "cpu"  # ``cpu``, ``cuda``, ``cuda:1``, …
     precision: Annotated[str, _PRECISION] = "fp32"  # ``fp32``, ``fp16`` or ``bf16``

@@ -18,8 +18,7 @@ class Decision:
     """What the votes amount to."""
 
     keep: bool  # R̂_q
-    # ``kept``, ``rejected`` (a majority against), ``tie`` (as many for as against) or ``undecided`` (abstentions
-    # left neither side a majority)
+    # ``kept``, ``rejected`` (a majority against), ``tie`` (as many for as against) or ``undecided`` (no majority)
     outcome: str
     reason: str  # the count and the deciding side's reasons, in words
 
