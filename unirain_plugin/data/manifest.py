@@ -128,8 +128,8 @@ def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: s
     before = known.setdefault(lq, said)
     for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
         if os.path.join(root, str(old)) != os.path.join(root, str(new)):
-            said = f"its {what} is {new!r} here and {old!r} in {before[3]}"
-            raise DataError(f"{path}: {record.lq}: {said}; expected the same.")
+            text = f"its {what} is {new!r} here and {old!r} in {before[3]}"
+            raise DataError(f"{path}: {record.lq}: {text}; expected the same.")
     return before[3] == path
 
 

@@ -149,8 +149,8 @@ class LmdbWriter:
     def _check_sources(self, sources: LmdbSources, known: LmdbSources | None) -> None:
         """Refuse to go on with what was made of something else."""
         origin, finished = _read_origin(self._folder), self._folder == self.path
-        earlier = sources.earlier_origin(self._listed if finished else None)
-        if origin == earlier if known is None else sources.includes(known):
+        listed = self._listed if finished else None
+        if origin == sources.earlier_origin(listed) if known is None else sources.includes(known):
             return
         what = "exists already and was made" if finished else "is an unfinished LMDB made"
         remedy = "choose another folder or remove it" if finished else "remove it or go on with those"
