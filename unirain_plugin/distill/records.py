@@ -89,7 +89,7 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-@dataclass
+@dataclass(slots=True)
 class Reference:
     """A real rainy image without label or ground truth (the paper's r ∈ D_r)."""
 
@@ -99,17 +99,20 @@ class Reference:
     caption: str | None = None  # T_r, once the describing stage is done
     # voter name → what that voter's ``measure_reference`` found
     measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _image: np.ndarray | None = field(default=None, repr=False, compare=False)
 
-    @functools.cached_property
+    @property
     def image(self) -> np.ndarray:
         """The rainy image, uint8 RGB (H, W, 3); read on first use, errors as :func:`read_rgb`."""
-        return read_rgb(self.path)
+        if self._image is None:
+            self._image = read_rgb(self.path)
+        return self._image
 
     def release(self) -> None:
-        vars(self).pop("image", None)
+        self._image = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Candidate:
     """A labelled pair of a public data set (the paper's q with its ground truth)."""
 
@@ -120,22 +123,28 @@ class Candidate:
     source: str  # its data set
     caption: str | None = None  # T_q, once the describing stage is done
     convert: tuple[str, ...] = ()  # kinds of images to accept with a conversion
+    _lq: np.ndarray | None = field(default=None, repr=False, compare=False)
+    _gt: np.ndarray | None = field(default=None, repr=False, compare=False)
     _derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @functools.cached_property
+    @property
     def lq(self) -> np.ndarray:
         """The rainy image, uint8 RGB (H, W, 3); read on first use, errors as :func:`read_rgb`."""
-        return read_rgb(self.lq_path, self.convert)
+        if self._lq is None:
+            self._lq = read_rgb(self.lq_path, self.convert)
+        return self._lq
 
-    @functools.cached_property
+    @property
     def gt(self) -> np.ndarray:
         """The clean image likewise, of the size of ``lq`` (:func:`check_same_size`)."""
-        image = read_rgb(self.gt_path, self.convert)
-        check_same_size(self.lq, image, self.lq_path, self.gt_path)
-        return image
+        if self._gt is None:
+            image = read_rgb(self.gt_path, self.convert)
+            check_same_size(self.lq, image, self.lq_path, self.gt_path)
+            self._gt = image
+        return self._gt
 
     def preload(self, lq: np.ndarray, gt: np.ndarray) -> None:
-        self.lq, self.gt = lq, gt
+        self._lq, self._gt = lq, gt
 
     def derived(self, key: str, compute: Callable[["Candidate"], Any]) -> Any:
         """A result shared by several parts (luminance planes, say): computed once, dropped by :meth:`release`."""
@@ -144,8 +153,7 @@ class Candidate:
         return self._derived[key]
 
     def release(self) -> None:
-        for name in ("lq", "gt"):
-            vars(self).pop(name, None)
+        self._lq = self._gt = None
         self._derived.clear()
 
 
