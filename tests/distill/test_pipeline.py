@@ -18,7 +18,7 @@ from unirain_plugin.distill.pipeline import list_references
 from unirain_plugin.distill.records import DistillError, Vote
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.vote import decide, is_settled, needed_votes
-from unirain_plugin.distill.workspace import load_rows
+from unirain_plugin.distill.workspace import load_lines, load_rows
 from unirain_plugin.errors import DataError, OptionError
 
 
@@ -154,6 +154,9 @@ def test_rejected_unreadable_pairs_and_references_are_named(settings, copied):
     assert bad.keep is False and bad.votes == {} and bad.retrieved == ()
     assert bad.reason.startswith("unreadable: ") and "coffee1.png" in bad.reason
     assert all(f["id"] != "drs/rocket1.png" for r in records for f in r.retrieved)
+    for shard in Path(settings["output"], "work", "candidates").iterdir():  # what is missing has its place, as zeros
+        read = [line["error"] is None for line in load_lines(shard, "rows")]
+        assert [row.any() for row in load_rows(shard, "visual")] == read
     for path in (copied / "real").rglob("*.png"):
         path.write_bytes(b"x")
     with pytest.raises(DataError, match="none of the 16 images can be read"):

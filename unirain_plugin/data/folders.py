@@ -10,6 +10,7 @@ from pathlib import Path
 from unirain_plugin.data.pairs import Pair, PairTable
 from unirain_plugin.errors import DataError, did_you_mean
 from unirain_plugin.rain_types import RAIN_TYPES
+from unirain_plugin.support.files import read_errors
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif", ".heic", ".heif")
 """File names with these endings (in any case) are taken as images."""
@@ -97,10 +98,8 @@ def types_in_order(seen: Iterable[str]) -> tuple[str, ...]:
 
 def list_folders(root: str) -> list[str]:
     """The names of the folders in a folder, sorted, without hidden ones; else DataError."""
-    try:
+    with read_errors(root, "cannot be listed"):
         names = sorted(os.listdir(root))
-    except OSError as error:
-        raise DataError(f"{root}: cannot be listed: {error.strerror or error}.") from None
     return [name for name in names if not name.startswith(".") and os.path.isdir(os.path.join(root, name))]
 
 
@@ -126,9 +125,8 @@ def images_by_stem(base: str) -> dict[str, str]:
     for name in walk_images(base):
         stem = os.path.splitext(name)[0]
         if stem in images:
-            raise DataError(
-                f"{base}: {images[stem]} and {name} differ in their suffix only; expected one image a name."
-            )
+            both = f"{images[stem]} and {name}"
+            raise DataError(f"{base}: {both} differ in their suffix only; expected one image a name.")
         images[stem] = name
     if not images:
         raise DataError(f"{base}: the folder holds no images.")

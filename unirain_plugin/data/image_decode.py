@@ -31,35 +31,27 @@ class Samples:
     cmyk: bool = False
 
 
-class _PixelBound:
-    """Pillow's own bound of 179 megapixels, lifted as long as any thread decodes: ours is looked at instead."""
-
-    def __init__(self) -> None:
-        self._lock, self._users, self._before = threading.Lock(), 0, None
-
-    @contextmanager
-    def lifted(self) -> Iterator[None]:
-        with self._lock:
-            if not self._users:
-                self._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    Image.MAX_IMAGE_PIXELS = self._before
+_lock, _bounds = threading.Lock(), []
 
 
-_BOUND = _PixelBound()
+@contextmanager
+def _bound_lifted() -> Iterator[None]:
+    """Lift Pillow's own bound of 179 megapixels as long as any thread decodes: ours is looked at instead."""
+    with _lock:
+        _bounds.append(Image.MAX_IMAGE_PIXELS)  # the first is Pillow's
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _lock:
+            Image.MAX_IMAGE_PIXELS = _bounds.pop()  # the last to end gets the first
 
 
 @contextmanager
 def opened(data: bytes, name: str, limit: int | None = None) -> Iterator[Image.Image]:
     """An image as Pillow opens it, not decoded yet; whatever goes wrong with it inside becomes a DataError."""
     try:
-        with _BOUND.lifted(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _bound_lifted(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             check_pixels(image.height, image.width, name, limit)
             yield image
     except DataError:
@@ -90,8 +82,7 @@ def decode_with_pillow(data: bytes, name: str, limit: int | None = None) -> Samp
 
 
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_DEEP_PNM = re.compile(rb"P[2356](?:(?:\s|#[^\n\r]*[\n\r])+(\d+)){3}")
-"""Its group is the highest value."""
+_DEEP_PNM = re.compile(rb"P[2356](?:(?:\s|#[^\n\r]*[\n\r])+(\d+)){3}")  # its group is the highest value
 
 
 def decode_samples(data: bytes, name: str, limit: int | None = None) -> Samples:

@@ -18,10 +18,10 @@ from functools import cache
 from PIL import Image
 
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.processes import environment
 from unirain_plugin.support.resources import free_memory
 
-VARIABLE = "UNIRAIN_MAX_MEGAPIXELS"
-"""Environment variable with the limit in millions of pixels."""
+VARIABLE = "UNIRAIN_MAX_MEGAPIXELS"  # environment variable with the limit in millions of pixels
 _BYTES = 16  # of memory for a pixel while it is decoded: four channels of 16 bits, and a copy
 
 
@@ -53,16 +53,9 @@ def add_limit_argument(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def limited(megapixels: float | None) -> Iterator[None]:
     """Have a limit hold for a while, for this process and those that it starts; None leaves it as it is."""
-    before = os.environ.get(VARIABLE)
-    if megapixels is not None:
-        os.environ[VARIABLE] = repr(check_megapixels("max-megapixels", megapixels))
-    try:
+    told = {} if megapixels is None else {VARIABLE: repr(check_megapixels("max-megapixels", megapixels))}
+    with environment(told):
         yield
-    finally:
-        if before is not None:
-            os.environ[VARIABLE] = before
-        elif megapixels is not None:
-            os.environ.pop(VARIABLE, None)
 
 
 def check_megapixels(where: str, value: object) -> float:
@@ -92,8 +85,7 @@ class ImageHeader:
     channels: int  # 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha (PNG) or CMYK (JPEG)
     bits: int  # bits a sample
     orientation: int = 1  # EXIF orientation, 1 (upright) to 8
-    # whether lower rows can be left out (JPEG: not progressive, no restart markers, one scan; PNG: not
-    # interlaced)
+    # whether lower rows can be left out (JPEG: not progressive, no restart markers, one scan; PNG: not interlaced)
     cuttable: bool = False
     several: bool = False  # JPEG: whether a second image follows
     data_at: int = 0  # offset of the scan's header (JPEG) or of the first chunk of data (PNG)
@@ -182,9 +174,8 @@ def _jpeg(data: bytes, name: str, whole: bool) -> ImageHeader:
     kind, height_at, bits, height, width, channels = frame
     cuttable = kind in (0xC0, 0xC1) and not restarts and data[position + 4] == channels
     mcu_rows = 8 * (max(sampling & 15 for sampling in samplings) if channels > 1 else 1)
-    return ImageHeader(
-        "jpeg", height, width, channels, bits, orientation, cuttable, several, position, end, height_at, mcu_rows
-    )
+    places = position, end, height_at, mcu_rows
+    return ImageHeader("jpeg", height, width, channels, bits, orientation, cuttable, several, *places)
 
 
 def exif_orientation(block: bytes) -> int:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import cv2
 import numpy as np
@@ -67,10 +67,9 @@ class EncodedImage:
             self.height, self.width = self._pixels.shape[:2]
             return
         check_pixels(self.header.height, self.header.width, name, max_pixels)
-        channels, is_jpeg, orientation = self.header.channels, self.header.format == "jpeg", self.header.orientation
-        self._require({"cmyk": is_jpeg and channels == 4, "grey": channels < 3,
-                       "alpha": not is_jpeg and channels in (2, 4), "depth16": self.header.bits > 8,
-                       "exif": orientation != 1})  # fmt: skip
+        channels, orientation = self.header.channels, self.header.orientation
+        is_cmyk = self.header.format == "jpeg" and channels == 4
+        self._accept(channels, is_cmyk, self.header.bits > 8, orientation)
         size = self.header.height, self.header.width
         self.height, self.width = size if orientation < 5 else size[::-1]
 
@@ -99,7 +98,9 @@ class EncodedImage:
                 return image
         return self.decode()[start:]  # which tells what is wrong, if something is
 
-    def _require(self, kinds: Mapping[str, bool]) -> None:
+    def _accept(self, channels: int, is_cmyk: bool, is_deep: bool, orientation: int) -> None:
+        alpha = channels in (2, 4) and not is_cmyk
+        kinds = {"cmyk": is_cmyk, "grey": channels < 3, "alpha": alpha, "depth16": is_deep, "exif": orientation != 1}
         for kind, found in kinds.items():
             if found and kind not in self.convert:
                 raise DataError(f"{self.name}: the image {_REMEDY[kind]}. Convert the file, or accept OpenCV's "
@@ -109,8 +110,7 @@ class EncodedImage:
         """Decode a format whose header is not parsed here; its kind is judged from what comes out."""
         samples = decode_samples(self.data, self.name, max_pixels)
         pixels, channels = samples.pixels, samples.pixels.shape[2]
-        self._require({"cmyk": samples.cmyk, "grey": channels < 3, "alpha": channels in (2, 4),
-                       "depth16": pixels.dtype != np.uint8, "exif": samples.orientation != 1})  # fmt: skip
+        self._accept(channels, samples.cmyk, pixels.dtype != np.uint8, samples.orientation)
         if pixels.dtype != np.uint8:
             pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         bgr = pixels[..., [0, 0, 0]] if channels < 3 else pixels[..., [2, 1, 0]]

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
@@ -17,7 +17,8 @@ from typing import Any
 
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain_types import rain_type_ids
-from unirain_plugin.support.files import whole_file, write_errors
+from unirain_plugin.support.files import read_errors, whole_file, write_errors
+from unirain_plugin.support.spec import shortened
 
 _RAIN_TYPE = re.compile(rb'"rain_type"\s*:\s*"([a-z0-9_]*)"')
 
@@ -59,12 +60,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
     """Yield the records of a manifest, each checked; a DataError tells ``file:line`` of what is wrong."""
     path = os.fspath(path)
     number = 0
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                yield _parse(line, f"{path}:{number}")
-    except OSError as error:
-        raise DataError(f"{path}: the manifest cannot be read: {error.strerror or error}.") from None
+    with read_errors(path, "the manifest cannot be read"), open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}:{number}"
+            yield parse_record(parse_object(line, where), where)
     if not number:
         raise DataError(f"{path}: the manifest is empty; expected one JSON object a line.")
 
@@ -98,6 +97,21 @@ def read_manifests(paths: Sequence[str | os.PathLike[str]], files: bool = True) 
         _tell(f"{', '.join(map(os.fspath, paths))}: {again} of {count} pairs are listed again; each counts once.")
 
 
+def typed_records(
+    paths: Sequence[str | os.PathLike[str]], types: Collection[str] | None, files: bool = True
+) -> Iterator[ManifestRecord]:
+    """:func:`read_manifests`, but of these rain types alone (None: all); one that has no pair is a DataError."""
+    seen: set[str] = set()
+    for record in read_manifests(paths, files):
+        seen.add(record.rain_type)
+        if types is None or record.rain_type in types:
+            yield record
+    for name in types or ():
+        if name not in seen:
+            names, hint = ", ".join(map(os.fspath, paths)), did_you_mean(name, seen)
+            raise DataError(f"{names}: no pair of rain type '{name}'; found {sorted(seen)}.{hint}")
+
+
 @cache
 def _tell(text: str) -> None:
     """Warn, once a process."""
@@ -114,13 +128,13 @@ def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: s
     before = known.setdefault(lq, said)
     for what, old, new in zip(("clean image", "rain type", "keep"), before, said[:3], strict=False):
         if os.path.join(root, str(old)) != os.path.join(root, str(new)):
-            raise DataError(
-                f"{path}: {record.lq}: its {what} is {new!r} here and {old!r} in {before[3]}; expected the same."
-            )
+            text = f"its {what} is {new!r} here and {old!r} in {before[3]}"
+            raise DataError(f"{path}: {record.lq}: {text}; expected the same.")
     return before[3] == path
 
 
-def _parse(line: bytes, where: str) -> ManifestRecord:
+def parse_object(line: bytes | str, where: str) -> dict[str, Any]:
+    """A line's JSON object; a DataError tells ``where`` what is none, or not strictly JSON, or names a key twice."""
     try:
         data = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -131,8 +145,8 @@ def _parse(line: bytes, where: str) -> ManifestRecord:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: {error}.") from None
     if not isinstance(data, dict):
-        raise DataError(f'{where}: expected a JSON object such as {{"lq": …, "gt": …}}, found {_short(data)}.')
-    return parse_record(data, where)
+        raise DataError(f"{where}: expected a JSON object, found {_short(data)}.")
+    return data
 
 
 def parse_record(data: Mapping[str, Any], where: str) -> ManifestRecord:
@@ -211,8 +225,7 @@ def _no_constant(name: str) -> float:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return shortened(json.dumps(value, ensure_ascii=False, default=str))
 
 
 _known_types: set[str] = set()

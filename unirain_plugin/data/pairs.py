@@ -65,15 +65,11 @@ class PairTable:
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
         start = self._ends[2 * index - 1] if index else 0
-        middle, end = self._ends[2 * index], self._ends[2 * index + 1]
-        return Pair(
-            self._text[start:middle].decode("utf-8", "surrogateescape"),
-            self._text[middle:end].decode("utf-8", "surrogateescape"),
-            self.type_names[self._types[index]],
-            self.source_names[self._sources[index]],
-            bool(self._kept[index]),
-            (self._sizes[2 * index], self._sizes[2 * index + 1]) if self._sizes[2 * index] else None,
-        )
+        middle, end = self._ends[2 * index : 2 * index + 2]
+        lq, gt = (self._text[a:b].decode("utf-8", "surrogateescape") for a, b in ((start, middle), (middle, end)))
+        rain_type, source = self.type_names[self._types[index]], self.source_names[self._sources[index]]
+        size = tuple(self._sizes[2 * index : 2 * index + 2]) if self._sizes[2 * index] else None
+        return Pair(lq, gt, rain_type, source, bool(self._kept[index]), size)
 
     @property
     def types(self) -> np.ndarray:

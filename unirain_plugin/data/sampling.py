@@ -16,11 +16,12 @@ import numpy as np
 from unirain_plugin.data.pairs import PairTable
 from unirain_plugin.errors import OptionError, did_you_mean
 
-MAX_EPOCHS = 8
-"""Our choice: an epoch has at most this many times as many samples as there are pairs."""
+MAX_EPOCHS = 8  # our choice: an epoch has at most this many times as many samples as there are pairs
 
 TIERS = ("distilled", "rest")
 MODES = ("balanced", "natural")
+_Weights = Mapping[str, float]  # by name
+_Group = tuple[str, str, str]  # type, source, tier
 
 
 class SamplePlan:
@@ -34,10 +35,7 @@ class SamplePlan:
     """
 
     def __init__(
-        self,
-        table: PairTable,
-        sampling: str | Mapping[str, Any] = "natural",
-        pyramid: Mapping[str, float] | None = None,
+        self, table: PairTable, sampling: str | Mapping[str, Any] = "natural", pyramid: _Weights | None = None
     ) -> None:
         tiers = _tier_shares(pyramid)
         groups = _group(table, tiers)
@@ -62,13 +60,13 @@ class SamplePlan:
         return int(members[position % len(members)])
 
 
-def check_sampling(sampling: str | Mapping[str, Any], pyramid: Mapping[str, float] | None) -> None:
+def check_sampling(sampling: str | Mapping[str, Any], pyramid: _Weights | None) -> None:
     """Check what can be checked without the pairs; OptionError as of :class:`SamplePlan`."""
     _split(sampling)
     _tier_shares(pyramid)
 
 
-def _group(table: PairTable, tiers: Mapping[str, float]) -> dict[tuple[str, str, str], np.ndarray]:
+def _group(table: PairTable, tiers: _Weights) -> dict[_Group, np.ndarray]:
     """Split the numbers of the pairs by (type, source, tier); tiers of share 0 are left out."""
     tier = np.where(table.kept, 0, 1)
     code = (table.types.astype(np.int64) * len(table.source_names) + table.sources) * 2 + tier
@@ -86,7 +84,7 @@ def _group(table: PairTable, tiers: Mapping[str, float]) -> dict[tuple[str, str,
     return groups
 
 
-def _split(sampling: str | Mapping[str, Any]) -> tuple[str | Mapping[str, float], str | Mapping[str, float]]:
+def _split(sampling: str | Mapping[str, Any]) -> tuple[str | _Weights, str | _Weights]:
     if isinstance(sampling, Mapping) and sampling.keys() & {"types", "sources"}:
         for key in sampling:
             if key not in ("types", "sources"):
@@ -96,7 +94,7 @@ def _split(sampling: str | Mapping[str, Any]) -> tuple[str | Mapping[str, float]
     return _mode(sampling, ""), "natural"
 
 
-def _mode(value: object, key: str) -> str | Mapping[str, float]:
+def _mode(value: object, key: str) -> str | _Weights:
     where = f"sampling{': ' if key else ''}{key}"
     if isinstance(value, Mapping):
         return {str(name): _weight(weight, f"{where}: {name}") for name, weight in value.items()}
@@ -112,7 +110,7 @@ def _weight(value: object, where: str) -> float:
     return float(value)
 
 
-def _tier_shares(pyramid: Mapping[str, float] | None) -> dict[str, float]:
+def _tier_shares(pyramid: _Weights | None) -> dict[str, float]:
     if pyramid is None:
         return {"distilled": 1.0, "rest": 0.0}
     if not isinstance(pyramid, Mapping):
@@ -127,21 +125,17 @@ def _tier_shares(pyramid: Mapping[str, float] | None) -> dict[str, float]:
     return shares
 
 
-def _weights(mode: str | Mapping[str, float], sizes: Mapping[str, int], what: str, where: str) -> dict[str, float]:
+def _weights(mode: str | _Weights, sizes: Mapping[str, int], what: str, where: str) -> dict[str, float]:
     """Turn a mode into shares that sum to 1 over the names present."""
-    if mode == "balanced":
-        weights = dict.fromkeys(sizes, 1.0)
-    elif mode == "natural":
-        weights = {name: float(size) for name, size in sizes.items()}
-    else:
-        weights = {name: mode[name] for name in sizes}
+    weights = {"balanced": dict.fromkeys(sizes, 1.0), "natural": sizes}[mode] if isinstance(mode, str) else mode
+    weights = {name: weights[name] for name in sizes}
     total = sum(weights.values())
     if not total:
         raise OptionError(f"sampling: {what}: all weights{where} are 0.")
     return {name: weight / total for name, weight in weights.items()}
 
 
-def _check_names(mode: str | Mapping[str, float], names: list[str], what: str) -> None:
+def _check_names(mode: str | _Weights, names: list[str], what: str) -> None:
     if isinstance(mode, str):
         return
     for name in mode:
@@ -153,10 +147,7 @@ def _check_names(mode: str | Mapping[str, float], names: list[str], what: str) -
 
 
 def _shares(
-    groups: Mapping[tuple[str, str, str], np.ndarray],
-    types: str | Mapping[str, float],
-    sources: str | Mapping[str, float],
-    tiers: Mapping[str, float],
+    groups: Mapping[_Group, np.ndarray], types: str | _Weights, sources: str | _Weights, tiers: _Weights
 ) -> list[float]:
     """Return the share of every group: its type's × its source's within the type × its tier's within both."""
     sizes: dict[str, Counter[str]] = {}

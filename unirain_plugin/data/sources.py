@@ -16,10 +16,11 @@ import lmdb
 
 from unirain_plugin.data.dataset_options import DatasetOptions
 from unirain_plugin.data.folders import find_types, scan_rainrag, types_in_order
-from unirain_plugin.data.manifest import read_manifests
+from unirain_plugin.data.manifest import typed_records
 from unirain_plugin.data.pairs import Pair, PairTable, Side, read_file
 from unirain_plugin.data.partial_decode import RowIndex
-from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.support.files import read_errors
 
 
 class Storage:
@@ -45,8 +46,7 @@ META_FILE = "meta_info.txt"
 DATA_FILE = "data.mdb"
 _META_LINE = re.compile(r"(?P<key>\S.*)\.\w+ \((\d{1,9}),(\d{1,9}),(\d{1,9})\) -?\d+")
 
-ROWS = b".rows"
-"""Name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot."""
+ROWS = b".rows"  # name of the table of row indexes in an LMDB, by the images' keys; none of our keys holds a dot
 
 
 _opened: dict[str, tuple[lmdb.Environment, Any]] = {}  # by real path, and by the paths that were asked for
@@ -77,11 +77,8 @@ def check_file(path: str) -> None:
     name = os.path.join(path, DATA_FILE)
     if not os.path.isfile(name):
         raise DataError(f"{path}: no LMDB (a folder with {DATA_FILE} and {META_FILE}).")
-    try:
-        with open(name, "rb") as file:
-            problem = _file_problem(file.fileno())
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror}.") from None
+    with read_errors(name), open(name, "rb") as file:
+        problem = _file_problem(file.fileno())
     if problem:
         raise DataError(f"{name}: the LMDB is damaged: {problem}. Make it anew, or take a copy that is whole.")
 
@@ -320,17 +317,14 @@ def open_source(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str,
 def _from_manifest(options: DatasetOptions) -> tuple[PairTable, Storage, tuple[str, ...]]:
     given = [options.manifest] if isinstance(options.manifest, str) else options.manifest
     manifests = _there([os.path.expanduser(path) for path in given], options)
-    names, table, seen = ", ".join(manifests), PairTable(), set()
-    for record in read_manifests(manifests, options.dataroot is None):
+    table, seen = PairTable(), set()
+    for record in typed_records(manifests, options.rain_types, options.dataroot is None):
         seen.add(record.rain_type)
-        wanted = options.rain_types is None or record.rain_type in options.rain_types
         kept = record.keep is not False
-        if wanted and (kept or options.pyramid is not None):
+        if kept or options.pyramid is not None:
             table.append(Pair(record.lq, record.gt, record.rain_type, record.source, kept, record.size))
-    for name in options.rain_types or ():
-        if name not in seen:
-            raise DataError(f"{names}: no pair of rain type '{name}'; found {sorted(seen)}.{did_you_mean(name, seen)}")
     if not len(table):
+        names = ", ".join(manifests)
         raise DataError(f"{names}: distillation has rejected every pair of these rain types (keep: false), and no "
                         "pyramid gives the rest a share.")  # fmt: skip
     root = os.path.dirname(os.path.abspath(manifests[0])) if options.dataroot is None else options.dataroot

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from unirain_plugin.distill.records import DistillError
-from unirain_plugin.errors import OptionError
+from unirain_plugin.errors import OptionError, reason
 from unirain_plugin.support.packages import require
 
 _WINDOW, _SIGMA = 11, 1.5  # the toolbox's (and the SSIM paper's) Gaussian window
@@ -52,7 +52,7 @@ def ssim_terms(plane: np.ndarray) -> SsimTerms:
 
 
 def ssim_one_to_many(query: SsimTerms, others: Sequence[SsimTerms]) -> np.ndarray:
-    """SSIM of a plane with each of ``others`` (all of one size), float64 (n,). A ValueError if sizes differ."""
+    """SSIM of a plane with each of ``others`` (all of one size, else ValueError), float64 (n,)."""
     if any(other.centred.shape != query.centred.shape for other in others):
         raise ValueError("SSIM needs planes of one size.")
     # In the notation of the SSIM paper, x: query, y: other, everything doubled once per query:
@@ -120,11 +120,8 @@ def build_index(vectors: np.ndarray, rows: np.ndarray, factory: str) -> Any:
         for start in range(0, len(rows), _ADD_ROWS):
             index.add(np.ascontiguousarray(vectors[rows[start : start + _ADD_ROWS]], np.float32))
     except (RuntimeError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OptionError(
-            f"retrieval.index: FAISS cannot build '{factory}' over {len(rows)} vectors of {vectors.shape[1]} "
-            f"dimensions: {reason}"
-        ) from error
+        over = f"{len(rows)} vectors of {vectors.shape[1]} dimensions: {reason(error).splitlines()[0]}"
+        raise OptionError(f"retrieval.index: FAISS cannot build '{factory}' over {over}") from error
     return index
 
 
@@ -136,10 +133,9 @@ def read_index(path: Path, dimensions: int, count: int) -> Any:
     except RuntimeError as error:
         raise OptionError(f"{path}: FAISS cannot read this index: {str(error).splitlines()[0]}") from error
     if index.d != dimensions or index.ntotal != count:
-        raise OptionError(
-            f"{path}: the index holds {index.ntotal} vectors of {index.d} dimensions; the text encoder gives {count} "
-            f"vectors of {dimensions}. Build it anew from these references."
-        )
+        found, given = f"{index.ntotal} vectors of {index.d} dimensions", f"{count} vectors of {dimensions}"
+        told = f"the index holds {found}; the text encoder gives {given}"
+        raise OptionError(f"{path}: {told}. Build it anew from these references.")
     return index
 
 
@@ -173,9 +169,8 @@ class TextIndex:
         """
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.shape[1] != self._index.d:
-            raise DistillError(
-                f"the index holds vectors of {self._index.d} dimensions, the queries have {queries.shape[1]}."
-            )
+            found = f"vectors of {self._index.d} dimensions, the queries have {queries.shape[1]}"
+            raise DistillError(f"the index holds {found}.")
         results: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(queries)
         pending, count = np.arange(len(queries)), min(len(self._rows), k + _SPARE)
         while len(pending):
@@ -220,10 +215,7 @@ class ReferenceArrays:
 
 
 class Cascade:
-    """Three levels, each over what the one before has left: K1 ≥ K2 ≥ K3; ties go by the references' order.
-
-    Fewer references than K1, K2 or K3 are all kept.
-    """
+    """Three levels, each over what the one before left: K1 ≥ K2 ≥ K3 (of fewer, all); ties by the references' order."""
 
     def __init__(self, index: TextIndex, references: ReferenceArrays, k1: int, k2: int, k3: int) -> None:
         if not k1 >= k2 >= k3 >= 1:

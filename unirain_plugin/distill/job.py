@@ -2,7 +2,6 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 from unirain_plugin.data.manifest import parse_record
 from unirain_plugin.distill.options import DistillOptions
 from unirain_plugin.distill.records import Candidate, DistillError, Reference
-from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, build_part, load_parts
+from unirain_plugin.distill.registry import build_part, load_parts
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.workspace import Workspace, load_lines, load_rows
 from unirain_plugin.support.packages import own_code
@@ -33,29 +32,15 @@ class Job:
 
 
 class Context:
-    """A job in a worker: everything is built on first use and kept."""
+    """A job in a worker: its parts (not set up yet), and what else it needs, read on first use and kept."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.options = job, job.options
         self.workspace = Workspace(job.root)
         load_parts(job.options.imports)
-
-    @cached_property
-    def captioner(self) -> Any:
-        return build_part(CAPTIONER, self.options.captioner, "captioner")
-
-    @cached_property
-    def embedder(self) -> Any:
-        return build_part(EMBEDDER, self.options.embedder, "embedder")
-
-    @cached_property
-    def text_encoder(self) -> Any:
-        return build_part(TEXT_ENCODER, self.options.text_encoder, "text_encoder")
-
-    @cached_property
-    def voters(self) -> list[Voter]:
-        """The voters, in the order of the option file; not set up yet."""
-        return [build_part(VOTER, section, f"voters[{i}]") for i, section in enumerate(self.options.voters)]
+        self.parts = [build_part(*part) for part in job.options.parts()]
+        self.captioner, self.embedder, self.text_encoder, *self.voters = self.parts
+        self._kept = lru_cache(maxsize=64)(self.candidates)
 
     @cached_property
     def ready_voters(self) -> list[Voter]:
@@ -97,15 +82,10 @@ class Context:
 
     def candidate(self, number: int) -> Candidate:
         shard, row = divmod(number, self.options.shard_size)
-        return self._kept_candidates(shard)[row]
-
-    @cached_property
-    def _kept_candidates(self) -> Callable[[int], list[Candidate]]:
-        return lru_cache(maxsize=64)(self.candidates)
+        return self._kept(shard)[row]
 
     def close(self) -> None:
-        built = [self.__dict__[name] for name in ("captioner", "embedder", "text_encoder") if name in self.__dict__]
-        for part in [*built, *self.__dict__.get("voters", ())]:
+        for part in self.parts:
             part.close()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.distill.cascade import MIN_SIZE
-from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, VOTER, check_section, load_parts
+from unirain_plugin.distill.registry import ONE_EACH, VOTER, Registry, check_section, load_parts
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.packages import import_own
@@ -116,8 +116,7 @@ class DistillOptions:
     output: Path | None = None  # folder for the results
     work: Path | None = None  # folder for the shards; default ``<output>/work``
     shard_size: Annotated[int, at_least(1)] = 256  # images in a shard: what is lost by a kill, at most, in each worker
-    # ``stop`` at an image that cannot be read, or ``reject`` the pair (leave out the reference), with the reason
-    # recorded
+    # ``stop`` at an image that cannot be read, or ``reject`` the pair (leave out the reference) and record the reason
     unreadable: Literal["stop", "reject"] = "stop"
     duplicates: Literal["reject", "keep"] = "reject"  # ``reject`` repeated pairs before voting, or ``keep`` them
     early_exit: bool = True  # do not ask costly voters once the majority stands
@@ -130,17 +129,17 @@ class DistillOptions:
     def work_folder(self) -> Path:
         return self.work or self.output_folder / "work"
 
+    def parts(self) -> list[tuple[Registry, dict[str, Any], str]]:
+        """Registry, section and key of captioner, embedder, text encoder and the voters."""
+        voters = [(VOTER, section, f"voters[{i}]") for i, section in enumerate(self.voters)]
+        return [(registry, getattr(self, key), key) for key, registry in ONE_EACH.items()] + voters
+
 
 def parse_options(mapping: Mapping[str, Any], where: str, lines: Lines | None = None) -> DistillOptions:
     """Check a whole option mapping, the parts' sections included; OptionError names every wrong key of ``where``."""
     options = parse_section(DistillOptions, mapping, where, lines=lines)
     load_parts(options.imports)
-    for registry, section, key in (
-        (CAPTIONER, options.captioner, "captioner"),
-        (EMBEDDER, options.embedder, "embedder"),
-        (TEXT_ENCODER, options.text_encoder, "text_encoder"),
-        *((VOTER, voter, f"voters[{i}]") for i, voter in enumerate(options.voters)),
-    ):
+    for registry, section, key in options.parts():
         check_section(registry, section, f"{where}: {key}")
     names = [section.get("name", section["type"]) for section in options.voters]
     if len(set(names)) != len(names):

@@ -16,7 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.data.folders import GT_FOLDER, IMAGE_SUFFIXES, LQ_FOLDER, find_types, scan_rainrag, walk_images
-from unirain_plugin.data.manifest import ManifestRecord, path_from, read_manifest, read_manifests, write_manifest
+from unirain_plugin.data.manifest import (
+    ManifestRecord,
+    parse_object,
+    path_from,
+    read_manifest,
+    read_manifests,
+    write_manifest,
+)
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import CandidateOptions, DistillOptions, ReferenceOptions
 from unirain_plugin.distill.records import Reference
@@ -26,7 +33,7 @@ from unirain_plugin.distill.workers import Engine, build_engine, in_this_process
 from unirain_plugin.distill.workspace import Workspace, load_lines, save_lines, save_rows
 from unirain_plugin.errors import DataError, UniRainError
 from unirain_plugin.rain_types import KNOWN_TYPES
-from unirain_plugin.support.files import canonical_hash
+from unirain_plugin.support.files import canonical_hash, read_errors
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import require
 
@@ -62,14 +69,11 @@ def list_references(options: ReferenceOptions) -> list[Reference]:
 
 
 def _check_agreement(before: Reference, other: Path, reference: Reference, place: Path) -> None:
-    for what, old, new in (
-        ("id", before.id, reference.id), ("rain type", before.rain_type, reference.rain_type),
-    ):  # fmt: skip
+    for what in ("id", "rain_type"):
+        old, new = getattr(before, what), getattr(reference, what)
         if None not in (old, new) and old != new:
-            raise DataError(
-                f"references.images: {place}: {reference.path}: its {what} is {new!r} here and {old!r} in {other}; "
-                "expected the same."
-            )
+            said = f"its {what.replace('_', ' ')} is {new!r} here and {old!r} in {other}; expected the same"
+            raise DataError(f"references.images: {place}: {reference.path}: {said}.")
     before.rain_type = before.rain_type or reference.rain_type
 
 
@@ -103,24 +107,16 @@ def _rainy_below(root: Path) -> list[str]:
 
 
 def _read_list(path: Path) -> Iterator[tuple[Reference, bool]]:
-    try:
+    with read_errors(f"references.images: {path}", "cannot be read as a list of images"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"references.images: {path} cannot be read as a list of images: {error}.") from error
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text:
             continue
-        row = {"image": text}
-        if text.startswith("{"):
-            try:
-                row = json.loads(text)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not valid JSON: {error}.") from error
+        row = parse_object(text, f"{path}:{number}") if text.startswith("{") else {"image": text}
         if not isinstance(row.get("image"), str) or not set(row) <= {"image", "id", "rain_type"}:
-            raise DataError(
-                f"{path}:{number}: expected the keys image and, if known, id and rain_type; got {sorted(row)}."
-            )
+            expected = "the keys image and, if known, id and rain_type"
+            raise DataError(f"{path}:{number}: expected {expected}; got {sorted(row)}.")
         if not all(isinstance(value, str) for value in row.values()):
             raise DataError(f"{path}:{number}: expected texts as values; got {text[:80]}.")
         yield Reference(row.get("id", row["image"]), path.parent / row["image"], row.get("rain_type")), "id" in row
@@ -146,11 +142,8 @@ def list_candidates(options: CandidateOptions) -> tuple[str, Iterator[ManifestRe
 
 def file_digest(path: Path) -> str:
     """SHA-256 (32 hex digits) of a file; DataError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    except OSError as error:
-        raise DataError(f"candidates: {path}: cannot be read: {error.strerror or error}.") from error
+    with read_errors(f"candidates: {path}"), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 _LISTING = "candidates.jsonl"
@@ -208,16 +201,11 @@ class Pipeline:
         if self.options.report.enabled:
             require("jinja2", "jinja2", "report")
         context = Context(Job(self.options, "", 0, "", "", 0))
-        parts = {
-            "captioner": context.captioner,
-            "embedder": context.embedder,
-            "text_encoder": context.text_encoder,
-            **{f"voters ('{voter.name}')": voter for voter in context.voters},
-        }
-        for name, part in parts.items():
+        for (_, _, key), part in zip(self.options.parts(), context.parts, strict=True):
             try:
                 part.check()
             except UniRainError as error:
+                name = f"voters ('{part.name}')" if part in context.voters else key
                 raise type(error)(f"{name}: {error}") from error
 
     def _job(self, restart: bool) -> Job:

@@ -27,10 +27,7 @@ T = TypeVar("T")
 
 
 def decode_rgb(data: bytes, path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
-    """Decode a whole image file to uint8 RGB (H, W, 3); a DataError names ``path`` if it is empty, broken or no image.
-
-    ``convert`` lists kinds to accept with a conversion (grey, 16 bits, …).
-    """
+    """Decode a whole file to uint8 RGB (H, W, 3), accepting ``convert``; DataError that names ``path`` if bad."""
     encoded = EncodedImage(data, str(path), convert)
     try:
         image = encoded.decode_rows(encoded.height)  # faster with the extra `speed`
@@ -47,10 +44,9 @@ def read_rgb(path: Path, convert: Collection[str] = CONVERSIONS) -> np.ndarray:
 def check_same_size(lq: np.ndarray, gt: np.ndarray, lq_path: Path, gt_path: Path) -> None:
     """Refuse a pair of different sizes: a DataError with both files and sizes."""
     if lq.shape != gt.shape:
-        raise DataError(
-            f"{lq_path} is {lq.shape[1]}×{lq.shape[0]} but its ground truth {gt_path} is {gt.shape[1]}×{gt.shape[0]}; "
-            "a pair must have one size."
-        )
+        sizes = (f"{image.shape[1]}×{image.shape[0]}" for image in (lq, gt))
+        found = f"{lq_path} is {next(sizes)} but its ground truth {gt_path} is {next(sizes)}"
+        raise DataError(f"{found}; a pair must have one size.")
 
 
 def remembered(function: Callable[[np.ndarray], T]) -> Callable[[np.ndarray], T]:
@@ -177,8 +173,7 @@ class VoteTask:
 
     candidate: Candidate  # the pair; its images are read only if the voter touches them
     retrieved: list[Retrieved]  # S(q), best first; never empty
-    # voter name → what that voter's ``measure`` found on this candidate. A voter may also read the others'
-    # measurements.
+    # voter name → what that voter's ``measure`` found on this candidate; a voter may also read the others'
     measurements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

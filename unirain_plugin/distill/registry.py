@@ -78,6 +78,7 @@ CAPTIONER = PartRegistry("captioner")  # image → sentence (T in the paper's tr
 EMBEDDER = PartRegistry("embedder")  # image → vector (f in the paper's triplet)
 TEXT_ENCODER = PartRegistry("text encoder")  # sentence → vector (the paper's φ_T)
 VOTER = PartRegistry("voter")  # candidate with its retrieved references → verdict (the paper's R^i)
+ONE_EACH = {"captioner": CAPTIONER, "embedder": EMBEDDER, "text_encoder": TEXT_ENCODER}  # by their keys
 
 
 def load_parts(imports: Iterable[str] = ()) -> None:
@@ -88,20 +89,14 @@ def load_parts(imports: Iterable[str] = ()) -> None:
 
 
 def check_section(registry: Registry, section: object, where: str) -> tuple[type, dict[str, Any]]:
-    """The class of a YAML section, and its keyword arguments, held against the constructor.
-
-    An OptionError names ``where`` for a missing or unknown type, an unknown key or a missing required key.
-    """
+    """A YAML section's class and its keyword arguments; an OptionError names ``where`` and the wrong or missing key."""
+    known = sorted(registry.keys())
     if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
-        raise OptionError(
-            f"{where}: expected a mapping with a `type`, one of {sorted(registry.keys())}; got {section!r}."
-        )
+        raise OptionError(f"{where}: expected a mapping with a `type`, one of {known}; got {section!r}.")
     kwargs = {key: value for key, value in section.items() if key != "type"}
     name = section["type"]
     if name not in registry:
-        raise OptionError(
-            f"{where}: unknown type '{name}'.{did_you_mean(name, registry.keys())} Known: {sorted(registry.keys())}."
-        )
+        raise OptionError(f"{where}: unknown type '{name}'.{did_you_mean(name, known)} Known: {known}.")
     cls = dict(iter(registry))[name]  # Registry.get prints and falls back to NAME_basicsr
     parameters = inspect.signature(cls).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -54,12 +54,8 @@ def _shard_rows(context: Context, shard: int) -> Iterator[ResultRow]:
     described, found = workspace.shard("candidates", shard), workspace.shard("retrieval", shard)
     thumbnails = load_rows(described, "thumbnails")
     rows, similarities = load_rows(found, "rows").tolist(), load_rows(found, "similarities").tolist()
-    everything = zip(
-        context.candidates(shard),
-        load_lines(described, "rows"),
-        load_lines(workspace.shard("votes", shard), "rows"),
-        strict=True,
-    )
+    lines, verdicts = load_lines(described, "rows"), load_lines(workspace.shard("votes", shard), "rows")
+    everything = zip(context.candidates(shard), lines, verdicts, strict=True)
     for place, (candidate, line, verdict) in enumerate(everything):
         yield ResultRow(
             number=shard * context.options.shard_size + place,
@@ -87,10 +83,8 @@ def write_rows(rows: Iterable[ResultRow], references: list[Reference], folder: P
             lq, gt = (path_from(folder, path) for path in (candidate.lq_path, candidate.gt_path))
             cast = {vote["voter"]: vote["verdict"] for vote in row.votes}
             found = tuple(_as_found(references, *one) for one in row.retrieved)
-            record = ManifestRecord(
-                lq, gt, candidate.rain_type, candidate.source, row.size, row.keep, cast, found, row.reason
-            )
-            manifest.write(record)
+            pair = lq, gt, candidate.rain_type, candidate.source, row.size
+            manifest.write(ManifestRecord(*pair, row.keep, cast, found, row.reason))
             line = {"id": candidate.id, "outcome": row.outcome, "caption": row.caption, "votes": row.votes}
             votes.write(json.dumps(line, ensure_ascii=True, sort_keys=True).encode() + b"\n")
             yield row
@@ -131,11 +125,8 @@ class MetaInfo:
             seen[rain_type] += 1
             name = f"{rain_type}.txt" if seen[rain_type] == 1 else f"{rain_type}_{seen[rain_type]}.txt"
             write_text(target / name, "\n".join(lines) + "\n")
-            index["files"][name] = {
-                "dataroot_lq": os.path.relpath(lq, os.path.realpath(folder)),
-                "dataroot_gt": os.path.relpath(gt, os.path.realpath(folder)),
-                "pairs": len(lines),
-            }
+            lq, gt = (os.path.relpath(path, os.path.realpath(folder)) for path in (lq, gt))
+            index["files"][name] = {"dataroot_lq": lq, "dataroot_gt": gt, "pairs": len(lines)}
         for stale in target.glob("*.txt"):
             if stale.name not in index["files"]:
                 stale.unlink()
@@ -233,10 +224,7 @@ REPORT = "report.html"
 
 
 class Examples:
-    """Chooses examples while the rows go by: per rain type and verdict those with the smallest hash of their name.
-
-    So the choice looks random but is the same in every run, and memory holds numbers only.
-    """
+    """Per rain type and verdict those with the smallest hash of their name: as if by chance, but always the same."""
 
     def __init__(self, options: ReportOptions) -> None:
         self._options = options
@@ -304,12 +292,9 @@ def _chart(distribution: dict[str, Any]) -> dict[str, Any]:
     share = [[count / max(1, sum(counts)) for count in counts] for counts in (before, after)]
     top = max(max(values) for values in share) or 1.0
     low, high = distribution["range"]
+    starts = np.linspace(low, high, _BINS, endpoint=False)
     bars = [
-        {
-            "before": round(80 * b / top, 2),
-            "after": round(80 * a / top, 2),
-            "from": f"{low + (high - low) * i / 20:.3g}",
-        }
-        for i, (b, a) in enumerate(zip(*share, strict=True))
+        {"before": round(80 * b / top, 2), "after": round(80 * a / top, 2), "from": f"{start:.3g}"}
+        for start, b, a in zip(starts, *share, strict=True)
     ]
     return {"title": distribution["what"], "low": f"{low:g}", "high": f"{high:g}", "bars": bars}

@@ -26,7 +26,7 @@ from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.workspace import TEMPORARY, Workspace
 from unirain_plugin.errors import UniRainError
 from unirain_plugin.support.packages import require
-from unirain_plugin.support.processes import process_pool, uninterrupted
+from unirain_plugin.support.processes import environment, process_pool, uninterrupted
 
 Step = tuple[str, int]  # a stage's name and a shard of it
 
@@ -55,11 +55,9 @@ class Worker:
 
 
 def died_on(steps: list[Step]) -> DistillError:
-    names = ", ".join(f"{name}/{shard:06d}" for name, shard in steps)
-    return DistillError(
-        f"a worker died (killed, or out of memory) on the shard {names}, {TRIES} times in turn. Finished shards are "
-        "kept: run again, with a smaller batch_size or shard_size if memory was short."
-    )
+    where = f"on the shard {', '.join(f'{name}/{shard:06d}' for name, shard in steps)}, {TRIES} times in turn"
+    kept = "Finished shards are kept: run again, with a smaller batch_size or shard_size if memory was short."
+    return DistillError(f"a worker died (killed, or out of memory) {where}. {kept}")
 
 
 def limit_threads(threads: int) -> None:
@@ -102,7 +100,7 @@ class LocalEngine:
     def check(self) -> None:
         """Start the fork server already: it imports while the main process lists the inputs."""
         if self.options.workers:
-            with self._thread_limit(), uninterrupted():
+            with environment(self._thread_limits), uninterrupted():
                 forkserver.set_forkserver_preload(_PRELOAD)
                 forkserver.ensure_running()
 
@@ -111,8 +109,6 @@ class LocalEngine:
 
         One on which a worker died is tried again by itself. A UniRainError: the first error of a worker.
         """
-        if not units:
-            return
         if self.options.workers == 0:
             yield from in_this_process(job, units)
             return
@@ -154,7 +150,7 @@ class LocalEngine:
     @contextmanager
     def _pool(self, job: Job, workers: int) -> Iterator[ProcessPoolExecutor]:
         """Processes that are ended at once if anything goes wrong: none of them asks a server any longer."""
-        with self._thread_limit():
+        with environment(self._thread_limits):
             others = multiprocessing.active_children()
             pool = process_pool(workers, _start, job, self._threads, preload=_PRELOAD)
             try:
@@ -170,18 +166,9 @@ class LocalEngine:
     def _threads(self) -> int:
         return max(1, (os.cpu_count() or 1) // self.options.workers)
 
-    @contextmanager
-    def _thread_limit(self) -> Iterator[None]:
-        """For the processes that are started inside the block."""
-        before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(self._threads)))
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value
+    @property
+    def _thread_limits(self) -> dict[str, str]:
+        return dict.fromkeys(THREAD_VARIABLES, str(self._threads))
 
 
 def in_this_process(job: Job, units: Sequence[list[Step]]) -> Iterator[tuple[str, int]]:
@@ -242,8 +229,8 @@ class RayEngine:
             self._started = False
 
     def _connect(self) -> Any:
-        require("ray.data", "'ray[data]'", "ray")
-        ray = sys.modules["ray"]
+        import ray.data
+
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             local = {"num_cpus": self.options.workers} if self.options.address is None else {}
@@ -253,9 +240,8 @@ class RayEngine:
                     logging_level="warning", **local,
                 )  # fmt: skip
             except ConnectionError as error:
-                raise DistillError(
-                    f"engine.address: no Ray cluster answers at '{self.options.address}': {error}"
-                ) from error
+                where = f"engine.address: no Ray cluster answers at '{self.options.address}'"
+                raise DistillError(f"{where}: {error}") from error
             self._started = True
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # the pipeline has its own progress bars
         ray.data.DataContext.get_current().enable_progress_bars = False

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 
 from unirain_plugin.distill.records import DistillError
 from unirain_plugin.errors import OptionError
-from unirain_plugin.support.files import sole_user, whole_file
+from unirain_plugin.support.files import sole_user, to_disk, whole_file
+from unirain_plugin.support.spec import differences, dotted, shortened
 
 STATE_FILE = "state.json"
 TEMPORARY = ".tmp-"
@@ -72,7 +74,8 @@ class Workspace:
             temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=final.parent))
             try:
                 yield temporary
-                _sync_folder(temporary)  # before its name appears, for the sake of power cuts
+                for path in (*sorted(temporary.iterdir()), temporary):
+                    to_disk(path)  # before its name appears, for the sake of power cuts
                 temporary.chmod(0o755)
                 try:
                     os.rename(temporary, final)
@@ -108,11 +111,13 @@ class Workspace:
         changed = [n for n in changed if any(not path.name.startswith(TEMPORARY) for path in shards[n])]
         stale = [name for name in wanted if name not in known and (self.root / name).exists()]
         if changed and not restart:
-            keys = "; ".join(_differences(known[changed[0]], wanted[changed[0]])[:4])
-            raise OptionError(
-                f"{self.root}: the finished shards were made with other options or inputs ({keys}). Set them back, "
-                "choose another work folder, or give --restart to redo the stages concerned: " + ", ".join(changed)
-            )
+            keys = []
+            for path, *values in islice(differences(known[changed[0]], wanted[changed[0]]), 4):
+                old, new = (shortened(json.dumps(value, ensure_ascii=False)) for value in values)
+                keys.append(f"{dotted(path)}: {old} before, {new} now")
+            what = f"the finished shards were made with other options or inputs ({'; '.join(keys)})"
+            remedy = "Set them back, choose another work folder, or give --restart to redo the stages concerned"
+            raise OptionError(f"{self.root}: {what}. {remedy}: {', '.join(changed)}")
         removed = (changed or list(wanted)) if restart else []
         for name in [*removed, *stale]:
             folder = self.root / name
@@ -139,27 +144,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file by atomic rename. A DistillError if the disk is full or read-only."""
     with disk_errors(path), whole_file(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
-
-
-def _sync_folder(folder: Path) -> None:
-    for entry in [*sorted(folder.iterdir()), folder]:
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _differences(old: object, new: object, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = list(dict.fromkeys([*old, *new]))
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else str(k))]
-    return [] if old == new else [f"{path}: {_short(old)} before, {_short(new)} now"]
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def save_rows(folder: Path, name: str, rows: np.ndarray) -> None:
@@ -189,9 +173,8 @@ def check_plain(value: Any, what: str) -> None:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise DistillError(
-            f"{what} holds more than plain values (text, finite numbers, lists, mappings): {error}."
-        ) from None
+        plain = "plain values (text, finite numbers, lists, mappings)"
+        raise DistillError(f"{what} holds more than {plain}: {error}.") from None
 
 
 def load_lines(folder: Path, name: str) -> list[Any]:

@@ -15,6 +15,8 @@ from unirain_plugin.losses.reweighting import OPTION_NAMES, blend_with_floor, bu
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.spec import complaint
 
+_Labels = Tensor | Sequence[int]
+
 
 class RainLabels:
     """The rain types of a loss, in their order, with the integer label of each.
@@ -38,7 +40,7 @@ class RainLabels:
         self.names: tuple[str, ...] = tuple(ids)
         self._position = {label: position for position, label in enumerate(ids.values())}
 
-    def indices(self, rain_type: Tensor | Sequence[int], batch: int) -> Tensor:
+    def indices(self, rain_type: _Labels, batch: int) -> Tensor:
         """Positions (N,), int64 on the CPU, of N integer labels among this loss's types; DataError for others."""
         labels = rain_type if isinstance(rain_type, Tensor) else torch.as_tensor(rain_type)
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch or labels.dim() > 1:
@@ -105,9 +107,8 @@ class LossRecords:
 
     def take_interval(self) -> list[float | None]:
         """Mean loss per type since the last call (None for types not seen), and start anew."""
-        means = _means(self._interval)
-        self._interval = torch.zeros_like(self._interval)
-        return means
+        taken, self._interval = self._interval, torch.zeros_like(self._interval)
+        return _means(taken)
 
     def last_means(self) -> list[float | None]:
         """Mean loss per type of the last step, or of the running one if it has begun."""
@@ -119,9 +120,9 @@ class LossRecords:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what :meth:`state_dict` gave (on the CPU; it moves with the next losses)."""
-        step, interval, last = (state[name] for name in ("step", "interval", "last"))
-        self._step = None if step is None else torch.tensor(step, dtype=torch.float64)
-        self._interval, self._last = (torch.tensor(rows, dtype=torch.float64) for rows in (interval, last))
+        tables = (state[name] for name in ("step", "interval", "last"))
+        tables = (None if rows is None else torch.tensor(rows, dtype=torch.float64) for rows in tables)
+        self._step, self._interval, self._last = tables
 
 
 def _means(table: Tensor) -> list[float | None]:
@@ -163,8 +164,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
     result is a scalar. An OptionError if an option is unknown, of a wrong type or out of range.
     """
 
-    OPTIONS: frozenset[str] = frozenset(_OPTIONS)
-    """The keys of the loss in an option file, for the option check."""
+    OPTIONS: frozenset[str] = frozenset(_OPTIONS)  # the keys of the loss in an option file, for the option check
 
     def __init__(
         self,
@@ -200,11 +200,7 @@ class MultiObjectiveReweightedLoss(nn.Module):
         self._publish_weights()
 
     def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        rain_type: Tensor | Sequence[int] | None = None,
-        weight: Tensor | None = None,
+        self, pred: Tensor, target: Tensor, rain_type: _Labels | None = None, weight: Tensor | None = None
     ) -> Tensor:
         """Compare restored with clean images (N, C, H, W); ``weight`` is (N, C or 1, H, W), as in the toolbox's losses.
 
@@ -225,13 +221,10 @@ class MultiObjectiveReweightedLoss(nn.Module):
             return self.loss_weight * self._grouped(losses, index.to(losses.device))
 
     def learned_parameters(self) -> list[nn.Parameter]:
-        """What is trained along with the network: its gradient is to be averaged over ranks, which DDP does not do.
-
-        Never a base loss's own network, which judges it.
-        """
+        """What is trained along with the network (no base loss's own): its gradient is to be averaged over ranks."""
         return [self.log_variances] if self.options.mode == "uncertainty" else []
 
-    def begin_batch(self, rain_type: Tensor | Sequence[int]) -> None:
+    def begin_batch(self, rain_type: _Labels) -> None:
         """Announce the labels (N,) of a batch that will be given in several micro-batches (gradient accumulation).
 
         Until N samples have been through :meth:`forward`, each result is then the micro-batch's share: their sum, and
@@ -279,9 +272,8 @@ class MultiObjectiveReweightedLoss(nn.Module):
         """
         scores = self.reweighter.diagnostics()
         rows = {"l": self.records.last_means(), "w": self._current_weights().tolist(), "slope": scores["slopes"]}
-        rows |= {"tbs": scores["tbs"], "tss": scores["tss"]}
         found = {}
-        for label, values in rows.items():
+        for label, values in {**rows, "tbs": scores["tbs"], "tss": scores["tss"]}.items():
             found |= {f"{label}_{name}": value for name, value in zip(self.labels.names, values or (), strict=False)}
         return {name: value for name, value in {**found, "af": scores["af"]}.items() if value is not None}
 

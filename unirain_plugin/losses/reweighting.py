@@ -27,8 +27,7 @@ import numpy as np
 from unirain_plugin.errors import CheckpointError, DataError
 from unirain_plugin.support.spec import Problem, above, at_least, below, one_of, parse_section
 
-MODES = ("paper", "coba", "released", "equal", "dwa", "uncertainty", "rlw", "famo")
-"""The ways to weight the rain types."""
+MODES = ("paper", "coba", "released", "equal", "dwa", "uncertainty", "rlw", "famo")  # the ways to weight the rain types
 
 
 @dataclass(frozen=True)
@@ -37,19 +36,15 @@ class ReweightingOptions:
 
     num_types: Annotated[int, at_least(1)]  # K, the number of rain types
     mode: Annotated[str, one_of(*MODES)] = "paper"
-    # N, the number of losses a slope is fitted to and of slopes that TSS sums (the published script's 10)
-    window: Annotated[int, at_least(2)] = 10
+    window: Annotated[int, at_least(2)] = 10  # N: losses a slope is fitted to, slopes TSS sums (published script's 10)
     tau: Annotated[float, at_least(0)] = 5.0  # τ of AF (5 in CoBa and in the published script); 0 keeps AF at 1
     warmup: Annotated[int, at_least(0)] = 20  # first updates that return equal weights (the published script's 20)
-    # iterations between two updates of the loss. Our choice: often enough to follow a 300 k run, rare enough for a mean
-    # over many crops
+    # iterations between two updates. Our choice: often enough to follow a 300 k run, rare enough for a mean of many
     update_freq: Annotated[int, at_least(1)] = 100
     source: Literal["train", "val"] = "train"  # the loss's mean over the interval, or the validation's losses
-    # smallest weight, up to 1/K. None: what the mode's origin uses (paper 0, coba 1/(10K), released 0.1 or 1/K if that
-    # is smaller, baselines 0)
+    # smallest weight, up to 1/K. None: the mode's own (coba 1/(10K), released 0.1 or 1/K if that is smaller, others 0)
     floor: Annotated[float, at_least(0)] | None = None
-    # share of the past in an exponential moving average of the losses before anything else looks at them. Our addition,
-    # against the noise of random crops
+    # share of the past in a moving average of the losses, before all else: our addition, against random crops' noise
     ema: Annotated[float, at_least(0), below(1)] = 0.0
     temperature: Annotated[float, above(0)] = 2.0  # T of ``dwa`` (2 in its paper)
     seed: Annotated[int, at_least(0)] = 0  # of ``rlw``
@@ -62,8 +57,7 @@ class ReweightingOptions:
             yield "floor", f"found {self.floor}; expected a number from 0 to 1/num_types = {1 / self.num_types:.6g}."
 
 
-OPTION_NAMES = tuple(field.name for field in fields(ReweightingOptions))
-"""The names of all options, in their order."""
+OPTION_NAMES = tuple(field.name for field in fields(ReweightingOptions))  # the names of all options, in their order
 
 
 _STATE = ("updates", "nonfinite", "_weights", "_first", "_smoothed", "_history", "_slopes", "_scores")
@@ -81,8 +75,7 @@ class Reweighter(ABC):
 
     normalise = True
     """Whether losses are divided by the type's first loss, which makes the weights free of the losses' scale."""
-    drop_zeros = False
-    """Whether a loss of exactly 0 means that the type was absent (so in CoBa's code)."""
+    drop_zeros = False  # whether a loss of exactly 0 means that the type was absent (so in CoBa's code)
     default_floor = 0.0
     _kept: tuple[str, ...] = ()
 
@@ -119,10 +112,9 @@ class Reweighter(ABC):
             self._observe(present)
             self._weights = np.full_like(self._weights, 1.0 / len(self._weights))
         else:
-            slopes = np.zeros(len(present)) if self._slopes is None else self._slopes.copy()
+            self._slopes = np.zeros(len(present)) if self._slopes is None else self._slopes
             for i in np.flatnonzero(present):
-                slopes[i] = fit_slope(self._history[i])
-            self._slopes = slopes
+                self._slopes[i] = fit_slope(self._history[i])
             self._weights = self._apply_floor(self._compute(present))
         return self.weights
 
@@ -289,7 +281,7 @@ class UncertaintyReweighter(Reweighter):
     """
 
     _kept = ("log_variances",)
-    _limit = 20.0  # exp(±20): far outside anything sensible, far inside float64
+    _limits = -20.0, 20.0  # exp(±20): far outside anything sensible, far inside float64
 
     def __init__(self, options: ReweightingOptions) -> None:
         super().__init__(options)
@@ -297,7 +289,7 @@ class UncertaintyReweighter(Reweighter):
 
     def set_log_variances(self, values: Sequence[float]) -> np.ndarray:
         """Take over s (K finite numbers) from the optimiser and return the weights."""
-        self.log_variances = np.clip(np.array(values, dtype=np.float64), -self._limit, self._limit)
+        self.log_variances = np.clip(np.array(values, dtype=np.float64), *self._limits)
         self._weights = self._apply_floor(softmax(-self.log_variances))
         return self.weights
 
@@ -305,7 +297,7 @@ class UncertaintyReweighter(Reweighter):
         losses = np.array([0.0 if value is None else value for value in self._smoothed])
         gradient = np.clip(1.0 - np.exp(-self.log_variances) * losses, -10.0, 10.0)
         moved = self.log_variances - self.options.lr * np.where(present, gradient, 0.0)
-        self.log_variances = np.clip(moved, -self._limit, self._limit)
+        self.log_variances = np.clip(moved, *self._limits)
         return softmax(-self.log_variances)
 
     def _apply_floor(self, weights: np.ndarray) -> np.ndarray:
@@ -368,10 +360,10 @@ class PaperReweighter(Reweighter):
         self._worst = array("d")  # grows by one an update: a list would be slow to turn into numpy every time
 
     def _compute(self, present: np.ndarray) -> np.ndarray:
+        for i in np.flatnonzero(present):
+            self._slope_history[i].append(float(self._slopes[i]))
+            del self._slope_history[i][: -self.options.window]
         if present.any():
-            for i in np.flatnonzero(present):
-                self._slope_history[i].append(float(self._slopes[i]))
-                del self._slope_history[i][: -self.options.window]
             self._worst.append(float(self._slopes[present].max()))
         # TBS: more weight for what converges slowly
         tbs = softmax(len(self._slopes) * _share(self._slopes, np.abs(self._slopes).sum()))

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from unirain_plugin.data.folders import find_types, scan_rainrag
 from unirain_plugin.data.image_header import add_limit_argument, limited
 from unirain_plugin.data.images import CONVERSIONS
-from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifests, write_manifest
-from unirain_plugin.errors import DataError, OptionError, did_you_mean
+from unirain_plugin.data.manifest import ManifestRecord, ManifestWriter, read_manifests, typed_records, write_manifest
+from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.preparation.indexing import IndexReport, check_manifest, write_index
 from unirain_plugin.preparation.layouts import RULES, STATUSES, Part, load_layout, public_layout, public_layouts
 from unirain_plugin.preparation.lmdbs import LmdbRecipe, create_lmdbs, verify_lmdbs
@@ -336,16 +336,10 @@ def _folder_records(root: str, types: list[str] | None) -> Iterator[ManifestReco
 
 
 def _manifest_records(args: argparse.Namespace) -> Iterator[ManifestRecord]:
-    seen, found, names = set(), set(), ", ".join(args.manifest)
-    for record in read_manifests(args.manifest):
-        seen.add(record.rain_type)
-        wanted = args.rain_type is None or record.rain_type in args.rain_type
-        if wanted and (record.keep or not args.keep_only):
-            found.add(record.rain_type)
+    empty = True
+    for record in typed_records(args.manifest, args.rain_type):
+        if record.keep or not args.keep_only:
+            empty = False
             yield record
-    for name in args.rain_type or ():
-        if name not in seen:
-            hint = did_you_mean(name, seen)
-            raise DataError(f"{names}: no pair of rain type '{name}'; found {sorted(seen)}.{hint}")
-    if not found:
-        raise DataError(f"{names}: no pair is left: none has keep: true.")
+    if empty:
+        raise DataError(f"{', '.join(args.manifest)}: no pair is left: none has keep: true.")

@@ -101,10 +101,8 @@ def write_index(
         if report.problems and not skip:
             shown = "\n".join(f"  {kind}: {message}" for kind, message in report.problems[:10])
             more = f"\n  … and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
-            raise DataError(
-                f"{len(report.problems)} problem(s), so no manifest was written:\n{shown}{more}\n"
-                "Mend them, or leave these files out with --on-error skip."
-            )
+            remedy = "Mend them, or leave these files out with --on-error skip."
+            raise DataError(f"{len(report.problems)} problem(s), so no manifest was written:\n{shown}{more}\n{remedy}")
         if not report.pairs:
             raise DataError(f"{root}: no good pair is left.\n{report.summary()}")
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Annotated, Any
 
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import rain_type_ids
-from unirain_plugin.support.spec import parse_section
+from unirain_plugin.support.spec import filled, one_of, parse_section
 
 RULES = {
     "same_name": "the clean image has the same name in another folder",
@@ -43,9 +43,9 @@ _FOLDERS = r"(?:[^/]+/)*"
 class Part:
     """One kind of pairs in a data set."""
 
-    rule: str  # one of RULES
+    rule: Annotated[str, one_of(*RULES)]
     # pattern of the rainy images (``list_file``: glob of the list files; ``side_by_side``: of the joint images)
-    lq: str
+    lq: Annotated[str, filled]
     gt: str | tuple[str, ...] = ()  # patterns of the clean image; the first that exists is taken
     # the type's name; ``{field}`` takes the field's value, which ``types`` translates; None: to be said
     rain_type: str | None = None
@@ -55,12 +55,7 @@ class Part:
     source: str | None = None  # name of the source; fields may be used. None: the layout's name.
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            hint = did_you_mean(self.rule, RULES)
-            raise OptionError(f"rule: expected one of {', '.join(RULES)}, found {self.rule!r}.{hint}")
         object.__setattr__(self, "gt", (self.gt,) if isinstance(self.gt, str) else self.gt)
-        if not self.lq:
-            raise OptionError("lq: expected a pattern, found none.")
         if not self.gt and self.rule not in ("list_file", "side_by_side"):
             raise OptionError(f"missing key 'gt'; the rule {self.rule} needs a pattern of the clean images.")
         for name in (self.types or {}).values():
@@ -68,10 +63,10 @@ class Part:
         try:
             fields = {} if self.rule == "list_file" else self.lq_regex().groupindex
             self.gt_regexes()
-            uses = {"gt": self.gt, "rain_type": (self.rain_type or "",), "source": (self.source or "",)}
+            uses = [*(("gt", pattern) for pattern in self.gt), ("rain_type", self.rain_type), ("source", self.source)]
             by_field = self.rule not in ("sorted", "list_file")
-            for key, pattern in ((key, pattern) for key, patterns in uses.items() for pattern in patterns):
-                for _, name, spec, conversion in Formatter().parse(pattern):
+            for key, pattern in uses:
+                for _, name, spec, conversion in Formatter().parse(pattern or ""):
                     if spec or conversion:
                         raise OptionError(f"{key}: {pattern!r}: a field is a name in braces and nothing else.")
                     if name is not None and name not in fields and (key != "gt" or by_field):
@@ -107,17 +102,13 @@ class Layout:
     ``parts`` are tried in this order for every image; the first whose clean image exists is taken.
     """
 
-    name: str
-    parts: tuple[Part, ...]
+    name: Annotated[str, filled]
+    parts: Annotated[tuple[Part, ...], filled]
     title: str = ""
-    status: str = "custom"
+    status: Annotated[str, one_of(*STATUSES)] = "custom"
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES:
-            raise OptionError(f"status: expected {', '.join(STATUSES)}, found {self.status!r}.")
-        if not self.name or not self.parts:
-            raise OptionError("name and parts: expected a name and a list of at least one part.")
         object.__setattr__(self, "title", self.title or self.name)
 
 

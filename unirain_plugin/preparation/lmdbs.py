@@ -143,28 +143,21 @@ class LmdbWriter:
         stored = count_entries(self._environment)
         if whole and stored != len(self._listed):
             self.close()
-            raise DataError(
-                f"{path}: {stored} entries are stored, but {META_FILE} lists {len(self._listed)}; remove it and start "
-                "anew."
-            )
+            found = f"{stored} entries are stored, but {META_FILE} lists {len(self._listed)}"
+            raise DataError(f"{path}: {found}; remove it and start anew.")
 
     def _check_sources(self, sources: LmdbSources, known: LmdbSources | None) -> None:
         """Refuse to go on with what was made of something else."""
         origin, finished = _read_origin(self._folder), self._folder == self.path
-        if known is not None:
-            same = sources.includes(known)
-        else:
-            same = origin == sources.earlier_origin(self._listed if finished else None)
-        if same:
+        listed = self._listed if finished else None
+        if origin == sources.earlier_origin(listed) if known is None else sources.includes(known):
             return
-        what, remedy = "is an unfinished LMDB", "remove it or go on with those"
-        if finished:
-            what, remedy = "exists already", "choose another folder or remove it"
-        verb = "and was made" if finished else "made"
+        what = "exists already and was made" if finished else "is an unfinished LMDB made"
+        remedy = "choose another folder or remove it" if finished else "remove it or go on with those"
         if known is None and "sha256_of_list" in origin:
             remedy += (". An earlier version made it, which noted a hash of its list: it is known again by the same "
                        "manifest or folder, with no pair left out, moved or told from elsewhere")  # fmt: skip
-        raise DataError(f"{self._folder}: {what} {verb} from other data or with other options; {remedy}.")
+        raise DataError(f"{self._folder}: {what} from other data or with other options; {remedy}.")
 
     def missing(self, keys: Iterable[str]) -> Iterator[bool]:
         """Yield for each key whether it still has to be written."""
@@ -195,16 +188,13 @@ class LmdbWriter:
         found = count_entries(self._environment)
         if found != count:
             raise DataError(f"{self._folder}: {found} entries, expected {count}; remove it and start anew.")
-        with self._environment.begin(buffers=True) as transaction:
-            if len(self._listed) != count:
-                entries = ((bytes(key), value) for key, value in transaction.cursor())
+        if len(self._listed) != count:
+            with self._environment.begin(buffers=True) as transaction:
+                entries = ((bytes(key).decode(), value) for key, value in transaction.cursor() if bytes(key) != ROWS)
+                shapes = ((key, ",".join(map(str, image_shape(value, key)))) for key, value in entries)
                 # whatever the format of the bytes, the toolbox writes and reads .png
-                lines = (
-                    f"{key.decode()}.png ({','.join(map(str, image_shape(value, key.decode())))}) {level}\n"
-                    for key, value in entries
-                    if key != ROWS
-                )
-                write_whole(os.path.join(self._folder, META_FILE), "".join(lines))
+                lines = "".join(f"{key}.png ({shape}) {level}\n" for key, shape in shapes)
+                write_whole(os.path.join(self._folder, META_FILE), lines)
         self.close()
         if self._folder != self.path:
             os.rename(self._folder, self.path)
@@ -327,10 +317,7 @@ with lmdb.open(os.fsencode(sys.argv[1]), readonly=True, lock=False).begin(buffer
 def verify_lmdbs(
     output: str, types: Sequence[str] | None = None, convert: Collection[str] = (), workers: int = 1
 ) -> tuple[int, list[str]]:
-    """Check ``{output}/{type}/{lq,gt}.lmdb`` (else DataError), and sources that are still where they were.
-
-    Returns the number of entries looked at and one line for every problem.
-    """
+    """Check all LMDBs, and sources that are still there; returns the number of entries, and a line for each problem."""
     count, problems = 0, []
     for rain_type in find_types(output, types, ("lq.lmdb", "gt.lmdb")):
         folder = os.path.join(output, rain_type)

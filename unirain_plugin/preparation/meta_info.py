@@ -13,6 +13,7 @@ from unirain_plugin.data.images import image_shape
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError
+from unirain_plugin.support.files import read_errors
 
 _LINE = re.compile(r"(?P<name>\S+)(?: \((?P<h>\d+),(?P<w>\d+),\d+\))?\s*")
 
@@ -70,12 +71,9 @@ def from_meta_info(
 ) -> Iterator[ManifestRecord]:
     """Yield the pairs of a ``meta_info_file``, relative to ``manifest_folder``; a DataError tells ``file:line``."""
     prefixes = [os.path.relpath(os.path.realpath(f), os.path.realpath(manifest_folder)) for f in (lq_folder, gt_folder)]
-    try:
-        with open(meta_info_file, encoding="utf-8") as file:
-            lines = enumerate(file.read().splitlines(), 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{meta_info_file}: cannot be read: {error}.") from None
-    for number, line in lines:
+    with read_errors(meta_info_file), open(meta_info_file, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    for number, line in enumerate(lines, 1):
         where = f"{meta_info_file}:{number}"
         match = _LINE.fullmatch(line)
         if match is None:

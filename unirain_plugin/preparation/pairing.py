@@ -82,11 +82,12 @@ class Pairing:
             match = None if image in self.done else pattern.fullmatch(_stem(image))
             if match is None or image in self.partner_of or not self._in_split(image, part):
                 continue
+            fields = match.groupdict("")
             if part.rule == "side_by_side":
                 self.done.add(image)
-                self.joint.append((image, self._type(part, match.groupdict(), image), self._source(part, match)))
+                self.joint.append((image, self._type(part, fields, image), self._source(part, fields)))
                 continue
-            stems = [template.format(**match.groupdict("")) for template in part.gt]
+            stems = [template.format(**fields) for template in part.gt]
             found = next((stem for stem in stems if stem in self.by_stem and stem != _stem(image)), None)
             found = found or next((s for s in stems if any(other != image for other in self.by_stem.get(s, ()))), None)
             if found is None:
@@ -96,7 +97,7 @@ class Pairing:
                 same = [other for other in candidates if os.path.splitext(other)[1] == os.path.splitext(image)[1]]
                 if len(candidates) > 1 and len(same) != 1:
                     self.problems.append(("ambiguous", f"{image}: several clean images: {', '.join(candidates)}."))
-                self._add(part, image, (same or candidates)[0], match.groupdict(""))
+                self._add(part, image, (same or candidates)[0], fields)
 
     def _by_order(self, part: Part) -> None:
         sides: list[dict[tuple[str, ...], list[tuple[str, dict[str, str]]]]] = []
@@ -122,10 +123,8 @@ class Pairing:
             for (image, fields), (clean, _) in zip(lq, gt, strict=True):
                 self._add(part, image, clean, fields)
         if by_order:
-            message = (
-                f"{by_order} folder(s) are paired by sorted order, as their names do not tell; look at some pairs."
-            )
-            self.warnings.append(message)
+            how = "are paired by sorted order, as their names do not tell; look at some pairs"
+            self.warnings.append(f"{by_order} folder(s) {how}.")
 
     def _from_lists(self, part: Part) -> None:
         pattern = "*/" + part.lq.removeprefix("**/")
@@ -141,9 +140,8 @@ class Pairing:
             for number, line in lines:
                 self._from_line(part, name, f"{name}:{number}", line)
         if not used:
-            raise DataError(
-                f"{self.root}: no list file ({part.lq}) with 'rainy clean' on each line; found {lists or 'none'}."
-            )
+            expected = f"no list file ({part.lq}) with 'rainy clean' on each line"
+            raise DataError(f"{self.root}: {expected}; found {lists or 'none'}.")
 
     def _from_line(self, part: Part, name: str, where: str, line: str) -> None:
         columns = _columns(line)
@@ -186,8 +184,7 @@ class Pairing:
         told = part.rain_type.format(**fields)
         return self.options.types.get(told) or (part.types or {}).get(told, told)
 
-    def _source(self, part: Part, fields: Mapping[str, str] | re.Match[str]) -> str:
-        fields = fields.groupdict() if isinstance(fields, re.Match) else fields
+    def _source(self, part: Part, fields: Mapping[str, str]) -> str:
         return self.options.source or (part.source or self.layout.name).format(**fields)
 
     def _in_split(self, path: str, part: Part) -> bool:
@@ -206,27 +203,21 @@ class Pairing:
 
     def _check_split(self) -> None:
         """See whether the folders tell the split; below a folder of the split's own name everything belongs to it."""
-        self._whole_split = False
-        wanted = self.options.split
-        if wanted is None:
-            return
+        self._whole_split, wanted = False, self.options.split
         names = {name for image in self.images for name in _splits_of(image)}
         names |= {part.split for part in self.layout.parts if part.split}
-        lists = any(part.rule == "list_file" for part in self.layout.parts)
-        if wanted in names or lists:
+        if wanted is None or wanted in names or any(part.rule == "list_file" for part in self.layout.parts):
             return
-        if wanted in _splits_of(os.path.join(os.path.basename(os.path.abspath(self.root)), "x")):
-            self._whole_split = True
-            return
-        raise OptionError(f"--split {wanted}: no folder below {self.root} has this name; found {sorted(names)[:20]}.")
+        self._whole_split = wanted in _splits_of(f"{os.path.basename(os.path.abspath(self.root))}/")
+        if not self._whole_split:
+            found = sorted(names)[:20]
+            raise OptionError(f"--split {wanted}: no folder below {self.root} has this name; found {found}.")
 
     def _report_rest(self) -> None:
         patterns = [pattern for part in self.layout.parts for pattern in part.gt_regexes()]
         strangers = []
         for image in self.images:
-            if image in self.done or image in self.partner_of:
-                continue
-            if not self._concerns(image):
+            if image in self.done or image in self.partner_of or not self._concerns(image):
                 continue
             if image in self.lonely:
                 self.problems.append(("orphan_lq", f"{image}: no clean image {self.lonely[image]}."))
@@ -236,8 +227,7 @@ class Pairing:
                 strangers.append(image)
         if strangers:
             names = ", ".join(strangers[:5]) + (", …" if len(strangers) > 5 else "")
-            message = f"{len(strangers)} image(s) fit no pattern of the layout and are left out: {names}."
-            self.warnings.append(message)
+            self.warnings.append(f"{len(strangers)} image(s) fit no pattern of the layout and are left out: {names}.")
 
 
 def _stem(path: str) -> str:
@@ -290,9 +280,8 @@ def split_halves(
     stem, ending = (name[:-4], name[-4:]) if name.lower().endswith(".png") else (name, ".png")
     written = f"{safe_path(stem)}{ending}"
     if written != name and os.path.exists(os.path.join(root, written)):
-        raise DataError(
-            f"{path}: {os.path.basename(written)} is there too, and the halves of both would get that name; rename one."
-        )
+        why = "is there too, and the halves of both would get that name; rename one"
+        raise DataError(f"{path}: {os.path.basename(written)} {why}.")
     pixels, middle = image.decode(), image.width // 2
     left, right = pixels[:, :middle], pixels[:, middle:]
     lq, gt = (left, right) if rainy_half == "left" else (right, left)

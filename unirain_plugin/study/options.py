@@ -16,6 +16,7 @@ from unirain_plugin.rain.scene import check_renderers
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.planted import DUPLICATE, FURTHER_KINDS, KINDS, RAIN_KINDS
 from unirain_plugin.study.real import set_names
+from unirain_plugin.support import spec
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.resources import option_file
 from unirain_plugin.support.spec import KeyPath, Lines, Problem, above, at_least, below, filled, parse_section, plain
@@ -147,17 +148,10 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def differences(before: object, now: object, path: str = "") -> list[str]:
+def differences(before: object, now: object) -> list[str]:
     """Key paths whose values differ, each with both values."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = dict.fromkeys([*before, *now])
-        return [text for key in keys for text in differences(before.get(key), now.get(key), f"{path}:{key}")]
-    return [] if before == now else [f"{path.removeprefix(':')} ({_short(before)} → {_short(now)})"]
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    found = spec.differences(before, now)
+    return [f"{':'.join(map(str, path))} ({spec.shortened(str(a))} → {spec.shortened(str(b))})" for path, a, b in found]
 
 
 def load_options(path: Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from unirain_plugin.errors import DataError
+from unirain_plugin.errors import DataError, reason
 
 _ORIGIN_FILE = ".made_from.json"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp-unirain(\.\w{1,15})?")
@@ -31,10 +31,17 @@ def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        if isinstance(error, FileExistsError):
-            reason = f"{error.filename} is no folder"
-        raise DataError(f"{os.fspath(path)}: cannot be written: {reason}.") from error
+        why = f"{error.filename} is no folder" if isinstance(error, FileExistsError) else reason(error)
+        raise DataError(f"{os.fspath(path)}: cannot be written: {why}.") from error
+
+
+@contextmanager
+def read_errors(path: str | os.PathLike[str], what: str = "cannot be read") -> Iterator[None]:
+    """Turn what the system says of a file that cannot be read, or that is no UTF-8 text, into a DataError."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{os.fspath(path)}: {what}: {reason(error)}.") from error
 
 
 @contextmanager
@@ -86,8 +93,7 @@ def whole_file(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Bina
 
 def put_in_place(finished: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     """Bring a file that another program has finished to the disk, and give it its name in one step."""
-    with open(finished, "rb") as file:
-        os.fsync(file.fileno())
+    to_disk(finished)
     os.replace(finished, path)
     _sync_folder(os.path.dirname(os.fspath(path)) or ".")
 
@@ -141,13 +147,18 @@ def _temporary_file(folder: str, suffix: str) -> BinaryIO:
         file.close()  # another process swept it away before the lock was there
 
 
+def to_disk(path: str | os.PathLike[str]) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sync_folder(folder: str) -> None:
     with suppress(OSError):  # not every file system does this; the rename is atomic all the same
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        to_disk(folder)
 
 
 def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:

@@ -23,8 +23,8 @@ class Journal(AbstractContextManager["Journal"]):
         self._records: dict[Key, dict[str, Any]] = {}
         data = path.read_bytes() if path.is_file() else b""
         for line in data.splitlines():
-            record = _parse(line)
-            if record is not None:
+            with suppress(ValueError, KeyError, TypeError):  # of a killed process
+                record = json.loads(line.decode("utf-8", "surrogateescape"))
                 self._records[tuple(record["key"])] = record
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,11 +47,3 @@ class Journal(AbstractContextManager["Journal"]):
             self._file.flush()
             os.fsync(self._file.fileno())
         self._records[key] = record
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line.decode("utf-8", "surrogateescape"))
-        return record if isinstance(record["key"], list) else None
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -21,17 +21,15 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from unirain_plugin.errors import OptionError, did_you_mean, meant_or_known, nearest
 
 T = TypeVar("T")
-KeyPath = tuple[object, ...]
-"""Where a value stands: ``('train', 'optim_g', 'lr')``, ``('models', 0, 'name')``."""
-Lines = Mapping[KeyPath, int | str]
-"""Key path → its line in a file."""
+KeyPath = tuple[object, ...]  # where a value stands: ``('train', 'optim_g', 'lr')``, ``('models', 0, 'name')``
+Lines = Mapping[KeyPath, int | str]  # key path → its line in a file
 Problem = tuple[str | KeyPath, str]
 """What a dataclass's own ``check…`` yield: a key or key path in its section, and what is wrong there."""
 
@@ -139,6 +137,19 @@ def plain(value: object) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def differences(before: object, now: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, object, object]]:
+    """Key paths at which two plain values differ, each with both values (None: missing)."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*before, *now]):
+            yield from differences(before.get(key), now.get(key), (*path, key))
+    elif before != now:
+        yield path, before, now
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def complaint(value: object, hint: object) -> str | None:

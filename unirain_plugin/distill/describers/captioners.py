@@ -1,13 +1,13 @@
 """Captions made elsewhere (the paper uses BLIP), read from a file, or by a model behind an OpenAI-compatible server."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+from unirain_plugin.data.manifest import parse_object
 from unirain_plugin.distill.describers.base import Captioner, Scene
 from unirain_plugin.distill.records import DistillError
 from unirain_plugin.distill.registry import CAPTIONER, file_stamp
@@ -68,8 +68,9 @@ class SidecarCaptioner(Captioner):
 def _read(path: Path) -> Iterator[tuple[str, str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file) if path.suffix.lower() == ".csv" else _json_lines(file, path)
-            for number, row in enumerate(rows, 2 if path.suffix.lower() == ".csv" else 1):
+            is_csv = path.suffix.lower() == ".csv"
+            lines = (parse_object(line, f"{path}:{number}") for number, line in enumerate(file, 1))
+            for number, row in enumerate(csv.DictReader(file) if is_csv else lines, 1 + is_csv):
                 image = next((row[key] for key in _NAMES if row.get(key)), None)
                 caption = row.get("caption")
                 if not isinstance(image, str) or not isinstance(caption, str) or not caption.strip():
@@ -77,17 +78,6 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
                 yield image, " ".join(caption.split())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: the captions cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-
-
-def _json_lines(file: Iterator[str], path: Path) -> Iterator[dict]:
-    for number, line in enumerate(file, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: not valid JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object with image and caption.")
-        yield row
 
 
 DEFAULT_PROMPT = (
@@ -125,16 +115,13 @@ class VlmCaptioner(VlmClient, Captioner):
         return self.ask_all(self._describe, scenes)
 
     def _describe(self, scene: Scene) -> str:
+        none = f"captioner: no caption for '{scene.id}'"
         try:
             reply = self.ask(self.prompt, [scene.image], ["Picture:"])
         except UnusableReplyError as error:
-            raise DistillError(
-                f"captioner: no caption for '{scene.id}': {error}. It sent: {error.raw[:300]!r}."
-            ) from error
+            raise DistillError(f"{none}: {error}. It sent: {error.raw[:300]!r}.") from error
         text = " ".join(reply.split())
         if not text or len(text) > _LONGEST:
-            raise DistillError(
-                f"captioner: no caption for '{scene.id}': the model replied with {len(text)} characters; expected one "
-                f"sentence of at most {_LONGEST}."
-            )
+            found = f"the model replied with {len(text)} characters"
+            raise DistillError(f"{none}: {found}; expected one sentence of at most {_LONGEST}.")
         return text

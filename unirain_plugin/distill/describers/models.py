@@ -31,11 +31,9 @@ _GENERATION = replace(one_of("greedy", "beam_search"), kind="greedy or beam_sear
 class ClipPart(Part):
     """Base of the parts with a model of open_clip, which is loaded on first use."""
 
-    # model name (``ViT-B-32``), ``local-dir:DIR`` (a folder with open_clip_config.json and weights) or ``hf-
-    # hub:OWNER/NAME``
+    # a model's name, ``local-dir:DIR`` (a folder with open_clip_config.json and weights) or ``hf-hub:OWNER/NAME``
     model: str = "ViT-B-32"
-    # tag of open_clip (downloaded from the hub), a local weights file, or null where the name already brings the
-    # weights
+    # tag of open_clip (downloaded from the hub), a local weights file, or null where the name brings the weights
     pretrained: str | None = "openai"
     device: str = "cpu"  # ``cpu``, ``cuda``, ``cuda:1``, …
     precision: Annotated[str, _PRECISION] = "fp32"  # ``fp32``, ``fp16`` or ``bf16``
@@ -45,10 +43,8 @@ class ClipPart(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pretrained is None and not self.model.startswith((_LOCAL_DIR, _HUB)):
-            raise OptionError(
-                f"pretrained: '{self.model}' would be a random model; give a tag of open_clip or a weights file, "
-                f"or a model '{_LOCAL_DIR}DIR' that holds its weights."
-            )
+            remedy = f"give a tag of open_clip or a weights file, or a model '{_LOCAL_DIR}DIR' that holds its weights"
+            raise OptionError(f"pretrained: '{self.model}' would be a random model; {remedy}.")
 
     def check(self) -> None:
         """Look for the package, the model's name, the weights and the device; OptionError names what is missing."""
@@ -65,10 +61,8 @@ class ClipPart(Part):
         if self.pretrained and not Path(self.pretrained).is_file():
             tags = clip.list_pretrained_tags_by_model(self.model)
             if self.pretrained not in tags:
-                raise OptionError(
-                    f"pretrained: '{self.pretrained}' is neither a file nor a tag of '{self.model}'."
-                    f"{did_you_mean(self.pretrained, tags)} Tags: {tags or 'none'}."
-                )
+                what = f"'{self.pretrained}' is neither a file nor a tag of '{self.model}'"
+                raise OptionError(f"pretrained: {what}.{did_you_mean(self.pretrained, tags)} Tags: {tags or 'none'}.")
         import torch
 
         try:
@@ -126,9 +120,8 @@ class ClipPart(Part):
                 self.model, pretrained=self.pretrained, device=self.device, require_pretrained=True
             )
         except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            raise OptionError(
-                f"open_clip cannot load '{self.model}' with the weights '{self.pretrained}': {error}"
-            ) from error
+            what = f"'{self.model}' with the weights '{self.pretrained}'"
+            raise OptionError(f"open_clip cannot load {what}: {error}") from error
         return model.eval(), transform
 
 
@@ -157,10 +150,9 @@ class CocaCaptioner(ClipPart, Captioner):
         if self.generation == "beam_search":
             package = require("transformers", "'transformers<=4.56'")
             if not hasattr(package, "BeamSearchScorer"):
-                raise OptionError(
-                    f"generation: beam_search needs transformers ≤ 4.56, found {package.__version__}: pip install "
-                    "'transformers<=4.56', or set generation: greedy."
-                )
+                remedy = "pip install 'transformers<=4.56', or set generation: greedy"
+                found = f"transformers ≤ 4.56, found {package.__version__}"
+                raise OptionError(f"generation: beam_search needs {found}: {remedy}.")
 
     def fingerprint(self) -> dict[str, Any]:
         own = {"type": type(self).__qualname__, "generation": self.generation, "max_words": self.max_words}
@@ -264,14 +256,8 @@ class SentenceTransformersEncoder(TextEncoder):
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode sentences, ``batch_size`` at a time. An OptionError if the model cannot be loaded."""
-        rows = self._model.encode(
-            list(texts),
-            batch_size=self.batch_size,
-            normalize_embeddings=self.normalize,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
-        return np.asarray(rows, np.float32)
+        how = {"batch_size": self.batch_size, "normalize_embeddings": self.normalize, "show_progress_bar": False}
+        return np.asarray(self._model.encode(list(texts), **how), np.float32)
 
     @cached_property
     def _model(self) -> Any:

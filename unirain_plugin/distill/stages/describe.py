@@ -43,9 +43,8 @@ class Describe(Stage):
     @classmethod
     def depends_on(cls, context: Context) -> dict[str, Any]:
         """The parts; of the voters, only those that measure; how images are read and laid out in shards."""
-        measuring = [
-            voter for voter in context.voters if getattr(type(voter), cls.measure) is not getattr(Voter, cls.measure)
-        ]
+        nothing = getattr(Voter, cls.measure)
+        measuring = [voter for voter in context.voters if getattr(type(voter), cls.measure) is not nothing]
         return {
             "format": 1,
             "captioner": context.captioner.fingerprint(),
@@ -61,15 +60,25 @@ class Describe(Stage):
         items = self._items(shard)
         lines: list[dict[str, Any]] = []
         columns: dict[str, list[np.ndarray]] = {}
-        size = max(1, self.context.embedder.batch_size)
-        for batch in self._batches(items, size):
-            for name, rows in self._describe(batch, lines).items():
-                columns.setdefault(name, []).append(rows)
-            for item, _ in batch:
+        for batch in self._batches(items, max(1, self.context.embedder.batch_size)):
+            captions = iter(self._describe([item for item, error in batch if error is None], columns))
+            for item, error in batch:
+                line = {"caption": None, "size": None, "error": error, "measurements": {}}
+                if error is None:
+                    line["caption"], line["size"] = next(captions), list(self.rainy(item).shape[:2])
+                    line["measurements"] = self._measurements(item)
+                lines.append(line)
                 item.release()
+        if not columns:  # the shapes come from describing a grey image
+            grey = self._columns([], [np.full((64, 64, 3), 128, np.uint8)], ["grey"], ["grey"])
+            columns = {name: [rows[:0]] for name, rows in grey.items()}
+        good = [line["error"] is None for line in lines]
         with self.context.workspace.writing(self.name, shard) as folder:
             for name, blocks in columns.items():
-                save_rows(folder, name, np.concatenate(blocks))
+                found = np.concatenate(blocks)
+                rows = np.zeros((len(items), *found.shape[1:]), found.dtype)  # zeros where an image is missing
+                rows[good] = found
+                save_rows(folder, name, rows)
             save_lines(folder, "rows", lines)
 
     def _batches(self, items: Sequence[T], size: int) -> Iterator[list[tuple[T, str | None]]]:
@@ -86,50 +95,35 @@ class Describe(Stage):
             self._read(item)
         except DataError as error:
             if self.context.options.unreadable == "stop":
-                raise DataError(
-                    f"{error} Mend or remove the file and run again (finished shards are kept), or set "
-                    "`unreadable: reject`."
-                ) from error
+                kept = "(finished shards are kept)"
+                remedy = f"Mend or remove the file and run again {kept}, or set `unreadable: reject`."
+                raise DataError(f"{error} {remedy}") from error
             item.release()
             return str(error)
         return None
 
-    def _describe(self, batch: list[tuple[T, str | None]], lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Arrays with one row for each item of the batch (zeros where the image is missing); appends to ``lines``."""
-        good = [place for place, (_, error) in enumerate(batch) if error is None]
-        captions: dict[int, str] = {}
-        columns: dict[str, np.ndarray] = {}
-        if good:
-            items = [batch[place][0] for place in good]
-            images = [self.rainy(item) for item in items]
-            scenes = [Scene(item.id, self.path(item), image) for item, image in zip(items, images, strict=True)]
-            names = [item.id for item in items]
-            texts = ask_part("the captioner", self.context.captioner.caption, scenes, names)
-            texts = _checked(texts, len(good), "captioner")
-            captions = dict(zip(good, texts, strict=True))
-            for name, rows in self._columns(items, images, texts, names).items():
-                if rows.ndim < 2 or len(rows) != len(good):
-                    raise DistillError(f"'{name}': expected {len(good)} rows, got an array of shape {rows.shape}.")
-                if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-                    raise DistillError(f"'{name}': a vector holds NaN or infinity.")
-                columns[name] = np.zeros((len(batch), *rows.shape[1:]), rows.dtype)
-                columns[name][good] = rows
-        for place, (item, error) in enumerate(batch):
-            measured = self._measurements(item) if error is None else {}
-            shape = list(self.rainy(item).shape[:2]) if error is None else None
-            lines.append({"caption": captions.get(place), "size": shape, "error": error, "measurements": measured})
-        if not good:  # the shapes come from describing a grey image
-            grey = self._columns([], [np.full((64, 64, 3), 128, np.uint8)], ["grey"], ["grey"])
-            columns = {name: np.zeros((len(batch), *row.shape[1:]), row.dtype) for name, row in grey.items()}
-        return columns
+    def _describe(self, items: list[T], columns: dict[str, list[np.ndarray]]) -> list[str]:
+        """The captions of items whose images are read; arrays with a row for each are added to ``columns``."""
+        if not items:
+            return []
+        images, names = [self.rainy(item) for item in items], [item.id for item in items]
+        scenes = [Scene(item.id, self.path(item), image) for item, image in zip(items, images, strict=True)]
+        texts = _checked(ask_part("the captioner", self.context.captioner.caption, scenes, names), len(items))
+        for name, rows in self._columns(items, images, texts, names).items():
+            if rows.ndim < 2 or len(rows) != len(items):
+                raise DistillError(f"'{name}': expected {len(items)} rows, got an array of shape {rows.shape}.")
+            if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+                raise DistillError(f"'{name}': a vector holds NaN or infinity.")
+            columns.setdefault(name, []).append(rows)
+        return texts
 
     def _columns(
         self, items: list[T], images: list[np.ndarray], texts: list[str], names: list[str]
     ) -> dict[str, np.ndarray]:
         size, context = self.context.options.retrieval.working_size, self.context
         return {
-            "text": ask_part("the text encoder", lambda x: _rows(context.text_encoder.encode(x)), texts, names),
-            "visual": ask_part("the embedder", lambda x: _rows(context.embedder.embed(x)), images, names),
+            "text": ask_part("the text encoder", lambda x: np.float32(context.text_encoder.encode(x)), texts, names),
+            "visual": ask_part("the embedder", lambda x: np.float32(context.embedder.embed(x)), images, names),
             "thumbnails": np.stack([thumbnail(shared_luminance(image), size) for image in images]),
         }
 
@@ -205,13 +199,9 @@ class DescribeCandidates(Describe):
         return columns
 
 
-def _rows(rows: Any) -> np.ndarray:
-    return np.asarray(rows, np.float32)
-
-
-def _checked(texts: Sequence[str], count: int, what: str) -> list[str]:
+def _checked(texts: Sequence[str], count: int) -> list[str]:
     known = isinstance(texts, (list, tuple))
     if not known or len(texts) != count or not all(isinstance(text, str) for text in texts):
         found = f"{len(texts)} results" if known else repr(texts)
-        raise DistillError(f"the {what} gave {found} for {count} images, or something else than text.")
+        raise DistillError(f"the captioner gave {found} for {count} images, or something else than text.")
     return list(texts)

@@ -108,10 +108,7 @@ def _planes_alike(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def files_alike(first: Candidate, second: Candidate, release: bool = True) -> bool:
-    """Whether both images of two pairs agree but for coding: measured against a shift by one pixel.
-
-    A pair whose ground truth was moved by a pixel, blurred or brightened is a *worse version*, not a duplicate.
-    """
+    """Whether both images of two pairs agree but for coding: one moved by a pixel, blurred or brightened does not."""
     try:
         return all(_images_alike(a, b) for a, b in ((first.gt, second.gt), (first.lq, second.lq)))
     finally:

@@ -18,8 +18,7 @@ class Decision:
     """What the votes amount to."""
 
     keep: bool  # R̂_q
-    # ``kept``, ``rejected`` (a majority against), ``tie`` (as many for as against) or ``undecided`` (abstentions
-    # left neither side a majority)
+    # ``kept``, ``rejected`` (a majority against), ``tie`` (as many for as against) or ``undecided`` (no majority)
     outcome: str
     reason: str  # the count and the deciding side's reasons, in words
 
@@ -114,9 +113,8 @@ class AskVoters(Stage):
         try:
             for voter in sorted(voters, key=lambda voter: voter.costly):
                 skips = voter.costly and self.context.options.early_exit
-                open_ = [
-                    i for i in range(len(tasks)) if not (skips and is_settled(list(votes[i].values()), len(voters)))
-                ]
+                settled = [skips and is_settled(list(cast.values()), len(voters)) for cast in votes]
+                open_ = [i for i, decided in enumerate(settled) if not decided]
                 if open_:
                     asked = [tasks[i] for i in open_]
                     names = [task.candidate.id for task in asked]
@@ -132,11 +130,8 @@ class AskVoters(Stage):
 
     def _retrieved(self, rows: np.ndarray, similarities: np.ndarray) -> list[Retrieved]:
         references = self.context.described_references
-        return [
-            Retrieved(references[row], *map(float, values))
-            for row, values in zip(rows.tolist(), similarities, strict=True)
-            if row >= 0
-        ]
+        found = zip(rows.tolist(), similarities.tolist(), strict=True)
+        return [Retrieved(references[row], *values) for row, values in found if row >= 0]
 
 
 def _without_votes(outcome: str, reason: str) -> dict[str, Any]:
@@ -150,9 +145,7 @@ def _checked(voter: Voter, votes: Sequence[Vote], names: Sequence[str]) -> Seque
     for name, vote in zip(names, votes, strict=True):
         own = isinstance(vote, Vote) and vote.voter == voter.name
         if not own or not (vote.verdict is None or isinstance(vote.verdict, bool)):
-            raise DistillError(
-                f"the voter '{voter.name}' returned {vote!r}; expected a Vote with its name and True, False or None as "
-                "verdict."
-            )
+            expected = "a Vote with its name and True, False or None as verdict"
+            raise DistillError(f"the voter '{voter.name}' returned {vote!r}; expected {expected}.")
         check_plain(vote.as_dict(), f"the voter '{voter.name}': its vote on '{name}'")
     return votes

@@ -38,15 +38,13 @@ OPENAI_HOST = "api.openai.com"
 MOST_BYTES = 1 << 20
 """Longest answer that is read: a verdict takes some hundred bytes, and a broken server may never stop."""
 PASSING_STATUS = (408, 409, 429)
-REFUSED_STATUS = (400, 413, 415, 422)
-"""Refusals of one request; others are of the service."""
+REFUSED_STATUS = (400, 413, 415, 422)  # refusals of one request; others are of the service
 LONGEST_PAUSE = 60.0
 """Seconds between two tries; a server that asks for more (``Retry-After``) is waited for up to ten times as long."""
 SHORTEST_KEY = 6
 """A shorter key is none that anyone keeps secret, such as ``none``; taken out of replies it would spoil them."""
 _OPENING = threading.Lock()
-_Connection = tuple[Any, threading.Event]
-"""What TLS trusts, and whether it was closed."""
+_Connection = tuple[Any, threading.Event]  # what TLS trusts, and whether it was closed
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -234,10 +232,8 @@ class VlmClient(Part):
             if tries <= self.retries and connection[1].wait(pause):
                 break
         times = "once" if tries == 1 else f"{tries} times"
-        raise ServiceError(
-            f"{self.base_url} does not answer (model {self.model}): {problem.rstrip('.')}. Tried {times}. Finished "
-            "work is kept: start the server and run again."
-        )
+        told = f"{problem.rstrip('.')}. Tried {times}. Finished work is kept: start the server and run again."
+        raise ServiceError(f"{self.base_url} does not answer (model {self.model}): {told}")
 
     def _receive(self, ask: Callable[[Any], Awaitable[object]], seconds: float, connection: _Connection) -> "_Reply":
         """One try; a TimeoutError if the reply breaks off or is not there in time, whatever the server does.
@@ -308,10 +304,8 @@ class VlmClient(Part):
     def _refused(self, reply: "_Reply") -> DistillError:
         status, text = reply.status, self._line(reply.text)
         if status in (401, 403):
-            name = self.api_key_env or DEFAULT_KEY_VARIABLE
-            return ServiceError(
-                f"{self.base_url} refuses the key (status {status}); check the environment variable {name}."
-            )
+            remedy = f"check the environment variable {self.api_key_env or DEFAULT_KEY_VARIABLE}"
+            return ServiceError(f"{self.base_url} refuses the key (status {status}); {remedy}.")
         if status < 400:
             place = self._line(reply.headers.get("location", "nowhere"))
             return ServiceError(f"{self.base_url} sends on to {place} (status {status}); give the final base_url.")

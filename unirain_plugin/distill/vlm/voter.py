@@ -273,11 +273,9 @@ class Vlm(VlmClient, Voter):
         if len(self._useless) >= (USELESS_IN_TURN if self._useful else USELESS_AT_FIRST):
             what = "refused" if error.refused else "answered without a verdict"
             hint = " Perhaps it takes fewer images: try images: sheet." if error.refused else ""
-            raise ServiceError(
-                f"{self.base_url} (model {self.model}): the last {len(self._useless)} requests were "
-                f"{what}. {error}. It sent: {error.raw[:300]!r}.{hint} Verdicts so far are kept: mend the server and "
-                "run again."
-            )
+            told = f"the last {len(self._useless)} requests were {what}. {error}. It sent: {error.raw[:300]!r}.{hint}"
+            kept = "Verdicts so far are kept: mend the server and run again."
+            raise ServiceError(f"{self.base_url} (model {self.model}): {told} {kept}")
 
     def _ask(self, task: VoteTask, images: list[np.ndarray], labels: list[str]) -> str:
         if self.images == "sheet":

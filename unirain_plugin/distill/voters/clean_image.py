@@ -11,8 +11,7 @@ import numpy as np
 from unirain_plugin.distill.records import shared_luminance
 from unirain_plugin.distill.voters.frame import Frame, block_means, quantile, window
 
-_LAPLACIAN_OF_NOISE = 3.57
-"""Mean absolute Laplacian (4-neighbour) of noise with σ = 1: √20 · √(2/π)."""
+_LAPLACIAN_OF_NOISE = 3.57  # mean absolute Laplacian (4-neighbour) of noise with σ = 1: √20 · √(2/π)
 
 
 def sharpness(frame: Frame) -> dict[str, float]:
@@ -53,12 +52,9 @@ def _blockiness(plane: np.ndarray) -> float:
     return float(excess)
 
 
-_SAMPLES = 256
-"""Pixels of a line that are looked at: enough for a median."""
-PLAIN = 6
-"""Levels by which a border's colour may vary along a line, as coding does."""
-_REACH = 12
-"""Pixels by which lines of two moments are looked for apart."""
+_SAMPLES = 256  # pixels of a line that are looked at: enough for a median
+PLAIN = 6  # levels by which a border's colour may vary along a line, as coding does
+_REACH = 12  # pixels by which lines of two moments are looked for apart
 
 
 def lines(lq: np.ndarray, gt: np.ndarray) -> dict[str, float]:

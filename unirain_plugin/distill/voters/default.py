@@ -9,16 +9,7 @@ from unirain_plugin.distill.registry import VOTER
 from unirain_plugin.distill.voters import findings as found
 from unirain_plugin.distill.voters.base import Voter
 from unirain_plugin.distill.voters.clean_image import lines, sharpness
-from unirain_plugin.distill.voters.findings import (
-    Check,
-    Figures,
-    Finding,
-    judge,
-    learn_ranges,
-    look,
-    outside,
-    rain_in_clean,
-)
+from unirain_plugin.distill.voters.findings import Check, Figures, Finding, look, rain_in_clean
 from unirain_plugin.distill.voters.frame import MIN_SIDE, make_frame
 from unirain_plugin.distill.voters.rain_layer import rain_layer
 from unirain_plugin.distill.voters.registration import registration
@@ -26,8 +17,7 @@ from unirain_plugin.distill.voters.tones import tones
 from unirain_plugin.distill.voters.veil import HAZE, VEILED, veiled
 from unirain_plugin.support.spec import between
 
-VERSION = 4
-"""Part of the default voters' fingerprints: raise it whenever a figure or a limit changes."""
+VERSION = 4  # part of the default voters' fingerprints: raise it whenever a figure or a limit changes
 
 
 def pair_evidence(candidate: Candidate) -> dict[str, float]:
@@ -41,9 +31,8 @@ def _measure(candidate: Candidate) -> dict[str, float]:
     if frame is None:
         return {}
     tone_figures, table = tones(frame)
-    of_lines = lines(candidate.lq, gt)
-    figures = {**registration(frame), **tone_figures, **rain_layer(frame, table), **sharpness(frame), **of_lines}
-    return {**figures, "veil": veil}
+    of_rain, of_clean = rain_layer(frame, table), {**sharpness(frame), **lines(candidate.lq, gt)}
+    return {**registration(frame), **tone_figures, **of_rain, **of_clean, "veil": veil}
 
 
 @dataclass(eq=False)
@@ -78,13 +67,11 @@ class DefaultVoter(Voter):
         return [self._vote(task) for task in tasks]
 
     def _vote(self, task: VoteTask) -> Vote:
-        figures = task.measurements.get(self.name)
-        if figures is None:
-            figures = self.measure(task.candidate)
+        figures = task.measurements.get(self.name) or self.measure(task.candidate)
         if not figures:
             return Vote(self.name, None, f"too small to judge: a side has less than {MIN_SIDE} pixels")
         findings = self.findings(figures, task.candidate.rain_type)
-        return judge(self.name, findings, self.strictness, self.praise)
+        return found.judge(self.name, findings, self.strictness, self.praise)
 
 
 @VOTER.register()
@@ -116,11 +103,11 @@ class Realism(DefaultVoter):
 
     def setup(self, references: Sequence[Reference]) -> None:
         looks = (r.measurements.get(self.name) or self.measure_reference(r) for r in references)
-        self._ranges = learn_ranges(list(looks))
+        self._ranges = found.learn_ranges(list(looks))
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
         own = super().findings(figures, rain_type)
-        return [*own, rain_in_clean(figures, rain_type), *outside(self._ranges, figures)]
+        return [*own, rain_in_clean(figures, rain_type), *found.outside(self._ranges, figures)]
 
 
 @VOTER.register()

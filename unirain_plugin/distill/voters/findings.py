@@ -19,15 +19,11 @@ from unirain_plugin.distill.voters.veil import HAZE
 
 Figures = Mapping[str, float]
 
-TONE_LIMIT = 1.65
-"""Largest ``tone_shift`` outside the rain: 0.15 of a middle tone, 7 levels in the dark."""
+TONE_LIMIT = 1.65  # largest ``tone_shift`` outside the rain: 0.15 of a middle tone, 7 levels in the dark
 
-LEFT_LIMIT = 0.18
-"""Largest ``leftover`` of a good pair: rendered up to 0.16, half of the rain left mostly above 0.25."""
-SURETY_LIMIT = 6.0
-"""Largest ``likeness_surety``: rendered below 0, real rain against the median of a clip up to 5.8."""
-TURN_LIMIT = 13.0
-"""Largest turn of the hue, degrees: coloured lights by night turn it by up to 10."""
+LEFT_LIMIT = 0.18  # largest ``leftover`` of a good pair: rendered up to 0.16, half of the rain left mostly above 0.25
+SURETY_LIMIT = 6.0  # largest ``likeness_surety``: rendered below 0, real rain against the median of a clip up to 5.8
+TURN_LIMIT = 13.0  # largest turn of the hue, degrees: coloured lights by night turn it by up to 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +57,10 @@ def misaligned(f: Figures) -> Finding:
     """Shifting the clean image, or its quarters each by itself, makes edges fall into place."""
     gain = max(f["shift_gain"], f["tile_gain"])
     if f["shift_gain"] > 0.05:
-        words = f"the clean image is shifted by {f['shift']:.1f} px: undoing it removes {f['shift_gain']:.0%} of the "
-        return Finding("misaligned", gain / 0.05, words + "difference")
-    words = f"parts of the clean image lie elsewhere (warped, scaled or turned): moving them removes {gain:.0%} "
-    return Finding("misaligned", gain / 0.05, words + "of the difference")
+        words = f"the clean image is shifted by {f['shift']:.1f} px: undoing it removes {f['shift_gain']:.0%}"
+    else:
+        words = f"parts of the clean image lie elsewhere (warped, scaled or turned): moving them removes {gain:.0%}"
+    return Finding("misaligned", gain / 0.05, f"{words} of the difference")
 
 
 def wrong_scene(f: Figures) -> Finding:
@@ -81,23 +77,18 @@ def identical(f: Figures) -> Finding:
 
 def exposure(f: Figures) -> Finding:
     """The tone differs where there is no rain, in a way that mist cannot explain."""
-    words = f"exposure: where there is no rain the rainy image is {abs(f['tone_levels']):.0f} levels "
-    return Finding(
-        "exposure_shift", f["tone_shift"] / TONE_LIMIT, words + ("brighter" if f["tone_levels"] > 0 else "darker")
-    )
+    how = f"{abs(f['tone_levels']):.0f} levels {'brighter' if f['tone_levels'] > 0 else 'darker'}"
+    words = f"exposure: where there is no rain the rainy image is {how}"
+    return Finding("exposure_shift", f["tone_shift"] / TONE_LIMIT, words)
 
 
 def colour(f: Figures) -> Finding:
     """Where there is no rain the channels differ from one another, the hue is turned, or one image lost colour."""
     fade = max(f["lq_chroma"] / (1.8 * f["gt_chroma"] + 2), f["gt_chroma"] / (2.5 * f["lq_chroma"] + 2))
-    severity, words = max(
-        (
-            f["colour_shift"] / 0.8,
-            f"without rain the channels differ unequally, by {f['colour_shift']:.1f} × the usual",
-        ),
-        (f["hue_turn"] / TURN_LIMIT, f"the hue is turned by {f['hue_turn']:.0f} degrees"),
-        (fade, f"the clean image has {f['gt_chroma']:.0f} levels of chroma, the rainy one {f['lq_chroma']:.0f}"),
-    )
+    unequal = f"without rain the channels differ unequally, by {f['colour_shift']:.1f} × the usual"
+    turned = f"the hue is turned by {f['hue_turn']:.0f} degrees"
+    faded = f"the clean image has {f['gt_chroma']:.0f} levels of chroma, the rainy one {f['lq_chroma']:.0f}"
+    severity, words = max((f["colour_shift"] / 0.8, unequal), (f["hue_turn"] / TURN_LIMIT, turned), (fade, faded))
     return Finding("colour_shift", severity, f"colour: {words}")
 
 
@@ -185,8 +176,7 @@ STREAK_LIMIT = 0.018
 """Largest share of the difference's structure that is the clean image's alone, times its share of all that darkens.
 
 Rain of its own is nearly all that darkens; where noise and moving things darken real rain, a quarter at most."""
-DROP_LIMIT = 0.82
-"""Largest weighted sum for drops, which darken, brighten and hide the scene."""
+DROP_LIMIT = 0.82  # largest weighted sum for drops, which darken, brighten and hide the scene
 
 
 def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
@@ -210,15 +200,12 @@ def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
     both = 0.0 if rain_type in STREAKS else figures["leftover"] / LEFT_LIMIT
     if both > score / limit:
         return Finding("still_rainy", both, f"there are drops in both images, by {both:.1f} × what good pairs may show")
-    return Finding("still_rainy", score / limit, f"the clean image bears rain of its own: {alone:.0%} of the "
-                   "difference's structure is in it alone")  # fmt: skip
+    words = f"the clean image bears rain of its own: {alone:.0%} of the difference's structure is in it alone"
+    return Finding("still_rainy", score / limit, words)
 
 
-FEWEST = 8
-"""With fewer references no range is drawn from them (our choice)."""
-_MARGIN = 0.5
-"""Ranges are widened at both ends by this share of their width: a few references never span all real rain."""
-_NAMES = ("brightness", "detail", "contrast")
+FEWEST = 8  # with fewer references no range is drawn from them (our choice)
+_MARGIN = 0.5  # ranges are widened at both ends by this share of their width: a few references never span all real rain
 
 
 def look(rainy: np.ndarray) -> dict[str, float]:
@@ -243,7 +230,7 @@ def learn_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, tuple[float,
     if len(looks) < FEWEST:
         return {}
     ranges = {}
-    for name in _NAMES:
+    for name in ("brightness", "detail", "contrast"):
         low, high = np.quantile([one[name] for one in looks], [0.01, 0.99])
         extra = _MARGIN * (high - low)
         ranges[name] = float(low - extra), float(high + extra)

@@ -11,8 +11,7 @@ MAX_SIDE = 640
 """Largest side of the window that is measured, pixels; its cost must not grow with the image (our choice)."""
 REDUCE_ABOVE = 1152
 """Images whose shorter side is longer are first reduced by a whole factor: 4K holds no detail at pixel level."""
-MIN_SIDE = 64
-"""Below this there are too few blocks to tell anything; the voters abstain."""
+MIN_SIDE = 64  # below this there are too few blocks to tell anything; the voters abstain
 LEVELS = 4
 
 

@@ -7,10 +7,8 @@ import numpy as np
 
 from unirain_plugin.distill.voters.frame import Frame, block_means, quantile
 
-LEAST = 6.0
-"""Smallest difference, levels, that counts as rain."""
+LEAST = 6.0  # smallest difference, levels, that counts as rain
 _PEAK = np.ones((7, 7), np.uint8)
-_CALM_SHARE = 0.25
 
 
 def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
@@ -34,7 +32,9 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
     lq, clean = frame.lq_luma[0], cv2.LUT(frame.gt_luma[0], table)
     more, less = cv2.subtract(lq, clean), cv2.subtract(clean, lq)
     size = cv2.max(more, less)
-    weaker, stronger = _signs(more, less)
+    # Noise and lost detail have both signs alike; rain that covers a block brightens it and is not taken for either.
+    means = [block_means(plane, 8) for plane in (more, less)]
+    weaker, stronger = np.minimum(*means), np.maximum(*means)
     differs = stronger > 0.3
     noise = quantile(weaker, 0.3) / 0.4  # a normal deviate's positive part has mean 0.4 σ
     limit = max(LEAST, 4 * noise)
@@ -47,7 +47,8 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
     hard = cv2.bitwise_and(strong, cv2.compare(size, nearly, cv2.CMP_GT))
     crests = cv2.bitwise_and(cv2.bitwise_and(strong, cv2.compare(size, peaks, cv2.CMP_EQ)), 1)
     where = np.flatnonzero(crests.view(bool))
-    figures = {
+    half = _structure(frame.lq_luma[1], frame.gt_luma[1])
+    return {
         "noise": noise,
         "cover": count / size.size,
         "strength": total / count if count else 0.0,
@@ -56,11 +57,11 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         "balance": quantile(weaker[differs] / stronger[differs], 0.5) if np.any(differs) else 0.0,
         "even": _evenness(lq.ravel()[where], clean.ravel()[where]),
         "hard": cv2.countNonZero(hard) / strong_count if strong_count > 50 else 0.0,
+        "leftover": _left_over(_structure(frame.lq_luma[1], cv2.LUT(frame.gt_luma[1], table))),
+        "likeness_surety": _likeness_surety(_structure(frame.lq_luma[0], frame.gt_luma[0])),
+        **_owner(half, limit),
+        "out_of_place": _out_of_place(frame),
     }
-    figures["leftover"] = _left_over(_structure(frame.lq_luma[1], cv2.LUT(frame.gt_luma[1], table)))
-    figures["likeness_surety"] = _likeness_surety(_structure(frame.lq_luma[0], frame.gt_luma[0]))
-    half = _structure(frame.lq_luma[1], frame.gt_luma[1])
-    return {**figures, **_owner(half, limit), "out_of_place": _out_of_place(frame)}
 
 
 def _evenness(rainy: np.ndarray, clean: np.ndarray) -> float:
@@ -78,15 +79,6 @@ def _evenness(rainy: np.ndarray, clean: np.ndarray) -> float:
     usual = (sum(middles) / 2)[:, None]
     near = np.abs(np.arange(-255, 256) - usual) <= np.maximum(2, 0.05 * np.abs(usual))
     return int(counts[near].sum()) / len(rainy)
-
-
-def _signs(more: np.ndarray, less: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the weaker and of the stronger sign of a difference in blocks of 8² pixels.
-
-    Noise and lost detail have both signs alike; rain that covers a block brightens it and is not taken for either.
-    """
-    a, b = block_means(more, 8), block_means(less, 8)
-    return np.minimum(a, b), np.maximum(a, b)
 
 
 class _Structure(NamedTuple):
@@ -137,9 +129,8 @@ def _left_over(part: _Structure) -> float:
     strength, energy, shared = strength[edges], part.energy[edges], part.shared[edges]
     bears = shared > 0.25 * energy
     parallel = bears & (shared > 0.9 * strength * np.sqrt(part.scene[edges]))
-    calm, bears, parallel = (
-        float(strength[which].sum()) for which in (np.abs(shared) <= 0.25 * energy, bears, parallel)
-    )
+    calm = np.abs(shared) <= 0.25 * energy
+    calm, bears, parallel = (float(strength[which].sum()) for which in (calm, bears, parallel))
     return (parallel - 0.4 * (bears - parallel)) / (calm + bears + 1e-6)
 
 
@@ -163,8 +154,7 @@ def _out_of_place(frame: Frame) -> float:
     """
     differ = block_means(cv2.absdiff(frame.lq_luma[0], frame.gt_luma[0]), 8)
     rainy, clean = np.log2(frame.lq_detail + 1), np.log2(frame.gt_detail + 1)
-    calm = differ <= max(3.0, 2 * quantile(differ, 0.1), quantile(differ, _CALM_SHARE))
-    calm = calm.astype(np.float32)
+    calm = (differ <= max(3.0, 2 * quantile(differ, 0.1), quantile(differ, 0.25))).astype(np.float32)
     near = cv2.blur(calm, (7, 7)) + 1e-3
     around = cv2.blur(calm * (rainy + clean) / 2, (7, 7)) / near
     weight = differ * (1 - calm) * (near > 0.05)

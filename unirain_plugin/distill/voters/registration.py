@@ -5,15 +5,15 @@ the mean absolute difference, which rain raises by the same amount at every shif
 image) while the scene's own edges fall into place at one only.
 """
 
+from itertools import product
+
 import cv2
 import numpy as np
 
 from unirain_plugin.distill.voters.frame import Frame, block_means, high_pass, quantile
 
-COARSE_REACH = 4
-"""Shifts searched at the coarsest level, pixels of that level: ±32 pixels of the image."""
-SMALLEST_TILE = 16
-"""Side of a tile at its coarsest level, pixels; below it too little is left to match."""
+COARSE_REACH = 4  # shifts searched at the coarsest level, pixels of that level: ±32 pixels of the image
+SMALLEST_TILE = 16  # side of a tile at its coarsest level, pixels; below it too little is left to match
 
 
 def registration(frame: Frame) -> dict[str, float]:
@@ -29,17 +29,12 @@ def registration(frame: Frame) -> dict[str, float]:
     gt = [_relief(plane) for plane in frame.gt_luma]
     height, width = lq[0].shape
     dx, dy, gain = _best_shift(lq, gt, (0, height, 0, width))
+    shift = frame.factor * _sub_pixel(lq[0], gt[0], dx, dy) if (dx, dy) != (0, 0) else 0.0
     gains = []
-    for top in (0, height // 2):
-        for left in (0, width // 2):
-            box = (top // 8 * 8, (top + height // 2) // 8 * 8, left // 8 * 8, (left + width // 2) // 8 * 8)
-            x, y, tile_gain = _best_shift(lq, gt, box)
-            gains.append(tile_gain if (x, y) != (0, 0) else 0.0)
-    figures = {"shift": 0.0, "shift_gain": 0.0, "tile_gain": sorted(gains)[-2], "agreement": _agreement(frame)}
-    if (dx, dy) != (0, 0):
-        figures["shift"] = frame.factor * _sub_pixel(lq[0], gt[0], dx, dy)
-        figures["shift_gain"] = gain
-    return figures
+    for top, left in product((0, height // 2), (0, width // 2)):
+        box = (top // 8 * 8, (top + height // 2) // 8 * 8, left // 8 * 8, (left + width // 2) // 8 * 8)
+        gains.append(_best_shift(lq, gt, box)[2])
+    return {"shift": shift, "shift_gain": gain, "tile_gain": sorted(gains)[-2], "agreement": _agreement(frame)}
 
 
 def _relief(plane: np.ndarray) -> np.ndarray:
@@ -56,43 +51,39 @@ def _differences(a: np.ndarray, b: np.ndarray, shifts: list[tuple[int, int]], ma
 
 
 def _best_shift(lq: list[np.ndarray], gt: list[np.ndarray], box: tuple[int, int, int, int]) -> tuple[int, int, float]:
-    """Coarse-to-fine search inside a box (top, bottom, left, right); returns the shift and the share it removes."""
+    """Coarse-to-fine search inside a box (top, bottom, left, right); returns the shift and the share it removes.
+
+    The coarsest level looks at all shifts of up to :data:`COARSE_REACH` pixels at once, by squared differences.
+    """
     dx = dy = 0
     side = min(box[1] - box[0], box[3] - box[2])
     top_level = max(level for level in range(len(lq)) if level == 0 or side >> level >= SMALLEST_TILE)
     for level in range(top_level, -1, -1):
         a, b = (p[level][box[0] >> level : box[1] >> level, box[2] >> level : box[3] >> level] for p in (lq, gt))
         if level == top_level:
-            dx, dy = _coarse(a, b)
+            reach = min(COARSE_REACH, min(a.shape) // 4)
+            inner = a[reach : a.shape[0] - reach, reach : a.shape[1] - reach]
+            _, _, (x, y), _ = cv2.minMaxLoc(cv2.matchTemplate(b, inner, cv2.TM_SQDIFF))
+            dx, dy = x - reach, y - reach
             continue
-        dx, dy, reach = 2 * dx, 2 * dy, 1
-        margin = min(max(abs(dx), abs(dy)) + reach, min(a.shape) // 3)
-        shifts = [
-            (x, y)
-            for y in range(dy - reach, dy + reach + 1)
-            for x in range(dx - reach, dx + reach + 1)
-            if max(abs(x), abs(y)) <= margin
-        ]
-        still = (dx, dy)  # the middle comes first, so that it wins where nothing is gained
-        found = _differences(a, b, shifts, margin)
+        dx, dy = still = 2 * dx, 2 * dy
+        margin = _margin(a, dx, dy)
+        near = ((dx + x, dy + y) for y in (-1, 0, 1) for x in (-1, 0, 1))
+        shifts = [(x, y) for x, y in near if max(abs(x), abs(y)) <= margin]
+        found = _differences(a, b, shifts, margin)  # the middle comes first, so that it wins where nothing is gained
         _, _, (dx, dy) = min((found[i], shift != still, shift) for i, shift in enumerate(shifts))
-    margin = min(max(abs(dx), abs(dy)) + 1, min(a.shape) // 3)
-    before, after = _differences(a, b, [(0, 0), (dx, dy)], margin)
-    return dx, dy, 1 - after / (before + 0.1)  # 0.1: in a plane without structure nothing can be gained
+    before, after = _differences(a, b, [(0, 0), (dx, dy)], _margin(a, dx, dy))
+    gain = 1 - after / (before + 0.1)  # 0.1: in a plane without structure nothing can be gained
+    return dx, dy, gain if (dx, dy) != (0, 0) else 0.0
 
 
-def _coarse(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
-    """Search all shifts of up to :data:`COARSE_REACH` pixels at once, by squared differences."""
-    reach = min(COARSE_REACH, min(a.shape) // 4)
-    inner = a[reach : a.shape[0] - reach, reach : a.shape[1] - reach]
-    scores = cv2.matchTemplate(b, inner, cv2.TM_SQDIFF)
-    _, _, (x, y), _ = cv2.minMaxLoc(scores)
-    return x - reach, y - reach
+def _margin(plane: np.ndarray, dx: int, dy: int) -> int:
+    return min(max(abs(dx), abs(dy)) + 1, min(plane.shape) // 3)
 
 
 def _sub_pixel(a: np.ndarray, b: np.ndarray, dx: int, dy: int) -> float:
     """Length of the shift, refined by parabolas through the squared differences around (dx, dy)."""
-    margin = min(max(abs(dx), abs(dy)) + 1, min(a.shape) // 3)
+    margin = _margin(a, dx, dy)
 
     def squared(x: int, y: int) -> float:
         return _differences(a, b, [(x, y)], margin)[0] ** 2

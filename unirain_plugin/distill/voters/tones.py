@@ -11,15 +11,12 @@ import numpy as np
 
 from unirain_plugin.distill.voters.frame import Frame
 
-BINS = 6
-"""Tones, of equally many pixels."""
+BINS = 6  # tones, of equally many pixels
 STRIDE = 4
 """Every fourth pixel in both directions is enough for histograms and, unlike averaging, keeps rain-free pixels pure."""
 SMALLEST_BIN = 30
-MAX_MIST = 0.35
-"""Opacity up to which an even mist is believed; beyond it the pair is one of fog rather than rain."""
-AIRLIGHT = (90.0, 330.0)
-"""Tones that the light of the air can have; above 255 because a fit over dark tones overshoots."""
+MAX_MIST = 0.35  # opacity up to which an even mist is believed; beyond it the pair is one of fog rather than rain
+AIRLIGHT = (90.0, 330.0)  # tones that the light of the air can have; above 255 because a fit over dark tones overshoots
 _TRIANGLE = np.array([[1, 2, 3, 2, 1]], np.float32)
 
 
@@ -48,8 +45,7 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
     floor = np.clip(np.sort(floors[:, used], axis=0)[1], 0, np.maximum(curve, 0))
     shift = np.where(curve > 0, np.minimum(curve - explained, floor), curve - explained)
     rest = shift / unit
-    order = np.abs(rest).argsort()
-    worst = int(order[-2:][0])  # the second: one tone alone may be hidden by rain wherever it is
+    worst = int(np.abs(rest).argsort()[-2:][0])  # the second: one tone may be hidden by rain wherever it is
     colour = np.median((np.abs(modes - curve) / unit).max(axis=0))  # of dense rain one tone's mode may be wrong
     figures = {
         "tone_shift": float(abs(rest[worst])),

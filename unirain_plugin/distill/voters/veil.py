@@ -4,15 +4,12 @@ import cv2
 import numpy as np
 
 HAZE = "haze"
-VEILED = frozenset({HAZE, "snow"})
-"""Rain types whose rainy images may be veiled all over."""
+VEILED = frozenset({HAZE, "snow"})  # rain types whose rainy images may be veiled all over
 _GAMMA = 2.2
 _LINEAR = ((np.arange(256) / 255) ** _GAMMA).astype(np.float32)
 _ROUNDS = 3
-_FLAKE = 0.02
-"""Light beyond the veil from which a pixel counts as a flake's, which says nothing about the veil."""
-_FLAT = 1e-5
-"""Variance of light below which a window shows no contrast to measure."""
+_FLAKE = 0.02  # light beyond the veil from which a pixel counts as a flake's, which says nothing about the veil
+_FLAT = 1e-5  # variance of light below which a window shows no contrast to measure
 
 
 def veiled(lq: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, float]:
