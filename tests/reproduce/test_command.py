@@ -68,21 +68,17 @@ def story(tmp_path_factory):
     return Story(tmp_path_factory.mktemp("reproduce"))
 
 
-def test_what_was_finished_is_not_redone(story):
-    assert 1 <= len(story.before) < 5
-    assert len(story.evaluations()) == 5
+def test_what_was_finished_is_not_redone_and_a_failed_run_is_named_and_the_others_finish(story):
+    told = story.stdout.getvalue()
+    assert 1 <= len(story.before) < 5 == len(story.evaluations())
     for path, written in story.before.items():
         assert path.stat().st_mtime_ns == written, path
-        assert f" {path.parent.name}:" not in story.stdout.getvalue()
-
-
-def test_a_failed_run_is_named_and_the_others_finish(story):
+        assert f" {path.parent.name}:" not in told
     assert story.status == 1
     assert f"1 of 6 runs failed: {BROKEN}" in story.stderr.getvalue()
-    assert f"{BROKEN}: FAILED, exit status 2: error:" in story.stdout.getvalue()
+    assert f"{BROKEN}: FAILED, exit status 2: error:" in told
     status = {run["name"]: run["status"] for run in story.runs()}
-    assert Counter(status.values()) == {"finished": 5, "failed": 1}
-    assert status[BROKEN] == "failed"
+    assert Counter(status.values()) == {"finished": 5, "failed": 1} and status[BROKEN] == "failed"
     assert f"- {BROKEN}: exit status 2" in (story.root / "table.md").read_text()
 
 
@@ -144,51 +140,40 @@ def test_subsets_hold_what_they_should(story):
     assert all((folder / path).is_file() for record in subsets["everything"] for path in (record.lq, record.gt))
 
 
-def test_report_only_writes_the_tables_again(story, capsys):
+def test_report_only_writes_the_tables_again_and_an_output_made_with_other_options_is_refused(story, tmp_path, capsys):
     table = (story.root / "table.csv").read_bytes()
     (story.root / "table.csv").unlink()
     assert command.main(["-opt", str(SMOKE), "--output", str(story.root), "--report-only"]) == 0
     assert (story.root / "table.csv").read_bytes() == table
     assert "5 of 6 runs" in capsys.readouterr().out
-
-
-def test_an_output_made_with_other_options_is_refused(story, tmp_path):
     changed = tmp_path / "smoke.yml"
     changed.write_text(SMOKE.read_text().replace("total_iter: 4", "total_iter: 6"))
-    with pytest.raises(
-        OptionError, match=r"made with other options \(hash \w+, now \w+\): training:train:total_iter \(4 → 6\)\."
-    ):
+    told = r"made with other options \(hash \w+, now \w+\): training:train:total_iter \(4 → 6\)\."
+    with pytest.raises(OptionError, match=told):
         command.main(["-opt", str(changed), "--output", str(story.root)])
+
+
+TWO = ["--photographs", "train", "val"]
+GPU = ["-opt", str(SMOKE.with_name("gpu.yml"))]
 
 
 @pytest.mark.parametrize(
     ("made", "more", "message"),
     [
-        ((), ["--photographs", "train", "val"], "photographs: train: .*: no such folder"),
-        (
-            ("train/",),
-            ["--photographs", "train", "val"],
-            "photographs: train: .*: holds no photographs; exp.*.jpg",
-        ),
-        (("train/a.png", "val/b.png"), ["--photographs", "train", "val"], r"a.png and .*b.png are the same file"),
+        ((), TWO, "photographs: train: .*: no such folder"),
+        (("train/",), TWO, "photographs: train: .*: holds no photographs; exp.*.jpg"),
+        (("train/a.png", "val/b.png"), TWO, r"a.png and .*b.png are the same file"),
         ((), ["--report-only"], "holds no reproduction to report on"),
-        (
-            (),
-            ["-opt", str(SMOKE.with_name("gpu.yml"))],
-            r"training of .*_s1: num_gpu: found 1, but PyTorch sees no",
-        ),
+        ((), GPU, r"training of .*_s1: num_gpu: found 1, but PyTorch sees no"),
         (("out/mine.png",), [], "is not empty and was not made by this command"),
     ],
 )
 def test_what_cannot_be_done_is_told_before_anything_is_made(tmp_path, monkeypatch, made, more, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for name in made:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/"):
-            (tmp_path / name).mkdir()
-        else:
-            cv2.imwrite(name, np.zeros((64, 64, 3), np.uint8))
+    for name in map(Path, made):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(name), np.zeros((64, 64, 3), np.uint8)) if name.suffix else name.mkdir()
     with pytest.raises((DataError, OptionError), match=message):
         command.main(["-opt", str(SMOKE), "--output", "out", *more])
     assert [path.name for path in tmp_path.glob("out/*")] == [name[4:] for name in made if name.startswith("out/")]
