@@ -81,7 +81,7 @@ def test_only_sizes_that_were_used_are_named(restorer, tmp_path):
         assert done.summary.endswith(f", fp32{named}")
 
 
-def test_network_is_kept_until_its_file_changes(restorer):
+def test_weights_are_found_in_folders_and_their_network_kept_until_the_file_changes(restorer, tmp_path, monkeypatch):
     name = str(restorer.weights[0])
     first = restorer.net(name, "cpu")
     assert restorer.net(name, "cpu") is first
@@ -89,18 +89,17 @@ def test_network_is_kept_until_its_file_changes(restorer):
     assert restorer.net(name, "cpu") is not first
     with pytest.raises(OptionError, match="'passwd' is not among those"):
         restorer.net("/etc/passwd", "cpu")
-
-
-def test_weights_are_found_in_folders(tmp_path, monkeypatch):
-    for name in ("b.pth", "a.safetensors", "notes.txt"):
-        (tmp_path / name).touch()
-    assert command.find_weights([tmp_path, tmp_path / "b.pth"]) == [tmp_path / "a.safetensors", tmp_path / "b.pth"]
-    (tmp_path / "empty").mkdir()
+    found = tmp_path / "found"
+    (found / "empty").mkdir(parents=True)
+    for file in ("b.pth", "a.safetensors", "notes.txt"):
+        (found / file).touch()
+    assert command.find_weights([found, found / "b.pth"]) == [found / "a.safetensors", found / "b.pth"]
     with pytest.raises(DataError, match=r"empty: the folder holds no \.safetensors or \.pth file"):
-        command.find_weights([tmp_path / "empty"])
-    monkeypatch.setattr("unirain_plugin.inference.loading.DEFAULT_WEIGHTS", tmp_path / "a.safetensors")
-    assert command.find_weights(None) == [tmp_path / "a.safetensors"]
-    monkeypatch.setattr("unirain_plugin.inference.loading.DEFAULT_WEIGHTS", tmp_path / "none.safetensors")
+        command.find_weights([found / "empty"])
+    default = "unirain_plugin.inference.loading.DEFAULT_WEIGHTS"
+    monkeypatch.setattr(default, found / "a.safetensors")
+    assert command.find_weights(None) == [found / "a.safetensors"]
+    monkeypatch.setattr(default, found / "none.safetensors")
     with pytest.raises(CheckpointError, match=r"this installation ships none .*none\.safetensors.* --weights FILE"):
         command.find_weights(None)
 

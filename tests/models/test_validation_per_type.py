@@ -201,10 +201,14 @@ def test_images_are_saved_by_type(tmp_path):
     assert np.abs(image - expected * 255).max() <= 0.51
 
 
-def test_a_test_run_gives_the_figures_of_the_validation_and_without_metrics_images_are_saved_only(tmp_path):
-    tested = model_of(tmp_path, is_train=False)
-    tested.validation(loader_of(), "stub", None)
-    assert tested.metric_results == validated(tmp_path).metric_results
+def test_a_test_run_and_an_average_give_the_figures_and_without_metrics_images_are_saved_only(tmp_path):
+    expected = validated(tmp_path).metric_results
+    tested, average = model_of(tmp_path, is_train=False), model_of(tmp_path, ema_decay=0.9)
+    with torch.no_grad():
+        average.net_g.out.weight.fill_(100.0)  # the average is validated
+    for model, iteration in ((tested, "stub"), (average, 4)):
+        model.validation(loader_of(), iteration, None)
+        assert model.metric_results == expected
     model = validated(tmp_path, loader_of(length=1), save_img=True, val={"metrics": None})
     assert (tmp_path / "visualization" / "drs_000" / "drs_000_4.png").is_file()
     assert not hasattr(model, "metric_results")
@@ -229,14 +233,6 @@ def test_validation_leaves_random_streams_and_mode_alone(tmp_path):
     model.net_g.eval()
     model.validation(loader_of(length=1), 8, None)
     assert not model.net_g.training
-
-
-def test_the_average_is_validated(tmp_path):
-    model = model_of(tmp_path, ema_decay=0.9)
-    with torch.no_grad():
-        model.net_g.out.weight.fill_(100.0)
-    model.validation(loader_of(), 4, None)
-    assert model.metric_results == validated(tmp_path).metric_results
 
 
 def test_images_without_ground_truth_are_restored_and_not_measured(tmp_path):

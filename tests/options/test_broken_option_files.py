@@ -188,20 +188,18 @@ def test_mistakes_in_a_file_for_testing(old, new, key, says, rainrag_root, tmp_p
     assert f": {key}: " in message and says in message
 
 
-def test_a_key_that_nobody_knows_is_a_warning(unirain, tmp_path, warnings_of):
+def test_a_key_that_nobody_knows_is_a_warning_and_a_protocol_of_metrics_known_to_our_model_only(
+    unirain, tmp_path, warnings_of
+):
     file = tmp_path / "odd.yml"
     file.write_text(unirain + "zebra: 1\n")
     load_options(file)
     (message,) = warnings_of
     line = line_of(unirain + "zebra: 1", "zebra")
     assert message.startswith(f"{file}:{line}: zebra: unknown key: nothing reads it")
-
-
-def test_a_protocol_of_metrics_is_known_to_our_model_only(tmp_path):
-    path = tmp_path / "x.yml"
-    path.write_text(UNIRAIN.replace("crop_border: 0", "crop_border: 0\n      protocol: y-matlab"))
-    opt = read_option_file(path).opt
-    assert not any("protocol" in text for text in check_options(opt, path, check_paths=False))
+    file.write_text(unirain.replace("crop_border: 0", "crop_border: 0\n      protocol: y-matlab"))
+    opt = read_option_file(file).opt
+    assert not any("protocol" in text for text in check_options(opt, file))
     opt["model_type"], opt["train"]["optim_g"]["type"] = "SRModel", "Adam"
-    warnings = check_options(opt, path, check_paths=False)
-    assert any("val.metrics.psnr.protocol: unknown key: nothing reads it" in text for text in warnings)
+    told = "val.metrics.psnr.protocol: unknown key: nothing reads it"
+    assert any(told in text for text in check_options(opt, file))

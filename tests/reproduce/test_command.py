@@ -82,7 +82,7 @@ def test_what_was_finished_is_not_redone_and_a_failed_run_is_named_and_the_other
     assert f"- {BROKEN}: exit status 2" in (story.root / "table.md").read_text()
 
 
-def test_every_run_has_its_curve_and_the_last_point_is_its_result(story):
+def test_curves_and_tables_agree_with_the_runs(story):
     for path in story.evaluations():
         result = json.loads(path.read_text())
         curve = read_curve(path.parent / "curve.jsonl")
@@ -90,9 +90,6 @@ def test_every_run_has_its_curve_and_the_last_point_is_its_result(story):
         assert curve[4] == pytest.approx(fmean(result["psnr"].values()))
         assert list(result["psnr"]) == list(result["loss_weights"]) == list(RAIN_TYPES)
         assert sum(result["loss_weights"].values()) == pytest.approx(1, abs=1e-5)
-
-
-def test_the_tables_agree_with_the_runs(story):
     with (story.root / "table.csv").open() as file:
         rows = {(row["question"], row["variant"]): row for row in csv.DictReader(file)}
     assert list(rows) == [("loss", "paper"), ("loss", "equal"), ("networks", "UniRain"), ("networks", "EDSR")]
@@ -106,7 +103,7 @@ def test_the_tables_agree_with_the_runs(story):
     assert table in story.stdout.getvalue()
 
 
-def test_results_say_where_they_come_from(story):
+def test_results_say_where_they_come_from_and_images_and_curves_are_drawn(story):
     results = json.loads((story.root / "results.json").read_text())
     options = load_options(SMOKE)
     assert results["option_hash"] == digest(options.fixed(base_training(options)))
@@ -116,9 +113,6 @@ def test_results_say_where_they_come_from(story):
     finished = [run for run in results["runs"] if run["status"] == "finished"]
     assert all(run["device"] == "cpu" and run["seconds"] > 0 and run["ended"] for run in finished)
     assert str(story.root) not in json.dumps(results), "results can be shown: no path of this machine"
-
-
-def test_images_and_curves_are_drawn(story):
     read = {path.name: cv2.imread(str(path)) for path in story.root.glob("*.png")}
     assert read.keys() == {"curves.png", "pictures_loss.png", "pictures_networks.png"}
     height, width = read["pictures_loss.png"].shape[:2]
