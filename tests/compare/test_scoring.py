@@ -138,7 +138,8 @@ def test_pyiqa_metrics_get_rgb_tensors(monkeypatch):
 
 def test_misspelt_names_are_refused_and_an_installed_pyiqa_knows_its_names(monkeypatch):
     for name, near in (("pnsr", "psnr"), ("ssim_Y", "ssim_y"), ("nique", "niqe")):
-        with pytest.raises(OptionError, match=rf"x\.yml: metrics\[1\]: unknown .*'{name}'.*Did you mean '{near}'"):
+        told = rf"x\.yml: metrics\[1\]: unknown metric '{name}'.*Did you mean '{near}'"
+        with pytest.raises(OptionError, match=told):
             check_names(["psnr", name], "x.yml")
     fake_pyiqa(monkeypatch, None)
     with pytest.raises(OptionError, match=r"unknown metric 'muzik'\. Did you mean 'musiq'\?"):

@@ -65,7 +65,8 @@ def test_bar_tells_loss_rate_and_worst_type_and_ends_with_the_training(tmp_path,
         get_root_logger().warning("a line of the log")
     shown = capsys.readouterr().err
     worst = max(TYPES, key=lambda name: log[f"l_{name}"])
-    for text in ("stub:", "4/4", "images/s", f"loss {log['l_pix']:.4f}", f"worst {worst}"):
+    loss = log["l_pix"] + log["l_aux_load_balance"]
+    for text in ("stub:", "4/4", "images/s", f"loss {loss:.4f}", f"worst {worst}"):
         assert text in shown
     assert model._bar.bar.disable  # closed at the end of the run
     assert any(line.endswith("a line of the log") for line in shown.replace("\r", "\n").splitlines())
