@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from model_helpers import REWEIGHTED, TYPES, batch_of, build, loader_of, options, train
@@ -84,7 +83,7 @@ def test_two_ranks_train_as_one_and_have_all_figures_and_images(ranks, tmp_path,
         assert together == pytest.approx(alone, rel=1e-3, abs=1e-5)
     assert all(one[key] == two[key] for key in ("logs", "figures", "state"))
     if case == "plain":  # not a comparison of equal weights
-        assert np.std([one["logs"][-1][f"w_{name}"] for name in TYPES]) > 0.01
+        assert max(one["logs"][-1][f"w_{name}"] for name in TYPES) > 0.26
     assert {"psnr", "psnr/drs", "psnr/nrd", "psnr/worst", "ssim_y/worst"} <= set(one["figures"])
     saved = sorted(path.name for path in (folder / case / "visualization").rglob("*_4.png"))
     assert len(saved) == 7 + 1  # and the routing image
