@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from app_images import SMALL, random_image, random_network, write_network
+from app_images import SMALL, random_image, random_network, write_network, write_random
 from browser import Browser, find_chromium
 from PIL import Image
 from tiny_run import write_own_network
@@ -30,6 +30,7 @@ from unirain_plugin.inference.images import read_image
 from unirain_plugin.inference.restoring import restore
 
 pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")
+from gradio_client.exceptions import AppError
 
 READY = "!!document.querySelector('#image input[type=file]')"
 DEFAULTS = {"tile": 512, "overlap": 32, "precision": "fp32", "ensemble": False, "large": False, "where": "cpu"}
@@ -89,13 +90,18 @@ def ask(client, server, path, **changes):
     return slider, summary, Path(download["value"])
 
 
-def test_says_where_it_serves(server):
+def test_says_where_it_serves_and_offers_samples(server):
     assert server.line == f"Serving at {server.url} (Ctrl+C ends it)\n"
+    with urllib.request.urlopen(f"{server.url}config") as reply:
+        config = json.load(reply)
+    (samples,) = (c["props"]["samples"] for c in config["components"] if c["type"] == "dataset")
+    assert [Path(file).name for (file,) in samples] == ["rainy_rocket.jpg", "drops_home.jpg"]
 
 
 def test_result_is_exactly_that_of_restore(client, server, net, tmp_path):
-    path = tmp_path / "größe 1.jpg"
-    Image.fromarray(random_image(300, 260)).save(path, exif=exif(6))
+    path, turned = tmp_path / "größe 1.jpg", Image.Exif()
+    turned[274] = 6
+    Image.fromarray(random_image(300, 260)).save(path, exif=turned)
     slider, summary, result = ask(client, server, path, tile=256, overlap=16)
     loaded = read_image(path)
     assert loaded.pixels.shape == (260, 300, 3)
@@ -105,19 +111,6 @@ def test_result_is_exactly_that_of_restore(client, server, net, tmp_path):
     assert result.name == "größe 1_restored.png" and summary.startswith("300 × 260 pixels in ")
     before, after = (np.asarray(Image.open(side)) for side in slider)
     assert np.array_equal(before, loaded.pixels) and np.array_equal(after, expected)
-
-
-def test_samples_are_offered(server):
-    with urllib.request.urlopen(f"{server.url}config") as reply:
-        config = json.load(reply)
-    (samples,) = (c["props"]["samples"] for c in config["components"] if c["type"] == "dataset")
-    assert [Path(file).name for (file,) in samples] == ["rainy_rocket.jpg", "drops_home.jpg"]
-
-
-def exif(orientation):
-    block = Image.Exif()
-    block[274] = orientation
-    return block
 
 
 def test_depth_and_alpha_are_kept(client, server, net, tmp_path):
@@ -188,8 +181,6 @@ def test_no_url_is_fetched(server, elsewhere, endpoint, place):
 
 
 def test_no_url_of_another_machine_is_fetched(client, server):
-    from gradio_client.exceptions import AppError
-
     with pytest.raises(AppError, match=r"https://hf\.co/rain\.png: this app restores uploaded files and fetches none"):
         ask(client, server, "https://hf.co/rain.png")  # gradio looks at no address of this name
 
@@ -197,7 +188,7 @@ def test_no_url_of_another_machine_is_fetched(client, server):
 @pytest.mark.parametrize("more", [{}, {"is_stream": True}, {"url": "http://127.0.0.1:9/a.png"}])
 def test_only_uploaded_files_are_read(server, tmp_path, elsewhere, more):
     secret = tmp_path / "secret.png"
-    Image.fromarray(random_image(20, 24)).save(secret)
+    write_random(secret, 20, 24)
     uploads = next(server.temporary.glob("unirain-app-*")) / "uploads"
     climbing = uploads / "x" / os.path.relpath(secret, uploads / "x")
     for path in (secret, f"file://{secret}", f"HTTP{elsewhere[4:]}/a.png", climbing, server.weights[0]):
@@ -209,36 +200,44 @@ def test_only_uploaded_files_are_read(server, tmp_path, elsewhere, more):
     assert Counted.asked == []
 
 
-def test_large_rain_is_restored_at_smaller_sizes_as_well(client, server, net, tmp_path):
-    pixels = random_image(60, 700)
-    path = tmp_path / "long.png"
-    Image.fromarray(pixels).save(path)
-    _, summary, result = ask(client, server, path, large=True)
+def test_large_rain_is_restored_at_smaller_sizes_as_well_and_large_images_are_shown_smaller(
+    client, server, net, tmp_path
+):
+    pixels = write_random(tmp_path / "long.png", 60, 700)
+    _, summary, result = ask(client, server, tmp_path / "long.png", large=True)
     assert np.array_equal(read_image(result).pixels, restore(net, pixels, sizes=(640, 427)))
     assert summary.endswith(", fp32, 427 pixels"), "640 is not below 3/4 of 700"
+    write_random(tmp_path / "wide.png", 16, 2000)
+    slider, _, result = ask(client, server, tmp_path / "wide.png")
+    assert Image.open(slider[0]).size == Image.open(slider[1]).size == (1600, 13)
+    assert Image.open(result).size == (2000, 16)
+
+
+@pytest.fixture()
+def served(monkeypatch):
+    """What the command would serve, as a list of one: restorer and defaults."""
+    found = []
+    monkeypatch.setattr(command, "set_environment", lambda folder: None)
+    monkeypatch.setattr(command, "serve", lambda args, *parts: found.append(parts))
+    return found
 
 
 @pytest.mark.parametrize("shipped", [True, False])
-def test_large_rain_is_ticked_at_first_where_the_weights_name_sizes(monkeypatch, tmp_path, net, shipped):
-    settings = []
-    monkeypatch.setattr(command, "set_environment", lambda folder: None)
-    monkeypatch.setattr(command, "serve", lambda args, *parts: settings.extend(interface._settings(*parts, "cpu")))
+def test_large_rain_is_ticked_at_first_where_the_weights_name_sizes(served, tmp_path, net, shipped):
     weights = [] if shipped else ["--weights", str(write_network(tmp_path / "w.safetensors", net))]
     assert command.main(["--device", "cpu", *weights]) == 0
+    settings = interface._settings(*served[0], "cpu")
     assert [part.value for part in settings if part.label == "Large drops and streaks"] == [shipped]
 
 
-def test_a_network_of_ones_own_is_imported(monkeypatch, tmp_path):
+def test_a_network_of_ones_own_is_imported(served, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     module = write_own_network(tmp_path, "AppNet")
     state = {"weight": torch.eye(3)[..., None, None] / 2, "bias": torch.zeros(3)}
     write_weights(Path("w.safetensors"), state, {"type": "AppNet"})
-    served = []
-    monkeypatch.setattr(command, "set_environment", lambda folder: None)
-    monkeypatch.setattr(command, "serve", lambda args, restorer, defaults: served.append(restorer))
     argv = ["app", "--weights", "w.safetensors", "--device", "cpu"]
     assert cli.main([*argv, "--imports", "no_such_net"]) == 2 and cli.main([*argv, "--imports", module]) == 0
-    net = served[0].net("w.safetensors", "cpu")
+    net = served[0][0].net("w.safetensors", "cpu")
     assert (restore(net, np.full((12, 12, 3), 200, np.uint8)) == 100).all()
 
 
@@ -260,14 +259,6 @@ def test_parts_that_the_weights_name_count_whether_large_rain_is_ticked_or_not(m
     np.testing.assert_array_equal(served[0], restore(net, pixels, context=96))
 
 
-def test_large_images_are_shown_smaller_and_returned_whole(client, server, tmp_path):
-    path = tmp_path / "wide.png"
-    Image.fromarray(random_image(16, 2000)).save(path)
-    slider, _, result = ask(client, server, path)
-    assert Image.open(slider[0]).size == Image.open(slider[1]).size == (1600, 13)
-    assert Image.open(result).size == (2000, 16)
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -281,14 +272,11 @@ def test_large_images_are_shown_smaller_and_returned_whole(client, server, tmp_p
     ],
 )
 def test_errors_are_told(client, server, tmp_path, name, changes, message):
-    from gradio_client.exceptions import AppError
-
-    good, large = Image.fromarray(random_image(20, 24)), Image.fromarray(random_image(400, 600))
-    good.save(tmp_path / "good.png")
-    large.save(tmp_path / "large.png")
-    large.save(tmp_path / "large.bmp")
-    (tmp_path / "broken.png").write_bytes((tmp_path / "good.png").read_bytes()[:-40])
-    (tmp_path / "good.txt").write_bytes((tmp_path / "good.png").read_bytes())
+    for file, size in (("good.png", (20, 24)), ("large.png", (400, 600)), ("large.bmp", (400, 600))):
+        write_random(tmp_path / file, *size)
+    data = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "broken.png").write_bytes(data[:-40])
+    (tmp_path / "good.txt").write_bytes(data)
     if "weights" in changes:
         changes = {"weights": str(server.weights[1])}
     with pytest.raises(AppError, match=message) as raised:
@@ -313,7 +301,7 @@ def test_driven_in_chromium(server, tmp_path):
     if find_chromium() is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     paths = [tmp_path / name for name in ("rain.png", "cut.png")]
-    Image.fromarray(random_image(60, 90)).save(paths[0])
+    write_random(paths[0], 60, 90)
     paths[1].write_bytes(paths[0].read_bytes()[:-40])
     browser = Browser(find_chromium(), tmp_path / "profile")
     try:

@@ -3,13 +3,14 @@
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 
 import cv2
 import numpy as np
 import pytest
-from app_images import random_image, random_network, write_network
+from app_images import random_image, random_network, write_network, write_random
 from PIL import Image
 
 from unirain_plugin import __main__ as cli
@@ -33,9 +34,8 @@ def test_size_is_checked_before_decoding(tmp_path, suffix):
     path = tmp_path / f"large.{suffix}"
     cv2.imwrite(str(path), random_image(30, 40, dtype=np.uint16))
     assert Restorer([], None, 1200, tmp_path).open(path).pixels.shape == (30, 40, 3)
-    with pytest.raises(
-        DataError, match=rf"^large\.{suffix}: 40 × 30 pixels are too many: at most 0\.001199 megapixels"
-    ):
+    told = rf"^large\.{suffix}: 40 × 30 pixels are too many: at most 0\.001199 megapixels"
+    with pytest.raises(DataError, match=told):
         Restorer([], None, 1199, tmp_path).open(path)
     if suffix == "png":
         data = path.read_bytes()
@@ -52,20 +52,13 @@ def restorer(tmp_path):
 
 
 def restored(restorer, path, height=20, width=24, note=lambda text: None, **options):
-    Image.fromarray(random_image(height, width)).save(path)
+    write_random(path, height, width)
     return restorer.restore(path, str(restorer.weights[0]), RestoreOptions(**options), "cpu", note)
 
 
-def test_a_result_of_a_long_name_is_written_and_a_folder_that_cannot_be_told(restorer, tmp_path):
+def test_results_of_long_names_are_written_old_ones_removed_and_a_lost_folder_is_told(restorer, tmp_path):
     done = restored(restorer, tmp_path / f"{'ä' * 120}.png")
     assert done.file.is_file() and done.file.name.startswith("ä" * 99) and done.file.name.endswith("_restored.png")
-    remove_old, folder = restorer._remove_old, tmp_path / "results"
-    restorer._remove_old = lambda: (remove_old(), shutil.rmtree(folder))
-    with pytest.raises(DataError, match=r"^the result: cannot be written: No such file or directory\.$"):
-        restored(restorer, tmp_path / "a.png")
-
-
-def test_old_results_are_removed(restorer, tmp_path):
     old, recent = tmp_path / "results" / "old", tmp_path / "results" / "recent"
     for folder in (old, recent):
         folder.mkdir()
@@ -75,18 +68,20 @@ def test_old_results_are_removed(restorer, tmp_path):
     assert not old.exists() and recent.exists() and done.file.name == "a_restored.png"
     assert np.array_equal(done.after, restore(random_network(), np.asarray(Image.open(path))))
     assert notes == ["reading the image", "loading the weights", "restoring 24 × 20 pixels", "writing the result"]
+    remove_old, folder = restorer._remove_old, tmp_path / "results"
+    restorer._remove_old = lambda: (remove_old(), shutil.rmtree(folder))
+    with pytest.raises(DataError, match=r"^the result: cannot be written: No such file or directory\.$"):
+        restored(restorer, tmp_path / "a.png")
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "named"),
-    [(6, 569, ""), (6, 570, ", 427 pixels"), (854, 4, ", 640 pixels, 427 pixels"), (4, 853, ", 427 pixels")],
-)
-def test_only_sizes_that_were_used_are_named(restorer, tmp_path, height, width, named):
-    done = restored(restorer, tmp_path / "a.png", height, width, sizes=(640, 427))
-    assert done.summary.endswith(f", fp32{named}")
+def test_only_sizes_that_were_used_are_named(restorer, tmp_path):
+    both = ", 640 pixels, 427 pixels"
+    for size, named in (((6, 569), ""), ((6, 570), ", 427 pixels"), ((854, 4), both), ((4, 853), ", 427 pixels")):
+        done = restored(restorer, tmp_path / "a.png", *size, sizes=(640, 427))
+        assert done.summary.endswith(f", fp32{named}")
 
 
-def test_network_is_kept_until_its_file_changes(restorer):
+def test_weights_are_found_in_folders_and_their_network_kept_until_the_file_changes(restorer, tmp_path, monkeypatch):
     name = str(restorer.weights[0])
     first = restorer.net(name, "cpu")
     assert restorer.net(name, "cpu") is first
@@ -94,48 +89,45 @@ def test_network_is_kept_until_its_file_changes(restorer):
     assert restorer.net(name, "cpu") is not first
     with pytest.raises(OptionError, match="'passwd' is not among those"):
         restorer.net("/etc/passwd", "cpu")
-
-
-def test_weights_are_found_in_folders(tmp_path, monkeypatch):
-    for name in ("b.pth", "a.safetensors", "notes.txt"):
-        (tmp_path / name).touch()
-    assert command.find_weights([tmp_path, tmp_path / "b.pth"]) == [tmp_path / "a.safetensors", tmp_path / "b.pth"]
-    (tmp_path / "empty").mkdir()
+    found = tmp_path / "found"
+    (found / "empty").mkdir(parents=True)
+    for file in ("b.pth", "a.safetensors", "notes.txt"):
+        (found / file).touch()
+    assert command.find_weights([found, found / "b.pth"]) == [found / "a.safetensors", found / "b.pth"]
     with pytest.raises(DataError, match=r"empty: the folder holds no \.safetensors or \.pth file"):
-        command.find_weights([tmp_path / "empty"])
-    monkeypatch.setattr("unirain_plugin.inference.loading.DEFAULT_WEIGHTS", tmp_path / "a.safetensors")
-    assert command.find_weights(None) == [tmp_path / "a.safetensors"]
-    monkeypatch.setattr("unirain_plugin.inference.loading.DEFAULT_WEIGHTS", tmp_path / "none.safetensors")
+        command.find_weights([found / "empty"])
+    default = "unirain_plugin.inference.loading.DEFAULT_WEIGHTS"
+    monkeypatch.setattr(default, found / "a.safetensors")
+    assert command.find_weights(None) == [found / "a.safetensors"]
+    monkeypatch.setattr(default, found / "none.safetensors")
     with pytest.raises(CheckpointError, match=r"this installation ships none .*none\.safetensors.* --weights FILE"):
         command.find_weights(None)
 
 
-@pytest.mark.parametrize("arguments", [["--max-megapixels", "0"], ["--weights", "missing.pth"], ["--tile", "3"]])
-def test_mistakes_end_with_one_line(arguments, capsys):
-    pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")
+def told(capsys, *arguments):
+    """The one line that the command ends with."""
     assert cli.main(["app", *arguments]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and (arguments[0][2:] in error or arguments[1] in error)
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
 
 
-def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
-    assert cli.main(["app"]) == 2
-    assert "pip install gradio (or 'unirain_plugin[app]')" in capsys.readouterr().err
-
-
-def test_taken_port_is_told(restorer, capsys):
+def test_mistakes_and_a_taken_port_end_with_one_line(restorer, capsys):
     pytest.importorskip("gradio", reason="no gradio here: pip install 'unirain_plugin[app]'")
+    for key, value in (("--max-megapixels", "0"), ("--weights", "missing.pth"), ("--tile", "3")):
+        error = told(capsys, key, value)
+        assert key[2:] in error or value in error
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert cli.main(["app", "--weights", str(restorer.weights[0]), "--port", port]) == 2
-    assert f"--port {port}: cannot be served there: " in capsys.readouterr().err
+        error = told(capsys, "--weights", str(restorer.weights[0]), "--port", port)
+    assert f"--port {port}: cannot be served there: " in error
 
 
-def test_a_temporary_folder_that_cannot_be_made_is_told(monkeypatch, tmp_path, capsys):
+def test_without_gradio_the_extra_is_named_and_a_temporary_folder_that_cannot_be_made(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert "pip install gradio (or 'unirain_plugin[app]')" in told(capsys)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    assert cli.main(["app"]) == 2
-    error = capsys.readouterr().err
+    error = told(capsys)
     assert error.startswith(f"error: {tmp_path}/gone/unirain-app-") and error.endswith(": No such file or directory\n")

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from unirain_plugin.archs.presets import preset
 from unirain_plugin.archs.unirain_arch import UniRain
 
 SMALL = {
@@ -30,14 +29,5 @@ def small():
             if name.endswith("router.weight"):
                 torch.nn.init.normal_(parameter)
         return net
-
-    return build
-
-
-@pytest.fixture()
-def tiny():
-    def build(**changes):
-        torch.manual_seed(1)
-        return UniRain(**preset("UniRain-Tiny", **changes))
 
     return build

@@ -41,11 +41,8 @@ def parameters(net):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_option_file_says_what_the_preset_says(name):
+def test_option_file_says_what_the_preset_says_and_the_defaults_are_the_papers_size(name):
     assert network_section(TRAIN / f"train_{name}.yml") == preset(name)
-
-
-def test_the_defaults_are_the_papers_size():
     assert UniRain().options == UniRain(**preset("UniRain")).options
 
 

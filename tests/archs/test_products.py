@@ -16,12 +16,14 @@ def library(request, monkeypatch):
     monkeypatch.setattr(kernels, "prefers_onednn", lambda: request.param == "oneDNN")
 
 
-@pytest.fixture()
+@pytest.fixture(autouse=True)
 def fresh_choice():
-    for function in (kernels.prefers_onednn, kernels.has_onednn):
+    """What is known of the processor is found out anew."""
+    cached = kernels.prefers_onednn, kernels.has_onednn, kernels.has_bfloat16
+    for function in cached:
         function.cache_clear()
     yield
-    for function in (kernels.prefers_onednn, kernels.has_onednn):
+    for function in cached:
         function.cache_clear()
 
 
@@ -42,10 +44,10 @@ def test_values_and_gradients_equal_torchs_own(shape, outputs):
 
 
 @pytest.mark.usefixtures("library")
-def test_strided_pixels_and_weights_are_read_right():
+@pytest.mark.parametrize("gradients", [True, False])
+def test_strided_pixels_and_weights_are_read_right(gradients):
     x, weight = torch.randn(4, 3, 12)[..., ::2], torch.randn(6, 10).t()
-    torch.testing.assert_close(kernels.linear(x, weight), F.linear(x, weight))
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         torch.testing.assert_close(kernels.linear(x, weight), F.linear(x, weight))
 
 
@@ -61,18 +63,15 @@ def test_each_image_is_multiplied_with_its_own_matrix(images):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_only_inputs_that_need_a_gradient_get_one_and_only_what_that_needs_is_kept():
-    x, weight = torch.randn(3, 4), torch.randn(5, 4, requires_grad=True)
+@pytest.mark.parametrize("of_weight", [True, False])
+def test_only_inputs_that_need_a_gradient_get_one_and_only_what_that_needs_is_kept(of_weight):
+    x, weight = torch.randn(3, 4, requires_grad=not of_weight), torch.randn(5, 4, requires_grad=of_weight)
     y = kernels.linear(x, weight)
-    assert [kept is not None for kept in y.grad_fn.saved_tensors] == [True, False]
+    assert [kept is not None for kept in y.grad_fn.saved_tensors] == [of_weight, not of_weight]
     y.sum().backward()
-    assert x.grad is None
-    torch.testing.assert_close(weight.grad, x.sum(0).expand(5, 4))
-    x, weight = x.requires_grad_(), weight.detach()
-    y = kernels.linear(x, weight)
-    assert [kept is not None for kept in y.grad_fn.saved_tensors] == [False, True]
-    y.sum().backward()
-    torch.testing.assert_close(x.grad, weight.sum(0).expand(3, 4))
+    needed, other, needs = (weight, x, x) if of_weight else (x, weight, weight)
+    assert other.grad is None
+    torch.testing.assert_close(needed.grad, needs.detach().sum(0).expand_as(needed))
 
 
 def test_counters_transforms_and_other_types_get_torchs_own_product():
@@ -87,7 +86,6 @@ def test_counters_transforms_and_other_types_get_torchs_own_product():
         assert kernels.linear(x, weight).dtype == torch.bfloat16
 
 
-@pytest.mark.usefixtures("fresh_choice")
 @pytest.mark.parametrize(
     ("capability", "processor", "expected"),
     [
@@ -98,7 +96,12 @@ def test_counters_transforms_and_other_types_get_torchs_own_product():
         ("AVX512", {"cpu_name": "Intel Xeon"}, False),
     ],
 )
-def test_onednn_is_preferred_on_amds_processors_with_avx512(monkeypatch, capability, processor, expected):
+def test_onednn_is_preferred_on_amds_processors_with_avx512_where_torch_has_it(
+    monkeypatch, capability, processor, expected
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "_onednn", lambda *_: torch.ops.mkldnn.no_such_operator())
+        assert not kernels.has_onednn()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(kernels, "has_onednn", lambda: True)
     if processor is None:
@@ -108,12 +111,6 @@ def test_onednn_is_preferred_on_amds_processors_with_avx512(monkeypatch, capabil
     assert kernels.prefers_onednn() is expected
 
 
-@pytest.mark.usefixtures("fresh_choice")
-def test_another_torch_without_the_operator_is_no_error(monkeypatch):
-    monkeypatch.setattr(kernels, "_onednn", lambda *_: torch.ops.mkldnn.no_such_operator())
-    assert not kernels.has_onednn()
-
-
 @pytest.mark.parametrize(
     ("capability", "onednn", "expected"),
     [("AVX512", False, True), ("DEFAULT", False, True), ("AVX2", True, True), ("AVX2", False, False)],
@@ -121,9 +118,5 @@ def test_another_torch_without_the_operator_is_no_error(monkeypatch):
 def test_bfloat16_is_of_no_use_on_x86_without_instructions_for_it(monkeypatch, capability, onednn, expected):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
-    kernels.has_bfloat16.cache_clear()
-    try:
-        with nullcontext() if expected else pytest.warns(UserWarning, match="float32 is used instead"):
-            assert kernels.has_bfloat16() == expected
-    finally:
-        kernels.has_bfloat16.cache_clear()
+    with nullcontext() if expected else pytest.warns(UserWarning, match="float32 is used instead"):
+        assert kernels.has_bfloat16() == expected

@@ -103,18 +103,13 @@ def test_z_loss_and_shares_of_use_by_hand_are_means_over_layers():
     assert share.tolist() == [[0.5, 0.125, 0.375]]
 
 
-def test_gate_is_computed_in_float32_under_autocast():
-    router = Router(8, 3)
-    features = torch.randn(1, 5, 8)
+def test_gate_is_computed_in_float32_under_autocast_and_noise_comes_only_in_training(small):
+    router, features = Router(8, 3), torch.randn(1, 5, 8)
     with torch.autocast("cpu", torch.bfloat16):
         logits = router(features)
     assert logits.dtype == torch.float32
     assert torch.equal(logits, router(features))
-
-
-def test_noise_only_in_training(small):
-    net = small(router_noise=5.0)
-    x = torch.rand(6, 3, 16, 16)
+    net, x = small(router_noise=5.0), torch.rand(6, 3, 16, 16)
 
     def choices():
         net(x)

@@ -64,11 +64,14 @@ def test_any_size_keeps_its_size(small, size, options):
         close(net(lq), y)
 
 
-def test_padding_reflects_without_repeating_the_edge():
+def test_padding_reflects_without_repeating_the_edge_and_a_new_network_starts_near_the_identity(small):
     x = torch.rand(1, 3, 5, 6)
     assert torch.equal(pad_to_multiple(x, 4), F.pad(x, (0, 2, 0, 3), mode="reflect"))
     narrow = pad_to_multiple(torch.tensor([[[[0.0], [1.0]]]]), 8)  # more is added than there is
     assert narrow[0, 0, :, 0].tolist() == [0, 1] * 4 and narrow.shape == (1, 1, 8, 8)
+    weight = small().output.weight
+    bound = 0.1 * (9 * weight.shape[1]) ** -0.5  # a tenth of torch's usual bound, 1 / √fan-in
+    assert 0.8 * bound < weight.abs().max() <= bound
 
 
 def test_norms_keep_autocast_out_which_would_widen_their_maps_on_a_gpu(monkeypatch):
@@ -111,20 +114,15 @@ def test_an_image_does_not_depend_on_its_batch(small, options, training):
     close(shuffled, alone[order])
 
 
-def test_every_parameter_gets_a_gradient_from_one_image(small):
+def test_every_parameter_gets_a_gradient_from_one_image_and_depthwise_kernels_one_of_their_strides(small):
     for options in VARIANTS:
-        net = small(**options)
+        net, strides = small(**options), {}
+        kernels = {name: p for name, p in net.named_parameters() if name.endswith("depthwise")}
+        for name, kernel in kernels.items():
+            kernel.register_hook(lambda gradient, name=name, to=strides: to.update({name: gradient.stride()}))
         net(torch.rand(1, 3, 8, 8)).sum().backward()
         assert [name for name, p in net.named_parameters() if p.grad is None] == []
-
-
-def test_gradients_of_depthwise_kernels_have_the_strides_of_the_kernels(small):
-    net, strides = small(), {}
-    kernels = {name: p for name, p in net.named_parameters() if name.endswith("depthwise")}
-    for name, kernel in kernels.items():
-        kernel.register_hook(lambda gradient, name=name: strides.update({name: gradient.stride()}))
-    net(torch.rand(1, 3, 16, 16)).mean().backward()
-    assert strides == {name: kernel.stride() for name, kernel in kernels.items()}
+        assert strides == {name: kernel.stride() for name, kernel in kernels.items()}
 
 
 def test_recomputation_changes_neither_output_nor_gradients(small):
@@ -139,16 +137,10 @@ def test_recomputation_changes_neither_output_nor_gradients(small):
         torch.testing.assert_close(a, b)
 
 
-@pytest.fixture(params=[True, False], ids=["bfloat16", "no bfloat16"])
-def with_bfloat16(request, monkeypatch):
-    """Whether the processor has instructions for bfloat16."""
-    monkeypatch.setattr(kernels, "has_bfloat16", lambda: request.param)
-    return request.param
-
-
-def test_bfloat16_autocast_trains_and_restores(small, with_bfloat16):
-    net = small()
-    lq = torch.rand(2, 3, 16, 16)
+@pytest.mark.parametrize("usable", [True, False], ids=["bfloat16", "no bfloat16"])
+def test_bfloat16_autocast_trains_and_restores(small, usable, monkeypatch):
+    monkeypatch.setattr(kernels, "has_bfloat16", lambda: usable)  # whether the processor has instructions for it
+    net, lq = small(), torch.rand(2, 3, 16, 16)
     expected = net(lq)
     with torch.autocast("cpu", torch.bfloat16):
         y = net(lq)
@@ -156,62 +148,42 @@ def test_bfloat16_autocast_trains_and_restores(small, with_bfloat16):
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
     assert (y - expected).abs().max() < 0.05 * expected.abs().max()
-    assert torch.equal(y, expected) != with_bfloat16
+    assert torch.equal(y, expected) != usable
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert (net(lq) - expected).abs().max() < 0.05 * expected.abs().max()
-    record = net._records["decoder1.0"]
-    assert record.logits.dtype == torch.float32
-
-
-def test_bfloat16_weights_and_what_is_counted_do_not_depend_on_the_processor(small, monkeypatch):
-    monkeypatch.setattr(kernels, "has_bfloat16", lambda: False)
-    net, lq = small(), torch.rand(1, 3, 16, 16)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        restored = net(lq)
+        assert (restored - expected).abs().max() < 0.05 * expected.abs().max()
+        assert net._records["decoder1.0"].logits.dtype == torch.float32
         with FlopCounterMode(display=False):
-            counted = net(lq)
-        assert not torch.equal(counted, net(lq))
-    with torch.no_grad():
+            counted = net(lq)  # what is counted does not depend on the processor
+        assert usable or not torch.equal(counted, restored)
         assert net.bfloat16()(lq.bfloat16()).dtype == torch.bfloat16
 
 
 def test_a_network_can_be_copied_after_a_forward_and_a_compiled_one_shares_no_weights(small):
-    net = small()
-    lq = torch.rand(1, 3, 8, 8)
-    y = net(lq)
-    twin = copy.deepcopy(net)
-    assert twin.routing_statistics() == {}
-    close(twin(lq), y)
-    net = small()
-    net.compile(backend="eager")
     lq = torch.rand(1, 3, 16, 16)
-    before = net(lq)
-    twin = copy.deepcopy(net)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1)
-    close(twin(lq), before)
-    assert (net(lq) - before).abs().max() > 0.1 * before.abs().max()
+    for compiled in (False, True):
+        net = small()
+        if compiled:
+            net.compile(backend="eager")
+        before, twin = net(lq), copy.deepcopy(net)
+        assert twin.routing_statistics() == {}
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.1)
+        close(twin(lq), before)
+        assert (net(lq) - before).abs().max() > 0.1 * before.abs().max()
 
 
 def test_records_are_replaced_and_auxiliary_losses_reach_the_routers_that_there_are(small):
-    net = small().eval()
-    net(torch.rand(4, 3, 8, 8))
-    net(torch.rand(1, 3, 8, 8))
-    assert {share.shape[0] for share in net.routing_statistics().values()} == {1}
     net = small(encoder_moe="none", decoder_moe="none")
     net(torch.rand(1, 3, 8, 8))
-    assert net.auxiliary_losses() == {}
-    assert net.routing_statistics() == {}
+    assert net.auxiliary_losses() == net.routing_statistics() == {}
     net = small()
-    net(torch.rand(2, 3, 8, 8))
+    for images in (4, 2):
+        net(torch.rand(images, 3, 8, 8))
+        assert {share.shape[0] for share in net.routing_statistics().values()} == {images}
     losses = net.auxiliary_losses()
     assert set(losses) == {"load_balance", "z_loss"}
     sum(losses.values()).backward()
     routers = [p for name, p in net.named_parameters() if name.endswith("router.weight")]
     assert all(p.grad.abs().sum() > 0 for p in routers)
-
-
-def test_a_new_network_starts_near_the_identity(small):
-    weight = small().output.weight
-    bound = 0.1 * (9 * weight.shape[1]) ** -0.5  # a tenth of torch's usual bound, 1 / √fan-in
-    assert 0.8 * bound < weight.abs().max() <= bound

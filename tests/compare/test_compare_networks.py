@@ -50,26 +50,18 @@ def test_networks_at_scale_one_keep_any_size(tmp_path, network):
     net, remark = load_network(spec(tmp_path, network, untrained=True))
     image = np.random.default_rng(0).integers(0, 256, (21, 35, 3), dtype=np.uint8)
     assert restore(net, image).shape == image.shape and not remark
-
-
-def test_msrresnet_has_no_scale_one(tmp_path):
     with pytest.raises(OptionError, match=r"MSRResNet cannot be built from its options: .*upconv1"):
         load_network(spec(tmp_path, {"type": "MSRResNet", "upscale": 1}, untrained=True))
 
 
-def test_weights_of_the_toolbox(tmp_path):
+def test_weights_of_the_toolbox_and_loading_what_fits(tmp_path):
     path, original = save(tmp_path, EDSR)
     net, remark = load_network(spec(tmp_path, EDSR, weights=path))
     assert not remark
     assert all(torch.equal(net.state_dict()[k], v) for k, v in original.state_dict().items())
     with pytest.raises(CheckpointError, match="there is no part 'params'"):
         load_network(spec(tmp_path, EDSR, weights=path, param_key="params"))
-
-
-def test_loading_what_fits(tmp_path):
-    path, original = save(tmp_path, EDSR)
-    deeper = {**EDSR, "num_block": 2}
-    net, remark = load_network(spec(tmp_path, deeper, weights=path, strict_load=False))
+    net, remark = load_network(spec(tmp_path, {**EDSR, "num_block": 2}, weights=path, strict_load=False))
     assert remark == "10 of 14 weights loaded (strict_load: false)"
     assert torch.equal(net.conv_first.weight, original.conv_first.weight)
     path, _ = save(tmp_path, TOOLBOX["RIDNet"], "other.pth")
@@ -121,14 +113,11 @@ def test_large_images_are_restored_as_the_weights_name_it(tmp_path, key, named, 
     assert (found[0] != found[2]).any()
 
 
-def test_a_model_may_have_its_own_tile(tmp_path):
+def test_a_model_may_have_its_own_tile_and_the_cost_of_a_network_by_hand(tmp_path):
     model = ModelOptions("m", network=EDSR, untrained=True, tile=128)
     options = CompareOptions("c", [model], [SetOptions("s", lq=tmp_path)], tile=256, precision="bf16")
     found = spec_of(model, options).restoring
     assert (found.tile, found.overlap, found.precision) == (128, 32, "bf16")
-
-
-def test_cost_of_a_network_by_hand(tmp_path):
     net, _ = load_network(spec(tmp_path, EDSR, untrained=True))
     counted = complexity(net, (16, 16))
     weights = 3 * 4 * 9 + 3 * (4 * 4 * 9) + 4 * 3 * 9  # first, two of the block and one behind it, last

@@ -22,6 +22,7 @@ from unirain_plugin.compare.samples import Source
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.inference.loading import build_network, load
 from unirain_plugin.inference.restoring import restore
+from unirain_plugin.metrics import scoring
 from unirain_plugin.metrics.psnr_ssim import psnr
 from unirain_plugin.support.files import sole_user
 
@@ -77,16 +78,22 @@ def files_of(folder):
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted((folder / "pictures").rglob("*.png"))}
 
 
-def test_scores_are_those_of_the_restored_images(data, tmp_path):
-    outcome = compare(data, tmp_path)
+@pytest.fixture(scope="module")
+def done(data, tmp_path_factory):
+    """A finished comparison, and its folder."""
+    folder = tmp_path_factory.mktemp("done")
+    return compare(data, folder, cost=COST), folder
+
+
+def test_scores_are_those_of_the_restored_images(data, done):
+    outcome, folder = done
     assert statuses(outcome) == dict.fromkeys(("input", "ours", "EDSR", "finished"), "ok") and not outcome.failures
     results = {(r.model, r.image): r for r in outcome.comparison.results}
     assert len(results) == 16
     assert results["finished", "nrd/001"].metrics["psnr"] == pytest.approx(20 * np.log10(255 / 5))
-    lq = Source(str(data / "test/drs/input/000.png")).pixels()
-    gt = Source(str(data / "test/drs/target/000.png")).pixels()
+    lq, gt = (Source(str(data / f"test/drs/{side}/000.png")).pixels() for side in ("input", "target"))
     expected = restore(load(data / "ours.safetensors", device="cpu"), lq)
-    stored = Source(str(tmp_path / "pictures/ours/test/drs/000.png")).pixels()
+    stored = Source(str(folder / "pictures/ours/test/drs/000.png")).pixels()
     assert np.array_equal(stored, expected)
     assert results["ours", "drs/000"].metrics["psnr"] == psnr(expected, gt)
     assert results["input", "drs/000"].metrics["psnr"] == psnr(lq, gt)
@@ -130,16 +137,16 @@ def test_one_perfect_image_does_not_hide_the_others(data, tmp_path, capsys):
     assert test_set["values"]["copied"]["mean"]["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=0.01)
 
 
-def test_a_rerun_computes_nothing_again(data, tmp_path, monkeypatch):
-    first = compare(data, tmp_path, cost=COST)
-    before, lines = files_of(tmp_path), (tmp_path / "results.jsonl").read_text()
+def test_a_rerun_computes_nothing_again(data, done, monkeypatch):
+    first, folder = done
+    before, lines = files_of(folder), (folder / "results.jsonl").read_text()
     monkeypatch.setattr(networks, "_serve", crashing_networks.leaving)  # whoever starts a network fails
-    again = compare(data, tmp_path, cost=COST)
-    assert files_of(tmp_path) == before and (tmp_path / "results.jsonl").read_text() == lines
+    again = compare(data, folder, cost=COST)
+    assert files_of(folder) == before and (folder / "results.jsonl").read_text() == lines
     assert again.comparison.results == first.comparison.results
     assert again.comparison.models == first.comparison.models
-    outcome = compare(data, tmp_path, metrics=["ssim_y", "psnr"])  # a new metric needs no restoring
-    assert not outcome.failures and files_of(tmp_path) == before
+    outcome = compare(data, folder, metrics=["ssim_y", "psnr"])  # a new metric needs no restoring
+    assert not outcome.failures and files_of(folder) == before
     assert all(set(r.metrics) == {"psnr", "ssim_y"} for r in outcome.comparison.results)
 
 
@@ -236,32 +243,26 @@ def test_unfit_models_say_so_and_the_others_finish(data, tmp_path, capsys):
     assert "names: files that fit no test image (1): 000.png" in captured.out
 
 
-def test_a_broken_test_image_is_left_out_for_all(data, tmp_path):
-    root = write_rainrag(tmp_path / "test", 2, types=("drs",))
-    path = root / "drs/input/001.png"
-    path.write_bytes(path.read_bytes()[:100])
-    outcome = compare(tmp_path, tmp_path / "out", models(data)[:1])
-    assert len(outcome.failures) == 1
-    assert "left out for all models" in outcome.failures[0] and "drs/input/001.png" in outcome.failures[0]
-    assert statuses(outcome) == {"input": "ok", "ours": "ok"} and len(outcome.comparison.results) == 2
-
-
-def test_an_image_above_the_limit_is_named_and_the_others_go_on(data, tmp_path):
+def test_broken_test_images_and_those_above_the_limit_are_left_out_for_all(data, tmp_path):
     root = write_rainrag(tmp_path / "test", 2, types=("drs",))
     for side in ("input", "target"):
         cv2.imwrite(str(root / f"drs/{side}/001.png"), np.zeros((60, 60, 3), np.uint8))
     finished = [{"name": "finished", "results": str(root / "drs/target")}]
 
-    def left_out(**limit):
-        outcome = compare(tmp_path, tmp_path / "out", finished, metrics=["psnr"], **limit)
+    def left_out(chosen=finished, **limit):
+        outcome = compare(tmp_path, tmp_path / "out", chosen, metrics=["psnr"], **limit)
         tables = (tmp_path / "out/tables.md").read_text()
-        assert all(line in tables for line in outcome.failures) and statuses(outcome)["finished"] == "ok"
-        return [r.image for r in outcome.comparison.results if r.model == "finished"], outcome.failures
+        assert all(line in tables for line in outcome.failures) and set(statuses(outcome).values()) == {"ok"}
+        return [r.image for r in outcome.comparison.results if r.model != "input"], outcome.failures
 
     assert left_out() == (["drs/000", "drs/001"], [])
     images, (line,) = left_out(max_megapixels=0.003)  # it was found sound before
     assert images == ["drs/000"] and line.startswith("test: left out for all models: ")
     assert "drs/input/001.png: 60 × 60 pixels are too many: at most 0.003 megapixels" in line
+    path = root / "drs/input/001.png"
+    path.write_bytes(path.read_bytes()[:100])
+    images, (line,) = left_out(models(data)[:1])
+    assert images == ["drs/000"] and "left out for all models" in line and "drs/input/001.png" in line
 
 
 def test_a_full_disk_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys):
@@ -275,30 +276,29 @@ def test_a_full_disk_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("obstacle", ["out", "out/results.jsonl"])
-def test_an_output_that_cannot_be_written_is_one_line(data, tmp_path, capsys, obstacle):
+def test_an_output_that_cannot_be_written_or_is_in_use_is_one_line(data, tmp_path, capsys, obstacle):
     path = tmp_path / obstacle
     path.mkdir(parents=True) if "/" in obstacle else path.write_bytes(b"")
     assert command(data, tmp_path, models(data)[2:]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: cannot be written: ") and error.count("\n") == 1
+    if "/" in obstacle:
+        with sole_user(tmp_path / "out", "busy"):
+            assert command(data, tmp_path, models(data)[2:]) == 2
+        assert "another run is working in this folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
+def test_a_wrong_image_or_corner_of_the_figure_is_told_before_anything_runs(data, tmp_path):
+    for entry, message in (
         ("test/drs/00", r"no image 'test/drs/00' .* Did you mean 'test/drs/0"),
         ("test/drs/000@900,0", "goes beyond the image"),
-    ],
-)
-def test_a_wrong_image_or_corner_of_the_figure_is_told_before_anything_runs(data, tmp_path, entry, message):
-    with pytest.raises(OptionError, match=message):
-        compare(data, tmp_path / "out", figure={"images": [entry]})
-    assert not (tmp_path / "out" / "pictures").exists()
+    ):
+        with pytest.raises(OptionError, match=message):
+            compare(data, tmp_path / "out", figure={"images": [entry]})
+        assert not (tmp_path / "out" / "pictures").exists()
 
 
 def test_a_missing_metric_is_told_and_the_others_are_computed(data, tmp_path, monkeypatch):
-    from unirain_plugin.metrics import scoring
-
     find = scoring.importlib.util.find_spec
     monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None if name == "pyiqa" else find(name))
     outcome = compare(data, tmp_path, [models(data)[2]], metrics=["psnr", "musiq"])
@@ -313,16 +313,7 @@ def test_test_sets_without_clean_images(data, tmp_path):
     assert list(outcome.comparison.arrays("real", "000")) == ["input", "ours"]
 
 
-def test_two_runs_do_not_meet(data, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    with sole_user(tmp_path / "out", "busy"):
-        assert command(data, tmp_path, [models(data)[2]]) == 2
-    assert "another run is working in this folder" in capsys.readouterr().err
-
-
 def test_a_metric_that_fails_once_is_told_and_tried_anew(data, tmp_path, monkeypatch):
-    from unirain_plugin.metrics import scoring
-
     calls = []
 
     def flaky(image, target):
@@ -331,15 +322,16 @@ def test_a_metric_that_fails_once_is_told_and_tried_anew(data, tmp_path, monkeyp
             raise DataError("flaky: no value for an image: out of memory")
         return float(10 + len(calls))
 
-    monkeypatch.setattr(scoring, "_niqe", lambda: scoring.Metric("niqe", False, False, flaky))
-    chosen, out = [models(data)[0]], tmp_path / "out"
-    first = compare(data, out, chosen, metrics=["psnr", "niqe"], include_input=False)
-    assert any("1 of 4 images have no value: flaky" in line for line in first.failures)
-    table = first.summaries[0].values["ours"]
-    assert table["mean"]["niqe"] is None and table["mean"]["psnr"] > 0
-    second = compare(data, out, chosen, metrics=["psnr", "niqe"], include_input=False)
-    assert second.failures == [] and len(calls) == 5
-    assert second.summaries[0].values["ours"]["mean"]["niqe"] is not None
+    def tried():
+        found = compare(data, tmp_path, models(data)[:1], metrics=["psnr", "niqe"], include_input=False)
+        return found.failures, found.summaries[0].values["ours"]["mean"]
+
+    monkeypatch.setitem(scoring._MAKERS, "niqe", lambda name: scoring.Metric(name, False, False, flaky))
+    failures, means = tried()
+    assert any("1 of 4 images have no value: flaky" in line for line in failures)
+    assert means["niqe"] is None and means["psnr"] > 0
+    failures, means = tried()
+    assert failures == [] and len(calls) == 5 and means["niqe"] is not None
 
 
 def test_dry_run(data, tmp_path, capsys):

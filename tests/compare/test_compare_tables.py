@@ -72,13 +72,10 @@ def test_latex_has_the_papers_groups_of_columns():
     assert all(row.count("&") == 8 for row in rows[1:]) and len(rows) == 4
 
 
-def test_many_metrics_are_spread_over_tables():
+def test_many_metrics_are_spread_over_tables_and_intervals():
     names = ["psnr", "ssim", "psnr_y", "ssim_y", "niqe"]
     assert [list(part) for part in tables.split_metrics(dict.fromkeys(names, True))] == [names[:2], names[2:]]
     assert len(tables.split_metrics(dict.fromkeys(names[:3], True))) == 1
-
-
-def test_intervals():
     text = tables.markdown_intervals(summary(**VALUES), "input", METRICS, BootstrapOptions(100, 0.9, 5))
     assert "Difference to input" in text and "90% interval" in text and "100 samples, seed 5" in text
     assert "fewer than 10 images" in text
@@ -124,13 +121,14 @@ def test_costs_state_the_convention():
     assert text.splitlines() == ["| model | status |", "| --- | --- |", "| a | ok |", "| b | gone |"]
 
 
-def test_metrics_without_any_value_are_left_out():
+def test_metrics_without_any_value_are_left_out_and_numbers():
     values = {model: [(None, 0.5)] * 4 for model in ("ours", "other")}
     text = tables.markdown_set(summary(**values), ["ours", "other"], METRICS)
     assert "PSNR" not in text and "| ours | **0.5000** | **0.5000** | **0.5000** | **0.5000** |" in text
     assert "PSNR" not in tables.latex_set(summary(**values), ["ours"], METRICS)
     nothing = {model: [(None, None)] * 4 for model in ("ours", "other")}
     assert tables.markdown_set(summary(**nothing), ["ours", "other"], METRICS) == "### Rain_1\n"
+    assert [tables.number(value, "ssim") for value in (math.inf, None, 0.99996)] == ["∞", "–", "1.0000"]
 
 
 def test_csv_page_and_json_hold_full_precision():
@@ -148,11 +146,6 @@ def test_csv_page_and_json_hold_full_precision():
     content = {"a": math.inf, "b": [math.nan, 1.5], "c": summary(**VALUES)}
     text = json.dumps(_plain(content), allow_nan=False)
     assert json.loads(text)["a"] == "inf" and json.loads(text)["c"]["intervals"]["ours"]["psnr"]["low"] == 1.25
-
-
-@pytest.mark.parametrize(("value", "text"), [(math.inf, "∞"), (None, "–"), (0.99996, "1.0000")])
-def test_numbers(value, text):
-    assert tables.number(value, "ssim") == text
 
 
 def test_captions_name_the_protocols_of_their_metrics():

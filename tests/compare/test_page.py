@@ -92,13 +92,10 @@ def test_number_of_images_is_bounded_evenly(tmp_path):
     assert "3 of 4 images" in (tmp_path / "page.html").read_text()
 
 
-def test_numbers_as_shown():
+def test_numbers_as_shown_and_an_infinite_psnr_sorted_first(tmp_path):
     assert shown([0.5, None, 1.25]) == ["0.5000", "–", "1.2500"]
     assert shown([30.0, 0.5, float("nan"), float("inf")]) == ["30.00", "0.50", "–", "∞"]
     assert shown([1234567, "text"]) == ["1,234,567", "text"]
-
-
-def test_infinite_psnr_is_sorted_first(tmp_path):
     found = comparison()
     found.results[0].metrics["psnr"] = float("inf")
     rows = [{"model": "a", "PSNR": float("inf")}, {"model": "b", "PSNR": 30.0}]

@@ -10,7 +10,9 @@ from basicsr.metrics import calculate_psnr, calculate_ssim
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.metrics import psnr_ssim as metrics
 from unirain_plugin.metrics.protocols import PROTOCOLS, matlab_luma, measure_of
+from unirain_plugin.metrics.psnr_ssim import luma, psnr, ssim
 from unirain_plugin.metrics.scoring import make_metrics
 
 
@@ -103,7 +105,7 @@ def test_piq_agrees():
         assert PROTOCOLS[name].value("ssim", *sides) == pytest.approx(expected, abs=1e-7)
 
 
-def test_rounding_costs_decibels_where_images_are_close():
+def test_rounding_costs_decibels_where_images_are_close_and_halves_are_rounded_up():
     """One level in blue of each pixel is 24.966 / 255 of a level in Y: rounding takes that to 0, at times to 1."""
     target = pair()[1]
     image = target.copy()
@@ -111,13 +113,11 @@ def test_rounding_costs_decibels_where_images_are_close():
     unrounded = PROTOCOLS["y-basicsr"].value("psnr", image, target)
     assert unrounded == pytest.approx(psnr_of((24.966 / 255) ** 2), abs=1e-3)
     assert PROTOCOLS["y-matlab"].value("psnr", image, target) < unrounded - 5
-
-
-def test_halves_are_rounded_up():
-    """299 R + 587 G + 114 B = 42,500 gives Y = 52.5 exactly; floats may land on either side."""
-    ties = [(r, g, b) for r in range(256) for g in range(0, 256) for b in [(42_500 - 299 * r - 587 * g) / 114]
-            if b == int(b) and 0 <= b < 256]  # fmt: skip
-    assert ties and (matlab_luma(np.array([ties], np.uint8)) == 53).all()
+    # 299 R + 587 G + 114 B = 42,500 gives Y = 52.5 exactly; floats may land on either side.
+    r, g = np.mgrid[:256, :256]
+    b, rest = np.divmod(42_500 - 299 * r - 587 * g, 114)
+    ties = np.stack([r, g, b], -1)[(rest == 0) & (b >= 0) & (b < 256)]
+    assert len(ties) and (matlab_luma(ties[None].astype(np.uint8)) == 53).all()
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -144,7 +144,7 @@ def test_captions_say_crop_colour_window_and_rounding():
         assert words in str(PROTOCOLS[name])
 
 
-def test_names():
+def test_names_and_the_protocol_of_a_stored_value():
     assert measure_of("psnr") == ("psnr", "rgb") and measure_of("ssim", protocol="rainrag") == ("ssim", "rainrag")
     assert measure_of("ssim_y", protocol="rainrag") == ("ssim", "y-basicsr") and measure_of("niqe") is None
     assert measure_of("psnr@y-matlab") == ("psnr", "y-matlab")
@@ -152,11 +152,75 @@ def test_names():
         measure_of("psnr@y-matlap")
     with pytest.raises(OptionError, match="'niqe@rgb': only psnr and ssim are taken under a protocol"):
         measure_of("niqe@rgb")
-
-
-def test_a_stored_value_is_known_by_its_protocol():
-    names = ["psnr", "ssim_y", "psnr@y-basicsr", "ssim@raindrop", "niqe"]
-    assert [m.key for m in make_metrics(names, protocol="y-matlab")[0]] == [
-        "psnr@y-matlab", "ssim_y", "psnr_y", "ssim@raindrop", "niqe",
-    ]  # fmt: skip
+    metrics, _ = make_metrics(["psnr", "ssim_y", "psnr@y-basicsr", "ssim@raindrop", "niqe"], protocol="y-matlab")
+    assert [m.key for m in metrics] == ["psnr@y-matlab", "ssim_y", "psnr_y", "ssim@raindrop", "niqe"]
     assert make_metrics(["psnr"])[0][0].key == "psnr"
+
+
+def noisy_pair(shape, seed=0, noise=9):
+    rng = np.random.default_rng(seed)
+    target = cv2.GaussianBlur(rng.integers(0, 256, shape, dtype=np.uint8), (0, 0), 2)
+    return np.clip(target + rng.integers(-noise, noise + 1, shape), 0, 255).astype(np.uint8), target
+
+
+def halves(shape):
+    """Black and white halves, one of them with noise: large values and variances of zero side by side."""
+    target = np.zeros(shape, np.uint8)
+    target[:, shape[1] // 2 :] = 255
+    image = target.copy()
+    image[::3, ::2] ^= 1
+    return image, target
+
+
+PAIRS = {
+    "larger than a tile": noisy_pair((139, 301, 3)),
+    "a tile exactly": noisy_pair((138, 138, 3)),
+    "one row more": noisy_pair((139, 138, 3)),
+    "the window": noisy_pair((11, 11, 3)),
+    "a strip": noisy_pair((12, 200, 3)),
+    "extremes": halves((60, 70, 3)),
+    "flat": (np.full((20, 20, 3), 255, np.uint8), np.zeros((20, 20, 3), np.uint8)),
+    "one value apart": (np.full((20, 20, 3), 101, np.uint8), np.full((20, 20, 3), 100, np.uint8)),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_values_are_the_toolboxs(pair):
+    image, target = pair
+    bgr = image[..., ::-1], target[..., ::-1]
+    assert psnr(image, target) == pytest.approx(calculate_psnr(*bgr, crop_border=0), abs=1e-10)
+    assert ssim(image, target) == pytest.approx(calculate_ssim(*bgr, crop_border=0), abs=1e-10)
+    y = luma(image), luma(target)
+    on_y = {"crop_border": 0, "test_y_channel": True}
+    assert psnr(*y) == pytest.approx(calculate_psnr(*bgr, **on_y), abs=1e-7)
+    assert ssim(*y) == pytest.approx(calculate_ssim(*bgr, **on_y), abs=1e-7)
+
+
+def test_threads_and_strides_change_nothing(monkeypatch):
+    image, target = noisy_pair((150, 160, 3))
+    alone = ssim(image, target)
+    monkeypatch.setattr(metrics, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(metrics, "_THREADS", 3)
+    assert ssim(image, target) == alone
+    image, target = noisy_pair((40, 50, 3))
+    assert psnr(image[:, ::-1], target[:, ::-1]) == psnr(image, target)
+    assert ssim(image[..., ::-1], target[..., ::-1]) == pytest.approx(ssim(image, target), abs=1e-12)
+
+
+def test_psnr_by_hand_ssim_of_small_images_and_means_added_one_by_one():
+    target = np.full((4, 5, 3), 100, np.uint8)
+    image = target + 5
+    assert psnr(image, target) == pytest.approx(20 * math.log10(255 / 5))
+    assert psnr(target, target) == math.inf
+    assert math.isnan(ssim(*noisy_pair((10, 40, 3))))
+    assert metrics.finite_mean([1e16, 1.0, math.inf, -1e16]) == 0  # a compensated sum, as of Python 3.12, gives 1/3
+    assert metrics.finite_mean([3, math.inf, 5]) == 4 and metrics.finite_mean([math.inf]) == math.inf
+
+
+def test_luma_is_that_of_matlabs_rgb2ycbcr_and_other_sizes_are_refused():
+    white, black, red, green, blue = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    for colour, y in ((white, 235), (black, 16), (red, 81.481), (green, 144.553), (blue, 40.966)):
+        assert luma(np.full((2, 3, 3), colour, np.uint8)) == pytest.approx(np.full((2, 3, 1), y), abs=1e-4)
+    for metric in (psnr, ssim):
+        with pytest.raises(DataError, match="found 20×30 and 20×31"):
+            metric(np.zeros((20, 30, 3), np.uint8), np.zeros((20, 31, 3), np.uint8))

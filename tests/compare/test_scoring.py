@@ -100,31 +100,31 @@ def lpips_by_hand(weights, first, second):
     return total
 
 
-def test_missing_weights_are_told(monkeypatch):
-    def create(name, device):
+def test_missing_weights_and_an_image_that_pyiqa_refuses_are_told(monkeypatch):
+    def refuse(*_, **__):
         raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
 
-    fake_pyiqa(monkeypatch, create)
+    fake_pyiqa(monkeypatch, refuse)
     metrics, missing = make_metrics(["musiq", "psnr"])
     assert [m.name for m in metrics] == ["psnr"]
     assert "name resolution" in missing["musiq"] and "downloaded at first use" in missing["musiq"]
+    refuse.metric_mode = "NR"
+    fake_pyiqa(monkeypatch, lambda name, device: refuse)
+    (musiq,), _ = make_metrics(["musiq"])
+    with pytest.raises(DataError, match=r"musiq: no value for a 16×16 image: .*name resolution"):
+        musiq(pixels(16), None)
 
 
 def test_pyiqa_metrics_get_rgb_tensors(monkeypatch):
-    class L1:
-        metric_mode, lower_better = "FR", True
+    def l1(image, target):
+        assert image.shape == (1, 3, 5, 6) and image.dtype == torch.float32
+        return (image - target).abs().mean(dim=(1, 2, 3))
 
-        def __call__(self, image, target):
-            assert image.shape == (1, 3, 5, 6) and image.dtype == torch.float32
-            return (image - target).abs().mean(dim=(1, 2, 3))
+    def red(image):
+        return image[:, 0].mean()
 
-    class Red:
-        metric_mode, lower_better = "NR", False
-
-        def __call__(self, image):
-            return image[:, 0].mean()
-
-    fake_pyiqa(monkeypatch, lambda name, device: L1() if name == "lpips" else Red())
+    (l1.metric_mode, l1.lower_better), (red.metric_mode, red.lower_better) = ("FR", True), ("NR", False)
+    fake_pyiqa(monkeypatch, lambda name, device: l1 if name == "lpips" else red)
     (lpips, musiq), missing = make_metrics(["lpips", "musiq"])
     assert not missing
     assert (lpips.higher_is_better, lpips.needs_gt) == (False, True)
@@ -136,24 +136,11 @@ def test_pyiqa_metrics_get_rgb_tensors(monkeypatch):
     assert lpips(image, None) is None
 
 
-def test_a_image_that_pyiqa_refuses_is_told(monkeypatch):
-    def refuse(image):
-        raise AssertionError("at least 224 pixels")
-
-    fake_pyiqa(monkeypatch, lambda name, device: refuse)
-    refuse.metric_mode = "NR"
-    (musiq,), _ = make_metrics(["musiq"])
-    with pytest.raises(DataError, match="musiq: no value for a 16×16 image: at least 224 pixels"):
-        musiq(pixels(16), None)
-
-
-@pytest.mark.parametrize(("name", "near"), [("pnsr", "psnr"), ("ssim_Y", "ssim_y"), ("nique", "niqe")])
-def test_misspelt_names_are_refused(name, near):
-    with pytest.raises(OptionError, match=rf"x\.yml: metrics\[1\]: unknown metric '{name}'.*Did you mean '{near}'"):
-        check_names(["psnr", name], "x.yml")
-
-
-def test_an_installed_pyiqa_knows_its_names(monkeypatch):
+def test_misspelt_names_are_refused_and_an_installed_pyiqa_knows_its_names(monkeypatch):
+    for name, near in (("pnsr", "psnr"), ("ssim_Y", "ssim_y"), ("nique", "niqe")):
+        told = rf"x\.yml: metrics\[1\]: unknown metric '{name}'.*Did you mean '{near}'"
+        with pytest.raises(OptionError, match=told):
+            check_names(["psnr", name], "x.yml")
     fake_pyiqa(monkeypatch, None)
     with pytest.raises(OptionError, match=r"unknown metric 'muzik'\. Did you mean 'musiq'\?"):
         check_names(["muzik"], "x.yml")

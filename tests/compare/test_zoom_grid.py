@@ -19,19 +19,16 @@ from unirain_plugin.compare.options import FigureOptions
 from unirain_plugin.errors import OptionError
 
 
-def test_box_is_where_the_difference_is():
+@pytest.mark.parametrize("edge", [24, 500])
+def test_box_is_where_the_difference_is_and_of_equal_images_the_first_and_fits(edge):
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    for other in (image, image ^ 1):  # as different everywhere, but for rounding
+        assert most_different_box(image, other, edge) == Box(0, 0, min(edge, 30), min(edge, 50))
     target = np.full((80, 120, 3), 50, np.uint8)
     image = target.copy()
     image[33:49, 70:86] = 200
     image[0:4, 0:4] = 255  # brighter, but small
     assert most_different_box(image, target, 16) == Box(33, 70, 16, 16)
-
-
-@pytest.mark.parametrize("edge", [24, 500])
-def test_box_of_equal_images_is_the_first_and_fits(edge):
-    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
-    for other in (image, image ^ 1):  # as different everywhere, but for rounding
-        assert most_different_box(image, other, edge) == Box(0, 0, min(edge, 30), min(edge, 50))
 
 
 def test_named_images_are_found_and_without_names_each_type_has_its_largest_gain():
@@ -87,11 +84,15 @@ def test_many_models_are_wrapped_and_long_names_cut():
     assert block.height > 1.5 * drawn(models=["Good"]).height
 
 
-def test_given_box_is_zoomed():
+def test_given_box_is_zoomed_and_the_error_map_on_a_fixed_scale():
     found = arrays(PAIRED, "one")
     found["input"][20:40, 60:90] = (255, 0, 255)
     block = drawn(models=["Good"], found=found, box=Box(20, 60, 20, 30))
     assert count(block, (255, 0, 255)) > 280 * 200, "a flat magenta cell of the box's shape"
+    black = np.zeros((4, 4, 3), np.uint8)
+    brightest, saturated = (error_map(np.full_like(black, level), black, 0.2) for level in (51, 255))
+    assert np.array_equal(brightest, saturated)
+    assert not np.array_equal(error_map(black, black, 0.2), brightest)
 
 
 def test_written_figure(tmp_path):
@@ -106,10 +107,3 @@ def test_written_figure(tmp_path):
     first = path.read_bytes()
     write_zoom_grid(comparison(), path, options)
     assert path.read_bytes() == first
-
-
-def test_error_map_is_on_a_fixed_scale():
-    black = np.zeros((4, 4, 3), np.uint8)
-    brightest, saturated = (error_map(np.full_like(black, level), black, 0.2) for level in (51, 255))
-    assert np.array_equal(brightest, saturated)
-    assert not np.array_equal(error_map(black, black, 0.2), brightest)

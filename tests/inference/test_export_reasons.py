@@ -44,6 +44,9 @@ def captured_at_one_height(x):
 
 
 def export(how, forward, path):
+    if how is export_onnx:
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
     with pytest.raises(CheckpointError) as raised:
         how(Network(forward).eval(), path)
     assert list(path.parent.iterdir()) == []
@@ -62,29 +65,20 @@ def export(how, forward, path):
     ],
 )
 def test_what_cannot_be_captured_or_is_unsupported_is_named(tmp_path, how, forward, reason):
-    if how is export_onnx:
-        pytest.importorskip("onnxscript")
-        pytest.importorskip("onnxruntime")
     text = export(how, forward, tmp_path / "n.x")
     assert text.startswith(f"{tmp_path}/n.x: TheirNet cannot be exported: ")
     assert re.search(reason, text, re.IGNORECASE), text
 
 
-@pytest.mark.parametrize(
-    ("forward", "size", "reason"),
-    [
+@pytest.mark.parametrize("how", [export_onnx, export_pt2, export_torchscript])
+def test_a_network_that_takes_some_sizes_only_is_told_the_size(tmp_path, how):
+    for forward, size, reason in (
         (one_height, "48×72", "AssertionError"),
         (windows, "61×45", r"RuntimeError: shape '[-1, 3, 7, 8, 5, 8]' is invalid"),
-    ],
-)
-@pytest.mark.parametrize("how", [export_onnx, export_pt2, export_torchscript])
-def test_a_network_that_takes_some_sizes_only_is_told_the_size(tmp_path, how, forward, size, reason):
-    if how is export_onnx:
-        pytest.importorskip("onnxscript")
-        pytest.importorskip("onnxruntime")
-    text = export(how, forward, tmp_path / "n.x")
-    wanted = f"TheirNet cannot be exported for images of any size: it fails on one of {size} pixels (height × width): "
-    assert text.startswith(wanted + reason), text
+    ):
+        text = export(how, forward, tmp_path / "n.x")
+        of_a_size = f"for images of any size: it fails on one of {size} pixels (height × width): "
+        assert text.startswith(f"TheirNet cannot be exported {of_a_size}{reason}"), text
 
 
 FAKE = """
@@ -107,15 +101,12 @@ def test_onnxruntime_is_told_to_send_nothing(tmp_path, fresh):
     assert fresh(code) == "told at import: 1 and afterwards\n"
 
 
-def test_missing_packages_are_named(monkeypatch, tmp_path):
+def test_missing_packages_are_named_and_an_export_that_differs_from_the_network_is_not_written(monkeypatch, tmp_path):
     find = importlib.util.find_spec
     absent = ("onnxscript", "onnxruntime")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else find(name))
     with pytest.raises(CheckpointError, match=r"needs onnxscript, onnxruntime: pip install 'unirain_plugin\[export\]'"):
         export_onnx(Network(branching), tmp_path / "n.onnx")
-
-
-def test_an_export_that_differs_from_the_network_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr("unirain_plugin.inference.export._TOLERANCE", -1)
     with pytest.raises(CheckpointError, match=r"a\.pt: the exported model differs from the network by .*; not written"):
         export_torchscript(Network(lambda x: 1 - x).eval(), tmp_path / "a.pt")

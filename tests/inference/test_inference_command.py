@@ -2,8 +2,6 @@
 
 import io
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,12 +10,14 @@ import numpy as np
 import pytest
 from inference_helpers import SMALL, random_image, random_network
 from PIL import Image
+from video_helpers import make_film, seen
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.inference.images import read_image
 from unirain_plugin.inference.jobs import plan_jobs, restore_files
 from unirain_plugin.inference.restoring import restore
+from unirain_plugin.inference.video import probe
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,22 @@ def fill_folder(root):
     return root
 
 
-def test_folder_is_mirrored_with_comparisons(weights, tmp_path):
+def test_folder_is_mirrored_with_comparisons_and_results_that_are_there_are_skipped(weights, tmp_path, capsys):
     root = fill_folder(tmp_path / "in")
-    assert run(weights, root, root / "out", "--compare", "--format", "png") == 0
-    made = {str(p.relative_to(root / "out")) for p in (root / "out").rglob("*") if p.is_file()}
+    out = root / "out"
+    assert run(weights, root, out, "--compare", "--format", "png") == 0
+    made = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
     names = {"a.png", "b.png", "sub/a.png"}
     assert made == names | {f"compare/{name}" for name in names}
-    assert read_image(root / "out" / "sub" / "a.png").pixels.shape == (20, 24, 4)
-    assert read_image(root / "out" / "compare" / "a.png").pixels.shape == (90, 148, 3)
-    assert run(weights, root, root / "out") == 0  # the results inside the input are not restored again
-    assert not (root / "out" / "out").exists()
+    assert read_image(out / "sub" / "a.png").pixels.shape == (20, 24, 4)
+    assert read_image(out / "compare" / "a.png").pixels.shape == (90, 148, 3)
+    (out / "a.png").write_bytes(b"mine")
+    capsys.readouterr()
+    assert run(weights, root, out) == 0  # the results inside the input are not restored again
+    assert "1 restored" in (text := capsys.readouterr().out) and "2 skipped" in text
+    assert not (out / "out").exists() and (out / "a.png").read_bytes() == b"mine"
+    assert run(weights, root, out, "--overwrite") == 0
+    assert read_image(out / "a.png").pixels.shape == (90, 70, 3)
 
 
 def test_comparisons_and_their_results_take_no_place_of_others(weights, tmp_path, capsys):
@@ -79,17 +85,6 @@ def test_comparisons_and_their_results_take_no_place_of_others(weights, tmp_path
     assert "out/x.png is there, without its side-by-side image" in capsys.readouterr().out
     assert (tmp_path / "out/x.png").read_bytes() == b"mine"
     assert run(weights, tmp_path / "x.png", tmp_path / "out", "--compare", "--overwrite") == 0
-
-
-def test_existing_results_are_skipped_unless_overwrite(weights, tmp_path, capsys):
-    root, out = fill_folder(tmp_path / "in"), tmp_path / "out"
-    out.mkdir()
-    (out / "a.png").write_bytes(b"mine")
-    assert run(weights, root, out) == 0
-    assert "2 restored" in (text := capsys.readouterr().out) and "1 skipped" in text
-    assert (out / "a.png").read_bytes() == b"mine"
-    assert run(weights, root, out, "--overwrite") == 0
-    assert read_image(out / "a.png").pixels.shape == (90, 70, 3)
 
 
 def test_broken_files_do_not_stop_the_folder(weights, tmp_path, capsys):
@@ -190,30 +185,14 @@ def test_mistakes_are_one_message(weights, tmp_path, capsys, change, text):
     assert error.startswith("error: ") and text in error and "Traceback" not in error
 
 
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-
-
-def make_video(path):
-    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1", "-f"]
-    command += ["lavfi", "-i", "sine=frequency=440:duration=1", "-shortest", "-pix_fmt", "yuv420p", str(path)]
-    subprocess.run(command, check=True)
-    return path
-
-
-def streams_of(path):
-    command = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_type,codec_name,width,height,nb_read_frames"]
-    text = subprocess.run([*command, "-count_frames", "-of", "csv=p=0", str(path)], capture_output=True, text=True)
-    return sorted(text.stdout.split())
-
-
-@needs_ffmpeg
 def test_video_keeps_frames_size_and_sound(weights, tmp_path):
-    source = make_video(tmp_path / "-film é.mp4")
-    assert run(weights, f"{tmp_path}/-film é.mp4", tmp_path / "out", "--compare") == 0
-    assert any(line.startswith("h264,video,64,48,10") for line in streams_of(tmp_path / "out" / source.name))
-    kinds = [line.split(",")[:2] for line in streams_of(tmp_path / "out" / source.name)]
-    assert kinds == [["aac", "audio"], ["h264", "video"]]
-    assert "h264,video,136,48,10" in ",".join(streams_of(tmp_path / "out" / "compare" / source.name))
+    source = make_film(tmp_path / "-film é.mp4", size=(64, 48), count=10, sound=("aac",))
+    assert run(weights, source, tmp_path / "out", "--compare") == 0
+    for folder, width in (("out", 64), ("out/compare", 136)):
+        target = tmp_path / folder / source.name
+        assert ("video", "h264") in seen(target)["streams"] and len(seen(target)["times"]) == 10
+        assert (probe(target).width, probe(target).height) == (width, 48)
+    assert seen(tmp_path / "out" / source.name)["streams"] == seen(source)["streams"]
     assert not list((tmp_path / "out").glob(".*"))
 
 

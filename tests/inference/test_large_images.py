@@ -9,6 +9,7 @@ import torch
 from inference_helpers import random_image, random_network
 from PIL import Image
 
+import unirain_plugin
 from unirain_plugin.archs import kernels
 from unirain_plugin.errors import DataError, OptionError, UniRainError
 from unirain_plugin.inference import restoring, streamed
@@ -28,26 +29,31 @@ VARIANTS = {
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def net():
+    return random_network()
+
+
 def image_tensor(height, width):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-@pytest.mark.parametrize(("piece", "strip_bytes", "spare"), [(3, 2**20, 0), (17, 2**17, 2**30), (64, 2**14, 10**5)])
-def test_streamed_equals_whole(changes, piece, strip_bytes, spare, monkeypatch):
-    monkeypatch.setattr(streamed, "_SPARE_BYTES", spare)
-    monkeypatch.setattr(streamed, "_STRIP_BYTES", strip_bytes)
+def test_streamed_equals_whole(changes, monkeypatch):
     net, x = random_network(**changes), image_tensor(61, 47)
     with torch.no_grad():
         whole = net(x)
     assert (whole - x).abs().mean() > 0.02  # the network does something
-    torch.testing.assert_close(restore_streamed(net, x, MapStore(CPU, piece)), whole, rtol=0, atol=2e-5)
+    for piece, strip_bytes, spare in ((3, 2**20, 0), (17, 2**17, 2**30), (64, 2**14, 10**5)):
+        monkeypatch.setattr(streamed, "_SPARE_BYTES", spare)
+        monkeypatch.setattr(streamed, "_STRIP_BYTES", strip_bytes)
+        torch.testing.assert_close(restore_streamed(net, x, MapStore(CPU, piece)), whole, rtol=0, atol=2e-5)
 
 
-def test_scratch_files_hold_what_memory_may_not(tmp_path, monkeypatch):
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="a system that cannot reserve room in a file")
+def test_scratch_files_hold_what_memory_may_not_and_a_full_folder_is_told(tmp_path, monkeypatch, net):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    net, x = random_network(), image_tensor(40, 36)
-    made = []
+    made, x = [], image_tensor(40, 36)
     original = torch.from_file
     monkeypatch.setattr(torch, "from_file", lambda name, **kw: made.append(name) or original(name, **kw))
     result = restore_streamed(net, x, MapStore(CPU, 16, limit=0))
@@ -55,6 +61,18 @@ def test_scratch_files_hold_what_memory_may_not(tmp_path, monkeypatch):
         torch.testing.assert_close(result, net(x), rtol=0, atol=2e-5)
     assert len(made) == 3 and all(name.startswith(str(tmp_path)) for name in made)  # a map for each level
     assert list(tmp_path.iterdir()) == []
+    store = MapStore(CPU, 64, limit=4000)
+    room = store.allocate(1000, torch.float32)
+    assert store.free[CPU] == 0
+    del room
+    assert store.free[CPU] == 4000  # memory of a map counts as free again
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"no room for .* feature maps .No space left.*TMPDIR"):
+        MapStore(CPU, 64, limit=0).allocate(10, torch.float32)
 
 
 @pytest.mark.parametrize("usable", [True, False])
@@ -133,8 +151,7 @@ def test_ensemble_averages_eight_orientations():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(20, 23, 3), (20, 23, 4), (20, 23), (20, 23, 2)])
-def test_arrays_keep_shape_and_type(shape, dtype):
-    net = random_network()
+def test_arrays_keep_shape_and_type(shape, dtype, net):
     depth = dtype if np.issubdtype(dtype, np.integer) else np.uint16
     image = random_image(*shape[:2], channels=shape[2] if len(shape) > 2 else 1, dtype=depth).reshape(shape)
     if depth != dtype:
@@ -148,18 +165,14 @@ def test_arrays_keep_shape_and_type(shape, dtype):
     assert np.abs(out[..., 0].astype(float) - image[..., 0]).max() > 0
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "I;16"])
-def test_images_of_pillow_keep_their_mode(mode):
-    net, channels = random_network(), {"L": 1, "LA": 2, "I;16": 1, "RGB": 3, "RGBA": 4}[mode]
-    pixels = random_image(20, 23, channels=channels, dtype=np.uint16 if mode == "I;16" else np.uint8)
-    pixels = pixels[..., 0] if channels == 1 else pixels
-    out = restore(net, Image.fromarray(pixels))
-    assert out.mode == mode and out.size == (23, 20)
-    np.testing.assert_array_equal(np.asarray(out), restore(net, pixels))
-
-
-def test_palettes_become_colours_and_bgr_views_are_taken():
-    net, image = random_network(), Image.fromarray(random_image(20, 23)).quantize(16)
+def test_images_of_pillow_keep_their_mode_palettes_become_colours_and_bgr_views_are_taken(net):
+    for mode, channels in {"L": 1, "LA": 2, "I;16": 1, "RGB": 3, "RGBA": 4}.items():
+        pixels = random_image(20, 23, channels=channels, dtype=np.uint16 if mode == "I;16" else np.uint8)
+        pixels = pixels[..., 0] if channels == 1 else pixels
+        out = restore(net, Image.fromarray(pixels))
+        assert out.mode == mode and out.size == (23, 20)
+        np.testing.assert_array_equal(np.asarray(out), restore(net, pixels))
+    image = Image.fromarray(random_image(20, 23)).quantize(16)
     out = restore(net, image)
     assert out.mode == "RGB" and np.array_equal(np.asarray(out), restore(net, np.asarray(image.convert("RGB"))))
     image.info["transparency"] = 0
@@ -168,13 +181,13 @@ def test_palettes_become_colours_and_bgr_views_are_taken():
     np.testing.assert_array_equal(restore(net, array[..., ::-1][..., ::-1]), restore(net, array))
 
 
-@pytest.mark.parametrize("kind", [str, pathlib.Path])
-def test_the_name_of_a_file_is_taken(tmp_path, kind):
-    net, pixels = random_network(), random_image(20, 23)
+def test_the_name_of_a_file_is_taken(tmp_path, net):
+    pixels = random_image(20, 23)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    np.testing.assert_array_equal(restore(net, kind(tmp_path / "photo.png")), restore(net, pixels))
-    with pytest.raises(DataError, match=r"other\.png"):
-        restore(net, kind(tmp_path / "other.png"))
+    for kind in (str, pathlib.Path):
+        np.testing.assert_array_equal(restore(net, kind(tmp_path / "photo.png")), restore(net, pixels))
+        with pytest.raises(DataError, match=r"other\.png"):
+            restore(net, kind(tmp_path / "other.png"))
 
 
 @pytest.mark.parametrize(
@@ -251,38 +264,17 @@ def test_what_the_network_does_wrong_is_told():
 
 
 def test_three_lines():
-    import unirain_plugin
-
-    assert unirain_plugin.restore is restoring.restore
-    assert callable(unirain_plugin.load)
+    assert unirain_plugin.restore is restoring.restore and callable(unirain_plugin.load)
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         _ = unirain_plugin.lod
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="a system that cannot reserve room in a file")
-def test_a_full_scratch_folder_is_told(monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DataError, match=r"no room for .* feature maps .No space left.*TMPDIR"):
-        MapStore(torch.device("cpu"), 64, limit=0).allocate(10, torch.float32)
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("more", [0.0, 0.4, 0.6])
-def test_levels_are_rounded(dtype, more):
+def test_levels_are_rounded(dtype):
     top = np.iinfo(dtype).max
     net = torch.nn.Conv2d(3, 3, 1, groups=3).requires_grad_(False)
     net.weight.fill_(1)
-    net.bias.fill_(more / top)
     ramp = np.linspace(0, top - 1, 3 * 4096).astype(dtype).reshape(64, 64, 3)
-    assert np.array_equal(restore(net, ramp), ramp + dtype(round(more)))
-
-
-def test_memory_of_a_map_counts_as_free_again():
-    store = MapStore(CPU, 64, limit=4000)
-    room = store.allocate(1000, torch.float32)
-    assert store.free[CPU] == 0
-    del room
-    assert store.free[CPU] == 4000
+    for more in (0.0, 0.4, 0.6):
+        net.bias.fill_(more / top)
+        assert np.array_equal(restore(net, ramp), ramp + dtype(round(more)))

@@ -2,13 +2,14 @@
 
 import struct
 import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 import tifffile
 from inference_helpers import random_image
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from unirain_plugin.inference.command import summary
 from unirain_plugin.inference.images import read_image, write_image
@@ -139,15 +140,12 @@ def test_deep_tiff_keeps_tags_and_tells_of_folders_of_tags(tmp_path):
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8, 2])
 def test_avif_is_turned_upright_and_becomes_png(tmp_path, orientation):
-    pixels = np.repeat(np.repeat(random_image(5, 8), 8, 0), 8, 1)
-    exif = camera()
+    pixels, exif = np.repeat(np.repeat(random_image(5, 8), 8, 0), 8, 1), camera()
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(tmp_path / "a.avif", exif=exif, xmp=XMP, quality=100, subsampling="4:4:4")
     (job,) = plan_jobs(tmp_path / "a.avif", tmp_path / "out").jobs
     assert job.target.name == "a.png"
     assert restore_files([job], lambda x: x, bar=False).failed == []
-    from PIL import ImageOps
-
     with Image.open(tmp_path / "a.avif") as source, Image.open(job.target) as result:
         shown = np.asarray(ImageOps.exif_transpose(source)).astype(int)
         np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(result)), shown)
@@ -185,20 +183,18 @@ def test_heic_is_read_with_pillow_heif(tmp_path, bits):
         heif = pillow_heif.from_bytes("RGB;16", (80, 64), (pixels.astype(np.uint16) * 257).tobytes())
     heif.save(tmp_path / "a.heic", quality=-1, chroma=444, exif=camera().tobytes(), matrix_coefficients=0)
     image = read_image(tmp_path / "a.heic")
-    values = image.pixels / (1 if bits == 8 else 257)
     assert image.pixels.dtype == (np.uint8 if bits == 8 else np.uint16)
-    assert np.abs(values - pixels).max() <= 1
+    assert np.abs(image.pixels / (1 if bits == 8 else 257) - pixels).max() <= 1
     assert b"camera" in image.exif
     (job,) = plan_jobs(tmp_path / "a.heic", tmp_path / "out").jobs
     assert job.target.name == "a.png"
 
 
 def test_without_pillow_heif_the_message_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    with pytest.raises(
-        ValueError, match=r"a\.heic: HEIC images need pillow-heif: pip install 'unirain_plugin\[heif\]'"
-    ):
+    told = r"a\.heic: HEIC images need pillow-heif: pip install 'unirain_plugin\[heif\]'"
+    with pytest.raises(ValueError, match=told):
         read_image(tmp_path / "a.heic")
 
 
@@ -208,17 +204,16 @@ def test_the_summary_tells_what_is_missing(tmp_path):
     assert "1 without the resolution of the source: a.png" in summary(outcome, tmp_path / "out", [])
 
 
-def test_pillows_bound_does_not_refuse_large_images(tmp_path, monkeypatch):
+def test_pillows_bound_does_not_refuse_large_images_and_the_resolution_of_a_tiff_is_in_pixels_an_inch(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for suffix in (".png", ".tif", ".jpg", ".webp", ".avif"):
         options = {"compression": "tiff_lzw"} if suffix == ".tif" else {}
         Image.fromarray(random_image(30, 40)).save(tmp_path / f"a{suffix}", **options)
         assert read_image(tmp_path / f"a{suffix}").pixels.shape == (30, 40, 3)
     assert Image.MAX_IMAGE_PIXELS == 100
-
-
-@pytest.mark.parametrize(("unit", "density"), [("INCH", (300, 200)), ("CENTIMETER", (762, 508)), ("NONE", None)])
-def test_the_resolution_of_a_tiff_is_in_pixels_an_inch(tmp_path, unit, density):
-    pixels = random_image(8, 9)
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", resolution=(300, 200), resolutionunit=unit)
-    assert read_image(tmp_path / "a.tif").density == (density and pytest.approx(density))
+    for unit, density in (("INCH", (300, 200)), ("CENTIMETER", (762, 508)), ("NONE", None)):
+        options = {"photometric": "rgb", "resolution": (300, 200), "resolutionunit": unit}
+        tifffile.imwrite(tmp_path / "a.tif", random_image(8, 9), **options)
+        assert read_image(tmp_path / "a.tif").density == (density and pytest.approx(density))

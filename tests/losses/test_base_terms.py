@@ -108,21 +108,17 @@ def test_losses_of_other_forms_are_applied_to_each_sample(opt, of_a_sample, batc
         torch.testing.assert_close(term.whole(*batch), expected.mean())
 
 
-def test_an_all_zero_weight_gives_zero(batch):
-    (term,) = build_base_terms({"type": "L1Loss"})
+def test_weights_of_zero_and_of_losses_without_a_map_and_those_that_take_none(batch):
+    pred, target = batch
     weight = torch.ones(3, 1, 12, 13)
     weight[1] = 0
-    losses = term(*batch, weight)
-    assert losses[1] == 0
-    assert torch.isfinite(losses).all()
-
-
-def test_a_loss_without_a_map_gets_each_samples_own_weights(batch):
-    pred, target = batch
+    losses = build_base_terms({"type": "L1Loss"})[0](pred, target, weight)
+    assert losses[1] == 0 and torch.isfinite(losses).all()
     weight = torch.rand(3, 1, 12, 13)
-    (term,) = build_base_terms({"type": "WeightProbeLoss"})
-    expected = ((pred - target) * weight).square().flatten(1).mean(1).sqrt()
-    torch.testing.assert_close(term(pred, target, weight), expected)
+    expected = ((pred - target) * weight).square().flatten(1).mean(1).sqrt()  # each sample has its own
+    torch.testing.assert_close(build_base_terms({"type": "WeightProbeLoss"})[0](pred, target, weight), expected)
+    with pytest.raises(OptionError, match="NoReductionProbeLoss takes no per-pixel weight"):
+        build_base_terms({"type": "NoReductionProbeLoss"})[0](pred, target, weight)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +142,3 @@ def test_error_texts(base, message):
 
     with pytest.raises(OptionError, match=message):
         build_base_terms(base)
-
-
-def test_a_weight_for_a_loss_that_takes_none(batch):
-    (term,) = build_base_terms({"type": "NoReductionProbeLoss"})
-    with pytest.raises(OptionError, match="NoReductionProbeLoss takes no per-pixel weight"):
-        term(*batch, torch.ones(3, 1, 12, 13))

@@ -12,6 +12,7 @@ from unirain_plugin.errors import CheckpointError, DataError, OptionError
 from unirain_plugin.losses.reweighting import MODES, build_reweighter
 
 TYPE = "MultiObjectiveReweightedLoss"
+NAMES = ("drs", "drd", "nrs", "nrd")
 LABELS = torch.tensor([0, 0, 1, 3, 3, 2])
 
 
@@ -27,6 +28,14 @@ def batch(seed=0, n=6):
 
 def sample_losses(pred, target):
     return (pred - target).abs().flatten(1).mean(1)
+
+
+def step(loss, i, labels=LABELS):
+    """An iteration on a batch of its own; the losses of the batch's samples."""
+    pred, target = batch(i, len(labels))
+    loss(pred, target, labels)
+    loss.step(i)
+    return sample_losses(pred, target)
 
 
 def train(loss, steps, start=0):
@@ -74,18 +83,14 @@ def test_stock_sr_model_trains_with_it(tmp_path):
 def test_weights_multiply_type_means_and_are_normalised_over_those_present():
     pred, target = batch()
     losses = sample_losses(pred, target)
-    means = [losses[:2].mean(), losses[2], losses[5], losses[3:5].mean()]
-    torch.testing.assert_close(build()(pred, target, LABELS), torch.stack(means).mean())
-    half = build(loss_weight=0.5)(pred, target, LABELS)
-    torch.testing.assert_close(half, torch.stack(means).mean() / 2)
-    loss = build()
+    means = torch.stack([losses[:2].mean(), losses[2], losses[5], losses[3:5].mean()])
+    torch.testing.assert_close(build()(pred, target, LABELS), means.mean())
+    torch.testing.assert_close(build(loss_weight=0.5)(pred, target, LABELS), means.mean() / 2)
+    loss, labels = build(), torch.tensor([3, 3, 1, 1, 1, 1])
     loss.weights.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
-    labels = torch.tensor([3, 3, 1, 1, 1, 1])
-    expected = (0.4 * losses[:2].mean() + 0.2 * losses[2:].mean()) / 0.6
-    torch.testing.assert_close(loss(pred, target, labels), expected)
-    gradient = torch.autograd.grad(loss(pred, target, labels), pred)[0]
-    expected_gradient = torch.autograd.grad(expected, pred)[0]
-    torch.testing.assert_close(gradient, expected_gradient)
+    expected, found = (0.4 * losses[:2].mean() + 0.2 * losses[2:].mean()) / 0.6, loss(pred, target, labels)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, pred)[0] for value in (found, expected)))
     loss.weights.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
     alone = torch.full((6,), 2)
     torch.testing.assert_close(loss(pred, target, alone), losses.mean())
@@ -108,50 +113,34 @@ def test_weights_follow_the_reweighter_and_the_log_has_every_key_after_warm_up()
     loss, reweighter = build(), build_reweighter(num_types=4, warmup=1, window=4)
     _, logs = train(loss, 12)
     for log in logs:
-        weights = reweighter.update([log[f"l_{name}"] for name in ("drs", "drd", "nrs", "nrd")])
-    np.testing.assert_allclose([logs[-1][f"w_{n}"] for n in ("drs", "drd", "nrs", "nrd")], weights, atol=1e-7)
+        weights = reweighter.update([log[f"l_{name}"] for name in NAMES])
+    np.testing.assert_allclose([logs[-1][f"w_{n}"] for n in NAMES], weights, atol=1e-7)
     assert np.ptp(weights) > 0.01
     assert logs[-1]["af"] == pytest.approx(reweighter.diagnostics()["af"])
-    _, logs = train(build(), 3)
-    names = ("drs", "drd", "nrs", "nrd")
-    during = {f"{prefix}_{name}" for prefix in ("l", "w") for name in names}
+    during = {f"{prefix}_{name}" for prefix in ("l", "w") for name in NAMES}
     assert set(logs[0]) == during
-    assert set(logs[2]) == during | {f"{p}_{n}" for p in ("slope", "tbs", "tss") for n in names} | {"af"}
+    assert set(logs[2]) == during | {f"{p}_{n}" for p in ("slope", "tbs", "tss") for n in NAMES} | {"af"}
     assert all(isinstance(value, float) for value in logs[2].values())
 
 
 def test_updates_are_means_over_the_interval_and_a_missed_iteration_loses_none():
-    loss = build(update_freq=3, warmup=0)
-    seen = []
+    loss, seen = build(update_freq=3, warmup=0), []
     for i in range(1, 7):
-        pred, target = batch(i)
-        loss(pred, target, LABELS)
-        seen.append(sample_losses(pred, target)[2].item())
-        loss.step(i)
+        seen.append(step(loss, i)[2].item())
         assert loss.reweighter.updates == i // 3
     assert loss.reweighter.state_dict()["smoothed"][1] == pytest.approx(np.mean(seen[3:]), rel=1e-6)
-    loss = build(update_freq=4)
-    for i in (1, 2, 3, 5):  # the step of iteration 4 was skipped
-        loss(*batch(i), LABELS)
-        loss.step(i)
-    assert loss.reweighter.updates == 1
-    for i, updates in ((6, 1), (7, 1), (8, 2)):  # at the multiples again
-        loss(*batch(i), LABELS)
-        loss.step(i)
-        assert loss.reweighter.updates == updates
-
-
-def test_a_type_absent_from_the_interval():
+    loss, found = build(update_freq=4), []
+    for i in (1, 2, 3, 5, 6, 7, 8):  # the step of iteration 4 was skipped; afterwards at the multiples again
+        step(loss, i)
+        found.append(loss.reweighter.updates)
+    assert found == [0, 0, 0, 1, 1, 1, 2]
     loss = build(warmup=0)
     train(loss, 4)
     before = loss.log()["slope_nrd"]
-    pred, target = batch(9, n=3)
-    loss(pred, target, torch.tensor([0, 1, 2]))
-    loss.step(5)
+    step(loss, 5, torch.tensor([0, 1, 2]))  # a type is absent from the interval
     log = loss.log()
-    assert "l_nrd" not in log
-    assert log["slope_nrd"] == before
-    assert sum(log[f"w_{n}"] for n in ("drs", "drd", "nrs", "nrd")) == pytest.approx(1)
+    assert "l_nrd" not in log and log["slope_nrd"] == before
+    assert sum(log[f"w_{n}"] for n in NAMES) == pytest.approx(1)
 
 
 def test_validation_as_source():
@@ -187,24 +176,20 @@ def test_no_part_of_a_batch_is_kept_when_its_loss_is_gone():
 
 
 def test_nonfinite_losses_are_not_recorded_nor_any_in_evaluation_or_without_gradients():
-    loss = build(warmup=0)
-    pred, target = batch()
+    loss, (pred, target) = build(warmup=0), batch()
+    state = loss.get_extra_state()
+    loss.eval()(pred, target, LABELS)
     with torch.no_grad():
+        loss.train()(pred, target, LABELS)
         pred[0, 0, 0, 0] = float("nan")
         pred[2] = float("inf")
+    assert loss.get_extra_state() == state
     assert not torch.isfinite(loss(pred, target, LABELS))
     loss.step(1)
     log = loss.log()
     assert log["l_drs"] == pytest.approx(sample_losses(pred, target)[1].item())
     assert "l_drd" not in log
     assert np.isfinite(list(log.values())).all()
-    loss = build()
-    state = loss.get_extra_state()
-    pred, target = batch()
-    loss.eval()(pred, target, LABELS)
-    with torch.no_grad():
-        loss.train()(pred, target, LABELS)
-    assert loss.get_extra_state() == state
 
 
 def test_a_discarded_batch_leaves_no_trace():
@@ -253,14 +238,13 @@ def test_a_step_begun_is_logged_and_saved():
     loss, resumed = build(warmup=0), build(warmup=0)
     train(loss, 1)
     loss(pred, target, LABELS)
-    expected = sample_losses(pred, target)[3:5].mean().item()
-    assert loss.log()["l_nrd"] == pytest.approx(expected)
+    expected = pytest.approx(sample_losses(pred, target)[3:5].mean().item())
+    assert loss.log()["l_nrd"] == expected
     resumed.load_state_dict(loss.state_dict())
     assert resumed.log() == loss.log()
     for one in (loss, resumed):
         one.discard()
-    assert resumed.log() == loss.log()
-    assert loss.log()["l_nrd"] != pytest.approx(expected)
+    assert resumed.log() == loss.log() and loss.log()["l_nrd"] != expected
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -289,23 +273,16 @@ def test_a_state_of_other_types_or_another_mode_is_refused():
         build(mode="dwa").load_state_dict(state)
 
 
-def test_rain_types_of_ones_own():
-    pred, target = batch()
+def test_rain_types_of_ones_own_and_their_number():
     loss = build(rain_types=["nrd", "snow", "drs"])
-    loss(pred, target, [3, 3, 4, 4, 0, 0])  # labels as everywhere: nrd = 3, the first other name = 4, drs = 0
-    loss.step(1)
-    losses = sample_losses(pred, target)
+    losses = step(loss, 1, [3, 3, 4, 4, 0, 0])  # labels as everywhere: nrd = 3, the first other name = 4, drs = 0
     assert loss.log()["l_snow"] == pytest.approx(losses[2:4].mean().item())
     assert loss.log()["l_drs"] == pytest.approx(losses[4:].mean().item())
-
-
-@pytest.mark.parametrize("k", [1, 2, 7])
-def test_num_types(k):
-    loss = build(num_types=k)
-    pred, target = batch(n=k)
-    torch.testing.assert_close(loss(pred, target, torch.arange(k)), sample_losses(pred, target).mean())
-    loss.step(1)
-    assert len([key for key in loss.log() if key.startswith("l_")]) == k
+    for k in (1, 2, 7):
+        loss, (pred, target) = build(num_types=k), batch(n=k)
+        torch.testing.assert_close(loss(pred, target, torch.arange(k)), sample_losses(pred, target).mean())
+        loss.step(1)
+        assert len([key for key in loss.log() if key.startswith("l_")]) == k
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -318,8 +295,7 @@ def test_half_precision_predictions(dtype):
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, loss(low.float(), target, LABELS))
     found.backward()
-    assert low.grad.dtype == dtype
-    assert torch.isfinite(low.grad).all()
+    assert low.grad.dtype == dtype and torch.isfinite(low.grad).all()
 
 
 def test_gradcheck():
@@ -348,14 +324,9 @@ def test_learned_log_variances():
     weights = torch.softmax(torch.tensor([0.0, -1.0, 0.0, 1.0]), 0)
     np.testing.assert_allclose(loss.reweighter.weights, weights, atol=1e-7)
     assert loss.log()["w_nrd"] == pytest.approx(weights[3].item())
-
-
-def test_learned_weights_keep_their_floor_and_only_uncertainty_has_parameters():
-    pred, target = batch()
-    loss = build(mode="uncertainty", floor=0.2)
+    loss = build(mode="uncertainty", floor=0.2)  # which learned weights keep
     with torch.no_grad():
         loss.log_variances.copy_(torch.tensor([0.0, 0.0, 0.0, 9.0]))
-    losses = sample_losses(pred, target)
     weights = torch.softmax(torch.tensor([0.0, 0.0, 0.0, -9.0]), 0) * (1 - 4 * 0.2) + 0.2
     means = torch.stack([losses[:2].mean(), losses[2], losses[5], losses[3:5].mean()])
     torch.testing.assert_close(loss(pred, target, LABELS), (weights * means).sum())
@@ -401,7 +372,7 @@ def test_wrong_options(options, message):
 
 
 def test_missing_labels_are_told_once_and_in_training_only(warnings_of):
-    loss, images = build_loss({"type": "MultiObjectiveReweightedLoss", "mode": "dwa"}), torch.rand(2, 3, 8, 8)
+    loss, images = build(mode="dwa"), torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         loss(images, images)
     loss.eval()(images, images)

@@ -74,8 +74,12 @@ for registry, entries in ((ARCH_REGISTRY, (StubNet, PlainNet)), (DATASET_REGISTR
             registry.register(entry)
 
 
-def options(tmp_path, **train):
-    """A complete option dict as ``parse_options`` gives it."""
+TYPES = ("drs", "drd", "nrs", "nrd")
+REWEIGHTED = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 1, "warmup": 0, "window": 3}
+
+
+def options(tmp_path, network="StubNet", is_train=True, val=None, logger=None, **train):
+    """A complete option dict as ``parse_options`` gives it; what is given goes into its sections."""
     (tmp_path / "models").mkdir(exist_ok=True)
     train = {
         "optim_g": {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.0},
@@ -87,13 +91,13 @@ def options(tmp_path, **train):
     }
     return {
         "name": "stub", "model_type": "UniRainModel", "scale": 1, "num_gpu": 0, "dist": False, "rank": 0,
-        "world_size": 1, "manual_seed": 0, "is_train": True,
-        "network_g": {"type": "StubNet"},
+        "world_size": 1, "manual_seed": 0, "is_train": is_train,
+        "network_g": {"type": network},
         "path": {"models": str(tmp_path / "models"), "visualization": str(tmp_path / "visualization")},
         "datasets": {"train": {"batch_size_per_gpu": 4}, "val": {"name": "val"}},
         "train": copy.deepcopy(train),
-        "val": {"val_freq": 4, "save_img": False, "metrics": ["psnr", "ssim", "psnr_y", "ssim_y"]},
-        "logger": {"print_freq": 1, "use_tb_logger": False},
+        "val": {"val_freq": 4, "save_img": False, "metrics": ["psnr", "ssim", "psnr_y", "ssim_y"], **(val or {})},
+        "logger": {"print_freq": 1, "use_tb_logger": False, **(logger or {})},
     }  # fmt: skip
 
 
@@ -105,9 +109,32 @@ def build(opt, seed: int = 0):
     return build_model(opt)
 
 
+def model_of(tmp_path, **changes):
+    """The model of :func:`options`."""
+    return build(options(tmp_path, **changes))
+
+
+def train(model, batches, start=1):
+    """One iteration a batch; what each logs."""
+    logs = []
+    for iteration, data in enumerate(batches, start=start):
+        model.update_learning_rate(iteration, model.opt["train"]["warmup_iter"])
+        model.feed_data(data)
+        model.optimize_parameters(iteration)
+        logs.append(model.get_current_log())
+    return logs
+
+
 def batch_of(indices, **opt):
     """Collate samples of the stub set."""
     return torch.utils.data.default_collate([StubSet(opt)[index] for index in indices])
+
+
+def planted(value=float("nan"), key="lq", place=2):
+    """A batch of four in which one value of one image is another."""
+    data = batch_of([0, 1, 2, 3])
+    data[key][place, 1, 5, 5] = value
+    return data
 
 
 def loader_of(name="val", **opt):

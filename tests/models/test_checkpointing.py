@@ -1,5 +1,6 @@
-"""What a checkpoint holds, and that training goes on from it bit for bit."""
+"""What a checkpoint holds, that training goes on from it bit for bit, and files that are whole or not there."""
 
+import os
 from collections import deque
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 
-from unirain_plugin.checkpoints.states import newest_checkpoint, read_state
+from unirain_plugin.checkpoints import states as checkpoint_files
+from unirain_plugin.checkpoints.states import (
+    atomic_save,
+    broken_reason,
+    newest_checkpoint,
+    prune_checkpoints,
+    read_state,
+)
 from unirain_plugin.errors import CheckpointError, TrainingError
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
 
@@ -18,13 +26,14 @@ class ToyModel(BaseModel):
     """A network with dropout, EMA, Adam, a scheduler and a history of NumPy values."""
 
     def __init__(self, folder, total_iter=6, **logger):
-        for name in ("models", "training_states"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
         paths = {name: str(folder / name) for name in ("models", "training_states")}
+        for path in map(Path, paths.values()):
+            path.mkdir(parents=True, exist_ok=True)
         opt = {"rank": 0, "world_size": 1, "num_gpu": 0, "is_train": True, "manual_seed": 5, "path": paths}
         super().__init__({**opt, "logger": logger, "train": {"total_iter": total_iter}})
-        self.net_g = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
-        self.net_g_ema = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+        self.net_g, self.net_g_ema = (
+            torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1)) for _ in range(2)
+        )
         self.optimizers = [torch.optim.Adam(self.net_g.parameters(), lr=0.1)]
         self.schedulers = [MultiStepRestartLR(self.optimizers[0], milestones=[2, 4])]
         self.best, self.window = np.float64(-1), deque(maxlen=3)
@@ -50,39 +59,33 @@ class ToyModel(BaseModel):
             self.best = np.float64(max(self.best, losses[-1]))
         return losses
 
-    def save(self, iteration):
+    def save(self, iteration, epoch=0):
         """A checkpoint; what its training state holds."""
-        save_checkpoint(self, 0, iteration)
+        save_checkpoint(self, epoch, iteration)
         return read_state(Path(self.opt["path"]["training_states"], f"{iteration}.state"))
-
-    def load_weights(self, iteration):
-        path = f"{self.opt['path']['models']}/net_g_{iteration}.pth"
-        self.load_network(self.net_g, path)
-        self.load_network(self.net_g_ema, path, param_key="params_ema")
 
 
 def test_training_goes_on_bit_for_bit(tmp_path):
-    model = ToyModel(tmp_path)
+    model, resumed = ToyModel(tmp_path), ToyModel(tmp_path)
     model.train(1, 3)
-    save_checkpoint(model, epoch=0, current_iter=3)
+    state = model.save(3)
     expected = model.train(4, 6)
     torch.manual_seed(99), np.random.seed(99)
-
-    resumed = ToyModel(tmp_path)
-    resumed.load_weights(3)
-    load_training_state(resumed, read_state(tmp_path / "training_states/3.state"))
+    resumed.load_network(resumed.net_g, tmp_path / "models/net_g_3.pth")
+    resumed.load_network(resumed.net_g_ema, tmp_path / "models/net_g_3.pth", param_key="params_ema")
+    load_training_state(resumed, state)
     assert resumed.current_iter == 3
     assert resumed.train(4, 6) == expected
     assert resumed.best == model.best and resumed.window == model.window
     for net in ("net_g", "net_g_ema"):
-        pairs = zip(getattr(model, net).state_dict().values(), getattr(resumed, net).state_dict().values(), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+        one, two = (getattr(each, net).state_dict() for each in (model, resumed))
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
 def test_files_are_the_toolboxs_own(tmp_path):
     model = ToyModel(tmp_path)
     model.train(1, 2)
-    save_checkpoint(model, 1, 2)
+    model.save(2, epoch=1)
     state = torch.load(tmp_path / "training_states/2.state", weights_only=True)
     assert (state["epoch"], state["iter"]) == (1, 2)
     BaseModel.resume_training(ToyModel(tmp_path), state)
@@ -131,11 +134,9 @@ def test_a_run_that_is_made_longer_follows_the_longer_schedule(tmp_path, warning
         model.schedulers = [CosineAnnealingRestartLR(model.optimizers[0], periods=periods)]
         return model
 
-    model = with_periods([4])
+    model, longer = with_periods([4]), with_periods([8])
     model.train(1, 4)
-    save_checkpoint(model, 0, 4)
-    longer = with_periods([8])
-    load_training_state(longer, read_state(tmp_path / "training_states/4.state"))
+    load_training_state(longer, model.save(4))
     assert "(periods changed)" in warnings_of[0]
     longer.train(5, 8)  # with the old periods the toolbox's scheduler fails here
     assert longer.get_current_learning_rate()[0] == pytest.approx(0.05 * (1 + np.cos(np.pi * 7 / 8)))
@@ -157,7 +158,7 @@ def test_last_n_are_kept(tmp_path, keep, left):
     assert (path.name, problems) == ("10.state", [])
 
 
-def test_stopping_short_is_an_error_that_names_the_figures(tmp_path):
+def test_stopping_short_is_an_error_and_networks_are_written_before_the_state(tmp_path, monkeypatch):
     model = ToyModel(tmp_path, total_iter=30)
     model.train(1, 4)
     with pytest.raises(TrainingError, match="after 4 of total_iter = 30"):
@@ -165,10 +166,119 @@ def test_stopping_short_is_an_error_that_names_the_figures(tmp_path):
     assert (tmp_path / "models/net_g_latest.pth").is_file()  # what was trained is not lost
     model.current_iter = 30
     save_checkpoint(model, epoch=-1, current_iter=-1)
-
-
-def test_networks_are_written_before_the_state(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr("unirain_plugin.models.checkpointing.atomic_save", lambda content, path: written.append(path))
-    save_checkpoint(ToyModel(tmp_path), 0, 7)
+    save_checkpoint(model, 0, 7)
     assert [path.name for path in written] == ["net_g_7.pth", "7.state"]
+
+
+def checkpoint(folder, iteration):
+    """A minimal checkpoint; returns the paths of its state and its network."""
+    (folder / "states").mkdir(exist_ok=True, parents=True)
+    (folder / "models").mkdir(exist_ok=True)
+    state, network = folder / f"states/{iteration}.state", folder / f"models/net_g_{iteration}.pth"
+    torch.save({"params": {"w": torch.rand(100)}}, network)
+    torch.save({"epoch": 0, "iter": iteration, "optimizers": [torch.rand(100)], "schedulers": []}, state)
+    return state, network
+
+
+def newest(folder):
+    return newest_checkpoint(folder / "states", folder / "models", ["g"])
+
+
+def truncate(path, share=0.5):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def test_a_save_replaces_and_a_failed_one_keeps_the_old_file_and_names_it(tmp_path, monkeypatch):
+    for value in (0, 1):
+        atomic_save({"a": value}, tmp_path / "x.pth")
+    assert torch.load(tmp_path / "x.pth") == {"a": 1}
+    attempts = []
+
+    def full_disk(content, file):
+        attempts.append(content)
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_files.torch, "save", full_disk)
+    monkeypatch.setattr(checkpoint_files.time, "sleep", lambda seconds: None)
+    with pytest.raises(CheckpointError, match=r"x\.pth: cannot be written after 3 attempts.*No space left"):
+        atomic_save({"a": 2}, tmp_path / "x.pth")
+    monkeypatch.undo()
+    assert len(attempts) == 3
+    assert torch.load(tmp_path / "x.pth") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_broken_files_are_told_from_whole_ones(tmp_path):
+    state, network = checkpoint(tmp_path, 1)
+    assert broken_reason(state) is None and broken_reason(network) is None
+    assert broken_reason(tmp_path / "nothing.pth") == "is missing"
+    content = bytearray(network.read_bytes())
+    position = content.find(torch.load(network)["params"]["w"].numpy().tobytes())
+    content[position + 7] ^= 1
+    network.write_bytes(content)
+    assert "damaged" in broken_reason(network)
+    truncate(state)
+    assert "truncated" in broken_reason(state)
+    state.write_bytes(b"")
+    assert broken_reason(state) == "is empty"
+
+
+@pytest.mark.parametrize(
+    ("victim", "share", "text"),
+    [(0, 0.5, "truncated"), (1, 0.9, "truncated"), (1, 0, "empty"), (1, None, "is missing")],
+)
+def test_broken_newest_falls_back_to_the_one_before(tmp_path, victim, share, text):
+    checkpoint(tmp_path, 5)
+    broken = checkpoint(tmp_path, 10)[victim]
+    path, problems = newest(tmp_path)
+    assert path.name == "10.state" and not problems
+    broken.unlink() if share is None else truncate(broken, share)
+    path, problems = newest(tmp_path)
+    assert path.name == "5.state"
+    assert len(problems) == 1 and str(broken) in problems[0] and text in problems[0]
+
+
+def test_no_checkpoint_is_no_error_but_only_broken_ones_are_and_foreign_files_are_no_states(tmp_path):
+    assert newest(tmp_path) == (None, [])
+    (tmp_path / "states").mkdir()
+    for name in ("latest.state", ".7.state.tmp-1"):
+        (tmp_path / "states" / name).touch()
+    assert newest(tmp_path) == (None, [])
+    truncate(checkpoint(tmp_path, 5)[0])
+    with pytest.raises(CheckpointError, match=r"None of the saved(.|\n)*5\.state(.|\n)*without --auto_resume"):
+        newest(tmp_path)
+
+
+def test_a_pickled_state_is_refused_in_one_line_without_torchs_advice_and_executes_nothing(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    path, rest = tmp_path / "4.state", {"iter": 4, "schedulers": []}
+    for epoch, optimizers in ((0, [np.float64(1), object()]), (Payload(), [])):
+        torch.save({"epoch": epoch, "optimizers": optimizers, **rest}, path)
+        with pytest.raises(CheckpointError) as caught:
+            read_state(path)
+        text = str(caught.value)
+        assert text.startswith(f"{path}: the training state cannot be read: ") and "might be code" in text
+        assert "\n" not in text and "weights_only" not in text and "trust" not in text
+    assert not (tmp_path / "owned").exists()
+    for content, told in (
+        ([1, 2], "expected a mapping, found list"),
+        ({"weights": 1}, "it lacks epoch, iter, optimizers, schedulers"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=f"no training state; {told}"):
+            read_state(path)
+
+
+def test_pruning_spares_later_iterations_and_removes_orphans(tmp_path):
+    for iteration in (1, 2, 3, 50):
+        checkpoint(tmp_path, iteration)
+    (tmp_path / "states/1.state").unlink()  # a kill between a state and its network
+    prune_checkpoints(tmp_path / "states", tmp_path / "models", keep=1, newest=3)
+    assert {path.name for path in (tmp_path / "states").iterdir()} == {"3.state", "50.state"}
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"net_g_3.pth", "net_g_50.pth"}

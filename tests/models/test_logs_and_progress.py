@@ -5,23 +5,18 @@ import sys
 
 import pytest
 from basicsr.utils import get_root_logger
-from model_helpers import TensorBoardStub, batch_of, build, options
+from model_helpers import REWEIGHTED, TYPES, TensorBoardStub, batch_of, model_of, planted, train
 
 from unirain_plugin.errors import TrainingError
 from unirain_plugin.models.training_log import TrainingBar, UniRainMessageLogger, tag_of, wants_bar
 
-REWEIGHTED = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 1, "warmup": 0, "window": 3}
 
-
-@pytest.mark.parametrize(
-    "tag",
-    [
+def test_tags():
+    for tag in (
         "losses/l_pix", "losses/l_drs", "weights/w_drs", "reweighting/slope_drs", "reweighting/tbs_nrd",
         "reweighting/af", "train/grad_norm",
-    ],
-)  # fmt: skip
-def test_tags(tag):
-    assert tag_of(tag.partition("/")[2]) == tag
+    ):  # fmt: skip
+        assert tag_of(tag.partition("/")[2]) == tag
 
 
 @pytest.fixture()
@@ -40,20 +35,15 @@ def lines():
 
 
 def test_text_is_compact_and_tensorboard_complete(tmp_path, lines):
-    opt = options(tmp_path, pixel_opt=REWEIGHTED)
-    opt["logger"]["use_tb_logger"] = True
-    model, board = build(opt), TensorBoardStub()
-    for iteration in (1, 2, 3):
-        model.feed_data(batch_of([0, 1, 2, 3]))
-        model.optimize_parameters(iteration)
-    logged = model.get_current_log()
-    UniRainMessageLogger(opt, 1, board)({"epoch": 0, "iter": 3, "lrs": [1e-3], "time": 0.5, "data_time": 0.1, **logged})
+    model = model_of(tmp_path, pixel_opt=REWEIGHTED, logger={"use_tb_logger": True})
+    board, logged = TensorBoardStub(), train(model, [batch_of([0, 1, 2, 3])] * 3)[-1]
+    times = {"lrs": [1e-3], "time": 0.5, "data_time": 0.1}
+    UniRainMessageLogger(model.opt, 1, board)({"epoch": 0, "iter": 3, **times, **logged})
     assert set(board.scalars) == {tag_of(name) for name in logged} | {"train/lr"}
     for kind in ("slope", "tbs", "tss"):
         assert board.scalars[f"reweighting/{kind}_nrd"] == [(3, logged[f"{kind}_nrd"])]
     line = lines[-1]
-    assert "iter:       3" in line
-    assert "eta: " in line
+    assert "iter:       3" in line and "eta: " in line
     assert all(f"{name}: " in line for name in ("l_pix", "l_drs", "w_nrd", "af"))
     assert not any(f"{name}_" in line for name in ("slope", "tbs", "tss"))
 
@@ -67,38 +57,23 @@ def test_a_bar_is_shown_on_terminals_and_on_one_rank(monkeypatch):
         assert wants_bar(True, 1) is False
 
 
-def test_bar_tells_loss_rate_and_worst_type(tmp_path, capsys):
-    opt = options(tmp_path, total_iter=4, pixel_opt=REWEIGHTED)
-    opt["logger"]["progress"] = True
-    model = build(opt)
+def test_bar_tells_loss_rate_and_worst_type_and_ends_with_the_training(tmp_path, capsys):
+    model = model_of(tmp_path, total_iter=4, pixel_opt=REWEIGHTED, logger={"progress": True})
     for iteration in (3, 4):  # a resumed run
-        model.feed_data(batch_of([0, 1, 2, 3]))
-        model.optimize_parameters(iteration)
-        log = model.get_current_log()
+        (log,) = train(model, [batch_of([0, 1, 2, 3])], start=iteration)
         model._bar.bar.refresh()
         get_root_logger().warning("a line of the log")
     shown = capsys.readouterr().err
-    worst = max(("drs", "drd", "nrs", "nrd"), key=lambda name: log[f"l_{name}"])
-    assert "stub:" in shown
-    assert "4/4" in shown
-    assert "images/s" in shown
-    assert f"loss {log['l_pix']:.4f}" in shown
-    assert f"worst {worst}" in shown
+    worst = max(TYPES, key=lambda name: log[f"l_{name}"])
+    loss = log["l_pix"] + log["l_aux_load_balance"]
+    for text in ("stub:", "4/4", "images/s", f"loss {loss:.4f}", f"worst {worst}"):
+        assert text in shown
     assert model._bar.bar.disable  # closed at the end of the run
     assert any(line.endswith("a line of the log") for line in shown.replace("\r", "\n").splitlines())
-
-
-def test_bar_ends_when_training_stops(tmp_path, capsys):
-    opt = options(tmp_path, max_nonfinite=1)
-    opt["logger"]["progress"] = True
-    model = build(opt)
-    model.feed_data(batch_of([0, 1]))
-    model.optimize_parameters(1)
-    data = batch_of([0, 1])
-    data["lq"][:] = float("nan")
-    model.feed_data(data)
+    model = model_of(tmp_path, max_nonfinite=1, logger={"progress": True})
+    train(model, [batch_of([0, 1])])
     with pytest.raises(TrainingError):
-        model.optimize_parameters(2)
+        train(model, [planted()], start=2)
     assert model._bar.bar.disable
     capsys.readouterr()
 

@@ -4,46 +4,36 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_helpers import REWEIGHTED, TYPES, batch_of, build, loader_of, options, train
 from tiny_run import run_on_ranks
 from torch import distributed as dist
 
 # Labels are index modulo 4: on rank 0 (even places) and rank 1 (odd places) other types are present.
 BATCHES = [[0, 1, 4, 3], [2, 2, 6, 6], [1, 3, 5, 7], [0, 3, 1, 2]]
-PIXEL = {"type": "MultiObjectiveReweightedLoss", "num_types": 4, "update_freq": 1, "warmup": 0, "window": 3}
 CASES = {
     "plain": {},
     "accumulated": {"accumulate": 2, "grad_clip": 0.05, "ema_decay": 0.9},
-    "uncertainty": {"pixel_opt": {**PIXEL, "mode": "uncertainty"}},
+    "uncertainty": {"pixel_opt": {**REWEIGHTED, "mode": "uncertainty"}},
+    "released": {"pixel_opt": {**REWEIGHTED, "mode": "released", "base": [{"type": "L1Loss"}, {"type": "SSIMLoss"}]}},
 }
 
 
 def run(case, folder, rank, world_size):
     """Train on this rank's places of each batch, then validate and save images."""
-    from model_helpers import batch_of, build, loader_of, options
-
     folder.mkdir(exist_ok=True)
-    opt = options(
-        folder, **{"pixel_opt": PIXEL, "optim_g": {"type": "SGD", "lr": 0.1}, "max_nonfinite": 2, **CASES[case]}
-    )
+    changes = {"pixel_opt": REWEIGHTED, "optim_g": {"type": "SGD", "lr": 0.1}, "max_nonfinite": 2, **CASES[case]}
+    opt = options(folder, val={"best": "psnr/worst"}, aux_weights={"load_balance": 0.1}, **changes)
     opt.update(dist=world_size > 1, rank=rank, world_size=world_size)
-    opt["val"]["best"] = "psnr/worst"
-    opt["network_g"]["type"] = "StubNet"
-    opt["train"]["aux_weights"] = {"load_balance": 0.1}
-    model, logs = build(opt), []
-    for iteration, places in enumerate(BATCHES, start=1):
-        model.update_learning_rate(iteration)
-        model.feed_data(batch_of(places[rank::world_size]))
-        model.optimize_parameters(iteration)
-        logs.append(model.get_current_log())
+    model = build(opt)
+    logs = train(model, [batch_of(places[rank::world_size]) for places in BATCHES])
     model.validation(loader_of(length=7), 4, None, save_img=True)
     weights = {k: v for k, v in model.get_bare_model(model.net_g).state_dict().items() if k != "seen" and k != "steps"}
-    return model, {"weights": weights, "logs": logs, "figures": model.metric_results}
+    state = model.cri_pix.get_extra_state()
+    return model, {"weights": weights, "logs": logs, "figures": model.metric_results, "state": state}
 
 
 def plant(model, rank):
     """A NaN on rank 1 alone, twice: nobody steps, everybody stops."""
-    from model_helpers import batch_of
-
     from unirain_plugin.errors import TrainingError
 
     texts = []
@@ -51,9 +41,8 @@ def plant(model, rank):
         data = batch_of([0, 1])
         if rank == 1:
             data["lq"][1, 0, 0, 0] = float("nan")
-        model.feed_data(data)
         try:
-            model.optimize_parameters(iteration)
+            train(model, [data], start=iteration)
         except TrainingError as error:
             texts.append(str(error))
     return texts
@@ -84,33 +73,26 @@ def ranks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_train_as_one(ranks, tmp_path, case):
-    _, found = ranks
-    _, single = run(case, tmp_path / case, 0, 1)
-    for name, value in single["weights"].items():
-        assert torch.equal(found[0][case]["weights"][name], found[1][case]["weights"][name])
-        torch.testing.assert_close(found[0][case]["weights"][name], value, rtol=0, atol=1e-5)
-    for one, two in zip(single["logs"], found[0][case]["logs"], strict=True):
-        assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
-    assert found[0][case]["logs"] == found[1][case]["logs"]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_every_rank_has_all_figures_and_all_images_are_saved(ranks, case):
+def test_two_ranks_train_as_one_and_have_all_figures_and_images(ranks, tmp_path, case):
     folder, found = ranks
-    assert found[0][case]["figures"] == found[1][case]["figures"]
-    assert {"psnr", "psnr/drs", "psnr/nrd", "psnr/worst", "ssim_y/worst"} <= set(found[0][case]["figures"])
+    one, two = (each[case] for each in found)
+    _, single = run(case, tmp_path / case, 0, 1)
+    torch.testing.assert_close(one["weights"], two["weights"], rtol=0, atol=0)
+    torch.testing.assert_close(one["weights"], single["weights"], rtol=0, atol=1e-5)
+    for alone, together in zip(single["logs"], one["logs"], strict=True):
+        assert together == pytest.approx(alone, rel=1e-3, abs=1e-5)
+    assert all(one[key] == two[key] for key in ("logs", "figures", "state"))
+    if case == "plain":  # not a comparison of equal weights
+        assert max(one["logs"][-1][f"w_{name}"] for name in TYPES) > 0.26
+    assert {"psnr", "psnr/drs", "psnr/nrd", "psnr/worst", "ssim_y/worst"} <= set(one["figures"])
     saved = sorted(path.name for path in (folder / case / "visualization").rglob("*_4.png"))
     assert len(saved) == 7 + 1  # and the routing image
     assert (folder / case / "models" / "net_g_best.pth").is_file()
 
 
 def test_figures_are_those_of_one_process(ranks, tmp_path):
-    from model_helpers import build, loader_of, options
-
     folder, found = ranks
-    opt = options(tmp_path)
-    opt["is_train"] = False
+    opt = options(tmp_path, is_train=False)
     opt["path"]["pretrain_network_g"] = str(folder / "plain" / "models" / "net_g_best.pth")
     model = build(opt)
     model.validation(loader_of(length=7), 4, None)

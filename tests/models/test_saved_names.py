@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from basicsr.models.sr_model import SRModel
-from model_helpers import StubSet, build
+from model_helpers import StubSet, build, options
 from torch.utils.data import DataLoader
 
 from unirain_plugin.models.validating import path_in_saved_names, saved_path, unique_names
@@ -50,24 +50,13 @@ def saved_by(model, tmp_path, *names):
     return sorted(str(path.relative_to(root)) for path in root.rglob("*_*.png") if "routing" not in path.parts)
 
 
-def options_of(tmp_path, is_train, **more):
-    from test_validation_per_type import options
-
-    opt = options(tmp_path)
-    opt["is_train"] = is_train
-    opt["val"]["suffix"] = "r"
-    return {**opt, **more}
-
-
-def test_our_model_keeps_folders(tmp_path):
-    found = saved_by(build(options_of(tmp_path, False)), tmp_path, "one", "two")
+def test_our_model_keeps_folders_and_several_sets_of_a_training_run_have_their_own(tmp_path):
+    opt = options(tmp_path, is_train=False, val={"suffix": "r"})
     names = ["A/1_r.png", "B/1-2_r.png", "B/1_r.png", "B/caf\udce9_r.png", "a/b_c_r.png", "a_b/c_r.png"]
-    assert found == [f"{name}/{file}" for name in ("one", "two") for file in names]
-
-
-def test_several_sets_of_a_training_run_have_folders_of_their_own(tmp_path):
-    model = build(options_of(tmp_path, True, datasets={"train": {}, "val_1": {}, "val_2": {}}))
-    found = saved_by(model, tmp_path, "one", "two")
+    assert saved_by(build(opt), tmp_path, "one", "two") == [f"{name}/{n}" for name in ("one", "two") for n in names]
+    opt |= {"is_train": True, "datasets": {"train": {}, "val_1": {}, "val_2": {}}}
+    opt["path"]["visualization"] = str(tmp_path / "training/visualization")
+    found = saved_by(build(opt), tmp_path / "training", "one", "two")
     assert len(found) == 12 and "two/B/1/1_8.png" in found
 
 

@@ -94,17 +94,16 @@ def test_one_mistake_one_message(old, new, key, says, unirain, tmp_path):
     assert "\n" not in message, "one mistake must give one line"
 
 
-def test_the_last_rate_is_asked_for_one_step_before_the_end():
+def test_line_numbers_and_that_the_last_rate_is_asked_for_one_step_before_the_end(unirain, tmp_path):
+    for old, new in (
+        ("mode: paper", "mode: papre"),
+        ("num_gpu: 0", "num_gpu: all"),
+        ("heads: [1, 2]", "heads: [1, 3]"),
+    ):
+        text = unirain.replace(old, new)
+        assert message_for(text, tmp_path).startswith(f"{tmp_path / 'broken.yml'}:{line_of(text, new)}: ")
     faults = [list(schedule_faults({"periods": [n], "restart_weights": [1]}, 100)) for n in (99, 98)]
     assert [len(found) for found in faults] == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [("mode: paper", "mode: papre"), ("num_gpu: 0", "num_gpu: all"), ("heads: [1, 2]", "heads: [1, 3]")]
-)
-def test_line_number(old, new, unirain, tmp_path):
-    text = unirain.replace(old, new)
-    assert message_for(text, tmp_path).startswith(f"{tmp_path / 'broken.yml'}:{line_of(text, new)}: ")
 
 
 def test_missing_cuda_is_said_and_missing_folders_name_the_nearest(unirain, tmp_path, monkeypatch, rainrag_root):
@@ -131,13 +130,10 @@ def test_loader_settings_that_the_toolbox_refuses(unirain, tmp_path, monkeypatch
 
 def test_all_mistakes_are_told_at_once(unirain, tmp_path):
     text = unirain.replace("num_gpu: 0", "num_gpu: -1").replace("gt_size", "gtsize").replace("mode: paper", "mode: x")
-    lines = message_for(text, tmp_path).splitlines()
-    assert lines[0] == f"3 mistakes in {tmp_path / 'broken.yml'}:"
-    assert [line.strip().split(": ")[1] for line in lines[1:]] == [
-        "num_gpu",
-        "datasets.train.gtsize",
-        "train.pixel_opt.mode",
-    ]
+    first, *lines = message_for(text, tmp_path).splitlines()
+    assert first == f"3 mistakes in {tmp_path / 'broken.yml'}:"
+    keys = [line.strip().split(": ")[1] for line in lines]
+    assert keys == ["num_gpu", "datasets.train.gtsize", "train.pixel_opt.mode"]
 
 
 KEYS_OF_THE_TOOLBOX = """
@@ -189,24 +185,21 @@ def test_mistakes_in_a_file_for_testing(old, new, key, says, rainrag_root, tmp_p
     weights.touch()
     text = TEST.replace(old, new).replace("DATA", str(rainrag_root)).replace("WEIGHTS", str(weights))
     message = message_for(text, tmp_path, is_train=False)
-    assert f": {key}: " in message
-    assert says in message
+    assert f": {key}: " in message and says in message
 
 
-def test_a_key_that_nobody_knows_is_a_warning(unirain, tmp_path, warnings_of):
+def test_a_key_that_nobody_knows_is_a_warning_and_a_protocol_of_metrics_known_to_our_model_only(
+    unirain, tmp_path, warnings_of
+):
     file = tmp_path / "odd.yml"
     file.write_text(unirain + "zebra: 1\n")
     load_options(file)
     (message,) = warnings_of
     line = line_of(unirain + "zebra: 1", "zebra")
     assert message.startswith(f"{file}:{line}: zebra: unknown key: nothing reads it")
-
-
-def test_a_protocol_of_metrics_is_known_to_our_model_only(tmp_path):
-    path = tmp_path / "x.yml"
-    path.write_text(UNIRAIN.replace("crop_border: 0", "crop_border: 0\n      protocol: y-matlab"))
-    opt = read_option_file(path).opt
-    assert not any("protocol" in text for text in check_options(opt, path, check_paths=False))
+    file.write_text(unirain.replace("crop_border: 0", "crop_border: 0\n      protocol: y-matlab"))
+    opt = read_option_file(file).opt
+    assert not any("protocol" in text for text in check_options(opt, file))
     opt["model_type"], opt["train"]["optim_g"]["type"] = "SRModel", "Adam"
-    warnings = check_options(opt, path, check_paths=False)
-    assert any("val.metrics.psnr.protocol: unknown key: nothing reads it" in text for text in warnings)
+    told = "val.metrics.psnr.protocol: unknown key: nothing reads it"
+    assert any(told in text for text in check_options(opt, file))

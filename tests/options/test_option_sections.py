@@ -137,9 +137,13 @@ def test_rules_of_a_field_and_of_several(given, says):
     assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
 
 
-def test_an_error_survives_the_way_from_a_worker():
+def test_lines_of_a_file_and_an_error_survives_the_way_from_a_worker():
+    lines = {("inner",): 3, ("inner", "weight"): 4, ("low",): 7}
     with pytest.raises(OptionError) as caught:
-        parse_section(Ranges, {"low": 0, "nam": "x"}, "s")
+        parse_section(Ranges, {"inner": {"weight": "x", "b": 1}, "low": 0, "share": 3}, "f.yml", lines=lines)
+    assert [line.split(" ")[:2] for line in str(caught.value).splitlines()] == [
+        ["f.yml:4:", "inner.weight:"], ["f.yml:3:", "inner.b:"], ["f.yml:7:", "low:"], ["f.yml:", "share:"],
+    ]  # fmt: skip
     copy = pickle.loads(pickle.dumps(caught.value))
     assert str(copy) == str(caught.value) and copy.problems == caught.value.problems
 
@@ -159,12 +163,3 @@ def test_rules_that_need_no_wrong_value_are_told_too(wrong):
     with pytest.raises(OptionError) as caught:
         parse_section(Ranges, {**wrong, "low": 2, "depths": [0, 0, 0]}, "s")
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [f"s.{next(iter(wrong))}", "s.depths[0]"]
-
-
-def test_lines_of_a_file():
-    lines = {("inner",): 3, ("inner", "weight"): 4, ("low",): 7}
-    with pytest.raises(OptionError) as caught:
-        parse_section(Ranges, {"inner": {"weight": "x", "b": 1}, "low": 0, "share": 3}, "f.yml", lines=lines)
-    assert [line.split(" ")[:2] for line in str(caught.value).splitlines()] == [
-        ["f.yml:4:", "inner.weight:"], ["f.yml:3:", "inner.b:"], ["f.yml:7:", "low:"], ["f.yml:", "share:"],
-    ]  # fmt: skip

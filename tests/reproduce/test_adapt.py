@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from study_images import write_windows_of_a_photograph
 
 from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import read_weights, write_weights
 from unirain_plugin.data.manifest import read_manifest
 from unirain_plugin.inference.loading import build_network
-from unirain_plugin.rain.params import REAL_RAIN, RainParams
-from unirain_plugin.rain.render import render_rain
+from unirain_plugin.rain.params import REAL_RAIN
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.study import adapt
 from unirain_plugin.study.adapt import Draw, choose
@@ -28,18 +28,11 @@ ARCHITECTURE = {
 @pytest.fixture(scope="module")
 def user(tmp_path_factory):
     """A user's folders: ``rainy``, ``clean``, ``pairs``; and weights of a small network that restores nothing yet."""
-    root = tmp_path_factory.mktemp("user")
-    for folder in ("rainy", "clean", "pairs/input", "pairs/target"):
-        (root / folder).mkdir(parents=True)
-    photo = cv2.imread(str(sample_photos("train")[0]))[..., ::-1]
-    for number in range(8):
-        window = np.ascontiguousarray(photo[20 * number : 20 * number + 72, :96])
-        rainy = render_rain(window, "drs", number, RainParams()).lq
-        cv2.imwrite(str(root / "rainy" / f"{number}.png"), rainy[..., ::-1])
-        cv2.imwrite(str(root / "clean" / f"{number}.png"), window[..., ::-1])
-        if number < 3:
-            cv2.imwrite(str(root / "pairs/input" / f"{number}.png"), rainy[..., ::-1])
-            cv2.imwrite(str(root / "pairs/target" / f"{number}.png"), window[..., ::-1])
+    root = write_windows_of_a_photograph(tmp_path_factory.mktemp("user"), 72, 96)
+    for side, source in (("input", "rainy"), ("target", "clean")):
+        (root / "pairs" / side).mkdir(parents=True)
+        for number in range(3):
+            shutil.copy(root / source / f"{number:02d}.png", root / "pairs" / side / f"{number}.png")
     torch.manual_seed(0)
     write_weights(root / "small.safetensors", build_network(ARCHITECTURE, "small").state_dict(), ARCHITECTURE)
     return root
@@ -81,36 +74,30 @@ def test_the_data_hold_rain_like_the_users_and_other_rain(adapted):
     assert {draw["rain_type"] for draw in draws} <= {"drs", "nrs"}
 
 
-def test_own_rain_takes_most_samples(adapted):
-    opt = yaml.safe_load((adapted[0] / "options" / "adapt.yml").read_text())
+def test_own_rain_takes_most_samples_and_the_report_tells_every_share(adapted):
+    output, status, _ = adapted
+    opt = yaml.safe_load((output / "options" / "adapt.yml").read_text())
     sampling = opt["datasets"]["train"]["sampling"]
-    records = read_manifest(adapted[0] / "data" / "train.jsonl")
-    own = {record.rain_type for record in records if record.source != "other"}
+    own = {r.rain_type for r in read_manifest(output / "data" / "train.jsonl") if r.source != "other"}
     assert sum(sampling["types"][t] for t in own) / sum(sampling["types"].values()) == pytest.approx(0.75)
     assert sampling["sources"] == {"other": 0.2, "fitted": 0.4, "pairs": 1.0}
     assert opt["train"]["total_iter"] >= 32 and opt["network_g"]["dim"] == 8 and opt["imports"] == ["json"]
-
-
-def test_the_report_tells_every_share_and_what_was_done(adapted):
-    output, status, _ = adapted
     report = json.loads((output / "report.json").read_text())
     assert list(report["gains"]) == ["1.0", "0.75", "0.5", "0.25"]
     assert report["psnr_before"].keys() == {"fitted", "other", "pairs"}
     assert (status == 0) == (report["taken"] is not None) == (output / adapt.RESULT).is_file()
 
 
-def test_called_again_it_trains_nothing_anew(adapted, monkeypatch, capsys):
+def test_called_again_it_trains_nothing_anew_and_an_output_of_other_options_is_refused(
+    adapted, user, monkeypatch, capsys
+):
     output, status, command = adapted
     monkeypatch.setattr("unirain_plugin.runs.training.TrainingRun.start", lambda run: pytest.fail("trained again"))
     monkeypatch.setattr(adapt, "render", lambda *args: pytest.fail("rendered again"))
     before = (output / "report.json").read_text()
     assert cli.main(command) == status
     assert json.loads((output / "report.json").read_text())["gains"] == json.loads(before)["gains"]
-
-
-def test_an_output_of_other_options_is_refused(adapted, user, capsys):
-    command = arguments(user, adapted[0], pairs=user / "pairs", **{**TINY, "images": 17})
-    assert cli.main(command) == 2
+    assert cli.main(arguments(user, output, pairs=user / "pairs", **{**TINY, "images": 17})) == 2
     assert "was made with other images, weights or options; name another --output." in capsys.readouterr().err
 
 

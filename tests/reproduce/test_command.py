@@ -68,25 +68,21 @@ def story(tmp_path_factory):
     return Story(tmp_path_factory.mktemp("reproduce"))
 
 
-def test_what_was_finished_is_not_redone(story):
-    assert 1 <= len(story.before) < 5
-    assert len(story.evaluations()) == 5
+def test_what_was_finished_is_not_redone_and_a_failed_run_is_named_and_the_others_finish(story):
+    told = story.stdout.getvalue()
+    assert 1 <= len(story.before) < 5 == len(story.evaluations())
     for path, written in story.before.items():
         assert path.stat().st_mtime_ns == written, path
-        assert f" {path.parent.name}:" not in story.stdout.getvalue()
-
-
-def test_a_failed_run_is_named_and_the_others_finish(story):
+        assert f" {path.parent.name}:" not in told
     assert story.status == 1
     assert f"1 of 6 runs failed: {BROKEN}" in story.stderr.getvalue()
-    assert f"{BROKEN}: FAILED, exit status 2: error:" in story.stdout.getvalue()
+    assert f"{BROKEN}: FAILED, exit status 2: error:" in told
     status = {run["name"]: run["status"] for run in story.runs()}
-    assert Counter(status.values()) == {"finished": 5, "failed": 1}
-    assert status[BROKEN] == "failed"
+    assert Counter(status.values()) == {"finished": 5, "failed": 1} and status[BROKEN] == "failed"
     assert f"- {BROKEN}: exit status 2" in (story.root / "table.md").read_text()
 
 
-def test_every_run_has_its_curve_and_the_last_point_is_its_result(story):
+def test_curves_and_tables_agree_with_the_runs(story):
     for path in story.evaluations():
         result = json.loads(path.read_text())
         curve = read_curve(path.parent / "curve.jsonl")
@@ -94,9 +90,6 @@ def test_every_run_has_its_curve_and_the_last_point_is_its_result(story):
         assert curve[4] == pytest.approx(fmean(result["psnr"].values()))
         assert list(result["psnr"]) == list(result["loss_weights"]) == list(RAIN_TYPES)
         assert sum(result["loss_weights"].values()) == pytest.approx(1, abs=1e-5)
-
-
-def test_the_tables_agree_with_the_runs(story):
     with (story.root / "table.csv").open() as file:
         rows = {(row["question"], row["variant"]): row for row in csv.DictReader(file)}
     assert list(rows) == [("loss", "paper"), ("loss", "equal"), ("networks", "UniRain"), ("networks", "EDSR")]
@@ -110,7 +103,7 @@ def test_the_tables_agree_with_the_runs(story):
     assert table in story.stdout.getvalue()
 
 
-def test_results_say_where_they_come_from(story):
+def test_results_say_where_they_come_from_and_images_and_curves_are_drawn(story):
     results = json.loads((story.root / "results.json").read_text())
     options = load_options(SMOKE)
     assert results["option_hash"] == digest(options.fixed(base_training(options)))
@@ -120,9 +113,6 @@ def test_results_say_where_they_come_from(story):
     finished = [run for run in results["runs"] if run["status"] == "finished"]
     assert all(run["device"] == "cpu" and run["seconds"] > 0 and run["ended"] for run in finished)
     assert str(story.root) not in json.dumps(results), "results can be shown: no path of this machine"
-
-
-def test_images_and_curves_are_drawn(story):
     read = {path.name: cv2.imread(str(path)) for path in story.root.glob("*.png")}
     assert read.keys() == {"curves.png", "pictures_loss.png", "pictures_networks.png"}
     height, width = read["pictures_loss.png"].shape[:2]
@@ -144,51 +134,40 @@ def test_subsets_hold_what_they_should(story):
     assert all((folder / path).is_file() for record in subsets["everything"] for path in (record.lq, record.gt))
 
 
-def test_report_only_writes_the_tables_again(story, capsys):
+def test_report_only_writes_the_tables_again_and_an_output_made_with_other_options_is_refused(story, tmp_path, capsys):
     table = (story.root / "table.csv").read_bytes()
     (story.root / "table.csv").unlink()
     assert command.main(["-opt", str(SMOKE), "--output", str(story.root), "--report-only"]) == 0
     assert (story.root / "table.csv").read_bytes() == table
     assert "5 of 6 runs" in capsys.readouterr().out
-
-
-def test_an_output_made_with_other_options_is_refused(story, tmp_path):
     changed = tmp_path / "smoke.yml"
     changed.write_text(SMOKE.read_text().replace("total_iter: 4", "total_iter: 6"))
-    with pytest.raises(
-        OptionError, match=r"made with other options \(hash \w+, now \w+\): training:train:total_iter \(4 → 6\)\."
-    ):
+    told = r"made with other options \(hash \w+, now \w+\): training:train:total_iter \(4 → 6\)\."
+    with pytest.raises(OptionError, match=told):
         command.main(["-opt", str(changed), "--output", str(story.root)])
+
+
+TWO = ["--photographs", "train", "val"]
+GPU = ["-opt", str(SMOKE.with_name("gpu.yml"))]
 
 
 @pytest.mark.parametrize(
     ("made", "more", "message"),
     [
-        ((), ["--photographs", "train", "val"], "photographs: train: .*: no such folder"),
-        (
-            ("train/",),
-            ["--photographs", "train", "val"],
-            "photographs: train: .*: holds no photographs; exp.*.jpg",
-        ),
-        (("train/a.png", "val/b.png"), ["--photographs", "train", "val"], r"a.png and .*b.png are the same file"),
+        ((), TWO, "photographs: train: .*: no such folder"),
+        (("train/",), TWO, "photographs: train: .*: holds no photographs; exp.*.jpg"),
+        (("train/a.png", "val/b.png"), TWO, r"a.png and .*b.png are the same file"),
         ((), ["--report-only"], "holds no reproduction to report on"),
-        (
-            (),
-            ["-opt", str(SMOKE.with_name("gpu.yml"))],
-            r"training of .*_s1: num_gpu: found 1, but PyTorch sees no",
-        ),
+        ((), GPU, r"training of .*_s1: num_gpu: found 1, but PyTorch sees no"),
         (("out/mine.png",), [], "is not empty and was not made by this command"),
     ],
 )
 def test_what_cannot_be_done_is_told_before_anything_is_made(tmp_path, monkeypatch, made, more, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for name in made:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/"):
-            (tmp_path / name).mkdir()
-        else:
-            cv2.imwrite(name, np.zeros((64, 64, 3), np.uint8))
+    for name in map(Path, made):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(name), np.zeros((64, 64, 3), np.uint8)) if name.suffix else name.mkdir()
     with pytest.raises((DataError, OptionError), match=message):
         command.main(["-opt", str(SMOKE), "--output", "out", *more])
     assert [path.name for path in tmp_path.glob("out/*")] == [name[4:] for name in made if name.startswith("out/")]

@@ -48,12 +48,9 @@ def test_types_that_did_not_gain_are_told(rainrag_root, tmp_path, capsys):
 @pytest.mark.parametrize(("types", "relative"), [(["drs", "haze"], True), (["drs", "nrd"], False)])
 def test_with_haze_errors_count_relative_to_the_images_own(tmp_path, monkeypatch, types, relative):
     trained = []
-    monkeypatch.setattr(demo, "make_data", lambda *arguments: None)
-    monkeypatch.setattr(demo, "plant_and_distil", lambda *arguments: "")
+    for name in ("make_data", "plant_and_distil", "comparison", "run", "markdown"):
+        monkeypatch.setattr(demo, name, lambda *_, **__: "")
     monkeypatch.setattr(demo, "_run", lambda module, options, root, overrides: trained.extend(overrides))
-    monkeypatch.setattr(demo, "comparison", lambda *arguments: None)
-    monkeypatch.setattr(demo, "run", lambda *arguments, **more: None)
-    monkeypatch.setattr(demo, "markdown", lambda *arguments: "")
     with pytest.raises(AttributeError):  # there is no outcome to print
         demo.main(["--output", str(tmp_path / "demo"), "--types", *types])
     assert ("train:pixel_opt:base:type=LogMSELoss" in trained) == relative

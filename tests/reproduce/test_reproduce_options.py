@@ -49,17 +49,17 @@ def test_networks_cost_the_same_and_the_runner_takes_every_run(path):
             check_options(opt, run.name, check_paths=False)
 
 
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
+def test_a_network_that_costs_more_or_cannot_be_built_and_an_unknown_base_file_are_named():
+    for network, message in (
         ({**smoke()["networks"]["EDSR"], "num_feat": 16}, r": .* multiply-adds \(\+\d+\.\d%\)"),
         ({"type": "MSRResNet", "upscale": 1}, " cannot be built: AttributeError"),
-    ],
-)
-def test_a_network_that_costs_more_or_cannot_be_built_is_named(network, message):
-    options = parse_options(smoke(networks={"EDSR": network}), "here")
-    with pytest.raises(OptionError, match=f"EDSR_paper_distilled{message}"):
-        measure_costs(options, base_training(options))
+    ):
+        options = parse_options(smoke(networks={"EDSR": network}), "here")
+        with pytest.raises(OptionError, match=f"EDSR_paper_distilled{message}"):
+            measure_costs(options, base_training(options))
+    options = parse_options(smoke(training={"base": "train/train_UniRain-Tny_demo.yml"}), "here")
+    with pytest.raises(OptionError, match=r"Did you mean 'train/train_UniRain-Tiny_demo\.yml'"):
+        base_training(options)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,6 @@ def test_mistakes_are_explained(changes, message):
         changes = {"data": {**smoke()["data"], **changes["data"]}}
     with pytest.raises(OptionError, match=message.replace("?", r"\?")):
         parse_options(smoke(**changes), "here")
-
-
-def test_an_unknown_base_file_names_the_nearest():
-    options = parse_options(smoke(training={"base": "train/train_UniRain-Tny_demo.yml"}), "here")
-    with pytest.raises(OptionError, match=r"Did you mean 'train/train_UniRain-Tiny_demo\.yml'"):
-        base_training(options)
 
 
 def hash_of(**changes):

@@ -82,13 +82,10 @@ def test_use_of_experts_tells_collapse_from_specialisation():
     assert expert_use({"drs": {}}) is None
     assert expert_use({}) is None
     run = {"routing": {"drs": {"encoder1.0": [0.5, 0.5], "decoder1.0": [0.0, 1.0]}}, "loss_weights": {"drs": 0.2}}
-    assert expert_lines({"soft-hard": [run], "dense": [{"routing": {}}]})[1:] == [
-        ("soft-hard", "0.50", "0.50", "1.00", "1.00")
-    ]
-    assert weight_lines({"paper": [run, {"loss_weights": {"drs": 0.7}}]}) == [
-        ("mode", "drs"),
-        ("paper", "0.20 to 0.70"),
-    ]
+    _, *lines = expert_lines({"soft-hard": [run], "dense": [{"routing": {}}]})
+    assert lines == [("soft-hard", "0.50", "0.50", "1.00", "1.00")]
+    lines = weight_lines({"paper": [run, {"loss_weights": {"drs": 0.7}}]})
+    assert lines == [("mode", "drs"), ("paper", "0.20 to 0.70")]
 
 
 def test_differences_are_paired_by_image_and_their_intervals_hold_seeds_and_images():

@@ -88,13 +88,13 @@ def make_metrics(
                 measure, chosen = found
                 metrics.append(Metric(name, True, True, partial(PROTOCOLS[chosen].value, measure), chosen))
             else:
-                metrics.append(_niqe() if name == "niqe" else _learned(name, device))
+                metrics.append(_MAKERS[name](name) if name in _MAKERS else _learned(name, device))
         except DataError as error:
             missing[name] = str(error)
     return metrics, missing
 
 
-def _niqe() -> Metric:
+def _niqe(name: str) -> Metric:
     from unirain_plugin.toolbox import prepare_import
 
     prepare_import()
@@ -110,7 +110,10 @@ def _niqe() -> Metric:
         except np.linalg.LinAlgError:
             return math.nan
 
-    return Metric("niqe", False, False, value)
+    return Metric(name, False, False, value)
+
+
+_MAKERS: dict[str, Callable[[str], Metric]] = {"niqe": _niqe}
 
 
 def _pyiqa_names() -> Sequence[str]:
