@@ -11,10 +11,12 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 import traceback
 
 from tiny_run import tiny_train_options
+from tqdm import tqdm
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def start(argv, cwd, log, env=None):
     try:
         os.setpgid(0, 0)
         os.chdir(cwd)
+        tqdm.set_lock(threading.RLock())  # a killed run would never release the common one
         os.environ.update(env or {})
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for descriptor, name in ((1, "stdout"), (2, "stderr")):

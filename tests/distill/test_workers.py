@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from distill_helpers import contents, run
+from tqdm import tqdm
 
 from unirain_plugin.distill.options import parse_options
 from unirain_plugin.distill.pipeline import Pipeline
@@ -33,11 +35,17 @@ def calm(settings, tmp_path):
     return contents(tmp_path / "calm")
 
 
+def run_apart(options):
+    """In a forked process: with a lock of its own for tqdm's bars; a killed one would never release the common one."""
+    tqdm.set_lock(threading.RLock())
+    run(options)
+
+
 def test_killed_again_and_again(settings, calm, tmp_path):
     options = {**settings, "output": str(tmp_path / "killed"), "shard_size": 1}
     work, chance, kills, previous = tmp_path / "killed" / "work", random.Random(1), 0, {}
     for attempt in range(200):
-        process = multiprocessing.get_context("fork").Process(target=run, args=(options,))
+        process = multiprocessing.get_context("fork").Process(target=run_apart, args=(options,))
         process.start()
         process.join(timeout=(0.03 + chance.random() * 0.12) * (1 + attempt / 20))  # a busy machine gets on, too
         if process.is_alive():

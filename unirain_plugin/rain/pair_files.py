@@ -152,7 +152,8 @@ def make_pair(job: PairJob) -> None:
             for change, share in CHANGES.items():
                 frame = change(frame, rng) if rng.random() < share else frame
         with own_code(f"the renderer of '{job.rain_type}'", str(job.photo), OptionError):
-            params = finer(_real_rain(job, rng) if real else RainParams(), factor)
+            params = _real_rain(job, rng) if real else None
+            params = finer(params or RainParams(), factor) if factor != 1 else params
             pair = render_rain(frame, job.rain_type, rng, params)
     except DataError as error:
         raise DataError(f"{job.photo}: {error}") from None
