@@ -36,7 +36,7 @@ REAL = option_file("reproduce/real.yml")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return write_windows_of_a_photograph(tmp_path_factory.mktemp("images"), 64, 64)
+    return write_windows_of_a_photograph(tmp_path_factory.mktemp("images"), 64, 64, right=20)
 
 
 def sides(images, names=("rainy", "clean")):
