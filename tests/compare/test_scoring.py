@@ -100,18 +100,24 @@ def lpips_by_hand(weights, first, second):
     return total
 
 
-def test_missing_weights_and_an_image_that_pyiqa_refuses_are_told(monkeypatch):
-    def refuse(*_, **__):
+def test_missing_weights_are_told(monkeypatch):
+    def create(name, device):
         raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
 
-    fake_pyiqa(monkeypatch, refuse)
+    fake_pyiqa(monkeypatch, create)
     metrics, missing = make_metrics(["musiq", "psnr"])
     assert [m.name for m in metrics] == ["psnr"]
     assert "name resolution" in missing["musiq"] and "downloaded at first use" in missing["musiq"]
-    refuse.metric_mode = "NR"
+
+
+def test_an_image_that_pyiqa_refuses_is_told(monkeypatch):
+    def refuse(image):
+        raise AssertionError("at least 224 pixels")
+
     fake_pyiqa(monkeypatch, lambda name, device: refuse)
+    refuse.metric_mode = "NR"
     (musiq,), _ = make_metrics(["musiq"])
-    with pytest.raises(DataError, match=r"musiq: no value for a 16×16 image: .*name resolution"):
+    with pytest.raises(DataError, match="musiq: no value for a 16×16 image: at least 224 pixels"):
         musiq(pixels(16), None)
 
 

@@ -33,7 +33,7 @@ GOOD = '{"lq": "a.png", "gt": "b.png", "rain_type": "drs"}\n'
     [
         ('{"lq": "a.png", "gt"', "expected a JSON object, found .* at column"),
         ("\n", "found a blank line"),
-        ("[1, 2]\n", r"expected a JSON object, found \[1, 2\]"),
+        ("[1, 2]\n", r"expected a JSON object such as .*lq.*, found \[1, 2\]"),
         ('{"lq": "a.png", "rain_type": "drs"}', "missing key 'gt'"),
         ('{"lq": "a.png", "gt": "b.png"}', "missing key 'rain_type'"),
         (GOOD[:-2] + ', "raintype": "drs"}', "unknown key 'raintype'. Did you mean 'rain_type'"),

@@ -133,8 +133,11 @@ def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: s
     return before[3] == path
 
 
-def parse_object(line: bytes | str, where: str) -> dict[str, Any]:
-    """A line's JSON object; a DataError tells ``where`` what is none, or not strictly JSON, or names a key twice."""
+def parse_object(line: bytes | str, where: str, example: str = '{"lq": …, "gt": …}') -> dict[str, Any]:
+    """A line's JSON object, such as ``example``.
+
+    A DataError tells ``where`` what is none, or not strictly JSON, or names a key twice.
+    """
     try:
         data = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -145,7 +148,7 @@ def parse_object(line: bytes | str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: {error}.") from None
     if not isinstance(data, dict):
-        raise DataError(f"{where}: expected a JSON object, found {_short(data)}.")
+        raise DataError(f"{where}: expected a JSON object such as {example}, found {_short(data)}.")
     return data
 
 

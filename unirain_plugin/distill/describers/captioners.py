@@ -69,7 +69,8 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             is_csv = path.suffix.lower() == ".csv"
-            lines = (parse_object(line, f"{path}:{number}") for number, line in enumerate(file, 1))
+            example = '{"image": …, "caption": …}'
+            lines = (parse_object(line, f"{path}:{number}", example) for number, line in enumerate(file, 1))
             for number, row in enumerate(csv.DictReader(file) if is_csv else lines, 1 + is_csv):
                 image = next((row[key] for key in _NAMES if row.get(key)), None)
                 caption = row.get("caption")
