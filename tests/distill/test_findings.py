@@ -164,17 +164,27 @@ def test_realism_looks_at_the_rainy_image():
     assert found.look(candidate.lq)["brightness"] == pytest.approx(found.look(gt)["brightness"] + 50, abs=0.5)
 
 
-def test_the_peak_is_that_of_one_pixel_in_a_hundred_and_what_deviates_from_its_surroundings_out_of_place():
+def test_the_peak_is_that_of_one_pixel_in_a_hundred():
     gt = blocks(256)
     for share, peak in ((0.02, 60), (0.005, 0)):
         rain = np.random.default_rng(4).random((256, 256, 1)) < share
         assert evidence((gt + 60 * rain).astype(np.uint8), gt)["peak"] == peak
 
-    rough = np.random.default_rng(5).integers(60, 180, (256, 256, 3)).astype(np.uint8)
-    dropped = rough.copy()
-    dropped[100:150, 100:150] = 120  # smooth where all around it is rough
-    assert evidence(dropped, rough)["out_of_place"] < -0.5
-    assert evidence(rough, dropped)["out_of_place"] > 0.5
+
+@pytest.mark.parametrize(("tone", "contrast", "in_clean"), [(150, 80, 0.2), (220, 160, 0.4), (30, 40, None)])
+@pytest.mark.parametrize("softness", [0.5, 3])
+def test_the_rims_of_drops_tell_in_which_image_they_are(tone, contrast, in_clean, softness):
+    """Discs hide a scene of fine detail; in the rainy image they are no drops of the clean one, dark ones included."""
+    scene = 120 + cv2.GaussianBlur(np.random.default_rng(5).normal(0, contrast, (256, 256, 3)), (0, 0), 1.5)
+    drops = np.zeros((256, 256), np.float32)
+    for place in ((60, 70), (180, 90), (110, 190)):
+        cv2.circle(drops, place, 24, 1, -1)
+    drops = cv2.GaussianBlur(drops, (0, 0), softness)[..., None]
+    dropped = np.clip(scene * (1 - drops) + tone * drops, 0, 255).astype(np.uint8)
+    scene = np.clip(scene, 0, 255).astype(np.uint8)
+    assert evidence(dropped, scene)["drops_in_gt"] < 0.08
+    if in_clean:
+        assert evidence(scene, dropped)["drops_in_gt"] > in_clean
 
 
 def test_one_tone_alone_is_no_exposure_and_two_are_and_a_hue_is_told_only_where_there_is_colour():

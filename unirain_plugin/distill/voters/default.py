@@ -17,7 +17,7 @@ from unirain_plugin.distill.voters.tones import tones
 from unirain_plugin.distill.voters.veil import HAZE, VEILED, veiled
 from unirain_plugin.support.spec import between
 
-VERSION = 4  # part of the default voters' fingerprints: raise it whenever a figure or a limit changes
+VERSION = 5  # part of the default voters' fingerprints: raise it whenever a figure or a limit changes
 
 
 def pair_evidence(candidate: Candidate) -> dict[str, float]:

@@ -176,7 +176,7 @@ STREAK_LIMIT = 0.018
 """Largest share of the difference's structure that is the clean image's alone, times its share of all that darkens.
 
 Rain of its own is nearly all that darkens; where noise and moving things darken real rain, a quarter at most."""
-DROP_LIMIT = 0.82  # largest weighted sum for drops, which darken, brighten and hide the scene
+DROP_LIMIT = 0.14  # largest sum for drops, which darken, brighten and hide the scene; chosen on rendered ones
 
 
 def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
@@ -188,20 +188,20 @@ def rain_in_clean(figures: Figures, rain_type: str) -> Finding:
     if rain_type == HAZE:
         return Finding("still_rainy", 0.0, "haze has no edges of its own that could be in the clean image")
     dark, alone = figures["darker_structure"], figures["only_in_gt"]
+    own = left = 0.0
     if rain_type in STREAKS:
-        score, limit = alone * alone / max(dark, 1e-6), STREAK_LIMIT
+        severity = alone * alone / max(dark, 1e-6) / STREAK_LIMIT
     else:
-        # Weights: of a linear discriminant between rendered drops and pairs rainy on both sides, rounded.
-        left = max(figures["leftover"], 0.0)
-        score, limit = dark + figures["out_of_place"] / 3 + 2 * alone + 2 * left, DROP_LIMIT
-    if figures["brighter"] < 0.45 and score > limit and dark > 0.5:
+        own, left = figures["drops_in_gt"] + 0.2 * (1 - figures["agreement"]), max(figures["leftover"], 0.0)
+        severity = max((own + left) / DROP_LIMIT, left / LEFT_LIMIT)
+    if figures["brighter"] < 0.45 and severity > 1 and dark > 0.5:
         words = f"swapped: the rain lies in the clean image ({dark:.0%} of it darkens the rainy one)"
-        return Finding("swapped", score / limit, words)
-    both = 0.0 if rain_type in STREAKS else figures["leftover"] / LEFT_LIMIT
-    if both > score / limit:
-        return Finding("still_rainy", both, f"there are drops in both images, by {both:.1f} × what good pairs may show")
-    words = f"the clean image bears rain of its own: {alone:.0%} of the difference's structure is in it alone"
-    return Finding("still_rainy", score / limit, words)
+        return Finding("swapped", severity, words)
+    if left > own:
+        words = f"there are drops in both images, by {severity:.1f} × what good pairs may show"
+    else:
+        words = f"the clean image bears rain of its own: {alone:.0%} of the difference's structure is in it alone"
+    return Finding("still_rainy", severity, words)
 
 
 FEWEST = 8  # with fewer references no range is drawn from them (our choice)

@@ -9,6 +9,7 @@ from unirain_plugin.distill.voters.frame import Frame, block_means, quantile
 
 LEAST = 6.0  # smallest difference, levels, that counts as rain
 _PEAK = np.ones((7, 7), np.uint8)
+_RIM = np.ones((5, 5), np.uint8)
 
 
 def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
@@ -26,7 +27,7 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         strong as the strongest within 3 pixels, about 0.4 for soft profiles, towards 1 for lines drawn with one
         colour; ``even``: share of the crests of strong rain that are as strong as usual over the same tone, about
         0.25 for real rain, towards 1 where all drops are equally opaque; ``leftover`` of :func:`_left_over`,
-        ``likeness_surety`` of :func:`_likeness_surety`, ``out_of_place`` of :func:`_out_of_place`, and what
+        ``likeness_surety`` of :func:`_likeness_surety`, ``drops_in_gt`` of :func:`_drops_in_gt`, and what
         :func:`_owner` says.
     """
     lq, clean = frame.lq_luma[0], cv2.LUT(frame.gt_luma[0], table)
@@ -47,7 +48,7 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
     hard = cv2.bitwise_and(strong, cv2.compare(size, nearly, cv2.CMP_GT))
     crests = cv2.bitwise_and(cv2.bitwise_and(strong, cv2.compare(size, peaks, cv2.CMP_EQ)), 1)
     where = np.flatnonzero(crests.view(bool))
-    half = _structure(frame.lq_luma[1], frame.gt_luma[1])
+    toned = [_structure(frame.lq_luma[i], cv2.LUT(frame.gt_luma[i], table)) for i in range(3)]
     return {
         "noise": noise,
         "cover": count / size.size,
@@ -57,10 +58,10 @@ def rain_layer(frame: Frame, table: np.ndarray) -> dict[str, float]:
         "balance": quantile(weaker[differs] / stronger[differs], 0.5) if np.any(differs) else 0.0,
         "even": _evenness(lq.ravel()[where], clean.ravel()[where]),
         "hard": cv2.countNonZero(hard) / strong_count if strong_count > 50 else 0.0,
-        "leftover": _left_over(_structure(frame.lq_luma[1], cv2.LUT(frame.gt_luma[1], table))),
+        "leftover": _left_over(toned[1]),
         "likeness_surety": _likeness_surety(_structure(frame.lq_luma[0], frame.gt_luma[0])),
-        **_owner(half, limit),
-        "out_of_place": _out_of_place(frame),
+        **_owner(_structure(frame.lq_luma[1], frame.gt_luma[1]), limit),
+        "drops_in_gt": _drops_in_gt(*toned),
     }
 
 
@@ -108,10 +109,9 @@ def _owner(part: _Structure, limit: float) -> dict[str, float]:
     """
     total = float(part.energy.sum()) + 50
     dark = cv2.blur(part.difference, (3, 3))[:-1, :-1] < -max(3.0, limit / 2)
-    rainy = part.energy + 2 * part.shared + part.scene  # |∇lq|²
     return {
         "darker_structure": float(part.energy[dark].sum()) / total,
-        "only_in_gt": float(part.energy[dark & (rainy < 0.3 * part.energy)].sum()) / total,
+        "only_in_gt": float(part.energy[dark & _alone(part, True)].sum()) / total,
     }
 
 
@@ -146,17 +146,27 @@ def _likeness_surety(part: _Structure) -> float:
     return float(alike.mean() / (alike.std() + 0.03) * np.sqrt(len(alike))) if len(alike) > 4 else 0.0
 
 
-def _out_of_place(frame: Frame) -> float:
-    """Which image deviates from its surroundings where the two differ: −1 only lq (right), 0 both alike, 1 only gt.
+def _drops_in_gt(full: _Structure, half: _Structure, quarter: _Structure) -> float:
+    """How much speaks for drops in gt, mostly below 0 without and above 0.1 with them.
 
-    Compared are the amounts of fine detail in blocks of 8² pixels with those of the nearby blocks without rain: a
-    drop out of focus in a textured scene is smoother than its surroundings, a streak on a plain wall rougher.
+    A drop in gt is structure that gt alone has where lq is darker. Scene that a drop in lq hides is gt's alone, too,
+    but the rims of what differs are lq's then. So both must speak for gt, and the more of all detail is hidden, the
+    less they say (its weight was chosen on rendered drops).
     """
-    differ = block_means(cv2.absdiff(frame.lq_luma[0], frame.gt_luma[0]), 8)
-    rainy, clean = np.log2(frame.lq_detail + 1), np.log2(frame.gt_detail + 1)
-    calm = (differ <= max(3.0, 2 * quantile(differ, 0.1), quantile(differ, 0.25))).astype(np.float32)
-    near = cv2.blur(calm, (7, 7)) + 1e-3
-    around = cv2.blur(calm * (rainy + clean) / 2, (7, 7)) / near
-    weight = differ * (1 - calm) * (near > 0.05)
-    more = np.clip((np.abs(clean - around) - np.abs(rainy - around)) / 0.5, -1, 1)
-    return float((weight * more).sum() / (weight.sum() + 1e-6))
+    only_gt, only_lq = (_alone(full, scene) for scene in (True, False))
+    hidden = float(full.energy[only_gt].sum())
+    hidden /= hidden + float(full.energy[only_lq].sum()) + 50
+    smooth = cv2.blur(half.difference, (3, 3))[:-1, :-1]
+    differs = cv2.morphologyEx(cv2.compare(np.abs(smooth), 4, cv2.CMP_GT), cv2.MORPH_CLOSE, _RIM)
+    rim = cv2.morphologyEx(differs, cv2.MORPH_GRADIENT, _RIM) > 0
+    rim &= half.energy > max(9.0, 4 * quantile(half.energy, 0.5))
+    of_gt, of_lq = (np.count_nonzero(rim & _alone(half, scene)) for scene in (True, False))
+    darker = cv2.blur(quarter.difference, (3, 3))[:-1, :-1] < -3
+    share = float(quarter.energy[darker & _alone(quarter, True)].sum()) / (float(quarter.energy.sum()) + 50)
+    return (share * of_gt / (of_gt + of_lq + 20)) ** 0.5 - 0.2 * hidden
+
+
+def _alone(part: _Structure, scene: bool) -> np.ndarray:
+    """Where the difference's structure is gt's alone (``scene``) or lq's alone: the other has hardly any there."""
+    other = part.energy + 2 * part.shared + part.scene if scene else part.scene  # |∇lq|² or |∇gt|²
+    return other < 0.3 * part.energy
