@@ -119,6 +119,15 @@ def test_a_shift_is_told_in_pixels_of_the_file_and_one_quarter_that_lies_elsewhe
     assert registration(make_frame(image, two))["tile_gain"] > 0.3
 
 
+def test_structure_that_a_shift_moves_out_of_view_is_not_aligned_by_it():
+    """Under haze the same spots are fainter; moved away, they would make no difference at all."""
+    clean = np.full((256, 256, 3), 100, np.uint8)
+    for place in product((20, 236), range(16, 256, 24)):
+        cv2.circle(clean, place, 3, (106,) * 3, -1)
+    found = registration(make_frame(100 + (clean - 100) // 3, clean))
+    assert (found["shift"], found["shift_gain"], found["tile_gain"]) == (0, 0, 0)
+
+
 def test_rain_nearly_everywhere_does_not_pass_for_another_exposure():
     gt = np.tile(np.linspace(30, 180, 256).astype(np.uint8)[None, :, None], (256, 1, 3))
     rain = np.random.default_rng(0).random((256, 256, 1)) < 0.7

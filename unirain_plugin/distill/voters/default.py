@@ -56,8 +56,9 @@ class DefaultVoter(Voter):
         self.strictness = float(self.strictness)
 
     def findings(self, figures: Figures, rain_type: str) -> list[Finding]:
-        """What may speak against a pair, each with its severity; haze has no edges that could be left over."""
-        return [check(figures) for check in self.checks if rain_type != HAZE or check is not found.leftover]
+        """What may speak against a pair, each with its severity; haze has no edges, left over or hard."""
+        ignored = (found.leftover, found.flat_rain) if rain_type == HAZE else ()
+        return [check(figures) for check in self.checks if check not in ignored]
 
     def measure(self, candidate: Candidate) -> Mapping[str, Any]:
         return pair_evidence(candidate)

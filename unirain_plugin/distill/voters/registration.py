@@ -72,9 +72,19 @@ def _best_shift(lq: list[np.ndarray], gt: list[np.ndarray], box: tuple[int, int,
         shifts = [(x, y) for x, y in near if max(abs(x), abs(y)) <= margin]
         found = _differences(a, b, shifts, margin)  # the middle comes first, so that it wins where nothing is gained
         _, _, (dx, dy) = min((found[i], shift != still, shift) for i, shift in enumerate(shifts))
-    before, after = _differences(a, b, [(0, 0), (dx, dy)], _margin(a, dx, dy))
-    gain = 1 - after / (before + 0.1)  # 0.1: in a plane without structure nothing can be gained
-    return dx, dy, gain if (dx, dy) != (0, 0) else 0.0
+    margin = _margin(a, dx, dy)
+    if _likeness(a, b, dx, dy, margin) <= _likeness(a, b, 0, 0, margin):
+        return 0, 0, 0.0
+    before, after = _differences(a, b, [(0, 0), (dx, dy)], margin)
+    return dx, dy, 1 - after / (before + 0.1)  # 0.1: in a plane without structure nothing can be gained
+
+
+def _likeness(a: np.ndarray, b: np.ndarray, dx: int, dy: int, margin: int) -> float:
+    """How well ``b`` moved by (dx, dy) explains ``a``. (Structure that leaves the plane takes its difference along.)"""
+    height, width = (side - 2 * margin for side in a.shape)
+    moved = b[margin + dy : margin + dy + height, margin + dx : margin + dx + width].astype(np.float32) - 128
+    inner = a[margin : margin + height, margin : margin + width].astype(np.float32) - 128
+    return float((inner * moved).sum()) / np.sqrt(float((moved * moved).sum()) + 1)
 
 
 def _margin(plane: np.ndarray, dx: int, dy: int) -> int:
