@@ -270,7 +270,7 @@ def describe(state: Mapping[str, object]) -> dict[str, object]:
 def misfits(
     own: Mapping[str, Tensor], state: Mapping[str, object], shapes: str
 ) -> tuple[list[str], list[str], list[str]]:
-    """Keys that the state lacks, keys that the network lacks, those of another shape or kind of number (as ``shapes``)."""
+    """Keys that the state lacks, keys that the network lacks, and those of another shape or kind of number."""
     both = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if hasattr(state.get(key), "shape")}
     other = [f"{key} {shapes.format(*pair)}" for key, pair in both.items() if pair[0] != pair[1]]
     kinds = {key: (state[key].dtype, own[key].dtype) for key in both if isinstance(state[key], Tensor)}
