@@ -165,11 +165,11 @@ def differences(before: object, now: object) -> list[str]:
     return [f"{':'.join(map(str, path))} ({spec.shortened(str(a))} → {spec.shortened(str(b))})" for path, a, b in found]
 
 
-def load_options(path: Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:
+def load_options(path: str | Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:
     """Read and check an option file, with ``folders`` in place of the file's, and import the modules that it names."""
     document = read_option_file(path)
     options = parse_options({**document.opt, **(folders or {})}, document.file, document.lines)
-    import_own(options.imports, path.parent)
+    import_own(options.imports, Path(path).parent)
     check_renderers(options.data.rain_types, f"{document.file}: data.rain_types")
     return options
 
