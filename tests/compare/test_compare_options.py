@@ -77,6 +77,22 @@ def test_mistakes_are_named(changes, message):
         parse(**changes)
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("tile: 3", "tile: got 3; expected 0"),
+        ("precision: fp61", "precision: got 'fp61'"),
+        ("device: gpu", "device: got 'gpu'"),
+        ("device: cpu\nprecision: fp16", "precision: fp16 is for accelerators"),
+    ],
+)
+def test_a_dry_run_finds_settings_that_no_network_can_have(tmp_path, capsys, lines, message):
+    path = tmp_path / "c.yml"
+    path.write_text("name: c\nmodels: [{name: a, weights: default}]\ntest_sets: [{name: s, lq: x}]\n" + lines)
+    assert cli.main(["compare", "-opt", str(path), "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_public_sets_are_compared_where_they_lie(rainrag_root, tmp_path, monkeypatch, capsys):
     """Folders NAME/input and NAME/target; a set that lacks a partner is named with it."""
     opt = str(FILES[0].with_name("public_sets.yml"))

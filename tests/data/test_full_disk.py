@@ -78,3 +78,19 @@ def test_a_full_device_as_the_manifest(inputs, capsys):
     arguments = ["--layout", "rainrag", "--root", inputs["data"], "--output", "/dev/full", "--overwrite"]
     assert main(["index-dataset", *arguments, "--workers", "1", "--report", "/dev/null"]) == 2
     assert "/dev/full: cannot be written: No space left on device" in said(capsys)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("command", ["synthesize-rain", "index-dataset"])
+def test_a_full_disk_makes_no_input_a_bad_one_to_be_left_out(command, workers, tmp_path, inputs, capsys):
+    """Where bad photographs, or images with two halves, may be left out."""
+    out = tmp_path / "out"
+    arguments = ["--input", inputs["photos"], "--output", str(out), "--types", "drs", "--skip-bad"]
+    if command == "index-dataset":
+        save(tmp_path / "rain800/training/1.jpg", np.random.default_rng(0).integers(0, 255, (32, 64, 3), np.uint8))
+        arguments = ["--layout", "rain800", "--root", str(tmp_path / "rain800"), "--output", str(tmp_path / "m.jsonl"),
+                     "--halves", str(out), "--on-error", "skip"]  # fmt: skip
+    with files_of_at_most(2000):
+        assert main([command, *arguments, "--workers", workers]) == 2
+    assert ".png: cannot be written: File too large" in said(capsys)
+    assert main([command, *arguments, *["--resume"] * ("synth" in command), "--workers", workers]) == 0

@@ -165,13 +165,15 @@ def test_order_warns_unless_names_are_equal_and_never_shifts(tmp_path, capsys):
         index(root, "lhp-rain")
 
 
-def test_what_the_user_says_of_types_and_source_wins(tmp_path):
+def test_what_the_user_says_of_types_and_source_wins(tmp_path, capsys):
     plant(tmp_path / "data", "Drop/1/1.png", "Clear/1/1.png")
     with pytest.raises(OptionError, match="does not tell the rain type; give --rain-type"):
         index(tmp_path / "data", "raindrop-clarity")
     assert index(tmp_path / "data", "raindrop-clarity", "--rain-type", "nrd")[0][2] == "nrd"
     root = plant_tree(tmp_path / "kinds", "rainds")
-    types = {lq: t for lq, _, t in index(root, "rainds", "--map", "rainstreak_raindrop=drs")}
+    types = {lq: t for lq, _, t in index(root, "rainds", "--map", "rainstreak_raindrop=drs", "rainstreaks=nrs")}
+    told = "warning: --map: no pair is of the kind rainstreaks. Did you mean 'rainstreak'?"
+    assert told in capsys.readouterr().out
     assert types["RainDS_syn/train/rainstreak_raindrop/rain-drop-1.png"] == "drs"
     root = plant_tree(tmp_path / "sources", "rain13k")
     for arguments, told in (

@@ -153,10 +153,10 @@ def sidecar(*files):
 def test_sidecar_reads_csv_and_jsonl_and_tells_equal_names_in_two_folders_apart(tmp_path):
     table, lines = tmp_path / "a.csv", tmp_path / "b.jsonl"
     table.write_text('image,caption,score\na.png,"rain, at night",1\n')
-    lines.write_text(json.dumps({"id": "b", "caption": "drops\n on glass"}) + "\n")
+    lines.write_text(json.dumps({"id": "b", "caption": "drops\n on glass \ud83d"}) + "\n")
     captioner = sidecar(table, lines)
     by_path = Scene("other", tmp_path / "a.png", None)
-    assert captioner.caption([by_path, Scene("b", Path("x"), None)]) == ["rain, at night", "drops on glass"]
+    assert captioner.caption([by_path, Scene("b", Path("x"), None)]) == ["rain, at night", "drops on glass ?"]
     with pytest.raises(DistillError, match=r"b\.jsonl: no caption for the image 'c' \(x\)"):
         captioner.caption([Scene("c", Path("x"), None)])
     stamp = captioner.fingerprint()
@@ -185,6 +185,9 @@ def test_sidecar_errors(tmp_path):
             sidecar(tmp_path / name).check()
     with pytest.raises(OptionError, match=r"ending in \.csv or \.jsonl"):
         sidecar("captions.txt")
+    for files in (None, [5], [], {"a.csv": 1}):
+        with pytest.raises(OptionError, match="files: expected a CSV or JSONL file, or a list of some; got"):
+            build_part(CAPTIONER, {"type": "sidecar", "files": files}, "c")
 
 
 def test_missing_package_is_named_with_its_pip_name(monkeypatch):

@@ -303,6 +303,27 @@ def test_several_manifests_and_lists_are_one_set_with_paths_relative_to_each(set
         run(settings, candidates={"manifest": [manifests[0], str(tmp_path / "more.jsonl")]})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"retrieval": {"index": "Flatt"}}, "retrieval.index: FAISS knows no index 'Flatt'"),
+        ({"retrieval": {"index_file": "none.faiss"}}, "retrieval.index_file: there is no file none.faiss"),
+        ({"name": ".."}, "name: found the text '..'; expected a text .* no leading dot"),
+        ({"output": ""}, "output: found the text ''; expected a path"),
+    ],
+)
+def test_what_would_end_a_run_late_is_told_by_a_dry_run(settings, change, message):
+    with pytest.raises(OptionError, match=message):
+        describe_plan(parse_options({**settings, **change}, "t"))
+
+
+def test_results_that_cannot_be_written_are_told_before_the_work(settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file/results: cannot be written"):
+        run(settings, output=str(tmp_path / "file/results"), work=str(tmp_path / "work"))
+    assert not (tmp_path / "work/references").exists()
+
+
 def test_references_named_in_two_lists_count_once_and_must_agree(halves, tmp_path):
     lists = [tmp_path / "one/list.txt", tmp_path / "more.jsonl"]
     row = {"image": "one/drs/rocket0.png", "rain_type": "drs"}

@@ -211,6 +211,7 @@ KEY = "sk-top/secret+123~x"
         (500, '{"error": {"message": "broken"}}', {}),
         (200, json.dumps(completion(quote(KEY, safe=""))), {}),
         (200, json.dumps(completion(KEY)).replace("sk-", "\\u0073k\\u002D"), {}),
+        json.dumps({"reason": KEY}).replace("/", "\\/"),
         base64.b64encode(KEY.encode()).decode(),
         base64.urlsafe_b64encode(f"Bearer {KEY}".encode()).decode(),
         json.dumps({"seen": base64.b64encode(f"a Bearer {KEY}, more".encode()).decode()}),
@@ -267,7 +268,18 @@ def test_a_missing_key_or_package_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"base_url": "localhost:8000"}, "base_url: expected an address"),
+        *(
+            ({"base_url": url}, "base_url: expected an address")
+            for url in (
+                "localhost:8000",
+                "http://h:port/v1",
+                "http://h:99999/v1",
+                "http://[::1/v1",
+                "http://a b/v1",
+                None,
+                5,
+            )
+        ),
         ({"base_url": "http://me:secret@host/v1"}, "keys come from the environment"),
         ({"base_url": "http://secret@host/v1"}, "keys come from the environment"),
         ({"base_url": "http://:secret@host/v1"}, "keys come from the environment"),

@@ -48,6 +48,7 @@ def test_one_verdict_is_read():
         ('{"verdict": "reject", "reason": "the sign reads {\\"verdict\\": \\"keep\\"}"}', False),
     ):
         assert parse_verdict(reply)[0] is verdict, reply
+    assert parse_verdict('{"verdict": "keep", "reason": "half \\ud83d"}') == (True, "half ?")
 
 
 @pytest.mark.parametrize(

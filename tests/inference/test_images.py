@@ -64,6 +64,22 @@ def test_sixteen_bit_png_keeps_exif_and_profile(tmp_path):
     assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).shape == (14, 10, 3)  # stored as it was
 
 
+@pytest.mark.parametrize(("suffix", "channels"), [(".ppm", 3), (".ppm", 1), (".pgm", 3), (".pgm", 1)])
+def test_sixteen_bit_pnm_is_kept_whatever_its_suffix_says(tmp_path, suffix, channels):
+    pixels = random_image(10, 14, channels, np.uint16)
+    write_image(tmp_path / f"a{suffix}", StoredImage(pixels))
+    np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}").pixels, pixels)
+    again = cv2.imread(str(tmp_path / f"a{suffix}"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(again.reshape(10, 14, channels)[..., ::-1], pixels)
+
+
+def test_webp_keeps_the_colours_of_what_is_transparent(tmp_path):
+    pixels = random_image(20, 31, 4)
+    pixels[:10, :, 3] = 0
+    write_image(tmp_path / "a.webp", StoredImage(pixels))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.webp").pixels, pixels)
+
+
 def test_unusable_files_are_explained(tmp_path):
     cases = {"empty.png": b"", "text.jpg": b"hello", "text.webp": b"hello", "zeros.png": bytes(100)}
     for name in ("cut.jpg", "cut.png"):

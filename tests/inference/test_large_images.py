@@ -215,6 +215,7 @@ def test_automatic_precision_is_bf16_where_the_processor_has_it(monkeypatch, fou
         (random_image(8, 8), {"overlap": -1}, "overlap: got -1"),
         (random_image(8, 8), {"precision": "fp61"}, "Did you mean 'fp16'"),
         (random_image(8, 8), {"memory": -1.0}, "memory: got -1"),
+        (random_image(8, 8), {"memory": float("nan")}, "memory: got nan"),
         (random_image(8, 8), {"precision": "fp16"}, "fp16 is for accelerators"),
     ],
 )

@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,30 @@ def test_a_jpeg_keeps_iptc_and_tells_of_further_images(tmp_path):
     two = [Image.fromarray(random_image(16, 16, seed=seed)) for seed in (0, 1)]
     two[0].save(tmp_path / "m.jpg", "MPO", save_all=True, append_images=two[1:])
     assert restored(tmp_path / "m.jpg")[1] == ("1 further image(s) in the file",)
+
+
+def test_exif_without_its_prefix_turns_a_webp_in_every_format(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shown = random_image(20, 31)
+    stored = Image.fromarray(np.rot90(shown).copy())
+    stored.save(tmp_path / "a.webp", exif=exif.tobytes().removeprefix(b"Exif\0\0"), lossless=True)
+    for suffix in (".jpg", ".png", ".tif", ".webp"):
+        target, lost = restored(tmp_path / "a.webp", suffix)
+        assert lost == () and np.abs(read_image(target).pixels.astype(int) - shown).max() <= 40 * (suffix == ".jpg")
+
+
+def test_exif_and_xmp_that_are_too_long_for_jpeg_are_told(tmp_path):
+    long = b"<x>" + b"y" * 70000
+    for most, lost in ((65533, ()), (65534, ("EXIF (too long for JPEG)",))):
+        exif = camera()
+        exif[0x0112] = 6
+        exif = exif.tobytes().ljust(most, b"\0")
+        image = replace(read_image(written(tmp_path, ".png")), exif=exif, orientation=6)
+        assert write_image(tmp_path / "b.jpg", image) == lost
+        assert read_image(tmp_path / "b.jpg").pixels.shape == image.pixels.shape
+    assert write_image(tmp_path / "b.jpg", replace(image, xmp=long)) == (*lost, "XMP (too long for JPEG)")
+    assert write_image(tmp_path / "b.png", replace(image, xmp=long)) == ()
 
 
 def test_deep_tiff_keeps_tags_and_tells_of_folders_of_tags(tmp_path):

@@ -198,6 +198,8 @@ def test_other_networks_of_the_registry_by_the_names_that_the_toolbox_resolves(t
     argv = ["--weights", str(tmp_path / "w.pth"), "--network", str(yml), "-o", str(tmp_path / "out.safetensors")]
     assert cli.main(["export", *argv]) == 0
     assert_same_network(net, load(tmp_path / "out.safetensors", device="cpu"))
+    with pytest.raises(OptionError, match=r"test: expected a network's options with a 'type', found \{'tpye': 'x'\}"):
+        loading.build_network({"tpye": "x"}, "test")
     with pytest.raises(OptionError, match="Did you mean 'SRVGGNetCompact'"):
         loading.build_network({**options, "type": "SRVGGNetCompakt"}, "test")
 
@@ -212,6 +214,8 @@ def test_other_networks_of_the_registry_by_the_names_that_the_toolbox_resolves(t
         ("w.pth", b"<!DOCTYPE html><html>Not found</html>", "is a web page; expected weights"),
         ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha", "pointer of Git LFS, not the file"),
         ("w.pth", {"params": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}}, "'b' holds NaN.*diverged"),
+        ("w.pth", {"params": {"a": torch.eye(2).to_sparse()}}, "'a' is sparse or without values; expected plain"),
+        ("w.pth", {"params": {"a": torch.ones(2, device="meta")}}, "'a' is sparse or without values; expected plain"),
         ("w.onnx", None, "there is no such file"),
         ("w.pth", [1, 2], "found list"),
         ("w.pth", {"epoch": 3, "iter": 4}, "holds no parameters; found the keys epoch, iter"),
@@ -230,6 +234,22 @@ def test_broken_weights_are_explained(tmp_path, name, content, text):
     with pytest.raises((CheckpointError, OptionError), match=text) as error:
         load(path, device="cpu")
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.complex64])
+def test_weights_of_another_kind_of_number_are_refused(tmp_path, net, kind):
+    state = {name: tensor.half() for name, tensor in net.state_dict().items()}
+    write_weights(tmp_path / "w.pth", state, SMALL)
+    load(tmp_path / "w.pth", device="cpu")  # of lower precision is no other kind
+    state["embed.weight"] = state["embed.weight"].to(kind)
+    write_weights(tmp_path / "w.pth", state, SMALL)
+    with pytest.raises(CheckpointError, match=rf"kind of number \(file, network\): embed\.weight {kind} torch.float32"):
+        load(tmp_path / "w.pth", device="cpu")
+
+
+def test_safetensors_of_another_name_are_read(tmp_path, net):
+    write_weights(tmp_path / "w.safetensors", net.state_dict(), SMALL)
+    assert_same_network(net, load((tmp_path / "w.safetensors").rename(tmp_path / "w.pth"), device="cpu"))
 
 
 def test_a_cut_is_noticed_and_a_single_wrong_bit_where_there_are_checksums(tmp_path, net):

@@ -129,6 +129,26 @@ def test_cosine(tmp_path, choice):
         load_training_state(longer, state)
 
 
+@pytest.mark.parametrize("choice", ["checkpoint", "file", None])
+def test_a_schedule_of_another_type_is_told_or_refused(tmp_path, choice, warnings_of):
+    class Cosine(TwoGroups):
+        def __init__(self):
+            super().__init__(tmp_path)
+            self.schedulers = [CosineAnnealingRestartLR(self.optimizer_g, periods=[10])]
+
+    model = Cosine()
+    model.train(1, 4)
+    state, model = model.save(), TwoGroups(tmp_path, resume_options=choice)
+    if choice == "checkpoint":
+        with pytest.raises(CheckpointError, match="its schedule is of another type than MultiStepRestartLR, which the"):
+            load_training_state(model, state)
+        return
+    load_training_state(model, state)
+    assert "schedule is not that of the checkpoint (type changed): the option file's is followed" in warnings_of[0]
+    rate = state["optimizers"][0]["param_groups"][0]["lr"] if choice is None else 0.05
+    assert model.train(5, 8) == pytest.approx([rate, rate, rate / 2, rate / 2])
+
+
 def test_every_other_change_is_in_force_and_said_and_nothing_where_nothing_changed(resumed):
     before = {"ema_decay": 0.9, "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0}}
     after = {"ema_decay": 0.99, "pixel_opt": {"type": "L1Loss", "loss_weight": 2.0, "reduction": "mean"}}

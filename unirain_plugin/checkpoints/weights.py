@@ -81,16 +81,19 @@ def read_weights(path: str | os.PathLike[str], param_key: str | None = None) -> 
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(f"{path}: is a network for other programs; expected weights (.safetensors, .pth).")
     with path.open("rb") as file:
-        head = file.read(64).lstrip().lower()
-    for beginning, what in _MISTAKEN.items():
-        if head.startswith(beginning):
+        beginning = file.read(64)
+    head = beginning.lstrip().lower()
+    for mark, what in _MISTAKEN.items():
+        if head.startswith(mark):
             raise CheckpointError(f"{path}: is {what}; expected weights (.safetensors, .pth).")
     parts: tuple[str, ...] = ()
-    if path.suffix.lower() == ".safetensors":
+    if beginning[8:9] == b"{" or path.suffix.lower() == ".safetensors":  # whatever a file is named
         state, notes = _read_safetensors(path)
     else:
         state, notes, parts = _read_torch(path, param_key)
     for name, value in state.items():
+        if value.layout != torch.strided or value.is_meta:
+            raise CheckpointError(f"{path}: '{name}' is sparse or without values; expected plain tensors.")
         if value.is_floating_point() and value.float().isnan().any():
             raise CheckpointError(f"{path}: '{name}' holds NaN: the training that wrote these weights had diverged.")
     embedded = notes.get(ARCHITECTURE, state.pop(ARCHITECTURE, None))
@@ -267,9 +270,12 @@ def describe(state: Mapping[str, object]) -> dict[str, object]:
 def misfits(
     own: Mapping[str, Tensor], state: Mapping[str, object], shapes: str
 ) -> tuple[list[str], list[str], list[str]]:
-    """Keys that the state lacks, keys that the network lacks, and those of another shape, told as in ``shapes``."""
+    """Keys that the state lacks, keys that the network lacks, and those of another shape or kind of number."""
     both = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if hasattr(state.get(key), "shape")}
     other = [f"{key} {shapes.format(*pair)}" for key, pair in both.items() if pair[0] != pair[1]]
+    kinds = {key: (state[key].dtype, own[key].dtype) for key in both if isinstance(state[key], Tensor)}
+    other += [f"{key} {shapes.format(*pair)}" for key, pair in kinds.items()
+              if pair[0].is_floating_point != pair[1].is_floating_point]  # fmt: skip
     return [key for key in own if key not in state], [key for key in state if key not in own], other
 
 

@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     given = {"output": args.output, "device": args.device, "protocol": args.protocol}
     options = replace(options, **{key: value for key, value in given.items() if value is not None})
     if args.dry_run:
+        from unirain_plugin.compare.networks import specs_of
+
+        specs_of(options)
         missing = missing_files(options)
         sys.stdout.write(plan(options))
         sys.stderr.write("".join(f"warning: {line}\n" for line in missing))

@@ -100,6 +100,15 @@ def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
     return NetworkSpec(model, RestoreOptions(**chosen), options.device, options.cost.threads, own)
 
 
+def specs_of(options: CompareOptions) -> dict[str, NetworkSpec]:
+    """The networks by their models' names; an OptionError if the device or the settings of one are wrong."""
+    device = choose_device(options.device)
+    specs = {model.name: spec_of(model, options) for model in options.models if model.results is None}
+    for spec in specs.values():
+        spec.restoring.check_device(device)
+    return specs
+
+
 def _imports_of(network: dict[str, Any] | str | None) -> list[str]:
     """Modules that a network's own option file names, imported; what is wrong with it is told when it is loaded."""
     with suppress(UniRainError):

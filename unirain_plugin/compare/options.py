@@ -12,9 +12,9 @@ from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.spec import (
+    FolderName,
     Lines,
     Problem,
-    Rule,
     above,
     at_least,
     at_most,
@@ -35,21 +35,13 @@ _RESERVED = {INPUT: "rainy input", GT: "clean image"}
 _Count = Annotated[int, at_least(1)]
 _Side = Annotated[int, at_least(16)]
 _Protocol = Annotated[str, one_of(*PROTOCOLS)]
-_FolderName = Annotated[
-    str,
-    filled,
-    Rule(
-        'that can name a folder: no slashes, no < > : " | ? *, no leading dot',
-        lambda name: not re.search(r'[/\\\0<>:"|?*\n]', name) and not name.startswith("."),
-    ),
-]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """One model: a network, or a folder of finished images. ``docs/comparing.md`` tells more of every key."""
 
-    name: _FolderName  # in tables, figures and folders
+    name: FolderName  # in tables, figures and folders
     weights: str | None = None  # a file, or ``default`` for those the package ships
     # of the weights: an option file with ``network_g``, or that section itself; files that we wrote name theirs
     network: dict[str, Any] | str | None = None
@@ -149,7 +141,7 @@ class SynthesizeOptions:
 class SetOptions:
     """One test set: exactly one of ``lq``, ``dataroot``, ``manifest`` and ``synthesize``."""
 
-    name: _FolderName
+    name: FolderName
     lq: Path | None = None  # folder of rainy images, or an LMDB of them
     gt: Path | None = None  # folder (LMDB) of the clean images with the same names; null where there are none
     rain_type: str | None = None  # of the images in ``lq``, if they have one
@@ -178,7 +170,7 @@ class SetOptions:
 class CompareOptions:
     """A whole option file; models and test sets are in the order of the tables."""
 
-    name: _FolderName
+    name: FolderName
     models: Annotated[list[ModelOptions], filled]
     test_sets: Annotated[list[SetOptions], filled]
     metrics: Annotated[list[str], filled] = field(default_factory=lambda: ["psnr", "ssim"])

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.compare.figure import find_image
-from unirain_plugin.compare.networks import NetworkError, NetworkProcess, NetworkSpec, measure_costs, spec_of
+from unirain_plugin.compare.networks import NetworkError, NetworkProcess, NetworkSpec, measure_costs, specs_of
 from unirain_plugin.compare.options import GT, INPUT, CompareOptions, ModelOptions
 from unirain_plugin.compare.report import write_all
 from unirain_plugin.compare.samples import ImageKey, Sample, Source, decode, list_samples, match_finished, some
@@ -234,10 +234,7 @@ def run(options: CompareOptions, bar: bool = True, write: bool = True) -> Outcom
     set cannot be listed, no metric or no sound image is left, another run works in the output folder, or that cannot be
     written; an OptionError if the device, the settings of a network or the name of an image of the figure are wrong.
     """
-    device = choose_device(options.device)
-    specs = {model.name: spec_of(model, options) for model in options.models if model.results is None}
-    for spec in specs.values():
-        spec.restoring.check_device(device)
+    specs, device = specs_of(options), choose_device(options.device)
     folder = options.output_folder
     check_folder(folder)
     with (

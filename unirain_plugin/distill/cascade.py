@@ -109,6 +109,18 @@ _ADD_ROWS = 65536
 _TRAIN_ROWS = 200_000
 
 
+def check_index(factory: str, file: Path | None) -> None:
+    """See, before there are vectors, whether FAISS knows the index and the file is there; else OptionError."""
+    faiss = require("faiss", "faiss-cpu", "distill")
+    if file is not None and not file.is_file():
+        raise OptionError(f"retrieval.index_file: there is no file {file}.")
+    try:
+        faiss.index_factory(64, factory)
+    except RuntimeError as error:  # of 64 dimensions there need not be one
+        if "could not parse" in str(error):
+            raise OptionError(f"retrieval.index: FAISS knows no index '{factory}'; Flat, say, is one.") from None
+
+
 def build_index(vectors: np.ndarray, rows: np.ndarray, factory: str) -> Any:
     """A FAISS index, position i holding ``vectors[rows[i]]``; OptionError if FAISS cannot make it of so few vectors."""
     faiss = require("faiss", "faiss-cpu", "distill")

@@ -11,7 +11,7 @@ from unirain_plugin.distill.registry import ONE_EACH, VOTER, Registry, check_sec
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.packages import import_own
-from unirain_plugin.support.spec import Lines, Problem, Rule, at_least, between, filled, one_of, parse_section
+from unirain_plugin.support.spec import FolderName, Lines, Problem, at_least, between, filled, one_of, parse_section
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class DistillOptions:
     """A whole option file."""
 
     # name of the run; the default output folder is ``results/distill/<name>``
-    name: Annotated[str, filled, Rule("and holds no '/'", lambda name: "/" not in name)]
+    name: FolderName
     references: ReferenceOptions  # real rainy images
     candidates: CandidateOptions  # pairs to choose from
     # part of that registry: ``type`` and its own keys; likewise the three below

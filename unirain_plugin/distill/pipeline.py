@@ -24,6 +24,7 @@ from unirain_plugin.data.manifest import (
     read_manifests,
     write_manifest,
 )
+from unirain_plugin.distill.cascade import check_index
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import CandidateOptions, DistillOptions, ReferenceOptions
 from unirain_plugin.distill.records import Reference
@@ -33,7 +34,7 @@ from unirain_plugin.distill.workers import Engine, build_engine, in_this_process
 from unirain_plugin.distill.workspace import Workspace, load_lines, save_lines, save_rows
 from unirain_plugin.errors import DataError, UniRainError
 from unirain_plugin.rain_types import KNOWN_TYPES
-from unirain_plugin.support.files import canonical_hash, read_errors
+from unirain_plugin.support.files import canonical_hash, check_folder, read_errors
 from unirain_plugin.support.interruptions import resumable
 from unirain_plugin.support.packages import require
 
@@ -179,6 +180,7 @@ class Pipeline:
         with resumable(kept), self.workspace.locked():
             self.workspace.remove_leftovers()
             self.check()
+            check_folder(self.options.output_folder)
             job = self._job(restart)
             made: dict[str, int] = {}
             seconds: dict[str, float] = {}
@@ -197,7 +199,7 @@ class Pipeline:
     def check(self) -> None:
         """Look, before any work, whether packages, files and models are there; an OptionError names what is missing."""
         self.engine.check()
-        require("faiss", "faiss-cpu", "distill")
+        check_index(self.options.retrieval.index, self.options.retrieval.index_file)
         if self.options.report.enabled:
             require("jinja2", "jinja2", "report")
         context = Context(Job(self.options, "", 0, "", "", 0))

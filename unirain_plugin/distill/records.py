@@ -89,6 +89,11 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
+def writable(text: str) -> str:
+    """A text without halves of characters (which JSON can escape): they cannot be written to a file."""
+    return text.encode("utf-8", "replace").decode()
+
+
 @dataclass(slots=True)
 class Reference:
     """A real rainy image without label or ground truth (the paper's r ∈ D_r)."""

@@ -33,9 +33,11 @@ _FILE_FORMATS = {
 _SIXTEEN_BITS = ("PNG", "TIFF", "PPM")
 _STORED_TURNED = ("PNG", "JPEG", "WEBP", "AVIF")
 _LONGEST = {"WEBP": 16383, "JPEG": 65500, "AVIF": 65536}
+_SEGMENT = {"exif": 65533, "xmp": 65504}
+"""Bytes that JPEG holds of them."""
 _OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True},
+    "WEBP": {"lossless": True, "exact": True},  # colours that nobody sees, too
     "TIFF": {"compression": "tiff_lzw"},
     "PNG": {"compress_level": 3},
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
@@ -90,6 +92,10 @@ def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, 
     if reason:
         raise DataError(f"{path}: {reason}. Use --format png.")
     kind = _FILE_FORMATS[path.suffix.lower()]
+    if kind == "JPEG":
+        long = [name for name, most in _SEGMENT.items() if len(getattr(image, name) or b"") > most]
+        lost = (*image.lost, *(f"{_NAMES[name]} (too long for JPEG)" for name in long))
+        image = replace(image, lost=lost, **dict.fromkeys(long))
     there = [name for name in ("exif", "profile", "xmp", "density") if getattr(image, name)]
     there += [name for name, _ in image.blocks]
     missing = [_NAMES.get(name, name) for name in there if name not in _HOLDS.get(kind, {"sRGB"})]
@@ -101,7 +107,7 @@ def write_image(path: str | os.PathLike[str], image: StoredImage) -> tuple[str, 
             data, more = _deep_tiff(pixels, image)
             lost += more
         else:
-            data = _encoded(kind, path.suffix, pixels, image)
+            data = _encoded(kind, pixels, image)
         data = with_png_chunks(data, image) if kind == "PNG" else data
     except (OSError, ValueError, RuntimeError, cv2.error) as error:  # Pillow's are of many kinds
         raise DataError(f"{path}: cannot be written: {error}.") from error
@@ -124,14 +130,13 @@ def why_unsuitable(suffix: str, image: StoredImage) -> str | None:
     return None
 
 
-def _encoded(kind: str, suffix: str, pixels: np.ndarray, image: StoredImage) -> bytes:
-    if pixels.dtype == np.uint16:  # PNG or PPM; OpenCV knows no grey with alpha
+def _encoded(kind: str, pixels: np.ndarray, image: StoredImage) -> bytes:
+    if pixels.dtype == np.uint16 and kind == "PPM":
+        height, width, channels = pixels.shape
+        return b"P%d\n%d %d\n65535\n" % (6 if channels == 3 else 5, width, height) + pixels.astype(">u2").tobytes()
+    if pixels.dtype == np.uint16:  # OpenCV knows no grey with alpha
         order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-        parameters = [cv2.IMWRITE_PNG_COMPRESSION, 3]
-        done, data = cv2.imencode(suffix, pixels[..., order], parameters)
-        if not done:
-            raise OSError(f"OpenCV cannot encode {pixels.dtype} as {suffix}")
-        return data.tobytes()
+        return cv2.imencode(".png", pixels[..., order], [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     options = dict(_OPTIONS.get(kind, {}))
     if kind == "TIFF":
@@ -195,6 +200,7 @@ _XMP_CHUNK = b"XML:com.adobe.xmp\0"
 _XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
 _SRGB_CODES = ((1, 13), (2, 2), (1, 1), (1, 2), (2, 13))
 """Primaries and transfer curve of CICP that programs take for sRGB, which is what files without a description are."""
+_EXIF = b"Exif\0\0"
 _ORIENTATION, _XMP, _PROFILE = 274, 700, 34675
 _DESCRIPTIVE = {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, 33723, *range(40091, 40096)}
 """TIFF tags that describe the image and not how the file stores it: names, maker, software, dates, rating, words."""
@@ -208,6 +214,8 @@ def read_metadata(data: bytes, name: str, cmyk: bool = False) -> dict[str, Any]:
     ``cmyk``: whether its colours are CMYK, and have become RGB, which its profile does not describe.
     """
     found = _tiff(data) if is_tiff(data) else _heif(data, name) if is_heif(data) else _others(data, name)
+    if found["exif"] and not found["exif"].startswith(_EXIF):  # as WebP has it by its standard
+        found["exif"] = _EXIF + found["exif"]
     if cmyk:
         found["profile"] = None
         found["lost"] = (*found.get("lost", ()), "CMYK colours (they are RGB now)")
@@ -244,7 +252,7 @@ def _png(data: bytes) -> dict[str, Any]:
     for kind, body in png_chunks(data):
         text = kind.decode("latin-1")
         if kind == b"eXIf":
-            found["exif"] = b"Exif\0\0" + bytes(body)
+            found["exif"] = bytes(body)
         elif kind == b"iTXt" and bytes(body[: len(_XMP_CHUNK)]) == _XMP_CHUNK:
             _, _, rest = bytes(body).partition(b"\0")
             text = rest[2:].split(b"\0", 2)[-1]
@@ -335,7 +343,7 @@ def with_png_chunks(data: bytes, kept: StoredImage) -> bytes:
     if kept.density:
         chunks.append(("pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in kept.density), 1)))
     if kept.exif:
-        chunks.append(("eXIf", kept.exif.removeprefix(b"Exif\0\0")))
+        chunks.append(("eXIf", kept.exif.removeprefix(_EXIF)))
     if kept.xmp:
         chunks.append(("iTXt", _XMP_CHUNK + b"\0\0\0\0" + kept.xmp))
     chunks += [(name, body) for name, body in kept.blocks if name in (*_TEXT_CHUNKS, "pHYs")]

@@ -82,7 +82,9 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
     """Build ``{'type': name, **arguments}`` with random weights; the OptionError names ``source``, its file."""
     arguments = dict(architecture)
-    name = arguments.pop("type", None)
+    if "type" not in arguments:
+        raise OptionError(f"{source}: expected a network's options with a 'type', found {arguments}.")
+    name = arguments.pop("type")
     known = registered("arch")
     if name not in known:  # the toolbox's own networks register when it is imported, which takes seconds
         importlib.import_module("basicsr.archs")
@@ -106,7 +108,7 @@ def build_network(architecture: Mapping[str, object], source: str) -> nn.Module:
 def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
     """Put the weights into the network, all or none; the CheckpointError tells which keys and options differ."""
     state, lines = file.state_for(net.state_dict()), []
-    shape = "of another shape (file, network)"
+    shape = "of another shape or kind of number (file, network)"
     titles = (f"missing in the file, needed by {name}", f"in the file, unknown to {name}", shape)
     for title, keys in zip(titles, misfits(net.state_dict(), state, "{} {}"), strict=True):
         if keys:

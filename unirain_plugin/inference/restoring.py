@@ -118,7 +118,7 @@ class RestoreOptions:
         if self.precision not in PRECISIONS:
             hint = did_you_mean(self.precision, PRECISIONS)
             raise OptionError(f"precision: got '{self.precision}'; expected {', '.join(PRECISIONS)}.{hint}")
-        if self.memory is not None and self.memory < 0:
+        if self.memory is not None and not self.memory >= 0:  # nor NaN
             raise OptionError(f"memory: got {self.memory}; expected GiB ≥ 0.")
         check_sizes(self.sizes or ())
         check_context(self.context or 0)

@@ -268,6 +268,11 @@ def _restore_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any], choice:
     plan = {name: value for name, value in scheduler.state_dict().items() if name in arguments | derived}
     kept = arguments & plan.keys() & saved.keys()
     changed = {name for name in kept if _listed(saved[name]) != _listed(plan[name])}
+    if arguments & plan.keys() - saved.keys():
+        changed.add("type")
+        if choice == "checkpoint":
+            told = f"its schedule is of another type than {type(scheduler).__name__}, which the option file asks for"
+            raise ValueError(f"{told} (with train: resume_options: checkpoint)")
     if choice == "file":
         with warnings.catch_warnings():  # torch expects a step of the optimiser before each
             warnings.simplefilter("ignore")

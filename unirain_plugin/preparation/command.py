@@ -25,7 +25,7 @@ from unirain_plugin.preparation.meta_info import from_meta_info, to_meta_info
 from unirain_plugin.preparation.pairing import Pairing, PairingOptions, find_pairs, prepare_halves, split_halves
 from unirain_plugin.preparation.subimages import CutPlan, cut_pairs
 from unirain_plugin.rain_types import rain_type_ids
-from unirain_plugin.support.files import claim_folder, write_whole
+from unirain_plugin.support.files import claim_folder, is_full, write_whole
 
 
 def index_dataset(argv: list[str] | None = None) -> int:
@@ -89,6 +89,8 @@ def _with_halves(args: argparse.Namespace, pairing: Pairing) -> tuple[str, list[
         try:
             pairing.pairs.append(split_halves(args.root, joint, args.halves, args.rainy_half, args.convert))
         except DataError as error:
+            if is_full(error):
+                raise
             problems.append(("unreadable", str(error)))
     return args.halves, problems
 

@@ -11,7 +11,7 @@ from unirain_plugin.data.folders import IMAGE_SUFFIXES, walk_files, walk_images
 from unirain_plugin.data.images import EncodedImage
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.pairs import read_file
-from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.errors import DataError, OptionError, meant_or_known
 from unirain_plugin.preparation.layouts import ONE_TO_ONE, Layout, Part
 from unirain_plugin.support.files import claim_folder, safe_path, write_png
 
@@ -57,6 +57,7 @@ class Pairing:
             self.by_stem[_stem(image)].append(image)
         self.done: set[str] = set()  # rainy images that are paired or complained about
         self.partner_of: dict[str, str] = {}  # clean image → its first rainy one
+        self.kinds: set[str] = set()  # that the layout has told
         self.lonely: dict[str, str] = {}  # rainy image without a partner → what was looked for
 
     def run(self) -> None:
@@ -71,6 +72,10 @@ class Pairing:
             else:
                 self._by_name(part)
         self._report_rest()
+        unused = sorted(self.options.types.keys() - self.kinds)
+        if unused:
+            hint = meant_or_known(unused[0], sorted(self.kinds))
+            self.warnings.append(f"--map: no pair is of the kind {', '.join(unused)}. {hint}")
         if not self.pairs and not self.joint and not self.problems:
             raise DataError(f"{self.root}: no image fits the layout {self.layout.name}"
                             f"{f' in the split {self.options.split}' if self.options.split else ''}: "
@@ -182,6 +187,7 @@ class Pairing:
         if part.rain_type is None:
             raise OptionError(f"{image}: the layout {self.layout.name} does not tell the rain type; give --rain-type.")
         told = part.rain_type.format(**fields)
+        self.kinds.add(told)
         return self.options.types.get(told) or (part.types or {}).get(told, told)
 
     def _source(self, part: Part, fields: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain.params import REAL_RAIN, RainParams, finer
 from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.variation import CHANGES, vary_colours
-from unirain_plugin.support.files import write_png
+from unirain_plugin.support.files import is_full, write_png
 from unirain_plugin.support.packages import import_own, own_code
 from unirain_plugin.support.processes import map_in_order, process_pool
 
@@ -196,6 +196,8 @@ def _attempt(job: PairJob) -> tuple[PairJob, str]:
     try:
         make_pair(job)
     except DataError as error:
+        if is_full(error):
+            raise
         return job, str(error)
     return job, ""
 

@@ -19,7 +19,18 @@ from unirain_plugin.study.real import set_names
 from unirain_plugin.support import spec
 from unirain_plugin.support.packages import import_own
 from unirain_plugin.support.resources import option_file
-from unirain_plugin.support.spec import KeyPath, Lines, Problem, above, at_least, below, filled, parse_section, plain
+from unirain_plugin.support.spec import (
+    FolderName,
+    KeyPath,
+    Lines,
+    Problem,
+    above,
+    at_least,
+    below,
+    filled,
+    parse_section,
+    plain,
+)
 
 OWN_NETWORK = "UniRain"
 SUBSETS = ("distilled", "everything", "random", "oracle", "defaults")
@@ -86,7 +97,7 @@ class TrainingOptions:
 class ReproduceOptions:
     """A whole option file."""
 
-    name: str  # the default output folder is ``results/reproduce/<name>``
+    name: FolderName  # the default output folder is ``results/reproduce/<name>``
     data: DataOptions  # what is rendered, spoilt and distilled
     training: TrainingOptions  # how every run is trained
     # question (``experts``, ``loss``, ``data``, ``networks``) → variants. The first of a question is the baseline of
@@ -154,11 +165,11 @@ def differences(before: object, now: object) -> list[str]:
     return [f"{':'.join(map(str, path))} ({spec.shortened(str(a))} → {spec.shortened(str(b))})" for path, a, b in found]
 
 
-def load_options(path: Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:
+def load_options(path: str | Path, folders: Mapping[str, object] | None = None) -> ReproduceOptions:
     """Read and check an option file, with ``folders`` in place of the file's, and import the modules that it names."""
     document = read_option_file(path)
     options = parse_options({**document.opt, **(folders or {})}, document.file, document.lines)
-    import_own(options.imports, path.parent)
+    import_own(options.imports, Path(path).parent)
     check_renderers(options.data.rain_types, f"{document.file}: data.rain_types")
     return options
 

@@ -17,6 +17,7 @@ import dataclasses
 import enum
 import inspect
 import operator
+import os
 import re
 import sys
 import types
@@ -49,7 +50,7 @@ class Rule:
 
 def _limit(sign: str, holds: Callable[[Any, Any], bool]) -> Callable[..., Rule]:
     def limit(number: float, unit: str = "") -> Rule:
-        return Rule(f"{sign} {number:g} {unit}".rstrip(), lambda value: holds(value, number))
+        return Rule(f"{sign} {number:.10g} {unit}".rstrip(), lambda value: holds(value, number))
 
     return limit
 
@@ -60,7 +61,7 @@ at_most, below = _limit("≤", operator.le), _limit("<", operator.lt)
 
 def between(low: float, high: float) -> Rule:
     """A number from ``low`` to ``high``, both included."""
-    return Rule(f"from {low:g} to {high:g}", lambda value: low <= value <= high)
+    return Rule(f"from {low:.10g} to {high:.10g}", lambda value: low <= value <= high)
 
 
 def one_of(*names: str) -> Rule:
@@ -74,6 +75,15 @@ def example(text: str) -> Rule:
 
 filled = Rule(holds=lambda value: bool(value.strip() if isinstance(value, str) else value), words="(not empty)")
 """A text or list that holds something."""
+
+FolderName = typing.Annotated[
+    str,
+    filled,
+    Rule(
+        'that can name a folder: no slashes, no < > : " | ? *, no leading dot, at most 200 bytes',
+        lambda name: not re.search(r'[/\\\0<>:"|?*\n]', name) and name[:1] != "." and len(os.fsencode(name)) <= 200,
+    ),
+]
 
 
 class SectionError(OptionError):
@@ -266,7 +276,7 @@ def _plain(value: object, hint: Any) -> tuple[object, bool]:
         fits = abs(value) <= sys.float_info.max
         return (float(value) if fits else value), fits
     if hint is Path and isinstance(value, str):
-        return Path(value).expanduser(), True
+        return Path(value).expanduser(), bool(value.strip())
     kind = typing.get_origin(hint) or hint
     fits = isinstance(kind, type) and isinstance(value, kind)
     return value, fits and (kind is bool or not isinstance(value, bool))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from unirain_plugin.data.manifest import parse_object
 from unirain_plugin.distill.describers.base import Captioner, Scene
-from unirain_plugin.distill.records import DistillError
+from unirain_plugin.distill.records import DistillError, writable
 from unirain_plugin.distill.registry import CAPTIONER, file_stamp
 from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient
 from unirain_plugin.errors import DataError, OptionError
@@ -30,9 +30,9 @@ class SidecarCaptioner(Captioner):
     registry_name = "sidecar"
 
     def __init__(self, files: str | list[str]) -> None:
-        self.files = [files] if isinstance(files, str) else list(files)
-        if not self.files:
-            raise OptionError("files: expected at least one CSV or JSONL file.")
+        self.files = [files] if isinstance(files, str) else files
+        if not isinstance(files, (str, list)) or not all(isinstance(name, str) for name in self.files) or not files:
+            raise OptionError(f"files: expected a CSV or JSONL file, or a list of some; got {files!r}.")
         for name in self.files:
             if Path(name).suffix.lower() not in (".csv", ".jsonl"):
                 raise OptionError(f"files: expected a name ending in .csv or .jsonl, got '{name}'.")
@@ -76,7 +76,7 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
                 caption = row.get("caption")
                 if not isinstance(image, str) or not isinstance(caption, str) or not caption.strip():
                     raise DataError(f"{path}:{number}: expected a `caption` and one of {', '.join(_NAMES)}; got {row}.")
-                yield image, " ".join(caption.split())
+                yield image, " ".join(writable(caption).split())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: the captions cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 

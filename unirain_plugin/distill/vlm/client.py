@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.records import DistillError, ServiceError, shrink
+from unirain_plugin.distill.records import DistillError, ServiceError, shrink, writable
 from unirain_plugin.distill.registry import Part
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.support.packages import require
@@ -91,8 +91,12 @@ class VlmClient(Part):
     concurrency: Annotated[int, _number(1, 512, "a whole number")] = 8  # requests at a time
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url) if isinstance(self.base_url, str) else None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.base_url)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except (ValueError, TypeError, AttributeError):  # brackets that do not match, a port that is none, no text
+            known = False
+        if not known or re.search(r"\s", self.base_url):
             raise OptionError(f"base_url: expected an address like http://localhost:8000/v1, got {self.base_url!r}.")
         if parts.username or parts.password:
             raise OptionError("base_url: holds a user or password; keys come from the environment only (api_key_env).")
@@ -341,13 +345,13 @@ class VlmClient(Part):
         return self._scrub(" ".join(text.split()))[:500]
 
     def _scrub(self, text: str) -> str:
-        """Take the key out of what a server sent, as it is, percent-encoded, escaped as in JSON, or in base64."""
+        """Take the key out of what a server sent, as it is, percent-encoded, escaped for JSON, or in base64."""
         key = self._key()
         return re.sub("|".join(_forms_of(key)), "***", text) if key and len(key) >= SHORTEST_KEY else text
 
 
 def _forms_of(key: str) -> Iterator[str]:
-    yield "".join(rf"(?:{re.escape(c)}|%(?i:{ord(c):02x})|\\+u(?i:{ord(c):04x}))" for c in key)
+    yield "".join(rf"(?:\\*{re.escape(c)}|%(?i:{ord(c):02x})|\\+u(?i:{ord(c):04x}))" for c in key)
     data = key.encode()
     for before in range(3):  # bytes that precede it in its group of three, as of "Bearer "
         code = base64.b64encode(b"\0" * before + data).decode()
@@ -397,7 +401,7 @@ def _content(body: str) -> tuple[str, object]:
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     if not isinstance(content, str) or not content.strip():
         raise UnusableReplyError("the reply is empty", body)
-    content = content.encode("utf-8", "replace").decode()  # halves of characters cannot be written to a file
+    content = writable(content)
     if choice.get("finish_reason") == "length":
         raise UnusableReplyError("the reply was cut off at max_tokens", content)
     return content, completion.get("model")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.records import DistillError, ServiceError, Vote, VoteTask
+from unirain_plugin.distill.records import DistillError, ServiceError, Vote, VoteTask, writable
 from unirain_plugin.distill.registry import VOTER
 from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient
 from unirain_plugin.distill.voters.base import Cost, Voter
@@ -155,7 +155,7 @@ def _check(value: dict[str, Any], reply: str) -> tuple[bool, str]:
         raise UnusableReplyError(f"the verdict is {verdict!r}; expected 'keep' or 'reject'", reply)
     if not isinstance(reason, str):
         raise UnusableReplyError(f"the reason is {type(reason).__name__}; expected text", reply)
-    return verdict == "keep", " ".join(reason.split())[:_LONGEST_REASON] or "no reason given"
+    return verdict == "keep", " ".join(writable(reason).split())[:_LONGEST_REASON] or "no reason given"
 
 
 class ReplyCache:
