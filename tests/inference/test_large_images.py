@@ -257,6 +257,7 @@ def test_what_the_network_does_wrong_is_told():
     for how, text in (
         (lambda x: x * float("nan"), "not finite"),
         (lambda x: torch.nn.functional.interpolate(x, scale_factor=2), "keeps the size"),
+        (lambda x: (x, x), "returns a tuple; expected one tensor"),
     ):
         for sizes in ((), (64,)):
             with pytest.raises(UniRainError, match=text):

@@ -22,7 +22,7 @@ from unirain_plugin.inference.images import read_image
 from unirain_plugin.inference.jobs import VideoSettings
 from unirain_plugin.inference.streamed import RESERVE, MapStore, restore_streamed
 from unirain_plugin.support.resources import free_memory
-from unirain_plugin.support.tiling import restore_in_tiles
+from unirain_plugin.support.tiling import checked_output, restore_in_tiles
 from unirain_plugin.version import __version__
 
 DEFAULT_TILE = 512
@@ -299,7 +299,7 @@ def _evaluate(net: nn.Module, image: Tensor, options: RestoreOptions, device: to
     autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
 
     def forward(x: Tensor) -> Tensor:
-        return net(x.to(device)).float().cpu()
+        return checked_output(net(x.to(device))).float().cpu()
 
     with torch.no_grad(), autocast:
         height, width = image.shape[2:]
