@@ -172,6 +172,9 @@ def test_images_of_pillow_keep_their_mode_palettes_become_colours_and_bgr_views_
         out = restore(net, Image.fromarray(pixels))
         assert out.mode == mode and out.size == (23, 20)
         np.testing.assert_array_equal(np.asarray(out), restore(net, pixels))
+    turned = Image.fromarray(pixels)
+    turned.getexif()[0x112] = 6  # as a phone held upright stores it: a quarter turn to the right is missing
+    np.testing.assert_array_equal(np.asarray(restore(net, turned)), restore(net, np.rot90(pixels, -1)))
     image = Image.fromarray(random_image(20, 23)).quantize(16)
     out = restore(net, image)
     assert out.mode == "RGB" and np.array_equal(np.asarray(out), restore(net, np.asarray(image.convert("RGB"))))

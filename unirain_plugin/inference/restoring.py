@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from unirain_plugin.checkpoints.weights import check_context, check_sizes
@@ -186,14 +186,15 @@ def restore(
             the whole image, None for what the weights' file names.
 
     Returns an array of the same shape and dtype; floating ones are clamped to [0, 1]. Of Pillow's images one of the
-    same mode (palettes as RGB or RGBA). Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16; what
-    else it holds is kept by ``scripts/inference.py``.
+    same mode (palettes as RGB or RGBA), upright. Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16.
+    What else an image holds is kept by ``scripts/inference.py``.
 
     An OptionError if the image or an option is not of the kind described; a DataError if the file is missing, broken,
     or of a kind that cannot be restored.
     """
     given = image
     if isinstance(given, Image.Image):
+        image = ImageOps.exif_transpose(image)  # the result carries no EXIF that would turn it
         if image.mode in ("P", "PA"):
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         if image.mode not in _MODES:
