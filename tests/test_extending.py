@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 
 from unirain_plugin import __main__ as cli
@@ -54,6 +55,21 @@ def test_the_page_runs(workplace):
     assert len(list((workplace / "restored").glob("*.png"))) == len(
         list((workplace / "data/train/dust/input").iterdir())
     )
+
+
+def test_a_network_beside_the_option_file_is_found_and_its_file_says_that_code_is_needed(
+    workplace, monkeypatch, capsys
+):
+    (workplace / "elsewhere").mkdir()
+    monkeypatch.chdir(workplace / "elsewhere")
+    exec((workplace / "my_net.py").read_text(), names := {})
+    torch.save({"params": names["ResidualNet"](width=8).state_dict()}, "net.pth")
+    ARCH_REGISTRY._obj_map.pop("ResidualNet"), LOSS_REGISTRY._obj_map.pop("SquareRootLoss")
+    arguments = ["--weights", "net.pth", "--imports", "my_net", "--network", "../my_train.yml", "-o", "net.safetensors"]
+    assert cli.run("export", arguments) == 0
+    assert "its code is to be named as well: --imports my_net" in capsys.readouterr().out
+    assert cli.run("export", ["-o", "shipped.safetensors"]) == 0
+    assert "--weights alone suffices" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -72,10 +72,11 @@ def test_a_pair_that_is_listed_again_counts_once_and_is_told_once(manifests, tmp
             ("lq.png", "gt.png", "source1"),
             ("../set2/lq.png", "../set2/gt.png", "source2"),
         ]
-        assert [r.lq for r in read_manifests(one)] == ["set1/lq.png"]
+        assert [r.lq for r in read_manifests(one)] == [r.lq for r in read_manifests(one * 2)] == ["set1/lq.png"]
     assert warnings_of == [
         f"{', '.join(several)}: 2 of 4 pairs are listed again; each counts once.",
         f"{one[0]}: 1 of 2 pairs are listed again; each counts once.",
+        f"{one[0]}, {one[0]}: 3 of 4 pairs are listed again; each counts once.",
     ]
     assert len(data_set(manifest=one)) == 1
     assert len(list_samples(SetOptions("s", manifest=Path(one[0])), tmp_path)) == 1

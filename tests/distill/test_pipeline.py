@@ -181,6 +181,7 @@ def test_the_manifest_holds_only_what_the_data_set_accepts(settings, copied):
     ("hook", "answer", "words"),
     [
         ("measure", {"mean": float("nan")}, "measured mean = nan; expected a finite number"),
+        ("measure", None, "measured None; expected names and values"),
         ("vote", [], "gave 0 votes on 3 tasks"),
         ("vote", [True] * 3, "returned True; expected a Vote with its name"),
         ("vote", [Vote("second", True, "x")] * 3, "returned Vote.voter='second'.*expected a Vote with its name"),

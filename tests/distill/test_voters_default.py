@@ -10,6 +10,7 @@ import pytest
 from unirain_plugin.distill.records import Reference, VoteTask
 from unirain_plugin.distill.registry import VOTER, build_part, load_parts
 from unirain_plugin.distill.stages.vote import decide
+from unirain_plugin.distill.voters import clean_image
 from unirain_plugin.distill.voters.default import pair_evidence
 from unirain_plugin.distill.voters.findings import SURETY_LIMIT, Finding, rain_in_clean
 from unirain_plugin.distill.voters.findings import judge as judge_findings
@@ -262,6 +263,16 @@ def test_an_interlaced_clean_image_is_seen_at_full_resolution(kind, side):
     assert_found("interlaced", streaks(gt), INTERLACED[kind](gt))
     good = evidence(streaks(gt), gt)
     assert good["line_parity"] < 0.06 and good["weave"] < 0.2
+
+
+def test_small_images_with_few_drops_are_not_taken_for_interlaced():
+    parities, photos = [], [read_photo(path) for path in sample_photos("held-out")]
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        photo = photos[seed % len(photos)]
+        pair = render_rain(cut(photo, (64, 64), rng), ("drd", "nrd", "snow")[seed // 8], rng)
+        parities.append(clean_image.lines(pair.lq, pair.gt)["line_parity"])
+    assert max(parities) < 0.06
 
 
 def test_swapped_images_are_called_swapped_and_those_without_rain_or_content_are_rejected():

@@ -172,6 +172,9 @@ def test_images_of_pillow_keep_their_mode_palettes_become_colours_and_bgr_views_
         out = restore(net, Image.fromarray(pixels))
         assert out.mode == mode and out.size == (23, 20)
         np.testing.assert_array_equal(np.asarray(out), restore(net, pixels))
+    turned = Image.fromarray(pixels)
+    turned.getexif()[0x112] = 6  # as a phone held upright stores it: a quarter turn to the right is missing
+    np.testing.assert_array_equal(np.asarray(restore(net, turned)), restore(net, np.rot90(pixels, -1)))
     image = Image.fromarray(random_image(20, 23)).quantize(16)
     out = restore(net, image)
     assert out.mode == "RGB" and np.array_equal(np.asarray(out), restore(net, np.asarray(image.convert("RGB"))))
@@ -258,6 +261,7 @@ def test_what_the_network_does_wrong_is_told():
     for how, text in (
         (lambda x: x * float("nan"), "not finite"),
         (lambda x: torch.nn.functional.interpolate(x, scale_factor=2), "keeps the size"),
+        (lambda x: (x, x), "returns a tuple; expected one tensor"),
     ):
         for sizes in ((), (64,)):
             with pytest.raises(UniRainError, match=text):

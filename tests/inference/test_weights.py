@@ -307,6 +307,8 @@ def test_export_command(tmp_path, name, capsys):
             x = torch.rand(size)
             with torch.no_grad():
                 torch.testing.assert_close(run(x), net(x), rtol=0, atol=2e-5)
+        with pytest.raises(CheckpointError, match=r"an exported program .* for other programs; give the weights"):
+            load(target)
     else:
         assert_same_network(net, load(target, device="cpu"))
     (tmp_path / "plain").touch()

@@ -40,6 +40,22 @@ class MapProbeLoss(nn.Module):
 
 
 @LOSS_REGISTRY.register()
+class FormProbeLoss(nn.Module):
+    """Gives what is no loss of these samples."""
+
+    value = None
+
+    def forward(self, pred, target):
+        return self.value
+
+
+@LOSS_REGISTRY.register()
+class FormMapProbeLoss(FormProbeLoss):
+    def __init__(self, reduction="mean"):
+        super().__init__()
+
+
+@LOSS_REGISTRY.register()
 class WeightProbeLoss(nn.Module):
     """A user's loss that takes weights but has no ``reduction``."""
 
@@ -106,6 +122,20 @@ def test_losses_of_other_forms_are_applied_to_each_sample(opt, of_a_sample, batc
     torch.testing.assert_close(term(*batch), expected)
     if term.has_map:
         torch.testing.assert_close(term.whole(*batch), expected.mean())
+
+
+@pytest.mark.parametrize("kind", ["FormProbeLoss", "FormMapProbeLoss"])
+@pytest.mark.parametrize("value", [None, (None, None), 0.5, torch.ones(()), torch.ones(12, 13)])
+def test_a_loss_that_gives_no_values_of_the_samples_is_told(kind, value, batch):
+    (term,) = build_base_terms({"type": kind})
+    term.loss.value = value
+    if kind == "FormProbeLoss" and isinstance(value, torch.Tensor):
+        assert term(*batch).tolist() == [1, 1, 1]
+        return
+    whole = "FormMapProbeLoss gives no loss per element" if kind == "FormMapProbeLoss" else "expected a tensor"
+    for form in (term, term.whole):
+        with pytest.raises(OptionError, match=whole):
+            form(*batch)
 
 
 def test_weights_of_zero_and_of_losses_without_a_map_and_those_that_take_none(batch):

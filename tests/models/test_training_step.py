@@ -64,6 +64,14 @@ def test_a_network_inside_the_loss_is_neither_trained_nor_saved(tmp_path, pixel)
     model.load_history_state(state)
 
 
+def test_a_network_with_several_outputs_is_told_in_training_and_validation(tmp_path):
+    model = model_of(tmp_path)
+    model.net_g.register_forward_hook(lambda _, inputs, output: (output, output))
+    for use in (lambda: train(model, [batch_of([0, 1, 2, 3])]), model.test):
+        with pytest.raises(OptionError, match="the network returns a tuple; expected one tensor"):
+            use()
+
+
 def test_a_stock_run_gives_the_toolboxs_weights_bit_for_bit(tmp_path):
     opt = options(tmp_path, "PlainNet", optim_g={"type": "Adam", "lr": 1e-3}, ema_decay=0.9, warmup_iter=3)
     batches = [batch_of([i, i + 1, i + 2], labelled=False) for i in range(4)]

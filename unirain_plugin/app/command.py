@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from unirain_plugin.errors import DataError, OptionError, UniRainError
-from unirain_plugin.support.packages import add_network_arguments, import_own, require
+from unirain_plugin.support.packages import add_network_arguments, import_named, require
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         from unirain_plugin.app.restoration import Restorer
         from unirain_plugin.inference.restoring import RestoreOptions
 
-        import_own(args.imports)
+        import_named(args)
         results = Path(folder, "results")
         results.mkdir()
         restorer = Restorer(find_weights(args.weights), args.network, int(args.max_megapixels * 1e6), results)

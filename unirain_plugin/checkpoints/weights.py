@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -189,6 +190,9 @@ def _read_torch(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], d
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if zipfile.is_zipfile(path) and any(f"/extra/{ARCHITECTURE}" in n for n in zipfile.ZipFile(path).namelist()):
+            text = "an exported program (pt2, torchscript) for other programs; give the weights that it was made from"
+            raise CheckpointError(f"{path}: {text}, or their file of --format onnx.") from None
         pickled = isinstance(error, pickle.UnpicklingError)
         what = "cannot be read as weights" if pickled else "this is no file of weights, or it is truncated"
         raise CheckpointError(f"{path}: {what}: {unread_reason(error)}.") from None

@@ -130,7 +130,7 @@ def is_new(known: dict[str, tuple[object, ...]], record: ManifestRecord, path: s
         if os.path.join(root, str(old)) != os.path.join(root, str(new)):
             text = f"its {what} is {new!r} here and {old!r} in {before[3]}"
             raise DataError(f"{path}: {record.lq}: {text}; expected the same.")
-    return before[3] == path
+    return before is said
 
 
 def parse_object(line: bytes | str, where: str, example: str = '{"lq": …, "gt": …}') -> dict[str, Any]:

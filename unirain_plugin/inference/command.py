@@ -9,7 +9,7 @@ from unirain_plugin.inference.images import FORMATS
 from unirain_plugin.inference.jobs import PIXEL_FORMATS, Outcome, VideoSettings, plan_jobs, restore_files
 from unirain_plugin.support.files import check_folder
 from unirain_plugin.support.interruptions import resumable
-from unirain_plugin.support.packages import add_network_arguments, import_own
+from unirain_plugin.support.packages import add_network_arguments, import_named
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
     sizes = None if args.sizes is None else tuple(args.sizes)
     options = RestoreOptions(args.tile, args.overlap, args.precision, args.ensemble, args.memory, sizes, args.context)
-    import_own(args.imports)
+    import_named(args)
     net = load(args.weights, args.network, args.device)
     options.check_network(net)
     check_folder(args.output)

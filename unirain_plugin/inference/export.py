@@ -21,7 +21,8 @@ from unirain_plugin.errors import CheckpointError, OptionError, UniRainError
 from unirain_plugin.inference.loading import DEFAULT_WEIGHTS, build_network, load
 from unirain_plugin.inference.onnx_network import INPUT, MULTIPLE, OUTPUT, OnnxNetwork, onnx_runtime
 from unirain_plugin.support.files import write_whole
-from unirain_plugin.support.packages import add_network_arguments, import_own
+from unirain_plugin.support.packages import add_network_arguments, import_named
+from unirain_plugin.support.tiling import checked_output
 
 _EXAMPLE, _OTHER_SIZE = (61, 45), (48, 72)
 _TOLERANCE = 1e-3
@@ -30,7 +31,10 @@ _TOLERANCE = 1e-3
 def export_weights(net: nn.Module, path: Path) -> str:
     """Write weights and architecture as ``.safetensors`` or ``.pth``; returns what to say of the file."""
     write_weights(path, net.state_dict(), net.architecture, net.restore_sizes, net.restore_context)
-    return "weights with their architecture; --weights alone suffices"
+    module = type(net).__module__
+    ours = module.partition(".")[0] in ("unirain_plugin", "basicsr")
+    use = "--weights alone suffices" if ours else f"its code is to be named as well: --imports {module}"
+    return f"weights with their architecture; {use}"
 
 
 def export_onnx(net: nn.Module, path: Path) -> str:
@@ -136,13 +140,14 @@ def _write_checked(
 
 def _restored(net: nn.Module, x: Tensor) -> Tensor:
     try:
-        return net(x)
+        output = net(x)
     except Exception as error:
         size = "×".join(map(str, x.shape[2:]))
         raise CheckpointError(
             f"{net.architecture['type']} cannot be exported for images of any size: it fails on one of {size} pixels "
             f"(height × width): {_root(error)}"
         ) from error
+    return checked_output(output)
 
 
 def _root(error: BaseException) -> str:
@@ -200,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(args, key) is not None and args.format not in _WITH_SIZES:
             able = ", ".join(_WITH_SIZES)
             raise OptionError(f"--{key}: a file of format {args.format} cannot name them; {able} can.")
-    import_own(args.imports)
+    import_named(args)
     net = load(args.weights, args.network, "cpu", args.param_key)
     if isinstance(net, OnnxNetwork):
         raise OptionError(f"--weights {source}: an ONNX file is exported already; give the weights it was made from.")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from unirain_plugin.checkpoints.weights import check_context, check_sizes
@@ -22,7 +22,7 @@ from unirain_plugin.inference.images import read_image
 from unirain_plugin.inference.jobs import VideoSettings
 from unirain_plugin.inference.streamed import RESERVE, MapStore, restore_streamed
 from unirain_plugin.support.resources import free_memory
-from unirain_plugin.support.tiling import restore_in_tiles
+from unirain_plugin.support.tiling import checked_output, restore_in_tiles
 from unirain_plugin.version import __version__
 
 DEFAULT_TILE = 512
@@ -186,14 +186,15 @@ def restore(
             the whole image, None for what the weights' file names.
 
     Returns an array of the same shape and dtype; floating ones are clamped to [0, 1]. Of Pillow's images one of the
-    same mode (palettes as RGB or RGBA). Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16; what
-    else it holds is kept by ``scripts/inference.py``.
+    same mode (palettes as RGB or RGBA), upright. Of a file an array of its pixels, upright, (H, W, C), uint8 or uint16.
+    What else an image holds is kept by ``scripts/inference.py``.
 
     An OptionError if the image or an option is not of the kind described; a DataError if the file is missing, broken,
     or of a kind that cannot be restored.
     """
     given = image
     if isinstance(given, Image.Image):
+        image = ImageOps.exif_transpose(image)  # the result carries no EXIF that would turn it
         if image.mode in ("P", "PA"):
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         if image.mode not in _MODES:
@@ -299,7 +300,7 @@ def _evaluate(net: nn.Module, image: Tensor, options: RestoreOptions, device: to
     autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
 
     def forward(x: Tensor) -> Tensor:
-        return net(x.to(device)).float().cpu()
+        return checked_output(net(x.to(device))).float().cpu()
 
     with torch.no_grad(), autocast:
         height, width = image.shape[2:]

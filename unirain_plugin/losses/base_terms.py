@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from basicsr.losses import build_loss
@@ -45,8 +46,6 @@ class BaseTerm(nn.Module):
             raise OptionError(f"base: {self.name} takes no per-pixel weight.")
         if self.has_map:
             loss_map = self._call(pred, target, weight)
-            if not isinstance(loss_map, Tensor) or loss_map.dim() < 2:
-                raise OptionError(f"base: {self.name} gives no loss per element with reduction 'none'.")
             sums = loss_map.flatten(1).sum(1)
             if weight is None:
                 return self.factor * (sums / loss_map[0].numel())
@@ -55,8 +54,10 @@ class BaseTerm(nn.Module):
         singles = []
         for b, one in enumerate(pred.split(1)):
             value = self._call(one, target[b : b + 1], None if weight is None else weight[b : b + 1])
-            parts = value if isinstance(value, (tuple, list)) else [value]
-            singles.append(sum(part.mean() for part in parts if part is not None))
+            parts = [part for part in (value if isinstance(value, (tuple, list)) else [value]) if part is not None]
+            if not parts or not all(isinstance(part, Tensor) for part in parts):
+                raise OptionError(f"base: {self.name} gives {value!r}; expected a tensor.")
+            singles.append(sum(part.mean() for part in parts))
         return self.factor * torch.stack(singles)
 
     def whole(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -68,9 +69,12 @@ class BaseTerm(nn.Module):
             return self.factor * loss_map.mean()
         return self.factor * loss_map.sum() / _matching(weight, loss_map).sum()
 
-    def _call(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> object:
+    def _call(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Any:
         more = {} if weight is None else {"weight": weight}
-        return self.loss(pred, target, **more) if self.takes_target else self.loss(pred, **more)
+        value = self.loss(pred, target, **more) if self.takes_target else self.loss(pred, **more)
+        if self.has_map and not (isinstance(value, Tensor) and value.dim() > 1 and len(value) == len(pred)):
+            raise OptionError(f"base: {self.name} gives no loss per element (N, …) with reduction 'none'.")
+        return value
 
 
 def build_base_terms(base: Mapping[str, object] | Sequence[Mapping[str, object]] | None) -> nn.ModuleList:

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unirain_plugin.errors import OptionError, TrainingError, did_you_mean
 from unirain_plugin.models.settings import AUX_WEIGHTS, Stage, TrainingSettings
 from unirain_plugin.support.packages import own_code
+from unirain_plugin.support.tiling import checked_output
 
 
 def learned_parameters(loss: nn.Module | None) -> list[nn.Parameter]:
@@ -264,7 +265,7 @@ class TrainingStep:
             waits = self.world_size > 1 and index < len(parts) - 1
             with self.network.no_sync() if waits else contextlib.nullcontext():
                 with self.autocast():
-                    output = self.network(lq)
+                    output = checked_output(self.network(lq))
                 loss, terms = self.objective(output.float(), gt, rain_type, len(lq) / len(batch.lq))
                 self.scaler.scale(loss).backward()
             totals.append(loss.detach())

@@ -30,7 +30,7 @@ from unirain_plugin.models.training_step import from_all_ranks
 from unirain_plugin.rain_types import RAIN_TYPES, rain_type_ids
 from unirain_plugin.support.files import safe_path, write_png
 from unirain_plugin.support.random_streams import preserved_streams
-from unirain_plugin.support.tiling import restore_in_tiles
+from unirain_plugin.support.tiling import checked_output, restore_in_tiles
 
 
 def image_paths(dataset: Any) -> list[tuple[str, int | None]]:
@@ -282,7 +282,7 @@ class PerTypeValidation(SRModel):
         network = self.evaluated_network()
 
         def restore(image: Tensor) -> Tensor:
-            output = network(image)
+            output = checked_output(network(image))
             after_forward()
             return output
 

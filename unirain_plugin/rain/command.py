@@ -1,4 +1,4 @@
-"""``python -m unirain_plugin synthesize-rain``: four types of rain on clean photographs, in RainRAG's layout."""
+"""``python -m unirain_plugin synthesize-rain``: rain, snow and haze on clean photographs, in RainRAG's layout."""
 
 import argparse
 import json

@@ -85,6 +85,11 @@ def import_own(modules: object, folder: str | os.PathLike[str] = "") -> None:
             raise OptionError(f"imports: cannot import {name!r}: {reason}.") from error
 
 
+def import_named(args: argparse.Namespace) -> None:
+    """Import what ``--imports`` names, looked for beside the option file of ``--network``, too."""
+    import_own(args.imports, os.path.dirname(args.network or ""))
+
+
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """``--network`` and ``--imports``, of commands that load weights of any network."""
     parser.add_argument(

@@ -7,6 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unirain_plugin.errors import OptionError
+
+
+def checked_output(output: object) -> Tensor:
+    """What a network returned; an OptionError if that is not one tensor, but several as some networks give."""
+    if not isinstance(output, Tensor):
+        raise OptionError(f"the network returns a {type(output).__name__}; expected one tensor (N, 3, H, W).")
+    return output
+
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """First pixels of the tiles along one axis: evenly spread, neighbours share at least ``overlap`` pixels."""

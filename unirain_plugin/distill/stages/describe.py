@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 from pathlib import Path
@@ -132,7 +132,10 @@ class Describe(Stage):
         for voter in self.context.voters:
             what = f"the voter '{voter.name}'"
             with own_code(what, f"'{item.id}'", DistillError, always=True):
-                found[voter.name] = dict(getattr(voter, self.measure)(item))
+                values = getattr(voter, self.measure)(item)
+                if not isinstance(values, Mapping):
+                    raise DistillError(f"{what} measured {values!r}; expected names and values, {{}} for none.")
+            found[voter.name] = dict(values)
             for key, value in found[voter.name].items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise DistillError(f"{what} measured {key} = {value}; expected a finite number.")

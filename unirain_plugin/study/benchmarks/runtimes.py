@@ -32,7 +32,7 @@ from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.benchmarks.arch import apart
 from unirain_plugin.study.benchmarks.cli import expect_known, interleaved, tell, threads, work_folder
-from unirain_plugin.support.packages import add_network_arguments, import_own
+from unirain_plugin.support.packages import add_network_arguments, import_named, import_own
 
 _tell = partial(tell, "runtimes")
 Run = Callable[[np.ndarray], np.ndarray]  # maps ``(1, 3, H, W)`` float32 in [0, 1] to the restored image
@@ -192,7 +192,7 @@ def main(argv: list[str]) -> int:
         _tell(f"left out, not installed: {', '.join(sorted(missing))}")
     if args.size < 16 or args.rounds < 1:
         raise OptionError(f"expected --size ≥ 16 and --rounds ≥ 1; found {args.size} and {args.rounds}.")
-    import_own(args.imports)
+    import_named(args)
     names = list(dict.fromkeys([BASELINE, *(args.runtimes or [name for name in RUNTIMES if name not in missing])]))
     with threads(1):
         rows = compare(args, names)

@@ -18,7 +18,7 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.sample_photos import sample_photos
 from unirain_plugin.rain_types import RAIN_TYPES
 from unirain_plugin.study.benchmarks.cli import expect_least
-from unirain_plugin.support.packages import add_network_arguments, import_own
+from unirain_plugin.support.packages import add_network_arguments, import_named
 
 FOREIGN = {
     "RandomRain default": ("RandomRain", {}),
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each rain type, for clean images, and for each foreign rain if albumentations is installed."""
     args = build_parser().parse_args(argv)
     expect_least(args, 1, "per_image")
-    import_own(args.imports)
+    import_named(args)
     network = load(args.weights, args.network)
     windows = list(_windows(args))
     sys.stdout.write(
