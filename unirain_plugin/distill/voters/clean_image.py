@@ -62,19 +62,21 @@ def lines(lq: np.ndarray, gt: np.ndarray) -> dict[str, float]:
 
     Returns:
         ``border``: levels of the largest straight step along a whole side that only the clean image has;
-        ``line_parity``: log₂ of the amounts of difference in odd and even lines, without sign; ``weave``: share of the
-        difference between the clean image's odd and even lines that moving them sideways removes, beyond the rainy
-        image's (fine textures fit better when moved, too).
+        ``line_parity``: log₂ of the amounts of difference in odd and even lines, without sign and beyond chance;
+        ``weave``: share of the difference between the clean image's odd and even lines that moving them sideways
+        removes, beyond the rainy image's (fine textures fit better when moved, too).
     """
     planes = [shared_luminance(image) for image in (lq, gt)]
     rainy, clean = (window(plane) for plane in planes)
     difference = cv2.subtract(rainy, clean, dtype=cv2.CV_32F)
     relief = cv2.absdiff(difference, cv2.blur(difference, (9, 1)))
     rows = cv2.reduce(relief, 1, cv2.REDUCE_AVG).ravel()
-    even, odd = (float(rows[first : len(rows) // 2 * 2 : 2].mean()) for first in (0, 1))
+    even, odd = rows[: len(rows) // 2 * 2].reshape(-1, 2).T + 0.3
+    error = 2 * float((even - odd).std()) / len(even) ** 0.5  # two standard errors: few drops lie on either by chance
+    more, less = sorted((float(even.mean()), float(odd.mean())), reverse=True)
     return {
         "border": max(_step(one, other) for one, other in zip(*map(_sides, planes), strict=True)),
-        "line_parity": abs(float(np.log2((even + 0.3) / (odd + 0.3)))),
+        "line_parity": float(np.log2(max(more - error, less) / less)),
         "weave": _weave(clean) - max(0.0, _weave(rainy)),
     }
 
