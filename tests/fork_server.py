@@ -6,6 +6,7 @@ line ``{"wait": pid, "seconds": s}`` the exit status (minus the signal's number 
 """
 
 import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -33,6 +34,8 @@ def main() -> None:
     torch.set_num_threads(1)
     # What every run would work out anew for itself: which keys the registered classes read.
     unirain_plugin.options.check_options(tiny_train_options(pathlib.Path(), total_iter=1), check_paths=False)
+    gc.collect()
+    gc.freeze()  # a run's collections leave the pages alone that it shares with this process
     requests, answers = sys.stdin, sys.stdout
     print("ready", file=answers, flush=True)
     for line in requests:

@@ -73,8 +73,9 @@ class Programs:
 
 
 FRESH = """
-import json, os, sys, traceback, torch
+import gc, json, os, sys, traceback, torch
 
+gc.freeze()
 for line in sys.stdin:
     code, argv, folder = json.loads(line)
     if pid := os.fork():

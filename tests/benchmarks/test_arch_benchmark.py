@@ -43,6 +43,7 @@ def test_ratios_are_to_the_baseline_of_the_group(monkeypatch):
     monkeypatch.setattr(arch, "complexity", lambda net, size: Complexity(1, 1))
     names = ["UniRain-Tiny", "UniRain_dense", "RCAN"]
     args = arch.parser().parse_args(["--networks", *names, "--variants", "fp32", "--size", "8", "--no-memory"])
+    assert args.threads == 2
     rows = {row["network"]: row for row in arch.measure(args)}
     assert list(rows) == ["textbook-tiny", *names]
     assert [row["forward_ratio"] for row in rows.values()] == [1, 3, 2, 1.5]

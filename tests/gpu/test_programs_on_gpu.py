@@ -130,7 +130,7 @@ def test_the_benchmark_of_networks_has_its_own_rows_and_waits(gpu, monkeypatch, 
     monkeypatch.setattr(arch, "complexity", lambda net, size: Complexity(1, 1))  # counted on no device at all
     monkeypatch.setattr(arch, "apart", lambda function, *args: function(*args))  # a new process knows no pretence
     monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
-    argv = ["arch", "--device", "cuda", "--networks", "UniRain-Tiny", "--size", "8", "--train-size", "8"]
+    argv = ["arch", "--device", "cuda", "--networks", "UniRain-Tiny", "--size", "8", "--train-size", "8", "--threads", "1"]
     with (
         gpu(),
         mock.patch.object(torch.cuda, "synchronize", wraps=torch.cuda.synchronize) as waits,
@@ -139,7 +139,7 @@ def test_the_benchmark_of_networks_has_its_own_rows_and_waits(gpu, monkeypatch, 
     ):
         assert cli.main([*argv, "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("cuda, 2 threads")
+    assert printed.startswith("cuda, 1 threads")
     labels = "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing"
     for label in labels:
         row = next(line for line in printed.splitlines() if line.startswith(f"| UniRain-Tiny | {label} |"))
