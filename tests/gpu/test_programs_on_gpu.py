@@ -130,14 +130,14 @@ def test_the_benchmark_of_networks_has_its_own_rows_and_waits(gpu, monkeypatch, 
     monkeypatch.setattr(arch, "complexity", lambda net, size: Complexity(1, 1))  # counted on no device at all
     monkeypatch.setattr(arch, "apart", lambda function, *args: function(*args))  # a new process knows no pretence
     monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
-    argv = ["arch", "--device", "cuda", "--networks", "UniRain-Tiny", "--size", "8", "--train-size", "8", "--threads", "1"]
+    argv = ["arch", "--device", "cuda", "--networks", "UniRain-Tiny", "--size", "8", "--train-size", "8"]
     with (
         gpu(),
         mock.patch.object(torch.cuda, "synchronize", wraps=torch.cuda.synchronize) as waits,
         mock.patch.object(torch.cuda, "memory_allocated", lambda *_: 100),
         mock.patch.object(torch.cuda, "max_memory_allocated", lambda *_: 300),
     ):
-        assert cli.main([*argv, "--rounds", "1"]) == 0
+        assert cli.main([*argv, "--rounds", "1", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("cuda, 1 threads")
     labels = "fp32", "channels_last", "bf16", "bf16+channels_last", "bf16+channels_last+compile", "checkpointing"
