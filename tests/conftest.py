@@ -11,6 +11,7 @@ from programs import Fresh, Programs
 from tiny_run import write_rainrag
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads without work sleep: cores may be shared
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: programs under test would inherit it
