@@ -52,7 +52,7 @@ def test_ratios_are_to_the_baseline_of_the_group(monkeypatch):
     assert {row["warm"] for row in rows.values()} == {row["memory"] for row in rows.values()} == {None}
 
 
-def test_a_process_apart_has_as_many_threads_raises_here_and_is_explained_if_killed():
+def test_a_process_apart_has_as_many_threads_raises_here_and_is_explained_if_killed(forked_pools):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
