@@ -67,6 +67,6 @@ def test_a_process_apart_has_as_many_threads_raises_here_and_is_explained_if_kil
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident sets are read from /proc")
-def test_recomputation_needs_less_memory():
+def test_recomputation_needs_less_memory(forked_pools):
     memory = [arch.step_memory("UniRain-Tiny", label, 128, "cpu") for label in ("fp32", "checkpointing")]
     assert 0 < memory[1] < 0.8 * memory[0]
