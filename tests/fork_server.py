@@ -6,6 +6,7 @@ line ``{"wait": pid, "seconds": s}`` the exit status (minus the signal's number 
 """
 
 import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 
 def main() -> None:
+    gc.disable()  # imports make a million objects that stay
     import torch
 
     import unirain_plugin
@@ -33,6 +35,8 @@ def main() -> None:
     torch.set_num_threads(1)
     # What every run would work out anew for itself: which keys the registered classes read.
     unirain_plugin.options.check_options(tiny_train_options(pathlib.Path(), total_iter=1), check_paths=False)
+    gc.freeze()  # nor do a run's collections touch the pages that it shares with this process
+    gc.enable()
     requests, answers = sys.stdin, sys.stdout
     print("ready", file=answers, flush=True)
     for line in requests:

@@ -73,8 +73,13 @@ class Programs:
 
 
 FRESH = """
+import gc
+
+gc.disable()
 import json, os, sys, traceback, torch
 
+gc.freeze()
+gc.enable()
 for line in sys.stdin:
     code, argv, folder = json.loads(line)
     if pid := os.fork():

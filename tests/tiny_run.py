@@ -1,6 +1,5 @@
 """Small data and option files for tests that run something."""
 
-import multiprocessing
 from pathlib import Path
 
 import cv2
@@ -9,18 +8,10 @@ import numpy as np
 from unirain_plugin.rain_types import RAIN_TYPES
 
 
-def fork_server():
-    """The context of processes that inherit nothing, forked from a server that imports everything once a session."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unirain_plugin.study.preloaded"])
-    return context
-
-
 def run_on_ranks(worker, folder: Path, ranks: int = 2):
-    """Processes of :func:`fork_server` that each call ``worker(rank, folder)``."""
+    """Processes of the fork server that each call ``worker(rank, folder)``."""
     from torch.multiprocessing import start_processes
 
-    fork_server()
     start_processes(worker, (str(folder),), nprocs=ranks, start_method="forkserver")
 
 

@@ -162,7 +162,7 @@ def test_bfloat16_autocast_trains_and_restores(small, usable, monkeypatch):
 def test_a_network_can_be_copied_after_a_forward_and_a_compiled_one_shares_no_weights(small):
     lq = torch.rand(1, 3, 16, 16)
     for compiled in (False, True):
-        net = small()
+        net = small(num_blocks=[1, 1], decoder_blocks=[1], heads=[1, 2], refinement_blocks=0)
         if compiled:
             net.compile(backend="eager")
         before, twin = net(lq), copy.deepcopy(net)

@@ -43,6 +43,7 @@ def test_ratios_are_to_the_baseline_of_the_group(monkeypatch):
     monkeypatch.setattr(arch, "complexity", lambda net, size: Complexity(1, 1))
     names = ["UniRain-Tiny", "UniRain_dense", "RCAN"]
     args = arch.parser().parse_args(["--networks", *names, "--variants", "fp32", "--size", "8", "--no-memory"])
+    assert args.threads == 2
     rows = {row["network"]: row for row in arch.measure(args)}
     assert list(rows) == ["textbook-tiny", *names]
     assert [row["forward_ratio"] for row in rows.values()] == [1, 3, 2, 1.5]
@@ -51,7 +52,7 @@ def test_ratios_are_to_the_baseline_of_the_group(monkeypatch):
     assert {row["warm"] for row in rows.values()} == {row["memory"] for row in rows.values()} == {None}
 
 
-def test_a_process_apart_has_as_many_threads_raises_here_and_is_explained_if_killed():
+def test_a_process_apart_has_as_many_threads_raises_here_and_is_explained_if_killed(forked_pools):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -66,6 +67,6 @@ def test_a_process_apart_has_as_many_threads_raises_here_and_is_explained_if_kil
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident sets are read from /proc")
-def test_recomputation_needs_less_memory():
+def test_recomputation_needs_less_memory(forked_pools):
     memory = [arch.step_memory("UniRain-Tiny", label, 128, "cpu") for label in ("fp32", "checkpointing")]
     assert 0 < memory[1] < 0.8 * memory[0]

@@ -49,7 +49,7 @@ def test_wrong_arguments_are_explained(argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_arch_prints_every_row(monkeypatch, capsys, tmp_path):
+def test_arch_prints_every_row(forked_pools, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(arch, "has_bfloat16", lambda: True)
     monkeypatch.setattr(arch, "BASELINE", "textbook-tiny")
     argv = ["arch", "--networks", "textbook-tiny", "UniRain-Tiny", "--size", "16", "--train-size", "16"]
@@ -110,7 +110,7 @@ def test_runtimes_are_compared_with_torch(monkeypatch, capsys, tmp_path):
     assert float(rows[2][2]) > 0.1 and float(rows[2][3]) < -3
 
 
-def test_a_network_of_ones_own(monkeypatch, tmp_path, capsys):
+def test_a_network_of_ones_own(forked_pools, monkeypatch, tmp_path, capsys):
     """Of a module in the working folder that registers it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

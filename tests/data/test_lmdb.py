@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from data_images import any_image, data_set, encode, make_lmdb, same_pixels, stock_data_set, write_pair
-from tiny_run import fork_server, write_rainrag
+from tiny_run import write_rainrag
 from torch.utils.data import DataLoader
 
 from unirain_plugin.data.draws import SampleIndex
@@ -135,7 +135,7 @@ def test_one_lmdb_for_training_and_validation_in_workers_too(lmdb_root):
     first = [validation[i]["lq"] for i in range(12)]
     indices = [SampleIndex(i, i) for i in range(12)]
     expected = [training[i]["lq"] for i in indices]
-    for context, workers in (("fork", 2), ("fork", 2), (fork_server(), 1)):  # the last inherits nothing
+    for context, workers in (("fork", 2), ("fork", 2), ("forkserver", 1)):  # the last inherits nothing
         loader = DataLoader(training, 1, sampler=indices, num_workers=workers, multiprocessing_context=context)
         assert all(torch.equal(b["lq"][0], e) for b, e in zip(loader, expected, strict=True))
         assert all(torch.equal(validation[i]["lq"], f) for i, f in enumerate(first))

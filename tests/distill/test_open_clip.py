@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from distill_helpers import photographs
 from PIL import Image
 
@@ -11,8 +12,6 @@ from unirain_plugin.distill.describers.base import Scene
 from unirain_plugin.distill.registry import CAPTIONER, EMBEDDER, TEXT_ENCODER, build_part, load_parts
 from unirain_plugin.errors import OptionError
 
-open_clip = pytest.importorskip("open_clip")
-torch = pytest.importorskip("torch")
 load_parts()
 
 CONFIG = {
@@ -23,7 +22,12 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def open_clip():  # imported late: that takes a second, for whoever collects the tests
+    return pytest.importorskip("open_clip")
+
+
+@pytest.fixture(scope="module")
+def tiny(open_clip, tmp_path_factory):
     """A folder with tiny-clip.json, weights.pt, and the same as a local-dir."""
     root = tmp_path_factory.mktemp("clip")
     (root / "tiny-clip.json").write_text(json.dumps(CONFIG))
@@ -47,7 +51,7 @@ def part(tiny, registry=EMBEDDER, **changes):
     return build_part(registry, section | ({} if registry is CAPTIONER else {"config_dir": str(tiny)}), "e")
 
 
-def test_embedder_gives_the_model_s_features_in_half_precision_on_a_cpu_too(tiny):
+def test_embedder_gives_the_model_s_features_in_half_precision_on_a_cpu_too(tiny, open_clip):
     embedder = part(tiny, batch_size=3)
     embedder.check()
     rows = embedder.embed(IMAGES)
@@ -109,7 +113,7 @@ def test_text_encoder(tiny):
     assert not np.allclose(rows[0], rows[1])
 
 
-def test_coca_writes_the_same_caption_every_time(tiny):
+def test_coca_writes_the_same_caption_every_time(tiny, open_clip):
     decoder = {"context_length": 76, "vocab_size": 49408, "layers": 1, "heads": 2, "width": 32, "mlp_ratio": 1}
     text = {**CONFIG["text_cfg"], "context_length": 76, "embed_cls": True, "output_tokens": True}
     vision = {**CONFIG["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}

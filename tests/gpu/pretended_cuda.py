@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device("cuda", 0)
 aten = torch.ops.aten
@@ -76,13 +75,23 @@ class OnGpu(Tensor):
         return torch.nn.Parameter(copied, self.requires_grad) if isinstance(self, torch.nn.Parameter) else copied
 
 
+def mapped(function: Callable, value: object) -> object:
+    """A function's results for what tuples, lists and dictionaries hold (torch's ``tree_map`` is slow)."""
+    if type(value) in (tuple, list):
+        return type(value)([mapped(function, part) for part in value])
+    if type(value) is dict:
+        return {key: mapped(function, part) for key, part in value.items()}
+    return function(value)
+
+
 def compute(func: Callable, args: tuple, kwargs: dict) -> object:
     """Carry out an operator of torch on the host's tensors.
 
     Raises:
         RuntimeError: If tensors of both devices meet (single values may).
     """
-    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+    tensors = []
+    mapped(lambda value: tensors.append(value) if isinstance(value, Tensor) else None, (args, kwargs))
     on_gpu = [value for value in tensors if isinstance(value, OnGpu)]
     elsewhere = [value for value in tensors if not isinstance(value, OnGpu) and value.dim()]
     wrong_way = func in INDEXING and not isinstance(args[0], OnGpu)
@@ -108,8 +117,8 @@ def compute(func: Callable, args: tuple, kwargs: dict) -> object:
         assert same is None or same.shape == value.shape, f"{func} changes a shape in place"
         return (OnGpu(value) if result_on_gpu else value) if same is None else same
 
-    args, kwargs = tree_map(to_host, (args, {**kwargs, "pin_memory": False} if "pin_memory" in kwargs else kwargs))
-    return tree_map(from_host, func(*args, **kwargs))
+    args, kwargs = mapped(to_host, (args, {**kwargs, "pin_memory": False} if "pin_memory" in kwargs else kwargs))
+    return mapped(from_host, func(*args, **kwargs))
 
 
 class _Operators(TorchDispatchMode):
@@ -129,7 +138,7 @@ class _Functions(TorchFunctionMode):
         dtype = None
         if torch.is_autocast_enabled("cuda") and func in LOWERED | WIDENED:
             dtype = torch.get_autocast_dtype("cuda") if func in LOWERED else torch.float32
-        args, kwargs = tree_map(prepared, (tuple(args), kwargs or {}))
+        args, kwargs = mapped(prepared, (tuple(args), kwargs or {}))
         if func is Tensor.cuda:
             return args[0].to(GPU)
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == GPU:

@@ -9,6 +9,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -197,7 +198,8 @@ def _of_model(opt: Mapping, name: str) -> Known | None:
     return Known(frozenset(keys), strict, cls.__name__ if cls is not None else "the toolbox", strict)
 
 
-def network_options_of(cls: type) -> set[tuple[str, str]]:
+@cache
+def network_options_of(cls: type) -> frozenset[tuple[str, str]]:
     """The options, such as ``('network_g', 'window_size')``, that a model's source takes out of networks' sections."""
     found: set[tuple[str, str]] = set()
     for base in cls.__mro__[:-1]:
@@ -206,7 +208,7 @@ def network_options_of(cls: type) -> set[tuple[str, str]]:
         except (OSError, TypeError, SyntaxError):
             continue
         found = found.union(*(_read_in(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)))
-    return {pair for pair in found if pair[1] != "type"}
+    return frozenset(pair for pair in found if pair[1] != "type")
 
 
 def _read_in(function: ast.FunctionDef) -> set[tuple[str, str]]:
