@@ -138,8 +138,9 @@ def one_that_never_reads(*_):
 def connections_to(port):
     count = 0
     for number in os.listdir("/proc/self/fd"):
-        with suppress(OSError), socket.fromfd(int(number), socket.AF_INET, socket.SOCK_STREAM) as other:
-            count += other.getpeername()[1] == port
+        if os.path.realpath(f"/proc/self/fd/{number}").rpartition("/")[2].startswith("socket:"):
+            with suppress(OSError), socket.socket(fileno=os.dup(int(number))) as other:
+                count += other.getpeername()[1:2] == (port,)  # "" for a socket without an address
     return count
 
 
