@@ -63,6 +63,19 @@ def test_what_is_ignored_stays_ignored(monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_signal_that_a_callback_loses_at_the_very_end_comes_once():
+    """Python ignores what is raised while an object is freed; the signal that is sent again must not come too late."""
+
+    class Freed:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Terminated), terminable():
+        Freed()
+    time.sleep(0.05)  # a second one would end this process
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_a_rank_of_torchrun_ends_as_the_system_has_it(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with terminable():

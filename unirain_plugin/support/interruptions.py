@@ -22,6 +22,7 @@ def terminable() -> Iterator[None]:
     import does.
     """
     came: list[KeyboardInterrupt] = []
+    again: list[threading.Timer] = []
 
     def end(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -34,7 +35,8 @@ def terminable() -> Iterator[None]:
             return
         number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
         signal.signal(number, end)
-        threading.Timer(0.01, signal.raise_signal, [number]).start()
+        again.append(threading.Timer(0.01, signal.raise_signal, [number]))
+        again[-1].start()
 
     usual = (signal.SIG_DFL, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -46,14 +48,21 @@ def terminable() -> Iterator[None]:
     sys.unraisablehook = told if before else hook
     try:
         yield
+        if again:  # lost at the very end
+            raise came[-1]
     except Exception:
         if came:
             raise came[-1] from None
         raise
     finally:
         sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        try:
+            for timer in again:  # too late, it would end the process by the handler of before
+                timer.cancel()
+                timer.join()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager
