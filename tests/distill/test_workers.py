@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,8 @@ def dying(request, settings, tmp_path, monkeypatch):
         import ray
 
         monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        handler = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
+        request.addfinalizer(partial(signal.signal, signal.SIGTERM, handler))
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
         request.addfinalizer(ray.shutdown)
     left = tmp_path / "left"
@@ -133,6 +136,7 @@ def test_same_bytes_as_the_local_engine(settings, tmp_path):
     settings["shard_size"] = 4
     run(settings, output=str(tmp_path / "local"))
     made = run(settings, output=str(tmp_path / "ray"), engine={"type": "ray", "workers": 2}).made
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # none of Ray's, which would end the run without a word
     assert made == {"references": 4, "candidates": 4, "duplicates": 1, "index": 1, "retrieval": 4, "votes": 4}
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
     for path in sorted((tmp_path / "local" / "work").glob("*/*/*")):

@@ -6,7 +6,9 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -234,6 +236,7 @@ class RayEngine:
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             local = {"num_cpus": self.options.workers} if self.options.address is None else {}
+            handler = signal.getsignal(signal.SIGTERM)
             try:
                 ray.init(
                     address=self.options.address, log_to_driver=False, include_dashboard=False,
@@ -242,6 +245,8 @@ class RayEngine:
             except ConnectionError as error:
                 where = f"engine.address: no Ray cluster answers at '{self.options.address}'"
                 raise DistillError(f"{where}: {error}") from error
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray has set its own, which ends the program without a word
             self._started = True
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # the pipeline has its own progress bars
         ray.data.DataContext.get_current().enable_progress_bars = False
