@@ -46,6 +46,7 @@ def test_defaults_and_manifests_with_a_dataroot_or_others_beside_them():
         ({"models": [{**MODEL, "name": "Ab"}, {**MODEL, "name": "AB"}]}, r"models: 'Ab' is there twice"),
         ({"models": [{"name": "input", "weights": "x"}]}, "'input' stands for the rainy input"),
         ({"models": [{"name": "a/b", "weights": "x"}]}, "expected a text .* that can name a folder: no slashes"),
+        ({"models": [{"name": "a:b", "weights": "x"}]}, r"and without \\ < > : \" \| \? \* or a leading dot"),
         ({"models": [{"name": "a"}]}, "expected `weights`, `network`"),
         ({"models": [{"name": "a", "network": {"type": "EDSR"}}]}, "would be scored with random weights"),
         ({"models": [{**MODEL, "network": {"dim": 8}}]}, "network: expected a `type`"),

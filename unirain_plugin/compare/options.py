@@ -15,6 +15,7 @@ from unirain_plugin.support.spec import (
     FolderName,
     Lines,
     Problem,
+    Rule,
     above,
     at_least,
     at_most,
@@ -35,13 +36,17 @@ _RESERVED = {INPUT: "rainy input", GT: "clean image"}
 _Count = Annotated[int, at_least(1)]
 _Side = Annotated[int, at_least(16)]
 _Protocol = Annotated[str, one_of(*PROTOCOLS)]
+_Name = Annotated[  # its folders are also seen as a page, on any system
+    FolderName,
+    Rule('without \\ < > : " | ? * or a leading dot', lambda name: not re.search(r'[\\<>:"|?*\n]|^\.', name)),
+]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """One model: a network, or a folder of finished images. ``docs/comparing.md`` tells more of every key."""
 
-    name: FolderName  # in tables, figures and folders
+    name: _Name  # in tables, figures and folders
     weights: str | None = None  # a file, or ``default`` for those the package ships
     # of the weights: an option file with ``network_g``, or that section itself; files that we wrote name theirs
     network: dict[str, Any] | str | None = None
@@ -141,7 +146,7 @@ class SynthesizeOptions:
 class SetOptions:
     """One test set: exactly one of ``lq``, ``dataroot``, ``manifest`` and ``synthesize``."""
 
-    name: FolderName
+    name: _Name
     lq: Path | None = None  # folder of rainy images, or an LMDB of them
     gt: Path | None = None  # folder (LMDB) of the clean images with the same names; null where there are none
     rain_type: str | None = None  # of the images in ``lq``, if they have one
@@ -170,7 +175,7 @@ class SetOptions:
 class CompareOptions:
     """A whole option file; models and test sets are in the order of the tables."""
 
-    name: FolderName
+    name: _Name
     models: Annotated[list[ModelOptions], filled]
     test_sets: Annotated[list[SetOptions], filled]
     metrics: Annotated[list[str], filled] = field(default_factory=lambda: ["psnr", "ssim"])

@@ -80,8 +80,8 @@ FolderName = typing.Annotated[
     str,
     filled,
     Rule(
-        'that can name a folder: no slashes, no < > : " | ? *, no leading dot, at most 200 bytes',
-        lambda name: not re.search(r'[/\\\0<>:"|?*\n]', name) and name[:1] != "." and len(os.fsencode(name)) <= 200,
+        "that can name a folder: no slashes, not . or .., at most 200 bytes",
+        lambda name: not re.search(r"[/\0]", name) and name not in (".", "..") and len(os.fsencode(name)) <= 200,
     ),
 ]
 
