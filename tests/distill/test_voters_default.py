@@ -265,6 +265,19 @@ def test_an_interlaced_clean_image_is_seen_at_full_resolution(kind, side):
     assert good["line_parity"] < 0.06 and good["weave"] < 0.2
 
 
+@pytest.mark.parametrize("rain_type", ["drd", "nrd"])
+def test_drops_of_the_clean_image_s_own_are_found_and_good_pairs_kept(rain_type):
+    good, photos = [], [read_photo(path) for path in sample_photos("all")]
+    for seed in range(16):
+        rng = np.random.default_rng(seed)
+        pair = render_rain(cut(photos[seed % len(photos)], (256, 256), rng), rain_type, rng)
+        good.append(Pair(pair.lq, pair.gt, rain_type))
+    judge = Judge([])
+    bad = [Pair(p.lq, render_rain(p.gt, "drd", 100 + i).lq, rain_type) for i, p in enumerate(good)]
+    assert sum(judge(pair)[0] for pair in good) >= 15
+    assert sum(judge(pair)[0] for pair in bad) <= 1
+
+
 def test_small_images_with_few_drops_are_not_taken_for_interlaced():
     parities, photos = [], [read_photo(path) for path in sample_photos("held-out")]
     for seed in range(24):
