@@ -342,19 +342,32 @@ def test_history_goes_through_a_checkpoint(tmp_path):
     assert other.training_step.scaler.state_dict() == model.training_step.scaler.state_dict()
 
 
-def test_progressive_stages_train_on_the_middle_of_the_first_samples(tmp_path):
+def test_progressive_stages_train_on_a_random_part_of_the_first_samples(tmp_path):
     stages = [{"iters": 2, "gt_size": 4, "batch_size": 1}, {"iters": 1, "gt_size": 6, "batch_size": 3}]
-    model = model_of(tmp_path, progressive=stages)
     data = batch_of(range(4))
-    shapes = []
-    model.net_g.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
-    train(model, [data] * 4)
+    seen = []
+    for _ in range(2):
+        model = model_of(tmp_path, progressive=stages)
+        model.net_g.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+        train(model, [data] * 4)
     height, width = data["lq"].shape[2:]
-    assert shapes == [(1, 3, 4, 4), (1, 3, 4, 4), (3, 3, 6, 6), (4, 3, height, width)]
-    wide = [torch.cat([data[side], data[side]], 3) for side in ("lq", "gt")]  # as of a data set with other crops
-    batch = Batch(*wide, data["rain_type"], data["lq_path"]).cut(Stage(1, 4, 3))
-    top, left = (height - 4) // 2, (2 * width - 4) // 2
-    for found, side in zip((batch.lq, batch.gt), wide, strict=True):
-        torch.testing.assert_close(found, side[:3, :, top : top + 4, left : left + 4])
+    assert [tuple(image.shape) for image in seen[:4]] == [
+        (1, 3, 4, 4),
+        (1, 3, 4, 4),
+        (3, 3, 6, 6),
+        (4, 3, height, width),
+    ]
+    assert not torch.equal(seen[0], seen[1])  # another iteration, another place
+    assert all(torch.equal(first, second) for first, second in zip(seen[:4], seen[4:], strict=True))
+    rows = torch.arange(5.0)[:, None] * 10 + torch.arange(7.0)  # a value tells its place
+    sides = [(rows + offset).expand(4, 3, 5, 7) for offset in (0, 100)]
+    places = set()
+    for seed in range(200):
+        batch = Batch(*sides, data["rain_type"], data["lq_path"]).cut(Stage(1, 4, 3), (seed,))
+        top, left = divmod(int(batch.lq[0, 0, 0, 0]), 10)
+        places.add((top, left))
+        for found, side in zip((batch.lq, batch.gt), sides, strict=True):
+            torch.testing.assert_close(found, side[:3, :, top : top + 4, left : left + 4])
+    assert places == {(top, left) for top in range(2) for left in range(4)}
     torch.testing.assert_close(batch.rain_type, data["rain_type"][:3])
     assert list(batch.paths) == list(data["lq_path"][:3])

@@ -27,7 +27,7 @@ class Stage:
     """A part of a training with smaller crops than those of ``datasets: train:``, as in Restormer's option files."""
 
     iters: Annotated[int, at_least(1)]  # iterations that it lasts
-    gt_size: Annotated[int, at_least(1)]  # side of its crops in pixels, the middle of the data set's crops
+    gt_size: Annotated[int, at_least(1)]  # side of its crops in pixels, somewhere in the data set's crops
     batch_size: Annotated[int, at_least(1)]  # samples of a batch on each device, the first of the data set's batch
 
 

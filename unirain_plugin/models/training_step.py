@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from basicsr.utils import get_root_logger
@@ -182,12 +183,12 @@ class Batch:
     rain_type: Tensor | None  # (N,) int64 labels, or None
     paths: Sequence[str] = ()  # file names, for messages; may be empty
 
-    def cut(self, stage: Stage | None) -> "Batch":
-        """The middle of the first samples, as a stage wants them; crops are random already, so no draw is needed."""
+    def cut(self, stage: Stage | None, seed: Sequence[int] = ()) -> "Batch":
+        """A part of the first samples at one random place, as a stage wants them; ``seed`` decides on the place."""
         if stage is None:
             return self
         first, size = slice(stage.batch_size), stage.gt_size
-        top, left = ((edge - size) // 2 for edge in self.gt.shape[2:])
+        top, left = np.random.default_rng(seed).integers(np.subtract(self.gt.shape[2:], size), endpoint=True)
         lq, gt = (x[first, :, top : top + size, left : left + size] for x in (self.lq, self.gt))
         return Batch(lq, gt, None if self.rain_type is None else self.rain_type[first], self.paths[first])
 

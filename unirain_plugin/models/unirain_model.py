@@ -105,7 +105,8 @@ class UniRainModel(PerTypeValidation):
     def optimize_parameters(self, current_iter: int) -> None:
         """Train on the current batch; a TrainingError if too many iterations in a row were not finite."""
         self.current_iter = current_iter
-        batch = Batch(self.lq, self.gt, self.rain_type, self._paths).cut(self.settings.train.stage(current_iter))
+        seed = (self.opt["manual_seed"], current_iter, self.opt["rank"])  # a resumed run cuts what it would have cut
+        batch = Batch(self.lq, self.gt, self.rain_type, self._paths).cut(self.settings.train.stage(current_iter), seed)
         try:
             self.log_dict, stepped = self.training_step.run(batch, current_iter)
         except TrainingError:
