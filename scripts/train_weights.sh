@@ -10,15 +10,18 @@ if [ $# = 0 ] && [ ! -d datasets/photographs/held_out ]; then
     packages=$(mktemp -d)
     (
         cd "$packages"
-        apt-get download opencv-doc plasma-workspace-wallpapers lomiri-wallpapers-{16,20}.04 mate-backgrounds gnome-backgrounds
+        apt-get download opencv-doc plasma-workspace-wallpapers lomiri-wallpapers-{16,20}.04 mate-backgrounds \
+            gnome-backgrounds gcompris-qt-data
         for package in *.deb; do dpkg -x "$package" .; done
         pip download --no-deps scikit-learn && python -m zipfile -e scikit_learn*.whl .
     )
     python - "$packages" datasets/photographs <<'END'
+import re
 import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import skimage
 
 source, target = map(Path, sys.argv[1:])
@@ -36,11 +39,12 @@ PLACES = {  # group: (where, names)
     "skimage": (skimage_data, "astronaut coffee motorcycle_left motorcycle_right"),
     "sklearn": (source / "sklearn/datasets/images", "china flower"),
 }  # fmt: skip
+ACTIVITIES = "erase explore_farm_animals explore_monuments explore_world_animals explore_world_music".split()
 HELD_OUT = "Bridge friends picosdeeuropa Garden Storm home BytheWater ColorfulCups".split()
 
 
-def write(image, group, name):
-    factor = min(1, 1280 / max(image.shape[:2]))
+def write(image, group, name, factor=1):
+    factor = min(factor, 1280 / max(image.shape[:2]))
     image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
     folder = target / ("held_out" if name in HELD_OUT else "train")
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,9 +59,15 @@ video = cv2.VideoCapture(str(share / "doc/opencv-doc/examples/data/vtest.avi")) 
 frames = [video.read()[1] for _ in range(451)]
 for number in (50, 450):
     write(frames[number], "opencv", f"vtest_{number}")
+for activity in ACTIVITIES:  # WebP and JPEG, one after the other in an archive; shrunk, what compression left is small
+    content = (share / f"gcompris-qt/rcc/{activity}.rcc").read_bytes()
+    for number, start in enumerate(re.finditer(rb"RIFF....WEBP|\xff\xd8\xff\xe0", content, re.DOTALL)):
+        image = cv2.imdecode(np.frombuffer(content, np.uint8, offset=start.start()), cv2.IMREAD_COLOR)
+        if image is not None and (edge := min(image.shape[:2])) >= 384:
+            write(image, "gcompris", f"{activity}_{number}", max(2 / 3, 384 / edge))
 END
 fi
-$synthesize --input "$photos" --output datasets/weights --size 384 --per-image 60 --vary-rain --rain-scale 2 \
+$synthesize --input "$photos" --output datasets/weights --size 384 --per-image 18 --vary-rain --rain-scale 2 \
     --dry-share 0.2 --seed 21 --workers 2
 $synthesize --input "$held_out" --output datasets/weights_val --size 256 --seed 77
 OMP_NUM_THREADS=1 torchrun --nproc_per_node=2 -m unirain_plugin.train --launcher pytorch --auto_resume \
