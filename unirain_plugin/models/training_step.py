@@ -183,7 +183,7 @@ class Batch:
     rain_type: Tensor | None  # (N,) int64 labels, or None
     paths: Sequence[str] = ()  # file names, for messages; may be empty
 
-    def cut(self, stage: Stage | None, seed: Sequence[int] = ()) -> "Batch":
+    def cut(self, stage: Stage | None, seed: Sequence[int]) -> "Batch":
         """A part of the first samples at one random place, as a stage wants them; ``seed`` decides on the place."""
         if stage is None:
             return self
