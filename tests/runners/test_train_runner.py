@@ -159,7 +159,7 @@ def test_losses_do_not_depend_on_how_data_are_loaded(programs, options, tmp_path
     "train",
     [
         {"amp": "fp16", "pixel_opt": {"mode": "rlw"}},
-        {"accumulate": 2, "pixel_opt": {"mode": "uncertainty"}, "grad_clip": 0.1},
+        {"accumulate": 2, "pixel_opt": {"mode": "uncertainty"}, "grad_clip": 0.1, "optim_g": {"type": "Muon"}},
         {"amp": "bf16", "pixel_opt": {"mode": "famo"}, "warmup_iter": 5},
         {"channels_last": True, "pixel_opt": {"mode": "dwa", "update_freq": 3}, "ema_decay": 0.9},
     ],

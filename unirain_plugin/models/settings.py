@@ -11,6 +11,7 @@ import torch
 from unirain_plugin.errors import OptionError, did_you_mean
 from unirain_plugin.metrics.protocols import PROTOCOLS
 from unirain_plugin.models.figures import BestFigure, BestSettings, resolve_metrics
+from unirain_plugin.models.muon import Muon
 from unirain_plugin.options.check_run import schedule_faults
 from unirain_plugin.support.spec import Problem, above, at_least, one_of, parse_section
 
@@ -125,8 +126,8 @@ KEYS = {section: frozenset(field.name for field in fields(kind)) for section, ki
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     name: getattr(torch.optim, name)
     for name in ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SGD", "ASGD", "RMSprop", "Rprop")
-}
-"""What ``train: optim_g: type`` may name: the toolbox's (its master branch) and torch's further Adam variants."""
+} | {"Muon": Muon}
+"""What ``train: optim_g: type`` may name: the toolbox's (its master branch), torch's further Adam variants and Muon."""
 
 SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 """What ``train: scheduler: type`` may name: the toolbox's schedulers."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unirain_plugin.errors import TrainingError
 from unirain_plugin.models import training_step
 from unirain_plugin.models.checkpointing import load_training_state, save_checkpoint
-from unirain_plugin.models.settings import KEYS, Settings, build_optimizer
+from unirain_plugin.models.settings import KEYS, OPTIMIZERS, Settings, build_optimizer
 from unirain_plugin.models.training_log import TrainingBar, wants_bar
 from unirain_plugin.models.training_step import Batch, Objective, TrainingStep, learned_parameters, loss_state
 from unirain_plugin.models.validating import PerTypeValidation
@@ -30,6 +30,7 @@ class UniRainModel(PerTypeValidation):
     """
 
     TRAIN_OPTIONS, VAL_OPTIONS, LOGGER_OPTIONS = KEYS["train"], KEYS["val"], KEYS["logger"]
+    OPTIMIZERS = OPTIMIZERS  # for the option checker
 
     def __init__(self, opt: dict[str, Any]) -> None:
         opt = copy.deepcopy(opt)
