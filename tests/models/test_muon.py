@@ -1,5 +1,6 @@
 """Muon: which weights it orthogonalises, what its steps are, and that the others get AdamW's."""
 
+import copy
 import math
 
 import pytest
@@ -86,6 +87,9 @@ def test_groups_keep_their_options_and_the_state_is_taken_up_again():
     optimizer.add_param_group({"params": net.experts, "weight_decay": 0.0})
     found = [(group["lr"], group["weight_decay"], group["momentum"]) for group in optimizer.param_groups]
     assert found == [(0.5, 0.01, 0.95), (0.1, 0.01, None), (0.1, 0.01, 0.95), (0.1, 0.0, 0.95)]
+    copied = copy.deepcopy(optimizer)
+    copied.add_param_group({"params": [nn.Parameter(torch.ones(8, 8))]})
+    assert copied.param_groups[-1]["momentum"] == 0.95
     other = Muon(optimizer.param_groups[0]["params"], lr=0.5)
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 _SMALLEST = 8  # rows and columns of a matrix: with fewer its singular values say little, and AdamW is as good
 _STEPS = 5
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's quintic: singular values come out between 0.7 and 1.2
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's quintic
 
 
 class Muon(torch.optim.AdamW):
@@ -28,7 +28,7 @@ class Muon(torch.optim.AdamW):
     J. Liu et al., "Muon is scalable for LLM training", 2025.
 
     Args:
-        params: Parameters, as torch's optimisers take them.
+        params: Parameters, or groups of them with options of their own.
         lr: Learning rate of both.
         momentum: Decay of the averaged gradient of matrices, 0 to 1 (1 excluded).
         kwargs: Options of :class:`torch.optim.AdamW`.
@@ -48,8 +48,12 @@ class Muon(torch.optim.AdamW):
     ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"Invalid momentum value: {momentum}")
-        self._momentum = momentum
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        groups = list(params)
+        if groups and not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        groups = [{"momentum": momentum, **group} for group in groups]
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        self.defaults["momentum"] = momentum
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its matrices become a group of their own."""
@@ -60,7 +64,8 @@ class Muon(torch.optim.AdamW):
         if others or not matrices:
             super().add_param_group({**param_group, "params": others, "momentum": None})
         if matrices:
-            super().add_param_group({**param_group, "params": matrices, "momentum": self._momentum})
+            momentum = param_group.get("momentum", self.defaults.get("momentum"))
+            super().add_param_group({**param_group, "params": matrices, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -94,13 +99,14 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Give the nearest matrix with orthonormal rows or columns, up to some 30 %, by five Newton-Schulz steps.
+    """Give nearly the nearest matrix with orthonormal rows or columns, by five Newton-Schulz steps.
 
     Args:
         matrices: ``(..., rows, columns)``.
 
     Returns:
-        Float32, the same shape: the same singular vectors, with singular values about 1. Zeros stay zeros.
+        Float32, the same shape: the same singular vectors. Singular values of at least 0.05 of the matrix's norm become
+        0.68 to 1.2, smaller ones less. Zeros stay zeros.
     """
     a, b, c = _COEFFICIENTS
     wide = matrices.shape[-2] <= matrices.shape[-1]
