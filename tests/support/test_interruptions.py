@@ -40,9 +40,11 @@ def test_a_signal_that_comes_in_a_callback_is_not_lost(number, capsys):
         def __del__(self):
             signal.raise_signal(number)
 
+    begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt) as end, terminable():
         Thing()
         time.sleep(10)
+    assert time.monotonic() - begin < 9, "the wait was broken off"
     assert isinstance(end.value, Terminated) == (number == signal.SIGTERM) and capsys.readouterr().err == ""
 
 

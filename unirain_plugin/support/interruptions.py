@@ -35,10 +35,10 @@ def terminable() -> Iterator[None]:
             return
         number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
         signal.signal(number, end)
-        again.append(threading.Timer(0.01, signal.raise_signal, [number]))
+        again.append(threading.Timer(0.01, signal.pthread_kill, [main, number]))  # so that a wait of it breaks off
         again[-1].start()
 
-    usual = (signal.SIG_DFL, signal.default_int_handler)
+    main, usual = threading.main_thread().ident, (signal.SIG_DFL, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ours = threading.current_thread() is threading.main_thread() and "TORCHELASTIC_RUN_ID" not in os.environ
     before = {number: handler for number, handler in before.items() if ours and handler in usual}
