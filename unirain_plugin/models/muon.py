@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SMALLEST = 8  # rows and columns of a matrix: with fewer its singular values say little, and AdamW is as good
+_SMALLEST = 8  # rows and columns of a matrix; it leaves the first and last convolution and routers to AdamW
 _STEPS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's quintic
 
@@ -30,8 +30,10 @@ class Muon(torch.optim.AdamW):
     Args:
         params: Parameters, or groups of them with options of their own.
         lr: Learning rate of both.
+        betas: Decays of AdamW's averages.
+        eps: Added to AdamW's denominators.
+        weight_decay: Of both; each step takes ``lr * weight_decay`` of a weight away.
         momentum: Decay of the averaged gradient of matrices, 0 to 1 (1 excluded).
-        kwargs: Options of :class:`torch.optim.AdamW`.
 
     Raises:
         ValueError: An option is out of its range.
