@@ -40,11 +40,16 @@ def test_a_signal_that_comes_in_a_callback_is_not_lost(number, capsys):
         def __del__(self):
             signal.raise_signal(number)
 
-    begin = time.monotonic()
+    reading, writing = os.pipe()
+    released = threading.Timer(10, os.close, [writing])  # else the wait would have no end
+    released.start()
     with pytest.raises(KeyboardInterrupt) as end, terminable():
         Thing()
-        time.sleep(10)
-    assert time.monotonic() - begin < 9, "the wait was broken off"
+        os.read(reading, 1)
+    assert released.is_alive(), "the wait is broken off, not waited for"
+    released.cancel()
+    for end_of_pipe in (reading, writing):
+        os.close(end_of_pipe)
     assert isinstance(end.value, Terminated) == (number == signal.SIGTERM) and capsys.readouterr().err == ""
 
 
