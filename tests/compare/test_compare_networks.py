@@ -14,11 +14,12 @@ from unirain_plugin import __main__ as cli
 from unirain_plugin.checkpoints.weights import write_weights
 from unirain_plugin.compare import networks
 from unirain_plugin.compare.networks import load_network, spec_of
-from unirain_plugin.compare.options import CompareOptions, ModelOptions, SetOptions, load_options
+from unirain_plugin.compare.options import CompareOptions, CostOptions, ModelOptions, SetOptions, load_options
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference.loading import build_network
 from unirain_plugin.inference.restoring import restore, restore_tensor
-from unirain_plugin.metrics.complexity import complexity, seconds
+from unirain_plugin.metrics.complexity import Complexity, complexity, seconds
+from unirain_plugin.support.journal import Journal
 
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 1}
 TOOLBOX = {
@@ -125,6 +126,65 @@ def test_a_model_may_have_its_own_tile_and_the_cost_of_a_network_by_hand(tmp_pat
     assert counted.parameters == weights + 4 * 4 + 3
     options = spec(tmp_path, EDSR, untrained=True).restoring
     assert seconds(lambda image: restore_tensor(net, image, options), 16, torch.device("cpu")) > 0
+
+
+def test_paths_begin_at_home_and_weights_may_be_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos/a.png"), np.full((64, 64, 3), 100, np.uint8))
+    (tmp_path / "n.yml").write_text(yaml.safe_dump({"network_g": EDSR}))
+    save(tmp_path, EDSR)
+    build_network(TINY_NETWORK, "test").save_pretrained(tmp_path / "hub")
+    models = [{"name": "file", "network": "~/n.yml", "weights": "~/w.pth"}, {"name": "hub", "weights": "~/hub"}]
+    rendered = {"synthesize": {"input": "~/photos", "rain_types": ["drs"], "size": None}}
+    content = option_dict("~/out", models, rendered, metrics=["psnr"])
+    (tmp_path / "c.yml").write_text(yaml.safe_dump(content))
+    assert cli.main(["compare", "-opt", str(tmp_path / "c.yml"), "--quiet"]) == 0
+    for name in ("file", "hub"):
+        assert (tmp_path / "out/pictures" / name / "s/drs/a_0.png").is_file()
+
+
+def test_a_cost_that_could_not_be_measured_is_asked_for_again(tmp_path, monkeypatch):
+    asked, spoilt = [], {"complexity"}
+
+    class Stub:
+        def __init__(self, spec):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def receive(self):
+            pass
+
+        def call(self, what, size):
+            asked.append(what)
+            if what in spoilt:
+                raise networks.NetworkError("too large")
+            return {"peak": 2**20, "seconds": 0.5, "complexity": Complexity(7, 9)}[what]
+
+    monkeypatch.setattr(networks, "NetworkProcess", Stub)
+    chosen = [spec(tmp_path, EDSR, untrained=True)]
+
+    def measured():
+        asked.clear()
+        with Journal(tmp_path / "journal.jsonl") as journal:
+            return networks.measure_costs(chosen, CostOptions(rounds=1), journal)
+
+    for _ in range(2):
+        costs, failures = measured()
+        assert failures == {"m": "its multiply-adds cannot be counted: too large"}
+        assert costs["m"] == {"peak_memory_mb": 1.0, "parameters": None, "multiply_adds": None, "latency_ms": 500.0}
+    spoilt |= {"seconds"}  # nothing is asked of a network after that: what went wrong first is told
+    costs, failures = measured()
+    assert failures == {"m": "too large"} and costs == {"m": {"peak_memory_mb": 1.0}} and "complexity" not in asked
+    spoilt.clear()
+    for _ in range(2):
+        assert measured() == ({"m": {**costs["m"], "parameters": 7, "multiply_adds": 9, "latency_ms": 500.0}}, {})
+    assert asked == []
 
 
 OWN = """

@@ -1,6 +1,7 @@
 """Test sets of every kind: what is listed, what is wrong with a broken one, and which finished images are theirs."""
 
 import hashlib
+import shutil
 
 import cv2
 import numpy as np
@@ -129,6 +130,22 @@ def test_rendered_set_is_made_once_and_belongs_to_its_settings(tmp_path):
     assert rendered() == first
     (path, digest, _), (other, another, _) = first["drs/chelsea_0"], rendered(seed=1)["drs/chelsea_0"]
     assert path != other and digest != another
+
+
+def test_rendered_set_belongs_to_its_photographs(tmp_path, rainrag_root):
+    photos = tmp_path / "photos"
+    shutil.copytree(rainrag_root / "drs/target", photos)
+
+    def rendered():
+        settings = SynthesizeOptions(input=photos, rain_types=["drs"], size=None)
+        return {s.image: s.lq.digest() for s in listed(tmp_path, synthesize=settings)}
+
+    first = rendered()
+    assert list(first) == ["drs/000_0", "drs/001_0", "drs/002_0"] and rendered() == first
+    shutil.move(photos / "002.png", photos / "000.png")
+    second = rendered()
+    assert list(second) == ["drs/000_0", "drs/001_0"]
+    assert second["drs/000_0"] != first["drs/000_0"] and second["drs/001_0"] == first["drs/001_0"]
 
 
 def test_a_sound_image_is_decoded_once(rainrag_root, tmp_path, monkeypatch):

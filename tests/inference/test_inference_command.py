@@ -20,6 +20,16 @@ from unirain_plugin.inference.restoring import restore
 from unirain_plugin.inference.video import probe
 
 
+def test_a_side_by_side_image_too_wide_for_its_format_costs_the_result_nothing(tmp_path):
+    source, out = any_image(tmp_path / "in/wide.webp", 16, 9000, lossless=True), tmp_path / "out"
+    (job,) = plan_jobs(source, out, compare=True).jobs
+    outcome = restore_files([job], lambda image: image, bar=False)
+    ((path, told),) = outcome.failed
+    assert path == source and told.startswith(f"{job.target} is written, its side-by-side image is not: ")
+    assert "18008×16" in told and not job.compare.exists()
+    np.testing.assert_array_equal(read_image(job.target).pixels, read_image(source).pixels)
+
+
 @pytest.fixture(scope="module")
 def net():
     return random_network()

@@ -1,5 +1,7 @@
 """Restoring at smaller sizes as well, and larger images in overlapping parts, each as an image of its own."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from unirain_plugin.inference.command import main as inference
 from unirain_plugin.inference.export import main as export
 from unirain_plugin.inference.images import StoredImage, read_image, write_image
 from unirain_plugin.inference.jobs import VideoSettings
+from unirain_plugin.inference.loading import build_network
 from unirain_plugin.inference.restoring import (
     LARGE_RAIN,
     RestoreOptions,
@@ -211,11 +214,29 @@ def test_the_shipped_weights_restore_larger_images_in_parts():
     np.testing.assert_array_equal(own, restore(net, rainy, context=0))
 
 
-def test_a_video_begun_before_there_were_contexts_goes_on_where_it_is_not_cut_in_parts():
-    net = load()
-
-    def made_from(context):
+def test_what_a_videos_parts_depend_on():
+    def made_from(net, context=None):
         return videos_with(net, RestoreOptions(context=context), VideoSettings()).made_from
 
-    assert made_from(None) == made_from(384) != made_from(0)
-    assert "context" not in str(made_from(0)) and len(made_from(0)) == 5 and made_from(384)[5:] == [384]
+    net = load()
+    assert made_from(net) == made_from(net, 384) != made_from(net, 0)
+    counting = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 1}
+    nets = []
+    for options in ({}, {"img_range": 1.0}):  # which no weight tells
+        torch.manual_seed(0)
+        nets.append(build_network({**counting, **options}, "test"))
+    assert made_from(nets[0]) != made_from(nets[1])
+    nets = [torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)]  # with a number of no dimension
+    assert made_from(nets[0]) == made_from(nets[1])
+    nets[1].num_batches_tracked += 1
+    assert made_from(nets[0]) != made_from(nets[1])
+
+
+def test_a_videos_parts_depend_on_code_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "net_of_a_video.py").write_text("import torch\n\n\nclass Net(torch.nn.Identity):\n    pass\n")
+    net = importlib.import_module("net_of_a_video").Net()
+    before = videos_with(net, RestoreOptions(), VideoSettings()).made_from
+    assert videos_with(net, RestoreOptions(), VideoSettings()).made_from == before
+    (tmp_path / "net_of_a_video.py").write_text("changed = True\n")
+    assert videos_with(net, RestoreOptions(), VideoSettings()).made_from != before

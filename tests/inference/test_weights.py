@@ -140,7 +140,7 @@ def test_a_mismatch_names_all_options_and_parts_and_foreign_weights_the_keys_tha
         load(tmp_path / "w.pth", {**SMALL, "dim": 4, "heads": [1, 1, 1], "num_experts": 2}, "cpu")
     for told in (
         "other options (file, network): dim 8 4; heads [1, 2, 4] [1, 1, 1]; num_experts (default) 2",
-        "parts of the file (--param-key): params_ema, params",
+        "parts of the file (params_ema, params): export.py --param-key takes another",
     ):
         assert told in str(error.value)
     state = {k: v for k, v in net.state_dict().items() if k != "embed.weight"}

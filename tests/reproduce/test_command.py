@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -160,11 +161,13 @@ GPU = ["-opt", str(SMOKE.with_name("gpu.yml"))]
         ((), ["--report-only"], "holds no reproduction to report on"),
         ((), GPU, r"training of .*_s1: num_gpu: found 1, but PyTorch sees no"),
         (("out/mine.png",), [], "is not empty and was not made by this command"),
+        ((), ["-opt", "uneven.yml"], "networks: expected the multiply-adds"),
     ],
 )
 def test_what_cannot_be_done_is_told_before_anything_is_made(tmp_path, monkeypatch, made, more, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    Path("uneven.yml").write_text(re.sub(r"num_feat: \d+", "num_feat: 16", SMOKE.read_text()))
     for name in map(Path, made):
         name.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(name), np.zeros((64, 64, 3), np.uint8)) if name.suffix else name.mkdir()

@@ -9,10 +9,9 @@ import multiprocessing
 import os
 import signal
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unirain_plugin.checkpoints.weights import read_weights
-from unirain_plugin.compare.options import DEFAULT_WEIGHTS, CompareOptions, CostOptions, ModelOptions
+from unirain_plugin.compare.options import CompareOptions, CostOptions, ModelOptions
 from unirain_plugin.compare.samples import Source
 from unirain_plugin.errors import CheckpointError, UniRainError, reason
 from unirain_plugin.inference import loading
@@ -33,7 +32,7 @@ from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.files import canonical_hash
 from unirain_plugin.support.journal import Journal
-from unirain_plugin.support.packages import import_own, own_place
+from unirain_plugin.support.packages import code_hashes, import_own, own_place
 from unirain_plugin.support.processes import end_with_parent, uninterrupted
 from unirain_plugin.version import __version__
 
@@ -65,9 +64,7 @@ class NetworkSpec:
     @property
     def weights(self) -> Path | None:
         given = self.options.weights
-        if given is None:
-            return None
-        return loading.DEFAULT_WEIGHTS if given == DEFAULT_WEIGHTS else Path(given).expanduser()
+        return None if given is None else loading.weights_path(given)
 
     def fingerprint(self) -> str:
         """Hash of all that a restored image depends on beside its input; CheckpointError if weights are missing."""
@@ -84,10 +81,8 @@ class NetworkSpec:
         }
         if r.context is not None:  # else as before there were contexts: finished images of then stay finished
             content["context"] = r.context
-        if self.imports:  # the code of these modules, and of what else of their packages is imported
-            packages = {name.partition(".")[0] for name in self.imports}
-            own = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] in packages]
-            content["code"] = [_file_hash(module.__file__) for module in own if getattr(module, "__file__", None)]
+        if self.imports:
+            content["code"] = code_hashes(self.imports)
         return canonical_hash(content)
 
 
@@ -96,6 +91,8 @@ def spec_of(model: ModelOptions, options: CompareOptions) -> NetworkSpec:
     keys = ("tile", "overlap", "precision", "sizes", "context")
     chosen = {key: getattr(options if getattr(model, key) is None else model, key) for key in keys}
     chosen["sizes"] = None if chosen["sizes"] is None else tuple(chosen["sizes"])
+    paths = {key: path for key in ("weights", "network") if isinstance(path := getattr(model, key), str)}
+    model = replace(model, **{key: os.path.expanduser(path) for key, path in paths.items()})
     own = (*options.imports, *_imports_of(model.network))
     return NetworkSpec(model, RestoreOptions(**chosen), options.device, options.cost.threads, own)
 
@@ -308,7 +305,8 @@ def measure_costs(specs: Sequence[NetworkSpec], options: CostOptions, journal: J
     failures: dict[str, str] = {}
     costs = _measure(specs, options, failures)
     for name, cost in costs.items():
-        journal.add(("cost", name), {"state": state, "cost": cost})
+        if name not in failures:  # what failed is tried anew next time
+            journal.add(("cost", name), {"state": state, "cost": cost})
     return costs, failures
 
 
@@ -325,10 +323,10 @@ def _measure(specs: Sequence[NetworkSpec], options: CostOptions, failures: dict[
                 costs[name] = {"peak_memory_mb": None if peak is None else peak / 2**20}
                 running[name] = process
         times = _take_turns(running, options, failures)
-        for name, process in running.items():
+        for name in [name for name in running if name not in failures]:
             counts = None, None
             with _noted(failures, name, "its multiply-adds cannot be counted: "):
-                complexity = process.call("complexity", options.multiply_adds_size)
+                complexity = running[name].call("complexity", options.multiply_adds_size)
                 counts = complexity.parameters, complexity.multiply_adds
             latency = 1000 * statistics.median(times[name]) if times[name] else None
             costs[name] |= {"parameters": counts[0], "multiply_adds": counts[1], "latency_ms": latency}

@@ -82,6 +82,13 @@ class ModelOptions:
             text = "`network` without `weights` would be scored with random weights; name its weights, or say "
             yield (), f"{text}`untrained: true` to get its cost only."
 
+    def check_use(self) -> Iterator[Problem]:
+        """Every key that is given has an effect."""
+        of_network = "param_key", "strict_load", "pad_multiple", "tile", "overlap", "precision", "sizes", "context"
+        for key in of_network if self.results is not None else ("suffix", "pattern"):
+            if getattr(self, key) != getattr(ModelOptions, key):
+                yield key, f"`{key}` goes with {'`results`' if self.results is None else 'a network, not `results`'}."
+
     def check_network(self) -> Iterator[Problem]:
         if isinstance(self.network, Mapping) and "type" not in self.network:
             yield "network", "expected a `type`, the name of a registered network such as UniRain or SwinIR."
@@ -228,7 +235,7 @@ class CompareOptions:
 
     @property
     def output_folder(self) -> Path:
-        return self.output or Path("results", "compare", self.name)
+        return (self.output or Path("results", "compare", self.name)).expanduser()
 
 
 def load_options(path: str | Path) -> CompareOptions:

@@ -105,13 +105,17 @@ def list_samples(options: SetOptions, scratch: Path) -> list[Sample]:
 def render(name: str, options: SynthesizeOptions, scratch: Path) -> Path:
     """Render a test set with ``synthesize-rain``, or take over what is there, in a folder named after the settings."""
     from unirain_plugin.rain import command as synthesize_rain
+    from unirain_plugin.rain.pair_files import list_images
 
     chosen = [str(options.input), options.split, options.rain_types, options.per_image, options.size, options.seed]
-    settings = [*chosen, synthesize_rain.RENDERER_VERSION]
+    source = None if options.input is None else Path(options.input).expanduser()
+    photos = [] if source is None else list_images(f"test set '{name}': synthesize: input", source)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in photos]
+    settings = [*chosen, synthesize_rain.RENDERER_VERSION, *digests]
     folder = scratch / f"{safe_path(name)}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
     arguments = ["--output", str(folder), "--types", *options.rain_types, "--per-image", str(options.per_image)]
     arguments += ["--seed", str(options.seed), "--resume"]
-    arguments += ["--split", options.split] if options.input is None else ["--input", str(options.input)]
+    arguments += ["--split", options.split] if source is None else ["--input", str(source)]
     if options.size is not None:
         size = options.size if isinstance(options.size, list) else [options.size]
         arguments += ["--size", *map(str, size)]

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from unirain_plugin.compare.options import BootstrapOptions
 from unirain_plugin.data.folders import types_in_order
-from unirain_plugin.errors import DataError
 from unirain_plugin.metrics.psnr_ssim import finite_mean, psnr, ssim
 from unirain_plugin.metrics.scoring import Metric
 
@@ -238,15 +236,6 @@ class Score(NamedTuple):
 
     psnr: float
     ssim: float
-
-
-def read_bgr(path: Path) -> np.ndarray:
-    """Read an 8-bit image as (H, W, 3) BGR; DataError if the file is missing or no image."""
-    data = np.fromfile(path, np.uint8) if path.is_file() else np.empty(0, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise DataError(f"{path}: cannot be read as an image (missing, empty or broken).")
-    return image
 
 
 def score(image: np.ndarray, target: np.ndarray) -> Score:

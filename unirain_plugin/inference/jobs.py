@@ -210,9 +210,18 @@ def _read_ahead(jobs: Sequence[Job], readers: ThreadPoolExecutor) -> Iterator[tu
 
 
 def _write(job: Job, before: StoredImage, after: StoredImage) -> tuple[str, ...]:
+    problem = None
     if job.compare is not None:
-        write_image(job.compare, side_by_side(before, after))
-    return write_image(job.target, after)  # last: its being there says that the job is done
+        try:
+            write_image(job.compare, side_by_side(before, after))
+        except DataError as error:  # twice as wide as the result, which the format may still take
+            if is_full(error):
+                raise
+            problem = error
+    lost = write_image(job.target, after)  # last: its being there says that the job is done
+    if problem is not None:
+        raise DataError(f"{job.target} is written, its side-by-side image is not: {problem}") from problem
+    return lost
 
 
 def _restore_video(job: Job, function: ArrayFunction, bar: bool, settings: VideoSettings) -> list[str]:

@@ -121,7 +121,7 @@ def fill(net: nn.Module, file: WeightsFile, name: str) -> None:
             texts = (f"{key} {told.get(key, '(default)')} {built.get(key, '(default)')}" for key in other)
             lines.append(f"  other options (file, network): {'; '.join(texts)}")
         if len(file.parts) > 1:
-            lines.append(f"  parts of the file (--param-key): {', '.join(file.parts)}")
+            lines.append(f"  parts of the file ({', '.join(file.parts)}): export.py --param-key takes another")
         raise CheckpointError(f"{file.path}: these weights were made for another network.\n" + "\n".join(lines))
     net.load_state_dict(state)
 

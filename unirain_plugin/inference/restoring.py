@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from unirain_plugin.errors import OptionError, UniRainError, did_you_mean
 from unirain_plugin.inference.images import read_image
 from unirain_plugin.inference.jobs import VideoSettings
 from unirain_plugin.inference.streamed import RESERVE, MapStore, restore_streamed
+from unirain_plugin.support.packages import code_hashes, is_own
 from unirain_plugin.support.resources import free_memory
 from unirain_plugin.support.tiling import checked_output, restore_in_tiles
 from unirain_plugin.version import __version__
@@ -327,11 +329,13 @@ def videos_with(net: nn.Module, options: RestoreOptions, videos: VideoSettings) 
     digest = hashlib.sha256()
     for name, value in net.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
     given, context = {**vars(options)}, context_of(net, options)
     del given["context"]
-    made_from = [__version__, type(net).__name__, digest.hexdigest(), list(getattr(net, "restore_sizes", ())), given]
-    made_from += [context] if context else []  # else as before there were contexts: what was begun then goes on
+    module = sys.modules[type(net).__module__]
+    own = [module.__name__] if is_own(getattr(module, "__file__", None) or "<") else []
+    sizes, built = list(getattr(net, "restore_sizes", ())), getattr(net, "architecture", None)
+    made_from = [__version__, built, code_hashes(own), digest.hexdigest(), sizes, given, context]
     on_cpu = all(value.device.type == "cpu" for value in net.parameters())
     # On a CPU, frames side by side use the cores better than one frame over all; beside an accelerator, the host's part
     # of one frame runs while another is computed.

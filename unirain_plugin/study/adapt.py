@@ -22,7 +22,6 @@ import yaml
 
 from unirain_plugin import load, restore
 from unirain_plugin.checkpoints.weights import write_weights
-from unirain_plugin.compare.summary import read_bgr
 from unirain_plugin.data.folders import types_in_order
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.describers.rain_cues import rain_cues
@@ -30,6 +29,7 @@ from unirain_plugin.distill.records import check_same_size, read_rgb
 from unirain_plugin.distill.voters.findings import FEWEST
 from unirain_plugin.distill.voters.likeness import VIEWS, Known
 from unirain_plugin.errors import DataError, OptionError
+from unirain_plugin.inference.loading import weights_path
 from unirain_plugin.metrics.psnr_ssim import finite_mean, psnr
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.rain.pair_files import cut, read_photo
@@ -196,7 +196,8 @@ def _split(items: list[Any]) -> tuple[list[Any], list[Any]]:
 def adapt(task: Adaptation, inputs: Inputs) -> int:
     """Make data, train, measure, save; what is finished is not done again. The exit status."""
     try:
-        weights = "shipped" if task.weights is None else hashlib.sha256(task.weights.read_bytes()).hexdigest()
+        given = task.weights and weights_path(task.weights)
+        weights = "shipped" if given is None else hashlib.sha256(given.read_bytes()).hexdigest()
     except OSError as error:
         raise DataError(f"--weights {task.weights}: cannot be read: {error.strerror}.") from None
     origin = {
@@ -431,6 +432,6 @@ def measure(net: Any, held_out: Path) -> dict[str, float]:
     figures = {}
     for folder in sorted(path for path in held_out.iterdir() if path.is_dir()):
         pairs = [pair for of_type in good_pairs(folder, folder).values() for pair in of_type]
-        images = ((read_bgr(folder / pair.lq)[..., ::-1], read_bgr(folder / pair.gt)[..., ::-1]) for pair in pairs)
-        figures[folder.name] = finite_mean([psnr(restore(net, np.ascontiguousarray(lq)), gt) for lq, gt in images])
+        images = ((read_rgb(folder / pair.lq), read_rgb(folder / pair.gt)) for pair in pairs)
+        figures[folder.name] = finite_mean([psnr(restore(net, lq), gt) for lq, gt in images])
     return figures

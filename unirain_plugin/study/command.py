@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DataError(f"--output {root}: holds no reproduction to report on.")
     if not args.report_only:
         _check_run_options(options, training, DataFolder(root / "data"), check_paths=False)
+    costs = measure_costs(options, training)  # networks of unequal cost are refused before anything is made
     _claim(root, options, training, images)
-    costs = measure_costs(options, training)  # networks of unequal cost are refused before anything is trained
     say(f"multiply-adds agree within {costs.largest:.1%} (allowed: {options.tolerance:.0%})")
     if args.report_only:
         grid = Grid(root, {}, options.threads)

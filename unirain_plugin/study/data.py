@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unirain_plugin.compare.summary import read_bgr, score
+from unirain_plugin.compare.summary import score
 from unirain_plugin.data.folders import find_types, scan_rainrag
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.options import DistillOptions, parse_options
@@ -264,7 +264,7 @@ def _rainy_scores(val: Path, types: Iterable[str]) -> dict[str, dict[str, float]
     for rain_type in types:
         inputs = sorted((val / rain_type / "input").iterdir())
         targets = (val / rain_type / "target" / path.name for path in inputs)
-        scores[rain_type] = [score(read_bgr(lq), read_bgr(gt)) for lq, gt in zip(inputs, targets, strict=True)]
+        scores[rain_type] = [score(read_rgb(lq), read_rgb(gt)) for lq, gt in zip(inputs, targets, strict=True)]
     values = {m: {t: [getattr(s, m) for s in of_type] for t, of_type in scores.items()} for m in ("psnr", "ssim")}
     means = means_by_type(values)
     return {t: {key: means[key].get(t, 0) for key in ("psnr", "ssim", "perfect")} for t in scores}

@@ -15,7 +15,8 @@ import numpy as np
 
 from unirain_plugin.compare.figure import Sheet
 from unirain_plugin.compare.report import markdown_table
-from unirain_plugin.compare.summary import read_bgr, score
+from unirain_plugin.compare.summary import score
+from unirain_plugin.distill.records import read_rgb
 from unirain_plugin.metrics.complexity import Complexity
 from unirain_plugin.metrics.psnr_ssim import finite_mean
 from unirain_plugin.study import results
@@ -278,9 +279,9 @@ class Report:
         rows = []
         for rain_type in self.rainy:
             if (first / f"{rain_type}_clean.png").is_file():
-                images = {"rainy": read_bgr(first / f"{rain_type}_rainy.png")}
-                images |= {name: read_bgr(folder / f"{rain_type}_restored.png") for name, folder in folders.items()}
-                rows.append((rain_type, images, read_bgr(first / f"{rain_type}_clean.png")))
+                images = {"rainy": read_rgb(first / f"{rain_type}_rainy.png")}
+                images |= {name: read_rgb(folder / f"{rain_type}_restored.png") for name, folder in folders.items()}
+                rows.append((rain_type, images, read_rgb(first / f"{rain_type}_clean.png")))
         return _draw_rows(rows)
 
     def _folder(self, variant: Variant, seed: int) -> Path:
@@ -344,7 +345,7 @@ def _draw_rows(rows: Sequence[tuple[str, Mapping[str, np.ndarray], np.ndarray]])
         top = _HEAD + number * (height + _FOOT)
         for column, image in enumerate([*images.values(), clean]):
             left = _GAP + column * (width + _GAP)
-            sheet.put((left, top), image[..., ::-1])
+            sheet.put((left, top), image)
             caption = rain_type if image is clean else f"{score(image, clean).psnr:.2f} dB"
             sheet.text((left, top + height + 2), caption, _INK, 11)
     return np.asarray(sheet.canvas)

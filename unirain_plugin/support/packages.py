@@ -1,13 +1,15 @@
 """Packages that are not ours: optional ones, imported where they are used, and modules of a user's own."""
 
 import argparse
+import hashlib
 import importlib
 import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 from unirain_plugin.errors import OptionError, UniRainError
@@ -83,6 +85,14 @@ def import_own(modules: object, folder: str | os.PathLike[str] = "") -> None:
             if name.endswith(".py"):
                 reason += "; expected a module's name, without '.py'"
             raise OptionError(f"imports: cannot import {name!r}: {reason}.") from error
+
+
+def code_hashes(modules: Iterable[str]) -> list[str]:
+    """SHA-256 of the code of these modules, and of what else of their packages is imported."""
+    packages = {name.partition(".")[0] for name in modules}
+    own = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] in packages]
+    files = [Path(module.__file__) for module in own if getattr(module, "__file__", None)]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 def import_named(args: argparse.Namespace) -> None:

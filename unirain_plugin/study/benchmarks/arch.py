@@ -85,7 +85,7 @@ def apart(function: Callable[..., Any], *args: object) -> Any:
             return pool.submit(function, *args).result()
         except BrokenProcessPool:
             raise UniRainError(
-                "a measuring process was killed, perhaps for lack of memory: name fewer --networks or a smaller --size."
+                "a measuring process was killed, perhaps for lack of memory: name fewer or a smaller --size."
             ) from None
 
 
