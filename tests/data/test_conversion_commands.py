@@ -1,5 +1,7 @@
 """Sub-images and meta info files: cut, converted, read by the toolbox's data set."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -56,6 +58,30 @@ def test_an_interrupted_run_is_taken_up_others_are_not_mixed_in_and_both_results
             cut(rainrag_root, tmp_path / "new", option, wrong)
         assert f"argument {option}: expected {least} or more, found {wrong}" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_other_images_of_the_same_names_are_refused_and_moved_ones_are_not(tmp_path):
+    for root, seed in (("a", 1), ("b", 3)):
+        for n in (0, 1):
+            write_pair(tmp_path / root, "drs", f"{n}.png", *(encode(any_image(30, 30, seed + k)) for k in (n, n + 9)))
+    cut(tmp_path / "a", tmp_path / "cut")
+    before = {path: path.read_bytes() for path in (tmp_path / "cut").rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="cut: holds sub-images of other data"):
+        cut(tmp_path / "b", tmp_path / "cut")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    cut(tmp_path / "moved", tmp_path / "cut")
+    note = tmp_path / "cut/.made_from.json"
+    assert {path: path.read_bytes() for path in before} == before
+    noted = json.loads(note.read_text())
+    del noted["sha256_of_ends"]  # as an earlier version wrote it
+    note.write_text(json.dumps(noted))
+    cut(tmp_path / "moved", tmp_path / "cut")
+    with pytest.raises(DataError, match="cut: holds sub-images of other data"):
+        cut(tmp_path / "moved", tmp_path / "cut", "--step", "8")
+    (tmp_path / "moved/drs/target/1.png").unlink()
+    write_manifest(tmp_path / "m.jsonl", [ManifestRecord("moved/drs/input/1.png", "moved/drs/target/1.png", "drs")])
+    with pytest.raises(DataError, match=r"target/1\.png: cannot be read: No such file"):
+        extract_subimages(["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "new")])
 
 
 def test_long_names_and_names_that_become_equal_are_cut(tmp_path):
