@@ -107,6 +107,24 @@ def test_meta_info_is_read_by_the_stock_data_set_and_comes_back(tmp_path, rainra
     assert generate_meta_info([*back, "--rain-type", "drd", "--output", str(tmp_path / "m.jsonl")]) == 0
     assert [r.lq for r in read_manifest(tmp_path / "m.jsonl")] == [f"rainrag/drd/input/00{n}.png" for n in range(3)]
     assert next(read_manifest(tmp_path / "m.jsonl")).size == (48, 56)
+    (tmp_path / "m.jsonl").write_text("mine")
+    again = [*back, "--rain-type", "drd", "--output", str(tmp_path / "m.jsonl")]
+    with pytest.raises(OptionError, match=r"m\.jsonl: this file exists; name another, or give --overwrite\.$"):
+        generate_meta_info(again)
+    assert (tmp_path / "m.jsonl").read_text() == "mine"
+    assert generate_meta_info([*again, "--overwrite"]) == 0 and len(list(read_manifest(tmp_path / "m.jsonl"))) == 3
+
+
+@pytest.mark.parametrize("side", ["input", "target"])
+def test_meta_info_of_other_kinds_of_images_needs_their_conversion(tmp_path, side):
+    write_pair(tmp_path / "data", "drs", "0.png", *(encode(any_image(30, 40, seed)) for seed in (0, 1)))
+    (tmp_path / "data/drs" / side / "0.png").write_bytes(encode(any_image(30, 40)[..., 0]))
+    arguments = ["--dataroot", str(tmp_path / "data"), "--output", str(tmp_path / "meta")]
+    for wrong in ([], ["--convert", "alpha", "exif"]):
+        with pytest.raises(DataError, match=rf"{side}/0\.png: the image is grey, .* convert: \[grey\]"):
+            generate_meta_info([*arguments, *wrong])
+    assert generate_meta_info([*arguments, "--convert", "grey"]) == 0
+    assert (tmp_path / "meta/meta_info_drs.txt").read_text() == "0.png (30,40,3)\n"
 
 
 def test_rejected_pairs_do_not_come_back_through_meta_info(tmp_path, capsys):
