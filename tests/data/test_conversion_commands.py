@@ -1,5 +1,7 @@
 """Sub-images and meta info files: cut, converted, read by the toolbox's data set."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -58,6 +60,30 @@ def test_an_interrupted_run_is_taken_up_others_are_not_mixed_in_and_both_results
     assert not (tmp_path / "new").exists()
 
 
+def test_other_images_of_the_same_names_are_refused_and_moved_ones_are_not(tmp_path):
+    for root, seed in (("a", 1), ("b", 3)):
+        for n in (0, 1):
+            write_pair(tmp_path / root, "drs", f"{n}.png", *(encode(any_image(30, 30, seed + k)) for k in (n, n + 9)))
+    cut(tmp_path / "a", tmp_path / "cut")
+    before = {path: path.read_bytes() for path in (tmp_path / "cut").rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="cut: holds sub-images of other data"):
+        cut(tmp_path / "b", tmp_path / "cut")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    cut(tmp_path / "moved", tmp_path / "cut")
+    note = tmp_path / "cut/.made_from.json"
+    assert {path: path.read_bytes() for path in before} == before
+    noted = json.loads(note.read_text())
+    del noted["sha256_of_ends"]  # as an earlier version wrote it
+    note.write_text(json.dumps(noted))
+    cut(tmp_path / "moved", tmp_path / "cut")
+    with pytest.raises(DataError, match="cut: holds sub-images of other data"):
+        cut(tmp_path / "moved", tmp_path / "cut", "--step", "8")
+    (tmp_path / "moved/drs/target/1.png").unlink()
+    write_manifest(tmp_path / "m.jsonl", [ManifestRecord("moved/drs/input/1.png", "moved/drs/target/1.png", "drs")])
+    with pytest.raises(DataError, match=r"target/1\.png: cannot be read: No such file"):
+        extract_subimages(["--manifest", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "new")])
+
+
 def test_long_names_and_names_that_become_equal_are_cut(tmp_path):
     sizes = dict.fromkeys(("雨" * 28, "a/b", "a_b"), (30, 30)) | dict.fromkeys(("small/b", "small_b"), (16, 20))
     for name, size in sizes.items():
@@ -81,6 +107,24 @@ def test_meta_info_is_read_by_the_stock_data_set_and_comes_back(tmp_path, rainra
     assert generate_meta_info([*back, "--rain-type", "drd", "--output", str(tmp_path / "m.jsonl")]) == 0
     assert [r.lq for r in read_manifest(tmp_path / "m.jsonl")] == [f"rainrag/drd/input/00{n}.png" for n in range(3)]
     assert next(read_manifest(tmp_path / "m.jsonl")).size == (48, 56)
+    (tmp_path / "m.jsonl").write_text("mine")
+    again = [*back, "--rain-type", "drd", "--output", str(tmp_path / "m.jsonl")]
+    with pytest.raises(OptionError, match=r"m\.jsonl: this file exists; name another, or give --overwrite\.$"):
+        generate_meta_info(again)
+    assert (tmp_path / "m.jsonl").read_text() == "mine"
+    assert generate_meta_info([*again, "--overwrite"]) == 0 and len(list(read_manifest(tmp_path / "m.jsonl"))) == 3
+
+
+@pytest.mark.parametrize("side", ["input", "target"])
+def test_meta_info_of_other_kinds_of_images_needs_their_conversion(tmp_path, side):
+    write_pair(tmp_path / "data", "drs", "0.png", *(encode(any_image(30, 40, seed)) for seed in (0, 1)))
+    (tmp_path / "data/drs" / side / "0.png").write_bytes(encode(any_image(30, 40)[..., 0]))
+    arguments = ["--dataroot", str(tmp_path / "data"), "--output", str(tmp_path / "meta")]
+    for wrong in ([], ["--convert", "alpha", "exif"]):
+        with pytest.raises(DataError, match=rf"{side}/0\.png: the image is grey, .* convert: \[grey\]"):
+            generate_meta_info([*arguments, *wrong])
+    assert generate_meta_info([*arguments, "--convert", "grey"]) == 0
+    assert (tmp_path / "meta/meta_info_drs.txt").read_text() == "0.png (30,40,3)\n"
 
 
 def test_rejected_pairs_do_not_come_back_through_meta_info(tmp_path, capsys):

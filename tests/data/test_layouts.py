@@ -316,6 +316,7 @@ def test_layout_of_ones_own(tmp_path):
 
 
 PART = {"rule": "same_name", "lq": "{name}", "gt": "b"}
+SORTED = {"rule": "sorted", "lq": "{name}", "gt": "{name}"}
 
 
 @pytest.mark.parametrize(
@@ -342,6 +343,11 @@ PART = {"rule": "same_name", "lq": "{name}", "gt": "b"}
         ({"parts": [PART | {"source": "{"}]}, "a pattern is wrong"),
         ({"parts": [{"rule": "list_file", "lq": "*.txt", "rain_type": "{kind}"}]}, "{kind} is no field of lq"),
         ({"parts": [PART | {"types": {"a": "X Y"}}]}, "'X Y' is no rain-type name"),
+        (
+            {"parts": [SORTED | {"lq": "{dir}in/{n}"}]},
+            r"parts\[0\]: the rule sorted needs the field {name} in lq and in gt",
+        ),
+        ({"parts": [SORTED | {"gt": ["{name}", "out/{n}"]}]}, "the rule sorted needs the field {name} in lq and in gt"),
         ({"parts": ["same_name"]}, "expected a section of 'key: value' lines"),
     ],
 )

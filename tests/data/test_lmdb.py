@@ -311,6 +311,31 @@ def test_an_unfinished_lmdb_is_taken_up_unless_it_is_damaged_of_something_else_o
         shutil.rmtree(output)
 
 
+@pytest.mark.parametrize("how", [(), ("--recompress", "png"), ("--seekable",)])
+def test_other_images_of_the_same_names_are_refused_and_moved_ones_are_not(tmp_path, rainrag_root, how):
+    """Finished, unfinished, and of an earlier version."""
+    arguments, moved, other = (*how, "--rain-type", "drs"), tmp_path / "moved", tmp_path / "other"
+    output = make_lmdb(rainrag_root, tmp_path / "out", *arguments)
+    before = {side: stored(output / f"drs/{side}.lmdb") for side, _ in SIDES}
+    shutil.copytree(rainrag_root, other)
+    (other / "drs/target/001.png").write_bytes(encode(any_image(48, 56, seed=77)))
+    rainrag_root.rename(moved)
+    told = r"gt.lmdb(.partial)?: (exists already and was|is an unfinished LMDB) made from other data"
+    for state in ("finished", "unfinished", *([] if how else ["earlier"])):
+        for side, _ in SIDES:
+            if state == "unfinished":
+                (output / f"drs/{side}.lmdb").rename(output / f"drs/.{side}.lmdb.partial")
+            elif state == "earlier":
+                as_of_earlier_versions(output / f"drs/{side}.lmdb", side)
+        with pytest.raises(DataError, match=told):
+            make_lmdb(other, output, *arguments)
+        make_lmdb(moved, output, *arguments, "--verify")
+        assert {side: stored(output / f"drs/{side}.lmdb") for side, _ in SIDES} == before
+        shutil.copytree(moved, rainrag_root)
+        make_lmdb(rainrag_root, output, *arguments, "--verify")
+        shutil.rmtree(rainrag_root)
+
+
 def test_adding_that_was_killed_goes_on(rainrag_root, lmdb_root, monkeypatch):
     for n in "34":
         write_pair(rainrag_root, "drs", f"00{n}.png", encode(any_image(seed=int(n))), encode(any_image(seed=8)))

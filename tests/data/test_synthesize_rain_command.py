@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,11 +16,11 @@ from data_images import encode, encode_pil, photo, save
 
 from unirain_plugin.errors import DataError, OptionError
 from unirain_plugin.rain import pair_files
-from unirain_plugin.rain.command import main
+from unirain_plugin.rain.command import build_parser, main
 from unirain_plugin.rain.pair_files import cut, output_names, read_photo
 from unirain_plugin.rain.params import REAL_RAIN
 from unirain_plugin.rain.scene import SCENES
-from unirain_plugin.rain.variation import add_bars
+from unirain_plugin.rain.variation import CHANGES, add_bars
 from unirain_plugin.rain_types import KNOWN_TYPES
 from unirain_plugin.support.files import _swept
 
@@ -123,6 +124,16 @@ def test_most_rain_is_of_one_of_the_kinds_that_real_rain_shows(tmp_path, monkeyp
     drawn = [[kind.streaks == params.streaks and kind.drops == params.drops for params in real].count(True)
              for kind in REAL_RAIN[rain_type]]  # fmt: skip
     assert sum(drawn) == len(real) and min(drawn) > 0
+
+
+def test_the_manual_and_the_help_name_the_shares():
+    manual = (Path(__file__).parents[2] / "unirain_plugin/docs/data.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `--vary-rain` .*", manual, re.M)
+    assert [int(share) / 100 for share in re.findall(r"\((\d+) %\)", row)] == list(CHANGES.values())
+    assert {params.camera.dark_share for params in REAL_RAIN["drs"]} == {0, 0.3, 0.9}
+    assert "| 0.3, but 0.9 of smeared noise before more contrast and none of some others |" in manual
+    told = " ".join(build_parser().format_help().split())
+    assert "(default: 0.3, but 0.9 of smeared noise, none of some others)" in told
 
 
 def test_bars_go_through_some_photographs_of_both_images(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 from array import array
 from collections.abc import Collection
 from typing import Literal, NamedTuple
@@ -93,12 +94,14 @@ def _intern(names: list[str], name: str) -> int:
     return names.index(name)
 
 
-def read_file(path: str) -> bytes:
-    """Return a file's bytes; a DataError names what cannot be read."""
+def read_file(path: str, last: int = sys.maxsize) -> bytes:
+    """Return a file's bytes, of a longer one only the ``last``; a DataError names what cannot be read."""
     try:
-        if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # it may have no end, or never begin
+        found = os.stat(path)
+        if stat.S_IFMT(found.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # it may have no end, or never begin
             raise DataError(f"{path}: cannot be read: it is a device, a pipe or a socket; expected a file.")
         with open(path, "rb") as file:
+            file.seek(max(found.st_size - last, 0))
             return file.read()
     except OSError as error:
         key = isinstance(error, FileNotFoundError) and not os.path.splitext(path)[1]

@@ -52,8 +52,8 @@ def _make_manifest(args: argparse.Namespace) -> int:
     own = args.layout.endswith((".yml", ".yaml"))
     layout = load_layout(args.layout) if own else public_layout(args.layout)
     sys.stdout.write(f"layout {layout.name} ({layout.title}): {STATUSES[layout.status]}. {layout.note}\n")
-    if os.path.exists(args.output) and not (args.overwrite or args.append):
-        raise OptionError(f"--output {args.output}: this file exists; name another, or give --overwrite or --append.")
+    if not (args.overwrite or args.append):
+        _check_new(args.output, "--overwrite or --append")
     types = dict(item.partition("=")[::2] for item in args.map)
     for name in [*types.values(), *([args.rain_type] if args.rain_type else [])]:
         rain_type_ids([name])
@@ -75,6 +75,11 @@ def _make_manifest(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{report.summary()}\nreport: {report_path}\n")
     sys.stdout.write(f"manifest: {args.output}\n")
     return 0
+
+
+def _check_new(output: str, options: str = "--overwrite") -> None:
+    if os.path.exists(output):
+        raise OptionError(f"--output {output}: this file exists; name another, or give {options}.")
 
 
 def _with_halves(args: argparse.Namespace, pairing: Pairing) -> tuple[str, list[tuple[str, str]]]:
@@ -203,7 +208,7 @@ def extract_subimages(argv: list[str] | None = None) -> int:
     records = list(records)
     plan = CutPlan(args.crop_size, args.step, args.thresh_size, args.compression_level, tuple(args.convert))
     refusal = "holds sub-images of other data or with other sizes; choose another folder."
-    claim_folder(args.output, plan.fingerprint(records), refusal)
+    claim_folder(args.output, plan.fingerprint(records, root), refusal)
     with limited(args.max_megapixels), ManifestWriter(os.path.join(args.output, "manifest.jsonl")) as writer:
         parts = cut_pairs(records, root, args.output, plan, args.workers)
         for found in tqdm(parts, total=len(records), desc="cut", unit="pair"):
@@ -244,7 +249,7 @@ def generate_meta_info(argv: list[str] | None = None) -> int:
         names = ", ".join(args.manifest)
         raise DataError(f"{names}: distillation has rejected all {len(records)} pairs (keep: false).")
     with limited(args.max_megapixels):
-        files = to_meta_info(kept, root)
+        files = to_meta_info(kept, root, args.convert)
     types = [file.rain_type for file in files]
     for number, file in enumerate(files):
         name = file.rain_type if types.count(file.rain_type) == 1 else f"{file.rain_type}_{number}"
@@ -267,6 +272,8 @@ def _manifest_of_meta_info(args: argparse.Namespace) -> int:
             raise OptionError(f"generate-meta-info: --from-meta-info needs --{name.replace('_', '-')}.")
     if len(args.rain_type) != 1:
         raise OptionError("generate-meta-info: --from-meta-info needs exactly one --rain-type.")
+    if not args.overwrite:
+        _check_new(args.output)
     folder = os.path.dirname(os.path.abspath(args.output))
     pairs = args.lq_folder, args.gt_folder, folder, args.rain_type[0], args.source, args.filename_tmpl
     count = write_manifest(args.output, from_meta_info(args.from_meta_info, *pairs))
@@ -283,7 +290,7 @@ def _meta_info_parser() -> argparse.ArgumentParser:
     _add_pair_arguments(parser, required=False)
     add = parser.add_argument
     add("--output", required=True, help="folder of the meta info files, or the manifest")
-    add("--overwrite", action="store_true", help="replace files that exist and differ")
+    add("--overwrite", action="store_true", help="replace files that exist (meta info files: and differ)")
     add("--from-meta-info", metavar="FILE", help="make a manifest of this meta_info_file")
     add("--lq-folder", metavar="DIR", help="dataroot_lq that the meta_info_file belongs to")
     add("--gt-folder", metavar="DIR", help="dataroot_gt that the meta_info_file belongs to")

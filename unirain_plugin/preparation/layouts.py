@@ -62,6 +62,8 @@ class Part:
             rain_type_ids([name])
         try:
             fields = {} if self.rule == "list_file" else self.lq_regex().groupindex
+            if self.rule == "sorted" and any("name" not in p.groupindex for p in (self.lq_regex(), *self.gt_regexes())):
+                raise OptionError("the rule sorted needs the field {name} in lq and in gt: it tells what is sorted.")
             self.gt_regexes()
             uses = [*(("gt", pattern) for pattern in self.gt), ("rain_type", self.rain_type), ("source", self.source)]
             by_field = self.rule not in ("sorted", "list_file")

@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unirain_plugin.data.folders import find_types
-from unirain_plugin.data.images import EncodedImage, decode_strictly, image_shape
+from unirain_plugin.data.images import CONVERSIONS, EncodedImage, decode_strictly, image_shape
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.data.names import unique_keys
 from unirain_plugin.data.pairs import read_file, read_pair
@@ -56,7 +56,7 @@ _FIRST_MAP_SIZE = 64 << 20
 
 
 class LmdbSources(NamedTuple):
-    """What an LMDB is made of: key → file relative to ``root``, and how the entries are encoded."""
+    """What an LMDB is made of: key → file relative to the real path ``root``, and how the entries are encoded."""
 
     paths: dict[str, str]
     root: str
@@ -68,14 +68,18 @@ class LmdbSources(NamedTuple):
     def includes(self, other: Self) -> bool:
         """Whether all entries of another one are here, of the same files (by their names, or where they really are)."""
         return self.stored_as == other.stored_as and all(
-            key in self.paths
-            and (path == self.paths[key] or os.path.realpath(other.file(key)) == os.path.realpath(self.file(key)))
+            key in self.paths and (path == self.paths[key] or not self.moved(other, key))
             for key, path in other.paths.items()
         )
 
-    def earlier_origin(self, listed: Collection[str] | None) -> dict[str, str]:
-        """What an earlier version noted of an LMDB of these sources (the ``listed`` keys, None: all)."""
-        keys = [key for key in self.paths if listed is None or key in listed]
+    def moved(self, other: Self, key: str) -> bool:
+        """Whether another one tells of another file."""
+        ours, others = self.file(key), other.file(key)
+        return ours != others and os.path.realpath(ours) != os.path.realpath(others)
+
+    def earlier_origin(self, listed: Collection[str]) -> dict[str, str]:
+        """What an earlier version noted of an LMDB of these sources (the ``listed`` keys, none: all)."""
+        keys = [key for key in self.paths if not listed or key in listed]
         text = "".join(f"{key}\0{self.paths[key]}\n" for key in keys)
         digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         return {"entries": str(len(keys)), "sha256_of_list": digest, "stored_as": self.stored_as}
@@ -83,7 +87,7 @@ class LmdbSources(NamedTuple):
     def write(self, folder: str) -> None:
         lines = (json.dumps(item) + "\n" for item in self.paths.items())
         write_whole(os.path.join(folder, SOURCES_FILE), "".join(lines))
-        root = os.path.relpath(os.path.realpath(self.root), os.path.realpath(os.path.dirname(folder)))
+        root = os.path.relpath(self.root, os.path.realpath(os.path.dirname(folder)))
         origin = {"entries": str(len(self.paths)), "root": root, "stored_as": self.stored_as}
         write_whole(os.path.join(folder, ORIGIN_FILE), json.dumps(origin, indent=1))
 
@@ -130,7 +134,7 @@ class LmdbWriter:
         known = read_sources(self._folder)
         if finished or size:
             self._check_sources(sources, known)
-        if known is None or not (known.includes(sources) and known.root == os.path.realpath(sources.root)):
+        if known is None or not (known.includes(sources) and known.root == sources.root):
             sources.write(self._folder)
         whole = self._listed == sources.paths.keys()
         try:
@@ -149,8 +153,8 @@ class LmdbWriter:
     def _check_sources(self, sources: LmdbSources, known: LmdbSources | None) -> None:
         """Refuse to go on with what was made of something else."""
         origin, finished = _read_origin(self._folder), self._folder == self.path
-        listed = self._listed if finished else None
-        if origin == sources.earlier_origin(listed) if known is None else sources.includes(known):
+        same = origin == sources.earlier_origin(self._listed) if known is None else sources.includes(known)
+        if same and self._holds(sources, known):
             return
         what = "exists already and was made" if finished else "is an unfinished LMDB made"
         remedy = "choose another folder or remove it" if finished else "remove it or go on with those"
@@ -158,6 +162,19 @@ class LmdbWriter:
             remedy += (". An earlier version made it, which noted a hash of its list: it is known again by the same "
                        "manifest or folder, with no pair left out, moved or told from elsewhere")  # fmt: skip
         raise DataError(f"{self._folder}: {what} from other data or with other options; {remedy}.")
+
+    def _holds(self, sources: LmdbSources, known: LmdbSources | None) -> bool:
+        """Whether the entries are of these sources also where those are not, or may not be, the files of before."""
+        keys = [key for key in sources.paths if known is None or (key in known.paths and sources.moved(known, key))]
+        with environment(self._folder).begin() as transaction:
+            entries = ((key, transaction.get(key.encode())) for key in tqdm(keys, "compared", disable=not keys))
+            same = all(
+                _made_of(EncodedImage(data, f"{self._folder}: key '{key}'", CONVERSIONS), sources.file(key),
+                         sources.stored_as)
+                for key, data in entries if data is not None
+            )  # fmt: skip
+        close_environments()
+        return same
 
     def missing(self, keys: Iterable[str]) -> Iterator[bool]:
         """Yield for each key whether it still has to be written."""
@@ -262,7 +279,8 @@ def _create_type(folder: str, rain_type: str, plan: _Plan, recipe: LmdbRecipe, d
     with ExitStack() as stack:
         writers: list[LmdbWriter] = []
         for side in ("lq", "gt"):
-            sources = LmdbSources({k: getattr(r, side) for k, r in plan.items()}, recipe.root, recipe.stored_as)
+            paths = {key: getattr(record, side) for key, record in plan.items()}
+            sources = LmdbSources(paths, os.path.realpath(recipe.root), recipe.stored_as)
             writers.append(LmdbWriter(os.path.join(folder, f"{side}.lmdb"), sources))
             stack.callback(writers[-1].close)
         missing = zip(*(list(writer.missing(plan)) for writer in writers), strict=True)
@@ -368,15 +386,20 @@ def _entry_problem(
         if (image.height, image.width) != (entry.height, entry.width):
             return (f"{name} is {image.height}×{image.width} (height × width), but meta_info.txt says "
                     f"{entry.height}×{entry.width}.")  # fmt: skip
-        if source is None or not os.path.isfile(source):
-            return None
-        data = read_file(source)
-        same = data == value
-        if not same and stored_as != SOURCE_BYTES:
-            same = np.array_equal(EncodedImage(data, source, convert).decode(), image.decode())
+        same = source is None or _made_of(image, source, stored_as)
     except DataError as error:
         return str(error)
     return None if same else f"{name}: its source {source} has been exchanged or changed since the LMDB was made."
+
+
+def _made_of(image: EncodedImage, source: str, stored_as: str) -> bool:
+    """Whether an entry holds this file's image; also where the file has gone."""
+    if not os.path.isfile(source):
+        return True
+    data = read_file(source)
+    if data == image.data or stored_as == SOURCE_BYTES:
+        return data == image.data
+    return np.array_equal(EncodedImage(data, source, image.convert).decode(), image.decode())
 
 
 def _check_rows(image: EncodedImage, whole: np.ndarray) -> None:

@@ -6,12 +6,11 @@ pair of folders and cannot express many-to-one pairs; what it cannot express is 
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from unirain_plugin.data.images import image_shape
 from unirain_plugin.data.manifest import ManifestRecord
-from unirain_plugin.data.pairs import read_file
+from unirain_plugin.data.pairs import read_pair
 from unirain_plugin.errors import DataError
 from unirain_plugin.support.files import read_errors
 
@@ -28,8 +27,11 @@ class MetaInfoFile(NamedTuple):
     lines: list[str]
 
 
-def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoFile]:
-    """Convert records relative to ``root``; a pair that the toolbox could not find by its rule is a DataError."""
+def to_meta_info(records: Iterable[ManifestRecord], root: str, convert: Collection[str] = ()) -> list[MetaInfoFile]:
+    """Convert records relative to ``root``; a pair that the toolbox could not find by its rule is a DataError.
+
+    So is one of no told size whose images are bad, or of a kind that is not in ``convert``.
+    """
     files: dict[tuple[str, str, str], MetaInfoFile] = {}
     for record in records:
         folders, (lq, gt) = zip(*map(os.path.split, (record.lq, record.gt)), strict=True)
@@ -46,9 +48,9 @@ def to_meta_info(records: Iterable[ManifestRecord], root: str) -> list[MetaInfoF
         elif found != lq:
             why = f"the toolbox would look for {found}"
         else:
-            path = os.path.join(root, record.gt)
-            shape = (*record.size, 3) if record.size is not None else image_shape(read_file(path), path)
-            files[key].lines.append(f"{gt} ({','.join(map(str, shape))})")
+            image = None if record.size else read_pair(root, record, convert)[1]
+            height, width = record.size or (image.height, image.width)
+            files[key].lines.append(f"{gt} ({height},{width},3)")
             continue
         raise DataError(f"{record.lq} and {record.gt} cannot be told in a meta_info_file: {why}.")
     return list(files.values())

@@ -8,7 +8,7 @@ from functools import partial
 
 from unirain_plugin.data.manifest import ManifestRecord
 from unirain_plugin.data.names import unique_stems
-from unirain_plugin.data.pairs import read_pair
+from unirain_plugin.data.pairs import read_file, read_pair
 from unirain_plugin.support.files import write_errors, write_png
 from unirain_plugin.support.processes import map_in_processes
 
@@ -36,12 +36,19 @@ class CutPlan:
             starts.append(length - self.size)
         return starts
 
-    def fingerprint(self, records: Collection[ManifestRecord]) -> dict[str, str]:
-        digest = hashlib.sha256()
+    def fingerprint(self, records: Collection[ManifestRecord], root: str) -> dict[str, str]:
+        """What tells the sub-images of these pairs from others', wherever the files lie; DataError if one is missing.
+
+        Only the end of each file is read: other images would have to agree there one and all.
+        """
+        digest, ends = hashlib.sha256(), hashlib.sha256()
         for record in records:
             digest.update(f"{record.lq}\0{record.gt}\n".encode("utf-8", "surrogateescape"))
+            for path in (record.lq, record.gt):
+                ends.update(read_file(os.path.join(root, path), last=4096))
         how = f"size {self.size} step {self.step} threshold {self.threshold} level {self.level}"
-        return {"entries": str(len(records)), "sha256_of_list": digest.hexdigest(), "cut": how}
+        origin = {"entries": str(len(records)), "sha256_of_list": digest.hexdigest(), "cut": how}
+        return {**origin, "sha256_of_ends": ends.hexdigest()}
 
 
 def cut_pairs(

@@ -52,7 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         "kinds of rain that real photographs show; some photographs are first darkened, put out of focus, crossed by "
         "bars or compressed, in both images")  # fmt: skip
     add("--dull-share", type=float, metavar="SHARE", help="with --vary-rain: share of those kinds' streaks by day "
-        "before a darker scene, whose target keeps its light (default: 0.3, of dense ones 0.8)")  # fmt: skip
+        "before a darker scene, whose target keeps its light (default: 0.3, but 0.9 of smeared noise, none of some "
+        "others)")  # fmt: skip
     add("--rain-scale", type=float, metavar="MAX", default=1.0, help="show half of the pairs rain up to MAX times as "
         "large as rain of --size, as in a window of a larger image; above 1 the other half rain as small as in a "
         "window of 192 (default: 1)")  # fmt: skip

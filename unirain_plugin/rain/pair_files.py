@@ -5,7 +5,6 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from unirain_plugin.rain.render import render_rain
 from unirain_plugin.rain.variation import CHANGES, vary_colours
 from unirain_plugin.support.files import is_full, write_png
 from unirain_plugin.support.packages import import_own, own_code
-from unirain_plugin.support.processes import map_in_order, process_pool
+from unirain_plugin.support.processes import map_in_processes
 
 _REAL_SHARE = 0.8
 """Share of the pairs whose rain is of one of the kinds that real rain shows, where rain varies (our choice)."""
@@ -204,15 +203,4 @@ def _attempt(job: PairJob) -> tuple[PairJob, str]:
 
 def make_pairs(jobs: Sequence[PairJob], workers: int) -> Iterable[tuple[PairJob, str]]:
     """Make all pairs, in ``workers`` processes (else DataError); yields each job with its error message or none."""
-    if workers <= 1:
-        yield from map(_attempt, jobs)
-        return
-    with process_pool(workers, cv2.setNumThreads, 1) as pool:
-        try:
-            yield from map_in_order(pool, _attempt, jobs, 4 * workers)
-        except BrokenProcessPool:
-            raise DataError(
-                "a worker process died, perhaps for lack of memory: use fewer --workers or a --size."
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    return map_in_processes(_attempt, jobs, workers, chunk=1, or_else=" or a --size")

@@ -162,7 +162,10 @@ def _sync_folder(folder: str) -> None:
 
 
 def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
-    """Make a folder that notes what it is made of, or take it up again; else DataError ``{folder}: {refusal}``."""
+    """Make a folder that notes what it is made of, or take it up again; else DataError ``{folder}: {refusal}``.
+
+    An earlier version may have noted less.
+    """
     path = os.path.join(folder, _ORIGIN_FILE)
     with write_errors(folder):
         os.makedirs(folder, exist_ok=True)
@@ -177,7 +180,7 @@ def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
         return
     except ValueError:
         found = None
-    if found != origin:
+    if not isinstance(found, dict) or not found.items() <= origin.items():
         raise DataError(f"{folder}: {refusal}")
 
 

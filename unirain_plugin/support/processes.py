@@ -7,11 +7,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TypeVar
+
+from unirain_plugin.errors import DataError
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -104,15 +107,25 @@ def map_in_order(
             future.cancel()
 
 
-def map_in_processes(function: Callable[[_T], _R], items: Iterable[_T], workers: int, chunk: int = 16) -> Iterator[_R]:
-    """Map in order and lazily: few items or ``workers`` ≤ 1 in this process, else in fresh ones."""
+def map_in_processes(
+    function: Callable[[_T], _R], items: Iterable[_T], workers: int, chunk: int = 16, or_else: str = ""
+) -> Iterator[_R]:
+    """Map in order and lazily: few items (below ``chunk``²) or ``workers`` ≤ 1 in this process, else in fresh ones.
+
+    There OpenCV has one thread. If one of them dies, a DataError says what helps, ``or_else`` too.
+    """
     source = iter(items)
-    first = list(islice(source, 16 * chunk))
-    if workers <= 1 or len(first) < 16 * chunk:
+    first = list(islice(source, chunk**2))
+    if workers <= 1 or len(first) < chunk**2:
         yield from map(function, chain(first, source))
         return
-    with process_pool(workers) as pool:
-        yield from map_in_order(pool, function, chain(first, source), 3 * workers + 1, chunk)
+    import cv2  # most who start processes read no images
+
+    try:
+        with process_pool(workers, cv2.setNumThreads, 1) as pool:
+            yield from map_in_order(pool, function, chain(first, source), 3 * workers + 1, chunk)
+    except BrokenProcessPool:
+        raise DataError(f"a worker process died, perhaps for lack of memory: use fewer --workers{or_else}.") from None
 
 
 def _apply(function: Callable[[_T], _R], batch: list[_T]) -> list[_R]:

@@ -1,5 +1,6 @@
 """What this installation and this machine have: the option files, and free memory."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from unirain_plugin.errors import OptionError, did_you_mean
@@ -24,15 +25,21 @@ def option_file(name: str) -> Path:
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process may still take, as far as the system tells (containers: their limit)."""
-    free = 8 * 2**30
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
+    """Bytes of memory that this process may still take, as far as the system tells (containers: their limit).
+
+    What a container has read of files lies in its memory only until that is needed, and counts as free.
+    """
+    free = _numbers("/proc/meminfo").get("MemAvailable:", 8 * 2**20) * 1024
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no such group, or no limit ("max")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = _numbers(group / "memory.stat")
+        free = min(free, limit - used + cached.get("inactive_file", 0) + cached.get("active_file", 0))
     return max(free, 0)
+
+
+def _numbers(path: str | Path) -> dict[str, int]:
+    """What a file of the system lists, a name and a number on each line; nothing where it cannot be read."""
+    with suppress(OSError, ValueError):
+        return {name: int(number) for name, number, *_ in map(str.split, Path(path).read_text().splitlines())}
+    return {}
