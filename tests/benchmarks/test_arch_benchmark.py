@@ -62,7 +62,7 @@ def test_a_process_apart_has_as_many_threads_raises_here_and_is_explained_if_kil
     rows = [("no such network", "fp32")]
     with pytest.raises(KeyError, match="no such network"):
         arch.apart(arch.seconds_of, arch.forward_pass, rows, 16, 1, "cpu")
-    with pytest.raises(UniRainError, match="was killed, perhaps for lack of memory: name fewer --networks"):
+    with pytest.raises(UniRainError, match="was killed, perhaps for lack of memory: name fewer or a smaller --size"):
         arch.apart(os.abort)
 
 
