@@ -232,7 +232,7 @@ def test_a_server_without_a_usable_reply_stops_the_run_and_a_rerun_asks_what_is_
         voter(server.url, cache=str(tmp_path), concurrency=2).vote(tasks)
     assert len(server.requests) <= 5
     with serve(*[VERDICT] * 10, answer) as server, pytest.raises(ServiceError, match=words):  # it breaks on the way
-        voter(server.url, cache=str(tmp_path), concurrency=1).vote([*tasks, *tasks])
+        voter(server.url, cache=str(tmp_path), concurrency=1).vote([*tasks, *tasks[10:]])
     assert 11 <= len(server.requests) <= 10 + 32
     with serve() as server:
         assert all(vote.verdict for vote in voter(server.url, cache=str(tmp_path)).vote(tasks))
@@ -248,6 +248,21 @@ def test_useless_replies_are_counted_over_small_portions_and_from_the_last_verdi
     with serve("well", "well", "well", VERDICT, *["well"] * 31, VERDICT, "well") as server:
         votes = voter(server.url, concurrency=1).vote([make_task(i) for i in range(60)])
         assert sum(vote.verdict is None for vote in votes) == 58
+
+
+def test_verdicts_of_a_run_before_count_so_that_the_same_useless_replies_end_no_rerun(tmp_path, monkeypatch):
+    asked = []
+
+    def answer(self, task, *_):
+        asked.append(task.candidate.caption)
+        return "well" if task.candidate.caption == "bad" else VERDICT
+
+    monkeypatch.setattr(Vlm, "_ask", answer)
+    tasks = [make_task(i, caption="bad" if i % 8 == 7 else "good") for i in range(320)]
+    for count in (320, 320 + 40, 320 + 80):  # without a verdict a reply is not cached
+        votes = voter("http://h/v1", cache=str(tmp_path), concurrency=1).vote(tasks)
+        assert [vote.verdict is None for vote in votes] == [i % 8 == 7 for i in range(320)]
+        assert len(asked) == count
 
 
 def test_a_prompt_file_of_ones_own_is_known_by_its_text(tmp_path):

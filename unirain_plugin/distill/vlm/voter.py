@@ -261,9 +261,9 @@ class Vlm(VlmClient, Voter):
             self._count(error)
             failure = {"failure": str(error), "raw": error.raw, **({"refused": True} if error.refused else {})}
             return Vote(self.name, None, f"no usable verdict: {error}", {**details, **failure})
+        self._useful = True
+        self._useless.clear()
         if fresh:
-            self._useful = True
-            self._useless.clear()
             self._cache.put(key, reply)
         kind = {} if keep else {"kind": "model"}
         return Vote(self.name, keep, reason, {**details, **kind, "raw": reply})
