@@ -168,6 +168,9 @@ def test_sidecar_reads_csv_and_jsonl_and_tells_equal_names_in_two_folders_apart(
         file.write_text(f"image,caption\ndrs/1.png,of {file.parent.name}\n")
     refs, cand, other = (Scene("drs/1.png", tmp_path / name / "drs/1.png", None) for name in ("refs", "cand", "other"))
     assert sidecar(*files).caption([refs, cand]) == ["of refs", "of cand"]
+    table.write_text(f"image,caption\n{tmp_path}/in/a.png,far\nb/../../in/b.png,near\n")
+    climbing = [Scene(name, tmp_path / "manifests/../x/.." / name, None) for name in ("in/a.png", "../in/b.png")]
+    assert sidecar(table).caption(climbing) == ["far", "near"]
     with pytest.raises(DistillError, match=r"2 different captions for the image 'drs/1\.png'"):
         sidecar(*files).caption([other])
 

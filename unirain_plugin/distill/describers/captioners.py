@@ -1,6 +1,7 @@
 """Captions made elsewhere (the paper uses BLIP), read from a file, or by a model behind an OpenAI-compatible server."""
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,7 +48,7 @@ class SidecarCaptioner(Captioner):
         """Look the captions up. A DistillError if an image has no caption, or several."""
         result = []
         for scene in scenes:
-            keys = (str(scene.path.absolute()), str(scene.path), scene.id)
+            keys = (os.path.abspath(scene.path), str(scene.path), scene.id)
             found = next((self._captions[key] for key in keys if key in self._captions), set())
             if len(found) != 1:
                 count = "no caption" if not found else f"{len(found)} different captions"
@@ -60,7 +61,7 @@ class SidecarCaptioner(Captioner):
         captions: dict[str, set[str]] = {}
         for name in self.files:
             for image, caption in _read(Path(name)):
-                for key in {image, str((Path(name).parent / image).absolute())}:
+                for key in {image, os.path.abspath(Path(name).parent / image)}:
                     captions.setdefault(key, set()).add(caption)
         return captions
 
