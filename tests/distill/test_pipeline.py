@@ -16,8 +16,10 @@ from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
 from unirain_plugin.distill.pipeline import list_references
 from unirain_plugin.distill.records import DistillError, Vote
+from unirain_plugin.distill.registry import VOTER as VOTER_REGISTRY
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.vote import decide, is_settled, needed_votes
+from unirain_plugin.distill.voters.default import Realism
 from unirain_plugin.distill.workspace import load_lines, load_rows
 from unirain_plugin.errors import DataError, OptionError
 
@@ -198,6 +200,16 @@ def test_a_voter_that_measures_or_votes_nonsense_is_named(settings, monkeypatch,
     monkeypatch.setattr(HashVoter, hook, lambda *_: answer)
     with pytest.raises(DistillError, match=f"the voter 'first' {words}"):
         run(settings)
+
+
+def test_a_voter_derived_from_a_registered_one_votes_beside_it_under_its_own_name(settings, monkeypatch):
+    monkeypatch.setattr(VOTER_REGISTRY, "_obj_map", dict(VOTER_REGISTRY._obj_map))
+    VOTER_REGISTRY.register(type("MyRealism", (Realism,), {}))
+    run(settings, voters=[{"type": "realism"}, {"type": "MyRealism"}])
+    assert {tuple(record.votes) for record in manifest_of(settings["output"])} == {("realism", "MyRealism")}
+    VOTER_REGISTRY.register(type("Named", (Realism,), {"__init__": lambda self: Realism.__init__(self, "realism")}))
+    with pytest.raises(OptionError, match=r"two are named alike in \['realism', 'realism'\]"):
+        parse_options({**settings, "voters": [{"type": "realism"}, {"type": "Named"}]}, "t")
 
 
 @pytest.mark.parametrize(
