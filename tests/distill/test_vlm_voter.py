@@ -23,7 +23,7 @@ from unirain_plugin.distill.vlm.voter import (
     load_prompt,
     parse_verdict,
 )
-from unirain_plugin.errors import OptionError
+from unirain_plugin.errors import DataError, OptionError
 
 pytest.importorskip("openai", reason="needs openai: pip install openai")
 load_parts()
@@ -319,9 +319,13 @@ def test_captions_come_back_in_order_as_plain_text():
 
 
 def test_what_a_captioner_cannot_use_is_named():
-    for reply in ("", "word " * 400, (200, "<html>busy</html>", {})):
-        with serve(reply) as server, pytest.raises(DistillError, match="captioner: no caption for 'street'"):
-            captioner(server.url).caption([scene("street")])
+    for reply in ("", "word " * 400, (200, "<html>busy</html>", {}), (400, "no", {})):
+        with serve(reply) as server:
+            asked = captioner(server.url)
+            (none,) = asked.caption([scene("street")])
+            assert isinstance(none, DataError) and str(none).startswith("captioner: no caption for 'street': ")
+            with pytest.raises(ServiceError, match=r"last 4 requests were (refused|answered without a caption).*kept"):
+                asked.caption([scene()] * 3)
     with serve((401, "bad key", {})) as server, pytest.raises(ServiceError, match="refuses the key"):
         captioner(server.url).caption([scene()])
     with pytest.raises(ServiceError):
