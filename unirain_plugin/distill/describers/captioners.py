@@ -49,7 +49,7 @@ class SidecarCaptioner(Captioner):
         result = []
         for scene in scenes:
             keys = (os.path.abspath(scene.path), str(scene.path), scene.id)
-            found = next((self._captions[key] for key in keys if key in self._captions), set())
+            found = next((self._captions[key] for key in keys if key in self._captions), ())
             if len(found) != 1:
                 count = "no caption" if not found else f"{len(found)} different captions"
                 found = [DataError(f"{', '.join(self.files)}: {count} for the image '{scene.id}' ({scene.path}).")]
@@ -57,12 +57,12 @@ class SidecarCaptioner(Captioner):
         return result
 
     @cached_property
-    def _captions(self) -> dict[str, set[str]]:
-        captions: dict[str, set[str]] = {}
+    def _captions(self) -> dict[str, tuple[str, ...]]:
+        captions: dict[str, tuple[str, ...]] = {}
         for name in self.files:
             for image, caption in _read(Path(name)):
                 for key in {image, os.path.abspath(Path(name).parent / image)}:
-                    captions.setdefault(key, set()).add(caption)
+                    captions[key] = tuple({*captions.get(key, ()), caption})
         return captions
 
 
