@@ -8,16 +8,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from distill_helpers import RESULTS, contents, run, write_png
+from distill_helpers import RESULTS, contents, make_task, run, write_png
 
 from unirain_plugin.data.manifest import ManifestRecord, read_manifest, write_manifest
 from unirain_plugin.distill.command import describe_plan
+from unirain_plugin.distill.describers.captioners import VlmCaptioner
+from unirain_plugin.distill.describers.default import StatisticsEmbedder
 from unirain_plugin.distill.job import Context, Job
 from unirain_plugin.distill.options import ReferenceOptions, parse_options
-from unirain_plugin.distill.pipeline import list_references
+from unirain_plugin.distill.pipeline import Pipeline, list_references
 from unirain_plugin.distill.records import DistillError, Vote
+from unirain_plugin.distill.registry import VOTER as VOTER_REGISTRY
 from unirain_plugin.distill.stages import STAGES
 from unirain_plugin.distill.stages.vote import decide, is_settled, needed_votes
+from unirain_plugin.distill.vlm.client import VlmClient
+from unirain_plugin.distill.vlm.voter import Vlm
+from unirain_plugin.distill.voters.default import Realism
 from unirain_plugin.distill.workspace import load_lines, load_rows
 from unirain_plugin.errors import DataError, OptionError
 
@@ -144,6 +150,96 @@ def test_unreadable_candidate_stops_or_is_rejected(settings, copied, spoil):
         run(settings, restart=True)
 
 
+def test_a_run_that_stopped_at_an_image_goes_on_without_it_or_with_it_mended(settings, copied):
+    victim = copied / "pairs/nrd/target/coffee1.png"  # the last
+    whole = victim.read_bytes()
+    victim.write_bytes(b"")
+    with pytest.raises(DataError, match=r"coffee1\.png.* Mend the file and run again, or set `unreadable: reject`"):
+        run(settings)
+    made = run(settings, unreadable="reject").made
+    assert (made["references"], made["candidates"]) == (0, 1)
+    with pytest.raises(OptionError, match=r'unreadable: "reject" before, "stop" now.*: references, candidates, dup'):
+        run(settings)
+    victim.write_bytes(whole)
+    run(settings, restart=True)
+    mended = contents(settings["output"])
+    assert set(run(settings, unreadable="reject").made.values()) == {0}
+    run(settings, output=settings["output"] + "2")
+    assert mended == contents(settings["output"] + "2")
+
+
+def test_references_outlive_a_change_of_the_candidates_and_candidates_one_of_the_references(settings, copied):
+    run(settings)
+    for pair in copied.glob("pairs/nrs/*/coffee1.png"):
+        pair.unlink()
+    with pytest.raises(OptionError, match=r"\(candidates: .*: inputs, candidates, duplicates, retrieval, votes$"):
+        run(settings)
+    made = run(settings, restart=True).made
+    assert made == {"references": 0, "candidates": 5, "duplicates": 1, "index": 0, "retrieval": 5, "votes": 5}
+    (copied / "real/nrs/rocket1.png").unlink()
+    made = run(settings, restart=True).made
+    assert made == {"references": 5, "candidates": 0, "duplicates": 0, "index": 1, "retrieval": 5, "votes": 5}
+
+
+def test_a_dry_run_ends_as_the_run_would_and_counts_what_a_restart_makes(settings):
+    run(settings)
+    changed = parse_options({**settings, "retrieval": {**settings["retrieval"], "k3": 1}}, "t")
+    told = []
+    for go in (describe_plan, lambda options: Pipeline(options, quiet=True).run()):
+        with pytest.raises(OptionError, match=r"k3: 2 before, 1 now.*--restart") as error:
+            go(changed)
+        told.append(str(error.value))
+    assert told[0] == told[1]
+    before = {path: path.stat().st_mtime_ns for path in Path(settings["output"]).rglob("*")}
+    made = [line.split(", ")[-1] for line in describe_plan(changed, restart=True).splitlines() if "stage" in line]
+    assert made == [f"{n} of {of} shards to make" for n, of in ((0, 6), (0, 6), (0, 1), (0, 1), (6, 6), (6, 6))]
+    assert {path: path.stat().st_mtime_ns for path in Path(settings["output"]).rglob("*")} == before
+
+
+def test_requests_reach_the_concurrency_that_is_given_while_the_embedder_gets_its_own_batches(settings, monkeypatch):
+    sizes = {"ask": set(), "embed": set()}
+
+    def ask_all(self, ask, items):
+        sizes["ask"].add((self.name if isinstance(self, Vlm) else "captioner", len(items)))
+        return [ask(item) for item in items]
+
+    def embed(self, images):
+        sizes["embed"].add(len(images))
+        return np.ones((len(images), 2), np.float32)
+
+    monkeypatch.setattr(VlmClient, "ask_all", ask_all)
+    monkeypatch.setattr(VlmCaptioner, "_describe", lambda *_: "rain")
+    monkeypatch.setattr(Vlm, "_vote", lambda self, task: Vote(self.name, True, "x"))
+    monkeypatch.setattr(StatisticsEmbedder, "embed", embed)
+    vlm = {"type": "vlm", "base_url": "http://h/v1", "model": "m", "concurrency": 6}
+    pairs = [make_task(i).candidate for i in range(40)]
+    root = Path(settings["output"]).parent / "pairs"
+    for pair in pairs:
+        write_png(root / "input" / f"{pair.id}.png", pair.lq)
+        write_png(root / "target" / f"{pair.id}.png", pair.gt)
+    write_manifest(root / "m.jsonl", [ManifestRecord(f"input/{p.id}.png", f"target/{p.id}.png", "drs") for p in pairs])
+    changes = {"captioner": vlm, "voters": [{**vlm, "name": "few"}, {**vlm, "name": "many", "concurrency": 40}]}
+    run(settings, **changes, candidates={"manifest": str(root / "m.jsonl")}, shard_size=40)
+    assert sizes["ask"] == {("captioner", 6), ("captioner", 4), ("few", 40), ("many", 40)}
+    assert sizes["embed"] == {4, 2}
+
+
+def test_an_image_without_a_caption_is_treated_as_unreadable_and_costs_no_finished_work(settings, copied):
+    files = sorted(copied.glob("pairs/*/input/*.png")) + sorted(copied.glob("real/*/*.png"))
+    (copied / "blip.csv").write_text("image,caption\n" + "".join(f"{path},rain at night\n" for path in files[:-1]))
+    settings["captioner"] = {"type": "sidecar", "files": str(copied / "blip.csv")}
+    with pytest.raises(DataError, match=r"no caption for the image 'nrs/rocket1.png' .*unreadable: reject.*are kept"):
+        run(settings)
+    made = run(settings, unreadable="reject").made
+    assert (made["references"], made["candidates"]) == (1, 6)
+    records = manifest_of(settings["output"])
+    assert all(found["id"] != "nrs/rocket1.png" for record in records for found in record.retrieved)
+    (copied / "blip.csv").write_text("image,caption\n" + "".join(f"{path},rain at night\n" for path in files[1:]))
+    run(settings, unreadable="reject", restart=True)
+    record = next(r for r in manifest_of(settings["output"]) if r.lq.endswith("drd/input/astronaut0.png"))
+    assert record.keep is False and record.reason.startswith("unreadable: ") and "no caption" in record.reason
+
+
 def test_rejected_unreadable_pairs_and_references_are_named(settings, copied):
     (copied / "pairs/drd/target/coffee1.png").write_bytes(b"")
     (copied / "real/drs/rocket1.png").write_bytes(b"x")
@@ -198,6 +294,16 @@ def test_a_voter_that_measures_or_votes_nonsense_is_named(settings, monkeypatch,
     monkeypatch.setattr(HashVoter, hook, lambda *_: answer)
     with pytest.raises(DistillError, match=f"the voter 'first' {words}"):
         run(settings)
+
+
+def test_a_voter_derived_from_a_registered_one_votes_beside_it_under_its_own_name(settings, monkeypatch):
+    monkeypatch.setattr(VOTER_REGISTRY, "_obj_map", dict(VOTER_REGISTRY._obj_map))
+    VOTER_REGISTRY.register(type("MyRealism", (Realism,), {}))
+    run(settings, voters=[{"type": "realism"}, {"type": "MyRealism"}])
+    assert {tuple(record.votes) for record in manifest_of(settings["output"])} == {("realism", "MyRealism")}
+    VOTER_REGISTRY.register(type("Named", (Realism,), {"__init__": lambda self: Realism.__init__(self, "realism")}))
+    with pytest.raises(OptionError, match=r"two are named alike in \['realism', 'realism'\]"):
+        parse_options({**settings, "voters": [{"type": "realism"}, {"type": "Named"}]}, "t")
 
 
 @pytest.mark.parametrize(

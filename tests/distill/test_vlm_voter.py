@@ -23,7 +23,7 @@ from unirain_plugin.distill.vlm.voter import (
     load_prompt,
     parse_verdict,
 )
-from unirain_plugin.errors import OptionError
+from unirain_plugin.errors import DataError, OptionError
 
 pytest.importorskip("openai", reason="needs openai: pip install openai")
 load_parts()
@@ -232,7 +232,7 @@ def test_a_server_without_a_usable_reply_stops_the_run_and_a_rerun_asks_what_is_
         voter(server.url, cache=str(tmp_path), concurrency=2).vote(tasks)
     assert len(server.requests) <= 5
     with serve(*[VERDICT] * 10, answer) as server, pytest.raises(ServiceError, match=words):  # it breaks on the way
-        voter(server.url, cache=str(tmp_path), concurrency=1).vote([*tasks, *tasks])
+        voter(server.url, cache=str(tmp_path), concurrency=1).vote([*tasks, *tasks[10:]])
     assert 11 <= len(server.requests) <= 10 + 32
     with serve() as server:
         assert all(vote.verdict for vote in voter(server.url, cache=str(tmp_path)).vote(tasks))
@@ -248,6 +248,21 @@ def test_useless_replies_are_counted_over_small_portions_and_from_the_last_verdi
     with serve("well", "well", "well", VERDICT, *["well"] * 31, VERDICT, "well") as server:
         votes = voter(server.url, concurrency=1).vote([make_task(i) for i in range(60)])
         assert sum(vote.verdict is None for vote in votes) == 58
+
+
+def test_verdicts_of_a_run_before_count_so_that_the_same_useless_replies_end_no_rerun(tmp_path, monkeypatch):
+    asked = []
+
+    def answer(self, task, *_):
+        asked.append(task.candidate.caption)
+        return "well" if task.candidate.caption == "bad" else VERDICT
+
+    monkeypatch.setattr(Vlm, "_ask", answer)
+    tasks = [make_task(i, caption="bad" if i % 2 else "good") for i in range(80)]
+    for count in (80, 80 + 40, 80 + 80):  # without a verdict a reply is not cached
+        votes = voter("http://h/v1", cache=str(tmp_path), concurrency=1).vote(tasks)
+        assert [vote.verdict is None for vote in votes] == [False, True] * 40
+        assert len(asked) == count
 
 
 def test_a_prompt_file_of_ones_own_is_known_by_its_text(tmp_path):
@@ -304,9 +319,13 @@ def test_captions_come_back_in_order_as_plain_text():
 
 
 def test_what_a_captioner_cannot_use_is_named():
-    for reply in ("", "word " * 400, (200, "<html>busy</html>", {})):
-        with serve(reply) as server, pytest.raises(DistillError, match="captioner: no caption for 'street'"):
-            captioner(server.url).caption([scene("street")])
+    for reply in ("", "word " * 400, (200, "<html>busy</html>", {}), (400, "no", {})):
+        with serve(reply) as server:
+            asked = captioner(server.url)
+            (none,) = asked.caption([scene("street")])
+            assert isinstance(none, DataError) and str(none).startswith("captioner: no caption for 'street': ")
+            with pytest.raises(ServiceError, match=r"last 4 requests were (refused|answered without a caption).*kept"):
+                asked.caption([scene()] * 3)
     with serve((401, "bad key", {})) as server, pytest.raises(ServiceError, match="refuses the key"):
         captioner(server.url).caption([scene()])
     with pytest.raises(ServiceError):

@@ -82,6 +82,15 @@ def test_damaged_shards_are_named(tmp_path):
             use()
 
 
+def test_shards_without_a_known_state_are_made_anew(tmp_path):
+    workspace = Workspace(tmp_path)
+    for restart in (False, True):
+        with workspace.writing("a", 0) as folder:
+            save_lines(folder, "rows", [])
+        (tmp_path / "state.json").unlink(missing_ok=True)
+        assert workspace.adopt({"a": {}, "b": {}}, restart) == ["a"] and workspace.missing("a", 1) == [0]
+
+
 def test_joined_rows_must_be_complete_and_a_full_device_is_no_crash(tmp_path):
     blocks = [np.full((2, 3), i, np.float32) for i in range(3)]
     concatenate_rows(blocks, 6, tmp_path, "x")

@@ -3,11 +3,10 @@
 import argparse
 import sys
 
-from unirain_plugin.distill.job import Context, Job
+from unirain_plugin.distill.job import Context
 from unirain_plugin.distill.options import DistillOptions, load_options
-from unirain_plugin.distill.pipeline import Pipeline, list_candidates, list_references
+from unirain_plugin.distill.pipeline import Pipeline
 from unirain_plugin.distill.stages import STAGES
-from unirain_plugin.distill.workspace import Workspace
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     options = load_options(arguments.opt)
     if arguments.dry_run:
-        sys.stdout.write(describe_plan(options))
+        sys.stdout.write(describe_plan(options, arguments.restart))
         return 0
     outcome = Pipeline(options, quiet=arguments.quiet).run(restart=arguments.restart)
     counts = ", ".join(f"{number} {name}" for name, number in outcome.statistics["outcomes"].items())
@@ -38,17 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def describe_plan(options: DistillOptions) -> str:
-    """Check options and inputs, as the run would, and describe it in a few lines; writes nothing."""
-    pipeline = Pipeline(options, quiet=True)
-    pipeline.check()
-    references = len(list_references(options.references))
-    count = sum(1 for _ in list_candidates(options.candidates)[1])
-    job = Job(options, str(options.work_folder), references, "", "", count)
+def describe_plan(options: DistillOptions, restart: bool = False) -> str:
+    """Check options, inputs and finished shards, as the run would, and describe it in a few lines; writes nothing."""
+    job, missing = Pipeline(options, quiet=True).plan(restart)
     context = Context(job)
-    workspace = Workspace(options.work_folder)
     lines = [
-        f"run        {options.name}: {references} references, {job.candidates} candidates",
+        f"run        {options.name}: {job.references} references, {job.candidates} candidates",
         f"parts      captioner {options.captioner['type']}, embedder {options.embedder['type']}, "
         f"text encoder {options.text_encoder['type']}",
         f"retrieval  K1 {options.retrieval.k1} → K2 {options.retrieval.k2} → K3 {options.retrieval.k3}, "
@@ -59,9 +53,8 @@ def describe_plan(options: DistillOptions) -> str:
         f"work       {options.work_folder} → {options.output_folder}",
     ]
     for name, stage in STAGES.items():
-        shards = stage.shards(job)
-        missing = len(workspace.missing(name, shards))
-        lines.append(f"stage      {stage.title}: {stage.items(job)} images, {missing} of {shards} shards to make")
+        shards = f"{missing[name]} of {stage.shards(job)} shards to make"
+        lines.append(f"stage      {stage.title}: {stage.items(job)} images, {shards}")
     return "\n".join([*lines, *_costs(context)]) + "\n"
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from unirain_plugin.data.images import CONVERSIONS
 from unirain_plugin.distill.cascade import MIN_SIZE
-from unirain_plugin.distill.registry import ONE_EACH, VOTER, Registry, check_section, load_parts
+from unirain_plugin.distill.registry import ONE_EACH, VOTER, Registry, build_part, load_parts
 from unirain_plugin.errors import OptionError
 from unirain_plugin.options.yaml_loader import read_option_file
 from unirain_plugin.support.packages import import_own
@@ -139,9 +139,8 @@ def parse_options(mapping: Mapping[str, Any], where: str, lines: Lines | None = 
     """Check a whole option mapping, the parts' sections included; OptionError names every wrong key of ``where``."""
     options = parse_section(DistillOptions, mapping, where, lines=lines)
     load_parts(options.imports)
-    for registry, section, key in options.parts():
-        check_section(registry, section, f"{where}: {key}")
-    names = [section.get("name", section["type"]) for section in options.voters]
+    parts = [build_part(registry, section, f"{where}: {key}") for registry, section, key in options.parts()]
+    names = [voter.name for voter in parts[len(ONE_EACH) :]]
     if len(set(names)) != len(names):
         raise OptionError(f"{where}: voters: two are named alike in {names}; give each its own `name`.")
     return options

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -210,24 +211,49 @@ class Pipeline:
                 name = f"voters ('{part.name}')" if part in context.voters else key
                 raise type(error)(f"{name}: {error}") from error
 
-    def _job(self, restart: bool) -> Job:
+    def plan(self, restart: bool = False) -> tuple[Job, dict[str, int]]:
+        """What :meth:`run` would do, or its error, nothing written: the job, and stage → number of shards to make."""
+        self.check()
+        with tempfile.TemporaryDirectory() as folder:
+            job, _, state = self._inputs(Path(folder))
+            job = replace(job, candidates=scan_candidates(Path(job.manifest), 1)[0])
+        anew = self.workspace.outdated(state, restart)
+        shards = {name: stage.shards(job) for name, stage in STAGES.items()}
+        return job, {n: count if n in anew else len(self.workspace.missing(n, count)) for n, count in shards.items()}
+
+    def _inputs(self, folder: Path) -> tuple[Job, list[Reference], dict[str, dict[str, Any]]]:
+        """The job, its candidates not counted; the references; stage → what its shards depend on, upstream included.
+
+        For candidates in a folder, or in several manifests, one manifest is written into ``folder``.
+        """
         references = list_references(self.options.references)
-        manifest, root = self._candidate_manifest()
+        root, records = list_candidates(self.options.candidates)
+        manifest = self.options.candidates.manifest
+        if not isinstance(manifest, Path):
+            manifest = folder / _LISTING
+            write_manifest(manifest, records)
         rows = (json.dumps([r.id, str(r.path), r.rain_type]) for r in references)
-        shape = {
-            "references": hashlib.sha256("".join(rows).encode()).hexdigest()[:32],
-            "candidates": file_digest(manifest),
-            "candidate folder": root,
-            "source": self.options.candidates.source,
+        listed = {
+            "references": {"references": hashlib.sha256("".join(rows).encode()).hexdigest()[:32]},
+            "candidates": {
+                "candidates": file_digest(manifest),
+                "candidate folder": root,
+                "source": self.options.candidates.source,
+            },
         }
         work, *places = (os.path.abspath(path) for path in (self.workspace.root, manifest, root))
         job = Job(self.options, work, len(references), *places, candidates=0)
-        # stage → what its shards depend on, the hashes of the stages upstream included
-        state: dict[str, dict[str, Any]] = {"inputs": {"format": 1, "shard_size": self.options.shard_size, **shape}}
+        shape = {"format": 1, "shard_size": self.options.shard_size}
+        state = {"inputs": {**shape, **listed["references"], **listed["candidates"]}}
         context = Context(job)
         for name, stage in STAGES.items():
-            upstream = {source: canonical_hash(state[source]) for source in ("inputs", *stage.upstream)}
-            state[name] = {**stage.depends_on(context), "upstream": upstream}
+            # without `unreadable`, which says only whether a change of it is refused
+            upstream = {source: canonical_hash({**state[source], "unreadable": None}) for source in stage.upstream}
+            state[name] = {**stage.depends_on(context), **listed.get(name, {}), "upstream": upstream}
+        return job, references, state
+
+    def _job(self, restart: bool) -> Job:
+        job, references, state = self._inputs(self.workspace.root)
         for name in self.workspace.adopt(state, restart):
             self._log.info("%s: discarded, to be made anew", name)
         if not self.workspace.is_done("inputs", 0):
@@ -239,15 +265,6 @@ class Pipeline:
                 save_lines(folder, "candidates", [{"path": job.manifest, "root": job.folder, "count": count}])
         count = load_lines(self.workspace.shard("inputs", 0), "candidates")[0]["count"]
         return replace(job, candidates=count)
-
-    def _candidate_manifest(self) -> tuple[Path, str]:
-        """The manifest and the folder of its paths; for a folder, or several manifests, one is written first."""
-        root, records = list_candidates(self.options.candidates)
-        if isinstance(self.options.candidates.manifest, Path):
-            return self.options.candidates.manifest, root
-        listing = self.workspace.root / _LISTING
-        write_manifest(listing, records)
-        return listing, root
 
     def _make(self, job: Job, group: tuple[str, ...]) -> dict[str, int]:
         missing = {name: self.workspace.missing(name, STAGES[name].shards(job)) for name in group}

@@ -29,6 +29,7 @@ class Part:
     """
 
     version: ClassVar[int] = 1  # raise it whenever results can change, so that old shards are not mixed with new ones
+    concurrency: int = 1  # items that it works on at a time; the pipeline hands over at least so many, if it has them
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)

@@ -98,15 +98,20 @@ class Workspace:
         with sole_user(self.root, "another run is working in this folder; wait for its end."):
             yield
 
-    def adopt(self, stages: Mapping[str, Mapping[str, Any]], restart: bool) -> list[str]:
-        """Compare what the stages depend on (JSON-able) with what their shards were made with; take on the new state.
+    def outdated(self, stages: Mapping[str, Mapping[str, Any]], restart: bool) -> list[str]:
+        """Compare what the stages depend on (JSON-able) with what their shards were made with.
 
-        With ``restart`` the shards of the stages that changed (of all, if none did) are deleted; returns these stages.
-        Else a stage with shards that changed is an OptionError that says which keys.
+        Returns the stages to be made anew: with ``restart`` those that changed and what is downstream of them (all, if
+        none did). Else a stage with shards that changed is an OptionError that says which keys. Shards made under
+        ``unreadable: stop`` leave no image out, so under ``reject`` they are the same.
         """
         wanted = {name: json.loads(json.dumps(content, default=str)) for name, content in stages.items()}
-        known = self._read_state()
-        changed = [name for name in wanted if known.get(name, wanted[name]) != wanted[name]]
+        known, changed = self._read_state(), []
+        for name, content in wanted.items():
+            made_with = known.get(name, content)
+            fits = content in (made_with, {**made_with, "unreadable": "reject"})
+            if not fits or not set(changed).isdisjoint(content.get("upstream", ())):
+                changed.append(name)
         shards = {name: (self.root / name).glob("*") for name in changed}
         changed = [n for n in changed if any(not path.name.startswith(TEMPORARY) for path in shards[n])]
         stale = [name for name in wanted if name not in known and (self.root / name).exists()]
@@ -118,17 +123,20 @@ class Workspace:
             what = f"the finished shards were made with other options or inputs ({'; '.join(keys)})"
             remedy = "Set them back, choose another work folder, or give --restart to redo the stages concerned"
             raise OptionError(f"{self.root}: {what}. {remedy}: {', '.join(changed)}")
-        removed = (changed or list(wanted)) if restart else []
-        for name in [*removed, *stale]:
-            folder = self.root / name
-            if folder.exists():  # the rename first, so that a kill in the middle leaves no half of a stage
-                grave = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.root))
-                os.rename(folder, grave / name)
-                shutil.rmtree(grave, ignore_errors=True)
-        if known != wanted:
-            text = json.dumps(wanted, indent=1, sort_keys=True, ensure_ascii=False)
-            write_text(self.root / STATE_FILE, text + "\n")
-        return [name for name in removed if name in known]
+        redone = (changed or wanted) if restart else ()
+        return [name for name in wanted if name in redone or name in stale]
+
+    def adopt(self, stages: Mapping[str, Mapping[str, Any]], restart: bool) -> list[str]:
+        """Delete the shards of the stages that are :meth:`outdated`, note what the new ones depend on; returns them."""
+        removed = [name for name in self.outdated(stages, restart) if (self.root / name).exists()]
+        for name in removed:
+            # the rename first, so that a kill in the middle leaves no half of a stage
+            grave = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.root))
+            os.rename(self.root / name, grave / name)
+            shutil.rmtree(grave, ignore_errors=True)
+        text = json.dumps(stages, indent=1, sort_keys=True, ensure_ascii=False, default=str)
+        write_text(self.root / STATE_FILE, text + "\n")
+        return removed
 
     def _read_state(self) -> dict[str, Any]:
         path = self.root / STATE_FILE

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from unirain_plugin.distill.registry import Part
+from unirain_plugin.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,11 @@ class Captioner(Part, ABC):
     """Base of all captioners; register subclasses with ``@CAPTIONER.register()``."""
 
     @abstractmethod
-    def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """Describe a batch: one sentence for each image, in order, the same whatever else is in the batch."""
+    def caption(self, scenes: Sequence[Scene]) -> list[str | DataError]:
+        """Describe a batch: one sentence for each image, in order, the same whatever else is in the batch.
+
+        A DataError in its place says why an image has none: then it counts as one that cannot be read.
+        """
 
     def calls(self, images: int) -> int:
         """Requests to a server that describing so many images takes, for ``--dry-run``."""

@@ -1,6 +1,7 @@
 """Captions made elsewhere (the paper uses BLIP), read from a file, or by a model behind an OpenAI-compatible server."""
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 from unirain_plugin.data.manifest import parse_object
 from unirain_plugin.distill.describers.base import Captioner, Scene
-from unirain_plugin.distill.records import DistillError, writable
+from unirain_plugin.distill.records import writable
 from unirain_plugin.distill.registry import CAPTIONER, file_stamp
 from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient
 from unirain_plugin.errors import DataError, OptionError
@@ -43,25 +44,25 @@ class SidecarCaptioner(Captioner):
     def fingerprint(self) -> dict:
         return {**super().fingerprint(), "stamps": [file_stamp(name) for name in self.files]}
 
-    def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """Look the captions up. A DistillError if an image has no caption, or several."""
+    def caption(self, scenes: Sequence[Scene]) -> list[str | DataError]:
+        """Look the captions up; a DataError for an image that has none, or several."""
         result = []
         for scene in scenes:
-            keys = (str(scene.path.absolute()), str(scene.path), scene.id)
-            found = next((self._captions[key] for key in keys if key in self._captions), set())
+            keys = (os.path.abspath(scene.path), str(scene.path), scene.id)
+            found = next((self._captions[key] for key in keys if key in self._captions), ())
             if len(found) != 1:
                 count = "no caption" if not found else f"{len(found)} different captions"
-                raise DistillError(f"{', '.join(self.files)}: {count} for the image '{scene.id}' ({scene.path}).")
+                found = [DataError(f"{', '.join(self.files)}: {count} for the image '{scene.id}' ({scene.path}).")]
             result += found
         return result
 
     @cached_property
-    def _captions(self) -> dict[str, set[str]]:
-        captions: dict[str, set[str]] = {}
+    def _captions(self) -> dict[str, tuple[str, ...]]:
+        captions: dict[str, tuple[str, ...]] = {}
         for name in self.files:
             for image, caption in _read(Path(name)):
-                for key in {image, str((Path(name).parent / image).absolute())}:
-                    captions.setdefault(key, set()).add(caption)
+                for key in {image, os.path.abspath(Path(name).parent / image)}:
+                    captions[key] = tuple({*captions.get(key, ()), caption})
         return captions
 
 
@@ -107,22 +108,20 @@ class VlmCaptioner(VlmClient, Captioner):
     def calls(self, images: int) -> int:
         return images
 
-    def caption(self, scenes: Sequence[Scene]) -> list[str]:
-        """Ask about all images, several at a time; at the first failure the rest is not asked.
+    wanted = "a caption"
 
-        A ServiceError as :meth:`.VlmClient.ask`; a DistillError if a reply is no sentence: a rerun asks again from
-        there.
-        """
+    def caption(self, scenes: Sequence[Scene]) -> list[str | DataError]:
+        """Ask about all images, several at a time; a ServiceError as :meth:`.VlmClient.ask` and ``count``."""
         return self.ask_all(self._describe, scenes)
 
-    def _describe(self, scene: Scene) -> str:
-        none = f"captioner: no caption for '{scene.id}'"
+    def _describe(self, scene: Scene) -> str | DataError:
         try:
-            reply = self.ask(self.prompt, [scene.image], ["Picture:"])
+            text = " ".join(self.ask(self.prompt, [scene.image], ["Picture:"]).split())
+            if len(text) > _LONGEST:
+                found = f"the model replied with {len(text)} characters"
+                raise UnusableReplyError(f"{found}; expected one sentence of at most {_LONGEST}", text)
         except UnusableReplyError as error:
-            raise DistillError(f"{none}: {error}. It sent: {error.raw[:300]!r}.") from error
-        text = " ".join(reply.split())
-        if not text or len(text) > _LONGEST:
-            found = f"the model replied with {len(text)} characters"
-            raise DistillError(f"{none}: {found}; expected one sentence of at most {_LONGEST}.")
+            self.count(error)
+            return DataError(f"captioner: no caption for '{scene.id}': {error}. It sent: {error.raw[:300]!r}.")
+        self.count(None)
         return text

@@ -145,6 +145,10 @@ class CocaCaptioner(ClipPart, Captioner):
     # longest caption in tokens; the remaining keys are those of :class:`ClipPart`
     max_words: Annotated[int, between(_SHORTEST + 1, 76)] = 30
 
+    @property
+    def concurrency(self) -> int:
+        return self.batch_size
+
     def check(self) -> None:
         super().check()
         if self.generation == "beam_search":

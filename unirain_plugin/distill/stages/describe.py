@@ -57,18 +57,17 @@ class Describe(Stage):
         }
 
     def run(self, shard: int) -> None:
-        items = self._items(shard)
+        items, size = self._items(shard), max(1, self.context.embedder.batch_size)
         lines: list[dict[str, Any]] = []
         columns: dict[str, list[np.ndarray]] = {}
-        for batch in self._batches(items, max(1, self.context.embedder.batch_size)):
-            captions = iter(self._describe([item for item, error in batch if error is None], columns))
-            for item, error in batch:
-                line = {"caption": None, "size": None, "error": error, "measurements": {}}
-                if error is None:
-                    line["caption"], line["size"] = next(captions), list(self.rainy(item).shape[:2])
-                    line["measurements"] = self._measurements(item)
-                lines.append(line)
-                item.release()
+        for batch in self._batches(items, max(size, self.context.captioner.concurrency)):
+            found = [{"caption": None, "size": None, "error": error, "measurements": {}} for _, error in batch]
+            lines += found
+            read = [(item, line) for (item, error), line in zip(batch, found, strict=True) if error is None]
+            self._caption(read)
+            good = [(item, line) for item, line in read if line["error"] is None]
+            for start in range(0, len(good), size):
+                self._describe(good[start : start + size], columns)
         if not columns:  # the shapes come from describing a grey image
             grey = self._columns([], [np.full((64, 64, 3), 128, np.uint8)], ["grey"], ["grey"])
             columns = {name: [rows[:0]] for name, rows in grey.items()}
@@ -94,28 +93,44 @@ class Describe(Stage):
         try:
             self._read(item)
         except DataError as error:
-            if self.context.options.unreadable == "stop":
-                kept = "(finished shards are kept)"
-                remedy = f"Mend or remove the file and run again {kept}, or set `unreadable: reject`."
-                raise DataError(f"{error} {remedy}") from error
-            item.release()
-            return str(error)
+            return self._leave_out(item, error, "Mend the file and run again, or set")
         return None
 
-    def _describe(self, items: list[T], columns: dict[str, list[np.ndarray]]) -> list[str]:
-        """The captions of items whose images are read; arrays with a row for each are added to ``columns``."""
-        if not items:
-            return []
+    def _leave_out(self, item: T, error: DataError, remedy: str) -> str:
+        """The reason to record of an item that is left out; if the run is to stop at it, the error with its remedy."""
+        if self.context.options.unreadable == "stop":
+            way = "`unreadable: reject` to go on without it: finished shards are kept."
+            raise DataError(f"{error} {remedy} {way}") from error
+        item.release()
+        return str(error)
+
+    def _caption(self, batch: list[tuple[T, dict[str, Any]]]) -> None:
+        """Put the captions of items whose images are read into their lines, or why there is none."""
+        if not batch:
+            return
+        scenes = [Scene(item.id, self.path(item), self.rainy(item)) for item, _ in batch]
+        names = [scene.id for scene in scenes]
+        texts = _checked(ask_part("the captioner", self.context.captioner.caption, scenes, names), len(scenes))
+        for (item, line), text in zip(batch, texts, strict=True):
+            if isinstance(text, DataError):
+                line["error"] = self._leave_out(item, text, "Set")
+            else:
+                line["caption"] = text
+
+    def _describe(self, batch: list[tuple[T, dict[str, Any]]], columns: dict[str, list[np.ndarray]]) -> None:
+        """Add a row for each item to the arrays, and sizes and measurements to their lines."""
+        items = [item for item, _ in batch]
         images, names = [self.rainy(item) for item in items], [item.id for item in items]
-        scenes = [Scene(item.id, self.path(item), image) for item, image in zip(items, images, strict=True)]
-        texts = _checked(ask_part("the captioner", self.context.captioner.caption, scenes, names), len(items))
+        texts = [line["caption"] for _, line in batch]
         for name, rows in self._columns(items, images, texts, names).items():
             if rows.ndim < 2 or len(rows) != len(items):
                 raise DistillError(f"'{name}': expected {len(items)} rows, got an array of shape {rows.shape}.")
             if rows.dtype.kind == "f" and not np.isfinite(rows).all():
                 raise DistillError(f"'{name}': a vector holds NaN or infinity.")
             columns.setdefault(name, []).append(rows)
-        return texts
+        for item, line in batch:
+            line["size"], line["measurements"] = list(self.rainy(item).shape[:2]), self._measurements(item)
+            item.release()
 
     def _columns(
         self, items: list[T], images: list[np.ndarray], texts: list[str], names: list[str]
@@ -202,9 +217,9 @@ class DescribeCandidates(Describe):
         return columns
 
 
-def _checked(texts: Sequence[str], count: int) -> list[str]:
+def _checked(texts: Sequence[str | DataError], count: int) -> Sequence[str | DataError]:
     known = isinstance(texts, (list, tuple))
-    if not known or len(texts) != count or not all(isinstance(text, str) for text in texts):
+    if not known or len(texts) != count or not all(isinstance(text, (str, DataError)) for text in texts):
         found = f"{len(texts)} results" if known else repr(texts)
         raise DistillError(f"the captioner gave {found} for {count} images, or something else than text.")
-    return list(texts)
+    return texts

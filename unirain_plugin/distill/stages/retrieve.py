@@ -37,7 +37,8 @@ class BuildIndex(Stage):
         lines = (line for s in range(shards) for line in load_lines(workspace.shard("references", s), "rows"))
         rows = np.array([number for number, line in enumerate(lines) if line["error"] is None], np.int64)
         if not len(rows):
-            raise DataError(f"references.images: none of the {job.references} images can be read.")
+            error = load_lines(workspace.shard("references", 0), "rows")[0]["error"]
+            raise DataError(f"references.images: none of the {job.references} images can be read. The first: {error}")
         with workspace.writing(self.name, shard) as folder:
             for name in ARRAYS:
                 concatenate_rows(row_blocks(workspace, "references", name, shards), job.references, folder, name)

@@ -63,7 +63,7 @@ def _reasons(votes: Sequence[Vote], verdict: bool | None) -> str:
     return "; ".join(f"{vote.voter}: {vote.reason}" for vote in votes if vote.verdict is verdict) or "no reason given"
 
 
-_BATCH = 32  # tasks put before a voter at a time: what bounds the images in memory
+_BATCH = 32  # tasks put before a voter at a time, or its `concurrency`: what bounds the images in memory
 
 
 class AskVoters(Stage):
@@ -97,9 +97,9 @@ class AskVoters(Stage):
                 candidate.caption = line["caption"]
                 retrieved = self._retrieved(rows[place], similarities[place])
                 tasks[place] = VoteTask(candidate, retrieved, line["measurements"])
-        places = list(tasks)
-        for start in range(0, len(places), _BATCH):
-            batch = places[start : start + _BATCH]
+        places, size = list(tasks), max(_BATCH, *(voter.concurrency for voter in self.context.voters))
+        for start in range(0, len(places), size):
+            batch = places[start : start + size]
             for place, votes in zip(batch, self._ask([tasks[place] for place in batch]), strict=True):
                 decision = asdict(decide(votes, len(self.context.voters)))
                 outcomes[place] = {**decision, "votes": [vote.as_dict() for vote in votes]}

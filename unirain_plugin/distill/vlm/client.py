@@ -21,7 +21,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 import cv2
@@ -43,6 +43,8 @@ LONGEST_PAUSE = 60.0
 """Seconds between two tries; a server that asks for more (``Retry-After``) is waited for up to ten times as long."""
 SHORTEST_KEY = 6
 """A shorter key is none that anyone keeps secret, such as ``none``; taken out of replies it would spoil them."""
+USELESS_AT_FIRST, USELESS_IN_TURN = 4, 32
+"""So many useless replies, before the first useful one or in turn, are not the images' fault (our choice)."""
 _OPENING = threading.Lock()
 _Connection = tuple[Any, threading.Event]  # what TLS trusts, and whether it was closed
 T = TypeVar("T")
@@ -90,6 +92,9 @@ class VlmClient(Part):
     extra_body: Annotated[dict[str, Any] | None, Rule(kind="a mapping")] = None
     concurrency: Annotated[int, _number(1, 512, "a whole number")] = 8  # requests at a time
 
+    wanted: ClassVar[str] = "an answer"  # what a useful reply holds
+    hint: ClassVar[str] = ""  # to one whose requests are refused
+
     def __post_init__(self) -> None:
         try:
             parts = urlsplit(self.base_url)
@@ -103,6 +108,8 @@ class VlmClient(Part):
         super().__post_init__()
         self._connection: _Connection | None = None
         self._served = self.model  # the name under which the server last answered
+        self._useless: list[UnusableReplyError] = []  # in turn
+        self._useful = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_connection": None}
@@ -185,6 +192,19 @@ class VlmClient(Part):
         if failures:
             raise failures[0]
         return answers
+
+    def count(self, error: UnusableReplyError | None) -> None:
+        """Note a useless reply, or a useful one (None); a ServiceError at :data:`USELESS_AT_FIRST` useless ones."""
+        if error is None:
+            self._useful = True
+            self._useless.clear()
+            return
+        self._useless.append(error)
+        if len(self._useless) >= (USELESS_IN_TURN if self._useful else USELESS_AT_FIRST):
+            what = "refused" if error.refused else f"answered without {self.wanted}"
+            told = f"the last {len(self._useless)} requests were {what}. {error}. It sent: {error.raw[:300]!r}."
+            kept = f"{self.hint if error.refused else ''} Finished work is kept: mend the server and run again."
+            raise ServiceError(f"{self.base_url} (model {self.model}): {told}{kept}")
 
     def close(self) -> None:
         """End the requests in work, and their retries; a later question is asked again."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 
-from unirain_plugin.distill.records import DistillError, ServiceError, Vote, VoteTask, writable
+from unirain_plugin.distill.records import DistillError, Vote, VoteTask, writable
 from unirain_plugin.distill.registry import VOTER
 from unirain_plugin.distill.vlm.client import UnusableReplyError, VlmClient
 from unirain_plugin.distill.voters.base import Cost, Voter
@@ -196,21 +196,19 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unirain_plugin" / "vlm"
 
 
-USELESS_AT_FIRST, USELESS_IN_TURN = 4, 32
-"""So many replies without a verdict, before the first one with it or in turn, are not the pairs' fault (our choice)."""
-
-
 @VOTER.register()
 @dataclass(eq=False)
 class Vlm(VlmClient, Voter):
     """Shows the pair and its retrieved references to a model and takes its verdict.
 
     A reply without exactly one valid verdict is an abstention with the reason and the raw reply recorded, until there
-    are too many of them (:data:`USELESS_AT_FIRST`). It is asked only while the majority is open (``costly``).
+    are too many of them (:meth:`.VlmClient.count`). It is asked only while the majority is open (``costly``).
     """
 
     registry_name = "vlm"
     costly = True
+    wanted = "a verdict"
+    hint = " Perhaps it takes fewer images: try images: sheet."
 
     name: str | None = None  # unique name within the pipeline
     # ``several`` images with a label each (vLLM needs ``--limit-mm-per-prompt``), or one contact ``sheet`` for
@@ -224,8 +222,6 @@ class Vlm(VlmClient, Voter):
         super().__post_init__()
         Voter.__init__(self, self.name)
         self._template = load_prompt(self.prompt)
-        self._useless: list[UnusableReplyError] = []  # in turn
-        self._useful = False
         self._cache = ReplyCache(None if self.cache is False else self.cache or default_folder())
 
     def fingerprint(self) -> dict[str, Any]:
@@ -258,24 +254,14 @@ class Vlm(VlmClient, Voter):
                 reply = self._ask(task, images, labels)
             keep, reason = parse_verdict(reply)
         except UnusableReplyError as error:
-            self._count(error)
+            self.count(error)
             failure = {"failure": str(error), "raw": error.raw, **({"refused": True} if error.refused else {})}
             return Vote(self.name, None, f"no usable verdict: {error}", {**details, **failure})
+        self.count(None)
         if fresh:
-            self._useful = True
-            self._useless.clear()
             self._cache.put(key, reply)
         kind = {} if keep else {"kind": "model"}
         return Vote(self.name, keep, reason, {**details, **kind, "raw": reply})
-
-    def _count(self, error: UnusableReplyError) -> None:
-        self._useless.append(error)
-        if len(self._useless) >= (USELESS_IN_TURN if self._useful else USELESS_AT_FIRST):
-            what = "refused" if error.refused else "answered without a verdict"
-            hint = " Perhaps it takes fewer images: try images: sheet." if error.refused else ""
-            told = f"the last {len(self._useless)} requests were {what}. {error}. It sent: {error.raw[:300]!r}.{hint}"
-            kept = "Verdicts so far are kept: mend the server and run again."
-            raise ServiceError(f"{self.base_url} (model {self.model}): {told} {kept}")
 
     def _ask(self, task: VoteTask, images: list[np.ndarray], labels: list[str]) -> str:
         if self.images == "sheet":

@@ -35,7 +35,7 @@ class Voter(Part, ABC):
     costly: bool = False
 
     def __init__(self, name: str | None = None) -> None:
-        self.name = name or getattr(type(self), "registry_name", type(self).__name__)
+        self.name = name or vars(type(self)).get("registry_name", type(self).__name__)
 
     @abstractmethod
     def vote(self, tasks: Sequence[VoteTask]) -> list[Vote]:

@@ -32,7 +32,7 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
     clean, rainy = (np.ascontiguousarray(image[::STRIDE, ::STRIDE]).reshape(-1, 3) for image in (frame.gt, frame.lq))
     luma = frame.gt_luma[0][::STRIDE, ::STRIDE].ravel()
     levels = np.bincount(luma, minlength=256)
-    bin_of = np.searchsorted(_equal_parts(levels), np.arange(256), side="right")
+    bin_of = np.searchsorted(np.quantile(luma, np.arange(1, BINS) / BINS), np.arange(256), side="right")
     modes, floors = _modes(clean, rainy, bin_of[luma])
     counts = np.bincount(bin_of, weights=levels, minlength=BINS)
     used = counts > SMALLEST_BIN
@@ -56,14 +56,6 @@ def tones(frame: Frame) -> tuple[dict[str, float], np.ndarray]:
     }
     table = np.arange(256) + np.interp(np.arange(256), levels, curve)
     return figures, np.clip(np.round(table), 0, 255).astype(np.uint8)
-
-
-def _equal_parts(counts: np.ndarray) -> np.ndarray:
-    """The levels that part a plane into :data:`BINS` equal parts, from its histogram; as ``numpy.quantile``."""
-    summed = np.cumsum(counts)
-    position = np.arange(1, BINS) / BINS * (summed[-1] - 1)
-    below, above = (np.searchsorted(summed, np.floor(position) + step, side="right") for step in (0, 1))
-    return below + (position - np.floor(position)) * (above - below)
 
 
 def _modes(clean: np.ndarray, rainy: np.ndarray, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
