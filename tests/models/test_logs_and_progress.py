@@ -79,14 +79,15 @@ def test_bar_tells_loss_rate_and_worst_type_and_ends_with_the_training(tmp_path,
 
 
 def test_bar_tells_images_not_iterations_a_second_and_closing_twice_is_harmless(monkeypatch, capsys):
-    bar = TrainingBar("run", 10, 0, 4)
+    bar = TrainingBar("run", 10, 0)
     told = type(bar.bar).format_dict.fget
     monkeypatch.setattr(type(bar.bar), "format_dict", property(lambda self: {**told(self), "rate": 2.5}))
-    bar.update(1, {"l_pix": 0.1, "l_aux_z_loss": 0.2, "grad_norm": 9.0}, "drs")
-    assert bar.bar.postfix == "loss 0.3000, 10.0 images/s, worst drs"
+    for images in (4, 8):  # progressive stages have fewer than what follows
+        bar.update(1, images, {"l_pix": 0.1, "l_aux_z_loss": 0.2, "grad_norm": 9.0}, "drs")
+        assert bar.bar.postfix == f"loss 0.3000, {2.5 * images} images/s, worst drs"
     bar.close()
     capsys.readouterr()
-    bar = TrainingBar("run", 2, 0, 4)
-    bar.update(2, {"l_pix": 0.1}, None)
+    bar = TrainingBar("run", 2, 0)
+    bar.update(2, 4, {"l_pix": 0.1}, None)
     bar.close()
     assert "2/2" in capsys.readouterr().err

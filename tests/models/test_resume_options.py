@@ -147,6 +147,7 @@ def test_a_schedule_of_another_type_is_told_or_refused(tmp_path, choice, warning
     assert "schedule is not that of the checkpoint (type changed): the option file's is followed" in warnings_of[0]
     rate = state["optimizers"][0]["param_groups"][0]["lr"] if choice is None else 0.05
     assert model.train(5, 8) == pytest.approx([rate, rate, rate / 2, rate / 2])
+    load_training_state(TwoGroups(tmp_path, resume_options=choice, total_iter=30), state)  # beyond the cosine's end
 
 
 def test_every_other_change_is_in_force_and_said_and_nothing_where_nothing_changed(resumed):

@@ -19,6 +19,7 @@ from unirain_plugin.toolbox import replaced
         (["x/a.png", "x/a.jpg", "x/a-2.png"], ["a", "a-3", "a-2"]),
         (["a_b/c.png", "a/b_c.png"], ["a_b/c", "a/b_c"]),
         (["../A/x.png", "A/x.png", "./A/y.png"], ["A/x", "A/x-2", "A/y"]),
+        (["/A/x.png", "A/x.png"], ["A/x", str(Path.cwd() / "A/x")[1:]]),
         (["key", "folder/key"], ["key", "folder/key"]),
         (["caf\udce9.v2.png"], ["caf\udce9.v2"]),
         ([], []),

@@ -369,5 +369,6 @@ def test_progressive_stages_train_on_a_random_part_of_the_first_samples(tmp_path
         for found, side in zip((batch.lq, batch.gt), sides, strict=True):
             torch.testing.assert_close(found, side[:3, :, top : top + 4, left : left + 4])
     assert places == {(top, left) for top in range(2) for left in range(4)}
+    assert len(Batch(*sides, None).cut(Stage(1, 4, 2), (0,), devices=2).lq) == 4  # a batch of two devices
     torch.testing.assert_close(batch.rain_type, data["rain_type"][:3])
     assert list(batch.paths) == list(data["lq_path"][:3])

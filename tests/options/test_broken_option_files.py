@@ -35,6 +35,7 @@ UNIRAIN_MISTAKES = [
     ("betas: [0.9, 0.99]", "bettas: [0.9, 0.99]", "train.optim_g.bettas", "Did you mean 'betas'?"),
     ("batch_size_per_gpu", "btach_size_per_gpu", "datasets.train.btach_size_per_gpu", "'batch_size_per_gpu'?"),
     ("gpu: 2", "gpu: two", "datasets.train.batch_size_per_gpu", "expected an integer ≥ 1"),
+    ("gpu: 2", "gpu: 2.0", "datasets.train.batch_size_per_gpu", "found 2.0; expected an integer ≥ 1"),
     ("gt_size: 32", "gt_size: 0", "datasets.train.gt_size", "found 0; expected an integer ≥ 1"),
     ("use_rot: true", "use_rot: sometimes", "datasets.train.use_rot", "expected true or false"),
     ("use_rot: true", "use_rotation: true", "datasets.train.use_rotation", "no such option. Known: batch_size_per_gpu"),
@@ -197,6 +198,12 @@ def test_a_key_that_nobody_knows_is_a_warning_and_a_protocol_of_metrics_known_to
     (message,) = warnings_of
     line = line_of(unirain + "zebra: 1", "zebra")
     assert message.startswith(f"{file}:{line}: zebra: unknown key: nothing reads it")
+    file.write_text(
+        unirain.replace("resume_state: ~", "resume_state: ~\n  param_key: params_ema\n  strict_load: false")
+    )
+    load_options(file)
+    for told, key in zip(warnings_of[-2:], ("param_key", "strict_load"), strict=True):
+        assert told.endswith(f"path.{key}: nothing reads it, so it has no effect. Did you mean '{key}_g'?")
     file.write_text(unirain.replace("crop_border: 0", "crop_border: 0\n      protocol: y-matlab"))
     opt = read_option_file(file).opt
     assert not any("protocol" in text for text in check_options(opt, file))

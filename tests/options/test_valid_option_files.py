@@ -59,6 +59,11 @@ def test_mistakes_in_stock_style_are_errors():
     for old, new, told in (
         ("use_hflip", "use_flip", r"datasets\.train\.use_flip: unknown key\. Did you mean 'use_hflip'\?"),  # till 1.3.4
         ("type: Adam\n", "type: AdamW\n", r"SRModel has no optimiser 'AdamW'\. Did you mean 'Adam'\?"),
+        (
+            "reduction: mean",
+            "reduction: none",
+            "reduction: found the text 'none'; expected one of mean, sum",
+        ),  # it needs a scalar
     ):
         with pytest.raises(ValueError, match=told):
             check_options(yaml.safe_load(STOCK.replace(old, new)), check_paths=False)

@@ -94,9 +94,9 @@ class DistilledMixedPairedDataset(Dataset):
         return len(self._plan_of_epoch)
 
     def lq_names(self) -> list[tuple[str, int]]:
-        """Path (relative to the data set's folder) or key, and label, of every rainy image, outside of training."""
+        """Where every rainy image lies (file, or LMDB and key), and its label, outside of training."""
         pairs = (self._pairs[self._plan_of_epoch.pair_number(index, None)] for index in range(len(self)))
-        return [(pair.lq, self.rain_types[pair.rain_type]) for pair in pairs]
+        return [(self._storage.locate(pair, "lq"), self.rain_types[pair.rain_type]) for pair in pairs]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Read one sample; a DataError names the file that is missing, broken, or unlike its partner in size."""

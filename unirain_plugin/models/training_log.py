@@ -75,11 +75,10 @@ def wants_bar(setting: str | bool, rank: int) -> bool:
 class TrainingBar:
     """Iterations, loss, time left, images per second and the worst rain type, below the lines of the log.
 
-    Of ``total`` iterations of the whole run ``done`` are behind; an iteration has ``images``, over all ranks.
+    Of ``total`` iterations of the whole run ``done`` are behind.
     """
 
-    def __init__(self, name: str, total: int, done: int, images: int) -> None:
-        self._images = images
+    def __init__(self, name: str, total: int, done: int) -> None:
         self._cleanup = contextlib.ExitStack()
         # log lines on the console are printed above the bar instead of through it
         self._cleanup.enter_context(logging_redirect_tqdm([logging.getLogger("basicsr")]))
@@ -87,12 +86,15 @@ class TrainingBar:
         self.bar = tqdm(total=total, initial=done, desc=name, unit="it", mininterval=0.2, **width)
         self._cleanup.callback(self.bar.close)
 
-    def update(self, iteration: int, logs: Mapping[str, float], worst: str | None) -> None:
-        """Show an iteration that has ended, at most a few times a second; the sum of all ``l_…`` is the loss."""
+    def update(self, iteration: int, images: int, logs: Mapping[str, float], worst: str | None) -> None:
+        """Show an iteration that has ended, at most a few times a second; the sum of all ``l_…`` is the loss.
+
+        It had ``images``, over all ranks.
+        """
         loss = sum(value for name, value in logs.items() if name.startswith("l_"))
         state = self.bar.format_dict  # its rate is a moving average, known from the second drawing on
         rate = state["rate"] or (iteration - state["initial"]) / max(state["elapsed"], 1e-9)
-        parts = [f"loss {loss:.4f}", f"{rate * self._images:.1f} images/s"]
+        parts = [f"loss {loss:.4f}", f"{rate * images:.1f} images/s"]
         if worst:
             parts.append(f"worst {worst}")
         self.bar.set_postfix_str(", ".join(parts), refresh=False)

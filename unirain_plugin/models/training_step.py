@@ -183,11 +183,14 @@ class Batch:
     rain_type: Tensor | None  # (N,) int64 labels, or None
     paths: Sequence[str] = ()  # file names, for messages; may be empty
 
-    def cut(self, stage: Stage | None, seed: Sequence[int]) -> "Batch":
-        """A part of the first samples at one random place, as a stage wants them; ``seed`` decides on the place."""
+    def cut(self, stage: Stage | None, seed: Sequence[int], devices: int = 1) -> "Batch":
+        """A part of the first samples at one random place, as a stage wants them; ``seed`` decides on the place.
+
+        The batch is of so many ``devices``.
+        """
         if stage is None:
             return self
-        first, size = slice(stage.batch_size), stage.gt_size
+        first, size = slice(stage.batch_size * devices), stage.gt_size
         top, left = np.random.default_rng(seed).integers(np.subtract(self.gt.shape[2:], size), endpoint=True)
         lq, gt = (x[first, :, top : top + size, left : left + size] for x in (self.lq, self.gt))
         return Batch(lq, gt, None if self.rain_type is None else self.rain_type[first], self.paths[first])

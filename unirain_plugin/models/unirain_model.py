@@ -107,7 +107,9 @@ class UniRainModel(PerTypeValidation):
         """Train on the current batch; a TrainingError if too many iterations in a row were not finite."""
         self.current_iter = current_iter
         seed = (self.opt["manual_seed"], current_iter, self.opt["rank"])  # a resumed run cuts what it would have cut
-        batch = Batch(self.lq, self.gt, self.rain_type, self._paths).cut(self.settings.train.stage(current_iter), seed)
+        devices = 1 if self.opt["dist"] else max(1, self.opt["num_gpu"])
+        batch = Batch(self.lq, self.gt, self.rain_type, self._paths)
+        batch = batch.cut(self.settings.train.stage(current_iter), seed, devices)
         try:
             self.log_dict, stepped = self.training_step.run(batch, current_iter)
         except TrainingError:
@@ -117,7 +119,7 @@ class UniRainModel(PerTypeValidation):
         self.output = self.training_step.output
         if stepped and self.ema_decay > 0:
             self.model_ema(self.ema_decay)
-        self._show_progress(current_iter)
+        self._show_progress(current_iter, len(batch.lq) * self.opt["world_size"])
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Average the weights, as the toolbox does, and the buffers."""
@@ -160,13 +162,12 @@ class UniRainModel(PerTypeValidation):
         if self.best_figure and state["best_figure"] is not None:
             self.best_figure.load_state_dict(state["best_figure"])
 
-    def _show_progress(self, current_iter: int) -> None:
+    def _show_progress(self, current_iter: int, images: int) -> None:
         if self._bar is None:
             if not wants_bar(self.settings.logger.progress, self.opt["rank"]):
                 return
-            images = len(self.lq) * self.opt["world_size"]
-            self._bar = TrainingBar(self.opt["name"], int(self.opt["train"]["total_iter"]), current_iter - 1, images)
-        self._bar.update(current_iter, self.log_dict, self.worst_type)
+            self._bar = TrainingBar(self.opt["name"], int(self.opt["train"]["total_iter"]), current_iter - 1)
+        self._bar.update(current_iter, images, self.log_dict, self.worst_type)
 
 
 def _check_labels(opt: Mapping[str, Any]) -> None:

@@ -45,6 +45,8 @@ def image_paths(dataset: Any) -> list[tuple[str, int | None]]:
 
 def unique_names(paths: Sequence[str]) -> list[str]:
     """A name for each path: without suffix, and without the folders that all have in common; unique."""
+    if len({os.path.isabs(path) for path in paths}) > 1:  # those of some manifests
+        paths = [os.path.abspath(path) for path in paths]
     common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
     below = [os.path.relpath(path, common) if common else os.path.normpath(f"/{path}")[1:] for path in paths]
     return _distinct([safe_path(os.path.splitext(path)[0]) for path in below])

@@ -16,7 +16,16 @@ from unirain_plugin.options import sections as parts
 from unirain_plugin.options.check_data import check_data, check_labels
 from unirain_plugin.options.check_run import check_run
 from unirain_plugin.options.sections import Known, called, dataset_class, known_keys, model_class, role_of, section
-from unirain_plugin.options.toolbox_keys import REQUIRED, SET_BY_TOOLBOX, home_of, is_known, is_own, reads_of, rule_for
+from unirain_plugin.options.toolbox_keys import (
+    REQUIRED,
+    SET_BY_TOOLBOX,
+    UNREAD,
+    home_of,
+    is_known,
+    is_own,
+    reads_of,
+    rule_for,
+)
 from unirain_plugin.options.yaml_loader import Problems
 from unirain_plugin.support.spec import KeyPath, SectionError, complaint, dotted, found, number_meant, plain, words
 from unirain_plugin.toolbox import replaced
@@ -91,6 +100,8 @@ def _check_keys(opt: Mapping, path: KeyPath, here: Mapping, problems: Problems) 
     for key in here:
         if dotted((*path, key)) in SET_BY_TOOLBOX:
             problems.warn((*path, key), "is set by the toolbox itself; what the file says is not used.")
+        elif dotted((*path, key)) in UNREAD:
+            problems.warn((*path, key), f"nothing reads it, so it has no effect. Did you mean '{key}_g'?")
         elif key not in known.keys:
             _unknown(opt, (*path, key), known, here, problems)
 

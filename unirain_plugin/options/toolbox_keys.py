@@ -41,8 +41,8 @@ RULES: dict[str, object] = {
     "datasets.*.filename_tmpl": _Text,
     "datasets.*.mean": list[float] | None,
     "datasets.*.std": list[float] | None,
-    "datasets.*.batch_size_per_gpu": _whole(at_least(1), example("8")),
-    "datasets.*.num_worker_per_gpu": _whole(at_least(0), example("4")),
+    "datasets.*.batch_size_per_gpu": Annotated[int, at_least(1), example("8")],
+    "datasets.*.num_worker_per_gpu": Annotated[int, at_least(0), example("4")],
     "datasets.*.dataset_enlarge_ratio": _Positive,
     "datasets.*.prefetch_mode": Literal["cpu", "cuda"] | None,
     "datasets.*.num_prefetch_queue": _whole(at_least(1)),
@@ -77,7 +77,7 @@ RULES: dict[str, object] = {
     "train.*_opt": dict | None,
     "train.*_opt.type": _Text,
     "train.*_opt.loss_weight": float,
-    "train.*_opt.reduction": Literal["none", "mean", "sum"],
+    "train.*_opt.reduction": Literal["mean", "sum"],
     "val": dict | None,
     "val.val_freq": _whole(at_least(1), example("5000")),
     "val.save_img": Annotated[bool, example("false")],
@@ -120,7 +120,7 @@ STOCK_KEYS: dict[str, frozenset[str]] = {
         "name model_type scale num_gpu manual_seed dist_params find_unused_parameters datasets path train val logger"
         " auto_resume is_train dist rank world_size root_path imports"
     ),
-    "path": _names("resume_state ignore_resume_networks strict_load param_key"),
+    "path": _names("resume_state ignore_resume_networks"),
     "train": _names("total_iter warmup_iter ema_decay resume_options scheduler optim_g pixel_opt perceptual_opt"),
     "val": _names("val_freq save_img suffix pbar metrics"),
     "logger": _names("print_freq save_checkpoint_freq use_tb_logger wandb keep_checkpoints"),
@@ -138,6 +138,9 @@ SET_BY_TOOLBOX = _names(
     " path.log path.visualization path.results_root"
 )
 """Keys that the toolbox overwrites, so that giving them is of no use."""
+
+UNREAD = _names("path.strict_load path.param_key")
+"""Keys of old option files, which the toolbox no longer reads."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import check_resume, get_root_logger, set_random_seed
+from basicsr.utils import get_root_logger, set_random_seed
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.options import ordered_yaml
 
@@ -87,10 +87,10 @@ class TrainingRun(Run):
             return None
         self.resume_state = state = read_state(path)
         opt["path"]["resume_state"] = str(path)
-        check_resume(opt, state["iter"])
-        for label in _network_labels(opt):
+        begun_anew = opt["path"].get("ignore_resume_networks") or ()
+        for label in [label for label in _network_labels(opt) if f"network_{label}" not in begun_anew]:
             network = _models_beside(path, opt) / f"net_{label}_{state['iter']}.pth"
-            opt["path"][f"pretrain_network_{label}"] = str(network)
+            opt["path"] |= {f"pretrain_network_{label}": str(network), f"param_key_{label}": "params"}
         self._take_seed(opt, state)
         for key in ("experiments_root", "models", "training_states", "log", "visualization"):
             Path(opt["path"][key]).mkdir(parents=True, exist_ok=True)  # a state of another experiment may be given
