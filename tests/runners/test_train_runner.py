@@ -93,12 +93,16 @@ def test_resume_state_of_another_run_and_only_broken_checkpoints(programs, optio
     text = programs.run("train", "-opt", path, "--root", first)
     assert text.count("Validation tiny_val") == 1
     state = first / "experiments/tiny/training_states/4.state"
-    # as for weights without parts: the run's own have some
-    paths = {"resume_state": str(state), "param_key_g": None, "strict_load_g": False}
-    second = options(name="second", total_iter=5, path=paths)
-    text = programs.run("train", "-opt", second, "--root", tmp_path / "second")
+    second = options(name="second", total_iter=5, path={"resume_state": str(state), "strict_load_g": False})
+    bare = ("--force_yml", "path:param_key_g=~")  # as for weights without parts: the run's own have some
+    text = programs.run("train", "-opt", second, "--root", tmp_path / "second", *bare)
     assert sorted(logged(tmp_path / "second/experiments/second")) == [5]
     assert f"{first}/experiments/tiny/models/net_g_4.pth, with param key: [params]" in text
+    third = options(
+        name="third", total_iter=5, path={"resume_state": str(state), "ignore_resume_networks": ["network_g"]}
+    )
+    text = programs.run("train", "-opt", third, "--root", tmp_path / "third")
+    assert "Resuming training from epoch" in text and "net_g_4.pth" not in text
     assert text.count("Validation tiny_val") == 2, "what was due at the start, and the last iteration"
     (first / "experiments/tiny/models/net_g_4.pth").unlink()
     text = programs.run("train", "-opt", path, "--root", first, "--auto_resume", status=2)
