@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,16 @@ def test_existing_output_is_refused_resumed_or_made_anew(photos, tmp_path):
     assert not list(out.rglob(".*"))
     with pytest.raises(DataError, match=r"made with other settings .seed 0 → 3"):
         main([*base, "--resume", "--seed", "3"])
+    assert tree(out) == first
+    others = tmp_path / "others"
+    shutil.copytree(photos, others)
+    moved = [*base, "--input", str(others), "--resume"]  # the same photographs elsewhere
+    main(moved)
+    assert tree(out) == first
+    exchanged = next(path for path in others.rglob("*") if path.is_file())
+    save(exchanged, photo(seed=7))
+    with pytest.raises(DataError, match=rf"holds pairs of another photograph than {re.escape(str(exchanged))}; use"):
+        main(moved)
     assert tree(out) == first
     main([*base[:-1], "--overwrite", "--seed", "3"])
     again = tree(out)

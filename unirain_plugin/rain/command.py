@@ -1,6 +1,7 @@
 """``python -m unirain_plugin synthesize-rain``: rain, snow and haze on clean photographs, in RainRAG's layout."""
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unirain_plugin.data.images import CONVERSIONS
+from unirain_plugin.data.pairs import read_file
 from unirain_plugin.errors import DataError, OptionError, did_you_mean
 from unirain_plugin.rain.pair_files import PairJob, list_images, make_pairs, output_names
 from unirain_plugin.rain.render import MIN_SIDE
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = _check_arguments(args)
     photos = _find_photos(args)
     names = output_names([key for key, _ in photos])
-    _prepare_output(args, size, names)
+    _prepare_output(args, size, dict(zip(names, (path for _, path in photos), strict=True)))
     jobs = list(_plan(args, photos, names, size))
     todo = [job for job in jobs if not (args.resume and all(path.exists() for path in job.paths))]
     with resumable(f"the pairs written to {args.output} are whole; go on with --resume"):
@@ -159,10 +161,11 @@ def _settings(args: argparse.Namespace, size: tuple[int, int] | None) -> dict[st
     return {**chosen, "size": size and list(size), "convert": sorted(args.convert)}
 
 
-def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, names: list[str]) -> None:
+def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, photos: dict[str, str]) -> None:
     """Refuse, clear or take over what is in the output, then make the folders and note settings and pairs."""
     output, record = args.output, args.output / SETTINGS_FILE
-    pairs = {"names": names, "types": args.types, "per_image": args.per_image}
+    digests = {name: _digest(path) for name, path in photos.items()}
+    pairs = {"names": list(photos), "types": args.types, "per_image": args.per_image, "photographs": digests}
     settings = {"renderer": RENDERER_VERSION, **_settings(args, size)}
     if output.exists() and not output.is_dir():
         raise DataError(f"--output {output}: is a file; expected a folder.")
@@ -180,20 +183,34 @@ def _prepare_output(args: argparse.Namespace, size: tuple[int, int] | None, name
         if args.overwrite:
             _remove_pairs(output, made)
         else:
-            pairs = {"names": sorted({*names, *made["names"]}), "types": sorted({*args.types, *made["types"]}),
-                     "per_image": max(args.per_image, made["per_image"])}  # fmt: skip
+            before = made.get("photographs", {})  # an earlier version noted none
+            for name in photos.keys() & before.keys():
+                if before[name] != digests[name] and any(path.exists() for path in _files(output, made, name)):
+                    raise DataError(f"--resume: {output} holds pairs of another photograph than {photos[name]}; use "
+                                    "that one, or --overwrite.")  # fmt: skip
+            pairs = {"names": sorted({*photos, *made["names"]}), "types": sorted({*args.types, *made["types"]}),
+                     "per_image": max(args.per_image, made["per_image"]),
+                     "photographs": {**before, **digests}}  # fmt: skip
     with write_errors(f"--output {output}"):
         for folder in _folders(output, args.types):
             folder.mkdir(parents=True, exist_ok=True)
     write_whole(record, json.dumps({**settings, "pairs": pairs}, indent=1) + "\n")
 
 
+def _digest(path: str) -> str | None:
+    """SHA-256 of a photograph; None if it cannot be read, which is told where it is rendered."""
+    try:
+        return hashlib.sha256(read_file(path)).hexdigest()
+    except DataError:
+        return None
+
+
 def _remove_pairs(output: Path, made: dict) -> None:
     """Remove the pairs that were made, other files stay; and the folders that this empties."""
+    for name in made["names"]:
+        for path in _files(output, made, name):
+            path.unlink(missing_ok=True)
     for folder in _folders(output, made["types"]):
-        for name in made["names"]:
-            for k in range(made["per_image"]):
-                (folder / f"{safe_path(name)}_{k}.png").unlink(missing_ok=True)
         for empty in (folder, folder.parent):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()
@@ -201,6 +218,12 @@ def _remove_pairs(output: Path, made: dict) -> None:
 
 def _folders(output: Path, types: Sequence[str]) -> list[Path]:
     return [output / safe_path(rain_type) / side for rain_type in types for side in ("input", "target")]
+
+
+def _files(output: Path, made: dict, name: str) -> Iterator[Path]:
+    """Where the images of a photograph's pairs are, or would be."""
+    for folder, k in product(_folders(output, made["types"]), range(made["per_image"])):
+        yield folder / f"{safe_path(name)}_{k}.png"
 
 
 def _read_settings(record: Path) -> dict:
