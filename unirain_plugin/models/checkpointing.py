@@ -36,6 +36,7 @@ from unirain_plugin.checkpoints.states import atomic_save, prune_checkpoints
 from unirain_plugin.errors import CheckpointError, TrainingError
 from unirain_plugin.models.training_step import from_all_ranks, loss_state
 from unirain_plugin.support.random_streams import random_state, set_random_state
+from unirain_plugin.support.spec import differences, dotted, plain
 
 _VERSION = 1
 _WITHOUT_STATE = ("SRModel", "SwinIRModel", "SRGANModel", "ESRGANModel", "VideoBaseModel", "VideoGANModel")
@@ -291,18 +292,10 @@ def _restore_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any], choice:
 
 def _other_changes(saved: Mapping[str, Any] | None, opt: Mapping[str, Any]) -> Iterator[str]:
     """Every option that differs from those kept in a checkpoint (None: of an older version), as text."""
-    before, now = dict(_leaves(saved or {})), dict(_leaves(compared_options(opt)))
-    for key in dict.fromkeys([*before, *now]) if saved else ():
-        if before.get(key) != now.get(key) and not key.startswith(_CHOSEN):
-            yield f"{key} {now.get(key, '(left out)')} (was {before.get(key, '(left out)')})"
-
-
-def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, _listed(value)
+    for path, *values in differences(plain(saved), plain(compared_options(opt))) if saved else ():
+        was, now = ("(left out)" if value is None else value for value in values)
+        if not dotted(path).startswith(_CHOSEN):
+            yield f"{dotted(path)} {now} (was {was})"
 
 
 def _listed(value: object) -> object:
