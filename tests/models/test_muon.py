@@ -106,3 +106,23 @@ def test_groups_keep_their_options_and_the_state_is_taken_up_again():
     other.load_state_dict(state)
     buffer = other.state[net.conv.weight]["momentum_buffer"]
     torch.testing.assert_close(buffer, torch.full_like(buffer, 0.05))
+
+
+def test_an_expert_without_a_gradient_stays_and_goes_on_where_it_was():
+    experts = nn.Parameter(torch.randn(2, 8, 12))
+    optimizer = Muon([experts], lr=0.1, weight_decay=0.1)
+    first, second = torch.randn(2, 2, 8, 12)
+    experts.grad = first
+    optimizer.step()
+    before = experts.detach().clone()
+    alone = nn.Parameter(before.clone())
+    other = Muon([alone], lr=0.1, weight_decay=0.1)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in range(3):
+        experts.grad = torch.stack([torch.randn(8, 12), torch.zeros(8, 12)])
+        optimizer.step()
+    assert torch.equal(experts[1], before[1]) and not torch.equal(experts[0], before[0])
+    experts.grad, alone.grad = second, second
+    for each in (optimizer, other):
+        each.step()
+    torch.testing.assert_close(experts[1], alone[1], rtol=0, atol=0)

@@ -19,8 +19,10 @@ class Muon(torch.optim.AdamW):
     that every direction of the weight learns at the same rate. A matrix is a weight of shape ``(out, in)``, each
     slice of ``(experts, out, in)``, and ``(out, in * kh * kw)`` of a convolution. Biases, norms, depthwise
     convolutions and weights with less than 8 rows or columns (as a network's first and last convolution) get AdamW's
-    steps. Muon's steps are scaled to the size of AdamW's, so one ``lr`` and one ``weight_decay`` serve both.
-    torch's own ``Muon`` takes two-dimensional weights only.
+    steps. Muon's steps are scaled to the size of AdamW's, so one ``lr`` and one ``weight_decay`` serve both. An expert
+    whose gradient is zero, as it did not run, stays as it is: its average has a direction, whose size does not count,
+    and would carry it on at full length for hundreds of steps (our choice). torch's own ``Muon`` takes two-dimensional
+    weights only.
 
     Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the scale is that of
     J. Liu et al., "Muon is scalable for LLM training", 2025.
@@ -90,12 +92,14 @@ class Muon(torch.optim.AdamW):
             if not state:
                 state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(weight))  # AdamW expects a step
             state["step"] += 1
-            average = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
+            whole = (-2, -1) if weight.ndim == 3 else tuple(range(weight.ndim))
+            ran = (weight.grad != 0).any(whole, keepdim=True).to(weight.dtype)  # 0 for an expert that did not
+            average = state["momentum_buffer"].lerp_(weight.grad, (1 - momentum) * ran)
             matrices = weight.grad.lerp(average, momentum)  # Nesterov's
             matrices = matrices if weight.ndim == 3 else matrices.flatten(1)
             scale = 0.2 * math.sqrt(max(matrices.shape[-2:]))  # AdamW's steps have a root mean square of 0.2 to 0.4
-            weight.mul_(1 - lr * group["weight_decay"])
-            weight.sub_(orthogonalize(matrices).reshape(weight.shape).to(weight.dtype), alpha=lr * scale)
+            weight.mul_(1 - lr * group["weight_decay"] * ran)
+            weight.sub_(orthogonalize(matrices).reshape(weight.shape).to(weight.dtype) * ran, alpha=lr * scale)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
