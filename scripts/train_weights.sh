@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # UniRain-Tiny's weights from nothing: photographs of free packages (Debian, scikit-image, scikit-learn), rain, training.
-#   bash scripts/train_weights.sh                          on Debian or Ubuntu; 1.6 hours on two cores
+#   bash scripts/train_weights.sh                          on Debian or Ubuntu; 3 hours on two cores
 #   bash scripts/train_weights.sh PHOTOGRAPHS HELD_OUT     with clean photographs of your own
 # Stopped, it goes on where it was.
 set -euo pipefail
