@@ -17,6 +17,7 @@ from unirain_plugin.compare.networks import load_network, spec_of
 from unirain_plugin.compare.options import CompareOptions, CostOptions, ModelOptions, SetOptions, load_options
 from unirain_plugin.errors import CheckpointError, OptionError
 from unirain_plugin.inference.loading import build_network
+from unirain_plugin.inference.onnx_network import OnnxNetwork
 from unirain_plugin.inference.restoring import restore, restore_tensor
 from unirain_plugin.metrics.complexity import Complexity, complexity, seconds
 from unirain_plugin.support.journal import Journal
@@ -145,7 +146,7 @@ def test_paths_begin_at_home_and_weights_may_be_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_cost_that_could_not_be_measured_is_asked_for_again(tmp_path, monkeypatch):
-    asked, spoilt = [], {"complexity"}
+    asked, spoilt, counts = [], {"complexity"}, {"complexity": Complexity(7, 9)}
 
     class Stub:
         def __init__(self, spec):
@@ -164,7 +165,7 @@ def test_a_cost_that_could_not_be_measured_is_asked_for_again(tmp_path, monkeypa
             asked.append(what)
             if what in spoilt:
                 raise networks.NetworkError("too large")
-            return {"peak": 2**20, "seconds": 0.5, "complexity": Complexity(7, 9)}[what]
+            return {"peak": 2**20, "seconds": 0.5, "complexity": None, **counts}[what]
 
     monkeypatch.setattr(networks, "NetworkProcess", Stub)
     chosen = [spec(tmp_path, EDSR, untrained=True)]
@@ -185,6 +186,19 @@ def test_a_cost_that_could_not_be_measured_is_asked_for_again(tmp_path, monkeypa
     for _ in range(2):
         assert measured() == ({"m": {**costs["m"], "parameters": 7, "multiply_adds": 9, "latency_ms": 500.0}}, {})
     assert asked == []
+    counts.clear()  # as of an ONNX network
+    chosen = [spec(tmp_path, EDSR, untrained=True, tile=64)]
+    costs, failures = measured()
+    assert not failures and (costs["m"]["parameters"], costs["m"]["latency_ms"]) == (None, 500.0)
+
+
+def test_what_an_onnx_network_computes_is_not_counted_and_that_is_no_failure(tmp_path):
+    net = OnnxNetwork.__new__(OnnxNetwork)
+    torch.nn.Module.__init__(net)
+    assert networks._requests(net, spec(tmp_path, EDSR, untrained=True))["complexity"](16) is None
+    with networks.NetworkProcess(spec(tmp_path, EDSR, untrained=True)) as process:
+        process.receive()
+        assert process.call("complexity", 16).parameters > 0
 
 
 OWN = """

@@ -27,6 +27,7 @@ from unirain_plugin.errors import CheckpointError, UniRainError, reason
 from unirain_plugin.inference import loading
 from unirain_plugin.inference.images import StoredImage, write_image
 from unirain_plugin.inference.loading import build_network, choose_device
+from unirain_plugin.inference.onnx_network import OnnxNetwork
 from unirain_plugin.inference.restoring import CONFIDENCE, RestoreOptions, device_of, restore, restore_tensor
 from unirain_plugin.metrics.complexity import complexity, peak_memory, seconds
 from unirain_plugin.options.yaml_loader import read_option_file
@@ -264,6 +265,7 @@ def _serve(connection: Connection, spec: NetworkSpec) -> None:
 
 def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., object]]:
     device = device_of(net)
+    is_onnx = isinstance(net.net if isinstance(net, _Padded) else net, OnnxNetwork)
 
     def once(image: Tensor) -> Tensor:
         return restore_tensor(net, image, spec.restoring)
@@ -275,7 +277,7 @@ def _requests(net: nn.Module, spec: NetworkSpec) -> dict[str, Callable[..., obje
         "restore": restore_file,
         "peak": lambda size: peak_memory(once, size, device),
         "seconds": lambda size: seconds(once, size, device),
-        "complexity": lambda size: complexity(net, (size, size)),
+        "complexity": lambda size: None if is_onnx else complexity(net, (size, size)),  # it cannot be counted
     }
 
 
@@ -327,7 +329,7 @@ def _measure(specs: Sequence[NetworkSpec], options: CostOptions, failures: dict[
             counts = None, None
             with _noted(failures, name, "its multiply-adds cannot be counted: "):
                 complexity = running[name].call("complexity", options.multiply_adds_size)
-                counts = complexity.parameters, complexity.multiply_adds
+                counts = (complexity.parameters, complexity.multiply_adds) if complexity else counts
             latency = 1000 * statistics.median(times[name]) if times[name] else None
             costs[name] |= {"parameters": counts[0], "multiply_adds": counts[1], "latency_ms": latency}
     return costs
