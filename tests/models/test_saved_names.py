@@ -7,7 +7,9 @@ from basicsr.models.sr_model import SRModel
 from model_helpers import StubSet, build, options
 from torch.utils.data import DataLoader
 
-from unirain_plugin.models.validating import path_in_saved_names, saved_path, unique_names
+from unirain_plugin.data.distilled_mixed_dataset import DistilledMixedPairedDataset
+from unirain_plugin.data.manifest import ManifestRecord, write_manifest
+from unirain_plugin.models.validating import names_by_type, path_in_saved_names, saved_path, unique_names
 from unirain_plugin.toolbox import replaced
 
 
@@ -27,6 +29,16 @@ from unirain_plugin.toolbox import replaced
 )
 def test_a_name_is_the_path_below_what_is_shared(paths, names):
     assert unique_names(paths) == names
+
+
+def test_a_set_of_absolute_and_relative_paths_names_its_images(rainrag_root):
+    records = [
+        ManifestRecord(f"{folder}/input/{i:03d}.png", f"{folder}/target/{i:03d}.png", "drs")
+        for i, folder in enumerate((rainrag_root / "drs", "drs"))
+    ]
+    write_manifest(rainrag_root / "m.jsonl", records)
+    opt = {"phase": "val", "manifest": str(rainrag_root / "m.jsonl"), "io_backend": {"type": "disk"}}
+    assert names_by_type(DistilledMixedPairedDataset(opt)) == ["000", "001"]
 
 
 class ListedSet(StubSet):

@@ -280,10 +280,8 @@ def _restore_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any], choice:
             for _ in range(saved["last_epoch"]):
                 scheduler.step()
         return changed
-    known = {
-        key: value for key, value in saved.items() if key in scheduler.state_dict()
-    }  # one of another type has more
-    scheduler.load_state_dict(dict(saved) if choice == "checkpoint" else {**known, **plan})
+    shared = saved.keys() & scheduler.state_dict().keys()  # one of another type has more
+    scheduler.load_state_dict(dict(saved) if choice == "checkpoint" else {**{k: saved[k] for k in shared}, **plan})
     covered = getattr(scheduler, "cumulative_period", [total])[-1]
     if covered < total - 1:
         raise ValueError(f"its schedule ends after {covered} iterations, before total_iter ({total})")

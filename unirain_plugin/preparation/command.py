@@ -208,7 +208,7 @@ def extract_subimages(argv: list[str] | None = None) -> int:
     records = list(records)
     plan = CutPlan(args.crop_size, args.step, args.thresh_size, args.compression_level, tuple(args.convert))
     refusal = "holds sub-images of other data or with other sizes; choose another folder."
-    claim_folder(args.output, plan.fingerprint(records, root), refusal)
+    claim_folder(args.output, plan.fingerprint(records, root), refusal, added=["sha256_of_ends"])
     with limited(args.max_megapixels), ManifestWriter(os.path.join(args.output, "manifest.jsonl")) as writer:
         parts = cut_pairs(records, root, args.output, plan, args.workers)
         for found in tqdm(parts, total=len(records), desc="cut", unit="pair"):

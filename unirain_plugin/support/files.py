@@ -11,7 +11,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -161,10 +161,10 @@ def _sync_folder(folder: str) -> None:
         to_disk(folder)
 
 
-def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
+def claim_folder(folder: str, origin: Mapping[str, str], refusal: str, added: Collection[str] = ()) -> None:
     """Make a folder that notes what it is made of, or take it up again; else DataError ``{folder}: {refusal}``.
 
-    An earlier version may have noted less.
+    An earlier version has not noted the keys that were ``added`` since.
     """
     path = os.path.join(folder, _ORIGIN_FILE)
     with write_errors(folder):
@@ -180,7 +180,7 @@ def claim_folder(folder: str, origin: Mapping[str, str], refusal: str) -> None:
         return
     except ValueError:
         found = None
-    if not isinstance(found, dict) or not found.items() <= origin.items():
+    if not isinstance(found, dict) or found != {k: v for k, v in origin.items() if k in found or k not in added}:
         raise DataError(f"{folder}: {refusal}")
 
 
